@@ -1,0 +1,38 @@
+//! The command line: one file a subcommand.
+
+pub mod check;
+pub mod replay;
+pub mod simulate;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Visual inspection at the line: cameras in, graded inspections out.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a config and its pipelines; opens nothing.
+    Check(check::Args),
+    /// Inspect labelled images and score the answers.
+    Replay(replay::Args),
+    /// Render line images with known truth.
+    Simulate(simulate::Args),
+}
+
+/// Runs the command that was asked for.
+///
+/// # Errors
+/// Whatever the command could not do; `main` prints it and chooses the exit code.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Check(args) => check::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Simulate(args) => simulate::run(args),
+    }
+}

@@ -1,0 +1,34 @@
+//! One picture of one part, with what is known about the part when it was taken.
+
+use image::RgbImage;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// One picture from one camera. Pixels are 8-bit RGB and shared, never copied.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// `id` of the camera in the config.
+    pub camera: String,
+    pub pixels: Arc<RgbImage>,
+    /// Wall-clock time of the exposure, for the record.
+    pub captured_at: SystemTime,
+    /// Monotonic stamp of the exposure; deadlines and latencies count from here.
+    pub captured: Instant,
+    pub trigger: Trigger,
+    /// Where the picture came from (a file name, a simulator seed); for logs and `replay`.
+    pub origin: String,
+}
+
+/// What asked for the picture, and what the line knows about the part.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trigger {
+    pub part_id: Option<String>,
+    pub lot: Option<String>,
+    /// Values that `expect.from_trigger` of a text prompt may name, for example `serial`.
+    pub expected: BTreeMap<String, String>,
+    /// Echoed to whoever sent the trigger.
+    pub correlation_id: Option<String>,
+    /// Overrides the pipeline's deadline; counted from the exposure.
+    pub deadline: Option<Duration>,
+}

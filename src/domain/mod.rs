@@ -1,0 +1,16 @@
+//! The words of the product as plain types: no serde, no tokio, no candle, no sled.
+//!
+//!     Frame -> Grid of Tiles -> Detections -> Findings -> Grade -> Verdict -> Inspection
+//!
+//! Disk and wire forms are versioned types of their own, in `store` and `mqtt`, so that a change
+//! here never changes what is stored or published without anybody noticing.
+
+pub mod detection;
+pub mod finding;
+pub mod frame;
+pub mod grade;
+pub mod grid;
+pub mod inspection;
+pub mod pipeline;
+pub mod rect;
+pub mod text;

@@ -1,0 +1,32 @@
+//! inspectd: visual inspection at the line, on one box, with a local Qwen3-VL.
+//!
+//! The whole line, from camera to MQTT:
+//!
+//!     camera/     a source takes a picture when it is triggered              -> Frame
+//!     queue       bounded, with a named drop policy                          -> Frame
+//!     inspect/    Frame -> Grid of Tiles -> (Tile x Prompt)                  -> jobs
+//!     vlm/        Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
+//!     inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
+//!     store/      image file, then record and outbox entry in one commit, flushed to the disk
+//!     mqtt/       outbox -> PUBLISH -> PUBACK -> entry removed
+//!
+//! `daemon` builds these parts and joins them with queues of `domain` types. A file imports only
+//! to the right, and siblings never import each other (tests/tidy.rs checks it):
+//!
+//!     main > cli, daemon > config > inspect > vlm
+//!                         > camera, mqtt > store > domain
+//!
+//! An error never becomes a pass: whatever goes wrong between a frame and its verdict ends in
+//! `Verdict::Review` with its reason.
+
+pub mod camera;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod domain;
+pub mod inspect;
+pub mod mqtt;
+pub mod queue;
+pub mod simulator;
+pub mod store;
+pub mod vlm;
