@@ -1,36 +1,106 @@
 //! A local Qwen3-VL: pictures and questions in, grammar-bound answers with probabilities out.
 //!
-//! This room knows nothing of inspection. Work arrives as jobs (one picture, several questions);
-//! how they are batched is the engine's business alone.
+//!     GGUF pair -> gguf -> linear (weights as stored) -> vision, text, tokenizer
+//!
+//!     Job -> image: resize, patches -> vision: one row per 2x2 block
+//!         -> engine: rows of all jobs and questions in ragged batches -> text over kv's arena
+//!         -> sample, held to its grammar -> Completion
+//!
+//! This room knows nothing of inspection. Work arrives as jobs (pictures, several questions); how
+//! they are batched is the engine's business alone. Source of every step: Hugging Face
+//! transformers 5.23 (`qwen3_vl`) and llama.cpp's converter for the names in the files.
 
-use image::RgbImage;
+pub mod attention;
+pub mod engine;
+pub mod error;
+pub mod gguf;
+pub mod grammar;
+pub mod image;
+pub mod kv;
+pub mod linear;
+pub mod load;
+pub mod ops;
+pub mod rope;
+pub mod sample;
+pub mod template;
+pub mod text;
+pub mod tokenizer;
+pub mod vision;
+
+pub use engine::Qwen3Vl;
+pub use error::VlmError;
+pub use sample::Sampling;
+
+use ::image::RgbImage;
 use std::sync::Arc;
 
-/// One picture and the questions asked about it. The picture's keys and values are computed once
-/// and shared by all its questions.
+/// What answers questions about pictures. The line knows the model only by this trait, so that its
+/// tests may script the answers.
+pub trait Vlm {
+    /// Name and hashes of the model.
+    fn info(&self) -> &ModelInfo;
+
+    /// Answers all questions of all jobs. `keep_going` is asked between passes; once it says no,
+    /// the answers that are not complete are `VlmError::Stopped`.
+    fn answer(&mut self, jobs: &[Job], keep_going: &dyn Fn() -> bool) -> Answers;
+}
+
+/// Which model answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// `general.name` of the text file, or its file name.
+    pub name: String,
+    /// sha256 (hex) of the text file.
+    pub text_sha256: String,
+    /// sha256 (hex) of the vision file.
+    pub mmproj_sha256: String,
+}
+
+/// Pictures and the questions asked about them. The pictures' keys and values are computed once and
+/// shared by all questions.
 #[derive(Clone, Debug)]
 pub struct Job {
-    pub image: Arc<RgbImage>,
-    /// Budget of pixels after the resize (Qwen's `min_pixels`, `max_pixels`).
+    /// Most jobs show one picture; none is a question of text alone.
+    pub images: Vec<Arc<RgbImage>>,
+    /// Budget of pixels after the resize (Qwen's `min_pixels`, `max_pixels`), for each picture.
     pub min_pixels: u32,
     pub max_pixels: u32,
     pub asks: Vec<Ask>,
 }
 
-/// One question about a picture.
+/// One question.
 #[derive(Clone, Debug)]
 pub struct Ask {
     pub text: Arc<str>,
     /// Grammar of the answer in llguidance's Lark dialect; `None`: free text.
     pub grammar: Option<Arc<str>>,
     pub max_tokens: usize,
+    pub sampling: Sampling,
 }
 
-/// One answer. `tokens` concatenated are `text`.
+/// The answers of a set of jobs and where the time went.
+#[derive(Debug)]
+pub struct Answers {
+    /// One list a job, in order; in it one entry a question, in order.
+    pub jobs: Vec<Vec<Result<Completion, VlmError>>>,
+    pub timing: Timing,
+}
+
+/// Time of one `answer`, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timing {
+    pub preprocess_ms: f64,
+    pub vision_ms: f64,
+    pub prefill_ms: f64,
+    pub decode_ms: f64,
+}
+
+/// One answer. The bytes of `tokens`, one after the other, are `text`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
     pub text: String,
     pub tokens: Vec<AnswerToken>,
+    /// All tokens that the model was given, pictures included.
     pub prompt_tokens: usize,
     pub finish: Finish,
 }

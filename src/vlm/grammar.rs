@@ -1,0 +1,102 @@
+//! Holds answers to a grammar, by the crate `llguidance`.
+//!
+//! A grammar is compiled once and cloned for every answer. After each token the grammar says which
+//! tokens may follow; where its characters leave no choice it names the tokens themselves, and
+//! these are fed without asking the model.
+
+use super::error::VlmError;
+use super::tokenizer::Tokenizer;
+use llguidance::api::TopLevelGrammar;
+use llguidance::{Matcher, ParserFactory};
+use std::collections::HashMap;
+use std::sync::Arc;
+use toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
+
+/// Most compiled grammars that are kept; a box has a handful of prompts.
+const CACHE_MAX: usize = 64;
+
+/// The grammars in use, over one tokenizer.
+pub struct Grammars {
+    factory: ParserFactory,
+    compiled: HashMap<Arc<str>, Matcher>,
+}
+
+impl Grammars {
+    /// `end` is the token that ends an answer.
+    ///
+    /// # Errors
+    /// `Grammar` when the vocabulary cannot be indexed.
+    pub fn new(tokenizer: Arc<Tokenizer>, end: u32) -> Result<Self, VlmError> {
+        let env: TokEnv = Arc::new(Env { trie: trie(&tokenizer, end), tokenizer });
+        let mut factory = ParserFactory::new_simple(&env).map_err(|e| bad(&e))?;
+        factory.quiet();
+        Ok(Self { factory, compiled: HashMap::new() })
+    }
+
+    /// A matcher at the start of an answer.
+    ///
+    /// # Errors
+    /// `Grammar` when the grammar does not compile.
+    pub fn start(&mut self, grammar: &Arc<str>) -> Result<Matcher, VlmError> {
+        if let Some(matcher) = self.compiled.get(grammar) {
+            return Ok(matcher.clone());
+        }
+        let top = TopLevelGrammar::from_lark(grammar.to_string());
+        let matcher = Matcher::new(self.factory.create_parser(top));
+        if let Some(why) = matcher.get_error() {
+            return Err(VlmError::Grammar { why });
+        }
+        if self.compiled.len() >= CACHE_MAX {
+            self.compiled.clear();
+        }
+        self.compiled.insert(Arc::clone(grammar), matcher.clone());
+        Ok(matcher)
+    }
+}
+
+/// An error of llguidance in our words.
+pub fn bad(error: &anyhow::Error) -> VlmError {
+    VlmError::Grammar { why: format!("{error:#}") }
+}
+
+/// The tokenizer as llguidance wants it.
+struct Env {
+    trie: TokTrie,
+    tokenizer: Arc<Tokenizer>,
+}
+
+impl TokenizerEnv for Env {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+
+    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
+        // Forced bytes may end inside a character; the trie's greedy tokens serve there.
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.tokenizer.encode(text).unwrap_or_else(|_| self.trie.greedy_tokenize(bytes)),
+            Err(_) => self.trie.greedy_tokenize(bytes),
+        }
+    }
+}
+
+fn trie(tokenizer: &Tokenizer, end: u32) -> TokTrie {
+    let words: Vec<Vec<u8>> = (0..tokenizer.len() as u32)
+        .map(|id| {
+            let bytes = tokenizer.bytes(id);
+            if tokenizer.is_special(id) {
+                [&[TokTrie::SPECIAL_TOKEN_MARKER], bytes].concat()
+            } else {
+                bytes.to_vec()
+            }
+        })
+        .collect();
+    let info = TokRxInfo {
+        vocab_size: words.len() as u32,
+        tok_eos: end,
+        tok_bos: None,
+        tok_pad: None,
+        tok_unk: None,
+        tok_end_of_turn: None,
+    };
+    TokTrie::from(&info, &words)
+}

@@ -1,0 +1,71 @@
+//! Opens a GGUF pair and checks that both files belong together.
+
+use super::error::VlmError;
+use super::gguf::Gguf;
+use super::template::Template;
+use super::text::Text;
+use super::tokenizer::Tokenizer;
+use super::vision::Vision;
+use super::ModelInfo;
+use candle_core::Device;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A loaded pair.
+pub struct Loaded {
+    pub text: Text,
+    pub vision: Vision,
+    pub tokenizer: Arc<Tokenizer>,
+    pub template: Template,
+    pub info: ModelInfo,
+}
+
+/// Loads a pair.
+///
+/// # Errors
+/// `Io` and `Model` name the file and the key or tensor; `Pair` says what does not fit.
+pub fn load(text_path: &Path, mmproj_path: &Path, device: &Device) -> Result<Loaded, VlmError> {
+    let text_file = Gguf::open(text_path)?;
+    let mmproj_file = Gguf::open(mmproj_path)?;
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&text_file)?);
+    let template = Template::new(&tokenizer).map_err(|e| text_file.error("tokenizer.ggml.tokens", e.to_string()))?;
+    let vision = Vision::load(&mmproj_file, device)?;
+    let text = Text::load(&text_file, device)?;
+    let pair = |why: String| VlmError::Pair { text: text_path.into(), mmproj: mmproj_path.into(), why };
+    let (out, hidden) = (vision.config.out, text.config.hidden);
+    if out != hidden {
+        return Err(pair(format!("the vision file gives rows of {out}, the text file takes {hidden}")));
+    }
+    let (gives, takes) = (vision.config.deepstack.len(), text.config.deepstack);
+    if gives != takes {
+        return Err(pair(format!("the vision file has {gives} DeepStack layers, the text file takes {takes}")));
+    }
+    let file_name = || text_path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let info = ModelInfo {
+        name: text_file.text("general.name").map_or_else(|_| file_name(), str::to_owned),
+        text_sha256: sha256(text_path)?,
+        mmproj_sha256: sha256(mmproj_path)?,
+    };
+    Ok(Loaded { text, vision, tokenizer, template, info })
+}
+
+/// sha256 of a file, in hex.
+///
+/// # Errors
+/// `Io`.
+pub fn sha256(path: &Path) -> Result<String, VlmError> {
+    let io = |source| VlmError::Io { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(io)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let n = file.read(&mut buffer).map_err(io)?;
+        if n == 0 {
+            return Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect());
+        }
+        hasher.update(&buffer[..n]);
+    }
+}

@@ -1,0 +1,80 @@
+//! The chat form of a question: pictures first, then the text.
+//!
+//!     <|im_start|>user\n <|vision_start|> image rows <|vision_end|> … text <|im_end|>\n
+//!     <|im_start|>assistant\n
+//!
+//! What comes before the first picture's rows is the same for every job (`prefix`), what comes up
+//! to the last picture's rows is the same for every question of a job (`shared`).
+
+use super::error::VlmError;
+use super::tokenizer::Tokenizer;
+
+/// The control tokens of Qwen3-VL.
+#[derive(Clone, Debug)]
+pub struct Template {
+    pub im_start: u32,
+    pub im_end: u32,
+    pub vision_start: u32,
+    pub vision_end: u32,
+    pub image_pad: u32,
+    /// Ends a text that is no chat turn.
+    pub end_of_text: Option<u32>,
+    user: Vec<u32>,
+    assistant: Vec<u32>,
+    newline: Vec<u32>,
+}
+
+impl Template {
+    /// Looks the control tokens up.
+    ///
+    /// # Errors
+    /// `Tokenizer` naming the token that the vocabulary lacks.
+    pub fn new(t: &Tokenizer) -> Result<Self, VlmError> {
+        let id = |name: &str| {
+            t.special(name).ok_or_else(|| VlmError::Tokenizer { why: format!("token {name} is missing") })
+        };
+        Ok(Self {
+            im_start: id("<|im_start|>")?,
+            im_end: id("<|im_end|>")?,
+            vision_start: id("<|vision_start|>")?,
+            vision_end: id("<|vision_end|>")?,
+            image_pad: id("<|image_pad|>")?,
+            end_of_text: t.special("<|endoftext|>"),
+            user: t.encode("user\n")?,
+            assistant: t.encode("assistant\n")?,
+            newline: t.encode("\n")?,
+        })
+    }
+
+    /// Tokens before the rows of the first picture.
+    pub fn prefix(&self) -> Vec<u32> {
+        let mut ids = self.opening();
+        ids.push(self.vision_start);
+        ids
+    }
+
+    /// Tokens that open the user's turn.
+    pub fn opening(&self) -> Vec<u32> {
+        [&[self.im_start], self.user.as_slice()].concat()
+    }
+
+    /// Tokens behind the rows of the last picture (when there is one): the question, and the opening
+    /// of the answer.
+    ///
+    /// # Errors
+    /// `Tokenizer` when the text cannot be encoded.
+    pub fn question(&self, t: &Tokenizer, text: &str, behind_picture: bool) -> Result<Vec<u32>, VlmError> {
+        let mut ids = if behind_picture { vec![self.vision_end] } else { self.opening() };
+        ids.extend(t.encode(text)?);
+        ids.push(self.im_end);
+        ids.extend(&self.newline);
+        ids.push(self.im_start);
+        ids.extend(&self.assistant);
+        Ok(ids)
+    }
+
+    /// True for tokens that end an answer.
+    pub fn ends(&self, id: u32) -> bool {
+        id == self.im_end || Some(id) == self.end_of_text
+    }
+}

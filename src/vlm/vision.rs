@@ -1,0 +1,386 @@
+//! The vision tower: patches of equal-size pictures in, one row per 2x2 block out, for the text
+//! model's input and for its first blocks (DeepStack).
+//!
+//!     patches -> embedding + position table -> blocks (norm, attention with 2-D rotary, norm, FFN)
+//!                                                |  after some blocks: DeepStack merger
+//!                                                v
+//!                                             main merger
+//!
+//! Everything follows the merge order of `image.rs`. Source: `Qwen3VLVisionModel` of Hugging Face
+//! transformers 5.23; names of keys and tensors: llama.cpp's converter.
+
+use super::attention::{attend, Heads, Matrix, Part, Span};
+use super::error::VlmError;
+use super::gguf::{Gguf, Value};
+use super::image::{merge_order, PatchGrid, Patches};
+use super::linear::{vector, Linear};
+use super::ops::{add_residual, bias_gelu, layer_norm, norm_rotate, with_slice, Gelu, Rotary};
+use candle_core::{DType, Device, Result, Tensor, D};
+
+const ROPE_BASE: f32 = 10_000.0;
+const CHANNELS: usize = 3;
+/// Bounds of what a sound vision tower may say about itself.
+const DIM_MAX: usize = 1 << 14;
+const BLOCKS_MAX: usize = 256;
+
+/// The shape of a vision tower, from its metadata.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VisionConfig {
+    pub hidden: usize,
+    pub ffn: usize,
+    pub heads: usize,
+    pub blocks: usize,
+    pub patch: usize,
+    pub merge: usize,
+    /// Width of the rows given to the text model.
+    pub out: usize,
+    pub eps: f64,
+    /// Blocks that are followed by a DeepStack merger.
+    pub deepstack: Vec<usize>,
+}
+
+impl VisionConfig {
+    /// Reads and checks the metadata.
+    ///
+    /// # Errors
+    /// `Model` naming the key.
+    pub fn from_gguf(g: &Gguf) -> std::result::Result<Self, VlmError> {
+        expect_text(g, "general.architecture", "clip")?;
+        // Newer converters write the projector's kind per modality.
+        let key = ["clip.projector_type", "clip.vision.projector_type"];
+        let key = key.into_iter().find(|k| g.metadata.contains_key(*k)).unwrap_or(key[0]);
+        expect_text(g, key, "qwen3vl_merger")?;
+        for key in ["clip.vision.image_mean", "clip.vision.image_std"] {
+            let is_half = |v: &Value| matches!(*v, Value::Float(x) if (x - 0.5).abs() < 1e-6);
+            if !g.list(key)?.iter().all(is_half) {
+                return Err(g.error(format!("key {key}"), "[0.5, 0.5, 0.5] expected"));
+            }
+        }
+        let blocks = g.size("clip.vision.block_count", BLOCKS_MAX)?;
+        let marked = g.ints("clip.vision.is_deepstack_layers")?;
+        let config = Self {
+            hidden: g.size("clip.vision.embedding_length", DIM_MAX)?,
+            ffn: g.size("clip.vision.feed_forward_length", 4 * DIM_MAX)?,
+            heads: g.size("clip.vision.attention.head_count", 1024)?,
+            blocks,
+            patch: g.size("clip.vision.patch_size", 64)?,
+            merge: g.size("clip.vision.spatial_merge_size", 4)?,
+            out: g.size("clip.vision.projection_dim", DIM_MAX)?,
+            eps: g.float("clip.vision.attention.layer_norm_epsilon")?,
+            deepstack: (0..marked.len()).filter(|i| marked[*i] != 0).collect(),
+        };
+        if marked.len() != blocks {
+            let why = format!("{blocks} entries expected, found {}", marked.len());
+            return Err(g.error("key clip.vision.is_deepstack_layers", why));
+        }
+        if config.hidden % config.heads != 0 || config.hidden / config.heads % 4 != 0 {
+            let why = format!("{} heads do not divide {} into multiples of 4", config.heads, config.hidden);
+            return Err(g.error("key clip.vision.attention.head_count", why));
+        }
+        Ok(config)
+    }
+}
+
+fn expect_text(g: &Gguf, key: &str, expected: &str) -> std::result::Result<(), VlmError> {
+    let found = g.text(key)?;
+    if found == expected {
+        return Ok(());
+    }
+    Err(g.error(format!("key {key}"), format!("{expected:?} expected, found {found:?}")))
+}
+
+#[derive(Debug)]
+struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Norm {
+    fn load(g: &Gguf, name: &str, width: usize, device: &Device) -> std::result::Result<Self, VlmError> {
+        Ok(Self {
+            weight: vector(g, &format!("{name}.weight"), width, device)?,
+            bias: vector(g, &format!("{name}.bias"), width, device)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
+        layer_norm(x, &self.weight, &self.bias, eps)
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    norm1: Norm,
+    qkv: Linear,
+    proj: Linear,
+    norm2: Norm,
+    up: Linear,
+    down: Linear,
+}
+
+/// Joins 2x2 neighbours into one row of the text model's width.
+#[derive(Debug)]
+struct Merger {
+    norm: Norm,
+    fc1: Linear,
+    fc2: Linear,
+    /// The DeepStack mergers shuffle 2x2 blocks first and norm over four times the width; the main
+    /// merger norms each patch and shuffles then.
+    shuffle_first: bool,
+}
+
+/// A loaded vision tower.
+#[derive(Debug)]
+pub struct Vision {
+    pub config: VisionConfig,
+    /// `[hidden, 3 * patch * patch]`: both temporal halves added, since a still image is the same
+    /// frame twice.
+    patch_embd: Tensor,
+    patch_bias: Tensor,
+    /// `[side * side, hidden]`.
+    positions: Tensor,
+    side: usize,
+    blocks: Vec<Block>,
+    mergers: Vec<Merger>,
+    merger: Merger,
+    device: Device,
+}
+
+/// What the tower says about a batch of equal-size pictures.
+#[derive(Clone, Debug)]
+pub struct VisionOut {
+    /// `[pictures * rows, out]`, rows = patches / merge^2.
+    pub embeds: Tensor,
+    /// The same shape, one for each DeepStack merger.
+    pub deepstack: Vec<Tensor>,
+    /// `[pictures * patches, hidden]`: before the main merger.
+    pub last_hidden: Tensor,
+}
+
+impl Vision {
+    /// Loads the tower.
+    ///
+    /// # Errors
+    /// `Model` naming the key or tensor; `Io`.
+    pub fn load(g: &Gguf, device: &Device) -> std::result::Result<Self, VlmError> {
+        let c = VisionConfig::from_gguf(g)?;
+        let (patch_embd, patch_bias) = patch_embedding(g, &c, device)?;
+        let table = g.tensors.get("v.position_embd.weight");
+        let side = table.map_or(0, |t| t.shape.first().copied().unwrap_or(0)).isqrt();
+        let positions = g.tensor("v.position_embd.weight", &[side * side, c.hidden], device)?;
+        let blocks = (0..c.blocks).map(|i| block(g, &c, i, device)).collect::<std::result::Result<_, _>>()?;
+        let mergers = c.deepstack.iter().map(|i| deepstack_merger(g, &c, *i, device));
+        let mergers = mergers.collect::<std::result::Result<_, _>>()?;
+        let wide = c.hidden * c.merge * c.merge;
+        let merger = Merger {
+            norm: Norm::load(g, "v.post_ln", c.hidden, device)?,
+            fc1: Linear::load_with_bias(g, "mm.0", wide, wide, device)?,
+            fc2: Linear::load_with_bias(g, "mm.2", c.out, wide, device)?,
+            shuffle_first: false,
+        };
+        Ok(Self {
+            patch_embd,
+            patch_bias,
+            positions: positions.dequantize(device)?.to_dtype(DType::F32)?,
+            side,
+            blocks,
+            mergers,
+            merger,
+            device: device.clone(),
+            config: c,
+        })
+    }
+
+    /// Runs pictures of one size through the tower.
+    ///
+    /// # Errors
+    /// When the pictures differ in size or a tensor operation fails.
+    pub fn forward(&self, pictures: &[&Patches]) -> std::result::Result<VisionOut, VlmError> {
+        let c = &self.config;
+        let grid = pictures.first().map_or(PatchGrid { rows: 0, cols: 0 }, |p| p.grid);
+        if grid.patches() == 0 || pictures.iter().any(|p| p.grid != grid) {
+            return Err(candle_core::Error::Msg("one batch holds pictures of one size".into()).into());
+        }
+        let width = CHANNELS * c.patch * c.patch;
+        let values: Vec<f32> = pictures.iter().flat_map(|p| p.values.iter().copied()).collect();
+        let x = Tensor::from_vec(values, (pictures.len() * grid.patches(), width), &self.device)?;
+        let x = x.matmul(&self.patch_embd.t()?)?;
+        let positions = Tensor::cat(&vec![self.position_rows(grid)?; pictures.len()], 0)?;
+        let mut x = add_residual(&x, &positions, Some(&self.patch_bias))?;
+        let rotary = self.rotary(grid, pictures.len())?;
+        let mut deepstack = Vec::new();
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = self.block(block, &x, &rotary, grid, pictures.len())?;
+            if let Some(k) = c.deepstack.iter().position(|d| *d == i) {
+                deepstack.push(self.merge(&self.mergers[k], &x)?);
+            }
+        }
+        Ok(VisionOut { embeds: self.merge(&self.merger, &x)?, deepstack, last_hidden: x })
+    }
+
+    fn block(&self, b: &Block, x: &Tensor, rotary: &Rotary, grid: PatchGrid, pictures: usize) -> Result<Tensor> {
+        let c = &self.config;
+        let h = b.norm1.forward(x, c.eps)?;
+        let qkv = b.qkv.forward(&h)?;
+        let qkv = b.qkv.bias.as_ref().map_or(Ok(qkv.clone()), |bias| qkv.broadcast_add(bias))?;
+        let q = norm_rotate(&qkv, 0, c.heads, None, rotary)?;
+        let k = norm_rotate(&qkv, c.hidden, c.heads, None, rotary)?;
+        let out = self.attention(&q, &k, &qkv, grid.patches(), pictures)?;
+        let x = add_residual(x, &b.proj.forward(&out)?, b.proj.bias.as_ref())?;
+        let h = b.norm2.forward(&x, c.eps)?;
+        let h = gelu(&b.up, &h, Gelu::Tanh)?;
+        add_residual(&x, &b.down.forward(&h)?, b.down.bias.as_ref())
+    }
+
+    /// Full attention inside each picture. The values stand in the last third of `qkv`.
+    fn attention(&self, q: &Tensor, k: &Tensor, qkv: &Tensor, patches: usize, pictures: usize) -> Result<Tensor> {
+        let c = &self.config;
+        let dim = c.hidden / c.heads;
+        if !q.device().is_cpu() {
+            let split = |x: &Tensor| x.reshape((pictures, patches, c.heads, dim))?.transpose(1, 2)?.contiguous();
+            let (q, k) = (split(q)?, split(k)?);
+            let v = split(&qkv.narrow(1, 2 * c.hidden, c.hidden)?.contiguous()?)?;
+            let scores = (q.matmul(&k.transpose(2, 3)?)? / (dim as f64).sqrt())?;
+            let max = scores.max_keepdim(D::Minus1)?;
+            let e = scores.broadcast_sub(&max)?.exp()?;
+            let weights = e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?;
+            return weights.matmul(&v)?.transpose(1, 2)?.reshape((pictures * patches, c.hidden));
+        }
+        let heads = Heads { query: c.heads, kv: c.heads, dim };
+        let parts: Vec<Part> = (0..pictures)
+            .map(|p| p * patches)
+            .map(|row| Part {
+                row,
+                rows: patches,
+                context: vec![],
+                own: Span { start: row, rows: patches },
+                causal: false,
+            })
+            .collect();
+        let mut out = vec![0f32; pictures * patches * c.hidden];
+        with_slice(q, |q| {
+            with_slice(k, |k| {
+                with_slice(qkv, |v| {
+                    let q = Matrix { values: q, stride: c.hidden, start: 0 };
+                    let k = Matrix { values: k, stride: c.hidden, start: 0 };
+                    let v = Matrix { values: v, stride: 3 * c.hidden, start: 2 * c.hidden };
+                    attend(q, k, v, heads, &parts, &mut out);
+                    Ok(())
+                })
+            })
+        })?;
+        Tensor::from_vec(out, (pictures * patches, c.hidden), &self.device)
+    }
+
+    fn merge(&self, m: &Merger, x: &Tensor) -> Result<Tensor> {
+        let wide = self.config.hidden * self.config.merge * self.config.merge;
+        let rows = x.elem_count() / wide;
+        let x = if m.shuffle_first {
+            m.norm.forward(&x.reshape((rows, wide))?, self.config.eps)?
+        } else {
+            m.norm.forward(x, self.config.eps)?.reshape((rows, wide))?
+        };
+        let x = m.fc2.forward(&gelu(&m.fc1, &x, Gelu::Erf)?)?;
+        m.fc2.bias.as_ref().map_or(Ok(x.clone()), |b| x.broadcast_add(b))
+    }
+
+    /// The position table, bilinear with aligned corners (`linspace(0, side - 1, n)`), in merge
+    /// order: `[patches, hidden]`.
+    fn position_rows(&self, grid: PatchGrid) -> Result<Tensor> {
+        let axis = |n: usize| -> Vec<(usize, usize, f32)> {
+            let step = (self.side - 1) as f32 / (n.max(2) - 1) as f32;
+            (0..n)
+                .map(|i| {
+                    let at = if n == 1 { 0.0 } else { i as f32 * step };
+                    let low = (at as usize).min(self.side - 1);
+                    (low, (low + 1).min(self.side - 1), at - low as f32)
+                })
+                .collect()
+        };
+        let (rows, cols) = (axis(grid.rows), axis(grid.cols));
+        let (mut ids, mut weights) = ([const { Vec::new() }; 4], [const { Vec::new() }; 4]);
+        for (r, c) in merge_order(grid, self.config.merge) {
+            let ((r0, r1, dr), (c0, c1, dc)) = (rows[r], cols[c]);
+            let corners = [(r0, c0, (1.0 - dr) * (1.0 - dc)), (r0, c1, (1.0 - dr) * dc), (r1, c0, dr * (1.0 - dc)), (r1, c1, dr * dc)];
+            for (k, (row, col, weight)) in corners.into_iter().enumerate() {
+                ids[k].push((row * self.side + col) as u32);
+                weights[k].push(weight);
+            }
+        }
+        let n = grid.patches();
+        let mut sum: Option<Tensor> = None;
+        for (ids, weights) in ids.into_iter().zip(weights) {
+            let rows = self.positions.index_select(&Tensor::from_vec(ids, n, &self.device)?, 0)?;
+            let rows = rows.broadcast_mul(&Tensor::from_vec(weights, (n, 1), &self.device)?)?;
+            sum = Some(match sum {
+                Some(s) => (s + rows)?,
+                None => rows,
+            });
+        }
+        sum.map_or_else(|| candle_core::bail!("no position corners"), Ok)
+    }
+
+    /// Half of the frequencies turn with the row, half with the column.
+    fn rotary(&self, grid: PatchGrid, pictures: usize) -> Result<Rotary> {
+        let half = self.config.hidden / self.config.heads / 2;
+        let frequencies: Vec<f32> =
+            (0..half / 2).map(|i| 1.0 / ROPE_BASE.powf(2.0 * i as f32 / half as f32)).collect();
+        let mut angles = Vec::with_capacity(grid.patches() * half * pictures);
+        for (row, col) in merge_order(grid, self.config.merge) {
+            angles.extend(frequencies.iter().map(|f| row as f32 * f));
+            angles.extend(frequencies.iter().map(|f| col as f32 * f));
+        }
+        Rotary::new(&angles.repeat(pictures), half, &self.device)
+    }
+}
+
+fn gelu(layer: &Linear, x: &Tensor, kind: Gelu) -> Result<Tensor> {
+    let h = layer.forward(x)?;
+    match &layer.bias {
+        Some(bias) => bias_gelu(&h, bias, kind),
+        None => candle_core::bail!("a layer before GELU has a bias"),
+    }
+}
+
+fn patch_embedding(
+    g: &Gguf,
+    c: &VisionConfig,
+    device: &Device,
+) -> std::result::Result<(Tensor, Tensor), VlmError> {
+    let shape = [c.hidden, CHANNELS, c.patch, c.patch];
+    let half = |name: &str| -> std::result::Result<Tensor, VlmError> {
+        Ok(g.tensor(name, &shape, device)?.dequantize(device)?.to_dtype(DType::F32)?)
+    };
+    let sum = (half("v.patch_embd.weight")? + half("v.patch_embd.weight.1")?)?;
+    let weight = sum.reshape((c.hidden, CHANNELS * c.patch * c.patch))?;
+    Ok((weight, vector(g, "v.patch_embd.bias", c.hidden, device)?))
+}
+
+fn block(g: &Gguf, c: &VisionConfig, i: usize, device: &Device) -> std::result::Result<Block, VlmError> {
+    let name = |part: &str| format!("v.blk.{i}.{part}");
+    let d = c.hidden;
+    Ok(Block {
+        norm1: Norm::load(g, &name("ln1"), d, device)?,
+        qkv: Linear::load_with_bias(g, &name("attn_qkv"), 3 * d, d, device)?,
+        proj: Linear::load_with_bias(g, &name("attn_out"), d, d, device)?,
+        norm2: Norm::load(g, &name("ln2"), d, device)?,
+        up: Linear::load_with_bias(g, &name("ffn_up"), c.ffn, d, device)?,
+        down: Linear::load_with_bias(g, &name("ffn_down"), d, c.ffn, device)?,
+    })
+}
+
+fn deepstack_merger(
+    g: &Gguf,
+    c: &VisionConfig,
+    i: usize,
+    device: &Device,
+) -> std::result::Result<Merger, VlmError> {
+    let wide = c.hidden * c.merge * c.merge;
+    let name = |part: &str| format!("v.deepstack.{i}.{part}");
+    Ok(Merger {
+        norm: Norm::load(g, &name("norm"), wide, device)?,
+        fc1: Linear::load_with_bias(g, &name("fc1"), wide, wide, device)?,
+        fc2: Linear::load_with_bias(g, &name("fc2"), c.out, wide, device)?,
+        shuffle_first: true,
+    })
+}
