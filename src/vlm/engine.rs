@@ -83,7 +83,7 @@ struct Live {
     next: u32,
     /// Tokens to feed in the next pass.
     pending: Vec<u32>,
-    prompt_tokens: usize,
+    prompt_ids: Vec<u32>,
     max_tokens: usize,
     tokens: Vec<AnswerToken>,
     bytes: Vec<u8>,
@@ -294,6 +294,19 @@ impl<'a> Run<'a> {
         (pieces, next)
     }
 
+    /// The tokens that stand for the shared spans, for the record of what the model was given.
+    fn shown_ids(&self, e: &Encoded, pieces: &[Piece<'_>]) -> Vec<u32> {
+        let t = &self.engine.model.template;
+        let mut ids = if e.pictures.is_empty() { vec![] } else { t.prefix() };
+        for piece in pieces {
+            match piece {
+                Piece::Ids(inner, _) => ids.extend(inner),
+                Piece::Picture(..) => ids.extend(std::iter::repeat_n(t.image_pad, piece.rows())),
+            }
+        }
+        ids
+    }
+
     /// Lends the rows of a job and opens its answers; `None` when the arena has no room.
     fn enter(&mut self, e: &Encoded) -> Result<Option<Entered>, VlmError> {
         let asks = &self.jobs[e.job].asks;
@@ -323,7 +336,7 @@ impl<'a> Run<'a> {
         let mut spans = spans.into_iter();
         let span = spans.next().unwrap_or(Span { start: 0, rows: 0 });
         let context = if e.pictures.is_empty() { vec![] } else { vec![self.engine.prefix, span] };
-        let before: usize = context.iter().map(|s| s.rows).sum();
+        let before = self.shown_ids(e, &pieces);
         let mut rows = shared_rows;
         for (i, ((ids, matcher, forced), own)) in opened.into_iter().zip(spans).enumerate() {
             rows += ids.len();
@@ -336,7 +349,7 @@ impl<'a> Run<'a> {
                 own,
                 filled: 0,
                 next,
-                prompt_tokens: before + ids.len() - forced.len(),
+                prompt_ids: [&before, &ids[..ids.len() - forced.len()]].concat(),
                 pending: ids,
                 max_tokens: asks[i].max_tokens,
                 tokens: vec![],
@@ -509,7 +522,7 @@ impl Live {
         Completion {
             text: String::from_utf8_lossy(&self.bytes).into_owned(),
             tokens: std::mem::take(&mut self.tokens),
-            prompt_tokens: self.prompt_tokens,
+            prompt_ids: std::mem::take(&mut self.prompt_ids),
             finish,
         }
     }

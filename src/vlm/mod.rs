@@ -100,8 +100,8 @@ pub struct Timing {
 pub struct Completion {
     pub text: String,
     pub tokens: Vec<AnswerToken>,
-    /// All tokens that the model was given, pictures included.
-    pub prompt_tokens: usize,
+    /// All tokens that the model was given, one `<|image_pad|>` for each row of a picture.
+    pub prompt_ids: Vec<u32>,
     pub finish: Finish,
 }
 

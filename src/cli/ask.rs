@@ -1,0 +1,104 @@
+//! `inspectd ask`: a free question, with or without pictures.
+
+use super::model_args::ModelArgs;
+use crate::camera::folder::decode;
+use crate::vlm::{Ask, Finish, Job, Sampling, Vlm};
+use anyhow::Context;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Arguments of `ask`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The question.
+    text: String,
+    /// A picture to show; may stand several times.
+    #[arg(long = "image")]
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// 0: greedy.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Sample only from the smallest set of tokens with this probability.
+    #[arg(long)]
+    top_p: Option<f64>,
+    /// Sample only from this many best tokens.
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Divide the logits of tokens already said.
+    #[arg(long, default_value_t = 1.0)]
+    repeat_penalty: f32,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Longest answer in tokens.
+    #[arg(long, default_value_t = 256)]
+    max_tokens: usize,
+    /// Fewest pixels of a picture after its resize.
+    #[arg(long, default_value_t = 65_536)]
+    min_pixels: u32,
+    /// Most pixels of a picture after its resize.
+    #[arg(long, default_value_t = 16_777_216)]
+    max_pixels: u32,
+    /// A file with a grammar (llguidance's Lark) that the answer must follow.
+    #[arg(long)]
+    grammar: Option<PathBuf>,
+    /// Keep control tokens visible in the answer.
+    #[arg(long)]
+    special: bool,
+    /// Add token ids and log probabilities to the JSON.
+    #[arg(long)]
+    ids: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When a file cannot be read or the engine fails; clear words name the file.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(args.temperature >= 0.0, "--temperature {}: 0 or more expected", args.temperature);
+    let images = args.images.iter().map(|p| Ok(Arc::new(decode(p)?))).collect::<anyhow::Result<Vec<_>>>()?;
+    let grammar = args.grammar.as_ref().map(|p| {
+        std::fs::read_to_string(p).map(Arc::from).with_context(|| p.display().to_string())
+    });
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_p: args.top_p,
+        top_k: args.top_k,
+        repeat_penalty: args.repeat_penalty,
+        seed: args.seed,
+    };
+    let ask = Ask { text: args.text.as_str().into(), grammar: grammar.transpose()?, max_tokens: args.max_tokens, sampling };
+    let job = Job { images, min_pixels: args.min_pixels, max_pixels: args.max_pixels, asks: vec![ask] };
+    let mut engine = args.model.load()?;
+    let mut answers = engine.answer(&[job], &|| true);
+    let answer = answers.jobs.pop().and_then(|mut a| a.pop()).context("the engine gave no answer")??;
+    let answer_ids: Vec<u32> = answer.tokens.iter().map(|t| t.id).collect();
+    let text = engine.model().tokenizer.decode(&answer_ids, args.special);
+    if !args.json {
+        println!("{text}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let finish = match answer.finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+    };
+    let mut out = json!({
+        "text": text,
+        "prompt_tokens": answer.prompt_ids.len(),
+        "completion_tokens": answer.tokens.len(),
+        "finish_reason": finish,
+    });
+    if args.ids {
+        out["prompt_ids"] = json!(answer.prompt_ids);
+        out["ids"] = json!(answer_ids);
+        out["logprobs"] = json!(answer.tokens.iter().map(|t| t.prob.ln()).collect::<Vec<_>>());
+    }
+    println!("{out}");
+    Ok(ExitCode::SUCCESS)
+}
