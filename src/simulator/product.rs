@@ -301,3 +301,120 @@ fn mark(sc: &mut Scene, r: &mut Rand, product: &Product, design: &Design, view: 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small pictures of a size ratio that cameras have.
+    const W: usize = 306;
+    const H: usize = 256;
+
+    fn inside(inner: [i32; 4], outer: [i32; 4]) -> bool {
+        inner[0] >= outer[0] && inner[1] >= outer[1] && inner[2] <= outer[2] && inner[3] <= outer[3]
+    }
+
+    fn apart(a: [i32; 4], b: [i32; 4]) -> bool {
+        a[2] <= b[0] || b[2] <= a[0] || a[3] <= b[1] || b[3] <= a[1]
+    }
+
+    #[test]
+    fn same_seed_same_part() {
+        for product in &Product::ALL {
+            let (a, ta) = part(product, 3, 7, W, H);
+            let (b, tb) = part(product, 3, 7, W, H);
+            assert_eq!(a, b);
+            assert_eq!(ta, tb);
+            assert_ne!(a, part(product, 3, 8, W, H).0);
+            assert_ne!(a, part(product, 4, 7, W, H).0);
+        }
+    }
+
+    #[test]
+    fn every_nameplate_lies_in_the_region_and_reads_serial_and_lot() {
+        let serial = regex::Regex::new("^SN[0-9]{4}-[A-Z][0-9]$").unwrap();
+        for product in &Product::ALL {
+            let roi = product.nameplate_roi(W, H);
+            for i in 0..20 {
+                let (rgb, t) = part(product, 11, i, W, H);
+                assert_eq!(rgb.len(), W * H * 3);
+                let which = format!("{} {i}", product.name);
+                assert!(inside(t.nameplate, roi), "{which}: {:?} outside {roi:?}", t.nameplate);
+                assert!(serial.is_match(&t.part_id), "{which}: {}", t.part_id);
+                let lines: Vec<&str> = t.texts.iter().map(|t| t.text.as_str()).collect();
+                assert_eq!(lines, [t.part_id.as_str(), t.lot.as_deref().unwrap()], "{which}");
+                assert!(
+                    t.texts.iter().all(|x| inside(x.bbox, t.nameplate)),
+                    "{which}: text off the nameplate"
+                );
+                let all = [0, 0, W as i32, H as i32];
+                for d in &t.defects {
+                    assert!(
+                        inside(d.bbox, all) && d.bbox[0] < d.bbox[2] && d.bbox[1] < d.bbox[3],
+                        "{which}: {d:?}"
+                    );
+                    assert!(apart(d.bbox, roi), "{which}: {d:?} on the nameplate's region");
+                }
+            }
+        }
+    }
+
+    /// The extreme poses are at the corners of the fixture's play; these are the ones in between.
+    #[test]
+    fn the_region_holds_the_nameplate_in_every_pose() {
+        for product in &Product::ALL {
+            for (w, h) in [(2448, 2048), (640, 480), (1024, 1024), (300, 900)] {
+                let (base, roi) = (product.base(w, h), product.nameplate_roi(w, h));
+                let mut r = geom::rand_for(1, 1);
+                for _ in 0..200 {
+                    let view =
+                        pose(w, h, [uni(&mut r, -1.0, 1.0), uni(&mut r, -1.0, 1.0), uni(&mut r, -1.0, 1.0)]);
+                    assert!(
+                        inside(Rect::around(&base.corners(&view), 2.0).array(), roi),
+                        "{} {w}x{h}",
+                        product.name
+                    );
+                }
+            }
+        }
+    }
+
+    /// What a model that halves the region can read: see the shipped model's card.
+    #[test]
+    fn nameplates_have_the_size_that_the_model_reads() {
+        for product in &Product::ALL {
+            let [x1, y1, x2, y2] = product.nameplate_roi(2448, 2048);
+            assert!(x2 - x1 <= 900 && y2 - y1 <= 260, "{}: {}x{}", product.name, x2 - x1, y2 - y1);
+            let cap = product.nameplate.cap * unit(2448, 2048);
+            assert!((36.0..=80.0).contains(&cap), "{}: {cap}", product.name);
+        }
+    }
+
+    #[test]
+    fn no_screw_and_no_bore_reaches_the_region() {
+        for product in &Product::ALL {
+            let (w, h) = (2448, 2048);
+            let (design, roi) = (product.design(w, h), product.nameplate_roi(w, h));
+            for turn in [-1.0, 0.0, 1.0] {
+                let view = pose(w, h, [turn, -turn, turn]);
+                for spot in &design.screws.spots {
+                    let rect = design.screws.screw.rect(view.map(*spot)).array();
+                    assert!(apart(rect, roi), "{}: screw {rect:?} in {roi:?}", product.name);
+                }
+                for (at, bore) in &design.bores {
+                    let rect = Rect::around(&[view.map(*at)], bore.radius).array();
+                    assert!(apart(rect, roi), "{}: bore {rect:?} in {roi:?}", product.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn serials_do_not_repeat() {
+        let product = &Product::ALL[0];
+        let numbers: std::collections::HashSet<String> =
+            (0..SERIALS).map(|i| identity(product, 1, i).0[2..6].to_string()).collect();
+        assert_eq!(numbers.len() as u64, SERIALS);
+        assert_eq!(identity(product, 1, 0).1, identity(product, 1, PARTS_PER_LOT - 1).1);
+    }
+}
