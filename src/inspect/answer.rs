@@ -1,0 +1,281 @@
+//! Answers: the grammar that holds the model to a form, and the reading of what it said.
+//!
+//!     labels --defects_grammar--> Lark --> decoding --> Completion --parse_defects--> Detections
+//!               lines_grammar                                      --parse_lines----> (line, confidence)
+//!
+//!     [{"bbox_2d":[0,700,275,1000],"label":"stain","severity":"major"}]
+//!                                            ^^^^^  the tokens that touch these characters carry
+//!                                                   the confidence: the product of their probabilities
+//!
+//! The grammars write compact JSON in the very form that the model was trained on; the readers
+//! accept any JSON of that shape, because an answer may also come from an unconstrained engine.
+//! Whatever does not read is an `AnswerError`: an answer is never guessed at, and no detection is
+//! dropped for an odd box.
+
+use crate::domain::detection::Detection;
+use crate::domain::grade::Severity;
+use crate::vlm::{Completion, Finish};
+use serde::Deserialize;
+use std::ops::Range;
+
+/// Most defects that one answer may name. A tile with more is ruined anyway, and a model that
+/// repeats itself must come to an end.
+pub const DEFECTS_MAX: usize = 24;
+/// Most lines of text that one answer may hold.
+pub const LINES_MAX: usize = 12;
+/// Most characters of one line.
+pub const LINE_CHARS_MAX: usize = 64;
+/// Coordinates are thousandths of the tile's side.
+pub const COORDINATE_MAX: u16 = 1000;
+/// Side given to an empty box, in thousandths: the step in which the model counts.
+const EMPTY_SIDE: u16 = 5;
+/// The answer that nothing was found.
+const NOTHING: &[u8] = b"[]";
+
+/// Why an answer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    #[error("the answer was cut off after {tokens} tokens")]
+    CutOff { tokens: usize },
+    #[error("the answer is not the JSON that was asked for")]
+    Json {
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the answer holds {count} items, at most {max} are allowed")]
+    TooMany { count: usize, max: usize },
+    #[error("the answer names `{label}`, which was not asked for")]
+    Label { label: String },
+    #[error("`{word}` is no severity")]
+    Severity { word: String },
+    #[error("coordinate {value} is over {COORDINATE_MAX}")]
+    Coordinate { value: u16 },
+    #[error("token {index} has the probability {prob}")]
+    Probability { index: usize, prob: f32 },
+    #[error("no tokens stand for the characters {start}..{end} of the answer")]
+    Tokens { start: usize, end: usize },
+}
+
+/// Grammar of a list of defects, in llguidance's Lark dialect. Without labels only `[]` is left.
+pub fn defects_grammar(labels: &[String]) -> String {
+    if labels.is_empty() {
+        return "start: \"[]\"\n".to_owned();
+    }
+    let labels: Vec<String> = labels.iter().map(|label| literal(&json_string(label))).collect();
+    let severities: Vec<String> = Severity::ALL.iter().map(|s| literal(&json_string(s.as_str()))).collect();
+    format!(
+        "start: \"[\" (item (\",\" item){{0,{more}}})? \"]\"\n\
+         item: {head} NUMBER \",\" NUMBER \",\" NUMBER \",\" NUMBER {label_key} label {severity_key} severity \"}}\"\n\
+         NUMBER: /0|[1-9][0-9]{{0,2}}|{COORDINATE_MAX}/\n\
+         label: {labels}\n\
+         severity: {severities}\n",
+        more = DEFECTS_MAX - 1,
+        head = literal("{\"bbox_2d\":["),
+        label_key = literal("],\"label\":"),
+        severity_key = literal(",\"severity\":"),
+        labels = labels.join(" | "),
+        severities = severities.join(" | "),
+    )
+}
+
+/// Grammar of a list of text lines, in llguidance's Lark dialect: strings of 1 to `LINE_CHARS_MAX`
+/// characters without control characters, in which only `"` and `\` are escaped.
+pub fn lines_grammar() -> String {
+    format!(
+        "start: \"[\" (LINE (\",\" LINE){{0,{more}}})? \"]\"\n\
+         LINE: /\"([^\"\\\\\\x00-\\x1f\\x7f-\\x9f]|\\\\[\"\\\\]){{1,{LINE_CHARS_MAX}}}\"/\n",
+        more = LINES_MAX - 1,
+    )
+}
+
+/// `text` as a JSON string with its quotes.
+fn json_string(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// `text` as a Lark literal. Lark's are JSON strings, but it wants DEL escaped, which JSON does not.
+fn literal(text: &str) -> String {
+    json_string(text).replace('\u{7f}', "\\u007f")
+}
+
+/// Reads the defects of one tile.
+///
+/// Corners in the wrong order are swapped, and an empty side is widened to `EMPTY_SIDE` thousandths:
+/// the model saw something there, and a box a few pixels off is better than a lost defect.
+///
+/// # Errors
+/// `AnswerError` when the answer was cut off, is not of the asked form, names an unknown label, or
+/// has a probability that is not a finite number.
+pub fn parse_defects(
+    answer: &Completion,
+    tile: usize,
+    labels: &[String],
+) -> Result<Vec<Detection>, AnswerError> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Item {
+        bbox_2d: [u16; 4],
+        label: String,
+        severity: String,
+    }
+    check_whole(answer)?;
+    let items: Vec<Item> =
+        serde_json::from_str(&answer.text).map_err(|source| AnswerError::Json { source })?;
+    check_count(items.len(), DEFECTS_MAX)?;
+    let spans = label_spans(&answer.text);
+    // serde_json refuses an item without exactly one `label`, so only a key in an odd spelling
+    // (`\u006cabel`) can break the pairing of spans with items.
+    if spans.len() != items.len() {
+        return Err(AnswerError::Tokens { start: 0, end: answer.text.len() });
+    }
+    items
+        .into_iter()
+        .zip(spans)
+        .map(|(item, span)| {
+            if !labels.contains(&item.label) {
+                return Err(AnswerError::Label { label: item.label });
+            }
+            let Some(severity) = Severity::parse(&item.severity) else {
+                return Err(AnswerError::Severity { word: item.severity });
+            };
+            let bbox_2d = proper_box(item.bbox_2d)?;
+            Ok(Detection {
+                tile,
+                label: item.label,
+                severity,
+                bbox_2d,
+                confidence: confidence(answer, span)?,
+            })
+        })
+        .collect()
+}
+
+/// Reads the lines of one text, each with its confidence.
+///
+/// # Errors
+/// `AnswerError` when the answer was cut off, is no list of strings, or has a probability that is
+/// not a finite number.
+pub fn parse_lines(answer: &Completion) -> Result<Vec<(String, f32)>, AnswerError> {
+    check_whole(answer)?;
+    let lines: Vec<String> =
+        serde_json::from_str(&answer.text).map_err(|source| AnswerError::Json { source })?;
+    check_count(lines.len(), LINES_MAX)?;
+    let spans = strings(&answer.text);
+    lines.into_iter().zip(spans).map(|(line, span)| Ok((line, confidence(answer, span)?))).collect()
+}
+
+/// How likely the answer was to be `[]`, 0..=1; `1 - empty_probability` ranks tiles.
+///
+/// For `[]` it is the product of the tokens' probabilities. For anything else it is one minus the
+/// probability of the way that led away from it: the tokens up to the first that departs from `[]`.
+/// What cannot be told (no tokens, a probability that is not finite) counts as surely not empty.
+pub fn empty_probability(answer: &Completion) -> f32 {
+    let text = answer.text.as_bytes();
+    let mut way = 1.0f32;
+    for token in &answer.tokens {
+        if !token.prob.is_finite() {
+            return 0.0;
+        }
+        way *= token.prob.clamp(0.0, 1.0);
+        let agrees = text
+            .get(token.start..token.end)
+            .is_some_and(|said| NOTHING.get(token.start..).is_some_and(|rest| rest.starts_with(said)));
+        if !agrees {
+            return 1.0 - way;
+        }
+    }
+    if text == NOTHING && !answer.tokens.is_empty() {
+        way
+    } else {
+        0.0
+    }
+}
+
+/// An answer that may be read: ended by itself, with probabilities throughout.
+fn check_whole(answer: &Completion) -> Result<(), AnswerError> {
+    if answer.finish == Finish::Length {
+        return Err(AnswerError::CutOff { tokens: answer.tokens.len() });
+    }
+    match answer.tokens.iter().position(|token| !token.prob.is_finite() || token.prob < 0.0) {
+        Some(index) => Err(AnswerError::Probability { index, prob: answer.tokens[index].prob }),
+        None => Ok(()),
+    }
+}
+
+fn check_count(count: usize, max: usize) -> Result<(), AnswerError> {
+    if count > max {
+        return Err(AnswerError::TooMany { count, max });
+    }
+    Ok(())
+}
+
+/// The box with its corners in order and neither side empty.
+fn proper_box([x1, y1, x2, y2]: [u16; 4]) -> Result<[u16; 4], AnswerError> {
+    if let Some(value) = [x1, y1, x2, y2].into_iter().find(|&v| v > COORDINATE_MAX) {
+        return Err(AnswerError::Coordinate { value });
+    }
+    let (x1, x2) = proper_side(x1, x2);
+    let (y1, y2) = proper_side(y1, y2);
+    Ok([x1, y1, x2, y2])
+}
+
+fn proper_side(a: u16, b: u16) -> (u16, u16) {
+    if a != b {
+        return (a.min(b), a.max(b));
+    }
+    let start = a.saturating_sub(EMPTY_SIDE / 2).min(COORDINATE_MAX - EMPTY_SIDE);
+    (start, start + EMPTY_SIDE)
+}
+
+/// Product of the probabilities of the tokens that touch `span`, which they must cover.
+fn confidence(answer: &Completion, span: Range<usize>) -> Result<f32, AnswerError> {
+    let mut covered = 0;
+    let mut product = 1.0f32;
+    for token in &answer.tokens {
+        let (start, end) = (token.start.max(span.start), token.end.min(span.end));
+        if start < end {
+            covered += end - start;
+            // A softmax may round to a hair over one.
+            product *= token.prob.min(1.0);
+        }
+    }
+    if covered < span.len() {
+        return Err(AnswerError::Tokens { start: span.start, end: span.end });
+    }
+    Ok(product)
+}
+
+/// Byte ranges of the contents of all strings of a valid JSON text, in order. An empty string
+/// gives its quotes, so that it has tokens too.
+fn strings(json: &str) -> Vec<Range<usize>> {
+    let bytes = json.as_bytes();
+    let mut out = Vec::new();
+    let mut open = None;
+    let mut at = 0;
+    while at < bytes.len() {
+        match (bytes[at], open) {
+            (b'\\', Some(_)) => at += 1,
+            (b'"', None) => open = Some(at + 1),
+            (b'"', Some(start)) => {
+                out.push(if start < at { start..at } else { start - 1..at + 1 });
+                open = None;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    out
+}
+
+/// Byte ranges of the values of all `label` keys of a valid list of defects, in order.
+fn label_spans(json: &str) -> Vec<Range<usize>> {
+    let all = strings(json);
+    // Keys are told from values by what follows them, so that a label may be called `label`.
+    let is_key = |span: &Range<usize>| {
+        json[span.start..span.end] == *"label" && json[span.end + 1..].trim_start().starts_with(':')
+    };
+    all.windows(2).filter(|pair| is_key(&pair[0])).map(|pair| pair[1].clone()).collect()
+}
+
+#[cfg(test)]
+mod tests;

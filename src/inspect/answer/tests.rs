@@ -1,0 +1,281 @@
+use super::*;
+use crate::vlm::AnswerToken;
+use llguidance::api::TopLevelGrammar;
+use llguidance::{Matcher, ParserFactory};
+use proptest::prelude::*;
+use toktrie::ApproximateTokEnv;
+
+/// True when the grammar accepts exactly this answer, byte by byte, and may end there.
+fn accepts(grammar: &str, answer: &str) -> bool {
+    let env = ApproximateTokEnv::single_byte_env();
+    let mut factory = ParserFactory::new_simple(&env).expect("a tokenizer of single bytes");
+    factory.quiet();
+    let mut matcher = Matcher::new(factory.create_parser(TopLevelGrammar::from_lark(grammar.to_owned())));
+    assert!(!matcher.is_error(), "{:?}\n{grammar}", matcher.get_error());
+    let tokens: Vec<u32> = answer.bytes().map(u32::from).collect();
+    let taken = matcher.try_consume_tokens(&tokens).expect("no parser error");
+    taken == tokens.len() && matcher.is_accepting().expect("no parser error")
+}
+
+fn words(labels: &[&str]) -> Vec<String> {
+    labels.iter().map(|&l| l.to_owned()).collect()
+}
+
+/// An answer cut into the given pieces with their probabilities.
+fn completion(pieces: &[(&str, f32)]) -> Completion {
+    let mut text = String::new();
+    let mut tokens = Vec::new();
+    for (id, (piece, prob)) in (0u32..).zip(pieces) {
+        let start = text.len();
+        text.push_str(piece);
+        tokens.push(AnswerToken { id, start, end: text.len(), prob: *prob });
+    }
+    Completion { text, tokens, prompt_tokens: 1, finish: Finish::Stop }
+}
+
+const STAIN: &str = r#"{"bbox_2d":[0,700,275,1000],"label":"stain","severity":"major"}"#;
+
+#[test]
+fn the_grammar_of_defects_accepts_what_the_model_writes() {
+    let grammar = defects_grammar(&words(&["stain", "pit", "pitting"]));
+    let list = |n: usize| format!("[{}]", vec![STAIN; n].join(","));
+    for good in ["[]", &list(1), &list(2), &list(DEFECTS_MAX), &stain_as("pit"), &stain_as("pitting")] {
+        assert!(accepts(&grammar, good), "{good}");
+    }
+    for number in ["0", "5", "10", "99", "100", "999", "1000"] {
+        assert!(accepts(&grammar, &list(1).replace("275", number)), "{number}");
+    }
+}
+
+fn stain_as(label: &str) -> String {
+    format!("[{}]", STAIN.replace("stain", label))
+}
+
+#[test]
+fn the_grammar_of_defects_refuses_everything_else() {
+    let grammar = defects_grammar(&words(&["stain", "pit"]));
+    let good = format!("[{STAIN}]");
+    for (from, to) in [
+        ("stain", "crack"),
+        ("stain", "stai"),
+        ("stain", ""),
+        ("1000", "1001"),
+        ("1000", "10000"),
+        ("275", "0275"),
+        ("275", "00"),
+        ("275", "-5"),
+        ("275", "2.5"),
+        ("275,", ""),
+        ("275", "275,276"),
+        (",\"label\"", ", \"label\""),
+        ("[{", "[ {"),
+        ("major", "huge"),
+        ("}]", "},]"),
+        ("}]", "}"),
+        ("}]", "}]]"),
+        ("\"label\":\"stain\",", ""),
+    ] {
+        let bad = good.replacen(from, to, 1);
+        assert_ne!(good, bad);
+        assert!(!accepts(&grammar, &bad), "{bad}");
+    }
+    assert!(!accepts(&grammar, &format!("[{}]", vec![STAIN; DEFECTS_MAX + 1].join(","))));
+    assert!(!accepts(&grammar, ""));
+}
+
+/// Forced characters cost no decoding step, so the grammar must not hide them.
+#[test]
+fn the_grammar_forces_what_can_only_be_one_thing() {
+    let env = ApproximateTokEnv::single_byte_env();
+    let mut factory = ParserFactory::new_simple(&env).expect("a tokenizer of single bytes");
+    factory.quiet();
+    let grammar = TopLevelGrammar::from_lark(defects_grammar(&words(&["stain", "pit"])));
+    let mut matcher = Matcher::new(factory.create_parser(grammar));
+    let mut said = String::new();
+    for choice in ["{", "0,", "700,", "275,", "1000", "s", "ma"] {
+        said.push_str(&String::from_utf8(matcher.compute_ff_bytes()).expect("ascii"));
+        let bytes: Vec<u32> = said.bytes().chain(choice.bytes()).map(u32::from).collect();
+        matcher.reset().expect("resets");
+        said.push_str(choice);
+        matcher.consume_tokens(&bytes).expect("allowed");
+    }
+    said.push_str(&String::from_utf8(matcher.compute_ff_bytes()).expect("ascii"));
+    assert_eq!(said, format!("[{}", STAIN));
+}
+
+#[test]
+fn labels_are_escaped_for_the_grammar_and_for_json() {
+    let odd = ["5\" disc", r"back\slash", "缺陷", "a|b", "new\nline", "del\u{7f}", "/re/", "<[1]>"];
+    let grammar = defects_grammar(&words(&odd));
+    for label in odd {
+        let answer = format!(
+            r#"[{{"bbox_2d":[1,2,3,4],"label":{},"severity":"minor"}}]"#,
+            serde_json::Value::from(label)
+        );
+        assert!(accepts(&grammar, &answer), "{answer}");
+        let found = parse_defects(&completion(&[(&answer, 0.5)]), 0, &words(&odd)).expect("reads");
+        assert_eq!(found[0].label, label);
+    }
+    assert!(!accepts(&grammar, r#"[{"bbox_2d":[1,2,3,4],"label":"a","severity":"minor"}]"#));
+}
+
+#[test]
+fn without_labels_nothing_can_be_found() {
+    assert!(accepts(&defects_grammar(&[]), "[]"));
+    assert!(!accepts(&defects_grammar(&[]), "["));
+}
+
+#[test]
+fn the_grammar_of_lines_holds_strings_and_counts() {
+    let grammar = lines_grammar();
+    let long = "é".repeat(LINE_CHARS_MAX);
+    let many = |n: usize| format!("[{}]", vec!["\"A\""; n].join(","));
+    for good in [
+        "[]",
+        r#"["VQQZAVKQ","AY6PBAXHBT3"]"#,
+        r#"["(01)09501101530003 Ø5±0.1"]"#,
+        r#"["a \"b\" \\"]"#,
+        &format!("[\"{long}\"]"),
+        &many(LINES_MAX),
+    ] {
+        assert!(accepts(&grammar, good), "{good}");
+    }
+    for bad in [
+        "[\"a\nb\"]",
+        "[\"a\tb\"]",
+        "[\"a\u{7f}b\"]",
+        "[\"a\u{85}b\"]",
+        r#"["a\nb"]"#,
+        r#"["a\u0041"]"#,
+        r#"["a""]"#,
+        r#"["a\"]"#,
+        r#"[""]"#,
+        r#"["a", "b"]"#,
+        r#"["a"] "#,
+        "[1]",
+        &format!("[\"{long}e\"]"),
+        &many(LINES_MAX + 1),
+    ] {
+        assert!(!accepts(&grammar, bad), "{bad:?}");
+    }
+}
+
+#[test]
+fn confidence_is_the_product_of_the_tokens_that_touch_the_label() {
+    let answer = completion(&[
+        ("[", 0.9),
+        (r#"{"bbox_2d":["#, 1.0),
+        ("0,700,275,1000", 0.3),
+        (r#"],"label":""#, 1.0),
+        ("st", 0.8),
+        (r#"ain","#, 0.5),
+        (r#""severity":""#, 1.0),
+        ("major", 0.6),
+        (r#""}"#, 1.0),
+        (r#",{"bbox_2d":[10,20,30,40],"label":"pit","severity":"minor"}]"#, 0.25),
+    ]);
+    let found = parse_defects(&answer, 7, &words(&["pit", "stain"])).expect("reads");
+    assert_eq!(found.len(), 2);
+    assert_eq!((found[0].tile, found[0].label.as_str(), found[0].severity), (7, "stain", Severity::Major));
+    assert_eq!(found[0].bbox_2d, [0, 700, 275, 1000]);
+    assert!((found[0].confidence - 0.4).abs() < 1e-6, "{}", found[0].confidence);
+    assert!((found[1].confidence - 0.25).abs() < 1e-6, "{}", found[1].confidence);
+}
+
+#[test]
+fn a_label_called_label_is_found() {
+    let json = r#"[{"bbox_2d":[1,2,3,4],"label" : "label","severity":"minor"}]"#;
+    let span = label_spans(json);
+    assert_eq!(span.len(), 1);
+    assert_eq!(span[0].start, json.rfind("label").expect("there"));
+}
+
+#[test]
+fn odd_boxes_are_mended_never_dropped() {
+    assert_eq!(proper_box([500, 600, 100, 200]).expect("in range"), [100, 200, 500, 600]);
+    assert_eq!(proper_box([100, 200, 100, 900]).expect("in range"), [98, 200, 103, 900]);
+    assert_eq!(proper_box([0, 1000, 0, 1000]).expect("in range"), [0, 995, 5, 1000]);
+    assert!(matches!(proper_box([0, 0, 1001, 5]), Err(AnswerError::Coordinate { value: 1001 })));
+}
+
+#[test]
+fn what_cannot_be_trusted_is_an_error() {
+    let labels = words(&["stain"]);
+    let good = format!("[{STAIN}]");
+    let parse = |answer: &Completion| parse_defects(answer, 0, &labels);
+    assert!(parse(&completion(&[(&good, 1.0)])).is_ok());
+
+    let mut cut = completion(&[(&good, 1.0)]);
+    cut.finish = Finish::Length;
+    assert!(matches!(parse(&cut), Err(AnswerError::CutOff { tokens: 1 })));
+    let mut cut = completion(&[("[]", 1.0)]);
+    cut.finish = Finish::Length;
+    assert!(matches!(parse_lines(&cut), Err(AnswerError::CutOff { .. })));
+
+    for prob in [f32::NAN, f32::INFINITY, -0.5] {
+        assert!(matches!(
+            parse(&completion(&[(&good, prob)])),
+            Err(AnswerError::Probability { index: 0, .. })
+        ));
+        assert!(matches!(parse_lines(&completion(&[("[]", prob)])), Err(AnswerError::Probability { .. })));
+    }
+    for bad in ["", "[", "no", "{}", "[1]", r#"[{"bbox_2d":[1,2,3],"label":"stain","severity":"minor"}]"#] {
+        assert!(matches!(parse(&completion(&[(bad, 1.0)])), Err(AnswerError::Json { .. })), "{bad}");
+    }
+    let other = good.replace("stain", "crack");
+    assert!(matches!(parse(&completion(&[(&other, 1.0)])), Err(AnswerError::Label { .. })));
+    let other = good.replace("major", "huge");
+    assert!(matches!(parse(&completion(&[(&other, 1.0)])), Err(AnswerError::Severity { .. })));
+    let many = format!("[{}]", vec![STAIN; DEFECTS_MAX + 1].join(","));
+    assert!(matches!(parse(&completion(&[(&many, 1.0)])), Err(AnswerError::TooMany { count: 25, max: 24 })));
+    let spelled = completion(&[(&good.replace("label", r"\u006cabel"), 1.0)]);
+    assert!(matches!(parse(&spelled), Err(AnswerError::Tokens { .. })));
+    let mut bare = completion(&[(&good, 1.0)]);
+    bare.tokens.clear();
+    assert!(matches!(parse(&bare), Err(AnswerError::Tokens { .. })));
+}
+
+#[test]
+fn lines_carry_their_own_confidence() {
+    let answer =
+        completion(&[("[\"", 1.0), ("AB", 0.9), ("\",\"", 0.5), ("C\\\"", 0.8), ("D", 0.5), ("\"]", 1.0)]);
+    let lines = parse_lines(&answer).expect("reads");
+    assert_eq!(lines[0].0, "AB");
+    assert_eq!(lines[1].0, "C\"D");
+    assert!((lines[0].1 - 0.9).abs() < 1e-6 && (lines[1].1 - 0.4).abs() < 1e-6, "{lines:?}");
+    let empty = parse_lines(&completion(&[("[]", 0.7)])).expect("reads");
+    assert!(empty.is_empty());
+    let blank = parse_lines(&completion(&[("[", 1.0), ("\"\"", 0.3), ("]", 1.0)])).expect("reads");
+    assert_eq!(blank, [(String::new(), 0.3)]);
+}
+
+#[test]
+fn the_probability_of_nothing() {
+    let p = |pieces: &[(&str, f32)]| empty_probability(&completion(pieces));
+    let near = |a: f32, b: f32| assert!((a - b).abs() < 1e-6, "{a} is not {b}");
+    near(p(&[("[]", 0.7)]), 0.7);
+    near(p(&[("[", 0.9), ("]", 0.8)]), 0.72);
+    near(p(&[("[]", 0.7), ("", 0.5)]), 0.35);
+    near(p(&[("[{", 0.7), ("\"bbox", 0.1)]), 0.3);
+    near(p(&[("[", 1.0), ("{\"", 0.7), ("bbox", 0.1)]), 0.3);
+    near(p(&[("[", 0.5), ("{\"", 0.8)]), 0.6);
+    near(p(&[]), 0.0);
+    near(p(&[("[", 0.9)]), 0.0);
+    near(p(&[("[]", f32::NAN)]), 0.0);
+}
+
+proptest! {
+    /// What the grammar accepts, the reader reads, wherever the tokens happen to be cut.
+    #[test]
+    fn lines_come_back_as_they_were_written(
+        lines in proptest::collection::vec("[ -~é\u{4e00}-\u{4e10}]{1,20}", 0..LINES_MAX),
+        piece in 1usize..5,
+    ) {
+        let text = serde_json::Value::from(lines.clone()).to_string();
+        prop_assert!(accepts(&lines_grammar(), &text), "{}", text);
+        let pieces: Vec<String> = text.chars().collect::<Vec<_>>().chunks(piece).map(String::from_iter).collect();
+        let pieces: Vec<(&str, f32)> = pieces.iter().map(|p| (p.as_str(), 1.0)).collect();
+        let read = parse_lines(&completion(&pieces)).expect("reads");
+        prop_assert_eq!(read, lines.into_iter().map(|l| (l, 1.0)).collect::<Vec<_>>());
+    }
+}
