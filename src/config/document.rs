@@ -1,0 +1,312 @@
+//! One TOML text, merged with the environment, that still knows where every value came from.
+//!
+//!     text --toml, with spans--> Place of every key path
+//!       '----crate `config`----> merged tree <---- INSPECTD_ variables
+//!
+//! Everything that reads the tree reports what is wrong here, key path by key path; the document adds
+//! file, line, column and value, or the variable that overrode the file. Reading goes on after a
+//! problem, so that one `inspectd check` shows all of them.
+
+use config::{Map, Source, Value, ValueKind};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use toml::de::{DeTable, DeValue};
+
+/// Variables with the prefix that are no keys: the log filter and the config's own path.
+const NOT_KEYS: [&str; 2] = ["INSPECTD_LOG", "INSPECTD_CONFIG"];
+const PREFIX: &str = "INSPECTD_";
+/// Longest value that a message repeats, in characters.
+const SHOWN_CHARS_MAX: usize = 60;
+/// Stands where a secret stood.
+pub(super) const MASK: &str = "***";
+
+/// One thing that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file as it was named to us.
+    pub file: String,
+    /// Line and column, from 1; 0 when the place in the file is not known.
+    pub line: usize,
+    pub column: usize,
+    /// The environment variable that set the value, when it was not the file.
+    pub variable: Option<String>,
+    /// Path of the key, for example `camera[0].trigger.interval_ms`; empty for the whole file.
+    pub key: String,
+    /// The value as written, secrets masked; `None` when the key is missing or is a section.
+    pub value: Option<String>,
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(variable) = &self.variable {
+            let value = self.value.as_deref().unwrap_or(MASK);
+            return write!(f, "{variable}={value}: {}: {}", self.key, self.message);
+        }
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        f.write_str(": ")?;
+        match (&self.value, self.key.is_empty()) {
+            (Some(value), _) => write!(f, "{} = {value}: ", self.key)?,
+            (None, false) => write!(f, "{}: ", self.key)?,
+            (None, true) => {}
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Where a key stands in the text. Keys are ASCII in everything that we accept, so that byte columns
+/// are the columns of an editor.
+#[derive(Clone, Debug)]
+struct Place {
+    line: usize,
+    column: usize,
+    value: Option<String>,
+}
+
+/// A merged document and the problems found in it so far.
+#[derive(Debug)]
+pub(super) struct Document {
+    file: String,
+    tree: Map<String, Value>,
+    places: BTreeMap<String, Place>,
+    /// Key path -> variable that overrides it.
+    overrides: BTreeMap<String, String>,
+    problems: RefCell<Vec<Problem>>,
+}
+
+impl Document {
+    /// Parses `text` and lays the variables of `environment` over it. `file` only names the text in
+    /// messages. What does not parse is reported; what does is kept.
+    pub(super) fn parse(file: &str, text: &str, environment: &[(String, String)]) -> Self {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let mut document = Self {
+            file: file.to_owned(),
+            tree: Map::new(),
+            places: BTreeMap::new(),
+            overrides: BTreeMap::new(),
+            problems: RefCell::default(),
+        };
+        document.note_table(text, "", table.get_ref());
+        for error in &errors {
+            let (line, column) = line_column(text, error.span().unwrap_or(0..0));
+            document.push(Problem {
+                file: file.to_owned(),
+                line,
+                column,
+                variable: None,
+                key: String::new(),
+                value: None,
+                message: format!("this is not TOML: {}", error.message().replace('\n', ", ")),
+            });
+        }
+        if errors.is_empty() {
+            document.merge(text, environment);
+        }
+        document
+    }
+
+    /// The merged tree; empty when the text did not parse.
+    pub(super) const fn tree(&self) -> &Map<String, Value> {
+        &self.tree
+    }
+
+    /// True when a value of the environment stands at this path: it is text, whatever its type.
+    pub(super) fn is_override(&self, path: &str) -> bool {
+        self.overrides.contains_key(path)
+    }
+
+    /// Reports a problem with the key at `path`. A key that is not in the file is reported at the
+    /// nearest section around it.
+    pub(super) fn problem(&self, path: &str, message: impl Into<String>) {
+        let message = message.into();
+        let known = self.place_around(path);
+        let variable = self.overrides.get(path).cloned();
+        let value = match &variable {
+            Some(_) => self.override_text(path).map(|text| shown(path, &text)),
+            None => self.places.get(path).and_then(|p| p.value.as_ref()).map(|text| shown(path, text)),
+        };
+        let (line, column) = known.map_or((1, 1), |place| (place.line, place.column));
+        self.push(Problem {
+            file: self.file.clone(),
+            line,
+            column,
+            variable,
+            key: path.to_owned(),
+            value,
+            message,
+        });
+    }
+
+    /// Everything reported, in the order of the file.
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        let mut problems = self.problems.into_inner();
+        problems.sort_by_key(|p| (p.variable.is_some(), p.line, p.column));
+        problems
+    }
+
+    /// True while nothing was reported.
+    pub(super) fn is_fine(&self) -> bool {
+        self.problems.borrow().is_empty()
+    }
+
+    fn push(&self, problem: Problem) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// Remembers the place of every key of a table, the deeper ones too.
+    fn note_table(&mut self, text: &str, path: &str, table: &DeTable<'_>) {
+        for (key, value) in table {
+            let path = join(path, key.get_ref());
+            self.note(text, &path, key.span(), value.span(), value.get_ref());
+        }
+    }
+
+    fn note(&mut self, text: &str, path: &str, key: Range<usize>, span: Range<usize>, value: &DeValue<'_>) {
+        let (line, column) = line_column(text, key);
+        let shown = match value {
+            DeValue::Table(_) => None,
+            _ => text.get(span).map(str::to_owned),
+        };
+        self.places.insert(path.to_owned(), Place { line, column, value: shown });
+        match value {
+            DeValue::Table(table) => self.note_table(text, path, table),
+            DeValue::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let span = item.span();
+                    self.note(text, &format!("{path}[{index}]"), span.clone(), span, item.get_ref());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets the crate `config` lay the variables over the file.
+    fn merge(&mut self, text: &str, environment: &[(String, String)]) {
+        for (variable, _) in environment {
+            if variable.starts_with(PREFIX) && !NOT_KEYS.contains(&variable.as_str()) {
+                self.overrides.insert(path_of(&variable[PREFIX.len()..]), variable.clone());
+            }
+        }
+        let mut builder = config::Config::builder()
+            .add_source(config::File::from_str(text, config::FileFormat::Toml));
+        for (path, variable) in self.overrides.clone() {
+            if let Some(message) = self.refuse_override(&path) {
+                self.problem(&path, message);
+                continue;
+            }
+            let value = environment.iter().find(|(name, _)| *name == variable).map_or("", |(_, v)| v.as_str());
+            builder = match builder.clone().set_override(&path, value) {
+                Ok(builder) => builder,
+                Err(_) => {
+                    self.problem(&path, "this variable does not name a key: section and key are joined by __");
+                    builder
+                }
+            };
+        }
+        match builder.build().and_then(|merged| merged.collect()) {
+            Ok(tree) => self.tree = tree,
+            Err(error) => self.problem("", error.to_string()),
+        }
+    }
+
+    /// Why a variable cannot be laid over the file: it would replace a whole section, or stands in a
+    /// list element that the file does not have.
+    fn refuse_override(&self, path: &str) -> Option<String> {
+        let inside = |other: &String| {
+            other.strip_prefix(path).is_some_and(|rest| rest.starts_with('.') || rest.starts_with('['))
+        };
+        if self.places.keys().chain(self.overrides.keys()).any(inside) {
+            return Some("this is a section: set its keys one by one, as SECTION__KEY".to_owned());
+        }
+        let element = path.rfind(']').map(|end| &path[..=end])?;
+        (!self.places.contains_key(element)).then(|| format!("the file has no {element}"))
+    }
+
+    fn place_around(&self, path: &str) -> Option<&Place> {
+        let mut path = path;
+        loop {
+            if let Some(place) = self.places.get(path) {
+                return Some(place);
+            }
+            path = &path[..path.rfind(['.', '['])?];
+        }
+    }
+
+    fn override_text(&self, path: &str) -> Option<String> {
+        let mut value = Value::new(None, ValueKind::Table(self.tree.clone()));
+        for step in path.split(['.', '[']) {
+            let step = step.trim_end_matches(']');
+            value = match value.kind {
+                ValueKind::Table(mut table) => table.remove(step)?,
+                ValueKind::Array(mut items) => {
+                    let index = step.parse::<usize>().ok().filter(|i| *i < items.len())?;
+                    items.swap_remove(index)
+                }
+                _ => return None,
+            };
+        }
+        value.into_string().ok()
+    }
+}
+
+/// `a.b` from `a` and `b`; `b` at the top.
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+/// `camera[0].trigger.interval_ms` from `CAMERA__0__TRIGGER__INTERVAL_MS`.
+fn path_of(name: &str) -> String {
+    let mut path = String::new();
+    for step in name.to_ascii_lowercase().split("__") {
+        if !path.is_empty() && !step.is_empty() && step.bytes().all(|b| b.is_ascii_digit()) {
+            path.push_str(&format!("[{step}]"));
+        } else {
+            path = join(&path, step);
+        }
+    }
+    path
+}
+
+/// Line and column, from 1, of the start of a span.
+fn line_column(text: &str, span: Range<usize>) -> (usize, usize) {
+    let before = &text.as_bytes()[..span.start.min(text.len())];
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
+    (line, column)
+}
+
+/// A value as a message may repeat it: secrets masked, one line, not endless.
+fn shown(path: &str, value: &str) -> String {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    let secret = ["pass", "user", "secret", "token"].iter().any(|word| key.contains(word));
+    if secret && !key.ends_with("_file") {
+        return MASK.to_owned();
+    }
+    let masked = mask_userinfo(value);
+    let line = masked.lines().next().unwrap_or_default();
+    if line.chars().count() > SHOWN_CHARS_MAX || line.len() < masked.len() {
+        format!("{}…", line.chars().take(SHOWN_CHARS_MAX).collect::<String>())
+    } else {
+        line.to_owned()
+    }
+}
+
+/// `mqtt://***@host` from `mqtt://user:password@host`. Masks up to the last `@`, because a password
+/// that was not percent-encoded may hold one.
+fn mask_userinfo(value: &str) -> String {
+    match (value.find("://"), value.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => {
+            format!("{}{MASK}{}", &value[..scheme + 3], &value[at..])
+        }
+        _ => value.to_owned(),
+    }
+}

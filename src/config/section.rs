@@ -1,0 +1,330 @@
+//! A typed, checked view of one table of a document.
+//!
+//! A section hands out its keys one by one and remembers which ones were asked for: `finish` reports
+//! all others as unknown. A value that is missing or wrong is reported, and a harmless stand-in is
+//! returned, so that reading goes on; whoever builds something from a document throws it away when
+//! the document is not fine.
+
+use super::document::{join, Document};
+use crate::domain::rect::Rect;
+use config::{Map, Value, ValueKind};
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+/// One table (or the whole file), possibly absent: then it has no keys, and required ones are missing.
+pub(super) struct Section<'a> {
+    document: &'a Document,
+    path: String,
+    table: Option<&'a Map<String, Value>>,
+    asked: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Section<'a> {
+    /// The whole document.
+    pub(super) fn root(document: &'a Document) -> Self {
+        Self { document, path: String::new(), table: Some(document.tree()), asked: RefCell::default() }
+    }
+
+    /// True when the table stands in the document.
+    pub(super) const fn is_present(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// Reports a problem with one key.
+    pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
+        self.document.problem(&join(&self.path, key), message);
+    }
+
+    /// Reports a problem with the section itself.
+    pub(super) fn problem_here(&self, message: impl Into<String>) {
+        self.document.problem(&self.path, message);
+    }
+
+    /// Reports every key that nobody asked for. Call it last.
+    pub(super) fn finish(self) {
+        let asked = self.asked.into_inner();
+        for key in self.table.iter().flat_map(|table| table.keys()) {
+            if !asked.contains(&key.as_str()) {
+                let known = asked.join(", ");
+                self.document.problem(&join(&self.path, key), format!("unknown key; known here: {known}"));
+            }
+        }
+    }
+
+    /// The value of an optional key.
+    pub(super) fn get<T: Scalar>(&self, key: &'static str) -> Option<T> {
+        let value = self.value(key)?;
+        let path = join(&self.path, key);
+        let scalar = self.scalar(&path, value);
+        if scalar.is_none() {
+            self.document.problem(&path, format!("must be {}", T::WORDS));
+        }
+        scalar
+    }
+
+    /// The value of a key that must be there.
+    pub(super) fn required<T: Scalar + Default>(&self, key: &'static str) -> T {
+        if self.value(key).is_none() {
+            self.problem(key, format!("is missing; it must be {}", T::WORDS));
+            return T::default();
+        }
+        self.get(key).unwrap_or_default()
+    }
+
+    /// An optional number in a range.
+    pub(super) fn ranged<T>(&self, key: &'static str, range: RangeInclusive<T>) -> Option<T>
+    where
+        T: Scalar + PartialOrd + Display + Copy,
+    {
+        let value: T = self.get(key)?;
+        if range.contains(&value) {
+            return Some(value);
+        }
+        self.problem(key, format!("must be from {} to {}", range.start(), range.end()));
+        None
+    }
+
+    /// A number in a range that must be there.
+    pub(super) fn required_ranged<T>(&self, key: &'static str, range: RangeInclusive<T>) -> T
+    where
+        T: Scalar + PartialOrd + Display + Copy,
+    {
+        let lowest = *range.start();
+        if self.value(key).is_none() {
+            self.problem(key, format!("is missing; it must be from {lowest} to {}", range.end()));
+        }
+        self.ranged(key, range).unwrap_or(lowest)
+    }
+
+    /// An optional string that is not empty and has no control characters.
+    pub(super) fn text(&self, key: &'static str, chars_max: usize) -> Option<String> {
+        let text: String = self.get(key)?;
+        let length = text.chars().count();
+        if text.trim().is_empty() {
+            self.problem(key, "must not be empty");
+            None
+        } else if length > chars_max {
+            self.problem(key, format!("must have at most {chars_max} characters, not {length}"));
+            None
+        } else if text.chars().any(|c| c.is_control() && c != '\n') {
+            self.problem(key, "must not hold control characters");
+            None
+        } else {
+            Some(text)
+        }
+    }
+
+    /// Like `text`, for a key that must be there.
+    pub(super) fn required_text(&self, key: &'static str, chars_max: usize) -> String {
+        if self.value(key).is_none() {
+            self.problem(key, format!("is missing; it must be {}", String::WORDS));
+        }
+        self.text(key, chars_max).unwrap_or_default()
+    }
+
+    /// A name that stands in topics, file names and messages: `[A-Za-z0-9_-]{1,64}`.
+    pub(super) fn required_id(&self, key: &'static str) -> String {
+        let id: String = self.required(key);
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        if self.value(key).is_some() && !((1..=64).contains(&id.len()) && id.bytes().all(fits)) {
+            self.problem(key, "must be 1 to 64 of the characters A-Z a-z 0-9 _ -");
+        }
+        id
+    }
+
+    /// An optional word of a fixed list.
+    pub(super) fn word<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+        words: &[&str],
+    ) -> Option<T> {
+        let word: String = self.get(key)?;
+        let parsed = parse(&word);
+        if parsed.is_none() {
+            self.problem(key, format!("must be one of {}", words.join(", ")));
+        }
+        parsed
+    }
+
+    /// A word of a fixed list that must be there.
+    pub(super) fn required_word<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+        words: &[&str],
+    ) -> Option<T> {
+        if self.value(key).is_none() {
+            self.problem(key, format!("is missing; it must be one of {}", words.join(", ")));
+        }
+        self.word(key, parse, words)
+    }
+
+    /// A list of strings; `None` when the key is absent.
+    pub(super) fn strings(&self, key: &'static str) -> Option<Vec<String>> {
+        let path = join(&self.path, key);
+        let items = self.array(key, "a list of strings")?;
+        let mut strings = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            match &item.kind {
+                ValueKind::String(text) => strings.push(text.clone()),
+                _ => self.document.problem(&format!("{path}[{index}]"), "must be a string"),
+            }
+        }
+        Some(strings)
+    }
+
+    /// A rectangle `[x1, y1, x2, y2]` in pixels that holds at least one pixel.
+    pub(super) fn rect(&self, key: &'static str) -> Option<Rect> {
+        self.rect_of(&join(&self.path, key), self.value(key)?)
+    }
+
+    /// A list of rectangles; empty when the key is absent.
+    pub(super) fn rects(&self, key: &'static str) -> Vec<Rect> {
+        let path = join(&self.path, key);
+        let items = self.array(key, "a list of rectangles [x1, y1, x2, y2]").unwrap_or_default();
+        let rect = |(index, item)| self.rect_of(&format!("{path}[{index}]"), item);
+        items.iter().enumerate().filter_map(rect).collect()
+    }
+
+    /// The section under a key; absent when the key is.
+    pub(super) fn child(&self, key: &'static str) -> Self {
+        let path = join(&self.path, key);
+        let table = self.value(key).and_then(|value| self.table_of(&path, value));
+        Self { document: self.document, path, table, asked: RefCell::default() }
+    }
+
+    /// The tables of a list, `[[key]]`; empty when the key is absent.
+    pub(super) fn children(&self, key: &'static str) -> Vec<Self> {
+        let path = join(&self.path, key);
+        let items = self.array(key, "a list of sections").unwrap_or_default();
+        let child = |(index, item): (usize, &'a Value)| {
+            let path = format!("{path}[{index}]");
+            let table = Some(self.table_of(&path, item)?);
+            Some(Self { document: self.document, path, table, asked: RefCell::default() })
+        };
+        items.iter().enumerate().filter_map(child).collect()
+    }
+
+    fn value(&self, key: &'static str) -> Option<&'a Value> {
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&key) {
+            asked.push(key);
+        }
+        self.table?.get(key)
+    }
+
+    fn array(&self, key: &'static str, words: &str) -> Option<&'a [Value]> {
+        match &self.value(key)?.kind {
+            ValueKind::Array(items) => Some(items),
+            _ => {
+                self.problem(key, format!("must be {words}"));
+                None
+            }
+        }
+    }
+
+    fn table_of(&self, path: &str, value: &'a Value) -> Option<&'a Map<String, Value>> {
+        match &value.kind {
+            ValueKind::Table(table) => Some(table),
+            _ => {
+                self.document.problem(path, "must be a section of keys");
+                None
+            }
+        }
+    }
+
+    fn scalar<T: Scalar>(&self, path: &str, value: &Value) -> Option<T> {
+        match &value.kind {
+            ValueKind::String(text) if self.document.is_override(path) => T::from_text(text),
+            kind => T::from_kind(kind),
+        }
+    }
+
+    fn rect_of(&self, path: &str, value: &Value) -> Option<Rect> {
+        let sides: Option<Vec<u32>> = match &value.kind {
+            ValueKind::Array(items) => items.iter().map(|item| u32::from_kind(&item.kind)).collect(),
+            _ => None,
+        };
+        let Some(&[x0, y0, x1, y1]) = sides.as_deref() else {
+            self.document.problem(path, "must be four whole numbers [x1, y1, x2, y2], in pixels");
+            return None;
+        };
+        let rect = Rect::new(x0, y0, x1, y1);
+        if rect.is_empty() {
+            self.document.problem(path, "holds no pixel: x1 must be less than x2, and y1 less than y2");
+            return None;
+        }
+        Some(rect)
+    }
+}
+
+/// A type that one value can have.
+pub(super) trait Scalar: Sized {
+    /// What the value must be, for messages.
+    const WORDS: &'static str;
+    /// From the file, where types are strict.
+    fn from_kind(kind: &ValueKind) -> Option<Self>;
+    /// From the environment, where everything is text.
+    fn from_text(text: &str) -> Option<Self>;
+}
+
+impl Scalar for String {
+    const WORDS: &'static str = "a string";
+    fn from_kind(kind: &ValueKind) -> Option<Self> {
+        match kind {
+            ValueKind::String(text) => Some(text.clone()),
+            _ => None,
+        }
+    }
+    fn from_text(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+}
+
+impl Scalar for bool {
+    const WORDS: &'static str = "true or false";
+    fn from_kind(kind: &ValueKind) -> Option<Self> {
+        match kind {
+            ValueKind::Boolean(value) => Some(*value),
+            _ => None,
+        }
+    }
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Scalar for f64 {
+    const WORDS: &'static str = "a number";
+    fn from_kind(kind: &ValueKind) -> Option<Self> {
+        match kind {
+            ValueKind::Float(value) => Some(*value),
+            // Whole numbers of a config are far below 2^53, where every integer is a double.
+            ValueKind::I64(value) => Some(*value as Self),
+            _ => None,
+        }
+    }
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+macro_rules! whole_number {
+    ($($number:ty),*) => {$(
+        impl Scalar for $number {
+            const WORDS: &'static str = "a whole number, 0 or more";
+            fn from_kind(kind: &ValueKind) -> Option<Self> {
+                match kind {
+                    ValueKind::I64(value) => (*value).try_into().ok(),
+                    _ => None,
+                }
+            }
+            fn from_text(text: &str) -> Option<Self> {
+                text.parse().ok()
+            }
+        }
+    )*};
+}
+whole_number!(u8, u16, u32, u64, usize);
