@@ -1,1 +1,239 @@
-//! Being written.
+//! The config: one TOML file and the environment in, a checked `Config` with its pipelines out.
+//!
+//!     FILE ----------.
+//!                    +--> document (crate `config`) --> section by section --> Config
+//!     INSPECTD_… ----'         every key, typed and ranged       |
+//!                                                               v
+//!     pipelines_dir/NAME.toml  (each one that a camera names)  Pipeline
+//!
+//! Every key can be set from the environment: `INSPECTD_MQTT__URL` is `[mqtt] url`, and
+//! `INSPECTD_CAMERA__0__PIPELINE` the pipeline of the first camera. Unknown keys and variables are
+//! errors, and all problems are reported at once, each with its file, line, key and value.
+//!
+//! Relative paths mean the working directory first; a file or folder that must exist and is not
+//! there is looked for beside the config file. So the demo runs from the top of a checkout, and
+//! `/etc/inspectd/inspectd.toml` finds `/etc/inspectd/pipelines`.
+//!
+//! Nothing is opened here but the config and the pipelines.
+
+mod document;
+mod effective;
+mod mqtt;
+mod pipeline;
+mod read;
+mod section;
+#[cfg(test)]
+mod tests;
+
+pub use document::Problem;
+pub use mqtt::{Mqtt, Protocol, Secret};
+
+use crate::domain::pipeline::Pipeline;
+use crate::queue::Policy;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The config of an installed service, read where no other is named.
+pub const DEFAULT_FILE: &str = "/etc/inspectd/inspectd.toml";
+/// The exit code of sysexits.h for a bad config (EX_CONFIG); systemd does not restart after it.
+pub const EXIT_CODE: u8 = 78;
+/// A config or pipeline file beyond this many bytes is not one.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Everything that an operator can set, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub station: Station,
+    pub model: Model,
+    /// At least one; ids are unique.
+    pub cameras: Vec<Camera>,
+    pub store: Store,
+    pub mqtt: Mqtt,
+    pub web: Web,
+    /// Where the pipelines were read from.
+    pub pipelines_dir: PathBuf,
+    /// Every pipeline that a camera names, by name.
+    pub pipelines: BTreeMap<String, Pipeline>,
+}
+
+/// The ISA-95 path of the station: each part is one level of its topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Station {
+    pub root: String,
+    pub site: String,
+    pub area: String,
+    pub line: String,
+    pub station: String,
+}
+
+impl Station {
+    /// The topic `root/site/area/line/station/suffix`, for example with the suffix `result`.
+    pub fn topic(&self, suffix: &str) -> String {
+        let Self { root, site, area, line, station } = self;
+        format!("{root}/{site}/{area}/{line}/{station}/{suffix}")
+    }
+}
+
+/// Which model answers, and what it may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The text GGUF.
+    pub text: PathBuf,
+    /// The vision GGUF.
+    pub mmproj: PathBuf,
+    /// Threads that compute; 0: all.
+    pub threads: usize,
+    /// Memory for weights and caches, in MiB; 0: what the model and eight sequences need.
+    pub memory_mb: u64,
+    /// The model leaves memory after so long without work; `None`: never.
+    pub unload_after_idle: Option<Duration>,
+}
+
+/// One camera and what is done with its frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Camera {
+    pub id: String,
+    pub source: SourceConfig,
+    /// Name of a pipeline in `Config::pipelines`.
+    pub pipeline: String,
+    pub trigger: TriggerConfig,
+    pub queue: QueueConfig,
+}
+
+/// Where frames come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// Rendered parts with known truth.
+    Simulator {
+        /// Number of the product: all its parts share one design.
+        product: u64,
+        /// Number of the first part; the same seed gives the same parts.
+        seed: u64,
+        /// Parts until the source ends; `None`: no end.
+        count: Option<u64>,
+        width_px: u32,
+        height_px: u32,
+    },
+    /// Pictures in a directory.
+    Folder {
+        path: PathBuf,
+        /// Wait for new files. Otherwise those that are there are taken once, and the source ends.
+        watch: bool,
+    },
+}
+
+/// What asks for a picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TriggerConfig {
+    /// Milliseconds from one picture to the next; `None`: as fast as source and queue allow.
+    pub interval_ms: Option<u64>,
+}
+
+/// The queue between a camera and the inspection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// What happens to a frame when the queue is full. A dropped one is a review, `queue_full`.
+    pub policy: Policy,
+    pub frames: usize,
+}
+
+/// Where inspections are kept, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    pub dir: PathBuf,
+    /// Records and images together; the oldest images go first.
+    pub max_bytes: u64,
+    pub retain_days: u32,
+}
+
+/// The review page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Web {
+    pub listen: SocketAddr,
+}
+
+/// Why there is no config.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{file}: cannot be read")]
+    Unreadable { file: String, source: std::io::Error },
+    #[error("{}", AllOf(.problems))]
+    Invalid { problems: Vec<Problem> },
+}
+
+/// Problems as one message: one on the same line, several on a line each.
+struct AllOf<'a>(&'a [Problem]);
+
+impl fmt::Display for AllOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [only] => write!(f, "{only}"),
+            problems => {
+                write!(f, "{} problems in the config", problems.len())?;
+                problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+/// Reads a config and the pipelines that its cameras name.
+///
+/// # Errors
+/// `Unreadable` when the file cannot be read, `Invalid` with everything that is wrong in it, in the
+/// `INSPECTD_` variables and in the pipelines.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    load_file(path, false)
+}
+
+/// `load`, and also proves that the files which the config names are there: the model's, the
+/// password's, the folders of folder cameras. The daemon starts with this.
+///
+/// # Errors
+/// As `load`; a file that is missing is a problem of the key that names it.
+pub fn load_with_files(path: &Path) -> Result<Config, ConfigError> {
+    load_file(path, true)
+}
+
+/// Reads one pipeline file.
+///
+/// # Errors
+/// `Unreadable` when the file cannot be read, `Invalid` with everything that is wrong in it.
+pub fn load_pipeline(path: &Path) -> Result<Pipeline, ConfigError> {
+    let file = path.display().to_string();
+    pipeline_from_str(&file, &read_text(path)?)
+}
+
+/// A pipeline from a file's text; `file` only names it in messages.
+///
+/// # Errors
+/// `Invalid` with everything that is wrong in it.
+pub fn pipeline_from_str(file: &str, text: &str) -> Result<Pipeline, ConfigError> {
+    pipeline::from_str(file, text).map_err(|problems| ConfigError::Invalid { problems })
+}
+
+fn load_file(path: &Path, files: bool) -> Result<Config, ConfigError> {
+    let text = read_text(path)?;
+    let environment = std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .filter(|(name, _)| name.starts_with(document::PREFIX));
+    let origin = read::Origin {
+        file: path.display().to_string(),
+        dir: path.parent().unwrap_or(Path::new("")).to_owned(),
+        environment: environment.collect(),
+        files_must_exist: files,
+    };
+    read::config(&origin, &text).map_err(|problems| ConfigError::Invalid { problems })
+}
+
+/// The text of a file, not more than `FILE_BYTES_MAX` of it.
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { file: path.display().to_string(), source };
+    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(unreadable(std::io::Error::other(format!("{bytes} bytes are no config"))));
+    }
+    std::fs::read_to_string(path).map_err(unreadable)
+}

@@ -1,10 +1,87 @@
-//! Being written.
+//! `inspectd check`: is this config fine, and are these pipelines?
+//!
+//! Prints one line for what is fine and one for every problem, with its file, line, key and value.
+//! Opens no model, camera, store or connection; it only looks whether the named files are there.
 
-/// Being written.
+use crate::config::{self, Config, ConfigError};
+use crate::domain::pipeline::{Pipeline, PromptKind};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What to check. Without anything, the installed config.
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+pub struct Args {
+    /// The config, with the pipelines that its cameras name [default, without pipeline files:
+    /// /etc/inspectd/inspectd.toml].
+    #[arg(long, value_name = "FILE", env = "INSPECTD_CONFIG")]
+    config: Option<PathBuf>,
+    /// Pipeline files to check on their own.
+    #[arg(value_name = "PIPELINE")]
+    pipelines: Vec<PathBuf>,
+}
 
-/// Being written.
-pub fn run(_args: Args) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("not built yet")
+/// Runs the command. Problems make the exit code `config::EXIT_CODE`.
+///
+/// # Errors
+/// Only when standard output cannot be written.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let installed = args.pipelines.is_empty().then(|| PathBuf::from(config::DEFAULT_FILE));
+    let out = &mut io::stdout().lock();
+    let mut fine = true;
+    if let Some(path) = args.config.or(installed) {
+        match config::load_with_files(&path) {
+            Ok(config) => report_config(out, &path, &config)?,
+            Err(error) => {
+                fine = false;
+                report_problems(out, &error)?;
+            }
+        }
+    }
+    for path in &args.pipelines {
+        match config::load_pipeline(path) {
+            Ok(pipeline) => report_pipeline(out, path, &pipeline)?,
+            Err(error) => {
+                fine = false;
+                report_problems(out, &error)?;
+            }
+        }
+    }
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(config::EXIT_CODE) })
+}
+
+fn report_config(out: &mut impl Write, path: &Path, config: &Config) -> io::Result<()> {
+    let ids: Vec<_> = config.cameras.iter().map(|camera| camera.id.as_str()).collect();
+    let url = config.mqtt.url();
+    writeln!(out, "ok       {}: {}, broker {url}", path.display(), counted(&ids, "camera"))?;
+    for (name, pipeline) in &config.pipelines {
+        report_pipeline(out, &config.pipelines_dir.join(format!("{name}.toml")), pipeline)?;
+    }
+    Ok(())
+}
+
+fn report_pipeline(out: &mut impl Write, path: &Path, pipeline: &Pipeline) -> io::Result<()> {
+    let kind = |kind: &PromptKind| match kind {
+        PromptKind::Defects { labels } => format!("{} labels", labels.len()),
+        PromptKind::Text { expect } => format!("{} lines checked", expect.len()),
+    };
+    let prompts: Vec<_> = pipeline.prompts.iter().map(|p| format!("{}: {}", p.id, kind(&p.kind))).collect();
+    let prompts: Vec<_> = prompts.iter().map(String::as_str).collect();
+    let (path, name, version) = (path.display(), &pipeline.name, &pipeline.version);
+    writeln!(out, "ok       {path}: {name} version {version}, {}", counted(&prompts, "prompt"))
+}
+
+fn report_problems(out: &mut impl Write, error: &ConfigError) -> io::Result<()> {
+    match error {
+        ConfigError::Unreadable { source, .. } => writeln!(out, "problem  {error}: {source}"),
+        ConfigError::Invalid { problems } => {
+            problems.iter().try_for_each(|problem| writeln!(out, "problem  {problem}"))
+        }
+    }
+}
+
+/// `2 cameras (a, b)`.
+fn counted(items: &[&str], word: &str) -> String {
+    let plural = if items.len() == 1 { "" } else { "s" };
+    format!("{} {word}{plural} ({})", items.len(), items.join(", "))
 }

@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 /// Variables with the prefix that are no keys: the log filter and the config's own path.
 const NOT_KEYS: [&str; 2] = ["INSPECTD_LOG", "INSPECTD_CONFIG"];
-const PREFIX: &str = "INSPECTD_";
+pub(super) const PREFIX: &str = "INSPECTD_";
 /// Longest value that a message repeats, in characters.
 const SHOWN_CHARS_MAX: usize = 60;
 /// Stands where a secret stood.
@@ -125,7 +125,7 @@ impl Document {
     pub(super) fn problem(&self, path: &str, message: impl Into<String>) {
         let message = message.into();
         let known = self.place_around(path);
-        let variable = self.overrides.get(path).cloned();
+        let variable = self.variable_of(path);
         let value = match &variable {
             Some(_) => self.override_text(path).map(|text| shown(path, &text)),
             None => self.places.get(path).and_then(|p| p.value.as_ref()).map(|text| shown(path, text)),
@@ -217,14 +217,19 @@ impl Document {
     /// Why a variable cannot be laid over the file: it would replace a whole section, or stands in a
     /// list element that the file does not have.
     fn refuse_override(&self, path: &str) -> Option<String> {
-        let inside = |other: &String| {
-            other.strip_prefix(path).is_some_and(|rest| rest.starts_with('.') || rest.starts_with('['))
-        };
-        if self.places.keys().chain(self.overrides.keys()).any(inside) {
+        if self.places.keys().chain(self.overrides.keys()).any(|other| is_inside(other, path)) {
             return Some("this is a section: set its keys one by one, as SECTION__KEY".to_owned());
         }
         let element = path.rfind(']').map(|end| &path[..=end])?;
         (!self.places.contains_key(element)).then(|| format!("the file has no {element}"))
+    }
+
+    /// The variable that set this key, or one that made the section, which the file does not have.
+    fn variable_of(&self, path: &str) -> Option<String> {
+        let exact = self.overrides.get(path);
+        let made = || self.overrides.iter().find(|(other, _)| is_inside(other, path)).map(|(_, v)| v);
+        let variable = if self.places.contains_key(path) { exact } else { exact.or_else(made) };
+        variable.cloned()
     }
 
     fn place_around(&self, path: &str) -> Option<&Place> {
@@ -261,6 +266,11 @@ pub(super) fn join(path: &str, key: &str) -> String {
     } else {
         format!("{path}.{key}")
     }
+}
+
+/// True for `mqtt.url` inside `mqtt`, and for `camera[0]` inside `camera`.
+fn is_inside(path: &str, section: &str) -> bool {
+    path.strip_prefix(section).is_some_and(|rest| rest.starts_with('.') || rest.starts_with('['))
 }
 
 /// `camera[0].trigger.interval_ms` from `CAMERA__0__TRIGGER__INTERVAL_MS`.

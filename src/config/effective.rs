@@ -1,0 +1,109 @@
+//! The config in force, as TOML for the log: defaults filled in, overrides applied, secrets masked.
+
+use super::document::MASK;
+use super::{Config, SourceConfig};
+use std::fmt::{Display, Write};
+use std::path::Path;
+
+impl Config {
+    /// The config in force as the text of a config file. Secrets stand as `***`; everything else can
+    /// be loaded again. The pipelines' versions follow as comments.
+    pub fn effective(&self) -> String {
+        let mut out = Text(String::new());
+        out.pair("pipelines_dir", path(&self.pipelines_dir));
+        out.line("[station]");
+        out.pair("root", quoted(&self.station.root));
+        out.pair("site", quoted(&self.station.site));
+        out.pair("area", quoted(&self.station.area));
+        out.pair("line", quoted(&self.station.line));
+        out.pair("station", quoted(&self.station.station));
+        out.line("[model]");
+        out.pair("text", path(&self.model.text));
+        out.pair("mmproj", path(&self.model.mmproj));
+        out.pair("threads", self.model.threads);
+        out.pair("memory_mb", self.model.memory_mb);
+        out.pair("unload_after_idle_s", self.model.unload_after_idle.map_or(0, |idle| idle.as_secs()));
+        self.cameras(&mut out);
+        out.line("[store]");
+        out.pair("dir", path(&self.store.dir));
+        out.pair("max_bytes", self.store.max_bytes);
+        out.pair("retain_days", self.store.retain_days);
+        self.broker(&mut out);
+        out.line("[web]");
+        out.pair("listen", quoted(&self.web.listen.to_string()));
+        for (name, pipeline) in &self.pipelines {
+            out.line(&format!("# pipeline {name} version {}", pipeline.version));
+        }
+        out.0
+    }
+
+    fn cameras(&self, out: &mut Text) {
+        for camera in &self.cameras {
+            out.line("[[camera]]");
+            out.pair("id", quoted(&camera.id));
+            match &camera.source {
+                SourceConfig::Simulator { product, seed, count, width_px, height_px } => {
+                    out.pair("source", quoted("simulator"));
+                    out.pair("product", product);
+                    out.pair("seed", seed);
+                    if let Some(count) = count {
+                        out.pair("count", count);
+                    }
+                    out.pair("width_px", width_px);
+                    out.pair("height_px", height_px);
+                }
+                SourceConfig::Folder { path: dir, watch } => {
+                    out.pair("source", quoted("folder"));
+                    out.pair("path", path(dir));
+                    out.pair("watch", watch);
+                }
+            }
+            out.pair("pipeline", quoted(&camera.pipeline));
+            if let Some(interval_ms) = camera.trigger.interval_ms {
+                out.pair("trigger", format!("{{ interval_ms = {interval_ms} }}"));
+            }
+            let (policy, frames) = (quoted(camera.queue.policy.as_str()), camera.queue.frames);
+            out.pair("queue", format!("{{ policy = {policy}, frames = {frames} }}"));
+        }
+    }
+
+    fn broker(&self, out: &mut Text) {
+        let mqtt = &self.mqtt;
+        out.line("[mqtt]");
+        out.pair("url", quoted(&mqtt.url()));
+        out.pair("protocol", mqtt.protocol.level());
+        out.pair("client_id", quoted(&mqtt.client_id));
+        if mqtt.username.is_some() {
+            out.pair("username", quoted(MASK));
+        }
+        if mqtt.password.is_some() {
+            out.pair("password", quoted(MASK));
+        }
+        if let Some(file) = &mqtt.password_file {
+            out.pair("password_file", path(file));
+        }
+        out.pair("keep_alive_s", mqtt.keep_alive_s);
+        out.pair("outbox_entries_max", mqtt.outbox_entries_max);
+    }
+}
+
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, line: &str) {
+        self.0.push_str(line);
+        self.0.push('\n');
+    }
+
+    fn pair(&mut self, key: &str, value: impl Display) {
+        writeln!(self.0, "{key} = {value}").expect("a String takes everything that is written to it");
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}

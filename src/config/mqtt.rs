@@ -1,0 +1,265 @@
+//! The `[mqtt]` section: the broker's address and who we are to it.
+//!
+//! Secrets never reach a log: `Secret` prints as `***`, and messages mask what looks like one.
+
+use super::document::MASK;
+use super::section::Section;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// rumqttc is built without TLS so far. A config that asks for it is refused, never served in clear.
+const BUILD_HAS_TLS: bool = false;
+/// A password file beyond this many bytes is not one.
+const PASSWORD_BYTES_MAX: usize = 64 * 1024;
+
+/// How to reach the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mqtt {
+    pub host: String,
+    pub port: u16,
+    /// `mqtts://`.
+    pub tls: bool,
+    pub protocol: Protocol,
+    /// Unique at the broker: two clients of one id throw each other out.
+    pub client_id: String,
+    pub username: Option<Secret>,
+    /// The password as the config or the url has it; see `read_password`.
+    pub password: Option<Secret>,
+    pub password_file: Option<PathBuf>,
+    pub keep_alive_s: u16,
+    /// Results that wait for the broker, at most; the outbox holds no more.
+    pub outbox_entries_max: u64,
+}
+
+impl Mqtt {
+    /// The broker as a url, without secrets.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls { "mqtts" } else { "mqtt" };
+        let brackets = self.host.contains(':');
+        let (open, close) = if brackets { ("[", "]") } else { ("", "") };
+        format!("{scheme}://{open}{}{close}:{}", self.host, self.port)
+    }
+
+    /// The password, from `password_file` where one is given, without the line end. Read it at every
+    /// connect: then a changed password needs no restart.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is too big to be a password.
+    pub fn read_password(&self) -> io::Result<Option<Secret>> {
+        let Some(path) = &self.password_file else {
+            return Ok(self.password.clone());
+        };
+        let text = std::fs::read_to_string(path)?;
+        if text.len() > PASSWORD_BYTES_MAX {
+            return Err(io::Error::other(format!("{}: {} bytes are no password", path.display(), text.len())));
+        }
+        Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n']))))
+    }
+}
+
+/// The version of MQTT that is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// MQTT 3.1.1: `protocol = 4`, the level that its CONNECT packet carries.
+    V311,
+    /// MQTT 5: `protocol = 5`.
+    V5,
+}
+
+impl Protocol {
+    /// The protocol level, as the config and the CONNECT packet have it.
+    pub const fn level(self) -> u8 {
+        match self {
+            Self::V311 => 4,
+            Self::V5 => 5,
+        }
+    }
+}
+
+/// Text that no log may show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself, for the one place that sends it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
+/// Reads the section. `client_id` is the default id; `input` finds a file that a path names.
+pub(super) fn read(section: Section<'_>, client_id: String, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
+    let url: String = section.required("url");
+    let address = parse_url(&url).unwrap_or_else(|message| {
+        if !url.is_empty() {
+            section.problem("url", message);
+        }
+        Address::default()
+    });
+    if address.tls && !BUILD_HAS_TLS {
+        section.problem("url", "this build has no TLS: only mqtt:// can be reached");
+    }
+    let protocol = match section.get::<u8>("protocol") {
+        None | Some(5) => Protocol::V5,
+        Some(4) => Protocol::V311,
+        Some(_) => {
+            section.problem("protocol", "must be 5 (MQTT 5) or 4 (MQTT 3.1.1)");
+            Protocol::V5
+        }
+    };
+    let username = section.text("username", 1024);
+    let password = section.text("password", 4096);
+    let password_file = section.text("password_file", 4096).map(|path| input(Path::new(&path)));
+    if username.is_some() && address.username.is_some() {
+        section.problem("username", "is also in the url: give it once");
+    }
+    let ways = [password.is_some(), password_file.is_some(), address.password.is_some()];
+    if ways.into_iter().filter(|given| *given).count() > 1 {
+        let key = if password_file.is_some() { "password_file" } else { "password" };
+        section.problem(key, "the password is given twice: use one of the url, password and password_file");
+    }
+    let username = username.or(address.username);
+    if username.is_none() && (password.is_some() || password_file.is_some()) {
+        let key = if password_file.is_some() { "password_file" } else { "password" };
+        section.problem(key, "a password needs a username");
+    }
+    let mqtt = Mqtt {
+        host: address.host,
+        port: address.port,
+        tls: address.tls,
+        protocol,
+        client_id: section.text("client_id", 128).unwrap_or(client_id),
+        username: username.map(Secret),
+        password: password.or(address.password).map(Secret),
+        password_file,
+        keep_alive_s: section.ranged("keep_alive_s", 5..=3600).unwrap_or(30),
+        outbox_entries_max: section.ranged("outbox_entries_max", 1_000..=10_000_000).unwrap_or(200_000),
+    };
+    section.finish();
+    mqtt
+}
+
+/// The parts of a broker's url.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Address {
+    host: String,
+    port: u16,
+    tls: bool,
+    username: Option<String>,
+    password: Option<String>,
+}
+
+/// `mqtt[s]://[user[:password]@]host[:port][/]`; ports are 1883 and, with TLS, 8883 by default.
+/// Messages never repeat the url: it may hold a password.
+fn parse_url(url: &str) -> Result<Address, String> {
+    let (tls, rest) = match (url.strip_prefix("mqtt://"), url.strip_prefix("mqtts://")) {
+        (Some(rest), _) => (false, rest),
+        (None, Some(rest)) => (true, rest),
+        (None, None) => return Err("must start with mqtt:// or mqtts://".to_owned()),
+    };
+    let (user, place) = match rest.rsplit_once('@') {
+        Some((user, place)) => (Some(user), place),
+        None => (None, rest),
+    };
+    let place = place.strip_suffix('/').unwrap_or(place);
+    let (host, port) = match place.strip_prefix('[') {
+        Some(v6) => {
+            let (host, port) = v6.split_once(']').ok_or("the [ of an IPv6 address is never closed")?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| "what stands in [ ] is no IPv6 address")?;
+            (host, port)
+        }
+        None => place.split_at(place.find(':').unwrap_or(place.len())),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or("the port must be from 1 to 65535")?,
+        None if port.is_empty() => if tls { 8883 } else { 1883 },
+        None => return Err("after the ] only a port may follow".to_owned()),
+    };
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
+    if host.is_empty() || !host.bytes().all(fits) {
+        return Err("must name a host, as in mqtt://127.0.0.1:1883".to_owned());
+    }
+    let (username, password) = match user.map(|user| user.split_once(':').unwrap_or((user, ""))) {
+        Some((user, password)) => (Some(user), Some(password).filter(|p| !p.is_empty())),
+        None => (None, None),
+    };
+    let decode = |text: Option<&str>| text.map(percent_decode).transpose();
+    Ok(Address { host: host.to_owned(), port, tls, username: decode(username)?, password: decode(password)? })
+}
+
+/// `p@ss` from `p%40ss`.
+fn percent_decode(text: &str) -> Result<String, String> {
+    let bad = "a % in the user part must be followed by two hex digits, and give UTF-8";
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        if first != b'%' {
+            bytes.push(first);
+            continue;
+        }
+        let digits = after.get(..2).filter(|d| d.iter().all(u8::is_ascii_hexdigit)).ok_or(bad)?;
+        let digits = std::str::from_utf8(digits).map_err(|_| bad)?;
+        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad)?);
+        rest = &after[2..];
+    }
+    String::from_utf8(bytes).map_err(|_| bad.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_gives_host_port_and_user() {
+        let plain = parse_url("mqtt://broker.plant").expect("a url");
+        assert_eq!((plain.host.as_str(), plain.port, plain.tls), ("broker.plant", 1883, false));
+        let full = parse_url("mqtts://cell%207:p%40s:s@[fd00::1]:9/").expect("a url");
+        assert_eq!((full.host.as_str(), full.port, full.tls), ("fd00::1", 9, true));
+        assert_eq!(full.username.as_deref(), Some("cell 7"));
+        assert_eq!(full.password.as_deref(), Some("p@s:s"));
+        assert_eq!(parse_url("mqtts://h").expect("a url").port, 8883);
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_without_repeating_it() {
+        for url in [
+            "",
+            "127.0.0.1:1883",
+            "tcp://h",
+            "mqtt://",
+            "mqtt://:1883",
+            "mqtt://h:0",
+            "mqtt://h:65536",
+            "mqtt://h:x",
+            "mqtt://[::1",
+            "mqtt://[zz]:1",
+            "mqtt://[::1]1883",
+            "mqtt://h/topic",
+            "mqtt://u:hunter2@h:x",
+            "mqtt://u:%4@h",
+            "mqtt://u:%ff@h",
+            "mqtt://u:%+1@h",
+        ] {
+            let message = parse_url(url).expect_err(url);
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_secret_does_not_print() {
+        assert_eq!(format!("{:?}", Some(Secret::new("hunter2"))), "Some(***)");
+    }
+}

@@ -1,0 +1,302 @@
+//! A pipeline file into a checked `Pipeline`: keys and ranges first, then what must fit together.
+
+use super::document::{Document, Problem};
+use super::section::Section;
+use crate::domain::grade::{Grade, Severity};
+use crate::domain::pipeline::{
+    CheckKind, Expect, FrameRule, GradeRule, Pipeline, PixelBudget, Prompt, PromptKind, Tiling, VerdictRule,
+};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// The version of the file format.
+const SCHEMA: u32 = 1;
+/// The hex digits of the file's hash that name a version.
+const VERSION_DIGITS: usize = 12;
+/// Qwen's patches are merged to cells of 32 x 32 pixels: less is no picture.
+const PIXELS_MIN: u32 = 32 * 32;
+/// Qwen's own upper bound on an image.
+const PIXELS_MAX: u32 = 16_777_216;
+const PROMPT_CHARS_MAX: usize = 4096;
+const PROMPTS_MAX: usize = 16;
+const LABELS_MAX: usize = 64;
+const LABEL_CHARS_MAX: usize = 64;
+const LINES_MAX: usize = 64;
+/// Above an hour a line is not waiting for a verdict.
+const DEADLINE_MS_MAX: u64 = 3_600_000;
+/// Where the labels go in a prompt's text.
+const LABELS_PLACE: &str = "{labels}";
+
+/// Reads a pipeline from a file's text, or everything that is wrong in it.
+pub(super) fn from_str(file: &str, text: &str) -> Result<Pipeline, Vec<Problem>> {
+    let document = Document::parse(file, text, &[]);
+    if !document.is_fine() {
+        return Err(document.into_problems());
+    }
+    let root = Section::root(&document);
+    if root.required::<u32>("schema") != SCHEMA {
+        root.problem("schema", format!("must be {SCHEMA}, the form that this build reads"));
+    }
+    let tiling = tiling(present(&root, "tiling"));
+    let prompts = prompts(&root, tiling.budget);
+    let labels = prompts.iter().flat_map(|prompt| match &prompt.kind {
+        PromptKind::Defects { labels } => labels.as_slice(),
+        PromptKind::Text { .. } => &[],
+    });
+    let pipeline = Pipeline {
+        name: root.required_id("name"),
+        version: version(text),
+        mm_per_px: root.required_ranged("mm_per_px", 1e-6..=1e3),
+        frame: frame(root.child("frame")),
+        tiling,
+        grades: grades(&root, &labels.map(String::as_str).collect()),
+        verdict: verdict(present(&root, "verdict")),
+        prompts,
+    };
+    root.finish();
+    if document.is_fine() {
+        Ok(pipeline)
+    } else {
+        Err(document.into_problems())
+    }
+}
+
+/// The first digits of the text's sha256.
+fn version(text: &str) -> String {
+    let mut digits = String::new();
+    for byte in Sha256::digest(text.as_bytes()).iter().take(VERSION_DIGITS / 2) {
+        write!(digits, "{byte:02x}").expect("a String takes everything that is written to it");
+    }
+    digits
+}
+
+/// A section that must be there. When it is not, its missing keys are reported too: they say what to
+/// write.
+fn present<'a>(root: &Section<'a>, key: &'static str) -> Section<'a> {
+    let section = root.child(key);
+    if !section.is_present() {
+        section.problem_here("this section is missing");
+    }
+    section
+}
+
+fn frame(section: Section<'_>) -> FrameRule {
+    let frame = FrameRule { roi: section.rect("roi"), mask: section.rects("mask") };
+    if let Some(roi) = frame.roi {
+        if frame.mask.iter().any(|mask| mask.contains(&roi)) {
+            section.problem("mask", "covers the whole roi: nothing would be inspected");
+        }
+    }
+    section.finish();
+    frame
+}
+
+fn tiling(section: Section<'_>) -> Tiling {
+    let tile_px = section.required_ranged("tile_px", 32..=8192);
+    let overlap_px = section.required_ranged("overlap_px", 0..=8191);
+    if overlap_px >= tile_px {
+        section.problem("overlap_px", format!("must be less than tile_px, which is {tile_px}"));
+    }
+    let tiling = Tiling {
+        tile_px,
+        overlap_px,
+        max_tiles: section.required_ranged("max_tiles", 1..=4096),
+        budget: PixelBudget {
+            min_pixels: section.required_ranged("min_pixels", PIXELS_MIN..=PIXELS_MAX),
+            max_pixels: section.required_ranged("max_pixels", PIXELS_MIN..=PIXELS_MAX),
+        },
+    };
+    check_budget(&section, tiling.budget);
+    section.finish();
+    tiling
+}
+
+fn check_budget(section: &Section<'_>, budget: PixelBudget) {
+    let PixelBudget { min_pixels, max_pixels } = budget;
+    if min_pixels > max_pixels {
+        section.problem(
+            "max_pixels",
+            format!("must not be less than min_pixels: {max_pixels} is less than {min_pixels}"),
+        );
+    }
+}
+
+fn prompts(root: &Section<'_>, tile_budget: PixelBudget) -> Vec<Prompt> {
+    let sections = root.children("prompt");
+    if sections.is_empty() {
+        root.problem("prompt", "there must be at least one [[prompt]]");
+    } else if sections.len() > PROMPTS_MAX {
+        root.problem("prompt", format!("there are {}; at most {PROMPTS_MAX} are allowed", sections.len()));
+    }
+    let mut ids = BTreeSet::new();
+    let mut prompts = Vec::new();
+    for section in sections {
+        let prompt = prompt(section, tile_budget, &mut ids);
+        prompts.extend(prompt);
+    }
+    prompts
+}
+
+fn prompt(section: Section<'_>, tile_budget: PixelBudget, ids: &mut BTreeSet<String>) -> Option<Prompt> {
+    let id = section.required_id("id");
+    if !id.is_empty() && !ids.insert(id.clone()) {
+        section.problem("id", "two prompts have this id");
+    }
+    let roi = section.rect("roi");
+    let budget = PixelBudget {
+        min_pixels: section.ranged("min_pixels", PIXELS_MIN..=PIXELS_MAX).unwrap_or(tile_budget.min_pixels),
+        max_pixels: section.ranged("max_pixels", PIXELS_MIN..=PIXELS_MAX).unwrap_or(tile_budget.max_pixels),
+    };
+    if budget != tile_budget {
+        check_budget(&section, budget);
+    }
+    let mut text = section.required_text("text", PROMPT_CHARS_MAX);
+    if text.contains("<|") {
+        section.problem("text", "must not hold <|: that starts the model's own control tokens");
+    }
+    let kind: String = section.required("kind");
+    let kind = match kind.as_str() {
+        "defects" => {
+            let labels = labels(&section);
+            text = text.replace(LABELS_PLACE, &labels.join(", "));
+            PromptKind::Defects { labels }
+        }
+        "text" => {
+            if text.contains(LABELS_PLACE) {
+                section.problem("text", "only a prompt of kind defects has {labels}");
+            }
+            PromptKind::Text { expect: expects(&section) }
+        }
+        // Without its kind, which other keys belong here is not known.
+        _ => {
+            section.problem("kind", "must be one of defects, text");
+            return None;
+        }
+    };
+    section.finish();
+    Some(Prompt { id, kind, text, roi, budget })
+}
+
+fn labels(section: &Section<'_>) -> Vec<String> {
+    let labels = section.strings("labels").unwrap_or_default();
+    if labels.is_empty() {
+        section.problem("labels", "a prompt of kind defects needs at least one label");
+    } else if labels.len() > LABELS_MAX {
+        section.problem("labels", format!("has {} labels; at most {LABELS_MAX} are allowed", labels.len()));
+    }
+    let fits = |c: char| c.is_alphanumeric() || " _-".contains(c);
+    let mut seen = BTreeSet::new();
+    for label in &labels {
+        if label.trim() != label || label.is_empty() || !label.chars().all(fits) {
+            section.problem("labels", format!("{label:?} must be letters, digits, _ - and inner spaces"));
+        } else if label.chars().count() > LABEL_CHARS_MAX {
+            section.problem("labels", format!("{label:?} has more than {LABEL_CHARS_MAX} characters"));
+        } else if !seen.insert(label) {
+            section.problem("labels", format!("{label:?} stands there twice"));
+        }
+    }
+    labels
+}
+
+fn expects(section: &Section<'_>) -> Vec<Expect> {
+    let mut lines = BTreeSet::new();
+    section.children("expect").into_iter().map(|rule| expect(rule, &mut lines)).collect()
+}
+
+fn expect(section: Section<'_>, lines: &mut BTreeSet<usize>) -> Expect {
+    let expect = Expect {
+        line: section.required_ranged("line", 1..=LINES_MAX),
+        literal: section.text("literal", 1024),
+        regex: section.text("regex", 1024),
+        from_trigger: section.text("from_trigger", 64),
+        check: section.word("check", check_kind, &["gs1", "gtin", "luhn", "mod37_36", "vin"]),
+    };
+    if !lines.insert(expect.line) {
+        section.problem("line", "two rules are about this line: put their keys into one");
+    }
+    if let Some(Err(error)) = expect.regex.as_deref().map(regex::Regex::new) {
+        let reason = error.to_string();
+        let reason = reason.lines().last().unwrap_or_default();
+        section.problem("regex", format!("is no regular expression: {reason}"));
+    }
+    let empty = Expect { line: expect.line, ..Expect::default() };
+    if expect == empty {
+        section.problem_here("expects nothing: give literal, regex, from_trigger or check");
+    }
+    section.finish();
+    expect
+}
+
+fn check_kind(word: &str) -> Option<CheckKind> {
+    match word {
+        "gs1" => Some(CheckKind::Gs1),
+        "gtin" => Some(CheckKind::Gtin),
+        "luhn" => Some(CheckKind::Luhn),
+        "mod37_36" => Some(CheckKind::Mod3736),
+        "vin" => Some(CheckKind::Vin),
+        _ => None,
+    }
+}
+
+fn grades(root: &Section<'_>, labels: &BTreeSet<&str>) -> Vec<GradeRule> {
+    let mut rules: Vec<GradeRule> = Vec::new();
+    for section in root.children("grade") {
+        let rule = GradeRule {
+            label: section.text("label", LABEL_CHARS_MAX),
+            severity: section.word("severity", Severity::parse, &Severity::ALL.map(Severity::as_str)),
+            longest_mm_over: section.ranged("longest_mm_over", 0.0..=1e6),
+            area_mm2_over: section.ranged("area_mm2_over", 0.0..=1e12),
+            grade: section
+                .required_word("grade", Grade::parse, &Grade::ALL.map(Grade::as_str))
+                .unwrap_or(Grade::Reject),
+        };
+        if let Some(label) = rule.label.as_deref().filter(|label| !labels.contains(label)) {
+            section.problem("label", format!("no prompt has the label {label:?}"));
+        }
+        if let Some(earlier) = rules.iter().position(|earlier| covers(earlier, &rule)) {
+            section.problem_here(format!("is never reached: rule {} matches all of it", earlier + 1));
+        }
+        section.finish();
+        rules.push(rule);
+    }
+    rules
+}
+
+/// True when every finding that `rule` matches is matched by `earlier` too.
+fn covers(earlier: &GradeRule, rule: &GradeRule) -> bool {
+    fn wider<T: PartialEq>(earlier: &Option<T>, rule: &Option<T>) -> bool {
+        earlier.is_none() || earlier == rule
+    }
+    let lower = |earlier: Option<f64>, rule: Option<f64>| match (earlier, rule) {
+        (None, _) => true,
+        (Some(earlier), Some(rule)) => earlier <= rule,
+        (Some(_), None) => false,
+    };
+    wider(&earlier.label, &rule.label)
+        && wider(&earlier.severity, &rule.severity)
+        && lower(earlier.longest_mm_over, rule.longest_mm_over)
+        && lower(earlier.area_mm2_over, rule.area_mm2_over)
+}
+
+fn verdict(section: Section<'_>) -> VerdictRule {
+    let words = ["cosmetic", "rework", "reject"];
+    // `ok or worse` would fail every part.
+    let fails = |word: &str| Grade::parse(word).filter(|grade| *grade != Grade::Ok);
+    let verdict = VerdictRule {
+        fail_at: section.required_word("fail_at", fails, &words).unwrap_or(Grade::Reject),
+        review_below_confidence: confidence(section.required_ranged("review_below_confidence", 0.0..=1.0)),
+        ignore_below_confidence: confidence(
+            section.ranged("ignore_below_confidence", 0.0..=1.0).unwrap_or_default(),
+        ),
+        deadline: Duration::from_millis(section.required_ranged("deadline_ms", 1..=DEADLINE_MS_MAX)),
+    };
+    section.finish();
+    verdict
+}
+
+/// Confidences are compared as the f32 that the engine computes.
+const fn confidence(value: f64) -> f32 {
+    value as f32
+}

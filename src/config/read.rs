@@ -1,0 +1,289 @@
+//! The sections of the config file, one function each.
+
+use super::document::{Document, Problem};
+use super::section::Section;
+use super::{
+    mqtt, pipeline, read_text, Camera, Config, ConfigError, Model, QueueConfig, SourceConfig, Station, Store,
+    TriggerConfig, Web,
+};
+use crate::domain::pipeline::Pipeline;
+use crate::queue::Policy;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const PATH_CHARS_MAX: usize = 4096;
+/// A box has as many cameras as it can serve; more is a mistake in the file.
+const CAMERAS_MAX: usize = 32;
+/// The default pair lies in the project, so that the box works out of the box.
+const DEFAULT_TEXT: &str = "fixtures/model/inspectd-small.gguf";
+const DEFAULT_MMPROJ: &str = "fixtures/model/mmproj-inspectd-small.gguf";
+
+/// Where a config came from, and what is asked of it.
+pub(super) struct Origin {
+    /// Names the config in messages.
+    pub file: String,
+    /// Folder of the config file: relative inputs are looked for here too.
+    pub dir: PathBuf,
+    /// Variables with our prefix.
+    pub environment: Vec<(String, String)>,
+    /// A named file that does not exist is a problem.
+    pub files_must_exist: bool,
+}
+
+impl Origin {
+    /// Where an input lies: as written from the working directory or, when nothing is there, beside
+    /// the config file.
+    fn input(&self, path: &Path) -> PathBuf {
+        let beside = self.dir.join(path);
+        if !path.exists() && beside.exists() {
+            beside
+        } else {
+            path.to_owned()
+        }
+    }
+
+    /// The input that a key names, or its default.
+    fn input_of(&self, section: &Section<'_>, key: &'static str, default: &str) -> PathBuf {
+        let path = section.text(key, PATH_CHARS_MAX);
+        self.input(Path::new(path.as_deref().unwrap_or(default)))
+    }
+
+    fn must_be_file(&self, section: &Section<'_>, key: &str, path: &Path) {
+        if self.files_must_exist && !path.is_file() {
+            section.problem(key, format!("there is no file {}", path.display()));
+        }
+    }
+
+    fn must_be_dir(&self, section: &Section<'_>, key: &str, path: &Path) {
+        if self.files_must_exist && !path.is_dir() {
+            section.problem(key, format!("there is no folder {}", path.display()));
+        }
+    }
+}
+
+/// Reads the whole config and the pipelines that its cameras name; or everything that is wrong.
+pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>> {
+    let document = Document::parse(&origin.file, text, &origin.environment);
+    if !document.is_fine() && document.tree().is_empty() {
+        return Err(document.into_problems());
+    }
+    let root = Section::root(&document);
+    let station = station(root.child("station"));
+    let client_id = station.topic("inspectd").replace('/', "-");
+    let broker = root.child("mqtt");
+    if !broker.is_present() {
+        broker.problem_here("this section is missing");
+    }
+    let mut pipelines = Pipelines::new(origin.input_of(&root, "pipelines_dir", "pipelines"));
+    let config = Config {
+        model: model(origin, root.child("model")),
+        cameras: cameras(origin, &root, &mut pipelines),
+        store: store(root.child("store")),
+        mqtt: mqtt::read(broker, client_id, |path| origin.input(path)),
+        web: web(root.child("web")),
+        station,
+        pipelines_dir: pipelines.dir,
+        pipelines: pipelines.loaded,
+    };
+    if let Some(path) = &config.mqtt.password_file {
+        origin.must_be_file(&root, "mqtt.password_file", path);
+    }
+    root.finish();
+    let mut problems = document.into_problems();
+    problems.extend(pipelines.problems);
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(problems)
+    }
+}
+
+fn station(section: Section<'_>) -> Station {
+    let level = |key: &'static str, default: Option<&str>| {
+        let text = match default {
+            Some(default) => section.text(key, 64).unwrap_or_else(|| default.to_owned()),
+            None => section.required_text(key, 64),
+        };
+        if text.contains(['/', '+', '#']) || text.contains(char::is_whitespace) {
+            section.problem(key, "is one level of a topic: it must not hold / + # or spaces");
+        } else if text.starts_with('$') {
+            section.problem(key, "must not start with $: brokers keep such topics to themselves");
+        }
+        text
+    };
+    let station = Station {
+        root: level("root", Some("inspectd")),
+        site: level("site", None),
+        area: level("area", None),
+        line: level("line", None),
+        station: level("station", None),
+    };
+    section.finish();
+    station
+}
+
+fn model(origin: &Origin, section: Section<'_>) -> Model {
+    let text = origin.input_of(&section, "text", DEFAULT_TEXT);
+    let mmproj = origin.input_of(&section, "mmproj", DEFAULT_MMPROJ);
+    origin.must_be_file(&section, "text", &text);
+    origin.must_be_file(&section, "mmproj", &mmproj);
+    let idle_s = section.ranged("unload_after_idle_s", 0..=86_400).unwrap_or(0);
+    let model = Model {
+        text,
+        mmproj,
+        threads: section.ranged("threads", 0..=1024).unwrap_or(0),
+        memory_mb: section.ranged("memory_mb", 0..=1_048_576).unwrap_or(0),
+        unload_after_idle: (idle_s > 0).then(|| Duration::from_secs(idle_s)),
+    };
+    section.finish();
+    model
+}
+
+fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Vec<Camera> {
+    let sections = root.children("camera");
+    if sections.is_empty() {
+        root.problem("camera", "there must be at least one [[camera]]");
+    } else if sections.len() > CAMERAS_MAX {
+        root.problem("camera", format!("there are {}; at most {CAMERAS_MAX} fit a box", sections.len()));
+    }
+    let mut ids = BTreeSet::new();
+    let mut cameras = Vec::new();
+    for section in sections {
+        let id = section.required_id("id");
+        if !id.is_empty() && !ids.insert(id.clone()) {
+            section.problem("id", "two cameras have this id");
+        }
+        let pipeline = section.required_id("pipeline");
+        if let Err(message) = pipelines.need(&pipeline) {
+            section.problem("pipeline", message);
+        }
+        let trigger = trigger(section.child("trigger"));
+        let queue = queue(section.child("queue"));
+        if let Some(source) = source(origin, section) {
+            cameras.push(Camera { id, source, pipeline, trigger, queue });
+        }
+    }
+    cameras
+}
+
+/// The source and its own keys. Keys of another source are unknown here.
+fn source(origin: &Origin, section: Section<'_>) -> Option<SourceConfig> {
+    let kind: String = section.required("source");
+    let source = match kind.as_str() {
+        "simulator" => SourceConfig::Simulator {
+            product: section.get("product").unwrap_or(1),
+            seed: section.get("seed").unwrap_or(1),
+            count: section.ranged("count", 1..=1_000_000_000),
+            width_px: section.ranged("width_px", 64..=8192).unwrap_or(2448),
+            height_px: section.ranged("height_px", 64..=8192).unwrap_or(2048),
+        },
+        "folder" => {
+            let text = section.required_text("path", PATH_CHARS_MAX);
+            let path = origin.input(Path::new(&text));
+            if !text.is_empty() {
+                origin.must_be_dir(&section, "path", &path);
+            }
+            SourceConfig::Folder { path, watch: section.get("watch").unwrap_or(true) }
+        }
+        "" => return None,
+        "v4l2" | "opencv" | "genicam" => {
+            section.problem("source", "this build does not have this source; it has simulator and folder");
+            return None;
+        }
+        _ => {
+            section.problem("source", "there is no such source; this build has simulator and folder");
+            return None;
+        }
+    };
+    section.finish();
+    Some(source)
+}
+
+fn trigger(section: Section<'_>) -> TriggerConfig {
+    let trigger = TriggerConfig { interval_ms: section.ranged("interval_ms", 10..=86_400_000) };
+    section.finish();
+    trigger
+}
+
+fn queue(section: Section<'_>) -> QueueConfig {
+    let words = Policy::ALL.map(Policy::as_str);
+    let queue = QueueConfig {
+        policy: section.word("policy", Policy::parse, &words).unwrap_or(Policy::Wait),
+        frames: section.ranged("frames", 1..=64).unwrap_or(4),
+    };
+    section.finish();
+    queue
+}
+
+fn store(section: Section<'_>) -> Store {
+    let store = Store {
+        dir: section.required_text("dir", PATH_CHARS_MAX).into(),
+        max_bytes: section.ranged("max_bytes", 64_000_000..=u64::MAX >> 1).unwrap_or(20_000_000_000),
+        retain_days: section.ranged("retain_days", 1..=36_500).unwrap_or(90),
+    };
+    section.finish();
+    store
+}
+
+fn web(section: Section<'_>) -> Web {
+    let default = ([127, 0, 0, 1], 8080).into();
+    let listen = section.get::<String>("listen").map_or(default, |text| {
+        text.parse().unwrap_or_else(|_| {
+            section.problem("listen", "must be an IP address and a port, as in 127.0.0.1:8080");
+            default
+        })
+    });
+    section.finish();
+    Web { listen }
+}
+
+/// The pipelines that cameras name, each read once.
+struct Pipelines {
+    dir: PathBuf,
+    loaded: BTreeMap<String, Pipeline>,
+    /// Names that were tried.
+    tried: BTreeMap<String, Result<(), String>>,
+    /// What is wrong inside the pipeline files.
+    problems: Vec<Problem>,
+}
+
+impl Pipelines {
+    const fn new(dir: PathBuf) -> Self {
+        Self { dir, loaded: BTreeMap::new(), tried: BTreeMap::new(), problems: Vec::new() }
+    }
+
+    /// Reads a pipeline unless it was read before. `Err` says what is wrong with the name; problems
+    /// inside the file are kept apart, because they have lines of their own.
+    fn need(&mut self, name: &str) -> Result<(), String> {
+        if let Some(known) = self.tried.get(name) {
+            return known.clone();
+        }
+        let outcome = self.read(name);
+        self.tried.insert(name.to_owned(), outcome.clone());
+        outcome
+    }
+
+    fn read(&mut self, name: &str) -> Result<(), String> {
+        // A name that is none was reported already, and must not become a path.
+        if name.is_empty() || name.contains(['/', '\\', '.']) {
+            return Ok(());
+        }
+        let path = self.dir.join(format!("{name}.toml"));
+        let file = path.display().to_string();
+        let text = read_text(&path).map_err(|error| match error {
+            ConfigError::Unreadable { source, .. } => format!("{file} cannot be read: {source}"),
+            ConfigError::Invalid { .. } => error.to_string(),
+        })?;
+        match pipeline::from_str(&file, &text) {
+            Ok(pipeline) if pipeline.name == name => {
+                self.loaded.insert(name.to_owned(), pipeline);
+            }
+            Ok(pipeline) => {
+                return Err(format!("{file} calls itself {:?}: name it as its file", pipeline.name));
+            }
+            Err(problems) => self.problems.extend(problems),
+        }
+        Ok(())
+    }
+}
