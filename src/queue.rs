@@ -106,11 +106,8 @@ impl<T> Queue<T> {
     /// without room would stop the line.
     pub fn new(policy: Policy, capacity: usize) -> Self {
         let capacity = capacity.max(1);
-        let state = State {
-            items: VecDeque::with_capacity(capacity),
-            closed: false,
-            counters: Counters::default(),
-        };
+        let state =
+            State { items: VecDeque::with_capacity(capacity), closed: false, counters: Counters::default() };
         Self { policy, capacity, state: Mutex::new(state), came: Condvar::new(), left: Condvar::new() }
     }
 
@@ -209,7 +206,8 @@ mod tests {
         assert_eq!(queue.push(3), Pushed::Dropped(1));
         assert_eq!(queue.pop(None), Popped::Item(2));
         assert_eq!(queue.pop(None), Popped::Item(3));
-        let expected = Counters { pushed: 3, popped: 2, dropped_oldest: 1, depth_max: 2, ..Counters::default() };
+        let expected =
+            Counters { pushed: 3, popped: 2, dropped_oldest: 1, depth_max: 2, ..Counters::default() };
         assert_eq!(queue.counters(), expected);
     }
 

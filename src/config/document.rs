@@ -149,6 +149,11 @@ impl Document {
         problems
     }
 
+    /// True when something was reported about exactly this key.
+    pub(super) fn has_problem(&self, path: &str) -> bool {
+        self.problems.borrow().iter().any(|problem| problem.key == path)
+    }
+
     /// True while nothing was reported.
     pub(super) fn is_fine(&self) -> bool {
         self.problems.borrow().is_empty()
@@ -192,18 +197,22 @@ impl Document {
                 self.overrides.insert(path_of(&variable[PREFIX.len()..]), variable.clone());
             }
         }
-        let mut builder = config::Config::builder()
-            .add_source(config::File::from_str(text, config::FileFormat::Toml));
+        let mut builder =
+            config::Config::builder().add_source(config::File::from_str(text, config::FileFormat::Toml));
         for (path, variable) in self.overrides.clone() {
             if let Some(message) = self.refuse_override(&path) {
                 self.problem(&path, message);
                 continue;
             }
-            let value = environment.iter().find(|(name, _)| *name == variable).map_or("", |(_, v)| v.as_str());
+            let value =
+                environment.iter().find(|(name, _)| *name == variable).map_or("", |(_, v)| v.as_str());
             builder = match builder.clone().set_override(&path, value) {
                 Ok(builder) => builder,
                 Err(_) => {
-                    self.problem(&path, "this variable does not name a key: section and key are joined by __");
+                    self.problem(
+                        &path,
+                        "this variable does not name a key: section and key are joined by __",
+                    );
                     builder
                 }
             };

@@ -52,7 +52,11 @@ impl Mqtt {
         };
         let text = std::fs::read_to_string(path)?;
         if text.len() > PASSWORD_BYTES_MAX {
-            return Err(io::Error::other(format!("{}: {} bytes are no password", path.display(), text.len())));
+            return Err(io::Error::other(format!(
+                "{}: {} bytes are no password",
+                path.display(),
+                text.len()
+            )));
         }
         Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n']))))
     }
@@ -184,7 +188,13 @@ fn parse_url(url: &str) -> Result<Address, String> {
     };
     let port = match port.strip_prefix(':') {
         Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or("the port must be from 1 to 65535")?,
-        None if port.is_empty() => if tls { 8883 } else { 1883 },
+        None if port.is_empty() => {
+            if tls {
+                8883
+            } else {
+                1883
+            }
+        }
         None => return Err("after the ] only a port may follow".to_owned()),
     };
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);

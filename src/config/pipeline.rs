@@ -64,7 +64,7 @@ pub(super) fn from_str(file: &str, text: &str) -> Result<Pipeline, Vec<Problem>>
 }
 
 /// The first digits of the text's sha256.
-fn version(text: &str) -> String {
+pub(super) fn version(text: &str) -> String {
     let mut digits = String::new();
     for byte in Sha256::digest(text.as_bytes()).iter().take(VERSION_DIGITS / 2) {
         write!(digits, "{byte:02x}").expect("a String takes everything that is written to it");
@@ -96,7 +96,7 @@ fn frame(section: Section<'_>) -> FrameRule {
 fn tiling(section: Section<'_>) -> Tiling {
     let tile_px = section.required_ranged("tile_px", 32..=8192);
     let overlap_px = section.required_ranged("overlap_px", 0..=8191);
-    if overlap_px >= tile_px {
+    if overlap_px >= tile_px && section.are_fine(&["tile_px", "overlap_px"]) {
         section.problem("overlap_px", format!("must be less than tile_px, which is {tile_px}"));
     }
     let tiling = Tiling {
@@ -115,7 +115,7 @@ fn tiling(section: Section<'_>) -> Tiling {
 
 fn check_budget(section: &Section<'_>, budget: PixelBudget) {
     let PixelBudget { min_pixels, max_pixels } = budget;
-    if min_pixels > max_pixels {
+    if min_pixels > max_pixels && section.are_fine(&["min_pixels", "max_pixels"]) {
         section.problem(
             "max_pixels",
             format!("must not be less than min_pixels: {max_pixels} is less than {min_pixels}"),

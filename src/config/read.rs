@@ -70,7 +70,7 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
     }
     let root = Section::root(&document);
     let station = station(root.child("station"));
-    let client_id = station.topic("inspectd").replace('/', "-");
+    let client_id = station.topic("").trim_end_matches('/').replace('/', "-");
     let broker = root.child("mqtt");
     if !broker.is_present() {
         broker.problem_here("this section is missing");

@@ -41,6 +41,11 @@ impl<'a> Section<'a> {
         self.document.problem(&self.path, message);
     }
 
+    /// True when nothing is wrong with these keys by themselves, so that they can be compared.
+    pub(super) fn are_fine(&self, keys: &[&str]) -> bool {
+        !keys.iter().any(|key| self.document.has_problem(&join(&self.path, key)))
+    }
+
     /// Reports every key that nobody asked for. Call it last.
     pub(super) fn finish(self) {
         let asked = self.asked.into_inner();

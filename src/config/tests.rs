@@ -1,0 +1,425 @@
+//! Tests of reading: what is shipped loads, what is wrong is named, the environment overrides, and
+//! secrets stay in.
+
+use super::read::{self, Origin};
+use super::*;
+use crate::domain::grade::Grade;
+use crate::domain::pipeline::PromptKind;
+use crate::domain::rect::Rect;
+use proptest::prelude::*;
+
+const SMALL: &str = r#"[station]
+site = "p"
+area = "a"
+line = "l"
+station = "s"
+[[camera]]
+id = "cam1"
+source = "simulator"
+pipeline = "machined-plate"
+[store]
+dir = "var/test"
+[mqtt]
+url = "mqtt://broker"
+"#;
+
+const PLATE: &str = include_str!("../../pipelines/machined-plate.toml");
+const PLANT: &str = include_str!("../../config/inspectd.toml");
+
+fn config_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let variable = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let origin = Origin {
+        file: "test.toml".to_owned(),
+        dir: PathBuf::from("config"),
+        environment: variables.iter().map(variable).collect(),
+        files_must_exist: false,
+    };
+    read::config(&origin, text).map_err(|problems| problems.iter().map(Problem::to_string).collect())
+}
+
+fn config_of(text: &str) -> Result<Config, Vec<String>> {
+    config_with(text, &[])
+}
+
+/// The one problem that a text has.
+fn only_problem(result: Result<Config, Vec<String>>) -> String {
+    let problems = result.expect_err("a problem is found");
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    problems.into_iter().next().expect("one problem")
+}
+
+fn pipeline_problems(text: &str) -> Vec<String> {
+    let problems = pipeline::from_str("p.toml", text).expect_err("a problem is found");
+    problems.iter().map(Problem::to_string).collect()
+}
+
+/// Takes `#key = value` lines in; comments have a space after the `#`.
+fn with_optional_keys(text: &str) -> String {
+    let optional = regex::Regex::new(r"^#([a-z_]+ = .*)$").expect("a regular expression");
+    let lines: Vec<_> = text.lines().map(|line| optional.replace(line, "$1").into_owned()).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn every_shipped_pipeline_loads_under_its_name() {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir("pipelines").expect("the pipelines are there") {
+        let path = entry.expect("an entry").path();
+        let pipeline = load_pipeline(&path).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(Some(pipeline.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
+        names.push(pipeline.name);
+    }
+    names.sort_unstable();
+    assert_eq!(names, ["examples-defects", "examples-text", "machined-plate", "photo"]);
+}
+
+#[test]
+fn the_shipped_configs_load() {
+    for file in ["config/demo.toml", "config/inspectd.toml"] {
+        let text = std::fs::read_to_string(file).expect("the config is there");
+        config_of(&text).unwrap_or_else(|problems| panic!("{file}: {problems:#?}"));
+    }
+}
+
+/// The comments of the plant's config are true: every key in them exists, and its value is the default.
+#[test]
+fn the_optional_keys_of_the_plant_config_are_the_defaults() {
+    let plain = config_of(PLANT).expect("the config loads");
+    let text = with_optional_keys(PLANT);
+    let keys = text.lines().zip(PLANT.lines()).filter(|(new, old)| new != old).count();
+    assert!(keys >= 18, "only {keys} optional keys were found");
+    let mut full = config_of(&text).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    // These have no default, and the file says so.
+    assert_eq!(full.mqtt.username.take(), Some(Secret::new("st10")));
+    assert!(full.mqtt.password_file.take().is_some());
+    assert_eq!(full.cameras[0].trigger.interval_ms.take(), Some(2000));
+    let SourceConfig::Simulator { count, .. } = &mut full.cameras[1].source else {
+        panic!("the second camera is simulated");
+    };
+    assert_eq!(count.take(), Some(100));
+    assert_eq!(full, plain);
+}
+
+#[test]
+fn a_pipeline_file_becomes_what_it_says() {
+    let plate = pipeline_from_str("p.toml", PLATE).expect("it loads");
+    assert_eq!(plate.frame.roi, Some(Rect::new(0, 0, 2448, 2048)));
+    assert_eq!(plate.version.len(), 12);
+    assert!(plate.prompts[0].text.starts_with("Find surface defects: scratch, dent, crack, pit,"));
+    assert!(!plate.prompts[0].text.contains("{labels}"));
+    assert_eq!(plate.prompts[1].roi, Some(Rect::new(300, 1500, 812, 1628)));
+    assert_eq!(plate.prompts[1].budget, plate.tiling.budget);
+    let PromptKind::Text { expect } = &plate.prompts[1].kind else { panic!("the nameplate is text") };
+    assert_eq!(expect[0].from_trigger.as_deref(), Some("serial"));
+    assert_eq!(plate.verdict.fail_at, Grade::Reject);
+    assert_eq!(plate.verdict.deadline, Duration::from_secs(8));
+    let edited = pipeline_from_str("p.toml", &format!("{PLATE}\n")).expect("it loads");
+    assert_ne!(edited.version, plate.version, "an edit makes another version");
+}
+
+#[test]
+fn the_version_is_the_start_of_the_sha256() {
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    assert_eq!(pipeline::version(""), empty[..12]);
+}
+
+#[test]
+fn a_bad_config_is_named_by_line_key_and_value() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("site = \"p\"", "site = \"p/q\"", "test.toml:2:1: station.site = \"p/q\": is one level"),
+        ("site = \"p\"", "site = \"\"", "test.toml:2:1: station.site = \"\": must not be empty"),
+        ("site = \"p\"", "site = 7", "test.toml:2:1: station.site = 7: must be a string"),
+        (
+            "site = \"p\"",
+            "sites = \"p\"",
+            "test.toml:2:1: station.sites = \"p\": unknown key; known here: root,",
+        ),
+        ("site = \"p\"", "", "test.toml:1:2: station.site: is missing"),
+        ("id = \"cam1\"", "id = \"cam 1\"", "test.toml:7:1: camera[0].id = \"cam 1\": must be 1 to 64"),
+        ("\"simulator\"", "\"v4l2\"", "test.toml:8:1: camera[0].source = \"v4l2\": this build does not have"),
+        ("\"simulator\"", "\"gopro\"", "camera[0].source = \"gopro\": there is no such source"),
+        (
+            "\"simulator\"",
+            "\"simulator\"\npath = \"x\"",
+            "test.toml:9:1: camera[0].path = \"x\": unknown key",
+        ),
+        ("\"simulator\"", "\"simulator\"\ncount = 0", "camera[0].count = 0: must be from 1 to"),
+        ("\"simulator\"", "\"simulator\"\nseed = -1", "camera[0].seed = -1: must be a whole number, 0 or"),
+        (
+            "\"simulator\"",
+            "\"simulator\"\ntrigger = { interval_ms = 1.5 }",
+            ":9:13: camera[0].trigger.interval_ms",
+        ),
+        ("\"simulator\"", "\"simulator\"\ntrigger = 5", "camera[0].trigger = 5: must be a section of keys"),
+        (
+            "\"simulator\"",
+            "\"simulator\"\nqueue = { policy = \"lifo\" }",
+            "must be one of wait, drop_oldest,",
+        ),
+        ("\"simulator\"", "\"folder\"", "test.toml:6:3: camera[0].path: is missing"),
+        (
+            "\"machined-plate\"",
+            "\"other\"",
+            "camera[0].pipeline = \"other\": pipelines/other.toml cannot be read",
+        ),
+        ("\"machined-plate\"", "\"../x\"", "camera[0].pipeline = \"../x\": must be 1 to 64"),
+        (
+            "\"mqtt://broker\"",
+            "\"http://broker\"",
+            "test.toml:13:1: mqtt.url = \"http://broker\": must start with",
+        ),
+        ("\"mqtt://broker\"", "\"mqtts://broker\"", "this build has no TLS"),
+        ("\"mqtt://broker\"", "\"mqtt://b\"\nprotocol = 6", "test.toml:14:1: mqtt.protocol = 6: must be 5"),
+        ("\"mqtt://broker\"", "\"mqtt://b\"\npassword = \"x\"", "mqtt.password = ***: a password needs"),
+        ("dir = \"var/test\"", "dir = \"d\"\nmax_bytes = 1", "store.max_bytes = 1: must be from 64000000"),
+        ("[store]", "[webb]\n[store]", "test.toml:10:2: webb: unknown key; known here:"),
+        ("[store]", "[web]\nlisten = \"here\"\n[store]", "web.listen = \"here\": must be an IP address"),
+        ("[mqtt]", "[mqtt", "test.toml:12:6: this is not TOML"),
+    ];
+    config_of(SMALL).expect("the text itself is fine");
+    for (from, to, expected) in cases {
+        assert!(SMALL.contains(from));
+        let problem = only_problem(config_of(&SMALL.replacen(from, to, 1)));
+        assert!(problem.contains(expected), "{to}\ngave {problem}\nnot  {expected}");
+    }
+}
+
+#[test]
+fn all_problems_are_reported_in_the_order_of_the_file() {
+    let text = SMALL.replace("\"p\"", "\"p#\"").replace("cam1", "").replace("mqtt://broker", "x");
+    let problems = config_of(&text).expect_err("three problems");
+    let places: Vec<_> = problems.iter().filter_map(|p| p.split(": ").next()).collect();
+    assert_eq!(places, ["test.toml:2:1", "test.toml:7:1", "test.toml:13:1"], "{problems:#?}");
+}
+
+#[test]
+fn an_empty_config_says_what_is_missing() {
+    let problems = config_of("").expect_err("nothing is there").join("\n");
+    for key in ["station.site", "camera", "store.dir", "mqtt"] {
+        assert!(problems.contains(&format!("test.toml:1:1: {key}: ")), "{key}\n{problems}");
+    }
+}
+
+#[test]
+fn ids_are_unique() {
+    let second = "[[camera]]\nid = \"cam1\"\nsource = \"simulator\"\npipeline = \"photo\"\n[store]";
+    let problem = only_problem(config_of(&SMALL.replace("[store]", second)));
+    assert!(problem.starts_with("test.toml:11:1: camera[1].id = \"cam1\": two cameras"), "{problem}");
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let config = config_with(
+        SMALL,
+        &[
+            ("INSPECTD_MQTT__URL", "mqtt://user:pa%20ss@other:1884"),
+            ("INSPECTD_MQTT__PROTOCOL", "4"),
+            ("INSPECTD_CAMERA__0__TRIGGER__INTERVAL_MS", "250"),
+            ("INSPECTD_CAMERA__0__ID", "12"),
+            ("INSPECTD_STATION__SITE", "true"),
+            ("INSPECTD_MODEL__THREADS", "3"),
+            ("INSPECTD_LOG", "debug"),
+            ("INSPECTD_CONFIG", "elsewhere.toml"),
+        ],
+    )
+    .expect("it loads");
+    assert_eq!((config.mqtt.host.as_str(), config.mqtt.port), ("other", 1884));
+    assert_eq!(config.mqtt.protocol, Protocol::V311);
+    assert_eq!(config.cameras[0].trigger.interval_ms, Some(250));
+    assert_eq!(config.cameras[0].id, "12", "a number can be a name");
+    assert_eq!(config.station.site, "true");
+    assert_eq!(config.model.threads, 3);
+    assert_eq!(config.mqtt.password.expect("a password").expose(), "pa ss");
+}
+
+#[test]
+fn a_bad_variable_is_named() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("INSPECTD_MQTT__PROTOCOL", "6", "INSPECTD_MQTT__PROTOCOL=6: mqtt.protocol: must be 5"),
+        ("INSPECTD_MODEL__THREADS", "many", "INSPECTD_MODEL__THREADS=many: model.threads: must be a whole"),
+        ("INSPECTD_MQTT__ULR", "x", "INSPECTD_MQTT__ULR=x: mqtt.ulr: unknown key; known here: url"),
+        ("INSPECTD_NOTHING", "x", "INSPECTD_NOTHING=x: nothing: unknown key"),
+        ("INSPECTD_NO__THING", "x", "INSPECTD_NO__THING=***: no: unknown key"),
+        ("INSPECTD_MQTT_PASSWORD", "hunter2", "INSPECTD_MQTT_PASSWORD=***: mqtt_password: unknown key"),
+        (
+            "INSPECTD_MQTT__URL",
+            "mqtt://me:hunter2@h:x",
+            "INSPECTD_MQTT__URL=mqtt://***@h:x: mqtt.url: the port",
+        ),
+        ("INSPECTD_MQTT", "x", "INSPECTD_MQTT=***: mqtt: this is a section"),
+        (
+            "INSPECTD_CAMERA__1__ID",
+            "x",
+            "INSPECTD_CAMERA__1__ID=***: camera[1].id: the file has no camera[1]",
+        ),
+        ("INSPECTD_", "x", "does not name a key"),
+        ("INSPECTD_MQTT__", "x", "does not name a key"),
+    ];
+    for (name, value, expected) in cases {
+        let problem = only_problem(config_with(SMALL, &[(name, value)]));
+        assert!(problem.contains(expected), "{name} gave {problem}");
+        assert!(!problem.contains("hunter2"), "{problem}");
+    }
+}
+
+#[test]
+fn the_effective_config_loads_again_and_holds_no_secret() {
+    let text = with_optional_keys(PLANT).replace("mqtt://127.0.0.1:1883", "mqtt://127.0.0.1:1884");
+    let config = config_of(&text).expect("it loads");
+    let effective = config.effective();
+    let mut again = config_of(&effective).unwrap_or_else(|problems| panic!("{effective}\n{problems:#?}"));
+    assert_eq!(again.mqtt.username, Some(Secret::new("***")));
+    again.mqtt.username.clone_from(&config.mqtt.username);
+    assert_eq!(again, config);
+    assert!(!effective.contains("\"st10\"\npassword"), "{effective}");
+
+    let secret = [("INSPECTD_MQTT__USERNAME", "hunter1"), ("INSPECTD_MQTT__PASSWORD", "hunter2")];
+    let config = config_with(SMALL, &secret).expect("it loads");
+    assert_eq!(config.mqtt.read_password().expect("no file"), Some(Secret::new("hunter2")));
+    let shown = format!("{}{config:?}", config.effective());
+    assert!(!shown.contains("hunter"), "{shown}");
+    assert!(shown.contains("password = \"***\""));
+    let by_url = SMALL.replace("mqtt://broker", "mqtt://hunter1:hunter2@broker");
+    let config = config_of(&by_url).expect("it loads");
+    assert!(!format!("{}{config:?}", config.effective()).contains("hunter"));
+}
+
+#[test]
+fn the_password_file_is_read_without_its_line_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("password");
+    std::fs::write(&file, "hunter2\r\n").expect("a file");
+    let keys = format!("\"mqtt://u@broker\"\npassword_file = {:?}", file.to_str().expect("UTF-8"));
+    let config = config_of(&SMALL.replace("\"mqtt://broker\"", &keys)).expect("it loads");
+    assert_eq!(config.mqtt.read_password().expect("it is read"), Some(Secret::new("hunter2")));
+    std::fs::remove_file(&file).expect("it was there");
+    assert!(config.mqtt.read_password().is_err());
+}
+
+#[test]
+fn missing_files_are_problems_of_their_keys() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("c.toml");
+    std::fs::create_dir(dir.path().join("recipes")).expect("a directory");
+    std::fs::write(dir.path().join("recipes/machined-plate.toml"), PLATE).expect("a file");
+    std::fs::write(dir.path().join("v.gguf"), "").expect("a file");
+    let head = "pipelines_dir = \"recipes\"\n[model]\ntext = \"t.gguf\"\nmmproj = \"v.gguf\"\n";
+    std::fs::write(&path, format!("{head}{SMALL}")).expect("a file");
+    // Pipelines and vision model are found beside the config.
+    let config = load(&path).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.model.mmproj, dir.path().join("v.gguf"));
+    let error = load_with_files(&path).expect_err("the text model is missing").to_string();
+    let expected = format!("{}:3:1: model.text = \"t.gguf\": there is no file t.gguf", path.display());
+    assert_eq!(error, expected);
+    assert!(matches!(load(&dir.path().join("none")), Err(ConfigError::Unreadable { .. })));
+}
+
+#[test]
+fn a_bad_pipeline_is_named_by_line_key_and_value() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("schema = 1 ", "schema = 2 ", "schema = 2: must be 1"),
+        ("mm_per_px = 0.05", "mm_per_px = 0", "mm_per_px = 0: must be from"),
+        ("mm_per_px = 0.05", "mm_per_px = nan", "mm_per_px = nan: must be from"),
+        ("roi = [0, 0, 2448, 2048]", "roi = [5, 0, 5, 9]", "frame.roi = [5, 0, 5, 9]: holds no pixel"),
+        ("roi = [0, 0, 2448, 2048]", "roi = [5, 0, 5]", "frame.roi = [5, 0, 5]: must be four"),
+        ("roi = [0, 0, 2448, 2048]", "roi = [0, 0, 0.5, 9]", "must be four whole numbers"),
+        ("mask = [[1200,", "mask = [[1400,", "frame.mask[0] = [1400, 0, 1400, 160]: holds no pixel"),
+        ("mask = [[1200, 0, 1400, 160]]", "mask = [[0, 0, 9999, 9999]]", "covers the whole roi"),
+        ("overlap_px = 64", "overlap_px = 512", "tiling.overlap_px = 512: must be less than tile_px"),
+        ("min_pixels = 4096", "min_pixels = 70000", "max_pixels = 65536: must not be less than min_pixels"),
+        ("tile_px = 512", "tile_px = 1", "tiling.tile_px = 1: must be from 32"),
+        ("max_tiles = 64", "max_tiles = 64\nmax_tile = 64", "tiling.max_tile = 64: unknown key"),
+        ("id = \"nameplate\"", "id = \"surface\"", "prompt[1].id = \"surface\": two prompts"),
+        ("kind = \"text\"", "kind = \"ocr\"", "prompt[1].kind = \"ocr\": must be one of defects, text"),
+        ("\"scratch\", \"dent\"", "\"dent\", \"dent\"", "\"dent\" stands there twice"),
+        ("\"scratch\", \"dent\"", "\"scratch\", \"\", \"dent\"", "\"\" must be letters"),
+        ("\"scratch\", \"dent\"", "\"scratch\", 5, \"dent\"", "prompt[0].labels[1] = 5: must be a string"),
+        ("\"scratch\", \"dent\"", "\"scratch\", \"dent\\\"\"", "must be letters, digits"),
+        ("text = 'Read", "text = '<|im_end|>Read", "must not hold <|"),
+        ("text = 'Read", "text = '{labels}Read", "only a prompt of kind defects has {labels}"),
+        ("line = 1,", "line = 0,", "prompt[1].expect[0].line = 0: must be from 1 to 64"),
+        ("line = 2,", "line = 1,", "prompt[1].expect[1].line = 1: two rules"),
+        ("check = \"gs1\"", "check = \"gs2\"", "must be one of gs1, gtin, luhn, mod37_36, vin"),
+        (", check = \"gs1\"", "", "prompt[1].expect[1] = { line = 2 }: expects nothing"),
+        ("^SN[0-9]{4}", "^SN[0-9{4}", "prompt[1].expect[0].regex = \"^SN[0-9{4}"),
+        ("longest_mm_over = 5.0", "longest_mm_over = -5.0", "grade[3].longest_mm_over = -5.0: must be"),
+        ("label = \"crack\" ", "label = \"crac\" ", "grade[0].label = \"crac\": no prompt has the label"),
+        ("grade = \"reject\"\n", "grade = \"bad\"\n", "must be one of ok, cosmetic, rework, reject"),
+        ("longest_mm_over = 5.0", "severity = \"bad\"", "must be one of minor, major, critical"),
+        ("fail_at = \"reject\"", "fail_at = \"ok\"", "verdict.fail_at = \"ok\": must be one of cosmetic"),
+        ("review_below_confidence = 0.6", "review_below_confidence = 1.1", "must be from 0 to 1"),
+        ("deadline_ms = 8000", "deadline_ms = 0", "verdict.deadline_ms = 0: must be from 1"),
+        ("deadline_ms = 8000", "", "verdict.deadline_ms: is missing; it must be from 1"),
+        ("[frame]", "[frames]", "frames: unknown key; known here: schema,"),
+    ];
+    for (from, to, expected) in cases {
+        let at = PLATE.find(from).unwrap_or_else(|| panic!("{from} is not in the file"));
+        let problems = pipeline_problems(&PLATE.replacen(from, to, 1));
+        assert_eq!(problems.len(), 1, "{to}: {problems:#?}");
+        assert!(problems[0].contains(expected), "{to}\ngave {}\nnot  {expected}", problems[0]);
+        // Where a key is wrong in its own line, that line is named.
+        let line = PLATE[..at].matches('\n').count() + 1;
+        let elsewhere = to.is_empty() || to.contains('\n') || expected.contains("max_pixels");
+        let own_line = problems[0].starts_with(&format!("p.toml:{line}:"));
+        assert!(own_line || elsewhere, "line {line}: {}", problems[0]);
+    }
+}
+
+#[test]
+fn a_rule_that_is_never_reached_is_a_problem() {
+    let rule = "[[grade]]\nseverity = \"minor\"\nlabel = \"dent\"\ngrade = \"ok\"\n\n[verdict]";
+    let problems = pipeline_problems(&PLATE.replace("[verdict]", rule));
+    assert!(problems[0].contains("grade[9]: is never reached: rule 9 matches all of it"), "{problems:?}");
+    let rule = "[[grade]]\nlabel = \"scratch\"\nlongest_mm_over = 6.0\ngrade = \"ok\"\n\n[verdict]";
+    let problems = pipeline_problems(&PLATE.replace("[verdict]", rule));
+    assert!(problems[0].contains("rule 4 matches all of it"), "{problems:?}");
+}
+
+#[test]
+fn a_pipeline_must_be_named_as_its_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("other.toml"), PLATE).expect("a file");
+    let text = SMALL.replace("\"machined-plate\"", "\"other\"");
+    let text = format!("pipelines_dir = {:?}\n{text}", dir.path().to_str().expect("UTF-8"));
+    let problem = only_problem(config_of(&text));
+    assert!(problem.contains("calls itself \"machined-plate\": name it as its file"), "{problem}");
+}
+
+#[test]
+fn problems_inside_a_pipeline_carry_its_own_file_and_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("machined-plate.toml");
+    std::fs::write(&file, PLATE.replace("schema = 1 ", "schema = 9 ")).expect("a file");
+    let text = format!("pipelines_dir = {:?}\n{SMALL}", dir.path().to_str().expect("UTF-8"));
+    let problem = only_problem(config_of(&text));
+    assert!(problem.starts_with(&format!("{}:", file.display())), "{problem}");
+    assert!(problem.contains("schema = 9: must be 1"), "{problem}");
+}
+
+#[test]
+fn topics_follow_the_station() {
+    let config = config_of(SMALL).expect("it loads");
+    assert_eq!(config.station.topic("camera/cam1/status"), "inspectd/p/a/l/s/camera/cam1/status");
+    assert_eq!(config.mqtt.client_id, "inspectd-p-a-l-s");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// No text is so broken that reading it panics, and a text with a byte cut out is never silently
+    /// the same recipe.
+    #[test]
+    fn no_mutilated_pipeline_panics(at in 0..PLATE.len(), length in 1usize..40, with in "[\\[\\]{}=\"',.0-9a-z\n-]{0,6}") {
+        let before = PLATE.get(..at);
+        let after = PLATE.get((at + length).min(PLATE.len())..);
+        if let (Some(before), Some(after)) = (before, after) {
+            let text = format!("{before}{with}{after}");
+            let plate = pipeline_from_str("p.toml", PLATE).expect("it loads");
+            if let Ok(pipeline) = pipeline_from_str("p.toml", &text) {
+                prop_assert!(text == PLATE || pipeline.version != plate.version);
+            }
+            // The config reader walks the same kind of text.
+            let _refused = config_of(&text);
+        }
+    }
+}

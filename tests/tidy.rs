@@ -1,0 +1,269 @@
+//! The house rules that a machine can check: who may import whom, how long a file may be, which words
+//! stay out, what lies at the top.
+//!
+//! Imports go to the right only, and siblings never import each other; they meet in `daemon`:
+//!
+//!     main > cli, daemon > config > inspect > vlm
+//!                        > camera, mqtt, web > store > domain
+//!
+//! `queue`, `clock` and `health` are leaves: every room that runs threads may use them. Test code is
+//! free to reach further; a file's tests begin at `#[cfg(test)]` and end it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest file, in lines. Aim at 500.
+const LINES_MAX: usize = 600;
+
+/// Each room and the rooms that it may import beside itself. Rooms that are not here may import all.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("domain", &[]),
+    ("vlm", &[]),
+    ("simulator", &[]),
+    ("queue", &[]),
+    ("clock", &[]),
+    ("health", &[]),
+    ("store", &["domain", "clock", "health"]),
+    ("camera", &["domain", "simulator", "queue", "clock", "health"]),
+    ("mqtt", &["store", "domain", "queue", "clock", "health"]),
+    ("web", &["store", "domain", "queue", "clock", "health"]),
+    ("inspect", &["domain", "vlm", "queue", "clock", "health"]),
+    ("config", &["domain", "store", "inspect", "vlm", "queue"]),
+];
+const FREE: &[&str] = &["main", "lib", "cli", "daemon"];
+
+/// What may lie at the top besides files and folders whose names start with a dot.
+const TOP: &[&str] = &[
+    "Cargo.toml",
+    "Cargo.lock",
+    "src",
+    "pipelines",
+    "config",
+    "systemd",
+    "fixtures",
+    "tests",
+    "README.md",
+    "Makefile",
+    "LICENSE-MIT",
+    "LICENSE-APACHE",
+];
+
+#[test]
+fn imports_go_to_the_right_only() {
+    let mut rooms = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for (path, text) in sources("src") {
+        let room = room_of(&path);
+        wrong.extend(bad_imports(&room, &text).into_iter().map(|bad| format!("{}: {bad}", path.display())));
+        rooms.insert(room);
+    }
+    assert!(rooms.contains("domain") && rooms.contains("main"), "the sources were found: {rooms:?}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_room_is_in_the_table() {
+    for (path, _) in sources("src") {
+        let room = room_of(&path);
+        let known = FREE.contains(&room.as_str()) || IMPORTS.iter().any(|(name, _)| *name == room);
+        assert!(known, "{}: give the room {room} a line in IMPORTS", path.display());
+    }
+}
+
+#[test]
+fn no_file_is_too_long() {
+    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+        let lines = text.lines().count();
+        assert!(lines <= LINES_MAX, "{}: {lines} lines; split it by what its parts do", path.display());
+    }
+}
+
+#[test]
+fn no_unfinished_work_is_checked_in() {
+    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+        // This file has to name the words.
+        if !path.ends_with("tidy.rs") {
+            let found = unfinished(&text);
+            assert!(found.is_empty(), "{}: {found:?}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_top_holds_what_it_should() {
+    // What git ignores is not the project: build outputs and the demo's store.
+    let ignored = fs::read_to_string(".gitignore").expect("the ignore file is there");
+    let ignored: Vec<_> = ignored.lines().map(|line| line.trim_matches('/')).collect();
+    for entry in fs::read_dir(".").expect("the top can be read") {
+        let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+        let fits = name.starts_with('.') || TOP.contains(&name.as_str()) || ignored.contains(&name.as_str());
+        assert!(fits, "{name} does not belong at the top");
+    }
+}
+
+/// All Rust files under a folder, with their texts.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a source folder can be read") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a source file can be read");
+                found.push((path, text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// `mqtt` for `src/mqtt/state.rs`, `config` for `src/config.rs`.
+fn room_of(path: &Path) -> String {
+    let inside = path.strip_prefix("src").expect("a path under src");
+    let first = inside.iter().next().expect("a file has a name").to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// Imports that the table does not allow.
+fn bad_imports(room: &str, text: &str) -> Vec<String> {
+    let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == room) else {
+        return Vec::new();
+    };
+    if is_test_file(text) {
+        return Vec::new();
+    }
+    let code = without_comments_and_texts(before_tests(text));
+    let mut bad: Vec<_> = imported(&code)
+        .into_iter()
+        .filter(|other| other != room && !allowed.contains(&other.as_str()))
+        .map(|other| format!("{room} must not import {other}"))
+        .collect();
+    // `super::super` out of a nested file could leave the room unseen.
+    let climbs = code.matches("super::super").count();
+    bad.extend((climbs > 0).then(|| "write crate::… instead of super::super".to_owned()));
+    bad
+}
+
+/// A file that `#[cfg(test)] mod tests;` pulls in holds tests only.
+fn is_test_file(text: &str) -> bool {
+    text.starts_with("//! Tests of ")
+}
+
+fn before_tests(text: &str) -> &str {
+    text.split_once("#[cfg(test)]\nmod tests {").map_or(text, |(code, _)| code)
+}
+
+/// The rooms that `crate::` paths name: `a` and `c` in `use crate::{a::{b, x}, c};`.
+fn imported(code: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    for start in ["crate::", "inspectd::"] {
+        for (at, _) in code.match_indices(start) {
+            let before = code[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
+                continue;
+            }
+            let rest = code[at + start.len()..].trim_start();
+            match rest.strip_prefix('{') {
+                Some(list) => rooms.extend(first_names(list)),
+                None => rooms.extend(name_at(rest)),
+            }
+        }
+    }
+    rooms
+}
+
+/// The first name of each item of a brace list whose opening brace was taken off.
+fn first_names(list: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut depth = 0;
+    let mut item = String::new();
+    for c in list.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => names.extend(name_at(std::mem::take(&mut item).trim())),
+            _ if depth == 0 => item.push(c),
+            _ => {}
+        }
+    }
+    names.extend(name_at(item.trim()));
+    names
+}
+
+/// The identifier at the start of a text, if there is one.
+fn name_at(text: &str) -> Option<String> {
+    let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// The code with comments and string literals blanked, so that words in them are no imports.
+fn without_comments_and_texts(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    for line in text.lines() {
+        let mut in_text = false;
+        let mut previous = ' ';
+        for (at, c) in line.char_indices() {
+            if !in_text && line[at..].starts_with("//") {
+                break;
+            }
+            // A quote in a character literal ('"') opens no text.
+            if c == '"' && previous != '\\' && previous != '\'' {
+                in_text = !in_text;
+            } else if !in_text {
+                code.push(c);
+            }
+            previous = if previous == '\\' && c == '\\' { ' ' } else { c };
+        }
+        code.push('\n');
+    }
+    code
+}
+
+/// Words of unfinished work.
+fn unfinished(text: &str) -> Vec<&'static str> {
+    let words = ["TODO", "FIXME", "XXX", "todo!", "unimplemented!", "dbg!", "Being written"];
+    let is_word = |at: usize, word: &str| {
+        let joined = |c: char| c.is_alphanumeric() || c == '_';
+        !text[..at].chars().next_back().is_some_and(joined)
+            && !text[at + word.len()..].chars().next().is_some_and(joined)
+    };
+    words.into_iter().filter(|word| text.match_indices(word).any(|(at, _)| is_word(at, word))).collect()
+}
+
+#[test]
+fn the_check_sees_broken_imports() {
+    let sees = |room: &str, text: &str| !bad_imports(room, text).is_empty();
+    assert!(sees("domain", "use crate::store::Store;"));
+    assert!(sees("domain", "use crate::{domain::Frame, store::{Store, Outbox}};"));
+    assert!(sees("vlm", "use crate::{\n    vlm::{\n        gguf, rope,\n    },\n    domain,\n};"));
+    assert!(sees("mqtt", "fn f() { let x = crate::web::api(); }"));
+    assert!(sees("inspect", "pub use crate::store;"));
+    assert!(sees("camera", "use inspectd::mqtt::Client;"));
+    assert!(sees("store", "fn f() { use super::super::mqtt; }"));
+    assert!(sees("queue", "let quote = '\"'; use crate::domain::Frame;"));
+    assert!(sees("store", "const A: &str = \"a\"; use crate::mqtt;"));
+
+    assert!(!sees("domain", "use crate::domain::rect::Rect;\nuse std::fmt;"));
+    assert!(!sees("inspect", "use crate::{domain::{Frame, Grid}, vlm};"));
+    assert!(!sees("domain", "//! `crate::store` keeps these.\n/* */ let x = \"crate::store\";"));
+    assert!(!sees("domain", "use my_crate::store;"));
+    assert!(!sees("store", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::mqtt;\n}"));
+    assert!(!sees("cli", "use crate::{mqtt, web};"));
+}
+
+#[test]
+fn the_check_sees_unfinished_work() {
+    for bad in
+        ["// TODO: later", "/// FIXME", "todo!()", "unimplemented!(\"x\")", "dbg!(x)", "//! Being written."]
+    {
+        assert!(!unfinished(bad).is_empty(), "{bad}");
+    }
+    for good in ["let todos = 1;", "// METHODOLOGY", "fn mastodon() {}"] {
+        assert!(unfinished(good).is_empty(), "{good}");
+    }
+}
