@@ -1,8 +1,21 @@
-//! The command line: one file a subcommand.
+//! The command line: one file a subcommand, and what subcommands share.
+//!
+//!     check, replay, simulate      subcommands
+//!     truth, score, assertion      labelled images and the figures that come of them
+//!     annotate, picture            annotated copies of frames; reading and writing image files
+//!     output, columns, progress    words for people
 
+pub mod annotate;
+pub mod assertion;
 pub mod check;
+pub mod columns;
+pub mod output;
+pub mod picture;
+pub mod progress;
 pub mod replay;
+pub mod score;
 pub mod simulate;
+pub mod truth;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
