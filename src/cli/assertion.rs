@@ -193,7 +193,19 @@ mod tests {
 
     #[test]
     fn what_is_no_assertion_is_refused() {
-        for text in ["micro.f1", "", "micro.f1=0.4", ">=1", "a..b>1", ".a>1", "a>", "a>x", "a>=NaN", "a>inf", "a>=1>2"] {
+        for text in [
+            "micro.f1",
+            "",
+            "micro.f1=0.4",
+            ">=1",
+            "a..b>1",
+            ".a>1",
+            "a>",
+            "a>x",
+            "a>=NaN",
+            "a>inf",
+            "a>=1>2",
+        ] {
             assert!(text.parse::<Assertion>().is_err(), "{text}");
         }
     }

@@ -54,7 +54,9 @@ pub fn words(reason: &Reason) -> String {
         Reason::Unparsable { prompt, tile } => {
             format!("answer to {} on tile {tile} is cut off or garbled", clean(prompt))
         }
-        Reason::MissingTile { inspected, planned } => format!("only {inspected} of {planned} tiles inspected"),
+        Reason::MissingTile { inspected, planned } => {
+            format!("only {inspected} of {planned} tiles inspected")
+        }
         Reason::Engine { message } => format!("engine: {}", clean(message)),
         Reason::Frame { message } => format!("frame: {}", clean(message)),
         Reason::QueueFull => "dropped: the queue was full".to_owned(),
@@ -158,7 +160,6 @@ pub const fn badge(verdict: &Verdict) -> &'static str {
         Verdict::Review(_) => "REVIEW",
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -54,7 +54,12 @@ pub fn save(path: &Path, picture: &RgbImage) -> Result<(), PictureError> {
     let mut out = BufWriter::new(File::create(path).map_err(at)?);
     let (w, h) = picture.dimensions();
     let written = if is_jpeg(path) {
-        JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY).write_image(picture, w, h, ExtendedColorType::Rgb8)
+        JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY).write_image(
+            picture,
+            w,
+            h,
+            ExtendedColorType::Rgb8,
+        )
     } else {
         PngEncoder::new_with_quality(&mut out, CompressionType::Fast, FilterType::Adaptive).write_image(
             picture,

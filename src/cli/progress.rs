@@ -29,8 +29,7 @@ impl Progress {
     /// Starts to show `what`, of `total` steps, in the way that stderr allows.
     pub fn new(what: &str, total: u64) -> Self {
         let shape = if std::io::stderr().is_terminal() {
-            let bar =
-                ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(BAR_HZ));
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(BAR_HZ));
             let style = ProgressStyle::with_template(
                 "{prefix} [{bar:30}] {pos}/{len}  {per_sec}  eta {eta}  {wide_msg}",
             )

@@ -96,8 +96,8 @@ pub enum TruthError {
 /// The file is missing, has no image, or has a line that does not fit the form.
 pub fn read_dir(dir: &Path) -> Result<Vec<Truth>, TruthError> {
     let path = dir.join(TRUTH_FILE);
-    let file = std::fs::File::open(&path)
-        .map_err(|source| TruthError::Open { path: path.clone(), source })?;
+    let file =
+        std::fs::File::open(&path).map_err(|source| TruthError::Open { path: path.clone(), source })?;
     read(&path, BufReader::new(file))
 }
 
@@ -116,8 +116,11 @@ pub fn read(path: &Path, source: impl BufRead) -> Result<Vec<Truth>, TruthError>
         if text.is_empty() {
             continue;
         }
-        let value: Value = serde_json::from_str(text)
-            .map_err(|source| TruthError::Json { path: path.to_owned(), line, source })?;
+        let value: Value = serde_json::from_str(text).map_err(|source| TruthError::Json {
+            path: path.to_owned(),
+            line,
+            source,
+        })?;
         let named = |bad: Bad| TruthError::Key {
             path: path.to_owned(),
             line,
@@ -254,10 +257,7 @@ fn text(key: &str, value: &Value, size: (u32, u32)) -> Result<TrueText, Bad> {
             let line =
                 line.as_str().ok_or_else(|| Bad::new(format!("{key}.text"), line, "a line of text"))?;
             let bbox = object.get("bbox").unwrap_or(&Value::Null);
-            Ok(TrueText {
-                text: line.to_owned(),
-                bbox_px: box_or_null(&format!("{key}.bbox"), bbox, size)?,
-            })
+            Ok(TrueText { text: line.to_owned(), bbox_px: box_or_null(&format!("{key}.bbox"), bbox, size)? })
         }
         other => Err(Bad::new(key, other, "a string or {\"text\", \"bbox\"}")),
     }
@@ -361,22 +361,61 @@ mod tests {
         let ok = "{\"file\":\"a.png\",\"width\":64,\"height\":48}";
         let with = |rest: &str| format!("{ok}\n{{\"file\":\"b.png\",\"width\":64,\"height\":48,{rest}}}");
         for (text, message) in [
-            (with("\"defects\":[{\"label\":\"pit\",\"bbox\":[1,2,3]}]"), "set/truth.jsonl:2: defects[0].bbox is [1,2,3], expected [x1, y1, x2, y2]"),
-            (with("\"defects\":[{\"label\":\"pit\"}]"), "set/truth.jsonl:2: defects[0].bbox is \"missing\", expected [x1, y1, x2, y2] or null"),
-            (with("\"defects\":[{\"label\":\"pit\",\"bbox\":[5,2,5,9]}]"), "set/truth.jsonl:2: defects[0].bbox is [5,2,5,9], expected x1 < x2 and y1 < y2"),
-            (with("\"defects\":[{\"label\":\"pit\",\"bbox\":[5,2,66,9]}]"), "set/truth.jsonl:2: defects[0].bbox is [5,2,66,9], expected a box inside the image of 64x48"),
-            (with("\"defects\":[{\"label\":\"pit\",\"bbox\":null,\"severity\":\"bad\"}]"), "set/truth.jsonl:2: defects[0].severity is \"bad\", expected minor, major or critical"),
-            (with("\"defects\":[{\"bbox\":null}]"), "set/truth.jsonl:2: defects[0].label is null, expected a word"),
+            (
+                with("\"defects\":[{\"label\":\"pit\",\"bbox\":[1,2,3]}]"),
+                "set/truth.jsonl:2: defects[0].bbox is [1,2,3], expected [x1, y1, x2, y2]",
+            ),
+            (
+                with("\"defects\":[{\"label\":\"pit\"}]"),
+                "set/truth.jsonl:2: defects[0].bbox is \"missing\", expected [x1, y1, x2, y2] or null",
+            ),
+            (
+                with("\"defects\":[{\"label\":\"pit\",\"bbox\":[5,2,5,9]}]"),
+                "set/truth.jsonl:2: defects[0].bbox is [5,2,5,9], expected x1 < x2 and y1 < y2",
+            ),
+            (
+                with("\"defects\":[{\"label\":\"pit\",\"bbox\":[5,2,66,9]}]"),
+                "set/truth.jsonl:2: defects[0].bbox is [5,2,66,9], expected a box inside the image of 64x48",
+            ),
+            (
+                with("\"defects\":[{\"label\":\"pit\",\"bbox\":null,\"severity\":\"bad\"}]"),
+                "set/truth.jsonl:2: defects[0].severity is \"bad\", expected minor, major or critical",
+            ),
+            (
+                with("\"defects\":[{\"bbox\":null}]"),
+                "set/truth.jsonl:2: defects[0].label is null, expected a word",
+            ),
             (with("\"defects\":{}"), "set/truth.jsonl:2: defects is {}, expected a list"),
-            (with("\"texts\":[7]"), "set/truth.jsonl:2: texts[0] is 7, expected a string or {\"text\", \"bbox\"}"),
+            (
+                with("\"texts\":[7]"),
+                "set/truth.jsonl:2: texts[0] is 7, expected a string or {\"text\", \"bbox\"}",
+            ),
             (with("\"good\":1"), "set/truth.jsonl:2: good is 1, expected true or false"),
-            (with("\"rois\":{\"np\":[0,0,9,\"x\"]}"), "set/truth.jsonl:2: rois.np is [0,0,9,\"x\"], expected [x1, y1, x2, y2]"),
+            (
+                with("\"rois\":{\"np\":[0,0,9,\"x\"]}"),
+                "set/truth.jsonl:2: rois.np is [0,0,9,\"x\"], expected [x1, y1, x2, y2]",
+            ),
             (with("\"lot\":3"), "set/truth.jsonl:2: lot is 3, expected a string"),
-            (format!("{ok}\n{ok}"), "set/truth.jsonl:2: file is \"a.png\", expected an image that no earlier line names"),
-            ("{\"file\":\"../a.png\",\"width\":1,\"height\":1}".into(), "set/truth.jsonl:1: file is \"../a.png\", expected a relative path without `..`"),
-            ("{\"file\":\"/a.png\",\"width\":1,\"height\":1}".into(), "set/truth.jsonl:1: file is \"/a.png\", expected a relative path without `..`"),
-            ("{\"file\":\"a.png\",\"width\":0,\"height\":1}".into(), "set/truth.jsonl:1: width is 0, expected a whole number of pixels above 0"),
-            ("{\"file\":\"a.png\",\"width\":1}".into(), "set/truth.jsonl:1: height is null, expected a whole number of pixels above 0"),
+            (
+                format!("{ok}\n{ok}"),
+                "set/truth.jsonl:2: file is \"a.png\", expected an image that no earlier line names",
+            ),
+            (
+                "{\"file\":\"../a.png\",\"width\":1,\"height\":1}".into(),
+                "set/truth.jsonl:1: file is \"../a.png\", expected a relative path without `..`",
+            ),
+            (
+                "{\"file\":\"/a.png\",\"width\":1,\"height\":1}".into(),
+                "set/truth.jsonl:1: file is \"/a.png\", expected a relative path without `..`",
+            ),
+            (
+                "{\"file\":\"a.png\",\"width\":0,\"height\":1}".into(),
+                "set/truth.jsonl:1: width is 0, expected a whole number of pixels above 0",
+            ),
+            (
+                "{\"file\":\"a.png\",\"width\":1}".into(),
+                "set/truth.jsonl:1: height is null, expected a whole number of pixels above 0",
+            ),
             ("[]".into(), "set/truth.jsonl:1: the line is [], expected an object"),
             (" \n".into(), "set/truth.jsonl: no image in it"),
         ] {

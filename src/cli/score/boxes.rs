@@ -27,8 +27,7 @@ pub const MISSED: &str = "missed";
 
 /// Counts by label: every asked label, and any other that was found all the same.
 pub fn count(pairs: &[(&Truth, &Inspection)], asked: &Asked, iou_min: f32) -> BTreeMap<String, BoxMetrics> {
-    let mut counts: BTreeMap<String, [usize; 3]> =
-        asked.labels.iter().map(|l| (l.clone(), [0; 3])).collect();
+    let mut counts: BTreeMap<String, [usize; 3]> = asked.labels.iter().map(|l| (l.clone(), [0; 3])).collect();
     for (truth, inspection) in pairs {
         let boxes = known_boxes(truth, asked);
         let mut used = vec![false; boxes.len()];

@@ -38,10 +38,13 @@ pub struct VerdictCounts {
 
 /// Scores images against the truth.
 pub fn score(pairs: &[(&Truth, &Inspection)]) -> ImageMetrics {
-    let (bad, good): (Vec<_>, Vec<_>) = pairs.iter().partition(|(t, _)| t.is_defective());
-    let noticed = |set: &[&(&Truth, &Inspection)]| set.iter().filter(|p| !p.1.findings.is_empty()).count();
-    let passed = bad.iter().filter(|p| p.1.verdict == Verdict::Pass).count();
-    let scores = |set: &[&(&Truth, &Inspection)]| set.iter().map(|p| p.1.score).collect::<Vec<f32>>();
+    let of = |defective: bool| -> Vec<&Inspection> {
+        pairs.iter().filter(|(t, _)| t.is_defective() == defective).map(|(_, i)| *i).collect()
+    };
+    let (bad, good) = (of(true), of(false));
+    let noticed = |set: &[&Inspection]| set.iter().filter(|i| !i.findings.is_empty()).count();
+    let passed = bad.iter().filter(|i| i.verdict == Verdict::Pass).count();
+    let scores = |set: &[&Inspection]| set.iter().map(|i| i.score).collect::<Vec<f32>>();
     let mut verdicts = VerdictCounts::default();
     for (_, inspection) in pairs {
         match inspection.verdict {

@@ -129,10 +129,8 @@ fn boxes_by_hand() {
 fn the_surest_finding_takes_the_box() {
     let t = truth(&[("pit", Some([0.0, 0.0, 10.0, 10.0]))], &[]);
     // Both would fit; the second in the list is surer, so the first is the wrong one.
-    let i = found(vec![
-        finding("pit", [0.0, 0.0, 10.0, 10.0], 0.3),
-        finding("pit", [0.0, 0.0, 10.0, 9.0], 0.9),
-    ]);
+    let i =
+        found(vec![finding("pit", [0.0, 0.0, 10.0, 10.0], 0.3), finding("pit", [0.0, 0.0, 10.0, 9.0], 0.9)]);
     let m = score(&[(&t, &i)], &asked(&["pit"], &[]));
     assert_eq!(counts(&m.labels["pit"]), (1, 1, 0));
 }
@@ -188,10 +186,7 @@ fn a_defective_image_without_labels_accuses_no_finding() {
 
 #[test]
 fn confusion_pairs_places_whatever_the_label() {
-    let t = truth(
-        &[("scratch", Some([0.0, 0.0, 10.0, 10.0])), ("pit", Some([50.0, 50.0, 60.0, 60.0]))],
-        &[],
-    );
+    let t = truth(&[("scratch", Some([0.0, 0.0, 10.0, 10.0])), ("pit", Some([50.0, 50.0, 60.0, 60.0]))], &[]);
     let i = found(vec![
         finding("crack", [0.0, 0.0, 10.0, 9.0], 0.9),
         finding("dent", [400.0, 0.0, 410.0, 9.0], 0.9),

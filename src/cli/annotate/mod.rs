@@ -1,0 +1,217 @@
+//! Annotated copies of frames: what an operator sees.
+//!
+//!     frame --enlarged when small--> picture
+//!                                      + strip above: verdict, reason, facts         (header)
+//!                                      + regions of text: corners, then what was read (plate)
+//!                                      + boxes of defects in the colour of their grade
+//!                                      + captions beside the boxes                     (place)
+//!
+//! Boxes and lines go first, words last, so that no line runs through a word. The strip stands above
+//! the picture and hides nothing of it.
+
+mod canvas;
+mod header;
+mod look;
+mod place;
+mod plate;
+
+use crate::domain::finding::Finding;
+use crate::domain::inspection::Inspection;
+use crate::domain::rect::{BoxPx, Rect};
+use crate::domain::text::TextLine;
+use canvas::{Canvas, Letters};
+use header::Header;
+use image::imageops::FilterType;
+use image::RgbImage;
+use look::Scale;
+use place::Space;
+use plate::Plate;
+use std::borrow::Cow;
+
+/// Findings that get a caption, the worst first: more would cover the part.
+const CAPTIONS_MAX: usize = 48;
+
+/// An annotated copy of `frame`, below a strip with the verdict. Small frames are enlarged by a whole
+/// factor. `text_rois` tells where the text prompts of the pipeline read, in pixels of the frame.
+///
+/// A frame without pixels, or too large to draw on, comes back as it is.
+pub fn annotate(frame: &RgbImage, inspection: &Inspection, text_rois: &[(String, Rect)]) -> RgbImage {
+    let (width, height) = frame.dimensions();
+    let scale = Scale::of(width, height);
+    let picture = if scale.factor > 1 && width > 0 && height > 0 {
+        let (w, h) = (width * scale.factor, height * scale.factor);
+        Cow::Owned(image::imageops::resize(frame, w, h, FilterType::CatmullRom))
+    } else {
+        Cow::Borrowed(frame)
+    };
+    let letters = Letters::new();
+    let (wide, high) = (px(picture.width()), px(picture.height()));
+    let header = Header::new(inspection, wide, &scale, &letters);
+    let Some(mut canvas) = Canvas::new(&picture, header.height_px, look::DARK, letters) else {
+        return frame.clone();
+    };
+    header.draw(&mut canvas, inspection, wide, &scale);
+    let top = px(header.height_px);
+    let bounds = BoxPx::new(0.0, top, wide, top + high);
+    let sheet = Sheet { scale, bounds };
+    sheet.draw(&mut canvas, inspection, text_rois);
+    canvas.into_picture()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sides of pictures are exact in f32")]
+const fn px(side: u32) -> f32 {
+    side as f32
+}
+
+/// The picture's place on the canvas.
+struct Sheet {
+    scale: Scale,
+    bounds: BoxPx,
+}
+
+impl Sheet {
+    fn draw(&self, canvas: &mut Canvas, inspection: &Inspection, text_rois: &[(String, Rect)]) {
+        let readings = self.readings(inspection, text_rois);
+        // The worst are drawn last, so that nothing lies over them, and captioned first.
+        let mut worst_first: Vec<&Finding> = inspection.findings.iter().collect();
+        worst_first.sort_by(|a, b| b.grade.cmp(&a.grade).then_with(|| b.confidence.total_cmp(&a.confidence)));
+        let boxes: Vec<BoxPx> = worst_first.iter().map(|f| self.around(&f.bbox_px)).collect();
+
+        for reading in readings.iter().filter(|r| r.has_region) {
+            self.corners(canvas, &reading.anchor, look::reading(&reading.lines));
+        }
+        for (finding, bbox) in worst_first.iter().zip(&boxes).rev() {
+            self.frame_box(canvas, bbox, look::grade(finding.grade).0);
+        }
+
+        let regions = readings.iter().filter(|r| r.has_region).map(|r| r.anchor);
+        let mut space = Space::new(self.inset(), boxes.iter().copied().chain(regions).collect());
+        let signs: Vec<(Plate, BoxPx)> = readings
+            .iter()
+            .map(|r| (Plate::reading(&r.prompt, &r.lines, &self.scale), r.anchor))
+            .chain(
+                worst_first
+                    .iter()
+                    .zip(&boxes)
+                    .take(CAPTIONS_MAX)
+                    .map(|(f, b)| (Plate::caption(f, &self.scale), *b)),
+            )
+            .collect();
+        let gap = self.scale.line_px * 1.2;
+        let room = self.inset().width().max(1.0);
+        let placed: Vec<(Plate, BoxPx, BoxPx)> = signs
+            .into_iter()
+            .map(|(plate, anchor)| {
+                let plate = plate.shrink_to(room, &canvas.letters);
+                let area = space.place(plate.size(&canvas.letters), &anchor, gap);
+                (plate, area, anchor)
+            })
+            .collect();
+        for (_, area, anchor) in &placed {
+            self.leader(canvas, area, anchor);
+        }
+        for (plate, area, _) in &placed {
+            plate.draw(canvas, area, &self.scale);
+        }
+    }
+
+    /// Texts by prompt, each with the region that it was read from; without one, the lower left corner.
+    fn readings<'i>(&self, inspection: &'i Inspection, text_rois: &[(String, Rect)]) -> Vec<Reading<'i>> {
+        let mut readings: Vec<Reading<'i>> = Vec::new();
+        for line in &inspection.texts {
+            match readings.iter_mut().find(|r| r.prompt == line.prompt) {
+                Some(reading) => reading.lines.push(line),
+                None => {
+                    let roi = text_rois.iter().find(|(id, _)| *id == line.prompt).map(|(_, r)| r);
+                    let corner = BoxPx::new(self.bounds.x0, self.bounds.y1, self.bounds.x0, self.bounds.y1);
+                    readings.push(Reading {
+                        prompt: line.prompt.clone(),
+                        lines: vec![line],
+                        anchor: roi.map_or(corner, |r| self.on_canvas(r)),
+                        has_region: roi.is_some(),
+                    });
+                }
+            }
+        }
+        readings
+    }
+
+    fn on_canvas(&self, r: &Rect) -> BoxPx {
+        self.map(&BoxPx::new(px(r.x0), px(r.y0), px(r.x1), px(r.y1)))
+    }
+
+    /// A box of the frame on the canvas, clipped to the picture.
+    fn map(&self, b: &BoxPx) -> BoxPx {
+        let f = px(self.scale.factor);
+        let x = |v: f32| (self.bounds.x0 + v * f).clamp(self.bounds.x0, self.bounds.x1);
+        let y = |v: f32| (self.bounds.y0 + v * f).clamp(self.bounds.y0, self.bounds.y1);
+        BoxPx::new(x(b.x0), y(b.y0), x(b.x1), y(b.y1))
+    }
+
+    /// A little outside of a defect, so that the line does not hide its edge.
+    fn around(&self, b: &BoxPx) -> BoxPx {
+        let out = self.scale.line_px * 1.6;
+        let b = self.map(b);
+        let keep = self.scale.line_px;
+        BoxPx::new(
+            (b.x0 - out).max(self.bounds.x0 + keep),
+            (b.y0 - out).max(self.bounds.y0 + keep),
+            (b.x1 + out).min(self.bounds.x1 - keep),
+            (b.y1 + out).min(self.bounds.y1 - keep),
+        )
+    }
+
+    /// The picture without a thin rim: plates do not touch its edge.
+    fn inset(&self) -> BoxPx {
+        let rim = self.scale.line_px;
+        BoxPx::new(self.bounds.x0 + rim, self.bounds.y0 + rim, self.bounds.x1 - rim, self.bounds.y1 - rim)
+    }
+
+    fn frame_box(&self, canvas: &mut Canvas, area: &BoxPx, ink: canvas::Ink) {
+        let line = self.scale.line_px;
+        canvas.edge(area, line * 1.5, line * 2.0, look::HALO);
+        canvas.edge(area, line * 1.5, line, ink);
+    }
+
+    /// The four corners of a region: text is framed more lightly than defects.
+    fn corners(&self, canvas: &mut Canvas, a: &BoxPx, ink: canvas::Ink) {
+        let line = self.scale.line_px;
+        let arm = (self.scale.font_px * 1.1).min(a.width() / 3.0).min(a.height() / 3.0);
+        for (x, y, dx, dy) in [
+            (a.x0, a.y0, arm, arm),
+            (a.x1, a.y0, -arm, arm),
+            (a.x0, a.y1, arm, -arm),
+            (a.x1, a.y1, -arm, -arm),
+        ] {
+            let path = [(x + dx, y), (x, y), (x, y + dy)];
+            canvas.lines(&path, line * 2.0, look::HALO);
+            canvas.lines(&path, line, ink);
+        }
+    }
+
+    /// A thin line from a plate to what it speaks of, where the two stand apart.
+    fn leader(&self, canvas: &mut Canvas, plate: &BoxPx, anchor: &BoxPx) {
+        let apart_x = (plate.x0 - anchor.x1).max(anchor.x0 - plate.x1).max(0.0);
+        let apart_y = (plate.y0 - anchor.y1).max(anchor.y0 - plate.y1).max(0.0);
+        if apart_x.hypot(apart_y) < self.scale.font_px * 0.8 || anchor.area() <= 0.0 {
+            return;
+        }
+        let nearest = |low: f32, high: f32, to: f32| to.max(low).min(high);
+        let (cx, cy) = ((plate.x0 + plate.x1) / 2.0, (plate.y0 + plate.y1) / 2.0);
+        let to = (nearest(anchor.x0, anchor.x1, cx), nearest(anchor.y0, anchor.y1, cy));
+        let from = (nearest(plate.x0, plate.x1, to.0), nearest(plate.y0, plate.y1, to.1));
+        canvas.lines(&[from, to], self.scale.line_px * 1.1, look::HALO);
+        canvas.lines(&[from, to], self.scale.line_px * 0.5, look::WHITE);
+    }
+}
+
+/// What one prompt read, and where.
+struct Reading<'i> {
+    prompt: String,
+    lines: Vec<&'i TextLine>,
+    anchor: BoxPx,
+    has_region: bool,
+}
+
+#[cfg(test)]
+mod tests;
