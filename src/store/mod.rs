@@ -1,1 +1,406 @@
-//! Being written.
+//! Store: every inspection, kept; every message about it, kept until the broker has it.
+//!
+//!     put_image ----> images/ab/cdef….jpg                      (file, fsynced before its name appears)
+//!     commit -------> parts/ab/cdef….json                      (only what does not fit in a value)
+//!          '--------> results + outbox + meta, one transaction (sled)
+//!                     flush_async, fdatasync of `ledger/db`    (one for all who wait: `sync`)
+//!          <-- Ok --- only now may anybody be told
+//!     outbox -------> mqtt publishes -------> ack on PUBACK    (removes the entry, never the record)
+//!     retention ----> removes the oldest, never past an entry of the outbox
+//!
+//! The directory:
+//!
+//!     lock          flock: one process, one `Store`
+//!     ledger/       sled 0.34.7
+//!     images/ parts/ tmp/
+//!     quarantine/   half-written snapshots of sled, moved aside and never deleted
+//!
+//! Invariants:
+//! - `commit` returns Ok only when record and outbox entry are on the disk.
+//! - Sequence numbers have no gap and are never given twice: nothing is handed out before it is durable.
+//! - After a failed write or sync nothing more is accepted. Nothing is ever wiped.
+
+pub mod error;
+pub mod images;
+pub mod ledger;
+pub mod outbox;
+pub mod record;
+pub mod retention;
+mod sync;
+mod value;
+
+use crate::domain::inspection::{ImageRef, Inspection};
+use error::StoreError;
+use images::{hex, sha256, sync_dir, unhex, Digest, Files};
+use ledger::Chain;
+use record::{Draft, ImageV1};
+use sled::transaction::{ConflictableTransactionResult, TransactionError, Transactional as _};
+use std::convert::Infallible;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+/// sled's page cache; its own default is 1 GiB.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How often sled writes on its own what nobody waits for (removed outbox entries).
+const FLUSH_EVERY_MS: u64 = 500;
+
+/// How long `open` waits for a former handle of this same process to let go of sled's own lock.
+const OPEN_RETRIES: u32 = 250;
+const OPEN_RETRY_MS: u64 = 20;
+
+/// Format of the directory as a whole.
+const FORMAT: u8 = 1;
+
+/// Unacknowledged inspections that are kept at most: eleven days at one a second. Beyond it
+/// `commit` refuses, so that the line stops visibly instead of losing results silently.
+pub const OUTBOX_ENTRIES_MAX: u64 = 1_000_000;
+
+/// What the config decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Retention removes the oldest inspections beyond this many bytes of records and files.
+    pub max_bytes: u64,
+    /// Retention removes inspections that are older than this many days.
+    pub retain_days: u32,
+    /// What stands before `/images/<sha256>` in the URL of a picture, for example
+    /// `http://10.0.0.5:8080`; empty: the URL is a path on whatever host serves the pages.
+    pub image_url_base: String,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { max_bytes: 20_000_000_000, retain_days: 90, image_url_base: String::new() }
+    }
+}
+
+/// Proof that an inspection is on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    pub seq: u64,
+    /// sha256 (hex) of the record's value: what the next record will name as its predecessor.
+    pub hash: String,
+}
+
+struct Trees {
+    /// seq -> record
+    results: sled::Tree,
+    /// seq -> which message is still owed
+    outbox: sled::Tree,
+    /// seq -> which message was given up, and why
+    dead: sled::Tree,
+    /// bookkeeping: `chain`, `format`
+    meta: sled::Tree,
+    /// 16 bytes of the ULID -> seq
+    ids: sled::Tree,
+    /// sha256 of a file -> the last seq that refers to it
+    files: sled::Tree,
+}
+
+/// The store of one station. All methods may be called from any thread; `commit` and `put_image`
+/// wait for the disk, so call them where waiting is allowed.
+pub struct Store {
+    // Dropped in this order: the sync thread ends before the database closes, the lock goes last.
+    sync: sync::Sync,
+    trees: Trees,
+    files: Files,
+    chain: Mutex<Chain>,
+    outbox_entries: AtomicU64,
+    usage_bytes: Mutex<Option<u64>>,
+    options: StoreOptions,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens or creates the store in `dir`.
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+            sync_dir(parent)?;
+        }
+        let lock = lock_dir(dir)?;
+        let files = Files::open(dir)?;
+        let ledger = dir.join("ledger");
+        fs::create_dir_all(&ledger).map_err(StoreError::io("create", &ledger))?;
+        quarantine_snapshots(dir, &ledger)?;
+        let db = open_database(&ledger)?;
+        // Our own descriptor, opened before any commit: it sees every later write error.
+        let data = File::open(ledger.join("db")).map_err(StoreError::io("open", ledger.join("db")))?;
+        let trees = Trees::open(&db)?;
+        check_format(&trees)?;
+        let chain = Chain::load(&trees)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(StoreError::io("start a runtime for", dir))?;
+        // What was recovered may only be in the page cache: it must be durable before it is published.
+        sync::flush(&db, &data, &runtime)?;
+        let conf = ledger.join("conf");
+        File::open(&conf).and_then(|f| f.sync_all()).map_err(StoreError::io("fsync", &conf))?;
+        sync_dir(&ledger)?;
+        sync_dir(dir)?;
+        let outbox_entries = AtomicU64::new(trees.outbox.len() as u64);
+        let sync = sync::Sync::start(db, data, chain.last_seq)?;
+        Ok(Self {
+            sync,
+            trees,
+            files,
+            chain: Mutex::new(chain),
+            outbox_entries,
+            usage_bytes: Mutex::new(None),
+            options,
+            _lock: lock,
+        })
+    }
+
+    /// Stores a picture (`extension` one of `images::EXTENSIONS`) for an inspection that will be
+    /// committed. Returns when it is on the disk.
+    pub fn put_image(&self, bytes: &[u8], extension: &str) -> Result<ImageRef, StoreError> {
+        self.sync.check()?;
+        let (image, added) = self.files.put_image(bytes, extension)?;
+        self.add_usage(added);
+        Ok(image)
+    }
+
+    /// The file of a picture, if it is (still) here.
+    pub fn image_path(&self, sha256: &str) -> Option<PathBuf> {
+        self.files.image(sha256)
+    }
+
+    /// Stores an inspection and the message that it owes, in one transaction, and waits until both
+    /// are on the disk. `image` must come from `put_image`.
+    ///
+    /// `DuplicateId`, `InvalidId`, `Unstorable`, `NoImage` and `OutboxFull` leave the store as it
+    /// was; to try again, give the picture to `put_image` again. After any other error stop.
+    pub fn commit(&self, inspection: &Inspection, image: Option<ImageRef>) -> Result<Committed, StoreError> {
+        self.sync.check()?;
+        let image_digest = image.as_ref().and_then(|i| unhex(&i.sha256));
+        let outcome = self.write(inspection, image);
+        if let Some(digest) = image_digest {
+            self.files.unpin(&digest);
+        }
+        let (committed, ticket) = outcome?;
+        self.sync.wait(ticket)?;
+        Ok(committed)
+    }
+
+    /// The highest sequence number on the disk; a task that follows it learns of every commit.
+    pub fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.sync.subscribe()
+    }
+
+    /// Fails when an earlier write or sync failed, for health checks.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.sync.check()
+    }
+
+    fn write(
+        &self,
+        inspection: &Inspection,
+        image: Option<ImageRef>,
+    ) -> Result<(Committed, u64), StoreError> {
+        let key = id_key(&inspection.id)?;
+        let image_digest = match &image {
+            Some(image) => match unhex(&image.sha256).filter(|_| self.files.image(&image.sha256).is_some()) {
+                Some(digest) => Some(digest),
+                None => return Err(StoreError::NoImage { sha256: image.sha256.clone() }),
+            },
+            None => None,
+        };
+        let base = &self.options.image_url_base;
+        let image = image.map(|i| ImageV1 {
+            url: format!("{base}/images/{}", i.sha256),
+            sha256: i.sha256,
+            bytes: i.bytes,
+        });
+        let unstorable = |reason| StoreError::Unstorable { id: inspection.id.clone(), reason };
+        let draft = Draft::new(inspection, image).map_err(unstorable)?;
+        let mut part_digest = None;
+        if let Some(part) = &draft.part {
+            let (digest, added) = self.files.put_part(part)?;
+            self.add_usage(added);
+            part_digest = Some(digest);
+        }
+        let outcome = self.append(&inspection.id, key, draft, [image_digest, part_digest]);
+        if let Some(digest) = part_digest {
+            self.files.unpin(&digest);
+        }
+        outcome
+    }
+
+    /// Gives the record its place in the chain and writes it; the chain lock makes this one at a time.
+    fn append(
+        &self,
+        id: &str,
+        id_key: [u8; 16],
+        draft: Draft,
+        refers_to: [Option<Digest>; 2],
+    ) -> Result<(Committed, u64), StoreError> {
+        let mut chain = self.lock_chain()?;
+        let entries = self.outbox_entries.load(Ordering::Acquire);
+        if entries >= OUTBOX_ENTRIES_MAX {
+            return Err(StoreError::OutboxFull { entries });
+        }
+        if let Some(found) = self.trees.ids.get(id_key).map_err(|e| StoreError::sled("look up an id", e))? {
+            return Err(StoreError::DuplicateId { id: id.to_owned(), seq: open_seq(&found)? });
+        }
+        let seq = chain.last_seq + 1;
+        let unstorable = |reason| StoreError::Unstorable { id: id.to_owned(), reason };
+        let value = draft.seal(seq, &chain.last_hash).map_err(unstorable)?;
+        let hash = sha256(&value);
+        let next = chain.with_appended(hash);
+        let chain_value = next.seal();
+        let entry = outbox::seal_owed_result();
+        let usage = value.len() as u64;
+        let trees = &self.trees;
+        self.transaction("commit an inspection", || {
+            (&trees.results, &trees.outbox, &trees.meta, &trees.ids, &trees.files).transaction(
+                |(results, outbox, meta, ids, files)| -> ConflictableTransactionResult<(), Infallible> {
+                    results.insert(&key_of(seq), value.as_slice())?;
+                    outbox.insert(&key_of(seq), entry.as_slice())?;
+                    meta.insert(ledger::CHAIN_KEY, chain_value.as_slice())?;
+                    ids.insert(&id_key, seal_seq(seq))?;
+                    for digest in refers_to.iter().flatten() {
+                        files.insert(digest.as_slice(), seal_seq(seq))?;
+                    }
+                    Ok(())
+                },
+            )
+        })?;
+        *chain = next;
+        self.outbox_entries.fetch_add(1, Ordering::AcqRel);
+        let ticket = self.sync.request(seq);
+        drop(chain);
+        self.add_usage(usage);
+        Ok((Committed { seq, hash: hex(&hash) }, ticket))
+    }
+
+    /// Runs a transaction; when sled fails, nobody knows what is stored, so everything stops.
+    fn transaction(
+        &self,
+        what: &'static str,
+        run: impl FnOnce() -> Result<(), TransactionError<Infallible>>,
+    ) -> Result<(), StoreError> {
+        match run() {
+            Ok(()) => Ok(()),
+            Err(TransactionError::Abort(never)) => match never {},
+            Err(TransactionError::Storage(error)) => {
+                self.sync.fail(&format!("{what}: {error}"));
+                Err(StoreError::sled(what, error))
+            }
+        }
+    }
+
+    fn lock_chain(&self) -> Result<MutexGuard<'_, Chain>, StoreError> {
+        self.chain.lock().map_err(|_| StoreError::Stopped { reason: "a commit panicked".into() })
+    }
+}
+
+impl Trees {
+    fn open(db: &sled::Db) -> Result<Self, StoreError> {
+        let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
+        Ok(Self {
+            results: tree("results")?,
+            outbox: tree("outbox")?,
+            dead: tree("dead")?,
+            meta: tree("meta")?,
+            ids: tree("ids")?,
+            files: tree("files")?,
+        })
+    }
+}
+
+/// Big-endian, so that the order of keys is the order of numbers.
+fn key_of(seq: u64) -> [u8; 8] {
+    seq.to_be_bytes()
+}
+
+fn seq_of(key: &[u8]) -> Result<u64, StoreError> {
+    let bytes =
+        key.try_into().map_err(|_| StoreError::BadMeta { reason: format!("key {key:?} is not a number") })?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// A value that is only a sequence number.
+fn seal_seq(seq: u64) -> Vec<u8> {
+    value::seal(1, &key_of(seq))
+}
+
+fn open_seq(value: &[u8]) -> Result<u64, StoreError> {
+    let (_, body) = value::open(value).map_err(|r| StoreError::BadMeta { reason: r.to_owned() })?;
+    seq_of(body)
+}
+
+/// The 16 bytes of a ULID: their order is the order of time.
+fn id_key(id: &str) -> Result<[u8; 16], StoreError> {
+    match ulid::Ulid::from_string(id) {
+        Ok(ulid) => Ok(ulid.to_bytes()),
+        Err(_) => Err(StoreError::InvalidId { id: id.to_owned() }),
+    }
+}
+
+fn lock_dir(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(StoreError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { dir: dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(StoreError::Io { what: "lock", path, source }),
+    }
+}
+
+/// A kill while sled writes a snapshot leaves `snap.*.generating`, which the next open would take
+/// for the newest snapshot and fail on. Only the holder of the lock may move it.
+fn quarantine_snapshots(dir: &Path, ledger: &Path) -> Result<(), StoreError> {
+    let quarantine = dir.join("quarantine");
+    for entry in fs::read_dir(ledger).map_err(StoreError::io("list", ledger))? {
+        let path = entry.map_err(StoreError::io("list", ledger))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !(name.starts_with("snap.") && name.ends_with(".generating")) {
+            continue;
+        }
+        fs::create_dir_all(&quarantine).map_err(StoreError::io("create", &quarantine))?;
+        let target = (0u32..).map(|n| quarantine.join(format!("{name}.{n}"))).find(|p| !p.exists());
+        let target = target.expect("one of four thousand million names is free");
+        fs::rename(&path, &target).map_err(StoreError::io("move aside", &path))?;
+        sync_dir(&quarantine)?;
+        sync_dir(ledger)?;
+        tracing::warn!(snapshot = name, to = %target.display(), "a half-written snapshot was moved aside");
+    }
+    Ok(())
+}
+
+fn open_database(ledger: &Path) -> Result<sled::Db, StoreError> {
+    let config =
+        sled::Config::new().path(ledger).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
+    for _ in 0..OPEN_RETRIES {
+        match config.open() {
+            Ok(db) => return Ok(db),
+            // We hold the directory's lock, so only a handle that is just closing can hold sled's.
+            Err(sled::Error::Io(e)) if e.to_string().contains("could not acquire lock") => {
+                std::thread::sleep(Duration::from_millis(OPEN_RETRY_MS));
+            }
+            Err(error) => return Err(StoreError::sled("open the database", error)),
+        }
+    }
+    Err(StoreError::Locked { dir: ledger.to_owned() })
+}
+
+fn check_format(trees: &Trees) -> Result<(), StoreError> {
+    const KEY: &[u8] = b"format";
+    let failed = |e| StoreError::sled("read the store's format", e);
+    match trees.meta.get(KEY).map_err(failed)? {
+        Some(value) => match value::open(&value) {
+            Ok((found, _)) if found > FORMAT => Err(StoreError::NewerFormat { found, known: FORMAT }),
+            Ok(_) => Ok(()),
+            Err(reason) => Err(StoreError::BadMeta { reason: format!("format: {reason}") }),
+        },
+        None => trees.meta.insert(KEY, value::seal(FORMAT, b"")).map(|_| ()).map_err(failed),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,71 @@
+//! What can go wrong in the store, one variant per reason that a caller can act on.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why the store refused or failed.
+///
+/// After `Io`, `Corruption`, `Engine` or `Stopped` from a commit nothing more may be acknowledged:
+/// stop the line visibly, exit, and let the supervisor restart. The store never wipes anything.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process (or another `Store` of this one) has the directory open.
+    #[error("{}: the store is in use by another process", dir.display())]
+    Locked { dir: PathBuf },
+    /// The operating system refused a read, write or sync.
+    #[error("{what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    /// sled found bytes that it did not write.
+    #[error("{what}: the database file is damaged: {source}")]
+    Corruption { what: &'static str, source: sled::Error },
+    /// sled failed in another way.
+    #[error("{what}: {source}")]
+    Engine { what: &'static str, source: sled::Error },
+    /// A stored value does not carry what it must; `verify` finds all of them.
+    #[error("record {seq}: {reason}")]
+    BadRecord { seq: u64, reason: String },
+    /// The store's own bookkeeping value is damaged.
+    #[error("store bookkeeping: {reason}")]
+    BadMeta { reason: String },
+    /// A newer version of this program wrote the store.
+    #[error("the store has format {found}, this program knows up to {known}")]
+    NewerFormat { found: u8, known: u8 },
+    /// An inspection id is not a ULID of 26 characters.
+    #[error("inspection id {id:?} is not a ULID")]
+    InvalidId { id: String },
+    /// The inspection does not fit into a record, whatever is moved into files.
+    #[error("inspection {id} cannot be stored: {reason}")]
+    Unstorable { id: String, reason: String },
+    /// The id is already stored: the same part must not be recorded twice.
+    #[error("inspection {id} is already stored as record {seq}")]
+    DuplicateId { id: String, seq: u64 },
+    /// Only the file kinds of `images::EXTENSIONS` are kept.
+    #[error("images of kind {extension:?} are not kept")]
+    BadExtension { extension: String },
+    /// The picture that the inspection refers to was never given to `put_image`.
+    #[error("image {sha256} is not in the store")]
+    NoImage { sha256: String },
+    /// Unacknowledged inspections have reached the limit; take no more parts until some are delivered.
+    #[error("the outbox holds {entries} unacknowledged inspections, its limit")]
+    OutboxFull { entries: u64 },
+    /// An earlier write or sync failed; what was acknowledged before is safe, nothing more is accepted.
+    #[error("the store has stopped after an earlier failure: {reason}")]
+    Stopped { reason: String },
+}
+
+impl StoreError {
+    /// Sorts sled's errors by what a caller can do about them.
+    pub(super) fn sled(what: &'static str, source: sled::Error) -> Self {
+        match source {
+            sled::Error::Io(source) => Self::Io { what, path: PathBuf::from("db"), source },
+            source @ sled::Error::Corruption { .. } => Self::Corruption { what, source },
+            source => Self::Engine { what, source },
+        }
+    }
+
+    /// An error of the operating system about one path.
+    pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+}

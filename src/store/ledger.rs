@@ -1,0 +1,214 @@
+//! Ledger: every record names the sha256 of the one before it.
+//!
+//!     zeros <-- 1 <-- 2 <-- 3 <-- … <-- last        meta `chain`: last_seq, last_hash
+//!
+//!     after retention:  [before_first] <-- 3 <-- 4 <-- … <-- last
+//!                       (meta keeps the hash of the last record that was removed)
+//!
+//! `verify` walks it: no gap, no edit, nothing cut off at the end. The hash covers the whole value,
+//! and the value holds the hashes of the picture and of the part file, so these are covered too.
+
+use super::error::StoreError;
+use super::images::{hex, sha256, unhex, Digest};
+use super::record::{self, Stored};
+use super::{id_key, key_of, open_seq, seq_of, value, Store, Trees};
+use serde::{Deserialize, Serialize};
+
+pub(super) const CHAIN_KEY: &[u8] = b"chain";
+
+/// Both ends of the chain, as `meta` keeps them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    /// The lowest record that is kept, or the next one to come when none is.
+    pub first_seq: u64,
+    /// Hash of the record before it.
+    pub before_first: Digest,
+    /// 0 when nothing was ever stored.
+    pub last_seq: u64,
+    pub last_hash: Digest,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ChainV1 {
+    first_seq: u64,
+    before_first: String,
+    last_seq: u64,
+    last_hash: String,
+}
+
+impl Chain {
+    const EMPTY: Self = Self { first_seq: 1, before_first: [0; 32], last_seq: 0, last_hash: [0; 32] };
+
+    pub fn load(trees: &Trees) -> Result<Self, StoreError> {
+        let bad = |reason: &str| StoreError::BadMeta { reason: format!("chain: {reason}") };
+        let chain = match trees.meta.get(CHAIN_KEY).map_err(|e| StoreError::sled("read the chain", e))? {
+            Some(value) => {
+                let (_, body) = value::open(&value).map_err(bad)?;
+                let wire: ChainV1 = serde_json::from_slice(body).map_err(|e| bad(&e.to_string()))?;
+                Self {
+                    first_seq: wire.first_seq,
+                    before_first: unhex(&wire.before_first).ok_or_else(|| bad("not a hash"))?,
+                    last_seq: wire.last_seq,
+                    last_hash: unhex(&wire.last_hash).ok_or_else(|| bad("not a hash"))?,
+                }
+            }
+            None => Self::EMPTY,
+        };
+        if let Some((key, _)) =
+            trees.results.last().map_err(|e| StoreError::sled("read the last record", e))?
+        {
+            // Going on would overwrite what is there.
+            if seq_of(&key)? > chain.last_seq {
+                return Err(bad("records lie beyond its end"));
+            }
+        }
+        Ok(chain)
+    }
+
+    /// The chain with one more record.
+    pub fn with_appended(&self, hash: Digest) -> Self {
+        Self { last_seq: self.last_seq + 1, last_hash: hash, ..self.clone() }
+    }
+
+    pub fn seal(&self) -> Vec<u8> {
+        let wire = ChainV1 {
+            first_seq: self.first_seq,
+            before_first: hex(&self.before_first),
+            last_seq: self.last_seq,
+            last_hash: hex(&self.last_hash),
+        };
+        value::seal(1, &serde_json::to_vec(&wire).expect("numbers and strings always serialise"))
+    }
+}
+
+/// What `verify` found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Records that are there.
+    pub inspections: u64,
+    /// `None` when there is none.
+    pub first_seq: Option<u64>,
+    pub last_seq: Option<u64>,
+    /// Sequence numbers that should be there and are not.
+    pub gaps: u64,
+    /// The first sequence number at which the chain does not hold: missing, unreadable, edited, or
+    /// naming another predecessor.
+    pub broken_at: Option<u64>,
+    /// What is wrong there.
+    pub reason: Option<String>,
+}
+
+impl Verified {
+    fn broken(&mut self, seq: u64, reason: impl Into<String>) {
+        if self.broken_at.is_none() {
+            self.broken_at = Some(seq);
+            self.reason = Some(reason.into());
+        }
+    }
+}
+
+impl Store {
+    /// Reads every record and proves that there is no gap and no edit. Takes as long as reading
+    /// everything does; commits go on meanwhile, and records newer than the start are not looked at.
+    pub fn verify(&self) -> Result<Verified, StoreError> {
+        let (chain, rows) = {
+            // Under the lock, so that retention does not move the first record while we begin.
+            let chain = self.lock_chain()?.clone();
+            let rows = self.trees.results.range(key_of(0)..=key_of(chain.last_seq));
+            (chain, rows)
+        };
+        let mut found = Verified {
+            inspections: 0,
+            first_seq: None,
+            last_seq: None,
+            gaps: 0,
+            broken_at: None,
+            reason: None,
+        };
+        let mut expected = chain.first_seq;
+        let mut before = chain.before_first;
+        for row in rows {
+            let (key, value) = match row {
+                Ok(row) => row,
+                Err(error @ sled::Error::Corruption { .. }) => {
+                    found.broken(expected, error.to_string());
+                    return Ok(found);
+                }
+                Err(error) => return Err(StoreError::sled("read the ledger", error)),
+            };
+            let seq = seq_of(&key)?;
+            if seq < expected {
+                found.broken(seq, "lies before the first record");
+                continue;
+            }
+            if seq > expected {
+                found.gaps += seq - expected;
+                found.broken(expected, "is missing");
+            }
+            found.inspections += 1;
+            found.first_seq.get_or_insert(seq);
+            found.last_seq = Some(seq);
+            if let Err(reason) = self.check_record(seq, &value, &before) {
+                found.broken(seq, reason);
+            }
+            before = sha256(&value);
+            expected = seq + 1;
+        }
+        if expected <= chain.last_seq {
+            found.gaps += chain.last_seq + 1 - expected;
+            found.broken(expected, "is missing");
+        } else if before != chain.last_hash {
+            found.broken(chain.last_seq, "is not what was last written");
+        }
+        Ok(found)
+    }
+
+    fn check_record(&self, seq: u64, value: &[u8], before: &Digest) -> Result<(), String> {
+        let head = record::decode(seq, value)?;
+        if head.prev != hex(before) {
+            return Err("names another predecessor than the record before it".into());
+        }
+        let part = head.part_digest()?.map(|d| self.files.read_part(&d)).transpose()?;
+        head.into_stored(part.as_deref()).map(|_| ())
+    }
+
+    /// The inspection with this sequence number, if it is (still) here.
+    pub fn get(&self, seq: u64) -> Result<Option<Stored>, StoreError> {
+        let value = self.trees.results.get(key_of(seq)).map_err(|e| StoreError::sled("read a record", e))?;
+        value.map(|v| self.read(seq, &v)).transpose()
+    }
+
+    /// The inspection with this id, if it is (still) here.
+    pub fn get_by_id(&self, id: &str) -> Result<Option<Stored>, StoreError> {
+        let key = id_key(id)?;
+        match self.trees.ids.get(key).map_err(|e| StoreError::sled("look up an id", e))? {
+            Some(value) => self.get(open_seq(&value)?),
+            None => Ok(None),
+        }
+    }
+
+    /// All inspections that are on the disk, newest first.
+    pub fn newest_first(&self) -> impl Iterator<Item = Result<Stored, StoreError>> + '_ {
+        self.newest_before(u64::MAX)
+    }
+
+    /// The inspections before this sequence number, newest first: the next page of a list.
+    pub fn newest_before(&self, seq: u64) -> impl Iterator<Item = Result<Stored, StoreError>> + '_ {
+        // Nothing is shown that a power cut could still take back.
+        let end = seq.min(self.sync.durable().saturating_add(1));
+        self.trees.results.range(..key_of(end)).rev().map(|row| {
+            let (key, value) = row.map_err(|e| StoreError::sled("read a record", e))?;
+            self.read(seq_of(&key)?, &value)
+        })
+    }
+
+    fn read(&self, seq: u64, value: &[u8]) -> Result<Stored, StoreError> {
+        let bad = |reason| StoreError::BadRecord { seq, reason };
+        let head = record::decode(seq, value).map_err(bad)?;
+        let part = match head.part_digest().map_err(bad)? {
+            Some(digest) => Some(self.files.read_part(&digest).map_err(bad)?),
+            None => None,
+        };
+        head.into_stored(part.as_deref()).map_err(bad)
+    }
+}

@@ -1,0 +1,483 @@
+//! The disk form of an inspection, version 1, and its way from and to the domain type.
+//!
+//!     Inspection -> Body (bounded: inline) + Answers (word for word: long)
+//!         everything fits in a value            value { head, body, answers }
+//!         without the answers it fits           value { head, body, part } + file { answers }
+//!         otherwise (very many findings)        value { head, part }       + file { body, answers }
+//!
+//! A field is never renamed or retyped here; a change makes a version 2 beside it, and version 1
+//! stays readable (tests keep stored values of every version).
+
+use super::images::{hex, sha256, unhex, Digest};
+use super::value::{self, HEADER_BYTES, VALUE_BYTES_MAX};
+use crate::domain::finding::Finding;
+use crate::domain::frame::Trigger;
+use crate::domain::grade::{Grade, Reason, Severity, Verdict};
+use crate::domain::inspection::{ImageRef, Inspection, Latency, ModelRef, RawAnswer, TileCount};
+use crate::domain::rect::BoxPx;
+use crate::domain::text::{Mismatch, TextLine};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+/// Version byte of the values that this file writes.
+pub const RECORD_VERSION: u8 = 1;
+
+/// An inspection as it was stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// Place in the ledger, from 1 without gaps.
+    pub seq: u64,
+    pub inspection: Inspection,
+    pub image: Option<StoredImage>,
+}
+
+/// The picture of a stored inspection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredImage {
+    pub image: ImageRef,
+    /// Where to fetch it, frozen at the commit so that every message about it has the same bytes.
+    pub url: String,
+}
+
+/// What is in the value itself, whatever had to move into a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    pub seq: u64,
+    /// sha256 (hex) of the previous record's value; of the first record: zeros.
+    pub prev: String,
+    pub id: String,
+    /// RFC 3339, UTC, milliseconds.
+    pub finished_at: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageV1>,
+    /// The file that holds what did not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<PartV1>,
+    #[serde(flatten)]
+    long: LongV1,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageV1 {
+    pub sha256: String,
+    pub bytes: u64,
+    pub url: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartV1 {
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct LongV1 {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body: Option<Box<BodyV1>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    answers: Option<Vec<AnswerV1>>,
+}
+
+/// Numbers are `None` where they are not finite: JSON has no NaN, and a record is never refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct BodyV1 {
+    camera: String,
+    part_id: Option<String>,
+    lot: Option<String>,
+    expected: BTreeMap<String, String>,
+    correlation_id: Option<String>,
+    deadline_ms: Option<u64>,
+    pipeline: String,
+    pipeline_version: String,
+    model: String,
+    model_sha256: String,
+    mmproj_sha256: String,
+    prompt_hash: String,
+    captured_at: String,
+    verdict: VerdictV1,
+    grade: String,
+    findings: Vec<FindingV1>,
+    texts: Vec<TextV1>,
+    tiles_planned: usize,
+    tiles_inspected: usize,
+    score: Option<f32>,
+    /// queue, preprocess, vision, prefill, decode, total.
+    latency_ms: [Option<f64>; 6],
+    replayed: bool,
+    origin: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+enum VerdictV1 {
+    Pass,
+    Fail { reason: ReasonV1 },
+    Review { reason: ReasonV1 },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+enum ReasonV1 {
+    Finding { label: String },
+    TextMismatch { prompt: String, line: usize },
+    TextUncertain { prompt: String, line: usize },
+    LowConfidence { what: String, confidence: Option<f32> },
+    Deadline { late_ms: u64 },
+    Unparsable { prompt: String, tile: usize },
+    MissingTile { inspected: usize, planned: usize },
+    Engine { message: String },
+    Frame { message: String },
+    QueueFull,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct FindingV1 {
+    label: String,
+    severity: String,
+    /// x0, y0, x1, y1 in frame pixels.
+    bbox_px: [Option<f32>; 4],
+    longest_mm: Option<f64>,
+    area_mm2: Option<f64>,
+    confidence: Option<f32>,
+    grade: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct TextV1 {
+    prompt: String,
+    line: usize,
+    read: Option<String>,
+    expected: Option<String>,
+    matches: Option<bool>,
+    mismatches: Vec<(usize, String, String)>,
+    confidence: Option<f32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct AnswerV1 {
+    prompt: String,
+    tile: usize,
+    text: String,
+}
+
+/// A record that only lacks its place in the chain.
+pub struct Draft {
+    head: Head,
+    /// Bytes of the file that must be stored before the record.
+    pub part: Option<Vec<u8>>,
+}
+
+impl Draft {
+    /// Decides what stays in the value and what moves into a file.
+    pub fn new(inspection: &Inspection, image: Option<ImageV1>) -> Result<Self, String> {
+        let all = LongV1 {
+            body: Some(Box::new(BodyV1::from_domain(inspection))),
+            answers: Some(inspection.answers.iter().map(AnswerV1::from_domain).collect()),
+        };
+        let head = Head {
+            // The widest sequence number and hash: the measured size is the largest possible.
+            seq: u64::MAX,
+            prev: hex(&[0; 32]),
+            id: inspection.id.clone(),
+            finished_at: rfc3339(inspection.finished_at),
+            image,
+            part: None,
+            long: LongV1::default(),
+        };
+        let LongV1 { body, answers } = all.clone();
+        let splits = [
+            (all.clone(), None),
+            (LongV1 { body, answers: None }, Some(LongV1 { body: None, answers })),
+            (LongV1::default(), Some(all)),
+        ];
+        for (long, outside) in splits {
+            let part = outside.as_ref().map(to_json).transpose()?;
+            let part_ref = part.as_deref().map(|p| PartV1 { sha256: hex(&sha256(p)), bytes: p.len() as u64 });
+            let head = Head { part: part_ref, long, ..head.clone() };
+            if HEADER_BYTES + to_json(&head)?.len() <= VALUE_BYTES_MAX {
+                return Ok(Self { head, part });
+            }
+        }
+        Err("its id or image URL does not fit in a record".into())
+    }
+
+    /// The value with its place in the chain.
+    pub fn seal(mut self, seq: u64, prev: &Digest) -> Result<Vec<u8>, String> {
+        self.head.seq = seq;
+        self.head.prev = hex(prev);
+        Ok(value::seal(RECORD_VERSION, &to_json(&self.head)?))
+    }
+}
+
+/// Opens a value and checks that it belongs under this sequence number.
+pub fn decode(seq: u64, bytes: &[u8]) -> Result<Head, String> {
+    let (version, body) = value::open(bytes)?;
+    if version != RECORD_VERSION {
+        return Err(format!("record version {version} is not known"));
+    }
+    let head: Head = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    if head.seq != seq {
+        return Err(format!("it says that it is record {}", head.seq));
+    }
+    Ok(head)
+}
+
+impl Head {
+    /// The digest of the file that holds the rest, if there is one.
+    pub fn part_digest(&self) -> Result<Option<Digest>, String> {
+        self.part
+            .as_ref()
+            .map(|p| unhex(&p.sha256).ok_or_else(|| "its part has no sha256".into()))
+            .transpose()
+    }
+
+    /// The digest of the picture, if there is one.
+    pub fn image_digest(&self) -> Result<Option<Digest>, String> {
+        self.image
+            .as_ref()
+            .map(|p| unhex(&p.sha256).ok_or_else(|| "its image has no sha256".into()))
+            .transpose()
+    }
+
+    /// The inspection; `part` holds the bytes of the file that `part_digest` names.
+    pub fn into_stored(self, part: Option<&[u8]>) -> Result<Stored, String> {
+        let outside: LongV1 = match part {
+            Some(bytes) => serde_json::from_slice(bytes).map_err(|e| e.to_string())?,
+            None => LongV1::default(),
+        };
+        let body = self.long.body.or(outside.body).ok_or("it has no body")?;
+        let answers = self.long.answers.or(outside.answers).unwrap_or_default();
+        let inspection = body.into_domain(self.id, parse_rfc3339(&self.finished_at)?, answers)?;
+        let image = self
+            .image
+            .map(|i| StoredImage { image: ImageRef { sha256: i.sha256, bytes: i.bytes }, url: i.url });
+        Ok(Stored { seq: self.seq, inspection, image })
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds, `2026-05-01T12:00:00.000Z`; times that no calendar holds
+/// become the last that one holds.
+pub fn rfc3339(time: SystemTime) -> String {
+    let time = Timestamp::try_from(time).unwrap_or(Timestamp::MAX);
+    format!("{time:.3}")
+}
+
+/// The time of an RFC 3339 text.
+pub fn parse_rfc3339(text: &str) -> Result<SystemTime, String> {
+    text.parse::<Timestamp>().map(SystemTime::from).map_err(|e| format!("{text:?}: {e}"))
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
+    serde_json::to_vec(value).map_err(|e| e.to_string())
+}
+
+fn finite32(x: f32) -> Option<f32> {
+    x.is_finite().then_some(x)
+}
+
+fn finite64(x: f64) -> Option<f64> {
+    x.is_finite().then_some(x)
+}
+
+fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl BodyV1 {
+    fn from_domain(i: &Inspection) -> Self {
+        let l = &i.latency;
+        Self {
+            camera: i.camera.clone(),
+            part_id: i.trigger.part_id.clone(),
+            lot: i.trigger.lot.clone(),
+            expected: i.trigger.expected.clone(),
+            correlation_id: i.trigger.correlation_id.clone(),
+            deadline_ms: i.trigger.deadline.map(whole_ms),
+            pipeline: i.pipeline.clone(),
+            pipeline_version: i.pipeline_version.clone(),
+            model: i.model.name.clone(),
+            model_sha256: i.model.text_sha256.clone(),
+            mmproj_sha256: i.model.mmproj_sha256.clone(),
+            prompt_hash: i.prompt_hash.clone(),
+            captured_at: rfc3339(i.captured_at),
+            verdict: VerdictV1::from_domain(&i.verdict),
+            grade: i.grade.as_str().to_owned(),
+            findings: i.findings.iter().map(FindingV1::from_domain).collect(),
+            texts: i.texts.iter().map(TextV1::from_domain).collect(),
+            tiles_planned: i.tiles.planned,
+            tiles_inspected: i.tiles.inspected,
+            score: finite32(i.score),
+            latency_ms: [l.queue_ms, l.preprocess_ms, l.vision_ms, l.prefill_ms, l.decode_ms, l.total_ms]
+                .map(finite64),
+            replayed: i.replayed,
+            origin: i.origin.clone(),
+        }
+    }
+
+    fn into_domain(
+        self,
+        id: String,
+        finished_at: SystemTime,
+        answers: Vec<AnswerV1>,
+    ) -> Result<Inspection, String> {
+        let [queue_ms, preprocess_ms, vision_ms, prefill_ms, decode_ms, total_ms] =
+            self.latency_ms.map(|x| x.unwrap_or(f64::NAN));
+        Ok(Inspection {
+            id,
+            camera: self.camera,
+            trigger: Trigger {
+                part_id: self.part_id,
+                lot: self.lot,
+                expected: self.expected,
+                correlation_id: self.correlation_id,
+                deadline: self.deadline_ms.map(Duration::from_millis),
+            },
+            pipeline: self.pipeline,
+            pipeline_version: self.pipeline_version,
+            model: ModelRef {
+                name: self.model,
+                text_sha256: self.model_sha256,
+                mmproj_sha256: self.mmproj_sha256,
+            },
+            prompt_hash: self.prompt_hash,
+            captured_at: parse_rfc3339(&self.captured_at)?,
+            finished_at,
+            verdict: self.verdict.into_domain(),
+            grade: grade(&self.grade)?,
+            findings: self.findings.into_iter().map(FindingV1::into_domain).collect::<Result<_, _>>()?,
+            texts: self.texts.into_iter().map(TextV1::into_domain).collect(),
+            tiles: TileCount { planned: self.tiles_planned, inspected: self.tiles_inspected },
+            score: self.score.unwrap_or(f32::NAN),
+            latency: Latency { queue_ms, preprocess_ms, vision_ms, prefill_ms, decode_ms, total_ms },
+            answers: answers.into_iter().map(AnswerV1::into_domain).collect(),
+            replayed: self.replayed,
+            origin: self.origin,
+        })
+    }
+}
+
+fn grade(word: &str) -> Result<Grade, String> {
+    Grade::parse(word).ok_or_else(|| format!("{word:?} is not a grade"))
+}
+
+impl VerdictV1 {
+    fn from_domain(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Pass => Self::Pass,
+            Verdict::Fail(r) => Self::Fail { reason: ReasonV1::from_domain(r) },
+            Verdict::Review(r) => Self::Review { reason: ReasonV1::from_domain(r) },
+        }
+    }
+
+    fn into_domain(self) -> Verdict {
+        match self {
+            Self::Pass => Verdict::Pass,
+            Self::Fail { reason } => Verdict::Fail(reason.into_domain()),
+            Self::Review { reason } => Verdict::Review(reason.into_domain()),
+        }
+    }
+}
+
+impl ReasonV1 {
+    fn from_domain(reason: &Reason) -> Self {
+        match reason.clone() {
+            Reason::Finding { label } => Self::Finding { label },
+            Reason::TextMismatch { prompt, line } => Self::TextMismatch { prompt, line },
+            Reason::TextUncertain { prompt, line } => Self::TextUncertain { prompt, line },
+            Reason::LowConfidence { what, confidence } => {
+                Self::LowConfidence { what, confidence: finite32(confidence) }
+            }
+            Reason::Deadline { late_ms } => Self::Deadline { late_ms },
+            Reason::Unparsable { prompt, tile } => Self::Unparsable { prompt, tile },
+            Reason::MissingTile { inspected, planned } => Self::MissingTile { inspected, planned },
+            Reason::Engine { message } => Self::Engine { message },
+            Reason::Frame { message } => Self::Frame { message },
+            Reason::QueueFull => Self::QueueFull,
+        }
+    }
+
+    fn into_domain(self) -> Reason {
+        match self {
+            Self::Finding { label } => Reason::Finding { label },
+            Self::TextMismatch { prompt, line } => Reason::TextMismatch { prompt, line },
+            Self::TextUncertain { prompt, line } => Reason::TextUncertain { prompt, line },
+            Self::LowConfidence { what, confidence } => {
+                Reason::LowConfidence { what, confidence: confidence.unwrap_or(f32::NAN) }
+            }
+            Self::Deadline { late_ms } => Reason::Deadline { late_ms },
+            Self::Unparsable { prompt, tile } => Reason::Unparsable { prompt, tile },
+            Self::MissingTile { inspected, planned } => Reason::MissingTile { inspected, planned },
+            Self::Engine { message } => Reason::Engine { message },
+            Self::Frame { message } => Reason::Frame { message },
+            Self::QueueFull => Reason::QueueFull,
+        }
+    }
+}
+
+impl FindingV1 {
+    fn from_domain(f: &Finding) -> Self {
+        let b = &f.bbox_px;
+        Self {
+            label: f.label.clone(),
+            severity: f.severity.as_str().to_owned(),
+            bbox_px: [b.x0, b.y0, b.x1, b.y1].map(finite32),
+            longest_mm: finite64(f.longest_mm),
+            area_mm2: finite64(f.area_mm2),
+            confidence: finite32(f.confidence),
+            grade: f.grade.as_str().to_owned(),
+        }
+    }
+
+    fn into_domain(self) -> Result<Finding, String> {
+        let [x0, y0, x1, y1] = self.bbox_px.map(|x| x.unwrap_or(f32::NAN));
+        let word = &self.severity;
+        Ok(Finding {
+            severity: Severity::parse(word).ok_or_else(|| format!("{word:?} is not a severity"))?,
+            label: self.label,
+            bbox_px: BoxPx::new(x0, y0, x1, y1),
+            longest_mm: self.longest_mm.unwrap_or(f64::NAN),
+            area_mm2: self.area_mm2.unwrap_or(f64::NAN),
+            confidence: self.confidence.unwrap_or(f32::NAN),
+            grade: grade(&self.grade)?,
+        })
+    }
+}
+
+impl TextV1 {
+    fn from_domain(t: &TextLine) -> Self {
+        Self {
+            prompt: t.prompt.clone(),
+            line: t.line,
+            read: t.read.clone(),
+            expected: t.expected.clone(),
+            matches: t.matches,
+            mismatches: t.mismatches.iter().map(|m| (m.at, m.read.clone(), m.expected.clone())).collect(),
+            confidence: finite32(t.confidence),
+        }
+    }
+
+    fn into_domain(self) -> TextLine {
+        let mismatch = |(at, read, expected)| Mismatch { at, read, expected };
+        TextLine {
+            prompt: self.prompt,
+            line: self.line,
+            read: self.read,
+            expected: self.expected,
+            matches: self.matches,
+            mismatches: self.mismatches.into_iter().map(mismatch).collect(),
+            confidence: self.confidence.unwrap_or(f32::NAN),
+        }
+    }
+}
+
+impl AnswerV1 {
+    fn from_domain(a: &RawAnswer) -> Self {
+        Self { prompt: a.prompt.clone(), tile: a.tile, text: a.text.clone() }
+    }
+
+    fn into_domain(self) -> RawAnswer {
+        RawAnswer { prompt: self.prompt, tile: self.tile, text: self.text }
+    }
+}

@@ -1,0 +1,197 @@
+//! Retention: the oldest inspections go when they are too old or too many.
+//!
+//!     first kept --> … --> lowest entry of the outbox --> … --> last
+//!     |<- may be removed ->|<----------- never ------------------->|
+//!
+//! One batch: records, ids and dead letters are removed and the chain's new beginning is written in
+//! one transaction, that transaction is made durable, and only then do the files go. A crash in
+//! between leaves files that no record refers to; the next count of the bytes removes them.
+//!
+//! Invariants:
+//! - Only a run from the first kept record on is removed, so the chain never has a hole.
+//! - A file goes only with the last record that refers to it.
+
+use super::error::StoreError;
+use super::images::{sha256, Digest, Kind};
+use super::ledger::{Chain, CHAIN_KEY};
+use super::record::{self, Head};
+use super::{id_key, key_of, open_seq, seq_of, Store};
+use sled::transaction::{ConflictableTransactionResult, Transactional as _};
+use std::convert::Infallible;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// Inspections that are removed in one transaction, while commits wait.
+const BATCH: usize = 256;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What one round of retention did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    pub inspections: u64,
+    pub bytes: u64,
+    /// Bytes of records and files that are left. sled's own slack is not counted: it does not
+    /// shrink when records go.
+    pub usage_bytes: u64,
+    /// Something should have gone and could not, because it is not yet acknowledged.
+    pub held_back: bool,
+}
+
+struct Victim {
+    seq: u64,
+    head: Head,
+    value: sled::IVec,
+}
+
+impl Store {
+    /// Removes what is older than `retain_days` at `now`, then the oldest beyond `max_bytes`.
+    pub fn enforce_retention(&self, now: SystemTime) -> Result<Pruned, StoreError> {
+        self.sync.check()?;
+        let mut pruned = Pruned { usage_bytes: self.usage()?, ..Pruned::default() };
+        let keep_from = now.checked_sub(DAY * self.options.retain_days).unwrap_or(SystemTime::UNIX_EPOCH);
+        while self.prune_batch(keep_from, &mut pruned)? {}
+        Ok(pruned)
+    }
+
+    /// Removes one batch; false when nothing more may or must go.
+    fn prune_batch(&self, keep_from: SystemTime, pruned: &mut Pruned) -> Result<bool, StoreError> {
+        let mut chain = self.lock_chain()?;
+        let (victims, held_back) = self.victims(&chain, keep_from, pruned.usage_bytes)?;
+        pruned.held_back = held_back;
+        let Some(last) = victims.last() else { return Ok(false) };
+        let next = Chain { first_seq: last.seq + 1, before_first: sha256(&last.value), ..chain.clone() };
+        let orphans = self.remove_records(&victims, &next)?;
+        *chain = next;
+        // The lock is held until the files are gone: a commit that refers to one of them again waits
+        // with its pin, or finds the file missing and writes it anew.
+        self.sync.wait(self.sync.request(chain.last_seq))?;
+        let mut bytes: u64 = victims.iter().map(|v| v.value.len() as u64).sum();
+        for (kind, digest) in orphans {
+            bytes += self.files.remove(kind, &digest)?;
+        }
+        pruned.inspections += victims.len() as u64;
+        pruned.bytes += bytes;
+        pruned.usage_bytes = pruned.usage_bytes.saturating_sub(bytes);
+        self.take_usage(bytes);
+        Ok(victims.len() == BATCH)
+    }
+
+    /// The records that must go, lowest first, and whether one that must may not.
+    fn victims(
+        &self,
+        chain: &Chain,
+        keep_from: SystemTime,
+        usage_bytes: u64,
+    ) -> Result<(Vec<Victim>, bool), StoreError> {
+        let failed = |e| StoreError::sled("read the oldest records", e);
+        let lowest_owed = match self.trees.outbox.first().map_err(failed)? {
+            Some((key, _)) => seq_of(&key)?,
+            None => u64::MAX,
+        };
+        let mut victims = Vec::new();
+        let mut left = usage_bytes;
+        for row in self.trees.results.range(key_of(chain.first_seq)..).take(BATCH) {
+            let (key, value) = row.map_err(failed)?;
+            let seq = seq_of(&key)?;
+            let bad = |reason| StoreError::BadRecord { seq, reason };
+            let head = record::decode(seq, &value).map_err(bad)?;
+            let too_old = record::parse_rfc3339(&head.finished_at).map_err(bad)? < keep_from;
+            if !too_old && left <= self.options.max_bytes {
+                return Ok((victims, false));
+            }
+            if seq >= lowest_owed {
+                return Ok((victims, true));
+            }
+            let files =
+                head.image.as_ref().map_or(0, |i| i.bytes) + head.part.as_ref().map_or(0, |p| p.bytes);
+            left = left.saturating_sub(files + value.len() as u64);
+            victims.push(Victim { seq, head, value });
+        }
+        Ok((victims, false))
+    }
+
+    /// Removes the records; returns the files that nothing refers to any more.
+    fn remove_records(&self, victims: &[Victim], next: &Chain) -> Result<Vec<(Kind, Digest)>, StoreError> {
+        let mut orphans = Vec::new();
+        for Victim { seq, head, .. } in victims {
+            let bad = |reason| StoreError::BadRecord { seq: *seq, reason };
+            let files = [
+                (Kind::Image, head.image_digest().map_err(bad)?),
+                (Kind::Part, head.part_digest().map_err(bad)?),
+            ];
+            for (kind, digest) in files {
+                let Some(digest) = digest else { continue };
+                let last_user =
+                    self.trees.files.get(digest).map_err(|e| StoreError::sled("look up a file", e))?;
+                if last_user.map(|v| open_seq(&v)).transpose()? == Some(*seq) {
+                    orphans.push((kind, digest));
+                }
+            }
+        }
+        let ids = victims.iter().map(|v| id_key(&v.head.id)).collect::<Result<Vec<_>, _>>()?;
+        let chain_value = next.seal();
+        let t = &self.trees;
+        self.transaction("remove old inspections", || {
+            (&t.results, &t.dead, &t.meta, &t.ids, &t.files).transaction(
+                |(results, dead, meta, id_tree, files)| -> ConflictableTransactionResult<(), Infallible> {
+                    for (victim, id) in victims.iter().zip(&ids) {
+                        results.remove(&key_of(victim.seq))?;
+                        dead.remove(&key_of(victim.seq))?;
+                        id_tree.remove(id)?;
+                    }
+                    for (_, digest) in &orphans {
+                        files.remove(digest.as_slice())?;
+                    }
+                    meta.insert(CHAIN_KEY, chain_value.as_slice())?;
+                    Ok(())
+                },
+            )
+        })?;
+        Ok(orphans)
+    }
+
+    /// Bytes of records and files; counted once, then kept up to date. The count removes files that
+    /// no record refers to. What is committed during the count may be missed by it: an error of a few
+    /// records, until the next restart.
+    fn usage(&self) -> Result<u64, StoreError> {
+        if let Some(bytes) = *self.lock_usage() {
+            return Ok(bytes);
+        }
+        let mut bytes = 0;
+        for row in &self.trees.results {
+            bytes += row.map_err(|e| StoreError::sled("count the records", e))?.1.len() as u64;
+        }
+        let used = |digest: &Digest| {
+            self.trees.files.contains_key(digest).map_err(|e| StoreError::sled("look up a file", e))
+        };
+        self.files.walk(|kind, digest, size| {
+            bytes += size;
+            if !used(&digest)? {
+                // Looked up again under the lock: its commit may just have happened.
+                let _chain = self.lock_chain()?;
+                if !used(&digest)? {
+                    bytes = bytes.saturating_sub(self.files.remove(kind, &digest)?);
+                }
+            }
+            Ok(())
+        })?;
+        *self.lock_usage() = Some(bytes);
+        Ok(bytes)
+    }
+
+    pub(super) fn add_usage(&self, bytes: u64) {
+        let mut usage = self.lock_usage();
+        *usage = usage.map(|u| u.saturating_add(bytes));
+    }
+
+    fn take_usage(&self, bytes: u64) {
+        let mut usage = self.lock_usage();
+        *usage = usage.map(|u| u.saturating_sub(bytes));
+    }
+
+    fn lock_usage(&self) -> MutexGuard<'_, Option<u64>> {
+        // One assignment at a time, so a panic elsewhere cannot have torn it.
+        self.usage_bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,184 @@
+//! Group commit: many committers wait, one thread makes their records durable.
+//!
+//!     commit (holds the chain lock)   transaction, then `request(seq)` -> ticket
+//!     commit (lock released)          `wait(ticket)` --------.
+//!     sync thread                     takes all tickets up to now
+//!                                     sled flush_async, then fdatasync of `db`
+//!                                     done = taken ----------' wakes every waiter up to there
+//!
+//! While one sync runs, the next committers gather behind it and share the following one.
+//!
+//! Invariants:
+//! - `durable` never exceeds what one completed flush and fdatasync covered.
+//! - After the first failure `durable` never moves again: a failed fdatasync may have dropped the
+//!   dirty pages, so that a second, successful one proves nothing.
+
+use super::error::StoreError;
+use std::fs::File;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::watch;
+
+#[derive(Default)]
+struct State {
+    /// Tickets given out and tickets served.
+    requested: u64,
+    done: u64,
+    /// The highest sequence number asked for, and the highest that is on the disk.
+    requested_seq: u64,
+    durable: u64,
+    failed: Option<String>,
+    closing: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    finished: Condvar,
+    published: watch::Sender<u64>,
+}
+
+/// The sync thread and its clients' side.
+pub struct Sync {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sync {
+    /// Starts the thread. Everything up to `durable` is already on the disk; `file` is our own
+    /// descriptor of sled's data file, opened before any write, so that it sees every write error.
+    pub fn start(db: sled::Db, file: File, durable: u64) -> Result<Self, StoreError> {
+        let state = State { requested_seq: durable, durable, ..State::default() };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            finished: Condvar::new(),
+            published: watch::channel(durable).0,
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(StoreError::io("start the runtime of the sync thread", ""))?;
+        let inner = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("store-sync".into())
+            .spawn(move || run(&inner, &db, &file, &runtime))
+            .map_err(StoreError::io("start the sync thread", ""))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Asks for everything that was written up to now to be made durable, the record `seq` among
+    /// it; does not wait. Returns the ticket to wait for.
+    pub fn request(&self, seq: u64) -> u64 {
+        let mut state = lock(&self.shared);
+        state.requested += 1;
+        state.requested_seq = state.requested_seq.max(seq);
+        self.shared.wake.notify_one();
+        state.requested
+    }
+
+    /// Waits until what the ticket asked for is on the disk.
+    pub fn wait(&self, ticket: u64) -> Result<(), StoreError> {
+        let mut state = lock(&self.shared);
+        loop {
+            if state.done >= ticket {
+                return Ok(());
+            }
+            if let Some(reason) = &state.failed {
+                return Err(StoreError::Stopped { reason: reason.clone() });
+            }
+            state = self.shared.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Refuses when an earlier write or sync failed.
+    pub fn check(&self) -> Result<(), StoreError> {
+        lock(&self.shared).failed.as_ref().map_or(Ok(()), |r| Err(StoreError::Stopped { reason: r.clone() }))
+    }
+
+    /// Stops all further commits: after a write that failed half-way nobody knows what is stored.
+    pub fn fail(&self, reason: &str) {
+        fail(&self.shared, reason);
+    }
+
+    /// The highest sequence number that is on the disk.
+    pub fn durable(&self) -> u64 {
+        lock(&self.shared).durable
+    }
+
+    /// Follows `durable`.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.shared.published.subscribe()
+    }
+}
+
+impl Drop for Sync {
+    fn drop(&mut self) {
+        lock(&self.shared).closing = true;
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take() {
+            if thread.join().is_err() {
+                tracing::error!("the store's sync thread had panicked");
+            }
+        }
+    }
+}
+
+/// Flushes sled's buffers into its file, then the file onto the disk.
+///
+/// sled's own flush ends in sync_file_range, which neither waits for the disk's cache nor for
+/// metadata; only the fdatasync makes it durable.
+pub fn flush(db: &sled::Db, file: &File, runtime: &tokio::runtime::Runtime) -> Result<(), StoreError> {
+    runtime.block_on(db.flush_async()).map_err(|e| StoreError::sled("flush the database", e))?;
+    file.sync_data().map_err(StoreError::io("fdatasync", "db"))
+}
+
+fn run(shared: &Shared, db: &sled::Db, file: &File, runtime: &tokio::runtime::Runtime) {
+    // A panic inside sled must wake the waiters with an error, not leave them waiting for ever.
+    struct OnPanic<'a>(&'a Shared);
+    impl Drop for OnPanic<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                fail(self.0, "the sync thread panicked");
+            }
+        }
+    }
+    let _guard = OnPanic(shared);
+    let mut state = lock(shared);
+    loop {
+        while state.requested <= state.done && !state.closing {
+            state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.failed.is_some() || state.requested <= state.done {
+            return;
+        }
+        let (ticket, seq) = (state.requested, state.requested_seq);
+        drop(state);
+        let outcome = flush(db, file, runtime);
+        state = lock(shared);
+        match outcome {
+            Ok(()) => {
+                state.done = ticket;
+                state.durable = seq;
+                shared.published.send_replace(seq);
+                shared.finished.notify_all();
+            }
+            Err(error) => {
+                drop(state);
+                fail(shared, &error.to_string());
+                return;
+            }
+        }
+    }
+}
+
+fn fail(shared: &Shared, reason: &str) {
+    tracing::error!(reason, "the store stops: nothing more will be acknowledged");
+    lock(shared).failed.get_or_insert_with(|| reason.to_owned());
+    shared.finished.notify_all();
+    shared.wake.notify_one();
+}
+
+fn lock(shared: &Shared) -> MutexGuard<'_, State> {
+    // The state is valid after every single assignment, so a panic elsewhere cannot have torn it.
+    shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+}
