@@ -1,18 +1,25 @@
 //! The command line: one file a subcommand, and what subcommands share.
 //!
-//!     check, replay, simulate      subcommands
+//!     run, inspect, check, replay, simulate, ask, bench, model      subcommands
+//!     model_args, setup                                             the model and the pipeline they use
 //!     truth, score, assertion      labelled images and the figures that come of them
 //!     annotate, picture            annotated copies of frames; reading and writing image files
 //!     output, columns, progress    words for people
 
 pub mod annotate;
+pub mod ask;
 pub mod assertion;
+pub mod bench;
 pub mod check;
 pub mod columns;
+pub mod inspect;
+pub mod model;
+pub mod model_args;
 pub mod output;
 pub mod picture;
 pub mod progress;
 pub mod replay;
+pub mod run;
 pub mod score;
 pub mod simulate;
 pub mod truth;
@@ -30,12 +37,22 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the daemon: cameras, inspections, store and MQTT.
+    Run(run::Args),
+    /// Inspect pictures once and print what was found.
+    Inspect(inspect::Args),
     /// Check a config and its pipelines; opens nothing.
     Check(check::Args),
     /// Inspect labelled images and score the answers.
     Replay(replay::Args),
     /// Render line images with known truth.
     Simulate(simulate::Args),
+    /// Ask the model a free question, with or without pictures.
+    Ask(ask::Args),
+    /// Measure the speed of every stage.
+    Bench(bench::Args),
+    /// Look into model files.
+    Model(model::Args),
 }
 
 /// Runs the command that was asked for.
@@ -44,8 +61,13 @@ enum Command {
 /// Whatever the command could not do; `main` prints it and chooses the exit code.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Check(args) => check::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Simulate(args) => simulate::run(args),
+        Command::Ask(args) => ask::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Model(args) => model::run(args),
     }
 }

@@ -18,6 +18,8 @@ pub struct Frame {
     pub trigger: Trigger,
     /// Where the picture came from (a file name, a simulator seed); for logs and `replay`.
     pub origin: String,
+    /// True for a picture that comes from a recording, not from the line.
+    pub replayed: bool,
 }
 
 /// What asked for the picture, and what the line knows about the part.

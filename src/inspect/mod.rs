@@ -1,6 +1,274 @@
-//! Being written.
+//! The line: a frame in, an inspection out. It never fails; what goes wrong is in the verdict.
+//!
+//!     Frame --plan--> regions (tiles of the grid, regions of text) with their prompts
+//!           --jobs--> vlm answers (Tile x Prompt)
+//!           --answer--> detections and lines of text, each with its confidence
+//!           --merge--> findings in frame coordinates, in millimetres
+//!           --expect--> lines checked against what they should say
+//!           --grade--> grade, verdict --> Inspection
+//!
+//! Frames of several cameras may be inspected together: their tiles share the engine's batches.
+//!
+//! Invariant: an error never becomes a pass. A refused frame, an engine error or panic, an answer
+//! that does not parse and a tile without an answer are faults, and every fault is a review.
 
 pub mod answer;
 pub mod expect;
 pub mod grade;
 pub mod merge;
+pub mod plan;
+pub mod worker;
+
+use crate::domain::detection::Detection;
+use crate::domain::frame::Frame;
+use crate::domain::grade::{Reason, Verdict};
+use crate::domain::inspection::{Inspection, Latency, ModelRef, RawAnswer, TileCount};
+use crate::domain::pipeline::{Pipeline, PromptKind, VerdictRule};
+use crate::domain::text::TextLine;
+use crate::vlm::{Answers, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
+use answer::{empty_probability, parse_defects, parse_lines};
+use merge::{merge, MergeRule};
+use plan::{Plan, Region};
+use sha2::{Digest, Sha256};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A frame and the recipe that it is inspected by.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    pub frame: &'a Frame,
+    pub pipeline: &'a Pipeline,
+}
+
+impl Work<'_> {
+    /// From the exposure to the moment when a verdict is late.
+    fn deadline(&self) -> Duration {
+        self.frame.trigger.deadline.unwrap_or(self.pipeline.verdict.deadline)
+    }
+}
+
+/// What came of a set of frames.
+#[derive(Debug)]
+pub struct Inspected {
+    /// One inspection a frame, in order.
+    pub inspections: Vec<Inspection>,
+    /// The engine panicked: its state is not to be trusted, load it anew.
+    pub engine_broken: bool,
+}
+
+/// Inspects one frame.
+pub fn inspect(vlm: &mut dyn Vlm, frame: &Frame, pipeline: &Pipeline) -> Inspection {
+    let mut inspected = inspect_all(vlm, &[Work { frame, pipeline }]);
+    inspected.inspections.swap_remove(0)
+}
+
+/// Inspects frames together. The engine stops when all of them are late.
+pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>]) -> Inspected {
+    let started = Instant::now();
+    let model = vlm.info().clone();
+    let plans: Vec<Result<Plan, Reason>> = work.iter().map(|w| Plan::new(w.frame, w.pipeline)).collect();
+    let jobs: Vec<Job> = plans.iter().flatten().flat_map(|p| p.jobs()).collect();
+    let cut_ms = started.elapsed().as_secs_f64() * 1e3;
+    let in_time = || work.iter().any(|w| w.frame.captured.elapsed() < w.deadline());
+    let answers = catch_unwind(AssertUnwindSafe(|| vlm.answer(&jobs, &in_time)));
+    let panic = answers.as_ref().err().map(|payload| Reason::Engine { message: panic_words(payload.as_ref()) });
+    let (mut answered, timing) = match answers {
+        Ok(Answers { jobs, timing }) => (jobs.into_iter(), timing),
+        Err(_) => (vec![].into_iter(), Timing::default()),
+    };
+    let mut inspections = vec![];
+    for (w, plan) in work.iter().zip(plans) {
+        let mut record = Record::new(*w, &model, started, timing, cut_ms);
+        match plan {
+            Err(reason) => record.faults.push(reason),
+            Ok(plan) => {
+                record.faults.extend(panic.clone());
+                let answers: Vec<_> = answered.by_ref().take(plan.regions.len()).collect();
+                record.take(&plan, answers);
+            }
+        }
+        inspections.push(record.finish());
+    }
+    Inspected { inspections, engine_broken: panic.is_some() }
+}
+
+/// The inspection of a frame that was never looked at: a review with its reason.
+pub fn uninspected(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo, reason: Reason) -> Inspection {
+    let work = Work { frame, pipeline };
+    let mut record = Record::new(work, model, Instant::now(), Timing::default(), 0.0);
+    record.faults.push(reason);
+    record.finish()
+}
+
+/// sha256 (hex) over the ids and texts of all prompts, in order.
+pub fn prompt_hash(pipeline: &Pipeline) -> String {
+    let mut hasher = Sha256::new();
+    for prompt in &pipeline.prompts {
+        hasher.update(prompt.id.as_bytes());
+        hasher.update([0]);
+        hasher.update(prompt.text.as_bytes());
+        hasher.update([0]);
+    }
+    hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn panic_words(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(ToString::to_string);
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    format!("panic: {}", text.unwrap_or_else(|| "without a message".into()))
+}
+
+/// An inspection while it is put together.
+struct Record<'a> {
+    work: Work<'a>,
+    model: &'a ModelInfo,
+    latency: Latency,
+    tiles: TileCount,
+    faults: Vec<Reason>,
+    detections: Vec<Detection>,
+    merged: Vec<merge::Merged>,
+    texts: Vec<TextLine>,
+    answers: Vec<RawAnswer>,
+    score: f32,
+}
+
+impl<'a> Record<'a> {
+    fn new(work: Work<'a>, model: &'a ModelInfo, started: Instant, timing: Timing, cut_ms: f64) -> Self {
+        let queued = started.saturating_duration_since(work.frame.captured);
+        let latency = Latency {
+            queue_ms: queued.as_secs_f64() * 1e3,
+            preprocess_ms: cut_ms + timing.preprocess_ms,
+            vision_ms: timing.vision_ms,
+            prefill_ms: timing.prefill_ms,
+            decode_ms: timing.decode_ms,
+            total_ms: 0.0,
+        };
+        Self {
+            work,
+            model,
+            latency,
+            tiles: TileCount::default(),
+            faults: vec![],
+            detections: vec![],
+            merged: vec![],
+            texts: vec![],
+            answers: vec![],
+            score: 0.0,
+        }
+    }
+
+    /// Takes the answers of the plan's regions, in their order; what is missing is a fault.
+    fn take(&mut self, plan: &Plan, answers: Vec<Vec<Result<Completion, VlmError>>>) {
+        self.tiles.planned = plan.regions.len();
+        for (region, answers) in plan.regions.iter().zip(answers) {
+            let (faults_before, count) = (self.faults.len(), answers.len());
+            for (prompt, answer) in region.prompts.iter().zip(answers) {
+                if let Err(fault) = self.take_answer(region, *prompt, answer) {
+                    self.faults.push(fault);
+                }
+            }
+            let answered = self.faults.len() == faults_before && count == region.prompts.len();
+            self.tiles.inspected += usize::from(answered);
+        }
+        if self.tiles.inspected < self.tiles.planned && self.faults.is_empty() {
+            let TileCount { planned, inspected } = self.tiles;
+            self.faults.push(Reason::MissingTile { inspected, planned });
+        }
+        let pipeline = self.work.pipeline;
+        let rule = MergeRule {
+            tiles: &plan.tiles(),
+            masks: &pipeline.frame.mask,
+            mm_per_px: pipeline.mm_per_px,
+            ignore_below_confidence: pipeline.verdict.ignore_below_confidence,
+        };
+        match merge(&self.detections, &rule) {
+            Ok(merged) => self.merged = merged,
+            Err(e) => self.faults.push(Reason::Engine { message: e.to_string() }),
+        }
+    }
+
+    fn take_answer(
+        &mut self,
+        region: &Region,
+        prompt: usize,
+        answer: Result<Completion, VlmError>,
+    ) -> Result<(), Reason> {
+        let prompt = &self.work.pipeline.prompts[prompt];
+        let tile = region.tile.index;
+        let answer = answer.map_err(|e| match e {
+            // Late answers are stopped; the verdict sees the deadline itself.
+            VlmError::Stopped => Reason::MissingTile { inspected: 0, planned: self.tiles.planned },
+            e => Reason::Engine { message: e.to_string() },
+        })?;
+        if answer.text != "[]" {
+            let text = answer.text.clone();
+            self.answers.push(RawAnswer { prompt: prompt.id.clone(), tile, text });
+        }
+        let unparsable = || Reason::Unparsable { prompt: prompt.id.clone(), tile };
+        match &prompt.kind {
+            PromptKind::Defects { labels } => {
+                self.score = self.score.max(1.0 - empty_probability(&answer));
+                self.detections.extend(parse_defects(&answer, tile, labels).map_err(|_| unparsable())?);
+            }
+            PromptKind::Text { expect } => {
+                let lines = parse_lines(&answer).map_err(|_| unparsable())?;
+                let frame = self.work.frame;
+                let lines = expect::check_lines(&prompt.id, &lines, expect, &frame.trigger, year(frame.captured_at));
+                self.texts.extend(lines);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Inspection {
+        let Work { frame, pipeline } = self.work;
+        if let Some(Reason::MissingTile { inspected, .. }) = self.faults.first_mut() {
+            *inspected = self.tiles.inspected;
+        }
+        // An engine's error explains more than the tiles that it left out.
+        self.faults.sort_by_key(|f| !matches!(f, Reason::Engine { .. } | Reason::Frame { .. }));
+        let findings = grade::grade_all(self.merged, &pipeline.grades);
+        let rule = VerdictRule { deadline: self.work.deadline(), ..pipeline.verdict };
+        let elapsed = frame.captured.elapsed();
+        let late = elapsed > rule.deadline;
+        if late {
+            // Stopping is how a late inspection looks from inside; say why it was stopped.
+            self.faults.retain(|f| !matches!(f, Reason::MissingTile { .. }));
+        }
+        let (grade, verdict) = grade::verdict(&findings, &self.texts, &rule, &self.faults, elapsed);
+        debug_assert!(self.faults.is_empty() || matches!(verdict, Verdict::Review(_)));
+        self.latency.total_ms = elapsed.as_secs_f64() * 1e3;
+        Inspection {
+            id: ulid::Ulid::new().to_string(),
+            camera: frame.camera.clone(),
+            trigger: frame.trigger.clone(),
+            pipeline: pipeline.name.clone(),
+            pipeline_version: pipeline.version.clone(),
+            model: ModelRef {
+                name: self.model.name.clone(),
+                text_sha256: self.model.text_sha256.clone(),
+                mmproj_sha256: self.model.mmproj_sha256.clone(),
+            },
+            prompt_hash: prompt_hash(pipeline),
+            captured_at: frame.captured_at,
+            finished_at: SystemTime::now(),
+            verdict,
+            grade,
+            findings,
+            texts: self.texts,
+            tiles: self.tiles,
+            score: self.score,
+            latency: self.latency,
+            answers: self.answers,
+            replayed: frame.replayed,
+            origin: frame.origin.clone(),
+        }
+    }
+}
+
+/// The calendar year of a time, UTC.
+fn year(time: SystemTime) -> i32 {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    jiff::Timestamp::from_second(seconds)
+        .map_or(1970, |t| t.to_zoned(jiff::tz::TimeZone::UTC).year().into())
+}
