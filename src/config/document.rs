@@ -173,8 +173,11 @@ impl Document {
 
     fn note(&mut self, text: &str, path: &str, key: Range<usize>, span: Range<usize>, value: &DeValue<'_>) {
         let (line, column) = line_column(text, key);
+        // A table is not shown: one of its own keys could be a secret.
+        let is_table = |value: &DeValue<'_>| matches!(value, DeValue::Table(_));
         let shown = match value {
-            DeValue::Table(_) => None,
+            DeValue::Array(items) if items.iter().any(|item| is_table(item.get_ref())) => None,
+            value if is_table(value) => None,
             _ => text.get(span).map(str::to_owned),
         };
         self.places.insert(path.to_owned(), Place { line, column, value: shown });

@@ -222,7 +222,7 @@ fn expect(section: Section<'_>, lines: &mut BTreeSet<usize>) -> Expect {
         section.problem("regex", format!("is no regular expression: {reason}"));
     }
     let empty = Expect { line: expect.line, ..Expect::default() };
-    if expect == empty {
+    if expect == empty && section.are_fine(&["literal", "regex", "from_trigger", "check"]) {
         section.problem_here("expects nothing: give literal, regex, from_trigger or check");
     }
     section.finish();

@@ -1,0 +1,30 @@
+# make run     the demo: installs what is missing, builds, starts a broker if none answers, inspects
+# make test    everything that must hold before a change is taken
+# Everything is built in the release profile, so that the tree is compiled once for all of these.
+
+SHELL := /bin/sh
+CARGO_HOME ?= $(HOME)/.cargo
+# Where rustup puts cargo, and where Debian puts mosquitto, which is not on a user's path.
+export PATH := $(PATH):$(CARGO_HOME)/bin:/usr/sbin
+CARGO := cargo
+
+.PHONY: run test build install-deps
+
+run: build
+	.ci/demo
+
+# Without cargo-nextest the same tests run under cargo's own runner.
+test: install-deps
+	$(CARGO) fmt --check
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
+	  set -x; $(CARGO) clippy --release --locked --all-targets -- -D warnings; \
+	else echo "clippy is not installed: its lints are not checked"; fi
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  set -x; $(CARGO) nextest run --release --locked; \
+	else set -x; $(CARGO) test --release --locked --lib --bins --tests; fi
+
+build: install-deps
+	$(CARGO) build --release --locked
+
+install-deps:
+	@.ci/install-deps
