@@ -23,3 +23,18 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         ExitCode::FAILURE
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_bad_config_has_an_exit_code_of_its_own() {
+        let bad = config::load(std::path::Path::new("no/such/config.toml")).context("starting");
+        let bad = bad.expect_err("there is no such file");
+        let other = anyhow::anyhow!("something else");
+        assert_eq!(format!("{:?}", exit_code(&bad)), format!("{:?}", ExitCode::from(78)));
+        assert_eq!(format!("{:?}", exit_code(&other)), format!("{:?}", ExitCode::FAILURE));
+    }
+}

@@ -1,0 +1,73 @@
+//! `inspectd check` as a controls engineer meets it: exit codes, places and values.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn check(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_inspectd"))
+        .arg("check")
+        .args(arguments)
+        .env_remove("INSPECTD_CONFIG")
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the binary runs");
+    assert!(stderr.is_empty(), "{}", String::from_utf8_lossy(&stderr));
+    (status.code(), String::from_utf8_lossy(&stdout).into_owned())
+}
+
+/// A config whose files are all there, in a folder of its own.
+fn config_in(folder: &Path) -> String {
+    std::fs::write(folder.join("text.gguf"), "").expect("a file");
+    std::fs::write(folder.join("vision.gguf"), "").expect("a file");
+    let path = folder.join("c.toml");
+    let text = "[station]\nsite = \"p\"\narea = \"a\"\nline = \"l\"\nstation = \"s\"\n\
+                [model]\ntext = \"text.gguf\"\nmmproj = \"vision.gguf\"\n\
+                [[camera]]\nid = \"cam1\"\nsource = \"simulator\"\npipeline = \"photo\"\n\
+                [store]\ndir = \"var\"\n[mqtt]\nurl = \"mqtt://broker\"\n";
+    std::fs::write(&path, text).expect("a file");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn a_fine_config_is_said_to_be_fine() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config_in(folder.path());
+    let (code, out) = check(&["--config", &config], &[]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("c.toml: 1 camera (cam1), broker mqtt://broker:1883"), "{out}");
+    assert!(out.contains("pipelines/photo.toml: photo version "), "{out}");
+    let (code, by_variable) = check(&[], &[("INSPECTD_CONFIG", config.as_str())]);
+    assert_eq!((code, by_variable), (Some(0), out));
+}
+
+#[test]
+fn a_bad_variable_ends_in_78() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config_in(folder.path());
+    let (code, out) = check(&["--config", &config], &[("INSPECTD_MQTT__PORT", "1884")]);
+    assert_eq!(code, Some(78), "{out}");
+    assert!(out.starts_with("problem  INSPECTD_MQTT__PORT=1884: mqtt.port: unknown key"), "{out}");
+}
+
+#[test]
+fn missing_model_files_are_problems() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config_in(folder.path());
+    std::fs::remove_file(folder.path().join("vision.gguf")).expect("it was there");
+    let (code, out) = check(&["--config", &config], &[]);
+    assert_eq!(code, Some(78), "{out}");
+    assert!(out.contains(":8:1: model.mmproj = \"vision.gguf\": there is no file vision.gguf"), "{out}");
+}
+
+#[test]
+fn every_pipeline_file_is_checked_on_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bad = folder.path().join("bad.toml");
+    std::fs::write(&bad, "schema = 1\nnam = \"bad\"\n").expect("a file");
+    let bad = bad.to_str().expect("UTF-8");
+    let (code, out) = check(&[bad, "pipelines/photo.toml", "pipelines/none.toml"], &[]);
+    assert_eq!(code, Some(78), "{out}");
+    assert!(out.contains(&format!("problem  {bad}:2:1: nam = \"bad\": unknown key; known here: schema,")));
+    assert!(out.contains("ok       pipelines/photo.toml: photo version "), "{out}");
+    assert!(out.contains("problem  pipelines/none.toml: cannot be read: No such file"), "{out}");
+}
