@@ -6,12 +6,15 @@ use crate::simulator::noise::Noise;
 use crate::simulator::scene::{Need, Scene};
 use rand::Rng;
 
+/// Draws a planned defect at a strength: 1 is what such a defect usually looks like.
+type Draw = Box<dyn Fn(&mut Layers, f32)>;
+
 /// A planned defect.
 struct Plan {
     roi: Rect,
     need: Need,
     count: usize,
-    draw: Box<dyn Fn(&mut Layers, f32)>,
+    draw: Draw,
 }
 
 /// Adds one defect of the label where it fits and can be seen; false if no place was found.

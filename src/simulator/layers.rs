@@ -68,8 +68,8 @@ impl Layers {
 
     /// Mixes the colour of a pixel towards `c`.
     pub fn tint(&mut self, i: usize, c: [f32; 3], a: f32) {
-        for k in 0..3 {
-            self.albedo[i][k] += (c[k] - self.albedo[i][k]) * a;
+        for (v, c) in self.albedo[i].iter_mut().zip(c) {
+            *v += (c - *v) * a;
         }
     }
 

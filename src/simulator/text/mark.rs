@@ -56,16 +56,17 @@ fn region(sc: &Scene, block: &Block) -> Rect {
 
 /// Marks a block with a random brush; see [`mark_with`].
 pub fn mark(sc: &mut Scene, r: &mut Rand, block: &Block) -> bool {
-    mark_with(sc, r, block, |r, ground| Brush::random(r, block.style, ground, block.cap))
+    mark_with(sc, r, block, [0.7, 1.3], |r, ground| Brush::random(r, block.style, ground, block.cap))
 }
 
-/// Marks a block with the brush made for its ground, makes it stronger until every character can be
-/// read, and records the lines. False if they cannot be made readable: then nothing
-/// is drawn, but the light may have become softer.
+/// Marks a block with the brush made for its ground, at a strength drawn between two: 1 is an average
+/// mark. Makes it stronger until every character can be read, and records the lines. False if they
+/// cannot be made readable: then nothing is drawn, but the light may have become softer.
 pub fn mark_with(
     sc: &mut Scene,
     r: &mut Rand,
     block: &Block,
+    strength: [f32; 2],
     brush: impl FnOnce(&mut Rand, f32) -> Brush,
 ) -> bool {
     let roi = region(sc, block);
@@ -76,7 +77,7 @@ pub fn mark_with(
     clear_board(sc, roi);
     let brush = brush(r, ground(&sc.layers, roi));
     let saved = sc.layers.save(roi);
-    let mut s = uni(r, 0.7, 1.3);
+    let mut s = uni(r, strength[0], strength[1]);
     let mut before = sc.shade(roi);
     for step in 0..6 {
         for g in &glyphs {
