@@ -108,8 +108,8 @@ pub struct Camera {
 pub enum SourceConfig {
     /// Rendered parts with known truth.
     Simulator {
-        /// Number of the product: all its parts share one design.
-        product: u64,
+        /// Name of the product (`simulator::Product`): all its parts share one design.
+        product: String,
         /// Number of the first part; the same seed gives the same parts.
         seed: u64,
         /// Parts until the source ends; `None`: no end.

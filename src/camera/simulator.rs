@@ -97,6 +97,7 @@ fn frame(s: &Settings, i: u64, rgb: Vec<u8>, truth: &FrameTruth) -> Frame {
             deadline: None,
         },
         origin: format!("simulator:{}:{}:{i}", s.product.name(), s.seed),
+        replayed: false,
     }
 }
 

@@ -21,6 +21,7 @@ pub mod progress;
 pub mod replay;
 pub mod run;
 pub mod score;
+pub mod setup;
 pub mod simulate;
 pub mod truth;
 

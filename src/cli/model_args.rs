@@ -1,31 +1,52 @@
 //! Which model a command uses.
 
+use crate::config::Config;
 use crate::vlm::engine::EngineOptions;
-use crate::vlm::Qwen3Vl;
+use crate::vlm::{Qwen3Vl, VlmError};
 use candle_core::Device;
 use std::path::PathBuf;
+
+/// The model that ships with the product.
+const SHIPPED_TEXT: &str = "fixtures/model/inspectd-small.gguf";
+const SHIPPED_MMPROJ: &str = "fixtures/model/mmproj-inspectd-small.gguf";
 
 /// The model pair; the shipped small model unless another one is named.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Text model (GGUF, architecture qwen3vl).
-    #[arg(long, default_value = "fixtures/model/inspectd-small.gguf", env = "INSPECTD_MODEL__TEXT")]
-    pub model: PathBuf,
+    /// Text model (GGUF, architecture qwen3vl) [default: the shipped small model].
+    #[arg(long, value_name = "FILE", env = "INSPECTD_MODEL__TEXT", requires = "mmproj")]
+    pub model: Option<PathBuf>,
     /// Vision model of the same pair (GGUF, projector qwen3vl_merger).
-    #[arg(long, default_value = "fixtures/model/mmproj-inspectd-small.gguf", env = "INSPECTD_MODEL__MMPROJ")]
-    pub mmproj: PathBuf,
+    #[arg(long, value_name = "FILE", env = "INSPECTD_MODEL__MMPROJ", requires = "model")]
+    pub mmproj: Option<PathBuf>,
     /// Threads of the engine; 0: all cores.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
 }
 
 impl ModelArgs {
+    /// These arguments, with what they leave open taken from a config.
+    pub fn or_config(&self, config: Option<&Config>) -> Self {
+        let model = config.map(|c| &c.model);
+        Self {
+            model: self.model.clone().or_else(|| model.map(|m| m.text.clone())),
+            mmproj: self.mmproj.clone().or_else(|| model.map(|m| m.mmproj.clone())),
+            threads: if self.threads == 0 { model.map_or(0, |m| m.threads) } else { self.threads },
+        }
+    }
+
+    /// Both files.
+    pub fn files(&self) -> (PathBuf, PathBuf) {
+        let or = |path: &Option<PathBuf>, shipped: &str| path.clone().unwrap_or_else(|| shipped.into());
+        (or(&self.model, SHIPPED_TEXT), or(&self.mmproj, SHIPPED_MMPROJ))
+    }
+
     /// Loads the pair.
     ///
     /// # Errors
     /// As `Qwen3Vl::load`.
-    pub fn load(&self) -> anyhow::Result<Qwen3Vl> {
-        let options = EngineOptions { threads: self.threads, kv_mb: 0 };
-        Ok(Qwen3Vl::load(&self.model, &self.mmproj, options, &Device::Cpu)?)
+    pub fn load(&self) -> Result<Qwen3Vl, VlmError> {
+        let (text, mmproj) = self.files();
+        Qwen3Vl::load(&text, &mmproj, EngineOptions { threads: self.threads, kv_mb: 0 }, &Device::Cpu)
     }
 }

@@ -16,9 +16,12 @@ use crate::cli::output;
 use crate::cli::picture;
 use crate::cli::progress::Progress;
 use crate::cli::score::{self, Asked, Metrics};
+use crate::cli::setup::{frame, with_rois, SetupArgs};
 use crate::cli::truth::{self, Truth};
+use crate::domain::frame::Trigger;
 use crate::domain::inspection::Inspection;
-use anyhow::{bail, ensure, Context};
+use crate::inspect::inspect;
+use anyhow::{ensure, Context};
 use image::RgbImage;
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -34,18 +37,8 @@ pub struct Args {
     /// Print the figures as one JSON object on stdout, and nothing else there.
     #[arg(long)]
     json: bool,
-    /// Pipeline to inspect with: a name or a file.
-    #[arg(long, value_name = "PIPELINE")]
-    pipeline: Option<String>,
-    /// Config file whose model and pipelines are used.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// GGUF file of the text model, instead of the config's.
-    #[arg(long, value_name = "FILE", requires = "mmproj")]
-    model: Option<PathBuf>,
-    /// GGUF file of the vision model, instead of the config's.
-    #[arg(long, value_name = "FILE", requires = "model")]
-    mmproj: Option<PathBuf>,
+    #[command(flatten)]
+    setup: SetupArgs,
     /// Only the first N images.
     #[arg(long, value_name = "N")]
     limit: Option<NonZeroUsize>,
@@ -55,17 +48,6 @@ pub struct Args {
     /// Write an annotated copy of every image below this directory.
     #[arg(long, value_name = "DIR")]
     annotate: Option<PathBuf>,
-    /// Threads of the engine; 0 means all cores.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// Drop detections less sure than this, instead of the pipeline's limit; 0 keeps all.
-    #[arg(long, value_name = "0..1", value_parser = confidence)]
-    min_confidence: Option<f32>,
-}
-
-fn confidence(text: &str) -> Result<f32, String> {
-    let number = text.parse::<f32>().ok().filter(|c| (0.0..=1.0).contains(c));
-    number.ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
 /// What a replay is to do besides inspecting.
@@ -84,10 +66,26 @@ pub struct Plan {
 /// Runs the command.
 ///
 /// # Errors
-/// The truth does not fit its form.
+/// The truth does not fit its form, the pipeline or the model is bad, an image cannot be read.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let truths = truth::read_dir(&args.dir)?;
-    bail!("{} images are labelled, but this build has no engine to inspect them with", truths.len());
+    let (pipeline, model) = args.setup.resolve()?;
+    let plan = Plan {
+        dir: args.dir,
+        json: args.json,
+        limit: args.limit,
+        asserts: args.asserts,
+        annotate: args.annotate,
+        asked: Asked::of(&pipeline),
+    };
+    check(&plan)?;
+    let mut engine = model.load()?;
+    let inspect = |truth: &Truth, picture: Arc<RgbImage>| {
+        let trigger = Trigger { part_id: truth.part_id.clone(), lot: truth.lot.clone(), ..Trigger::default() };
+        let frame = frame(picture, &truth.file, trigger);
+        inspect(&mut engine, &frame, &with_rois(&pipeline, &truth.rois))
+    };
+    replay(&truths, &plan, inspect, &mut std::io::stdout().lock())
 }
 
 /// Inspects every image with `inspect`, prints the figures to `stdout` and the rest to stderr.
@@ -323,7 +321,7 @@ mod tests {
         let ok =
             "replay set --json --limit 3 --assert micro.f1>=0.4 --assert text.cer<=0.1 --model a --mmproj b";
         let cli = Cli::try_parse_from(ok.split(' ')).expect("fits");
-        assert_eq!((cli.args.asserts.len(), cli.args.threads), (2, 0));
+        assert_eq!((cli.args.asserts.len(), cli.args.setup.model.threads), (2, 0));
         for bad in [
             "replay",
             "replay set --assert f1",

@@ -172,7 +172,7 @@ fn source(origin: &Origin, section: Section<'_>) -> Option<SourceConfig> {
     let kind: String = section.required("source");
     let source = match kind.as_str() {
         "simulator" => SourceConfig::Simulator {
-            product: section.get("product").unwrap_or(1),
+            product: product(&section),
             seed: section.get("seed").unwrap_or(1),
             count: section.ranged("count", 1..=1_000_000_000),
             width_px: section.ranged("width_px", 64..=8192).unwrap_or(2448),
@@ -198,6 +198,17 @@ fn source(origin: &Origin, section: Section<'_>) -> Option<SourceConfig> {
     };
     section.finish();
     Some(source)
+}
+
+/// A product of the simulator by its name.
+fn product(section: &Section<'_>) -> String {
+    let default = &Product::ALL[0];
+    let name = section.get::<String>("product").unwrap_or_else(|| default.name().to_owned());
+    if Product::by_name(&name).is_none() {
+        let known: Vec<_> = Product::ALL.iter().map(Product::name).collect();
+        section.problem("product", format!("there is no such product; there are {}", known.join(", ")));
+    }
+    name
 }
 
 fn trigger(section: Section<'_>) -> TriggerConfig {

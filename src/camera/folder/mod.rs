@@ -97,6 +97,7 @@ impl Source for Folder {
             captured: Instant::now(),
             trigger: Trigger::default(),
             origin: path.display().to_string(),
+            replayed: false,
         }))
     }
 }

@@ -1,0 +1,101 @@
+//! The pipeline and the model that a one-shot command works with.
+//!
+//!     --config FILE     model and pipelines of an installed box
+//!     --pipeline P      a file, or a name in the config's (or ./pipelines) directory
+//!     --model, --mmproj override the config's; without either, the shipped small model
+
+use super::model_args::ModelArgs;
+use crate::config::{self, Config};
+use crate::domain::frame::{Frame, Trigger};
+use crate::domain::pipeline::{Pipeline, PromptKind};
+use anyhow::Context;
+use image::RgbImage;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// The pipeline when none is named.
+const DEFAULT_PIPELINE: &str = "photo";
+/// Directory of pipelines when no config names one.
+const PIPELINES_DIR: &str = "pipelines";
+/// Nobody waits at a line for a one-shot inspection: its deadline is as good as none.
+const DEADLINE: Duration = Duration::from_secs(24 * 3600);
+
+/// Where a one-shot command finds its pipeline and model.
+#[derive(clap::Args, Clone, Debug)]
+pub struct SetupArgs {
+    /// Pipeline to inspect with: a name or a file [default: photo, or the config's only one].
+    #[arg(long, value_name = "PIPELINE")]
+    pub pipeline: Option<String>,
+    /// Config file whose model and pipelines are used.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Drop detections less sure than this, instead of the pipeline's limit; 0 keeps all.
+    #[arg(long, value_name = "0..1", value_parser = confidence)]
+    pub min_confidence: Option<f32>,
+}
+
+fn confidence(text: &str) -> Result<f32, String> {
+    let number = text.parse::<f32>().ok().filter(|c| (0.0..=1.0).contains(c));
+    number.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+impl SetupArgs {
+    /// The pipeline and the model's files.
+    ///
+    /// # Errors
+    /// `ConfigError` with file, line and key.
+    pub fn resolve(&self) -> anyhow::Result<(Pipeline, ModelArgs)> {
+        let config = self.config.as_deref().map(config::load).transpose()?;
+        let mut pipeline = self.pipeline(config.as_ref())?;
+        if let Some(limit) = self.min_confidence {
+            pipeline.verdict.ignore_below_confidence = limit;
+        }
+        pipeline.verdict.deadline = DEADLINE;
+        Ok((pipeline, self.model.or_config(config.as_ref())))
+    }
+
+    fn pipeline(&self, config: Option<&Config>) -> anyhow::Result<Pipeline> {
+        let loaded = config.map(|c| &c.pipelines);
+        let only = || loaded.filter(|p| p.len() == 1).and_then(|p| p.values().next().cloned());
+        let Some(name) = &self.pipeline else {
+            return only().map_or_else(|| named(config, DEFAULT_PIPELINE), Ok);
+        };
+        let known = loaded.and_then(|p| p.get(name).cloned());
+        known.map_or_else(|| named(config, name), Ok)
+    }
+}
+
+fn named(config: Option<&Config>, name: &str) -> anyhow::Result<Pipeline> {
+    let dir = config.map_or(Path::new(PIPELINES_DIR), |c| &c.pipelines_dir);
+    let file = dir.join(format!("{name}.toml"));
+    let path = if name.ends_with(".toml") || !file.exists() { Path::new(name) } else { &file };
+    config::load_pipeline(path).with_context(|| format!("--pipeline {name}"))
+}
+
+/// The pipeline with the regions of text prompts where they lie in one very picture.
+pub fn with_rois(pipeline: &Pipeline, rois: &BTreeMap<String, crate::domain::rect::Rect>) -> Pipeline {
+    let mut pipeline = pipeline.clone();
+    for prompt in &mut pipeline.prompts {
+        if let (PromptKind::Text { .. }, Some(roi)) = (&prompt.kind, rois.get(&prompt.id)) {
+            prompt.roi = Some(*roi);
+        }
+    }
+    pipeline
+}
+
+/// A frame from a file, exposed now.
+pub fn frame(pixels: Arc<RgbImage>, origin: &str, trigger: Trigger) -> Frame {
+    Frame {
+        camera: "file".into(),
+        pixels,
+        captured_at: SystemTime::now(),
+        captured: Instant::now(),
+        trigger,
+        origin: origin.into(),
+        replayed: true,
+    }
+}
