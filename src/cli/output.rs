@@ -22,9 +22,11 @@ pub fn describe(inspection: &Inspection) -> String {
             let _ = writeln!(out, "  {line}");
         }
     }
-    for line in &inspection.texts {
+    // The table already tells which lines were not read.
+    for line in inspection.texts.iter().filter(|l| l.read.is_some()) {
         for mismatch in &line.mismatches {
-            let _ = writeln!(out, "  {} line {}: {}", clean(&line.prompt), line.line, difference(mismatch));
+            let _ =
+                writeln!(out, "  {} line {}: {}", clean(&line.prompt), line.line, difference(line, mismatch));
         }
     }
     out
@@ -35,6 +37,9 @@ pub fn summary(inspection: &Inspection) -> String {
     match inspection.verdict.reason() {
         Some(reason) => words(reason),
         None => match inspection.findings.len() {
+            0 if inspection.texts.iter().any(|t| t.matches == Some(true)) => {
+                "no defect found, text as expected".to_owned()
+            }
             0 => "no defect found".to_owned(),
             _ => format!("nothing worse than {}", inspection.grade.as_str()),
         },
@@ -143,13 +148,22 @@ fn texts(texts: &[TextLine]) -> Option<Columns> {
 }
 
 /// One difference between what was read and what should be there. People count characters from 1.
-fn difference(m: &Mismatch) -> String {
+fn difference(line: &TextLine, m: &Mismatch) -> String {
     let (read, expected) = (clean(&m.read), clean(&m.expected));
+    if is_rule(line, m) {
+        return format!("at character {}: {expected}", m.at + 1);
+    }
     match (m.read.is_empty(), m.expected.is_empty()) {
         (true, _) => format!("at character {}: `{expected}` is missing", m.at + 1),
         (false, true) => format!("at character {}: `{read}` is too much", m.at + 1),
         (false, false) => format!("at character {}: `{read}` instead of `{expected}`", m.at + 1),
     }
+}
+
+/// Whether a mismatch is a broken rule in words, not a character that differs: the characters that
+/// should be there are part of what was expected.
+pub fn is_rule(line: &TextLine, m: &Mismatch) -> bool {
+    line.expected.as_ref().is_none_or(|expected| !expected.contains(&m.expected))
 }
 
 /// The word on the header's badge.
@@ -180,7 +194,14 @@ mod tests {
             mismatches: vec![Mismatch { at: 4, read: "3".into(), expected: "8".into() }],
             ..line("plate", 1, Some("SN1234"))
         };
-        i.texts = vec![wrong, TextLine { matches: Some(false), ..line("plate", 2, None) }];
+        i.texts = vec![
+            wrong,
+            TextLine {
+                matches: Some(false),
+                mismatches: vec![Mismatch { at: 0, read: String::new(), expected: "a line".into() }],
+                ..line("plate", 2, None)
+            },
+        ];
         let hand = "\
 a.png: FAIL, missing screw found
   grade reject, part P-7, machined-plate, 2025-10-09 08:53:20 UTC
@@ -211,6 +232,8 @@ a.png: FAIL, missing screw found
     fn a_pass_says_what_was_tolerated() {
         let mut i = inspection();
         assert_eq!(summary(&i), "no defect found");
+        i.texts = vec![TextLine { matches: Some(true), ..line("plate", 1, Some("A")) }];
+        assert_eq!(summary(&i), "no defect found, text as expected");
         i.findings = vec![finding("stain", [0.0, 0.0, 9.0, 9.0], 0.9)];
         i.grade = Grade::Cosmetic;
         assert_eq!(summary(&i), "nothing worse than cosmetic");
@@ -218,10 +241,12 @@ a.png: FAIL, missing screw found
 
     #[test]
     fn missing_and_surplus_characters_read_naturally() {
+        let known = TextLine { expected: Some("876".into()), ..line("plate", 1, Some("x")) };
         let m = |read: &str, expected: &str| {
-            difference(&Mismatch { at: 0, read: read.into(), expected: expected.into() })
+            difference(&known, &Mismatch { at: 0, read: read.into(), expected: expected.into() })
         };
         assert_eq!(m("", "8"), "at character 1: `8` is missing");
         assert_eq!(m("8", ""), "at character 1: `8` is too much");
+        assert_eq!(m("8", "luhn: check digit 7"), "at character 1: luhn: check digit 7");
     }
 }

@@ -20,9 +20,9 @@ const JPEG_QUALITY: u8 = 92;
 /// Why an image could not be read or written.
 #[derive(Debug, Error)]
 pub enum PictureError {
-    #[error("{path}: {source}")]
+    #[error("cannot read or write {path}")]
     File { path: PathBuf, source: std::io::Error },
-    #[error("{path}: {source}")]
+    #[error("not a usable image: {path}")]
     Image { path: PathBuf, source: image::ImageError },
 }
 
@@ -111,9 +111,9 @@ mod tests {
     fn errors_name_the_file() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("a.png");
-        assert!(load(&path).expect_err("missing").to_string().contains("a.png: "));
+        assert!(load(&path).expect_err("missing").to_string().ends_with("a.png"));
         std::fs::write(&path, b"no picture").expect("writes");
-        assert!(load(&path).expect_err("no image").to_string().contains("a.png: "));
+        assert!(load(&path).expect_err("no image").to_string().ends_with("a.png"));
     }
 
     #[test]

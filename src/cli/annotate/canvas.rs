@@ -88,13 +88,18 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// A canvas with `picture` below a strip of `strip_px` rows of one colour.
+    /// A canvas with `picture` between strips of `above_px` and `below_px` rows of one colour.
     /// `None` when the picture is empty or too large to be drawn on.
-    pub fn new(picture: &RgbImage, strip_px: u32, strip: Ink, letters: Letters) -> Option<Self> {
+    pub fn new(
+        picture: &RgbImage,
+        (above_px, below_px): (u32, u32),
+        strip: Ink,
+        letters: Letters,
+    ) -> Option<Self> {
         let (width, height) = picture.dimensions();
-        let mut pixels = Pixmap::new(width, height.checked_add(strip_px)?)?;
+        let mut pixels = Pixmap::new(width, height.checked_add(above_px)?.checked_add(below_px)?)?;
         pixels.fill(Color::from_rgba8(strip.0, strip.1, strip.2, 255));
-        let start = pixels.data().len() - picture.as_raw().len() / 3 * 4;
+        let start = above_px as usize * width as usize * 4;
         for (to, from) in pixels.data_mut()[start..].chunks_exact_mut(4).zip(picture.as_raw().chunks_exact(3))
         {
             to[..3].copy_from_slice(from);
@@ -213,18 +218,18 @@ mod tests {
     use image::Rgb;
 
     #[test]
-    fn an_untouched_canvas_gives_the_picture_back_below_its_strip() {
+    fn an_untouched_canvas_gives_the_picture_back_between_its_strips() {
         let picture = RgbImage::from_fn(5, 4, |x, y| Rgb([x as u8, y as u8, 77]));
-        let canvas = Canvas::new(&picture, 3, Ink(1, 2, 3, 255), Letters::new()).expect("drawable");
+        let canvas = Canvas::new(&picture, (3, 2), Ink(1, 2, 3, 255), Letters::new()).expect("drawable");
         let out = canvas.into_picture();
-        assert_eq!(out.dimensions(), (5, 7));
-        assert_eq!(*out.get_pixel(4, 2), Rgb([1, 2, 3]));
+        assert_eq!(out.dimensions(), (5, 9));
+        assert_eq!((out.get_pixel(4, 2), out.get_pixel(0, 7)), (&Rgb([1, 2, 3]), &Rgb([1, 2, 3])));
         assert!(picture.enumerate_pixels().all(|(x, y, p)| out.get_pixel(x, y + 3) == p));
     }
 
     #[test]
     fn an_empty_picture_has_no_canvas() {
-        assert!(Canvas::new(&RgbImage::new(0, 4), 3, Ink(0, 0, 0, 255), Letters::new()).is_none());
+        assert!(Canvas::new(&RgbImage::new(0, 4), (3, 0), Ink(0, 0, 0, 255), Letters::new()).is_none());
     }
 
     #[test]
@@ -240,7 +245,7 @@ mod tests {
     #[test]
     fn text_beyond_the_edge_is_clipped_not_a_panic() {
         let mut canvas =
-            Canvas::new(&RgbImage::new(8, 8), 0, Ink(0, 0, 0, 255), Letters::new()).expect("drawable");
+            Canvas::new(&RgbImage::new(8, 8), (0, 0), Ink(0, 0, 0, 255), Letters::new()).expect("drawable");
         canvas.text("WWW", 30.0, -20.0, -9.0, Ink(255, 255, 255, 255));
         canvas.fill(&BoxPx::new(-50.0, f32::NAN, 90.0, 4.0), 3.0, Ink(255, 0, 0, 255));
         canvas.edge(&BoxPx::new(-50.0, -50.0, 900.0, 400.0), 3.0, 2.0, Ink(255, 0, 0, 255));

@@ -1,15 +1,17 @@
 //! Annotated copies of frames: what an operator sees.
 //!
 //!     frame --enlarged when small--> picture
-//!                                      + strip above: verdict, reason, facts         (header)
-//!                                      + regions of text: corners, then what was read (plate)
+//!                                      + strip above: verdict, reason, facts          (header)
 //!                                      + boxes of defects in the colour of their grade
-//!                                      + captions beside the boxes                     (place)
+//!                                      + corners around regions of text
+//!                                      + captions and readings beside them     (plate, place)
+//!                                      + strip below: readings of no region           (footer)
 //!
-//! Boxes and lines go first, words last, so that no line runs through a word. The strip stands above
-//! the picture and hides nothing of it.
+//! Boxes and lines go first, words last, so that no line runs through a word. The strips stand outside
+//! of the picture and hide nothing of it.
 
 mod canvas;
+mod footer;
 mod header;
 mod look;
 mod place;
@@ -20,6 +22,7 @@ use crate::domain::inspection::Inspection;
 use crate::domain::rect::{BoxPx, Rect};
 use crate::domain::text::TextLine;
 use canvas::{Canvas, Letters};
+use footer::Footer;
 use header::Header;
 use image::imageops::FilterType;
 use image::RgbImage;
@@ -47,15 +50,44 @@ pub fn annotate(frame: &RgbImage, inspection: &Inspection, text_rois: &[(String,
     let letters = Letters::new();
     let (wide, high) = (px(picture.width()), px(picture.height()));
     let header = Header::new(inspection, wide, &scale, &letters);
-    let Some(mut canvas) = Canvas::new(&picture, header.height_px, look::DARK, letters) else {
+    let (placed, unplaced) = readings(inspection, text_rois);
+    let signs = unplaced.iter().map(|r| Plate::reading(r.prompt, &r.lines, &scale));
+    let footer = Footer::new(signs.collect(), wide, &scale, &letters);
+    let strips = (header.height_px, footer.height_px);
+    let Some(mut canvas) = Canvas::new(&picture, strips, look::DARK, letters) else {
         return frame.clone();
     };
     header.draw(&mut canvas, inspection, wide, &scale);
     let top = px(header.height_px);
-    let bounds = BoxPx::new(0.0, top, wide, top + high);
-    let sheet = Sheet { scale, bounds };
-    sheet.draw(&mut canvas, inspection, text_rois);
+    let sheet = Sheet { scale, bounds: BoxPx::new(0.0, top, wide, top + high) };
+    sheet.draw(&mut canvas, inspection, &placed);
+    footer.draw(&mut canvas, top + high, &scale);
     canvas.into_picture()
+}
+
+/// What one prompt read, and where.
+struct Reading<'i> {
+    prompt: &'i str,
+    lines: Vec<&'i TextLine>,
+    region: Option<Rect>,
+}
+
+/// Texts by prompt: those whose region is known, and the others.
+fn readings<'i>(
+    inspection: &'i Inspection,
+    text_rois: &[(String, Rect)],
+) -> (Vec<Reading<'i>>, Vec<Reading<'i>>) {
+    let mut readings: Vec<Reading<'i>> = Vec::new();
+    for line in &inspection.texts {
+        match readings.iter_mut().find(|r| r.prompt == line.prompt) {
+            Some(reading) => reading.lines.push(line),
+            None => {
+                let region = text_rois.iter().find(|(id, _)| *id == line.prompt).map(|(_, r)| *r);
+                readings.push(Reading { prompt: &line.prompt, lines: vec![line], region });
+            }
+        }
+    }
+    readings.into_iter().partition(|r| r.region.is_some())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sides of pictures are exact in f32")]
@@ -70,70 +102,42 @@ struct Sheet {
 }
 
 impl Sheet {
-    fn draw(&self, canvas: &mut Canvas, inspection: &Inspection, text_rois: &[(String, Rect)]) {
-        let readings = self.readings(inspection, text_rois);
+    fn draw(&self, canvas: &mut Canvas, inspection: &Inspection, readings: &[Reading<'_>]) {
         // The worst are drawn last, so that nothing lies over them, and captioned first.
         let mut worst_first: Vec<&Finding> = inspection.findings.iter().collect();
         worst_first.sort_by(|a, b| b.grade.cmp(&a.grade).then_with(|| b.confidence.total_cmp(&a.confidence)));
         let boxes: Vec<BoxPx> = worst_first.iter().map(|f| self.around(&f.bbox_px)).collect();
+        let regions: Vec<(&Reading<'_>, BoxPx)> =
+            readings.iter().filter_map(|r| Some((r, self.on_canvas(&r.region?)))).collect();
 
-        for reading in readings.iter().filter(|r| r.has_region) {
-            self.corners(canvas, &reading.anchor, look::reading(&reading.lines));
+        for (reading, region) in &regions {
+            self.corners(canvas, region, look::reading(&reading.lines));
         }
         for (finding, bbox) in worst_first.iter().zip(&boxes).rev() {
             self.frame_box(canvas, bbox, look::grade(finding.grade).0);
         }
 
-        let regions = readings.iter().filter(|r| r.has_region).map(|r| r.anchor);
-        let mut space = Space::new(self.inset(), boxes.iter().copied().chain(regions).collect());
-        let signs: Vec<(Plate, BoxPx)> = readings
-            .iter()
-            .map(|r| (Plate::reading(&r.prompt, &r.lines, &self.scale), r.anchor))
-            .chain(
-                worst_first
-                    .iter()
-                    .zip(&boxes)
-                    .take(CAPTIONS_MAX)
-                    .map(|(f, b)| (Plate::caption(f, &self.scale), *b)),
-            )
-            .collect();
-        let gap = self.scale.line_px * 1.2;
-        let room = self.inset().width().max(1.0);
-        let placed: Vec<(Plate, BoxPx, BoxPx)> = signs
-            .into_iter()
-            .map(|(plate, anchor)| {
-                let plate = plate.shrink_to(room, &canvas.letters);
-                let area = space.place(plate.size(&canvas.letters), &anchor, gap);
-                (plate, area, anchor)
-            })
-            .collect();
-        for (_, area, anchor) in &placed {
-            self.leader(canvas, area, anchor);
-        }
-        for (plate, area, _) in &placed {
-            plate.draw(canvas, area, &self.scale);
-        }
+        let readings = regions.iter().map(|(r, a)| (Plate::reading(r.prompt, &r.lines, &self.scale), *a));
+        let captions = worst_first.iter().zip(&boxes).map(|(f, b)| (Plate::caption(f, &self.scale), *b));
+        let signs: Vec<(Plate, BoxPx)> = readings.chain(captions.take(CAPTIONS_MAX)).collect();
+        let anchors = boxes.iter().copied().chain(regions.iter().map(|(_, a)| *a)).collect();
+        self.signs(canvas, signs, Space::new(self.inset(), anchors));
     }
 
-    /// Texts by prompt, each with the region that it was read from; without one, the lower left corner.
-    fn readings<'i>(&self, inspection: &'i Inspection, text_rois: &[(String, Rect)]) -> Vec<Reading<'i>> {
-        let mut readings: Vec<Reading<'i>> = Vec::new();
-        for line in &inspection.texts {
-            match readings.iter_mut().find(|r| r.prompt == line.prompt) {
-                Some(reading) => reading.lines.push(line),
-                None => {
-                    let roi = text_rois.iter().find(|(id, _)| *id == line.prompt).map(|(_, r)| r);
-                    let corner = BoxPx::new(self.bounds.x0, self.bounds.y1, self.bounds.x0, self.bounds.y1);
-                    readings.push(Reading {
-                        prompt: line.prompt.clone(),
-                        lines: vec![line],
-                        anchor: roi.map_or(corner, |r| self.on_canvas(r)),
-                        has_region: roi.is_some(),
-                    });
-                }
-            }
+    /// Finds a place for every sign beside its anchor, and draws them.
+    fn signs(&self, canvas: &mut Canvas, signs: Vec<(Plate, BoxPx)>, mut space: Space) {
+        let gap = self.scale.line_px * 1.2;
+        let room = self.inset().width().max(1.0);
+        let mut placed = Vec::with_capacity(signs.len());
+        for (plate, anchor) in signs {
+            let plate = plate.shrink_to(room, &canvas.letters);
+            let area = space.place(plate.size(&canvas.letters), &anchor, gap);
+            self.leader(canvas, &area, &anchor);
+            placed.push((plate, area));
         }
-        readings
+        for (plate, area) in &placed {
+            plate.draw(canvas, area, &self.scale);
+        }
     }
 
     fn on_canvas(&self, r: &Rect) -> BoxPx {
@@ -193,7 +197,7 @@ impl Sheet {
     fn leader(&self, canvas: &mut Canvas, plate: &BoxPx, anchor: &BoxPx) {
         let apart_x = (plate.x0 - anchor.x1).max(anchor.x0 - plate.x1).max(0.0);
         let apart_y = (plate.y0 - anchor.y1).max(anchor.y0 - plate.y1).max(0.0);
-        if apart_x.hypot(apart_y) < self.scale.font_px * 0.8 || anchor.area() <= 0.0 {
+        if apart_x.hypot(apart_y) < self.scale.font_px * 0.8 {
             return;
         }
         let nearest = |low: f32, high: f32, to: f32| to.max(low).min(high);
@@ -203,14 +207,6 @@ impl Sheet {
         canvas.lines(&[from, to], self.scale.line_px * 1.1, look::HALO);
         canvas.lines(&[from, to], self.scale.line_px * 0.5, look::WHITE);
     }
-}
-
-/// What one prompt read, and where.
-struct Reading<'i> {
-    prompt: String,
-    lines: Vec<&'i TextLine>,
-    anchor: BoxPx,
-    has_region: bool,
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Where a plate of words goes: beside what it speaks of, inside the picture, on nothing that matters.
 //!
 //!     candidates: above, below, right, left of the anchor, then rings further out
-//!     cost:       area laid over other plates (dear) and over boxes (cheaper) + distance
+//!     cost:       what it hides of other plates (dear) and of boxes (cheaper) + distance
 //!
 //! The cheapest candidate wins, the earlier of equals; so the result depends on the input alone.
 
@@ -9,12 +9,13 @@ use crate::domain::rect::BoxPx;
 
 /// Rings of candidates around an anchor, each a plate's height further out.
 const RINGS: u8 = 10;
-/// Laying a plate over another hides words; over a box it hides a defect's surroundings; over its own
-/// anchor it hides the very thing that it speaks of.
+/// Laying a plate over another hides words; over a box it hides a defect; over its own anchor it hides
+/// the very thing that it speaks of. Each is a price for hiding all of it; a small box that vanishes
+/// under a plate is as bad as a plate that vanishes under another.
 const COST_OF_PLATE: f32 = 8.0;
 const COST_OF_BOX: f32 = 2.0;
 const COST_OF_ANCHOR: f32 = 4.0;
-/// A plate a ring further out is worth avoiding this share of its own area of overlap.
+/// Price of each ring further out: beyond a few the eye no longer finds what a plate speaks of.
 const COST_OF_RING: f32 = 0.12;
 
 /// What is already in the picture.
@@ -32,7 +33,6 @@ impl Space {
 
     /// Finds a place for a plate of `size` beside `anchor` and takes it.
     pub fn place(&mut self, size: (f32, f32), anchor: &BoxPx, gap_px: f32) -> BoxPx {
-        let area = (size.0 * size.1).max(1.0);
         let mut best = (f32::INFINITY, self.inside(anchor.x0, anchor.y0, size));
         'rings: for ring in 0..RINGS {
             let away = gap_px + f32::from(ring) * size.1;
@@ -40,7 +40,7 @@ impl Space {
                 let plate = self.inside(x, y, size);
                 #[expect(clippy::cast_precision_loss, reason = "a dozen candidates")]
                 let order = k as f32 * 0.001;
-                let cost = self.overlap(&plate, anchor) / area + f32::from(ring) * COST_OF_RING + order;
+                let cost = self.hides(&plate, anchor) + f32::from(ring) * COST_OF_RING + order;
                 if cost < best.0 {
                     best = (cost, plate);
                 }
@@ -50,7 +50,9 @@ impl Space {
                 break 'rings;
             }
         }
-        self.plates.push(best.1);
+        let rim = gap_px / 2.0;
+        let BoxPx { x0, y0, x1, y1 } = best.1;
+        self.plates.push(BoxPx::new(x0 - rim, y0 - rim, x1 + rim, y1 + rim));
         best.1
     }
 
@@ -61,11 +63,11 @@ impl Space {
         BoxPx::new(x, y, x + w, y + h)
     }
 
-    fn overlap(&self, plate: &BoxPx, anchor: &BoxPx) -> f32 {
-        let over = |set: &[BoxPx]| set.iter().map(|b| b.overlap(plate)).sum::<f32>();
-        COST_OF_PLATE * over(&self.plates)
-            + COST_OF_BOX * over(&self.boxes)
-            + COST_OF_ANCHOR * anchor.overlap(plate)
+    fn hides(&self, plate: &BoxPx, anchor: &BoxPx) -> f32 {
+        // The share of the smaller of the two that is hidden.
+        let share = |b: &BoxPx| b.overlap(plate) / b.area().min(plate.area()).max(1.0);
+        let all = |set: &[BoxPx]| set.iter().map(share).sum::<f32>();
+        COST_OF_PLATE * all(&self.plates) + COST_OF_BOX * all(&self.boxes) + COST_OF_ANCHOR * share(anchor)
     }
 }
 
@@ -120,6 +122,14 @@ mod tests {
             assert!(plates[..k].iter().all(|b| a.overlap(b) < 0.01), "{a:?}");
             assert!(a.overlap(&anchor) < 0.01);
         }
+    }
+
+    #[test]
+    fn a_plate_keeps_clear_of_a_small_neighbour() {
+        let anchor = BoxPx::new(300.0, 300.0, 340.0, 330.0);
+        let neighbour = BoxPx::new(380.0, 278.0, 392.0, 290.0);
+        let plate = Space::new(PICTURE, vec![anchor, neighbour]).place((120.0, 20.0), &anchor, 4.0);
+        assert!(plate.overlap(&neighbour) <= 0.0, "{plate:?}");
     }
 
     proptest! {

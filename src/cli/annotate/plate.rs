@@ -3,7 +3,7 @@
 use super::canvas::{Canvas, Ink, Letters};
 use super::look::{self, Scale};
 use crate::cli::columns::clean;
-use crate::cli::output::spaced;
+use crate::cli::output::{is_rule, spaced};
 use crate::domain::finding::Finding;
 use crate::domain::rect::BoxPx;
 use crate::domain::text::TextLine;
@@ -28,7 +28,7 @@ enum Piece {
     Word(String, Ink),
     /// Characters that differ from what they should be.
     Wrong(String),
-    /// The place where a character is missing.
+    /// The place where a character is missing: an empty slot.
     Missing,
     Tick,
     Cross,
@@ -132,12 +132,13 @@ impl Row {
                     canvas.text(word, size, x + size * WRONG_PAD, top, look::WHITE);
                 }
                 Piece::Missing => {
-                    let middle = x + width / 2.0;
-                    let tip = top + size * 0.78;
-                    let wing = size * 0.17;
-                    let caret = [(middle - wing, tip + wing), (middle, tip), (middle + wing, tip + wing)];
-                    canvas.lines(&[(middle, top + size * 0.12), (middle, tip)], size * 0.09, look::RED);
-                    canvas.lines(&caret, size * 0.09, look::RED);
+                    let slot = BoxPx::new(
+                        x + size * 0.1,
+                        top + size * 0.14,
+                        x + width - size * 0.1,
+                        top + size * 0.9,
+                    );
+                    canvas.edge(&slot, size * 0.1, size * 0.08, look::RED);
                 }
                 Piece::Tick => {
                     let at = |dx: f32, dy: f32| (x + size * dx, top + size * dy);
@@ -163,7 +164,7 @@ impl Piece {
         match self {
             Self::Word(word, _) => letters.width(word, size_px),
             Self::Wrong(word) => letters.width(word, size_px) + 2.0 * WRONG_PAD * size_px,
-            Self::Missing => size_px * 0.36,
+            Self::Missing => size_px * 0.56,
             Self::Tick | Self::Cross => size_px * 0.64,
             Self::Gap(share) => share * size_px,
         }
@@ -230,11 +231,8 @@ fn notes(line: &TextLine) -> Vec<String> {
         return Vec::new();
     }
     let cut = |s: &str| clean(s).chars().take(LINE_CHARS_MAX).collect::<String>();
-    if let Some(expected) = &line.expected {
-        return vec![format!("should be {}", cut(expected))];
-    }
-    // A rule is told in words; a single character is already marked in the line.
-    line.mismatches.iter().filter(|m| m.expected.chars().count() > 1).map(|m| cut(&m.expected)).collect()
+    let rules = line.mismatches.iter().filter(|m| is_rule(line, m)).map(|m| cut(&m.expected));
+    line.expected.iter().map(|e| format!("should be {}", cut(e))).chain(rules).collect()
 }
 
 #[cfg(test)]
@@ -280,11 +278,13 @@ mod tests {
 
     #[test]
     fn a_broken_rule_is_told_in_words() {
-        assert_eq!(
-            notes(&wrong("AB", &[(0, "A", "luhn: check digit 7"), (1, "B", "C")])),
-            ["luhn: check digit 7"]
-        );
+        assert_eq!(notes(&wrong("AB", &[(0, "A", "luhn: check digit 7")])), ["luhn: check digit 7"]);
         let known = TextLine { expected: Some("AC".into()), ..wrong("AB", &[(1, "B", "C")]) };
         assert_eq!(notes(&known), ["should be AC"]);
+        let both = TextLine {
+            expected: Some("AC".into()),
+            ..wrong("AB", &[(1, "B", "C"), (0, "", "regex ^[0-9]+$")])
+        };
+        assert_eq!(notes(&both), ["should be AC", "regex ^[0-9]+$"]);
     }
 }
