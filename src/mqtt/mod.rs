@@ -1,1 +1,218 @@
-//! Being written.
+//! MQTT: what the store owes, delivered; what the station is, said.
+//!
+//!     Store --committed--> driver --try_publish--> link (rumqttc, its own task) --> broker
+//!       ^                   |  ^                     |
+//!       '---ack, dead letter'  '--- Sent, PUBACK ----'
+//!     daemon --StationEvent (bounded)--> driver     cameras, alarms, stats
+//!
+//! `state` decides, without clock, network or disk; `driver` carries out; `link` is one connection;
+//! `message` makes the payloads. The outbox in the store is the only truth about what must be sent:
+//! a connection starts with nothing and reads it from its lowest entry.
+//!
+//! | topic | QoS | retained | when |
+//! | --- | --- | --- | --- |
+//! | `status` | 1 | yes | at every connect, at a clean stop; Last Will |
+//! | `result` | 1 | no | each outbox entry, in order |
+//! | `last` | 1 | yes | when the outbox was published to its end |
+//! | `camera/{id}/status`, `alarm/{code}` | 1 | yes | on change, and at every connect |
+//! | `stats` | 0 | no | as it comes, only while connected |
+
+mod driver;
+mod link;
+pub mod message;
+pub mod state;
+
+use crate::store::error::StoreError;
+use crate::store::Store;
+use message::{CameraState, Stats};
+use state::Phase;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// Shorter keep-alives are refused by the client library.
+const KEEP_ALIVE_MIN: Duration = Duration::from_secs(5);
+
+/// Longest prefix of topics, so that whole topics stay below the link's limit.
+const PREFIX_BYTES_MAX: usize = 256;
+
+/// Which MQTT is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    V5,
+    /// Has no reason codes: a broker that refuses a message by its access list says nothing, and
+    /// the message counts as delivered.
+    V311,
+}
+
+/// Where and how to connect.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MqttOptions {
+    pub host: String,
+    pub port: u16,
+    pub protocol: Protocol,
+    /// Unique among all clients of the broker: a second one with the same id throws the first out.
+    pub client_id: String,
+    pub username: Option<String>,
+    pub password: Option<String>,
+    /// `root/site/area/line/station`.
+    pub prefix: String,
+    /// At least 5 s; a dead connection is noticed within two of these.
+    pub keep_alive: Duration,
+}
+
+impl std::fmt::Debug for MqttOptions {
+    /// Without the password: options end up in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MqttOptions")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("protocol", &self.protocol)
+            .field("client_id", &self.client_id)
+            .field("username", &self.username)
+            .field("prefix", &self.prefix)
+            .field("keep_alive", &self.keep_alive)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MqttOptions {
+    /// What would make every connection fail, found before the first.
+    pub fn check(&self) -> Result<(), MqttError> {
+        let bad = |key, reason| Err(MqttError::Option { key, reason });
+        if self.host.is_empty() {
+            return bad("host", "must not be empty");
+        }
+        if self.port == 0 {
+            return bad("port", "must not be 0");
+        }
+        if self.client_id.is_empty() || self.client_id.starts_with(' ') {
+            return bad("client_id", "must not be empty or begin with a space");
+        }
+        if self.keep_alive < KEEP_ALIVE_MIN || self.keep_alive.as_secs() > u64::from(u16::MAX) {
+            return bad("keep_alive", "must be from 5 to 65535 seconds");
+        }
+        let prefix = &self.prefix;
+        if prefix.is_empty() || prefix.len() > PREFIX_BYTES_MAX {
+            return bad("prefix", "must have 1 to 256 bytes");
+        }
+        if prefix.starts_with('$') || prefix.contains(['+', '#']) || prefix.chars().any(char::is_control) {
+            return bad("prefix", "must not begin with $ nor contain +, # or control characters");
+        }
+        if prefix.split('/').any(str::is_empty) {
+            return bad("prefix", "must not have empty levels");
+        }
+        Ok(())
+    }
+}
+
+/// Why MQTT cannot go on; a broker that is away is no error.
+#[derive(Debug, thiserror::Error)]
+pub enum MqttError {
+    #[error("{key} {reason}")]
+    Option { key: &'static str, reason: &'static str },
+    /// The outbox cannot be read or written.
+    #[error("the outbox: {source}")]
+    Store {
+        #[from]
+        source: StoreError,
+    },
+    /// The task panicked or was aborted.
+    #[error("the MQTT task ended: {reason}")]
+    Task { reason: String },
+}
+
+/// What the rest of the station has to say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StationEvent {
+    Camera { id: String, state: CameraState, reason: String },
+    Alarm { code: String, raised: bool, message: String },
+    Stats(Stats),
+}
+
+/// The running connection. Dropping it without `stop` looks like a crash to the broker: it
+/// publishes the Last Will.
+pub struct Handle {
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Result<(), MqttError>>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Handle {
+    /// The state of the connection, to be followed.
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.clone()
+    }
+
+    /// Publishes `stopped`, waits for what is in flight (5 s at most) and leaves. What is not
+    /// acknowledged stays in the outbox for the next start.
+    pub async fn stop(mut self) -> Result<(), MqttError> {
+        if let Some(stop) = self.stop.take() {
+            // An error says that the task has already ended; `ended` tells why.
+            let _ = stop.send(());
+        }
+        self.ended().await
+    }
+
+    /// Waits until the task ends; without `stop` it only does on an error of the store.
+    pub async fn ended(&mut self) -> Result<(), MqttError> {
+        match (&mut self.task).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(MqttError::Task { reason: error.to_string() }),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Connects, and keeps delivering what the store owes until `stop`. Call it inside a tokio runtime.
+pub fn spawn(
+    options: MqttOptions,
+    store: Arc<Store>,
+    events: mpsc::Receiver<StationEvent>,
+) -> Result<Handle, MqttError> {
+    options.check()?;
+    let (stop, stopped) = oneshot::channel();
+    let (phase_tx, phase) = watch::channel(Phase::Offline);
+    let driver = driver::Driver::new(options, store, phase_tx);
+    let task = tokio::spawn(driver.run(events, stopped));
+    Ok(Handle { stop: Some(stop), task, phase })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_cannot_work_are_named() {
+        let good = MqttOptions {
+            host: "localhost".into(),
+            port: 1883,
+            protocol: Protocol::V5,
+            client_id: "st10".into(),
+            username: None,
+            password: Some("secret".into()),
+            prefix: "inspectd/plant1/body/line1/st10".into(),
+            keep_alive: Duration::from_secs(30),
+        };
+        good.check().unwrap();
+        assert!(!format!("{good:?}").contains("secret"));
+        let bad = [
+            ("host", MqttOptions { host: String::new(), ..good.clone() }),
+            ("port", MqttOptions { port: 0, ..good.clone() }),
+            ("client_id", MqttOptions { client_id: " x".into(), ..good.clone() }),
+            ("keep_alive", MqttOptions { keep_alive: Duration::from_secs(4), ..good.clone() }),
+            ("prefix", MqttOptions { prefix: "a/+/c".into(), ..good.clone() }),
+            ("prefix", MqttOptions { prefix: "a//c".into(), ..good.clone() }),
+            ("prefix", MqttOptions { prefix: "$SYS/a".into(), ..good }),
+        ];
+        for (name, options) in bad {
+            assert!(matches!(options.check(), Err(MqttError::Option { key, .. }) if key == name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! One connection to the broker: a fresh rumqttc client, polled by a task of its own.
+//!
+//!     driver --try_publish--> client ==channel==> poller --> broker
+//!     driver <--------LinkEvent (bounded)-------- poller <--
+//!
+//! What rumqttc 0.25.1 asks for: on a CONNACK without session it drops what it holds, so a client
+//! lives for one connection; `publish` can wait for ever, so only `try_publish`, and never from the
+//! task that polls. The driver never waits for the poller, so the poller may wait for the driver.
+
+use super::state::Outcome;
+use super::{MqttOptions, Protocol};
+use rumqttc::v5;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Packet ids that a client cycles through; more than ever are in flight.
+pub const CLIENT_INFLIGHT_MAX: u16 = 64;
+
+/// Requests that the client's channel takes: a full window, and messages that need no acknowledgement.
+const REQUESTS_MAX: usize = 2 * CLIENT_INFLIGHT_MAX as usize;
+
+/// Events that wait for the driver.
+const EVENTS_MAX: usize = 64;
+
+/// Largest payload; a `result` has a few kilobytes.
+pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of a PUBLISH beside topic and payload: fixed header 5, topic length 2, packet id 2,
+/// properties 1, and room.
+pub const PUBLISH_OVERHEAD_BYTES: usize = 16;
+
+/// Longest topic.
+pub const TOPIC_BYTES_MAX: usize = 512;
+
+/// Nothing is subscribed to on this connection; the broker has nothing long to say.
+const INCOMING_BYTES_MAX: u32 = 16 * 1024;
+
+/// The longest wait for TCP and CONNACK.
+const CONNECT_WAIT_S: u64 = 5;
+
+/// What happened on the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// The broker accepted us, with these limits (`None`: its protocol has no way to say).
+    Up {
+        receive_max: Option<u16>,
+        packet_bytes_max: Option<usize>,
+        retain: bool,
+    },
+    /// A message that needs an acknowledgement went out with this packet id.
+    Sent(u16),
+    Acked(u16, Outcome),
+    /// The connection is gone. The last event.
+    Down(String),
+}
+
+enum Client {
+    V5(v5::AsyncClient),
+    V4(rumqttc::AsyncClient),
+}
+
+/// A connection; dropping it without `leave` lets the broker publish the Last Will.
+pub struct Link {
+    client: Client,
+    poller: JoinHandle<()>,
+    pub events: mpsc::Receiver<LinkEvent>,
+}
+
+/// The client's channel is full or closed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotTaken;
+
+impl Link {
+    /// Starts to connect; `Up` or `Down` says how it went.
+    pub fn connect(options: &MqttOptions, will_topic: &str, will: Vec<u8>) -> Self {
+        let (tx, events) = mpsc::channel(EVENTS_MAX);
+        match options.protocol {
+            Protocol::V5 => {
+                let (client, eventloop) = client_v5(options, will_topic, will);
+                let keep_alive = options.keep_alive;
+                let poller = tokio::spawn(poll_v5(eventloop, tx, keep_alive));
+                Self { client: Client::V5(client), poller, events }
+            }
+            Protocol::V311 => {
+                let (client, eventloop) = client_v4(options, will_topic, will);
+                let poller = tokio::spawn(poll_v4(eventloop, tx));
+                Self { client: Client::V4(client), poller, events }
+            }
+        }
+    }
+
+    /// Hands a message to the client; never waits.
+    pub fn try_publish(
+        &self,
+        topic: &str,
+        at_least_once: bool,
+        retain: bool,
+        payload: Vec<u8>,
+    ) -> Result<(), NotTaken> {
+        match &self.client {
+            Client::V5(client) => {
+                use v5::mqttbytes::QoS;
+                let qos = if at_least_once { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+                client.try_publish(topic, qos, retain, payload).map_err(|_| NotTaken)
+            }
+            Client::V4(client) => {
+                use rumqttc::QoS;
+                let qos = if at_least_once { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+                client.try_publish(topic, qos, retain, payload).map_err(|_| NotTaken)
+            }
+        }
+    }
+
+    /// Sends DISCONNECT, so that the broker forgets the Last Will, and waits until the poller ends.
+    pub async fn leave(mut self) {
+        let asked = match &self.client {
+            Client::V5(client) => client.try_disconnect().is_ok(),
+            Client::V4(client) => client.try_disconnect().is_ok(),
+        };
+        if asked {
+            while self.events.recv().await.is_some() {}
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.poller.abort();
+    }
+}
+
+fn client_v5(options: &MqttOptions, will_topic: &str, will: Vec<u8>) -> (v5::AsyncClient, v5::EventLoop) {
+    use v5::mqttbytes::{v5::LastWill, QoS};
+    let mut o = v5::MqttOptions::new(&options.client_id, &options.host, options.port);
+    o.set_keep_alive(options.keep_alive);
+    o.set_clean_start(true);
+    o.set_last_will(LastWill::new(will_topic, will, QoS::AtLeastOnce, true, None));
+    o.set_outgoing_inflight_upper_limit(CLIENT_INFLIGHT_MAX);
+    o.set_max_packet_size(Some(INCOMING_BYTES_MAX));
+    o.set_connection_timeout(CONNECT_WAIT_S);
+    let mut network = o.network_options();
+    network.set_tcp_nodelay(true);
+    o.set_network_options(network);
+    if let Some(user) = &options.username {
+        o.set_credentials(user, options.password.as_deref().unwrap_or_default());
+    }
+    v5::AsyncClient::new(o, REQUESTS_MAX)
+}
+
+async fn poll_v5(mut eventloop: v5::EventLoop, events: mpsc::Sender<LinkEvent>, keep_alive: Duration) {
+    use v5::mqttbytes::v5::{Packet, PubAckReason};
+    loop {
+        let event = match eventloop.poll().await {
+            Ok(v5::Event::Incoming(Packet::ConnAck(ack))) => {
+                let limits = ack.properties;
+                let limit = limits.as_ref();
+                if limit.is_some_and(|l| l.server_keep_alive == Some(0)) {
+                    // The client would take the broker's 0 ("none") for "ping without pause".
+                    eventloop.options.set_keep_alive(keep_alive);
+                }
+                if limit.is_some_and(|l| l.max_qos == Some(0)) {
+                    LinkEvent::Down("the broker offers no QoS 1".into())
+                } else {
+                    LinkEvent::Up {
+                        receive_max: limit.and_then(|l| l.receive_max),
+                        packet_bytes_max: limit.and_then(|l| l.max_packet_size).map(|b| b as usize),
+                        retain: limit.is_none_or(|l| l.retain_available != Some(0)),
+                    }
+                }
+            }
+            Ok(v5::Event::Incoming(Packet::PubAck(ack))) => {
+                let outcome = match ack.reason {
+                    // "No matching subscribers" is a success code: the broker took the message.
+                    PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Outcome::Success,
+                    PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => Outcome::Never,
+                    PubAckReason::UnspecifiedError
+                    | PubAckReason::ImplementationSpecificError
+                    | PubAckReason::NotAuthorized
+                    | PubAckReason::PacketIdentifierInUse
+                    | PubAckReason::QuotaExceeded => Outcome::Later,
+                };
+                LinkEvent::Acked(ack.pkid, outcome)
+            }
+            // Messages that need no acknowledgement have packet id 0.
+            Ok(v5::Event::Outgoing(rumqttc::Outgoing::Publish(pkid))) if pkid != 0 => LinkEvent::Sent(pkid),
+            Ok(v5::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => LinkEvent::Down("left".into()),
+            Ok(_) => continue,
+            Err(error) => LinkEvent::Down(error.to_string()),
+        };
+        if !pass_on(&events, event).await {
+            return;
+        }
+    }
+}
+
+fn client_v4(
+    options: &MqttOptions,
+    will_topic: &str,
+    will: Vec<u8>,
+) -> (rumqttc::AsyncClient, rumqttc::EventLoop) {
+    use rumqttc::{LastWill, QoS};
+    let mut o = rumqttc::MqttOptions::new(&options.client_id, &options.host, options.port);
+    o.set_keep_alive(options.keep_alive);
+    o.set_clean_session(true);
+    o.set_last_will(LastWill::new(will_topic, will, QoS::AtLeastOnce, true));
+    o.set_inflight(CLIENT_INFLIGHT_MAX);
+    o.set_max_packet_size(
+        INCOMING_BYTES_MAX as usize,
+        PAYLOAD_BYTES_MAX + TOPIC_BYTES_MAX + PUBLISH_OVERHEAD_BYTES,
+    );
+    if let Some(user) = &options.username {
+        o.set_credentials(user, options.password.as_deref().unwrap_or_default());
+    }
+    let (client, mut eventloop) = rumqttc::AsyncClient::new(o, REQUESTS_MAX);
+    eventloop.network_options.set_connection_timeout(CONNECT_WAIT_S);
+    eventloop.network_options.set_tcp_nodelay(true);
+    (client, eventloop)
+}
+
+async fn poll_v4(mut eventloop: rumqttc::EventLoop, events: mpsc::Sender<LinkEvent>) {
+    use rumqttc::Packet;
+    loop {
+        let event = match eventloop.poll().await {
+            Ok(rumqttc::Event::Incoming(Packet::ConnAck(_))) => {
+                LinkEvent::Up { receive_max: None, packet_bytes_max: None, retain: true }
+            }
+            // Version 3.1.1 cannot refuse a message: its PUBACK always means success.
+            Ok(rumqttc::Event::Incoming(Packet::PubAck(ack))) => LinkEvent::Acked(ack.pkid, Outcome::Success),
+            Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Publish(pkid))) if pkid != 0 => {
+                LinkEvent::Sent(pkid)
+            }
+            Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => LinkEvent::Down("left".into()),
+            Ok(_) => continue,
+            Err(error) => LinkEvent::Down(error.to_string()),
+        };
+        if !pass_on(&events, event).await {
+            return;
+        }
+    }
+}
+
+/// False when the connection is over or nobody listens any more.
+async fn pass_on(events: &mpsc::Sender<LinkEvent>, event: LinkEvent) -> bool {
+    let over = matches!(event, LinkEvent::Down(_));
+    events.send(event).await.is_ok() && !over
+}

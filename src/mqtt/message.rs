@@ -1,0 +1,466 @@
+//! What is said on MQTT: the payloads of SCADA topics, each a versioned struct of its own.
+//!
+//!     Stored inspection -> `result`   everything, null where unknown; result.schema.json describes it
+//!                       -> `last`     flat, for tag trees: every field always there, of one type
+//!     station           -> `status`, `camera/{id}/status`, `alarm/{code}`, `stats`
+//!
+//! A `result` is a pure function of the stored record and the schema number of its outbox entry, so
+//! every send has the same bytes. Field names and types of a schema number never change.
+
+use crate::domain::inspection::Inspection;
+use crate::store::outbox::RESULT_SCHEMA;
+use crate::store::record::{rfc3339, Stored};
+use serde::Serialize;
+use std::time::SystemTime;
+
+/// JSON Schema (draft 2020-12) of `result`.
+pub const RESULT_JSON_SCHEMA: &str = include_str!("result.schema.json");
+
+/// Schema number of all messages but `result`.
+const SCHEMA: u16 = 1;
+
+/// Digits after the point: positions in pixels, lengths in mm and times in ms, probabilities.
+const PX_DIGITS: i32 = 1;
+const SIZE_DIGITS: i32 = 3;
+const PROBABILITY_DIGITS: i32 = 4;
+
+/// Beyond this a number would be written with an exponent and without a point.
+const NUMBER_MAX: f64 = 1e12;
+
+/// The topics of one station.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    prefix: String,
+}
+
+impl Topics {
+    /// `prefix` is `root/site/area/line/station`.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.trim_end_matches('/').to_owned() }
+    }
+
+    pub fn result(&self) -> String {
+        self.under("result")
+    }
+
+    pub fn last(&self) -> String {
+        self.under("last")
+    }
+
+    pub fn status(&self) -> String {
+        self.under("status")
+    }
+
+    pub fn stats(&self) -> String {
+        self.under("stats")
+    }
+
+    pub fn camera_status(&self, id: &str) -> String {
+        self.under(&format!("camera/{}/status", level(id)))
+    }
+
+    pub fn alarm(&self, code: &str) -> String {
+        self.under(&format!("alarm/{}", level(code)))
+    }
+
+    fn under(&self, name: &str) -> String {
+        format!("{}/{name}", self.prefix)
+    }
+}
+
+/// One level of a topic: separators, wildcards and control characters become `_`.
+fn level(name: &str) -> String {
+    name.chars().map(|c| if matches!(c, '/' | '+' | '#' | '$') || c.is_control() { '_' } else { c }).collect()
+}
+
+/// `result`, schema 1.
+#[derive(Clone, Debug, Serialize)]
+pub struct ResultV1 {
+    schema: u16,
+    inspection_id: String,
+    seq: u64,
+    part_id: Option<String>,
+    lot: Option<String>,
+    camera: String,
+    /// `name@version`.
+    pipeline: String,
+    model: ModelV1,
+    prompt_hash: String,
+    ts_capture: String,
+    ts_result: String,
+    verdict: &'static str,
+    grade: &'static str,
+    reason: Option<String>,
+    score: Option<f64>,
+    findings: Vec<FindingV1>,
+    texts: Vec<TextV1>,
+    tiles: TilesV1,
+    latency_ms: LatencyV1,
+    replayed: bool,
+    image: Option<ImageV1>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ModelV1 {
+    name: String,
+    sha256: String,
+    mmproj_sha256: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct FindingV1 {
+    label: String,
+    severity: &'static str,
+    grade: &'static str,
+    bbox_px: [Option<f64>; 4],
+    longest_mm: Option<f64>,
+    area_mm2: Option<f64>,
+    confidence: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct TextV1 {
+    prompt: String,
+    line: usize,
+    read: Option<String>,
+    expected: Option<String>,
+    #[serde(rename = "match")]
+    matches: Option<bool>,
+    mismatches: Vec<MismatchV1>,
+    confidence: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct MismatchV1 {
+    at: usize,
+    read: String,
+    expected: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct TilesV1 {
+    planned: usize,
+    inspected: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct LatencyV1 {
+    queue: Option<f64>,
+    preprocess: Option<f64>,
+    vision: Option<f64>,
+    prefill: Option<f64>,
+    decode: Option<f64>,
+    total: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ImageV1 {
+    url: String,
+    sha256: String,
+    bytes: u64,
+}
+
+impl ResultV1 {
+    /// The message about a stored inspection.
+    pub fn new(stored: &Stored) -> Self {
+        let i = &stored.inspection;
+        let ms = |x| rounded(x, SIZE_DIGITS);
+        Self {
+            schema: RESULT_SCHEMA,
+            inspection_id: i.id.clone(),
+            seq: stored.seq,
+            part_id: i.trigger.part_id.clone(),
+            lot: i.trigger.lot.clone(),
+            camera: i.camera.clone(),
+            pipeline: format!("{}@{}", i.pipeline, i.pipeline_version),
+            model: ModelV1 {
+                name: i.model.name.clone(),
+                sha256: i.model.text_sha256.clone(),
+                mmproj_sha256: i.model.mmproj_sha256.clone(),
+            },
+            prompt_hash: i.prompt_hash.clone(),
+            ts_capture: rfc3339(i.captured_at),
+            ts_result: rfc3339(i.finished_at),
+            verdict: i.verdict.as_str(),
+            grade: i.grade.as_str(),
+            reason: i.verdict.reason().map(ToString::to_string),
+            score: rounded(f64::from(i.score), PROBABILITY_DIGITS),
+            findings: findings(i),
+            texts: texts(i),
+            tiles: TilesV1 { planned: i.tiles.planned, inspected: i.tiles.inspected },
+            latency_ms: LatencyV1 {
+                queue: ms(i.latency.queue_ms),
+                preprocess: ms(i.latency.preprocess_ms),
+                vision: ms(i.latency.vision_ms),
+                prefill: ms(i.latency.prefill_ms),
+                decode: ms(i.latency.decode_ms),
+                total: ms(i.latency.total_ms),
+            },
+            replayed: i.replayed,
+            image: stored.image.as_ref().map(|s| ImageV1 {
+                url: s.url.clone(),
+                sha256: s.image.sha256.clone(),
+                bytes: s.image.bytes,
+            }),
+        }
+    }
+}
+
+fn findings(inspection: &Inspection) -> Vec<FindingV1> {
+    let one = |f: &crate::domain::finding::Finding| FindingV1 {
+        label: f.label.clone(),
+        severity: f.severity.as_str(),
+        grade: f.grade.as_str(),
+        bbox_px: [f.bbox_px.x0, f.bbox_px.y0, f.bbox_px.x1, f.bbox_px.y1]
+            .map(|x| rounded(f64::from(x), PX_DIGITS)),
+        longest_mm: rounded(f.longest_mm, SIZE_DIGITS),
+        area_mm2: rounded(f.area_mm2, SIZE_DIGITS),
+        confidence: rounded(f64::from(f.confidence), PROBABILITY_DIGITS),
+    };
+    inspection.findings.iter().map(one).collect()
+}
+
+fn texts(inspection: &Inspection) -> Vec<TextV1> {
+    let one = |t: &crate::domain::text::TextLine| TextV1 {
+        prompt: t.prompt.clone(),
+        line: t.line,
+        read: t.read.clone(),
+        expected: t.expected.clone(),
+        matches: t.matches,
+        mismatches: t
+            .mismatches
+            .iter()
+            .map(|m| MismatchV1 { at: m.at, read: m.read.clone(), expected: m.expected.clone() })
+            .collect(),
+        confidence: rounded(f64::from(t.confidence), PROBABILITY_DIGITS),
+    };
+    inspection.texts.iter().map(one).collect()
+}
+
+/// The bytes of the `result` that an outbox entry owes; `None` for a schema of a newer version.
+pub fn result(stored: &Stored, schema: u16) -> Option<Vec<u8>> {
+    (schema == RESULT_SCHEMA).then(|| to_json(&ResultV1::new(stored)))
+}
+
+/// `last`, schema 1. Flat; no arrays, no nulls, floats always with a point, no `. & % =` in keys.
+#[derive(Serialize)]
+struct LastV1 {
+    schema: u16,
+    inspection_id: String,
+    seq: u64,
+    part_id: String,
+    lot: String,
+    camera: String,
+    pipeline: String,
+    pipeline_version: String,
+    model: String,
+    ts_capture: String,
+    ts_result: String,
+    verdict: &'static str,
+    grade: &'static str,
+    reason_code: &'static str,
+    reason: String,
+    score: f64,
+    findings: usize,
+    /// The finding with the worst grade, among these the surest.
+    worst_label: String,
+    worst_severity: &'static str,
+    worst_confidence: f64,
+    worst_longest_mm: f64,
+    worst_area_mm2: f64,
+    /// All lines read, joined with ` | `.
+    text_read: String,
+    /// `match`, `mismatch`, or empty when no text was compared.
+    text_check: &'static str,
+    tiles_planned: usize,
+    tiles_inspected: usize,
+    latency_total_ms: f64,
+    replayed: bool,
+    image_sha256: String,
+    image_url: String,
+}
+
+/// The bytes of `last`.
+pub fn last(stored: &Stored) -> Vec<u8> {
+    let i = &stored.inspection;
+    let worst = i.findings.iter().max_by(|a, b| {
+        a.grade
+            .cmp(&b.grade)
+            .then(a.confidence.partial_cmp(&b.confidence).unwrap_or(std::cmp::Ordering::Equal))
+    });
+    let read: Vec<&str> = i.texts.iter().filter_map(|t| t.read.as_deref()).collect();
+    let compared: Vec<bool> = i.texts.iter().filter_map(|t| t.matches).collect();
+    let picture = stored.image.as_ref();
+    to_json(&LastV1 {
+        schema: SCHEMA,
+        inspection_id: i.id.clone(),
+        seq: stored.seq,
+        part_id: i.trigger.part_id.clone().unwrap_or_default(),
+        lot: i.trigger.lot.clone().unwrap_or_default(),
+        camera: i.camera.clone(),
+        pipeline: i.pipeline.clone(),
+        pipeline_version: i.pipeline_version.clone(),
+        model: i.model.name.clone(),
+        ts_capture: rfc3339(i.captured_at),
+        ts_result: rfc3339(i.finished_at),
+        verdict: i.verdict.as_str(),
+        grade: i.grade.as_str(),
+        reason_code: i.verdict.reason().map_or("", |r| r.code()),
+        reason: i.verdict.reason().map(ToString::to_string).unwrap_or_default(),
+        score: known(f64::from(i.score), PROBABILITY_DIGITS),
+        findings: i.findings.len(),
+        worst_label: worst.map(|f| f.label.clone()).unwrap_or_default(),
+        worst_severity: worst.map_or("", |f| f.severity.as_str()),
+        worst_confidence: worst.map_or(-1.0, |f| known(f64::from(f.confidence), PROBABILITY_DIGITS)),
+        worst_longest_mm: worst.map_or(-1.0, |f| known(f.longest_mm, SIZE_DIGITS)),
+        worst_area_mm2: worst.map_or(-1.0, |f| known(f.area_mm2, SIZE_DIGITS)),
+        text_read: read.join(" | "),
+        text_check: match compared.as_slice() {
+            [] => "",
+            all if all.iter().all(|m| *m) => "match",
+            _ => "mismatch",
+        },
+        tiles_planned: i.tiles.planned,
+        tiles_inspected: i.tiles.inspected,
+        latency_total_ms: known(i.latency.total_ms, SIZE_DIGITS),
+        replayed: i.replayed,
+        image_sha256: picture.map(|p| p.image.sha256.clone()).unwrap_or_default(),
+        image_url: picture.map(|p| p.url.clone()).unwrap_or_default(),
+    })
+}
+
+/// What `status` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StationState {
+    Online,
+    /// Stopped on purpose.
+    Stopped,
+    /// Said by the broker (Last Will) when the connection broke.
+    Offline,
+}
+
+/// The bytes of `status`; `since` is when the connection was made (or, stopping, the stop).
+pub fn status(state: StationState, since: SystemTime) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct StatusV1 {
+        schema: u16,
+        state: StationState,
+        since: String,
+        version: &'static str,
+    }
+    to_json(&StatusV1 { schema: SCHEMA, state, since: rfc3339(since), version: env!("CARGO_PKG_VERSION") })
+}
+
+/// What `camera/{id}/status` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CameraState {
+    Ready,
+    Busy,
+    Fault,
+}
+
+/// The bytes of `camera/{id}/status`; `reason` is empty unless the state is a fault.
+pub fn camera_status(state: CameraState, reason: &str, at: SystemTime) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct CameraV1<'a> {
+        schema: u16,
+        state: CameraState,
+        reason: &'a str,
+        ts: String,
+    }
+    to_json(&CameraV1 { schema: SCHEMA, state, reason, ts: rfc3339(at) })
+}
+
+/// The bytes of `alarm/{code}`.
+pub fn alarm(code: &str, raised: bool, message: &str, at: SystemTime) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct AlarmV1<'a> {
+        schema: u16,
+        code: &'a str,
+        state: &'static str,
+        message: &'a str,
+        ts: String,
+    }
+    let state = if raised { "raised" } else { "cleared" };
+    to_json(&AlarmV1 { schema: SCHEMA, code, state, message, ts: rfc3339(at) })
+}
+
+/// Counts over a window of time; numbers that are not known are NaN.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stats {
+    pub window_s: f64,
+    pub pass: u64,
+    pub fail: u64,
+    pub review: u64,
+    pub latency_p50_ms: f64,
+    pub latency_p95_ms: f64,
+    pub latency_max_ms: f64,
+    /// Frames that were dropped before they were inspected.
+    pub dropped: u64,
+    /// Results that are not acknowledged yet.
+    pub outbox: u64,
+}
+
+/// The bytes of `stats`.
+pub fn stats(stats: &Stats, at: SystemTime) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct StatsV1 {
+        schema: u16,
+        ts: String,
+        window_s: f64,
+        inspected: u64,
+        pass: u64,
+        fail: u64,
+        review: u64,
+        /// Share of passes among all parts; -1.0 without parts.
+        #[serde(rename = "yield")]
+        share_passed: f64,
+        per_minute: f64,
+        latency_p50_ms: f64,
+        latency_p95_ms: f64,
+        latency_max_ms: f64,
+        dropped: u64,
+        outbox: u64,
+    }
+    let inspected = stats.pass.saturating_add(stats.fail).saturating_add(stats.review);
+    // Counts of one window are far below 2^52, where a float begins to skip whole numbers.
+    let parts = inspected as f64;
+    to_json(&StatsV1 {
+        schema: SCHEMA,
+        ts: rfc3339(at),
+        window_s: known(stats.window_s, SIZE_DIGITS),
+        inspected,
+        pass: stats.pass,
+        fail: stats.fail,
+        review: stats.review,
+        share_passed: known(stats.pass as f64 / parts, PROBABILITY_DIGITS),
+        per_minute: known(parts * 60.0 / stats.window_s, SIZE_DIGITS),
+        latency_p50_ms: known(stats.latency_p50_ms, SIZE_DIGITS),
+        latency_p95_ms: known(stats.latency_p95_ms, SIZE_DIGITS),
+        latency_max_ms: known(stats.latency_max_ms, SIZE_DIGITS),
+        dropped: stats.dropped,
+        outbox: stats.outbox,
+    })
+}
+
+/// Rounded, `None` when not finite.
+fn rounded(x: f64, digits: i32) -> Option<f64> {
+    let scale = 10f64.powi(digits);
+    // `+ 0.0` turns the negative zero of a tiny negative number into zero.
+    x.is_finite().then(|| (x.clamp(-NUMBER_MAX, NUMBER_MAX) * scale).round() / scale + 0.0)
+}
+
+/// Rounded, -1.0 when not finite.
+fn known(x: f64, digits: i32) -> f64 {
+    rounded(x, digits).unwrap_or(-1.0)
+}
+
+fn to_json<T: Serialize>(message: &T) -> Vec<u8> {
+    serde_json::to_vec(message).expect("strings, numbers and lists always serialise")
+}
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

@@ -1,0 +1,156 @@
+use super::*;
+use crate::domain::grade::{Grade, Reason, Verdict};
+use crate::domain::inspection::ImageRef;
+use crate::store::record::StoredImage;
+use crate::store::tests::sample;
+use serde_json::Value;
+use std::time::Duration;
+
+fn stored(inspection: Inspection) -> Stored {
+    let image = ImageRef { sha256: "12".repeat(32), bytes: 1234 };
+    Stored { seq: 41, inspection, image: Some(StoredImage { image, url: "/images/12".into() }) }
+}
+
+/// Parts as different as they come.
+fn parts() -> Vec<Stored> {
+    let mut good = sample(2);
+    good.verdict = Verdict::Pass;
+    good.grade = Grade::Ok;
+    good.findings.clear();
+    good.texts.clear();
+    good.trigger = crate::domain::frame::Trigger::default();
+    let mut odd = sample(3);
+    odd.score = f32::NAN;
+    odd.findings[0].longest_mm = f64::INFINITY;
+    odd.findings[0].confidence = 1e-9;
+    odd.texts[0].read = None;
+    odd.texts[0].matches = None;
+    odd.latency.total_ms = f64::NAN;
+    odd.verdict = Verdict::Review(Reason::Engine { message: "NaN \"in\" the\nanswer & % = .".into() });
+    let nameless = Stored { image: None, ..stored(good.clone()) };
+    vec![stored(sample(1)), stored(good), stored(odd), nameless]
+}
+
+#[test]
+fn real_results_satisfy_the_shipped_schema_and_broken_ones_do_not() {
+    let schema: Value = serde_json::from_str(RESULT_JSON_SCHEMA).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    for part in parts() {
+        let message: Value = serde_json::from_slice(&result(&part, RESULT_SCHEMA).unwrap()).unwrap();
+        let errors: Vec<String> =
+            validator.iter_errors(&message).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(errors.is_empty(), "{errors:?} in {message}");
+        for key in message.as_object().unwrap().keys() {
+            let mut broken = message.clone();
+            broken.as_object_mut().unwrap().remove(key);
+            assert!(!validator.is_valid(&broken), "without {key}");
+            broken[key] = serde_json::json!([[]]);
+            assert!(!validator.is_valid(&broken), "{key} of another type");
+        }
+        let mut broken = message;
+        broken["extra"] = Value::Null;
+        assert!(!validator.is_valid(&broken));
+    }
+}
+
+#[test]
+fn a_result_has_these_bytes() {
+    // A change of these bytes is a new schema number.
+    let text = String::from_utf8(result(&stored(sample(1)), RESULT_SCHEMA).unwrap()).unwrap();
+    let (ab, cd, ef) = ("ab".repeat(32), "cd".repeat(32), "ef".repeat(32));
+    let expected = format!(
+        concat!(
+            r#"{{"schema":1,"inspection_id":"01HF7YAT010000000000000001","seq":41,"part_id":"P1","lot":"L7","#,
+            r#""camera":"cam1","pipeline":"machined-plate@0123456789ab","#,
+            r#""model":{{"name":"tiny","sha256":"{ab}","mmproj_sha256":"{cd}"}},"prompt_hash":"{ef}","#,
+            r#""ts_capture":"2023-11-14T22:13:21.000Z","ts_result":"2023-11-14T22:13:21.987Z","#,
+            r#""verdict":"fail","grade":"reject","reason":"finding: scratch","score":0.9375,"#,
+            r#""findings":[{{"label":"scratch","severity":"major","grade":"reject","bbox_px":[10.0,20.5,300.3,24.0],"#,
+            r#""longest_mm":14.513,"area_mm2":2.5,"confidence":0.875}}],"#,
+            r#""texts":[{{"prompt":"nameplate","line":1,"read":"SN0001-B1","expected":"SN0001-A1","match":false,"#,
+            r#""mismatches":[{{"at":7,"read":"B","expected":"A"}}],"confidence":0.5}}],"#,
+            r#""tiles":{{"planned":31,"inspected":31}},"latency_ms":{{"queue":1.5,"preprocess":20.0,"#,
+            r#""vision":1000.25,"prefill":200.0,"decode":300.0,"total":1521.75}},"replayed":false,"#,
+            r#""image":{{"url":"/images/12","sha256":"{image}","bytes":1234}}}}"#
+        ),
+        ab = ab,
+        cd = cd,
+        ef = ef,
+        image = "12".repeat(32)
+    );
+    assert_eq!(text, expected);
+    assert_eq!(result(&stored(sample(1)), 2), None);
+}
+
+#[test]
+fn last_is_flat_and_of_one_type_whatever_the_part() {
+    let kinds = |part: &Stored| -> Vec<(String, &'static str)> {
+        let text = String::from_utf8(last(part)).unwrap();
+        let message: Value = serde_json::from_str(&text).unwrap();
+        let kind = |v: &Value| match v {
+            Value::String(_) => "string",
+            Value::Bool(_) => "bool",
+            Value::Number(n) if n.is_f64() => {
+                assert!(n.to_string().contains('.') && !n.to_string().contains('e'), "{n} in {text}");
+                "float"
+            }
+            Value::Number(_) => "integer",
+            other => panic!("{other} in {text}"),
+        };
+        message.as_object().unwrap().iter().map(|(k, v)| (k.clone(), kind(v))).collect()
+    };
+    let parts = parts();
+    let first = kinds(&parts[0]);
+    for part in &parts {
+        assert_eq!(kinds(part), first);
+    }
+    for (key, _) in &first {
+        assert!(!key.contains(['.', '&', '%', '=', ' ']), "{key}");
+    }
+    let empty: Value = serde_json::from_slice(&last(&parts[3])).unwrap();
+    assert_eq!((&empty["worst_label"], &empty["worst_confidence"]), (&Value::from(""), &Value::from(-1.0)));
+    assert_eq!((&empty["part_id"], &empty["image_sha256"]), (&Value::from(""), &Value::from("")));
+    assert_eq!(empty["text_check"], "");
+    let bad: Value = serde_json::from_slice(&last(&parts[0])).unwrap();
+    assert_eq!(
+        (&bad["text_check"], &bad["worst_label"]),
+        (&Value::from("mismatch"), &Value::from("scratch"))
+    );
+}
+
+#[test]
+fn small_messages_and_topics() {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_120);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    assert!(text(status(StationState::Offline, at))
+        .starts_with(r#"{"schema":1,"state":"offline","since":"2023-11-14T22:13:20.120Z","version":""#));
+    assert_eq!(
+        text(camera_status(CameraState::Fault, "no frame for 5 s", at)),
+        r#"{"schema":1,"state":"fault","reason":"no frame for 5 s","ts":"2023-11-14T22:13:20.120Z"}"#
+    );
+    assert_eq!(
+        text(alarm("disk", false, "", at)),
+        r#"{"schema":1,"code":"disk","state":"cleared","message":"","ts":"2023-11-14T22:13:20.120Z"}"#
+    );
+    let counts = Stats {
+        window_s: 60.0,
+        pass: 9,
+        fail: 1,
+        review: 0,
+        latency_p50_ms: 800.0,
+        latency_p95_ms: 900.0,
+        latency_max_ms: f64::NAN,
+        dropped: 0,
+        outbox: 3,
+    };
+    let said: Value = serde_json::from_slice(&stats(&counts, at)).unwrap();
+    assert_eq!((&said["yield"], &said["per_minute"]), (&Value::from(0.9), &Value::from(10.0)));
+    assert_eq!(said["latency_max_ms"], -1.0);
+    let none = Stats { pass: 0, fail: 0, ..counts };
+    assert!(text(stats(&none, at)).contains(r#""yield":-1.0"#));
+
+    let topics = Topics::new("inspectd/plant1/body/line1/st10");
+    assert_eq!(topics.result(), "inspectd/plant1/body/line1/st10/result");
+    assert_eq!(topics.camera_status("cam/+1"), "inspectd/plant1/body/line1/st10/camera/cam__1/status");
+    assert_eq!(topics.alarm("disk"), "inspectd/plant1/body/line1/st10/alarm/disk");
+}

@@ -1,0 +1,438 @@
+//! The connection and its window on the outbox, as a machine without clock, network or disk:
+//! events go in, actions come out, `mod.rs` carries them out.
+//!
+//!              Due                Connected              outbox read to its end, all acknowledged
+//!     Offline -----> Connecting ------------> CatchingUp ----------------------------> Live
+//!        ^               |                     |  ^  ^ '------- publish refused -------'|
+//!        |---- Lost -----'<------- Lost -------'  |  '--.                               |
+//!        '<--------------------------- Lost ------|-----|-------------------------------'
+//!                                                 |  HoldOver: again from the lowest
+//!                                                 '-- refused: hold, send no results
+//!     any --Stop--> Stopping --all acknowledged--> Stopped
+//!
+//! In flight is a queue in the order of publishing; its front is the oldest message that is not
+//! acknowledged. Packet ids come back from the client in that same order.
+//!
+//!     outbox: [ 5 6 7 8 9 10 11 … ]       fetched: 8 9
+//!               `---'                      in flight: 5(pkid 3) 6(pkid 4, acked) 7(not yet sent)
+//!
+//! Invariants:
+//! - Results are published in the order of the outbox, none left out, on every connection anew from
+//!   the lowest entry.
+//! - The queue in flight, acknowledged ones behind its front included, is never longer than the
+//!   window: so packet ids, which cycle through more numbers than that, never collide.
+//! - An entry leaves the outbox only on a PUBACK that says success (or as a dead letter).
+
+use std::collections::{BTreeSet, VecDeque};
+
+/// Messages that are not results: the newest state of something, retained by the broker. Only the
+/// newest payload matters, so many changes of one thing take one place. Ordered by importance.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    Status,
+    /// `camera/…`, `alarm/…`: the whole topic.
+    Topic(String),
+    Last,
+}
+
+/// One message that needs an acknowledgement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    Side(Side),
+    /// The result with this sequence number.
+    Result(u64),
+}
+
+/// What a PUBACK says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Success,
+    /// Refused for now: not authorised, quota, unspecified. Sent again after a pause.
+    Later,
+    /// This very message will never be accepted: topic or payload invalid.
+    Never,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It is time to connect.
+    Due,
+    /// The broker accepted us; at most `window` messages may be in flight.
+    Connected {
+        window: usize,
+    },
+    /// The connection failed, broke, or made no progress for too long.
+    Lost,
+    /// Something new is in the store.
+    Committed,
+    /// Answer to `Action::Fetch`: entries that can be published, where to go on, and whether the
+    /// outbox ended there.
+    Fetched {
+        seqs: Vec<u64>,
+        next: u64,
+        end: bool,
+    },
+    /// A message that is no result has a new payload.
+    Changed(Side),
+    /// The client gave the next message its packet id and wrote it to the network.
+    Sent {
+        pkid: u16,
+    },
+    Acked {
+        pkid: u16,
+        outcome: Outcome,
+    },
+    /// The pause after a refusal is over.
+    HoldOver,
+    /// Say goodbye.
+    Stop,
+}
+
+/// What to do about it, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make a fresh client and connect.
+    Connect,
+    /// Drop the client.
+    Close,
+    /// Send DISCONNECT, then drop the client.
+    Leave,
+    /// `Due` after the backoff of this many failures in a row.
+    RetryAfter {
+        failures: u32,
+    },
+    /// `HoldOver` after the backoff of this many refusals in a row.
+    HoldFor {
+        refusals: u32,
+    },
+    /// Read up to `count` entries of the outbox from `from` on.
+    Fetch {
+        from: u64,
+        count: usize,
+    },
+    Publish(What),
+    /// Acknowledged: remove the entry.
+    Remove(u64),
+    /// Can never be delivered: move the entry to the dead letters.
+    DeadLetter(u64),
+    /// The broker refused a message that is no result; it is sent again when it changes.
+    SideRefused(Side),
+}
+
+#[derive(Clone, Debug)]
+struct Flight {
+    what: What,
+    pkid: Option<u16>,
+    acked: bool,
+}
+
+/// One connection.
+#[derive(Clone, Debug, Default)]
+struct Session {
+    window: usize,
+    /// Connection failures before this one; 0 as soon as a result was acknowledged.
+    failures: u32,
+    in_flight: VecDeque<Flight>,
+    dirty: BTreeSet<Side>,
+    /// Entries that were read and not published yet.
+    fetched: VecDeque<u64>,
+    /// Where to read on.
+    next: u64,
+    /// The outbox may hold more from `next` on.
+    more: bool,
+    /// An answer to `Fetch` is awaited; `again`: something was committed meanwhile.
+    fetching: bool,
+    again: bool,
+    /// A result was published since `last` was.
+    last_is_stale: bool,
+    /// A result was refused: nothing is published until the pause is over and the rest of what is
+    /// in flight is answered; then again from the lowest entry.
+    held: bool,
+    rewind: bool,
+    refusals: u32,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Offline { failures: u32 },
+    Connecting { failures: u32 },
+    CatchingUp(Session),
+    Live(Session),
+    Stopping(Session),
+    Stopped,
+}
+
+/// The state in a word, for health and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Offline,
+    Connecting,
+    CatchingUp,
+    Live,
+    Stopping,
+    Stopped,
+}
+
+/// See the module's header.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    state: State,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { state: State::Offline { failures: 0 } }
+    }
+}
+
+impl Machine {
+    /// The state in a word.
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::Offline { .. } => Phase::Offline,
+            State::Connecting { .. } => Phase::Connecting,
+            State::CatchingUp(_) => Phase::CatchingUp,
+            State::Live(_) => Phase::Live,
+            State::Stopping(_) => Phase::Stopping,
+            State::Stopped => Phase::Stopped,
+        }
+    }
+
+    /// Messages that are published and not acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        match &self.state {
+            State::CatchingUp(s) | State::Live(s) | State::Stopping(s) => {
+                s.in_flight.iter().filter(|f| !f.acked).count()
+            }
+            State::Offline { .. } | State::Connecting { .. } | State::Stopped => 0,
+        }
+    }
+
+    /// Takes in one event. Events that have no meaning in the present state change nothing.
+    pub fn handle(&mut self, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let state = std::mem::replace(&mut self.state, State::Stopped);
+        self.state = match state {
+            State::Offline { failures } => offline(failures, &event, &mut actions),
+            State::Connecting { failures } => connecting(failures, &event, &mut actions),
+            State::CatchingUp(session) => connected(session, false, event, &mut actions),
+            State::Live(session) => connected(session, true, event, &mut actions),
+            State::Stopping(session) => stopping(session, event, &mut actions),
+            State::Stopped => State::Stopped,
+        };
+        actions
+    }
+}
+
+fn offline(failures: u32, event: &Event, actions: &mut Vec<Action>) -> State {
+    match event {
+        Event::Due => {
+            actions.push(Action::Connect);
+            State::Connecting { failures }
+        }
+        Event::Stop => State::Stopped,
+        _ => State::Offline { failures },
+    }
+}
+
+fn connecting(failures: u32, event: &Event, actions: &mut Vec<Action>) -> State {
+    match event {
+        Event::Connected { window } => {
+            let mut session = Session { window: *window, failures, more: true, ..Session::default() };
+            session.dirty.insert(Side::Status);
+            session.pump(actions);
+            session.rest(false)
+        }
+        Event::Lost => lose(failures, actions),
+        Event::Stop => {
+            actions.push(Action::Close);
+            State::Stopped
+        }
+        _ => State::Connecting { failures },
+    }
+}
+
+fn connected(mut session: Session, live: bool, event: Event, actions: &mut Vec<Action>) -> State {
+    match event {
+        Event::Lost => return lose(session.failures, actions),
+        Event::Stop => {
+            session.fetched.clear();
+            session.more = false;
+            session.dirty.insert(Side::Status);
+            session.publish_sides(actions);
+            return session.leave_when_done(actions);
+        }
+        Event::Committed if session.fetching => session.again = true,
+        Event::Committed => session.more = true,
+        Event::Fetched { seqs, next, end } => session.take_fetched(seqs, next, end),
+        Event::Changed(side) => {
+            session.dirty.insert(side);
+        }
+        Event::Sent { pkid } => {
+            if !session.sent(pkid) {
+                return lose(session.failures, actions);
+            }
+        }
+        Event::Acked { pkid, outcome } => session.acked(pkid, outcome, actions),
+        Event::HoldOver => session.held = false,
+        Event::Due | Event::Connected { .. } => {}
+    }
+    session.pump(actions);
+    session.rest(live)
+}
+
+fn stopping(mut session: Session, event: Event, actions: &mut Vec<Action>) -> State {
+    match event {
+        Event::Lost => {
+            actions.push(Action::Close);
+            return State::Stopped;
+        }
+        Event::Sent { pkid } => {
+            session.sent(pkid);
+        }
+        Event::Acked { pkid, outcome } => session.acked(pkid, outcome, actions),
+        Event::Changed(side) => {
+            session.dirty.insert(side);
+        }
+        Event::Due
+        | Event::Connected { .. }
+        | Event::Committed
+        | Event::Fetched { .. }
+        | Event::HoldOver
+        | Event::Stop => {}
+    }
+    session.publish_sides(actions);
+    session.leave_when_done(actions)
+}
+
+fn lose(failures: u32, actions: &mut Vec<Action>) -> State {
+    let failures = failures.saturating_add(1);
+    actions.extend([Action::Close, Action::RetryAfter { failures }]);
+    State::Offline { failures }
+}
+
+impl Session {
+    /// The client hands out packet ids in the order in which we published. False: we published
+    /// nothing that lacks an id, so client and machine no longer agree.
+    fn sent(&mut self, pkid: u16) -> bool {
+        match self.in_flight.iter_mut().find(|f| f.pkid.is_none()) {
+            Some(flight) => {
+                flight.pkid = Some(pkid);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn acked(&mut self, pkid: u16, outcome: Outcome, actions: &mut Vec<Action>) {
+        let Some(flight) = self.in_flight.iter_mut().find(|f| f.pkid == Some(pkid) && !f.acked) else {
+            return;
+        };
+        flight.acked = true;
+        match (flight.what.clone(), outcome) {
+            (What::Result(seq), Outcome::Success) => {
+                self.failures = 0;
+                self.refusals = 0;
+                actions.push(Action::Remove(seq));
+            }
+            (What::Result(seq), Outcome::Never) => actions.push(Action::DeadLetter(seq)),
+            (What::Result(_), Outcome::Later) => {
+                self.fetched.clear();
+                self.rewind = true;
+                if !self.held {
+                    self.held = true;
+                    self.refusals = self.refusals.saturating_add(1);
+                    actions.push(Action::HoldFor { refusals: self.refusals });
+                }
+            }
+            (What::Side(_), Outcome::Success) => {}
+            (What::Side(side), Outcome::Later | Outcome::Never) => actions.push(Action::SideRefused(side)),
+        }
+        while self.in_flight.front().is_some_and(|f| f.acked) {
+            self.in_flight.pop_front();
+        }
+    }
+
+    fn take_fetched(&mut self, seqs: Vec<u64>, next: u64, end: bool) {
+        if !std::mem::take(&mut self.fetching) {
+            return;
+        }
+        self.more = !end || self.again;
+        self.again = false;
+        if !self.rewind {
+            self.fetched.extend(seqs);
+            self.next = next;
+        }
+    }
+
+    fn results_in_flight(&self) -> bool {
+        self.in_flight.iter().any(|f| !f.acked && matches!(f.what, What::Result(_)))
+    }
+
+    fn publish(&mut self, what: What, actions: &mut Vec<Action>) {
+        actions.push(Action::Publish(what.clone()));
+        self.in_flight.push_back(Flight { what, pkid: None, acked: false });
+    }
+
+    fn publish_sides(&mut self, actions: &mut Vec<Action>) {
+        while self.in_flight.len() < self.window {
+            let Some(side) = self.dirty.pop_first() else { break };
+            self.publish(What::Side(side), actions);
+        }
+    }
+
+    /// Fills the window: first what is no result (it is little and always the newest), then results.
+    fn pump(&mut self, actions: &mut Vec<Action>) {
+        if self.rewind && !self.held && !self.fetching && !self.results_in_flight() {
+            self.rewind = false;
+            self.next = 0;
+            self.more = true;
+        }
+        let results_may_go = !self.held && !self.rewind;
+        self.publish_sides(actions);
+        while results_may_go && self.in_flight.len() < self.window {
+            let Some(seq) = self.fetched.pop_front() else { break };
+            self.publish(What::Result(seq), actions);
+            self.last_is_stale = true;
+        }
+        if !results_may_go || !self.fetched.is_empty() || self.fetching {
+            return;
+        }
+        if self.more {
+            let count = self.window.saturating_sub(self.in_flight.len());
+            if count > 0 {
+                self.fetching = true;
+                actions.push(Action::Fetch { from: self.next, count });
+            }
+        } else if std::mem::take(&mut self.last_is_stale) {
+            self.dirty.insert(Side::Last);
+            self.publish_sides(actions);
+        }
+    }
+
+    /// Live once the outbox was read to its end and all of it acknowledged; from then on until a
+    /// refusal or the end of the connection.
+    fn rest(self, live: bool) -> State {
+        let refused = self.held || self.rewind;
+        let behind = self.more || self.fetching || !self.fetched.is_empty() || self.results_in_flight();
+        if refused || (behind && !live) {
+            State::CatchingUp(self)
+        } else {
+            State::Live(self)
+        }
+    }
+
+    fn leave_when_done(self, actions: &mut Vec<Action>) -> State {
+        if self.dirty.is_empty() && self.in_flight.is_empty() {
+            actions.push(Action::Leave);
+            State::Stopped
+        } else {
+            State::Stopping(self)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,338 @@
+//! Store and MQTT against a real mosquitto: what was committed arrives, in order, whatever happens
+//! to the connection or the broker.
+
+#[path = "common/broker.rs"]
+mod broker;
+#[path = "common/inspections.rs"]
+mod inspections;
+
+use broker::{until, Broker, Gate, Message, Subscriber};
+use inspectd::mqtt::message::{CameraState, Stats, RESULT_JSON_SCHEMA};
+use inspectd::mqtt::state::Phase;
+use inspectd::mqtt::{self, Handle, MqttOptions, Protocol, StationEvent};
+use inspectd::store::{Store, StoreOptions};
+use inspections::{id, inspection};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+const PREFIX: &str = "inspectd/plant1/body/line1/st10";
+
+fn options(port: u16, protocol: Protocol) -> MqttOptions {
+    MqttOptions {
+        host: "127.0.0.1".into(),
+        port,
+        protocol,
+        client_id: "st10".into(),
+        username: None,
+        password: None,
+        prefix: PREFIX.into(),
+        keep_alive: Duration::from_secs(5),
+    }
+}
+
+/// A store in a directory of its own, and MQTT on it.
+struct Station {
+    store: Arc<Store>,
+    events: mpsc::Sender<StationEvent>,
+    handle: Handle,
+    next: u64,
+    _dir: tempfile::TempDir,
+}
+
+impl Station {
+    fn start(port: u16, protocol: Protocol, before: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
+        for n in 1..=before {
+            store.commit(&inspection(n), None).unwrap();
+        }
+        let (events, receiver) = mpsc::channel(16);
+        let handle = mqtt::spawn(options(port, protocol), Arc::clone(&store), receiver).unwrap();
+        Self { store, events, handle, next: before + 1, _dir: dir }
+    }
+
+    fn commit(&mut self, count: u64) {
+        for n in self.next..self.next + count {
+            tokio::task::block_in_place(|| self.store.commit(&inspection(n), None)).unwrap();
+        }
+        self.next += count;
+    }
+
+    async fn phase(&self, wanted: Phase) {
+        let phase = self.handle.phase();
+        until(&format!("the connection is {wanted:?}"), || *phase.borrow() == wanted).await;
+    }
+}
+
+/// Every id once or with the same bytes again; first arrivals in the order of the ledger.
+fn check_results(results: &[Message], count: u64) {
+    let mut bytes: HashMap<String, &[u8]> = HashMap::new();
+    let mut order = Vec::new();
+    for message in results {
+        assert_eq!((message.qos, message.retained), (1, false));
+        let json = message.json();
+        let id = json["inspection_id"].as_str().unwrap().to_owned();
+        match bytes.insert(id, &message.payload) {
+            Some(before) => assert_eq!(before, message.payload, "a repeat has the same bytes"),
+            None => order.push(json["seq"].as_u64().unwrap()),
+        }
+    }
+    assert_eq!(order, (1..=count).collect::<Vec<_>>());
+    for n in 1..=count {
+        assert!(bytes.contains_key(&id(n)));
+    }
+}
+
+async fn everything_arrives_and_state_is_retained(protocol: Protocol) {
+    let broker = Broker::start("", "").await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let mut station = Station::start(broker.port, protocol, 3);
+    station.commit(3);
+    let camera = StationEvent::Camera { id: "cam1".into(), state: CameraState::Ready, reason: String::new() };
+    station.events.send(camera).await.unwrap();
+    let alarm = StationEvent::Alarm { code: "disk".into(), raised: true, message: "1 GB left".into() };
+    station.events.send(alarm).await.unwrap();
+    station.phase(Phase::Live).await;
+    until("all results arrive", || subscriber.on("/result").len() >= 6).await;
+    until("`last` follows", || subscriber.newest("/last").is_some_and(|l| l["seq"] == 6)).await;
+    until("the outbox is empty", || station.store.outbox_len() == 0).await;
+    until("the camera is known", || {
+        subscriber.newest("/camera/cam1/status").is_some_and(|c| c["state"] == "ready")
+    })
+    .await;
+    until("the alarm is known", || subscriber.newest("/alarm/disk").is_some_and(|a| a["state"] == "raised"))
+        .await;
+    check_results(&subscriber.on("/result"), 6);
+    let schema = serde_json::from_str(RESULT_JSON_SCHEMA).unwrap();
+    for result in subscriber.on("/result") {
+        jsonschema::draft202012::new(&schema).unwrap().validate(&result.json()).unwrap();
+    }
+    let stats = Stats {
+        window_s: 60.0,
+        pass: 0,
+        fail: 6,
+        review: 0,
+        latency_p50_ms: 900.0,
+        latency_p95_ms: 900.0,
+        latency_max_ms: 900.0,
+        dropped: 0,
+        outbox: 0,
+    };
+    station.events.send(StationEvent::Stats(stats)).await.unwrap();
+    until("stats arrive", || subscriber.newest("/stats").is_some_and(|s| s["inspected"] == 6)).await;
+
+    let late = Subscriber::new(broker.port, PREFIX).await;
+    until("what is retained arrives", || late.heard().len() >= 5).await;
+    let retained: Vec<String> = late.heard().iter().map(|m| m.topic[PREFIX.len() + 1..].to_owned()).collect();
+    for topic in ["status", "last", "camera/cam1/status", "alarm/disk", "alarm/result_undeliverable"] {
+        assert!(retained.iter().any(|t| t == topic), "{topic} in {retained:?}");
+    }
+    assert!(late.heard().iter().all(|m| m.retained && m.qos == 1));
+    assert_eq!(late.newest("st10/status").unwrap()["state"], "online");
+    assert_eq!(late.newest("/last").unwrap()["inspection_id"], id(6).as_str());
+
+    station.handle.stop().await.unwrap();
+    until("the stop is said", || late.newest("st10/status").is_some_and(|s| s["state"] == "stopped")).await;
+    // Had the broker sent the Last Will as well, a later subscriber would find it retained.
+    let later = Subscriber::new(broker.port, PREFIX).await;
+    until("the status is retained", || later.newest("st10/status").is_some()).await;
+    assert_eq!(later.newest("st10/status").unwrap()["state"], "stopped");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_arrives_and_state_is_retained_v5() {
+    everything_arrives_and_state_is_retained(Protocol::V5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_arrives_and_state_is_retained_v311() {
+    everything_arrives_and_state_is_retained(Protocol::V311).await;
+}
+
+async fn a_cut_connection_is_said_by_the_last_will_and_comes_back(protocol: Protocol) {
+    let broker = Broker::start("", "").await;
+    let gate = Gate::new(broker.port).await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let mut station = Station::start(gate.port, protocol, 1);
+    let state = |wanted: &'static str| {
+        let newest = subscriber.newest("st10/status");
+        newest.is_some_and(|s| s["state"] == wanted)
+    };
+    until("it is online", || state("online")).await;
+    gate.shut();
+    until("the Last Will is published", || state("offline")).await;
+    station.commit(2);
+    gate.open();
+    until("it is online again", || state("online")).await;
+    until("all results arrive", || subscriber.on("/result").len() >= 3 && station.store.outbox_len() == 0)
+        .await;
+    check_results(&subscriber.on("/result"), 3);
+    // Dropped without a goodbye, as in a crash.
+    drop(station.handle);
+    until("the Last Will is published", || state("offline")).await;
+    let late = Subscriber::new(broker.port, PREFIX).await;
+    until("it is retained", || late.newest("st10/status").is_some_and(|s| s["state"] == "offline")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_connection_is_said_by_the_last_will_and_comes_back_v5() {
+    a_cut_connection_is_said_by_the_last_will_and_comes_back(Protocol::V5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_connection_is_said_by_the_last_will_and_comes_back_v311() {
+    a_cut_connection_is_said_by_the_last_will_and_comes_back(Protocol::V311).await;
+}
+
+async fn a_broker_without_memory_is_killed_and_restarted(protocol: Protocol) {
+    let mut broker = Broker::start("", "").await;
+    let gate = Gate::new(broker.port).await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let mut station = Station::start(gate.port, protocol, 0);
+    station.commit(5);
+    until("the first results arrive", || subscriber.on("/result").len() >= 5).await;
+
+    for round in 1..=2 {
+        // In the midst of the traffic; the gate keeps the station out until the subscriber is back.
+        station.commit(20);
+        broker.kill();
+        gate.shut();
+        station.commit(50);
+        broker.restart().await;
+        subscriber.subscribed(round + 1).await;
+        gate.open();
+        station.commit(5);
+        until("the outbox is empty", || station.store.outbox_len() == 0).await;
+        station.phase(Phase::Live).await;
+    }
+    let last = station.next - 1;
+    let seen = |n: u64| subscriber.on("/result").iter().any(|m| m.json()["seq"] == n);
+    until("the last result arrives", || seen(last)).await;
+    // A result that the dead broker had acknowledged and not yet passed on is lost by the broker,
+    // not by the station; everything stored while it was away must be here.
+    let results = subscriber.on("/result");
+    let mut bytes: HashMap<u64, Vec<u8>> = HashMap::new();
+    let mut first_seen = Vec::new();
+    for message in &results {
+        let seq = message.json()["seq"].as_u64().unwrap();
+        match bytes.insert(seq, message.payload.clone()) {
+            Some(before) => assert_eq!(before, message.payload),
+            None => first_seen.push(seq),
+        }
+    }
+    assert!(first_seen.is_sorted());
+    for away in [26..=80, 101..=155] {
+        for seq in away {
+            assert!(bytes.contains_key(&seq), "{seq} is missing");
+        }
+    }
+    assert!(station.store.dead_letters().unwrap().is_empty());
+    assert_eq!(station.store.verify().unwrap().broken_at, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_without_memory_is_killed_and_restarted_v5() {
+    a_broker_without_memory_is_killed_and_restarted(Protocol::V5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_without_memory_is_killed_and_restarted_v311() {
+    a_broker_without_memory_is_killed_and_restarted(Protocol::V311).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_survives_many_cuts() {
+    let broker = Broker::start("", "").await;
+    let gate = Gate::new(broker.port).await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let mut station = Station::start(gate.port, Protocol::V5, 600);
+    for cut in 1..=8 {
+        let so_far = subscriber.on("/result").len();
+        until("some more results arrive", || {
+            subscriber.on("/result").len() > so_far + 15 || station.store.outbox_len() == 0
+        })
+        .await;
+        gate.shut();
+        station.commit(if cut % 2 == 0 { 10 } else { 0 });
+        until("the cut is noticed", || {
+            subscriber.newest("st10/status").is_some_and(|s| s["state"] == "offline")
+        })
+        .await;
+        gate.open();
+    }
+    until("the outbox is empty", || station.store.outbox_len() == 0).await;
+    let last = station.next - 1;
+    until("the last result arrives", || subscriber.on("/result").iter().any(|m| m.json()["seq"] == last))
+        .await;
+    check_results(&subscriber.on("/result"), last);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_results_stay_until_the_broker_takes_them() {
+    const ALLOW: &str = "topic readwrite #\n";
+    let refuse = format!("{ALLOW}topic deny {PREFIX}/result\n");
+    let mut broker = Broker::start("acl_file ACL", &refuse).await;
+    let gate = Gate::new(broker.port).await;
+    let station = Station::start(gate.port, Protocol::V5, 5);
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let alarm = |wanted: &'static str| {
+        subscriber.newest("/alarm/result_refused").is_some_and(|a| a["state"] == wanted)
+    };
+    until("the alarm is raised", || alarm("raised")).await;
+    assert_eq!(station.store.outbox_len(), 5);
+    assert!(subscriber.on("/result").is_empty());
+
+    gate.shut();
+    broker.write_acl(ALLOW);
+    broker.restart().await;
+    subscriber.subscribed(2).await;
+    gate.open();
+    until("all results arrive", || subscriber.on("/result").len() >= 5 && station.store.outbox_len() == 0)
+        .await;
+    until("the alarm is cleared", || alarm("cleared")).await;
+    check_results(&subscriber.on("/result"), 5);
+    station.handle.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_oversize_result_becomes_a_dead_letter_and_holds_up_nothing() {
+    let broker = Broker::start("max_packet_size 4000", "").await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let mut station = Station::start(broker.port, Protocol::V5, 1);
+    let mut crowded = inspection(2);
+    crowded.findings = vec![crowded.findings[0].clone(); 100];
+    tokio::task::block_in_place(|| station.store.commit(&crowded, None)).unwrap();
+    station.next = 3;
+    station.commit(2);
+    until("the others arrive", || subscriber.on("/result").len() >= 3 && station.store.outbox_len() == 0)
+        .await;
+    until("the alarm is raised", || {
+        subscriber.newest("/alarm/result_undeliverable").is_some_and(|a| a["state"] == "raised")
+    })
+    .await;
+    let seqs: Vec<u64> = subscriber.on("/result").iter().map(|m| m.json()["seq"].as_u64().unwrap()).collect();
+    assert_eq!(seqs, [1, 3, 4]);
+    let dead = station.store.dead_letters().unwrap();
+    assert_eq!((dead.len(), dead[0].seq), (1, 2));
+    assert!(station.store.get(2).unwrap().is_some(), "the inspection itself stays");
+    station.handle.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a check"]
+async fn speed_of_catching_up() {
+    let broker = Broker::start("", "").await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    for protocol in [Protocol::V5, Protocol::V311] {
+        let start = Instant::now();
+        let station = Station::start(broker.port, protocol, 4000);
+        let stored = start.elapsed();
+        until("the outbox is empty", || station.store.outbox_len() == 0).await;
+        let delivered = start.elapsed() - stored;
+        println!("{protocol:?}: {:.0} results/s from a backlog", 4000.0 / delivered.as_secs_f64());
+        station.handle.stop().await.unwrap();
+    }
+    println!("{} results heard", subscriber.on("/result").len());
+}
