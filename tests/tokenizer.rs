@@ -49,7 +49,8 @@ fn all_vectors_are_equal() {
     for line in vectors.lines() {
         let v: Value = serde_json::from_str(line).unwrap();
         let text = v["text"].as_str().unwrap();
-        let expected: Vec<u32> = v["ids"].as_array().unwrap().iter().map(|i| i.as_u64().unwrap() as u32).collect();
+        let expected: Vec<u32> =
+            v["ids"].as_array().unwrap().iter().map(|i| i.as_u64().unwrap() as u32).collect();
         assert_eq!(tokenizer.encode_trusted(text).unwrap(), expected, "{text:?}");
         assert_eq!(tokenizer.decode(&expected, true), v["decoded"].as_str().unwrap(), "{text:?}");
         count += 1;

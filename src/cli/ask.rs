@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long, default_value_t = 256)]
     max_tokens: usize,
     /// Fewest pixels of a picture after its resize.
-    #[arg(long, default_value_t = 65_536)]
+    #[arg(long, default_value_t = 4096)]
     min_pixels: u32,
     /// Most pixels of a picture after its resize.
     #[arg(long, default_value_t = 16_777_216)]
@@ -63,9 +63,10 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(args.temperature >= 0.0, "--temperature {}: 0 or more expected", args.temperature);
     let images = args.images.iter().map(|p| Ok(Arc::new(decode(p)?))).collect::<anyhow::Result<Vec<_>>>()?;
-    let grammar = args.grammar.as_ref().map(|p| {
-        std::fs::read_to_string(p).map(Arc::from).with_context(|| p.display().to_string())
-    });
+    let grammar = args
+        .grammar
+        .as_ref()
+        .map(|p| std::fs::read_to_string(p).map(Arc::from).with_context(|| p.display().to_string()));
     let sampling = Sampling {
         temperature: args.temperature,
         top_p: args.top_p,
@@ -73,7 +74,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         repeat_penalty: args.repeat_penalty,
         seed: args.seed,
     };
-    let ask = Ask { text: args.text.as_str().into(), grammar: grammar.transpose()?, max_tokens: args.max_tokens, sampling };
+    let ask = Ask {
+        text: args.text.as_str().into(),
+        grammar: grammar.transpose()?,
+        max_tokens: args.max_tokens,
+        sampling,
+    };
     let job = Job { images, min_pixels: args.min_pixels, max_pixels: args.max_pixels, asks: vec![ask] };
     let mut engine = args.model.load()?;
     let mut answers = engine.answer(&[job], &|| true);

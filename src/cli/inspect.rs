@@ -12,7 +12,8 @@ use crate::camera::folder::decode;
 use crate::cli::score::Asked;
 use crate::domain::frame::Trigger;
 use crate::inspect::inspect;
-use crate::mqtt::message;
+use crate::mqtt::message::ResultV1;
+use crate::store::record::Stored;
 use anyhow::Context;
 use std::io::Write;
 use std::path::PathBuf;
@@ -75,7 +76,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             picture::save(&picture::annotated_path(dir, &file), &copy)?;
         }
         if args.json {
-            let mut result = message::result_of(&inspection)?;
+            let stored = Stored { seq: 0, inspection, image: None };
+            let mut result = serde_json::to_value(ResultV1::new(&stored))?;
             result["file"] = name.clone().into();
             writeln!(out, "{result}")?;
         } else {

@@ -57,7 +57,9 @@ fn as_json(gguf: &Gguf, hash: &str) -> serde_json::Value {
     let tensors: BTreeMap<_, _> = gguf
         .tensors
         .iter()
-        .map(|(name, t)| (name, json!({"shape": t.shape, "type": format!("{:?}", t.dtype), "bytes": t.bytes})))
+        .map(|(name, t)| {
+            (name, json!({"shape": t.shape, "type": format!("{:?}", t.dtype), "bytes": t.bytes}))
+        })
         .collect();
     let sums: BTreeMap<_, _> = by_quantisation(gguf)
         .into_iter()
@@ -87,7 +89,12 @@ fn value_json(value: &Value) -> serde_json::Value {
 }
 
 fn print(gguf: &Gguf, hash: &str) {
-    println!("{}\nsha256 {hash}\n{} bytes, {} tensors\n", gguf.path().display(), gguf.file_bytes, gguf.tensors.len());
+    println!(
+        "{}\nsha256 {hash}\n{} bytes, {} tensors\n",
+        gguf.path().display(),
+        gguf.file_bytes,
+        gguf.tensors.len()
+    );
     for (key, value) in &gguf.metadata {
         println!("{key} = {}", brief(value));
     }

@@ -81,7 +81,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     check(&plan)?;
     let mut engine = model.load()?;
     let inspect = |truth: &Truth, picture: Arc<RgbImage>| {
-        let trigger = Trigger { part_id: truth.part_id.clone(), lot: truth.lot.clone(), ..Trigger::default() };
+        let trigger =
+            Trigger { part_id: truth.part_id.clone(), lot: truth.lot.clone(), ..Trigger::default() };
         let frame = frame(picture, &truth.file, trigger);
         inspect(&mut engine, &frame, &with_rois(&pipeline, &truth.rois))
     };

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
+use crate::simulator::Product;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -58,20 +58,25 @@ pub struct Inspected {
 
 /// Inspects one frame.
 pub fn inspect(vlm: &mut dyn Vlm, frame: &Frame, pipeline: &Pipeline) -> Inspection {
-    let mut inspected = inspect_all(vlm, &[Work { frame, pipeline }]);
+    let mut inspected = inspect_all(vlm, &[Work { frame, pipeline }], &|| {});
     inspected.inspections.swap_remove(0)
 }
 
-/// Inspects frames together. The engine stops when all of them are late.
-pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>]) -> Inspected {
+/// Inspects frames together. The engine stops when all of them are late; `alive` is called between
+/// its passes.
+pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &dyn Fn()) -> Inspected {
     let started = Instant::now();
     let model = vlm.info().clone();
     let plans: Vec<Result<Plan, Reason>> = work.iter().map(|w| Plan::new(w.frame, w.pipeline)).collect();
     let jobs: Vec<Job> = plans.iter().flatten().flat_map(|p| p.jobs()).collect();
     let cut_ms = started.elapsed().as_secs_f64() * 1e3;
-    let in_time = || work.iter().any(|w| w.frame.captured.elapsed() < w.deadline());
+    let in_time = || {
+        alive();
+        work.iter().any(|w| w.frame.captured.elapsed() < w.deadline())
+    };
     let answers = catch_unwind(AssertUnwindSafe(|| vlm.answer(&jobs, &in_time)));
-    let panic = answers.as_ref().err().map(|payload| Reason::Engine { message: panic_words(payload.as_ref()) });
+    let panic =
+        answers.as_ref().err().map(|payload| Reason::Engine { message: panic_words(payload.as_ref()) });
     let (mut answered, timing) = match answers {
         Ok(Answers { jobs, timing }) => (jobs.into_iter(), timing),
         Err(_) => (vec![].into_iter(), Timing::default()),
@@ -213,7 +218,8 @@ impl<'a> Record<'a> {
             PromptKind::Text { expect } => {
                 let lines = parse_lines(&answer).map_err(|_| unparsable())?;
                 let frame = self.work.frame;
-                let lines = expect::check_lines(&prompt.id, &lines, expect, &frame.trigger, year(frame.captured_at));
+                let lines =
+                    expect::check_lines(&prompt.id, &lines, expect, &frame.trigger, year(frame.captured_at));
                 self.texts.extend(lines);
             }
         }
@@ -239,7 +245,7 @@ impl<'a> Record<'a> {
         debug_assert!(self.faults.is_empty() || matches!(verdict, Verdict::Review(_)));
         self.latency.total_ms = elapsed.as_secs_f64() * 1e3;
         Inspection {
-            id: ulid::Ulid::new().to_string(),
+            id: ulid::Ulid::generate().to_string(),
             camera: frame.camera.clone(),
             trigger: frame.trigger.clone(),
             pipeline: pipeline.name.clone(),
@@ -269,6 +275,5 @@ impl<'a> Record<'a> {
 /// The calendar year of a time, UTC.
 fn year(time: SystemTime) -> i32 {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
-    jiff::Timestamp::from_second(seconds)
-        .map_or(1970, |t| t.to_zoned(jiff::tz::TimeZone::UTC).year().into())
+    jiff::Timestamp::from_second(seconds).map_or(1970, |t| t.to_zoned(jiff::tz::TimeZone::UTC).year().into())
 }

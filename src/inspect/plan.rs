@@ -60,10 +60,12 @@ impl Plan {
                 }),
             }
         };
-        let everywhere: Vec<usize> = (0..pipeline.prompts.len()).filter(|p| pipeline.prompts[*p].roi.is_none()).collect();
+        let everywhere: Vec<usize> =
+            (0..pipeline.prompts.len()).filter(|p| pipeline.prompts[*p].roi.is_none()).collect();
         let mut next = 0;
         if !everywhere.is_empty() {
-            let grid = Grid::new(width, height, &pipeline.frame, &pipeline.tiling).map_err(|e| refused(&e))?;
+            let grid =
+                Grid::new(width, height, &pipeline.frame, &pipeline.tiling).map_err(|e| refused(&e))?;
             next = grid.tiles.len();
             for tile in grid.tiles {
                 everywhere.iter().for_each(|p| add(tile, *p));
@@ -77,7 +79,9 @@ impl Plan {
         }
         for r in &mut regions {
             let Rect { x0, y0, .. } = r.tile.rect;
-            r.image = Arc::new(crop_imm(&*frame.pixels, x0, y0, r.tile.rect.width(), r.tile.rect.height()).to_image());
+            r.image = Arc::new(
+                crop_imm(&*frame.pixels, x0, y0, r.tile.rect.width(), r.tile.rect.height()).to_image(),
+            );
         }
         Ok(Self { regions })
     }

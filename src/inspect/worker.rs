@@ -51,8 +51,9 @@ impl Worker {
         self.vlm.is_some()
     }
 
-    /// Inspects frames together; loads the model when it is not there.
-    pub fn inspect(&mut self, work: &[Work<'_>]) -> Vec<Inspection> {
+    /// Inspects frames together; loads the model when it is not there. `alive` is called between the
+    /// passes of the engine.
+    pub fn inspect(&mut self, work: &[Work<'_>], alive: &dyn Fn()) -> Vec<Inspection> {
         if self.vlm.is_none() {
             if let Err(e) = self.load() {
                 let fault = || Reason::Engine { message: e.to_string() };
@@ -60,7 +61,7 @@ impl Worker {
             }
         }
         let Some(vlm) = &mut self.vlm else { return vec![] };
-        let done = inspect_all(vlm.as_mut(), work);
+        let done = inspect_all(vlm.as_mut(), work, alive);
         self.last_work = Instant::now();
         if done.engine_broken {
             self.vlm = None;

@@ -247,10 +247,23 @@ mod tests {
         let mut noise = |n: usize| (0..n).map(|_| rng.gen_range(-1.0..1.0)).collect::<Vec<f32>>();
         let (q, k, v) = (noise(80 * 100), noise(200 * 48), noise(200 * 48));
         let q = Matrix { values: &q, stride: 100, start: 4 };
-        let (k, v) = (Matrix { values: &k, stride: 48, start: 0 }, Matrix { values: &v, stride: 48, start: 0 });
+        let (k, v) =
+            (Matrix { values: &k, stride: 48, start: 0 }, Matrix { values: &v, stride: 48, start: 0 });
         let parts = [
-            Part { row: 0, rows: 70, context: vec![Span { start: 100, rows: 7 }, Span { start: 0, rows: 3 }], own: Span { start: 110, rows: 70 }, causal: true },
-            Part { row: 70, rows: 1, context: vec![Span { start: 10, rows: 50 }], own: Span { start: 60, rows: 1 }, causal: true },
+            Part {
+                row: 0,
+                rows: 70,
+                context: vec![Span { start: 100, rows: 7 }, Span { start: 0, rows: 3 }],
+                own: Span { start: 110, rows: 70 },
+                causal: true,
+            },
+            Part {
+                row: 70,
+                rows: 1,
+                context: vec![Span { start: 10, rows: 50 }],
+                own: Span { start: 60, rows: 1 },
+                causal: true,
+            },
             Part { row: 71, rows: 9, context: vec![], own: Span { start: 61, rows: 9 }, causal: false },
         ];
         let (mut fast, mut slow) = (vec![7.0; 80 * 96], vec![0.0; 80 * 96]);

@@ -17,7 +17,7 @@ use super::load::{load, Loaded};
 use super::rope::{image_advance, image_positions, text_positions, Position};
 use super::sample::Sampler;
 use super::text::{Batch, Text};
-use super::{Answers, Ask, AnswerToken, Completion, Finish, Job, ModelInfo, Timing, Vlm};
+use super::{AnswerToken, Answers, Ask, Completion, Finish, Job, ModelInfo, Timing, Vlm};
 use candle_core::{Device, Tensor};
 use llguidance::Matcher;
 use rayon::prelude::*;
@@ -106,8 +106,13 @@ impl Qwen3Vl {
     ///
     /// # Errors
     /// As `load`; `TooLong` when the budget holds too few rows to be of use.
-    pub fn load(text: &Path, mmproj: &Path, options: EngineOptions, device: &Device) -> Result<Self, VlmError> {
-        let model = load(text, mmproj, device)?;
+    pub fn load(
+        text: &Path,
+        mmproj: &Path,
+        options: EngineOptions,
+        device: &Device,
+    ) -> Result<Self, VlmError> {
+        let model = load(text, mmproj, None, device)?;
         let c = &model.text.config;
         let width = c.kv_heads * c.head_dim;
         let row_bytes = c.blocks * width * 2 * size_of::<f32>();
@@ -220,7 +225,11 @@ impl<'a> Run<'a> {
                     for i in 0..batch.len() {
                         let cut = |t: &Tensor| t.narrow(0, i * rows, rows);
                         let deepstack = out.deepstack.iter().map(cut).collect::<candle_core::Result<_>>()?;
-                        pieces.push_back(Picture { grid: batch[i].grid, embeds: cut(&out.embeds)?, deepstack });
+                        pieces.push_back(Picture {
+                            grid: batch[i].grid,
+                            embeds: cut(&out.embeds)?,
+                            deepstack,
+                        });
                     }
                 }
                 Ok(jobs
@@ -324,7 +333,9 @@ impl<'a> Run<'a> {
         let (pieces, next) = self.shared_ids(e);
         let shared_rows = pieces.iter().map(Piece::rows).sum();
         let mut spans = vec![];
-        for rows in std::iter::once(shared_rows).chain(opened.iter().zip(asks).map(|(o, a)| o.0.len() + a.max_tokens)) {
+        for rows in
+            std::iter::once(shared_rows).chain(opened.iter().zip(asks).map(|(o, a)| o.0.len() + a.max_tokens))
+        {
             match self.engine.arena.lend(rows) {
                 Some(span) => spans.push(span),
                 None => {
@@ -361,7 +372,14 @@ impl<'a> Run<'a> {
         let shared = if e.pictures.is_empty() {
             None
         } else {
-            self.shared.push(share(&self.engine.model.text, &self.engine.model.vision.config, e, &pieces, span, asks.len())?);
+            self.shared.push(share(
+                &self.engine.model.text,
+                &self.engine.model.vision.config,
+                e,
+                &pieces,
+                span,
+                asks.len(),
+            )?);
             Some(self.shared.len() - 1)
         };
         Ok(Some(Entered { shared, rows }))
@@ -470,7 +488,10 @@ impl<'a> Run<'a> {
             self.release(&live);
         }
         let stopped = |slot: Slot| slot.unwrap_or(Err(VlmError::Stopped));
-        std::mem::take(&mut self.results).into_iter().map(|job| job.into_iter().map(stopped).collect()).collect()
+        std::mem::take(&mut self.results)
+            .into_iter()
+            .map(|job| job.into_iter().map(stopped).collect())
+            .collect()
     }
 }
 
@@ -595,7 +616,11 @@ fn share(
             Piece::Picture(p, at) => {
                 embeddings.push(p.embeds.clone());
                 deepstack.iter_mut().zip(&p.deepstack).for_each(|(d, f)| d.push(f.clone()));
-                positions.extend(image_positions(*at, p.grid.rows / vision.merge, p.grid.cols / vision.merge));
+                positions.extend(image_positions(
+                    *at,
+                    p.grid.rows / vision.merge,
+                    p.grid.cols / vision.merge,
+                ));
             }
         }
     }
@@ -629,7 +654,12 @@ impl Rows {
             deepstack.push(Tensor::cat(&rows, 0)?);
         }
         embeddings.push(words);
-        Ok(Batch { embeddings: Tensor::cat(&embeddings, 0)?, positions: self.positions, parts: self.parts, deepstack })
+        Ok(Batch {
+            embeddings: Tensor::cat(&embeddings, 0)?,
+            positions: self.positions,
+            parts: self.parts,
+            deepstack,
+        })
     }
 }
 
@@ -660,7 +690,9 @@ fn copy(e: &VlmError) -> VlmError {
         VlmError::Image { width, height, why } => {
             VlmError::Image { width: *width, height: *height, why: why.clone() }
         }
-        VlmError::TooLong { needed, available } => VlmError::TooLong { needed: *needed, available: *available },
+        VlmError::TooLong { needed, available } => {
+            VlmError::TooLong { needed: *needed, available: *available }
+        }
         VlmError::Grammar { why } => VlmError::Grammar { why: why.clone() },
         VlmError::Tokenizer { why } => VlmError::Tokenizer { why: why.clone() },
         VlmError::NotFinite => VlmError::NotFinite,

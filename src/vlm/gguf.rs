@@ -10,6 +10,7 @@
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md> (versions 2 and 3).
 
 use super::error::VlmError;
+use super::linear::Precision;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::Device;
 use std::borrow::Cow;
@@ -59,6 +60,8 @@ pub struct Gguf {
     pub metadata: BTreeMap<String, Value>,
     pub tensors: HashMap<String, TensorInfo>,
     pub file_bytes: u64,
+    /// How the matrices of this file are multiplied.
+    pub precision: Precision,
 }
 
 impl Gguf {
@@ -78,7 +81,14 @@ impl Gguf {
         file.read_exact_at(&mut head, 0).map_err(io)?;
         let mut cursor = Cursor { path, bytes: &head, at: 0, truncated: file_bytes <= HEADER_BYTES_MAX };
         let (metadata, tensors) = header(&mut cursor, file_bytes)?;
-        Ok(Self { path: path.to_owned(), file, metadata, tensors, file_bytes })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            metadata,
+            tensors,
+            file_bytes,
+            precision: Precision::default(),
+        })
     }
 
     /// The file's path, for messages.
@@ -121,7 +131,11 @@ impl Gguf {
             Value::Int(n) => n as f64,
             _ => f64::NAN,
         };
-        if x.is_finite() { Ok(x) } else { Err(self.wrong(key, "a number")) }
+        if x.is_finite() {
+            Ok(x)
+        } else {
+            Err(self.wrong(key, "a number"))
+        }
     }
 
     /// A text.
@@ -143,7 +157,11 @@ impl Gguf {
     /// A list of texts.
     pub fn texts(&self, key: &str) -> Result<Vec<&str>, VlmError> {
         let text = |v| if let &Value::Text(ref s) = v { Some(s.as_str()) } else { None };
-        self.list(key)?.iter().map(text).collect::<Option<_>>().ok_or_else(|| self.wrong(key, "a list of texts"))
+        self.list(key)?
+            .iter()
+            .map(text)
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.wrong(key, "a list of texts"))
     }
 
     /// A list of whole numbers.
@@ -224,7 +242,9 @@ fn header(c: &mut Cursor<'_>, file_bytes: u64) -> Result<Header, VlmError> {
     let alignment = match metadata.get("general.alignment") {
         None => ALIGNMENT_DEFAULT,
         Some(&Value::Uint(n)) if n.is_power_of_two() && n <= ALIGNMENT_MAX => n,
-        Some(v) => return Err(c.bad("key general.alignment", format!("a power of two expected, found {}", brief(v)))),
+        Some(v) => {
+            return Err(c.bad("key general.alignment", format!("a power of two expected, found {}", brief(v))))
+        }
     };
     let mut table = Vec::with_capacity(tensor_count as usize);
     for _ in 0..tensor_count {
@@ -335,7 +355,9 @@ impl<'a> Cursor<'a> {
                 let n = self.u64(key)?;
                 // Every item takes at least one byte, so a count beyond the bytes left is a lie.
                 if n > (self.bytes.len() - self.at) as u64 {
-                    return Err(self.bad(format!("key {key}"), format!("a list of {n} items does not fit the file")));
+                    return Err(
+                        self.bad(format!("key {key}"), format!("a list of {n} items does not fit the file"))
+                    );
                 }
                 let mut list = Vec::with_capacity(n as usize);
                 for _ in 0..n {
@@ -369,11 +391,14 @@ impl<'a> Cursor<'a> {
         }
         shape.reverse();
         let kind = self.u32(&what)?;
-        let dtype = dtype(kind).ok_or_else(|| self.bad(&what, format!("quantisation {kind} is not supported")))?;
+        let dtype =
+            dtype(kind).ok_or_else(|| self.bad(&what, format!("quantisation {kind} is not supported")))?;
         let block = dtype.block_size() as u64;
         let row = *shape.last().unwrap_or(&0) as u64;
         if !row.is_multiple_of(block) {
-            return Err(self.bad(what, format!("rows of {row} are not a multiple of {dtype:?}'s block of {block}")));
+            return Err(
+                self.bad(what, format!("rows of {row} are not a multiple of {dtype:?}'s block of {block}"))
+            );
         }
         let bytes = elements / block * dtype.type_size() as u64;
         let offset = self.u64(&what)?;

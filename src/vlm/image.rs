@@ -98,8 +98,10 @@ pub fn preprocess(
 fn resize(image: &RgbImage, w: u32, h: u32) -> Result<Vec<u8>, VlmError> {
     let (width, height) = image.dimensions();
     let bad = |why: String| VlmError::Image { width, height, why };
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).use_alpha(false);
-    let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3).map_err(|e| bad(e.to_string()))?;
+    let options =
+        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).use_alpha(false);
+    let source =
+        ImageRef::new(width, height, image.as_raw(), PixelType::U8x3).map_err(|e| bad(e.to_string()))?;
     let mut narrow = Image::new(w, height, PixelType::U8x3);
     let mut target = Image::new(w, h, PixelType::U8x3);
     let mut resizer = Resizer::new();

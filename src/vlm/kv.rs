@@ -25,13 +25,10 @@ impl Arena {
     /// # Errors
     /// When the device cannot give the memory.
     pub fn new(blocks: usize, capacity: usize, width: usize, device: &Device) -> Result<Self> {
-        let make = || (0..blocks).map(|_| Tensor::zeros((capacity, width), DType::F32, device)).collect::<Result<_>>();
-        Ok(Self {
-            keys: make()?,
-            values: make()?,
-            capacity,
-            free: vec![Span { start: 0, rows: capacity }],
-        })
+        let make = || {
+            (0..blocks).map(|_| Tensor::zeros((capacity, width), DType::F32, device)).collect::<Result<_>>()
+        };
+        Ok(Self { keys: make()?, values: make()?, capacity, free: vec![Span { start: 0, rows: capacity }] })
     }
 
     /// All rows, free or not.

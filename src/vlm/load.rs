@@ -2,6 +2,7 @@
 
 use super::error::VlmError;
 use super::gguf::Gguf;
+use super::linear::Precision;
 use super::template::Template;
 use super::text::Text;
 use super::tokenizer::Tokenizer;
@@ -23,15 +24,25 @@ pub struct Loaded {
     pub info: ModelInfo,
 }
 
-/// Loads a pair.
+/// Loads a pair; `precision` is chosen by the size of the files when it is `None`.
 ///
 /// # Errors
 /// `Io` and `Model` name the file and the key or tensor; `Pair` says what does not fit.
-pub fn load(text_path: &Path, mmproj_path: &Path, device: &Device) -> Result<Loaded, VlmError> {
-    let text_file = Gguf::open(text_path)?;
-    let mmproj_file = Gguf::open(mmproj_path)?;
+pub fn load(
+    text_path: &Path,
+    mmproj_path: &Path,
+    precision: Option<Precision>,
+    device: &Device,
+) -> Result<Loaded, VlmError> {
+    let mut text_file = Gguf::open(text_path)?;
+    let mut mmproj_file = Gguf::open(mmproj_path)?;
+    let bytes = text_file.file_bytes + mmproj_file.file_bytes;
+    let precision = precision.unwrap_or_else(|| Precision::of_files(bytes));
+    text_file.precision = precision;
+    mmproj_file.precision = precision;
     let tokenizer = Arc::new(Tokenizer::from_gguf(&text_file)?);
-    let template = Template::new(&tokenizer).map_err(|e| text_file.error("tokenizer.ggml.tokens", e.to_string()))?;
+    let template =
+        Template::new(&tokenizer).map_err(|e| text_file.error("tokenizer.ggml.tokens", e.to_string()))?;
     let vision = Vision::load(&mmproj_file, device)?;
     let text = Text::load(&text_file, device)?;
     let pair = |why: String| VlmError::Pair { text: text_path.into(), mmproj: mmproj_path.into(), why };
@@ -41,7 +52,9 @@ pub fn load(text_path: &Path, mmproj_path: &Path, device: &Device) -> Result<Loa
     }
     let (gives, takes) = (vision.config.deepstack.len(), text.config.deepstack);
     if gives != takes {
-        return Err(pair(format!("the vision file has {gives} DeepStack layers, the text file takes {takes}")));
+        return Err(pair(format!(
+            "the vision file has {gives} DeepStack layers, the text file takes {takes}"
+        )));
     }
     let file_name = || text_path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
     let info = ModelInfo {

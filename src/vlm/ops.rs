@@ -36,7 +36,9 @@ pub fn map_rows(
 pub fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(cpu) = &*storage else { candle_core::bail!("tensor is not on the CPU") };
-    let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("tensor is not contiguous") };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("tensor is not contiguous")
+    };
     f(&cpu.as_slice::<f32>()?[start..end])
 }
 
@@ -181,7 +183,9 @@ pub fn add_residual(x: &Tensor, y: &Tensor, bias: Option<&Tensor>) -> Result<Ten
             map_rows(x, width, |row, x, out| {
                 let y = &y[row * width..][..width];
                 match bias {
-                    Some(b) => out.iter_mut().zip(x).zip(y).zip(b).for_each(|(((o, x), y), b)| *o = x + y + b),
+                    Some(b) => {
+                        out.iter_mut().zip(x).zip(y).zip(b).for_each(|(((o, x), y), b)| *o = x + y + b)
+                    }
                     None => out.iter_mut().zip(x).zip(y).for_each(|((o, x), y)| *o = x + y),
                 }
             })
@@ -298,7 +302,13 @@ fn exp(x: f32) -> f32 {
     p = p * r + 0.166_666_65;
     p = p * r + 0.5;
     let value = (p * r * r + r + 1.0) * f32::from_bits((((n as i32) + 127) << 23) as u32);
-    if x < -87.3 { 0.0 } else if x > 88.7 { f32::INFINITY } else { value }
+    if x < -87.3 {
+        0.0
+    } else if x > 88.7 {
+        f32::INFINITY
+    } else {
+        value
+    }
 }
 
 /// Error function to 1.5e-7 absolute: Abramowitz and Stegun, 7.1.26.
@@ -323,13 +333,23 @@ mod tests {
 
     #[test]
     fn norms_agree_with_their_composition() {
-        let (x, w, b) = (noise(37, 200, 3.0), noise(1, 200, 1.0).squeeze(0).unwrap(), noise(1, 200, 1.0).squeeze(0).unwrap());
+        let (x, w, b) = (
+            noise(37, 200, 3.0),
+            noise(1, 200, 1.0).squeeze(0).unwrap(),
+            noise(1, 200, 1.0).squeeze(0).unwrap(),
+        );
         let mean = x.mean_keepdim(1).unwrap();
         let centred = x.broadcast_sub(&mean).unwrap();
         let rms = |x: &Tensor| (x.sqr().unwrap().mean_keepdim(1).unwrap() + 1e-6).unwrap().sqrt().unwrap();
         let expected = x.broadcast_div(&rms(&x)).unwrap().broadcast_mul(&w).unwrap();
         assert!(gap(&rms_norm(&x, &w, 1e-6).unwrap(), &expected) < 1e-5);
-        let expected = centred.broadcast_div(&rms(&centred)).unwrap().broadcast_mul(&w).unwrap().broadcast_add(&b).unwrap();
+        let expected = centred
+            .broadcast_div(&rms(&centred))
+            .unwrap()
+            .broadcast_mul(&w)
+            .unwrap()
+            .broadcast_add(&b)
+            .unwrap();
         assert!(gap(&layer_norm(&x, &w, &b, 1e-6).unwrap(), &expected) < 1e-5);
     }
 

@@ -122,7 +122,8 @@ mod tests {
         let mut mask = SimpleVob::alloc(64);
         (0..64).step_by(3).for_each(|i| mask.allow_token(i));
         let logits: Vec<f32> = (0..64).map(|i| (i % 5) as f32 * 0.1).collect();
-        let sampling = Sampling { temperature: 1.5, top_p: Some(0.95), top_k: Some(40), seed: 7, ..Sampling::default() };
+        let sampling =
+            Sampling { temperature: 1.5, top_p: Some(0.95), top_k: Some(40), seed: 7, ..Sampling::default() };
         let draw = || {
             let mut s = Sampler::new(&sampling);
             (0..20).map(|_| s.next(&logits, Some(&mask), &[]).unwrap().0).collect::<Vec<_>>()

@@ -57,10 +57,17 @@ impl TextConfig {
         let sections = g.ints(key)?;
         let head_dim = g.size("qwen3vl.attention.key_length", 1024)?;
         let rope_sections = match *sections {
-            [t, h, w] | [t, h, w, 0] if t >= 0 && h >= 0 && w >= 0 && (t + h + w) as usize * 2 == head_dim => {
+            [t, h, w] | [t, h, w, 0]
+                if t >= 0 && h >= 0 && w >= 0 && (t + h + w) as usize * 2 == head_dim =>
+            {
                 [t as usize, h as usize, w as usize]
             }
-            _ => return Err(g.error(format!("key {key}"), format!("{sections:?} does not fill {} frequencies", head_dim / 2))),
+            _ => {
+                return Err(g.error(
+                    format!("key {key}"),
+                    format!("{sections:?} does not fill {} frequencies", head_dim / 2),
+                ))
+            }
         };
         let config = Self {
             hidden: g.size("qwen3vl.embedding_length", DIM_MAX)?,
@@ -135,7 +142,7 @@ impl Text {
         let head = if g.tensors.contains_key("output.weight") {
             Linear::load(g, "output", c.vocabulary, c.hidden, device)?
         } else {
-            Linear::shared(Arc::clone(&embedding))?
+            Linear::shared(Arc::clone(&embedding), g.precision)?
         };
         Ok(Self {
             embedding,
@@ -170,7 +177,12 @@ impl Text {
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub fn forward_with(&self, batch: &Batch, arena: &Arena, mut see: impl FnMut(usize, &Tensor)) -> Result<Tensor> {
+    pub fn forward_with(
+        &self,
+        batch: &Batch,
+        arena: &Arena,
+        mut see: impl FnMut(usize, &Tensor),
+    ) -> Result<Tensor> {
         let rotary = Rotary::new(&self.rope.angles(&batch.positions), self.rope.half(), &self.device)?;
         let mut x = batch.embeddings.clone();
         see(0, &x);
@@ -193,14 +205,27 @@ impl Text {
         self.head.forward(&hidden.index_select(&Tensor::new(ids, &self.device)?, 0)?)
     }
 
-    fn block(&self, i: usize, b: &Block, x: &Tensor, rotary: &Rotary, batch: &Batch, arena: &Arena) -> Result<Tensor> {
+    fn block(
+        &self,
+        i: usize,
+        b: &Block,
+        x: &Tensor,
+        rotary: &Rotary,
+        batch: &Batch,
+        arena: &Arena,
+    ) -> Result<Tensor> {
         let c = &self.config;
         let h = rms_norm(x, &b.attn_norm, c.eps)?;
         let q = norm_rotate(&b.q.forward(&h)?, 0, c.heads, Some((&b.q_norm, c.eps)), rotary)?;
         let k = norm_rotate(&b.k.forward(&h)?, 0, c.kv_heads, Some((&b.k_norm, c.eps)), rotary)?;
         let v = b.v.forward(&h)?;
         for p in &batch.parts {
-            arena.write(i, p.own.start, &rows(&k, p.row..p.row + p.rows)?, &rows(&v, p.row..p.row + p.rows)?)?;
+            arena.write(
+                i,
+                p.own.start,
+                &rows(&k, p.row..p.row + p.rows)?,
+                &rows(&v, p.row..p.row + p.rows)?,
+            )?;
         }
         let out = self.attention(&q, arena.block(i), &batch.parts)?;
         let x = add_residual(x, &b.out.forward(&out)?, None)?;
@@ -234,7 +259,13 @@ impl Text {
 }
 
 /// A part's attention by candle's operations, for devices other than the CPU: `[rows, width]`.
-pub(super) fn attend_composed(q: &Tensor, keys: &Tensor, values: &Tensor, heads: Heads, p: &Part) -> Result<Tensor> {
+pub(super) fn attend_composed(
+    q: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    heads: Heads,
+    p: &Part,
+) -> Result<Tensor> {
     let groups = heads.query / heads.kv;
     let gather = |m: &Tensor| -> Result<Tensor> {
         let spans: Vec<Tensor> =

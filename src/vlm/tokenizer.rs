@@ -49,7 +49,9 @@ impl Tokenizer {
         for (key, expected) in [("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", "qwen2")] {
             let found = gguf.text(key)?;
             if found != expected {
-                return Err(gguf.error(format!("key {key}"), format!("{expected:?} expected, found {found:?}")));
+                return Err(
+                    gguf.error(format!("key {key}"), format!("{expected:?} expected, found {found:?}"))
+                );
             }
         }
         let vocabulary = Vocabulary {
@@ -70,8 +72,9 @@ impl Tokenizer {
         }
         let mut inner = HfTokenizer::new(bpe(v)?);
         inner.with_normalizer(Some(NFC));
-        let split = Split::new(SplitPattern::Regex(QWEN2_SPLIT.into()), SplitDelimiterBehavior::Isolated, false)
-            .map_err(|e| bad(e.to_string()))?;
+        let split =
+            Split::new(SplitPattern::Regex(QWEN2_SPLIT.into()), SplitDelimiterBehavior::Isolated, false)
+                .map_err(|e| bad(e.to_string()))?;
         let byte_level = ByteLevel::new(false, false, false);
         inner.with_pre_tokenizer(Some(Sequence::new(vec![split.into(), byte_level.into()])));
         inner.with_decoder(Some(byte_level));

@@ -218,7 +218,14 @@ impl Vision {
         Ok(VisionOut { embeds: self.merge(&self.merger, &x)?, deepstack, last_hidden: x })
     }
 
-    fn block(&self, b: &Block, x: &Tensor, rotary: &Rotary, grid: PatchGrid, pictures: usize) -> Result<Tensor> {
+    fn block(
+        &self,
+        b: &Block,
+        x: &Tensor,
+        rotary: &Rotary,
+        grid: PatchGrid,
+        pictures: usize,
+    ) -> Result<Tensor> {
         let c = &self.config;
         let h = b.norm1.forward(x, c.eps)?;
         let qkv = b.qkv.forward(&h)?;
@@ -233,11 +240,19 @@ impl Vision {
     }
 
     /// Full attention inside each picture. The values stand in the last third of `qkv`.
-    fn attention(&self, q: &Tensor, k: &Tensor, qkv: &Tensor, patches: usize, pictures: usize) -> Result<Tensor> {
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        qkv: &Tensor,
+        patches: usize,
+        pictures: usize,
+    ) -> Result<Tensor> {
         let c = &self.config;
         let dim = c.hidden / c.heads;
         if !q.device().is_cpu() {
-            let split = |x: &Tensor| x.reshape((pictures, patches, c.heads, dim))?.transpose(1, 2)?.contiguous();
+            let split =
+                |x: &Tensor| x.reshape((pictures, patches, c.heads, dim))?.transpose(1, 2)?.contiguous();
             let (q, k) = (split(q)?, split(k)?);
             let v = split(&qkv.narrow(1, 2 * c.hidden, c.hidden)?.contiguous()?)?;
             let scores = (q.matmul(&k.transpose(2, 3)?)? / (dim as f64).sqrt())?;
@@ -301,7 +316,12 @@ impl Vision {
         let (mut ids, mut weights) = ([const { Vec::new() }; 4], [const { Vec::new() }; 4]);
         for (r, c) in merge_order(grid, self.config.merge) {
             let ((r0, r1, dr), (c0, c1, dc)) = (rows[r], cols[c]);
-            let corners = [(r0, c0, (1.0 - dr) * (1.0 - dc)), (r0, c1, (1.0 - dr) * dc), (r1, c0, dr * (1.0 - dc)), (r1, c1, dr * dc)];
+            let corners = [
+                (r0, c0, (1.0 - dr) * (1.0 - dc)),
+                (r0, c1, (1.0 - dr) * dc),
+                (r1, c0, dr * (1.0 - dc)),
+                (r1, c1, dr * dc),
+            ];
             for (k, (row, col, weight)) in corners.into_iter().enumerate() {
                 ids[k].push((row * self.side + col) as u32);
                 weights[k].push(weight);

@@ -1,0 +1,24 @@
+//! `inspectd run`: the daemon.
+
+use crate::config::{self, DEFAULT_FILE};
+use crate::daemon;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Arguments of `run`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[arg(long, value_name = "FILE", env = "INSPECTD_CONFIG", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A bad config (exit code 78), a part that cannot be opened, a store that fails.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = config::load_with_files(&args.config)?;
+    tracing::info!(file = %args.config.display(), "effective config:\n{}", config.effective());
+    daemon::run(config)?;
+    Ok(ExitCode::SUCCESS)
+}

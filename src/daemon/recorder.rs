@@ -1,0 +1,84 @@
+//! Stores inspections: the picture's file first, then the record with its outbox entry, flushed.
+//!
+//! A failing store is final: the daemon stops acknowledging and ends, and systemd starts it again.
+
+use super::station::Station;
+use crate::domain::inspection::Inspection;
+use crate::mqtt::message::CameraState;
+use crate::mqtt::StationEvent;
+use crate::store::error::StoreError;
+use crate::store::Store;
+use anyhow::Context;
+use image::codecs::jpeg::JpegEncoder;
+use image::RgbImage;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Quality of stored pictures: their defects must still be seen by a person who reviews them.
+const JPEG_QUALITY: u8 = 90;
+
+/// The one way into the store.
+pub struct Recorder {
+    store: Arc<Store>,
+    station: Arc<Station>,
+    failure: Mutex<Option<StoreError>>,
+}
+
+impl Recorder {
+    /// A recorder into `store`.
+    pub const fn new(store: Arc<Store>, station: Arc<Station>) -> Self {
+        Self { store, station, failure: Mutex::new(None) }
+    }
+
+    /// Stores an inspection and its picture; when it returns, both are on the disk or the recorder
+    /// has failed. `dropped` says that the frame was never inspected.
+    pub fn record(&self, inspection: &Inspection, picture: &RgbImage, dropped: bool) {
+        match self.store(inspection, picture) {
+            Ok(seq) => {
+                self.station.count(inspection, dropped);
+                let (verdict, reason) = (inspection.verdict.as_str(), inspection.verdict.reason());
+                tracing::info!(
+                    seq,
+                    id = %inspection.id,
+                    camera = %inspection.camera,
+                    part = inspection.trigger.part_id.as_deref().unwrap_or("-"),
+                    verdict,
+                    reason = %reason.map_or_else(String::new, ToString::to_string),
+                    findings = inspection.findings.len(),
+                    ms = inspection.latency.total_ms.round(),
+                    "inspected"
+                );
+            }
+            Err(error) => {
+                tracing::error!(%error, id = %inspection.id, "not stored");
+                self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    }
+
+    fn store(&self, inspection: &Inspection, picture: &RgbImage) -> Result<u64, StoreError> {
+        let mut jpeg = Vec::new();
+        // Encoding into memory fails only for a picture without pixels, which has nothing to keep.
+        let encoded = JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode_image(picture);
+        let image = encoded.ok().map(|()| self.store.put_image(&jpeg, "jpg")).transpose()?;
+        Ok(self.store.commit(inspection, image)?.seq)
+    }
+
+    /// Tells the state of a camera.
+    pub fn camera(&self, id: &str, state: CameraState, reason: String) {
+        self.station.tell(StationEvent::Camera { id: id.to_owned(), state, reason });
+    }
+
+    /// True once something could not be stored.
+    pub fn failed(&self) -> bool {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// The first failure, if there was one.
+    ///
+    /// # Errors
+    /// That failure.
+    pub fn outcome(&self) -> anyhow::Result<()> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(()), |e| Err(e).context("the store failed"))
+    }
+}

@@ -1,0 +1,93 @@
+//! What the station says about itself: states of cameras, alarms, counts, and whether it is alive.
+
+use crate::domain::grade::Verdict;
+use crate::domain::inspection::Inspection;
+use crate::mqtt::message::Stats;
+use crate::mqtt::StationEvent;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Latencies that are kept for the percentiles of one window.
+const LATENCIES_MAX: usize = 4096;
+
+/// Shared by all threads of the line.
+pub struct Station {
+    events: mpsc::Sender<StationEvent>,
+    counts: Mutex<Counts>,
+    started: Instant,
+    /// Milliseconds after `started` of the last sign of life.
+    alive_ms: AtomicU64,
+}
+
+#[derive(Default)]
+struct Counts {
+    pass: u64,
+    fail: u64,
+    review: u64,
+    dropped: u64,
+    latencies_ms: Vec<f64>,
+}
+
+impl Station {
+    /// A station that tells its events to `events`.
+    pub fn new(events: mpsc::Sender<StationEvent>) -> Self {
+        Self { events, counts: Mutex::default(), started: Instant::now(), alive_ms: AtomicU64::new(0) }
+    }
+
+    /// Tells an event to MQTT. When its queue is full the event is lost: the states that matter are
+    /// told again, and no result goes this way.
+    pub fn tell(&self, event: StationEvent) {
+        if let Err(error) = self.events.try_send(event) {
+            tracing::warn!(%error, "an event was not told");
+        }
+    }
+
+    /// The inspector lives.
+    pub fn beat(&self) {
+        self.alive_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// True when the last sign of life is younger than `limit`.
+    pub fn alive_within(&self, limit: Duration) -> bool {
+        let last = Duration::from_millis(self.alive_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(last) < limit
+    }
+
+    /// Counts an inspection.
+    pub fn count(&self, inspection: &Inspection, dropped: bool) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match inspection.verdict {
+            Verdict::Pass => counts.pass += 1,
+            Verdict::Fail(_) => counts.fail += 1,
+            Verdict::Review(_) => counts.review += 1,
+        }
+        counts.dropped += u64::from(dropped);
+        if !dropped && counts.latencies_ms.len() < LATENCIES_MAX {
+            counts.latencies_ms.push(inspection.latency.total_ms);
+        }
+    }
+
+    /// The counts since the last call.
+    pub fn take_stats(&self, window: Duration, outbox: u64) -> Stats {
+        let mut counts = std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+        counts.latencies_ms.sort_by(f64::total_cmp);
+        let percentile = |p: f64| {
+            let n = counts.latencies_ms.len();
+            let rank = (p * n as f64).ceil() as usize;
+            counts.latencies_ms.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
+        };
+        Stats {
+            window_s: window.as_secs_f64(),
+            pass: counts.pass,
+            fail: counts.fail,
+            review: counts.review,
+            latency_p50_ms: percentile(0.5),
+            latency_p95_ms: percentile(0.95),
+            latency_max_ms: percentile(1.0),
+            dropped: counts.dropped,
+            outbox,
+        }
+    }
+}
