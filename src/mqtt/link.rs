@@ -9,7 +9,8 @@
 
 use super::state::Outcome;
 use super::{MqttOptions, Protocol};
-use rumqttc::v5;
+use rumqttc::{v5, Outgoing};
+use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -149,48 +150,77 @@ fn client_v5(options: &MqttOptions, will_topic: &str, will: Vec<u8>) -> (v5::Asy
 }
 
 async fn poll_v5(mut eventloop: v5::EventLoop, events: mpsc::Sender<LinkEvent>, keep_alive: Duration) {
-    use v5::mqttbytes::v5::{Packet, PubAckReason};
     loop {
-        let event = match eventloop.poll().await {
-            Ok(v5::Event::Incoming(Packet::ConnAck(ack))) => {
-                let limits = ack.properties;
-                let limit = limits.as_ref();
-                if limit.is_some_and(|l| l.server_keep_alive == Some(0)) {
-                    // The client would take the broker's 0 ("none") for "ping without pause".
-                    eventloop.options.set_keep_alive(keep_alive);
-                }
-                if limit.is_some_and(|l| l.max_qos == Some(0)) {
-                    LinkEvent::Down("the broker offers no QoS 1".into())
-                } else {
-                    LinkEvent::Up {
-                        receive_max: limit.and_then(|l| l.receive_max),
-                        packet_bytes_max: limit.and_then(|l| l.max_packet_size).map(|b| b as usize),
-                        retain: limit.is_none_or(|l| l.retain_available != Some(0)),
-                    }
-                }
-            }
-            Ok(v5::Event::Incoming(Packet::PubAck(ack))) => {
-                let outcome = match ack.reason {
-                    // "No matching subscribers" is a success code: the broker took the message.
-                    PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Outcome::Success,
-                    PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => Outcome::Never,
-                    PubAckReason::UnspecifiedError
-                    | PubAckReason::ImplementationSpecificError
-                    | PubAckReason::NotAuthorized
-                    | PubAckReason::PacketIdentifierInUse
-                    | PubAckReason::QuotaExceeded => Outcome::Later,
-                };
-                LinkEvent::Acked(ack.pkid, outcome)
-            }
-            // Messages that need no acknowledgement have packet id 0.
-            Ok(v5::Event::Outgoing(rumqttc::Outgoing::Publish(pkid))) if pkid != 0 => LinkEvent::Sent(pkid),
-            Ok(v5::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => LinkEvent::Down("left".into()),
-            Ok(_) => continue,
-            Err(error) => LinkEvent::Down(error.to_string()),
+        let polled = eventloop.poll().await;
+        // What came in together with the end of the connection still waits inside the client.
+        let rest =
+            if polled.is_err() { std::mem::take(&mut eventloop.state.events) } else { VecDeque::new() };
+        let (first, end) = match polled {
+            Ok(event) => (Some(event), None),
+            Err(error) => (None, Some(LinkEvent::Down(error.to_string()))),
         };
-        if !pass_on(&events, event).await {
-            return;
+        if first.as_ref().is_some_and(no_keep_alive) {
+            // The client would take the broker's 0 ("none") for "ping without pause".
+            eventloop.options.set_keep_alive(keep_alive);
         }
+        for event in first.into_iter().chain(rest).filter_map(link_event_v5).chain(end) {
+            if !pass_on(&events, event).await {
+                return;
+            }
+        }
+    }
+}
+
+fn no_keep_alive(event: &v5::Event) -> bool {
+    use v5::mqttbytes::v5::Packet;
+    match event {
+        v5::Event::Incoming(Packet::ConnAck(ack)) => {
+            ack.properties.as_ref().is_some_and(|l| l.server_keep_alive == Some(0))
+        }
+        _ => false,
+    }
+}
+
+fn link_event_v5(event: v5::Event) -> Option<LinkEvent> {
+    use v5::mqttbytes::v5::{Packet, PubAckReason};
+    match event {
+        v5::Event::Incoming(Packet::ConnAck(ack)) => {
+            let limits = ack.properties;
+            let limit = limits.as_ref();
+            Some(if limit.is_some_and(|l| l.max_qos == Some(0)) {
+                LinkEvent::Down("the broker offers no QoS 1".into())
+            } else {
+                LinkEvent::Up {
+                    receive_max: limit.and_then(|l| l.receive_max),
+                    packet_bytes_max: limit.and_then(|l| l.max_packet_size).map(|b| b as usize),
+                    retain: limit.is_none_or(|l| l.retain_available != Some(0)),
+                }
+            })
+        }
+        v5::Event::Incoming(Packet::PubAck(ack)) => {
+            let outcome = match ack.reason {
+                // "No matching subscribers" is a success code: the broker took the message.
+                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Outcome::Success,
+                PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => Outcome::Never,
+                PubAckReason::UnspecifiedError
+                | PubAckReason::ImplementationSpecificError
+                | PubAckReason::NotAuthorized
+                | PubAckReason::PacketIdentifierInUse
+                | PubAckReason::QuotaExceeded => Outcome::Later,
+            };
+            Some(LinkEvent::Acked(ack.pkid, outcome))
+        }
+        v5::Event::Outgoing(outgoing) => link_event_out(&outgoing),
+        v5::Event::Incoming(_) => None,
+    }
+}
+
+fn link_event_out(outgoing: &Outgoing) -> Option<LinkEvent> {
+    match outgoing {
+        // Messages that need no acknowledgement have packet id 0.
+        Outgoing::Publish(pkid) if *pkid != 0 => Some(LinkEvent::Sent(*pkid)),
+        Outgoing::Disconnect => Some(LinkEvent::Down("left".into())),
+        _ => None,
     }
 }
 
@@ -219,24 +249,32 @@ fn client_v4(
 }
 
 async fn poll_v4(mut eventloop: rumqttc::EventLoop, events: mpsc::Sender<LinkEvent>) {
-    use rumqttc::Packet;
     loop {
-        let event = match eventloop.poll().await {
-            Ok(rumqttc::Event::Incoming(Packet::ConnAck(_))) => {
-                LinkEvent::Up { receive_max: None, packet_bytes_max: None, retain: true }
-            }
-            // Version 3.1.1 cannot refuse a message: its PUBACK always means success.
-            Ok(rumqttc::Event::Incoming(Packet::PubAck(ack))) => LinkEvent::Acked(ack.pkid, Outcome::Success),
-            Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Publish(pkid))) if pkid != 0 => {
-                LinkEvent::Sent(pkid)
-            }
-            Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => LinkEvent::Down("left".into()),
-            Ok(_) => continue,
-            Err(error) => LinkEvent::Down(error.to_string()),
+        let polled = eventloop.poll().await;
+        let rest =
+            if polled.is_err() { std::mem::take(&mut eventloop.state.events) } else { VecDeque::new() };
+        let (first, end) = match polled {
+            Ok(event) => (Some(event), None),
+            Err(error) => (None, Some(LinkEvent::Down(error.to_string()))),
         };
-        if !pass_on(&events, event).await {
-            return;
+        for event in first.into_iter().chain(rest).filter_map(|e| link_event_v4(&e)).chain(end) {
+            if !pass_on(&events, event).await {
+                return;
+            }
         }
+    }
+}
+
+fn link_event_v4(event: &rumqttc::Event) -> Option<LinkEvent> {
+    use rumqttc::{Event, Packet};
+    match event {
+        Event::Incoming(Packet::ConnAck(_)) => {
+            Some(LinkEvent::Up { receive_max: None, packet_bytes_max: None, retain: true })
+        }
+        // Version 3.1.1 cannot refuse a message: its PUBACK always means success.
+        Event::Incoming(Packet::PubAck(ack)) => Some(LinkEvent::Acked(ack.pkid, Outcome::Success)),
+        Event::Outgoing(outgoing) => link_event_out(outgoing),
+        Event::Incoming(_) => None,
     }
 }
 

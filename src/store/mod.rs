@@ -132,17 +132,14 @@ impl Store {
         let trees = Trees::open(&db)?;
         check_format(&trees)?;
         let chain = Chain::load(&trees)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .map_err(StoreError::io("start a runtime for", dir))?;
+        let sync = sync::Sync::start(db, data)?;
         // What was recovered may only be in the page cache: it must be durable before it is published.
-        sync::flush(&db, &data, &runtime)?;
+        sync.wait(sync.request(chain.last_seq))?;
         let conf = ledger.join("conf");
         File::open(&conf).and_then(|f| f.sync_all()).map_err(StoreError::io("fsync", &conf))?;
         sync_dir(&ledger)?;
         sync_dir(dir)?;
         let outbox_entries = AtomicU64::new(trees.outbox.len() as u64);
-        let sync = sync::Sync::start(db, data, chain.last_seq)?;
         Ok(Self {
             sync,
             trees,

@@ -45,15 +45,14 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// Starts the thread. Everything up to `durable` is already on the disk; `file` is our own
-    /// descriptor of sled's data file, opened before any write, so that it sees every write error.
-    pub fn start(db: sled::Db, file: File, durable: u64) -> Result<Self, StoreError> {
-        let state = State { requested_seq: durable, durable, ..State::default() };
+    /// Starts the thread. `file` is our own descriptor of sled's data file, opened before any write
+    /// that is to be waited for, so that it sees every write error.
+    pub fn start(db: sled::Db, file: File) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared {
-            state: Mutex::new(state),
+            state: Mutex::default(),
             wake: Condvar::new(),
             finished: Condvar::new(),
-            published: watch::channel(durable).0,
+            published: watch::channel(0).0,
         });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
@@ -127,7 +126,7 @@ impl Drop for Sync {
 ///
 /// sled's own flush ends in sync_file_range, which neither waits for the disk's cache nor for
 /// metadata; only the fdatasync makes it durable.
-pub fn flush(db: &sled::Db, file: &File, runtime: &tokio::runtime::Runtime) -> Result<(), StoreError> {
+fn flush(db: &sled::Db, file: &File, runtime: &tokio::runtime::Runtime) -> Result<(), StoreError> {
     runtime.block_on(db.flush_async()).map_err(|e| StoreError::sled("flush the database", e))?;
     file.sync_data().map_err(StoreError::io("fdatasync", "db"))
 }
