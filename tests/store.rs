@@ -40,12 +40,12 @@ fn child() {
             .expect("an image is stored");
         let mut part = inspection(n);
         // Every third record is too long for a value and has a file beside it.
-        if n % 3 == 0 {
+        if n.is_multiple_of(3) {
             part.findings = vec![part.findings[0].clone(); 60];
         }
         let committed = store.commit(&part, Some(image)).expect("a commit succeeds");
         println!("acked {} {}", committed.seq, part.id);
-        if n % 7 == 0 {
+        if n.is_multiple_of(7) {
             store.ack(&[n - 6]).expect("an acknowledgement is taken");
         }
     }

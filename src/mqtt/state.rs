@@ -16,6 +16,10 @@
 //!     outbox: [ 5 6 7 8 9 10 11 … ]       fetched: 8 9
 //!               `---'                      in flight: 5(pkid 3) 6(pkid 4, acked) 7(not yet sent)
 //!
+//! After a failure a connection begins with one message in flight at a time, until a result is
+//! acknowledged: some brokers (mosquitto 2.0.11 is one) refuse a message and then close, and what
+//! else is on its way to a closed socket destroys the answer that says why.
+//!
 //! Invariants:
 //! - Results are published in the order of the outbox, none left out, on every connection anew from
 //!   the lowest entry.
@@ -131,7 +135,8 @@ struct Flight {
 #[derive(Clone, Debug, Default)]
 struct Session {
     window: usize,
-    /// Connection failures before this one; 0 as soon as a result was acknowledged.
+    /// Connection failures before this one; 0 as soon as a result was acknowledged. While it is not
+    /// 0, one message at a time.
     failures: u32,
     in_flight: VecDeque<Flight>,
     dirty: BTreeSet<Side>,
@@ -370,13 +375,17 @@ impl Session {
         self.in_flight.iter().any(|f| !f.acked && matches!(f.what, What::Result(_)))
     }
 
+    fn has_room(&self) -> bool {
+        self.in_flight.len() < if self.failures == 0 { self.window } else { 1 }
+    }
+
     fn publish(&mut self, what: What, actions: &mut Vec<Action>) {
         actions.push(Action::Publish(what.clone()));
         self.in_flight.push_back(Flight { what, pkid: None, acked: false });
     }
 
     fn publish_sides(&mut self, actions: &mut Vec<Action>) {
-        while self.in_flight.len() < self.window {
+        while self.has_room() {
             let Some(side) = self.dirty.pop_first() else { break };
             self.publish(What::Side(side), actions);
         }
@@ -391,7 +400,7 @@ impl Session {
         }
         let results_may_go = !self.held && !self.rewind;
         self.publish_sides(actions);
-        while results_may_go && self.in_flight.len() < self.window {
+        while results_may_go && self.has_room() {
             let Some(seq) = self.fetched.pop_front() else { break };
             self.publish(What::Result(seq), actions);
             self.last_is_stale = true;
@@ -400,10 +409,9 @@ impl Session {
             return;
         }
         if self.more {
-            let count = self.window.saturating_sub(self.in_flight.len());
-            if count > 0 {
+            if self.has_room() {
                 self.fetching = true;
-                actions.push(Action::Fetch { from: self.next, count });
+                actions.push(Action::Fetch { from: self.next, count: self.window - self.in_flight.len() });
             }
         } else if std::mem::take(&mut self.last_is_stale) {
             self.dirty.insert(Side::Last);

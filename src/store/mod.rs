@@ -117,9 +117,11 @@ pub struct Store {
 impl Store {
     /// Opens or creates the store in `dir`.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
-        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-            sync_dir(parent)?;
+        if !dir.exists() {
+            fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+            if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+                sync_dir(parent)?;
+            }
         }
         let lock = lock_dir(dir)?;
         let files = Files::open(dir)?;

@@ -40,8 +40,9 @@ impl Broker {
         broker.write_acl(acl);
         let extra = extra.replace("ACL", &broker.dir.path().join("acl").display().to_string());
         // Enough room that no QoS 1 message for a slow subscriber is dropped by the broker itself.
+        // As root it would change to a user of its own, who may not read this directory.
         let conf = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n{extra}\n"
+            "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n{extra}\n"
         );
         std::fs::write(broker.dir.path().join("mosquitto.conf"), conf).unwrap();
         let mut broker = broker;
@@ -75,14 +76,6 @@ impl Broker {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         let mut command = Command::new(program);
         command.arg("-c").arg(conf).stdout(Stdio::null()).stderr(log);
-        // As root it would change to its own user, who may not read this directory.
-        if std::env::var("USER").as_deref() == Ok("root") || Path::new("/root/.").read_dir().is_ok() {
-            let conf = self.dir.path().join("mosquitto.conf");
-            let text = std::fs::read_to_string(&conf).unwrap();
-            if !text.contains("user root") {
-                std::fs::write(&conf, format!("user root\n{text}")).unwrap();
-            }
-        }
         self.child = Some(command.spawn().unwrap());
         let port = self.port;
         until("mosquitto answers", || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
