@@ -149,7 +149,8 @@ struct Session {
     /// An answer to `Fetch` is awaited; `again`: something was committed meanwhile.
     fetching: bool,
     again: bool,
-    /// A result was published since `last` was.
+    /// A result was published on this connection since `last` was; at its beginning the driver asks
+    /// for `last` in any case, because the former connection may have ended between the two.
     last_is_stale: bool,
     /// A result was refused: nothing is published until the pause is over and the rest of what is
     /// in flight is answered; then again from the lowest entry.

@@ -155,6 +155,10 @@ impl World {
             self.retry = false;
             self.send(Event::Due);
             self.send(Event::Connected { window: self.window });
+            // As the driver does: the former connection may have ended just before `last`.
+            if self.next_seq > 1 {
+                self.send(Event::Changed(Side::Last));
+            }
         }
     }
 
@@ -353,7 +357,7 @@ fn after_a_failure_one_message_at_a_time_until_a_result_is_acknowledged() {
     world.send(Event::Lost);
     world.connect();
     let flying = |world: &World| world.queued.len() + world.written.len();
-    for what in [What::Side(Side::Status), What::Result(1)] {
+    for what in [What::Side(Side::Status), What::Side(Side::Last), What::Result(1)] {
         world.answer_fetch();
         assert_eq!((flying(&world), world.queued.front()), (1, Some(&what)));
         world.write_one();
