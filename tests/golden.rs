@@ -161,7 +161,7 @@ fn greedy(m: &Loaded, arena: &Arena, start: usize, logits: &Tensor, rows: usize,
 }
 
 fn check_f32(name: &'static str) {
-    let (case, m) = (Case::read(name), model("f32", Precision::Stored));
+    let (case, m) = (Case::read(name), model("f32", Precision::Eight));
     let o = run(&case, &m);
     if !case.images.is_empty() {
         check_vision(&case, &o);
@@ -237,8 +237,9 @@ fn two_images() {
 /// llama.cpp itself reaches 0.034 to 0.042 with these files.
 #[test]
 fn q8_0_stays_within_its_rounding() {
-    for (precision, name) in
-        [Precision::Stored, Precision::Expanded].into_iter().flat_map(|p| CASES.map(|c| (p, c)))
+    for (precision, name) in [Precision::Eight, Precision::Sixteen, Precision::Expanded]
+        .into_iter()
+        .flat_map(|p| CASES.map(|c| (p, c)))
     {
         let m = model("q8_0", precision);
         let case = Case::read(name);

@@ -100,6 +100,11 @@ fn literal(text: &str) -> String {
 
 /// Reads the defects of one tile.
 ///
+/// The confidence of a defect is that of its being there times that of its label: the probability of
+/// the tokens that opened it instead of ending the list, and of the tokens of the label. The label's
+/// alone says which defect it is, if it is one: on clean parts it was 0.5 to 1.0 for things that were
+/// none, while the opening told defective tiles from clean ones nearly without error.
+///
 /// Corners in the wrong order are swapped, and an empty side is widened to `EMPTY_SIDE` thousandths:
 /// the model saw something there, and a box a few pixels off is better than a lost defect.
 ///
@@ -125,13 +130,14 @@ pub fn parse_defects(
     let spans = label_spans(&answer.text);
     // serde_json refuses an item without exactly one `label`, so only a key in an odd spelling
     // (`\u006cabel`) can break the pairing of spans with items.
-    if spans.len() != items.len() {
+    let openings = openings(&answer.text);
+    if spans.len() != items.len() || openings.len() != items.len() {
         return Err(AnswerError::Tokens { start: 0, end: answer.text.len() });
     }
     items
         .into_iter()
-        .zip(spans)
-        .map(|(item, span)| {
+        .zip(openings.into_iter().zip(spans))
+        .map(|(item, (opening, span))| {
             if !labels.contains(&item.label) {
                 return Err(AnswerError::Label { label: item.label });
             }
@@ -144,7 +150,7 @@ pub fn parse_defects(
                 label: item.label,
                 severity,
                 bbox_2d,
-                confidence: confidence(answer, span)?,
+                confidence: confidence(answer, opening)? * confidence(answer, span)?,
             })
         })
         .collect()
@@ -263,6 +269,23 @@ fn strings(json: &str) -> Vec<Range<usize>> {
             _ => {}
         }
         at += 1;
+    }
+    out
+}
+
+/// Byte ranges that open the items of a valid list: from the end of the item before (or of nothing)
+/// through the brace, where the model chose one more item over the end of the list.
+fn openings(json: &str) -> Vec<Range<usize>> {
+    let inside = strings(json);
+    let outside = |at: &usize| !inside.iter().any(|s| s.contains(at));
+    let mut from = 0;
+    let mut out = Vec::new();
+    for at in (0..json.len()).filter(outside) {
+        match json.as_bytes()[at] {
+            b'{' => out.push(from..at + 1),
+            b'}' => from = at + 1,
+            _ => {}
+        }
     }
     out
 }

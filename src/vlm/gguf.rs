@@ -10,6 +10,7 @@
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md> (versions 2 and 3).
 
 use super::error::VlmError;
+use super::kernel::Packed;
 use super::linear::Precision;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::Device;
@@ -184,19 +185,35 @@ impl Gguf {
     /// # Errors
     /// `Model` naming the tensor when it is missing or has another shape; `Io` when reading fails.
     pub fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<QTensor, VlmError> {
+        let (info, buffer) = self.read(name, shape)?;
+        let bytes = &bytemuck::cast_slice::<u64, u8>(&buffer)[..info.bytes as usize];
+        let storage = QStorage::from_data(Cow::Borrowed(bytes), device, info.dtype)?;
+        Ok(QTensor::new(storage, shape)?)
+    }
+
+    /// Reads a matrix `[n, k]` into tiles; `None` when its quantisation or its sizes have none.
+    ///
+    /// # Errors
+    /// As `tensor`.
+    pub fn packed(&self, name: &str, n: usize, k: usize) -> Result<Option<Packed>, VlmError> {
+        let (info, buffer) = self.read(name, &[n, k])?;
+        let bytes = &bytemuck::cast_slice::<u64, u8>(&buffer)[..info.bytes as usize];
+        Ok(Packed::pack(info.dtype, bytes, n, k))
+    }
+
+    /// The bytes of a tensor. Blocks hold f32 and f16 scales: a buffer of u64 is aligned for both.
+    fn read(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Vec<u64>), VlmError> {
         let what = || format!("tensor {name}");
         let info = self.tensors.get(name).ok_or_else(|| self.error(what(), "is missing"))?;
         if info.shape != shape {
             return Err(self.error(what(), format!("shape {shape:?} expected, found {:?}", info.shape)));
         }
-        // Blocks hold f32 and f16 scales: a buffer of u64 is aligned for all of them.
         let mut buffer = vec![0u64; (info.bytes as usize).div_ceil(8)];
         let bytes = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut buffer)[..info.bytes as usize];
         self.file
             .read_exact_at(bytes, info.offset)
             .map_err(|source| VlmError::Io { path: self.path.clone(), source })?;
-        let storage = QStorage::from_data(Cow::Borrowed(bytes), device, info.dtype)?;
-        Ok(QTensor::new(storage, shape)?)
+        Ok((info, buffer))
     }
 }
 

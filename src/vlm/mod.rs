@@ -16,6 +16,7 @@ pub mod error;
 pub mod gguf;
 pub mod grammar;
 pub mod image;
+pub mod kernel;
 pub mod kv;
 pub mod linear;
 pub mod load;

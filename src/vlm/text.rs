@@ -15,10 +15,8 @@ use super::kv::Arena;
 use super::linear::{vector, Linear};
 use super::ops::{add_residual, norm_rotate, rms_norm, swiglu, with_slice, Rotary};
 use super::rope::{Position, Rope};
-use candle_core::quantized::QTensor;
 use candle_core::{Device, Result, Tensor, D};
 use std::ops::Range;
-use std::sync::Arc;
 
 const DIM_MAX: usize = 1 << 16;
 const BLOCKS_MAX: usize = 1024;
@@ -110,7 +108,7 @@ struct Block {
 #[derive(Debug)]
 pub struct Text {
     pub config: TextConfig,
-    embedding: Arc<QTensor>,
+    embedding: Linear,
     blocks: Vec<Block>,
     norm: Tensor,
     head: Linear,
@@ -138,11 +136,11 @@ impl Text {
     /// `Model` naming the key or tensor; `Io`.
     pub fn load(g: &Gguf, device: &Device) -> std::result::Result<Self, VlmError> {
         let c = TextConfig::from_gguf(g)?;
-        let embedding = Arc::new(g.tensor("token_embd.weight", &[c.vocabulary, c.hidden], device)?);
+        let embedding = Linear::load(g, "token_embd", c.vocabulary, c.hidden, device)?;
         let head = if g.tensors.contains_key("output.weight") {
             Linear::load(g, "output", c.vocabulary, c.hidden, device)?
         } else {
-            Linear::shared(Arc::clone(&embedding), g.precision)?
+            embedding.clone()
         };
         Ok(Self {
             embedding,
@@ -160,7 +158,7 @@ impl Text {
     /// # Errors
     /// When an id lies outside the vocabulary.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        self.embedding.embedding(&Tensor::new(ids, &self.device)?)
+        self.embedding.rows(ids, &self.device)
     }
 
     /// Runs a batch; writes its keys and values into the arena. Returns `[rows, hidden]` after the

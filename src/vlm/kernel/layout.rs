@@ -1,0 +1,85 @@
+//! How tiles lie in memory: 16 rows of weights, in units of 64 or 256 values of depth.
+//!
+//! In a unit the scales come first, then the integers, block by block of 32 values. The bytes of a
+//! block stand as `[group of 4 values][row][value]`, so that 64 adjacent bytes are four values of each
+//! of the sixteen rows.
+//!
+//! | kind | unit | bytes of a unit |
+//! | --- | --- | --- |
+//! | Q8 | 64 | scale f16 x 16, for 2 blocks; q + 128 in 8 bits |
+//! | Q4 | 64 | scale f16 x 16, for 2 blocks; q in nibbles (low: groups 0..4, high: groups 4..8) |
+//! | Q4K | 256 | d, dmin f16 x 16; scales and mins u8 x 16, for 8 blocks; nibbles as Q4 |
+//! | Q5K | 256 | as Q4K, and behind the nibbles of all blocks the fifth bits: 64 bytes a block, bit g of group g |
+//! | Q6K | 256 | d f16 x 16 and 32 bytes of nothing; scales i8 x 16, for 16 half blocks; nibbles as Q4; 128 bytes a block of 2-bit highs: byte pair g % 2, bits 2 (g / 2) of group g |
+
+use candle_core::quantized::GgmlDType;
+
+/// Rows of a tile: the 32-bit lanes of a 512-bit register.
+pub const TILE_ROWS: usize = 16;
+/// Values of depth that share a scale of activations.
+pub const BLOCK: usize = 32;
+/// Bytes that are four values of sixteen rows.
+pub const GROUP: usize = 4 * TILE_ROWS;
+
+/// How a tile's weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Q8,
+    Q4,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+impl Kind {
+    /// The kind that holds a quantisation of ggml without loss, if there is one.
+    pub const fn of(dtype: GgmlDType) -> Option<Self> {
+        Some(match dtype {
+            GgmlDType::Q8_0 => Self::Q8,
+            GgmlDType::Q4_0 => Self::Q4,
+            GgmlDType::Q4K => Self::Q4K,
+            GgmlDType::Q5K => Self::Q5K,
+            GgmlDType::Q6K => Self::Q6K,
+            _ => return None,
+        })
+    }
+
+    /// Values of depth in a unit.
+    pub const fn unit(self) -> usize {
+        match self {
+            Self::Q8 | Self::Q4 => 64,
+            Self::Q4K | Self::Q5K | Self::Q6K => 256,
+        }
+    }
+
+    /// Bytes of a unit before the integers.
+    pub const fn head_bytes(self) -> usize {
+        match self {
+            Self::Q8 | Self::Q4 => 64,
+            Self::Q4K | Self::Q5K => 64 + 2 * 8 * TILE_ROWS,
+            Self::Q6K => 64 + 16 * TILE_ROWS,
+        }
+    }
+
+    /// Bytes of a block's main integers: bytes or nibbles.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            Self::Q8 => 8 * GROUP,
+            _ => 4 * GROUP,
+        }
+    }
+
+    /// Bytes of a block's high bits, which stand behind the integers of all blocks.
+    pub const fn high_bytes(self) -> usize {
+        match self {
+            Self::Q5K => GROUP,
+            Self::Q6K => 2 * GROUP,
+            _ => 0,
+        }
+    }
+
+    /// Bytes of a unit, a multiple of 64.
+    pub const fn unit_bytes(self) -> usize {
+        self.head_bytes() + self.unit() / BLOCK * (self.block_bytes() + self.high_bytes())
+    }
+}

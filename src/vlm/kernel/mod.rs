@@ -1,0 +1,119 @@
+//! Quantised matrix products on the CPU: one compact copy of the weights, in tiles of 16 rows.
+//!
+//!     ggml blocks --pack--> tiles (the only copy in memory) --row--> embeddings
+//!     activations --quantise--> 8 or 16 bits a value, one scale per 32
+//!     tiles x activations --avx512 (VNNI) | scalar reference--> f32
+//!
+//! candle keeps the original blocks and a second, larger copy, takes its fast path only for depths
+//! that are multiples of 256, and rounds activations to 8 bits always. Here the weights of a tile
+//! stand so that one instruction multiplies four values of sixteen rows, whatever the quantisation,
+//! and a model that feels the rounding of activations is given 16 bits for half of the speed.
+//!
+//! Every quantisation is brought to the same form: value = scale * q - min, with q unsigned. So
+//!     sum(value * x) = scale * dx * sum(q * xi) - min * dx * sum(xi)
+//! where xi are the integers of the activations and dx their scale.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod layout;
+mod pack;
+
+pub use activations::{Activations, Bits};
+pub use pack::Packed;
+
+use rayon::prelude::*;
+
+/// Rows of activations that a task multiplies with a run of tiles; with their depth they fit an L2
+/// cache.
+const TASK_ROWS: usize = 64;
+/// Tasks for each thread, so that none waits long for the last one.
+const TASKS_PER_THREAD: usize = 4;
+
+impl Packed {
+    /// `out = x W^T` for `[rows, k]` activations; `out` is `[rows, n]`.
+    ///
+    /// # Panics
+    /// When the slices do not have these sizes.
+    pub fn matmul(&self, x: &[f32], bits: Bits, out: &mut [f32]) {
+        let rows = x.len() / self.k;
+        assert!(x.len() == rows * self.k && out.len() == rows * self.n, "sizes of a matrix product");
+        let x = Activations::quantise(x, self.k, bits);
+        let row_blocks = rows.div_ceil(TASK_ROWS).max(1);
+        let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
+        let tiles_per_task = self.tiles().div_ceil(tasks.div_ceil(row_blocks)).max(1);
+        let runs = self.tiles().div_ceil(tiles_per_task);
+        let out = Out { values: out.as_mut_ptr(), stride: self.n };
+        (0..row_blocks * runs).into_par_iter().for_each(|task| {
+            let (block, run) = (task / runs, task % runs);
+            let rows = block * TASK_ROWS..rows.min((block + 1) * TASK_ROWS);
+            let tiles = run * tiles_per_task..self.tiles().min((run + 1) * tiles_per_task);
+            // SAFETY: tasks differ in their rows or in their tiles, so no two write the same values,
+            // and the assertion above keeps all of them inside `out`.
+            unsafe { self.multiply(&x, rows, tiles, out) };
+        });
+    }
+
+    /// # Safety
+    /// `out` holds all rows and columns named, and nobody else writes them.
+    unsafe fn multiply(
+        &self,
+        x: &Activations,
+        rows: std::ops::Range<usize>,
+        tiles: std::ops::Range<usize>,
+        out: Out,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if avx512::available() {
+            // SAFETY: the processor has the instructions; the rest is the caller's.
+            unsafe { avx512::multiply(self, x, rows, tiles, out) };
+            return;
+        }
+        // SAFETY: the caller's.
+        unsafe { self.multiply_scalar(x, rows, tiles, out) };
+    }
+
+    /// The same by the definition, for processors without VNNI and as the reference of the tests.
+    ///
+    /// # Safety
+    /// As `multiply`.
+    unsafe fn multiply_scalar(
+        &self,
+        x: &Activations,
+        rows: std::ops::Range<usize>,
+        tiles: std::ops::Range<usize>,
+        out: Out,
+    ) {
+        let mut weights = vec![0f32; self.k];
+        for column in tiles.start * layout::TILE_ROWS..tiles.end * layout::TILE_ROWS {
+            self.row(column, &mut weights);
+            for row in rows.clone() {
+                let sum: f32 = (0..self.k).map(|i| weights[i] * x.value(row, i)).sum();
+                // SAFETY: the caller's.
+                unsafe { *out.values.add(row * out.stride + column) = sum };
+            }
+        }
+    }
+
+    /// True when this processor has fast kernels for tiles.
+    pub fn is_fast_here() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return avx512::available();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+}
+
+/// Where tasks write: rows `stride` apart.
+#[derive(Clone, Copy)]
+struct Out {
+    values: *mut f32,
+    stride: usize,
+}
+// SAFETY: `matmul` gives every task its own values.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Brings ggml's blocks into tiles, and single rows back.
+//!
+//! The layouts of the blocks: ggml-quants.h and ggml-quants.c of ggml-org/ggml.
+
+use super::layout::{Kind, BLOCK, GROUP, TILE_ROWS};
+use candle_core::quantized::GgmlDType;
+use half::f16;
+use rayon::prelude::*;
+
+/// 64 bytes that start at a multiple of 64: a cache line, a register.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+struct Line([u8; 64]);
+
+/// A matrix `[n, k]` of quantised weights in tiles.
+pub struct Packed {
+    pub n: usize,
+    pub k: usize,
+    pub(super) kind: Kind,
+    lines: Vec<Line>,
+}
+
+impl std::fmt::Debug for Packed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Packed({:?} [{}, {}])", self.kind, self.n, self.k)
+    }
+}
+
+/// A unit of one row while it is brought into its tile, in the common form:
+/// value = scale(block) * q - min(block).
+struct Unit {
+    q: [u8; 256],
+    /// The row's own bytes of the head; see `layout`.
+    d: [u8; 4],
+    scales: [u8; 16],
+    mins: [u8; 8],
+}
+
+impl Packed {
+    /// Packs the blocks of a tensor; `None` when its kind or its sizes have no tiles.
+    pub fn pack(dtype: GgmlDType, bytes: &[u8], n: usize, k: usize) -> Option<Self> {
+        let kind = Kind::of(dtype)?;
+        let row_bytes = k / dtype.block_size() * dtype.type_size();
+        if !n.is_multiple_of(TILE_ROWS) || !k.is_multiple_of(kind.unit()) || bytes.len() != n * row_bytes {
+            return None;
+        }
+        let units = k / kind.unit();
+        let tile_lines = units * kind.unit_bytes() / 64;
+        let mut lines = vec![Line([0; 64]); n / TILE_ROWS * tile_lines];
+        let unit_source = row_bytes / units;
+        lines.par_chunks_mut(tile_lines).enumerate().for_each(|(tile, lines)| {
+            let out: &mut [u8] = bytemuck::cast_slice_mut(lines);
+            for row in 0..TILE_ROWS {
+                let source = &bytes[(tile * TILE_ROWS + row) * row_bytes..][..row_bytes];
+                let units = source.chunks_exact(unit_source).zip(out.chunks_exact_mut(kind.unit_bytes()));
+                for (source, out) in units {
+                    read_unit(kind, source).write(kind, row, out);
+                }
+            }
+        });
+        Some(Self { n, k, kind, lines })
+    }
+
+    /// Number of tiles.
+    pub const fn tiles(&self) -> usize {
+        self.n / TILE_ROWS
+    }
+
+    /// Bytes in memory.
+    pub const fn bytes(&self) -> usize {
+        self.lines.len() * 64
+    }
+
+    /// The bytes of one tile, aligned to 64.
+    pub(super) fn tile(&self, tile: usize) -> &[u8] {
+        let bytes = self.k / self.kind.unit() * self.kind.unit_bytes();
+        &bytemuck::cast_slice(&self.lines)[tile * bytes..][..bytes]
+    }
+
+    /// Dequantises one row into `out`, `[k]`.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let tile = self.tile(row / TILE_ROWS);
+        let units = tile.chunks_exact(self.kind.unit_bytes()).zip(out.chunks_exact_mut(self.kind.unit()));
+        for (unit, out) in units {
+            for (i, value) in out.iter_mut().enumerate() {
+                *value = value_at(self.kind, unit, row % TILE_ROWS, i);
+            }
+        }
+    }
+}
+
+fn half_at(bytes: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+}
+
+/// One value of one row of a unit.
+fn value_at(kind: Kind, unit: &[u8], row: usize, i: usize) -> f32 {
+    let (block, group, lane) = (i / BLOCK, i % BLOCK / 4, i % 4);
+    let main = &unit[kind.head_bytes() + block * kind.block_bytes()..];
+    let nibble = |at: usize| main[at] >> (4 * (group / 4)) & 15;
+    let place = row * 4 + lane;
+    let low = |g: usize| nibble(g % 4 * GROUP + place);
+    let high_start = kind.head_bytes() + kind.unit() / BLOCK * kind.block_bytes() + block * kind.high_bytes();
+    match kind {
+        Kind::Q8 => {
+            half_at(unit, (block * TILE_ROWS + row) * 2) * (f32::from(main[group * GROUP + place]) - 128.0)
+        }
+        Kind::Q4 => half_at(unit, (block * TILE_ROWS + row) * 2) * (f32::from(low(group)) - 8.0),
+        Kind::Q4K | Kind::Q5K => {
+            let high = if kind == Kind::Q5K { unit[high_start + place] >> group & 1 } else { 0 };
+            let scale = half_at(unit, row * 2) * f32::from(unit[64 + block * TILE_ROWS + row]);
+            let min = half_at(unit, 32 + row * 2) * f32::from(unit[64 + (8 + block) * TILE_ROWS + row]);
+            scale * f32::from(low(group) | high << 4) - min
+        }
+        Kind::Q6K => {
+            let high = unit[high_start + group % 2 * GROUP + place] >> (2 * (group / 2)) & 3;
+            let scale = f32::from(unit[64 + i / 16 * TILE_ROWS + row] as i8);
+            half_at(unit, row * 2) * scale * (f32::from(low(group) | high << 4) - 32.0)
+        }
+    }
+}
+
+impl Unit {
+    /// Puts the row's values where its tile wants them.
+    fn write(&self, kind: Kind, row: usize, out: &mut [u8]) {
+        match kind {
+            Kind::Q8 | Kind::Q4 => {
+                for block in 0..2 {
+                    out[(block * TILE_ROWS + row) * 2..][..2].copy_from_slice(&self.d[block * 2..][..2]);
+                }
+            }
+            Kind::Q4K | Kind::Q5K => {
+                out[row * 2..][..2].copy_from_slice(&self.d[..2]);
+                out[32 + row * 2..][..2].copy_from_slice(&self.d[2..]);
+                for block in 0..8 {
+                    out[64 + block * TILE_ROWS + row] = self.scales[block];
+                    out[64 + (8 + block) * TILE_ROWS + row] = self.mins[block];
+                }
+            }
+            Kind::Q6K => {
+                out[row * 2..][..2].copy_from_slice(&self.d[..2]);
+                for half in 0..16 {
+                    out[64 + half * TILE_ROWS + row] = self.scales[half];
+                }
+            }
+        }
+        let main = kind.head_bytes();
+        let high = main + kind.unit() / BLOCK * kind.block_bytes();
+        for (i, &q) in self.q[..kind.unit()].iter().enumerate() {
+            let (block, group, place) = (i / BLOCK, i % BLOCK / 4, row * 4 + i % 4);
+            let main = &mut out[main + block * kind.block_bytes()..];
+            if kind == Kind::Q8 {
+                main[group * GROUP + place] = q;
+                continue;
+            }
+            main[group % 4 * GROUP + place] |= (q & 15) << (4 * (group / 4));
+            let high = &mut out[high + block * kind.high_bytes()..];
+            match kind {
+                Kind::Q5K => high[place] |= (q >> 4) << group,
+                Kind::Q6K => high[group % 2 * GROUP + place] |= (q >> 4) << (2 * (group / 2)),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Reads one unit of one row from ggml's blocks.
+fn read_unit(kind: Kind, s: &[u8]) -> Unit {
+    let mut u = Unit { q: [0; 256], d: [0; 4], scales: [0; 16], mins: [0; 8] };
+    match kind {
+        Kind::Q8 => {
+            for (block, s) in s.chunks_exact(34).enumerate() {
+                u.d[block * 2..][..2].copy_from_slice(&s[..2]);
+                for (q, v) in u.q[block * BLOCK..].iter_mut().zip(&s[2..]) {
+                    *q = v.wrapping_add(128);
+                }
+            }
+        }
+        Kind::Q4 => {
+            for (block, s) in s.chunks_exact(18).enumerate() {
+                u.d[block * 2..][..2].copy_from_slice(&s[..2]);
+                for i in 0..16 {
+                    u.q[block * BLOCK + i] = s[2 + i] & 15;
+                    u.q[block * BLOCK + 16 + i] = s[2 + i] >> 4;
+                }
+            }
+        }
+        Kind::Q4K | Kind::Q5K => {
+            u.d.copy_from_slice(&s[..4]);
+            read_scales(&s[4..16], &mut u);
+            let high_bytes = if kind == Kind::Q5K { 32 } else { 0 };
+            let (high, low) = s[16..].split_at(high_bytes);
+            for i in 0..256 {
+                let (pair, half, l) = (i / 64, i % 64 / 32, i % 32);
+                let nibble = low[pair * 32 + l] >> (4 * half) & 15;
+                let fifth = high.get(l).map_or(0, |h| h >> (2 * pair + half) & 1);
+                u.q[i] = nibble | fifth << 4;
+            }
+        }
+        Kind::Q6K => {
+            let (ql, qh, scales) = (&s[..128], &s[128..192], &s[192..208]);
+            u.scales.copy_from_slice(scales);
+            u.d[..2].copy_from_slice(&s[208..210]);
+            for i in 0..256 {
+                let (big, quarter, l) = (i / 128, i % 128 / 32, i % 32);
+                let low = ql[big * 64 + quarter % 2 * 32 + l] >> (4 * (quarter / 2)) & 15;
+                u.q[i] = low | (qh[big * 32 + l] >> (2 * quarter) & 3) << 4;
+            }
+        }
+    }
+    u
+}
+
+/// The eight 6-bit scales and minima of a K-quant's superblock (`get_scale_min_k4`).
+fn read_scales(packed: &[u8], u: &mut Unit) {
+    for j in 0..8 {
+        (u.scales[j], u.mins[j]) = if j < 4 {
+            (packed[j] & 63, packed[j + 4] & 63)
+        } else {
+            (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4)
+        };
+    }
+}
