@@ -6,7 +6,7 @@
 
 use super::error::VlmError;
 use super::gguf::Gguf;
-use super::kernel::{Bits, Packed};
+use super::kernel::{Activations, Bits, Packed};
 use super::ops::with_slice;
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
@@ -96,21 +96,38 @@ impl Linear {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        match &self.weight {
-            Weight::Candle(weight) => weight.forward(x),
-            Weight::Tiles(tiles, bits) => {
-                let (rows, k) = x.dims2()?;
-                if k != tiles.k {
-                    candle_core::bail!("activations of {k} values for {tiles:?}");
+        let [y] = Self::forward_all([self], x)?;
+        Ok(y)
+    }
+
+    /// The products of the same activations with several matrices: they are quantised once.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor) -> candle_core::Result<[Tensor; N]> {
+        let (rows, k) = x.dims2()?;
+        let bits = layers.iter().find_map(|l| match &l.weight {
+            Weight::Tiles(_, bits) => Some(*bits),
+            Weight::Candle(_) => None,
+        });
+        let quantised =
+            bits.map(|bits| with_slice(x, |x| Ok(Activations::quantise(x, k, bits)))).transpose()?;
+        let mut out = Vec::with_capacity(N);
+        for layer in layers {
+            out.push(match (&layer.weight, &quantised) {
+                (Weight::Tiles(tiles, _), Some(_)) if tiles.k != k => {
+                    candle_core::bail!("activations of {k} values for {tiles:?}")
                 }
-                let mut out = vec![0f32; rows * tiles.n];
-                with_slice(x, |x| {
-                    tiles.matmul(x, *bits, &mut out);
-                    Ok(())
-                })?;
-                Tensor::from_vec(out, (rows, tiles.n), x.device())
-            }
+                (Weight::Tiles(tiles, _), Some(a)) => {
+                    let mut y = vec![0f32; rows * tiles.n];
+                    tiles.multiply_all(a, &mut y);
+                    Tensor::from_vec(y, (rows, tiles.n), x.device())?
+                }
+                (Weight::Candle(weight), _) => weight.forward(x)?,
+                (Weight::Tiles(..), None) => candle_core::bail!("tiles without activations"),
+            });
         }
+        out.try_into().map_err(|_| candle_core::Error::Msg("one product a layer".into()))
     }
 
     /// Rows of the matrix as f32, `[ids, in]`: the embeddings of tokens.

@@ -214,9 +214,9 @@ impl Text {
     ) -> Result<Tensor> {
         let c = &self.config;
         let h = rms_norm(x, &b.attn_norm, c.eps)?;
-        let q = norm_rotate(&b.q.forward(&h)?, 0, c.heads, Some((&b.q_norm, c.eps)), rotary)?;
-        let k = norm_rotate(&b.k.forward(&h)?, 0, c.kv_heads, Some((&b.k_norm, c.eps)), rotary)?;
-        let v = b.v.forward(&h)?;
+        let [q, k, v] = Linear::forward_all([&b.q, &b.k, &b.v], &h)?;
+        let q = norm_rotate(&q, 0, c.heads, Some((&b.q_norm, c.eps)), rotary)?;
+        let k = norm_rotate(&k, 0, c.kv_heads, Some((&b.k_norm, c.eps)), rotary)?;
         for p in &batch.parts {
             arena.write(
                 i,
@@ -228,8 +228,8 @@ impl Text {
         let out = self.attention(&q, arena.block(i), &batch.parts)?;
         let x = add_residual(x, &b.out.forward(&out)?, None)?;
         let h = rms_norm(&x, &b.ffn_norm, c.eps)?;
-        let gate_up = Tensor::cat(&[b.gate.forward(&h)?, b.up.forward(&h)?], 1)?;
-        add_residual(&x, &b.down.forward(&swiglu(&gate_up)?)?, None)
+        let [gate, up] = Linear::forward_all([&b.gate, &b.up], &h)?;
+        add_residual(&x, &b.down.forward(&swiglu(&gate, &up)?)?, None)
     }
 
     fn attention(&self, q: &Tensor, (keys, values): (&Tensor, &Tensor), parts: &[Part]) -> Result<Tensor> {

@@ -54,6 +54,11 @@ impl Activations {
         a
     }
 
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.high.len() / self.k
+    }
+
     /// One value, for the scalar reference.
     pub(super) fn value(&self, row: usize, i: usize) -> f32 {
         let at = row * self.k + i;
@@ -90,9 +95,9 @@ fn narrow_row(x: &[f32], high: &mut [i8], scales: &mut [f32], sums: &mut [f32]) 
         for half in 0..2 {
             let mut sum = 0i32;
             for i in half * 16..half * 16 + 16 {
-                let q = (x[i] * inverse).round_ties_even() as i32;
+                let q = round(x[i] * inverse);
                 high[i] = q as i8;
-                sum += q;
+                sum = sum.wrapping_add(q);
             }
             sums[2 * b + half] = sum as f32 * scale;
         }
@@ -113,13 +118,22 @@ fn wide_row(x: &[f32], high: &mut [i8], low: &mut [i8], scales: &mut [f32], sums
         for half in 0..2 {
             let mut sum = 0i32;
             for i in half * 16..half * 16 + 16 {
-                let q = (x[i] * inverse).round_ties_even() as i32;
-                let h = (q + 64) >> 7;
+                let q = round(x[i] * inverse);
+                let h = q.wrapping_add(64) >> 7;
                 high[i] = h as i8;
-                low[i] = (q - (h << 7)) as i8;
-                sum += q;
+                low[i] = q.wrapping_sub(h << 7) as i8;
+                sum = sum.wrapping_add(q);
             }
             sums[2 * b + half] = sum as f32 * scale;
         }
     }
+}
+
+/// The nearest integer, halves to the even one, for magnitudes below 2^22: adding 1.5 * 2^23 leaves
+/// the integer in the low bits, without the checks of a cast. What is not finite gives a meaningless
+/// integer; its block's scale tells.
+#[inline(always)]
+fn round(x: f32) -> i32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32
 }

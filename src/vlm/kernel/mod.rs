@@ -34,11 +34,10 @@ impl Packed {
     /// `out = x W^T` for `[rows, k]` activations; `out` is `[rows, n]`.
     ///
     /// # Panics
-    /// When the slices do not have these sizes.
-    pub fn matmul(&self, x: &[f32], bits: Bits, out: &mut [f32]) {
-        let rows = x.len() / self.k;
-        assert!(x.len() == rows * self.k && out.len() == rows * self.n, "sizes of a matrix product");
-        let x = Activations::quantise(x, self.k, bits);
+    /// When the sizes do not fit.
+    pub fn multiply_all(&self, x: &Activations, out: &mut [f32]) {
+        let rows = x.rows();
+        assert!(x.k == self.k && out.len() == rows * self.n, "sizes of a matrix product");
         let row_blocks = rows.div_ceil(TASK_ROWS).max(1);
         let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
         let tiles_per_task = self.tiles().div_ceil(tasks.div_ceil(row_blocks)).max(1);
@@ -50,7 +49,7 @@ impl Packed {
             let tiles = run * tiles_per_task..self.tiles().min((run + 1) * tiles_per_task);
             // SAFETY: tasks differ in their rows or in their tiles, so no two write the same values,
             // and the assertion above keeps all of them inside `out`.
-            unsafe { self.multiply(&x, rows, tiles, out) };
+            unsafe { self.multiply(x, rows, tiles, out) };
         });
     }
 
