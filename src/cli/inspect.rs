@@ -7,7 +7,7 @@ use super::annotate::annotate;
 use super::output;
 use super::picture;
 use super::progress::Progress;
-use super::setup::{frame, SetupArgs};
+use super::setup::{frame, without_trigger, SetupArgs};
 use crate::camera::folder::decode;
 use crate::cli::score::Asked;
 use crate::domain::frame::Trigger;
@@ -53,6 +53,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (pipeline, model) = args.setup.resolve()?;
     let mut engine = model.load()?;
     let trigger = Trigger { expected: args.expected.into_iter().collect(), ..Trigger::default() };
+    let pipeline = without_trigger(&pipeline, &trigger.expected);
     let mut progress = Progress::new("inspect", args.images.len() as u64);
     let mut code = ExitCode::SUCCESS;
     let mut out = std::io::stdout().lock();

@@ -16,7 +16,7 @@ use crate::cli::output;
 use crate::cli::picture;
 use crate::cli::progress::Progress;
 use crate::cli::score::{self, Asked, Metrics};
-use crate::cli::setup::{frame, with_rois, SetupArgs};
+use crate::cli::setup::{frame, with_rois, without_trigger, SetupArgs};
 use crate::cli::truth::{self, Truth};
 use crate::domain::frame::Trigger;
 use crate::domain::inspection::Inspection;
@@ -81,10 +81,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     check(&plan)?;
     let mut engine = model.load()?;
     let inspect = |truth: &Truth, picture: Arc<RgbImage>| {
-        let trigger =
-            Trigger { part_id: truth.part_id.clone(), lot: truth.lot.clone(), ..Trigger::default() };
-        let frame = frame(picture, &truth.file, trigger);
-        inspect(&mut engine, &frame, &with_rois(&pipeline, &truth.rois))
+        let expected = truth.part_id.iter().map(|id| ("serial".to_owned(), id.clone())).collect();
+        let pipeline = without_trigger(&with_rois(&pipeline, &truth.rois), &expected);
+        let (part_id, lot) = (truth.part_id.clone(), truth.lot.clone());
+        let trigger = Trigger { part_id, lot, expected, ..Trigger::default() };
+        inspect(&mut engine, &frame(picture, &truth.file, trigger), &pipeline)
     };
     replay(&truths, &plan, inspect, &mut std::io::stdout().lock())
 }

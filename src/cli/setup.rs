@@ -87,6 +87,19 @@ pub fn with_rois(pipeline: &Pipeline, rois: &BTreeMap<String, crate::domain::rec
     pipeline
 }
 
+/// The pipeline without comparisons with values that nothing brought along: a file has no trigger.
+pub fn without_trigger(pipeline: &Pipeline, expected: &BTreeMap<String, String>) -> Pipeline {
+    let mut pipeline = pipeline.clone();
+    for prompt in &mut pipeline.prompts {
+        if let PromptKind::Text { expect } = &mut prompt.kind {
+            for rule in expect {
+                rule.from_trigger = rule.from_trigger.take().filter(|key| expected.contains_key(key));
+            }
+        }
+    }
+    pipeline
+}
+
 /// A frame from a file, exposed now.
 pub fn frame(pixels: Arc<RgbImage>, origin: &str, trigger: Trigger) -> Frame {
     Frame {

@@ -44,7 +44,7 @@ impl Config {
             match &camera.source {
                 SourceConfig::Simulator { product, seed, count, width_px, height_px } => {
                     out.pair("source", quoted("simulator"));
-                    out.pair("product", product);
+                    out.pair("product", quoted(product));
                     out.pair("seed", seed);
                     if let Some(count) = count {
                         out.pair("count", count);

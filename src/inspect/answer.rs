@@ -150,7 +150,7 @@ pub fn parse_defects(
                 label: item.label,
                 severity,
                 bbox_2d,
-                confidence: confidence(answer, opening)? * confidence(answer, span)?,
+                confidence: confidence(answer, &[opening, span])?,
             })
         })
         .collect()
@@ -167,7 +167,7 @@ pub fn parse_lines(answer: &Completion) -> Result<Vec<(String, f32)>, AnswerErro
         serde_json::from_str(&answer.text).map_err(|source| AnswerError::Json { source })?;
     check_count(lines.len(), LINES_MAX)?;
     let spans = strings(&answer.text);
-    lines.into_iter().zip(spans).map(|(line, span)| Ok((line, confidence(answer, span)?))).collect()
+    lines.into_iter().zip(spans).map(|(line, span)| Ok((line, confidence(answer, &[span])?))).collect()
 }
 
 /// How likely the answer was to be `[]`, 0..=1; `1 - empty_probability` ranks tiles.
@@ -233,20 +233,23 @@ fn proper_side(a: u16, b: u16) -> (u16, u16) {
     (start, start + EMPTY_SIDE)
 }
 
-/// Product of the probabilities of the tokens that touch `span`, which they must cover.
-fn confidence(answer: &Completion, span: Range<usize>) -> Result<f32, AnswerError> {
+/// Product of the probabilities of the tokens that touch any of `spans`, which they must cover.
+fn confidence(answer: &Completion, spans: &[Range<usize>]) -> Result<f32, AnswerError> {
     let mut covered = 0;
     let mut product = 1.0f32;
     for token in &answer.tokens {
-        let (start, end) = (token.start.max(span.start), token.end.min(span.end));
-        if start < end {
-            covered += end - start;
+        let shared =
+            |span: &Range<usize>| token.end.min(span.end).saturating_sub(token.start.max(span.start));
+        let touches: usize = spans.iter().map(shared).sum();
+        if touches > 0 {
+            covered += touches;
             // A softmax may round to a hair over one.
             product *= token.prob.min(1.0);
         }
     }
-    if covered < span.len() {
-        return Err(AnswerError::Tokens { start: span.start, end: span.end });
+    if covered < spans.iter().map(ExactSizeIterator::len).sum() {
+        let (start, end) = (spans[0].start, spans[spans.len() - 1].end);
+        return Err(AnswerError::Tokens { start, end });
     }
     Ok(product)
 }

@@ -14,7 +14,8 @@
 //!     6  an unsure finding at `fail_at` or worse                               Review(low_confidence)
 //!     7  a line that differs but is unsure, or was expected and not read       Review(text_uncertain)
 //!     8  a line that keeps its rules but is unsure, with nothing to equal      Review(low_confidence)
-//!     9  everything else                                                       Pass
+//!     9  a tile without findings that is not surely clean                      Review(low_confidence)
+//!    10  everything else                                                       Pass
 //!
 //! Sure means: as confident as `review_below_confidence` or more. Faults come before failures: a
 //! verdict of half an inspection would be a guess, and a person looks at reviews anyway. Findings
@@ -55,19 +56,27 @@ fn holds(rule: &GradeRule, found: &Merged) -> bool {
         && rule.area_mm2_over.is_none_or(|limit| found.area_mm2 > limit)
 }
 
+/// What a verdict is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    pub findings: &'a [Finding],
+    pub texts: &'a [TextLine],
+    /// How sure the model is that the tiles without findings are clean: the lowest probability of the
+    /// empty answer among them; 1 when there are none.
+    pub clean: f32,
+    /// Everything that went wrong, the gravest first.
+    pub faults: &'a [Reason],
+    /// From the exposure.
+    pub elapsed: Duration,
+}
+
 /// The grade of the part (the worst of its findings, `Ok` without any) and what happens to it.
 ///
-/// `faults` is everything that went wrong, the gravest first; `elapsed` counts from the exposure. The
-/// module's header gives the precedence. A trigger's own deadline is put into `rule` by the caller.
-pub fn verdict(
-    findings: &[Finding],
-    texts: &[TextLine],
-    rule: &VerdictRule,
-    faults: &[Reason],
-    elapsed: Duration,
-) -> (Grade, Verdict) {
+/// The module's header gives the precedence. A trigger's own deadline is put into `rule` by the caller.
+pub fn verdict(evidence: &Evidence<'_>, rule: &VerdictRule) -> (Grade, Verdict) {
+    let Evidence { findings, texts, clean, faults, elapsed } = *evidence;
     let grade = findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Ok);
-    let review = [faults.first().cloned(), broken_number(findings, texts, rule), lateness(rule, elapsed)];
+    let review = [faults.first().cloned(), broken_number(evidence, rule), lateness(rule, elapsed)];
     if let Some(reason) = review.into_iter().flatten().next() {
         return (grade, Verdict::Review(reason));
     }
@@ -96,6 +105,10 @@ pub fn verdict(
         let what = format!("{} line {}", line.prompt, line.line);
         return (grade, Verdict::Review(Reason::LowConfidence { what, confidence: line.confidence }));
     }
+    if !sure(clean) {
+        let reason = Reason::LowConfidence { what: "a clean tile".into(), confidence: clean };
+        return (grade, Verdict::Review(reason));
+    }
     (grade, Verdict::Pass)
 }
 
@@ -110,7 +123,8 @@ fn worst<'a>(findings: impl Iterator<Item = &'a Finding>) -> Option<&'a Finding>
 }
 
 /// A number that no comparison can be trusted with.
-fn broken_number(findings: &[Finding], texts: &[TextLine], rule: &VerdictRule) -> Option<Reason> {
+fn broken_number(evidence: &Evidence<'_>, rule: &VerdictRule) -> Option<Reason> {
+    let Evidence { findings, texts, clean, .. } = *evidence;
     let confidence_ok = |confidence: f32| (0.0..=1.0).contains(&confidence);
     let message = if let Some(bad) = findings.iter().find(|f| !confidence_ok(f.confidence)) {
         format!("confidence {} of {}", bad.confidence, bad.label)
@@ -119,6 +133,8 @@ fn broken_number(findings: &[Finding], texts: &[TextLine], rule: &VerdictRule) -
         format!("size {} mm, {} mm2 of {}", bad.longest_mm, bad.area_mm2, bad.label)
     } else if let Some(bad) = texts.iter().find(|t| !confidence_ok(t.confidence)) {
         format!("confidence {} of {} line {}", bad.confidence, bad.prompt, bad.line)
+    } else if !confidence_ok(clean) {
+        format!("probability {clean} of a clean tile")
     } else if rule.review_below_confidence.is_nan() {
         "review_below_confidence is not a number".to_owned()
     } else {
@@ -136,6 +152,17 @@ fn lateness(rule: &VerdictRule, elapsed: Duration) -> Option<Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A verdict on surely clean tiles.
+    fn decide(
+        findings: &[Finding],
+        texts: &[TextLine],
+        rule: &VerdictRule,
+        faults: &[Reason],
+        elapsed: Duration,
+    ) -> (Grade, Verdict) {
+        super::verdict(&Evidence { findings, texts, clean: 1.0, faults, elapsed }, rule)
+    }
     use crate::domain::grade::Severity;
     use crate::domain::rect::BoxPx;
     use proptest::prelude::*;
@@ -177,7 +204,7 @@ mod tests {
     }
 
     fn judge(findings: &[Finding], texts: &[TextLine]) -> Verdict {
-        verdict(findings, texts, &RULE, &[], Duration::from_millis(100)).1
+        decide(findings, texts, &RULE, &[], Duration::from_millis(100)).1
     }
 
     #[test]
@@ -204,7 +231,7 @@ mod tests {
 
     #[test]
     fn nothing_found_and_nothing_wrong_passes() {
-        assert_eq!(verdict(&[], &[], &RULE, &[], RULE.deadline), (Grade::Ok, Verdict::Pass));
+        assert_eq!(decide(&[], &[], &RULE, &[], RULE.deadline), (Grade::Ok, Verdict::Pass));
         let texts = [line(None, Some("x"), None, 0.1), line(Some(true), Some("x"), Some("x"), 0.1)];
         assert_eq!(judge(&[], &texts), Verdict::Pass);
     }
@@ -217,7 +244,7 @@ mod tests {
             finding("crack", Grade::Reject, 0.8),
             finding("chip", Grade::Reject, 0.8),
         ];
-        let (grade, verdict) = verdict(&findings, &[], &RULE, &[], Duration::ZERO);
+        let (grade, verdict) = decide(&findings, &[], &RULE, &[], Duration::ZERO);
         assert_eq!(grade, Grade::Reject);
         assert_eq!(verdict, Verdict::Fail(Reason::Finding { label: "crack".to_owned() }));
     }
@@ -234,7 +261,7 @@ mod tests {
     #[test]
     fn cosmetic_findings_pass_however_unsure() {
         let findings = [finding("stain", Grade::Cosmetic, 0.1), finding("pit", Grade::Rework, 0.9)];
-        assert_eq!(verdict(&findings, &[], &RULE, &[], Duration::ZERO), (Grade::Rework, Verdict::Pass));
+        assert_eq!(decide(&findings, &[], &RULE, &[], Duration::ZERO), (Grade::Rework, Verdict::Pass));
     }
 
     #[test]
@@ -276,11 +303,11 @@ mod tests {
         let late = RULE.deadline + Duration::from_millis(250);
         let faults =
             [Reason::MissingTile { inspected: 29, planned: 30 }, Reason::Engine { message: "x".to_owned() }];
-        let (_, first) = verdict(&nan, &[], &RULE, &faults, late);
+        let (_, first) = decide(&nan, &[], &RULE, &faults, late);
         assert_eq!(first, Verdict::Review(faults[0].clone()));
-        let (_, second) = verdict(&nan, &[], &RULE, &[], late);
+        let (_, second) = decide(&nan, &[], &RULE, &[], late);
         assert!(matches!(second, Verdict::Review(Reason::Engine { .. })), "{second:?}");
-        let (grade, third) = verdict(&sure, &[], &RULE, &[], late);
+        let (grade, third) = decide(&sure, &[], &RULE, &[], late);
         assert_eq!((grade, third), (Grade::Reject, Verdict::Review(Reason::Deadline { late_ms: 250 })));
     }
 
@@ -294,7 +321,7 @@ mod tests {
         let long = Finding { longest_mm: f64::NAN, ..finding("stain", Grade::Ok, 0.9) };
         assert!(engine(&judge(&[long], &[])));
         let rule = VerdictRule { review_below_confidence: f32::NAN, ..RULE };
-        assert!(engine(&verdict(&[], &[], &rule, &[], Duration::ZERO).1));
+        assert!(engine(&decide(&[], &[], &rule, &[], Duration::ZERO).1));
     }
 
     fn any_confidence() -> impl Strategy<Value = f32> {
@@ -332,7 +359,7 @@ mod tests {
         ) {
             let rule = VerdictRule { fail_at: Grade::ALL[fail_at], ..RULE };
             let elapsed = Duration::from_millis(elapsed_ms);
-            let (grade, verdict) = verdict(&findings, &texts, &rule, &faults, elapsed);
+            let (grade, verdict) = decide(&findings, &texts, &rule, &faults, elapsed);
             prop_assert!(findings.iter().all(|f| f.grade <= grade));
             if !faults.is_empty() || elapsed > rule.deadline {
                 prop_assert!(matches!(verdict, Verdict::Review(_)), "{:?}", verdict);
@@ -346,5 +373,18 @@ mod tests {
                 prop_assert!(defective || wrong);
             }
         }
+    }
+
+    #[test]
+    fn a_tile_that_is_not_surely_clean_is_reviewed() {
+        let judge = |clean| {
+            let evidence =
+                Evidence { findings: &[], texts: &[], clean, faults: &[], elapsed: Duration::ZERO };
+            super::verdict(&evidence, &RULE).1
+        };
+        assert_eq!(judge(RULE.review_below_confidence), Verdict::Pass);
+        let unsure = judge(RULE.review_below_confidence - 0.01);
+        assert!(matches!(unsure, Verdict::Review(Reason::LowConfidence { .. })), "{unsure:?}");
+        assert!(matches!(judge(f32::NAN), Verdict::Review(Reason::Engine { .. })));
     }
 }

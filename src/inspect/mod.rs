@@ -27,6 +27,7 @@ use crate::domain::pipeline::{Pipeline, PromptKind, VerdictRule};
 use crate::domain::text::TextLine;
 use crate::vlm::{Answers, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
 use answer::{empty_probability, parse_defects, parse_lines};
+use grade::Evidence;
 use merge::{merge, MergeRule};
 use plan::{Plan, Region};
 use sha2::{Digest, Sha256};
@@ -135,6 +136,8 @@ struct Record<'a> {
     texts: Vec<TextLine>,
     answers: Vec<RawAnswer>,
     score: f32,
+    /// Probability of the empty answer, by tile.
+    empty: Vec<(usize, f32)>,
 }
 
 impl<'a> Record<'a> {
@@ -159,6 +162,7 @@ impl<'a> Record<'a> {
             texts: vec![],
             answers: vec![],
             score: 0.0,
+            empty: vec![],
         }
     }
 
@@ -212,7 +216,9 @@ impl<'a> Record<'a> {
         let unparsable = || Reason::Unparsable { prompt: prompt.id.clone(), tile };
         match &prompt.kind {
             PromptKind::Defects { labels } => {
-                self.score = self.score.max(1.0 - empty_probability(&answer));
+                let empty = empty_probability(&answer);
+                self.score = self.score.max(1.0 - empty);
+                self.empty.push((tile, empty));
                 self.detections.extend(parse_defects(&answer, tile, labels).map_err(|_| unparsable())?);
             }
             PromptKind::Text { expect } => {
@@ -241,7 +247,14 @@ impl<'a> Record<'a> {
             // Stopping is how a late inspection looks from inside; say why it was stopped.
             self.faults.retain(|f| !matches!(f, Reason::MissingTile { .. }));
         }
-        let (grade, verdict) = grade::verdict(&findings, &self.texts, &rule, &self.faults, elapsed);
+        let evidence = Evidence {
+            findings: &findings,
+            texts: &self.texts,
+            clean: clean(&self.empty, &self.detections, rule.ignore_below_confidence),
+            faults: &self.faults,
+            elapsed,
+        };
+        let (grade, verdict) = grade::verdict(&evidence, &rule);
         debug_assert!(self.faults.is_empty() || matches!(verdict, Verdict::Review(_)));
         self.latency.total_ms = elapsed.as_secs_f64() * 1e3;
         Inspection {
@@ -270,6 +283,13 @@ impl<'a> Record<'a> {
             origin: frame.origin.clone(),
         }
     }
+}
+
+/// The lowest probability of the empty answer among the tiles of which no detection is kept: a
+/// detection that is dropped as noise leaves its doubt behind.
+fn clean(empty: &[(usize, f32)], detections: &[Detection], ignore_below: f32) -> f32 {
+    let kept = |tile: usize| detections.iter().any(|d| d.tile == tile && d.confidence >= ignore_below);
+    empty.iter().filter(|(tile, _)| !kept(*tile)).map(|(_, p)| *p).fold(1.0, f32::min)
 }
 
 /// The calendar year of a time, UTC.

@@ -161,7 +161,7 @@ fn the_grammar_of_lines_holds_strings_and_counts() {
 }
 
 #[test]
-fn confidence_is_the_product_of_the_tokens_that_touch_the_label() {
+fn confidence_is_the_product_of_the_tokens_that_open_the_item_and_touch_its_label() {
     let answer = completion(&[
         ("[", 0.9),
         (r#"{"bbox_2d":["#, 1.0),
@@ -178,7 +178,7 @@ fn confidence_is_the_product_of_the_tokens_that_touch_the_label() {
     assert_eq!(found.len(), 2);
     assert_eq!((found[0].tile, found[0].label.as_str(), found[0].severity), (7, "stain", Severity::Major));
     assert_eq!(found[0].bbox_2d, [0, 700, 275, 1000]);
-    assert!((found[0].confidence - 0.4).abs() < 1e-6, "{}", found[0].confidence);
+    assert!((found[0].confidence - 0.9 * 0.8 * 0.5).abs() < 1e-6, "{}", found[0].confidence);
     assert!((found[1].confidence - 0.25).abs() < 1e-6, "{}", found[1].confidence);
 }
 
