@@ -106,7 +106,7 @@ pub fn verdict(evidence: &Evidence<'_>, rule: &VerdictRule) -> (Grade, Verdict) 
         return (grade, Verdict::Review(Reason::LowConfidence { what, confidence: line.confidence }));
     }
     if !sure(clean) {
-        let reason = Reason::LowConfidence { what: "a clean tile".into(), confidence: clean };
+        let reason = Reason::LowConfidence { what: "tiles without findings".into(), confidence: clean };
         return (grade, Verdict::Review(reason));
     }
     (grade, Verdict::Pass)

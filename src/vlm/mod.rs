@@ -11,6 +11,7 @@
 //! transformers 5.23 (`qwen3_vl`) and llama.cpp's converter for the names in the files.
 
 pub mod attention;
+mod batch;
 pub mod engine;
 pub mod error;
 pub mod gguf;
@@ -19,9 +20,11 @@ pub mod image;
 pub mod kernel;
 pub mod kv;
 pub mod linear;
+mod live;
 pub mod load;
 pub mod ops;
 pub mod rope;
+mod run;
 pub mod sample;
 pub mod template;
 pub mod text;

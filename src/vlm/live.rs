@@ -1,0 +1,97 @@
+//! One answer in the making: its tokens, its place in the arena, its grammar.
+//!
+//!     pending tokens --pass--> logits of the last row --sampler, grammar--> next token
+//!        ^                                                                   |
+//!        '------- the token, and those that the grammar forces behind it ----'
+
+use super::attention::Span;
+use super::error::VlmError;
+use super::grammar::bad;
+use super::load::Loaded;
+use super::sample::Sampler;
+use super::{AnswerToken, Completion, Finish};
+use llguidance::Matcher;
+
+/// One answer in the making.
+pub(super) struct Live {
+    pub(super) job: usize,
+    pub(super) ask: usize,
+    pub(super) matcher: Option<Matcher>,
+    pub(super) sampler: Sampler,
+    /// Spans before its own rows.
+    pub(super) context: Vec<Span>,
+    pub(super) own: Span,
+    /// Rows of `own` that are written.
+    pub(super) filled: usize,
+    pub(super) next: u32,
+    /// Tokens to feed in the next pass.
+    pub(super) pending: Vec<u32>,
+    pub(super) prompt_ids: Vec<u32>,
+    pub(super) max_tokens: usize,
+    pub(super) tokens: Vec<AnswerToken>,
+    pub(super) bytes: Vec<u8>,
+}
+
+pub(super) enum Step {
+    Go,
+    Done(Finish),
+    Failed(VlmError),
+}
+
+impl Live {
+    pub(super) fn push(&mut self, id: u32, prob: f32, bytes: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.tokens.push(AnswerToken { id, start, end: self.bytes.len(), prob });
+    }
+
+    /// Chooses the next token from the logits of the last row, and those that the grammar forces.
+    pub(super) fn step(&mut self, logits: &[f32], model: &Loaded) -> Step {
+        self.try_step(logits, model).unwrap_or_else(Step::Failed)
+    }
+
+    pub(super) fn try_step(&mut self, logits: &[f32], model: &Loaded) -> Result<Step, VlmError> {
+        if self.tokens.len() >= self.max_tokens {
+            return Ok(Step::Done(Finish::Length));
+        }
+        let allowed = self.matcher.as_mut().map(|m| m.compute_mask().map_err(|e| bad(&e))).transpose()?;
+        let answer: Vec<u32> = self.tokens.iter().map(|t| t.id).collect();
+        let (id, prob) = self.sampler.next(logits, allowed.as_ref(), &answer)?;
+        if model.template.ends(id) {
+            return Ok(Step::Done(Finish::Stop));
+        }
+        if let Some(m) = &mut self.matcher {
+            m.consume_token(id).map_err(|e| bad(&e))?;
+        }
+        self.push(id, prob, model.tokenizer.bytes(id));
+        self.pending.push(id);
+        for forced in force(&mut self.matcher)? {
+            if self.tokens.len() >= self.max_tokens {
+                return Ok(Step::Done(Finish::Length));
+            }
+            self.push(forced, 1.0, model.tokenizer.bytes(forced));
+            self.pending.push(forced);
+        }
+        let ended = self.matcher.as_ref().is_some_and(Matcher::is_stopped);
+        Ok(if ended { Step::Done(Finish::Stop) } else { Step::Go })
+    }
+
+    pub(super) fn complete(&mut self, finish: Finish) -> Completion {
+        Completion {
+            text: String::from_utf8_lossy(&self.bytes).into_owned(),
+            tokens: std::mem::take(&mut self.tokens),
+            prompt_ids: std::mem::take(&mut self.prompt_ids),
+            finish,
+        }
+    }
+}
+
+/// Tokens that the grammar leaves no choice about; the matcher has consumed them.
+pub(super) fn force(matcher: &mut Option<Matcher>) -> Result<Vec<u32>, VlmError> {
+    let Some(m) = matcher else { return Ok(vec![]) };
+    if m.is_stopped() {
+        return Ok(vec![]);
+    }
+    let forced = m.consume_ff_tokens();
+    m.get_error().map_or(Ok(forced), |why| Err(VlmError::Grammar { why }))
+}
