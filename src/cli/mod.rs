@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand, and what subcommands share.
 //!
-//!     run, inspect, check, replay, simulate, ask, bench, model      subcommands
+//!     run, inspect, check, replay, simulate, ask, bench, model, verify    subcommands
 //!     model_args, setup                                             the model and the pipeline they use
 //!     truth, score, assertion      labelled images and the figures that come of them
 //!     annotate, picture            annotated copies of frames; reading and writing image files
@@ -24,6 +24,7 @@ pub mod score;
 pub mod setup;
 pub mod simulate;
 pub mod truth;
+pub mod verify;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -54,6 +55,8 @@ enum Command {
     Bench(bench::Args),
     /// Look into model files.
     Model(model::Args),
+    /// Prove that the ledger has no gap and no edit.
+    Verify(verify::Args),
 }
 
 /// Runs the command that was asked for.
@@ -70,5 +73,6 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ask(args) => ask::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Model(args) => model::run(args),
+        Command::Verify(args) => verify::run(args),
     }
 }

@@ -20,6 +20,7 @@ use crate::cli::setup::{frame, with_rois, without_trigger, SetupArgs};
 use crate::cli::truth::{self, Truth};
 use crate::domain::frame::Trigger;
 use crate::domain::inspection::Inspection;
+use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
 use crate::inspect::inspect;
 use anyhow::{ensure, Context};
 use image::RgbImage;
@@ -70,6 +71,7 @@ pub struct Plan {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let truths = truth::read_dir(&args.dir)?;
     let (pipeline, model) = args.setup.resolve()?;
+    let pipeline = only_labelled(pipeline, &truths);
     let plan = Plan {
         dir: args.dir,
         json: args.json,
@@ -88,6 +90,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         inspect(&mut engine, &frame(picture, &truth.file, trigger), &pipeline)
     };
     replay(&truths, &plan, inspect, &mut std::io::stdout().lock())
+}
+
+/// The pipeline without the kind of prompt that no image of the set has truth for: its answers would
+/// take time and be scored against nothing.
+fn only_labelled(mut pipeline: Pipeline, truths: &[Truth]) -> Pipeline {
+    let texts = truths.iter().any(|t| !t.texts.is_empty());
+    let defects = truths.iter().any(|t| t.good.is_some() || !t.defects.is_empty());
+    let asked = pipeline.prompts.len();
+    let labelled = |prompt: &Prompt| match prompt.kind {
+        PromptKind::Defects { .. } => defects,
+        PromptKind::Text { .. } => texts,
+    };
+    if pipeline.prompts.iter().any(labelled) {
+        pipeline.prompts.retain(labelled);
+    }
+    if pipeline.prompts.len() < asked {
+        let left: Vec<_> = pipeline.prompts.iter().map(|p| p.id.as_str()).collect();
+        eprintln!("replay: only {} is asked, the truth has nothing else", left.join(", "));
+    }
+    pipeline
 }
 
 /// Inspects every image with `inspect`, prints the figures to `stdout` and the rest to stderr.
