@@ -3,10 +3,13 @@
 
 #[path = "common/broker.rs"]
 mod broker;
+#[path = "common/gate.rs"]
+mod gate;
 #[path = "common/inspections.rs"]
 mod inspections;
 
-use broker::{until, Broker, Gate, Message, Subscriber};
+use broker::{until, Broker, Message, Subscriber};
+use gate::Gate;
 use inspectd::mqtt::message::{CameraState, Stats, RESULT_JSON_SCHEMA};
 use inspectd::mqtt::state::Phase;
 use inspectd::mqtt::{self, Handle, MqttOptions, Protocol, StationEvent};

@@ -1,0 +1,204 @@
+//! The contracts of the command line with users' scripts: JSON on stdout and nothing else there,
+//! exit codes, errors that name what is wrong.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn run(args: &[&str]) -> Output {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
+    command.args(args).current_dir(root).stdin(Stdio::null()).output().unwrap()
+}
+
+fn json_lines(out: &Output) -> Vec<Value> {
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout.clone()).unwrap();
+    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
+}
+
+fn keys(value: &Value) -> BTreeSet<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+fn has(value: &Value, wanted: &[&str]) {
+    let found = keys(value);
+    assert!(wanted.iter().all(|k| found.contains(k)), "{wanted:?} in {found:?}");
+}
+
+const TILE: &str = "fixtures/model/examples/images/defect-256x256-00.png";
+const CROP: &str = "fixtures/model/examples/images/text-384x96-00.png";
+
+#[test]
+fn inspect_prints_one_result_a_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let copies = dir.path().display().to_string();
+    let out = run(&["inspect", "--json", "--min-confidence", "0", "--annotate", &copies, TILE, CROP]);
+    let lines = json_lines(&out);
+    assert_eq!(lines.iter().map(|l| l["file"].as_str().unwrap()).collect::<Vec<_>>(), [TILE, CROP]);
+    for line in &lines {
+        has(
+            line,
+            &[
+                "schema",
+                "inspection_id",
+                "verdict",
+                "grade",
+                "reason",
+                "findings",
+                "texts",
+                "tiles",
+                "latency_ms",
+                "model",
+                "prompt_hash",
+                "ts_capture",
+                "ts_result",
+            ],
+        );
+    }
+    assert_eq!(lines[0]["findings"][0]["label"], "stain");
+    assert!(!lines[1]["texts"][0]["read"].as_str().unwrap().is_empty());
+    for name in ["defect-256x256-00.png", "text-384x96-00.png"] {
+        let copy = inspectd::cli::picture::load(&dir.path().join(name)).unwrap();
+        assert!(copy.width() >= 256);
+    }
+}
+
+#[test]
+fn a_picture_that_cannot_be_read_is_named_and_the_others_are_inspected() {
+    let out = run(&["inspect", "--json", "nowhere.png", TILE]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("nowhere.png"));
+    assert_eq!(String::from_utf8(out.stdout).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn replay_scores_the_examples() {
+    let out = run(&[
+        "replay",
+        "fixtures/model/examples",
+        "--json",
+        "--min-confidence",
+        "0",
+        "--assert",
+        "image.recall>=0.7",
+        "--assert",
+        "text.cer<=0.1",
+    ]);
+    let found = json_lines(&out).remove(0);
+    has(&found, &["images", "labels", "micro", "image", "text", "latency_ms"]);
+    has(&found["labels"]["scratch"], &["tp", "fp", "fn", "precision", "recall", "f1"]);
+    has(&found["micro"], &["precision", "recall", "f1"]);
+    has(&found["image"], &["defective", "clean", "recall", "false_alarm_rate", "auroc"]);
+    has(&found["text"], &["lines", "exact", "line_accuracy", "cer"]);
+    has(&found["latency_ms"], &["p50", "p95", "max"]);
+    assert_eq!(found["images"], 12);
+    let out =
+        run(&["replay", "fixtures/model/examples", "--json", "--limit", "2", "--assert", "micro.f1>=2"]);
+    assert_eq!(out.status.code(), Some(1));
+}
+
+#[test]
+fn simulate_writes_pictures_and_their_truth() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().display().to_string();
+    let out = run(&[
+        "simulate",
+        "--count",
+        "2",
+        "--seed",
+        "5",
+        "--width",
+        "640",
+        "--height",
+        "512",
+        "--product",
+        "cast-housing",
+        "--out",
+        &to,
+    ]);
+    assert!(out.status.success() && out.stdout.is_empty(), "{out:?}");
+    let truth = std::fs::read_to_string(dir.path().join("truth.jsonl")).unwrap();
+    assert_eq!(truth.lines().count(), 2);
+    for line in truth.lines() {
+        let truth: Value = serde_json::from_str(line).unwrap();
+        has(&truth, &["file", "width", "height", "defects", "texts", "good", "rois"]);
+        let picture =
+            inspectd::cli::picture::load(&dir.path().join(truth["file"].as_str().unwrap())).unwrap();
+        assert_eq!((picture.width(), picture.height()), (640, 512));
+    }
+}
+
+#[test]
+fn ask_gives_text_ids_and_log_probabilities() {
+    let prompt = "Read the marked text. Reply with a JSON list of its lines, or [] if there is none.";
+    let out = run(&[
+        "ask",
+        "--json",
+        "--ids",
+        "--special",
+        "--image",
+        CROP,
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "64",
+        prompt,
+    ]);
+    let answer = json_lines(&out).remove(0);
+    has(
+        &answer,
+        &["text", "prompt_tokens", "completion_tokens", "finish_reason", "prompt_ids", "ids", "logprobs"],
+    );
+    assert!(answer["text"].as_str().unwrap().starts_with("[\""));
+    assert_eq!(answer["finish_reason"], "stop");
+    let count = |key: &str| answer[key].as_array().unwrap().len() as u64;
+    assert_eq!(
+        (count("prompt_ids"), count("ids")),
+        (answer["prompt_tokens"].as_u64().unwrap(), answer["completion_tokens"].as_u64().unwrap())
+    );
+    assert_eq!(count("ids"), count("logprobs"));
+    let short = json_lines(&run(&["ask", "--json", "--image", CROP, "--max-tokens", "3", prompt])).remove(0);
+    assert_eq!(
+        (short["finish_reason"].as_str(), short["completion_tokens"].as_u64()),
+        (Some("length"), Some(3))
+    );
+    let words = json_lines(&run(&[
+        "ask",
+        "--json",
+        "--max-tokens",
+        "4",
+        "--temperature",
+        "1",
+        "--top-k",
+        "20",
+        "--seed",
+        "3",
+        "hello",
+    ]));
+    assert_eq!(words[0]["completion_tokens"], 4);
+}
+
+#[test]
+fn model_info_names_metadata_shapes_and_bytes() {
+    let info = json_lines(&run(&["model", "info", "--json", "fixtures/model/inspectd-small.gguf"])).remove(0);
+    has(&info, &["metadata", "tensors", "bytes_by_type", "sha256"]);
+    assert_eq!(info["metadata"]["general.architecture"], "qwen3vl");
+    assert_eq!(info["tensors"]["blk.0.attn_q.weight"]["type"], "Q8_0");
+    let out = run(&["model", "info", "README.md"]);
+    assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("README.md: magic"));
+}
+
+#[test]
+fn verify_needs_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(inspectd::store::Store::open(dir.path(), inspectd::store::StoreOptions::default()).unwrap());
+    let found =
+        json_lines(&run(&["verify", "--json", "--store", &dir.path().display().to_string()])).remove(0);
+    assert_eq!(keys(&found), BTreeSet::from(["inspections", "first_seq", "last_seq", "gaps", "broken_at"]));
+    assert_eq!((found["inspections"].as_u64(), found["broken_at"].is_null()), (Some(0), true));
+    let out = run(&["verify", "--store", "nowhere"]);
+    assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("nowhere"));
+    assert!(!Path::new("nowhere").exists(), "looking must not create a store");
+}
