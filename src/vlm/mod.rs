@@ -26,6 +26,7 @@ pub mod ops;
 pub mod rope;
 mod run;
 pub mod sample;
+pub mod synth;
 pub mod template;
 pub mod text;
 pub mod tokenizer;

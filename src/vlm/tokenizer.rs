@@ -186,7 +186,7 @@ fn bpe(v: &Vocabulary<'_>) -> Result<BPE, VlmError> {
 }
 
 /// GPT-2's map from printable characters to bytes (`bytes_to_unicode` in its encoder.py).
-fn byte_alphabet() -> HashMap<char, u8> {
+pub(super) fn byte_alphabet() -> HashMap<char, u8> {
     let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut next = 256u32;
     (0..=255u8)
