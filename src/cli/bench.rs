@@ -1,10 +1,288 @@
-//! `inspectd bench`: being measured.
+//! `inspectd bench`: the speed of every stage, on this box, with this model.
+//!
+//!     --random SHAPE --quant Q --> a pair of random weights in --dir --.
+//!     --model, --mmproj, or the shipped pair --------------------------+--> load
+//!     load -> vision -> prefill -> decode -> a whole simulated frame ------> table, or --json
+//!
+//! Random weights never end an answer, so stages run for a fixed number of steps, and the answers
+//! of the frame are cut at `measure::RANDOM_ANSWER_TOKENS`.
+
+mod measure;
+
+use super::columns::{Align, Columns};
+use super::model_args::{ModelArgs, SHIPPED_TEXT};
+use crate::vlm::gguf::{Gguf, Value};
+use crate::vlm::synth::{write_pair, Quant, Shape, Vocabulary};
+use anyhow::Context;
+use measure::{Effort, Frame};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Seed of random weights: the same on every box, so that figures compare.
+const SEED: u64 = 1;
 
 /// Arguments of `bench`.
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Measure random weights of a real shape instead: 2b, 4b, 8b or tiny-k. Needs no download.
+    #[arg(long, value_name = "SHAPE", value_parser = shape, conflicts_with_all = ["model", "mmproj"])]
+    random: Option<Shape>,
+    /// Quantisation of the random text model, by llama.cpp's name; the vision model is Q8_0.
+    #[arg(long, value_name = "NAME", default_value = "Q4_K_M", requires = "random")]
+    quant: Quant,
+    /// Where the random pair is written (4b: 3 GB) and kept; one that lies there is used again.
+    /// Without it the pair is written into the system's folder for temporary files and removed.
+    #[arg(long, value_name = "DIR", requires = "random")]
+    dir: Option<PathBuf>,
+    /// The frame is left out when it would take longer than this.
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    max_seconds: u64,
+    /// Small sizes and single runs: proves that everything works, its figures are rough.
+    #[arg(long)]
+    quick: bool,
+    /// Print one JSON object on stdout, and nothing else there.
+    #[arg(long)]
+    json: bool,
+}
+
+fn shape(name: &str) -> Result<Shape, String> {
+    Shape::named(name).ok_or_else(|| format!("one of {} expected", Shape::NAMES.join(", ")))
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    quant: String,
+    threads: usize,
+    cpu: String,
+    load: Load,
+    vision: Vec<Vision>,
+    prefill: Vec<Prefill>,
+    decode: Vec<Decode>,
+    /// `None` when it would have taken too long.
+    frame: Option<Frame>,
+    peak_rss_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Load {
+    ms: f64,
+    /// The process's highest resident memory until the model was loaded.
+    peak_rss_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Vision {
+    width: u32,
+    height: u32,
+    /// Rows that the picture takes in the text model.
+    tokens: usize,
+    ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Prefill {
+    tokens: usize,
+    tok_per_s: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Decode {
+    sequences: usize,
+    /// Of all sequences together.
+    tok_per_s: f64,
+}
 
 /// Runs the command.
-pub fn run(_: Args) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("bench is being written")
+///
+/// # Errors
+/// A bad model; a stage that fails; output that cannot be written.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
+    // Removed when it goes out of scope, after the last measurement.
+    let temporary = match (&args.random, &args.dir) {
+        (Some(_), None) => Some(tempfile::tempdir().context("a folder for the random pair")?),
+        _ => None,
+    };
+    let dir = args.dir.as_deref().or(temporary.as_ref().map(tempfile::TempDir::path));
+    let model = match (&args.random, dir) {
+        (Some(shape), Some(dir)) => random(shape, args.quant, dir, args.model.threads)?,
+        _ => args.model.clone(),
+    };
+    let report = measure_all(&model, args.random.is_some(), &effort, Duration::from_secs(args.max_seconds))?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", table(&report));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The random pair, written unless it is there.
+fn random(shape: &Shape, quant: Quant, dir: &Path, threads: usize) -> anyhow::Result<ModelArgs> {
+    std::fs::create_dir_all(dir).with_context(|| format!("--dir {}", dir.display()))?;
+    let name = format!("random-{}-{}.gguf", shape.name, quant.name());
+    let (text, mmproj) = (dir.join(&name), dir.join(format!("mmproj-{name}")));
+    if !(text.exists() && mmproj.exists()) {
+        let started = Instant::now();
+        let half = |path: &Path| path.with_extension("part");
+        write_pair(shape, quant, &vocabulary(), SEED, &half(&text), &half(&mmproj))?;
+        // A name is only given to a whole file.
+        std::fs::rename(half(&text), &text)?;
+        std::fs::rename(half(&mmproj), &mmproj)?;
+        eprintln!("bench: wrote {} in {:.1} s", text.display(), started.elapsed().as_secs_f64());
+    }
+    Ok(ModelArgs { model: Some(text), mmproj: Some(mmproj), threads })
+}
+
+/// The shipped model's vocabulary, so that prompts have the length that it gives them.
+fn vocabulary() -> Vocabulary {
+    let shipped = Gguf::open(Path::new(SHIPPED_TEXT)).and_then(|g| Vocabulary::of(&g));
+    shipped.unwrap_or_else(|e| {
+        eprintln!("bench: {e}; prompts are longer, one token a byte");
+        Vocabulary::bytes()
+    })
+}
+
+fn measure_all(model: &ModelArgs, random: bool, effort: &Effort, max: Duration) -> anyhow::Result<Report> {
+    let (text, _) = model.files();
+    let quant = quantisation(&Gguf::open(&text)?);
+    // The renderer's memory is gone before the model's is measured; its peak is forgotten.
+    let part = measure::part();
+    forget_peak();
+    let started = Instant::now();
+    let mut engine = model.load()?;
+    let load = Load { ms: ms(started.elapsed()), peak_rss_bytes: peak_rss_bytes() };
+    let name = &engine.model().info.name;
+    say(&format!("loaded {name} in {:.0} ms", load.ms));
+    measure::warm_up(&mut engine)?;
+    let mut vision = vec![];
+    for &side in effort.vision_px {
+        let (tokens, time) = measure::vision(&mut engine, &part, side, effort)?;
+        vision.push(Vision { width: side, height: side, tokens, ms: ms(time) });
+        say(&format!("vision {side}x{side}: {:.0} ms", ms(time)));
+    }
+    let mut prefill = vec![];
+    for &tokens in effort.prefill_tokens {
+        let time = measure::prefill(&mut engine, tokens, effort)?;
+        let tok_per_s = tokens as f64 / time.as_secs_f64();
+        prefill.push(Prefill { tokens, tok_per_s });
+        say(&format!("prefill {tokens} tokens: {tok_per_s:.1} tok/s"));
+    }
+    let mut decode = vec![];
+    for &sequences in effort.decode_sequences {
+        let time = measure::decode(&mut engine, sequences, effort)?;
+        let tok_per_s = (sequences * effort.decode_steps) as f64 / time.as_secs_f64();
+        decode.push(Decode { sequences, tok_per_s });
+        say(&format!("decode {sequences} sequences: {tok_per_s:.1} tok/s"));
+    }
+    let rates = measure::Rates {
+        vision_s_per_token: vision.last().map_or(0.0, |v| v.ms / 1e3 / v.tokens as f64),
+        prefill_tok_per_s: prefill.last().map_or(f64::INFINITY, |p| p.tok_per_s),
+        decode_tok_per_s: decode.last().map_or(f64::INFINITY, |d| d.tok_per_s),
+    };
+    let frame = measure::frame(&mut engine, &part, random, &rates, max, effort)?;
+    let threads = engine.stage(|_, _| rayon::current_num_threads());
+    Ok(Report {
+        model: engine.model().info.name.clone(),
+        quant,
+        threads,
+        cpu: cpu(),
+        load,
+        vision,
+        prefill,
+        decode,
+        frame,
+        peak_rss_bytes: peak_rss_bytes(),
+    })
+}
+
+fn say(line: &str) {
+    eprintln!("bench: {line}");
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// The name of a text file's quantisation: as it says itself, else that of most of its bytes.
+fn quantisation(g: &Gguf) -> String {
+    let named = match g.metadata.get("general.file_type") {
+        Some(&Value::Uint(n)) => Quant::ALL.into_iter().find(|q| q.file_type() == n),
+        _ => None,
+    };
+    named.map_or_else(
+        || {
+            let bytes = |kind| g.tensors.values().filter(|t| t.dtype == kind).map(|t| t.bytes).sum::<u64>();
+            let most = g.tensors.values().map(|t| t.dtype).max_by_key(|kind| bytes(*kind));
+            most.map_or_else(String::new, |kind| format!("{kind:?}"))
+        },
+        |q| q.name().to_owned(),
+    )
+}
+
+/// The processor's name; empty where the system does not tell.
+fn cpu() -> String {
+    field("/proc/cpuinfo", "model name").unwrap_or_default()
+}
+
+/// Highest resident memory of this process; 0 where the system does not tell.
+fn peak_rss_bytes() -> u64 {
+    let kb = field("/proc/self/status", "VmHWM");
+    kb.and_then(|s| s.trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Lets the peak start again at what is resident now. Where the kernel has no such file the figures
+/// include the renderer's memory.
+fn forget_peak() {
+    // "5" is the kernel's number for this: Documentation/filesystems/proc.rst.
+    if let Err(e) = std::fs::write("/proc/self/clear_refs", "5") {
+        tracing::debug!("the peak of memory cannot be reset: {e}");
+    }
+}
+
+/// The value of `name : value` in a file of the kernel.
+fn field(file: &str, name: &str) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|l| l.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn table(r: &Report) -> String {
+    let mut t =
+        Columns::new(&[("stage", Align::Left), ("size", Align::Left), ("", Align::Right), ("", Align::Left)]);
+    let mut row = |stage: &str, size: String, value: String, unit: &str| {
+        t.row([stage.to_owned(), size, value, unit.to_owned()]);
+    };
+    let gib = |bytes: u64| format!("{:.2}", bytes as f64 / f64::from(1 << 30));
+    row("load", String::new(), format!("{:.0}", r.load.ms), "ms");
+    row("", "peak memory".into(), gib(r.load.peak_rss_bytes), "GiB");
+    for v in &r.vision {
+        row(
+            "vision",
+            format!("{}x{} px, {} tokens", v.width, v.height, v.tokens),
+            format!("{:.0}", v.ms),
+            "ms",
+        );
+    }
+    for p in &r.prefill {
+        row("prefill", format!("{} tokens", p.tokens), format!("{:.1}", p.tok_per_s), "tokens/s");
+    }
+    for d in &r.decode {
+        row("decode", format!("{} sequences", d.sequences), format!("{:.1}", d.tok_per_s), "tokens/s");
+    }
+    match &r.frame {
+        Some(f) => {
+            let size = format!("{}x{} px, {} tiles, {} prompts", f.width, f.height, f.tiles, f.prompts);
+            row("frame", size, format!("{:.0}", f.ms), "ms");
+        }
+        None => row("frame", "left out".into(), "-".into(), ""),
+    }
+    row("", "peak memory".into(), gib(r.peak_rss_bytes), "GiB");
+    format!("{} {}, {} threads, {}\n\n{t}", r.model, r.quant, r.threads, r.cpu)
 }

@@ -7,7 +7,7 @@ use candle_core::Device;
 use std::path::PathBuf;
 
 /// The model that ships with the product.
-const SHIPPED_TEXT: &str = "fixtures/model/inspectd-small.gguf";
+pub const SHIPPED_TEXT: &str = "fixtures/model/inspectd-small.gguf";
 const SHIPPED_MMPROJ: &str = "fixtures/model/mmproj-inspectd-small.gguf";
 
 /// The model pair; the shipped small model unless another one is named.

@@ -93,6 +93,13 @@ impl Qwen3Vl {
         &self.model
     }
 
+    /// Runs `work` on the engine's threads, with the model and the memory for keys and values: for
+    /// benches of single stages. What `work` lends from the arena it gives back.
+    pub fn stage<T: Send>(&mut self, work: impl FnOnce(&Loaded, &mut Arena) -> T + Send) -> T {
+        let Self { model, arena, pool, .. } = self;
+        pool.install(|| work(model, arena))
+    }
+
     fn prefill_prefix(&mut self) -> Result<(), VlmError> {
         let ids = self.model.template.prefix();
         let own = self.arena.lend(ids.len()).ok_or_else(|| self.arena.too_long(ids.len()))?;

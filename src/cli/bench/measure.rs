@@ -1,0 +1,289 @@
+//! One function a stage: set up, run `Effort::runs` times or as long as the stage may take, median.
+
+use crate::config;
+use crate::domain::frame::{Frame as Picture, Trigger};
+use crate::domain::pipeline::Pipeline;
+use crate::inspect::plan::Plan;
+use crate::simulator::{self, Product};
+use crate::vlm::attention::{Part, Span};
+use crate::vlm::image::{preprocess, smart_resize};
+use crate::vlm::kv::Arena;
+use crate::vlm::load::Loaded;
+use crate::vlm::rope::text_positions;
+use crate::vlm::text::Batch;
+use crate::vlm::{Job, Qwen3Vl, Vlm, VlmError};
+use anyhow::{bail, Context};
+use candle_core::Tensor;
+use image::imageops::crop_imm;
+use image::RgbImage;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Longest answer about the frame when the weights are random: about the length of one defect. Such
+/// weights end an answer by chance only.
+pub const RANDOM_ANSWER_TOKENS: usize = 16;
+/// Length of an answer about the frame of real weights that the estimate assumes; most tiles are
+/// clean, and `[]` is one token.
+const ANSWER_TOKENS: usize = 8;
+/// A stage is not run again once it took this long.
+const STAGE_BUDGET: Duration = Duration::from_secs(20);
+/// Tokens that each decoded sequence has before it: a tile of 256x256 and a question.
+const CONTEXT_TOKENS: usize = 128;
+const WARM_UP_TOKENS: usize = 64;
+/// Qwen's own upper bound: the bench chooses sizes itself.
+const PIXELS_MAX: u32 = 16_777_216;
+/// The frame of a 5 MP camera.
+const FRAME_PX: (usize, usize) = (2448, 2048);
+const PRODUCT: &str = "machined-plate";
+const PIPELINE: &str = include_str!("../../../pipelines/machined-plate.toml");
+const SEED: u64 = 1;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Sides of square pictures.
+    pub vision_px: &'static [u32],
+    pub prefill_tokens: &'static [usize],
+    pub decode_sequences: &'static [usize],
+    /// Steps of each run.
+    pub decode_steps: usize,
+    /// Most runs of a stage.
+    runs: usize,
+}
+
+impl Effort {
+    pub const FULL: Self = Self {
+        vision_px: &[256, 512],
+        prefill_tokens: &[64, 512, 2048],
+        decode_sequences: &[1, 4, 8, 16],
+        decode_steps: 16,
+        runs: 5,
+    };
+    pub const QUICK: Self = Self {
+        vision_px: &[256],
+        prefill_tokens: &[64],
+        decode_sequences: &[1, 4],
+        decode_steps: 4,
+        runs: 1,
+    };
+
+    /// The median of several runs.
+    fn median(&self, mut once: impl FnMut() -> anyhow::Result<Duration>) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        let mut times = vec![once()?];
+        while times.len() < self.runs && started.elapsed() < STAGE_BUDGET {
+            times.push(once()?);
+        }
+        times.sort();
+        Ok(times[times.len() / 2])
+    }
+}
+
+/// What the estimate of the frame's time starts from.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    pub vision_s_per_token: f64,
+    pub prefill_tok_per_s: f64,
+    pub decode_tok_per_s: f64,
+}
+
+/// The time of a whole frame.
+#[derive(Debug, Serialize)]
+pub struct Frame {
+    pub width: u32,
+    pub height: u32,
+    /// Cuts of the frame, those of text regions included.
+    pub tiles: usize,
+    /// Answers, of all tiles together.
+    pub prompts: usize,
+    pub ms: f64,
+}
+
+/// A simulated part, as the demo's camera takes it.
+pub fn part() -> Arc<RgbImage> {
+    let product = Product::by_name(PRODUCT).expect("the product ships with the simulator");
+    let (width, height) = FRAME_PX;
+    let (rgb, _) = simulator::part(product, SEED, 0, width, height);
+    let image = RgbImage::from_raw(width as u32, height as u32, rgb);
+    Arc::new(image.expect("the simulator returns three bytes for every pixel"))
+}
+
+/// Touches all weights once.
+pub fn warm_up(engine: &mut Qwen3Vl) -> anyhow::Result<()> {
+    prefill(engine, WARM_UP_TOKENS, &Effort::QUICK)?;
+    vision(engine, &RgbImage::new(64, 64), 64, &Effort::QUICK)?;
+    decode(engine, 1, &Effort { decode_steps: 1, ..Effort::QUICK })?;
+    Ok(())
+}
+
+/// One picture through the vision tower: its rows, and the time without resize.
+pub fn vision(
+    engine: &mut Qwen3Vl,
+    part: &RgbImage,
+    side: u32,
+    effort: &Effort,
+) -> anyhow::Result<(usize, Duration)> {
+    let config = &engine.model().vision.config;
+    let tile = crop_imm(part, 0, 0, side, side).to_image();
+    let patches = preprocess(&tile, config.patch, config.merge, 1, PIXELS_MAX)?;
+    let tokens = patches.grid.patches() / (config.merge * config.merge);
+    let time = effort.median(|| {
+        let started = Instant::now();
+        engine.stage(|model, _| model.vision.forward(&[&patches]).map(|_| ()))?;
+        Ok(started.elapsed())
+    })?;
+    Ok((tokens, time))
+}
+
+/// One sequence of text, and the logits of its last row.
+pub fn prefill(engine: &mut Qwen3Vl, tokens: usize, effort: &Effort) -> anyhow::Result<Duration> {
+    let own = engine.stage(|_, arena| arena.lend(tokens)).context("no room for the keys of a prefill")?;
+    let time = effort.median(|| {
+        let started = Instant::now();
+        engine.stage(|model, arena| feed(model, arena, &[own], 0, tokens))?;
+        Ok(started.elapsed())
+    });
+    engine.stage(|_, arena| arena.give_back(own));
+    time
+}
+
+/// `effort.decode_steps` passes of one row a sequence, each with the logits of all rows.
+pub fn decode(engine: &mut Qwen3Vl, sequences: usize, effort: &Effort) -> anyhow::Result<Duration> {
+    let rows = CONTEXT_TOKENS + effort.decode_steps;
+    let own: Option<Vec<Span>> = engine.stage(|_, arena| (0..sequences).map(|_| arena.lend(rows)).collect());
+    let own = own.context("no room for the keys of all sequences")?;
+    engine.stage(|model, arena| feed(model, arena, &own, 0, CONTEXT_TOKENS))?;
+    let time = effort.median(|| {
+        let started = Instant::now();
+        for step in 0..effort.decode_steps {
+            engine.stage(|model, arena| feed(model, arena, &own, CONTEXT_TOKENS + step, 1))?;
+        }
+        Ok(started.elapsed())
+    });
+    engine.stage(|_, arena| own.into_iter().for_each(|span| arena.give_back(span)));
+    time
+}
+
+/// One pass: each sequence has `filled` rows in its span and takes `rows` more.
+fn feed(
+    model: &Loaded,
+    arena: &Arena,
+    sequences: &[Span],
+    filled: usize,
+    rows: usize,
+) -> Result<(), VlmError> {
+    // Any tokens do; different ones, so that rows are not all alike.
+    let vocabulary = model.text.config.vocabulary as u32;
+    let ids: Vec<u32> = (0..(sequences.len() * rows) as u32).map(|i| i * 7919 % vocabulary).collect();
+    let part = |(i, span): (usize, &Span)| Part {
+        row: i * rows,
+        rows,
+        context: (filled > 0).then_some(Span { start: span.start, rows: filled }).into_iter().collect(),
+        own: Span { start: span.start + filled, rows },
+        causal: true,
+    };
+    let batch = Batch {
+        embeddings: model.text.embed(&ids)?,
+        positions: sequences.iter().flat_map(|_| text_positions(filled as u32, rows)).collect(),
+        parts: sequences.iter().enumerate().map(part).collect(),
+        deepstack: vec![],
+    };
+    let hidden = model.text.forward(&batch, arena)?;
+    let last: Vec<usize> = (1..=sequences.len()).map(|i| i * rows - 1).collect();
+    let logits: Tensor = model.text.logits(&hidden, &last)?;
+    // The choice of the token belongs to a step.
+    logits.argmax(1)?.to_vec1::<u32>()?;
+    Ok(())
+}
+
+/// A whole frame, every prompt of every tile; `None` when it would take longer than `max`.
+pub fn frame(
+    engine: &mut Qwen3Vl,
+    part: &Arc<RgbImage>,
+    random: bool,
+    rates: &Rates,
+    max: Duration,
+    effort: &Effort,
+) -> anyhow::Result<Option<Frame>> {
+    let pipeline = config::pipeline_from_str("machined-plate.toml", PIPELINE)?;
+    let plan = plan(part, &pipeline)?;
+    let jobs = jobs(&plan, random);
+    let estimate = estimate(&jobs, engine, random, rates)?;
+    if estimate > max {
+        eprintln!("bench: the frame is left out: it would take some {:.0} s", estimate.as_secs_f64());
+        return Ok(None);
+    }
+    if random {
+        eprintln!("bench: answers about the frame are cut at {RANDOM_ANSWER_TOKENS} tokens");
+    }
+    let end = Instant::now() + max;
+    let mut late = false;
+    let time = effort.median(|| {
+        let started = Instant::now();
+        let jobs = self::jobs(&self::plan(part, &pipeline)?, random);
+        let answers = engine.answer(&jobs, &|| Instant::now() < end);
+        let took = started.elapsed();
+        for answer in answers.jobs.into_iter().flatten() {
+            match answer {
+                Err(VlmError::Stopped) => late = true,
+                other => drop(other?),
+            }
+        }
+        Ok(took)
+    })?;
+    if late {
+        eprintln!("bench: the frame is left out: it was stopped after {} s", max.as_secs());
+        return Ok(None);
+    }
+    let (width, height) = part.dimensions();
+    let prompts = jobs.iter().map(|j| j.asks.len()).sum();
+    Ok(Some(Frame { width, height, tiles: jobs.len(), prompts, ms: time.as_secs_f64() * 1e3 }))
+}
+
+fn plan(part: &Arc<RgbImage>, pipeline: &Pipeline) -> anyhow::Result<Plan> {
+    let frame = Picture {
+        camera: "bench".into(),
+        pixels: Arc::clone(part),
+        captured_at: SystemTime::now(),
+        captured: Instant::now(),
+        trigger: Trigger::default(),
+        origin: "bench".into(),
+        replayed: true,
+    };
+    match Plan::new(&frame, pipeline) {
+        Ok(plan) => Ok(plan),
+        Err(reason) => bail!("the frame was refused: {reason:?}"),
+    }
+}
+
+fn jobs(plan: &Plan, random: bool) -> Vec<Job> {
+    let mut jobs: Vec<Job> = plan.jobs().collect();
+    if random {
+        for ask in jobs.iter_mut().flat_map(|j| &mut j.asks) {
+            ask.max_tokens = ask.max_tokens.min(RANDOM_ANSWER_TOKENS);
+        }
+    }
+    jobs
+}
+
+/// Pictures through the tower, rows of pictures and questions through the text model, answers.
+fn estimate(jobs: &[Job], engine: &Qwen3Vl, random: bool, rates: &Rates) -> Result<Duration, VlmError> {
+    let model = engine.model();
+    let factor = (model.vision.config.patch * model.vision.config.merge) as u32;
+    let (mut pictures, mut words, mut answers) = (0, 0, 0);
+    for job in jobs {
+        for image in &job.images {
+            let (w, h) = smart_resize(image.width(), image.height(), factor, job.min_pixels, job.max_pixels)?;
+            pictures += (w / factor * (h / factor)) as usize;
+        }
+        for ask in &job.asks {
+            words += model.template.question(&model.tokenizer, &ask.text, true)?.len();
+            answers += if random { ask.max_tokens } else { ANSWER_TOKENS.min(ask.max_tokens) };
+        }
+    }
+    let seconds = pictures as f64 * rates.vision_s_per_token
+        + (pictures + words) as f64 / rates.prefill_tok_per_s
+        + answers as f64 / rates.decode_tok_per_s;
+    Ok(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)))
+}
