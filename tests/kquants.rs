@@ -1,0 +1,213 @@
+//! Every quantisation through the whole model, picture included: the engine's products of quantised
+//! weights against the same weights expanded to f32, and these against a file of f32.
+//!
+//!     random pair of each quantisation --+-- Expanded          <-- equal --> f32 twin, as a file
+//!                                        +-- Eight, Sixteen: only the rounding of activations differs
+//!
+//! Random weights pass an error on undamped, which makes them a harder case than trained ones.
+
+use candle_core::{DType, Device, Tensor};
+use image::{Rgb, RgbImage};
+use inspectd::vlm::attention::{Part, Span};
+use inspectd::vlm::gguf::Gguf;
+use inspectd::vlm::image::preprocess;
+use inspectd::vlm::kv::Arena;
+use inspectd::vlm::linear::Precision;
+use inspectd::vlm::load::{load, Loaded};
+use inspectd::vlm::rope::{image_advance, image_positions, text_positions};
+use inspectd::vlm::synth::write::{NewFile, NewTensor};
+use inspectd::vlm::synth::{text_file, vision_file, write_pair, Quant, Shape, Vocabulary};
+use inspectd::vlm::text::Batch;
+use std::path::{Path, PathBuf};
+
+const SEED: u64 = 11;
+const GREEDY_TOKENS: usize = 8;
+
+struct Pair {
+    dir: tempfile::TempDir,
+    quant: Quant,
+}
+
+impl Pair {
+    fn new(quant: Quant) -> Self {
+        let pair = Self { dir: tempfile::tempdir().unwrap(), quant };
+        let (text, mmproj) = pair.files("");
+        write_pair(&shape(), quant, &Vocabulary::bytes(), SEED, &text, &mmproj).unwrap();
+        pair
+    }
+
+    fn files(&self, kind: &str) -> (PathBuf, PathBuf) {
+        (
+            self.dir.path().join(format!("{kind}model.gguf")),
+            self.dir.path().join(format!("{kind}mmproj.gguf")),
+        )
+    }
+
+    fn load(&self, precision: Precision) -> Loaded {
+        let (text, mmproj) = self.files("");
+        load(&text, &mmproj, Some(precision), &Device::Cpu).unwrap()
+    }
+
+    /// The same weights in files of f32.
+    fn load_twin(&self) -> Loaded {
+        let ((text, mmproj), (text_twin, mmproj_twin)) = (self.files(""), self.files("twin-"));
+        expand(&text, &text_twin, text_file(&shape(), self.quant, &Vocabulary::bytes()));
+        expand(&mmproj, &mmproj_twin, vision_file(&shape(), self.quant));
+        load(&text_twin, &mmproj_twin, Some(Precision::Eight), &Device::Cpu).unwrap()
+    }
+}
+
+fn shape() -> Shape {
+    Shape::named("tiny-k").unwrap()
+}
+
+fn expand(from: &Path, to: &Path, like: NewFile) {
+    let source = Gguf::open(from).unwrap();
+    let f32_of = |t: &NewTensor| NewTensor { dtype: candle_core::quantized::GgmlDType::F32, ..t.clone() };
+    let twin = NewFile { tensors: like.tensors.iter().map(f32_of).collect(), metadata: like.metadata };
+    twin.write(to, |i, out| {
+        let t = &twin.tensors[i];
+        let weights = source.tensor(&t.name, &t.shape, &Device::Cpu).unwrap();
+        let weights = weights.dequantize(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+        let weights: Vec<f32> = weights.flatten_all().unwrap().to_vec1().unwrap();
+        out.write_all(bytemuck::cast_slice(&weights))
+    })
+    .unwrap();
+}
+
+/// A picture with edges in all directions, and its question: logits of the last row, and the answer.
+struct Answer {
+    logits: Vec<f32>,
+    greedy: Vec<u32>,
+}
+
+fn ask(m: &Loaded) -> Answer {
+    let c = &m.vision.config;
+    let image = RgbImage::from_fn(96, 64, |x, y| Rgb([(x * 2) as u8, (y * 4) as u8, (x * y % 251) as u8]));
+    let patches = preprocess(&image, c.patch, c.merge, 1, 1 << 20).unwrap();
+    let seen = m.vision.forward(&[&patches]).unwrap();
+    let (rows, cols) = (patches.grid.rows / c.merge, patches.grid.cols / c.merge);
+    let before = m.template.prefix();
+    let behind = m.template.question(&m.tokenizer, "Find defects.", true).unwrap();
+    let (first, picture) = (before.len() as u32, rows * cols);
+    let next = first + image_advance(rows, cols);
+    let positions: Vec<_> = text_positions(0, before.len())
+        .chain(image_positions(first, rows, cols))
+        .chain(text_positions(next, behind.len()))
+        .collect();
+    let (before, after) = (m.text.embed(&before).unwrap(), m.text.embed(&behind).unwrap());
+    let cat = |middle: &Tensor, zero: bool| {
+        let end = |t: &Tensor| if zero { t.zeros_like().unwrap() } else { t.clone() };
+        Tensor::cat(&[end(&before), middle.clone(), end(&after)], 0).unwrap()
+    };
+    let total = positions.len();
+    assert_eq!(picture + behind.len() + first as usize, total);
+    let config = &m.text.config;
+    let arena = Arena::new(config.blocks, 256, config.kv_heads * config.head_dim, &Device::Cpu).unwrap();
+    let part = |filled: usize, rows: usize| Part {
+        row: 0,
+        rows,
+        context: (filled > 0).then_some(Span { start: 0, rows: filled }).into_iter().collect(),
+        own: Span { start: filled, rows },
+        causal: true,
+    };
+    let batch = Batch {
+        embeddings: cat(&seen.embeds, false),
+        positions,
+        parts: vec![part(0, total)],
+        deepstack: seen.deepstack.iter().map(|d| cat(d, true)).collect(),
+    };
+    let last = |batch: &Batch, rows: usize| -> Vec<f32> {
+        let hidden = m.text.forward(batch, &arena).unwrap();
+        m.text.logits(&hidden, &[rows - 1]).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let logits = last(&batch, total);
+    let mut greedy = vec![best(&logits)];
+    for step in 0..GREEDY_TOKENS - 1 {
+        let batch = Batch {
+            embeddings: m.text.embed(&greedy[step..]).unwrap(),
+            positions: text_positions(next + (behind.len() + step) as u32, 1).collect(),
+            parts: vec![part(total + step, 1)],
+            deepstack: vec![],
+        };
+        greedy.push(best(&last(&batch, 1)));
+    }
+    Answer { logits, greedy }
+}
+
+fn best(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32
+}
+
+fn relative(found: &[f32], expected: &[f32]) -> f32 {
+    let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| x * x).sum::<f32>().sqrt();
+    let gap = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
+    gap / norm(&mut expected.iter().copied())
+}
+
+/// Most relative error of the last logits with activations in 8 and in 16 bits.
+fn check(quant: Quant, eight_max: f32, sixteen_max: f32) {
+    let pair = Pair::new(quant);
+    let expected = ask(&pair.load(Precision::Expanded));
+    assert!(expected.logits.iter().all(|x| x.is_finite()));
+    let spread = relative(&expected.logits, &vec![1.0; expected.logits.len()]);
+    assert!(spread > 0.1, "the logits say something: {spread}");
+    let twin = ask(&pair.load_twin());
+    let gap = twin.logits.iter().zip(&expected.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!("{}: the f32 twin differs by {gap:.1e}", quant.name());
+    assert!(gap <= 1e-3, "{}: the f32 twin is off by {gap}", quant.name());
+    assert_eq!(twin.greedy, expected.greedy, "{}: the twin's answer", quant.name());
+    for (precision, max) in [(Precision::Eight, eight_max), (Precision::Sixteen, sixteen_max)] {
+        let found = ask(&pair.load(precision));
+        let error = relative(&found.logits, &expected.logits);
+        let same = found.greedy.iter().zip(&expected.greedy).take_while(|(a, b)| a == b).count();
+        println!(
+            "{} {precision:?}: relative error {error:.5}, {same} of {GREEDY_TOKENS} tokens",
+            quant.name()
+        );
+        assert!(error <= max, "{} {precision:?}: relative error {error}", quant.name());
+        if max < 1e-3 {
+            assert_eq!(found.greedy, expected.greedy, "{} {precision:?}", quant.name());
+        }
+    }
+}
+
+#[test]
+fn q4_k_m() {
+    check(Quant::Q4KM, 0.06, 0.001);
+}
+
+#[test]
+fn q5_k_m() {
+    check(Quant::Q5KM, 0.06, 0.001);
+}
+
+#[test]
+fn q6_k() {
+    check(Quant::Q6K, 0.06, 0.001);
+}
+
+#[test]
+fn q8_0() {
+    check(Quant::Q8_0, 0.06, 0.001);
+}
+
+#[test]
+fn q4_0() {
+    check(Quant::Q4_0, 0.06, 0.001);
+}
+
+#[test]
+fn f16() {
+    check(Quant::F16, 0.06, 0.06);
+}
+
+#[test]
+fn bf16() {
+    check(Quant::BF16, 0.06, 0.06);
+}
+
+#[test]
+fn f32() {
+    check(Quant::F32, 0.0, 0.0);
+}
