@@ -40,8 +40,11 @@ impl Case {
         let tensors =
             candle_core::safetensors::load(fixture(&format!("{name}.safetensors")), &Device::Cpu).unwrap();
         let image = |i: usize| fixture(&format!("images/{name}_{i}.png"));
-        let images =
-            (0..).map(image).take_while(|p| p.exists()).map(|p| image::open(p).unwrap().to_rgb8()).collect();
+        let images = (0..)
+            .map(image)
+            .take_while(|p| p.exists())
+            .map(|p| inspectd::cli::picture::load(&p).unwrap())
+            .collect();
         Self { name, tensors, images }
     }
 
@@ -62,10 +65,13 @@ impl Case {
     }
 }
 
+/// What the vision tower says about one picture: embeds, DeepStack features, last hidden state.
+type Seen = (Tensor, Vec<Tensor>, Tensor);
+
 /// Everything that one case computes.
 struct Outcome {
     patches: Vec<Patches>,
-    vision: Vec<(Tensor, Vec<Tensor>, Tensor)>,
+    vision: Vec<Seen>,
     positions: Vec<Position>,
     hidden: HashMap<usize, Tensor>,
     normed: Tensor,
@@ -97,12 +103,7 @@ fn run(case: &Case, m: &Loaded) -> Outcome {
     Outcome { patches, vision, positions, hidden, normed, logits, greedy }
 }
 
-fn batch(
-    m: &Loaded,
-    ids: &[u32],
-    patches: &[Patches],
-    vision: &[(Tensor, Vec<Tensor>, Tensor)],
-) -> (Vec<Position>, Batch) {
+fn batch(m: &Loaded, ids: &[u32], patches: &[Patches], vision: &[Seen]) -> (Vec<Position>, Batch) {
     let merge = m.vision.config.merge;
     let (mut positions, mut embeddings, mut at, mut next, mut picture) = (vec![], vec![], 0, 0u32, 0);
     let mut deepstack = vec![vec![]; if patches.is_empty() { 0 } else { m.vision.config.deepstack.len() }];
@@ -194,9 +195,8 @@ fn check_vision(case: &Case, o: &Outcome) {
         .collect();
     // One level of 255: two resizers round the last bit of a few pixels differently.
     case.close("pixel_values", &Tensor::cat(&rows, 0).unwrap(), 1.01 / 127.5);
-    let cat = |f: &dyn Fn(&(Tensor, Vec<Tensor>, Tensor)) -> Tensor| {
-        Tensor::cat(&o.vision.iter().map(f).collect::<Vec<_>>(), 0).unwrap()
-    };
+    let cat =
+        |f: &dyn Fn(&Seen) -> Tensor| Tensor::cat(&o.vision.iter().map(f).collect::<Vec<_>>(), 0).unwrap();
     case.close("vision_last_hidden", &cat(&|v| v.2.clone()), 1e-3);
     case.close("vision_embeds", &cat(&|v| v.0.clone()), 1e-3);
     for k in 0..3 {

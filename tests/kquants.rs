@@ -11,6 +11,7 @@ use image::{Rgb, RgbImage};
 use inspectd::vlm::attention::{Part, Span};
 use inspectd::vlm::gguf::Gguf;
 use inspectd::vlm::image::preprocess;
+use inspectd::vlm::kernel::Packed;
 use inspectd::vlm::kv::Arena;
 use inspectd::vlm::linear::Precision;
 use inspectd::vlm::load::{load, Loaded};
@@ -145,7 +146,20 @@ fn relative(found: &[f32], expected: &[f32]) -> f32 {
     gap / norm(&mut expected.iter().copied())
 }
 
-/// Most relative error of the last logits with activations in 8 and in 16 bits.
+/// Most relative error of the last logits, about twice what was measured on these models.
+///
+/// 8 bits: a step is 1/127 of the largest of 32 values, some 2.1 standard deviations, so one product is
+/// off by 0.5 %; some twenty products follow each other, and their errors add as squares: 2.2 %. Measured:
+/// Q4_K_M 0.0256, Q5_K_M 0.0217, Q6_K 0.0215, Q8_0 0.0155, Q4_0 0.0222.
+const EIGHT_MAX: f32 = 0.05;
+/// 16 bits are 256 times finer; what is left is the order of f32 sums. Measured: 0.0001 to 0.0002.
+const SIXTEEN_MAX: f32 = 0.0005;
+/// Activations rounded to 11 bits; measured: 0.0007.
+const F16_MAX: f32 = 0.0015;
+/// Activations rounded to 8 bits of their own exponent; measured: 0.0068.
+const BF16_MAX: f32 = 0.015;
+
+/// `eight_max`, `sixteen_max`: most relative error with activations of so many bits.
 fn check(quant: Quant, eight_max: f32, sixteen_max: f32) {
     let pair = Pair::new(quant);
     let expected = ask(&pair.load(Precision::Expanded));
@@ -157,6 +171,8 @@ fn check(quant: Quant, eight_max: f32, sixteen_max: f32) {
     println!("{}: the f32 twin differs by {gap:.1e}", quant.name());
     assert!(gap <= 1e-3, "{}: the f32 twin is off by {gap}", quant.name());
     assert_eq!(twin.greedy, expected.greedy, "{}: the twin's answer", quant.name());
+    // Without kernels of its own the engine leaves quantised products to candle, which knows 8 bits only.
+    let sixteen_max = if Packed::is_fast_here() { sixteen_max } else { sixteen_max.max(eight_max) };
     for (precision, max) in [(Precision::Eight, eight_max), (Precision::Sixteen, sixteen_max)] {
         let found = ask(&pair.load(precision));
         let error = relative(&found.logits, &expected.logits);
@@ -174,37 +190,37 @@ fn check(quant: Quant, eight_max: f32, sixteen_max: f32) {
 
 #[test]
 fn q4_k_m() {
-    check(Quant::Q4KM, 0.06, 0.001);
+    check(Quant::Q4KM, EIGHT_MAX, SIXTEEN_MAX);
 }
 
 #[test]
 fn q5_k_m() {
-    check(Quant::Q5KM, 0.06, 0.001);
+    check(Quant::Q5KM, EIGHT_MAX, SIXTEEN_MAX);
 }
 
 #[test]
 fn q6_k() {
-    check(Quant::Q6K, 0.06, 0.001);
+    check(Quant::Q6K, EIGHT_MAX, SIXTEEN_MAX);
 }
 
 #[test]
 fn q8_0() {
-    check(Quant::Q8_0, 0.06, 0.001);
+    check(Quant::Q8_0, EIGHT_MAX, SIXTEEN_MAX);
 }
 
 #[test]
 fn q4_0() {
-    check(Quant::Q4_0, 0.06, 0.001);
+    check(Quant::Q4_0, EIGHT_MAX, SIXTEEN_MAX);
 }
 
 #[test]
 fn f16() {
-    check(Quant::F16, 0.06, 0.06);
+    check(Quant::F16, F16_MAX, F16_MAX);
 }
 
 #[test]
 fn bf16() {
-    check(Quant::BF16, 0.06, 0.06);
+    check(Quant::BF16, BF16_MAX, BF16_MAX);
 }
 
 #[test]

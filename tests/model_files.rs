@@ -168,7 +168,7 @@ fn a_missing_tensor_is_named() {
 
 #[test]
 fn a_tensor_of_another_shape_is_named() {
-    refused_text(|f| f.tensors[1].shape = vec![320], &"output_norm.weight".to_owned());
+    refused_text(|f| f.tensors[1].shape = vec![320], "tensor output_norm.weight");
     refused_vision(
         |f| f.tensors.iter_mut().find(|t| t.name == "mm.0.weight").unwrap().shape = vec![128, 256],
         "tensor mm.0.weight",
@@ -255,7 +255,6 @@ fn alignments_that_cannot_be_are_refused() {
 #[test]
 fn the_tensor_table_is_not_trusted() {
     // Behind the name: dimensions u32, sizes u64 each, type u32, offset u64.
-    let name = "blk.1.attn_q.weight";
     let what = "tensor blk.1.attn_q.weight";
     let at = |n: usize| move |f: &[u8]| behind("blk.1.attn_q.weight")(f) + n;
     refused_patch(at(0), &0u32.to_le_bytes(), what);
@@ -267,7 +266,6 @@ fn the_tensor_table_is_not_trusted() {
     refused_patch(at(24), &7u64.to_le_bytes(), what);
     refused_patch(at(24), &(u64::MAX - 31).to_le_bytes(), what);
     refused_patch(at(24), &0u64.to_le_bytes(), "overlaps");
-    assert!(what.ends_with(name));
     // Two tensors of one name.
     refused_text(|f| f.tensors[2].name = f.tensors[1].name.clone(), "stands twice");
     refused_text(|f| f.metadata[1].0 = f.metadata[0].0.clone(), "stands twice");
@@ -316,6 +314,7 @@ fn survives(pair: &Pair) -> Result<(), TestCaseError> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn mutated_headers_never_panic(
         vision in any::<bool>(),

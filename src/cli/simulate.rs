@@ -308,7 +308,8 @@ mod tests {
             assert_eq!(line["part_id"], line["texts"][0]["text"]);
             assert_eq!(line["lot"], line["texts"][1]["text"]);
             assert_eq!(line["good"], line["defects"].as_array().unwrap().is_empty());
-            let picture = image::open(dir.path().join(line["file"].as_str().unwrap())).unwrap();
+            let picture =
+                crate::cli::picture::load(&dir.path().join(line["file"].as_str().unwrap())).unwrap();
             assert_eq!((picture.width(), picture.height()), (306, 256));
         }
     }

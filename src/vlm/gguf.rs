@@ -157,12 +157,12 @@ impl Gguf {
 
     /// A list of texts.
     pub fn texts(&self, key: &str) -> Result<Vec<&str>, VlmError> {
-        let text = |v| if let &Value::Text(ref s) = v { Some(s.as_str()) } else { None };
-        self.list(key)?
-            .iter()
-            .map(text)
-            .collect::<Option<_>>()
-            .ok_or_else(|| self.wrong(key, "a list of texts"))
+        let mut texts = Vec::new();
+        for value in self.list(key)? {
+            let Value::Text(text) = value else { return Err(self.wrong(key, "a list of texts")) };
+            texts.push(text.as_str());
+        }
+        Ok(texts)
     }
 
     /// A list of whole numbers.
@@ -291,7 +291,7 @@ fn place(
         if info.offset < end {
             return Err(c.bad(what, "overlaps another tensor"));
         }
-        end = info.offset.checked_add(info.bytes).unwrap_or(u64::MAX);
+        end = info.offset.saturating_add(info.bytes);
         if data_start.checked_add(end).is_none_or(|last| last > file_bytes) {
             return Err(c.bad(what, "reaches beyond the end of the file (is the file cut off?)"));
         }

@@ -93,11 +93,11 @@ impl<'a> Run<'a> {
                 for batch in batches {
                     let out = vision.forward(batch)?;
                     let rows = batch[0].grid.patches() / (merge * merge);
-                    for i in 0..batch.len() {
+                    for (i, patches) in batch.iter().enumerate() {
                         let cut = |t: &Tensor| t.narrow(0, i * rows, rows);
                         let deepstack = out.deepstack.iter().map(cut).collect::<candle_core::Result<_>>()?;
                         pieces.push_back(Picture {
-                            grid: batch[i].grid,
+                            grid: patches.grid,
                             embeds: cut(&out.embeds)?,
                             deepstack,
                         });

@@ -81,7 +81,7 @@ impl TextConfig {
             rope_sections,
             deepstack: g.size("qwen3vl.n_deepstack_layers", 64)?,
         };
-        if config.heads % config.kv_heads != 0 {
+        if !config.heads.is_multiple_of(config.kv_heads) {
             let why = format!("{} heads cannot share {} key/value heads", config.heads, config.kv_heads);
             return Err(g.error("key qwen3vl.attention.head_count_kv", why));
         }

@@ -73,7 +73,7 @@ impl VisionConfig {
             let why = format!("{blocks} entries expected, found {}", marked.len());
             return Err(g.error("key clip.vision.is_deepstack_layers", why));
         }
-        if config.hidden % config.heads != 0 || config.hidden / config.heads % 4 != 0 {
+        if !config.hidden.is_multiple_of(4 * config.heads) {
             let why = format!("{} heads do not divide {} into multiples of 4", config.heads, config.hidden);
             return Err(g.error("key clip.vision.attention.head_count", why));
         }

@@ -115,12 +115,12 @@ unsafe fn tile_rows<R: Read, const ROWS: usize, const WIDE: bool>(
                 // SAFETY: a block of 32 activations starts at each of these pointers.
                 unsafe {
                     if R::HALVES {
-                        for half in 0..2 {
+                        for (half, sum16) in sum16.iter().enumerate() {
                             let q = &weights.q[4 * half..4 * half + 4];
                             let dot = dot::<WIDE>(q, high.add(4 * half), low.add(4 * half));
                             let scale = _mm512_mul_ps(weights.scale[half], scale);
                             *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, *sum);
-                            *sum = _mm512_fnmadd_ps(weights.min[half], _mm512_set1_ps(sum16[half]), *sum);
+                            *sum = _mm512_fnmadd_ps(weights.min[half], _mm512_set1_ps(*sum16), *sum);
                         }
                     } else {
                         let dot = dot::<WIDE>(&weights.q, high, low);

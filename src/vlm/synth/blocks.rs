@@ -54,7 +54,7 @@ impl<'a, R: RngCore> Blocks<'a, R> {
             let n = left.min(chunk.len() / bytes);
             let part = &mut chunk[..n * bytes];
             self.rng.fill_bytes(part);
-            part.chunks_exact_mut(bytes).for_each(|block| finish(block));
+            part.chunks_exact_mut(bytes).for_each(&finish);
             out.write_all(part)?;
             left -= n;
         }
