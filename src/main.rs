@@ -27,6 +27,17 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
+/// Words for people go to stderr: stdout belongs to results. `INSPECTD_LOG=debug` says more.
+fn start_logging() {
+    let filter = EnvFilter::try_from_env("INSPECTD_LOG").unwrap_or_else(|_| EnvFilter::new("info,sled=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,15 +51,4 @@ mod tests {
         assert_eq!(format!("{:?}", exit_code(&bad)), format!("{:?}", ExitCode::from(78)));
         assert_eq!(format!("{:?}", exit_code(&other)), format!("{:?}", ExitCode::FAILURE));
     }
-}
-
-/// Words for people go to stderr: stdout belongs to results. `INSPECTD_LOG=debug` says more.
-fn start_logging() {
-    let filter = EnvFilter::try_from_env("INSPECTD_LOG").unwrap_or_else(|_| EnvFilter::new("info,sled=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }

@@ -6,6 +6,7 @@ use inspectd::config::pipeline_from_str;
 use inspectd::domain::frame::{Frame, Trigger};
 use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::pipeline::Pipeline;
+use inspectd::domain::rect::Rect;
 use inspectd::inspect::worker::Worker;
 use inspectd::inspect::{inspect, inspect_all, Work};
 use inspectd::vlm::engine::EngineOptions;
@@ -72,6 +73,9 @@ fn frame() -> Frame {
     }
 }
 
+/// What a model answers to a set of jobs.
+type Said = Vec<Vec<Result<Completion, VlmError>>>;
+
 /// An answer of one token a character, all with the same probability.
 fn says(text: &str, prob: f32) -> Result<Completion, VlmError> {
     let tokens = (0..text.len()).map(|i| AnswerToken {
@@ -84,12 +88,12 @@ fn says(text: &str, prob: f32) -> Result<Completion, VlmError> {
 }
 
 /// Gives the same answers to every set of jobs.
-struct Script<F: FnMut(&[Job]) -> Vec<Vec<Result<Completion, VlmError>>>> {
+struct Script<F: FnMut(&[Job]) -> Said> {
     info: ModelInfo,
     answer: F,
 }
 
-impl<F: FnMut(&[Job]) -> Vec<Vec<Result<Completion, VlmError>>>> Vlm for Script<F> {
+impl<F: FnMut(&[Job]) -> Said> Vlm for Script<F> {
     fn info(&self) -> &ModelInfo {
         &self.info
     }
@@ -99,18 +103,16 @@ impl<F: FnMut(&[Job]) -> Vec<Vec<Result<Completion, VlmError>>>> Vlm for Script<
     }
 }
 
-fn script(
-    answer: impl FnMut(&[Job]) -> Vec<Vec<Result<Completion, VlmError>>>,
-) -> Script<impl FnMut(&[Job]) -> Vec<Vec<Result<Completion, VlmError>>>> {
+fn script(answer: impl FnMut(&[Job]) -> Said) -> Script<impl FnMut(&[Job]) -> Said> {
     Script { info: ModelInfo { name: "script".into(), ..ModelInfo::default() }, answer }
 }
 
 /// A good part: nothing found, the right serial.
-fn good() -> Vec<Vec<Result<Completion, VlmError>>> {
+fn good() -> Said {
     vec![vec![says("[]", 0.9)], vec![says("[]", 0.9)], vec![says(r#"["SN42"]"#, 1.0)]]
 }
 
-fn verdict_of(answers: impl FnMut(&[Job]) -> Vec<Vec<Result<Completion, VlmError>>>) -> Verdict {
+fn verdict_of(answers: impl FnMut(&[Job]) -> Said) -> Verdict {
     inspect(&mut script(answers), &frame(), &pipeline()).verdict
 }
 
@@ -188,7 +190,7 @@ fn no_failure_becomes_a_pass() {
         &verdict_of(|_| vec![vec![], vec![says("[]", 1.0)], vec![says(r#"["SN42"]"#, 1.0)]]),
         "missing_tile",
     );
-    let panics = |_: &[Job]| -> Vec<Vec<Result<Completion, VlmError>>> { panic!("scripted") };
+    let panics = |_: &[Job]| -> Said { panic!("scripted") };
     review(&verdict_of(panics), "engine");
 }
 
@@ -212,9 +214,13 @@ fn a_frame_that_does_not_fit_the_recipe_is_reviewed() {
     let mut large = frame();
     large.pixels = Arc::new(image::RgbImage::new(2000, 2000));
     review(&inspect(&mut script(|_| vec![]), &large, &pipeline()).verdict, "frame");
-    let mut outside = pipeline();
-    outside.frame.roi = Some(inspectd::domain::rect::Rect::new(500, 500, 600, 600));
-    review(&inspect(&mut script(|_| vec![]), &frame(), &outside).verdict, "frame");
+    for roi in [Rect::new(500, 500, 600, 600), Rect::new(0, 0, 181, 100)] {
+        let mut outside = pipeline();
+        outside.frame.roi = Some(roi);
+        review(&inspect(&mut script(|_| good()), &frame(), &outside).verdict, "frame");
+    }
+    let nothing = Pipeline { prompts: vec![], ..pipeline() };
+    review(&inspect(&mut script(|_| vec![]), &frame(), &nothing).verdict, "frame");
 }
 
 #[test]

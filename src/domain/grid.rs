@@ -95,10 +95,12 @@ impl Grid {
 fn inspected_region(width: u32, height: u32, roi: Option<Rect>, tile_px: u32) -> Result<Rect, GridError> {
     let whole = Rect::new(0, 0, width, height);
     let asked = roi.unwrap_or(whole);
-    let roi = asked.intersect(&whole);
-    if roi.is_empty() {
+    // A region that leaves the frame is a wrong camera or a wrong recipe: to inspect what is left of it
+    // would pass a part of which nobody saw the rest.
+    if asked.is_empty() || !whole.contains(&asked) {
         return Err(GridError::Outside { roi: asked, width, height });
     }
+    let roi = asked;
     let (x0, x1) = grow(roi.x0, roi.x1, width, roi.height().min(tile_px).div_ceil(ASPECT_RATIO_MAX));
     let (y0, y1) = grow(roi.y0, roi.y1, height, roi.width().min(tile_px).div_ceil(ASPECT_RATIO_MAX));
     let grown = Rect::new(x0, y0, x1, y1);
@@ -250,7 +252,8 @@ mod tests {
     }
 
     fn rect_in(width: u32, height: u32) -> impl Strategy<Value = Rect> {
-        (0..width, 0..height, 1..=width, 1..=height).prop_map(|(x, y, w, h)| Rect::new(x, y, x + w, y + h))
+        (0..width, 0..height, 1..=width, 1..=height)
+            .prop_map(move |(x, y, w, h)| Rect::new(x, y, (x + w).min(width), (y + h).min(height)))
     }
 
     fn inside(r: &Rect, x: u32, y: u32) -> bool {

@@ -77,6 +77,9 @@ impl Plan {
                 next += 1;
             }
         }
+        if regions.is_empty() {
+            return Err(Reason::Frame { message: "the pipeline asks nothing".into() });
+        }
         for r in &mut regions {
             let Rect { x0, y0, .. } = r.tile.rect;
             r.image = Arc::new(
