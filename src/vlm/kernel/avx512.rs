@@ -67,6 +67,11 @@ unsafe fn run<R: Read, const WIDE: bool>(
         let mut row = rows.start;
         // SAFETY: the caller's; each call takes rows that are left.
         unsafe {
+            // Sixteen sums, the weights and their scales fit the 32 registers, 16-bit products not.
+            while !WIDE && row + 16 <= rows.end {
+                tile_rows::<R, 16, WIDE>(w, x, row, tile, out);
+                row += 16;
+            }
             while row + 8 <= rows.end {
                 tile_rows::<R, 8, WIDE>(w, x, row, tile, out);
                 row += 8;
@@ -96,41 +101,50 @@ unsafe fn tile_rows<R: Read, const ROWS: usize, const WIDE: bool>(
     tile: usize,
     out: Out,
 ) {
-    let k = x.k;
+    let (k, blocks) = (x.k, x.k / BLOCK);
     let blocks_per_unit = R::KIND.unit() / BLOCK;
     let bytes = w.tile(tile);
+    assert!((row + ROWS) * k <= x.high.len() && (!WIDE || x.low.len() == x.high.len()), "rows of a product");
+    let low = if WIDE { &x.low } else { &x.high };
+    let (mut high, mut low) = (x.high[row * k..].as_ptr(), low[row * k..].as_ptr());
+    let (mut scales, mut sums16) = (x.scales[row * blocks..].as_ptr(), x.sums[row * 2 * blocks..].as_ptr());
     let mut sums = [_mm512_setzero_ps(); ROWS];
-    let at = |values: &[i8], r: usize, block: usize| values[(row + r) * k + block * BLOCK..].as_ptr();
-    for unit in 0..k / R::KIND.unit() {
-        let unit_bytes = &bytes[unit * R::KIND.unit_bytes()..][..R::KIND.unit_bytes()];
+    for unit in bytes.chunks_exact(R::KIND.unit_bytes()) {
         for b in 0..blocks_per_unit {
-            let block = unit * blocks_per_unit + b;
-            // SAFETY: the slice above is a whole unit.
-            let weights = unsafe { R::block(unit_bytes.as_ptr(), b) };
+            // SAFETY: the chunk is a whole unit.
+            let weights = unsafe { R::block(unit.as_ptr(), b) };
             for (r, sum) in sums.iter_mut().enumerate() {
-                let scale = _mm512_set1_ps(x.scales[(row + r) * (k / BLOCK) + block]);
-                let sum16 = &x.sums[(row + r) * (k / 16) + 2 * block..][..2];
-                let high = at(&x.high, r, block).cast::<i32>();
-                let low = if WIDE { at(&x.low, r, block).cast::<i32>() } else { high };
-                // SAFETY: a block of 32 activations starts at each of these pointers.
+                // The assertion bounds these products; checking each for overflow would cost a tenth
+                // of the loop.
+                let (values, block) = (r.wrapping_mul(k), r.wrapping_mul(blocks));
+                // SAFETY: the pointers stand at the same block of the first row, the others' blocks
+                // follow whole rows later, and the assertion says that all rows are there.
                 unsafe {
+                    let scale = _mm512_set1_ps(*scales.add(block));
+                    let (high, low) = (high.add(values).cast::<i32>(), low.add(values).cast::<i32>());
+                    let sum16 = sums16.add(block).add(block);
                     if R::HALVES {
-                        for (half, sum16) in sum16.iter().enumerate() {
+                        for half in 0..2 {
                             let q = &weights.q[4 * half..4 * half + 4];
                             let dot = dot::<WIDE>(q, high.add(4 * half), low.add(4 * half));
                             let scale = _mm512_mul_ps(weights.scale[half], scale);
                             *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, *sum);
-                            *sum = _mm512_fnmadd_ps(weights.min[half], _mm512_set1_ps(*sum16), *sum);
+                            *sum =
+                                _mm512_fnmadd_ps(weights.min[half], _mm512_set1_ps(*sum16.add(half)), *sum);
                         }
                     } else {
                         let dot = dot::<WIDE>(&weights.q, high, low);
                         let scale = _mm512_mul_ps(weights.scale[0], scale);
                         *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, *sum);
-                        let both = _mm512_set1_ps(sum16[0] + sum16[1]);
+                        let both = _mm512_set1_ps(*sum16 + *sum16.add(1));
                         *sum = _mm512_fnmadd_ps(weights.min[0], both, *sum);
                     }
                 }
             }
+            high = high.wrapping_add(BLOCK);
+            low = low.wrapping_add(BLOCK);
+            scales = scales.wrapping_add(1);
+            sums16 = sums16.wrapping_add(2);
         }
     }
     for (r, sum) in sums.iter().enumerate() {
