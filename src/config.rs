@@ -86,7 +86,7 @@ pub struct Model {
     pub mmproj: PathBuf,
     /// Threads that compute; 0: all.
     pub threads: usize,
-    /// Memory for weights and caches, in MiB; 0: what the model and eight sequences need.
+    /// Memory for the whole engine, in MiB; 0: 1 GiB for keys and values beside the weights.
     pub memory_mb: u64,
     /// The model leaves memory after so long without work; `None`: never.
     pub unload_after_idle: Option<Duration>,

@@ -302,3 +302,20 @@ fn batching_changes_no_answer_and_the_reference_agrees() {
     }
     assert!(equal * 10 >= examples.len() * 9, "{equal} of {} as the reference", examples.len());
 }
+
+/// The budget of the config covers the weights, what a pass needs, and the keys and values; what is too
+/// small is refused with the name of its key, not found out when the first frame comes.
+#[test]
+fn the_memory_budget_sizes_the_arena() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model");
+    let (text, mmproj) = (dir.join("inspectd-small.gguf"), dir.join("mmproj-inspectd-small.gguf"));
+    let load = |memory_mb| {
+        let options = EngineOptions { threads: 1, memory_mb };
+        Qwen3Vl::load(&text, &mmproj, options, &candle_core::Device::Cpu)
+    };
+    let rows = |memory_mb| load(memory_mb).unwrap().stage(|_, arena| arena.capacity());
+    let (less, more, default) = (rows(560), rows(570), rows(0));
+    assert!(less < more && more <= default, "{less}, {more} and {default} rows");
+    let error = load(512).err().expect("512 MiB are what a pass needs alone").to_string();
+    assert!(error.contains("[model] memory_mb"), "{error}");
+}

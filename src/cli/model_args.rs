@@ -47,6 +47,6 @@ impl ModelArgs {
     /// As `Qwen3Vl::load`.
     pub fn load(&self) -> Result<Qwen3Vl, VlmError> {
         let (text, mmproj) = self.files();
-        Qwen3Vl::load(&text, &mmproj, EngineOptions { threads: self.threads, kv_mb: 0 }, &Device::Cpu)
+        Qwen3Vl::load(&text, &mmproj, EngineOptions { threads: self.threads, memory_mb: 0 }, &Device::Cpu)
     }
 }

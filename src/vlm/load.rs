@@ -22,6 +22,8 @@ pub struct Loaded {
     pub tokenizer: Arc<Tokenizer>,
     pub template: Template,
     pub info: ModelInfo,
+    /// Bytes of both files, which their weights take in memory too.
+    pub bytes: u64,
 }
 
 /// Loads a pair; `precision` is chosen by the size of the files when it is `None`.
@@ -62,7 +64,7 @@ pub fn load(
         text_sha256: sha256(text_path)?,
         mmproj_sha256: sha256(mmproj_path)?,
     };
-    Ok(Loaded { text, vision, tokenizer, template, info })
+    Ok(Loaded { text, vision, tokenizer, template, info, bytes })
 }
 
 /// sha256 of a file, in hex.
