@@ -30,6 +30,7 @@ pub use mqtt::{Mqtt, Protocol, Secret};
 
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
+use crate::vlm::kv::KvPrecision;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -88,6 +89,8 @@ pub struct Model {
     pub threads: usize,
     /// Memory for the whole engine, in MiB; 0: 1 GiB for keys and values beside the weights.
     pub memory_mb: u64,
+    /// What keys and values are kept in.
+    pub kv: KvPrecision,
     /// The model leaves memory after so long without work; `None`: never.
     pub unload_after_idle: Option<Duration>,
 }

@@ -171,7 +171,7 @@ impl Care {
 /// Loads the model before the first camera opens: a bad file stops the start, not the line.
 fn load(model: &Model) -> anyhow::Result<Worker> {
     let (text, mmproj) = (model.text.clone(), model.mmproj.clone());
-    let options = EngineOptions { threads: model.threads, memory_mb: model.memory_mb };
+    let options = EngineOptions { threads: model.threads, memory_mb: model.memory_mb, kv: model.kv };
     let load: Loader = Box::new(move || {
         let engine = Qwen3Vl::load(&text, &mmproj, options, &Device::Cpu)?;
         Ok(Box::new(engine) as Box<dyn Vlm + Send>)

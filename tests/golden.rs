@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use inspectd::vlm::attention::Part;
 use inspectd::vlm::image::{preprocess, Patches};
-use inspectd::vlm::kv::Arena;
+use inspectd::vlm::kv::{Arena, KvPrecision};
 use inspectd::vlm::linear::Precision;
 use inspectd::vlm::load::{load, Loaded};
 use inspectd::vlm::rope::{image_advance, image_positions, text_positions, Position};
@@ -79,7 +79,7 @@ struct Outcome {
     greedy: Vec<u32>,
 }
 
-fn run(case: &Case, m: &Loaded) -> Outcome {
+fn run(case: &Case, m: &Loaded, kv: KvPrecision) -> Outcome {
     let c = &m.vision.config;
     let cut = |i: &RgbImage| preprocess(i, c.patch, c.merge, MIN_PIXELS, MAX_PIXELS).unwrap();
     let patches: Vec<Patches> = case.images.iter().map(cut).collect();
@@ -90,9 +90,8 @@ fn run(case: &Case, m: &Loaded) -> Outcome {
         .collect();
     let ids = case.ids("input_ids");
     let (positions, batch) = batch(m, &ids, &patches, &vision);
-    let mut arena =
-        Arena::new(m.text.config.blocks, 256, m.text.config.kv_heads * m.text.config.head_dim, &Device::Cpu)
-            .unwrap();
+    let t = &m.text.config;
+    let mut arena = Arena::new(t.blocks, 256, t.kv_heads * t.head_dim, kv, &Device::Cpu).unwrap();
     let span = arena.lend(ids.len() + 32).unwrap();
     let mut batch = batch;
     batch.parts[0].own.start = span.start;
@@ -163,7 +162,7 @@ fn greedy(m: &Loaded, arena: &Arena, start: usize, logits: &Tensor, rows: usize,
 
 fn check_f32(name: &'static str) {
     let (case, m) = (Case::read(name), model("f32", Precision::Eight));
-    let o = run(&case, &m);
+    let o = run(&case, &m, KvPrecision::Single);
     if !case.images.is_empty() {
         check_vision(&case, &o);
     }
@@ -243,11 +242,27 @@ fn q8_0_stays_within_its_rounding() {
     {
         let m = model("q8_0", precision);
         let case = Case::read(name);
-        let o = run(&case, &m);
+        let o = run(&case, &m, KvPrecision::Single);
         let last = |t: &Tensor| t.get(t.dims()[0] - 1).unwrap().to_vec1::<f32>().unwrap();
         let error = relative(&last(&o.logits), &last(&case.expected("logits")));
         println!("{name}, {precision:?}: relative error of the last logits {error:.4}");
         assert!(error < 0.06, "{name}, {precision:?}: relative error {error}");
+    }
+}
+
+/// Rounding keys and values to half precision is lost beside the rounding of any quantised file, and
+/// changes no greedy answer.
+#[test]
+fn half_precision_keys_and_values_drift_little() {
+    let m = model("f32", Precision::Expanded);
+    for name in CASES {
+        let case = Case::read(name);
+        let [single, half] = [KvPrecision::Single, KvPrecision::Half].map(|kv| run(&case, &m, kv));
+        let last = |o: &Outcome| o.logits.get(o.logits.dims()[0] - 1).unwrap().to_vec1::<f32>().unwrap();
+        let error = relative(&last(&half), &last(&single));
+        println!("{name}: keys and values in f16 move the last logits by {error:.6}");
+        assert!(error > 0.0 && error < 2e-3, "{name}: relative error {error}");
+        assert_eq!(half.greedy, single.greedy, "{name}");
     }
 }
 

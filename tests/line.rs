@@ -10,6 +10,7 @@ use inspectd::domain::rect::Rect;
 use inspectd::inspect::worker::Worker;
 use inspectd::inspect::{inspect, inspect_all, Work};
 use inspectd::vlm::engine::EngineOptions;
+use inspectd::vlm::kv::KvPrecision;
 use inspectd::vlm::{
     AnswerToken, Answers, Ask, Completion, Finish, Job, ModelInfo, Qwen3Vl, Sampling, Timing, Vlm, VlmError,
 };
@@ -309,13 +310,15 @@ fn batching_changes_no_answer_and_the_reference_agrees() {
 fn the_memory_budget_sizes_the_arena() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model");
     let (text, mmproj) = (dir.join("inspectd-small.gguf"), dir.join("mmproj-inspectd-small.gguf"));
-    let load = |memory_mb| {
-        let options = EngineOptions { threads: 1, memory_mb };
+    let load = |memory_mb, kv| {
+        let options = EngineOptions { threads: 1, memory_mb, kv };
         Qwen3Vl::load(&text, &mmproj, options, &candle_core::Device::Cpu)
     };
-    let rows = |memory_mb| load(memory_mb).unwrap().stage(|_, arena| arena.capacity());
-    let (less, more, default) = (rows(560), rows(570), rows(0));
+    let rows = |memory_mb, kv| load(memory_mb, kv).unwrap().stage(|_, arena| arena.capacity());
+    let [less, more, default] = [560, 570, 0].map(|mb| rows(mb, KvPrecision::Single));
     assert!(less < more && more <= default, "{less}, {more} and {default} rows");
-    let error = load(512).err().expect("512 MiB are what a pass needs alone").to_string();
+    assert_eq!(rows(560, KvPrecision::Half), 2 * less);
+    let error =
+        load(512, KvPrecision::Single).err().expect("512 MiB are what a pass needs alone").to_string();
     assert!(error.contains("[model] memory_mb"), "{error}");
 }

@@ -302,7 +302,7 @@ fn broken_tokenizers_are_named() {
 /// A pair loads or is refused, in time and in memory, and what loads can be fed.
 fn survives(pair: &Pair) -> Result<(), TestCaseError> {
     let started = Instant::now();
-    let options = EngineOptions { threads: 1, memory_mb: 530 };
+    let options = EngineOptions { threads: 1, memory_mb: 530, ..EngineOptions::default() };
     let (result, peak) =
         peak_bytes_of(|| Qwen3Vl::load(&pair.text, &pair.mmproj, options, &Device::Cpu).map(|_| ()));
     prop_assert!(started.elapsed() < Duration::from_secs(60));

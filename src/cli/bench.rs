@@ -111,7 +111,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let dir = args.dir.as_deref().or(temporary.as_ref().map(tempfile::TempDir::path));
     let model = match (&args.random, dir) {
-        (Some(shape), Some(dir)) => random(shape, args.quant, dir, args.model.threads)?,
+        (Some(shape), Some(dir)) => random(shape, args.quant, dir, &args.model)?,
         _ => args.model.clone(),
     };
     let report = measure_all(&model, args.random.is_some(), &effort, Duration::from_secs(args.max_seconds))?;
@@ -124,7 +124,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The random pair, written unless it is there.
-fn random(shape: &Shape, quant: Quant, dir: &Path, threads: usize) -> anyhow::Result<ModelArgs> {
+fn random(shape: &Shape, quant: Quant, dir: &Path, model: &ModelArgs) -> anyhow::Result<ModelArgs> {
     std::fs::create_dir_all(dir).with_context(|| format!("--dir {}", dir.display()))?;
     let name = format!("random-{}-{}.gguf", shape.name, quant.name());
     let (text, mmproj) = (dir.join(&name), dir.join(format!("mmproj-{name}")));
@@ -137,7 +137,7 @@ fn random(shape: &Shape, quant: Quant, dir: &Path, threads: usize) -> anyhow::Re
         std::fs::rename(half(&mmproj), &mmproj)?;
         eprintln!("bench: wrote {} in {:.1} s", text.display(), started.elapsed().as_secs_f64());
     }
-    Ok(ModelArgs { model: Some(text), mmproj: Some(mmproj), threads })
+    Ok(ModelArgs { model: Some(text), mmproj: Some(mmproj), ..model.clone() })
 }
 
 /// The shipped model's vocabulary, so that prompts have the length that it gives them.

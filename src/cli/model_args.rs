@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::vlm::engine::EngineOptions;
+use crate::vlm::kv::KvPrecision;
 use crate::vlm::{Qwen3Vl, VlmError};
 use candle_core::Device;
 use std::path::PathBuf;
@@ -22,6 +23,13 @@ pub struct ModelArgs {
     /// Threads of the engine; 0: all cores.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// What keys and values are kept in: f32, or f16 in half of the memory.
+    #[arg(long, value_name = "TYPE", value_parser = kv, default_value = "f32")]
+    pub kv: KvPrecision,
+}
+
+fn kv(name: &str) -> Result<KvPrecision, String> {
+    KvPrecision::named(name).ok_or_else(|| format!("one of {} expected", KvPrecision::NAMES.join(", ")))
 }
 
 impl ModelArgs {
@@ -32,6 +40,7 @@ impl ModelArgs {
             model: self.model.clone().or_else(|| model.map(|m| m.text.clone())),
             mmproj: self.mmproj.clone().or_else(|| model.map(|m| m.mmproj.clone())),
             threads: if self.threads == 0 { model.map_or(0, |m| m.threads) } else { self.threads },
+            kv: if self.kv == KvPrecision::default() { model.map_or(self.kv, |m| m.kv) } else { self.kv },
         }
     }
 
@@ -47,6 +56,7 @@ impl ModelArgs {
     /// As `Qwen3Vl::load`.
     pub fn load(&self) -> Result<Qwen3Vl, VlmError> {
         let (text, mmproj) = self.files();
-        Qwen3Vl::load(&text, &mmproj, EngineOptions { threads: self.threads, memory_mb: 0 }, &Device::Cpu)
+        let options = EngineOptions { threads: self.threads, memory_mb: 0, kv: self.kv };
+        Qwen3Vl::load(&text, &mmproj, options, &Device::Cpu)
     }
 }

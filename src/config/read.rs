@@ -9,6 +9,7 @@ use super::{
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
 use crate::simulator::Product;
+use crate::vlm::kv::KvPrecision;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -134,6 +135,7 @@ fn model(origin: &Origin, section: Section<'_>) -> Model {
         text,
         mmproj,
         threads: section.ranged("threads", 0..=1024).unwrap_or(0),
+        kv: section.word("kv", KvPrecision::named, &KvPrecision::NAMES).unwrap_or_default(),
         memory_mb: section.ranged("memory_mb", 0..=1_048_576).unwrap_or(0),
         unload_after_idle: (idle_s > 0).then(|| Duration::from_secs(idle_s)),
     };

@@ -1,17 +1,23 @@
-//! Attention on the CPU, block by block: never more than `BLOCK_ROWS` rows of scores at once.
+//! Attention on the CPU, block by block: never more than a cache of scores at once.
 //!
 //! A query row sees every key of the context spans, and of the last span, its own, the keys up to
 //! its own place (causal) or all of them (inside one picture of the vision tower).
 //!
-//!     for each (sequence, head, block of rows), in parallel:
+//!     for each (sequence, head, block of rows) or (sequence of one row, heads of the same keys):
 //!         scores = Q K^T span by span -> softmax -> out = P V span by span
 
 use super::ops::softmax_row;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
-/// Rows of scores that one task holds; 32 rows of 4096 f32 scores take half of an L2 cache.
-const BLOCK_ROWS: usize = 32;
+/// Scores that one task holds, half of a small L2 cache. A task packs the keys and values that its rows
+/// see, so the more rows it has the better.
+const SCORES_MAX: usize = (512 << 10) / size_of::<f32>();
+/// Rows of a task, whatever the number of keys.
+const TASK_ROWS_MIN: usize = 32;
+const TASK_ROWS_MAX: usize = 256;
 
 /// Rows of keys and values: row `r` of head `h` starts at `(start + r) * stride + h * head_dim`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +43,19 @@ pub struct Part {
 
 /// A `[rows, heads * head_dim]` matrix inside a larger one.
 #[derive(Clone, Copy)]
-pub struct Matrix<'a> {
-    pub values: &'a [f32],
+pub struct Matrix<'a, T = f32> {
+    pub values: &'a [T],
     /// Distance of rows.
     pub stride: usize,
     /// Column of the first head.
     pub start: usize,
+}
+
+/// Keys or values in the precision that they are kept in; products are in f32.
+#[derive(Clone, Copy)]
+pub enum Kept<'a> {
+    Single(Matrix<'a>),
+    Half(Matrix<'a, f16>),
 }
 
 /// Numbers of heads.
@@ -54,23 +67,39 @@ pub struct Heads {
     pub dim: usize,
 }
 
+/// What one task computes: some rows of one head or, of a single row, all heads that share their keys.
+struct Task<'a> {
+    part: &'a Part,
+    /// First row, counted from the part's.
+    block: usize,
+    rows: usize,
+    head: usize,
+    heads: usize,
+}
+
 /// Attention of all parts. `out` is `[rows, heads.query * heads.dim]`.
-pub fn attend(q: Matrix<'_>, k: Matrix<'_>, v: Matrix<'_>, heads: Heads, parts: &[Part], out: &mut [f32]) {
-    let tasks: Vec<(&Part, usize, usize)> = parts
-        .iter()
-        .flat_map(|p| (0..p.rows).step_by(BLOCK_ROWS).map(move |block| (p, block)))
-        .flat_map(|(p, block)| (0..heads.query).map(move |head| (p, block, head)))
-        .collect();
+pub fn attend(q: Matrix<'_>, k: Kept<'_>, v: Kept<'_>, heads: Heads, parts: &[Part], out: &mut [f32]) {
+    let tasks: Vec<Task<'_>> = parts.iter().flat_map(|part| tasks(part, heads)).collect();
     let width = heads.query * heads.dim;
     assert!(parts.iter().all(|p| (p.row + p.rows) * width <= out.len()), "a part leaves the output");
     let out = OutPtr(out.as_mut_ptr());
-    tasks.into_par_iter().for_each(|(part, block, head)| {
-        let rows = BLOCK_ROWS.min(part.rows - block);
-        let at = (part.row + block) * width + head * heads.dim;
+    tasks.into_par_iter().for_each(|task| {
+        let at = (task.part.row + task.block) * width + task.head * heads.dim;
         // SAFETY: the parts' rows are disjoint, and so are the blocks and heads inside a part, so no
         // two tasks touch the same values; the assertion above keeps them inside the output.
-        unsafe { attend_block(q, k, v, heads, part, block, rows, head, out.get().add(at), width) };
+        unsafe { attend_task(q, k, v, heads, &task, out.get().add(at), width) };
     });
+}
+
+fn tasks(part: &Part, heads: Heads) -> impl Iterator<Item = Task<'_>> {
+    let at_once = if part.rows == 1 { heads.query / heads.kv } else { 1 };
+    let keys: usize = part.context.iter().chain([&part.own]).map(|s| s.rows).sum();
+    let step = (SCORES_MAX / keys.max(1)).clamp(TASK_ROWS_MIN, TASK_ROWS_MAX);
+    (0..part.rows).step_by(step).flat_map(move |block| {
+        let rows = step.min(part.rows - block);
+        let first = (0..heads.query).step_by(at_once);
+        first.map(move |head| Task { part, block, rows, head, heads: at_once })
+    })
 }
 
 /// Lets tasks write disjoint parts of one slice.
@@ -87,78 +116,111 @@ impl OutPtr {
     }
 }
 
+/// What a thread keeps from task to task, so that none allocates.
+#[derive(Default)]
+struct Scratch {
+    scores: Vec<f32>,
+    /// One head's rows of a span in f32, where they are kept in less.
+    span: Vec<f32>,
+}
+
 thread_local! {
-    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Kept<'_> {
+    /// One head's rows of a span: the first value, and the distance of rows.
+    fn rows<'b>(
+        &'b self,
+        span: Span,
+        column: usize,
+        dim: usize,
+        scratch: &'b mut Vec<f32>,
+    ) -> (&'b [f32], usize) {
+        let (stride, start, len) = match self {
+            Self::Single(m) => (m.stride, m.start, m.values.len()),
+            Self::Half(m) => (m.stride, m.start, m.values.len()),
+        };
+        let at = span.start * stride + start + column;
+        let end = at + (span.rows - 1) * stride + dim;
+        assert!(end <= len, "a span leaves the keys");
+        match self {
+            Self::Single(m) => (&m.values[at..end], stride),
+            Self::Half(m) => {
+                scratch.resize(scratch.len().max(span.rows * dim), 0.0);
+                for (row, out) in m.values[at..end].chunks(stride).zip(scratch.chunks_exact_mut(dim)) {
+                    row[..dim].convert_to_f32_slice(out);
+                }
+                (&scratch[..span.rows * dim], dim)
+            }
+        }
+    }
 }
 
 /// # Safety
-/// `out` points to `rows` rows of `heads.dim` values, `out_stride` apart, that nobody else touches.
-#[allow(clippy::too_many_arguments)] // One block of one head is described by just these numbers.
-unsafe fn attend_block(
+/// `out` points to the task's first value: its rows stand `out_stride` apart, its heads side by side,
+/// and nobody else touches them.
+unsafe fn attend_task(
     q: Matrix<'_>,
-    k: Matrix<'_>,
-    v: Matrix<'_>,
+    k: Kept<'_>,
+    v: Kept<'_>,
     heads: Heads,
-    part: &Part,
-    block: usize,
-    rows: usize,
-    head: usize,
+    task: &Task<'_>,
     out: *mut f32,
     out_stride: usize,
 ) {
-    let kv_head = head / (heads.query / heads.kv);
-    let own_rows = if part.causal { block + rows } else { part.own.rows };
+    let (part, dim) = (task.part, heads.dim);
+    let column = task.head / (heads.query / heads.kv) * dim;
+    let own_rows = if part.causal { task.block + task.rows } else { part.own.rows };
     let own = Span { start: part.own.start, rows: own_rows };
     let spans = || part.context.iter().copied().chain([own]).filter(|s| s.rows > 0);
     let keys: usize = spans().map(|s| s.rows).sum();
-    let scale = 1.0 / (heads.dim as f32).sqrt();
-    let query = &q.values[(part.row + block) * q.stride + q.start + head * heads.dim..];
-    let span_of = |m: Matrix<'_>, s: Span| {
-        let at = s.start * m.stride + m.start + kv_head * heads.dim;
-        assert!(at + (s.rows - 1) * m.stride + heads.dim <= m.values.len(), "a span leaves the keys");
-        at
-    };
-    assert!((rows - 1) * q.stride + heads.dim <= query.len(), "a block leaves the queries");
-    SCORES.with_borrow_mut(|scores| {
-        scores.resize(scores.len().max(rows * keys), 0.0);
-        let mut column = 0;
+    // Rows of the products: the task's rows, or the heads of its only row, which are adjacent.
+    let (m, q_stride, out_stride) =
+        if task.heads == 1 { (task.rows, q.stride, out_stride) } else { (task.heads, dim, dim) };
+    let query = &q.values[(part.row + task.block) * q.stride + q.start + task.head * dim..];
+    assert!((m - 1) * q_stride + dim <= query.len(), "a task leaves the queries");
+    SCRATCH.with_borrow_mut(|Scratch { scores, span }| {
+        scores.resize(scores.len().max(m * keys), 0.0);
+        let mut done = 0;
         for s in spans() {
-            let at = span_of(k, s);
-            // SAFETY: the assertions above keep both operands inside their slices, and the scores
-            // hold `rows * keys` values.
+            let (values, stride) = k.rows(s, column, dim, span);
+            // SAFETY: `rows` and the assertion above keep both operands inside their slices, and the
+            // scores hold `m * keys` values.
             unsafe {
                 product(
-                    [rows, s.rows, heads.dim],
-                    (scores.as_mut_ptr().add(column), keys),
-                    (query.as_ptr(), q.stride, 1),
-                    (k.values.as_ptr().add(at), 1, k.stride),
-                    scale,
+                    [m, s.rows, dim],
+                    (scores.as_mut_ptr().add(done), keys),
+                    (query.as_ptr(), q_stride, 1),
+                    (values.as_ptr(), 1, stride),
+                    1.0 / (dim as f32).sqrt(),
                     false,
                 );
             }
-            column += s.rows;
+            done += s.rows;
         }
-        for (i, row) in scores[..rows * keys].chunks_exact_mut(keys).enumerate() {
-            // The last `rows` keys are the block's own; row `i` sees them up to its own place.
-            let seen = if part.causal { keys - rows + i + 1 } else { keys };
-            softmax_row(&mut row[..seen]);
-            row[seen..].fill(0.0);
+        for (i, row) in scores[..m * keys].chunks_exact_mut(keys).enumerate() {
+            // The last keys are the block's own; its row `i` sees them up to its own place.
+            let hidden = if part.causal && task.heads == 1 { task.rows - 1 - i } else { 0 };
+            let (seen, hidden) = row.split_at_mut(keys - hidden);
+            softmax_row(seen);
+            hidden.fill(0.0);
         }
-        let mut column = 0;
+        let mut done = 0;
         for s in spans() {
-            let at = span_of(v, s);
+            let (values, stride) = v.rows(s, column, dim, span);
             // SAFETY: as above; `out` belongs to this task alone.
             unsafe {
                 product(
-                    [rows, heads.dim, s.rows],
+                    [m, dim, s.rows],
                     (out, out_stride),
-                    (scores.as_ptr().add(column), keys, 1),
-                    (v.values.as_ptr().add(at), v.stride, 1),
+                    (scores.as_ptr().add(done), keys, 1),
+                    (values.as_ptr(), stride, 1),
                     1.0,
-                    column > 0,
+                    done > 0,
                 );
             }
-            column += s.rows;
+            done += s.rows;
         }
     });
 }
@@ -247,8 +309,10 @@ mod tests {
         let mut noise = |n: usize| (0..n).map(|_| rng.gen_range(-1.0..1.0)).collect::<Vec<f32>>();
         let (q, k, v) = (noise(80 * 100), noise(200 * 48), noise(200 * 48));
         let q = Matrix { values: &q, stride: 100, start: 4 };
-        let (k, v) =
-            (Matrix { values: &k, stride: 48, start: 0 }, Matrix { values: &v, stride: 48, start: 0 });
+        let [half_k, half_v] = [&k, &v].map(|m| m.iter().map(|x| f16::from_f32(*x)).collect::<Vec<_>>());
+        fn matrix<T>(values: &[T]) -> Matrix<'_, T> {
+            Matrix { values, stride: 48, start: 0 }
+        }
         let parts = [
             Part {
                 row: 0,
@@ -266,10 +330,16 @@ mod tests {
             },
             Part { row: 71, rows: 9, context: vec![], own: Span { start: 61, rows: 9 }, causal: false },
         ];
-        let (mut fast, mut slow) = (vec![7.0; 80 * 96], vec![0.0; 80 * 96]);
-        attend(q, k, v, heads, &parts, &mut fast);
-        reference(q, k, v, heads, &parts, &mut slow);
-        let gap = fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(gap < 1e-5, "off by {gap}");
+        let mut slow = vec![0.0; 80 * 96];
+        reference(q, matrix(&k), matrix(&v), heads, &parts, &mut slow);
+        let off = |k, v| {
+            let mut fast = vec![7.0; 80 * 96];
+            attend(q, k, v, heads, &parts, &mut fast);
+            fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        };
+        let single = off(Kept::Single(matrix(&k)), Kept::Single(matrix(&v)));
+        let half = off(Kept::Half(matrix(&half_k)), Kept::Half(matrix(&half_v)));
+        assert!(single < 1e-5, "off by {single}");
+        assert!(half < 1e-3, "off by {half} with keys and values in half precision");
     }
 }

@@ -9,7 +9,7 @@
 use super::attention::{Part, Span};
 use super::error::VlmError;
 use super::grammar::Grammars;
-use super::kv::Arena;
+use super::kv::{Arena, KvPrecision};
 use super::load::{load, Loaded};
 use super::rope::text_positions;
 use super::run::Run;
@@ -37,6 +37,7 @@ pub struct EngineOptions {
     /// Memory for the whole engine in MiB: keys and values get what the weights and `WORKING_BYTES`
     /// leave. 0: up to 1 GiB for keys and values, whatever the weights take.
     pub memory_mb: u64,
+    pub kv: KvPrecision,
 }
 
 /// A loaded Qwen3-VL.
@@ -75,7 +76,7 @@ impl Qwen3Vl {
         let model = load(text, mmproj, None, device)?;
         let c = &model.text.config;
         let width = c.kv_heads * c.head_dim;
-        let row_bytes = c.blocks * width * 2 * size_of::<f32>();
+        let row_bytes = c.blocks * width * 2 * options.kv.bytes();
         let arena_bytes = match options.memory_mb {
             0 => ARENA_BYTES_DEFAULT as u64,
             mb => (mb << 20).saturating_sub(model.bytes + WORKING_BYTES),
@@ -87,7 +88,7 @@ impl Qwen3Vl {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build();
         let pool = pool.map_err(|e| candle_core::Error::Msg(e.to_string()))?;
         let grammars = Grammars::new(Arc::clone(&model.tokenizer), model.template.im_end)?;
-        let arena = Arena::new(c.blocks, rows, width, device)?;
+        let arena = Arena::new(c.blocks, rows, width, options.kv, device)?;
         let mut engine = Self { model, grammars, arena, prefix: Span { start: 0, rows: 0 }, pool };
         engine.prefill_prefix()?;
         Ok(engine)

@@ -4,9 +4,45 @@
 //! the spans of what it shares (the prefix of the model, the picture) are only named by it, so that
 //! sharing costs no copy.
 
-use super::attention::Span;
+use super::attention::{Kept, Matrix, Span};
 use super::error::VlmError;
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Storage, Tensor};
+use half::f16;
+
+/// What keys and values are kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvPrecision {
+    #[default]
+    Single,
+    /// Half of the memory, and half of what decoding long answers reads; rounds to 11 bits.
+    Half,
+}
+
+impl KvPrecision {
+    pub const NAMES: [&str; 2] = ["f32", "f16"];
+
+    /// By its name in the config.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "f32" => Some(Self::Single),
+            "f16" => Some(Self::Half),
+            _ => None,
+        }
+    }
+
+    /// The name that `named` takes.
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// Bytes of a value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Single => size_of::<f32>(),
+            Self::Half => size_of::<f16>(),
+        }
+    }
+}
 
 /// Keys and values of all blocks.
 #[derive(Debug)]
@@ -14,6 +50,7 @@ pub struct Arena {
     /// Each `[capacity, kv_heads * head_dim]`.
     keys: Vec<Tensor>,
     values: Vec<Tensor>,
+    dtype: DType,
     capacity: usize,
     /// Free spans, sorted by start, never adjacent.
     free: Vec<Span>,
@@ -24,11 +61,21 @@ impl Arena {
     ///
     /// # Errors
     /// When the device cannot give the memory.
-    pub fn new(blocks: usize, capacity: usize, width: usize, device: &Device) -> Result<Self> {
-        let make = || {
-            (0..blocks).map(|_| Tensor::zeros((capacity, width), DType::F32, device)).collect::<Result<_>>()
+    pub fn new(
+        blocks: usize,
+        capacity: usize,
+        width: usize,
+        precision: KvPrecision,
+        device: &Device,
+    ) -> Result<Self> {
+        let dtype = match precision {
+            KvPrecision::Single => DType::F32,
+            KvPrecision::Half => DType::F16,
         };
-        Ok(Self { keys: make()?, values: make()?, capacity, free: vec![Span { start: 0, rows: capacity }] })
+        let make =
+            || (0..blocks).map(|_| Tensor::zeros((capacity, width), dtype, device)).collect::<Result<_>>();
+        let free = vec![Span { start: 0, rows: capacity }];
+        Ok(Self { keys: make()?, values: make()?, dtype, capacity, free })
     }
 
     /// All rows, free or not.
@@ -73,8 +120,8 @@ impl Arena {
     /// # Errors
     /// When the rows leave the arena.
     pub fn write(&self, block: usize, start: usize, k: &Tensor, v: &Tensor) -> Result<()> {
-        self.keys[block].slice_set(k, 0, start)?;
-        self.values[block].slice_set(v, 0, start)
+        self.keys[block].slice_set(&k.to_dtype(self.dtype)?, 0, start)?;
+        self.values[block].slice_set(&v.to_dtype(self.dtype)?, 0, start)
     }
 
     /// Keys and values of one block, each `[capacity, width]`.
@@ -88,13 +135,27 @@ impl Arena {
     }
 }
 
+/// Gives `[rows, width]` keys or values on the CPU to `f`.
+///
+/// # Errors
+/// When they lie elsewhere, or are of another type.
+pub fn with_kept<T>(rows: &Tensor, f: impl FnOnce(Kept<'_>) -> Result<T>) -> Result<T> {
+    let width = rows.dim(1)?;
+    let (storage, _) = rows.storage_and_layout();
+    let Storage::Cpu(cpu) = &*storage else { candle_core::bail!("keys are not on the CPU") };
+    match rows.dtype() {
+        DType::F16 => f(Kept::Half(Matrix { values: cpu.as_slice()?, stride: width, start: 0 })),
+        _ => f(Kept::Single(Matrix { values: cpu.as_slice()?, stride: width, start: 0 })),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn spans_come_back_whole() {
-        let mut arena = Arena::new(1, 100, 2, &Device::Cpu).unwrap();
+        let mut arena = Arena::new(1, 100, 2, KvPrecision::Single, &Device::Cpu).unwrap();
         let (a, b, c) = (arena.lend(40).unwrap(), arena.lend(40).unwrap(), arena.lend(20).unwrap());
         assert!(arena.lend(1).is_none());
         arena.give_back(a);

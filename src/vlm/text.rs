@@ -11,7 +11,7 @@
 use super::attention::{attend, Heads, Matrix, Part};
 use super::error::VlmError;
 use super::gguf::Gguf;
-use super::kv::Arena;
+use super::kv::{with_kept, Arena};
 use super::linear::{vector, Linear};
 use super::ops::{add_residual, norm_rotate, rms_norm, swiglu, with_slice, Rotary};
 use super::rope::{Position, Rope};
@@ -239,14 +239,12 @@ impl Text {
             let outs = parts.iter().map(|p| attend_composed(q, keys, values, heads, p));
             return Tensor::cat(&outs.collect::<Result<Vec<_>>>()?, 0);
         }
-        let (width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let width = c.heads * c.head_dim;
         let mut out = vec![0f32; q.elem_count()];
         with_slice(q, |q| {
-            with_slice(keys, |k| {
-                with_slice(values, |v| {
+            with_kept(keys, |k| {
+                with_kept(values, |v| {
                     let q = Matrix { values: q, stride: width, start: 0 };
-                    let k = Matrix { values: k, stride: kv_width, start: 0 };
-                    let v = Matrix { values: v, stride: kv_width, start: 0 };
                     attend(q, k, v, heads, parts, &mut out);
                     Ok(())
                 })
@@ -268,7 +266,7 @@ pub(super) fn attend_composed(
     let gather = |m: &Tensor| -> Result<Tensor> {
         let spans: Vec<Tensor> =
             p.context.iter().chain([&p.own]).map(|s| m.narrow(0, s.start, s.rows)).collect::<Result<_>>()?;
-        let all = Tensor::cat(&spans, 0)?;
+        let all = Tensor::cat(&spans, 0)?.to_dtype(q.dtype())?;
         let n = all.dim(0)?;
         // [kv, 1, keys, dim] seen by each group of query heads.
         let all = all.reshape((n, heads.kv, 1, heads.dim))?.permute((1, 2, 0, 3))?;

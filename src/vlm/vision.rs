@@ -9,7 +9,7 @@
 //! Everything follows the merge order of `image.rs`. Source: `Qwen3VLVisionModel` of Hugging Face
 //! transformers 5.23; names of keys and tensors: llama.cpp's converter.
 
-use super::attention::{attend, Heads, Matrix, Part, Span};
+use super::attention::{attend, Heads, Kept, Matrix, Part, Span};
 use super::error::VlmError;
 use super::gguf::{Gguf, Value};
 use super::image::{merge_order, PatchGrid, Patches};
@@ -279,7 +279,7 @@ impl Vision {
                     let q = Matrix { values: q, stride: c.hidden, start: 0 };
                     let k = Matrix { values: k, stride: c.hidden, start: 0 };
                     let v = Matrix { values: v, stride: 3 * c.hidden, start: 2 * c.hidden };
-                    attend(q, k, v, heads, &parts, &mut out);
+                    attend(q, Kept::Single(k), Kept::Single(v), heads, &parts, &mut out);
                     Ok(())
                 })
             })

@@ -16,17 +16,34 @@ pub enum Bits {
 const WIDE_MAX: f32 = 127.0 * 128.0;
 const NARROW_MAX: f32 = 127.0;
 
-/// Rows of quantised activations. value = (high * 128 + low) * scale, without `low`: high * scale.
+/// Rows that lie side by side: their blocks of the same depth are adjacent, so that a kernel that walks
+/// the depth reads one stream, and finds every row at a fixed distance.
+pub(super) const PANEL: usize = 16;
+
+/// What a kernel must know of a block of 32 values besides its integers.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Head {
+    /// The value of one step of the integers.
+    pub(super) scale: f32,
+    /// Sum of the values: `scale` times that of the integers.
+    pub(super) sum: f32,
+    /// The sum of the integers times -128: what unsigned 8-bit weights are too large by.
+    pub(super) minus_128: i32,
+    /// For each half of the block the sum of the integers times -32, for unsigned 6-bit weights.
+    pub(super) minus_32: [i32; 2],
+}
+
+/// Rows of quantised activations: integer = high * 128 + low, or high alone for eight bits.
+///
+/// Integers stand as `[panel][block][row][32]`, heads as `[panel][block][row]`; the last panel has the
+/// rows that are left.
 pub struct Activations {
     pub(super) k: usize,
-    /// `[rows, k]`.
     pub(super) high: Vec<i8>,
-    /// `[rows, k]`; empty for eight bits.
+    /// Empty for eight bits.
     pub(super) low: Vec<i8>,
-    /// `[rows, k / 32]`: the value of one step of `low` (of `high` for eight bits).
-    pub(super) scales: Vec<f32>,
-    /// `[rows, k / 16]`: sums of sixteen values.
-    pub(super) sums: Vec<f32>,
+    pub(super) heads: Vec<Head>,
 }
 
 impl Activations {
@@ -39,17 +56,15 @@ impl Activations {
             k,
             high: vec![0; rows * k],
             low: vec![0; if wide { rows * k } else { 0 }],
-            scales: vec![0.0; rows * k / BLOCK],
-            sums: vec![0.0; rows * k / 16],
+            heads: vec![Head::default(); rows * k / BLOCK],
         };
-        let rows = x.par_chunks(k).zip(a.high.par_chunks_mut(k)).zip(a.scales.par_chunks_mut(k / BLOCK));
-        let rows = rows.zip(a.sums.par_chunks_mut(k / 16));
+        let panels = x.par_chunks(PANEL * k).zip(a.high.par_chunks_mut(PANEL * k));
+        let panels = panels.zip(a.heads.par_chunks_mut(PANEL * k / BLOCK));
         if wide {
-            rows.zip(a.low.par_chunks_mut(k)).for_each(|((((x, high), scales), sums), low)| {
-                wide_row(x, high, low, scales, sums);
-            });
+            let panels = panels.zip(a.low.par_chunks_mut(PANEL * k));
+            panels.for_each(|(((x, high), heads), low)| wide_panel(x, k, high, low, heads));
         } else {
-            rows.for_each(|(((x, high), scales), sums)| narrow_row(x, high, scales, sums));
+            panels.for_each(|((x, high), heads)| narrow_panel(x, k, high, heads));
         }
         a
     }
@@ -59,12 +74,27 @@ impl Activations {
         self.high.len() / self.k
     }
 
+    /// Bytes that a kernel reads of one row.
+    pub(super) fn row_bytes(&self) -> usize {
+        let integers = if self.low.is_empty() { self.k } else { 2 * self.k };
+        integers + self.k / BLOCK * size_of::<Head>()
+    }
+
+    /// Where the first block of a row is, counted in blocks, and how many blocks later the next one is.
+    pub(super) fn place(&self, row: usize) -> (usize, usize) {
+        let (panel, first) = (row / PANEL, row % PANEL);
+        let in_panel = PANEL.min(self.rows() - panel * PANEL);
+        (panel * PANEL * (self.k / BLOCK) + first, in_panel)
+    }
+
     /// One value, for the scalar reference.
     pub(super) fn value(&self, row: usize, i: usize) -> f32 {
-        let at = row * self.k + i;
+        let (start, step) = self.place(row);
+        let block = start + i / BLOCK * step;
+        let at = block * BLOCK + i % BLOCK;
         let high = i32::from(self.high[at]);
         let integer = self.low.get(at).map_or(high, |low| high * 128 + i32::from(*low));
-        integer as f32 * self.scales[at / BLOCK]
+        integer as f32 * self.heads[block].scale
     }
 }
 
@@ -86,20 +116,23 @@ fn largest(x: &[f32; BLOCK]) -> f32 {
     "x86_64+avx2+fma",
     "aarch64+neon"
 ))]
-fn narrow_row(x: &[f32], high: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
-    let blocks = x.as_chunks::<BLOCK>().0.iter().zip(high.as_chunks_mut::<BLOCK>().0);
-    for (b, (x, high)) in blocks.enumerate() {
-        let scale = largest(x) / NARROW_MAX;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        scales[b] = scale;
-        for half in 0..2 {
-            let mut sum = 0i32;
-            for i in half * 16..half * 16 + 16 {
-                let q = round(x[i] * inverse);
-                high[i] = q as i8;
-                sum = sum.wrapping_add(q);
+fn narrow_panel(x: &[f32], k: usize, high: &mut [i8], heads: &mut [Head]) {
+    let rows = x.len() / k;
+    for (row, x) in x.chunks_exact(k).enumerate() {
+        for (b, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+            let at = b * rows + row;
+            let high = &mut high.as_chunks_mut::<BLOCK>().0[at];
+            let scale = largest(x) / NARROW_MAX;
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            let mut sums = [0i32; 2];
+            for (half, sum) in sums.iter_mut().enumerate() {
+                for i in half * 16..half * 16 + 16 {
+                    let q = round(x[i] * inverse);
+                    high[i] = q as i8;
+                    *sum = sum.wrapping_add(q);
+                }
             }
-            sums[2 * b + half] = sum as f32 * scale;
+            heads[at] = Head::new(scale, sums);
         }
     }
 }
@@ -109,22 +142,41 @@ fn narrow_row(x: &[f32], high: &mut [i8], scales: &mut [f32], sums: &mut [f32]) 
     "x86_64+avx2+fma",
     "aarch64+neon"
 ))]
-fn wide_row(x: &[f32], high: &mut [i8], low: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
-    let bytes = high.as_chunks_mut::<BLOCK>().0.iter_mut().zip(low.as_chunks_mut::<BLOCK>().0);
-    for (b, (x, (high, low))) in x.as_chunks::<BLOCK>().0.iter().zip(bytes).enumerate() {
-        let scale = largest(x) / WIDE_MAX;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        scales[b] = scale;
-        for half in 0..2 {
-            let mut sum = 0i32;
-            for i in half * 16..half * 16 + 16 {
-                let q = round(x[i] * inverse);
-                let h = q.wrapping_add(64) >> 7;
-                high[i] = h as i8;
-                low[i] = q.wrapping_sub(h << 7) as i8;
-                sum = sum.wrapping_add(q);
+fn wide_panel(x: &[f32], k: usize, high: &mut [i8], low: &mut [i8], heads: &mut [Head]) {
+    let rows = x.len() / k;
+    for (row, x) in x.chunks_exact(k).enumerate() {
+        for (b, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+            let at = b * rows + row;
+            let high = &mut high.as_chunks_mut::<BLOCK>().0[at];
+            let low = &mut low.as_chunks_mut::<BLOCK>().0[at];
+            let scale = largest(x) / WIDE_MAX;
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            let mut sums = [0i32; 2];
+            for (half, sum) in sums.iter_mut().enumerate() {
+                for i in half * 16..half * 16 + 16 {
+                    let q = round(x[i] * inverse);
+                    let h = q.wrapping_add(64) >> 7;
+                    high[i] = h as i8;
+                    low[i] = q.wrapping_sub(h << 7) as i8;
+                    *sum = sum.wrapping_add(q);
+                }
             }
-            sums[2 * b + half] = sum as f32 * scale;
+            heads[at] = Head::new(scale, sums);
+        }
+    }
+}
+
+impl Head {
+    /// `sums`: of the integers of each half. They are meaningless where a value was not finite; so is
+    /// `scale` then, and nothing may stop before it is seen.
+    #[inline(always)]
+    fn new(scale: f32, sums: [i32; 2]) -> Self {
+        let both = sums[0].wrapping_add(sums[1]);
+        Self {
+            scale,
+            sum: both as f32 * scale,
+            minus_128: both.wrapping_mul(-128),
+            minus_32: sums.map(|s| s.wrapping_mul(-32)),
         }
     }
 }

@@ -1,10 +1,14 @@
 //! The product on AVX-512 with VNNI: `vpdpbusd` multiplies four unsigned weights of sixteen rows with
 //! four signed activations and adds them up.
 
+use super::activations::{Head, PANEL};
 use super::layout::{Kind, BLOCK, GROUP, TILE_ROWS};
 use super::{Activations, Out, Packed};
 use std::arch::x86_64::*;
 use std::ops::Range;
+
+/// Two pages: what a core computes with in the time that memory takes to answer.
+const PREFETCH_BYTES: usize = 8 << 10;
 
 /// True when this processor has the instructions.
 pub fn available() -> bool {
@@ -35,19 +39,30 @@ pub unsafe fn multiply(w: &Packed, x: &Activations, rows: Range<usize>, tiles: R
     }
 }
 
-/// A block of 32 values of sixteen rows: value = scale * q - min, by halves of 16 values where the
-/// kind has such scales.
+/// A block of 32 values of sixteen rows.
 struct Block {
     q: [__m512i; 8],
+    /// The second one only where halves of a block have scales of their own.
     scale: [__m512; 2],
-    min: [__m512; 2],
+    /// Zero where a fixed number is taken from q instead.
+    min: __m512,
+}
+
+/// What makes values of the unsigned q.
+#[derive(PartialEq)]
+enum Form {
+    /// value = scale * q - min.
+    Minimum,
+    /// value = scale * (q - 128).
+    Minus128,
+    /// value = scale * (q - 32), with a scale for each half of a block.
+    HalvesMinus32,
 }
 
 /// Reads the blocks of one kind.
 trait Read {
     const KIND: Kind;
-    /// The halves of a block have scales of their own.
-    const HALVES: bool;
+    const FORM: Form;
 
     /// # Safety
     /// `unit` points to a unit of this kind, aligned to 64.
@@ -101,50 +116,33 @@ unsafe fn tile_rows<R: Read, const ROWS: usize, const WIDE: bool>(
     tile: usize,
     out: Out,
 ) {
-    let (k, blocks) = (x.k, x.k / BLOCK);
     let blocks_per_unit = R::KIND.unit() / BLOCK;
-    let bytes = w.tile(tile);
-    assert!((row + ROWS) * k <= x.high.len() && (!WIDE || x.low.len() == x.high.len()), "rows of a product");
+    let (start, step) = x.place(row);
+    let end = start + (x.k / BLOCK - 1) * step + ROWS;
+    assert!(row % PANEL + ROWS <= step && end <= x.heads.len() && end * BLOCK <= x.high.len());
+    assert!(!WIDE || x.low.len() == x.high.len());
     let low = if WIDE { &x.low } else { &x.high };
-    let (mut high, mut low) = (x.high[row * k..].as_ptr(), low[row * k..].as_ptr());
-    let (mut scales, mut sums16) = (x.scales[row * blocks..].as_ptr(), x.sums[row * 2 * blocks..].as_ptr());
+    let (mut high, mut low) = (x.high[start * BLOCK..].as_ptr(), low[start * BLOCK..].as_ptr());
+    let mut heads = x.heads[start..].as_ptr();
     let mut sums = [_mm512_setzero_ps(); ROWS];
-    for unit in bytes.chunks_exact(R::KIND.unit_bytes()) {
+    for unit in w.tile(tile).chunks_exact(R::KIND.unit_bytes()) {
         for b in 0..blocks_per_unit {
+            prefetch(unit, b * unit.len() / blocks_per_unit..(b + 1) * unit.len() / blocks_per_unit);
             // SAFETY: the chunk is a whole unit.
             let weights = unsafe { R::block(unit.as_ptr(), b) };
             for (r, sum) in sums.iter_mut().enumerate() {
-                // The assertion bounds these products; checking each for overflow would cost a tenth
-                // of the loop.
-                let (values, block) = (r.wrapping_mul(k), r.wrapping_mul(blocks));
-                // SAFETY: the pointers stand at the same block of the first row, the others' blocks
-                // follow whole rows later, and the assertion says that all rows are there.
+                // SAFETY: the pointers stand at a block of the first row, the same blocks of the other
+                // rows follow, and the assertions say that all rows of all blocks are there.
                 unsafe {
-                    let scale = _mm512_set1_ps(*scales.add(block));
-                    let (high, low) = (high.add(values).cast::<i32>(), low.add(values).cast::<i32>());
-                    let sum16 = sums16.add(block).add(block);
-                    if R::HALVES {
-                        for half in 0..2 {
-                            let q = &weights.q[4 * half..4 * half + 4];
-                            let dot = dot::<WIDE>(q, high.add(4 * half), low.add(4 * half));
-                            let scale = _mm512_mul_ps(weights.scale[half], scale);
-                            *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, *sum);
-                            *sum =
-                                _mm512_fnmadd_ps(weights.min[half], _mm512_set1_ps(*sum16.add(half)), *sum);
-                        }
-                    } else {
-                        let dot = dot::<WIDE>(&weights.q, high, low);
-                        let scale = _mm512_mul_ps(weights.scale[0], scale);
-                        *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, *sum);
-                        let both = _mm512_set1_ps(*sum16 + *sum16.add(1));
-                        *sum = _mm512_fnmadd_ps(weights.min[0], both, *sum);
-                    }
+                    let head = &*heads.wrapping_add(r);
+                    let high = high.wrapping_add(r.wrapping_mul(BLOCK)).cast::<i32>();
+                    let low = low.wrapping_add(r.wrapping_mul(BLOCK)).cast::<i32>();
+                    *sum = add_block::<R, WIDE>(&weights, head, high, low, *sum);
                 }
             }
-            high = high.wrapping_add(BLOCK);
-            low = low.wrapping_add(BLOCK);
-            scales = scales.wrapping_add(1);
-            sums16 = sums16.wrapping_add(2);
+            high = high.wrapping_add(step.wrapping_mul(BLOCK));
+            low = low.wrapping_add(step.wrapping_mul(BLOCK));
+            heads = heads.wrapping_add(step);
         }
     }
     for (r, sum) in sums.iter().enumerate() {
@@ -153,15 +151,65 @@ unsafe fn tile_rows<R: Read, const ROWS: usize, const WIDE: bool>(
     }
 }
 
-/// Sum of products of groups of weights with as many groups of activations.
+/// Asks for the weights that follow some bytes of a unit `PREFETCH_BYTES` later: the processor's own
+/// prefetcher stops at every page.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn prefetch(unit: &[u8], bytes: Range<usize>) {
+    for at in bytes.step_by(64) {
+        // Past the end of the weights this asks for nothing of use, and does no harm.
+        _mm_prefetch::<_MM_HINT_T0>(unit.as_ptr().wrapping_add(at + PREFETCH_BYTES).cast());
+    }
+}
+
+/// `sum` and the products of a block of weights with a block of one row of activations.
+///
+/// # Safety
+/// `high`, and with `WIDE` `low`, point to 32 bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn add_block<R: Read, const WIDE: bool>(
+    w: &Block,
+    head: &Head,
+    high: *const i32,
+    low: *const i32,
+    mut sum: __m512,
+) -> __m512 {
+    let scale = _mm512_set1_ps(head.scale);
+    // SAFETY: the caller's.
+    unsafe {
+        match R::FORM {
+            Form::Minimum => {
+                let dot = dot::<WIDE>(&w.q, high, low, _mm512_setzero_si512());
+                sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(w.scale[0], scale), sum);
+                _mm512_fnmadd_ps(w.min, _mm512_set1_ps(head.sum), sum)
+            }
+            Form::Minus128 => {
+                let dot = dot::<WIDE>(&w.q, high, low, _mm512_set1_epi32(head.minus_128));
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(w.scale[0], scale), sum)
+            }
+            Form::HalvesMinus32 => {
+                for half in 0..2 {
+                    let (high, low) = (high.add(4 * half), low.add(4 * half));
+                    let start = _mm512_set1_epi32(head.minus_32[half]);
+                    let dot = dot::<WIDE>(&w.q[4 * half..4 * half + 4], high, low, start);
+                    sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(w.scale[half], scale), sum);
+                }
+                sum
+            }
+        }
+    }
+}
+
+/// `start` and the products of groups of weights with as many groups of activations.
 ///
 /// # Safety
 /// `high` and `low` point to `q.len()` groups; without `WIDE`, `low` is not read.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn dot<const WIDE: bool>(q: &[__m512i], high: *const i32, low: *const i32) -> __m512i {
-    let mut sum = _mm512_setzero_si512();
-    let mut sum_low = _mm512_setzero_si512();
+unsafe fn dot<const WIDE: bool>(q: &[__m512i], high: *const i32, low: *const i32, start: __m512i) -> __m512i {
+    let mut sum = if WIDE { _mm512_setzero_si512() } else { start };
+    let mut sum_low = start;
     for (g, q) in q.iter().enumerate() {
         // SAFETY: the caller's.
         unsafe {
@@ -226,7 +274,7 @@ struct Q6K;
 
 impl Read for Q8 {
     const KIND: Kind = Kind::Q8;
-    const HALVES: bool = false;
+    const FORM: Form = Form::Minus128;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -240,14 +288,13 @@ impl Read for Q8 {
             }
             halves(unit.add(block * 2 * TILE_ROWS))
         };
-        let min = _mm512_mul_ps(scale, _mm512_set1_ps(128.0));
-        Block { q, scale: [scale; 2], min: [min; 2] }
+        Block { q, scale: [scale; 2], min: _mm512_setzero_ps() }
     }
 }
 
 impl Read for Q4 {
     const KIND: Kind = Kind::Q4;
-    const HALVES: bool = false;
+    const FORM: Form = Form::Minimum;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -258,7 +305,7 @@ impl Read for Q4 {
             (nibbles(at), halves(unit.add(block * 2 * TILE_ROWS)))
         };
         let min = _mm512_mul_ps(scale, _mm512_set1_ps(8.0));
-        Block { q, scale: [scale; 2], min: [min; 2] }
+        Block { q, scale: [scale; 2], min }
     }
 }
 
@@ -279,7 +326,7 @@ unsafe fn k_scales(unit: *const u8, block: usize) -> (__m512, __m512) {
 
 impl Read for Q4K {
     const KIND: Kind = Kind::Q4K;
-    const HALVES: bool = false;
+    const FORM: Form = Form::Minimum;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -288,14 +335,14 @@ impl Read for Q4K {
         unsafe {
             let q = nibbles(unit.add(Self::KIND.head_bytes() + block * Self::KIND.block_bytes()));
             let (scale, min) = k_scales(unit, block);
-            Block { q, scale: [scale; 2], min: [min; 2] }
+            Block { q, scale: [scale; 2], min }
         }
     }
 }
 
 impl Read for Q5K {
     const KIND: Kind = Kind::Q5K;
-    const HALVES: bool = false;
+    const FORM: Form = Form::Minimum;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -312,14 +359,14 @@ impl Read for Q5K {
                 *q = _mm512_mask_add_epi8(*q, set, *q, sixteen);
             }
             let (scale, min) = k_scales(unit, block);
-            Block { q, scale: [scale; 2], min: [min; 2] }
+            Block { q, scale: [scale; 2], min }
         }
     }
 }
 
 impl Read for Q6K {
     const KIND: Kind = Kind::Q6K;
-    const HALVES: bool = true;
+    const FORM: Form = Form::HalvesMinus32;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -344,9 +391,7 @@ impl Read for Q6K {
                 let bytes = _mm_loadu_si128(unit.add(64 + (2 * block + i) * TILE_ROWS).cast());
                 _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)))
             };
-            let scale = [half(0), half(1)];
-            let min = scale.map(|s| _mm512_mul_ps(s, _mm512_set1_ps(32.0)));
-            Block { q, scale, min }
+            Block { q, scale: [half(0), half(1)], min: _mm512_setzero_ps() }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Quantised matrix products on the CPU: one compact copy of the weights, in tiles of 16 rows.
 //!
 //!     ggml blocks --pack--> tiles (the only copy in memory) --row--> embeddings
-//!     activations --quantise--> 8 or 16 bits a value, one scale per 32
+//!     activations --quantise--> panels of 16 rows, 8 or 16 bits a value, one scale per 32
 //!     tiles x activations --avx512 (VNNI) | scalar reference--> f32
 //!
 //! candle keeps the original blocks and a second, larger copy, takes its fast path only for depths
@@ -19,15 +19,17 @@ mod avx512;
 mod layout;
 mod pack;
 
+use activations::PANEL;
 pub use activations::{Activations, Bits};
 pub use pack::Packed;
 
 use rayon::prelude::*;
 
-/// Rows of activations that a task multiplies with a run of tiles; with their depth they fit an L2
-/// cache.
-const TASK_ROWS: usize = 64;
-/// Tasks for each thread, so that none waits long for the last one.
+/// What a task reads again and again must stay in an L2 cache beside all else: its run of tiles, which
+/// every block of rows passes by, and a block of rows, which passes by all tiles of the run.
+const RUN_BYTES_MAX: usize = 256 << 10;
+const ROWS_BYTES_MAX: usize = 256 << 10;
+/// Fewest tasks for each thread, so that none waits long for the last one.
 const TASKS_PER_THREAD: usize = 4;
 
 impl Packed {
@@ -38,18 +40,18 @@ impl Packed {
     pub fn multiply_all(&self, x: &Activations, out: &mut [f32]) {
         let rows = x.rows();
         assert!(x.k == self.k && out.len() == rows * self.n, "sizes of a matrix product");
-        let row_blocks = rows.div_ceil(TASK_ROWS).max(1);
-        let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
-        let tiles_per_task = self.tiles().div_ceil(tasks.div_ceil(row_blocks)).max(1);
-        let runs = self.tiles().div_ceil(tiles_per_task);
+        let tile_bytes = self.bytes() / self.tiles();
+        let even = self.tiles().div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD);
+        let run = even.min(RUN_BYTES_MAX / tile_bytes).max(1);
+        let block = (ROWS_BYTES_MAX / x.row_bytes()).next_multiple_of(PANEL).max(PANEL);
         let out = Out { values: out.as_mut_ptr(), stride: self.n };
-        (0..row_blocks * runs).into_par_iter().for_each(|task| {
-            let (block, run) = (task / runs, task % runs);
-            let rows = block * TASK_ROWS..rows.min((block + 1) * TASK_ROWS);
-            let tiles = run * tiles_per_task..self.tiles().min((run + 1) * tiles_per_task);
-            // SAFETY: tasks differ in their rows or in their tiles, so no two write the same values,
-            // and the assertion above keeps all of them inside `out`.
-            unsafe { self.multiply(x, rows, tiles, out) };
+        (0..self.tiles().div_ceil(run)).into_par_iter().for_each(|task| {
+            let tiles = task * run..self.tiles().min((task + 1) * run);
+            for start in (0..rows).step_by(block) {
+                // SAFETY: tasks differ in their tiles, so no two write the same values, and the
+                // assertion above keeps all of them inside `out`.
+                unsafe { self.multiply(x, start..rows.min(start + block), tiles.clone(), out) };
+            }
         });
     }
 

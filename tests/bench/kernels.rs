@@ -1,0 +1,99 @@
+//! The hot loops of the engine, alone: `cargo bench`. Figures of whole stages come from
+//! `inspectd bench`; these tell where a change comes from.
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use divan::counter::ItemsCount;
+use divan::Bencher;
+use image::RgbImage;
+use inspectd::config::pipeline_from_str;
+use inspectd::domain::grid::Grid;
+use inspectd::vlm::attention::{attend, Heads, Kept, Matrix, Part, Span};
+use inspectd::vlm::image::preprocess;
+use inspectd::vlm::kernel::{Activations, Bits, Packed};
+use std::sync::Arc;
+
+fn main() {
+    divan::main();
+}
+
+/// A quarter of a feed-forward matrix of a 4B model.
+const N: usize = 9728 / 4;
+const K: usize = 2560;
+
+fn noise(n: usize) -> Vec<f32> {
+    Tensor::randn(0f32, 1.0, n, &Device::Cpu).unwrap().to_vec1().unwrap()
+}
+
+fn product(bencher: Bencher<'_, '_>, dtype: GgmlDType, bits: Bits, rows: usize) {
+    let weights = Tensor::randn(0f32, 0.1, (N, K), &Device::Cpu).unwrap();
+    let weights = QTensor::quantize(&weights, dtype).unwrap();
+    let weights = Packed::pack(dtype, &weights.data().unwrap(), N, K).unwrap();
+    let x = Activations::quantise(&noise(rows * K), K, bits);
+    let mut out = vec![0f32; rows * N];
+    // Items are multiply-adds: divan's items a second are then the kernel's arithmetic.
+    let bencher = bencher.counter(ItemsCount::new(rows * N * K));
+    bencher.bench_local(|| weights.multiply_all(&x, &mut out));
+}
+
+#[divan::bench(args = [1, 8, 16, 64, 512])]
+fn q4k(bencher: Bencher<'_, '_>, rows: usize) {
+    product(bencher, GgmlDType::Q4K, Bits::Eight, rows);
+}
+
+#[divan::bench(args = [1, 8, 64, 512])]
+fn q6k(bencher: Bencher<'_, '_>, rows: usize) {
+    product(bencher, GgmlDType::Q6K, Bits::Eight, rows);
+}
+
+#[divan::bench(args = [1, 8, 64, 512])]
+fn q8(bencher: Bencher<'_, '_>, rows: usize) {
+    product(bencher, GgmlDType::Q8_0, Bits::Eight, rows);
+}
+
+#[divan::bench(args = [1, 64, 512])]
+fn q8_sixteen_bits(bencher: Bencher<'_, '_>, rows: usize) {
+    product(bencher, GgmlDType::Q8_0, Bits::Sixteen, rows);
+}
+
+#[divan::bench(args = [1, 64, 512])]
+fn quantise(bencher: Bencher<'_, '_>, rows: usize) {
+    let x = noise(rows * K);
+    let bencher = bencher.counter(ItemsCount::new(x.len()));
+    bencher.bench_local(|| Activations::quantise(&x, K, Bits::Eight));
+}
+
+/// Attention of a 4B model's block over 512 keys: one row, or as many as there are keys.
+#[divan::bench(args = [1, 512])]
+fn attention(bencher: Bencher<'_, '_>, rows: usize) {
+    const KEYS: usize = 512;
+    let heads = Heads { query: 32, kv: 8, dim: 128 };
+    let (width, kept) = (heads.query * heads.dim, heads.kv * heads.dim);
+    let (q, k, v) = (noise(rows * width), noise(KEYS * kept), noise(KEYS * kept));
+    let part = Part {
+        row: 0,
+        rows,
+        context: vec![Span { start: 0, rows: KEYS - rows }],
+        own: Span { start: KEYS - rows, rows },
+        causal: true,
+    };
+    let q = Matrix { values: &q, stride: width, start: 0 };
+    let [k, v] = [&k, &v].map(|values| Kept::Single(Matrix { values, stride: kept, start: 0 }));
+    let mut out = vec![0f32; rows * width];
+    bencher.bench_local(|| attend(q, k, v, heads, std::slice::from_ref(&part), &mut out));
+}
+
+/// A tile of 512x512 pixels: resize and cut into patches.
+#[divan::bench(args = [512, 700])]
+fn patches_of_a_tile(bencher: Bencher<'_, '_>, side: u32) {
+    let tile = Arc::new(RgbImage::from_fn(side, side, |x, y| image::Rgb([(x * y) as u8, x as u8, y as u8])));
+    bencher.bench_local(|| preprocess(&tile, 16, 2, 4096, 512 * 512).unwrap());
+}
+
+/// The grid of a 5 MP frame.
+#[divan::bench]
+fn grid_of_a_frame(bencher: Bencher<'_, '_>) {
+    let plate = include_str!("../../pipelines/machined-plate.toml");
+    let plate = pipeline_from_str("machined-plate.toml", plate).expect("the pipeline ships");
+    bencher.bench_local(|| Grid::new(2448, 2048, &plate.frame, &plate.tiling).unwrap());
+}
