@@ -1,7 +1,7 @@
 //! The product on AVX-512 with VNNI: `vpdpbusd` multiplies four unsigned weights of sixteen rows with
 //! four signed activations and adds them up.
 
-use super::activations::{Head, PANEL};
+use super::activations::{Bits, Head, PANEL};
 use super::layout::{Kind, BLOCK, GROUP, TILE_ROWS};
 use super::{Activations, Out, Packed};
 use std::arch::x86_64::*;
@@ -24,7 +24,7 @@ pub fn available() -> bool {
 pub unsafe fn multiply(w: &Packed, x: &Activations, rows: Range<usize>, tiles: Range<usize>, out: Out) {
     // SAFETY: the caller's.
     unsafe {
-        match (w.kind, x.low.is_empty()) {
+        match (w.kind, x.bits == Bits::Eight) {
             (Kind::Q8, true) => run::<Q8, false>(w, x, rows, tiles, out),
             (Kind::Q8, false) => run::<Q8, true>(w, x, rows, tiles, out),
             (Kind::Q4, true) => run::<Q4, false>(w, x, rows, tiles, out),

@@ -2,7 +2,7 @@
 //!
 //!     ggml blocks --pack--> tiles (the only copy in memory) --row--> embeddings
 //!     activations --quantise--> panels of 16 rows, 8 or 16 bits a value, one scale per 32
-//!     tiles x activations --avx512 (VNNI) | scalar reference--> f32
+//!     tiles x activations --AVX-512 VNNI | AVX2 | scalar reference--> f32
 //!
 //! candle keeps the original blocks and a second, larger copy, takes its fast path only for depths
 //! that are multiples of 256, and rounds activations to 8 bits always. Here the weights of a tile
@@ -14,6 +14,8 @@
 //! where xi are the integers of the activations and dx their scale.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod layout;
@@ -31,6 +33,37 @@ const RUN_BYTES_MAX: usize = 256 << 10;
 const ROWS_BYTES_MAX: usize = 256 << 10;
 /// Fewest tasks for each thread, so that none waits long for the last one.
 const TASKS_PER_THREAD: usize = 4;
+
+/// How products are computed. All paths multiply the same integers; they differ in the order of sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// One instruction multiplies unsigned weights of sixteen rows with four activations and adds up.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// The same for eight rows in two or three instructions.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Scalar,
+}
+
+impl Path {
+    /// The paths that this processor can take, the fastest first.
+    fn available() -> impl Iterator<Item = Self> {
+        [
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx512, avx512::available()),
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx2, avx2::available()),
+            (Self::Scalar, true),
+        ]
+        .into_iter()
+        .filter_map(|(path, available)| available.then_some(path))
+    }
+
+    fn best() -> Self {
+        Self::available().next().unwrap_or(Self::Scalar)
+    }
+}
 
 impl Packed {
     /// `out = x W^T` for `[rows, k]` activations; `out` is `[rows, n]`.
@@ -64,17 +97,20 @@ impl Packed {
         tiles: std::ops::Range<usize>,
         out: Out,
     ) {
-        #[cfg(target_arch = "x86_64")]
-        if avx512::available() {
-            // SAFETY: the processor has the instructions; the rest is the caller's.
-            unsafe { avx512::multiply(self, x, rows, tiles, out) };
-            return;
+        // SAFETY: activations have a path only where the processor has its instructions; the rest is
+        // the caller's.
+        unsafe {
+            match x.path {
+                #[cfg(target_arch = "x86_64")]
+                Path::Avx512 => avx512::multiply(self, x, rows, tiles, out),
+                #[cfg(target_arch = "x86_64")]
+                Path::Avx2 => avx2::multiply(self, x, rows, tiles, out),
+                Path::Scalar => self.multiply_scalar(x, rows, tiles, out),
+            }
         }
-        // SAFETY: the caller's.
-        unsafe { self.multiply_scalar(x, rows, tiles, out) };
     }
 
-    /// The same by the definition, for processors without VNNI and as the reference of the tests.
+    /// The same by the definition, for other processors and as the reference of the tests.
     ///
     /// # Safety
     /// As `multiply`.
@@ -98,10 +134,7 @@ impl Packed {
 
     /// True when this processor has fast kernels for tiles.
     pub fn is_fast_here() -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return avx512::available();
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+        Path::best() != Path::Scalar
     }
 }
 

@@ -30,21 +30,53 @@ fn tiles_hold_the_very_values() {
 }
 
 #[test]
-fn fast_and_scalar_products_agree_for_all_row_counts() {
+fn every_path_agrees_with_the_scalar_one_for_all_row_counts() {
     for dtype in KINDS {
         for bits in [Bits::Eight, Bits::Sixteen] {
             for rows in [1, 2, 3, 7, 8, 15, 70] {
                 let (_, packed) = pair(dtype, 48, 256);
                 let x = noise(rows * 256);
-                let mut fast = vec![0f32; rows * 48];
-                product(&packed, &x, bits, &mut fast);
                 let mut slow = vec![0f32; rows * 48];
-                let a = Activations::quantise(&x, 256, bits);
-                let out = Out { values: slow.as_mut_ptr(), stride: 48 };
-                // SAFETY: `slow` holds all rows and columns, and nobody else knows it.
-                unsafe { packed.multiply_scalar(&a, 0..rows, 0..3, out) };
-                let gap = fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(gap < 2e-4, "{dtype:?} {bits:?} {rows} rows: off by {gap}");
+                packed.multiply_all(&Activations::quantise_for(Path::Scalar, &x, 256, bits), &mut slow);
+                for path in Path::available() {
+                    let mut fast = vec![0f32; rows * 48];
+                    packed.multiply_all(&Activations::quantise_for(path, &x, 256, bits), &mut fast);
+                    let gap = fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(gap < 2e-4, "{path:?} {dtype:?} {bits:?} {rows} rows: off by {gap}");
+                }
+            }
+        }
+    }
+}
+
+/// The largest weights with the largest activations: sums that are kept in 16 bits must not wrap or
+/// saturate.
+#[test]
+fn no_sum_of_the_largest_products_overflows() {
+    for dtype in KINDS {
+        for bits in [Bits::Eight, Bits::Sixteen] {
+            for (weight, value) in [(1.0f32, 1.0f32), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)] {
+                // One value of the other sign gives a K-quant a minimum, and so the largest q.
+                let row: Vec<f32> = (0..256).map(|i| if i % 32 == 0 { -weight } else { weight }).collect();
+                let weights = Tensor::from_vec(row.repeat(16), (16, 256), &Device::Cpu).unwrap();
+                let quantised = QTensor::quantize(&weights, dtype).unwrap();
+                let packed = Packed::pack(dtype, &quantised.data().unwrap(), 16, 256).unwrap();
+                let exact: f32 = quantised
+                    .dequantize(&Device::Cpu)
+                    .unwrap()
+                    .get(0)
+                    .unwrap()
+                    .to_vec1::<f32>()
+                    .unwrap()
+                    .iter()
+                    .sum();
+                for path in Path::available() {
+                    let x = Activations::quantise_for(path, &[value; 256], 256, bits);
+                    let mut out = vec![0f32; 16];
+                    packed.multiply_all(&x, &mut out);
+                    let gap = (out[0] - exact * value).abs();
+                    assert!(gap < 0.02, "{path:?} {dtype:?} {bits:?}: {} is off by {gap}", out[0]);
+                }
             }
         }
     }
