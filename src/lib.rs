@@ -25,6 +25,7 @@ pub mod config;
 pub mod daemon;
 pub mod domain;
 pub mod inspect;
+pub mod ipc;
 pub mod mqtt;
 pub mod queue;
 pub mod simulator;

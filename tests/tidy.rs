@@ -6,7 +6,7 @@
 //!     main > cli, daemon > config > inspect > vlm
 //!                        > camera, mqtt, web > store > domain
 //!
-//! `queue`, `clock` and `health` are leaves: every room that runs threads may use them. Test code is
+//! `queue`, `clock`, `health` and `ipc` are leaves: every room that runs threads may use them. Test code is
 //! free to reach further; a file's tests begin at `#[cfg(test)]` and end it.
 
 use std::collections::BTreeSet;
@@ -24,11 +24,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("queue", &[]),
     ("clock", &[]),
     ("health", &[]),
+    ("ipc", &[]),
     ("store", &["domain", "clock", "health"]),
-    ("camera", &["domain", "simulator", "queue", "clock", "health"]),
+    ("camera", &["domain", "simulator", "queue", "clock", "health", "ipc"]),
     ("mqtt", &["store", "domain", "queue", "clock", "health"]),
     ("web", &["store", "domain", "queue", "clock", "health"]),
-    ("inspect", &["domain", "vlm", "queue", "clock", "health"]),
+    ("inspect", &["domain", "vlm", "queue", "clock", "health", "ipc"]),
     ("config", &["domain", "store", "inspect", "vlm", "queue", "simulator"]),
 ];
 const FREE: &[&str] = &["main", "lib", "cli", "daemon"];

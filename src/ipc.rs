@@ -1,0 +1,311 @@
+//! A child process of this same binary, and framed messages to and from it.
+//!
+//!     parent: Child::spawn --fork, exec /proc/self/exe--> child: Channel::of_this_process
+//!        |                                                   (the socket is its standard input)
+//!        '-- socket: | header bytes: u32 | payload bytes: u32 | header (JSON) | payload (raw) | --'
+//!
+//! What can hang or crash (the engine, a camera's driver) runs in such a child, because a process
+//! is the only thing that can be killed at any point.
+//!
+//! Invariants:
+//! - No child outlives its parent: the kernel kills it (`PR_SET_PDEATHSIG`), and its socket closes.
+//! - A dropped `Child` is killed and reaped; one that the kernel cannot end at once is left to a
+//!   thread that waits for it, so that dropping never hangs.
+//! - No length is believed: both are checked against their limits before anything is allocated.
+//! - No read or write is without its limit of time.
+
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use std::ffi::OsString;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{sync_channel, SyncSender};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Longest header: what describes a payload, never the bulk itself.
+pub const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest payload: a picture of 85 megapixels in RGB.
+pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How long a killed child is waited for before a thread takes over.
+const REAP_WAIT: Duration = Duration::from_millis(500);
+
+/// Starts that wait for the spawning thread; each caller waits for its own.
+const SPAWNS_MAX: usize = 16;
+
+/// Why a child or a message failed. After any error of a channel but `Json` its stream may stand in
+/// the middle of a message: drop it.
+#[derive(Debug, thiserror::Error)]
+pub enum IpcError {
+    #[error("the process cannot be started: {source}")]
+    Spawn { source: io::Error },
+    /// The other side is gone.
+    #[error("the other process has closed the connection")]
+    Closed,
+    /// A message began and did not end in time, or could not be sent in time.
+    #[error("a message was not through after {waited_ms} ms")]
+    Stalled { waited_ms: u64 },
+    #[error("a {part} of {bytes} bytes, the limit is {bytes_max}")]
+    TooLong { part: &'static str, bytes: usize, bytes_max: usize },
+    /// The header is not what this side expects; the stream itself is in step.
+    #[error("the header of a message: {source}")]
+    Json { source: serde_json::Error },
+    #[error("the connection to the other process: {source}")]
+    Io { source: io::Error },
+}
+
+/// One end of the connection.
+#[derive(Debug)]
+pub struct Channel {
+    stream: UnixStream,
+}
+
+impl Channel {
+    /// The end of a process that `Child::spawn` started. Call it once.
+    ///
+    /// # Errors
+    /// When standard input is no socket.
+    pub fn of_this_process() -> Result<Self, IpcError> {
+        let io = |source| IpcError::Io { source };
+        let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(io)?);
+        stream.peer_addr().map_err(io)?;
+        Ok(Self { stream })
+    }
+
+    /// A second handle, for a thread that only sends (or only receives): messages of two senders
+    /// would mix.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn try_clone(&self) -> Result<Self, IpcError> {
+        Ok(Self { stream: self.stream.try_clone().map_err(|source| IpcError::Io { source })? })
+    }
+
+    /// Sends one message; `payload` may come in pieces, which arrive as one.
+    ///
+    /// # Errors
+    /// `TooLong` before anything was sent; `Stalled` when the other side does not take it in time.
+    pub fn send<H: Serialize>(
+        &mut self,
+        header: &H,
+        payload: &[&[u8]],
+        within: Duration,
+    ) -> Result<(), IpcError> {
+        let header = serde_json::to_vec(header).map_err(|source| IpcError::Json { source })?;
+        let bytes = payload.iter().map(|p| p.len()).sum();
+        let head = [
+            checked("header", header.len(), HEADER_BYTES_MAX)?.to_be_bytes(),
+            checked("payload", bytes, PAYLOAD_BYTES_MAX)?.to_be_bytes(),
+        ];
+        let limit = Limit::new(within);
+        for mut rest in [head.as_flattened(), header.as_slice()].into_iter().chain(payload.iter().copied()) {
+            while !rest.is_empty() {
+                self.stream
+                    .set_write_timeout(Some(limit.left()?))
+                    .map_err(|source| IpcError::Io { source })?;
+                let sent = limit.judge(self.stream.write(rest))?;
+                rest = &rest[sent..];
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the next message: `None` when none began within `wait`. One that began must be
+    /// through `within` its own limit.
+    ///
+    /// # Errors
+    /// See `IpcError`.
+    pub fn recv<H: DeserializeOwned>(
+        &mut self,
+        wait: Duration,
+        within: Duration,
+    ) -> Result<Option<(H, Vec<u8>)>, IpcError> {
+        let mut head = [0; 8];
+        match self.fill(&mut head[..1], &Limit::new(wait)) {
+            Ok(()) => {}
+            Err(IpcError::Stalled { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let limit = Limit::new(within);
+        self.fill(&mut head[1..], &limit)?;
+        let length = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let header_bytes = checked("header", length(0) as usize, HEADER_BYTES_MAX)?;
+        let payload_bytes = checked("payload", length(4) as usize, PAYLOAD_BYTES_MAX)?;
+        let mut header = vec![0; header_bytes as usize];
+        self.fill(&mut header, &limit)?;
+        let mut payload = vec![0; payload_bytes as usize];
+        self.fill(&mut payload, &limit)?;
+        let header = serde_json::from_slice(&header).map_err(|source| IpcError::Json { source })?;
+        Ok(Some((header, payload)))
+    }
+
+    fn fill(&mut self, mut rest: &mut [u8], limit: &Limit) -> Result<(), IpcError> {
+        while !rest.is_empty() {
+            self.stream.set_read_timeout(Some(limit.left()?)).map_err(|source| IpcError::Io { source })?;
+            let got = limit.judge(self.stream.read(rest))?;
+            rest = &mut rest[got..];
+        }
+        Ok(())
+    }
+}
+
+fn checked(part: &'static str, bytes: usize, bytes_max: usize) -> Result<u32, IpcError> {
+    match u32::try_from(bytes) {
+        Ok(fits) if bytes <= bytes_max => Ok(fits),
+        _ => Err(IpcError::TooLong { part, bytes, bytes_max }),
+    }
+}
+
+/// A limit of time for several reads or writes.
+struct Limit {
+    began: Instant,
+    within: Duration,
+}
+
+impl Limit {
+    fn new(within: Duration) -> Self {
+        Self { began: Instant::now(), within }
+    }
+
+    /// What is left; the first call always gets a moment, so that a limit of 0 still looks.
+    fn left(&self) -> Result<Duration, IpcError> {
+        let spent = self.began.elapsed();
+        if spent > self.within.max(Duration::from_millis(1)) {
+            return Err(IpcError::Stalled { waited_ms: spent.as_millis() as u64 });
+        }
+        // The kernel takes 0 for "for ever".
+        Ok(self.within.saturating_sub(spent).max(Duration::from_millis(1)))
+    }
+
+    /// Bytes that went through; 0 when it is worth another try.
+    fn judge(&self, outcome: io::Result<usize>) -> Result<usize, IpcError> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, Interrupted, TimedOut, WouldBlock};
+        match outcome {
+            Ok(0) => Err(IpcError::Closed),
+            Ok(bytes) => Ok(bytes),
+            Err(error) => match error.kind() {
+                Interrupted => Ok(0),
+                BrokenPipe | ConnectionReset => Err(IpcError::Closed),
+                WouldBlock | TimedOut => {
+                    Err(IpcError::Stalled { waited_ms: self.began.elapsed().as_millis() as u64 })
+                }
+                _ => Err(IpcError::Io { source: error }),
+            },
+        }
+    }
+}
+
+/// What to start: this same binary with other arguments.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    pub args: Vec<OsString>,
+    /// Variables beside those that the child inherits.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+impl Program {
+    /// A program of these arguments.
+    pub fn new<A: Into<OsString>>(args: impl IntoIterator<Item = A>) -> Self {
+        Self { args: args.into_iter().map(Into::into).collect(), env: vec![] }
+    }
+}
+
+/// A running child process, killed and reaped when it is dropped.
+#[derive(Debug)]
+pub struct Child {
+    process: Option<std::process::Child>,
+    pub channel: Channel,
+}
+
+impl Child {
+    /// Starts the child. Its standard input is the connection, its standard error this process's, so
+    /// that it logs to the same place.
+    ///
+    /// # Errors
+    /// When the kernel refuses: no process, memory or descriptor left.
+    pub fn spawn(program: &Program) -> Result<Self, IpcError> {
+        let spawn = |source| IpcError::Spawn { source };
+        let (ours, theirs) = UnixStream::pair().map_err(spawn)?;
+        // The link names the running file even after an update has put another one in its place.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("inspectd").args(&program.args).envs(program.env.iter().cloned());
+        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
+        let process = spawn_from_lasting_thread(command).map_err(spawn)?;
+        Ok(Self { process: Some(process), channel: Channel { stream: ours } })
+    }
+
+    /// The child's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().map_or(0, std::process::Child::id)
+    }
+
+    /// How it ended, when it has.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(|p| p.try_wait().ok().flatten())
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        // An error says that it has ended already.
+        let _ = process.kill();
+        let killed = Instant::now();
+        while killed.elapsed() < REAP_WAIT {
+            if !matches!(process.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        tracing::warn!(pid = process.id(), "a killed child does not end; a thread waits for it");
+        std::thread::spawn(move || process.wait());
+    }
+}
+
+/// `PR_SET_PDEATHSIG` means the thread that forked, not its process: one thread that never ends
+/// starts all children.
+fn spawn_from_lasting_thread(mut command: Command) -> io::Result<std::process::Child> {
+    type Order = (Command, SyncSender<io::Result<std::process::Child>>);
+    static SPAWNER: Mutex<Option<SyncSender<Order>>> = Mutex::new(None);
+    let parent = std::process::id();
+    // SAFETY: prctl, getppid and _exit are async-signal-safe, and nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before the line above.
+            if libc::getppid().unsigned_abs() != parent {
+                libc::_exit(1);
+            }
+            Ok(())
+        });
+    }
+    let gone = || io::Error::other("the thread that starts processes has ended");
+    let spawner = {
+        let mut spawner = SPAWNER.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*spawner {
+            Some(orders) => orders.clone(),
+            None => {
+                let (tx, orders) = sync_channel::<Order>(SPAWNS_MAX);
+                std::thread::Builder::new().name("spawner".into()).spawn(move || {
+                    for (mut command, answer) in orders {
+                        let _ = answer.send(command.spawn());
+                    }
+                })?;
+                spawner.insert(tx).clone()
+            }
+        }
+    };
+    let (tx, answer) = sync_channel(1);
+    spawner.send((command, tx)).map_err(|_| gone())?;
+    answer.recv().map_err(|_| gone())?
+}
+
+#[cfg(test)]
+mod tests;
