@@ -20,14 +20,12 @@ mod station;
 
 use crate::camera::Stop;
 use crate::config::{Config, Model};
-use crate::inspect::worker::{Loader, Worker};
+use crate::inspect::worker::{Worker, WorkerOptions};
+use crate::ipc::Program;
 use crate::mqtt::state::Phase;
 use crate::mqtt::{self, MqttOptions, Protocol, StationEvent};
 use crate::store::{Store, StoreOptions};
-use crate::vlm::engine::EngineOptions;
-use crate::vlm::{Qwen3Vl, Vlm};
 use anyhow::Context;
-use candle_core::Device;
 use recorder::Recorder;
 use sd_notify::NotifyState;
 use station::Station;
@@ -48,6 +46,9 @@ const STATS_EVERY: Duration = Duration::from_secs(30);
 const RETENTION_EVERY: Duration = Duration::from_secs(300);
 /// A stage that shows no life for so long is stalled, and the watchdog is not fed.
 const STALL: Duration = Duration::from_secs(20);
+
+/// By how much a start may go on after the last sign of life while the model is loaded.
+const EXTEND: Duration = Duration::from_secs(30);
 
 /// Runs until told to stop.
 ///
@@ -170,17 +171,33 @@ impl Care {
 
 /// Loads the model before the first camera opens: a bad file stops the start, not the line.
 fn load(model: &Model) -> anyhow::Result<Worker> {
-    let (text, mmproj) = (model.text.clone(), model.mmproj.clone());
-    let options = EngineOptions { threads: model.threads, memory_mb: model.memory_mb, kv: model.kv };
-    let load: Loader = Box::new(move || {
-        let engine = Qwen3Vl::load(&text, &mmproj, options, &Device::Cpu)?;
-        Ok(Box::new(engine) as Box<dyn Vlm + Send>)
-    });
-    let mut worker = Worker::new(load, model.unload_after_idle);
+    let program = engine_program(model);
+    let mut worker = Worker::new(WorkerOptions::new(program, model.unload_after_idle));
     let started = Instant::now();
-    let info = worker.load()?.clone();
+    // A large model may take minutes: systemd is told to wait on, while the engine's process lives.
+    let alive = || notify(&[NotifyState::ExtendTimeoutUsec(EXTEND.as_micros() as u32)]);
+    let info = worker.load(&alive)?.clone();
     tracing::info!(model = %info.name, sha256 = %info.text_sha256, ms = started.elapsed().as_millis() as u64, "model loaded");
     Ok(worker)
+}
+
+/// `inspectd infer` with what the config says of the model.
+fn engine_program(model: &Model) -> Program {
+    let (threads, memory_mb) = (model.threads.to_string(), model.memory_mb.to_string());
+    let text: [std::ffi::OsString; 11] = [
+        "infer".into(),
+        "--text".into(),
+        model.text.clone().into(),
+        "--mmproj".into(),
+        model.mmproj.clone().into(),
+        "--threads".into(),
+        threads.into(),
+        "--memory-mb".into(),
+        memory_mb.into(),
+        "--kv".into(),
+        model.kv.name().into(),
+    ];
+    Program::new(text)
 }
 
 fn mqtt_options(config: &Config) -> anyhow::Result<MqttOptions> {

@@ -273,9 +273,13 @@ fn spawn_from_lasting_thread(mut command: Command) -> io::Result<std::process::C
     type Order = (Command, SyncSender<io::Result<std::process::Child>>);
     static SPAWNER: Mutex<Option<SyncSender<Order>>> = Mutex::new(None);
     let parent = std::process::id();
-    // SAFETY: prctl, getppid and _exit are async-signal-safe, and nothing is allocated.
+    // SAFETY: signal, prctl, getppid and _exit are async-signal-safe, and nothing is allocated.
     unsafe {
         command.pre_exec(move || {
+            // Ctrl-C and systemd's SIGTERM reach the whole group; the parent still needs its children to
+            // drain. They end with their socket.
+            libc::signal(libc::SIGINT, libc::SIG_IGN);
+            libc::signal(libc::SIGTERM, libc::SIG_IGN);
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                 return Err(io::Error::last_os_error());
             }

@@ -7,7 +7,6 @@ use inspectd::domain::frame::{Frame, Trigger};
 use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::pipeline::Pipeline;
 use inspectd::domain::rect::Rect;
-use inspectd::inspect::worker::Worker;
 use inspectd::inspect::{inspect, inspect_all, Work};
 use inspectd::vlm::engine::EngineOptions;
 use inspectd::vlm::kv::KvPrecision;
@@ -239,27 +238,6 @@ fn frames_that_share_a_batch_keep_their_answers_apart() {
     assert_eq!(done[0].verdict, Verdict::Pass);
     assert_eq!(done[1].verdict, Verdict::Fail(Reason::Finding { label: "pit".into() }));
     assert_ne!(done[0].id, done[1].id);
-}
-
-#[test]
-fn the_worker_survives_panics_and_failed_loads() {
-    let mut loads = 0;
-    let load = move || {
-        loads += 1;
-        match loads {
-            1 => Err(VlmError::NotFinite),
-            2 => Ok(Box::new(script(|_| panic!("scripted"))) as Box<dyn Vlm + Send>),
-            _ => Ok(Box::new(script(|_| good())) as Box<dyn Vlm + Send>),
-        }
-    };
-    let mut worker = Worker::new(Box::new(load), Some(Duration::ZERO));
-    let (frame, recipe) = (frame(), pipeline());
-    let work = [Work { frame: &frame, pipeline: &recipe }];
-    review(&worker.inspect(&work, &|| {})[0].verdict, "engine");
-    review(&worker.inspect(&work, &|| {})[0].verdict, "engine");
-    assert!(!worker.is_loaded(), "an engine that panicked must not be used again");
-    assert_eq!(worker.inspect(&work, &|| {})[0].verdict, Verdict::Pass);
-    assert!(worker.unload_if_idle() && !worker.is_loaded());
 }
 
 /// (file, prompt, the reference's greedy answer) of the shipped examples.

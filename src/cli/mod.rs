@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, and what subcommands share.
 //!
 //!     run, inspect, check, replay, simulate, ask, bench, model, verify    subcommands
+//!     infer                                                         the engine's process, for the daemon
 //!     model_args, setup                                             the model and the pipeline they use
 //!     truth, score, assertion      labelled images and the figures that come of them
 //!     annotate, picture            annotated copies of frames; reading and writing image files
@@ -12,6 +13,7 @@ pub mod assertion;
 pub mod bench;
 pub mod check;
 pub mod columns;
+pub mod infer;
 pub mod inspect;
 pub mod model;
 pub mod model_args;
@@ -57,6 +59,8 @@ enum Command {
     Model(model::Args),
     /// Prove that the ledger has no gap and no edit.
     Verify(verify::Args),
+    #[command(hide = true)]
+    Infer(infer::Args),
 }
 
 /// Runs the command that was asked for.
@@ -74,5 +78,6 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::run(args),
         Command::Model(args) => model::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Infer(args) => infer::run(args),
     }
 }

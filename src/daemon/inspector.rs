@@ -8,8 +8,9 @@ use super::recorder::Recorder;
 use super::station::Station;
 use crate::domain::frame::Frame;
 use crate::domain::pipeline::Pipeline;
-use crate::inspect::worker::Worker;
+use crate::inspect::worker::{Health, Worker};
 use crate::inspect::Work;
+use crate::mqtt::StationEvent;
 use crate::queue::Popped;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,6 +18,9 @@ use std::time::Duration;
 
 /// The inspector shows life at least this often, and sees then whether the model is idle.
 const WAIT: Duration = Duration::from_secs(1);
+
+/// Raised while the engine's process is lost, or cannot be started.
+const ALARM_ENGINE: &str = "engine";
 
 /// Starts the inspector; it ends when every feed is closed and empty.
 pub fn start(
@@ -27,13 +31,16 @@ pub fn start(
 ) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let beat = || station.beat();
+        let mut told = Health::default();
+        tell(&told.clone(), &mut Health { losses: 1, fault: None }, &station);
         loop {
             beat();
             let Some(frames) = round(&feeds) else { return };
             if frames.is_empty() {
-                if worker.unload_if_idle() {
-                    tracing::info!("the model had no work and was given back");
+                if worker.tend() {
+                    tracing::info!("the model had no work: its process has ended");
                 }
+                tell(worker.health(), &mut told, &station);
                 // Whether it rang or not, the feeds are looked at again.
                 let _ = feeds.bell.recv_timeout(WAIT);
                 continue;
@@ -41,6 +48,7 @@ pub fn start(
             let work: Vec<Work<'_>> =
                 frames.iter().map(|(frame, pipeline)| Work { frame, pipeline }).collect();
             let inspections = worker.inspect(&work, &beat);
+            tell(worker.health(), &mut told, &station);
             for (inspection, (frame, _)) in inspections.iter().zip(&frames) {
                 recorder.record(inspection, &frame.pixels, false);
                 beat();
@@ -50,6 +58,21 @@ pub fn start(
             }
         }
     })
+}
+
+/// Tells the alarm of the engine when something about it has changed.
+fn tell(health: &Health, told: &mut Health, station: &Station) {
+    if health == told {
+        return;
+    }
+    told.clone_from(health);
+    let losses = health.losses;
+    let message = match &health.fault {
+        Some(fault) => format!("{fault} ({losses} lost since the start)"),
+        None => String::new(),
+    };
+    let raised = health.fault.is_some();
+    station.tell(StationEvent::Alarm { code: ALARM_ENGINE.to_owned(), raised, message });
 }
 
 /// At most one frame of each camera; `None` when no frame will ever come.

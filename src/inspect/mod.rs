@@ -118,7 +118,7 @@ pub fn prompt_hash(pipeline: &Pipeline) -> String {
     hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn panic_words(payload: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_words(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(ToString::to_string);
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
     format!("panic: {}", text.unwrap_or_else(|| "without a message".into()))

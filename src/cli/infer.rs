@@ -1,0 +1,50 @@
+//! `inspectd infer`: the engine's process. The daemon starts it and speaks to it over its standard
+//! input; nobody else has a use for it, so it stands in no help.
+
+use crate::inspect::worker::serve::serve;
+use crate::ipc::Channel;
+use crate::vlm::engine::EngineOptions;
+use crate::vlm::kv::KvPrecision;
+use crate::vlm::{Qwen3Vl, Vlm};
+use anyhow::Context as _;
+use candle_core::Device;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The kernel's preference among processes when memory ends: rather the engine, which is started
+/// again, than the store.
+const OOM_SCORE_ADJ: &str = "500";
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[arg(long)]
+    text: PathBuf,
+    #[arg(long)]
+    mmproj: PathBuf,
+    #[arg(long)]
+    threads: usize,
+    #[arg(long)]
+    memory_mb: u64,
+    #[arg(long, value_parser = kv)]
+    kv: KvPrecision,
+}
+
+fn kv(name: &str) -> Result<KvPrecision, String> {
+    KvPrecision::named(name).ok_or_else(|| format!("one of {} expected", KvPrecision::NAMES.join(", ")))
+}
+
+/// Serves until the daemon goes away.
+///
+/// # Errors
+/// When nobody is at the other end.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let channel = Channel::of_this_process().context("this command is for the daemon's own use")?;
+    // A sandbox may forbid it; the engine works without.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
+    let options = EngineOptions { threads: args.threads, memory_mb: args.memory_mb, kv: args.kv };
+    serve(channel, move || {
+        let engine = Qwen3Vl::load(&args.text, &args.mmproj, options, &Device::Cpu)?;
+        Ok(Box::new(engine) as Box<dyn Vlm>)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,250 @@
+//! What the line and the engine's process say to each other.
+//!
+//!     parent:  Job + questions and pixels, …, Go            Stop: everybody is late
+//!     child:   Ready | Failed    Answer + completions, …, Done
+//!
+//! Both sides are the same binary, so the form needs no version; the parent still believes nothing:
+//! an engine whose memory is corrupt may say anything. Offsets that leave a text and probabilities
+//! that are none are errors of that answer.
+
+use crate::vlm::{AnswerToken, Answers, Ask, Completion, Finish, Job, ModelInfo, Sampling, Timing, VlmError};
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// From the line to the engine. `run` counts the calls of `answer`.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToEngine {
+    /// Payload: `asks_bytes` of JSON, then the pixels of the pictures, one after the other.
+    Job {
+        /// Width and height of each picture.
+        images: Vec<(u32, u32)>,
+        min_pixels: u32,
+        max_pixels: u32,
+        asks_bytes: usize,
+    },
+    /// All jobs of the run were sent.
+    Go {
+        run: u64,
+    },
+    Stop {
+        run: u64,
+    },
+}
+
+/// From the engine to the line.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromEngine {
+    /// The model is loaded.
+    Ready { name: String, text_sha256: String, mmproj_sha256: String },
+    /// The engine gives up and ends: the model cannot be loaded, or it panicked.
+    Failed { why: String },
+    /// Payload: JSON, one entry a question.
+    Answer { run: u64, job: usize },
+    /// Time of the run, in milliseconds: preprocess, vision, prefill, decode.
+    Done { run: u64, timing_ms: [f64; 4] },
+}
+
+#[derive(Serialize, Deserialize)]
+struct AskWire {
+    text: String,
+    grammar: Option<String>,
+    max_tokens: usize,
+    temperature: f64,
+    top_p: Option<f64>,
+    top_k: Option<usize>,
+    repeat_penalty: f32,
+    seed: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum AnswerWire {
+    Complete {
+        text: String,
+        /// id, start, end, probability; JSON has no NaN, it arrives as none.
+        tokens: Vec<(u32, usize, usize, Option<f32>)>,
+        prompt_ids: Vec<u32>,
+        cut_off: bool,
+    },
+    Stopped,
+    NotFinite,
+    Failed(String),
+}
+
+/// An error of the engine as a whole, with the reason in words.
+pub fn engine_error(why: impl Into<String>) -> VlmError {
+    VlmError::Io { path: "engine".into(), source: std::io::Error::other(why.into()) }
+}
+
+/// The header and the pieces of a job's payload.
+pub fn job_message(job: &Job) -> (ToEngine, Vec<u8>) {
+    let wire: Vec<AskWire> = job.asks.iter().map(ask_to_wire).collect();
+    let asks = serde_json::to_vec(&wire).expect("numbers and strings always serialise");
+    let header = ToEngine::Job {
+        images: job.images.iter().map(|i| i.dimensions()).collect(),
+        min_pixels: job.min_pixels,
+        max_pixels: job.max_pixels,
+        asks_bytes: asks.len(),
+    };
+    (header, asks)
+}
+
+/// The job of a message; what does not fit together is said in words.
+pub fn job_of(
+    images: &[(u32, u32)],
+    min_pixels: u32,
+    max_pixels: u32,
+    asks_bytes: usize,
+    payload: &[u8],
+) -> Result<Job, String> {
+    let (asks, mut pixels) = payload.split_at_checked(asks_bytes).ok_or("the questions are cut off")?;
+    let asks: Vec<AskWire> = serde_json::from_slice(asks).map_err(|e| e.to_string())?;
+    let mut pictures = vec![];
+    for &(width, height) in images {
+        let bytes = width as usize * height as usize * 3;
+        let (own, rest) = pixels.split_at_checked(bytes).ok_or("a picture is cut off")?;
+        pictures.push(Arc::new(RgbImage::from_raw(width, height, own.to_vec()).ok_or("a picture's size")?));
+        pixels = rest;
+    }
+    if !pixels.is_empty() {
+        return Err(format!("{} bytes behind the last picture", pixels.len()));
+    }
+    let asks = asks.into_iter().map(ask_of_wire).collect();
+    Ok(Job { images: pictures, min_pixels, max_pixels, asks })
+}
+
+fn ask_to_wire(ask: &Ask) -> AskWire {
+    let Sampling { temperature, top_p, top_k, repeat_penalty, seed } = ask.sampling;
+    AskWire {
+        text: ask.text.to_string(),
+        grammar: ask.grammar.as_deref().map(str::to_owned),
+        max_tokens: ask.max_tokens,
+        temperature,
+        top_p,
+        top_k,
+        repeat_penalty,
+        seed,
+    }
+}
+
+fn ask_of_wire(wire: AskWire) -> Ask {
+    let AskWire { text, grammar, max_tokens, temperature, top_p, top_k, repeat_penalty, seed } = wire;
+    let sampling = Sampling { temperature, top_p, top_k, repeat_penalty, seed };
+    Ask { text: text.into(), grammar: grammar.map(Into::into), max_tokens, sampling }
+}
+
+/// The payload of `Answer`.
+pub fn answer_message(answers: Vec<Result<Completion, VlmError>>) -> Vec<u8> {
+    let wire: Vec<AnswerWire> = answers.into_iter().map(answer_to_wire).collect();
+    serde_json::to_vec(&wire).expect("numbers and strings always serialise")
+}
+
+fn answer_to_wire(answer: Result<Completion, VlmError>) -> AnswerWire {
+    match answer {
+        Ok(Completion { text, tokens, prompt_ids, finish }) => AnswerWire::Complete {
+            text,
+            tokens: tokens.iter().map(|t| (t.id, t.start, t.end, Some(t.prob))).collect(),
+            prompt_ids,
+            cut_off: finish == Finish::Length,
+        },
+        Err(VlmError::Stopped) => AnswerWire::Stopped,
+        Err(VlmError::NotFinite) => AnswerWire::NotFinite,
+        Err(error) => AnswerWire::Failed(error.to_string()),
+    }
+}
+
+/// The answers of a payload, which must be as many as there were questions.
+pub fn answers_of(payload: &[u8], asked: usize) -> Result<Vec<Result<Completion, VlmError>>, String> {
+    let wire: Vec<AnswerWire> = serde_json::from_slice(payload).map_err(|e| e.to_string())?;
+    if wire.len() != asked {
+        return Err(format!("{} answers to {asked} questions", wire.len()));
+    }
+    Ok(wire.into_iter().map(answer_of_wire).collect())
+}
+
+fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
+    let (text, tokens, prompt_ids, cut_off) = match wire {
+        AnswerWire::Complete { text, tokens, prompt_ids, cut_off } => (text, tokens, prompt_ids, cut_off),
+        AnswerWire::Stopped => return Err(VlmError::Stopped),
+        AnswerWire::NotFinite => return Err(VlmError::NotFinite),
+        AnswerWire::Failed(why) => return Err(engine_error(why)),
+    };
+    let mut checked = Vec::with_capacity(tokens.len());
+    for (id, start, end, prob) in tokens {
+        let prob = prob.filter(|p| (0.0..=1.0).contains(p)).ok_or(VlmError::NotFinite)?;
+        if start > end || end > text.len() {
+            return Err(engine_error("an answer's tokens leave its text"));
+        }
+        checked.push(AnswerToken { id, start, end, prob });
+    }
+    let finish = if cut_off { Finish::Length } else { Finish::Stop };
+    Ok(Completion { text, tokens: checked, prompt_ids, finish })
+}
+
+/// The header of `Ready`.
+pub fn ready(info: &ModelInfo) -> FromEngine {
+    let ModelInfo { name, text_sha256, mmproj_sha256 } = info.clone();
+    FromEngine::Ready { name, text_sha256, mmproj_sha256 }
+}
+
+/// The header of `Done`.
+pub fn done(run: u64, answers: &Answers) -> FromEngine {
+    let Timing { preprocess_ms, vision_ms, prefill_ms, decode_ms } = answers.timing;
+    FromEngine::Done { run, timing_ms: [preprocess_ms, vision_ms, prefill_ms, decode_ms] }
+}
+
+/// The timing of `Done`.
+pub fn timing_of([preprocess_ms, vision_ms, prefill_ms, decode_ms]: [f64; 4]) -> Timing {
+    Timing { preprocess_ms, vision_ms, prefill_ms, decode_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn completion(prob: f32, end: usize) -> Completion {
+        let token = AnswerToken { id: 7, start: 0, end, prob };
+        Completion { text: "[]".into(), tokens: vec![token], prompt_ids: vec![1, 2], finish: Finish::Stop }
+    }
+
+    #[test]
+    fn a_job_and_its_answers_come_through_unchanged() {
+        let picture = |w, h, shade| Arc::new(RgbImage::from_pixel(w, h, image::Rgb([shade, 2, 3])));
+        let ask = Ask {
+            text: "Read.".into(),
+            grammar: Some("start: \"[]\"".into()),
+            max_tokens: 5,
+            sampling: Sampling { temperature: 0.7, top_k: Some(3), ..Sampling::default() },
+        };
+        let job = Job {
+            images: vec![picture(3, 2, 9), picture(1, 1, 8)],
+            min_pixels: 1,
+            max_pixels: 2,
+            asks: vec![ask],
+        };
+        let (header, mut payload) = job_message(&job);
+        job.images.iter().for_each(|i| payload.extend_from_slice(i.as_raw()));
+        let ToEngine::Job { images, min_pixels, max_pixels, asks_bytes } = header else { panic!() };
+        let back = job_of(&images, min_pixels, max_pixels, asks_bytes, &payload).unwrap();
+        assert_eq!(format!("{back:?}"), format!("{job:?}"));
+        for bad in [&payload[..payload.len() - 1], &[&payload[..], &[0]].concat()] {
+            assert!(job_of(&images, 1, 2, asks_bytes, bad).is_err());
+        }
+        let answers = vec![Ok(completion(0.1, 2)), Err(VlmError::Stopped), Err(engine_error("x"))];
+        let back = answers_of(&answer_message(answers), 3).unwrap();
+        assert_eq!(back[0].as_ref().unwrap(), &completion(0.1, 2));
+        assert!(matches!(back[1], Err(VlmError::Stopped)));
+        assert!(back[2].as_ref().unwrap_err().to_string().contains('x'));
+        assert!(answers_of(b"[]", 1).is_err() && answers_of(b"\xff", 0).is_err());
+    }
+
+    #[test]
+    fn no_number_and_no_offset_is_believed() {
+        for prob in [f32::NAN, f32::INFINITY, -0.1, 1.5] {
+            let back = answers_of(&answer_message(vec![Ok(completion(prob, 2))]), 1).unwrap();
+            assert!(matches!(back[0], Err(VlmError::NotFinite)), "{prob}");
+        }
+        let back = answers_of(&answer_message(vec![Ok(completion(0.5, 3))]), 1).unwrap();
+        assert!(back[0].is_err());
+    }
+}
