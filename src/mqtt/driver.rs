@@ -47,6 +47,9 @@ const RETAINED_MAX: usize = 256;
 /// Network events that are taken in before the removals are written.
 const BATCH_MAX: usize = 64;
 
+/// Why a result on which every connection is dropped is given up.
+const POISON: &str = "every connection is dropped on it, and other results pass";
+
 const ALARM_DEAD: &str = "result_undeliverable";
 const ALARM_REFUSED: &str = "result_refused";
 
@@ -308,6 +311,7 @@ impl Driver {
                 }
             }
             Action::DeadLetter(seq) => self.bury(seq, "the broker calls it invalid".into()).await?,
+            Action::Poison(seq) => self.bury(seq, POISON.into()).await?,
             Action::SideRefused(side) => tracing::error!(?side, "the broker refused a message"),
         }
         Ok(())

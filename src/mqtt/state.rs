@@ -20,14 +20,37 @@
 //! acknowledged: some brokers (mosquitto 2.0.11 is one) refuse a message and then close, and what
 //! else is on its way to a closed socket destroys the answer that says why.
 //!
+//! A message on which the broker (or what stands between) drops every connection would hold up all
+//! others for ever. A result that was alone in flight at `STRIKES` losses in a row is a suspect:
+//!
+//!     suspect --next connection--> held back, others first --one is acknowledged--> tried again
+//!        ^                                                                            |
+//!        '------- lost again; at the `CONVICTIONS`th time: dead letter <--------------'
+//!
+//! So an outage, in which no other message passes either, convicts nothing.
+//!
 //! Invariants:
-//! - Results are published in the order of the outbox, none left out, on every connection anew from
-//!   the lowest entry.
+//! - Results are published in the order of the outbox, none left out but a suspect, on every
+//!   connection anew from the lowest entry.
 //! - The queue in flight, acknowledged ones behind its front included, is never longer than the
 //!   window: so packet ids, which cycle through more numbers than that, never collide.
 //! - An entry leaves the outbox only on a PUBACK that says success (or as a dead letter).
 
 use std::collections::{BTreeSet, VecDeque};
+
+/// Losses in a row with a result alone in flight that make it a suspect.
+const STRIKES: u32 = 2;
+
+/// Times that a suspect is lost after another result has passed, until it is a dead letter.
+const CONVICTIONS: u32 = 3;
+
+/// A result that may be what the connection is dropped for.
+#[derive(Clone, Copy, Debug)]
+struct Suspect {
+    seq: u64,
+    strikes: u32,
+    convictions: u32,
+}
 
 /// Messages that are not results: the newest state of something, retained by the broker. Only the
 /// newest payload matters, so many changes of one thing take one place. Ordered by importance.
@@ -118,8 +141,10 @@ pub enum Action {
     Publish(What),
     /// Acknowledged: remove the entry.
     Remove(u64),
-    /// Can never be delivered: move the entry to the dead letters.
+    /// The broker says that it will never take it: move the entry to the dead letters.
     DeadLetter(u64),
+    /// Every connection is dropped on it while others pass: the same.
+    Poison(u64),
     /// The broker refused a message that is no result; it is sent again when it changes.
     SideRefused(Side),
 }
@@ -157,12 +182,16 @@ struct Session {
     held: bool,
     rewind: bool,
     refusals: u32,
+    /// While there is one, one message at a time, so that a loss has one culprit.
+    suspect: Option<Suspect>,
+    /// The suspect is held back until another result was acknowledged, or no other is there.
+    skip: bool,
 }
 
 #[derive(Clone, Debug)]
 enum State {
-    Offline { failures: u32 },
-    Connecting { failures: u32 },
+    Offline { failures: u32, suspect: Option<Suspect> },
+    Connecting { failures: u32, suspect: Option<Suspect> },
     CatchingUp(Session),
     Live(Session),
     Stopping(Session),
@@ -188,7 +217,7 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { state: State::Offline { failures: 0 } }
+        Self { state: State::Offline { failures: 0, suspect: None } }
     }
 }
 
@@ -220,8 +249,8 @@ impl Machine {
         let mut actions = Vec::new();
         let state = std::mem::replace(&mut self.state, State::Stopped);
         self.state = match state {
-            State::Offline { failures } => offline(failures, &event, &mut actions),
-            State::Connecting { failures } => connecting(failures, &event, &mut actions),
+            State::Offline { failures, suspect } => offline(failures, suspect, &event, &mut actions),
+            State::Connecting { failures, suspect } => connecting(failures, suspect, &event, &mut actions),
             State::CatchingUp(session) => connected(session, false, event, &mut actions),
             State::Live(session) => connected(session, true, event, &mut actions),
             State::Stopping(session) => stopping(session, event, &mut actions),
@@ -231,37 +260,39 @@ impl Machine {
     }
 }
 
-fn offline(failures: u32, event: &Event, actions: &mut Vec<Action>) -> State {
+fn offline(failures: u32, suspect: Option<Suspect>, event: &Event, actions: &mut Vec<Action>) -> State {
     match event {
         Event::Due => {
             actions.push(Action::Connect);
-            State::Connecting { failures }
+            State::Connecting { failures, suspect }
         }
         Event::Stop => State::Stopped,
-        _ => State::Offline { failures },
+        _ => State::Offline { failures, suspect },
     }
 }
 
-fn connecting(failures: u32, event: &Event, actions: &mut Vec<Action>) -> State {
+fn connecting(failures: u32, suspect: Option<Suspect>, event: &Event, actions: &mut Vec<Action>) -> State {
     match event {
         Event::Connected { window } => {
-            let mut session = Session { window: *window, failures, more: true, ..Session::default() };
+            let skip = suspect.is_some_and(|s| s.strikes >= STRIKES);
+            let window = *window;
+            let mut session = Session { window, failures, suspect, skip, more: true, ..Session::default() };
             session.dirty.insert(Side::Status);
             session.pump(actions);
             session.rest(false)
         }
-        Event::Lost => lose(failures, actions),
+        Event::Lost => lose(failures, suspect, actions),
         Event::Stop => {
             actions.push(Action::Close);
             State::Stopped
         }
-        _ => State::Connecting { failures },
+        _ => State::Connecting { failures, suspect },
     }
 }
 
 fn connected(mut session: Session, live: bool, event: Event, actions: &mut Vec<Action>) -> State {
     match event {
-        Event::Lost => return lose(session.failures, actions),
+        Event::Lost => return session.lost(actions),
         Event::Stop => {
             session.fetched.clear();
             session.more = false;
@@ -277,7 +308,7 @@ fn connected(mut session: Session, live: bool, event: Event, actions: &mut Vec<A
         }
         Event::Sent { pkid } => {
             if !session.sent(pkid) {
-                return lose(session.failures, actions);
+                return lose(session.failures, session.suspect, actions);
             }
         }
         Event::Acked { pkid, outcome } => session.acked(pkid, outcome, actions),
@@ -312,13 +343,52 @@ fn stopping(mut session: Session, event: Event, actions: &mut Vec<Action>) -> St
     session.leave_when_done(actions)
 }
 
-fn lose(failures: u32, actions: &mut Vec<Action>) -> State {
+fn lose(failures: u32, suspect: Option<Suspect>, actions: &mut Vec<Action>) -> State {
     let failures = failures.saturating_add(1);
     actions.extend([Action::Close, Action::RetryAfter { failures }]);
-    State::Offline { failures }
+    State::Offline { failures, suspect }
 }
 
 impl Session {
+    /// The end of the connection; a result that was alone in flight may be its cause.
+    fn lost(self, actions: &mut Vec<Action>) -> State {
+        let mut waiting = self.in_flight.iter().filter(|f| !f.acked).map(|f| &f.what);
+        let suspect = match (waiting.next(), waiting.next(), self.suspect) {
+            (Some(What::Result(seq)), None, Some(s)) if s.seq == *seq => {
+                Some(Suspect { strikes: s.strikes.saturating_add(1), ..s })
+            }
+            (Some(What::Result(seq)), None, None) => Some(Suspect { seq: *seq, strikes: 1, convictions: 0 }),
+            // Others fared no better while it was held back: it is its turn again.
+            (_, _, Some(s)) if self.skip => Some(Suspect { strikes: STRIKES - 1, ..s }),
+            (_, _, suspect) => suspect,
+        };
+        lose(self.failures, suspect, actions)
+    }
+
+    /// What an acknowledged result means for the suspect.
+    fn acquit_or_convict(&mut self, acknowledged: u64, actions: &mut Vec<Action>) {
+        let Some(suspect) = &mut self.suspect else { return };
+        if suspect.seq == acknowledged {
+            self.suspect = None;
+            self.skip = false;
+        } else if std::mem::take(&mut self.skip) {
+            suspect.convictions += 1;
+            suspect.strikes = STRIKES - 1;
+            if suspect.convictions >= CONVICTIONS {
+                actions.push(Action::Poison(suspect.seq));
+                self.suspect = None;
+            } else {
+                self.try_the_suspect();
+            }
+        }
+    }
+
+    fn try_the_suspect(&mut self) {
+        self.skip = false;
+        self.fetched.clear();
+        self.rewind = true;
+    }
+
     /// The client hands out packet ids in the order in which we published. False: we published
     /// nothing that lacks an id, so client and machine no longer agree.
     fn sent(&mut self, pkid: u16) -> bool {
@@ -341,8 +411,12 @@ impl Session {
                 self.failures = 0;
                 self.refusals = 0;
                 actions.push(Action::Remove(seq));
+                self.acquit_or_convict(seq, actions);
             }
-            (What::Result(seq), Outcome::Never) => actions.push(Action::DeadLetter(seq)),
+            (What::Result(seq), Outcome::Never) => {
+                self.suspect = self.suspect.filter(|s| s.seq != seq);
+                actions.push(Action::DeadLetter(seq));
+            }
             (What::Result(_), Outcome::Later) => {
                 self.fetched.clear();
                 self.rewind = true;
@@ -367,7 +441,8 @@ impl Session {
         self.more = !end || self.again;
         self.again = false;
         if !self.rewind {
-            self.fetched.extend(seqs);
+            let held_back = self.suspect.filter(|_| self.skip).map(|s| s.seq);
+            self.fetched.extend(seqs.into_iter().filter(|seq| Some(*seq) != held_back));
             self.next = next;
         }
     }
@@ -377,7 +452,7 @@ impl Session {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight.len() < if self.failures == 0 { self.window } else { 1 }
+        self.in_flight.len() < if self.failures == 0 && self.suspect.is_none() { self.window } else { 1 }
     }
 
     fn publish(&mut self, what: What, actions: &mut Vec<Action>) {
@@ -394,6 +469,10 @@ impl Session {
 
     /// Fills the window: first what is no result (it is little and always the newest), then results.
     fn pump(&mut self, actions: &mut Vec<Action>) {
+        let others = self.more || self.fetching || !self.fetched.is_empty() || self.results_in_flight();
+        if self.skip && !others {
+            self.try_the_suspect();
+        }
         if self.rewind && !self.held && !self.fetching && !self.results_in_flight() {
             self.rewind = false;
             self.next = 0;
@@ -423,7 +502,7 @@ impl Session {
     /// Live once the outbox was read to its end and all of it acknowledged; from then on until a
     /// refusal or the end of the connection.
     fn rest(self, live: bool) -> State {
-        let refused = self.held || self.rewind;
+        let refused = self.held || self.rewind || self.skip;
         let behind = self.more || self.fetching || !self.fetched.is_empty() || self.results_in_flight();
         if refused || (behind && !live) {
             State::CatchingUp(self)

@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 /// The largest window that is tried. Packet ids cycle through one number more than the window has.
 const WINDOW_MAX: usize = 7;
@@ -26,6 +27,8 @@ struct World {
     dead: BTreeSet<u64>,
     removed: BTreeSet<u64>,
     seen: Vec<What>,
+    /// Losses with this result alone on its way.
+    blamed: BTreeMap<u64, u32>,
 }
 
 impl World {
@@ -46,10 +49,15 @@ impl World {
             dead: BTreeSet::new(),
             removed: BTreeSet::new(),
             seen: Vec::new(),
+            blamed: BTreeMap::new(),
         }
     }
 
     fn send(&mut self, event: Event) {
+        let flying: Vec<&What> = self.queued.iter().chain(self.written.iter().map(|(_, w)| w)).collect();
+        if let (Event::Lost, [What::Result(seq)]) = (&event, flying.as_slice()) {
+            *self.blamed.entry(*seq).or_insert(0) += 1;
+        }
         for action in self.machine.handle(event) {
             self.carry_out(action);
         }
@@ -94,7 +102,8 @@ impl World {
                     assert!(self.outbox.contains(&seq), "{seq} is not owed");
                     assert!(!on_the_way(&seq), "{seq} is already on the way");
                     for earlier in self.outbox.range(..seq) {
-                        assert!(on_the_way(earlier), "{earlier} was skipped for {seq}");
+                        let suspect = self.blamed.get(earlier).is_some_and(|n| *n >= STRIKES);
+                        assert!(suspect || on_the_way(earlier), "{earlier} was skipped for {seq}");
                     }
                 }
                 self.queued.push_back(what);
@@ -107,6 +116,11 @@ impl World {
             Action::DeadLetter(seq) => {
                 assert!(self.dead.contains(&seq));
                 assert!(self.outbox.remove(&seq));
+            }
+            Action::Poison(seq) => {
+                assert!(self.blamed[&seq] >= STRIKES + CONVICTIONS - 1, "{seq} is given up too soon");
+                assert!(self.outbox.remove(&seq));
+                self.dead.insert(seq);
             }
             Action::SideRefused(_) => {}
         }
@@ -372,4 +386,45 @@ fn a_packet_id_for_nothing_ends_the_connection() {
     let mut world = live(3);
     let actions = world.machine.handle(Event::Sent { pkid: 9 });
     assert_eq!(actions, [Action::Close, Action::RetryAfter { failures: 1 }]);
+}
+
+/// Works until nothing is left, with a broker that drops the connection on some results.
+fn run_against(world: &mut World, drops: impl Fn(u64) -> bool, rounds: usize) {
+    for _ in 0..rounds {
+        world.connect();
+        world.answer_fetch();
+        world.write_one();
+        match world.written.first() {
+            Some((_, What::Result(seq))) if drops(*seq) => world.send(Event::Lost),
+            _ => world.acknowledge(0, Outcome::Success),
+        }
+    }
+}
+
+#[test]
+fn a_result_on_which_every_connection_drops_becomes_a_dead_letter_and_holds_up_nothing() {
+    let mut world = World::new(5);
+    (0..8).for_each(|_| world.commit());
+    run_against(&mut world, |seq| seq == 3, 200);
+    assert_eq!(world.dead.iter().collect::<Vec<_>>(), [&3]);
+    assert!(world.outbox.is_empty(), "{:?}", world.outbox);
+    assert_eq!(world.machine.phase(), Phase::Live);
+}
+
+#[test]
+fn an_outage_and_a_result_that_is_alone_convict_nothing() {
+    // No result passes, for however long; then all do.
+    let mut world = World::new(5);
+    (0..8).for_each(|_| world.commit());
+    run_against(&mut world, |_| true, 500);
+    world.settle();
+    assert!(world.dead.is_empty() && world.outbox.is_empty());
+    // Alone, it is tried again and again.
+    let mut world = World::new(5);
+    world.commit();
+    run_against(&mut world, |_| true, 500);
+    assert!(world.dead.is_empty() && world.outbox.contains(&1));
+    assert!(world.blamed[&1] > 50);
+    world.settle();
+    assert!(world.outbox.is_empty());
 }
