@@ -150,6 +150,8 @@ pub struct Store {
     /// Records and images together; the oldest images go first.
     pub max_bytes: u64,
     pub retain_days: u32,
+    /// With fewer free bytes on the store's file system the line stops; 0: never.
+    pub free_bytes_min: u64,
 }
 
 /// The review page.

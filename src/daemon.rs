@@ -1,19 +1,21 @@
 //! The daemon: builds all parts, joins them, waits, drains.
 //!
 //!     cameras (a thread each) --Queue with its policy--> inspector (owner of the model)
-//!         '-- a dropped frame ------------------------------. |
-//!                                                           v v
+//!         '-- a dropped frame ------------------------------. |   '--> engine: a process of its own,
+//!                                                           v v        killed when it hangs
 //!                                         recorder: picture file, record + outbox, flushed
 //!                                                            |
 //!                                         mqtt (its own runtime thread): PUBLISH, PUBACK, removed
 //!
-//! Nothing opens before the config is checked. It ends when it is told to (SIGTERM, SIGINT), when
+//! Nothing opens before the config is checked. While the disk or the outbox is full the line stands,
+//! visibly (`care` says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
 //! every source has ended and everything is delivered, or when the store fails: then it stops
 //! acknowledging at once and systemd starts it again. Draining goes in the order of the line, so
 //! that what was taken is inspected, what was inspected is stored, and what was stored is published
 //! or kept for the next start.
 
 mod cameras;
+mod care;
 mod inspector;
 mod recorder;
 mod station;
@@ -23,9 +25,10 @@ use crate::config::{Config, Model};
 use crate::inspect::worker::{Worker, WorkerOptions};
 use crate::ipc::Program;
 use crate::mqtt::state::Phase;
-use crate::mqtt::{self, MqttOptions, Protocol, StationEvent};
+use crate::mqtt::{self, MqttOptions, Protocol};
 use crate::store::{Store, StoreOptions};
 use anyhow::Context;
+use care::{Care, Due};
 use recorder::Recorder;
 use sd_notify::NotifyState;
 use station::Station;
@@ -38,23 +41,31 @@ use tokio::sync::mpsc;
 const EVENTS_MAX: usize = 256;
 /// How long the daemon stays to deliver the last results after all sources have ended.
 const DELIVER: Duration = Duration::from_secs(30);
-/// How often the daemon looks after itself.
-const TICK: Duration = Duration::from_secs(1);
-/// How often counts are published.
-const STATS_EVERY: Duration = Duration::from_secs(30);
-/// How often old inspections are removed.
-const RETENTION_EVERY: Duration = Duration::from_secs(300);
-/// A stage that shows no life for so long is stalled, and the watchdog is not fed.
-const STALL: Duration = Duration::from_secs(20);
 
 /// By how much a start may go on after the last sign of life while the model is loaded.
 const EXTEND: Duration = Duration::from_secs(30);
+
+/// Why a line has ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// Somebody said so, or every source has ended.
+    Done,
+    /// The database is to be compacted, which only an opening store does.
+    ToCompact,
+}
 
 /// Runs until told to stop.
 ///
 /// # Errors
 /// When a part cannot be opened, or the store fails while running.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    while run_once(&config)? == Ended::ToCompact {
+        tracing::info!("the line starts again after its database was closed for compaction");
+    }
+    Ok(())
+}
+
+fn run_once(config: &Config) -> anyhow::Result<Ended> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -65,16 +76,19 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         max_bytes: config.store.max_bytes,
         retain_days: config.store.retain_days,
         image_url_base: format!("http://{}", config.web.listen),
+        outbox_entries_max: config.mqtt.outbox_entries_max,
+        free_bytes_min: config.store.free_bytes_min,
+        ..StoreOptions::default()
     };
     let store = Arc::new(Store::open(&config.store.dir, options)?);
     tracing::info!(dir = %config.store.dir.display(), outbox = store.outbox_len(), "store open");
     let (events, event_queue) = mpsc::channel(EVENTS_MAX);
-    let mqtt_options = mqtt_options(&config)?;
+    let mqtt_options = mqtt_options(config)?;
     let link = runtime.block_on(async { mqtt::spawn(mqtt_options, Arc::clone(&store), event_queue) })?;
     let station = Arc::new(Station::new(events));
     let worker = load(&config.model)?;
     let stop = Stop::default();
-    let outcome = runtime.block_on(line(&config, &store, &station, worker, &stop, link.phase()));
+    let outcome = runtime.block_on(line(config, &store, &station, worker, &stop, link.phase()));
     runtime.block_on(async { link.stop().await })?;
     tracing::info!(outbox = store.outbox_len(), "stopped");
     outcome
@@ -88,36 +102,40 @@ async fn line(
     worker: Worker,
     stop: &Stop,
     phase: tokio::sync::watch::Receiver<Phase>,
-) -> anyhow::Result<()> {
-    let recorder = Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station)));
+) -> anyhow::Result<Ended> {
+    let recorder = Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone()));
     let cameras = cameras::start(config, &recorder, worker.info(), stop)?;
     let inspector = inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station));
     notify(&[NotifyState::Ready]);
     tracing::info!(cameras = config.cameras.len(), broker = %config.mqtt.url(), "inspecting");
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut care = Care::new(Arc::clone(store), Arc::clone(station));
-    let mut tick = tokio::time::interval(TICK);
-    let mut told = false;
+    let ids = config.cameras.iter().map(|c| c.id.clone()).collect();
+    let mut care = Care::new(Arc::clone(store), Arc::clone(station), ids);
+    let mut tick = tokio::time::interval(care::TICK);
+    let (mut told, mut ended) = (false, Ended::Done);
     loop {
         tokio::select! {
             _ = term.recv() => told = true,
             _ = int.recv() => told = true,
-            _ = tick.tick() => care.tick()?,
+            _ = tick.tick() => if care.tick()? == Due::Compaction { ended = Ended::ToCompact },
         }
-        if told || inspector.is_finished() || recorder.failed() {
+        if told || ended == Ended::ToCompact || inspector.is_finished() || recorder.failed() {
             break;
         }
     }
-    notify(&[NotifyState::Stopping]);
-    tracing::info!(told, "draining");
+    if ended == Ended::Done {
+        notify(&[NotifyState::Stopping]);
+    }
+    tracing::info!(told, ?ended, "draining");
     stop.set();
     cameras.close();
     let drained = tokio::task::spawn_blocking(move || inspector.join());
     drained.await?.map_err(|_| anyhow::anyhow!("the inspector panicked"))?;
-    if !told {
+    if !told && ended == Ended::Done {
         deliver(store, phase).await;
     }
-    recorder.outcome()
+    care.finish();
+    recorder.outcome().map(|()| if told { Ended::Done } else { ended })
 }
 
 /// Waits until everything is acknowledged, as long as there is a broker that might do it.
@@ -129,43 +147,6 @@ async fn deliver(store: &Store, phase: tokio::sync::watch::Receiver<Phase>) {
     let left = store.outbox_len();
     if left > 0 {
         tracing::warn!(left, phase = ?*phase.borrow(), "results stay in the outbox for the next start");
-    }
-}
-
-/// What must be done now and then.
-struct Care {
-    store: Arc<Store>,
-    station: Arc<Station>,
-    stats_due: Instant,
-    retention_due: Instant,
-}
-
-impl Care {
-    fn new(store: Arc<Store>, station: Arc<Station>) -> Self {
-        let now = Instant::now();
-        Self { store, station, stats_due: now + STATS_EVERY, retention_due: now + RETENTION_EVERY }
-    }
-
-    fn tick(&mut self) -> anyhow::Result<()> {
-        let now = Instant::now();
-        if self.station.alive_within(STALL) {
-            notify(&[NotifyState::Watchdog]);
-        } else {
-            tracing::error!("the inspector shows no life: the watchdog is not fed");
-        }
-        if now >= self.stats_due {
-            self.stats_due = now + STATS_EVERY;
-            let stats = self.station.take_stats(STATS_EVERY, self.store.outbox_len());
-            self.station.tell(StationEvent::Stats(stats));
-        }
-        if now >= self.retention_due {
-            self.retention_due = now + RETENTION_EVERY;
-            let pruned = self.store.enforce_retention(std::time::SystemTime::now())?;
-            if pruned.inspections > 0 {
-                tracing::info!(?pruned, "old inspections removed");
-            }
-        }
-        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 //!     camera/     a source takes a picture when it is triggered              -> Frame
 //!     queue       bounded, with a named drop policy                          -> Frame
 //!     inspect/    Frame -> Grid of Tiles -> (Tile x Prompt)                  -> jobs
+//!     ipc         the engine runs in a child process, which can be killed
 //!     vlm/        Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
 //!     inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
 //!     store/      image file, then record and outbox entry in one commit, flushed to the disk

@@ -1,120 +1,120 @@
-//! The store under kill -9: what was acknowledged is there, and the chain is whole.
+//! A store that an earlier version wrote, and the speed of a commit:
+//! `cargo test --release --test store -- --ignored --nocapture speed`.
 //!
-//!     parent: starts this same test binary as a child --> child: commits, prints `acked SEQ ID`
-//!     parent: kills it at a random moment, opens the store, compares
-//!
-//! And the speed of a commit: `cargo test --release --test store -- --ignored --nocapture speed`.
+//! Crashes, power losses and full disks are in tests/rigs/.
 
 #[path = "common/inspections.rs"]
 mod inspections;
 
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use inspectd::store::{Store, StoreOptions};
 use inspections::{id, inspection};
-use rand::Rng as _;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Set in the child: the directory of the store.
-const CHILD: &str = "INSPECTD_TEST_STORE_CHILD";
+/// A store of format 1: records in values and in files, pictures, owed and dead messages.
+const FIXTURE: &str = "fixtures/store/format-1.gz";
 
-/// Kills in this short form; the full counts run in the soak.
-const KILLS: usize = 20;
+const RECORDS: u64 = 12;
 
 fn open(dir: &Path) -> Store {
-    Store::open(dir, StoreOptions::default()).expect("the store opens after every kill")
+    Store::open(dir, StoreOptions::default()).expect("the store opens")
 }
 
-/// Not a test of its own: what the child does.
-#[test]
-fn child() {
-    let Ok(dir) = std::env::var(CHILD) else { return };
-    let store = open(Path::new(&dir));
-    let mut n = store.newest_first().next().map_or(0, |s| s.expect("the newest record reads").seq);
-    println!("open");
-    loop {
-        n += 1;
-        let image = store
-            .put_image(format!("picture {n}").repeat(500).as_bytes(), "jpg")
-            .expect("an image is stored");
-        let mut part = inspection(n);
-        // Every third record is too long for a value and has a file beside it.
-        if n.is_multiple_of(3) {
-            part.findings = vec![part.findings[0].clone(); 60];
+/// Part `n` of the fixture; every fourth is too long for a value.
+fn part(n: u64) -> inspectd::domain::inspection::Inspection {
+    let mut part = inspection(n);
+    if n.is_multiple_of(4) {
+        part.findings = vec![part.findings[0].clone(); 60];
+    }
+    part
+}
+
+fn picture(n: u64) -> Vec<u8> {
+    format!("picture {n}").into_bytes()
+}
+
+/// All files under a folder: path, length, bytes, one after the other.
+fn pack(dir: &Path, top: &Path, out: &mut impl std::io::Write) {
+    let mut entries: Vec<_> =
+        std::fs::read_dir(dir).expect("it lists").map(|e| e.expect("an entry").path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            pack(&path, top, out);
+            continue;
         }
-        let committed = store.commit(&part, Some(image)).expect("a commit succeeds");
-        println!("acked {} {}", committed.seq, part.id);
-        if n.is_multiple_of(7) {
-            store.ack(&[n - 6]).expect("an acknowledgement is taken");
+        let name = path.strip_prefix(top).expect("below the top").to_str().expect("text").to_owned();
+        let bytes = std::fs::read(&path).expect("it reads");
+        for field in [name.as_bytes(), &bytes] {
+            out.write_all(&(field.len() as u64).to_le_bytes()).expect("it writes");
+            out.write_all(field).expect("it writes");
         }
     }
 }
 
-fn start_child(dir: &Path) -> Child {
-    Command::new(std::env::current_exe().expect("this test binary has a path"))
-        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
-        .env(CHILD, dir)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the test binary runs again")
+fn unpack(bytes: &[u8], dir: &Path) {
+    let mut rest = bytes;
+    let mut field = || {
+        let (length, after) = rest.split_at_checked(8)?;
+        let length = u64::from_le_bytes(length.try_into().expect("eight bytes")) as usize;
+        let (field, after) = after.split_at(length);
+        rest = after;
+        Some(field)
+    };
+    while let Some(name) = field() {
+        let path = dir.join(std::str::from_utf8(name).expect("text"));
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("it is made");
+        std::fs::write(path, field().expect("its bytes")).expect("it is written");
+    }
 }
 
-/// The number in a line `… acked SEQ ID`, when the whole line arrived.
-fn acked(line: &str) -> Option<(u64, &str)> {
-    let (seq, id) = line.split_once("acked ")?.1.split_once(' ')?;
-    (id.len() == 26).then_some((seq.parse().ok()?, id))
+/// Not run with the others: a fixture is written once, by the version whose store it is.
+#[test]
+#[ignore = "writes the fixture"]
+fn write_the_fixture() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = open(dir.path());
+    for n in 1..=RECORDS {
+        let image = store.put_image(&picture(n), "jpg").expect("it is stored");
+        store.commit(&part(n), Some(image)).expect("it is stored");
+    }
+    store.ack(&[1, 2, 3, 5]).expect("it is taken");
+    store.dead_letter(4, "too long for the broker").expect("it is moved");
+    drop(store);
+    let mut packed = GzEncoder::new(vec![], flate2::Compression::best());
+    pack(dir.path(), dir.path(), &mut packed);
+    let bytes = packed.finish().expect("it packs");
+    std::fs::create_dir_all("fixtures/store").expect("it is made");
+    std::fs::File::create(FIXTURE).and_then(|mut f| f.write_all(&bytes)).expect("it is written");
+    println!("{} bytes", bytes.len());
 }
 
 #[test]
-fn kill_minus_nine_loses_nothing_that_was_acknowledged() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut rng = rand::thread_rng();
-    let mut highest = 0;
-    let mut total_acked = 0;
-    for kill in 0..KILLS {
-        let mut child = start_child(dir.path());
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
-        // Every fourth kill falls into the opening, the others into the commits.
-        let mut heard = String::new();
-        if kill % 4 == 0 {
-            std::thread::sleep(Duration::from_millis(rng.gen_range(0..40)));
-        } else {
-            for _ in 0..rng.gen_range(2..40) {
-                lines.read_line(&mut heard).unwrap();
-            }
-            std::thread::sleep(Duration::from_micros(rng.gen_range(0..5000)));
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // What it said before it died counts.
-        lines.read_to_string(&mut heard).unwrap();
-
-        let store = open(dir.path());
-        for (seq, id) in heard.lines().filter_map(acked) {
-            let stored =
-                store.get(seq).unwrap().unwrap_or_else(|| panic!("kill {kill}: {seq} was acknowledged"));
-            assert_eq!(stored.inspection.id, id);
-            assert!(store.image_path(&stored.image.unwrap().image.sha256).is_some());
-            assert!(seq > highest, "kill {kill}: {seq} was given twice");
-            highest = seq;
-            total_acked += 1;
-        }
-        let found = store.verify().unwrap();
-        assert_eq!((found.gaps, found.broken_at), (0, None), "kill {kill}: {:?}", found.reason);
-        assert!(found.inspections >= highest);
-        highest = found.inspections;
-        // A commit and its message are one: what is not acknowledged by the broker is owed.
-        for n in 1..=found.inspections {
-            assert_eq!(store.get(n).unwrap().unwrap().inspection.id, id(n));
-        }
-        let owed = store.outbox(0, usize::MAX).unwrap();
-        assert_eq!(owed.last().map_or(0, |e| e.seq), owed.last().map_or(0, |_| found.inspections));
-        assert!(owed.len() as u64 >= found.inspections - found.inspections / 7);
+fn a_store_of_format_1_opens_and_goes_on() {
+    let file = std::fs::File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join(FIXTURE)).expect("it is there");
+    let mut bytes = vec![];
+    GzDecoder::new(file).read_to_end(&mut bytes).expect("it unpacks");
+    let dir = tempfile::tempdir().expect("a folder");
+    unpack(&bytes, dir.path());
+    let store = open(dir.path());
+    let found = store.verify().expect("it reads");
+    assert_eq!((found.inspections, found.gaps, found.broken_at), (RECORDS, 0, None), "{:?}", found.reason);
+    for n in 1..=RECORDS {
+        let stored = store.get(n).expect("it reads").expect("it is there");
+        assert_eq!(stored.inspection, part(n));
+        let image = store.image_path(&stored.image.expect("it has one").image.sha256).expect("it is here");
+        assert_eq!(std::fs::read(image).expect("it reads"), picture(n));
     }
-    assert!(total_acked > 10 * KILLS, "only {total_acked} commits between the kills");
-    println!("{KILLS} kills, {total_acked} acknowledged, {highest} stored, 0 lost, 0 refused opens");
+    let owed: Vec<u64> = store.outbox(0, 100).expect("it reads").iter().map(|e| e.seq).collect();
+    assert_eq!(owed, [6, 7, 8, 9, 10, 11, 12]);
+    let dead = store.dead_letters().expect("they read");
+    assert_eq!((dead.len(), dead[0].seq, dead[0].reason.as_str()), (1, 4, "too long for the broker"));
+    assert_eq!(store.get_by_id(&id(7)).expect("it reads").expect("it is there").seq, 7);
+    assert_eq!(store.commit(&inspection(RECORDS + 1), None).expect("it goes on").seq, RECORDS + 1);
+    assert_eq!(store.verify().expect("it reads").broken_at, None);
 }
 
 #[test]

@@ -29,6 +29,7 @@ impl Config {
         out.pair("dir", path(&self.store.dir));
         out.pair("max_bytes", self.store.max_bytes);
         out.pair("retain_days", self.store.retain_days);
+        out.pair("free_bytes_min", self.store.free_bytes_min);
         self.broker(&mut out);
         out.line("[web]");
         out.pair("listen", quoted(&self.web.listen.to_string()));

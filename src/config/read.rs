@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Bytes that stay free on the store's file system where the config says nothing.
+const FREE_BYTES_MIN: u64 = 256 << 20;
+
 const PATH_CHARS_MAX: usize = 4096;
 /// A box has as many cameras as it can serve; more is a mistake in the file.
 const CAMERAS_MAX: usize = 32;
@@ -235,6 +238,7 @@ fn store(section: Section<'_>) -> Store {
         dir: section.required_text("dir", PATH_CHARS_MAX).into(),
         max_bytes: section.ranged("max_bytes", 64_000_000..=u64::MAX >> 1).unwrap_or(20_000_000_000),
         retain_days: section.ranged("retain_days", 1..=36_500).unwrap_or(90),
+        free_bytes_min: section.ranged("free_bytes_min", 0..=u64::MAX >> 8).unwrap_or(FREE_BYTES_MIN),
     };
     section.finish();
     store

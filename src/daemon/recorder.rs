@@ -1,8 +1,12 @@
 //! Stores inspections: the picture's file first, then the record with its outbox entry, flushed.
 //!
+//! A full disk or outbox stops the line here, visibly: whoever records waits until the store accepts
+//! again, and with it its camera. Nothing is lost, and no hand is needed when space comes back.
+//!
 //! A failing store is final: the daemon stops acknowledging and ends, and systemd starts it again.
 
 use super::station::Station;
+use crate::camera::Stop;
 use crate::domain::inspection::Inspection;
 use crate::mqtt::message::CameraState;
 use crate::mqtt::StationEvent;
@@ -12,21 +16,26 @@ use anyhow::Context;
 use image::codecs::jpeg::JpegEncoder;
 use image::RgbImage;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Quality of stored pictures: their defects must still be seen by a person who reviews them.
 const JPEG_QUALITY: u8 = 90;
+
+/// How often a store that is full is asked again.
+const FULL_RETRY: Duration = Duration::from_millis(200);
 
 /// The one way into the store.
 pub struct Recorder {
     store: Arc<Store>,
     station: Arc<Station>,
     failure: Mutex<Option<StoreError>>,
+    stop: Stop,
 }
 
 impl Recorder {
-    /// A recorder into `store`.
-    pub const fn new(store: Arc<Store>, station: Arc<Station>) -> Self {
-        Self { store, station, failure: Mutex::new(None) }
+    /// A recorder into `store`; once `stop` is set, it waits no longer for room.
+    pub const fn new(store: Arc<Store>, station: Arc<Station>, stop: Stop) -> Self {
+        Self { store, station, failure: Mutex::new(None), stop }
     }
 
     /// Stores an inspection and its picture; when it returns, both are on the disk or the recorder
@@ -59,7 +68,24 @@ impl Recorder {
         let mut jpeg = Vec::new();
         // Encoding into memory fails only for a picture without pixels, which has nothing to keep.
         let encoded = JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode_image(picture);
-        let image = encoded.ok().map(|()| self.store.put_image(&jpeg, "jpg")).transpose()?;
+        let jpeg = encoded.ok().map(|()| jpeg);
+        loop {
+            let stored = self.try_to_store(inspection, jpeg.as_deref());
+            match stored {
+                Err(error) if error.passes() && !self.failed() => {
+                    // A line that waits for room is alive, as long as nobody wants it to end.
+                    self.station.beat();
+                    if self.stop.wait_until(Instant::now() + FULL_RETRY) {
+                        return Err(error);
+                    }
+                }
+                stored => return stored,
+            }
+        }
+    }
+
+    fn try_to_store(&self, inspection: &Inspection, jpeg: Option<&[u8]>) -> Result<u64, StoreError> {
+        let image = jpeg.map(|jpeg| self.store.put_image(jpeg, "jpg")).transpose()?;
         Ok(self.store.commit(inspection, image)?.seq)
     }
 

@@ -1,7 +1,7 @@
 //! The line: a frame in, an inspection out. It never fails; what goes wrong is in the verdict.
 //!
 //!     Frame --plan--> regions (tiles of the grid, regions of text) with their prompts
-//!           --jobs--> vlm answers (Tile x Prompt)
+//!           --jobs--> vlm answers (Tile x Prompt), in a process of its own under the daemon: `worker`
 //!           --answer--> detections and lines of text, each with its confidence
 //!           --merge--> findings in frame coordinates, in millimetres
 //!           --expect--> lines checked against what they should say

@@ -46,14 +46,24 @@ pub enum StoreError {
     #[error("image {sha256} is not in the store")]
     NoImage { sha256: String },
     /// Unacknowledged inspections have reached the limit; take no more parts until some are delivered.
+    /// Nothing was changed.
     #[error("the outbox holds {entries} unacknowledged inspections, its limit")]
     OutboxFull { entries: u64 },
+    /// The file system has fewer free bytes than the store leaves alone. Nothing was changed; take no more
+    /// parts, and try again: it passes when space comes back.
+    #[error("the disk is full: {free_bytes} bytes free, {free_bytes_min} must stay free")]
+    DiskFull { free_bytes: u64, free_bytes_min: u64 },
     /// An earlier write or sync failed; what was acknowledged before is safe, nothing more is accepted.
     #[error("the store has stopped after an earlier failure: {reason}")]
     Stopped { reason: String },
 }
 
 impl StoreError {
+    /// True when the same call may succeed later, without a restart: space or the broker comes back.
+    pub const fn passes(&self) -> bool {
+        matches!(self, Self::OutboxFull { .. } | Self::DiskFull { .. })
+    }
+
     /// Sorts sled's errors by what a caller can do about them.
     pub(super) fn sled(what: &'static str, source: sled::Error) -> Self {
         match source {

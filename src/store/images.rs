@@ -105,10 +105,13 @@ impl Files {
             return Ok(0);
         }
         let temp = self.dir.join("tmp").join(self.next_temp.fetch_add(1, Ordering::Relaxed).to_string());
-        let mut file = File::create(&temp).map_err(StoreError::io("create", &temp))?;
-        file.write_all(bytes).map_err(StoreError::io("write", &temp))?;
-        file.sync_all().map_err(StoreError::io("fsync", &temp))?;
-        fs::rename(&temp, path).map_err(StoreError::io("rename to", path))?;
+        let written = write_and_sync(&temp, bytes)
+            .and_then(|()| fs::rename(&temp, path).map_err(StoreError::io("rename to", path)));
+        if written.is_err() {
+            // On a full disk the half of a picture would take what room there is.
+            let _ = fs::remove_file(&temp);
+        }
+        written?;
         sync_dir(folder)?;
         Ok(bytes.len() as u64)
     }
@@ -191,6 +194,12 @@ impl Files {
         // A count is changed in one step, so a panic elsewhere cannot have torn it.
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn write_and_sync(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut file = File::create(path).map_err(StoreError::io("create", path))?;
+    file.write_all(bytes).map_err(StoreError::io("write", path))?;
+    file.sync_all().map_err(StoreError::io("fsync", path))
 }
 
 /// Makes names that were created in or moved into a directory durable.

@@ -11,7 +11,8 @@
 //! The directory:
 //!
 //!     lock          flock: one process, one `Store`
-//!     ledger/       sled 0.34.7
+//!     ballast       blocks that are held back for a full disk: `disk`
+//!     ledger/       sled 0.34.7; `ledger.new/` while it is compacted: `compact`
 //!     images/ parts/ tmp/
 //!     quarantine/   half-written snapshots of sled, moved aside and never deleted
 //!
@@ -20,6 +21,8 @@
 //! - Sequence numbers have no gap and are never given twice: nothing is handed out before it is durable.
 //! - After a failed write or sync nothing more is accepted. Nothing is ever wiped.
 
+mod compact;
+mod disk;
 pub mod error;
 pub mod images;
 pub mod ledger;
@@ -55,9 +58,12 @@ const OPEN_RETRY_MS: u64 = 20;
 /// Format of the directory as a whole.
 const FORMAT: u8 = 1;
 
-/// Unacknowledged inspections that are kept at most: eleven days at one a second. Beyond it
-/// `commit` refuses, so that the line stops visibly instead of losing results silently.
-pub const OUTBOX_ENTRIES_MAX: u64 = 1_000_000;
+/// Unacknowledged inspections that are kept at most where the config says nothing: two days at one a
+/// second.
+const OUTBOX_ENTRIES_MAX: u64 = 200_000;
+
+/// sled's file is compacted at an `open` when it is larger than this and than four times what lives in it.
+const COMPACT_ABOVE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// What the config decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,11 +75,25 @@ pub struct StoreOptions {
     /// What stands before `/images/<sha256>` in the URL of a picture, for example
     /// `http://10.0.0.5:8080`; empty: the URL is a path on whatever host serves the pages.
     pub image_url_base: String,
+    /// Beyond so many unacknowledged inspections `commit` refuses, so that the line stops visibly
+    /// instead of losing results silently.
+    pub outbox_entries_max: u64,
+    /// With fewer free bytes on its file system the store refuses; 0: no floor.
+    pub free_bytes_min: u64,
+    /// Smaller database files are never compacted.
+    pub compact_above_bytes: u64,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { max_bytes: 20_000_000_000, retain_days: 90, image_url_base: String::new() }
+        Self {
+            max_bytes: 20_000_000_000,
+            retain_days: 90,
+            image_url_base: String::new(),
+            outbox_entries_max: OUTBOX_ENTRIES_MAX,
+            free_bytes_min: 0,
+            compact_above_bytes: COMPACT_ABOVE_BYTES,
+        }
     }
 }
 
@@ -107,6 +127,8 @@ pub struct Store {
     sync: sync::Sync,
     trees: Trees,
     files: Files,
+    disk: disk::Disk,
+    dir: PathBuf,
     chain: Mutex<Chain>,
     outbox_entries: AtomicU64,
     usage_bytes: Mutex<Option<u64>>,
@@ -124,10 +146,13 @@ impl Store {
             }
         }
         let lock = lock_dir(dir)?;
+        let disk = disk::Disk::open(dir, options.free_bytes_min)?;
         let files = Files::open(dir)?;
+        compact::clean_up(dir)?;
         let ledger = dir.join("ledger");
         fs::create_dir_all(&ledger).map_err(StoreError::io("create", &ledger))?;
         quarantine_snapshots(dir, &ledger)?;
+        compact::compact_if_due(dir, options.compact_above_bytes)?;
         let db = open_database(&ledger)?;
         // Our own descriptor, opened before any commit: it sees every later write error.
         let data = File::open(ledger.join("db")).map_err(StoreError::io("open", ledger.join("db")))?;
@@ -146,6 +171,8 @@ impl Store {
             sync,
             trees,
             files,
+            disk,
+            dir: dir.to_owned(),
             chain: Mutex::new(chain),
             outbox_entries,
             usage_bytes: Mutex::new(None),
@@ -157,8 +184,8 @@ impl Store {
     /// Stores a picture (`extension` one of `images::EXTENSIONS`) for an inspection that will be
     /// committed. Returns when it is on the disk.
     pub fn put_image(&self, bytes: &[u8], extension: &str) -> Result<ImageRef, StoreError> {
-        self.sync.check()?;
-        let (image, added) = self.files.put_image(bytes, extension)?;
+        self.accepts()?;
+        let (image, added) = self.files.put_image(bytes, extension).map_err(|e| self.disk.explain(e))?;
         self.add_usage(added);
         Ok(image)
     }
@@ -171,12 +198,11 @@ impl Store {
     /// Stores an inspection and the message that it owes, in one transaction, and waits until both
     /// are on the disk. `image` must come from `put_image`.
     ///
-    /// `DuplicateId`, `InvalidId`, `Unstorable`, `NoImage` and `OutboxFull` leave the store as it
+    /// `DuplicateId`, `InvalidId`, `Unstorable`, `NoImage`, `OutboxFull` and `DiskFull` leave the store as it
     /// was; to try again, give the picture to `put_image` again. After any other error stop.
     pub fn commit(&self, inspection: &Inspection, image: Option<ImageRef>) -> Result<Committed, StoreError> {
-        self.sync.check()?;
         let image_digest = image.as_ref().and_then(|i| unhex(&i.sha256));
-        let outcome = self.write(inspection, image);
+        let outcome = self.accepts().and_then(|()| self.write(inspection, image));
         if let Some(digest) = image_digest {
             self.files.unpin(&digest);
         }
@@ -190,9 +216,22 @@ impl Store {
         self.sync.subscribe()
     }
 
-    /// Fails when an earlier write or sync failed, for health checks.
-    pub fn check(&self) -> Result<(), StoreError> {
-        self.sync.check()
+    /// Whether a commit would be accepted now: `DiskFull` and `OutboxFull` pass by themselves, any
+    /// other error is final.
+    pub fn accepts(&self) -> Result<(), StoreError> {
+        self.sync.check()?;
+        self.disk.check()?;
+        let entries = self.outbox_entries.load(Ordering::Acquire);
+        if entries >= self.options.outbox_entries_max {
+            return Err(StoreError::OutboxFull { entries });
+        }
+        Ok(())
+    }
+
+    /// True when an `open` would probably compact the database; reads all
+    /// records when the file is large, so ask rarely.
+    pub fn compaction_due(&self) -> Result<bool, StoreError> {
+        compact::is_due(self.sync.db(), &self.dir, self.options.compact_above_bytes)
     }
 
     fn write(
@@ -218,7 +257,7 @@ impl Store {
         let draft = Draft::new(inspection, image).map_err(unstorable)?;
         let mut part_digest = None;
         if let Some(part) = &draft.part {
-            let (digest, added) = self.files.put_part(part)?;
+            let (digest, added) = self.files.put_part(part).map_err(|e| self.disk.explain(e))?;
             self.add_usage(added);
             part_digest = Some(digest);
         }
@@ -238,10 +277,6 @@ impl Store {
         refers_to: [Option<Digest>; 2],
     ) -> Result<(Committed, u64), StoreError> {
         let mut chain = self.lock_chain()?;
-        let entries = self.outbox_entries.load(Ordering::Acquire);
-        if entries >= OUTBOX_ENTRIES_MAX {
-            return Err(StoreError::OutboxFull { entries });
-        }
         if let Some(found) = self.trees.ids.get(id_key).map_err(|e| StoreError::sled("look up an id", e))? {
             return Err(StoreError::DuplicateId { id: id.to_owned(), seq: open_seq(&found)? });
         }
@@ -344,11 +379,16 @@ fn lock_dir(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(StoreError::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { dir: dir.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(StoreError::Io { what: "lock", path, source }),
+    // A process that was killed may leave a child that is just being started, which holds the lock
+    // until it has become another program.
+    for _ in 0..OPEN_RETRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(OPEN_RETRY_MS)),
+            Err(TryLockError::Error(source)) => return Err(StoreError::Io { what: "lock", path, source }),
+        }
     }
+    Err(StoreError::Locked { dir: dir.to_owned() })
 }
 
 /// A kill while sled writes a snapshot leaves `snap.*.generating`, which the next open would take

@@ -14,7 +14,8 @@
 //! - Keys are big-endian sequence numbers: store order is publish order.
 //! - An entry is handed out only when its record is durable: what a power cut may take back is
 //!   never published, so no sequence number is ever seen with two inspections.
-//! - At most `OUTBOX_ENTRIES_MAX` entries; beyond it `commit` refuses.
+//! - At most `outbox_entries_max` entries; beyond it `commit` refuses. Committers that were let in at
+//!   the same moment may go beyond it by their number.
 
 use super::error::StoreError;
 use super::{key_of, record, seq_of, value, Store};

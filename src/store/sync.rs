@@ -41,6 +41,8 @@ struct Shared {
 /// The sync thread and its clients' side.
 pub struct Sync {
     shared: Arc<Shared>,
+    /// For those that look at the database as a whole.
+    db: sled::Db,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -58,11 +60,12 @@ impl Sync {
             .build()
             .map_err(StoreError::io("start the runtime of the sync thread", ""))?;
         let inner = Arc::clone(&shared);
+        let kept = db.clone();
         let thread = std::thread::Builder::new()
             .name("store-sync".into())
             .spawn(move || run(&inner, &db, &file, &runtime))
             .map_err(StoreError::io("start the sync thread", ""))?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, db: kept, thread: Some(thread) })
     }
 
     /// Asks for everything that was written up to now to be made durable, the record `seq` among
@@ -97,6 +100,11 @@ impl Sync {
     /// Stops all further commits: after a write that failed half-way nobody knows what is stored.
     pub fn fail(&self, reason: &str) {
         fail(&self.shared, reason);
+    }
+
+    /// The database itself.
+    pub const fn db(&self) -> &sled::Db {
+        &self.db
     }
 
     /// The highest sequence number that is on the disk.

@@ -372,7 +372,7 @@ fn after_a_failure_nothing_is_accepted() {
     assert!(
         matches!(store.commit(&sample(2), None), Err(StoreError::Stopped { reason }) if reason.contains("said no"))
     );
-    assert!(store.check().is_err());
+    assert!(store.accepts().is_err());
     drop(store);
     assert_eq!(open(dir.path()).verify().unwrap().inspections, 1);
 }
@@ -392,4 +392,80 @@ fn a_record_of_version_1_stays_readable() {
     let written = Draft::new(&sample(7), Some(image)).unwrap().seal(7, &[0; 32]).unwrap();
     let text = std::str::from_utf8(&written[value::HEADER_BYTES..]).unwrap();
     assert_eq!(text, BODY.trim_end(), "another form needs another version");
+}
+
+#[test]
+fn compaction_keeps_every_tree_and_gives_the_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { compact_above_bytes: 1 << 20, retain_days: 1, ..StoreOptions::default() };
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    for n in 1..=3000 {
+        store.commit(&sample(n), None).unwrap();
+    }
+    store.dead_letter(2995, "reason").unwrap();
+    // A tree that this file knows nothing of, as a later version may have.
+    let other = store.sync.db().open_tree("of_a_later_version").unwrap();
+    other.insert(b"key", b"value").unwrap();
+    drop(other);
+    store.ack(&(1..=2990).collect::<Vec<_>>()).unwrap();
+    store.enforce_retention(at(2900) + DAY).unwrap();
+    let (before, owed) = (store.verify().unwrap(), store.outbox(0, 100).unwrap());
+    assert!(before.inspections < 200 && store.compaction_due().unwrap());
+    let file = dir.path().join("ledger/db");
+    let bytes = file.metadata().unwrap().len();
+    drop(store);
+
+    let store = Store::open(dir.path(), options.clone()).unwrap();
+    assert!(file.metadata().unwrap().len() * 2 < bytes, "{} of {bytes}", file.metadata().unwrap().len());
+    assert_eq!((store.verify().unwrap(), store.outbox(0, 100).unwrap()), (before, owed));
+    assert_eq!(store.dead_letters().unwrap()[0].seq, 2995);
+    let other = store.sync.db().open_tree("of_a_later_version").unwrap();
+    assert_eq!(other.get(b"key").unwrap().unwrap(), b"value");
+    assert!(!dir.path().join("ledger.new").exists() && !store.compaction_due().unwrap());
+    assert_eq!(store.commit(&sample(3001), None).unwrap().seq, 3001);
+}
+
+#[test]
+fn what_an_interrupted_compaction_left_behind_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).commit(&sample(1), None).unwrap();
+    fs::create_dir(dir.path().join("ledger.new")).unwrap();
+    fs::write(dir.path().join("ledger.new/db"), b"half").unwrap();
+    assert_eq!(open(dir.path()).verify().unwrap().inspections, 1);
+    assert!(!dir.path().join("ledger.new").exists());
+}
+
+#[test]
+fn below_the_floor_nothing_is_accepted_and_nothing_breaks() {
+    let dir = tempfile::tempdir().unwrap();
+    let ballast = dir.path().join("ballast");
+    let options = StoreOptions { free_bytes_min: 1 << 20, ..StoreOptions::default() };
+    let store = Store::open(dir.path(), options).unwrap();
+    store.commit(&sample(1), None).unwrap();
+    assert_eq!(ballast.metadata().unwrap().len(), 1 << 18);
+    drop(store);
+    // More than any disk has.
+    let options = StoreOptions { free_bytes_min: 1 << 60, ..StoreOptions::default() };
+    let store = Store::open(dir.path(), options).unwrap();
+    assert!(!ballast.exists(), "released for what must still be written");
+    let refused = store.commit(&sample(2), None).unwrap_err();
+    assert!(matches!(refused, StoreError::DiskFull { .. }) && refused.passes(), "{refused}");
+    assert!(matches!(store.put_image(b"x", "jpg"), Err(StoreError::DiskFull { .. })));
+    assert_eq!(store.verify().unwrap().inspections, 1);
+    drop(store);
+    assert_eq!(open(dir.path()).commit(&sample(2), None).unwrap().seq, 2);
+}
+
+#[test]
+fn a_full_outbox_refuses_until_something_is_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { outbox_entries_max: 2, ..StoreOptions::default() };
+    let store = Store::open(dir.path(), options).unwrap();
+    store.commit(&sample(1), None).unwrap();
+    store.commit(&sample(2), None).unwrap();
+    let refused = store.commit(&sample(3), None).unwrap_err();
+    assert!(matches!(refused, StoreError::OutboxFull { entries: 2 }) && refused.passes());
+    assert!(store.accepts().is_err());
+    store.ack(&[1]).unwrap();
+    assert_eq!(store.commit(&sample(3), None).unwrap().seq, 3);
 }

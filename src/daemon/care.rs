@@ -1,0 +1,178 @@
+//! What must be done now and then: the watchdog, the store's room, counts, old inspections.
+//!
+//!     every second   alive? feed the watchdog      does the store accept? alarm and cameras say so
+//!     now and then   stats      retention and the look at the database's size, on a thread of their own
+
+use super::notify;
+use super::station::Station;
+use crate::mqtt::message::CameraState;
+use crate::mqtt::StationEvent;
+use crate::store::error::StoreError;
+use crate::store::Store;
+use sd_notify::NotifyState;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often the daemon looks after itself.
+pub const TICK: Duration = Duration::from_secs(1);
+/// How often counts are published.
+const STATS_EVERY: Duration = Duration::from_secs(30);
+/// How often old inspections are removed.
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+/// How often the size of the database is compared with what lives in it, which reads all of it.
+const COMPACTION_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A stage that shows no life for so long is stalled, and the watchdog is not fed.
+const STALL: Duration = Duration::from_secs(20);
+
+/// Raised while the line stands because the disk or the outbox is full.
+const ALARM_FULL: &str = "store_full";
+/// Raised while old inspections cannot be removed because they are not yet delivered.
+const ALARM_HELD: &str = "retention_held";
+
+/// What a tick asks of the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    Nothing,
+    Compaction,
+}
+
+struct Cleaned {
+    held_back: bool,
+    compaction_due: bool,
+}
+
+/// Looks after the station; one call a second.
+pub struct Care {
+    store: Arc<Store>,
+    station: Arc<Station>,
+    cameras: Vec<String>,
+    stats_due: Instant,
+    retention_due: Instant,
+    compaction_due: Instant,
+    cleaning: Option<JoinHandle<Result<Cleaned, StoreError>>>,
+    full: bool,
+    held: bool,
+}
+
+impl Care {
+    /// Alarms that stand from a former run are cleared or raised anew with the first tick.
+    pub fn new(store: Arc<Store>, station: Arc<Station>, cameras: Vec<String>) -> Self {
+        let now = Instant::now();
+        for code in [ALARM_FULL, ALARM_HELD] {
+            station.tell(alarm(code, false, String::new()));
+        }
+        Self {
+            store,
+            station,
+            cameras,
+            stats_due: now + STATS_EVERY,
+            retention_due: now,
+            compaction_due: now + COMPACTION_EVERY,
+            cleaning: None,
+            full: false,
+            held: false,
+        }
+    }
+
+    /// # Errors
+    /// When the store has failed: nothing more may be acknowledged.
+    pub fn tick(&mut self) -> anyhow::Result<Due> {
+        let now = Instant::now();
+        if self.station.alive_within(STALL) {
+            notify(&[NotifyState::Watchdog]);
+        } else {
+            tracing::error!("the inspector shows no life: the watchdog is not fed");
+        }
+        self.room()?;
+        if now >= self.stats_due {
+            self.stats_due = now + STATS_EVERY;
+            let stats = self.station.take_stats(STATS_EVERY, self.store.outbox_len());
+            self.station.tell(StationEvent::Stats(stats));
+        }
+        self.clean(now)
+    }
+
+    /// Waits for what runs on its own thread, which holds the store open.
+    pub fn finish(self) {
+        if let Some(cleaning) = self.cleaning {
+            if cleaning.join().is_err() {
+                tracing::error!("retention panicked");
+            }
+        }
+    }
+
+    /// A store that is full stops the line in the recorder; here it is said.
+    fn room(&mut self) -> anyhow::Result<()> {
+        let reason = match self.store.accepts() {
+            Ok(()) => None,
+            Err(error) if error.passes() => Some(error.to_string()),
+            Err(error) => return Err(error.into()),
+        };
+        if reason.is_some() == self.full {
+            return Ok(());
+        }
+        self.full = reason.is_some();
+        let reason = reason.unwrap_or_default();
+        let state = if self.full { CameraState::Fault } else { CameraState::Ready };
+        self.station.tell(alarm(ALARM_FULL, self.full, reason.clone()));
+        for id in &self.cameras {
+            self.station.tell(StationEvent::Camera { id: id.clone(), state, reason: reason.clone() });
+        }
+        Ok(())
+    }
+
+    fn clean(&mut self, now: Instant) -> anyhow::Result<Due> {
+        if self.cleaning.as_ref().is_some_and(JoinHandle::is_finished) {
+            let outcome = self.cleaning.take().map(JoinHandle::join);
+            match outcome {
+                Some(Ok(Ok(cleaned))) => return Ok(self.take_cleaned(&cleaned)),
+                // A full disk passes; it is told as such.
+                Some(Ok(Err(error))) if !error.passes() => return Err(error.into()),
+                Some(Err(_)) => anyhow::bail!("retention panicked"),
+                Some(Ok(Err(_))) | None => {}
+            }
+        }
+        if self.cleaning.is_none() && now >= self.retention_due {
+            self.retention_due = now + RETENTION_EVERY;
+            let look = now >= self.compaction_due;
+            if look {
+                self.compaction_due = now + COMPACTION_EVERY;
+            }
+            let store = Arc::clone(&self.store);
+            let clean = move || clean(&store, look);
+            self.cleaning = Some(std::thread::Builder::new().name("retention".into()).spawn(clean)?);
+        }
+        Ok(Due::Nothing)
+    }
+
+    fn take_cleaned(&mut self, cleaned: &Cleaned) -> Due {
+        if cleaned.held_back != self.held {
+            self.held = cleaned.held_back;
+            let reason = if self.held {
+                "the store is over its limits, and the oldest results are not delivered"
+            } else {
+                ""
+            };
+            self.station.tell(alarm(ALARM_HELD, self.held, reason.to_owned()));
+        }
+        if cleaned.compaction_due {
+            Due::Compaction
+        } else {
+            Due::Nothing
+        }
+    }
+}
+
+fn clean(store: &Store, look_at_size: bool) -> Result<Cleaned, StoreError> {
+    let pruned = store.enforce_retention(SystemTime::now())?;
+    if pruned.inspections > 0 {
+        tracing::info!(?pruned, "old inspections removed");
+    }
+    let compaction_due = look_at_size && store.compaction_due()?;
+    Ok(Cleaned { held_back: pruned.held_back, compaction_due })
+}
+
+fn alarm(code: &str, raised: bool, message: String) -> StationEvent {
+    StationEvent::Alarm { code: code.to_owned(), raised, message }
+}
