@@ -1,5 +1,6 @@
 # make run     the demo: installs what is missing, builds, starts a broker if none answers, inspects
 # make test    everything that must hold before a change is taken
+# make soak    the promises at their full counts: hours
 # Everything is built in the release profile, so that the tree is compiled once for all of these.
 
 SHELL := /bin/sh
@@ -8,7 +9,12 @@ CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(PATH):$(CARGO_HOME)/bin:/usr/sbin
 CARGO := cargo
 
-.PHONY: run test build install-deps
+# The rigs of the README's promises at their full counts; `SOAK=100 make soak-p1` runs that many. Each
+# prints its figures on one line.
+SOAKS := soak-p1 soak-p2 soak-p3 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10
+SOAK ?= full
+
+.PHONY: run test soak $(SOAKS) build install-deps
 
 run: build
 	.ci/demo
@@ -22,6 +28,11 @@ test: install-deps
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	  set -x; $(CARGO) nextest run --release --locked; \
 	else set -x; $(CARGO) test --release --locked --lib --bins --tests; fi
+
+soak: $(SOAKS)
+
+$(SOAKS): soak-%: install-deps
+	SOAK=$(SOAK) $(CARGO) test --release --locked --test rigs --test faults --test daemon -- --nocapture --test-threads=1 $*_
 
 build: install-deps
 	$(CARGO) build --release --locked

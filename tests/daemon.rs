@@ -3,6 +3,10 @@
 
 #[path = "common/broker.rs"]
 mod broker;
+#[path = "rigs/loopdisk.rs"]
+mod loopdisk;
+#[path = "common/soak.rs"]
+mod soak;
 
 use broker::{until, Broker, Message, Subscriber};
 use inspectd::mqtt::message::RESULT_JSON_SCHEMA;
@@ -10,6 +14,7 @@ use inspectd::store::{Store, StoreOptions};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const PREFIX: &str = "inspectd/test/body/line1/st10";
 
@@ -42,6 +47,7 @@ pipeline = "any-part"
 {camera}
 [store]
 dir = "{store}"
+free_bytes_min = 8388608
 [mqtt]
 url = "mqtt://127.0.0.1:{port}"
 "#,
@@ -240,4 +246,178 @@ fn what_cannot_start_says_why() {
     let words = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success() && words.contains("general.architecture"), "{words}");
     assert_eq!(station.port, 1);
+}
+
+/// The engine's process of a daemon.
+fn engine(daemon: u32) -> Option<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().map_while(Result::ok);
+    processes.filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1).map(str::to_owned));
+        parent.is_some_and(|parent| parent == daemon.to_string())
+    })
+}
+
+fn rss_mib(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap_or("VmRSS: 0");
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_engine_is_told_and_replaced_and_none_outlives_the_daemon() {
+    let broker = Broker::start("", "").await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let station = Station::new(broker.port, &format!("{SIMULATOR}trigger = {{ interval_ms = 300 }}"));
+    let mut daemon = station.start();
+    let count = || results(&subscriber.heard()).len();
+    until("a part is published", || count() >= 1).await;
+    let first = engine(daemon.id()).expect("the engine is a process of its own");
+    // SAFETY: a signal to the engine of a daemon that this test has started.
+    assert_eq!(unsafe { libc::kill(first as i32, libc::SIGKILL) }, 0);
+    let alarms =
+        || subscriber.on("alarm/engine").iter().map(|m| m.json()["state"].clone()).collect::<Vec<_>>();
+    until("the loss is told", || alarms().contains(&"raised".into())).await;
+    until("the line goes on", || alarms().last().is_some_and(|a| a == "cleared")).await;
+    let so_far = count();
+    until("parts are inspected again", || count() >= so_far + 2).await;
+    let second = engine(daemon.id()).expect("there is a new one");
+    assert_ne!(first, second);
+    let newest = results(&subscriber.heard()).pop().unwrap();
+    assert_eq!(newest["tiles"]["planned"], newest["tiles"]["inspected"]);
+    for result in results(&subscriber.heard()) {
+        let whole = result["tiles"]["planned"] == result["tiles"]["inspected"];
+        assert!(whole || result["verdict"] == "review", "{result}");
+    }
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    until("no engine outlives its daemon", || !Path::new(&format!("/proc/{second}/exe")).exists()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_model_gives_its_memory_back() {
+    let broker = Broker::start("", "").await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let inbox = tempfile::tempdir().unwrap();
+    let camera = format!("source = \"folder\"\npath = \"{}\"", inbox.path().display());
+    let station = Station::new(broker.port, &camera);
+    station.edit("[[camera]]", "unload_after_idle_s = 1\n[[camera]]");
+    let mut daemon = station.start();
+    let picture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model/examples/images/defect-256x256-00.png");
+    let put = |name: &str| {
+        let temp = inbox.path().join(".part");
+        std::fs::copy(&picture, &temp).unwrap();
+        std::fs::rename(&temp, inbox.path().join(name)).unwrap();
+    };
+    for round in 1..=2 {
+        until("the daemon is up", || station.log().contains("inspecting")).await;
+        put(&format!("{round}.png"));
+        until("the picture is inspected", || results(&subscriber.heard()).len() == round).await;
+        let engine_pid = engine(daemon.id());
+        let loaded = engine_pid.map_or(0.0, rss_mib);
+        until("the engine's process ends", || engine(daemon.id()).is_none()).await;
+        println!(
+            "idle: {loaded:.0} MiB of the engine given back, the daemon keeps {:.0} MiB",
+            rss_mib(daemon.id())
+        );
+    }
+    signal(&daemon, libc::SIGTERM);
+    assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());
+}
+
+/// P6 from outside: the alarm, the cameras and the recovery as a SCADA system sees them.
+#[tokio::test(flavor = "multi_thread")]
+async fn p6_a_full_disk_is_told_and_the_line_goes_on_when_space_comes_back() {
+    let Some(disk) = loopdisk::LoopDisk::new("P6 from outside", 64) else { return };
+    let broker = Broker::start("", "").await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let station = Station::new(
+        broker.port,
+        "source = \"simulator\"\nwidth_px = 320\nheight_px = 240\ntrigger = { interval_ms = 200 }",
+    );
+    let text = std::fs::read_to_string(station.config()).unwrap();
+    let store = station.dir.path().join("store").display().to_string();
+    let moved = text.replace(&store, &disk.mount.join("store").display().to_string());
+    std::fs::write(station.config(), moved.replace("free_bytes_min", "max_bytes = 64000000\nfree_bytes_min"))
+        .unwrap();
+    let mut daemon = station.start();
+    let count = || results(&subscriber.heard()).len();
+    until("parts are published", || count() >= 3).await;
+    let state = |topic: &str| subscriber.newest(topic).map(|a| a["state"].clone());
+    let (mut told, mut recovered) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..2 {
+        let neighbour = disk.mount.join("neighbour");
+        let filled = Instant::now();
+        let mut file = std::fs::File::create(&neighbour).unwrap();
+        while std::io::Write::write_all(&mut file, &[0x55; 1 << 18]).is_ok() {}
+        drop(file);
+        until("the stop is told", || state("alarm/store_full").is_some_and(|s| s == "raised")).await;
+        told = told.max(filled.elapsed());
+        until("the camera stands", || state("camera/cam1/status").is_some_and(|s| s == "fault")).await;
+        let standing = count();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert!(count() <= standing + 1, "the line goes on without room");
+        std::fs::remove_file(&neighbour).unwrap();
+        let space = Instant::now();
+        until("the stop is over", || state("alarm/store_full").is_some_and(|s| s == "cleared")).await;
+        let so_far = count();
+        until("parts are published again", || count() > so_far).await;
+        recovered = recovered.max(space.elapsed());
+    }
+    println!(
+        "\nP6 from outside: alarm after {:.1} s, parts again after {:.1} s",
+        told.as_secs_f64(),
+        recovered.as_secs_f64()
+    );
+    assert!(told < Duration::from_secs(5) && recovered < Duration::from_secs(30));
+    assert!(daemon.try_wait().unwrap().is_none(), "the daemon has lived through it");
+    signal(&daemon, libc::SIGTERM);
+    assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());
+    let store = Store::open(&disk.mount.join("store"), StoreOptions::default()).unwrap();
+    assert_eq!(store.verify().unwrap().broken_at, None);
+}
+
+/// P8 of the whole line: what 10,000 frames leave behind in the daemon and in its engine.
+#[tokio::test(flavor = "multi_thread")]
+async fn p8_frames_leave_memory_and_descriptors_flat() {
+    let frames = soak::count(60, 10_000);
+    let began = Instant::now();
+    let broker = Broker::start("", "").await;
+    let station = Station::new(broker.port, "source = \"simulator\"\nwidth_px = 256\nheight_px = 192");
+    let mut daemon = station.start();
+    let inspected = || station.log().matches("inspected").count();
+    let descriptors = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    let mut samples = vec![];
+    let patience = Duration::from_secs(300);
+    let mut grown = Instant::now();
+    while samples.len() < 10 {
+        let wanted = frames * (samples.len() + 1) / 10;
+        while inspected() < wanted {
+            assert!(grown.elapsed() < patience, "it stands still at {}", inspected());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        grown = Instant::now();
+        let of_engine = engine(daemon.id()).expect("the engine is there");
+        samples.push((
+            rss_mib(daemon.id()),
+            rss_mib(of_engine),
+            descriptors(daemon.id()),
+            descriptors(of_engine),
+        ));
+    }
+    let (middle, end) = (&samples[4], &samples[9]);
+    let per_10_000 = |a: f64, b: f64| (b - a) * 10_000.0 / (frames as f64 / 2.0);
+    println!(
+        "\nP8 frames: {frames} frames, daemon {:.1} MiB ({:+.2} MiB per 10,000), engine {:.1} MiB ({:+.2} MiB per 10,000), \
+         descriptors {} -> {} and {} -> {}, {:.0} s",
+        end.0, per_10_000(middle.0, end.0), end.1, per_10_000(middle.1, end.1), middle.2, end.2, middle.3, end.3,
+        began.elapsed().as_secs_f64()
+    );
+    assert!(end.2 <= middle.2 + 4 && end.3 <= middle.3 + 4, "descriptors grow");
+    if frames >= 5000 {
+        assert!(per_10_000(middle.0, end.0) < 1.0 && per_10_000(middle.1, end.1) < 1.0, "memory grows");
+    }
+    signal(&daemon, libc::SIGTERM);
+    assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());
 }

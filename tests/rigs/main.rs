@@ -1,0 +1,30 @@
+//! The rigs that prove the promises of the README's table, each printing its figures on one line.
+//!
+//!     kill       P1   kill -9 at any moment, real broker, real subscriber
+//!     power      P2   the disk's image at the moment when the power goes
+//!     outage     P3   the broker away, cut, stalled, half-open, refusing, restarted
+//!     full       P6   the disk full at any moment
+//!     hostile    P7   mutated models and pictures, bombs
+//!     endurance  P8   memory, descriptors and the store's size over many inserts
+//!     twins      P10  text in the picture that gives orders
+//!
+//! (P5 is tests/faults.rs.) Short counts in `make test`; `make soak` runs the full ones, `make soak-p1`
+//! one of them, and `SOAK=100 make soak-p1` that many.
+//!
+//! The process that is killed, stopped and starved is this test binary again: `station`.
+
+#[path = "../common/broker.rs"]
+mod broker;
+mod endurance;
+mod full;
+mod hostile;
+#[path = "../common/inspections.rs"]
+mod inspections;
+mod kill;
+mod loopdisk;
+mod outage;
+mod power;
+#[path = "../common/soak.rs"]
+mod soak;
+mod station;
+mod twins;
