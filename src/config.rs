@@ -128,6 +128,13 @@ pub enum SourceConfig {
     },
 }
 
+impl SourceConfig {
+    /// True when the source ends only with the daemon.
+    pub const fn is_endless(&self) -> bool {
+        !matches!(self, Self::Simulator { count: Some(_), .. } | Self::Folder { watch: false, .. })
+    }
+}
+
 /// What asks for a picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TriggerConfig {

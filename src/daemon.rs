@@ -101,7 +101,7 @@ async fn line(
     station: &Arc<Station>,
     worker: Worker,
     stop: &Stop,
-    phase: tokio::sync::watch::Receiver<Phase>,
+    mut phase: tokio::sync::watch::Receiver<Phase>,
 ) -> anyhow::Result<Ended> {
     let recorder = Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone()));
     let cameras = cameras::start(config, &recorder, worker.info(), stop)?;
@@ -113,11 +113,17 @@ async fn line(
     let mut care = Care::new(Arc::clone(store), Arc::clone(station), ids);
     let mut tick = tokio::time::interval(care::TICK);
     let (mut told, mut ended) = (false, Ended::Done);
+    // A source that ends would begin anew.
+    let endless = config.cameras.iter().all(|c| c.source.is_endless());
     loop {
         tokio::select! {
             _ = term.recv() => told = true,
             _ = int.recv() => told = true,
-            _ = tick.tick() => if care.tick()? == Due::Compaction { ended = Ended::ToCompact },
+            // Its error comes with `stop`.
+            () = gone(&mut phase) => break,
+            _ = tick.tick() => if care.tick()? == Due::Compaction && endless {
+                ended = Ended::ToCompact;
+            },
         }
         if told || ended == Ended::ToCompact || inspector.is_finished() || recorder.failed() {
             break;
@@ -136,6 +142,11 @@ async fn line(
     }
     care.finish();
     recorder.outcome().map(|()| if told { Ended::Done } else { ended })
+}
+
+/// Waits until the MQTT task has ended, which it only does on an error of the store.
+async fn gone(phase: &mut tokio::sync::watch::Receiver<Phase>) {
+    while phase.changed().await.is_ok() {}
 }
 
 /// Waits until everything is acknowledged, as long as there is a broker that might do it.

@@ -298,3 +298,17 @@ fn a_killed_and_a_stopped_engine_are_reviews_and_replaced() {
         assert_eq!(worker.health().losses, 1);
     }
 }
+
+#[test]
+fn a_frame_that_comes_late_costs_no_engine() {
+    let recipe = recipe();
+    let mut worker = worker("good", None);
+    assert_eq!(inspect(&mut worker, &patient(GOOD), &recipe).verdict, Verdict::Pass);
+    let pid = worker.pid();
+    // It would hang, were the engine asked.
+    let late =
+        Frame { trigger: Trigger { deadline: Some(Duration::ZERO), ..Trigger::default() }, ..frame(1) };
+    assert!(matches!(inspect(&mut worker, &late, &recipe).verdict, Verdict::Review(_)));
+    assert_eq!((worker.pid(), worker.health().losses), (pid, 0));
+    assert_eq!(inspect(&mut worker, &patient(GOOD), &recipe).verdict, Verdict::Pass);
+}

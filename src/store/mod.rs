@@ -45,8 +45,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-/// sled's page cache; its own default is 1 GiB.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// sled's page cache; its own default is 1 GiB. With 64 MiB a day without a broker (86,400 results) grew
+/// the process by 50 MiB, and its delivery by 33 more.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// How often sled writes on its own what nobody waits for (removed outbox entries).
 const FLUSH_EVERY_MS: u64 = 500;
@@ -320,11 +321,14 @@ impl Store {
         match run() {
             Ok(()) => Ok(()),
             Err(TransactionError::Abort(never)) => match never {},
-            Err(TransactionError::Storage(error)) => {
-                self.sync.fail(&format!("{what}: {error}"));
-                Err(StoreError::sled(what, error))
-            }
+            Err(TransactionError::Storage(error)) => Err(self.stop_after(what, error)),
         }
+    }
+
+    /// A write that sled failed: nobody knows what is stored, so everything stops.
+    fn stop_after(&self, what: &'static str, error: sled::Error) -> StoreError {
+        self.sync.fail(&format!("{what}: {error}"));
+        StoreError::sled(what, error)
     }
 
     fn lock_chain(&self) -> Result<MutexGuard<'_, Chain>, StoreError> {
@@ -417,7 +421,10 @@ fn open_database(ledger: &Path) -> Result<sled::Db, StoreError> {
         sled::Config::new().path(ledger).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
     for _ in 0..OPEN_RETRIES {
         match config.open() {
-            Ok(db) => return Ok(db),
+            Ok(db) => {
+                disk::write_through(&ledger.join("db"));
+                return Ok(db);
+            }
             // We hold the directory's lock, so only a handle that is just closing can hold sled's.
             Err(sled::Error::Io(e)) if e.to_string().contains("could not acquire lock") => {
                 std::thread::sleep(Duration::from_millis(OPEN_RETRY_MS));

@@ -107,7 +107,7 @@ impl Store {
                 .trees
                 .outbox
                 .remove(key_of(seq))
-                .map_err(|e| StoreError::sled("remove an outbox entry", e))?;
+                .map_err(|e| self.stop_after("remove an outbox entry", e))?;
             if removed.is_some() {
                 self.outbox_entries.fetch_sub(1, Ordering::AcqRel);
             }

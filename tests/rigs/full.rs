@@ -112,7 +112,10 @@ fn one_run(disk: &LoopDisk, order: &Order, mut station: Station, run: usize, f: 
                 station = restart(order, station);
             }
             Some(_) => {}
-            None => panic!("run {run}: no commit {RECOVERY_MAX:?} after space came back"),
+            None => panic!(
+                "run {run}: no commit {RECOVERY_MAX:?} after space came back; {:?}",
+                station.process.try_wait()
+            ),
         }
         assert!(space.elapsed() < RECOVERY_MAX, "run {run}");
     }

@@ -60,10 +60,21 @@ fn p2_the_rig_sees_a_store_that_does_not_sync() {
     assert!(f.lost > 0, "the rig cannot see what it is for: {f:?}");
 }
 
-/// A library whose fdatasync does nothing, for the child to load first.
+/// fdatasync does nothing, and neither does the request for synchronous writes.
+const NO_SYNC: &str = r#"
+#include <sys/syscall.h>
+#include <unistd.h>
+int fdatasync(int fd) { (void)fd; return 0; }
+int ioctl(int fd, unsigned long request, void *argument) {
+    if (request == 0x40086602) return 0;
+    return syscall(SYS_ioctl, fd, request, argument);
+}
+"#;
+
+/// A library that takes the syncing out, for the child to load first.
 fn without_fdatasync(dir: &Path) -> PathBuf {
     let (source, library) = (dir.join("nosync.c"), dir.join("nosync.so"));
-    std::fs::write(&source, "int fdatasync(int fd) { (void)fd; return 0; }\n").expect("it is written");
+    std::fs::write(&source, NO_SYNC).expect("it is written");
     let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
     assert!(status.expect("a C compiler is here").success());
     library
@@ -161,7 +172,7 @@ fn judge(copy: &Path, promised: &BTreeMap<u64, String>, figures: &mut Figures) {
             }
         }
         Err(error) => {
-            println!("refused: {error}");
+            println!("\nP2 refused open: {error}");
             figures.refused += 1;
         }
     }

@@ -155,7 +155,10 @@ fn commit_one(order: &Order, store: &Store, n: u64) {
                 }
                 // Nobody else does; what is not delivered is never removed.
                 if order.port == 0 && order.max_bytes != 0 {
-                    store.ack(&[committed.seq]).expect("an acknowledgement is taken");
+                    if let Err(error) = store.ack(&[committed.seq]) {
+                        say(&format!("failed {error}"));
+                        end();
+                    }
                 }
                 if order.say_every == 0 || n.is_multiple_of(order.say_every) {
                     say(&format!("acked {} {} .", committed.seq, part.id));
@@ -199,7 +202,7 @@ impl Station {
             .env(CHILD, serde_json::to_string(order).expect("an order serialises"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null());
+            .stderr(Stdio::inherit());
         change(&mut command);
         let mut process = command.spawn().expect("the test binary runs again");
         let lines = read_lines(process.stdout.take().expect("its output is a pipe"));
