@@ -44,10 +44,10 @@ pub struct Order {
 }
 
 fn say(line: &str) {
-    // The parent may be gone; then there is nothing left to do.
+    // The parent may be gone; then there is nothing left to do. This ends the process at once.
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        std::thread::park();
+        end();
     }
 }
 
