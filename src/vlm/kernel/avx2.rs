@@ -200,14 +200,12 @@ unsafe fn add_bytes<R: Read, const ROWS: usize>(
             let x = x.wrapping_add(r.wrapping_mul(BLOCK / 4));
             let scale = _mm256_set1_ps(head.scale);
             *sum = if R::FORM == Form::HalvesMinus32 {
-                let [first, second] = [0, 1].map(|half| {
-                    let start = _mm256_set1_epi32(head.minus_32[half]);
-                    dot_bytes::<R, 4>(&q[4 * half..], x.wrapping_add(4 * half), start)
-                });
+                let first = dot_bytes::<R, 0, 4>(q, x, _mm256_set1_epi32(head.minus_32[0]));
+                let second = dot_bytes::<R, 4, 4>(q, x, _mm256_set1_epi32(head.minus_32[1]));
                 let sum = fused(first, _mm256_mul_ps(w.scale[0], scale), *sum);
                 fused(second, _mm256_mul_ps(w.scale[1], scale), sum)
             } else {
-                let dot = dot_bytes::<R, 8>(q, x, _mm256_setzero_si256());
+                let dot = dot_bytes::<R, 0, 8>(q, x, _mm256_setzero_si256());
                 let sum = fused(dot, _mm256_mul_ps(w.scale[0], scale), *sum);
                 _mm256_fnmadd_ps(w.min, _mm256_set1_ps(head.sum), sum)
             };
@@ -222,21 +220,27 @@ fn fused(dot: __m256i, scale: __m256, sum: __m256) -> __m256 {
     _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
 }
 
-/// `start` and the products of `N` groups of weights with as many groups of bytes.
+/// `start` and the products of the groups `FIRST..FIRST + N` of weights with as many groups of bytes.
 ///
 /// # Safety
-/// `q` has `N` groups; `x` points to as many.
+/// `x` points to the whole block.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn dot_bytes<R: Read, const N: usize>(q: &[__m256i], x: *const i32, start: __m256i) -> __m256i {
+unsafe fn dot_bytes<R: Read, const FIRST: usize, const N: usize>(
+    q: &Groups,
+    x: *const i32,
+    start: __m256i,
+) -> __m256i {
     let ones = _mm256_set1_epi16(1);
     let mut sum = start;
-    for first in (0..N).step_by(R::GROUPS_IN_16_BITS) {
+    // Ranges of constants, which the compiler unrolls.
+    for run in 0..N / R::GROUPS_IN_16_BITS {
         let mut short = _mm256_setzero_si256();
-        for (g, q) in q.iter().enumerate().take(N.min(first + R::GROUPS_IN_16_BITS)).skip(first) {
+        for i in 0..R::GROUPS_IN_16_BITS {
+            let g = FIRST + run * R::GROUPS_IN_16_BITS + i;
             // SAFETY: the caller's.
             let x = unsafe { _mm256_set1_epi32(x.wrapping_add(g).read_unaligned()) };
-            short = _mm256_add_epi16(short, _mm256_maddubs_epi16(*q, x));
+            short = _mm256_add_epi16(short, _mm256_maddubs_epi16(q[g], x));
         }
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(short, ones));
     }
@@ -381,8 +385,12 @@ impl Read for Q8 {
     #[target_feature(enable = "avx2")]
     unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
         let at = unit.wrapping_add(main_at(Self::KIND, block));
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        std::array::from_fn(|g| unsafe { half_group(at.wrapping_add(g * GROUP), half) })
+        let mut q = [_mm256_setzero_si256(); 8];
+        for (g, q) in q.iter_mut().enumerate() {
+            // SAFETY: the caller's; the offsets are those of `layout`.
+            *q = unsafe { half_group(at.wrapping_add(g * GROUP), half) };
+        }
+        q
     }
 
     #[inline]
@@ -512,11 +520,11 @@ impl Read for Q6K {
     #[target_feature(enable = "avx2,f16c")]
     unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
         // SAFETY: as above.
-        let [first, second] = unsafe {
+        let scale = unsafe {
             let d = halves(unit.wrapping_add(2 * half * HALF_ROWS));
-            let at = |i| unit.wrapping_add(64 + (2 * block + i) * TILE_ROWS + half * HALF_ROWS);
-            [_mm256_mul_ps(d, signed(at(0))), _mm256_mul_ps(d, signed(at(1)))]
+            let at = unit.wrapping_add(64 + 2 * block * TILE_ROWS + half * HALF_ROWS);
+            [_mm256_mul_ps(d, signed(at)), _mm256_mul_ps(d, signed(at.wrapping_add(TILE_ROWS)))]
         };
-        Scales { scale: [first, second], min: _mm256_setzero_ps() }
+        Scales { scale, min: _mm256_setzero_ps() }
     }
 }

@@ -144,21 +144,27 @@ impl Unit {
                 }
             }
         }
-        let main = kind.head_bytes();
-        let high = main + kind.unit() / BLOCK * kind.block_bytes();
-        for (i, &q) in self.q[..kind.unit()].iter().enumerate() {
-            let (block, group, place) = (i / BLOCK, i % BLOCK / 4, row * 4 + i % 4);
-            let main = &mut out[main + block * kind.block_bytes()..];
+        let (mains, highs) = (kind.head_bytes(), kind.unit() / BLOCK * kind.block_bytes());
+        let (main, high) = out[mains..].split_at_mut(highs);
+        for (block, q) in self.q[..kind.unit()].as_chunks::<BLOCK>().0.iter().enumerate() {
+            // Four values of a group at a time: one word.
+            let word = |g: usize| u32::from_le_bytes([q[4 * g], q[4 * g + 1], q[4 * g + 2], q[4 * g + 3]]);
+            let main = &mut main[block * kind.block_bytes()..][..kind.block_bytes()];
+            let mut put = |g: usize, word: u32| {
+                main[g * GROUP + 4 * row..][..4].copy_from_slice(&word.to_le_bytes());
+            };
             if kind == Kind::Q8 {
-                main[group * GROUP + place] = q;
+                (0..8).for_each(|g| put(g, word(g)));
                 continue;
             }
-            main[group % 4 * GROUP + place] |= (q & 15) << (4 * (group / 4));
-            let high = &mut out[high + block * kind.high_bytes()..];
-            match kind {
-                Kind::Q5K => high[place] |= (q >> 4) << group,
-                Kind::Q6K => high[group % 2 * GROUP + place] |= (q >> 4) << (2 * (group / 2)),
-                _ => {}
+            (0..4).for_each(|g| put(g, word(g) & 0x0f0f_0f0f | (word(g + 4) & 0x0f0f_0f0f) << 4));
+            let high = &mut high[block * kind.high_bytes()..][..kind.high_bytes()];
+            for (side, high) in high.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+                let bits = match kind {
+                    Kind::Q5K => (0..8).fold(0, |bits, g| bits | (word(g) >> 4 & 0x0101_0101) << g),
+                    _ => (0..4).fold(0, |bits, i| bits | (word(side + 2 * i) >> 4 & 0x0303_0303) << (2 * i)),
+                };
+                high[4 * row..][..4].copy_from_slice(&bits.to_le_bytes());
             }
         }
     }
@@ -190,21 +196,27 @@ fn read_unit(kind: Kind, s: &[u8]) -> Unit {
             read_scales(&s[4..16], &mut u);
             let high_bytes = if kind == Kind::Q5K { 32 } else { 0 };
             let (high, low) = s[16..].split_at(high_bytes);
-            for i in 0..256 {
-                let (pair, half, l) = (i / 64, i % 64 / 32, i % 32);
-                let nibble = low[pair * 32 + l] >> (4 * half) & 15;
-                let fifth = high.get(l).map_or(0, |h| h >> (2 * pair + half) & 1);
-                u.q[i] = nibble | fifth << 4;
+            for (pair, (q, low)) in u.q.chunks_exact_mut(64).zip(low.chunks_exact(32)).enumerate() {
+                let (first, second) = q.split_at_mut(32);
+                for ((first, second), low) in first.iter_mut().zip(second).zip(low) {
+                    (*first, *second) = (low & 15, low >> 4);
+                }
+                for (l, high) in high.iter().enumerate() {
+                    q[l] |= (high >> (2 * pair) & 1) << 4;
+                    q[32 + l] |= (high >> (2 * pair + 1) & 1) << 4;
+                }
             }
         }
         Kind::Q6K => {
             let (ql, qh, scales) = (&s[..128], &s[128..192], &s[192..208]);
             u.scales.copy_from_slice(scales);
             u.d[..2].copy_from_slice(&s[208..210]);
-            for i in 0..256 {
-                let (big, quarter, l) = (i / 128, i % 128 / 32, i % 32);
-                let low = ql[big * 64 + quarter % 2 * 32 + l] >> (4 * (quarter / 2)) & 15;
-                u.q[i] = low | (qh[big * 32 + l] >> (2 * quarter) & 3) << 4;
+            for (i, q) in u.q.chunks_exact_mut(32).enumerate() {
+                let (big, quarter) = (i / 4, i % 4);
+                let low = &ql[big * 64 + quarter % 2 * 32..][..32];
+                for ((q, low), high) in q.iter_mut().zip(low).zip(&qh[big * 32..][..32]) {
+                    *q = low >> (4 * (quarter / 2)) & 15 | (high >> (2 * quarter) & 3) << 4;
+                }
             }
         }
     }
