@@ -53,7 +53,8 @@ pub struct Config {
     pub cameras: Vec<Camera>,
     pub store: Store,
     pub mqtt: Mqtt,
-    pub web: Web,
+    /// `None` without the section: there is no page.
+    pub web: Option<Web>,
     /// Where the pipelines were read from.
     pub pipelines_dir: PathBuf,
     /// Every pipeline that a camera names, by name.
@@ -164,7 +165,16 @@ pub struct Store {
 /// The review page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Web {
+    /// Beyond loopback it is served with TLS only.
     pub listen: SocketAddr,
+    /// Names under which browsers may ask for it, beside its address.
+    pub hosts: Vec<String>,
+    /// Certificate chain and key, PEM; `None`: a pair is generated where TLS is needed.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// How long a login lasts.
+    pub session_hours: u32,
+    /// `/metrics` asks for no login.
+    pub open_metrics: bool,
 }
 
 /// Why there is no config.

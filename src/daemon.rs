@@ -5,6 +5,7 @@
 //!                                                           v v        killed when it hangs
 //!                                         recorder: picture file, record + outbox, flushed
 //!                                                            |
+//!                                         web (threads of its own): the review page
 //!                                         mqtt (its own runtime thread): PUBLISH, PUBACK, removed
 //!
 //! Nothing opens before the config is checked. While the disk or the outbox is full the line stands,
@@ -19,6 +20,7 @@ mod care;
 mod inspector;
 mod recorder;
 mod station;
+mod web;
 
 use crate::camera::Stop;
 use crate::config::{Config, Model};
@@ -75,7 +77,7 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
     let options = StoreOptions {
         max_bytes: config.store.max_bytes,
         retain_days: config.store.retain_days,
-        image_url_base: format!("http://{}", config.web.listen),
+        image_url_base: web::url_base(config),
         outbox_entries_max: config.mqtt.outbox_entries_max,
         free_bytes_min: config.store.free_bytes_min,
         ..StoreOptions::default()
@@ -87,8 +89,10 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
     let link = runtime.block_on(async { mqtt::spawn(mqtt_options, Arc::clone(&store), event_queue) })?;
     let station = Arc::new(Station::new(events));
     let worker = load(&config.model)?;
+    let page = web::start(config, &store, &station, link.phase())?;
     let stop = Stop::default();
     let outcome = runtime.block_on(line(config, &store, &station, worker, &stop, link.phase()));
+    drop(page);
     runtime.block_on(async { link.stop().await })?;
     tracing::info!(outbox = store.outbox_len(), "stopped");
     outcome
@@ -103,7 +107,7 @@ async fn line(
     stop: &Stop,
     mut phase: tokio::sync::watch::Receiver<Phase>,
 ) -> anyhow::Result<Ended> {
-    let recorder = Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone()));
+    let recorder = Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), config.web.is_some())?);
     let cameras = cameras::start(config, &recorder, worker.info(), stop)?;
     let inspector = inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station));
     notify(&[NotifyState::Ready]);

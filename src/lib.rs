@@ -9,13 +9,14 @@
 //!     vlm/        Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
 //!     inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
 //!     store/      image file, then record and outbox entry in one commit, flushed to the disk
+//!     web/        the review page: queue, pictures, decisions               -> Review, in the store
 //!     mqtt/       outbox -> PUBLISH -> PUBACK -> entry removed
 //!
 //! `daemon` builds these parts and joins them with queues of `domain` types. A file imports only
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):
 //!
 //!     main > cli, daemon > config > inspect > vlm
-//!                         > camera, mqtt > store > domain
+//!                         > camera, mqtt, web > store > domain
 //!
 //! An error never becomes a pass: whatever goes wrong between a frame and its verdict ends in
 //! `Verdict::Review` with its reason.
@@ -32,3 +33,4 @@ pub mod queue;
 pub mod simulator;
 pub mod store;
 pub mod vlm;
+pub mod web;

@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand, and what subcommands share.
 //!
-//!     run, inspect, check, replay, simulate, ask, bench, model, verify    subcommands
+//!     run, inspect, check, replay, simulate, ask, bench, model, export, verify    subcommands
 //!     infer                                                         the engine's process, for the daemon
 //!     model_args, setup                                             the model and the pipeline they use
 //!     truth, score, assertion      labelled images and the figures that come of them
@@ -13,6 +13,7 @@ pub mod assertion;
 pub mod bench;
 pub mod check;
 pub mod columns;
+pub mod export;
 pub mod infer;
 pub mod inspect;
 pub mod model;
@@ -57,6 +58,8 @@ enum Command {
     Bench(bench::Args),
     /// Look into model files.
     Model(model::Args),
+    /// Write inspections, with what people decided, for other programs.
+    Export(export::Args),
     /// Prove that the ledger has no gap and no edit.
     Verify(verify::Args),
     #[command(hide = true)]
@@ -77,6 +80,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ask(args) => ask::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Model(args) => model::run(args),
+        Command::Export(args) => export::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Infer(args) => infer::run(args),
     }

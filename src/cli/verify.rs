@@ -1,6 +1,7 @@
-//! `inspectd verify`: proves that the ledger has no gap and no edit.
+//! `inspectd verify`: proves that the ledgers of inspections and of reviews have no gap and no edit.
 
 use crate::config::{self, DEFAULT_FILE};
+use crate::store::ledger::Verified;
 use crate::store::{Store, StoreOptions};
 use serde_json::json;
 use std::path::PathBuf;
@@ -33,7 +34,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(dir.is_dir(), "{}: there is no store", dir.display());
     // It looks; it does not tidy up.
     let options = StoreOptions { compact_above_bytes: u64::MAX, ..StoreOptions::default() };
-    let verified = Store::open(&dir, options)?.verify()?;
+    let store = Store::open(&dir, options)?;
+    let (verified, reviews) = (store.verify()?, store.verify_reviews()?);
     if args.json {
         let object = json!({
             "inspections": verified.inspections,
@@ -41,16 +43,31 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "last_seq": verified.last_seq,
             "gaps": verified.gaps,
             "broken_at": verified.broken_at,
+            "reviews": {
+                "entries": reviews.inspections,
+                "first_seq": reviews.first_seq,
+                "last_seq": reviews.last_seq,
+                "gaps": reviews.gaps,
+                "broken_at": reviews.broken_at,
+            },
         });
         println!("{object}");
     } else {
-        let seq = |s: Option<u64>| s.map_or_else(|| "-".to_owned(), |s| s.to_string());
-        let (first, last) = (seq(verified.first_seq), seq(verified.last_seq));
-        println!("{} inspections, {first} to {last}, {} gaps", verified.inspections, verified.gaps);
-        match verified.broken_at {
-            None => println!("the chain is whole"),
-            Some(at) => println!("the chain is broken at {at}: {}", verified.reason.unwrap_or_default()),
+        tell("inspections", &verified);
+        tell("reviews", &reviews);
+    }
+    let whole = verified.broken_at.is_none() && reviews.broken_at.is_none();
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn tell(what: &str, found: &Verified) {
+    let seq = |s: Option<u64>| s.map_or_else(|| "-".to_owned(), |s| s.to_string());
+    let (first, last) = (seq(found.first_seq), seq(found.last_seq));
+    println!("{} {what}, {first} to {last}, {} gaps", found.inspections, found.gaps);
+    match found.broken_at {
+        None => println!("the chain of {what} is whole"),
+        Some(at) => {
+            println!("the chain of {what} is broken at {at}: {}", found.reason.as_deref().unwrap_or(""))
         }
     }
-    Ok(if verified.broken_at.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

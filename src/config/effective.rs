@@ -31,8 +31,7 @@ impl Config {
         out.pair("retain_days", self.store.retain_days);
         out.pair("free_bytes_min", self.store.free_bytes_min);
         self.broker(&mut out);
-        out.line("[web]");
-        out.pair("listen", quoted(&self.web.listen.to_string()));
+        self.page(&mut out);
         for (name, pipeline) in &self.pipelines {
             out.line(&format!("# pipeline {name} version {}", pipeline.version));
         }
@@ -67,6 +66,20 @@ impl Config {
             let (policy, frames) = (quoted(camera.queue.policy.as_str()), camera.queue.frames);
             out.pair("queue", format!("{{ policy = {policy}, frames = {frames} }}"));
         }
+    }
+
+    fn page(&self, out: &mut Text) {
+        let Some(web) = &self.web else { return };
+        out.line("[web]");
+        out.pair("listen", quoted(&web.listen.to_string()));
+        let hosts: Vec<String> = web.hosts.iter().map(|h| quoted(h)).collect();
+        out.pair("hosts", format!("[{}]", hosts.join(", ")));
+        if let Some((certificate, key)) = &web.certificate {
+            out.pair("certificate", path(certificate));
+            out.pair("key", path(key));
+        }
+        out.pair("session_hours", web.session_hours);
+        out.pair("open_metrics", web.open_metrics);
     }
 
     fn broker(&self, out: &mut Text) {

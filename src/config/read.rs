@@ -86,7 +86,7 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         cameras: cameras(origin, &root, &mut pipelines),
         store: store(root.child("store")),
         mqtt: mqtt::read(broker, client_id, |path| origin.input(path)),
-        web: web(root.child("web")),
+        web: web(origin, root.child("web")),
         station,
         pipelines_dir: pipelines.dir,
         pipelines: pipelines.loaded,
@@ -244,7 +244,10 @@ fn store(section: Section<'_>) -> Store {
     store
 }
 
-fn web(section: Section<'_>) -> Web {
+fn web(origin: &Origin, section: Section<'_>) -> Option<Web> {
+    if !section.is_present() {
+        return None;
+    }
     let default = ([127, 0, 0, 1], 8080).into();
     let listen = section.get::<String>("listen").map_or(default, |text| {
         text.parse().unwrap_or_else(|_| {
@@ -252,8 +255,37 @@ fn web(section: Section<'_>) -> Web {
             default
         })
     });
+    let hosts = section.strings("hosts").unwrap_or_default();
+    let is_name =
+        |h: &String| !h.is_empty() && h.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    if let Some(bad) = hosts.iter().find(|h| !is_name(h)) {
+        section.problem("hosts", format!("{bad:?} is no host name; write it without port"));
+    }
+    let file = |key: &'static str| {
+        let path = section.text(key, PATH_CHARS_MAX).map(|text| origin.input(Path::new(&text)));
+        path.inspect(|path| origin.must_be_file(&section, key, path))
+    };
+    let certificate = match (file("certificate"), file("key")) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            section.problem("key", "is missing; a certificate needs its key");
+            None
+        }
+        (None, Some(_)) => {
+            section.problem("certificate", "is missing; a key needs its certificate");
+            None
+        }
+    };
+    let web = Web {
+        listen,
+        hosts,
+        certificate,
+        session_hours: section.ranged("session_hours", 1..=8760).unwrap_or(12),
+        open_metrics: section.get("open_metrics").unwrap_or(false),
+    };
     section.finish();
-    Web { listen }
+    Some(web)
 }
 
 /// The pipelines that cameras name, each read once.

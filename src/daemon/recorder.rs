@@ -3,6 +3,9 @@
 //! A full disk or outbox stops the line here, visibly: whoever records waits until the store accepts
 //! again, and with it its camera. Nothing is lost, and no hand is needed when space comes back.
 //!
+//! Small copies for the page are made on a thread of their own, from the pixels that are in memory
+//! anyway; what it cannot keep up with is made when somebody looks.
+//!
 //! A failing store is final: the daemon stops acknowledging and ends, and systemd starts it again.
 
 use super::station::Station;
@@ -12,10 +15,13 @@ use crate::mqtt::message::CameraState;
 use crate::mqtt::StationEvent;
 use crate::store::error::StoreError;
 use crate::store::Store;
+use crate::web::images;
 use anyhow::Context;
 use image::codecs::jpeg::JpegEncoder;
 use image::RgbImage;
+use std::sync::mpsc::{sync_channel, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Quality of stored pictures: their defects must still be seen by a person who reviews them.
@@ -24,23 +30,35 @@ const JPEG_QUALITY: u8 = 90;
 /// How often a store that is full is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
+/// Pictures that wait for their small copies.
+const THUMBS_MAX: usize = 4;
+
+/// A picture's sha256 and its pixels.
+type Thumb = (String, Arc<RgbImage>);
+
 /// The one way into the store.
 pub struct Recorder {
     store: Arc<Store>,
     station: Arc<Station>,
     failure: Mutex<Option<StoreError>>,
     stop: Stop,
+    thumbs: Option<Thumbs>,
 }
 
 impl Recorder {
-    /// A recorder into `store`; once `stop` is set, it waits no longer for room.
-    pub const fn new(store: Arc<Store>, station: Arc<Station>, stop: Stop) -> Self {
-        Self { store, station, failure: Mutex::new(None), stop }
+    /// A recorder into `store`; once `stop` is set, it waits no longer for room. With a page it also
+    /// makes small copies.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn new(store: Arc<Store>, station: Arc<Station>, stop: Stop, page: bool) -> std::io::Result<Self> {
+        let thumbs = page.then(|| start_thumbs(Arc::clone(&store))).transpose()?;
+        Ok(Self { store, station, failure: Mutex::new(None), stop, thumbs })
     }
 
     /// Stores an inspection and its picture; when it returns, both are on the disk or the recorder
     /// has failed. `dropped` says that the frame was never inspected.
-    pub fn record(&self, inspection: &Inspection, picture: &RgbImage, dropped: bool) {
+    pub fn record(&self, inspection: &Inspection, picture: &Arc<RgbImage>, dropped: bool) {
         match self.store(inspection, picture) {
             Ok(seq) => {
                 self.station.count(inspection, dropped);
@@ -64,13 +82,13 @@ impl Recorder {
         }
     }
 
-    fn store(&self, inspection: &Inspection, picture: &RgbImage) -> Result<u64, StoreError> {
+    fn store(&self, inspection: &Inspection, picture: &Arc<RgbImage>) -> Result<u64, StoreError> {
         let mut jpeg = Vec::new();
         // Encoding into memory fails only for a picture without pixels, which has nothing to keep.
-        let encoded = JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode_image(picture);
+        let encoded = JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode_image(picture.as_ref());
         let jpeg = encoded.ok().map(|()| jpeg);
         loop {
-            let stored = self.try_to_store(inspection, jpeg.as_deref());
+            let stored = self.try_to_store(inspection, jpeg.as_deref(), picture);
             match stored {
                 Err(error) if error.passes() && !self.failed() => {
                     // A line that waits for room is alive, as long as nobody wants it to end.
@@ -84,8 +102,17 @@ impl Recorder {
         }
     }
 
-    fn try_to_store(&self, inspection: &Inspection, jpeg: Option<&[u8]>) -> Result<u64, StoreError> {
+    fn try_to_store(
+        &self,
+        inspection: &Inspection,
+        jpeg: Option<&[u8]>,
+        picture: &Arc<RgbImage>,
+    ) -> Result<u64, StoreError> {
         let image = jpeg.map(|jpeg| self.store.put_image(jpeg, "jpg")).transpose()?;
+        if let (Some(Thumbs { waiting, .. }), Some(image)) = (&self.thumbs, &image) {
+            // Full, or its thread has ended: made later, when somebody looks.
+            let _ = waiting.try_send((image.sha256.clone(), Arc::clone(picture)));
+        }
         Ok(self.store.commit(inspection, image)?.seq)
     }
 
@@ -106,5 +133,36 @@ impl Recorder {
     pub fn outcome(&self) -> anyhow::Result<()> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         failure.map_or(Ok(()), |e| Err(e).context("the store failed"))
+    }
+}
+
+/// The thread of small copies. It ends with the recorder, because it holds the store, which must be
+/// closed before it is opened again.
+struct Thumbs {
+    waiting: SyncSender<Thumb>,
+    thread: JoinHandle<()>,
+}
+
+fn start_thumbs(store: Arc<Store>) -> std::io::Result<Thumbs> {
+    let (waiting, pictures) = sync_channel::<Thumb>(THUMBS_MAX);
+    let thread = std::thread::Builder::new().name("thumbs".into()).spawn(move || {
+        while let Ok((sha256, picture)) = pictures.recv() {
+            let made = images::shrink(&picture).map(|jpeg| store.put_thumbnail(&sha256, &jpeg));
+            if let Some(Err(error)) = made {
+                tracing::warn!(%error, "no small copy");
+            }
+        }
+    })?;
+    Ok(Thumbs { waiting, thread })
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if let Some(Thumbs { waiting, thread }) = self.thumbs.take() {
+            drop(waiting);
+            if thread.join().is_err() {
+                tracing::error!("the thread of small copies had panicked");
+            }
+        }
     }
 }

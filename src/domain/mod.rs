@@ -13,4 +13,5 @@ pub mod grid;
 pub mod inspection;
 pub mod pipeline;
 pub mod rect;
+pub mod review;
 pub mod text;

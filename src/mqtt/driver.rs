@@ -50,6 +50,9 @@ const BATCH_MAX: usize = 64;
 /// Why a result on which every connection is dropped is given up.
 const POISON: &str = "every connection is dropped on it, and other results pass";
 
+/// Reviews that are given to the machine and not acknowledged yet.
+const REVIEWS_MAX: usize = 8;
+
 const ALARM_DEAD: &str = "result_undeliverable";
 const ALARM_REFUSED: &str = "result_refused";
 
@@ -76,6 +79,9 @@ pub struct Driver {
     results: BTreeMap<u64, Vec<u8>>,
     /// Newest payload of every camera and alarm, by topic.
     retained: BTreeMap<String, Vec<u8>>,
+    /// Payloads of reviews that this connection was given; `reviews_due`: there may be more.
+    reviews: BTreeMap<u64, Vec<u8>>,
+    reviews_due: bool,
     acknowledged: Vec<u64>,
     refused: bool,
     stopping: bool,
@@ -102,6 +108,8 @@ impl Driver {
             broker_retains: true,
             results: BTreeMap::new(),
             retained: BTreeMap::new(),
+            reviews: BTreeMap::new(),
+            reviews_due: false,
             acknowledged: Vec::new(),
             refused: false,
             stopping: false,
@@ -119,6 +127,7 @@ impl Driver {
         mut stop: oneshot::Receiver<()>,
     ) -> Result<(), MqttError> {
         let mut committed = self.store.subscribe();
+        let mut reviewed = self.store.subscribe_reviews();
         self.tell_of_dead_letters().await?;
         let mut events_open = true;
         while self.machine.phase() != Phase::Stopped {
@@ -126,6 +135,7 @@ impl Driver {
             tokio::select! {
                 event = next_link_event(&mut self.link) => self.link_events(event),
                 Ok(()) = committed.changed() => self.inbox.push_back(Event::Committed),
+                Ok(()) = reviewed.changed() => self.reviews_due = true,
                 event = events.recv(), if events_open => match event {
                     Some(event) => self.station_event(event),
                     None => events_open = false,
@@ -135,6 +145,7 @@ impl Driver {
                 () = sleep_until(deadline) => self.timers(),
             }
             self.settle().await?;
+            self.feed_reviews().await?;
             let phase = self.machine.phase();
             self.phase.send_if_modified(|told| std::mem::replace(told, phase) != phase);
         }
@@ -212,6 +223,8 @@ impl Driver {
         let window = receive_max.map_or(WINDOW, |max| WINDOW.min(usize::from(max).saturating_sub(1)).max(1));
         tracing::info!(broker = %self.broker(), window, owed = self.store.outbox_len(), "connected to the broker");
         self.inbox.push_back(Event::Connected { window });
+        self.reviews.clear();
+        self.reviews_due = true;
         // A broker that restarted without its memory has forgotten what it retained.
         let topics = self.retained.keys().cloned().map(Side::Topic);
         let last = (*self.store.subscribe().borrow() > 0).then_some(Side::Last);
@@ -310,6 +323,11 @@ impl Driver {
                     self.alarm(ALARM_REFUSED, false, "");
                 }
             }
+            Action::RemoveReview(seq) => {
+                self.on_disk(move |store| store.ack_review(seq)).await?;
+                self.reviews.remove(&seq);
+                self.reviews_due = true;
+            }
             Action::DeadLetter(seq) => self.bury(seq, "the broker calls it invalid".into()).await?,
             Action::Poison(seq) => self.bury(seq, POISON.into()).await?,
             Action::SideRefused(side) => tracing::error!(?side, "the broker refused a message"),
@@ -328,6 +346,7 @@ impl Driver {
             What::Side(Side::Last) => {
                 (self.topics.last(), true, Some(self.last().await?.unwrap_or_default()))
             }
+            What::Side(Side::Review(seq)) => (self.topics.review(), false, self.reviews.get(&seq).cloned()),
             What::Side(Side::Topic(topic)) => {
                 let payload = self.retained.get(&topic).cloned();
                 (topic, true, payload)
@@ -372,6 +391,23 @@ impl Driver {
         self.results.extend(read.ready);
         self.inbox.push_back(Event::Fetched { seqs, next: read.next, end: read.end });
         Ok(())
+    }
+
+    /// Gives the machine the next reviews that are owed. On every connection anew from the lowest.
+    async fn feed_reviews(&mut self) -> Result<(), MqttError> {
+        let up = matches!(self.machine.phase(), Phase::CatchingUp | Phase::Live);
+        if !up || self.stopping || !std::mem::take(&mut self.reviews_due) {
+            return Ok(());
+        }
+        let payload_max =
+            self.packet_bytes_max.saturating_sub(self.topics.review().len() + PUBLISH_OVERHEAD_BYTES);
+        let owed = self.on_disk(move |store| read_reviews(store, payload_max.min(PAYLOAD_BYTES_MAX))).await?;
+        for (seq, payload) in owed {
+            if self.reviews.insert(seq, payload).is_none() {
+                self.inbox.push_back(Event::Changed(Side::Review(seq)));
+            }
+        }
+        self.settle().await
     }
 
     /// Moves an entry to the dead letters and raises the alarm.
@@ -428,6 +464,24 @@ fn read(store: &Store, from: u64, count: usize, payload_max: usize) -> Result<Re
         }
     }
     Ok(read)
+}
+
+/// The messages of the next reviews that are owed.
+fn read_reviews(store: &Store, payload_max: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    let mut found = Vec::new();
+    for seq in store.reviews_owed(REVIEWS_MAX)? {
+        match store.review_entry(seq) {
+            Ok(Some(review)) => {
+                let whole = message::review(&review, true);
+                let fits = whole.len() <= payload_max;
+                found.push((seq, if fits { whole } else { message::review(&review, false) }));
+            }
+            Ok(None) => tracing::error!(seq, "an owed review is missing"),
+            Err(error @ StoreError::BadRecord { .. }) => tracing::error!(%error, "a review is not published"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// Doubles up to the limit; the actual wait is random between half of it and all of it, so that

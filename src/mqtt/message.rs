@@ -2,12 +2,14 @@
 //!
 //!     Stored inspection -> `result`   everything, null where unknown; result.schema.json describes it
 //!                       -> `last`     flat, for tag trees: every field always there, of one type
+//!     stored review     -> `review`   who decided what and why; review.schema.json describes it
 //!     station           -> `status`, `camera/{id}/status`, `alarm/{code}`, `stats`
 //!
 //! A `result` is a pure function of the stored record and the schema number of its outbox entry, so
 //! every send has the same bytes. Field names and types of a schema number never change.
 
 use crate::domain::inspection::Inspection;
+use crate::domain::review::{OperatorBox, Review};
 use crate::store::outbox::RESULT_SCHEMA;
 use crate::store::record::{rfc3339, Stored};
 use serde::Serialize;
@@ -15,6 +17,8 @@ use std::time::SystemTime;
 
 /// JSON Schema (draft 2020-12) of `result`.
 pub const RESULT_JSON_SCHEMA: &str = include_str!("result.schema.json");
+/// JSON Schema of `review`.
+pub const REVIEW_JSON_SCHEMA: &str = include_str!("review.schema.json");
 
 /// Schema number of all messages but `result`.
 const SCHEMA: u16 = 1;
@@ -45,6 +49,10 @@ impl Topics {
 
     pub fn last(&self) -> String {
         self.under("last")
+    }
+
+    pub fn review(&self) -> String {
+        self.under("review")
     }
 
     pub fn status(&self) -> String {
@@ -326,6 +334,75 @@ pub fn last(stored: &Stored) -> Vec<u8> {
         replayed: i.replayed,
         image_sha256: picture.map(|p| p.image.sha256.clone()).unwrap_or_default(),
         image_url: picture.map(|p| p.url.clone()).unwrap_or_default(),
+    })
+}
+
+/// The bytes of `review`: a pure function of the stored entry. Without `details` boxes and lines are
+/// left out, for a broker that takes only short messages; `complete` tells.
+pub fn review(review: &Review, details: bool) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct ReviewV1<'a> {
+        schema: u16,
+        review_seq: u64,
+        inspection_id: &'a str,
+        inspection_seq: u64,
+        actor: &'a str,
+        ts: String,
+        kind: &'static str,
+        model_verdict: &'a str,
+        verdict: Option<&'static str>,
+        reason: &'a str,
+        note: &'a str,
+        findings: Option<Vec<BoxV1<'a>>>,
+        texts: Option<Vec<LineV1<'a>>>,
+        complete: bool,
+        supersedes: Option<u64>,
+        restores: Option<u64>,
+        hash: &'a str,
+    }
+    #[derive(Serialize)]
+    struct BoxV1<'a> {
+        label: &'a str,
+        severity: &'static str,
+        bbox_px: [Option<f64>; 4],
+    }
+    #[derive(Serialize)]
+    struct LineV1<'a> {
+        prompt: &'a str,
+        line: usize,
+        text: &'a str,
+    }
+    let findings = review.findings.as_deref().filter(|_| details).map(|all| {
+        let px = |x: f32| rounded(f64::from(x), PX_DIGITS);
+        let mut boxes = Vec::with_capacity(all.len());
+        for OperatorBox { label, severity, bbox_px: b } in all {
+            let bbox_px = [px(b.x0), px(b.y0), px(b.x1), px(b.y1)];
+            boxes.push(BoxV1 { label, severity: severity.as_str(), bbox_px });
+        }
+        boxes
+    });
+    let texts =
+        review.texts.as_deref().filter(|_| details).map(|all| {
+            all.iter().map(|t| LineV1 { prompt: &t.prompt, line: t.line, text: &t.text }).collect()
+        });
+    to_json(&ReviewV1 {
+        schema: SCHEMA,
+        review_seq: review.seq,
+        inspection_id: &review.inspection_id,
+        inspection_seq: review.inspection_seq,
+        actor: &review.actor,
+        ts: rfc3339(review.at),
+        kind: review.kind.as_str(),
+        model_verdict: &review.model_verdict,
+        verdict: review.verdict.map(|v| v.as_str()),
+        reason: &review.reason,
+        note: &review.note,
+        findings,
+        texts,
+        complete: details,
+        supersedes: review.supersedes,
+        restores: review.restores,
+        hash: &review.hash,
     })
 }
 

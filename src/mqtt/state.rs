@@ -60,6 +60,9 @@ pub enum Side {
     /// `camera/…`, `alarm/…`: the whole topic.
     Topic(String),
     Last,
+    /// An operator's decision, by its number. Not retained, and owed until it is acknowledged; a
+    /// broker that refuses them does not hold the results back.
+    Review(u64),
 }
 
 /// One message that needs an acknowledgement.
@@ -141,6 +144,8 @@ pub enum Action {
     Publish(What),
     /// Acknowledged: remove the entry.
     Remove(u64),
+    /// Acknowledged: the review is no longer owed.
+    RemoveReview(u64),
     /// The broker says that it will never take it: move the entry to the dead letters.
     DeadLetter(u64),
     /// Every connection is dropped on it while others pass: the same.
@@ -426,6 +431,7 @@ impl Session {
                     actions.push(Action::HoldFor { refusals: self.refusals });
                 }
             }
+            (What::Side(Side::Review(seq)), Outcome::Success) => actions.push(Action::RemoveReview(seq)),
             (What::Side(_), Outcome::Success) => {}
             (What::Side(side), Outcome::Later | Outcome::Never) => actions.push(Action::SideRefused(side)),
         }

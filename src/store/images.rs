@@ -93,7 +93,7 @@ impl Files {
         Ok((digest, outcome?))
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<u64, StoreError> {
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> Result<u64, StoreError> {
         let folder = path.parent().expect("a content address lies two folders deep");
         if !folder.exists() {
             fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
@@ -158,6 +158,10 @@ impl Files {
                 removed += meta.len();
             }
         }
+        if kind == Kind::Image {
+            // A small copy is worth nothing without its picture.
+            let _ = fs::remove_file(self.thumb(digest));
+        }
         Ok(removed)
     }
 
@@ -182,6 +186,13 @@ impl Files {
             }
         }
         Ok(())
+    }
+
+    /// Where the small copy of a picture lies, or would.
+    pub(super) fn thumb(&self, digest: &Digest) -> PathBuf {
+        let name = hex(digest);
+        let (head, tail) = name.split_at(2);
+        self.dir.join("thumbs").join(head).join(format!("{tail}.jpg"))
     }
 
     fn path(&self, kind: Kind, digest: &Digest, extension: &str) -> PathBuf {

@@ -40,8 +40,13 @@ impl Chain {
     const EMPTY: Self = Self { first_seq: 1, before_first: [0; 32], last_seq: 0, last_hash: [0; 32] };
 
     pub fn load(trees: &Trees) -> Result<Self, StoreError> {
+        Self::load_from(&trees.meta, &trees.results, CHAIN_KEY)
+    }
+
+    /// The chain of the entries in `rows`, whose ends stand in `meta` under `key`.
+    pub fn load_from(meta: &sled::Tree, rows: &sled::Tree, key: &[u8]) -> Result<Self, StoreError> {
         let bad = |reason: &str| StoreError::BadMeta { reason: format!("chain: {reason}") };
-        let chain = match trees.meta.get(CHAIN_KEY).map_err(|e| StoreError::sled("read the chain", e))? {
+        let chain = match meta.get(key).map_err(|e| StoreError::sled("read the chain", e))? {
             Some(value) => {
                 let (_, body) = value::open(&value).map_err(bad)?;
                 let wire: ChainV1 = serde_json::from_slice(body).map_err(|e| bad(&e.to_string()))?;
@@ -54,9 +59,7 @@ impl Chain {
             }
             None => Self::EMPTY,
         };
-        if let Some((key, _)) =
-            trees.results.last().map_err(|e| StoreError::sled("read the last record", e))?
-        {
+        if let Some((key, _)) = rows.last().map_err(|e| StoreError::sled("read the last record", e))? {
             // Going on would overwrite what is there.
             if seq_of(&key)? > chain.last_seq {
                 return Err(bad("records lie beyond its end"));
@@ -84,7 +87,7 @@ impl Chain {
 /// What `verify` found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// Records that are there.
+    /// Records (or entries) that are there.
     pub inspections: u64,
     /// `None` when there is none.
     pub first_seq: Option<u64>,
@@ -117,50 +120,7 @@ impl Store {
             let rows = self.trees.results.range(key_of(0)..=key_of(chain.last_seq));
             (chain, rows)
         };
-        let mut found = Verified {
-            inspections: 0,
-            first_seq: None,
-            last_seq: None,
-            gaps: 0,
-            broken_at: None,
-            reason: None,
-        };
-        let mut expected = chain.first_seq;
-        let mut before = chain.before_first;
-        for row in rows {
-            let (key, value) = match row {
-                Ok(row) => row,
-                Err(error @ sled::Error::Corruption { .. }) => {
-                    found.broken(expected, error.to_string());
-                    return Ok(found);
-                }
-                Err(error) => return Err(StoreError::sled("read the ledger", error)),
-            };
-            let seq = seq_of(&key)?;
-            if seq < expected {
-                found.broken(seq, "lies before the first record");
-                continue;
-            }
-            if seq > expected {
-                found.gaps += seq - expected;
-                found.broken(expected, "is missing");
-            }
-            found.inspections += 1;
-            found.first_seq.get_or_insert(seq);
-            found.last_seq = Some(seq);
-            if let Err(reason) = self.check_record(seq, &value, &before) {
-                found.broken(seq, reason);
-            }
-            before = sha256(&value);
-            expected = seq + 1;
-        }
-        if expected <= chain.last_seq {
-            found.gaps += chain.last_seq + 1 - expected;
-            found.broken(expected, "is missing");
-        } else if before != chain.last_hash {
-            found.broken(chain.last_seq, "is not what was last written");
-        }
-        Ok(found)
+        walk(&chain, rows, |seq, value, before| self.check_record(seq, value, before))
     }
 
     fn check_record(&self, seq: u64, value: &[u8], before: &Digest) -> Result<(), String> {
@@ -211,4 +171,51 @@ impl Store {
         };
         head.into_stored(part.as_deref()).map_err(bad)
     }
+}
+
+/// Walks a chain from its first entry to its last; `check` proves one entry against the hash of the
+/// one before it.
+pub(super) fn walk(
+    chain: &Chain,
+    rows: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
+    check: impl Fn(u64, &[u8], &Digest) -> Result<(), String>,
+) -> Result<Verified, StoreError> {
+    let mut found =
+        Verified { inspections: 0, first_seq: None, last_seq: None, gaps: 0, broken_at: None, reason: None };
+    let mut expected = chain.first_seq;
+    let mut before = chain.before_first;
+    for row in rows {
+        let (key, value) = match row {
+            Ok(row) => row,
+            Err(error @ sled::Error::Corruption { .. }) => {
+                found.broken(expected, error.to_string());
+                return Ok(found);
+            }
+            Err(error) => return Err(StoreError::sled("read the ledger", error)),
+        };
+        let seq = seq_of(&key)?;
+        if seq < expected {
+            found.broken(seq, "lies before the first record");
+            continue;
+        }
+        if seq > expected {
+            found.gaps += seq - expected;
+            found.broken(expected, "is missing");
+        }
+        found.inspections += 1;
+        found.first_seq.get_or_insert(seq);
+        found.last_seq = Some(seq);
+        if let Err(reason) = check(seq, &value, &before) {
+            found.broken(seq, reason);
+        }
+        before = sha256(&value);
+        expected = seq + 1;
+    }
+    if expected <= chain.last_seq {
+        found.gaps += chain.last_seq + 1 - expected;
+        found.broken(expected, "is missing");
+    } else if before != chain.last_hash {
+        found.broken(chain.last_seq, "is not what was last written");
+    }
+    Ok(found)
 }

@@ -6,6 +6,7 @@
 //!                     flush_async, fdatasync of `ledger/db`    (one for all who wait: `sync`)
 //!          <-- Ok --- only now may anybody be told
 //!     outbox -------> mqtt publishes -------> ack on PUBACK    (removes the entry, never the record)
+//!     review -------> reviews, a chain of its own, in the same way        (`review`, `query` finds)
 //!     retention ----> removes the oldest, never past an entry of the outbox
 //!
 //! The directory:
@@ -14,6 +15,7 @@
 //!     ballast       blocks that are held back for a full disk: `disk`
 //!     ledger/       sled 0.34.7; `ledger.new/` while it is compacted: `compact`
 //!     images/ parts/ tmp/
+//!     thumbs/       small copies of pictures; made again when they are missing
 //!     quarantine/   half-written snapshots of sled, moved aside and never deleted
 //!
 //! Invariants:
@@ -21,15 +23,21 @@
 //! - Sequence numbers have no gap and are never given twice: nothing is handed out before it is durable.
 //! - After a failed write or sync nothing more is accepted. Nothing is ever wiped.
 
+pub mod accounts;
 mod compact;
 mod disk;
 pub mod error;
+pub mod export;
 pub mod images;
 pub mod ledger;
 pub mod outbox;
+pub mod query;
 pub mod record;
 pub mod retention;
+pub mod review;
+mod review_record;
 mod sync;
+pub mod thumbs;
 mod value;
 
 use crate::domain::inspection::{ImageRef, Inspection};
@@ -119,6 +127,8 @@ struct Trees {
     ids: sled::Tree,
     /// sha256 of a file -> the last seq that refers to it
     files: sled::Tree,
+    review: review::ReviewTrees,
+    accounts: accounts::AccountTrees,
 }
 
 /// The store of one station. All methods may be called from any thread; `commit` and `put_image`
@@ -131,6 +141,8 @@ pub struct Store {
     disk: disk::Disk,
     dir: PathBuf,
     chain: Mutex<Chain>,
+    reviews: review::Reviews,
+    index: std::sync::RwLock<query::Index>,
     outbox_entries: AtomicU64,
     usage_bytes: Mutex<Option<u64>>,
     options: StoreOptions,
@@ -160,6 +172,7 @@ impl Store {
         let trees = Trees::open(&db)?;
         check_format(&trees)?;
         let chain = Chain::load(&trees)?;
+        let reviews = review::Reviews::load(&trees)?;
         let sync = sync::Sync::start(db, data)?;
         // What was recovered may only be in the page cache: it must be durable before it is published.
         sync.wait(sync.request(chain.last_seq))?;
@@ -175,6 +188,8 @@ impl Store {
             disk,
             dir: dir.to_owned(),
             chain: Mutex::new(chain),
+            reviews,
+            index: std::sync::RwLock::default(),
             outbox_entries,
             usage_bytes: Mutex::new(None),
             options,
@@ -346,6 +361,8 @@ impl Trees {
             meta: tree("meta")?,
             ids: tree("ids")?,
             files: tree("files")?,
+            review: review::ReviewTrees::open(db)?,
+            accounts: accounts::AccountTrees::open(db)?,
         })
     }
 }

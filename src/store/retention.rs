@@ -51,6 +51,7 @@ impl Store {
         let mut pruned = Pruned { usage_bytes: self.usage()?, ..Pruned::default() };
         let keep_from = now.checked_sub(DAY * self.options.retain_days).unwrap_or(SystemTime::UNIX_EPOCH);
         while self.prune_batch(keep_from, &mut pruned)? {}
+        self.prune_reviews()?;
         Ok(pruned)
     }
 

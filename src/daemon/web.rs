@@ -1,0 +1,58 @@
+//! The review page of the station: builds the server and tells people where it is.
+
+use super::station::Station;
+use super::STALL;
+use crate::config::Config;
+use crate::mqtt::state::Phase;
+use crate::store::Store;
+use crate::web::{App, Health, Probe, Web, WebOptions};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// What stands before `/images/…` in messages; empty without a page.
+pub fn url_base(config: &Config) -> String {
+    options(config).map_or_else(String::new, |o| {
+        let scheme = if o.uses_tls() { "https" } else { "http" };
+        let host = o.hosts.first().map(|name| format!("{name}:{}", o.listen.port()));
+        format!("{scheme}://{}", host.unwrap_or_else(|| o.listen.to_string()))
+    })
+}
+
+/// Starts the page, where the config has one.
+///
+/// # Errors
+/// The address is taken; the certificate cannot be used.
+pub fn start(
+    config: &Config,
+    store: &Arc<Store>,
+    station: &Arc<Station>,
+    phase: watch::Receiver<Phase>,
+) -> anyhow::Result<Option<Web>> {
+    let Some(options) = options(config) else { return Ok(None) };
+    let station = Arc::clone(station);
+    let probe: Probe = Box::new(move || Health {
+        alive: station.alive_within(STALL),
+        broker: matches!(*phase.borrow(), Phase::CatchingUp | Phase::Live),
+    });
+    let pipelines = config.pipelines.values().cloned().collect();
+    let web = Web::start(App::new(Arc::clone(store), options, pipelines, probe)?)?;
+    tracing::info!(url = %web.url, "review page");
+    if let Some(code) = web.app.setup_code() {
+        // For people who start it in a terminal; the journal of a service keeps it, too.
+        eprintln!("\n    review page    {url}#setup={code}\n    setup code     {code}   (makes the first account, once)\n", url = web.url);
+    }
+    Ok(Some(web))
+}
+
+fn options(config: &Config) -> Option<WebOptions> {
+    let web = config.web.as_ref()?;
+    Some(WebOptions {
+        listen: web.listen,
+        hosts: web.hosts.clone(),
+        certificate: web.certificate.clone(),
+        state_dir: config.store.dir.clone(),
+        session: Duration::from_secs(u64::from(web.session_hours) * 3600),
+        open_metrics: web.open_metrics,
+    })
+}

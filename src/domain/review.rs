@@ -1,0 +1,119 @@
+//! An operator's decision about one inspection: appended, never overwriting.
+
+use super::grade::Severity;
+use super::rect::BoxPx;
+use std::time::SystemTime;
+
+/// What the operator says about the part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decided {
+    Pass,
+    Fail,
+}
+
+impl Decided {
+    pub const ALL: [Self; 2] = [Self::Pass, Self::Fail];
+
+    /// The word used on the page, in messages and in exports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+        }
+    }
+
+    /// The decision of a word, if it is one.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|d| d.as_str() == word)
+    }
+}
+
+/// What kind of entry it is; follows from the model's verdict and the operator's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReviewKind {
+    /// The operator agrees with the model's pass or fail.
+    Confirm,
+    /// The operator says the opposite; a reason is given.
+    Override,
+    /// The model sent the part to review, and the operator decided.
+    Decide,
+    /// The entry before is taken back.
+    Undo,
+}
+
+impl ReviewKind {
+    pub const ALL: [Self; 4] = [Self::Confirm, Self::Override, Self::Decide, Self::Undo];
+
+    /// The word used in the ledger and in messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Confirm => "confirm",
+            Self::Override => "override",
+            Self::Decide => "decide",
+            Self::Undo => "undo",
+        }
+    }
+
+    /// The kind of a word, if it is one.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.as_str() == word)
+    }
+}
+
+/// A defect as the operator sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OperatorBox {
+    pub label: String,
+    pub severity: Severity,
+    pub bbox_px: BoxPx,
+}
+
+/// A line of text as the operator reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorText {
+    /// `id` of the prompt that read it.
+    pub prompt: String,
+    /// 1 for the first line.
+    pub line: usize,
+    pub text: String,
+}
+
+/// What an operator decides. `None` of findings or texts: as the model has them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    pub verdict: Decided,
+    /// Why; empty where none is needed. An override needs one.
+    pub reason: String,
+    pub note: String,
+    pub findings: Option<Vec<OperatorBox>>,
+    pub texts: Option<Vec<OperatorText>>,
+}
+
+/// One entry of the ledger of reviews.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Review {
+    /// Place in the ledger of reviews, from 1 without gaps.
+    pub seq: u64,
+    pub at: SystemTime,
+    pub actor: String,
+    /// ULID and sequence number of the inspection.
+    pub inspection_id: String,
+    pub inspection_seq: u64,
+    /// sha256 (hex) of the inspection's record: what exactly was decided about.
+    pub record_sha256: String,
+    pub kind: ReviewKind,
+    /// The model's verdict: pass, fail or review.
+    pub model_verdict: String,
+    /// What is decided now; `None` after an undo that leaves no decision.
+    pub verdict: Option<Decided>,
+    pub reason: String,
+    pub note: String,
+    pub findings: Option<Vec<OperatorBox>>,
+    pub texts: Option<Vec<OperatorText>>,
+    /// The entry that was in force before this one.
+    pub supersedes: Option<u64>,
+    /// After an undo: the entry that is in force again.
+    pub restores: Option<u64>,
+    /// sha256 (hex) of this entry's value: what the next entry names as its predecessor.
+    pub hash: String,
+}

@@ -1,0 +1,179 @@
+//! Who may come in: people with a password, machines with a token, and the sessions of people.
+//!
+//!     accounts   name -> role, argon2 hash          (the hash is made and checked by `web`)
+//!     tokens     sha256 of the token -> name, role  (the token itself is shown once and never kept)
+//!     sessions   sha256 of the cookie -> account, end
+//!
+//! Changes of accounts and tokens are on the disk before they are answered; sessions need not be.
+
+use super::error::StoreError;
+use super::{value, Store};
+use serde::{Deserialize, Serialize};
+
+/// Accounts and tokens that a box has at most.
+pub const ACCOUNTS_MAX: usize = 500;
+/// Sessions that are open at most; beyond it the one that ends first goes.
+const SESSIONS_MAX: usize = 2000;
+
+/// A person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    pub name: String,
+    /// viewer, operator or engineer.
+    pub role: String,
+    /// argon2 in PHC form.
+    pub password_hash: String,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+}
+
+/// A machine's way in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    pub name: String,
+    pub role: String,
+    pub created_at: String,
+    /// Who made it.
+    pub created_by: String,
+}
+
+/// An open session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    pub account: String,
+    /// Milliseconds since 1970.
+    pub ends_ms: i64,
+}
+
+pub(super) struct AccountTrees {
+    accounts: sled::Tree,
+    tokens: sled::Tree,
+    sessions: sled::Tree,
+}
+
+impl AccountTrees {
+    pub fn open(db: &sled::Db) -> Result<Self, StoreError> {
+        let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
+        Ok(Self { accounts: tree("accounts")?, tokens: tree("tokens")?, sessions: tree("sessions")? })
+    }
+}
+
+fn seal<T: Serialize>(wire: &T) -> Vec<u8> {
+    value::seal(1, &serde_json::to_vec(wire).expect("strings always serialise"))
+}
+
+fn open<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, StoreError> {
+    let bad = |reason: String| StoreError::BadMeta { reason: format!("accounts: {reason}") };
+    let (_, body) = value::open(bytes).map_err(|r| bad(r.to_owned()))?;
+    serde_json::from_slice(body).map_err(|e| bad(e.to_string()))
+}
+
+fn failed(error: sled::Error) -> StoreError {
+    StoreError::sled("read or write the accounts", error)
+}
+
+fn get<T: for<'a> Deserialize<'a>>(tree: &sled::Tree, key: &[u8]) -> Result<Option<T>, StoreError> {
+    tree.get(key).map_err(failed)?.map(|v| open(&v)).transpose()
+}
+
+fn all<T: for<'a> Deserialize<'a>>(tree: &sled::Tree) -> Result<Vec<T>, StoreError> {
+    tree.iter().map(|row| open(&row.map_err(failed)?.1)).collect()
+}
+
+impl Store {
+    /// The account with this name.
+    ///
+    /// # Errors
+    /// `StoreError`; so for all of these.
+    pub fn account(&self, name: &str) -> Result<Option<Account>, StoreError> {
+        get(&self.trees.accounts.accounts, name.as_bytes())
+    }
+
+    /// All accounts, by name.
+    pub fn accounts(&self) -> Result<Vec<Account>, StoreError> {
+        all(&self.trees.accounts.accounts)
+    }
+
+    /// Adds or replaces an account.
+    pub fn put_account(&self, account: &Account) -> Result<(), StoreError> {
+        self.trees.accounts.accounts.insert(account.name.as_bytes(), seal(account)).map_err(failed)?;
+        self.sync.wait(self.sync.request(0))
+    }
+
+    /// Removes an account and its sessions; false when there is none.
+    pub fn remove_account(&self, name: &str) -> Result<bool, StoreError> {
+        let there = self.trees.accounts.accounts.remove(name.as_bytes()).map_err(failed)?.is_some();
+        self.end_sessions_of(name)?;
+        self.sync.wait(self.sync.request(0))?;
+        Ok(there)
+    }
+
+    /// Ends every session of an account.
+    pub fn end_sessions_of(&self, name: &str) -> Result<(), StoreError> {
+        for row in &self.trees.accounts.sessions {
+            let (key, value) = row.map_err(failed)?;
+            if open::<Session>(&value)?.account == name {
+                self.trees.accounts.sessions.remove(key).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The token with this hash.
+    pub fn token(&self, sha256: &[u8; 32]) -> Result<Option<Token>, StoreError> {
+        get(&self.trees.accounts.tokens, sha256)
+    }
+
+    /// All tokens.
+    pub fn tokens(&self) -> Result<Vec<Token>, StoreError> {
+        all(&self.trees.accounts.tokens)
+    }
+
+    /// Keeps a token under its hash.
+    pub fn put_token(&self, sha256: &[u8; 32], token: &Token) -> Result<(), StoreError> {
+        self.trees.accounts.tokens.insert(sha256, seal(token)).map_err(failed)?;
+        self.sync.wait(self.sync.request(0))
+    }
+
+    /// Removes the token with this name; false when there is none.
+    pub fn remove_token(&self, name: &str) -> Result<bool, StoreError> {
+        let mut there = false;
+        for row in &self.trees.accounts.tokens {
+            let (key, value) = row.map_err(failed)?;
+            if open::<Token>(&value)?.name == name {
+                self.trees.accounts.tokens.remove(key).map_err(failed)?;
+                there = true;
+            }
+        }
+        self.sync.wait(self.sync.request(0))?;
+        Ok(there)
+    }
+
+    /// The session with this hash, whether it has ended or not.
+    pub fn session(&self, sha256: &[u8; 32]) -> Result<Option<Session>, StoreError> {
+        get(&self.trees.accounts.sessions, sha256)
+    }
+
+    /// Opens a session; those that ended before `now_ms` go.
+    pub fn put_session(&self, sha256: &[u8; 32], session: &Session, now_ms: i64) -> Result<(), StoreError> {
+        let tree = &self.trees.accounts.sessions;
+        let mut open_ones = Vec::new();
+        for row in tree {
+            let (key, value) = row.map_err(failed)?;
+            open_ones.push((open::<Session>(&value)?.ends_ms, key));
+        }
+        open_ones.sort();
+        let surplus = open_ones.len().saturating_sub(SESSIONS_MAX - 1);
+        for (i, (ends_ms, key)) in open_ones.into_iter().enumerate() {
+            if ends_ms < now_ms || i < surplus {
+                tree.remove(key).map_err(failed)?;
+            }
+        }
+        tree.insert(sha256, seal(session)).map(|_| ()).map_err(failed)
+    }
+
+    /// Ends a session.
+    pub fn remove_session(&self, sha256: &[u8; 32]) -> Result<(), StoreError> {
+        self.trees.accounts.sessions.remove(sha256).map(|_| ()).map_err(failed)
+    }
+}

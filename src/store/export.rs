@@ -1,0 +1,272 @@
+//! Exports: what is stored, in forms that other programs read.
+//!
+//!     csv    one line an inspection, for spreadsheets
+//!     coco   one document: images, annotations, categories
+//!     jsonl  truth.jsonl beside the pictures, as `inspectd replay` reads and training wants it
+//!
+//! What a person decided is the truth: boxes and texts as the person has them, or the model's where
+//! the person agreed. Without a decision the model's findings are only the model's, and the line says
+//! so (`"source": "model"`).
+
+use super::error::StoreError;
+use super::query::Filter;
+use super::record::{rfc3339, Stored};
+use super::Store;
+use crate::domain::review::{Decided, Review};
+use serde_json::{json, Value};
+use std::collections::BTreeMap;
+
+/// Inspections of one export at most.
+pub const EXPORT_MAX: usize = 200_000;
+
+/// Columns of a CSV, in their order.
+pub const COLUMNS: &[&str] = &[
+    "seq",
+    "inspection_id",
+    "finished_at",
+    "camera",
+    "pipeline",
+    "pipeline_version",
+    "part_id",
+    "lot",
+    "model_verdict",
+    "reason",
+    "grade",
+    "labels",
+    "findings",
+    "text_read",
+    "latency_ms",
+    "model",
+    "model_sha256",
+    "image_sha256",
+    "reviewed_verdict",
+    "review_kind",
+    "reviewed_by",
+    "reviewed_at",
+    "review_reason",
+    "review_note",
+];
+
+/// One inspection and the decision in force about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exported {
+    pub stored: Stored,
+    pub review: Option<Review>,
+}
+
+/// A box with its label, whoever says so.
+struct Truth {
+    label: String,
+    severity: &'static str,
+    bbox: [f32; 4],
+}
+
+impl Exported {
+    /// Name of the picture inside an export; `extension` without a dot.
+    pub fn file(&self, extension: &str) -> String {
+        format!("images/{:08}-{}.{extension}", self.stored.seq, self.stored.inspection.id)
+    }
+
+    fn decided(&self) -> Option<Decided> {
+        self.review.as_ref().and_then(|r| r.verdict)
+    }
+
+    fn boxes(&self) -> Vec<Truth> {
+        if let Some(findings) = self.review.as_ref().and_then(|r| r.findings.as_ref()) {
+            let one = |f: &crate::domain::review::OperatorBox| {
+                let b = f.bbox_px;
+                Truth {
+                    label: f.label.clone(),
+                    severity: f.severity.as_str(),
+                    bbox: [b.x0, b.y0, b.x1, b.y1],
+                }
+            };
+            return findings.iter().map(one).collect();
+        }
+        let one = |f: &crate::domain::finding::Finding| {
+            let b = f.bbox_px;
+            Truth { label: f.label.clone(), severity: f.severity.as_str(), bbox: [b.x0, b.y0, b.x1, b.y1] }
+        };
+        self.stored
+            .inspection
+            .findings
+            .iter()
+            .map(one)
+            .filter(|t| t.bbox.iter().all(|x| x.is_finite()))
+            .collect()
+    }
+
+    /// Lines as they are on the part: a person's, else what was read.
+    fn texts(&self) -> Vec<String> {
+        let corrected = self.review.as_ref().and_then(|r| r.texts.as_deref()).unwrap_or_default();
+        let line = |t: &crate::domain::text::TextLine| {
+            let better = corrected.iter().find(|c| c.prompt == t.prompt && c.line == t.line);
+            better.map(|c| c.text.clone()).or_else(|| t.read.clone())
+        };
+        let known = &self.stored.inspection.texts;
+        let mut lines: Vec<String> = known.iter().filter_map(line).collect();
+        let is_new = |c: &&crate::domain::review::OperatorText| {
+            !known.iter().any(|t| t.prompt == c.prompt && t.line == c.line)
+        };
+        lines.extend(corrected.iter().filter(is_new).map(|c| c.text.clone()));
+        lines.retain(|l| !l.is_empty());
+        lines
+    }
+
+    /// A line of `truth.jsonl` about the picture `file` of this size.
+    pub fn truth(&self, file: &str, width: u32, height: u32) -> Value {
+        let i = &self.stored.inspection;
+        let clip = |x: f32, max: u32| f64::from(x.clamp(0.0, max as f32));
+        let defects: Vec<Value> = self
+            .boxes()
+            .iter()
+            .map(|t| {
+                let [x0, y0, x1, y1] = t.bbox;
+                let bbox = [clip(x0, width), clip(y0, height), clip(x1, width), clip(y1, height)];
+                json!({ "label": t.label, "bbox": bbox, "severity": t.severity })
+            })
+            .collect();
+        let mut line = json!({
+            "file": file, "width": width, "height": height, "defects": defects, "texts": self.texts(),
+            "inspection_id": i.id, "seq": self.stored.seq, "camera": i.camera, "pipeline": i.pipeline,
+            "model_verdict": i.verdict.as_str(),
+            "source": if self.decided().is_some() { "operator" } else { "model" },
+        });
+        if let Some(decided) = self.decided() {
+            line["good"] = json!(decided == Decided::Pass);
+        }
+        for (key, value) in [("part_id", &i.trigger.part_id), ("lot", &i.trigger.lot)] {
+            if let Some(value) = value {
+                line[key] = json!(value);
+            }
+        }
+        if let Some(review) = &self.review {
+            line["review"] = json!({
+                "seq": review.seq, "by": review.actor, "at": rfc3339(review.at), "kind": review.kind.as_str(),
+                "reason": review.reason, "note": review.note,
+            });
+        }
+        line
+    }
+
+    /// A line of the CSV, with its end.
+    pub fn csv(&self) -> String {
+        let i = &self.stored.inspection;
+        let r = self.review.as_ref();
+        let of = |get: fn(&Review) -> String| r.map(get).unwrap_or_default();
+        let mut labels: Vec<String> = self.boxes().into_iter().map(|t| t.label).collect();
+        let findings = labels.len();
+        labels.sort();
+        labels.dedup();
+        let cells = [
+            self.stored.seq.to_string(),
+            i.id.clone(),
+            rfc3339(i.finished_at),
+            i.camera.clone(),
+            i.pipeline.clone(),
+            i.pipeline_version.clone(),
+            i.trigger.part_id.clone().unwrap_or_default(),
+            i.trigger.lot.clone().unwrap_or_default(),
+            i.verdict.as_str().to_owned(),
+            i.verdict.reason().map(ToString::to_string).unwrap_or_default(),
+            i.grade.as_str().to_owned(),
+            labels.join(" "),
+            findings.to_string(),
+            self.texts().join(" | "),
+            if i.latency.total_ms.is_finite() { format!("{:.1}", i.latency.total_ms) } else { String::new() },
+            i.model.name.clone(),
+            i.model.text_sha256.clone(),
+            self.stored.image.as_ref().map(|s| s.image.sha256.clone()).unwrap_or_default(),
+            self.decided().map(|d| d.as_str().to_owned()).unwrap_or_default(),
+            of(|r| r.kind.as_str().to_owned()),
+            of(|r| r.actor.clone()),
+            of(|r| rfc3339(r.at)),
+            of(|r| r.reason.clone()),
+            of(|r| r.note.clone()),
+        ];
+        debug_assert_eq!(cells.len(), COLUMNS.len());
+        format!("{}\r\n", cells.iter().map(|c| cell(c)).collect::<Vec<_>>().join(","))
+    }
+}
+
+/// RFC 4180; a text that a spreadsheet would take for a formula gets a quote in front, because what
+/// stands on a part must never run anywhere.
+fn cell(text: &str) -> String {
+    let guarded =
+        if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() };
+    if guarded.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", guarded.replace('"', "\"\""))
+    } else {
+        guarded
+    }
+}
+
+/// The head of the CSV, with its end.
+pub fn csv_head() -> String {
+    format!("{}\r\n", COLUMNS.join(","))
+}
+
+/// A COCO document of exported inspections with the sizes of their pictures.
+#[derive(Default)]
+pub struct Coco {
+    images: Vec<Value>,
+    annotations: Vec<Value>,
+    categories: BTreeMap<String, usize>,
+}
+
+impl Coco {
+    /// Adds one inspection whose picture is called `file`.
+    pub fn add(&mut self, one: &Exported, file: &str, width: u32, height: u32) {
+        let i = &one.stored.inspection;
+        let id = self.images.len() + 1;
+        self.images.push(json!({
+            "id": id, "file_name": file, "width": width, "height": height,
+            "date_captured": rfc3339(i.captured_at), "inspection_id": i.id, "seq": one.stored.seq,
+            "source": if one.decided().is_some() { "operator" } else { "model" },
+            "verdict": one.decided().map_or_else(|| i.verdict.as_str(), Decided::as_str),
+        }));
+        for truth in one.boxes() {
+            let next = self.categories.len() + 1;
+            let category = *self.categories.entry(truth.label).or_insert(next);
+            let [x0, y0, x1, y1] = truth.bbox.map(f64::from);
+            self.annotations.push(json!({
+                "id": self.annotations.len() + 1, "image_id": id, "category_id": category, "iscrowd": 0,
+                "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "severity": truth.severity,
+            }));
+        }
+    }
+
+    /// The document.
+    pub fn finish(self) -> Value {
+        let categories: Vec<Value> =
+            self.categories.iter().map(|(name, id)| json!({ "id": id, "name": name })).collect();
+        json!({
+            "info": { "description": "inspectd export" },
+            "images": self.images, "annotations": self.annotations, "categories": categories,
+        })
+    }
+}
+
+impl Store {
+    /// The inspections that fit, newest first, with the decisions in force; at most `EXPORT_MAX`.
+    ///
+    /// # Errors
+    /// `StoreError` when the database cannot be read.
+    pub fn export(
+        &self,
+        filter: &Filter,
+    ) -> Result<impl Iterator<Item = Result<Exported, StoreError>> + '_, StoreError> {
+        let mut seqs = Vec::new();
+        self.scan(filter, |seq, _, _| {
+            if seqs.len() < EXPORT_MAX {
+                seqs.push(seq);
+            }
+        })?;
+        Ok(seqs.into_iter().filter_map(|seq| self.exported(seq).transpose()))
+    }
+
+    fn exported(&self, seq: u64) -> Result<Option<Exported>, StoreError> {
+        let Some(stored) = self.get(seq)? else { return Ok(None) };
+        Ok(Some(Exported { stored, review: self.effective_review(seq)? }))
+    }
+}

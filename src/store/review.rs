@@ -1,0 +1,587 @@
+//! Reviews: what people decided about inspections, as a ledger of its own beside that of the inspections.
+//!
+//!     review, undo --> one entry: who, when, what, why, which entry it supersedes, which record it is about
+//!                      reviews + reviewed + reviews_by + reviews_owed + meta, one transaction
+//!                      flushed and synced like a commit, and only then told
+//!
+//!     zeros <-- 1 <-- 2 <-- 3 <-- … <-- last           meta `reviews`: last_seq, last_hash
+//!               |     |     '- undo: supersedes 2, restores 1
+//!               |     '- override: supersedes 1
+//!               '- confirm of inspection 7 (names the sha256 of its record)
+//!
+//! Invariants:
+//! - An entry is never changed nor deleted while its inspection is kept; taking back is a new entry.
+//! - A decision that was made on an outdated view is refused: `based_on` is the last entry seen.
+//! - An entry leaves `reviews_owed` only when the broker has acknowledged its message.
+
+use super::error::StoreError;
+use super::images::{hex, sha256, unhex, Digest, Kind};
+use super::ledger::{Chain, Verified};
+use super::review_record::{self, Draft};
+use super::{id_key, key_of, open_seq, seal_seq, seq_of, value, Store};
+use crate::domain::review::{Decided, Decision, Review, ReviewKind};
+use serde::{Deserialize, Serialize};
+use sled::transaction::{ConflictableTransactionResult, Transactional as _};
+use std::convert::Infallible;
+use std::sync::{Mutex, MutexGuard};
+use std::time::SystemTime;
+
+pub(super) const CHAIN_KEY: &[u8] = b"reviews";
+
+/// Longest reason and note, in characters, and most boxes and lines of one entry.
+pub const REASON_CHARS_MAX: usize = 500;
+pub const NOTE_CHARS_MAX: usize = 1000;
+pub const FINDINGS_MAX: usize = 500;
+pub const TEXTS_MAX: usize = 100;
+
+/// Entries that are removed in one transaction.
+const PRUNE_BATCH: usize = 256;
+
+/// Marks, in the tree of files, a file that a review refers to: sequence numbers of inspections are
+/// far below it.
+const REVIEW_FILE: u64 = 1 << 63;
+
+/// Why a decision was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ReviewError {
+    #[error("there is no inspection {id}")]
+    NoInspection { id: String },
+    /// Somebody decided meanwhile; `last` is the newest entry about this inspection.
+    #[error("inspection {id} was decided meanwhile: its newest entry is {last}")]
+    Changed { id: String, last: u64 },
+    #[error("nothing is decided about inspection {id}, so nothing can be taken back")]
+    NothingToUndo { id: String },
+    #[error("{what}")]
+    Invalid { what: String },
+    #[error(transparent)]
+    Store {
+        #[from]
+        source: StoreError,
+    },
+}
+
+/// Where the reviews of one inspection stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The newest entry.
+    pub last: u64,
+    /// The entry in force; `None` when everything was taken back.
+    pub effective: Option<u64>,
+    pub verdict: Option<Decided>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StandingV1 {
+    last: u64,
+    effective: Option<u64>,
+    verdict: Option<String>,
+}
+
+/// The trees of reviews.
+pub(super) struct ReviewTrees {
+    /// review seq -> entry
+    pub reviews: sled::Tree,
+    /// inspection seq -> standing
+    pub reviewed: sled::Tree,
+    /// inspection seq, review seq -> nothing
+    pub by_inspection: sled::Tree,
+    /// review seq -> nothing; its message is owed to the broker
+    pub owed: sled::Tree,
+}
+
+impl ReviewTrees {
+    pub fn open(db: &sled::Db) -> Result<Self, StoreError> {
+        let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
+        Ok(Self {
+            reviews: tree("reviews")?,
+            reviewed: tree("reviewed")?,
+            by_inspection: tree("reviews_by")?,
+            owed: tree("reviews_owed")?,
+        })
+    }
+}
+
+/// The end of the chain, and who is told when it grows.
+pub(super) struct Reviews {
+    pub chain: Mutex<Chain>,
+    /// The highest entry that is on the disk.
+    pub durable: tokio::sync::watch::Sender<u64>,
+}
+
+impl Reviews {
+    /// What was recovered is durable: `open` syncs before anybody reads.
+    pub fn load(trees: &super::Trees) -> Result<Self, StoreError> {
+        let chain = Chain::load_from(&trees.meta, &trees.review.reviews, CHAIN_KEY)?;
+        let durable = tokio::sync::watch::channel(chain.last_seq).0;
+        Ok(Self { chain: Mutex::new(chain), durable })
+    }
+}
+
+/// The subject of a new entry.
+struct Subject {
+    id: String,
+    seq: u64,
+    record: Digest,
+    model_verdict: &'static str,
+    standing: Option<Standing>,
+}
+
+impl Store {
+    /// Appends a decision about an inspection and waits until it is on the disk. `based_on` is the
+    /// newest entry about it that the actor has seen.
+    ///
+    /// # Errors
+    /// `ReviewError`; after any `Store` error other than `Unstorable` stop.
+    pub fn review(
+        &self,
+        id: &str,
+        actor: &str,
+        decision: Decision,
+        based_on: Option<u64>,
+    ) -> Result<Review, ReviewError> {
+        let (review, ticket) = self.append_decision(id, actor, &decision, based_on)?;
+        self.finish_reviews(std::slice::from_ref(&review), ticket)?;
+        Ok(review)
+    }
+
+    /// The same decision about many inspections that nobody has decided about, with one wait for the
+    /// disk. Those that somebody decided meanwhile are left as they are; returns the new entries.
+    ///
+    /// # Errors
+    /// As `review`; what was appended before the error stays.
+    pub fn review_many(
+        &self,
+        ids: &[String],
+        actor: &str,
+        decision: &Decision,
+    ) -> Result<Vec<Review>, ReviewError> {
+        let (mut reviews, mut last_ticket) = (Vec::new(), None);
+        for id in ids {
+            match self.append_decision(id, actor, decision, None) {
+                Ok((review, ticket)) => {
+                    reviews.push(review);
+                    last_ticket = Some(ticket);
+                }
+                Err(ReviewError::Changed { .. } | ReviewError::NoInspection { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(ticket) = last_ticket {
+            self.finish_reviews(&reviews, ticket)?;
+        }
+        Ok(reviews)
+    }
+
+    fn append_decision(
+        &self,
+        id: &str,
+        actor: &str,
+        decision: &Decision,
+        based_on: Option<u64>,
+    ) -> Result<(Review, u64), ReviewError> {
+        check(decision)?;
+        self.append_review(id, based_on, |subject| {
+            let kind = match (subject.model_verdict, decision.verdict) {
+                ("pass", Decided::Pass) | ("fail", Decided::Fail) => ReviewKind::Confirm,
+                ("pass" | "fail", _) => ReviewKind::Override,
+                _ => ReviewKind::Decide,
+            };
+            if kind == ReviewKind::Override && decision.reason.trim().is_empty() {
+                return Err(invalid("an override needs a reason"));
+            }
+            let mut review = blank(subject, actor, kind);
+            review.verdict = Some(decision.verdict);
+            review.supersedes = subject.standing.and_then(|s| s.effective);
+            (review.reason, review.note) = (decision.reason.trim().to_owned(), decision.note.clone());
+            (review.findings, review.texts) = (decision.findings.clone(), decision.texts.clone());
+            Ok(review)
+        })
+    }
+
+    /// Takes the decision in force back, as a new entry; what it superseded is in force again.
+    ///
+    /// # Errors
+    /// `ReviewError`, `NothingToUndo` among them.
+    pub fn undo_review(
+        &self,
+        id: &str,
+        actor: &str,
+        reason: &str,
+        based_on: Option<u64>,
+    ) -> Result<Review, ReviewError> {
+        if reason.chars().count() > REASON_CHARS_MAX {
+            return Err(invalid(&format!("a reason has at most {REASON_CHARS_MAX} characters")));
+        }
+        let (review, ticket) = self.append_review(id, based_on, |subject| {
+            let effective = subject.standing.and_then(|s| s.effective);
+            let Some(undone) = effective else {
+                return Err(ReviewError::NothingToUndo { id: id.to_owned() });
+            };
+            let mut review = blank(subject, actor, ReviewKind::Undo);
+            review.supersedes = Some(undone);
+            review.restores = self.review_entry(undone)?.and_then(|r| r.supersedes);
+            review.verdict = match review.restores {
+                Some(seq) => self.review_entry(seq)?.and_then(|r| r.verdict),
+                None => None,
+            };
+            review.reason = reason.trim().to_owned();
+            Ok(review)
+        })?;
+        self.finish_reviews(std::slice::from_ref(&review), ticket)?;
+        Ok(review)
+    }
+
+    /// Waits for the disk, then tells.
+    fn finish_reviews(&self, reviews: &[Review], ticket: u64) -> Result<(), StoreError> {
+        self.sync.wait(ticket)?;
+        for review in reviews {
+            self.index_review(review.inspection_seq, review.verdict);
+        }
+        let newest = reviews.iter().map(|r| r.seq).max().unwrap_or(0);
+        self.reviews.durable.send_if_modified(|seq| {
+            let newer = newest > *seq;
+            *seq = newest.max(*seq);
+            newer
+        });
+        Ok(())
+    }
+
+    fn append_review(
+        &self,
+        id: &str,
+        based_on: Option<u64>,
+        make: impl FnOnce(&Subject) -> Result<Review, ReviewError>,
+    ) -> Result<(Review, u64), ReviewError> {
+        self.sync.check()?;
+        let mut chain = self.lock_reviews()?;
+        let subject = self.subject(id)?;
+        let last = subject.standing.map(|s| s.last);
+        if last != based_on {
+            return Err(ReviewError::Changed { id: id.to_owned(), last: last.unwrap_or(0) });
+        }
+        let mut review = make(&subject)?;
+        review.seq = chain.last_seq + 1;
+        let unstorable = |reason| StoreError::Unstorable { id: id.to_owned(), reason };
+        let draft = Draft::new(&review, &chain.last_hash).map_err(unstorable)?;
+        let part = match &draft.part {
+            Some(bytes) => {
+                let (digest, added) = self.files.put_part(bytes)?;
+                self.add_usage(added);
+                Some(digest)
+            }
+            None => None,
+        };
+        let written = self.write_review(&review, &draft, part, &mut chain);
+        if let Some(digest) = part {
+            self.files.unpin(&digest);
+        }
+        let ticket = written?;
+        review.hash = hex(&sha256(&draft.value));
+        Ok((review, ticket))
+    }
+
+    fn subject(&self, id: &str) -> Result<Subject, ReviewError> {
+        let none = || ReviewError::NoInspection { id: id.to_owned() };
+        let key = id_key(id).map_err(|_| none())?;
+        let failed = |e| StoreError::sled("look up an id", e);
+        let seq = self.trees.ids.get(key).map_err(failed)?.ok_or_else(none)?;
+        let seq = open_seq(&seq)?;
+        let record = self.trees.results.get(key_of(seq)).map_err(failed)?.ok_or_else(none)?;
+        // What a power cut may still take back must not be decided about.
+        if seq > self.sync.durable() {
+            return Err(none());
+        }
+        let stored = self.get(seq)?.ok_or_else(none)?;
+        Ok(Subject {
+            id: stored.inspection.id,
+            seq,
+            record: sha256(&record),
+            model_verdict: stored.inspection.verdict.as_str(),
+            standing: self.standing(seq)?,
+        })
+    }
+
+    /// One transaction; returns the ticket of the sync to wait for.
+    fn write_review(
+        &self,
+        review: &Review,
+        draft: &Draft,
+        part: Option<Digest>,
+        chain: &mut Chain,
+    ) -> Result<u64, StoreError> {
+        let effective = if review.kind == ReviewKind::Undo { review.restores } else { Some(review.seq) };
+        let standing = Standing { last: review.seq, effective, verdict: review.verdict };
+        let next = chain.with_appended(sha256(&draft.value));
+        let (chain_value, standing_value) = (next.seal(), seal_standing(&standing));
+        let (t, r) = (&self.trees, &self.trees.review);
+        self.transaction("append a review", || {
+            (&r.reviews, &r.reviewed, &r.by_inspection, &r.owed, &t.meta, &t.files).transaction(
+                |(reviews, reviewed, by, owed, meta, files)| -> ConflictableTransactionResult<(), Infallible> {
+                    reviews.insert(&key_of(review.seq), draft.value.as_slice())?;
+                    reviewed.insert(&key_of(review.inspection_seq), standing_value.as_slice())?;
+                    by.insert(pair_key(review.inspection_seq, review.seq).as_slice(), value::seal(1, b""))?;
+                    owed.insert(&key_of(review.seq), value::seal(1, b""))?;
+                    meta.insert(CHAIN_KEY, chain_value.as_slice())?;
+                    if let Some(digest) = part {
+                        files.insert(digest.as_slice(), seal_seq(REVIEW_FILE | review.seq))?;
+                    }
+                    Ok(())
+                },
+            )
+        })?;
+        *chain = next;
+        self.add_usage(draft.value.len() as u64);
+        Ok(self.sync.request(0))
+    }
+
+    /// Where the reviews of an inspection stand; `None` when nobody ever decided.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn standing(&self, inspection_seq: u64) -> Result<Option<Standing>, StoreError> {
+        let failed = |e| StoreError::sled("read a standing", e);
+        let value = self.trees.review.reviewed.get(key_of(inspection_seq)).map_err(failed)?;
+        value.map(|v| open_standing(inspection_seq, &v)).transpose()
+    }
+
+    /// One entry of the ledger of reviews.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn review_entry(&self, seq: u64) -> Result<Option<Review>, StoreError> {
+        let failed = |e| StoreError::sled("read a review", e);
+        let value = self.trees.review.reviews.get(key_of(seq)).map_err(failed)?;
+        value.map(|v| self.read_review(seq, &v)).transpose()
+    }
+
+    /// All entries about an inspection, oldest first.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn reviews_of(&self, inspection_seq: u64) -> Result<Vec<Review>, StoreError> {
+        let mut found = Vec::new();
+        for row in self.trees.review.by_inspection.scan_prefix(key_of(inspection_seq)) {
+            let (key, _) = row.map_err(|e| StoreError::sled("read the reviews", e))?;
+            let seq = seq_of(key.get(8..).unwrap_or_default())?;
+            found.extend(self.review_entry(seq)?);
+        }
+        Ok(found)
+    }
+
+    /// The decision in force about an inspection.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn effective_review(&self, inspection_seq: u64) -> Result<Option<Review>, StoreError> {
+        match self.standing(inspection_seq)?.and_then(|s| s.effective) {
+            Some(seq) => self.review_entry(seq),
+            None => Ok(None),
+        }
+    }
+
+    /// The highest review that is on the disk; a task that follows it learns of every decision.
+    pub fn subscribe_reviews(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.reviews.durable.subscribe()
+    }
+
+    /// Up to `limit` reviews whose message is owed to the broker, lowest first, durable ones only.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn reviews_owed(&self, limit: usize) -> Result<Vec<u64>, StoreError> {
+        let durable = *self.reviews.durable.borrow();
+        let rows = self.trees.review.owed.range(..=key_of(durable)).take(limit);
+        rows.map(|row| seq_of(&row.map_err(|e| StoreError::sled("read the owed reviews", e))?.0)).collect()
+    }
+
+    /// The broker has acknowledged the message about this review. Lost to a crash it is sent again.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn ack_review(&self, seq: u64) -> Result<(), StoreError> {
+        let removed = self.trees.review.owed.remove(key_of(seq));
+        removed.map(|_| ()).map_err(|e| StoreError::sled("remove an owed review", e))
+    }
+
+    /// Proves that the ledger of reviews has no gap and no edit, and that every decision is about the
+    /// record that it names, where that record is still kept.
+    ///
+    /// # Errors
+    /// `StoreError` when the database cannot be read; what is broken is in the answer.
+    pub fn verify_reviews(&self) -> Result<Verified, StoreError> {
+        let (chain, rows) = {
+            let chain = self.lock_reviews()?.clone();
+            let rows = self.trees.review.reviews.range(key_of(0)..=key_of(chain.last_seq));
+            (chain, rows)
+        };
+        super::ledger::walk(&chain, rows, |seq, value, before| self.check_review(seq, value, before))
+    }
+
+    fn check_review(&self, seq: u64, value: &[u8], before: &Digest) -> Result<(), String> {
+        let head = review_record::decode(seq, value)?;
+        if head.prev != hex(before) {
+            return Err("names another predecessor than the review before it".into());
+        }
+        let part = head.part_digest()?.map(|d| self.files.read_part(&d)).transpose()?;
+        let review = head.into_review(part.as_deref(), value)?;
+        let record = self.trees.results.get(key_of(review.inspection_seq)).map_err(|e| e.to_string())?;
+        if record.is_some_and(|r| hex(&sha256(&r)) != review.record_sha256) {
+            return Err(format!("is about another record than inspection {}", review.inspection_seq));
+        }
+        Ok(())
+    }
+
+    fn read_review(&self, seq: u64, value: &[u8]) -> Result<Review, StoreError> {
+        let bad = |reason| StoreError::BadRecord { seq, reason: format!("review: {reason}") };
+        let head = review_record::decode(seq, value).map_err(bad)?;
+        let part = match head.part_digest().map_err(bad)? {
+            Some(digest) => Some(self.files.read_part(&digest).map_err(bad)?),
+            None => None,
+        };
+        head.into_review(part.as_deref(), value).map_err(bad)
+    }
+
+    /// Removes the oldest reviews whose inspections retention has removed, as far as their messages
+    /// are delivered.
+    pub(super) fn prune_reviews(&self) -> Result<(), StoreError> {
+        let first_kept = self.lock_chain()?.first_seq;
+        while self.prune_review_batch(first_kept)? {}
+        Ok(())
+    }
+
+    fn prune_review_batch(&self, first_kept: u64) -> Result<bool, StoreError> {
+        let failed = |e| StoreError::sled("read the oldest reviews", e);
+        let mut chain = self.lock_reviews()?;
+        let r = &self.trees.review;
+        let (mut victims, mut parts) = (Vec::new(), Vec::new());
+        let mut before = chain.before_first;
+        for row in r.reviews.range(key_of(chain.first_seq)..).take(PRUNE_BATCH) {
+            let (key, value) = row.map_err(failed)?;
+            let seq = seq_of(&key)?;
+            let bad = |reason| StoreError::BadRecord { seq, reason };
+            let head = review_record::decode(seq, &value).map_err(bad)?;
+            if head.inspection_seq >= first_kept || r.owed.contains_key(key_of(seq)).map_err(failed)? {
+                break;
+            }
+            if let Some(digest) = head.part_digest().map_err(bad)? {
+                let user = self.trees.files.get(digest).map_err(failed)?.map(|v| open_seq(&v)).transpose()?;
+                parts.extend((user == Some(REVIEW_FILE | seq)).then_some(digest));
+            }
+            before = sha256(&value);
+            victims.push((seq, head.inspection_seq));
+        }
+        let Some(&(last, _)) = victims.last() else { return Ok(false) };
+        let next = Chain { first_seq: last + 1, before_first: before, ..chain.clone() };
+        let chain_value = next.seal();
+        self.transaction("remove old reviews", || {
+            (&r.reviews, &r.reviewed, &r.by_inspection, &self.trees.meta, &self.trees.files).transaction(
+                |(reviews, reviewed, by, meta, files)| -> ConflictableTransactionResult<(), Infallible> {
+                    for &(seq, inspection) in &victims {
+                        reviews.remove(&key_of(seq))?;
+                        reviewed.remove(&key_of(inspection))?;
+                        by.remove(pair_key(inspection, seq).as_slice())?;
+                    }
+                    for digest in &parts {
+                        files.remove(digest.as_slice())?;
+                    }
+                    meta.insert(CHAIN_KEY, chain_value.as_slice())?;
+                    Ok(())
+                },
+            )
+        })?;
+        *chain = next;
+        self.sync.wait(self.sync.request(0))?;
+        for digest in parts {
+            self.files.remove(Kind::Part, &digest)?;
+        }
+        Ok(victims.len() == PRUNE_BATCH)
+    }
+
+    fn lock_reviews(&self) -> Result<MutexGuard<'_, Chain>, StoreError> {
+        self.reviews.chain.lock().map_err(|_| StoreError::Stopped { reason: "a review panicked".into() })
+    }
+}
+
+fn invalid(what: &str) -> ReviewError {
+    ReviewError::Invalid { what: what.to_owned() }
+}
+
+/// What a decision must keep to whoever makes it.
+fn check(decision: &Decision) -> Result<(), ReviewError> {
+    let long = |text: &str, max: usize| text.chars().count() > max;
+    if long(&decision.reason, REASON_CHARS_MAX) {
+        return Err(invalid(&format!("a reason has at most {REASON_CHARS_MAX} characters")));
+    }
+    if long(&decision.note, NOTE_CHARS_MAX) {
+        return Err(invalid(&format!("a note has at most {NOTE_CHARS_MAX} characters")));
+    }
+    let findings = decision.findings.as_deref().unwrap_or_default();
+    if findings.len() > FINDINGS_MAX {
+        return Err(invalid(&format!("a decision has at most {FINDINGS_MAX} boxes")));
+    }
+    for (i, f) in findings.iter().enumerate() {
+        let b = f.bbox_px;
+        let numbers = [b.x0, b.y0, b.x1, b.y1].iter().all(|x| x.is_finite() && (0.0..=1e6).contains(x));
+        if !numbers || b.x0 >= b.x1 || b.y0 >= b.y1 {
+            return Err(invalid(&format!(
+                "findings[{i}].bbox_px must be [x0, y0, x1, y1], x0 < x1, y0 < y1"
+            )));
+        }
+        if f.label.is_empty() || long(&f.label, 64) {
+            return Err(invalid(&format!("findings[{i}].label must have 1 to 64 characters")));
+        }
+    }
+    let texts = decision.texts.as_deref().unwrap_or_default();
+    if texts.len() > TEXTS_MAX || texts.iter().any(|t| long(&t.text, 500) || long(&t.prompt, 64)) {
+        return Err(invalid("texts are too many or too long"));
+    }
+    Ok(())
+}
+
+fn blank(subject: &Subject, actor: &str, kind: ReviewKind) -> Review {
+    Review {
+        seq: 0,
+        at: SystemTime::now(),
+        actor: actor.to_owned(),
+        inspection_id: subject.id.clone(),
+        inspection_seq: subject.seq,
+        record_sha256: hex(&subject.record),
+        kind,
+        model_verdict: subject.model_verdict.to_owned(),
+        verdict: None,
+        reason: String::new(),
+        note: String::new(),
+        findings: None,
+        texts: None,
+        supersedes: None,
+        restores: None,
+        hash: String::new(),
+    }
+}
+
+fn pair_key(inspection: u64, review: u64) -> Vec<u8> {
+    [key_of(inspection), key_of(review)].concat()
+}
+
+fn seal_standing(s: &Standing) -> Vec<u8> {
+    let verdict = s.verdict.map(|v| v.as_str().to_owned());
+    let wire = StandingV1 { last: s.last, effective: s.effective, verdict };
+    value::seal(1, &serde_json::to_vec(&wire).expect("numbers and strings always serialise"))
+}
+
+pub(super) fn open_standing(seq: u64, bytes: &[u8]) -> Result<Standing, StoreError> {
+    let bad = |reason: String| StoreError::BadRecord { seq, reason: format!("standing: {reason}") };
+    let (_, body) = value::open(bytes).map_err(|r| bad(r.to_owned()))?;
+    let wire: StandingV1 = serde_json::from_slice(body).map_err(|e| bad(e.to_string()))?;
+    let verdict = wire.verdict.as_deref().and_then(Decided::parse);
+    Ok(Standing { last: wire.last, effective: wire.effective, verdict })
+}
+
+/// The digest in hex digits, or what is wrong with it.
+pub(super) fn digest(text: &str) -> Result<Digest, String> {
+    unhex(text).ok_or_else(|| format!("{text:?} is no sha256"))
+}
+
+#[cfg(test)]
+#[path = "review_tests.rs"]
+mod tests;

@@ -1,0 +1,73 @@
+//! All routes, and the OpenAPI document that is made from them.
+
+use super::{accounts, charts, decide, download, events, images, metrics, pages, queue, App};
+use axum::routing::get;
+use axum::{Json, Router};
+use std::sync::Arc;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "inspectd", description = "Graded inspections, and what people decide about them."),
+    security(("session" = []), ("token" = [])),
+    modifiers(&Schemes)
+)]
+struct Document;
+
+struct Schemes;
+
+impl Modify for Schemes {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_with(Default::default);
+        let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(super::auth::COOKIE)));
+        let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        components.add_security_scheme("session", cookie);
+        components.add_security_scheme("token", bearer);
+    }
+}
+
+fn described() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(accounts::me))
+        .routes(routes!(accounts::setup))
+        .routes(routes!(accounts::login))
+        .routes(routes!(accounts::logout))
+        .routes(routes!(accounts::accounts, accounts::put_account))
+        .routes(routes!(accounts::remove_account))
+        .routes(routes!(accounts::tokens, accounts::put_token))
+        .routes(routes!(accounts::remove_token))
+        .routes(routes!(queue::list))
+        .routes(routes!(queue::facets))
+        .routes(routes!(queue::one))
+        .routes(routes!(decide::decide))
+        .routes(routes!(decide::undo))
+        .routes(routes!(decide::bulk))
+        .routes(routes!(charts::charts))
+        .routes(routes!(events::stream))
+        .routes(routes!(images::full))
+        .routes(routes!(images::by_message))
+        .routes(routes!(images::thumb))
+        .routes(routes!(download::export))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(metrics::healthz))
+        .routes(routes!(metrics::readyz))
+}
+
+/// The OpenAPI document.
+pub fn document() -> utoipa::openapi::OpenApi {
+    described().into_openapi()
+}
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    let (router, document) = described().split_for_parts();
+    router
+        .route("/api/v1/openapi.json", get(move || async move { Json(document) }))
+        .route("/", get(pages::index))
+        .route("/assets/{name}", get(pages::asset))
+        .fallback(pages::nothing)
+        .with_state(app)
+}

@@ -1,0 +1,80 @@
+//! Answers that say no: a status, a stable word for machines, words for people.
+
+use crate::store::error::StoreError;
+use crate::store::review::ReviewError;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::Json;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The body of every answer that says no.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// Stable word, for example `changed`.
+    pub code: &'static str,
+    /// What is wrong, in English.
+    pub error: String,
+}
+
+/// Why a request is not done.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    error: String,
+}
+
+impl ApiError {
+    pub fn new(status: StatusCode, code: &'static str, error: impl Into<String>) -> Self {
+        Self { status, code, error: error.into() }
+    }
+
+    pub fn bad(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", error)
+    }
+
+    pub fn not_found(what: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", what)
+    }
+
+    /// The work ended in a panic or was cut off.
+    pub fn internal(error: impl std::fmt::Display) -> Self {
+        tracing::error!(%error, "a request failed");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the server could not do it; its log says why",
+        )
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(Problem { code: self.code, error: self.error })).into_response()
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Stopped { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_stopped", error.to_string())
+            }
+            error => Self::internal(error),
+        }
+    }
+}
+
+impl From<ReviewError> for ApiError {
+    fn from(error: ReviewError) -> Self {
+        let words = error.to_string();
+        match error {
+            ReviewError::NoInspection { .. } => Self::not_found(words),
+            ReviewError::Changed { .. } => Self::new(StatusCode::CONFLICT, "changed", words),
+            ReviewError::NothingToUndo { .. } => Self::new(StatusCode::CONFLICT, "nothing_to_undo", words),
+            ReviewError::Invalid { .. } => Self::bad(words),
+            ReviewError::Store { source } => source.into(),
+        }
+    }
+}

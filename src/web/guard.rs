@@ -1,0 +1,117 @@
+//! What every request goes through before a route sees it, and every answer before it leaves.
+//!
+//!     headers of security --> panic caught --> 30 s --> body of 256 KiB --> Host --> Origin --> routes
+//!
+//! - Host must name this machine: else a page of somebody else could be resolved to this address and
+//!   read what its visitors may read (DNS rebinding).
+//! - Origin of a request that changes something must be the page itself (cross-site requests).
+
+use super::error::ApiError;
+use super::{api, metrics, App};
+use axum::extract::{Request, State};
+use axum::http::{header, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::{from_fn_with_state, Next};
+use axum::response::{IntoResponse, Response};
+use axum::Router;
+use std::sync::Arc;
+use std::time::Duration;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
+
+/// The longest body of a request.
+pub const BODY_BYTES_MAX: usize = 256 * 1024;
+/// The longest time until an answer begins.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Only our own files, no frames around us, no plugins; inline styles are what SVG charts set.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+    img-src 'self' data: blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// All routes behind the guard.
+pub fn router(app: Arc<App>) -> Router {
+    let header = |name: HeaderName, value: &'static str| {
+        SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+    };
+    api::router(Arc::clone(&app))
+        .layer(from_fn_with_state(Arc::clone(&app), check))
+        .layer(RequestBodyLimitLayer::new(BODY_BYTES_MAX))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(app, metrics::count))
+        .layer(header(header::CONTENT_SECURITY_POLICY, POLICY))
+        .layer(header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(header(header::X_FRAME_OPTIONS, "DENY"))
+        .layer(header(header::REFERRER_POLICY, "no-referrer"))
+        .layer(header(HeaderName::from_static("cross-origin-resource-policy"), "same-origin"))
+        .layer(header(header::CACHE_CONTROL, "no-store"))
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+    ApiError::internal(format!("a route panicked: {words}")).into_response()
+}
+
+async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
+    let host = text(header::HOST).unwrap_or("");
+    if !is_ours(&app, host_name(host)) {
+        let no = "this host name is not served here; [web] hosts lists those that are";
+        return ApiError::new(StatusCode::MISDIRECTED_REQUEST, "host", no).into_response();
+    }
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if !safe {
+        if let Some(origin) = headers.get(header::ORIGIN) {
+            let scheme = if app.options.uses_tls() { "https" } else { "http" };
+            if origin.as_bytes() != format!("{scheme}://{host}").as_bytes() {
+                return ApiError::new(
+                    StatusCode::FORBIDDEN,
+                    "origin",
+                    "only the page itself may ask for this",
+                )
+                .into_response();
+            }
+        }
+    }
+    next.run(request).await
+}
+
+/// The name in `name:port` or `[v6]:port`.
+fn host_name(host: &str) -> &str {
+    if host.starts_with('[') {
+        return host.split_inclusive(']').next().unwrap_or(host);
+    }
+    host.split(':').next().unwrap_or(host)
+}
+
+fn is_ours(app: &App, name: &str) -> bool {
+    let ip = app.options.listen.ip();
+    let is = |one: &str| one.eq_ignore_ascii_case(name);
+    is("localhost")
+        || is("127.0.0.1")
+        || is("[::1]")
+        || is(&ip.to_string())
+        || is(&format!("[{ip}]"))
+        || app.options.hosts.iter().any(|h| is(h))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_taken_without_its_port() {
+        for (host, name) in [
+            ("a.local:80", "a.local"),
+            ("a.local", "a.local"),
+            ("[::1]:8080", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("", ""),
+        ] {
+            assert_eq!(host_name(host), name);
+        }
+    }
+}

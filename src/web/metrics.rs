@@ -1,0 +1,148 @@
+//! Health and figures for machines.
+
+use super::auth::{self, Role};
+use super::error::{ApiError, Problem};
+use super::{accounts, App};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{header, HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::Json;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use utoipa::ToSchema;
+
+/// Upper bounds of the buckets of request times, in seconds.
+const BUCKETS_S: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
+
+#[derive(Clone, Debug, Default)]
+struct Times {
+    buckets: [u64; BUCKETS_S.len()],
+    count: u64,
+    sum_s: f64,
+}
+
+/// Requests by route and status.
+#[derive(Default)]
+pub struct Counters {
+    requests: Mutex<BTreeMap<(String, u16), u64>>,
+    times: Mutex<BTreeMap<String, Times>>,
+}
+
+/// Counts a request; the time is until the answer begins. Routes are counted by their pattern, so
+/// that no visitor can make the list grow.
+pub async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let answer = next.run(request).await;
+    let seconds = started.elapsed().as_secs_f64();
+    let mut requests = app.counters.requests.lock().unwrap_or_else(PoisonError::into_inner);
+    *requests.entry((route.clone(), answer.status().as_u16())).or_default() += 1;
+    drop(requests);
+    let mut times = app.counters.times.lock().unwrap_or_else(PoisonError::into_inner);
+    let times = times.entry(route).or_default();
+    times.count += 1;
+    times.sum_s += seconds;
+    for (bucket, bound) in times.buckets.iter_mut().zip(BUCKETS_S) {
+        *bucket += u64::from(seconds <= bound);
+    }
+    answer
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Healthy {
+    /// ok, or what is not.
+    pub status: String,
+}
+
+/// The process answers.
+#[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = Healthy)))]
+pub async fn healthz() -> Json<Healthy> {
+    Json(Healthy { status: "ok".into() })
+}
+
+/// Parts are inspected and kept.
+#[utoipa::path(get, path = "/readyz", tag = "health", security(()), responses(
+    (status = 200, body = Healthy), (status = 503, body = Healthy)))]
+pub async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Healthy>) {
+    let no = |what: &str| (StatusCode::SERVICE_UNAVAILABLE, Json(Healthy { status: what.to_owned() }));
+    if app.store.check().is_err() {
+        return no("the store has stopped");
+    }
+    if !(app.probe)().alive {
+        return no("the inspector shows no life");
+    }
+    (StatusCode::OK, Json(Healthy { status: "ok".into() }))
+}
+
+/// Figures in Prometheus' text form.
+#[utoipa::path(get, path = "/metrics", tag = "health", responses(
+    (status = 200, description = "Prometheus text", content_type = "text/plain", body = String),
+    (status = 401, body = Problem)))]
+pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    if !app.options.open_metrics {
+        let who = auth::who(&app, &headers)?;
+        if who.is_none_or(|w| w.role < Role::Viewer) {
+            let error = "send Authorization: Bearer TOKEN, or set [web] open_metrics";
+            return Err(ApiError::new(StatusCode::UNAUTHORIZED, "login", error));
+        }
+    }
+    let text = accounts::blocking(&app, text).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+fn text(app: &App) -> Result<String, ApiError> {
+    let (facets, health) = (app.store.facets()?, (app.probe)());
+    let mut out = String::new();
+    let mut one = |name: &str, kind: &str, help: &str, value: u64| {
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+    };
+    one("inspectd_inspections_total", "counter", "Inspections ever stored.", *app.store.subscribe().borrow());
+    one(
+        "inspectd_reviews_total",
+        "counter",
+        "Decisions ever stored.",
+        *app.store.subscribe_reviews().borrow(),
+    );
+    one(
+        "inspectd_outbox_entries",
+        "gauge",
+        "Results the broker has not acknowledged.",
+        app.store.outbox_len(),
+    );
+    one("inspectd_undecided_inspections", "gauge", "Sent to review and not decided.", facets.undecided);
+    one("inspectd_broker_connected", "gauge", "1 when the broker is connected.", u64::from(health.broker));
+    one("inspectd_inspector_alive", "gauge", "1 when the inspector shows life.", u64::from(health.alive));
+    one("inspectd_store_ok", "gauge", "0 when the store has stopped.", u64::from(app.store.check().is_ok()));
+    let _ = writeln!(
+        out,
+        "# HELP inspectd_stored_inspections Inspections that are kept, by the model's verdict."
+    );
+    let _ = writeln!(out, "# TYPE inspectd_stored_inspections gauge");
+    for (word, n) in ["pass", "fail", "review"].into_iter().zip(facets.verdicts) {
+        let _ = writeln!(out, "inspectd_stored_inspections{{verdict=\"{word}\"}} {n}");
+    }
+    requests(app, &mut out);
+    Ok(out)
+}
+
+fn requests(app: &App, out: &mut String) {
+    let _ = writeln!(out, "# HELP inspectd_http_requests_total Requests by route and status.");
+    let _ = writeln!(out, "# TYPE inspectd_http_requests_total counter");
+    for ((route, status), n) in app.counters.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let _ = writeln!(out, "inspectd_http_requests_total{{route=\"{route}\",status=\"{status}\"}} {n}");
+    }
+    let name = "inspectd_http_request_duration_seconds";
+    let _ = writeln!(out, "# HELP {name} Time until an answer begins.\n# TYPE {name} histogram");
+    for (route, times) in app.counters.times.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (bound, n) in BUCKETS_S.iter().zip(times.buckets) {
+            let _ = writeln!(out, "{name}_bucket{{route=\"{route}\",le=\"{bound}\"}} {n}");
+        }
+        let _ = writeln!(out, "{name}_bucket{{route=\"{route}\",le=\"+Inf\"}} {}", times.count);
+        let _ = writeln!(out, "{name}_sum{{route=\"{route}\"}} {}", times.sum_s);
+        let _ = writeln!(out, "{name}_count{{route=\"{route}\"}} {}", times.count);
+    }
+}

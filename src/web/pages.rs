@@ -1,0 +1,74 @@
+//! The page's own files, inside the binary.
+
+use super::error::ApiError;
+use crate::store::images::{hex, sha256};
+use axum::extract::Path;
+use axum::http::{header, HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JS: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+/// Name, kind and content of every file.
+pub const FILES: &[(&str, &str, &str)] = &[
+    ("index.html", HTML, include_str!("assets/index.html")),
+    ("style.css", CSS, include_str!("assets/style.css")),
+    ("icon.svg", SVG, include_str!("assets/icon.svg")),
+    ("main.js", JS, include_str!("assets/main.js")),
+    ("api.js", JS, include_str!("assets/api.js")),
+    ("dom.js", JS, include_str!("assets/dom.js")),
+    ("words.js", JS, include_str!("assets/words.js")),
+    ("queue.js", JS, include_str!("assets/queue.js")),
+    ("part.js", JS, include_str!("assets/part.js")),
+    ("picture.js", JS, include_str!("assets/picture.js")),
+    ("charts.js", JS, include_str!("assets/charts.js")),
+    ("people.js", JS, include_str!("assets/people.js")),
+];
+
+/// The page.
+pub async fn index(headers: HeaderMap) -> Response {
+    file("index.html", &headers)
+}
+
+/// One of its files.
+pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
+    file(&name, &headers)
+}
+
+fn file(name: &str, headers: &HeaderMap) -> Response {
+    let Some((_, kind, text)) = FILES.iter().find(|(n, _, _)| *n == name) else {
+        return ApiError::not_found("there is no such file").into_response();
+    };
+    let tag = format!("\"{}\"", &hex(&sha256(text.as_bytes()))[..16]);
+    // A new version of the program has a new page, so that the browser always asks, and mostly hears 304.
+    let caching = [(header::ETAG, tag.clone()), (header::CACHE_CONTROL, "no-cache".to_owned())];
+    if headers.get(header::IF_NONE_MATCH).is_some_and(|t| t.as_bytes() == tag.as_bytes()) {
+        return (StatusCode::NOT_MODIFIED, caching).into_response();
+    }
+    (caching, [(header::CONTENT_TYPE, *kind)], *text).into_response()
+}
+
+/// No route.
+pub async fn nothing() -> ApiError {
+    ApiError::not_found("there is nothing here; /api/v1/openapi.json lists what there is")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_small_and_needs_nobody_else() {
+        let script: usize = FILES.iter().filter(|f| f.1 == JS).map(|f| f.2.len()).sum();
+        assert!(script < 100_000, "{script} bytes of script");
+        for (name, _, text) in FILES {
+            let outside = text.replace("http://www.w3.org/2000/svg", "");
+            assert!(
+                !outside.contains("http://") && !outside.contains("https://"),
+                "{name} names another host"
+            );
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The queue and one inspection.
+
+use super::accounts::blocking;
+use super::auth::Viewer;
+use super::error::{ApiError, Problem};
+use super::wire::{
+    finite, AnswerView, Detail, FindingView, LatencyView, ModelView, ReviewView, Summary, TextView,
+};
+use super::{images, App};
+use crate::domain::grade::Grade;
+use crate::domain::grid::Grid;
+use crate::domain::pipeline::{Pipeline, PromptKind};
+use crate::domain::review::Decided;
+use crate::store::query::{unix_ms, Filter};
+use crate::store::record::{parse_rfc3339, rfc3339, Stored};
+use axum::extract::{Path, Query, State};
+use axum::Json;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+
+/// Inspections of one page when nothing is asked.
+const PAGE: usize = 50;
+
+/// What is looked for. Words may be several, joined by commas.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    /// pass, fail, review: the model's verdict.
+    pub verdict: Option<String>,
+    /// ok, cosmetic, rework, reject.
+    pub grade: Option<String>,
+    pub label: Option<String>,
+    pub camera: Option<String>,
+    pub pipeline: Option<String>,
+    /// A piece of the part id.
+    pub part: Option<String>,
+    /// RFC 3339.
+    pub from: Option<String>,
+    /// RFC 3339.
+    pub to: Option<String>,
+    /// Whether a person's decision is in force.
+    pub reviewed: Option<bool>,
+    /// pass or fail: what the person decided.
+    pub decided: Option<String>,
+}
+
+impl Search {
+    /// The store's filter.
+    ///
+    /// # Errors
+    /// A word that is none; it is named.
+    pub fn filter(&self) -> Result<Filter, ApiError> {
+        let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+        let time = |name: &str, text: &Option<String>| {
+            let parse = |t: String| parse_rfc3339(&t).map(unix_ms);
+            given(text).map(parse).transpose().map_err(|e| ApiError::bad(format!("{name}: {e}")))
+        };
+        let decided = given(&self.decided).map(|w| {
+            Decided::parse(&w).ok_or_else(|| ApiError::bad(format!("decided: {w:?} is not pass or fail")))
+        });
+        Ok(Filter {
+            verdicts: places("verdict", &self.verdict, &["pass", "fail", "review"])?,
+            grades: places("grade", &self.grade, &Grade::ALL.map(Grade::as_str))?,
+            label: given(&self.label),
+            camera: given(&self.camera),
+            pipeline: given(&self.pipeline),
+            part: given(&self.part),
+            from_ms: time("from", &self.from)?,
+            to_ms: time("to", &self.to)?,
+            reviewed: self.reviewed,
+            decided: decided.transpose()?,
+        })
+    }
+}
+
+fn places(name: &str, given: &Option<String>, words: &[&str]) -> Result<Vec<u8>, ApiError> {
+    let given = given.as_deref().unwrap_or("");
+    let place = |word: &str| {
+        let at = words.iter().position(|w| *w == word);
+        let bad = || ApiError::bad(format!("{name}: {word:?} is not one of {}", words.join(", ")));
+        at.map(|at| at as u8).ok_or_else(bad)
+    };
+    given.split(',').map(str::trim).filter(|w| !w.is_empty()).map(place).collect()
+}
+
+/// Where in the list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Cursor {
+    /// Only inspections before this sequence number: `next` of the page before.
+    pub before: Option<u64>,
+    /// 1 to 500.
+    #[param(minimum = 1, maximum = 500)]
+    pub limit: Option<usize>,
+}
+
+/// One page of the queue.
+#[derive(Serialize, ToSchema)]
+pub struct Listing {
+    pub items: Vec<Summary>,
+    /// How many match in all.
+    pub total: u64,
+    pub next: Option<u64>,
+    /// False while old inspections are still being looked through after a start.
+    pub complete: bool,
+}
+
+/// Inspections, newest first.
+#[utoipa::path(get, path = "/api/v1/inspections", tag = "inspections", params(Search, Cursor), responses(
+    (status = 200, body = Listing), (status = 400, body = Problem), (status = 401, body = Problem)))]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    _: Viewer,
+    Query(search): Query<SearchAndCursor>,
+) -> Result<Json<Listing>, ApiError> {
+    let (search, cursor) = search.split();
+    let filter = search.filter()?;
+    let limit = cursor.limit.unwrap_or(PAGE);
+    if !(1..=crate::store::query::PAGE_MAX).contains(&limit) {
+        return Err(ApiError::bad("limit must be from 1 to 500"));
+    }
+    blocking(&app, move |app| {
+        let page = app.store.find(&filter, cursor.before, limit)?;
+        let mut items = Vec::with_capacity(page.seqs.len());
+        for seq in page.seqs {
+            items.extend(summary(app, seq)?);
+        }
+        Ok(Json(Listing { items, total: page.total, next: page.next, complete: page.complete }))
+    })
+    .await
+}
+
+/// `Search` and `Cursor` in one query text; serde_urlencoded cannot flatten numbers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchAndCursor {
+    verdict: Option<String>,
+    grade: Option<String>,
+    label: Option<String>,
+    camera: Option<String>,
+    pipeline: Option<String>,
+    part: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    reviewed: Option<bool>,
+    decided: Option<String>,
+    before: Option<u64>,
+    limit: Option<usize>,
+}
+
+impl SearchAndCursor {
+    fn split(self) -> (Search, Cursor) {
+        let Self {
+            verdict,
+            grade,
+            label,
+            camera,
+            pipeline,
+            part,
+            from,
+            to,
+            reviewed,
+            decided,
+            before,
+            limit,
+        } = self;
+        let search = Search { verdict, grade, label, camera, pipeline, part, from, to, reviewed, decided };
+        (search, Cursor { before, limit })
+    }
+}
+
+/// The summary of one record; `None` when retention has just removed it.
+pub fn summary(app: &App, seq: u64) -> Result<Option<Summary>, ApiError> {
+    let Some(stored) = app.store.get(seq)? else { return Ok(None) };
+    let standing = app.store.standing(seq)?;
+    let decision = match standing.and_then(|s| s.effective) {
+        Some(review) => app.store.review_entry(review)?,
+        None => None,
+    };
+    Ok(Some(Summary::new(&stored, decision.as_ref(), standing.map(|s| s.last))))
+}
+
+/// Counts by what there is to filter by.
+#[derive(Serialize, ToSchema)]
+pub struct FacetView {
+    pub cameras: Vec<Count>,
+    pub pipelines: Vec<Count>,
+    pub labels: Vec<Count>,
+    pub verdicts: Vec<Count>,
+    pub grades: Vec<Count>,
+    /// Sent to review by the model and not decided yet.
+    pub undecided: u64,
+    pub complete: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Count {
+    pub name: String,
+    pub count: u64,
+}
+
+/// What there is to filter by.
+#[utoipa::path(get, path = "/api/v1/facets", tag = "inspections", responses(
+    (status = 200, body = FacetView), (status = 401, body = Problem)))]
+pub async fn facets(State(app): State<Arc<App>>, _: Viewer) -> Result<Json<FacetView>, ApiError> {
+    blocking(&app, |app| {
+        let facets = app.store.facets()?;
+        let counts =
+            |all: Vec<(String, u64)>| all.into_iter().map(|(name, count)| Count { name, count }).collect();
+        let words = |words: &[&str], n: &[u64]| {
+            words
+                .iter()
+                .zip(n)
+                .map(|(name, count)| Count { name: (*name).to_owned(), count: *count })
+                .collect()
+        };
+        Ok(Json(FacetView {
+            cameras: counts(facets.cameras),
+            pipelines: counts(facets.pipelines),
+            labels: counts(facets.labels),
+            verdicts: words(&["pass", "fail", "review"], &facets.verdicts),
+            grades: words(&Grade::ALL.map(Grade::as_str), &facets.grades),
+            undecided: facets.undecided,
+            complete: app.store.index_complete()?,
+        }))
+    })
+    .await
+}
+
+/// Everything about one inspection.
+#[utoipa::path(get, path = "/api/v1/inspections/{id}", tag = "inspections", params(("id" = String, Path)), responses(
+    (status = 200, body = Detail), (status = 401, body = Problem), (status = 404, body = Problem)))]
+pub async fn one(
+    State(app): State<Arc<App>>,
+    _: Viewer,
+    Path(id): Path<String>,
+) -> Result<Json<Detail>, ApiError> {
+    blocking(&app, move |app| Ok(Json(detail(app, &stored(app, &id)?)?))).await
+}
+
+/// The inspection with this id.
+pub fn stored(app: &App, id: &str) -> Result<Stored, ApiError> {
+    let found = match app.store.get_by_id(id) {
+        Err(crate::store::error::StoreError::InvalidId { .. }) => None,
+        other => other?,
+    };
+    found.ok_or_else(|| ApiError::not_found("there is no such inspection"))
+}
+
+fn detail(app: &App, stored: &Stored) -> Result<Detail, ApiError> {
+    let i = &stored.inspection;
+    let reviews = app.store.reviews_of(stored.seq)?;
+    let standing = app.store.standing(stored.seq)?;
+    let decision = standing.and_then(|s| s.effective).and_then(|e| reviews.iter().find(|r| r.seq == e));
+    let size = stored.image.as_ref().and_then(|s| images::size(app, &s.image.sha256));
+    let pipeline = app.pipelines.iter().find(|p| p.name == i.pipeline && p.version == i.pipeline_version);
+    let l = &i.latency;
+    Ok(Detail {
+        summary: Summary::new(stored, decision, standing.map(|s| s.last)),
+        captured_at: rfc3339(i.captured_at),
+        pipeline_version: i.pipeline_version.clone(),
+        model: ModelView {
+            name: i.model.name.clone(),
+            sha256: i.model.text_sha256.clone(),
+            mmproj_sha256: i.model.mmproj_sha256.clone(),
+        },
+        prompt_hash: i.prompt_hash.clone(),
+        score: finite(f64::from(i.score)),
+        boxes: i.findings.iter().map(FindingView::new).collect(),
+        texts: i.texts.iter().map(TextView::new).collect(),
+        tiles_planned: i.tiles.planned,
+        tiles_inspected: i.tiles.inspected,
+        width: size.map(|s| s.0),
+        height: size.map(|s| s.1),
+        grid: pipeline.zip(size).and_then(|(p, (w, h))| grid(p, w, h)),
+        mm_per_px: pipeline.map(|p| p.mm_per_px),
+        known_labels: known_labels(app, i.findings.iter().map(|f| &f.label)),
+        latency: LatencyView {
+            queue: finite(l.queue_ms),
+            preprocess: finite(l.preprocess_ms),
+            vision: finite(l.vision_ms),
+            prefill: finite(l.prefill_ms),
+            decode: finite(l.decode_ms),
+            total: finite(l.total_ms),
+        },
+        answers: i
+            .answers
+            .iter()
+            .map(|a| AnswerView { prompt: a.prompt.clone(), tile: a.tile, text: a.text.clone() })
+            .collect(),
+        replayed: i.replayed,
+        origin: i.origin.clone(),
+        reviews: reviews.iter().map(ReviewView::new).collect(),
+    })
+}
+
+fn grid(pipeline: &Pipeline, width: u32, height: u32) -> Option<Vec<[u32; 4]>> {
+    let grid = Grid::new(width, height, &pipeline.frame, &pipeline.tiling).ok()?;
+    Some(grid.tiles.iter().map(|t| [t.rect.x0, t.rect.y0, t.rect.x1, t.rect.y1]).collect())
+}
+
+/// Labels of all recipes and those of the findings themselves.
+fn known_labels<'a>(app: &App, found: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut all: BTreeSet<String> = found.cloned().collect();
+    for prompt in app.pipelines.iter().flat_map(|p| &p.prompts) {
+        if let PromptKind::Defects { labels } = &prompt.kind {
+            all.extend(labels.iter().cloned());
+        }
+    }
+    all.into_iter().collect()
+}

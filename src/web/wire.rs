@@ -1,0 +1,312 @@
+//! What the API says, as types: summaries for lists, everything about one inspection, reviews.
+
+use crate::domain::finding::Finding;
+use crate::domain::grade::Severity;
+use crate::domain::rect::BoxPx;
+use crate::domain::review::{OperatorBox, OperatorText, Review};
+use crate::domain::text::TextLine;
+use crate::store::record::{rfc3339, Stored};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One inspection in a list.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Summary {
+    pub seq: u64,
+    /// ULID.
+    pub id: String,
+    /// RFC 3339, UTC, of the verdict.
+    pub at: String,
+    pub camera: String,
+    pub pipeline: String,
+    pub part_id: Option<String>,
+    pub lot: Option<String>,
+    /// pass, fail or review, as the model and the recipe have it.
+    pub verdict: &'static str,
+    pub reason: Option<String>,
+    pub grade: &'static str,
+    /// Distinct labels of the findings, the worst first.
+    pub labels: Vec<String>,
+    pub findings: usize,
+    pub latency_ms: Option<f64>,
+    /// sha256 of the picture.
+    pub image: Option<String>,
+    /// The decision in force.
+    pub decision: Option<DecisionView>,
+    /// The newest entry about it, for `based_on`.
+    pub last_review: Option<u64>,
+}
+
+/// The decision in force, in short.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DecisionView {
+    pub verdict: Option<&'static str>,
+    pub kind: &'static str,
+    pub actor: String,
+    pub at: String,
+}
+
+impl Summary {
+    /// A stored inspection with the decision in force and the newest entry.
+    pub fn new(stored: &Stored, decision: Option<&Review>, last_review: Option<u64>) -> Self {
+        let i = &stored.inspection;
+        let mut findings: Vec<_> = i.findings.iter().collect();
+        findings.sort_by(|a, b| b.grade.cmp(&a.grade).then(b.confidence.total_cmp(&a.confidence)));
+        let mut labels: Vec<String> = Vec::new();
+        for finding in findings {
+            if !labels.contains(&finding.label) {
+                labels.push(finding.label.clone());
+            }
+        }
+        Self {
+            seq: stored.seq,
+            id: i.id.clone(),
+            at: rfc3339(i.finished_at),
+            camera: i.camera.clone(),
+            pipeline: i.pipeline.clone(),
+            part_id: i.trigger.part_id.clone(),
+            lot: i.trigger.lot.clone(),
+            verdict: i.verdict.as_str(),
+            reason: i.verdict.reason().map(ToString::to_string),
+            grade: i.grade.as_str(),
+            labels,
+            findings: i.findings.len(),
+            latency_ms: finite(i.latency.total_ms),
+            image: stored.image.as_ref().map(|s| s.image.sha256.clone()),
+            decision: decision.map(DecisionView::new),
+            last_review,
+        }
+    }
+}
+
+impl DecisionView {
+    fn new(review: &Review) -> Self {
+        Self {
+            verdict: review.verdict.map(|v| v.as_str()),
+            kind: review.kind.as_str(),
+            actor: review.actor.clone(),
+            at: rfc3339(review.at),
+        }
+    }
+}
+
+/// Everything about one inspection.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Detail {
+    #[serde(flatten)]
+    pub summary: Summary,
+    pub captured_at: String,
+    pub pipeline_version: String,
+    pub model: ModelView,
+    /// sha256 over all prompts.
+    pub prompt_hash: String,
+    /// How likely the part is defective, 0..1.
+    pub score: Option<f64>,
+    /// The model's findings.
+    pub boxes: Vec<FindingView>,
+    pub texts: Vec<TextView>,
+    pub tiles_planned: usize,
+    pub tiles_inspected: usize,
+    /// Size of the picture in pixels.
+    pub width: Option<u32>,
+    pub height: Option<u32>,
+    /// x0, y0, x1, y1 of every tile; null when the recipe has changed since.
+    pub grid: Option<Vec<[u32; 4]>>,
+    /// Millimetres a pixel; null when the recipe has changed since.
+    pub mm_per_px: Option<f64>,
+    /// Labels that the recipe knows.
+    pub known_labels: Vec<String>,
+    pub latency: LatencyView,
+    /// What the model said, word for word.
+    pub answers: Vec<AnswerView>,
+    pub replayed: bool,
+    pub origin: String,
+    /// All entries about it, oldest first.
+    pub reviews: Vec<ReviewView>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ModelView {
+    pub name: String,
+    pub sha256: String,
+    pub mmproj_sha256: String,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct FindingView {
+    pub label: String,
+    pub severity: &'static str,
+    pub grade: &'static str,
+    /// x0, y0, x1, y1 in pixels of the picture.
+    pub bbox_px: [Option<f32>; 4],
+    pub longest_mm: Option<f64>,
+    pub area_mm2: Option<f64>,
+    pub confidence: Option<f32>,
+}
+
+impl FindingView {
+    pub fn new(f: &Finding) -> Self {
+        let b = &f.bbox_px;
+        Self {
+            label: f.label.clone(),
+            severity: f.severity.as_str(),
+            grade: f.grade.as_str(),
+            bbox_px: [b.x0, b.y0, b.x1, b.y1].map(|x| x.is_finite().then_some(x)),
+            longest_mm: finite(f.longest_mm),
+            area_mm2: finite(f.area_mm2),
+            confidence: f.confidence.is_finite().then_some(f.confidence),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TextView {
+    pub prompt: String,
+    pub line: usize,
+    pub read: Option<String>,
+    pub expected: Option<String>,
+    pub matches: Option<bool>,
+    pub mismatches: Vec<MismatchView>,
+    pub confidence: Option<f32>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct MismatchView {
+    /// Position in what was read, in characters.
+    pub at: usize,
+    pub read: String,
+    pub expected: String,
+}
+
+impl TextView {
+    pub fn new(t: &TextLine) -> Self {
+        Self {
+            prompt: t.prompt.clone(),
+            line: t.line,
+            read: t.read.clone(),
+            expected: t.expected.clone(),
+            matches: t.matches,
+            mismatches: t
+                .mismatches
+                .iter()
+                .map(|m| MismatchView { at: m.at, read: m.read.clone(), expected: m.expected.clone() })
+                .collect(),
+            confidence: t.confidence.is_finite().then_some(t.confidence),
+        }
+    }
+}
+
+/// Milliseconds.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LatencyView {
+    pub queue: Option<f64>,
+    pub preprocess: Option<f64>,
+    pub vision: Option<f64>,
+    pub prefill: Option<f64>,
+    pub decode: Option<f64>,
+    pub total: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AnswerView {
+    pub prompt: String,
+    pub tile: usize,
+    pub text: String,
+}
+
+/// One entry of the ledger of reviews.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ReviewView {
+    pub seq: u64,
+    pub at: String,
+    pub actor: String,
+    pub inspection_id: String,
+    pub inspection_seq: u64,
+    /// confirm, override, decide or undo.
+    pub kind: &'static str,
+    pub model_verdict: String,
+    /// pass or fail; null after an undo that leaves no decision.
+    pub verdict: Option<&'static str>,
+    pub reason: String,
+    pub note: String,
+    pub findings: Option<Vec<BoxBody>>,
+    pub texts: Option<Vec<TextBody>>,
+    pub supersedes: Option<u64>,
+    pub restores: Option<u64>,
+    /// sha256 of the entry: what the next one names as its predecessor.
+    pub hash: String,
+}
+
+impl ReviewView {
+    pub fn new(r: &Review) -> Self {
+        Self {
+            seq: r.seq,
+            at: rfc3339(r.at),
+            actor: r.actor.clone(),
+            inspection_id: r.inspection_id.clone(),
+            inspection_seq: r.inspection_seq,
+            kind: r.kind.as_str(),
+            model_verdict: r.model_verdict.clone(),
+            verdict: r.verdict.map(|v| v.as_str()),
+            reason: r.reason.clone(),
+            note: r.note.clone(),
+            findings: r.findings.as_ref().map(|f| f.iter().map(BoxBody::new).collect()),
+            texts: r.texts.as_ref().map(|t| t.iter().map(TextBody::new).collect()),
+            supersedes: r.supersedes,
+            restores: r.restores,
+            hash: r.hash.clone(),
+        }
+    }
+}
+
+/// A defect as an operator has it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BoxBody {
+    pub label: String,
+    /// minor, major or critical.
+    pub severity: String,
+    /// x0, y0, x1, y1 in pixels of the picture.
+    pub bbox_px: [f32; 4],
+}
+
+impl BoxBody {
+    fn new(b: &OperatorBox) -> Self {
+        let p = b.bbox_px;
+        let severity = b.severity.as_str().to_owned();
+        Self { label: b.label.clone(), severity, bbox_px: [p.x0, p.y0, p.x1, p.y1] }
+    }
+
+    /// The domain's form, or what is wrong.
+    pub fn into_domain(self) -> Result<OperatorBox, String> {
+        let [x0, y0, x1, y1] = self.bbox_px;
+        let severity = Severity::parse(&self.severity)
+            .ok_or_else(|| format!("severity {:?} is not minor, major or critical", self.severity))?;
+        Ok(OperatorBox { label: self.label, severity, bbox_px: BoxPx::new(x0, y0, x1, y1) })
+    }
+}
+
+/// A line as an operator reads it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TextBody {
+    pub prompt: String,
+    /// 1 for the first line.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub line: usize,
+    pub text: String,
+}
+
+impl TextBody {
+    fn new(t: &OperatorText) -> Self {
+        Self { prompt: t.prompt.clone(), line: t.line, text: t.text.clone() }
+    }
+
+    pub fn into_domain(self) -> OperatorText {
+        OperatorText { prompt: self.prompt, line: self.line, text: self.text }
+    }
+}
+
+pub fn finite(x: f64) -> Option<f64> {
+    x.is_finite().then_some(x)
+}
