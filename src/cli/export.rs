@@ -81,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let out = &args.out;
     std::fs::create_dir_all(out.parent().unwrap_or(Path::new(""))).ok();
     std::fs::create_dir(out).with_context(|| format!("--out {}", out.display()))?;
-    let total = store.find(&filter, None, 0)?.total;
+    let total = store.find(&filter, None, 0, 0)?.total;
     let exported = write(&store, &filter, args.format, out, total)?;
     eprintln!("export: {exported} of {total} inspections in {}", out.display());
     Ok(ExitCode::SUCCESS)

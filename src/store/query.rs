@@ -121,6 +121,8 @@ pub struct Page {
     pub seqs: Vec<u64>,
     /// How many match in all.
     pub total: u64,
+    /// How many of them are not before `before`.
+    pub newer: u64,
     /// Give it as `before` for the next page.
     pub next: Option<u64>,
     /// False while old inspections are still being looked through.
@@ -358,16 +360,24 @@ impl Store {
         self.write_index().decide(seq, verdict);
     }
 
-    /// The next `limit` inspections before `before` that fit, newest first.
+    /// `limit` of the inspections before `before` that fit, newest first, after the first `skip`.
     ///
     /// # Errors
     /// `StoreError` when the database cannot be read.
-    pub fn find(&self, filter: &Filter, before: Option<u64>, limit: usize) -> Result<Page, StoreError> {
+    pub fn find(
+        &self,
+        filter: &Filter,
+        before: Option<u64>,
+        skip: u64,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
         let mut page = Page { complete: true, ..Page::default() };
         let limit = limit.min(PAGE_MAX);
         self.scan(filter, |seq, _, _| {
             page.total += 1;
-            if before.is_none_or(|b| seq < b) {
+            if before.is_some_and(|b| seq >= b) {
+                page.newer += 1;
+            } else if page.total - page.newer > skip {
                 if page.seqs.len() < limit {
                     page.seqs.push(seq);
                 } else {

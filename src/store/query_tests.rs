@@ -1,1 +1,67 @@
-//! Tests of query.
+//! Tests of finding.
+
+use super::*;
+use crate::domain::review::Decision;
+use crate::store::tests::{open, sample};
+
+fn seqs(store: &Store, filter: &Filter) -> Vec<u64> {
+    store.find(filter, None, 0, 100).unwrap().seqs
+}
+
+fn all() -> Filter {
+    Filter::default()
+}
+
+#[test]
+fn rows_are_found_by_everything_they_have_across_blocks_and_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let last = BLOCK + 40;
+    for n in 1..=last {
+        let mut part = sample(n);
+        part.camera = format!("cam{}", n % 2);
+        part.trigger.part_id = Some(format!("SN{n:05}"));
+        part.verdict = if n % 3 == 0 { Verdict::Pass } else { part.verdict };
+        part.findings.iter_mut().for_each(|f| f.label = if n % 5 == 0 { "pit" } else { "scratch" }.into());
+        store.commit(&part, None).unwrap();
+    }
+    let (id, decided) = (sample(7).id, 7);
+    let decision = Decision {
+        verdict: Decided::Pass,
+        reason: "r".into(),
+        note: String::new(),
+        findings: None,
+        texts: None,
+    };
+    store.review(&id, "anna", decision, None).unwrap();
+    let has_findings = !sample(1).findings.is_empty();
+    drop(store);
+    let store = open(dir.path());
+    let newest = store.find(&all(), None, 0, 3).unwrap();
+    assert_eq!(newest.seqs, [last, last - 1, last - 2], "the newest are found before the oldest are loaded");
+    assert!(!newest.complete);
+    while store.index_older().unwrap() {}
+    let page = store.find(&all(), Some(last - 1), 2, 2).unwrap();
+    assert_eq!((page.seqs, page.total, page.newer), (vec![last - 4, last - 5], last, 2));
+    assert_eq!((page.next, page.complete), (Some(last - 5), true));
+    let count = |filter: Filter| store.find(&filter, None, 0, 0).unwrap().total;
+    assert_eq!(count(Filter { verdicts: vec![0], ..all() }), last / 3);
+    assert_eq!(count(Filter { camera: Some("cam1".into()), ..all() }), last.div_ceil(2));
+    assert_eq!(count(Filter { camera: Some("none".into()), ..all() }), 0);
+    if has_findings {
+        assert_eq!(count(Filter { label: Some("pit".into()), ..all() }), last / 5);
+    }
+    assert_eq!(seqs(&store, &Filter { part: Some("sn00009".into()), ..all() }), [9]);
+    assert_eq!(seqs(&store, &Filter { reviewed: Some(true), ..all() }), [decided]);
+    assert_eq!(seqs(&store, &Filter { decided: Some(Decided::Fail), ..all() }), [0; 0]);
+    let at = unix_ms(sample(9).finished_at);
+    let span = Filter { from_ms: Some(at), to_ms: Some(at), ..all() };
+    let same = (1..=last).filter(|n| unix_ms(sample(*n).finished_at) == at).count();
+    assert_eq!(seqs(&store, &span).len(), same);
+    store.undo_review(&id, "anna", "", Some(1)).unwrap();
+    assert_eq!(seqs(&store, &Filter { reviewed: Some(true), ..all() }), [0; 0], "an undo is seen at once");
+    store.commit(&sample(last + 1), None).unwrap();
+    assert_eq!(seqs(&store, &all())[0], last + 1, "a commit is seen at once");
+    let facets = store.facets().unwrap();
+    assert_eq!(facets.verdicts.iter().sum::<u64>(), last + 1);
+}

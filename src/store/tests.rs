@@ -75,7 +75,7 @@ pub(crate) fn sample(n: u64) -> Inspection {
     }
 }
 
-fn open(dir: &Path) -> Store {
+pub(crate) fn open(dir: &Path) -> Store {
     Store::open(dir, StoreOptions::default()).unwrap()
 }
 

@@ -92,6 +92,8 @@ fn places(name: &str, given: &Option<String>, words: &[&str]) -> Result<Vec<u8>,
 pub struct Cursor {
     /// Only inspections before this sequence number: `next` of the page before.
     pub before: Option<u64>,
+    /// Leave out so many first, for a list that jumps.
+    pub skip: Option<u64>,
     /// 1 to 500.
     #[param(minimum = 1, maximum = 500)]
     pub limit: Option<usize>,
@@ -103,6 +105,8 @@ pub struct Listing {
     pub items: Vec<Summary>,
     /// How many match in all.
     pub total: u64,
+    /// How many of them are not before `before`.
+    pub newer: u64,
     pub next: Option<u64>,
     /// False while old inspections are still being looked through after a start.
     pub complete: bool,
@@ -123,12 +127,18 @@ pub async fn list(
         return Err(ApiError::bad("limit must be from 1 to 500"));
     }
     blocking(&app, move |app| {
-        let page = app.store.find(&filter, cursor.before, limit)?;
+        let page = app.store.find(&filter, cursor.before, cursor.skip.unwrap_or(0), limit)?;
         let mut items = Vec::with_capacity(page.seqs.len());
         for seq in page.seqs {
             items.extend(summary(app, seq)?);
         }
-        Ok(Json(Listing { items, total: page.total, next: page.next, complete: page.complete }))
+        Ok(Json(Listing {
+            items,
+            total: page.total,
+            newer: page.newer,
+            next: page.next,
+            complete: page.complete,
+        }))
     })
     .await
 }
@@ -148,6 +158,7 @@ pub struct SearchAndCursor {
     reviewed: Option<bool>,
     decided: Option<String>,
     before: Option<u64>,
+    skip: Option<u64>,
     limit: Option<usize>,
 }
 
@@ -165,10 +176,11 @@ impl SearchAndCursor {
             reviewed,
             decided,
             before,
+            skip,
             limit,
         } = self;
         let search = Search { verdict, grade, label, camera, pipeline, part, from, to, reviewed, decided };
-        (search, Cursor { before, limit })
+        (search, Cursor { before, skip, limit })
     }
 }
 

@@ -1,1 +1,32 @@
-// people
+// Accounts and tokens.
+
+import { del, get, post } from "./api.js";
+import { h, icon, replace, sheet, toast } from "./dom.js";
+import { t, when } from "./words.js";
+
+const ROLES = ["viewer", "operator", "engineer"];
+const roles = (role, change) => h("select", { name: "role", onchange: change, "aria-label": t("role") }, ROLES.map((r) => h("option", { value: r, selected: r === role }, t(r))));
+
+export async function people(main) {
+  const [accounts, tokens] = await Promise.all([get("/api/v1/accounts"), get("/api/v1/tokens")]);
+  const again = () => people(main);
+  const tried = async (work) => {
+    try { await work(); again(); } catch (refused) { toast(refused.message, null, "bad"); again(); }
+  };
+  const gone = (path) => h("button.plain", { "aria-label": t("remove"), onclick: () => tried(() => del(path)) }, icon("trash"));
+  const account = (a) => h("tr", {}, h("td", {}, h("strong", {}, a.name)), h("td", {}, roles(a.role, (e) => tried(() => post("/api/v1/accounts", { name: a.name, role: e.target.value })))),
+    h("td.quiet", {}, when(a.created_at)), h("td", {}, gone(`/api/v1/accounts/${encodeURIComponent(a.name)}`)));
+  const token = (k) => h("tr", {}, h("td", {}, h("strong", {}, k.name)), h("td", {}, t(k.role)), h("td.quiet", {}, `${when(k.created_at)} · ${k.created_by}`), h("td", {}, gone(`/api/v1/tokens/${encodeURIComponent(k.name)}`)));
+  const form = (fields, send) => {
+    const f = h("form.inline", { onsubmit: (e) => { e.preventDefault(); tried(() => send(Object.fromEntries(new FormData(f)))); } }, fields, h("button.primary", {}, t("add")));
+    return f;
+  };
+  replace(main, h("div.sheetlike", {},
+    h("section.card", {}, h("h2", {}, t("accounts")), h("table", {}, h("tbody", {}, accounts.map(account))),
+      form([h("input", { name: "name", placeholder: t("name"), required: true, autocomplete: "off" }), h("input", { name: "password", type: "password", placeholder: t("newPassword"), minlength: 8, required: true, autocomplete: "new-password" }), roles("operator")], (v) => post("/api/v1/accounts", v))),
+    h("section.card", {}, h("h2", {}, t("tokens")), h("table", {}, h("tbody", {}, tokens.map(token))),
+      form([h("input", { name: "name", placeholder: t("newToken"), required: true, autocomplete: "off" }), roles("viewer")], async (v) => {
+        const made = await post("/api/v1/tokens", v);
+        sheet(made.name, () => h("div.body", {}, h("p", {}, t("tokenOnce")), h("code.secret", {}, made.token), h("button.primary", { onclick: () => navigator.clipboard?.writeText(made.token) }, t("copy"))));
+      }))));
+}

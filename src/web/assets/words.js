@@ -1,1 +1,72 @@
-// words
+// English and Chinese. Codes of reasons and labels of recipes stay as they are.
+
+const WORDS = {
+  en: {
+    review: "Review", charts: "Charts", people: "People", login: "Log in", logout: "Log out", name: "Name",
+    password: "Password", code: "Setup code", setup: "First start", setupHint: "Make the first account with the code that the terminal printed.",
+    create: "Create account", pass: "pass", fail: "fail", open: "open", ok: "ok", cosmetic: "cosmetic", rework: "rework", reject: "reject",
+    v_pass: "Pass", v_fail: "Fail", v_review: "Review", all: "All", any: "Any", undecided: "To decide", decided: "Decided", filters: "Filters", verdict: "Model says",
+    grade: "Grade", label: "Label", camera: "Camera", pipeline: "Pipeline", part: "Part", partSearch: "Part number", from: "From", to: "To",
+    state: "State", clear: "Clear", none: "Nothing fits these filters.", noneYet: "No inspections yet. They appear here as parts come in.",
+    inspections: "inspections", newOnes: "new", export: "Export", bulk: "Confirm all…", bulkTitle: "Confirm many at once",
+    bulkHint: "This confirms the model's pass or fail of every undecided inspection in this list. What the model sent to review is left to you, one by one.",
+    bulkCount: "Type the number to confirm:", bulkNone: "There is nothing to confirm in bulk here.", bulkTooMany: "At most 1000 at once: narrow the filters.", confirmed: "confirmed",
+    choose: "Choose an inspection.", keys: "Keys", confirmPass: "Confirm pass", confirmFail: "Confirm fail", toFail: "Override: fail", toPass: "Override: pass",
+    goodPart: "Good part: pass", badPart: "Bad part: fail", undo: "Undo", why: "Why?", whyHint: "An override needs a reason. It stays in the ledger.",
+    r_false: "False alarm: nothing there", r_accept: "Acceptable blemish", r_missed: "Missed defect", r_text: "Text read wrongly", r_worse: "Worse than graded", r_other: "Other reason", save: "Save",
+    note: "Note", noteHint: "A note for the ledger (optional)", findings: "Findings", noFindings: "No findings.", texts: "Text", read: "Read", expected: "Expected", notRead: "not read",
+    correct: "Correct", history: "Decisions", noHistory: "Nobody has decided yet.", model: "Model", answers: "Model's own answers", noAnswers: "It found nothing to say.", latency: "Time",
+    queue: "waiting", preprocess: "resize", vision: "vision", prefill: "prefill", decode: "decode", total: "total", tiles: "tiles", score: "Defect score",
+    boxes: "Boxes", grid: "Tiles", draw: "Draw a box", fit: "Whole picture", zoomIn: "Closer", zoomOut: "Farther", remove: "Delete", severity: "Severity", minor: "minor", major: "major", critical: "critical",
+    noImage: "The picture is not kept any more.", corrected: "Corrections not saved yet", discard: "Discard", saveCorr: "Save corrections", changed: "decided meanwhile. This is the newest state.", changedBy: "changed by",
+    saved: "saved", undone: "Taken back", confirm: "confirmed", override: "overrode", decide: "decided", k_undo: "took back", by: "by", origin: "Origin", lot: "Lot", recipe: "Recipe", prompt: "Prompts",
+    connected: "live", reconnecting: "reconnecting", partial: "older inspections are still being read in", viewerOnly: "You may look, not decide.",
+    yield: "Yield", yieldHint: "Share passed, people's decisions before the model's", pareto: "Parts with each label", pchart: "Share rejected", mean: "mean", limits: "limits", alarmsNone: "In control.",
+    a_outside: "outside its limits", a_shift: "shift: 8 in a row on one side", a_run: "rejects in a row", agreement: "Operators and model", agreed: "agreed", person: "Person", lat: "Time from picture to verdict",
+    last: "Last", h1: "hour", h8: "8 hours", d1: "day", d7: "7 days", everything: "everything", accounts: "Accounts", role: "Role", viewer: "viewer", operator: "operator", engineer: "engineer",
+    tokens: "Tokens for machines", add: "Add", tokenOnce: "Copy it now. It is shown this once.", copy: "Copy", created: "Made", failed: "That did not work", cancel: "Cancel", parts: "parts", newPassword: "Password (8 or more)",
+    help: "j next · k previous · y confirm · n override · z undo · b boxes · g tiles · d draw · f fit · / search · ? keys", newToken: "New token", language: "中文", theme: "Theme", nothingToUndo: "There is nothing to take back.",
+  },
+  zh: {
+    review: "复核", charts: "图表", people: "用户", login: "登录", logout: "退出", name: "用户名", password: "密码", code: "初始代码", setup: "首次启动", setupHint: "用终端打印的代码创建第一个账户。",
+    create: "创建账户", pass: "合格", fail: "不合格", open: "待定", ok: "良好", cosmetic: "外观", rework: "返工", reject: "报废", v_pass: "合格", v_fail: "不合格", v_review: "待复核",
+    all: "全部", any: "任意", undecided: "待决定", decided: "已决定", filters: "筛选", verdict: "模型判定", grade: "等级", label: "缺陷", camera: "相机", pipeline: "配方", part: "工件", partSearch: "工件编号", from: "从", to: "到",
+    state: "状态", clear: "清除", none: "没有符合条件的检测。", noneYet: "还没有检测。工件到来时会显示在这里。", inspections: "条检测", newOnes: "条新检测", export: "导出", bulk: "全部确认…", bulkTitle: "批量确认",
+    bulkHint: "确认此列表中所有未决定检测的模型合格/不合格判定。模型送复核的工件需逐个决定。", bulkCount: "请输入数量以确认：", bulkNone: "没有可批量确认的检测。", bulkTooMany: "一次最多 1000 条：请缩小筛选范围。", confirmed: "已确认",
+    choose: "请选择一条检测。", keys: "按键", confirmPass: "确认合格", confirmFail: "确认不合格", toFail: "改判不合格", toPass: "改判合格", goodPart: "好件：合格", badPart: "坏件：不合格", undo: "撤销", why: "原因？", whyHint: "改判需要原因，并会记入账本。",
+    r_false: "误报：没有缺陷", r_accept: "可接受的瑕疵", r_missed: "漏检缺陷", r_text: "文字读错", r_worse: "比判定更严重", r_other: "其他原因", save: "保存", note: "备注", noteHint: "记入账本的备注（可选）",
+    findings: "缺陷", noFindings: "没有缺陷。", texts: "文字", read: "读取", expected: "应为", notRead: "未读到", correct: "更正", history: "决定记录", noHistory: "还没有人决定。", model: "模型", answers: "模型原话", noAnswers: "模型没有发现。", latency: "用时",
+    queue: "等待", preprocess: "缩放", vision: "视觉", prefill: "预填", decode: "解码", total: "总计", tiles: "图块", score: "缺陷分数", boxes: "方框", grid: "图块", draw: "画方框", fit: "全图", zoomIn: "放大", zoomOut: "缩小", remove: "删除", severity: "严重度", minor: "轻微", major: "主要", critical: "严重",
+    noImage: "图片已不再保存。", corrected: "更正尚未保存", discard: "放弃", saveCorr: "保存更正", changed: "已被他人决定，现为最新状态。", changedBy: "更改者", saved: "已保存", undone: "已撤销", confirm: "确认", override: "改判", decide: "决定", k_undo: "撤销", by: "", origin: "来源", lot: "批次", recipe: "配方", prompt: "提示",
+    connected: "实时", reconnecting: "重新连接", partial: "较早的检测仍在读取", viewerOnly: "您只能查看，不能决定。", yield: "合格率", yieldHint: "合格比例，人的决定优先于模型", pareto: "各缺陷的工件数", pchart: "不合格比例", mean: "均值", limits: "控制限", alarmsNone: "受控。",
+    a_outside: "超出控制限", a_shift: "偏移：连续 8 点同侧", a_run: "连续不合格", agreement: "操作员与模型", agreed: "一致", person: "人", lat: "从拍摄到判定的时间", last: "最近", h1: "1 小时", h8: "8 小时", d1: "1 天", d7: "7 天", everything: "全部",
+    accounts: "账户", role: "角色", viewer: "查看者", operator: "操作员", engineer: "工程师", tokens: "机器令牌", add: "添加", tokenOnce: "请立即复制，只显示这一次。", copy: "复制", created: "创建", failed: "操作失败", cancel: "取消", parts: "件", newPassword: "密码（至少 8 位）",
+    help: "j 下一个 · k 上一个 · y 确认 · n 改判 · z 撤销 · b 方框 · g 图块 · d 画框 · f 全图 · / 搜索 · ? 按键", newToken: "新令牌", language: "English", theme: "主题", nothingToUndo: "没有可撤销的决定。",
+  },
+};
+
+let lang = localStorage.getItem("lang") || (navigator.language.startsWith("zh") ? "zh" : "en");
+document.documentElement.lang = lang;
+
+export const t = (key) => WORDS[lang][key] ?? WORDS.en[key] ?? key;
+
+export function switchLanguage() {
+  lang = lang === "en" ? "zh" : "en";
+  localStorage.setItem("lang", lang);
+  document.documentElement.lang = lang;
+}
+
+const locale = () => (lang === "zh" ? "zh-CN" : undefined);
+export const number = (n, digits = 0) => n === null || n === undefined ? "–" : n.toLocaleString(locale(), { maximumFractionDigits: digits, minimumFractionDigits: digits });
+export const percent = (x, digits = 0) => x === null || x === undefined ? "–" : number(x * 100, digits) + " %";
+
+export function clock(at) {
+  const d = new Date(at);
+  return d.toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+}
+export function day(at) {
+  const d = new Date(at);
+  if (d.toDateString() === new Date().toDateString()) return "";
+  return d.toLocaleDateString(locale(), { month: "short", day: "numeric" });
+}
+export const when = (at) => [day(at), clock(at)].filter(Boolean).join(" ");

@@ -1,0 +1,131 @@
+//! A headless Chromium, driven over chromedriver; both end with the value.
+
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::json;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The longest wait for anything on the page; only a failure takes so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Browser {
+    pub page: Client,
+    driver: Child,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// `width` and `height` of the window in pixels.
+    pub async fn start(width: u32, height: u32) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let driver = Command::new("chromedriver")
+            .arg(format!("--port={port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromium and chromedriver are needed for this test: .ci/install-deps");
+        let profile = tempfile::tempdir().unwrap();
+        let data = format!("--user-data-dir={}", profile.path().display());
+        let window = format!("--window-size={width},{height}");
+        let arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--lang=en-US",
+            "--disable-dev-shm-usage",
+            &data,
+            &window,
+        ];
+        let options = json!({"goog:chromeOptions": {"args": arguments}});
+        let url = format!("http://127.0.0.1:{port}");
+        let start = Instant::now();
+        let page = loop {
+            let mut builder = ClientBuilder::new(HttpConnector::new());
+            builder.capabilities(options.as_object().unwrap().clone());
+            match builder.connect(&url).await {
+                Ok(page) => break page,
+                Err(error) => assert!(start.elapsed() < PATIENCE, "chromedriver: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        Self { page, driver, _profile: profile }
+    }
+
+    /// Waits until a script's expression holds.
+    pub async fn until(&self, what: &str) {
+        let start = Instant::now();
+        loop {
+            let script = format!("try {{ return Boolean({what}); }} catch (e) {{ return false; }}");
+            if self.page.execute(&script, vec![]).await.unwrap() == json!(true) {
+                return;
+            }
+            if start.elapsed() > PATIENCE {
+                let text = self.page.execute("return document.body.innerText", vec![]).await.unwrap();
+                panic!("waited in vain until {what}; the page says {text}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub async fn value(&self, what: &str) -> serde_json::Value {
+        self.page.execute(&format!("return {what};"), vec![]).await.unwrap()
+    }
+
+    pub async fn click(&self, css: &str) {
+        self.until(&format!("document.querySelector({css:?})")).await;
+        self.page.find(Locator::Css(css)).await.unwrap().click().await.unwrap();
+    }
+
+    pub async fn fill(&self, css: &str, text: &str) {
+        self.until(&format!("document.querySelector({css:?})")).await;
+        self.page.find(Locator::Css(css)).await.unwrap().send_keys(text).await.unwrap();
+    }
+
+    /// Presses keys one by one, wherever the focus is.
+    pub async fn keys(&self, keys: &str) {
+        use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
+        for key in keys.chars() {
+            let press = KeyActions::new("keys".into())
+                .then(KeyAction::Down { value: key })
+                .then(KeyAction::Up { value: key });
+            self.page.perform_actions(press).await.unwrap();
+        }
+    }
+
+    /// Drags from one place of the window to another.
+    pub async fn drag(&self, from: (i64, i64), to: (i64, i64)) {
+        use fantoccini::actions::{InputSource as _, MouseActions, PointerAction, MOUSE_BUTTON_LEFT};
+        let at = |(x, y): (i64, i64)| PointerAction::MoveTo {
+            duration: Some(Duration::from_millis(60)),
+            x: x as f64,
+            y: y as f64,
+        };
+        let middle = ((from.0 + to.0) / 2, (from.1 + to.1) / 2);
+        let drag = MouseActions::new("mouse".into())
+            .then(at(from))
+            .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })
+            .then(at(middle))
+            .then(at(to))
+            .then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
+        self.page.perform_actions(drag).await.unwrap();
+    }
+
+    pub async fn end(mut self) {
+        let _ = self.page.clone().close().await;
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // After a failed test the browser ends with its driver's session.
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}

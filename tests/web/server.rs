@@ -1,0 +1,128 @@
+//! A server on a free port, with a store that holds parts and one account a role.
+
+use super::http::{ask, Answer};
+use super::inspections::inspection;
+use inspectd::domain::grade::{Grade, Reason, Verdict};
+use inspectd::domain::inspection::Inspection;
+use inspectd::domain::rect::BoxPx;
+use inspectd::domain::text::TextLine;
+use inspectd::store::accounts::{Account, Token};
+use inspectd::store::images::sha256;
+use inspectd::store::{Store, StoreOptions};
+use inspectd::web::auth::{self, Role};
+use inspectd::web::{App, Health, Web, WebOptions};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub const PASSWORD: &str = "correct horse";
+
+/// What the tests send as each role's token.
+pub fn token(role: Role) -> String {
+    format!("ispd_test_{}", role.as_str())
+}
+
+pub struct Server {
+    pub web: Web,
+    pub store: Arc<Store>,
+    pub dir: tempfile::TempDir,
+}
+
+/// Part `n`: every third passes, every third fails, every third is a review with text.
+pub fn part(n: u64) -> Inspection {
+    let mut part = inspection(n);
+    part.captured_at = std::time::SystemTime::now() - Duration::from_secs(3000) + Duration::from_secs(n);
+    part.finished_at = part.captured_at + Duration::from_millis(700 + 10 * (n % 7));
+    part.findings[0].bbox_px = BoxPx::new(60.0, 40.0, 130.0, 90.0);
+    match n % 3 {
+        0 => {
+            part.verdict = Verdict::Pass;
+            part.grade = Grade::Ok;
+            part.findings.clear();
+        }
+        1 => {}
+        _ => {
+            part.verdict = Verdict::Review(Reason::TextUncertain { prompt: "nameplate".into(), line: 1 });
+            part.findings[0].label = "pit".into();
+            part.texts = vec![TextLine {
+                prompt: "nameplate".into(),
+                line: 1,
+                read: Some("SN4821-87".into()),
+                expected: Some("SN4821-B7".into()),
+                matches: Some(false),
+                mismatches: vec![],
+                confidence: 0.61,
+            }];
+        }
+    }
+    part
+}
+
+pub fn picture() -> Vec<u8> {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model/examples/images/defect-256x256-00.png");
+    std::fs::read(path).unwrap()
+}
+
+pub fn commit(store: &Store, part: &Inspection) {
+    let image = store.put_image(&picture(), "png").unwrap();
+    store.commit(part, Some(image)).unwrap();
+}
+
+pub fn options(dir: &Path) -> WebOptions {
+    WebOptions {
+        listen: ([127, 0, 0, 1], 0).into(),
+        hosts: vec!["box.example".into()],
+        certificate: None,
+        state_dir: dir.to_owned(),
+        session: Duration::from_secs(3600),
+        open_metrics: false,
+    }
+}
+
+impl Server {
+    /// With `parts` inspections, the accounts viewer, operator and engineer, and a token for each.
+    pub fn start(parts: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap());
+        for n in 1..=parts {
+            commit(&store, &part(n));
+        }
+        let hash = auth::hash(PASSWORD).unwrap();
+        for role in Role::ALL {
+            let name = role.as_str().to_owned();
+            let (password_hash, created_at) = (hash.clone(), "2026-01-01T00:00:00.000Z".to_owned());
+            let account = Account {
+                name: name.clone(),
+                role: name.clone(),
+                password_hash,
+                created_at: created_at.clone(),
+            };
+            store.put_account(&account).unwrap();
+            let kept = Token { name: name.clone(), role: name, created_at, created_by: "test".into() };
+            store.put_token(&sha256(token(role).as_bytes()), &kept).unwrap();
+        }
+        Self::over(store, dir)
+    }
+
+    /// Over a store as it is.
+    pub fn over(store: Arc<Store>, dir: tempfile::TempDir) -> Self {
+        let probe = Box::new(|| Health { alive: true, broker: true });
+        let app = App::new(Arc::clone(&store), options(dir.path()), Vec::new(), probe).unwrap();
+        Self { web: Web::start(app).unwrap(), store, dir }
+    }
+
+    pub fn get(&self, path: &str, role: Role) -> Answer {
+        self.ask("GET", path, Some(role), "")
+    }
+
+    pub fn post(&self, path: &str, role: Role, body: &serde_json::Value) -> Answer {
+        self.ask("POST", path, Some(role), &body.to_string())
+    }
+
+    pub fn ask(&self, method: &str, path: &str, role: Option<Role>, body: &str) -> Answer {
+        let header = role.map(|r| format!("Authorization: Bearer {}", token(r)));
+        let headers: Vec<&str> = header.iter().map(String::as_str).collect();
+        ask(self.web.address, method, path, &headers, body)
+    }
+}
