@@ -1,6 +1,7 @@
 # make run     the demo: installs what is missing, builds, starts a broker if none answers, inspects
 # make test    everything that must hold before a change is taken
 # make soak    the promises at their full counts: hours
+# make fuzz-api  the API against its own OpenAPI document, with schemathesis in a venv of its own
 # Everything is built in the release profile, so that the tree is compiled once for all of these.
 
 SHELL := /bin/sh
@@ -14,7 +15,7 @@ CARGO := cargo
 SOAKS := soak-p1 soak-p2 soak-p3 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10
 SOAK ?= full
 
-.PHONY: run test soak $(SOAKS) build install-deps
+.PHONY: run test soak $(SOAKS) fuzz-api build install-deps
 
 run: build
 	.ci/demo
@@ -33,6 +34,8 @@ soak: $(SOAKS)
 
 $(SOAKS): soak-%: install-deps
 	SOAK=$(SOAK) $(CARGO) test --release --locked --test rigs --test faults --test daemon -- --nocapture --test-threads=1 $*_
+fuzz-api: build
+	.ci/schemathesis
 
 build: install-deps
 	$(CARGO) build --release --locked

@@ -58,7 +58,9 @@ function shortTime(ms, times) {
   const d = new Date(ms);
   return times.at(-1) - times[0] > 36e5 * 30 ? `${d.getMonth() + 1}/${d.getDate()}` : `${String(d.getHours()).padStart(2, "0")}:${String(d.getMinutes()).padStart(2, "0")}`;
 }
-const path = (points, cls) => svg("path", { class: cls, d: points.map(([px, py], i) => `${i ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("") });
+/// A line through points [x, y, place]; where places are missing the line is, too.
+const path = (points, cls) => svg("path", { class: cls, d: points.map(([px, py, at], i) => `${i && !(at - points[i - 1][2] > 1) ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("") });
+const ms = (v) => (v >= 10000 ? `${number(v / 1000)} s` : number(v));
 
 function yields(data) {
   const b = data.buckets;
@@ -69,7 +71,7 @@ function yields(data) {
     let at = 0;
     return ["pass", "review", "fail"].map((v) => { const y1 = y(at + k[v], most); const y0 = y(at, most); at += k[v]; return k[v] ? svg("rect", { x: x(i, n) - w / 2, y: y1, width: w, height: y0 - y1, class: "bar " + v }, svg("title", {}, `${when(k.at_ms)}: ${k[v]} ${t("v_" + v)}`)) : null; });
   };
-  const line = b.map((k, i) => [k.yield, i]).filter(([v]) => v !== null).map(([v, i]) => [x(i, n), y(v, 1)]);
+  const line = b.map((k, i) => [k.yield, i]).filter(([v]) => v !== null).map(([v, i]) => [x(i, n), y(v, 1), i]);
   return frame(t("yield"), axes(1, (v) => percent(v), b.map((k) => k.at_ms)), svg("g", { class: "soft" }, b.map(bar)), path(line, "line main"), line.length < 60 ? line.map(([cx, cy]) => svg("circle", { cx, cy, r: 2.6, class: "dot" })) : null);
 }
 
@@ -94,10 +96,10 @@ function latency(data) {
   const b = data.buckets;
   const n = b.length;
   const top = nice(Math.max(1, ...b.map((k) => k.latency_p95_ms || 0)));
-  const line = (key) => b.map((k, i) => [k[key], i]).filter(([v]) => v !== null).map(([v, i]) => [x(i, n), y(v, top)]);
+  const line = (key) => b.map((k, i) => [k[key], i]).filter(([v]) => v !== null).map(([v, i]) => [x(i, n), y(v, top), i]);
   const last = line("latency_p95_ms").at(-1);
   const low = line("latency_p50_ms").at(-1);
-  return frame(t("lat"), axes(top, (v) => number(v), b.map((k) => k.at_ms)), path(line("latency_p95_ms"), "line limit"), path(line("latency_p50_ms"), "line main"),
+  return frame(t("lat"), axes(top, ms, b.map((k) => k.at_ms)), path(line("latency_p95_ms"), "line limit"), path(line("latency_p50_ms"), "line main"),
     last && svg("text", { x: last[0] - 4, y: last[1] - 6, class: "tick end" }, "p95"), low && svg("text", { x: low[0] - 4, y: low[1] - 6, class: "tick end" }, "p50"));
 }
 

@@ -22,7 +22,7 @@ export class Queue {
     this.selected = null;
     this.fresh = 0;
     this.asked = new Set();
-    this.rowHeight = 84;
+    this.measure();
     this.search = h("input", { type: "search", placeholder: t("partSearch"), "aria-label": t("partSearch"), oninput: () => this.later(() => this.set({ part: this.search.value.trim() })) });
     this.chips = h("div.chips", { role: "group", "aria-label": t("filters") });
     this.more = h("div.more", { hidden: true });
@@ -39,10 +39,13 @@ export class Queue {
     replace(main, this.aside, this.view);
     this.main = main;
     this.part = new Part(this.view, this);
-    this.observer = new ResizeObserver(() => this.draw());
+    this.observer = new ResizeObserver(() => { this.measure(); this.draw(true); });
     this.observer.observe(this.list);
     this.fromAddress();
   }
+
+  /// Rows grow with the letters, which grow with the screen.
+  measure() { this.rowHeight = Math.max(84, Math.round(parseFloat(getComputedStyle(document.documentElement).fontSize) * 5.6)); }
 
   gone() { this.observer.disconnect(); }
 
@@ -158,7 +161,7 @@ export class Queue {
     const d = item.decision;
     const on = item.id === this.selected;
     return h("button.row", { style, role: "option", "aria-selected": String(on), class: `row ${item.verdict}${d?.verdict ? " done" : ""}`, tabindex: "-1", "data-id": item.id, onclick: () => this.open(item.id, true) },
-      item.image ? h("img", { src: `/api/v1/thumbs/${item.image}`, alt: "", loading: "lazy", decoding: "async", width: 80, height: 64 }) : h("span.noimg"),
+      item.image ? h("img", { src: `/api/v1/thumbs/${item.image}`, alt: "", loading: "lazy", decoding: "async", width: 80, height: 66 }) : h("span.noimg"),
       h("span.what", {},
         h("span.line1", {}, h("strong", {}, item.part_id || `#${item.seq}`), h("time", { datetime: item.at }, day(item.at) || clock(item.at))),
         h("span.line2", {}, item.labels.length ? item.labels.join(", ") : (item.reason || "").split(":")[0].replace("_", " ") || t(item.grade)),
