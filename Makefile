@@ -34,6 +34,7 @@ soak: $(SOAKS)
 
 $(SOAKS): soak-%: install-deps
 	SOAK=$(SOAK) $(CARGO) test --release --locked --test rigs --test faults --test daemon -- --nocapture --test-threads=1 $*_
+
 fuzz-api: build
 	.ci/schemathesis
 

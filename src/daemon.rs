@@ -107,7 +107,8 @@ async fn line(
     stop: &Stop,
     mut phase: tokio::sync::watch::Receiver<Phase>,
 ) -> anyhow::Result<Ended> {
-    let recorder = Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), config.web.is_some())?);
+    let recorder =
+        Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), config.web.is_some())?);
     let cameras = cameras::start(config, &recorder, worker.info(), stop)?;
     let inspector = inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station));
     notify(&[NotifyState::Ready]);

@@ -122,7 +122,7 @@ impl World {
                 assert!(self.outbox.remove(&seq));
                 self.dead.insert(seq);
             }
-            Action::SideRefused(_) => {}
+            Action::RemoveReview(_) | Action::SideRefused(_) => {}
         }
     }
 
@@ -427,4 +427,31 @@ fn an_outage_and_a_result_that_is_alone_convict_nothing() {
     assert!(world.blamed[&1] > 50);
     world.settle();
     assert!(world.outbox.is_empty());
+}
+
+#[test]
+fn a_review_is_owed_until_it_is_acknowledged_and_a_refused_one_holds_no_result() {
+    let mut machine = Machine::default();
+    let review = || Event::Changed(Side::Review(7));
+    let publish = Action::Publish(What::Side(Side::Review(7)));
+    let acked = |pkid, outcome| Event::Acked { pkid, outcome };
+    machine.handle(Event::Due);
+    machine.handle(Event::Connected { window: 8 });
+    machine.handle(Event::Sent { pkid: 1 });
+    machine.handle(acked(1, Outcome::Success));
+    machine.handle(Event::Fetched { seqs: vec![1], next: 2, end: true });
+    assert!(machine.handle(review()).contains(&publish));
+    machine.handle(Event::Sent { pkid: 2 });
+    machine.handle(Event::Sent { pkid: 3 });
+    let refused = machine.handle(acked(3, Outcome::Later));
+    assert!(
+        refused.contains(&Action::SideRefused(Side::Review(7)))
+            && !refused.contains(&Action::RemoveReview(7))
+    );
+    assert!(machine.handle(acked(2, Outcome::Success)).contains(&Action::Remove(1)), "results go on");
+    assert!(machine.handle(review()).contains(&publish));
+    machine.handle(Event::Sent { pkid: 4 });
+    machine.handle(Event::Sent { pkid: 5 });
+    let done: Vec<Action> = (4..=5).flat_map(|pkid| machine.handle(acked(pkid, Outcome::Success))).collect();
+    assert!(done.contains(&Action::RemoveReview(7)), "{done:?}");
 }

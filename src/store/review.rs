@@ -253,6 +253,7 @@ impl Store {
         make: impl FnOnce(&Subject) -> Result<Review, ReviewError>,
     ) -> Result<(Review, u64), ReviewError> {
         self.sync.check()?;
+        self.disk.check()?;
         let mut chain = self.lock_reviews()?;
         let subject = self.subject(id)?;
         let last = subject.standing.map(|s| s.last);
@@ -265,7 +266,7 @@ impl Store {
         let draft = Draft::new(&review, &chain.last_hash).map_err(unstorable)?;
         let part = match &draft.part {
             Some(bytes) => {
-                let (digest, added) = self.files.put_part(bytes)?;
+                let (digest, added) = self.files.put_part(bytes).map_err(|e| self.disk.explain(e))?;
                 self.add_usage(added);
                 Some(digest)
             }

@@ -19,8 +19,9 @@ impl Store {
     /// Keeps the small copy (JPEG) of the picture with this hash.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The disk is full, or the file cannot be written.
     pub fn put_thumbnail(&self, sha256: &str, jpeg: &[u8]) -> Result<(), StoreError> {
+        self.disk.check()?;
         let digest = unhex(sha256).ok_or_else(|| StoreError::NoImage { sha256: sha256.to_owned() })?;
         let path = self.files.thumb(&digest);
         let folder = path.parent().expect("a small copy lies two folders deep");

@@ -61,6 +61,7 @@ impl From<StoreError> for ApiError {
             StoreError::Stopped { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_stopped", error.to_string())
             }
+            error if error.passes() => Self::new(StatusCode::SERVICE_UNAVAILABLE, "full", error.to_string()),
             error => Self::internal(error),
         }
     }
