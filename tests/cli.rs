@@ -196,7 +196,10 @@ fn verify_needs_a_store() {
     drop(inspectd::store::Store::open(dir.path(), inspectd::store::StoreOptions::default()).unwrap());
     let found =
         json_lines(&run(&["verify", "--json", "--store", &dir.path().display().to_string()])).remove(0);
-    assert_eq!(keys(&found), BTreeSet::from(["inspections", "first_seq", "last_seq", "gaps", "broken_at"]));
+    assert_eq!(
+        keys(&found),
+        BTreeSet::from(["inspections", "first_seq", "last_seq", "gaps", "broken_at", "reviews"])
+    );
     assert_eq!((found["inspections"].as_u64(), found["broken_at"].is_null()), (Some(0), true));
     let out = run(&["verify", "--store", "nowhere"]);
     assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("nowhere"));
