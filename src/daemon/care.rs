@@ -23,7 +23,7 @@ const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// How often the size of the database is compared with what lives in it, which reads all of it.
 const COMPACTION_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A stage that shows no life for so long is stalled, and the watchdog is not fed.
-const STALL: Duration = Duration::from_secs(20);
+pub const STALL: Duration = Duration::from_secs(20);
 
 /// Raised while the line stands because the disk or the outbox is full.
 const ALARM_FULL: &str = "store_full";

@@ -1,7 +1,7 @@
 //! The review page of the station: builds the server and tells people where it is.
 
+use super::care::STALL;
 use super::station::Station;
-use super::STALL;
 use crate::config::Config;
 use crate::mqtt::state::Phase;
 use crate::store::Store;

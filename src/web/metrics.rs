@@ -69,8 +69,8 @@ pub async fn healthz() -> Json<Healthy> {
     (status = 200, body = Healthy), (status = 503, body = Healthy)))]
 pub async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Healthy>) {
     let no = |what: &str| (StatusCode::SERVICE_UNAVAILABLE, Json(Healthy { status: what.to_owned() }));
-    if app.store.check().is_err() {
-        return no("the store has stopped");
+    if app.store.accepts().is_err() {
+        return no("the store accepts nothing");
     }
     if !(app.probe)().alive {
         return no("the inspector shows no life");
@@ -116,7 +116,12 @@ fn text(app: &App) -> Result<String, ApiError> {
     one("inspectd_undecided_inspections", "gauge", "Sent to review and not decided.", facets.undecided);
     one("inspectd_broker_connected", "gauge", "1 when the broker is connected.", u64::from(health.broker));
     one("inspectd_inspector_alive", "gauge", "1 when the inspector shows life.", u64::from(health.alive));
-    one("inspectd_store_ok", "gauge", "0 when the store has stopped.", u64::from(app.store.check().is_ok()));
+    one(
+        "inspectd_store_ok",
+        "gauge",
+        "0 when the store accepts nothing: it has stopped, or is full.",
+        u64::from(app.store.accepts().is_ok()),
+    );
     let _ = writeln!(
         out,
         "# HELP inspectd_stored_inspections Inspections that are kept, by the model's verdict."
