@@ -12,7 +12,7 @@ use inspectd::vlm::attention::{Part, Span};
 use inspectd::vlm::gguf::Gguf;
 use inspectd::vlm::image::preprocess;
 use inspectd::vlm::kernel::Packed;
-use inspectd::vlm::kv::Arena;
+use inspectd::vlm::kv::{Arena, KvPrecision};
 use inspectd::vlm::linear::Precision;
 use inspectd::vlm::load::{load, Loaded};
 use inspectd::vlm::rope::{image_advance, image_positions, text_positions};
@@ -104,7 +104,9 @@ fn ask(m: &Loaded) -> Answer {
     let total = positions.len();
     assert_eq!(picture + behind.len() + first as usize, total);
     let config = &m.text.config;
-    let arena = Arena::new(config.blocks, 256, config.kv_heads * config.head_dim, &Device::Cpu).unwrap();
+    let arena =
+        Arena::new(config.blocks, 256, config.kv_heads * config.head_dim, KvPrecision::Single, &Device::Cpu)
+            .unwrap();
     let part = |filled: usize, rows: usize| Part {
         row: 0,
         rows,

@@ -80,5 +80,7 @@ impl LoopDisk {
 impl Drop for LoopDisk {
     fn drop(&mut self) {
         unmount(&self.mount);
+        // Memory, which a file system that could only be unmounted lazily would keep.
+        let _ = std::fs::remove_file(&self.image);
     }
 }

@@ -110,6 +110,7 @@ async fn a_decision_reaches_the_broker_even_if_it_was_away() {
             (Some(id(2).as_str()), Some("token:operator"))
         );
     }
+    assert_eq!(subscriber.newest("t/a/review").unwrap()["verdict"], "fail", "in the order of decisions");
     link.stop().await.unwrap();
 }
 
