@@ -151,6 +151,8 @@ fn the_optional_keys_of_the_plant_config_are_the_defaults() {
     // These have no default, and the file says so.
     assert_eq!(full.mqtt.username.take(), Some(Secret::new("st10")));
     assert!(full.mqtt.password_file.take().is_some());
+    let web = full.web.as_mut().expect("the plant has its page");
+    assert!(!std::mem::take(&mut web.hosts).is_empty() && web.certificate.take().is_some());
     assert_eq!(full.cameras[0].trigger.interval_ms.take(), Some(2000));
     let SourceConfig::Simulator { count, .. } = &mut full.cameras[1].source else {
         panic!("the second camera is simulated");

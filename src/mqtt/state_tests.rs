@@ -429,29 +429,49 @@ fn an_outage_and_a_result_that_is_alone_convict_nothing() {
     assert!(world.outbox.is_empty());
 }
 
+/// A machine whose client hands out packet ids in the order of publishing.
+#[derive(Default)]
+struct Line {
+    machine: Machine,
+    published: Vec<What>,
+}
+
+impl Line {
+    fn handle(&mut self, event: Event) -> Vec<Action> {
+        let mut actions = self.machine.handle(event);
+        let mut seen = 0;
+        while let Some(action) = actions.get(seen).cloned() {
+            seen += 1;
+            if let Action::Publish(what) = action {
+                self.published.push(what);
+                let pkid = self.published.len() as u16;
+                actions.extend(self.machine.handle(Event::Sent { pkid }));
+            }
+        }
+        actions
+    }
+
+    /// The broker's word on the newest message of this kind.
+    fn answer(&mut self, what: &What, outcome: Outcome) -> Vec<Action> {
+        let at = self.published.iter().rposition(|p| p == what).expect("it was published");
+        self.handle(Event::Acked { pkid: at as u16 + 1, outcome })
+    }
+}
+
 #[test]
 fn a_review_is_owed_until_it_is_acknowledged_and_a_refused_one_holds_no_result() {
-    let mut machine = Machine::default();
-    let review = || Event::Changed(Side::Review(7));
-    let publish = Action::Publish(What::Side(Side::Review(7)));
-    let acked = |pkid, outcome| Event::Acked { pkid, outcome };
-    machine.handle(Event::Due);
-    machine.handle(Event::Connected { window: 8 });
-    machine.handle(Event::Sent { pkid: 1 });
-    machine.handle(acked(1, Outcome::Success));
-    machine.handle(Event::Fetched { seqs: vec![1], next: 2, end: true });
-    assert!(machine.handle(review()).contains(&publish));
-    machine.handle(Event::Sent { pkid: 2 });
-    machine.handle(Event::Sent { pkid: 3 });
-    let refused = machine.handle(acked(3, Outcome::Later));
-    assert!(
-        refused.contains(&Action::SideRefused(Side::Review(7)))
-            && !refused.contains(&Action::RemoveReview(7))
-    );
-    assert!(machine.handle(acked(2, Outcome::Success)).contains(&Action::Remove(1)), "results go on");
-    assert!(machine.handle(review()).contains(&publish));
-    machine.handle(Event::Sent { pkid: 4 });
-    machine.handle(Event::Sent { pkid: 5 });
-    let done: Vec<Action> = (4..=5).flat_map(|pkid| machine.handle(acked(pkid, Outcome::Success))).collect();
+    let mut line = Line::default();
+    let review = What::Side(Side::Review(7));
+    let publish = Action::Publish(review.clone());
+    line.handle(Event::Due);
+    line.handle(Event::Connected { window: 8 });
+    line.handle(Event::Fetched { seqs: vec![1], next: 2, end: true });
+    assert!(line.handle(Event::Changed(Side::Review(7))).contains(&publish));
+    let refused = line.answer(&review, Outcome::Later);
+    assert!(refused.contains(&Action::SideRefused(Side::Review(7))), "{refused:?}");
+    assert!(!refused.contains(&Action::RemoveReview(7)));
+    assert!(line.answer(&What::Result(1), Outcome::Success).contains(&Action::Remove(1)), "results go on");
+    assert!(line.handle(Event::Changed(Side::Review(7))).contains(&publish));
+    let done = line.answer(&review, Outcome::Success);
     assert!(done.contains(&Action::RemoveReview(7)), "{done:?}");
 }

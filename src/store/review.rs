@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _};
 use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub(super) const CHAIN_KEY: &[u8] = b"reviews";
 
@@ -540,9 +540,12 @@ fn check(decision: &Decision) -> Result<(), ReviewError> {
 }
 
 fn blank(subject: &Subject, actor: &str, kind: ReviewKind) -> Review {
+    // What the record keeps: whole milliseconds, so that what was told is what is read back.
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let at = Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
     Review {
         seq: 0,
-        at: SystemTime::now(),
+        at: SystemTime::UNIX_EPOCH + at,
         actor: actor.to_owned(),
         inspection_id: subject.id.clone(),
         inspection_seq: subject.seq,

@@ -197,8 +197,10 @@ impl Drop for Web {
     fn drop(&mut self) {
         self.app.closing.store(true, Ordering::Relaxed);
         if let Some(runtime) = self.runtime.take() {
-            // What still reads the store for a page that nobody waits for is not waited for.
-            runtime.shutdown_timeout(Duration::from_secs(2));
+            // What still reads the store for a page that nobody waits for is not waited for. On a thread
+            // of its own, since tokio refuses to end a runtime inside a task of another.
+            let ended = std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(2)));
+            let _ = ended.join();
         }
     }
 }

@@ -109,7 +109,9 @@ impl Server {
     pub fn over(store: Arc<Store>, dir: tempfile::TempDir) -> Self {
         let probe = Box::new(|| Health { alive: true, broker: true });
         let app = App::new(Arc::clone(&store), options(dir.path()), Vec::new(), probe).unwrap();
-        Self { web: Web::start(app).unwrap(), store, dir }
+        // The page has a runtime of its own, which cannot be started inside that of a test.
+        let web = std::thread::spawn(move || Web::start(app)).join().unwrap().unwrap();
+        Self { web, store, dir }
     }
 
     pub fn get(&self, path: &str, role: Role) -> Answer {
