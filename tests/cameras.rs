@@ -419,9 +419,9 @@ fn a_gige_vision_camera_streams_obeys_goes_and_comes_back() {
     println!("GigE camera killed: told after {reported:?}, back after {back:?}");
 }
 
-/// Against the kernel's virtual camera; `make test-v4l2` boots a kernel that has one.
+/// Against the kernel's virtual camera (`modprobe vivid`). It has not run yet.
 #[test]
-#[ignore = "needs /dev/video0 of the driver vivid: make test-v4l2"]
+#[ignore = "needs a /dev/video0 of the kernel's driver vivid"]
 fn v4l2_streams_obeys_controls_and_refuses_what_it_has_not() {
     let kind = |controls: &[(&str, i64)], width_px| Kind::V4l2 {
         device: "/dev/video0".into(),
