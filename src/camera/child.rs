@@ -101,7 +101,8 @@ impl Session {
             } else {
                 match self.device.next(LOOK)? {
                     Reading::Picture(picture) => self.picture(picture)?,
-                    Reading::Idle => self.alive.idle = true,
+                    // A software trigger that got lost is a picture that is due.
+                    Reading::Idle => self.alive.idle = self.orders.is_empty(),
                     Reading::Late => self.alive.idle = false,
                     Reading::Ended => {
                         self.last()?;

@@ -17,8 +17,9 @@ server.set_address("127.0.0.1")
 server.set_service(sys.argv[1])
 factory = GstRtspServer.RTSPMediaFactory()
 factory.set_shared(True)
+# JPEG over RTP carries YUV only.
 factory.set_launch(
-    "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=640,height=480,framerate=15/1"
+    "( videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=640,height=480,framerate=15/1"
     " ! jpegenc ! rtpjpegpay name=pay0 )"
 )
 server.get_mount_points().add_factory("/ball", factory)
