@@ -15,4 +15,3 @@ pub mod pipeline;
 pub mod rect;
 pub mod review;
 pub mod text;
-pub mod trigger;
