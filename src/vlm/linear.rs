@@ -19,7 +19,7 @@ pub enum Precision {
     /// Activations in 8 bits, as llama.cpp and candle do.
     #[default]
     Eight,
-    /// Activations in 16 bits: the rounding vanishes, at half the speed.
+    /// Activations in 16 bits: the rounding vanishes, at up to half the speed.
     Sixteen,
     /// Weights expanded to f32: the reference, and the fallback where a model needs 16 bits and the
     /// processor has no kernel for them.
