@@ -10,7 +10,7 @@ pub enum Bits {
     /// As llama.cpp and candle do: about 0.4 % of rounding a value.
     Eight,
     /// The rounding vanishes beside that of the weights, at half the speed; with AVX2 and weights of eight
-    /// bits it costs nothing.
+    /// bits the products are the very same.
     Sixteen,
 }
 
