@@ -15,7 +15,7 @@ CARGO := cargo
 SOAKS := soak-p1 soak-p2 soak-p3 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10
 SOAK ?= full
 
-.PHONY: run test soak $(SOAKS) fuzz-api build install-deps
+.PHONY: run test soak $(SOAKS) fuzz-api build install-deps soak-cameras
 
 run: build
 	.ci/demo
@@ -34,6 +34,10 @@ soak: $(SOAKS)
 
 $(SOAKS): soak-%: install-deps
 	SOAK=$(SOAK) $(CARGO) test --release --locked --test rigs --test faults --test daemon -- --nocapture --test-threads=1 $*_
+
+# P4 of the cameras at its full count: 1,000 hangs, crashes, freezes and unplugs.
+soak-cameras: build
+	SOAK=full $(CARGO) test --release --locked --test cameras p4_ -- --nocapture
 
 fuzz-api: build
 	.ci/schemathesis

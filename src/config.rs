@@ -16,6 +16,7 @@
 //!
 //! Nothing is opened here but the config and the pipelines.
 
+mod camera;
 mod document;
 mod effective;
 mod mqtt;
@@ -25,6 +26,7 @@ mod section;
 #[cfg(test)]
 mod tests;
 
+pub use camera::{DeviceConfig, Health};
 pub use document::Problem;
 pub use mqtt::{Mqtt, Protocol, Secret};
 
@@ -97,7 +99,7 @@ pub struct Model {
 }
 
 /// One camera and what is done with its frames.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Camera {
     pub id: String,
     pub source: SourceConfig,
@@ -108,7 +110,7 @@ pub struct Camera {
 }
 
 /// Where frames come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum SourceConfig {
     /// Rendered parts with known truth.
     Simulator {
@@ -127,6 +129,8 @@ pub enum SourceConfig {
         /// Wait for new files. Otherwise those that are there are taken once, and the source ends.
         watch: bool,
     },
+    /// `v4l2`, `opencv` or `genicam`: a device in a capture process.
+    Device(Box<DeviceConfig>),
 }
 
 impl SourceConfig {
@@ -139,8 +143,21 @@ impl SourceConfig {
 /// What asks for a picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TriggerConfig {
+    pub on: TriggerOn,
     /// Milliseconds from one picture to the next; `None`: as fast as source and queue allow.
     pub interval_ms: Option<u64>,
+    /// Overrides the pipeline's deadline; counted from the trigger where there is one.
+    pub deadline_ms: Option<u64>,
+}
+
+/// Who decides when a picture is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TriggerOn {
+    /// The clock, or the source itself.
+    #[default]
+    Interval,
+    /// A command, by MQTT or HTTP.
+    Command,
 }
 
 /// The queue between a camera and the inspection.

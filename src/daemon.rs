@@ -17,9 +17,12 @@
 
 mod cameras;
 mod care;
+pub mod desk;
+mod device;
 mod inspector;
 mod recorder;
 mod station;
+mod taker;
 mod web;
 
 use crate::camera::Stop;
@@ -109,7 +112,9 @@ async fn line(
 ) -> anyhow::Result<Ended> {
     let recorder =
         Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), config.web.is_some())?);
-    let cameras = cameras::start(config, &recorder, worker.info(), stop)?;
+    let cameras = cameras::start(config, &recorder, station, worker.info(), stop)?;
+    let desk = cameras.desk();
+    let commands = mqtt::command::listen(mqtt_options(config)?, Arc::new(move |c| desk.take(c)));
     let inspector = inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station));
     notify(&[NotifyState::Ready]);
     tracing::info!(cameras = config.cameras.len(), broker = %config.mqtt.url(), "inspecting");
@@ -138,6 +143,7 @@ async fn line(
         notify(&[NotifyState::Stopping]);
     }
     tracing::info!(told, ?ended, "draining");
+    commands.abort();
     stop.set();
     cameras.close();
     let drained = tokio::task::spawn_blocking(move || inspector.join());

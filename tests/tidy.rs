@@ -30,7 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("mqtt", &["store", "domain", "queue", "clock", "health"]),
     ("web", &["store", "domain", "queue", "clock", "health"]),
     ("inspect", &["domain", "vlm", "queue", "clock", "health", "ipc"]),
-    ("config", &["domain", "store", "inspect", "vlm", "queue", "simulator"]),
+    ("config", &["domain", "store", "inspect", "vlm", "queue", "simulator", "camera"]),
 ];
 const FREE: &[&str] = &["main", "lib", "cli", "daemon"];
 

@@ -2,9 +2,14 @@
 //!
 //!     daemon: trigger --> Source::next --> Frame --> queue
 //!                             |
-//!            +----------------+----------------+
-//!            |                                 |
-//!     folder: files, once or watched    simulator: parts of a product, with known truth
+//!            +----------------+----------------+---------------------------+
+//!            |                |                                            |
+//!     folder: files     simulator: parts with known truth     supervisor: a capture child
+//!                                                                          | Unix socket
+//!                                                             child: v4l2, opencv, genicam
+//!
+//! What can hang or crash, drivers and network streams, lives in a child process (`inspectd capture`).
+//! `folder` and `simulator` are our own code on files and numbers and stay in the process.
 //!
 //! A source runs on a thread of its own and may block in `next`; a `Stop` wakes it. The caller paces
 //! it and decides what happens to frames that nobody has room for.
@@ -12,8 +17,17 @@
 //! An error of `next` is about one picture, or about the source being unreachable for now: the caller
 //! reports it and calls `next` again. `Ok(None)` is the end: nothing comes after it.
 
+pub mod child;
+pub mod device;
 pub mod folder;
+pub mod genicam;
+pub mod keyframe;
+pub mod opencv;
+pub mod picture;
 pub mod simulator;
+pub mod supervisor;
+pub mod v4l2;
+pub mod wire;
 
 use crate::domain::frame::Frame;
 use std::path::PathBuf;
@@ -27,6 +41,19 @@ pub trait Source: Send {
     /// # Errors
     /// One picture could not be had; the next call goes on behind it.
     fn next(&mut self) -> Result<Option<Frame>, CameraError>;
+
+    /// Like `next`, but a source that waits for a device gives up at this moment.
+    ///
+    /// # Errors
+    /// Also when no picture came in time.
+    fn next_by(&mut self, _by: Option<Instant>) -> Result<Option<Frame>, CameraError> {
+        self.next()
+    }
+
+    /// True for a source that tells its state by itself.
+    fn reports_itself(&self) -> bool {
+        false
+    }
 }
 
 /// Why a picture could not be had.
@@ -59,6 +86,9 @@ pub enum CameraError {
     /// The simulator was asked for a picture that it cannot render.
     #[error("the simulator cannot render {width}x{height} pixels, only {min} to {max} a side")]
     Size { width: usize, height: usize, min: usize, max: usize },
+    /// The device of a capture child gives no pictures.
+    #[error("{reason}")]
+    Device { reason: String },
 }
 
 /// Wakes and ends sources that wait. Clones share one state; once set it stays set.

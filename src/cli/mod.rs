@@ -11,6 +11,8 @@ pub mod annotate;
 pub mod ask;
 pub mod assertion;
 pub mod bench;
+pub mod cameras;
+pub mod capture;
 pub mod check;
 pub mod columns;
 pub mod export;
@@ -58,6 +60,11 @@ enum Command {
     Bench(bench::Args),
     /// Look into model files.
     Model(model::Args),
+    /// List the cameras that this machine can see.
+    Cameras(cameras::Args),
+    /// Serve one camera to the daemon over its standard input.
+    #[command(hide = true)]
+    Capture(capture::Args),
     /// Write inspections, with what people decided, for other programs.
     Export(export::Args),
     /// Prove that the ledger has no gap and no edit.
@@ -80,6 +87,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ask(args) => ask::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Model(args) => model::run(args),
+        Command::Cameras(args) => cameras::run(&args),
+        Command::Capture(args) => capture::run(args),
         Command::Export(args) => export::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Infer(args) => infer::run(args),

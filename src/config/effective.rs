@@ -1,7 +1,7 @@
 //! The config in force, as TOML for the log: defaults filled in, overrides applied, secrets masked.
 
 use super::document::MASK;
-use super::{Config, SourceConfig};
+use super::{camera, Config, SourceConfig, TriggerConfig, TriggerOn};
 use std::fmt::{Display, Write};
 use std::path::Path;
 
@@ -58,10 +58,11 @@ impl Config {
                     out.pair("path", path(dir));
                     out.pair("watch", watch);
                 }
+                SourceConfig::Device(device) => camera::write(device, out),
             }
             out.pair("pipeline", quoted(&camera.pipeline));
-            if let Some(interval_ms) = camera.trigger.interval_ms {
-                out.pair("trigger", format!("{{ interval_ms = {interval_ms} }}"));
+            if let Some(trigger) = trigger(&camera.trigger) {
+                out.pair("trigger", trigger);
             }
             let (policy, frames) = (quoted(camera.queue.policy.as_str()), camera.queue.frames);
             out.pair("queue", format!("{{ policy = {policy}, frames = {frames} }}"));
@@ -102,7 +103,17 @@ impl Config {
     }
 }
 
-struct Text(String);
+fn trigger(trigger: &TriggerConfig) -> Option<String> {
+    let mut pairs = Vec::new();
+    if trigger.on == TriggerOn::Command {
+        pairs.push("on = \"command\"".to_owned());
+    }
+    pairs.extend(trigger.interval_ms.map(|ms| format!("interval_ms = {ms}")));
+    pairs.extend(trigger.deadline_ms.map(|ms| format!("deadline_ms = {ms}")));
+    (!pairs.is_empty()).then(|| format!("{{ {} }}", pairs.join(", ")))
+}
+
+pub(super) struct Text(String);
 
 impl Text {
     fn line(&mut self, line: &str) {
@@ -110,15 +121,15 @@ impl Text {
         self.0.push('\n');
     }
 
-    fn pair(&mut self, key: &str, value: impl Display) {
+    pub(super) fn pair(&mut self, key: &str, value: impl Display) {
         writeln!(self.0, "{key} = {value}").expect("a String takes everything that is written to it");
     }
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn path(path: &Path) -> String {
+pub(super) fn path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }

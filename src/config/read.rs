@@ -3,8 +3,8 @@
 use super::document::{Document, Problem};
 use super::section::Section;
 use super::{
-    mqtt, pipeline, read_text, Camera, Config, ConfigError, Model, QueueConfig, SourceConfig, Station, Store,
-    TriggerConfig, Web,
+    camera, mqtt, pipeline, read_text, Camera, Config, ConfigError, Model, QueueConfig, SourceConfig,
+    Station, Store, TriggerConfig, TriggerOn, Web,
 };
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
@@ -193,12 +193,15 @@ fn source(origin: &Origin, section: Section<'_>) -> Option<SourceConfig> {
             SourceConfig::Folder { path, watch: section.get("watch").unwrap_or(true) }
         }
         "" => return None,
-        "v4l2" | "opencv" | "genicam" => {
-            section.problem("source", "this build does not have this source; it has simulator and folder");
-            return None;
+        device if camera::KINDS.contains(&device) => {
+            SourceConfig::Device(Box::new(camera::read(device, &section)))
         }
         _ => {
-            section.problem("source", "there is no such source; this build has simulator and folder");
+            let devices = camera::KINDS.join(", ");
+            section.problem(
+                "source",
+                format!("there is no such source; there are simulator, folder, {devices}"),
+            );
             return None;
         }
     };
@@ -218,7 +221,20 @@ fn product(section: &Section<'_>) -> String {
 }
 
 fn trigger(section: Section<'_>) -> TriggerConfig {
-    let trigger = TriggerConfig { interval_ms: section.ranged("interval_ms", 10..=86_400_000) };
+    let words = ["interval", "command"];
+    let parse = |word: &str| match word {
+        "interval" => Some(TriggerOn::Interval),
+        "command" => Some(TriggerOn::Command),
+        _ => None,
+    };
+    let trigger = TriggerConfig {
+        on: section.word("on", parse, &words).unwrap_or_default(),
+        interval_ms: section.ranged("interval_ms", 10..=86_400_000),
+        deadline_ms: section.ranged("deadline_ms", 10..=3_600_000),
+    };
+    if trigger.on == TriggerOn::Command && trigger.interval_ms.is_some() {
+        section.problem("interval_ms", "means nothing with on = \"command\"");
+    }
     section.finish();
     trigger
 }

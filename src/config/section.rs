@@ -9,6 +9,7 @@ use super::document::{join, Document};
 use crate::domain::rect::Rect;
 use config::{Map, Value, ValueKind};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
@@ -178,6 +179,39 @@ impl<'a> Section<'a> {
             }
         }
         Some(strings)
+    }
+
+    /// A list of numbers; `None` when the key is absent or wrong.
+    pub(super) fn numbers(&self, key: &'static str) -> Option<Vec<f64>> {
+        let items = self.array(key, "a list of numbers")?;
+        let numbers: Option<Vec<f64>> = items.iter().map(|item| f64::from_kind(&item.kind)).collect();
+        if numbers.is_none() {
+            self.problem(key, "must be a list of numbers");
+        }
+        numbers
+    }
+
+    /// A word (`Ok`) or a list of numbers (`Err`).
+    pub(super) fn get_text_or_numbers(&self, key: &'static str) -> Option<Result<String, Vec<f64>>> {
+        match &self.value(key)?.kind {
+            ValueKind::String(word) => Some(Ok(word.clone())),
+            _ => self.numbers(key).map(Err),
+        }
+    }
+
+    /// A table of whole numbers whose keys are free; empty when the key is absent.
+    pub(super) fn integers(&self, key: &'static str) -> BTreeMap<String, i64> {
+        let path = join(&self.path, key);
+        let table = self.value(key).and_then(|value| self.table_of(&path, value));
+        let number = |(name, value): (&String, &Value)| match &value.kind {
+            ValueKind::I64(number) => Some((name.clone(), *number)),
+            ValueKind::Boolean(on) => Some((name.clone(), i64::from(*on))),
+            _ => {
+                self.document.problem(&join(&path, name), "must be a whole number, or true or false");
+                None
+            }
+        };
+        table.into_iter().flatten().filter_map(number).collect()
     }
 
     /// A rectangle `[x1, y1, x2, y2]` in pixels that holds at least one pixel.

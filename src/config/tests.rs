@@ -134,7 +134,7 @@ fn every_shipped_pipeline_loads_under_its_name() {
 
 #[test]
 fn the_shipped_configs_load() {
-    for file in ["config/demo.toml", "config/inspectd.toml"] {
+    for file in ["config/demo.toml", "config/inspectd.toml", "config/cameras-demo.toml"] {
         let text = std::fs::read_to_string(file).expect("the config is there");
         config_of(&text).unwrap_or_else(|problems| panic!("{file}: {problems:#?}"));
     }
@@ -159,6 +159,24 @@ fn the_optional_keys_of_the_plant_config_are_the_defaults() {
     };
     assert_eq!(count.take(), Some(100));
     assert_eq!(full, plain);
+}
+
+#[test]
+fn the_effective_config_of_every_device_loads_again_to_the_same() {
+    let devices = [
+        "source = \"v4l2\"\ndevice = \"/dev/video0\"\nwidth_px = 640\nheight_px = 480\nfps = 10\ncontrols = { \"White Balance\" = 5, Auto = true }\nhealth = { sharpness_min = 20, brightness_min = 1.5 }",
+        "source = \"opencv\"\nurl = \"rtsp://h/live\"\nkey_frames = { policy = \"motion\", threshold = 4 }\nlens = { camera = [800, 800.5, 320, 240], distortion = [-0.3, 0, 0, 0] }",
+        "source = \"opencv\"\nurl = \"a ! appsink\"\nkey_frames = { policy = \"sharpest\", ms = 300 }\nwhite_balance = \"auto\"",
+        "source = \"opencv\"\nurl = \"film.mp4\"\nkey_frames = { policy = \"every\" }\ntrigger = { on = \"command\", deadline_ms = 500 }",
+        "source = \"genicam\"\nname = \"10.0.0.1\"\nexposure_us = 800\ngain = 0.5\nfps = 10\npixel_format = \"Mono12p\"\nexpose = \"line\"\nline = \"Line2\"\nwhite_balance = [1.0, 1, 1.5]",
+    ];
+    for device in devices {
+        let config =
+            config_of(&SMALL.replace("source = \"simulator\"", device)).unwrap_or_else(|p| panic!("{p:#?}"));
+        let again =
+            config_of(&config.effective()).unwrap_or_else(|p| panic!("{p:#?}\n{}", config.effective()));
+        assert_eq!(again, config);
+    }
 }
 
 #[test]
@@ -192,7 +210,15 @@ site = "p" => site = 7 => test.toml:2:1: station.site = 7: must be a string
 site = "p" => site = "p"\nsites = "p" => test.toml:3:1: station.sites = "p": unknown key; known here: root,
 site = "p" =>  => test.toml:1:2: station.site: is missing
 id = "cam1" => id = "cam 1" => test.toml:7:1: camera[0].id = "cam 1": must be 1 to 64
-"simulator" => "v4l2" => test.toml:8:1: camera[0].source = "v4l2": this build does not have
+"simulator" => "v4l2" => camera[0].device: is missing
+"simulator" => "v4l2"\ndevice = "/dev/video0"\nwidth_px = 640 => width_px and height_px only mean something together
+"simulator" => "v4l2"\ndevice = "/dev/video0"\ncontrols = { Gain = "x" } => camera[0].controls.Gain = "x": must be a whole
+"simulator" => "opencv"\nurl = "x"\nbackend = "vlc" => must be one of ffmpeg, gstreamer
+"simulator" => "opencv"\nurl = "x"\nkey_frames = { policy = "all", ms = 5 } => camera[0].key_frames.ms = 5
+"simulator" => "opencv"\nurl = "x"\nwhite_balance = "blue" => must be "auto" or three gains
+"simulator" => "opencv"\nurl = "x"\nlens = { camera = [1.0], distortion = [] } => must be four numbers [fx, fy, cx, cy]
+"simulator" => "genicam"\nname = "x"\nline = "Line1" => only means something with expose = "line"
+"simulator" => "simulator"\ntrigger = { on = "command", interval_ms = 500 } => means nothing with on = "command"
 "simulator" => "gopro" => camera[0].source = "gopro": there is no such source
 "simulator" => "simulator"\npath = "x" => test.toml:9:1: camera[0].path = "x": unknown key
 "simulator" => "simulator"\ncount = 0 => camera[0].count = 0: must be from 1 to

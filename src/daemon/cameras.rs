@@ -1,31 +1,43 @@
-//! One thread a camera: source -> queue. What the queue drops is recorded as a review(queue_full).
+//! One thread a camera: trigger -> source -> queue. What the queue drops is recorded as a
+//! review(queue_full), and a trigger without a picture as a review, too.
+//!
+//!     clock, or the source itself --.
+//!                                    +--> taker --Source::next--> Frame, with its recipe --> queue
+//!     desk --Request (deadline)-----'         '-- no picture in time --> review(deadline)
+//!
+//! What kind of device a frame came from is known here and to nobody behind the queue.
 
+use super::desk::{Counter, Desk};
+use super::device;
 use super::recorder::Recorder;
+use super::station::Station;
+use super::taker::Taker;
 use crate::camera::folder::Folder;
 use crate::camera::simulator::{Settings, Simulator};
-use crate::camera::{CameraError, Source, Stop};
-use crate::config::{Camera, Config, SourceConfig};
+use crate::camera::{Source, Stop};
+use crate::config::{Camera, Config, SourceConfig, TriggerOn};
 use crate::domain::frame::Frame;
-use crate::domain::grade::Reason;
 use crate::domain::pipeline::Pipeline;
-use crate::inspect::uninspected;
-use crate::queue::{Pushed, Queue};
+use crate::queue::Queue;
 use crate::simulator::Product;
 use crate::vlm::ModelInfo;
 use anyhow::Context;
-use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// A source that fails is asked again after this long, so that it does not fill the log.
-const RETRY: Duration = Duration::from_secs(1);
+/// A frame and the recipe that held when it was taken.
+pub struct Shot {
+    pub frame: Frame,
+    pub pipeline: Arc<Pipeline>,
+}
 
 /// What the inspector takes from one camera.
 #[derive(Clone)]
 pub struct Feed {
-    pub frames: Arc<Queue<Frame>>,
-    pub pipeline: Arc<Pipeline>,
+    pub frames: Arc<Queue<Shot>>,
 }
 
 /// The feeds of all cameras, and a bell that rings when one of them has something new.
@@ -37,7 +49,8 @@ pub struct Feeds {
 /// The running cameras.
 pub struct Cameras {
     threads: Vec<JoinHandle<()>>,
-    queues: Vec<Arc<Queue<Frame>>>,
+    queues: Vec<Arc<Queue<Shot>>>,
+    desk: Arc<Desk>,
     feeds: Mutex<Option<Feeds>>,
 }
 
@@ -48,26 +61,31 @@ pub struct Cameras {
 pub fn start(
     config: &Config,
     recorder: &Arc<Recorder>,
+    station: &Arc<Station>,
     model: &ModelInfo,
     stop: &Stop,
 ) -> anyhow::Result<Cameras> {
     let (ring, bell) = sync_channel(1);
-    let (mut threads, mut feeds) = (vec![], vec![]);
+    let (mut threads, mut feeds, mut counters) = (vec![], vec![], vec![]);
+    let pipelines: BTreeMap<String, Arc<Pipeline>> =
+        config.pipelines.iter().map(|(name, p)| (name.clone(), Arc::new(p.clone()))).collect();
     for camera in &config.cameras {
-        let source = open(camera, stop).with_context(|| format!("camera {}", camera.id))?;
-        let pipeline =
-            config.pipelines.get(&camera.pipeline).context("the config names only known pipelines")?;
-        let feed = Feed {
-            frames: Arc::new(Queue::new(camera.queue.policy, camera.queue.frames)),
-            pipeline: Arc::new(pipeline.clone()),
-        };
+        let source = open(camera, station, stop).with_context(|| format!("camera {}", camera.id))?;
+        let pipeline = pipelines.get(&camera.pipeline).context("the config names only known pipelines")?;
+        let feed = Feed { frames: Arc::new(Queue::new(camera.queue.policy, camera.queue.frames)) };
+        let on_command = camera.trigger.on == TriggerOn::Command;
+        let counter = Arc::new(Counter::new(&camera.id, on_command, Arc::clone(pipeline)));
+        counters.push(Arc::clone(&counter));
         let taker = Taker {
             id: camera.id.clone(),
             source,
             feed: feed.clone(),
+            counter,
+            on_command,
             recorder: Arc::clone(recorder),
             model: model.clone(),
             interval: camera.trigger.interval_ms.map(Duration::from_millis),
+            deadline: camera.trigger.deadline_ms.map(Duration::from_millis),
             stop: stop.clone(),
             bell: ring.clone(),
         };
@@ -75,10 +93,16 @@ pub fn start(
         threads.push(std::thread::Builder::new().name(camera.id.clone()).spawn(move || taker.run())?);
     }
     let queues = feeds.iter().map(|f| Arc::clone(&f.frames)).collect();
-    Ok(Cameras { threads, queues, feeds: Mutex::new(Some(Feeds { feeds, bell })) })
+    let desk = Arc::new(Desk::new(counters, pipelines));
+    Ok(Cameras { threads, queues, desk, feeds: Mutex::new(Some(Feeds { feeds, bell })) })
 }
 
 impl Cameras {
+    /// Where commands from outside are taken.
+    pub fn desk(&self) -> Arc<Desk> {
+        Arc::clone(&self.desk)
+    }
+
     /// The inspector's end; there is one inspector, and the second call has no feeds.
     pub fn feeds(&self) -> Feeds {
         let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -87,6 +111,7 @@ impl Cameras {
 
     /// Closes the queues and waits for the threads; `Stop` must be set before.
     pub fn close(self) {
+        self.desk.close();
         self.queues.iter().for_each(|q| q.close());
         for thread in self.threads {
             if thread.join().is_err() {
@@ -96,7 +121,7 @@ impl Cameras {
     }
 }
 
-fn open(camera: &Camera, stop: &Stop) -> anyhow::Result<Box<dyn Source>> {
+fn open(camera: &Camera, station: &Arc<Station>, stop: &Stop) -> anyhow::Result<Box<dyn Source>> {
     Ok(match &camera.source {
         SourceConfig::Simulator { product, seed, count, width_px, height_px } => {
             let settings = Settings {
@@ -110,84 +135,10 @@ fn open(camera: &Camera, stop: &Stop) -> anyhow::Result<Box<dyn Source>> {
             };
             Box::new(Simulator::new(settings, stop.clone())?)
         }
+        SourceConfig::Device(config) => Box::new(device::open(&camera.id, config, station, stop)),
         SourceConfig::Folder { path, watch: false } => {
             Box::new(Folder::once(&camera.id, path, stop.clone())?)
         }
         SourceConfig::Folder { path, watch: true } => Box::new(Folder::watch(&camera.id, path, stop.clone())),
     })
-}
-
-/// Takes frames from a source as its trigger says.
-struct Taker {
-    id: String,
-    source: Box<dyn Source>,
-    feed: Feed,
-    recorder: Arc<Recorder>,
-    model: ModelInfo,
-    interval: Option<Duration>,
-    stop: Stop,
-    bell: SyncSender<()>,
-}
-
-impl Taker {
-    fn run(mut self) {
-        let mut due = Instant::now();
-        let mut fault = None;
-        self.tell(None);
-        while !self.stop.wait_until(due) {
-            due = match self.interval {
-                Some(interval) => (due + interval).max(Instant::now()),
-                None => Instant::now(),
-            };
-            match self.source.next() {
-                Ok(Some(mut frame)) => {
-                    if fault.take().is_some() {
-                        self.tell(None);
-                    }
-                    frame.camera.clone_from(&self.id);
-                    if !self.push(frame) {
-                        break;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::error!(camera = %self.id, %error, "no picture");
-                    self.tell(Some(&error));
-                    fault = Some(error);
-                    due = due.max(Instant::now() + RETRY);
-                }
-            }
-        }
-        self.feed.frames.close();
-        self.ring();
-    }
-
-    /// False when the queue is closed.
-    fn push(&self, frame: Frame) -> bool {
-        let open = match self.feed.frames.push(frame) {
-            Pushed::Queued => true,
-            Pushed::Dropped(lost) => {
-                let inspection = uninspected(&lost, &self.feed.pipeline, &self.model, Reason::QueueFull);
-                self.recorder.record(&inspection, &lost.pixels, true);
-                true
-            }
-            Pushed::Closed(lost) => {
-                tracing::warn!(camera = %self.id, origin = %lost.origin, "taken while stopping, not inspected");
-                false
-            }
-        };
-        self.ring();
-        open
-    }
-
-    /// A bell that rings already needs no second ring.
-    fn ring(&self) {
-        let _ = self.bell.try_send(());
-    }
-
-    fn tell(&self, fault: Option<&CameraError>) {
-        use crate::mqtt::message::CameraState::{Fault, Ready};
-        let (state, reason) = fault.map_or((Ready, String::new()), |e| (Fault, e.to_string()));
-        self.recorder.camera(&self.id, state, reason);
-    }
 }

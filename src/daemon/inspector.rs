@@ -3,11 +3,9 @@
 //! Taking at most one frame a camera and round shares the model fairly: a fast camera waits for no
 //! one, and starves no one.
 
-use super::cameras::Feeds;
+use super::cameras::{Feeds, Shot};
 use super::recorder::Recorder;
 use super::station::Station;
-use crate::domain::frame::Frame;
-use crate::domain::pipeline::Pipeline;
 use crate::inspect::worker::{Health, Worker};
 use crate::inspect::Work;
 use crate::mqtt::StationEvent;
@@ -46,11 +44,11 @@ pub fn start(
                 continue;
             }
             let work: Vec<Work<'_>> =
-                frames.iter().map(|(frame, pipeline)| Work { frame, pipeline }).collect();
+                frames.iter().map(|Shot { frame, pipeline }| Work { frame, pipeline }).collect();
             let inspections = worker.inspect(&work, &beat);
             tell(worker.health(), &mut told, &station);
-            for (inspection, (frame, _)) in inspections.iter().zip(&frames) {
-                recorder.record(inspection, &frame.pixels, false);
+            for (inspection, shot) in inspections.iter().zip(&frames) {
+                recorder.record(inspection, &shot.frame.pixels, false);
                 beat();
             }
             if recorder.failed() {
@@ -76,12 +74,12 @@ fn tell(health: &Health, told: &mut Health, station: &Station) {
 }
 
 /// At most one frame of each camera; `None` when no frame will ever come.
-fn round(feeds: &Feeds) -> Option<Vec<(Frame, Arc<Pipeline>)>> {
+fn round(feeds: &Feeds) -> Option<Vec<Shot>> {
     let mut frames = vec![];
     let mut open = false;
     for feed in &feeds.feeds {
         match feed.frames.pop(Some(Duration::ZERO)) {
-            Popped::Item(frame) => frames.push((frame, Arc::clone(&feed.pipeline))),
+            Popped::Item(shot) => frames.push(shot),
             Popped::TimedOut => open = true,
             Popped::Closed => {}
         }

@@ -15,3 +15,4 @@ pub mod pipeline;
 pub mod rect;
 pub mod review;
 pub mod text;
+pub mod trigger;

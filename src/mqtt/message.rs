@@ -21,7 +21,7 @@ pub const RESULT_JSON_SCHEMA: &str = include_str!("result.schema.json");
 pub const REVIEW_JSON_SCHEMA: &str = include_str!("review.schema.json");
 
 /// Schema number of all messages but `result`.
-const SCHEMA: u16 = 1;
+pub(super) const SCHEMA: u16 = 1;
 
 /// Digits after the point: positions in pixels, lengths in mm and times in ms, probabilities.
 const PX_DIGITS: i32 = 1;

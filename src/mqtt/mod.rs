@@ -4,6 +4,7 @@
 //!       ^                   |  ^                     |
 //!       '---ack, dead letter'  '--- Sent, PUBACK ----'
 //!     daemon --StationEvent (bounded)--> driver     cameras, alarms, stats
+//!     broker --cmd/…--> command (a client of its own) --> daemon's desk --> cmd/ack
 //!
 //! `state` decides, without clock, network or disk; `driver` carries out; `link` is one connection;
 //! `message` makes the payloads. The outbox in the store is the only truth about what must be sent:
@@ -17,6 +18,7 @@
 //! | `camera/{id}/status`, `alarm/{code}` | 1 | yes | on change, and at every connect |
 //! | `stats` | 0 | no | as it comes, only while connected |
 
+pub mod command;
 mod driver;
 mod link;
 pub mod message;

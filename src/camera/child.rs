@@ -1,0 +1,168 @@
+//! The capture child: opens one device, reads it all the time, and hands over what is ordered.
+//!
+//!     Open --> device --next--> picture --count, check--> key-frame policy --ordered?--> Frame
+//!                                                                '--no--> forgotten
+//!
+//! It reads whether pictures are wanted or not, so that what is ordered is new and not what lay in a
+//! driver's buffers. A recording is read only when ordered. It ends when its socket closes.
+
+use super::device::{Device, DeviceError, Picture, Reading, Settings};
+use super::keyframe::KeyFrames;
+use super::picture::{condition, Corrector};
+use super::wire::{Alive, Order, Told};
+use crate::ipc::{Channel, IpcError};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How often the child says that it lives.
+pub const ALIVE_EVERY: Duration = Duration::from_millis(500);
+/// The longest wait for a picture before orders are looked at again.
+const LOOK: Duration = Duration::from_millis(100);
+/// A message to the supervisor is through in this time, or there is no supervisor.
+const SEND_WITHIN: Duration = Duration::from_secs(5);
+/// How long the child waits to be told what to open.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
+/// Orders that wait; the supervisor has one at a time under way.
+const ORDERS_MAX: usize = 16;
+
+/// Serves until the other side closes the connection or the device fails.
+///
+/// # Errors
+/// The connection failed; a failed device is told to the other side and is no error here.
+pub fn serve(
+    mut channel: Channel,
+    open: impl FnOnce(&Settings) -> Result<Box<dyn Device>, DeviceError>,
+) -> Result<(), IpcError> {
+    let Some((Order::Open(settings), _)) = channel.recv(OPEN_WITHIN, SEND_WITHIN)? else { return Ok(()) };
+    let ready = Corrector::new(&settings.correction).and_then(|corrector| Ok((open(&settings)?, corrector)));
+    let outcome = match ready {
+        Ok((device, corrector)) => {
+            channel.send(&Told::Opened, &[], SEND_WITHIN)?;
+            let mut session = Session {
+                channel,
+                device,
+                corrector,
+                key_frames: KeyFrames::new(settings.key_frames),
+                orders: VecDeque::new(),
+                alive: Alive::default(),
+                told: Instant::now(),
+            };
+            let outcome = session.run();
+            channel = session.channel;
+            outcome
+        }
+        Err(error) => Err(Stop::Device(error)),
+    };
+    match outcome {
+        Ok(()) | Err(Stop::Ipc(IpcError::Closed)) => Ok(()),
+        Err(Stop::Ipc(error)) => Err(error),
+        Err(Stop::Device(error)) => {
+            channel.send(&Told::Fault { reason: error.to_string() }, &[], SEND_WITHIN)
+        }
+    }
+}
+
+enum Stop {
+    Ipc(IpcError),
+    Device(DeviceError),
+}
+
+impl From<IpcError> for Stop {
+    fn from(error: IpcError) -> Self {
+        Self::Ipc(error)
+    }
+}
+
+impl From<DeviceError> for Stop {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error)
+    }
+}
+
+struct Session {
+    channel: Channel,
+    device: Box<dyn Device>,
+    corrector: Corrector,
+    key_frames: KeyFrames,
+    /// Orders without their picture, oldest first.
+    orders: VecDeque<u64>,
+    alive: Alive,
+    /// When the last sign of life was sent.
+    told: Instant,
+}
+
+impl Session {
+    fn run(&mut self) -> Result<(), Stop> {
+        loop {
+            let rests = self.device.is_recording() && self.orders.is_empty();
+            self.take_orders(if rests { ALIVE_EVERY } else { Duration::ZERO })?;
+            if self.device.is_recording() && self.orders.is_empty() {
+                self.alive.idle = true;
+            } else {
+                match self.device.next(LOOK)? {
+                    Reading::Picture(picture) => self.picture(picture)?,
+                    // A software trigger that got lost is a picture that is due.
+                    Reading::Idle => self.alive.idle = self.orders.is_empty(),
+                    Reading::Late => self.alive.idle = false,
+                    Reading::Ended => {
+                        self.last()?;
+                        self.channel.send(&Told::Ended, &[], SEND_WITHIN)?;
+                        return Ok(());
+                    }
+                }
+            }
+            if self.told.elapsed() >= ALIVE_EVERY {
+                self.told = Instant::now();
+                self.channel.send(&Told::Alive(self.alive), &[], SEND_WITHIN)?;
+                self.alive.condition = None;
+            }
+        }
+    }
+
+    fn take_orders(&mut self, mut wait: Duration) -> Result<(), Stop> {
+        while let Some((Order::Take { order }, _)) = self.channel.recv(wait, SEND_WITHIN)? {
+            if self.orders.len() < ORDERS_MAX {
+                self.orders.push_back(order);
+            }
+            self.device.expose()?;
+            wait = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    fn picture(&mut self, mut picture: Picture) -> Result<(), Stop> {
+        self.alive.pictures += 1;
+        self.alive.idle = false;
+        self.alive.checksum = crc32fast::hash(picture.pixels.as_raw());
+        if self.told.elapsed() >= ALIVE_EVERY {
+            self.alive.condition = Some(condition(&picture.pixels)?);
+        }
+        if self.orders.is_empty() && !self.device.pushes() {
+            return Ok(());
+        }
+        self.corrector.correct(&mut picture.pixels)?;
+        match self.key_frames.offer(picture)? {
+            Some(chosen) => self.send(&chosen),
+            None => Ok(()),
+        }
+    }
+
+    /// A recording that ends inside a window still gives the best of it.
+    fn last(&mut self) -> Result<(), Stop> {
+        match self.key_frames.rest() {
+            Some(chosen) if !self.orders.is_empty() => self.send(&chosen),
+            _ => Ok(()),
+        }
+    }
+
+    fn send(&mut self, picture: &Picture) -> Result<(), Stop> {
+        let told = Told::Frame {
+            order: self.orders.pop_front(),
+            width_px: picture.pixels.width(),
+            height_px: picture.pixels.height(),
+            stamp: picture.stamp,
+            number: picture.number,
+        };
+        Ok(self.channel.send(&told, &[picture.pixels.as_raw()], SEND_WITHIN)?)
+    }
+}

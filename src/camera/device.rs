@@ -1,0 +1,200 @@
+//! What a capture child opens, and what it reads from it.
+//!
+//!     Settings (JSON, from the daemon) --open--> Device --next--> Picture | Idle | Late | Ended
+//!
+//! A `Device` lives in a child process and may hang in any call: the supervisor kills the child then.
+
+use super::keyframe::Policy;
+use super::picture::Correction;
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What a capture child is told to open.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// `id` of the camera in the config.
+    pub camera: String,
+    pub kind: Kind,
+    pub key_frames: Policy,
+    pub correction: Correction,
+}
+
+/// A kind of device and how it is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Kind {
+    V4l2 {
+        /// `/dev/video0` or a link to one, as in `/dev/v4l/by-id`.
+        device: PathBuf,
+        /// Pixels; the device's highest resolution when either is absent.
+        width_px: Option<u32>,
+        height_px: Option<u32>,
+        fps: Option<u32>,
+        /// Name of the control, as `inspectd cameras` prints it, and its value.
+        controls: BTreeMap<String, i64>,
+    },
+    OpenCv {
+        /// A URL, a file, or a GStreamer pipeline that ends in `appsink`.
+        url: String,
+        backend: Backend,
+        /// Pictures come by themselves. Otherwise it is a recording: none is skipped, and it ends.
+        live: bool,
+        open_timeout_ms: u32,
+        read_timeout_ms: u32,
+    },
+    Genicam {
+        /// As Aravis names it (`inspectd cameras` prints it), or its address.
+        name: String,
+        exposure_us: Option<f64>,
+        gain: Option<f64>,
+        fps: Option<f64>,
+        width_px: Option<u32>,
+        height_px: Option<u32>,
+        /// Of the GenICam standard, for example `BayerRG8` or `Mono12p`; absent: as the camera is set.
+        pixel_format: Option<String>,
+        trigger: Exposure,
+    },
+}
+
+/// Which library of OpenCV reads a stream: it is named because only a named one keeps its timeouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    Ffmpeg,
+    Gstreamer,
+}
+
+impl Backend {
+    pub const ALL: [Self; 2] = [Self::Ffmpeg, Self::Gstreamer];
+
+    /// The word used in the config.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ffmpeg => "ffmpeg",
+            Self::Gstreamer => "gstreamer",
+        }
+    }
+}
+
+/// What makes a GenICam camera expose.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exposure {
+    /// It exposes all the time.
+    #[default]
+    Free,
+    /// A command of ours, one a picture.
+    Software,
+    /// A line of its connector, for example `Line1`; a picture without an order is a part.
+    Line(String),
+}
+
+/// One look at a device.
+#[derive(Debug)]
+pub enum Reading {
+    Picture(Picture),
+    /// Nothing came, and nothing had to: the device waits for its trigger.
+    Idle,
+    /// Nothing came, although it should have.
+    Late,
+    /// A recording is over.
+    Ended,
+}
+
+/// A picture as the device gave it.
+#[derive(Debug)]
+pub struct Picture {
+    pub pixels: RgbImage,
+    /// When it was exposed or, where the device does not say, when it arrived.
+    pub stamp: Stamp,
+    /// Position in a recording, or the number that the device gave it.
+    pub number: u64,
+}
+
+/// A moment on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// `CLOCK_MONOTONIC`, which all processes share, in nanoseconds.
+    pub monotonic_ns: u64,
+    /// Since 1970, in nanoseconds.
+    pub unix_ns: u64,
+}
+
+impl Stamp {
+    /// This moment.
+    pub fn now() -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { monotonic_ns: monotonic_ns(), unix_ns: unix.as_nanos() as u64 }
+    }
+
+    /// The moment that lies `age` back.
+    pub fn back(self, age: Duration) -> Self {
+        let age = age.as_nanos() as u64;
+        Self {
+            monotonic_ns: self.monotonic_ns.saturating_sub(age),
+            unix_ns: self.unix_ns.saturating_sub(age),
+        }
+    }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes into a value that lives here; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Why a device gives no pictures.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    #[error("cannot open {what}: {reason}")]
+    Open { what: String, reason: String },
+    /// A setting that the device does not take.
+    #[error("{what} refuses {setting}: {reason}")]
+    Setting { what: String, setting: String, reason: String },
+    #[error("cannot read from {what}: {reason}")]
+    Read { what: String, reason: String },
+    /// The picture has a format that cannot be converted.
+    #[error("{what} sends {format}, which is not supported")]
+    Format { what: String, format: String },
+}
+
+/// An open device.
+pub trait Device {
+    /// The next picture, waiting for one about `wait` at most; a call may hang all the same.
+    ///
+    /// # Errors
+    /// The device is of no use any more.
+    fn next(&mut self, wait: Duration) -> Result<Reading, DeviceError>;
+
+    /// Asks for one exposure; does nothing where pictures come by themselves.
+    ///
+    /// # Errors
+    /// The device does not take the command.
+    fn expose(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// True for a recording: it is read only when a picture is wanted, so that none is lost.
+    fn is_recording(&self) -> bool {
+        false
+    }
+
+    /// True when a picture nobody ordered is a part, as with a hardware trigger.
+    fn pushes(&self) -> bool {
+        false
+    }
+}
+
+/// Opens what the settings name.
+///
+/// # Errors
+/// It is not there, is somebody else's, or refuses a setting.
+pub fn open(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
+    match &settings.kind {
+        kind @ Kind::V4l2 { .. } => super::v4l2::open(kind),
+        kind @ Kind::OpenCv { .. } => super::opencv::open(kind),
+        kind @ Kind::Genicam { .. } => super::genicam::open(kind),
+    }
+}

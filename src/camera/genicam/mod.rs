@@ -1,0 +1,167 @@
+//! GenICam through Aravis: GigE Vision and USB3 Vision.
+//!
+//! The acquisition is continuous. With a trigger, software or a line, the camera exposes when it is
+//! told to, and a pause is no fault; a lost control channel is one, at once.
+
+mod pixels;
+
+use super::device::{Device, DeviceError, Exposure, Kind, Picture, Reading, Stamp};
+use aravis::prelude::*;
+use aravis::{AcquisitionMode, Aravis, Buffer, BufferStatus, Camera, Stream};
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Buffers between the camera and us; more would only make pictures older.
+const BUFFERS: usize = 4;
+/// Broken pictures in a row, as after lost packets, before the camera counts as failed.
+const BROKEN_MAX: u32 = 10;
+
+struct Genicam {
+    camera: Camera,
+    stream: Stream,
+    what: String,
+    trigger: Exposure,
+    lost: Arc<AtomicBool>,
+    broken: u32,
+}
+
+/// Connects to a camera, sets it and starts the acquisition.
+///
+/// # Errors
+/// It does not answer, is controlled by somebody else, or refuses a setting.
+pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
+    let Kind::Genicam { name, trigger, .. } = kind else {
+        return Err(DeviceError::Open {
+            what: "Aravis".into(),
+            reason: "these are no settings of it".into(),
+        });
+    };
+    let refused = |reason: String| DeviceError::Open { what: name.clone(), reason };
+    // A second token in this process would say "already"; the library works all the same.
+    let _ = Aravis::initialize();
+    let camera = Camera::new(Some(name.as_str())).map_err(|e| refused(e.to_string()))?;
+    set_all(&camera, kind)?;
+    let stream = camera.create_stream().map_err(|e| refused(e.to_string()))?;
+    let payload = camera.payload().map_err(|e| refused(e.to_string()))?;
+    for _ in 0..BUFFERS {
+        stream.push_buffer(Buffer::new_allocate(payload as usize));
+    }
+    let lost = Arc::new(AtomicBool::new(false));
+    if let Some(device) = camera.device() {
+        let lost = Arc::clone(&lost);
+        device.connect_control_lost(move |_| lost.store(true, Ordering::Relaxed));
+    }
+    camera.start_acquisition().map_err(|e| refused(e.to_string()))?;
+    tracing::info!(camera = %name, model = ?camera.model_name().ok(), "GenICam stream open");
+    Ok(Box::new(Genicam { camera, stream, what: name.clone(), trigger: trigger.clone(), lost, broken: 0 }))
+}
+
+fn set_all(camera: &Camera, kind: &Kind) -> Result<(), DeviceError> {
+    let Kind::Genicam { name, exposure_us, gain, fps, width_px, height_px, pixel_format, trigger } = kind
+    else {
+        return Ok(());
+    };
+    fn refusal<E: Display>(what: &str, setting: String, outcome: Result<(), E>) -> Result<(), DeviceError> {
+        outcome.map_err(|e| DeviceError::Setting { what: what.to_owned(), setting, reason: e.to_string() })
+    }
+    let set = |setting: String, outcome| refusal(name, setting, outcome);
+    if let Some(format) = pixel_format {
+        set(format!("pixel_format {format}"), camera.set_pixel_format_from_string(format))?;
+    }
+    if width_px.is_some() || height_px.is_some() {
+        let side = |side: &Option<u32>| side.map_or(-1, |px| px as i32);
+        set("width_px, height_px".into(), camera.set_region(-1, -1, side(width_px), side(height_px)))?;
+    }
+    set("continuous acquisition".into(), camera.set_acquisition_mode(AcquisitionMode::Continuous))?;
+    if let Some(fps) = fps {
+        set(format!("fps {fps}"), camera.set_frame_rate(*fps))?;
+    }
+    if let Some(exposure_us) = exposure_us {
+        set(format!("exposure_us {exposure_us}"), camera.set_exposure_time(*exposure_us))?;
+    }
+    if let Some(gain) = gain {
+        set(format!("gain {gain}"), camera.set_gain(*gain))?;
+    }
+    match trigger {
+        Exposure::Free => set("free running".into(), camera.clear_triggers()),
+        Exposure::Software => set("software trigger".into(), camera.set_trigger("Software")),
+        Exposure::Line(line) => set(format!("trigger on {line}"), camera.set_trigger(line)),
+    }
+}
+
+impl Genicam {
+    fn take(&mut self, buffer: &Buffer) -> Result<Option<Picture>, DeviceError> {
+        if buffer.status() != BufferStatus::Success {
+            self.broken += 1;
+            tracing::warn!(camera = %self.what, status = ?buffer.status(), "a broken picture");
+            if self.broken > BROKEN_MAX {
+                let reason = format!("{} pictures in a row were broken: {:?}", self.broken, buffer.status());
+                return Err(DeviceError::Read { what: self.what.clone(), reason });
+            }
+            return Ok(None);
+        }
+        self.broken = 0;
+        let (width, height) = (buffer.image_width().max(0) as u32, buffer.image_height().max(0) as u32);
+        let format = buffer.image_pixel_format();
+        let (start, bytes) = buffer.data();
+        let data = if start.is_null() {
+            &[][..]
+        } else {
+            // SAFETY: the buffer was popped from the stream, so that nobody writes to it until it is
+            // pushed again, which is after this function.
+            unsafe { std::slice::from_raw_parts(start, bytes) }
+        };
+        let pixels = pixels::rgb(data, width, height, format.raw());
+        let pixels = pixels.map_err(|format| DeviceError::Format { what: self.what.clone(), format })?;
+        Ok(Some(Picture { pixels, stamp: arrival(buffer.system_timestamp()), number: buffer.frame_id() }))
+    }
+}
+
+/// The moment at which the first packet of a picture came, from Aravis's wall-clock stamp.
+fn arrival(unix_ns: u64) -> Stamp {
+    let now = Stamp::now();
+    now.back(Duration::from_nanos(now.unix_ns.saturating_sub(unix_ns)))
+}
+
+impl Device for Genicam {
+    fn next(&mut self, wait: Duration) -> Result<Reading, DeviceError> {
+        if self.lost.load(Ordering::Relaxed) {
+            let reason = "the control channel is lost".into();
+            return Err(DeviceError::Read { what: self.what.clone(), reason });
+        }
+        let Some(buffer) = self.stream.timeout_pop_buffer(wait.as_micros() as u64) else {
+            return Ok(if self.trigger == Exposure::Free { Reading::Late } else { Reading::Idle });
+        };
+        let picture = self.take(&buffer);
+        self.stream.push_buffer(buffer);
+        Ok(picture?.map_or(Reading::Late, Reading::Picture))
+    }
+
+    fn expose(&mut self) -> Result<(), DeviceError> {
+        if self.trigger != Exposure::Software {
+            return Ok(());
+        }
+        let outcome = self.camera.software_trigger();
+        outcome.map_err(|e| DeviceError::Read { what: self.what.clone(), reason: e.to_string() })
+    }
+
+    fn pushes(&self) -> bool {
+        matches!(self.trigger, Exposure::Line(_))
+    }
+}
+
+/// What `inspectd cameras` prints: id, address, and vendor with model of every camera that answers.
+pub fn list() -> Vec<(String, String, String)> {
+    let Ok(aravis) = Aravis::initialize() else { return vec![] };
+    let text = |c: &std::ffi::CString| c.to_string_lossy().into_owned();
+    let describe = |d: &aravis::DeviceInfo| {
+        (
+            text(&d.id),
+            text(&d.address),
+            format!("{} {} ({})", text(&d.vendor), text(&d.model), text(&d.protocol)),
+        )
+    };
+    aravis.get_device_list().iter().map(describe).collect()
+}

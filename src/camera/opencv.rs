@@ -1,0 +1,115 @@
+//! OpenCV's VideoCapture: RTSP and other streams, video files, GStreamer pipelines.
+//!
+//! The backend is always named, because only a named one keeps the timeouts (RTSP goes over TCP). A
+//! file is a recording: its pictures carry the times of the film, counted from when it was opened.
+
+use super::device::{Backend, Device, DeviceError, Kind, Picture, Reading, Stamp};
+use image::RgbImage;
+use opencv::core::{Mat, Vector};
+use opencv::prelude::*;
+use opencv::{imgproc, videoio};
+use std::time::Duration;
+
+struct Stream {
+    capture: videoio::VideoCapture,
+    what: String,
+    live: bool,
+    opened: Stamp,
+    number: u64,
+    bgr: Mat,
+}
+
+/// Opens a stream, a file or a pipeline.
+///
+/// # Errors
+/// Nothing answers within the timeout, or it is no video.
+pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
+    let Kind::OpenCv { url, backend, live, open_timeout_ms, read_timeout_ms } = kind else {
+        return Err(DeviceError::Open {
+            what: "OpenCV".into(),
+            reason: "these are no settings of it".into(),
+        });
+    };
+    let what = without_password(url);
+    let refused = |reason: String| DeviceError::Open { what: what.clone(), reason };
+    let (api, params) = match backend {
+        Backend::Ffmpeg => (
+            videoio::CAP_FFMPEG,
+            vec![
+                videoio::CAP_PROP_OPEN_TIMEOUT_MSEC,
+                *open_timeout_ms as i32,
+                videoio::CAP_PROP_READ_TIMEOUT_MSEC,
+                *read_timeout_ms as i32,
+            ],
+        ),
+        // A pipeline has its timeouts in its elements; the supervisor has its own.
+        Backend::Gstreamer => (videoio::CAP_GSTREAMER, vec![]),
+    };
+    let capture = videoio::VideoCapture::from_file_with_params(url, api, &Vector::from_slice(&params))
+        .map_err(|e| refused(e.message))?;
+    if !capture.is_opened().map_err(|e| refused(e.message))? {
+        return Err(refused(format!("{} finds no video there", backend.as_str())));
+    }
+    let opened = Stamp::now();
+    Ok(Box::new(Stream { capture, what, live: *live, opened, number: 0, bgr: Mat::default() }))
+}
+
+/// A URL without the user's password, for logs.
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+impl Stream {
+    fn picture(&mut self) -> opencv::Result<Option<Picture>> {
+        if !self.capture.read(&mut self.bgr)? || self.bgr.empty() {
+            return Ok(None);
+        }
+        let stamp = if self.live { Stamp::now() } else { self.film_time()? };
+        let code = if self.bgr.channels() == 1 { imgproc::COLOR_GRAY2RGB } else { imgproc::COLOR_BGR2RGB };
+        let mut rgb = Mat::default();
+        imgproc::cvt_color_def(&self.bgr, &mut rgb, code)?;
+        let (width, height) = (rgb.cols() as u32, rgb.rows() as u32);
+        let pixels = RgbImage::from_raw(width, height, rgb.data_bytes()?.to_vec());
+        let number = self.number;
+        self.number += 1;
+        Ok(pixels.map(|pixels| Picture { pixels, stamp, number }))
+    }
+
+    /// When the current picture would have been taken, had the film begun when it was opened.
+    fn film_time(&self) -> opencv::Result<Stamp> {
+        let ms = self.capture.get(videoio::CAP_PROP_POS_MSEC)?.max(0.0);
+        let ns = (ms * 1e6) as u64;
+        Ok(Stamp { monotonic_ns: self.opened.monotonic_ns + ns, unix_ns: self.opened.unix_ns + ns })
+    }
+}
+
+impl Device for Stream {
+    /// OpenCV cannot be told how long to wait here: the read timeout of the settings holds.
+    fn next(&mut self, _wait: Duration) -> Result<Reading, DeviceError> {
+        let reason = match self.picture() {
+            Ok(Some(picture)) => return Ok(Reading::Picture(picture)),
+            Ok(None) if !self.live => return Ok(Reading::Ended),
+            Ok(None) => "the stream has ended or its timeout has passed".to_owned(),
+            Err(error) => error.message,
+        };
+        Err(DeviceError::Read { what: self.what.clone(), reason })
+    }
+
+    fn is_recording(&self) -> bool {
+        !self.live
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_password;
+
+    #[test]
+    fn a_password_is_not_shown() {
+        assert_eq!(without_password("rtsp://me:secret@10.0.0.7:554/live"), "rtsp://…@10.0.0.7:554/live");
+        assert_eq!(without_password("/var/film.mp4"), "/var/film.mp4");
+    }
+}

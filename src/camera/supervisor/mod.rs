@@ -1,0 +1,376 @@
+//! The supervisor of one camera: a thread that owns the capture child, and the `Source` the line sees.
+//!
+//!     Source::next --Take--> child --Frame--> supervisor --slot--> Source::next
+//!                              |                  |
+//!                              '--Alive, Fault----+--> machine --> kill, wait, spawn
+//!                                                 '--> report: ready, fault with its reason
+//!
+//! Nothing a child sends is believed: sizes must fit the bytes, and stamps must rise and not lie in the
+//! future. The line sees `domain::Frame`s and never learns what kind of device they came from.
+
+pub mod machine;
+pub mod presence;
+
+use super::device::{monotonic_ns, Settings, Stamp};
+use super::picture::Condition;
+use super::wire::{Order, Told};
+use super::{CameraError, Source, Stop};
+use crate::domain::frame::{Frame, Trigger};
+use crate::ipc::{Channel, Child, IpcError, Program};
+use image::RgbImage;
+use machine::{Limits, Machine, State, Step};
+use presence::Presence;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How often a supervisor looks after its child, at least.
+const LOOK: Duration = Duration::from_millis(100);
+/// A message that began is through in this time.
+const MESSAGE_WITHIN: Duration = Duration::from_secs(2);
+/// How often a missing device is looked for.
+const PRESENCE_EVERY: Duration = Duration::from_millis(500);
+/// Frames that hardware triggered and nobody has taken yet.
+const PUSHED_MAX: usize = 8;
+
+/// What the camera's supervisor has to say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    Ready,
+    Fault {
+        reason: String,
+    },
+    /// What the newest picture is worth.
+    Condition(Condition),
+    /// A frame that hardware triggered had no room.
+    Lost,
+}
+
+/// Takes reports; called from the supervisor's thread, and must not wait.
+pub type Reporter = Box<dyn Fn(Report) + Send>;
+
+/// A camera whose device lives in a process of its own.
+pub struct Supervised {
+    shared: Arc<Shared>,
+    stop: Stop,
+    /// Ends this supervisor alone.
+    over: Stop,
+    thread: Option<JoinHandle<()>>,
+    orders: u64,
+    /// Orders are made by hardware: `next` waits for what comes.
+    pushed: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    slot: Mutex<Slot>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// The sending half to the running child.
+    sender: Option<Channel>,
+    /// The order without its frame.
+    wanted: Option<u64>,
+    frames: std::collections::VecDeque<Frame>,
+    ended: bool,
+    /// Why there is no child.
+    fault: Option<String>,
+}
+
+impl Shared {
+    /// Every change under the lock is complete before anything could panic.
+    fn lock(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Supervised {
+    /// Starts the supervisor and its first child. `program` is `inspectd capture`, or what a test puts
+    /// in its place; `pushed` says that hardware triggers the camera.
+    pub fn new(
+        settings: Settings,
+        program: Program,
+        limits: Limits,
+        pushed: bool,
+        stop: Stop,
+        report: Reporter,
+    ) -> Self {
+        let (shared, over) = (Arc::new(Shared::default()), Stop::default());
+        let keeper = Keeper {
+            presence: Presence::of(&settings.kind),
+            settings,
+            program,
+            machine: Machine::new(Instant::now(), limits, rand::random),
+            child: None,
+            shared: Arc::clone(&shared),
+            stop: stop.clone(),
+            over: over.clone(),
+            report,
+            looked: Instant::now(),
+            last_ns: 0,
+        };
+        let thread = std::thread::spawn(move || keeper.run());
+        Self { shared, stop, over, thread: Some(thread), orders: 0, pushed }
+    }
+
+    fn order(&mut self, slot: &mut Slot) {
+        self.orders += 1;
+        slot.wanted = Some(self.orders);
+        slot.frames.clear();
+        if let Some(sender) = &mut slot.sender {
+            // A child that does not take it is seen by its supervisor, which orders again from the next.
+            let _ = sender.send(&Order::Take { order: self.orders }, &[], MESSAGE_WITHIN);
+        }
+    }
+}
+
+impl Source for Supervised {
+    fn next(&mut self) -> Result<Option<Frame>, CameraError> {
+        self.next_by(None)
+    }
+
+    /// With a moment, waits through faults until then; without, a fault is told at once.
+    fn next_by(&mut self, by: Option<Instant>) -> Result<Option<Frame>, CameraError> {
+        let shared = Arc::clone(&self.shared);
+        let mut slot = shared.lock();
+        if !self.pushed {
+            self.order(&mut slot);
+        }
+        loop {
+            if let Some(frame) = slot.frames.pop_front() {
+                return Ok(Some(frame));
+            }
+            if slot.ended || self.stop.is_set() {
+                return Ok(None);
+            }
+            let fault = slot.fault.clone();
+            if let (Some(reason), None) = (&fault, by) {
+                slot.wanted = None;
+                return Err(CameraError::Device { reason: reason.clone() });
+            }
+            if by.is_some_and(|by| Instant::now() >= by) {
+                slot.wanted = None;
+                let reason = fault.unwrap_or_else(|| "no picture came in time".into());
+                return Err(CameraError::Device { reason });
+            }
+            let wait = by.map_or(LOOK, |by| by.saturating_duration_since(Instant::now()).min(LOOK));
+            slot = shared.changed.wait_timeout(slot, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn reports_itself(&self) -> bool {
+        true
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.over.set();
+        if let Some(thread) = self.thread.take() {
+            // It only fails when the thread panicked, which was logged.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's side.
+struct Keeper {
+    settings: Settings,
+    presence: Presence,
+    program: Program,
+    machine: Machine,
+    child: Option<Child>,
+    shared: Arc<Shared>,
+    stop: Stop,
+    over: Stop,
+    report: Reporter,
+    /// When a missing device was last looked for.
+    looked: Instant,
+    /// The newest stamp of this child.
+    last_ns: u64,
+}
+
+impl Keeper {
+    fn run(mut self) {
+        while !self.stop.is_set() && !self.over.is_set() {
+            let step = match &mut self.child {
+                Some(child) => match child.channel.recv::<Told>(LOOK, MESSAGE_WITHIN) {
+                    Ok(Some((Told::Ended, _))) => break,
+                    Ok(Some((told, payload))) => self.told(told, payload),
+                    Ok(None) => Step::Nothing,
+                    Err(error) => self.broken(&error),
+                },
+                None => {
+                    self.look();
+                    Step::Nothing
+                }
+            };
+            self.carry_out(step);
+            let step = self.machine.tick(Instant::now());
+            self.carry_out(step);
+        }
+        self.child = None;
+        let mut slot = self.shared.lock();
+        slot.sender = None;
+        slot.ended = true;
+        self.shared.changed.notify_all();
+    }
+
+    fn carry_out(&mut self, step: Step) {
+        match step {
+            Step::Nothing => {}
+            Step::Spawn => self.spawn(),
+            Step::Kill(reason) => self.kill(reason),
+        }
+    }
+
+    fn spawn(&mut self) {
+        self.last_ns = 0;
+        let open = Order::Open(Box::new(self.settings.clone()));
+        let child = Child::spawn(&self.program).and_then(|mut child| {
+            child.channel.send(&open, &[], MESSAGE_WITHIN)?;
+            Ok(child)
+        });
+        match child {
+            Ok(child) => self.child = Some(child),
+            Err(error) => {
+                let step = self.machine.fault(Instant::now(), error.to_string());
+                self.carry_out(step);
+            }
+        }
+    }
+
+    fn kill(&mut self, reason: String) {
+        tracing::warn!(camera = %self.settings.camera, %reason, "the capture process is ended");
+        let mut slot = self.shared.lock();
+        slot.sender = None;
+        slot.fault = Some(reason.clone());
+        drop(slot);
+        self.shared.changed.notify_all();
+        (self.report)(Report::Fault { reason });
+        // Ends and reaps it.
+        self.child = None;
+    }
+
+    /// Waits a little for the device to come back, while there is no child.
+    fn look(&mut self) {
+        let State::Waiting { until, .. } = &self.machine.state else { return };
+        self.stop.wait_until((*until).min(Instant::now() + LOOK));
+        if self.looked.elapsed() >= PRESENCE_EVERY {
+            self.looked = Instant::now();
+            if let Some(there) = self.presence.look() {
+                self.machine.seen(Instant::now(), there);
+            }
+        }
+    }
+
+    fn broken(&mut self, error: &IpcError) -> Step {
+        let reason = match (error, self.child.as_mut().and_then(Child::exited)) {
+            (IpcError::Closed, Some(status)) => format!("the capture process ended: {status}"),
+            (error, _) => error.to_string(),
+        };
+        self.machine.fault(Instant::now(), reason)
+    }
+
+    fn told(&mut self, told: Told, payload: Vec<u8>) -> Step {
+        let now = Instant::now();
+        match told {
+            Told::Opened => self.opened(now),
+            Told::Alive(alive) => {
+                self.machine.alive(now, alive);
+                if let Some(condition) = alive.condition {
+                    (self.report)(Report::Condition(condition));
+                }
+                Step::Nothing
+            }
+            Told::Frame { order, width_px, height_px, stamp, number } => {
+                match self.frame(width_px, height_px, stamp, number, payload) {
+                    Ok(frame) => {
+                        self.hand_over(order, frame);
+                        Step::Nothing
+                    }
+                    Err(reason) => self.machine.fault(now, reason),
+                }
+            }
+            Told::Fault { reason } => self.machine.fault(now, reason),
+            Told::Ended => Step::Nothing,
+        }
+    }
+
+    fn opened(&mut self, now: Instant) -> Step {
+        let sender = self.child.as_ref().map(|child| child.channel.try_clone());
+        let Some(Ok(mut sender)) = sender else {
+            return self.machine.fault(now, "no descriptor is left".into());
+        };
+        let mut slot = self.shared.lock();
+        if let Some(order) = slot.wanted {
+            if let Err(error) = sender.send(&Order::Take { order }, &[], MESSAGE_WITHIN) {
+                drop(slot);
+                return self.broken(&error);
+            }
+        }
+        slot.sender = Some(sender);
+        slot.fault = None;
+        drop(slot);
+        self.machine.opened(now);
+        (self.report)(Report::Ready);
+        Step::Nothing
+    }
+
+    /// A frame out of a child's words, or what is wrong with them.
+    fn frame(
+        &mut self,
+        width_px: u32,
+        height_px: u32,
+        stamp: Stamp,
+        number: u64,
+        payload: Vec<u8>,
+    ) -> Result<Frame, String> {
+        let (bytes, now_ns) = (payload.len(), monotonic_ns());
+        let expected = u64::from(width_px) * u64::from(height_px) * 3;
+        if expected == 0 || bytes as u64 != expected {
+            return Err(format!("a picture of {width_px}x{height_px} pixels with {bytes} bytes"));
+        }
+        let recorded = matches!(self.settings.kind, super::device::Kind::OpenCv { live: false, .. });
+        if !recorded && (stamp.monotonic_ns > now_ns || stamp.monotonic_ns < self.last_ns) {
+            return Err(format!("a picture's time stamp {} does not rise", stamp.monotonic_ns));
+        }
+        self.last_ns = stamp.monotonic_ns;
+        let pixels = RgbImage::from_raw(width_px, height_px, payload)
+            .ok_or_else(|| "a picture without its bytes".to_owned())?;
+        // A recording's picture is as old as its reading: its deadline counts from now.
+        let age = Duration::from_nanos(if recorded { 0 } else { now_ns - stamp.monotonic_ns });
+        let now = Instant::now();
+        Ok(Frame {
+            camera: self.settings.camera.clone(),
+            pixels: Arc::new(pixels),
+            captured_at: UNIX_EPOCH
+                .checked_add(Duration::from_nanos(stamp.unix_ns))
+                .unwrap_or_else(SystemTime::now),
+            captured: now.checked_sub(age).unwrap_or(now),
+            trigger: Trigger::default(),
+            origin: format!("{}:{number}", self.settings.camera),
+            replayed: recorded,
+        })
+    }
+
+    fn hand_over(&self, order: Option<u64>, frame: Frame) {
+        let mut slot = self.shared.lock();
+        // What answers an order that nobody waits for any more is forgotten, as every picture in between is.
+        if order.is_some() && order != slot.wanted {
+            return;
+        }
+        slot.wanted = None;
+        let full = slot.frames.len() >= PUSHED_MAX;
+        if !full {
+            slot.frames.push_back(frame);
+        }
+        drop(slot);
+        if full {
+            (self.report)(Report::Lost);
+        }
+        self.shared.changed.notify_all();
+    }
+}

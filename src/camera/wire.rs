@@ -1,0 +1,52 @@
+//! The messages between a capture child and its supervisor; frames travel as payloads of `Told::Frame`.
+//!
+//!     supervisor --Open, Take--> child
+//!     supervisor <--Opened, Alive, Frame, Ended, Fault-- child
+
+use super::device::{Settings, Stamp};
+use super::picture::Condition;
+use serde::{Deserialize, Serialize};
+
+/// To the child.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// The first message, and only the first.
+    Open(Box<Settings>),
+    /// The next picture whose exposure comes after this order; numbers rise.
+    Take { order: u64 },
+}
+
+/// From the child.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub enum Told {
+    /// The device is open, and pictures can be ordered.
+    Opened,
+    /// Sent every `ALIVE_EVERY` while the device answers.
+    Alive(Alive),
+    /// One picture, 8-bit RGB in rows without gaps; the payload has `3 * width_px * height_px` bytes.
+    Frame {
+        /// The order that it answers; `None` when the device was triggered by hardware.
+        order: Option<u64>,
+        width_px: u32,
+        height_px: u32,
+        stamp: Stamp,
+        number: u64,
+    },
+    /// A recording is over.
+    Ended,
+    /// The device failed; the child ends after it.
+    Fault { reason: String },
+}
+
+/// What the child saw since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Alive {
+    /// Pictures read so far.
+    pub pictures: u64,
+    /// Of the newest picture's bytes: a stuck camera sends the same one again and again.
+    pub checksum: u32,
+    /// No picture is due: the device waits for its trigger or for an order.
+    pub idle: bool,
+    /// Of the newest picture, when one came since the last message.
+    pub condition: Option<Condition>,
+}

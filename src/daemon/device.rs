@@ -1,0 +1,139 @@
+//! A camera in a capture process, with its reports on the station: state on `camera/{id}/status`, and
+//! an alarm `image_{id}` while its pictures are dark, blinded or without edges.
+
+use super::station::Station;
+use crate::camera::device::{Exposure, Kind, Settings};
+use crate::camera::picture::Condition;
+use crate::camera::supervisor::machine::Limits;
+use crate::camera::supervisor::{Report, Supervised};
+use crate::camera::Stop;
+use crate::config::{DeviceConfig, Health};
+use crate::ipc::Program;
+use crate::mqtt::message::CameraState;
+use crate::mqtt::StationEvent;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Looks in a row, half a second apart, that must agree before the alarm is raised or cleared.
+const AGREEING: u32 = 3;
+/// Room that OpenCV's own timeout gets beyond its limit before the supervisor gives up on the opening.
+const OPEN_EXTRA: Duration = Duration::from_secs(5);
+
+/// Starts the supervisor of a camera.
+pub fn open(id: &str, config: &DeviceConfig, station: &Arc<Station>, stop: &Stop) -> Supervised {
+    let settings = Settings {
+        camera: id.to_owned(),
+        kind: config.kind.clone(),
+        key_frames: config.key_frames,
+        correction: config.correction.clone(),
+    };
+    let mut limits = Limits {
+        picture: Duration::from_millis(config.picture_timeout_ms.into()),
+        frozen: Duration::from_millis(config.frozen_after_ms.into()),
+        ..Limits::default()
+    };
+    if let Kind::OpenCv { open_timeout_ms, .. } = config.kind {
+        limits.open = limits.open.max(Duration::from_millis(open_timeout_ms.into()) + OPEN_EXTRA);
+    }
+    let pushed = matches!(&config.kind, Kind::Genicam { trigger: Exposure::Line(_), .. });
+    let (station, id) = (Arc::clone(station), id.to_owned());
+    let watch = Mutex::new(Watch::new(config.health));
+    let report = move |report: Report| match report {
+        Report::Ready => tell(&station, &id, CameraState::Ready, String::new()),
+        Report::Fault { reason } => tell(&station, &id, CameraState::Fault, reason),
+        Report::Condition(condition) => {
+            let change = watch.lock().unwrap_or_else(PoisonError::into_inner).look(condition);
+            if let Some(message) = change {
+                let raised = message.is_some();
+                let message = message.unwrap_or_default();
+                let code = format!("image_{id}");
+                station.tell(StationEvent::Alarm { code, raised, message });
+            }
+        }
+        Report::Lost => tracing::error!(camera = %id, "a hardware trigger came while too many frames waited"),
+    };
+    let program = Program::new(["capture"]);
+    Supervised::new(settings, program, limits, pushed, stop.clone(), Box::new(report))
+}
+
+fn tell(station: &Station, id: &str, state: CameraState, reason: String) {
+    station.tell(StationEvent::Camera { id: id.to_owned(), state, reason });
+}
+
+/// Watches the pictures of one camera.
+struct Watch {
+    limits: Health,
+    raised: bool,
+    /// Looks in a row that differ from `raised`.
+    differing: u32,
+}
+
+impl Watch {
+    const fn new(limits: Health) -> Self {
+        Self { limits, raised: false, differing: 0 }
+    }
+
+    /// `Some(Some(message))` raises the alarm, `Some(None)` clears it.
+    fn look(&mut self, condition: Condition) -> Option<Option<String>> {
+        let wrong = self.wrong(condition);
+        if wrong.is_some() == self.raised {
+            self.differing = 0;
+            return None;
+        }
+        self.differing += 1;
+        if self.differing < AGREEING {
+            return None;
+        }
+        self.differing = 0;
+        self.raised = wrong.is_some();
+        Some(wrong)
+    }
+
+    fn wrong(&self, condition: Condition) -> Option<String> {
+        let Condition { sharpness, brightness, overexposed } = condition;
+        let below = |value: f64, limit: Option<f64>| limit.is_some_and(|limit| value < limit);
+        if below(brightness, self.limits.brightness_min) {
+            Some(format!("dark: mean grey value {brightness:.0}; is the light on?"))
+        } else if self.limits.overexposed_max.is_some_and(|limit| overexposed > limit) {
+            Some(format!("overexposed: {:.0} % of the picture", 100.0 * overexposed))
+        } else if below(sharpness, self.limits.sharpness_min) {
+            Some(format!("not sharp: {sharpness:.1}; is the lens clean and in focus?"))
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Health =
+        Health { sharpness_min: Some(50.0), brightness_min: Some(20.0), overexposed_max: Some(0.5) };
+    const GOOD: Condition = Condition { sharpness: 400.0, brightness: 90.0, overexposed: 0.0 };
+
+    #[test]
+    fn the_alarm_is_raised_and_cleared_by_three_looks_that_agree() {
+        let mut watch = Watch::new(LIMITS);
+        let dark = Condition { brightness: 3.0, sharpness: 0.0, ..GOOD };
+        assert_eq!(watch.look(dark), None);
+        assert_eq!(watch.look(dark), None);
+        assert_eq!(watch.look(GOOD), None);
+        assert_eq!(watch.look(dark), None);
+        assert_eq!(watch.look(dark), None);
+        assert!(watch.look(dark).flatten().is_some_and(|m| m.contains("dark")));
+        assert_eq!(watch.look(dark), None);
+        assert_eq!(watch.look(GOOD), None);
+        assert_eq!(watch.look(GOOD), None);
+        assert_eq!(watch.look(GOOD), Some(None));
+    }
+
+    #[test]
+    fn each_limit_has_its_words_and_none_means_none() {
+        let watch = Watch::new(LIMITS);
+        assert!(watch.wrong(Condition { sharpness: 1.0, ..GOOD }).is_some_and(|m| m.contains("lens")));
+        assert!(watch.wrong(Condition { overexposed: 0.9, ..GOOD }).is_some_and(|m| m.contains("90 %")));
+        assert_eq!(watch.wrong(GOOD), None);
+        assert_eq!(Watch::new(Health::default()).wrong(Condition::default()), None);
+    }
+}

@@ -1,0 +1,198 @@
+//! Takes frames from one source as its trigger says, and puts them into the camera's queue.
+
+use super::cameras::{Feed, Shot};
+use super::desk::Counter;
+use super::recorder::Recorder;
+use crate::camera::{CameraError, Source, Stop};
+use crate::domain::frame::{Frame, Trigger};
+use crate::domain::grade::Reason;
+use crate::domain::trigger::Request;
+use crate::inspect::uninspected;
+use crate::mqtt::message::CameraState::{Fault, Ready};
+use crate::queue::{Popped, Pushed};
+use crate::vlm::ModelInfo;
+use image::RgbImage;
+use std::sync::mpsc::SyncSender;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// A source that fails is asked again after this long, so that it does not fill the log.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often a taker without work sees whether it should stop.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The thread of one camera.
+pub struct Taker {
+    pub id: String,
+    pub source: Box<dyn Source>,
+    pub feed: Feed,
+    pub counter: Arc<Counter>,
+    /// The desk decides when a picture is taken.
+    pub on_command: bool,
+    pub recorder: Arc<Recorder>,
+    pub model: ModelInfo,
+    pub interval: Option<Duration>,
+    /// Overrides the pipeline's.
+    pub deadline: Option<Duration>,
+    pub stop: Stop,
+    pub bell: SyncSender<()>,
+}
+
+impl Taker {
+    /// Takes frames until the source ends or the station stops.
+    pub fn run(mut self) {
+        self.tell(None);
+        if self.on_command {
+            self.on_commands();
+        } else {
+            self.on_clock();
+        }
+        self.feed.frames.close();
+        self.ring();
+    }
+
+    fn on_clock(&mut self) {
+        let mut due = Instant::now();
+        let mut fault = None;
+        while !self.stop.wait_until(due) {
+            if self.counter.is_paused() {
+                due = Instant::now() + LOOK;
+                continue;
+            }
+            due = match self.interval {
+                Some(interval) => (due + interval).max(Instant::now()),
+                None => Instant::now(),
+            };
+            match self.source.next() {
+                Ok(Some(mut frame)) => {
+                    if fault.take().is_some() {
+                        self.tell(None);
+                    }
+                    frame.trigger.deadline = frame.trigger.deadline.or(self.deadline);
+                    if !self.push(frame) {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    // A fault that lasts is said once.
+                    if fault.replace(error.to_string()) != Some(error.to_string()) {
+                        tracing::error!(camera = %self.id, %error, "no picture");
+                        self.tell(Some(&error));
+                    }
+                    due = due.max(Instant::now() + RETRY);
+                }
+            }
+        }
+    }
+
+    fn on_commands(&mut self) {
+        while !self.stop.is_set() {
+            match self.counter.next(LOOK) {
+                Popped::Item(request) => {
+                    if !self.serve(request) {
+                        return;
+                    }
+                }
+                Popped::TimedOut => {}
+                Popped::Closed => return,
+            }
+        }
+    }
+
+    /// One trigger, one inspection: with a picture, or a review without one. False when it is over.
+    fn serve(&mut self, request: Request) -> bool {
+        let Request { mut trigger, received, .. } = request;
+        let limit = self.deadline.unwrap_or(self.counter.pipeline().verdict.deadline);
+        let limit = trigger.deadline.unwrap_or(limit);
+        // The deadline of a triggered part counts from its trigger, not from the exposure.
+        let left = |at: Instant| limit.saturating_sub(at.saturating_duration_since(received));
+        let taken = if left(Instant::now()).is_zero() {
+            Err(Reason::Deadline { late_ms: received.elapsed().saturating_sub(limit).as_millis() as u64 })
+        } else {
+            match self.source.next_by(received.checked_add(limit)) {
+                Ok(Some(frame)) => Ok(frame),
+                Ok(None) => return false,
+                Err(error) if received.elapsed() < limit => Err(Reason::Frame { message: error.to_string() }),
+                Err(error) => {
+                    tracing::error!(camera = %self.id, %error, "a trigger got no picture in time");
+                    Err(Reason::Deadline { late_ms: (received.elapsed() - limit).as_millis() as u64 })
+                }
+            }
+        };
+        match taken {
+            Ok(mut frame) => {
+                trigger.deadline = Some(left(frame.captured));
+                frame.trigger = joined(trigger, frame.trigger);
+                self.push(frame)
+            }
+            Err(reason) => {
+                trigger.deadline = Some(limit);
+                self.record_lost(&self.without_picture(trigger, received), reason, false);
+                true
+            }
+        }
+    }
+
+    /// A frame that stands for a picture that never came.
+    fn without_picture(&self, trigger: Trigger, received: Instant) -> Frame {
+        let age = received.elapsed();
+        Frame {
+            camera: self.id.clone(),
+            pixels: Arc::new(RgbImage::new(0, 0)),
+            captured_at: SystemTime::now().checked_sub(age).unwrap_or_else(SystemTime::now),
+            captured: received,
+            trigger,
+            origin: "no picture".into(),
+            replayed: false,
+        }
+    }
+
+    fn record_lost(&self, frame: &Frame, reason: Reason, dropped: bool) {
+        let inspection = uninspected(frame, &self.counter.pipeline(), &self.model, reason);
+        self.recorder.record(&inspection, &frame.pixels, dropped);
+    }
+
+    /// False when the queue is closed.
+    fn push(&self, mut frame: Frame) -> bool {
+        frame.camera.clone_from(&self.id);
+        let open = match self.feed.frames.push(Shot { frame, pipeline: self.counter.pipeline() }) {
+            Pushed::Queued => true,
+            Pushed::Dropped(lost) => {
+                self.record_lost(&lost.frame, Reason::QueueFull, true);
+                true
+            }
+            Pushed::Closed(lost) => {
+                let origin = &lost.frame.origin;
+                tracing::warn!(camera = %self.id, %origin, "taken while stopping, not inspected");
+                false
+            }
+        };
+        self.ring();
+        open
+    }
+
+    /// A bell that rings already needs no second ring.
+    fn ring(&self) {
+        let _ = self.bell.try_send(());
+    }
+
+    fn tell(&self, fault: Option<&CameraError>) {
+        if self.source.reports_itself() {
+            return;
+        }
+        let (state, reason) = fault.map_or((Ready, String::new()), |e| (Fault, e.to_string()));
+        self.recorder.camera(&self.id, state, reason);
+    }
+}
+
+/// What the sender knows about the part, and where it says nothing, what the source knows.
+fn joined(sent: Trigger, known: Trigger) -> Trigger {
+    Trigger {
+        part_id: sent.part_id.or(known.part_id),
+        lot: sent.lot.or(known.lot),
+        expected: if sent.expected.is_empty() { known.expected } else { sent.expected },
+        correlation_id: sent.correlation_id.or(known.correlation_id),
+        deadline: sent.deadline.or(known.deadline),
+    }
+}

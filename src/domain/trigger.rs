@@ -1,0 +1,72 @@
+//! What the line is told from outside: take a picture of this part, pause, go on, change the recipe.
+//!
+//!     MQTT cmd/…, HTTP POST --Command--> desk (in `daemon`) --Request--> camera --> Frame
+//!
+//! Whoever takes commands from outside turns them into these and hands them to the desk; its answer,
+//! accepted or a `Refusal`, goes back to the sender.
+
+use super::frame::Trigger;
+use std::time::Instant;
+
+/// A picture that somebody wants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// `id` of the camera; `None` is the only camera, or all that belong to the part.
+    pub camera: Option<String>,
+    pub trigger: Trigger,
+    /// When the request came; its deadline counts from here.
+    pub received: Instant,
+}
+
+/// Something that the station is told to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    Trigger(Request),
+    /// Pictures from now on are inspected by this pipeline, which must be known to the config.
+    Pipeline {
+        camera: Option<String>,
+        pipeline: String,
+    },
+    /// No pictures until `Resume`; triggers are refused.
+    Pause {
+        camera: Option<String>,
+    },
+    Resume {
+        camera: Option<String>,
+    },
+}
+
+/// Why a command is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("there is no camera {camera:?}; there are {known}")]
+    NoCamera { camera: String, known: String },
+    #[error("camera {camera} takes no triggers: its config says how it is triggered")]
+    NotTriggered { camera: String },
+    #[error("camera {camera} is paused")]
+    Paused { camera: String },
+    #[error("{waiting} triggers wait for camera {camera} already")]
+    Full { camera: String, waiting: usize },
+    #[error("there is no pipeline {pipeline:?} in the config; there are {known}")]
+    NoPipeline { pipeline: String, known: String },
+    #[error("the station is stopping")]
+    Stopping,
+    /// The command itself is not well formed.
+    #[error("{reason}")]
+    Malformed { reason: String },
+}
+
+impl Refusal {
+    /// Stable word for machines.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoCamera { .. } => "no_camera",
+            Self::NotTriggered { .. } => "not_triggered",
+            Self::Paused { .. } => "paused",
+            Self::Full { .. } => "full",
+            Self::NoPipeline { .. } => "no_pipeline",
+            Self::Stopping => "stopping",
+            Self::Malformed { .. } => "malformed",
+        }
+    }
+}

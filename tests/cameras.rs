@@ -1,0 +1,461 @@
+//! Cameras in processes of their own: scripted faults (P4), and real peers: Aravis's fake GigE Vision
+//! camera, an RTSP server of GStreamer, films made by ffmpeg.
+//!
+//!     test --Supervised--> this binary as a child: a scripted device, or the product's own sources
+//!
+//! `SOAK=full` runs P4 at its full count.
+
+#[path = "common/soak.rs"]
+mod soak;
+
+use aravis::prelude::*;
+use image::{Rgb, RgbImage};
+use inspectd::camera::child;
+use inspectd::camera::device::{self, Backend, Exposure, Kind, Settings, Stamp};
+use inspectd::camera::keyframe::Policy;
+use inspectd::camera::picture::Correction;
+use inspectd::camera::supervisor::machine::Limits;
+use inspectd::camera::supervisor::{Report, Supervised};
+use inspectd::camera::wire::{Alive, Order, Told};
+use inspectd::camera::{Source, Stop};
+use inspectd::domain::frame::Frame;
+use inspectd::ipc::{Channel, Child, Program};
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const ROLE: &str = "INSPECTD_TEST_CAMERA_ROLE";
+const SCRIPT: &str = "INSPECTD_TEST_CAMERA_SCRIPT";
+/// The promises of P4.
+const REPORTED_WITHIN: Duration = Duration::from_secs(5);
+const BACK_WITHIN: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The faults of P4; `unplug` takes the device's node away.
+const FAULTS: [&str; 7] = ["hang", "eio", "frozen", "wrong_size", "stop", "crash", "unplug"];
+/// Cameras that fail at the same time.
+const SIDE_BY_SIDE: usize = 28;
+
+/// Not a test: what the other tests start as a child of theirs.
+#[test]
+fn a_child() {
+    match std::env::var(ROLE).as_deref() {
+        Ok("scripted") => scripted(Path::new(&std::env::var(SCRIPT).unwrap())),
+        Ok("real") => child::serve(Channel::of_this_process().unwrap(), device::open).unwrap(),
+        Ok("gige") => {
+            let _camera = aravis::GvFakeCamera::new(Some("127.0.0.1"), Some("GV01"));
+            let mut channel = Channel::of_this_process().unwrap();
+            channel.send(&"up", &[], PATIENCE).unwrap();
+            // Until the test lets go of its end.
+            while channel.recv::<String>(PATIENCE, PATIENCE).is_ok() {}
+        }
+        _ => {}
+    }
+}
+
+fn program(role: &str, script: &Path) -> Program {
+    let mut program = Program::new(["a_child", "--exact", "--nocapture", "--test-threads=1"]);
+    program.env = vec![(ROLE.into(), role.into()), (SCRIPT.into(), script.into())];
+    program
+}
+
+/// A device that does what its script file says, word by word; no file: it is unplugged.
+fn scripted(script: &Path) {
+    let mut channel = Channel::of_this_process().unwrap();
+    let within = Duration::from_secs(5);
+    let Ok(Some((Order::Open(_), _))) = channel.recv(within, within) else { return };
+    if !script.exists() {
+        channel.send(&Told::Fault { reason: "no such device".into() }, &[], within).unwrap();
+        return;
+    }
+    channel.send(&Told::Opened, &[], within).unwrap();
+    let (mut pictures, mut told) = (0_u64, Instant::now());
+    loop {
+        let order = match channel.recv(Duration::from_millis(20), within) {
+            Ok(message) => message.map(|(order, _)| order),
+            Err(_) => return,
+        };
+        let word = std::fs::read_to_string(script).unwrap_or_else(|_| "eio".into());
+        match word.as_str() {
+            "hang" => std::thread::sleep(Duration::from_secs(3600)),
+            "eio" => {
+                let _ = channel.send(&Told::Fault { reason: "EIO".into() }, &[], within);
+                return;
+            }
+            "crash" => panic!("a driver crashed"),
+            // SAFETY: stops this process, which is what is tested.
+            "stop" => unsafe { _ = libc::kill(libc::getpid(), libc::SIGSTOP) },
+            "wrong_size" => {
+                let _ = channel.send(&frame(None, pictures), &[&[0; 11]], within);
+            }
+            _ => {}
+        }
+        pictures += 1;
+        if let Some(Order::Take { order }) = order {
+            let bytes = [pictures as u8; 4 * 4 * 3];
+            channel.send(&frame(Some(order), pictures), &[&bytes], within).unwrap();
+        }
+        if told.elapsed() > Duration::from_millis(500) {
+            told = Instant::now();
+            let checksum = if word == "frozen" { 7 } else { pictures as u32 };
+            let alive = Alive { pictures, checksum, idle: false, condition: None };
+            if channel.send(&Told::Alive(alive), &[], within).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn frame(order: Option<u64>, number: u64) -> Told {
+    Told::Frame { order, width_px: 4, height_px: 4, stamp: Stamp::now(), number }
+}
+
+/// A camera under supervision, and all that its supervisor said.
+struct Rig {
+    camera: Supervised,
+    reports: Arc<Mutex<Vec<(Instant, Report)>>>,
+}
+
+impl Rig {
+    fn new(kind: Kind, role: &str, script: &Path, policy: Policy, limits: Limits) -> Self {
+        let settings =
+            Settings { camera: "cam1".into(), kind, key_frames: policy, correction: Correction::default() };
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&reports);
+        let report = Box::new(move |report| heard.lock().unwrap().push((Instant::now(), report)));
+        let camera = Supervised::new(settings, program(role, script), limits, false, Stop::default(), report);
+        Self { camera, reports }
+    }
+
+    fn real(kind: Kind) -> Self {
+        Self::new(kind, "real", Path::new(""), Policy::All, Limits::default())
+    }
+
+    /// Waits for a report from `since` on; how long after it came.
+    fn heard(&self, since: Instant, what: &str, is: impl Fn(&Report) -> bool) -> Duration {
+        let began = Instant::now();
+        loop {
+            let reports = self.reports.lock().unwrap();
+            if let Some((at, _)) = reports.iter().find(|(at, report)| *at >= since && is(report)) {
+                return at.saturating_duration_since(since);
+            }
+            assert!(began.elapsed() < PATIENCE, "waited in vain for {what}: {reports:?}");
+            drop(reports);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn ready(&self, since: Instant) -> Duration {
+        self.heard(since, "ready", |r| *r == Report::Ready)
+    }
+
+    fn fault(&self, since: Instant) -> Duration {
+        self.heard(since, "a fault", |r| matches!(r, Report::Fault { .. }))
+    }
+
+    fn take(&mut self) -> Frame {
+        self.camera.next_by(Some(Instant::now() + PATIENCE)).unwrap().expect("the camera goes on")
+    }
+}
+
+fn children() -> usize {
+    let pid = std::process::id();
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let mut count = list.split_whitespace().count();
+    // Children belong to the thread that started them.
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        count += list.split_whitespace().count() * usize::from(task.file_name() != *pid.to_string());
+    }
+    count
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// One camera fails in one way and comes back; the times until both were told.
+fn one_fault(fault: &str) -> (Duration, Duration) {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("device");
+    let write = |word: &str| {
+        let new = dir.path().join("new");
+        std::fs::write(&new, word).unwrap();
+        std::fs::rename(&new, &script).unwrap();
+    };
+    write("good");
+    let kind = Kind::V4l2 {
+        device: script.clone(),
+        width_px: None,
+        height_px: None,
+        fps: None,
+        controls: Default::default(),
+    };
+    let began = Instant::now();
+    let mut rig = Rig::new(kind, "scripted", &script, Policy::All, Limits::default());
+    rig.ready(began);
+    assert_eq!(rig.take().pixels.dimensions(), (4, 4));
+    let failed = Instant::now();
+    match fault {
+        "unplug" => std::fs::remove_file(&script).unwrap(),
+        word => write(word),
+    }
+    let reported = rig.fault(failed);
+    let returned = Instant::now();
+    write("good");
+    let back = rig.ready(returned);
+    assert_eq!(rig.take().pixels.dimensions(), (4, 4), "{fault}");
+    (reported, back)
+}
+
+/// P4: a dead camera is reported within 5 s and back within 10 s of its return, and nothing leaks.
+#[test]
+fn p4_every_fault_is_told_in_time_and_mended_in_time() {
+    let total = soak::count(28, 1_000);
+    // The thread that starts processes lives on; what it needs is open after the first.
+    one_fault("eio");
+    let before = (children(), descriptors());
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let worst = Mutex::new(std::collections::BTreeMap::<&str, (usize, Duration, Duration)>::new());
+    std::thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE.min(total) {
+            scope.spawn(|| loop {
+                let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if i >= total {
+                    return;
+                }
+                let fault = FAULTS[i % FAULTS.len()];
+                let (reported, back) = one_fault(fault);
+                assert!(reported <= REPORTED_WITHIN, "{fault} was told after {reported:?}");
+                assert!(back <= BACK_WITHIN, "{fault} was mended after {back:?}");
+                let mut worst = worst.lock().unwrap();
+                let entry = worst.entry(fault).or_default();
+                *entry = (entry.0 + 1, entry.1.max(reported), entry.2.max(back));
+            });
+        }
+    });
+    let leaked = Instant::now();
+    while (children(), descriptors()) != before && leaked.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!("P4: {total} faults, processes and descriptors {before:?} -> {:?}", (children(), descriptors()));
+    println!("(count, slowest report, slowest return): {:#?}", worst.lock().unwrap());
+    assert_eq!((children(), descriptors()), before, "leaked processes, descriptors");
+}
+
+fn opencv(url: String, backend: Backend, live: bool) -> Kind {
+    Kind::OpenCv { url, backend, live, open_timeout_ms: 5_000, read_timeout_ms: 2_000 }
+}
+
+/// A film of `seconds` at 10 frames a second.
+fn film(dir: &Path, filter: &str, seconds: u32) -> PathBuf {
+    let path = dir.join("film.avi");
+    let status = Command::new("ffmpeg")
+        .args(["-loglevel", "error", "-y", "-f", "lavfi", "-i"])
+        .arg(format!("{filter}=size=320x240:rate=10:duration={seconds}"))
+        .args(["-c:v", "mjpeg", "-q:v", "2"])
+        .arg(&path)
+        .stdin(Stdio::null())
+        .status()
+        .expect("ffmpeg is needed for this test: apt-get install ffmpeg");
+    assert!(status.success());
+    path
+}
+
+#[test]
+fn a_film_is_taken_picture_by_picture_and_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = film(dir.path(), "testsrc", 2);
+    let mut rig = Rig::real(opencv(path.display().to_string(), Backend::Ffmpeg, false));
+    let frames: Vec<Frame> =
+        std::iter::from_fn(|| rig.camera.next_by(Some(Instant::now() + PATIENCE)).unwrap()).collect();
+    assert_eq!(frames.len(), 20);
+    assert!(frames.iter().all(|f| f.pixels.dimensions() == (320, 240) && f.replayed));
+    let times: Vec<_> = frames.iter().map(|f| f.captured_at).collect();
+    for pair in times.windows(2) {
+        assert_eq!(pair[1].duration_since(pair[0]).unwrap().as_millis(), 100);
+    }
+    assert_ne!(frames[0].pixels, frames[10].pixels);
+}
+
+#[test]
+fn a_film_gives_its_key_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = film(dir.path(), "testsrc", 3);
+    let kind = opencv(path.display().to_string(), Backend::Ffmpeg, false);
+    let policy = Policy::EveryMs(1_000);
+    let mut rig = Rig::new(kind, "real", Path::new(""), policy, Limits::default());
+    let mut numbers = Vec::new();
+    while let Some(frame) = rig.camera.next_by(Some(Instant::now() + PATIENCE)).unwrap() {
+        numbers.push(frame.origin);
+    }
+    assert_eq!(numbers, ["cam1:0", "cam1:10", "cam1:20"]);
+}
+
+#[test]
+fn what_is_no_film_is_a_fault_with_its_reason() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"no film").unwrap();
+    let mut rig = Rig::real(opencv(file.path().display().to_string(), Backend::Ffmpeg, false));
+    let error = rig.camera.next().unwrap_err().to_string();
+    assert!(error.contains("cannot open") && error.contains("ffmpeg"), "{error}");
+}
+
+#[test]
+fn a_gstreamer_pipeline_gives_its_colours() {
+    let pipeline = "videotestsrc is-live=true pattern=red ! video/x-raw,width=320,height=240,framerate=10/1 \
+                    ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=2";
+    // A test picture never changes, which is what a frozen camera looks like.
+    let limits = Limits { frozen: Duration::ZERO, ..Limits::default() };
+    let kind = opencv(pipeline.into(), Backend::Gstreamer, true);
+    let mut rig = Rig::new(kind, "real", Path::new(""), Policy::All, limits);
+    let before = Instant::now();
+    let frame = rig.take();
+    assert!(frame.captured >= before, "what is ordered is exposed after the order");
+    let Rgb([r, g, b]) = *frame.pixels.get_pixel(160, 120);
+    assert!(r > 240 && g < 16 && b < 16, "{r} {g} {b}");
+}
+
+/// Starts an RTSP server and waits until it listens.
+fn rtsp(port: u16) -> std::process::Child {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/rtsp.py");
+    let server = Command::new("/usr/bin/python3").arg(script).arg(port.to_string()).spawn();
+    let server = server.expect("python3 is needed for this test");
+    let began = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(began.elapsed() < PATIENCE, "the RTSP server does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server
+}
+
+#[test]
+fn an_rtsp_camera_goes_and_comes_back() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = rtsp(port);
+    let began = Instant::now();
+    let mut rig = Rig::real(opencv(format!("rtsp://127.0.0.1:{port}/ball"), Backend::Ffmpeg, true));
+    rig.ready(began);
+    let (first, second) = (rig.take(), rig.take());
+    assert_eq!(first.pixels.dimensions(), (640, 480));
+    assert!(second.captured > first.captured && second.pixels != first.pixels);
+    let lost = Instant::now();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let reported = rig.fault(lost);
+    assert!(reported <= REPORTED_WITHIN, "{reported:?}");
+    let returned = Instant::now();
+    let mut server = rtsp(port);
+    let back = rig.ready(returned);
+    assert!(back <= BACK_WITHIN, "{back:?}");
+    assert_eq!(rig.take().pixels.dimensions(), (640, 480));
+    println!("RTSP server killed: told after {reported:?}, back after {back:?}");
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+/// Aravis's fake GigE Vision camera in a process of its own. GigE Vision has one port.
+fn gige() -> Child {
+    let mut child = Child::spawn(&program("gige", Path::new(""))).unwrap();
+    assert_eq!(child.channel.recv::<String>(PATIENCE, PATIENCE).unwrap().unwrap().0, "up");
+    child
+}
+
+fn genicam(format: &str, trigger: Exposure) -> Kind {
+    Kind::Genicam {
+        name: "127.0.0.1".into(),
+        exposure_us: Some(5_000.0),
+        gain: Some(2.0),
+        fps: Some(20.0),
+        width_px: Some(320),
+        height_px: Some(240),
+        pixel_format: Some(format.into()),
+        trigger,
+    }
+}
+
+/// One test for all of it, because the fake camera has one address and one port.
+#[test]
+fn a_gige_vision_camera_streams_obeys_goes_and_comes_back() {
+    let camera = gige();
+    for format in ["Mono8", "BayerRG8", "RGB8"] {
+        let began = Instant::now();
+        let mut rig = Rig::real(genicam(format, Exposure::Free));
+        rig.ready(began);
+        let (first, second) = (rig.take(), rig.take());
+        assert_eq!(first.pixels.dimensions(), (320, 240), "{format}");
+        assert_ne!(first.pixels, second.pixels, "{format}: the fake camera's picture moves");
+        assert!(second.captured > first.captured);
+        let is_grey = |p: &RgbImage| p.pixels().all(|Rgb([r, g, b])| r == g && g == b);
+        assert_eq!(is_grey(&first.pixels), format == "Mono8", "{format}");
+    }
+    let began = Instant::now();
+    let mut rig = Rig::real(genicam("Mono8", Exposure::Software));
+    rig.ready(began);
+    for _ in 0..3 {
+        let ordered = Instant::now();
+        assert!(rig.take().captured >= ordered, "a software trigger exposes when it is told to");
+    }
+    drop(rig);
+    let began = Instant::now();
+    let refused = Rig::real(genicam("Mono3", Exposure::Free));
+    refused.heard(began, "a refusal", |r| matches!(r, Report::Fault { reason } if reason.contains("Mono3")));
+    drop(refused);
+
+    let began = Instant::now();
+    let mut rig = Rig::real(genicam("Mono8", Exposure::Free));
+    rig.ready(began);
+    let lost = Instant::now();
+    drop(camera);
+    let reported = rig.fault(lost);
+    assert!(reported <= REPORTED_WITHIN, "{reported:?}");
+    let returned = Instant::now();
+    let _camera = gige();
+    let back = rig.ready(returned);
+    assert!(back <= BACK_WITHIN, "{back:?}");
+    rig.take();
+    println!("GigE camera killed: told after {reported:?}, back after {back:?}");
+}
+
+/// Against the kernel's virtual camera (`modprobe vivid`). It has not run yet.
+#[test]
+#[ignore = "needs a /dev/video0 of the kernel's driver vivid"]
+fn v4l2_streams_obeys_controls_and_refuses_what_it_has_not() {
+    let kind = |controls: &[(&str, i64)], width_px| Kind::V4l2 {
+        device: "/dev/video0".into(),
+        width_px: Some(width_px),
+        height_px: Some(480),
+        fps: Some(30),
+        controls: controls.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+    };
+    for (node, name, details) in inspectd::camera::v4l2::list() {
+        println!("{} {name}\n  {}", node.display(), details.join("\n  "));
+    }
+    let began = Instant::now();
+    let mut rig = Rig::real(kind(&[], 640));
+    rig.ready(began);
+    let (first, second) = (rig.take(), rig.take());
+    assert_eq!(first.pixels.dimensions(), (640, 480));
+    assert!(second.captured > first.captured);
+    let bright = mean(&second.pixels);
+    drop(rig);
+
+    let began = Instant::now();
+    let mut rig = Rig::real(kind(&[("Brightness", 20)], 640));
+    rig.ready(began);
+    let dark = mean(&rig.take().pixels);
+    assert!(dark + 40.0 < bright, "brightness 20 of 255: {dark}, was {bright}");
+    drop(rig);
+
+    for (settings, words) in [(kind(&[("Warp", 1)], 640), "no such control"), (kind(&[], 641), "641x480")] {
+        let began = Instant::now();
+        let rig = Rig::real(settings);
+        rig.heard(began, words, |r| matches!(r, Report::Fault { reason } if reason.contains(words)));
+    }
+}
+
+fn mean(pixels: &RgbImage) -> f64 {
+    pixels.as_raw().iter().map(|v| f64::from(*v)).sum::<f64>() / pixels.as_raw().len() as f64
+}
