@@ -8,7 +8,6 @@
 #[path = "common/soak.rs"]
 mod soak;
 
-use aravis::prelude::*;
 use image::{Rgb, RgbImage};
 use inspectd::camera::child;
 use inspectd::camera::device::{self, Backend, Exposure, Kind, Settings, Stamp};

@@ -105,7 +105,8 @@ mod tests {
 
     /// A picture at a time with stripes of this contrast.
     fn at(ms: u64, contrast: u8) -> Picture {
-        let pixels = RgbImage::from_fn(64, 48, |x, _| Rgb([if x / 4 % 2 == 0 { contrast } else { 0 }; 3]));
+        let pixels =
+            RgbImage::from_fn(64, 48, |x, _| Rgb([if (x / 4).is_multiple_of(2) { contrast } else { 0 }; 3]));
         let stamp = Stamp { monotonic_ns: ms * 1_000_000, unix_ns: 0 };
         Picture { pixels, stamp, number: ms }
     }

@@ -199,7 +199,9 @@ mod tests {
     use image::Rgb;
 
     fn checks(side: u32, high: u8) -> RgbImage {
-        RgbImage::from_fn(320, 240, |x, y| Rgb([if (x / side + y / side) % 2 == 0 { high } else { 0 }; 3]))
+        RgbImage::from_fn(320, 240, |x, y| {
+            Rgb([if (x / side + y / side).is_multiple_of(2) { high } else { 0 }; 3])
+        })
     }
 
     #[test]
