@@ -216,7 +216,7 @@ id = "cam1" => id = "cam 1" => test.toml:7:1: camera[0].id = "cam 1": must be 1 
 "simulator" => "opencv"\nurl = "x"\nbackend = "vlc" => must be one of ffmpeg, gstreamer
 "simulator" => "opencv"\nurl = "x"\nkey_frames = { policy = "all", ms = 5 } => camera[0].key_frames.ms = 5
 "simulator" => "opencv"\nurl = "x"\nwhite_balance = "blue" => must be "auto" or three gains
-"simulator" => "opencv"\nurl = "x"\nlens = { camera = [1.0], distortion = [] } => must be four numbers [fx, fy, cx, cy]
+"simulator" => "opencv"\nurl = "x"\nlens = { camera = [1.0], distortion = [0.1, 0.0, 0.0, 0.0] } => must be four numbers [fx, fy, cx, cy]
 "simulator" => "genicam"\nname = "x"\nline = "Line1" => only means something with expose = "line"
 "simulator" => "simulator"\ntrigger = { on = "command", interval_ms = 500 } => means nothing with on = "command"
 "simulator" => "gopro" => camera[0].source = "gopro": there is no such source

@@ -214,6 +214,10 @@ struct Fields {
 fn parse(verb: &str, arrived: &Arrived<'_>) -> Result<(Option<String>, Command), String> {
     // Pause and resume need no words.
     let payload: &[u8] = if arrived.payload.is_empty() { b"{}" } else { arrived.payload };
+    // A list would be taken for an object's values in their order.
+    if payload.trim_ascii_start().first() != Some(&b'{') {
+        return Err("the payload: must be a JSON object".into());
+    }
     let fields: Fields = serde_json::from_slice(payload).map_err(|e| format!("the payload: {e}"))?;
     fields.check()?;
     let Fields { camera, part_id, lot, expected, deadline_ms, pipeline, correlation_id } = fields;
