@@ -143,7 +143,7 @@ async fn line(
         notify(&[NotifyState::Stopping]);
     }
     tracing::info!(told, ?ended, "draining");
-    commands.abort();
+    drop(commands);
     stop.set();
     cameras.close();
     let drained = tokio::task::spawn_blocking(move || inspector.join());

@@ -49,11 +49,11 @@ pub(super) fn read(kind: &str, section: &Section<'_>) -> DeviceConfig {
         kind,
         key_frames: key_frames(section.child("key_frames")),
         correction: correction(section),
-        picture_timeout_ms: section.ranged("picture_timeout_ms", 500..=600_000).unwrap_or(4_000),
+        picture_timeout_ms: section.ranged("picture_timeout_ms", 500..=600_000).unwrap_or(3_500),
         frozen_after_ms: section.ranged("frozen_after_ms", 0..=600_000).unwrap_or(if still {
             0
         } else {
-            4_000
+            3_500
         }),
         health: health(section.child("health")),
     }
@@ -83,7 +83,7 @@ fn opencv(section: &Section<'_>) -> Kind {
         }),
         live: section.get("live").unwrap_or(live),
         url,
-        open_timeout_ms: section.ranged("open_timeout_ms", 100..=60_000).unwrap_or(5_000),
+        open_timeout_ms: section.ranged("open_timeout_ms", 100..=60_000).unwrap_or(4_000),
         read_timeout_ms: section.ranged("read_timeout_ms", 100..=60_000).unwrap_or(3_000),
     }
 }

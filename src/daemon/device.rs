@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Looks in a row, half a second apart, that must agree before the alarm is raised or cleared.
 const AGREEING: u32 = 3;
 /// Room that OpenCV's own timeout gets beyond its limit before the supervisor gives up on the opening.
-const OPEN_EXTRA: Duration = Duration::from_secs(5);
+const OPEN_EXTRA: Duration = Duration::from_secs(1);
 
 /// Starts the supervisor of a camera.
 pub fn open(id: &str, config: &DeviceConfig, station: &Arc<Station>, stop: &Stop) -> Supervised {

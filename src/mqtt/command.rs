@@ -39,10 +39,20 @@ const VERBS: [&str; 4] = ["trigger", "pipeline", "pause", "resume"];
 /// Carries a command out at once, or says why not.
 pub type Handler = Arc<dyn Fn(Command) -> Result<(), Refusal> + Send + Sync>;
 
-/// Listens for commands until it is aborted. Call it inside a tokio runtime.
-pub fn listen(options: MqttOptions, handler: Handler) -> JoinHandle<()> {
+/// The running listener; it ends when this is dropped, however the line ends.
+#[must_use]
+pub struct Listening(JoinHandle<()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Listens for commands. Call it inside a tokio runtime.
+pub fn listen(options: MqttOptions, handler: Handler) -> Listening {
     let listener = Listener { options, handler };
-    tokio::spawn(async move {
+    Listening(tokio::spawn(async move {
         let mut wait = RECONNECT_MIN;
         loop {
             let began = Instant::now();
@@ -57,7 +67,7 @@ pub fn listen(options: MqttOptions, handler: Handler) -> JoinHandle<()> {
             tokio::time::sleep(wait.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
             wait = (2 * wait).min(RECONNECT_MAX);
         }
-    })
+    }))
 }
 
 /// What an arrived message says, whatever the protocol.

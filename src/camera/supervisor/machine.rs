@@ -13,8 +13,15 @@
 //!
 //! Waits double from `BACKOFF_MIN` to `BACKOFF_MAX`, each by chance between half and all of it, so that
 //! cameras that fell together do not rise together; `CALM` without a fault makes the next one short
-//! again. At most `restarts_per_hour` restarts begin in any hour. A device that was seen to be away and
-//! is there again is tried at once.
+//! again. A device that was seen to be away is not tried until it is seen again, and then at once, or
+//! after `AWAY_TRY` in case that looking deceives.
+//!
+//! A dead camera is told within 5 s: a silent child is ended, and one that still opens its device is
+//! told, after `Limits::picture`. It is back within 10 s of its return: at worst a child has just begun
+//! to hang in opening the device (`Limits::open`), and a wait (`BACKOFF_MAX`) comes before the next.
+//!
+//! At most `restarts_per_hour` restarts begin in any hour: half of them when they are needed, the
+//! others spread evenly, so that a device that fails for a day is still tried every minute.
 
 use crate::camera::wire::Alive;
 use std::collections::VecDeque;
@@ -23,7 +30,11 @@ use std::time::{Duration, Instant};
 /// The first wait after a fault.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(250);
 /// The longest wait after a fault.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(32);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(3);
+/// A device that is away is tried all the same after so long.
+pub const AWAY_TRY: Duration = Duration::from_secs(60);
+/// A look at a device that is away puts off its next try for so long.
+const AWAY_WAIT: Duration = Duration::from_secs(2);
 /// A child that ran for so long without a fault has forgotten the ones before.
 pub const CALM: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -42,7 +53,8 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let (open, picture, frozen) = (10_000, 4_000, 4_000);
+        // A child says every half second how it is, so that a fault is seen half a second later than these.
+        let (open, picture, frozen) = (5_000, 3_500, 3_500);
         let ms = Duration::from_millis;
         Self { open: ms(open), picture: ms(picture), frozen: ms(frozen), restarts_per_hour: 120 }
     }
@@ -52,7 +64,11 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// It was started and has not yet said that its device is open.
-    Starting { since: Instant },
+    Starting {
+        since: Instant,
+        /// That it takes long was told.
+        told: bool,
+    },
     /// Pictures come, or could.
     Running {
         since: Instant,
@@ -62,7 +78,7 @@ pub enum State {
         changed: Instant,
     },
     /// There is no child.
-    Waiting { until: Instant, reason: String },
+    Waiting { since: Instant, until: Instant, reason: String },
 }
 
 /// What to do now.
@@ -70,6 +86,8 @@ pub enum State {
 pub enum Step {
     Nothing,
     Spawn,
+    /// Say that there are no pictures for this reason; the child goes on.
+    Tell(String),
     /// End the child for this reason; the machine waits already.
     Kill(String),
 }
@@ -93,7 +111,7 @@ impl Machine {
     /// A machine that starts its first child at once.
     pub fn new(now: Instant, limits: Limits, chance: fn() -> f64) -> Self {
         Self {
-            state: State::Waiting { until: now, reason: String::new() },
+            state: State::Waiting { since: now, until: now, reason: String::new() },
             limits,
             faults: 0,
             restarts: VecDeque::new(),
@@ -104,15 +122,24 @@ impl Machine {
     }
 
     /// Waiting -> Starting, when the wait is over; Starting and Running -> Waiting, when the child was
-    /// silent for too long.
+    /// silent for too long. Starting -> Starting, told, when opening takes longer than a picture may.
     pub fn tick(&mut self, now: Instant) -> Step {
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) > limit;
         let ms = |limit: Duration| limit.as_millis();
-        let silent = match &self.state {
+        let silent = match &mut self.state {
             State::Waiting { until, .. } if now >= *until => return self.spawn(now),
             State::Waiting { .. } => None,
-            State::Starting { since } => over(*since, self.limits.open)
-                .then(|| format!("the device was not open after {} ms", ms(self.limits.open))),
+            State::Starting { since, told } => {
+                if !*told && over(*since, self.limits.picture) {
+                    *told = true;
+                    return Step::Tell(format!(
+                        "the device is not open after {} ms",
+                        ms(self.limits.picture)
+                    ));
+                }
+                over(*since, self.limits.open)
+                    .then(|| format!("the device was not open after {} ms", ms(self.limits.open)))
+            }
             State::Running { fresh, changed, .. } => {
                 let frozen = !self.limits.frozen.is_zero() && over(*changed, self.limits.frozen);
                 if over(*fresh, self.limits.picture) {
@@ -128,7 +155,7 @@ impl Machine {
     fn spawn(&mut self, now: Instant) -> Step {
         self.restarts.push_back(now);
         self.last = Alive::default();
-        self.state = State::Starting { since: now };
+        self.state = State::Starting { since: now, told: false };
         Step::Spawn
     }
 
@@ -165,7 +192,7 @@ impl Machine {
         let wait = doubled.mul_f64(0.5 + 0.5 * (self.chance)());
         let until = (now + wait).max(self.allowed(now));
         self.was_away = false;
-        self.state = State::Waiting { until, reason: reason.clone() };
+        self.state = State::Waiting { since: now, until, reason: reason.clone() };
         Step::Kill(reason)
     }
 
@@ -174,22 +201,27 @@ impl Machine {
         while self.restarts.front().is_some_and(|first| now.saturating_duration_since(*first) >= HOUR) {
             self.restarts.pop_front();
         }
-        let full = self.restarts.len() >= self.limits.restarts_per_hour.max(1);
-        match self.restarts.front() {
-            Some(first) if full => *first + HOUR,
+        let limit = self.limits.restarts_per_hour.max(1);
+        let at_once = limit.div_ceil(2);
+        let spread = HOUR / (limit - at_once).max(1) as u32;
+        match (self.restarts.front(), self.restarts.back()) {
+            (Some(first), _) if self.restarts.len() >= limit => *first + HOUR,
+            (_, Some(last)) if self.restarts.len() >= at_once => *last + spread,
             _ => now,
         }
     }
 
-    /// Waiting -> Waiting, cut short when the device was away and is back.
+    /// Waiting -> Waiting: put off while the device is away, cut short when it is back.
     pub fn seen(&mut self, now: Instant, there: bool) {
         let back = there && self.was_away;
         let allowed = self.allowed(now);
-        if let State::Waiting { until, .. } = &mut self.state {
+        if let State::Waiting { since, until, .. } = &mut self.state {
             self.was_away = !there;
             if back {
                 *until = allowed;
                 self.faults = 0;
+            } else if !there {
+                *until = (*until).max((now + AWAY_WAIT).min(*since + AWAY_TRY));
             }
         }
     }
@@ -230,9 +262,9 @@ mod tests {
         let t = Instant::now();
         let mut m = machine(t);
         assert_eq!(m.tick(t), Step::Spawn);
-        assert_eq!(m.state, State::Starting { since: t });
-        assert_eq!(m.tick(t + ms(9_000)), Step::Nothing);
-        m.opened(t + ms(9_000));
+        assert_eq!(m.state, State::Starting { since: t, told: false });
+        assert_eq!(m.tick(t + ms(3_000)), Step::Nothing);
+        m.opened(t + ms(3_000));
         assert!(matches!(m.state, State::Running { .. }));
     }
 
@@ -241,8 +273,10 @@ mod tests {
         let t = Instant::now();
         let mut m = machine(t);
         assert_eq!(m.tick(t), Step::Spawn);
-        assert!(matches!(m.tick(t + ms(10_001)), Step::Kill(r) if r.contains("not open")));
-        assert_eq!(until(&m), t + ms(10_251));
+        assert!(matches!(m.tick(t + ms(3_501)), Step::Tell(r) if r.contains("is not open")));
+        assert_eq!(m.tick(t + ms(4_999)), Step::Nothing, "it is told once");
+        assert!(matches!(m.tick(t + ms(5_001)), Step::Kill(r) if r.contains("was not open")));
+        assert_eq!(until(&m), t + ms(5_251));
     }
 
     #[test]
@@ -251,19 +285,19 @@ mod tests {
         let mut m = running(t);
         m.alive(t + ms(500), alive(5, 1));
         // The child lives on and on, but its device does not.
-        for i in 1..=8 {
+        for i in 1..=7 {
             m.alive(t + ms(500 + 500 * i), alive(5, 1));
             assert_eq!(m.tick(t + ms(500 + 500 * i)), Step::Nothing, "{i}");
         }
-        assert!(matches!(m.tick(t + ms(4_501)), Step::Kill(r) if r.contains("no picture")));
+        assert!(matches!(m.tick(t + ms(4_001)), Step::Kill(r) if r.contains("no picture")));
     }
 
     #[test]
     fn running_to_waiting_when_the_child_is_silent() {
         let t = Instant::now();
         let mut m = running(t);
-        assert_eq!(m.tick(t + ms(4_000)), Step::Nothing);
-        assert!(matches!(m.tick(t + ms(4_001)), Step::Kill(_)));
+        assert_eq!(m.tick(t + ms(3_500)), Step::Nothing);
+        assert!(matches!(m.tick(t + ms(3_501)), Step::Kill(_)));
     }
 
     #[test]
@@ -271,11 +305,11 @@ mod tests {
         let t = Instant::now();
         let mut m = running(t);
         m.alive(t, alive(1, 7));
-        for i in 1..=8 {
+        for i in 1..=7 {
             m.alive(t + ms(500 * i), alive(1 + 5 * i, 7));
             assert_eq!(m.tick(t + ms(500 * i)), Step::Nothing, "{i}");
         }
-        assert!(matches!(m.tick(t + ms(4_001)), Step::Kill(r) if r.contains("same picture")));
+        assert!(matches!(m.tick(t + ms(3_501)), Step::Kill(r) if r.contains("same picture")));
     }
 
     #[test]
@@ -292,7 +326,7 @@ mod tests {
     fn waits_double_until_a_calm_minute() {
         let mut t = Instant::now();
         let mut m = machine(t);
-        for wait in [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 32_000] {
+        for wait in [250, 500, 1_000, 2_000, 3_000, 3_000] {
             assert_eq!(m.tick(t), Step::Spawn);
             assert_eq!(m.fault(t, "EIO".into()), Step::Kill("EIO".into()));
             assert_eq!(until(&m), t + ms(wait));
@@ -324,24 +358,44 @@ mod tests {
         assert_eq!(m.tick(t + ms(700)), Step::Spawn);
     }
 
-    /// A device that comes and goes as fast as it can is started 120 times in each hour, not more.
     #[test]
-    fn no_hour_sees_more_than_120_restarts() {
+    fn a_device_that_is_away_is_not_tried_but_for_a_look_a_minute() {
+        let t = Instant::now();
+        let mut m = machine(t);
+        assert_eq!(m.tick(t), Step::Spawn);
+        m.fault(t, "no device".into());
+        let mut tried = None;
+        for half in 1..200 {
+            let now = t + ms(500 * half);
+            m.seen(now, false);
+            if m.tick(now) == Step::Spawn {
+                tried = Some(now - t);
+                break;
+            }
+        }
+        assert_eq!(tried, Some(AWAY_TRY));
+    }
+
+    /// A device that comes and goes as fast as it can is started 120 times in each hour, not more, and is
+    /// never left alone for longer than a minute.
+    #[test]
+    fn no_hour_sees_more_than_120_restarts_and_no_minute_passes_without_one() {
         let start = Instant::now();
         let mut m = machine(start);
         let mut spawns = Vec::new();
         for second in 0..3 * 3600 {
             let now = start + Duration::from_secs(second);
-            m.seen(now, second % 2 == 0);
+            m.seen(now, second.is_multiple_of(2));
             if m.tick(now) == Step::Spawn {
                 spawns.push(now);
                 m.fault(now, "gone".into());
             }
         }
-        assert!(spawns.len() > 300, "{}", spawns.len());
         for (i, first) in spawns.iter().enumerate() {
             let within = spawns[i..].iter().take_while(|at| **at < *first + HOUR).count();
             assert!(within <= 120, "{within} from restart {i}");
         }
+        let longest = spawns.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!(longest <= Duration::from_secs(64), "{longest:?} without a try");
     }
 }

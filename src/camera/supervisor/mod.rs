@@ -222,8 +222,15 @@ impl Keeper {
         match step {
             Step::Nothing => {}
             Step::Spawn => self.spawn(),
+            Step::Tell(reason) => self.tell_fault(reason),
             Step::Kill(reason) => self.kill(reason),
         }
+    }
+
+    fn tell_fault(&self, reason: String) {
+        self.shared.lock().fault = Some(reason.clone());
+        self.shared.changed.notify_all();
+        (self.report)(Report::Fault { reason });
     }
 
     fn spawn(&mut self) {
