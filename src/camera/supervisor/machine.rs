@@ -18,7 +18,8 @@
 //!
 //! A dead camera is told within 5 s: a silent child is ended, and one that still opens its device is
 //! told, after `Limits::picture`. It is back within 10 s of its return: at worst a child has just begun
-//! to hang in opening the device (`Limits::open`), and a wait (`BACKOFF_MAX`) comes before the next.
+//! to hang in opening the device (`Limits::open`, long enough for a child on a busy machine). What
+//! opening took counts as waiting, so that the next one then follows after `BACKOFF_MIN`.
 //!
 //! At most `restarts_per_hour` restarts begin in any hour: half of them when they are needed, the
 //! others spread evenly, so that a device that fails for a day is still tried every minute.
@@ -54,7 +55,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         // A child says every half second how it is, so that a fault is seen half a second later than these.
-        let (open, picture, frozen) = (5_000, 3_500, 3_500);
+        let (open, picture, frozen) = (8_000, 3_500, 3_500);
         let ms = Duration::from_millis;
         Self { open: ms(open), picture: ms(picture), frozen: ms(frozen), restarts_per_hour: 120 }
     }
@@ -189,7 +190,11 @@ impl Machine {
         }
         let doubled = BACKOFF_MIN.saturating_mul(1 << self.faults.min(16)).min(BACKOFF_MAX);
         self.faults += 1;
-        let wait = doubled.mul_f64(0.5 + 0.5 * (self.chance)());
+        let opening = match self.state {
+            State::Starting { since, .. } => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        };
+        let wait = doubled.saturating_sub(opening).max(BACKOFF_MIN).mul_f64(0.5 + 0.5 * (self.chance)());
         let until = (now + wait).max(self.allowed(now));
         self.was_away = false;
         self.state = State::Waiting { since: now, until, reason: reason.clone() };
@@ -274,9 +279,25 @@ mod tests {
         let mut m = machine(t);
         assert_eq!(m.tick(t), Step::Spawn);
         assert!(matches!(m.tick(t + ms(3_501)), Step::Tell(r) if r.contains("is not open")));
-        assert_eq!(m.tick(t + ms(4_999)), Step::Nothing, "it is told once");
-        assert!(matches!(m.tick(t + ms(5_001)), Step::Kill(r) if r.contains("was not open")));
-        assert_eq!(until(&m), t + ms(5_251));
+        assert_eq!(m.tick(t + ms(7_999)), Step::Nothing, "it is told once");
+        assert!(matches!(m.tick(t + ms(8_001)), Step::Kill(r) if r.contains("was not open")));
+        assert_eq!(until(&m), t + ms(8_251));
+    }
+
+    #[test]
+    fn what_opening_took_counts_as_waiting() {
+        let mut t = Instant::now();
+        let mut m = machine(t);
+        for _ in 0..6 {
+            assert_eq!(m.tick(t), Step::Spawn);
+            m.tick(t + ms(8_001));
+            assert!(matches!(m.tick(t + ms(8_002)), Step::Kill(_)));
+            assert_eq!(until(&m), t + ms(8_252), "however many hung before");
+            t = until(&m);
+        }
+        assert_eq!(m.tick(t), Step::Spawn);
+        m.fault(t + ms(1_000), "EIO".into());
+        assert_eq!(until(&m), t + ms(3_000), "an opening of a second leaves two of three to wait");
     }
 
     #[test]
