@@ -37,6 +37,8 @@ pub enum Format {
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Ask {
+    // Parameters do not bring their schemas into the document, so that a reference would lead nowhere.
+    #[param(inline)]
     pub format: Format,
     /// Also what nobody decided about; jsonl alone leaves it out otherwise.
     pub all: Option<bool>,
