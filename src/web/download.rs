@@ -95,13 +95,14 @@ pub async fn export(
     let turn = Arc::clone(&app.exporting).try_acquire_owned().map_err(busy)?;
     let (pieces, body) = mpsc::channel(PIECES_MAX);
     tokio::task::spawn_blocking(move || {
-        let _turn = turn;
         let mut out = Pieces { pieces, buffer: Vec::new() };
         if let Err(error) = write(&app, &filter, format, &mut out).and_then(|()| out.flush()) {
             tracing::warn!(%error, "an export ended early");
             // The reader must see that something is missing.
             let _ = out.pieces.blocking_send(Err(io::Error::other("the export failed")));
         }
+        // Before the channel ends: whoever has read this export to its end may ask for the next.
+        drop(turn);
     });
     let stream =
         futures_util::stream::unfold(body, |mut body| async move { Some((body.recv().await?, body)) });
