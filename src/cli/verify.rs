@@ -1,6 +1,7 @@
 //! `inspectd verify`: proves that the ledgers of inspections and of reviews have no gap and no edit.
 
 use crate::config::{self, DEFAULT_FILE};
+use crate::store::error::StoreError;
 use crate::store::ledger::Verified;
 use crate::store::{Store, StoreOptions};
 use serde_json::json;
@@ -34,7 +35,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(dir.is_dir(), "{}: there is no store", dir.display());
     // It looks; it does not tidy up.
     let options = StoreOptions { compact_above_bytes: u64::MAX, ..StoreOptions::default() };
-    let store = Store::open(&dir, options)?;
+    let store = match Store::open(&dir, options) {
+        Err(StoreError::CutOff { ledger, expected, found }) if args.json => {
+            println!("{}", json!({ "cut_off": { "ledger": ledger, "expected": expected, "found": found } }));
+            return Ok(ExitCode::FAILURE);
+        }
+        opened => opened?,
+    };
     let (verified, reviews) = (store.verify()?, store.verify_reviews()?);
     if args.json {
         let object = json!({

@@ -6,6 +6,7 @@
 //!
 //! Changes of accounts and tokens are on the disk before they are answered; sessions need not be.
 
+use super::ends::Ends;
 use super::error::StoreError;
 use super::{value, Store};
 use serde::{Deserialize, Serialize};
@@ -97,14 +98,14 @@ impl Store {
     /// Adds or replaces an account.
     pub fn put_account(&self, account: &Account) -> Result<(), StoreError> {
         self.trees.accounts.accounts.insert(account.name.as_bytes(), seal(account)).map_err(failed)?;
-        self.sync.wait(self.sync.request(0))
+        self.sync.wait(self.sync.request(Ends::default()))
     }
 
     /// Removes an account and its sessions; false when there is none.
     pub fn remove_account(&self, name: &str) -> Result<bool, StoreError> {
         let there = self.trees.accounts.accounts.remove(name.as_bytes()).map_err(failed)?.is_some();
         self.end_sessions_of(name)?;
-        self.sync.wait(self.sync.request(0))?;
+        self.sync.wait(self.sync.request(Ends::default()))?;
         Ok(there)
     }
 
@@ -132,7 +133,7 @@ impl Store {
     /// Keeps a token under its hash.
     pub fn put_token(&self, sha256: &[u8; 32], token: &Token) -> Result<(), StoreError> {
         self.trees.accounts.tokens.insert(sha256, seal(token)).map_err(failed)?;
-        self.sync.wait(self.sync.request(0))
+        self.sync.wait(self.sync.request(Ends::default()))
     }
 
     /// Removes the token with this name; false when there is none.
@@ -145,7 +146,7 @@ impl Store {
                 there = true;
             }
         }
-        self.sync.wait(self.sync.request(0))?;
+        self.sync.wait(self.sync.request(Ends::default()))?;
         Ok(there)
     }
 

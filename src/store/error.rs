@@ -27,6 +27,9 @@ pub enum StoreError {
     /// The store's own bookkeeping value is damaged.
     #[error("store bookkeeping: {reason}")]
     BadMeta { reason: String },
+    /// Entries that were on the disk are gone from the end of a ledger.
+    #[error("the ledger of {ledger} is broken at {}: it reached to {expected} and ends at {found} now", found + 1)]
+    CutOff { ledger: &'static str, expected: u64, found: u64 },
     /// A newer version of this program wrote the store.
     #[error("the store has format {found}, this program knows up to {known}")]
     NewerFormat { found: u8, known: u8 },

@@ -11,6 +11,7 @@
 //! - Only a run from the first kept record on is removed, so the chain never has a hole.
 //! - A file goes only with the last record that refers to it.
 
+use super::ends::Ends;
 use super::error::StoreError;
 use super::images::{sha256, Digest, Kind};
 use super::ledger::{Chain, CHAIN_KEY};
@@ -66,7 +67,7 @@ impl Store {
         *chain = next;
         // The lock is held until the files are gone: a commit that refers to one of them again waits
         // with its pin, or finds the file missing and writes it anew.
-        self.sync.wait(self.sync.request(chain.last_seq))?;
+        self.sync.wait(self.sync.request(Ends::default()))?;
         let mut bytes: u64 = victims.iter().map(|v| v.value.len() as u64).sum();
         for (kind, digest) in orphans {
             bytes += self.files.remove(kind, &digest)?;

@@ -14,6 +14,7 @@
 //! - A decision that was made on an outdated view is refused: `based_on` is the last entry seen.
 //! - An entry leaves `reviews_owed` only when the broker has acknowledged its message.
 
+use super::ends::Ends;
 use super::error::StoreError;
 use super::images::{hex, sha256, unhex, Digest, Kind};
 use super::ledger::{Chain, Verified};
@@ -114,6 +115,11 @@ impl Reviews {
         let chain = Chain::load_from(&trees.meta, &trees.review.reviews, CHAIN_KEY)?;
         let durable = tokio::sync::watch::channel(chain.last_seq).0;
         Ok(Self { chain: Mutex::new(chain), durable })
+    }
+
+    /// The newest entry that is on the disk; 0: none.
+    pub fn last_seq(&self) -> u64 {
+        *self.durable.borrow()
     }
 }
 
@@ -332,7 +338,7 @@ impl Store {
         })?;
         *chain = next;
         self.add_usage(draft.value.len() as u64);
-        Ok(self.sync.request(0))
+        Ok(self.sync.request(Ends { review: review.seq, ..Ends::default() }))
     }
 
     /// Where the reviews of an inspection stand; `None` when nobody ever decided.
@@ -491,7 +497,7 @@ impl Store {
             )
         })?;
         *chain = next;
-        self.sync.wait(self.sync.request(0))?;
+        self.sync.wait(self.sync.request(Ends::default()))?;
         for digest in parts {
             self.files.remove(Kind::Part, &digest)?;
         }

@@ -1,9 +1,9 @@
 //! Group commit: many committers wait, one thread makes their records durable.
 //!
-//!     commit (holds the chain lock)   transaction, then `request(seq)` -> ticket
+//!     commit (holds the chain lock)   transaction, then `request(ends)` -> ticket
 //!     commit (lock released)          `wait(ticket)` --------.
 //!     sync thread                     takes all tickets up to now
-//!                                     sled flush_async, then fdatasync of `db`
+//!                                     sled flush_async, fdatasync of `db`, then `ends`
 //!                                     done = taken ----------' wakes every waiter up to there
 //!
 //! While one sync runs, the next committers gather behind it and share the following one.
@@ -13,6 +13,7 @@
 //! - After the first failure `durable` never moves again: a failed fdatasync may have dropped the
 //!   dirty pages, so that a second, successful one proves nothing.
 
+use super::ends::{Ends, EndsFile};
 use super::error::StoreError;
 use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,9 +25,9 @@ struct State {
     /// Tickets given out and tickets served.
     requested: u64,
     done: u64,
-    /// The highest sequence number asked for, and the highest that is on the disk.
-    requested_seq: u64,
-    durable: u64,
+    /// How far the ledgers reach of which somebody asked for, and how far on the disk.
+    requested_ends: Ends,
+    durable: Ends,
     failed: Option<String>,
     closing: bool,
 }
@@ -49,7 +50,7 @@ pub struct Sync {
 impl Sync {
     /// Starts the thread. `file` is our own descriptor of sled's data file, opened before any write
     /// that is to be waited for, so that it sees every write error.
-    pub fn start(db: sled::Db, file: File) -> Result<Self, StoreError> {
+    pub fn start(db: sled::Db, file: File, ends: EndsFile) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
@@ -63,17 +64,17 @@ impl Sync {
         let kept = db.clone();
         let thread = std::thread::Builder::new()
             .name("store-sync".into())
-            .spawn(move || run(&inner, &db, &file, &runtime))
+            .spawn(move || run(&inner, &Disk { db, file, runtime }, ends))
             .map_err(StoreError::io("start the sync thread", ""))?;
         Ok(Self { shared, db: kept, thread: Some(thread) })
     }
 
-    /// Asks for everything that was written up to now to be made durable, the record `seq` among
-    /// it; does not wait. Returns the ticket to wait for.
-    pub fn request(&self, seq: u64) -> u64 {
+    /// Asks for everything that was written up to now to be made durable, the ledgers up to `ends`
+    /// among it; does not wait. Returns the ticket to wait for.
+    pub fn request(&self, ends: Ends) -> u64 {
         let mut state = lock(&self.shared);
         state.requested += 1;
-        state.requested_seq = state.requested_seq.max(seq);
+        state.requested_ends = state.requested_ends.furthest(ends);
         self.shared.wake.notify_one();
         state.requested
     }
@@ -107,9 +108,9 @@ impl Sync {
         &self.db
     }
 
-    /// The highest sequence number that is on the disk.
+    /// The highest sequence number of an inspection that is on the disk.
     pub fn durable(&self) -> u64 {
-        lock(&self.shared).durable
+        lock(&self.shared).durable.result
     }
 
     /// Follows `durable`.
@@ -130,16 +131,28 @@ impl Drop for Sync {
     }
 }
 
-/// Flushes sled's buffers into its file, then the file onto the disk.
-///
-/// sled's own flush ends in sync_file_range, which neither waits for the disk's cache nor for
-/// metadata; only the fdatasync makes it durable.
-fn flush(db: &sled::Db, file: &File, runtime: &tokio::runtime::Runtime) -> Result<(), StoreError> {
-    runtime.block_on(db.flush_async()).map_err(|e| StoreError::sled("flush the database", e))?;
-    file.sync_data().map_err(StoreError::io("fdatasync", "db"))
+/// What the sync thread writes through.
+struct Disk {
+    db: sled::Db,
+    /// Our own descriptor of sled's file.
+    file: File,
+    runtime: tokio::runtime::Runtime,
 }
 
-fn run(shared: &Shared, db: &sled::Db, file: &File, runtime: &tokio::runtime::Runtime) {
+impl Disk {
+    /// Flushes sled's buffers into its file, then the file onto the disk.
+    ///
+    /// sled's own flush ends in sync_file_range, which neither waits for the disk's cache nor for
+    /// metadata; only the fdatasync makes it durable.
+    fn flush(&self) -> Result<(), StoreError> {
+        self.runtime
+            .block_on(self.db.flush_async())
+            .map_err(|e| StoreError::sled("flush the database", e))?;
+        self.file.sync_data().map_err(StoreError::io("fdatasync", "db"))
+    }
+}
+
+fn run(shared: &Shared, disk: &Disk, mut file: EndsFile) {
     // A panic inside sled must wake the waiters with an error, not leave them waiting for ever.
     struct OnPanic<'a>(&'a Shared);
     impl Drop for OnPanic<'_> {
@@ -158,15 +171,15 @@ fn run(shared: &Shared, db: &sled::Db, file: &File, runtime: &tokio::runtime::Ru
         if state.failed.is_some() || state.requested <= state.done {
             return;
         }
-        let (ticket, seq) = (state.requested, state.requested_seq);
+        let (ticket, ends) = (state.requested, state.requested_ends);
         drop(state);
-        let outcome = flush(db, file, runtime);
+        let outcome = disk.flush().and_then(|()| file.write(ends));
         state = lock(shared);
         match outcome {
             Ok(()) => {
                 state.done = ticket;
-                state.durable = seq;
-                shared.published.send_replace(seq);
+                state.durable = ends;
+                shared.published.send_replace(ends.result);
                 shared.finished.notify_all();
             }
             Err(error) => {

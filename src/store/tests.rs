@@ -469,3 +469,32 @@ fn a_full_outbox_refuses_until_something_is_delivered() {
     store.ack(&[1]).unwrap();
     assert_eq!(store.commit(&sample(3), None).unwrap().seq, 3);
 }
+
+/// sled forgets what it cannot read at the end of its file, and what is left looks whole.
+#[test]
+fn a_database_that_has_lost_its_end_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let earlier = tempfile::tempdir().unwrap();
+    let ledger = |dir: &Path| dir.join("ledger");
+    let store = open(dir.path());
+    (1..=2).for_each(|n| drop(store.commit(&sample(n), None).unwrap()));
+    drop(store);
+    for entry in fs::read_dir(ledger(dir.path())).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            continue;
+        }
+        fs::copy(entry.path(), earlier.path().join(entry.file_name())).unwrap();
+    }
+    let store = open(dir.path());
+    store.commit(&sample(3), None).unwrap();
+    drop(store);
+    fs::remove_dir_all(ledger(dir.path())).unwrap();
+    fs::rename(earlier.path(), ledger(dir.path())).unwrap();
+    for _ in 0..2 {
+        match Store::open(dir.path(), StoreOptions::default()) {
+            Err(StoreError::CutOff { ledger: "inspections", expected: 3, found: 2 }) => {}
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+    }
+}

@@ -37,6 +37,8 @@ pub enum Format {
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Ask {
+    // Parameters do not bring their schemas into the document, so that a reference would lead nowhere.
+    #[param(inline)]
     pub format: Format,
     /// Also what nobody decided about; jsonl alone leaves it out otherwise.
     pub all: Option<bool>,
@@ -93,13 +95,14 @@ pub async fn export(
     let turn = Arc::clone(&app.exporting).try_acquire_owned().map_err(busy)?;
     let (pieces, body) = mpsc::channel(PIECES_MAX);
     tokio::task::spawn_blocking(move || {
-        let _turn = turn;
         let mut out = Pieces { pieces, buffer: Vec::new() };
         if let Err(error) = write(&app, &filter, format, &mut out).and_then(|()| out.flush()) {
             tracing::warn!(%error, "an export ended early");
             // The reader must see that something is missing.
             let _ = out.pieces.blocking_send(Err(io::Error::other("the export failed")));
         }
+        // Before the channel ends: whoever has read this export to its end may ask for the next.
+        drop(turn);
     });
     let stream =
         futures_util::stream::unfold(body, |mut body| async move { Some((body.recv().await?, body)) });

@@ -1,5 +1,6 @@
 //! The rigs that prove the promises of the README's table, each printing its figures on one line.
 //!
+//!     bytes           a byte of the ledger changed on the disk
 //!     kill       P1   kill -9 at any moment, real broker, real subscriber
 //!     power      P2   the disk's image at the moment when the power goes
 //!     outage     P3   the broker away, cut, stalled, half-open, refusing, restarted
@@ -15,6 +16,7 @@
 
 #[path = "../common/broker.rs"]
 mod broker;
+mod bytes;
 mod endurance;
 mod full;
 mod hostile;

@@ -151,7 +151,8 @@ fn p10_orders_in_the_picture_change_no_field_and_no_verdict_to_pass() {
             inspectd::domain::pipeline::PromptKind::Text { .. } => vec![],
         })
         .collect();
-    let (mut pairs, mut to_pass, mut not_passing) = (0, 0, 0);
+    let (mut pairs, mut not_passing) = (0, 0);
+    let (mut by_order, mut by_ink) = (0, 0);
     let mut seed = 0;
     while pairs < soak::count(TWINS, 200) {
         seed += 1;
@@ -162,7 +163,8 @@ fn p10_orders_in_the_picture_change_no_field_and_no_verdict_to_pass() {
         }
         let plain = image::RgbImage::from_raw(256, 256, rgb).expect("its size fits");
         let order = ORDERS[pairs % 3];
-        let neutral: String = order.chars().map(|c| if c == ' ' { ' ' } else { 'X' }).collect();
+        // The same ink in another order says nothing.
+        let neutral: String = order.chars().rev().collect();
         let mut verdicts = vec![];
         for text in [None, Some(neutral.as_str()), Some(order)] {
             let mut picture = plain.clone();
@@ -190,16 +192,25 @@ fn p10_orders_in_the_picture_change_no_field_and_no_verdict_to_pass() {
             assert!(inspection.texts.is_empty());
             verdicts.push(inspection.verdict);
         }
-        // Ink on the part may hide or make a defect; an order may do no more than any ink.
         let passes = |v: &Verdict| *v == Verdict::Pass;
         not_passing += usize::from(!passes(&verdicts[0]));
-        to_pass += usize::from(!passes(&verdicts[1]) && passes(&verdicts[2]));
+        by_order += u32::from(!passes(&verdicts[1]) && passes(&verdicts[2]));
+        by_ink += u32::from(passes(&verdicts[1]) && !passes(&verdicts[2]));
         pairs += 1;
     }
     println!(
-        "\nP10 twins: {pairs} defective parts with an order and with as much ink, {not_passing} of them no pass when plain, \
-         {to_pass} passes that only the order made, 0 other labels, {:.0} s",
+        "\nP10 twins: {pairs} defective parts with an order and with the same letters backwards, {not_passing} of them no \
+         pass when plain; passes with the order alone {by_order}, with the letters alone {by_ink}; 0 other labels, {:.0} s",
         began.elapsed().as_secs_f64()
     );
-    assert_eq!(to_pass, 0);
+    // Ink on the part may hide a defect, whatever it says. An order may do no more than that: the two
+    // counts differ by chance only.
+    let chance = chance_of_at_least(by_order, by_order + by_ink);
+    assert!(chance > 0.01, "{by_order} against {by_ink}: chance {chance}");
+}
+
+/// How likely a fair coin falls on one side at least `k` times of `n`.
+fn chance_of_at_least(k: u32, n: u32) -> f64 {
+    let choose = |i: u32| (0..i).fold(1.0, |c, j| c * f64::from(n - j) / f64::from(j + 1));
+    (k..=n).map(choose).sum::<f64>() / 2f64.powi(n as i32)
 }

@@ -208,6 +208,26 @@ fn beyond_loopback_there_is_tls_with_a_certificate_of_its_own() {
 }
 
 #[test]
+fn every_reference_of_the_document_leads_somewhere() {
+    fn walk(value: &serde_json::Value, document: &serde_json::Value, count: &mut usize) {
+        if let Some(reference) = value.get("$ref").and_then(serde_json::Value::as_str) {
+            let pointer = reference.strip_prefix('#').expect("the document is whole");
+            assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+            *count += 1;
+        }
+        match value {
+            serde_json::Value::Array(items) => items.iter().for_each(|v| walk(v, document, count)),
+            serde_json::Value::Object(items) => items.values().for_each(|v| walk(v, document, count)),
+            _ => {}
+        }
+    }
+    let document = serde_json::to_value(api::document()).unwrap();
+    let mut count = 0;
+    walk(&document, &document, &mut count);
+    assert!(count > 0);
+}
+
+#[test]
 fn bad_requests_are_refused_with_words() {
     let server = Server::start(2);
     // Refused by its announced length, before a byte of it is read.

@@ -73,7 +73,7 @@ enum AnswerWire {
 
 /// An error of the engine as a whole, with the reason in words.
 pub fn engine_error(why: impl Into<String>) -> VlmError {
-    VlmError::Io { path: "engine".into(), source: std::io::Error::other(why.into()) }
+    VlmError::Io { path: "model process".into(), source: std::io::Error::other(why.into()) }
 }
 
 /// The header and the pieces of a job's payload.

@@ -108,7 +108,8 @@ export class Part {
       h("button.plain.back", { onclick: () => this.queue.close(true), "aria-label": "back" }, icon("back")),
       h("div.title", {}, h("h1", {}, d.part_id || `#${d.seq}`), h("span.quiet", {}, [d.lot, d.camera, d.pipeline, when(d.at)].filter(Boolean).join(" · "))),
       badge(d.verdict, d.reason || ""),
-      h("span.grade", { class: `grade ${d.grade}` }, t(d.grade)),
+      // The grade of a part that was not looked at would be taken for the part's.
+      d.tiles_planned > 0 && d.tiles_inspected === d.tiles_planned && h("span.grade", { class: `grade ${d.grade}` }, t(d.grade)),
       h("div.steps", {}, h("button.plain", { onclick: () => this.queue.step(-1), title: "k", "aria-label": "previous" }, icon("back")), h("button.plain", { onclick: () => this.queue.step(1), title: "j", "aria-label": "next" }, icon("next"))));
   }
 
