@@ -408,9 +408,9 @@ async fn p8_frames_leave_memory_and_descriptors_flat() {
     let frames = soak::count(60, 10_000);
     let began = Instant::now();
     let broker = Broker::start("", "").await;
-    let station = Station::new(broker.port, "source = \"simulator\"\nwidth_px = 256\nheight_px = 256");
+    let station = Station::new(broker.port, "source = \"simulator\"\nwidth_px = 128\nheight_px = 128");
     station.edit("any-part", "examples-defects");
-    // Full long before the middle, so that retention is at work: what is kept costs memory.
+    // Full before the middle of a full count, so that retention is at work: what is kept costs memory.
     station.edit("free_bytes_min", "max_bytes = 64000000\nfree_bytes_min");
     let mut daemon = station.start();
     let inspected = || station.log().matches("inspected").count();
