@@ -2,6 +2,7 @@
 # make test    everything that must hold before a change is taken
 # make soak    the promises at their full counts: hours
 # make fuzz-api  the API against its own OpenAPI document, with schemathesis in a venv of its own
+# make test-v4l2  the V4L2 test against the kernel's virtual camera, in an emulated machine; as root
 # Everything is built in the release profile, so that the tree is compiled once for all of these.
 
 SHELL := /bin/sh
@@ -15,7 +16,7 @@ CARGO := cargo
 SOAKS := soak-p1 soak-p2 soak-p3 soak-p4 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10 soak-ledger
 SOAK ?= full
 
-.PHONY: run test soak $(SOAKS) fuzz-api build install-deps
+.PHONY: run test soak $(SOAKS) fuzz-api build install-deps test-v4l2
 
 run: build
 	.ci/demo
@@ -37,6 +38,9 @@ $(SOAKS): soak-%: install-deps
 
 fuzz-api: build
 	.ci/schemathesis
+
+test-v4l2: install-deps
+	.ci/test-v4l2
 
 build: install-deps
 	$(CARGO) build --release --locked

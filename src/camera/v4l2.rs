@@ -1,16 +1,18 @@
 //! V4L2 through nokhwa: USB cameras and capture cards.
 
 use super::device::{Device, DeviceError, Kind, Picture, Reading, Stamp};
+use image::{DynamicImage, ImageFormat, RgbImage};
 use nokhwa::pixel_format::RgbFormat;
 use nokhwa::utils::{
     ApiBackend, CameraFormat, CameraIndex, ControlValueDescription, ControlValueSetter, FrameFormat,
     RequestedFormat, RequestedFormatType, Resolution,
 };
-use nokhwa::Camera;
+use nokhwa::{Buffer, Camera, FormatDecoder as _};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Frames a second where the settings name a size and no rate.
+/// Frames a second where the settings name no rate.
 const FPS_DEFAULT: u32 = 30;
 
 struct V4l2 {
@@ -29,41 +31,52 @@ pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
     };
     let what = device.display().to_string();
     let refused = |reason: String| DeviceError::Open { what: what.clone(), reason };
+    let setting =
+        |setting: String, reason: String| DeviceError::Setting { what: what.clone(), setting, reason };
     let index = node_index(device).map_err(refused)?;
-    let wanted = match (width_px, height_px) {
-        (Some(width), Some(height)) => RequestedFormatType::Closest(CameraFormat::new(
-            Resolution::new(*width, *height),
-            FrameFormat::YUYV,
-            fps.unwrap_or(FPS_DEFAULT),
-        )),
-        _ => RequestedFormatType::AbsoluteHighestResolution,
-    };
-    let mut camera = Camera::with_backend(
-        CameraIndex::Index(index),
-        RequestedFormat::new::<RgbFormat>(wanted),
-        ApiBackend::Video4Linux,
-    )
-    .map_err(|e| refused(e.to_string()))?;
-    let got = camera.resolution();
-    if let (Some(width), Some(height)) = (width_px, height_px) {
-        if (got.width(), got.height()) != (*width, *height) {
-            return Err(DeviceError::Setting {
-                what,
-                setting: format!("{width}x{height} pixels"),
-                reason: format!("the nearest that it has is {got}"),
-            });
-        }
-    }
+    // Only an open device tells its formats; this first one is any that can be read.
+    let any = RequestedFormat::new::<RgbFormat>(RequestedFormatType::None);
+    let mut camera = Camera::with_backend(CameraIndex::Index(index), any, ApiBackend::Video4Linux)
+        .map_err(|e| refused(e.to_string()))?;
+    let size = width_px.zip(*height_px).map(|(width, height)| Resolution::new(width, height));
+    let formats = camera.compatible_camera_formats().map_err(|e| refused(e.to_string()))?;
+    let format = choose(&formats, size, fps.unwrap_or(FPS_DEFAULT)).ok_or_else(|| {
+        let wanted =
+            size.map_or_else(|| "any size".into(), |s| format!("{}x{} pixels", s.width(), s.height()));
+        setting(wanted, format!("it has {}", sizes(&formats)))
+    })?;
+    camera
+        .set_camera_requset(RequestedFormat::new::<RgbFormat>(RequestedFormatType::Exact(format)))
+        .map_err(|e| setting(format.to_string(), e.to_string()))?;
     for (name, value) in controls {
-        set(&mut camera, name, *value).map_err(|reason| DeviceError::Setting {
-            what: what.clone(),
-            setting: format!("{name} = {value}"),
-            reason,
-        })?;
+        set(&mut camera, name, *value).map_err(|reason| setting(format!("{name} = {value}"), reason))?;
     }
     camera.open_stream().map_err(|e| refused(e.to_string()))?;
-    tracing::info!(device = %what, format = %camera.camera_format(), "V4L2 stream open");
+    tracing::info!(device = %what, %format, "V4L2 stream open");
     Ok(Box::new(V4l2 { camera, what, number: 0 }))
+}
+
+/// What comes nearest to the size (the largest when none is asked for) and the rate: the rate before the kind
+/// of format, because many cameras give large pictures fast only as JPEG, and raw pixels before JPEG.
+fn choose(formats: &[CameraFormat], size: Option<Resolution>, fps: u32) -> Option<CameraFormat> {
+    let readable = |f: &&CameraFormat| RgbFormat::FORMATS.contains(&f.format());
+    let area = |r: Resolution| u64::from(r.width()) * u64::from(r.height());
+    let size = size.or_else(|| {
+        formats
+            .iter()
+            .filter(readable)
+            .map(CameraFormat::resolution)
+            .max_by_key(|resolution| area(*resolution))
+    })?;
+    let distance = |f: &&CameraFormat| (f.frame_rate().abs_diff(fps), f.format() == FrameFormat::MJPEG);
+    formats.iter().filter(readable).filter(|f| f.resolution() == size).min_by_key(distance).copied()
+}
+
+/// The sizes of a device, for a person who asked for another.
+fn sizes(formats: &[CameraFormat]) -> String {
+    let sizes: BTreeSet<_> = formats.iter().map(|f| (f.width(), f.height())).collect();
+    let words: Vec<_> = sizes.iter().map(|(width, height)| format!("{width}x{height}")).collect();
+    words.join(", ")
 }
 
 /// The number of the node that a path means in the end: links in `/dev/v4l/by-id` do not move when
@@ -97,9 +110,26 @@ impl Device for V4l2 {
         let now = Stamp::now();
         let wall = buffer.capture_timestamp().map(|at| UNIX_EPOCH + at);
         let age = wall.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
-        let pixels = buffer.decode_image::<RgbFormat>().map_err(|e| read(e.to_string()))?;
+        let pixels = decode(&buffer).map_err(read)?;
         self.number += 1;
         Ok(Reading::Picture(Picture { pixels, stamp: now.back(age), number: self.number }))
+    }
+}
+
+/// Follows the start of a JPEG picture and says "Motion JPEG": whatever Huffman table the picture then leaves
+/// out is the standard one.
+const MOTION_JPEG: &[u8] = b"\xff\xe0\x00\x10AVI1\0\0\0\0\0\0\0\0\0\0";
+
+/// The pixels of a buffer. JPEG is decoded here, because nokhwa's own decoder would bring a C library along.
+fn decode(buffer: &Buffer) -> Result<RgbImage, String> {
+    match (buffer.source_frame_format(), buffer.buffer()) {
+        (FrameFormat::MJPEG, [0xff, 0xd8, rest @ ..]) => {
+            let jpeg = [&[0xff, 0xd8], MOTION_JPEG, rest].concat();
+            let picture = image::load_from_memory_with_format(&jpeg, ImageFormat::Jpeg);
+            picture.map(DynamicImage::into_rgb8).map_err(|e| format!("a JPEG picture: {e}"))
+        }
+        (FrameFormat::MJPEG, _) => Err("a JPEG picture: it does not begin as one".into()),
+        _ => buffer.decode_image::<RgbFormat>().map_err(|e| e.to_string()),
     }
 }
 
@@ -139,8 +169,52 @@ fn details(index: u32, node: &Path) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::node_index;
+    use super::{choose, decode, node_index, sizes};
+    use image::{ImageFormat, Rgb, RgbImage};
+    use nokhwa::utils::{CameraFormat, FrameFormat, Resolution};
+    use nokhwa::Buffer;
     use std::path::Path;
+
+    /// USB cameras leave the Huffman tables out of their JPEG pictures, because they are always the same.
+    #[test]
+    fn jpeg_is_read_without_its_huffman_tables() {
+        let picture = RgbImage::from_fn(64, 32, |x, y| Rgb([x as u8 * 4, y as u8 * 8, 128]));
+        let mut jpeg = std::io::Cursor::new(vec![]);
+        picture.write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
+        let (jpeg, mut stripped, mut at) = (jpeg.into_inner(), vec![0xff, 0xd8], 2);
+        // Segments up to the start of the scan: 0xff, kind, length in two bytes.
+        while jpeg[at + 1] != 0xda {
+            let end = at + 2 + usize::from(u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]]));
+            if jpeg[at + 1] != 0xc4 {
+                stripped.extend_from_slice(&jpeg[at..end]);
+            }
+            at = end;
+        }
+        stripped.extend_from_slice(&jpeg[at..]);
+        assert!(stripped.len() + 400 < jpeg.len(), "there were tables");
+        let read = |bytes: &[u8]| decode(&Buffer::new(Resolution::new(64, 32), bytes, FrameFormat::MJPEG));
+        assert_eq!(read(&stripped).unwrap(), read(&jpeg).unwrap());
+        assert!(read(&jpeg[..200]).is_err() && read(&jpeg[1..]).is_err() && read(&[]).is_err());
+    }
+
+    #[test]
+    fn the_rate_comes_before_the_kind_of_format_and_the_size_is_never_another() {
+        let format = |width, height, kind, fps| CameraFormat::new(Resolution::new(width, height), kind, fps);
+        let formats = [
+            format(640, 480, FrameFormat::MJPEG, 30),
+            format(640, 480, FrameFormat::YUYV, 30),
+            format(1920, 1080, FrameFormat::YUYV, 5),
+            format(1920, 1080, FrameFormat::MJPEG, 30),
+        ];
+        let full = Some(Resolution::new(1920, 1080));
+        assert_eq!(choose(&formats, Some(Resolution::new(640, 480)), 30), Some(formats[1]));
+        assert_eq!(choose(&formats, full, 30), Some(formats[3]));
+        assert_eq!(choose(&formats, full, 6), Some(formats[2]));
+        assert_eq!(choose(&formats, None, 30), Some(formats[3]));
+        assert_eq!(choose(&formats, Some(Resolution::new(641, 480)), 30), None);
+        assert_eq!(choose(&[], None, 30), None);
+        assert_eq!(sizes(&formats), "640x480, 1920x1080");
+    }
 
     #[test]
     fn only_video_nodes_are_opened() {
