@@ -19,6 +19,7 @@ mod cameras;
 mod care;
 pub mod desk;
 mod device;
+mod heap;
 mod inspector;
 mod recorder;
 mod station;
@@ -64,6 +65,7 @@ enum Ended {
 /// # Errors
 /// When a part cannot be opened, or the store fails while running.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    heap::bound();
     while run_once(&config)? == Ended::ToCompact {
         tracing::info!("the line starts again after its database was closed for compaction");
     }

@@ -402,23 +402,56 @@ async fn p6_a_full_disk_is_told_and_the_line_goes_on_when_space_comes_back() {
     assert_eq!(store.verify().unwrap().broken_at, None);
 }
 
+/// Looks at the memory in P8, at equal distances.
+const P8_SAMPLES: usize = 40;
+
+/// Least squares over points at equal distances: growth from one to the next.
+fn slope(points: &[f64]) -> f64 {
+    let middle = (points.len() as f64 - 1.0) / 2.0;
+    let at = |i: usize| i as f64 - middle;
+    let xy: f64 = points.iter().enumerate().map(|(i, y)| at(i) * y).sum();
+    xy / (0..points.len()).map(|i| at(i).powi(2)).sum::<f64>()
+}
+
+/// Files below a folder.
+fn pictures(folder: &Path) -> usize {
+    let count = |entry: std::fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => pictures(&entry.path()),
+        _ => 1,
+    };
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(count).sum()
+}
+
 /// P8 of the whole line: what 10,000 frames leave behind in the daemon and in its engine.
 #[tokio::test(flavor = "multi_thread")]
 async fn p8_frames_leave_memory_and_descriptors_flat() {
     let frames = soak::count(60, 10_000);
     let began = Instant::now();
     let broker = Broker::start("", "").await;
-    let station = Station::new(broker.port, "source = \"simulator\"\nwidth_px = 128\nheight_px = 128");
-    station.edit("any-part", "examples-defects");
-    // Full before the middle of a full count, so that retention is at work: what is kept costs memory.
+    let station = Station::new(broker.port, "source = \"simulator\"\nwidth_px = 288\nheight_px = 288");
+    // Of a large picture a small part is inspected: the smallest store that the config allows is full after a
+    // quarter of a full count. What is kept costs memory, so it is flat from there on only.
+    let recipes = station.dir.path().join("pipelines");
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+    let recipe = std::fs::read_to_string(all.join("examples-defects.toml")).unwrap();
+    std::fs::create_dir(&recipes).unwrap();
+    std::fs::write(
+        recipes.join("corner.toml"),
+        recipe
+            .replace("name = \"examples-defects\"", "name = \"corner\"")
+            .replace("[tiling]", "[frame]\nroi = [0, 0, 128, 128]\n[tiling]"),
+    )
+    .unwrap();
+    station.edit(&all.display().to_string(), &recipes.display().to_string());
+    station.edit("any-part", "corner");
     station.edit("free_bytes_min", "max_bytes = 64000000\nfree_bytes_min");
     let mut daemon = station.start();
     let inspected = || station.log().matches("inspected").count();
     let descriptors = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     let mut samples = vec![];
     let (mut seen, mut grown) = (0, Instant::now());
-    while samples.len() < 10 {
-        let wanted = frames * (samples.len() + 1) / 10;
+    while samples.len() < P8_SAMPLES {
+        let wanted = frames * (samples.len() + 1) / P8_SAMPLES;
         while seen < wanted {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let now = inspected();
@@ -428,26 +461,34 @@ async fn p8_frames_leave_memory_and_descriptors_flat() {
             assert!(grown.elapsed() < Duration::from_secs(60), "it stands still at {seen}");
         }
         let of_engine = engine(daemon.id()).expect("the engine is there");
-        samples.push((
+        samples.push([
             rss_mib(daemon.id()),
             rss_mib(of_engine),
-            descriptors(daemon.id()),
-            descriptors(of_engine),
-        ));
+            descriptors(daemon.id()) as f64,
+            descriptors(of_engine) as f64,
+        ]);
+        // Whether the smallest store is full in time is measured, not believed.
+        if frames >= 5000 && samples.len() == P8_SAMPLES / 2 {
+            let kept = pictures(&station.dir.path().join("store/images"));
+            assert!(kept < seen * 3 / 4, "{kept} pictures of {seen}: retention is not at work yet");
+        }
     }
     // A frame that never reaches the model would prove nothing.
     assert!(!station.log().contains("reason=frame"), "{}", station.log());
-    let (middle, end) = (&samples[4], &samples[9]);
-    let per_10_000 = |a: f64, b: f64| (b - a) * 10_000.0 / (frames as f64 / 2.0);
+    let half = &samples[P8_SAMPLES / 2..];
+    let per_10_000 = |column: usize| {
+        let points: Vec<f64> = half.iter().map(|sample| sample[column]).collect();
+        slope(&points) * 10_000.0 / (frames as f64 / P8_SAMPLES as f64)
+    };
+    let (of_daemon, of_engine, end) = (per_10_000(0), per_10_000(1), samples[P8_SAMPLES - 1]);
     println!(
-        "\nP8 frames: {frames} frames, daemon {:.1} MiB ({:+.2} MiB per 10,000), engine {:.1} MiB ({:+.2} MiB per 10,000), \
-         descriptors {} -> {} and {} -> {}, {:.0} s",
-        end.0, per_10_000(middle.0, end.0), end.1, per_10_000(middle.1, end.1), middle.2, end.2, middle.3, end.3,
-        began.elapsed().as_secs_f64()
+        "\nP8 frames: {frames} frames, daemon {:.1} MiB ({of_daemon:+.2} MiB per 10,000 in the second half), \
+         engine {:.1} MiB ({of_engine:+.2} MiB per 10,000), descriptors {} -> {} and {} -> {}, {:.0} s",
+        end[0], end[1], half[0][2], end[2], half[0][3], end[3], began.elapsed().as_secs_f64()
     );
-    assert!(end.2 <= middle.2 + 4 && end.3 <= middle.3 + 4, "descriptors grow");
+    assert!(end[2] <= half[0][2] + 4.0 && end[3] <= half[0][3] + 4.0, "descriptors grow");
     if frames >= 5000 {
-        assert!(per_10_000(middle.0, end.0) < 1.0 && per_10_000(middle.1, end.1) < 1.0, "memory grows");
+        assert!(of_daemon < 1.0 && of_engine < 1.0, "memory grows: {samples:?}");
     }
     signal(&daemon, libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());
