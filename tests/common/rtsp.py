@@ -1,6 +1,6 @@
 """An RTSP server for tests: a moving ball, 640x480 at 15 frames a second, as JPEG over RTP.
 
-    rtsp.py PORT      serves rtsp://127.0.0.1:PORT/ball until it is killed
+    rtsp.py PORT [PIPELINE]      serves rtsp://127.0.0.1:PORT/ball until it is killed
 """
 
 import sys
@@ -18,10 +18,11 @@ server.set_service(sys.argv[1])
 factory = GstRtspServer.RTSPMediaFactory()
 factory.set_shared(True)
 # JPEG over RTP carries YUV only.
-factory.set_launch(
-    "( videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=640,height=480,framerate=15/1"
-    " ! jpegenc ! rtpjpegpay name=pay0 )"
+BALL = (
+    "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=640,height=480,framerate=15/1"
+    " ! jpegenc ! rtpjpegpay name=pay0"
 )
+factory.set_launch(f"( {sys.argv[2] if len(sys.argv) > 2 else BALL} )")
 server.get_mount_points().add_factory("/ball", factory)
 server.attach(None)
 GLib.MainLoop().run()
