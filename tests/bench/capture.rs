@@ -13,7 +13,7 @@ use inspectd::camera::keyframe::Policy;
 use inspectd::camera::picture::Correction;
 use inspectd::camera::simulator::{self, Simulator};
 use inspectd::camera::supervisor::machine::Limits;
-use inspectd::camera::supervisor::Supervised;
+use inspectd::camera::supervisor::{Report, Supervised};
 use inspectd::camera::{Source, Stop};
 use inspectd::ipc::{Channel, Child, Program};
 use inspectd::simulator::Product;
@@ -27,8 +27,8 @@ const WIDTH: u32 = 1920;
 const HEIGHT: u32 = 1200;
 const FPS: u32 = 10;
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Frames until a source runs evenly.
-const WARM_UP: usize = 5;
+/// Until a source runs evenly; a stream begins with what its server has stored.
+const WARM_UP: Duration = Duration::from_secs(4);
 
 fn main() {
     match std::env::var(ROLE).as_deref() {
@@ -87,7 +87,8 @@ fn genicam(span: Duration) {
 
 /// Streams of films that ffmpeg has made, so that their server has nothing to encode.
 fn opencv(dir: &Path, span: Duration) {
-    let seconds = span.as_secs() + 20;
+    // Long enough for the film that is read as fast as it gives.
+    let seconds = (span + WARM_UP).as_secs() * 8;
     let film = |name: &str, codec: &[&str]| {
         let path = dir.join(name);
         let made = Command::new("ffmpeg")
@@ -102,7 +103,9 @@ fn opencv(dir: &Path, span: Duration) {
         path.display().to_string()
     };
     let h264 = film("film.mp4", &["-c:v", "libx264", "-preset", "veryfast", "-g", "10", "-bf", "0"]);
-    let jpeg = film("film.avi", &["-c:v", "mjpeg", "-q:v", "4", "-pix_fmt", "yuvj420p"]);
+    // JPEG over RTP carries no Huffman tables, so that only the standard ones can be used.
+    let jpeg =
+        film("film.avi", &["-c:v", "mjpeg", "-q:v", "4", "-pix_fmt", "yuvj420p", "-huffman", "default"]);
     for (name, launch) in [
         ("opencv, ffmpeg, RTSP H.264", format!("filesrc location={h264} ! qtdemux ! rtph264pay name=pay0")),
         ("opencv, ffmpeg, RTSP JPEG", format!("filesrc location={jpeg} ! avidemux ! rtpjpegpay name=pay0")),
@@ -146,7 +149,7 @@ fn in_process(dir: &Path, span: Duration) {
     let pictures = dir.join("pictures");
     std::fs::create_dir(&pictures).unwrap();
     let part = parts.next().unwrap().unwrap();
-    for i in 0..span.as_secs() * 200 {
+    for i in 0..(span + WARM_UP).as_secs() * 200 {
         let path = pictures.join(format!("{i:06}.jpg"));
         if i == 0 {
             part.pixels.save(&path).unwrap();
@@ -163,15 +166,21 @@ fn supervised(name: &str, kind: Kind, span: Duration) {
         Settings { camera: "cam1".into(), kind, key_frames: Policy::All, correction: Correction::default() };
     // A test picture may stand still, which is what a frozen camera looks like.
     let limits = Limits { frozen: Duration::ZERO, ..Limits::default() };
-    let silent = Box::new(|_| {});
-    let camera = Supervised::new(settings, program("capture"), limits, false, Stop::default(), silent);
+    let report = Box::new(|report| {
+        if let Report::Fault { reason } = report {
+            eprintln!("{reason}");
+        }
+    });
+    let camera = Supervised::new(settings, program("capture"), limits, false, Stop::default(), report);
     measure(name, camera, span);
 }
 
 /// Takes every frame for `span` and prints one line.
 fn measure(name: &str, mut source: impl Source, span: Duration) {
     let mut take = |until: Instant| source.next_by(Some(until)).unwrap();
-    for _ in 0..WARM_UP {
+    take(Instant::now() + PATIENCE).expect("it begins");
+    let warm = Instant::now() + WARM_UP;
+    while Instant::now() < warm {
         take(Instant::now() + PATIENCE).expect("it goes on");
     }
     let (began, before) = (Instant::now(), Cpu::now());
