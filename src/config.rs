@@ -57,6 +57,8 @@ pub struct Config {
     pub mqtt: Mqtt,
     /// `None` without the section: there is no page.
     pub web: Option<Web>,
+    /// `[trigger] dir`: a file in it is a trigger. `None`: there is no such folder.
+    pub trigger_dir: Option<PathBuf>,
     /// Where the pipelines were read from.
     pub pipelines_dir: PathBuf,
     /// Every pipeline that a camera names, by name.
@@ -156,7 +158,7 @@ pub enum TriggerOn {
     /// The clock, or the source itself.
     #[default]
     Interval,
-    /// A command, by MQTT or HTTP.
+    /// A command, by MQTT, HTTP or a file.
     Command,
 }
 

@@ -8,6 +8,8 @@
 //!                                         web (threads of its own): the review page
 //!                                         mqtt (its own runtime thread): PUBLISH, PUBACK, removed
 //!
+//!     commands: MQTT, HTTP, files (`inbox`) --> desk --> cameras
+//!
 //! Nothing opens before the config is checked. While the disk or the outbox is full the line stands,
 //! visibly (`care` says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
 //! every source has ended and everything is delivered, or when the store fails: then it stops
@@ -20,6 +22,7 @@ mod care;
 pub mod desk;
 mod device;
 mod heap;
+mod inbox;
 mod inspector;
 mod recorder;
 mod station;
@@ -27,12 +30,14 @@ mod taker;
 mod web;
 
 use crate::camera::Stop;
+use crate::command::Handler;
 use crate::config::{Config, Model};
 use crate::inspect::worker::{Worker, WorkerOptions};
 use crate::ipc::Program;
 use crate::mqtt::state::Phase;
 use crate::mqtt::{self, MqttOptions, Protocol};
 use crate::store::{Store, StoreOptions};
+use crate::web::Web;
 use anyhow::Context;
 use care::{Care, Due};
 use recorder::Recorder;
@@ -96,7 +101,8 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
     let worker = load(&config.model)?;
     let page = web::start(config, &store, &station, link.phase())?;
     let stop = Stop::default();
-    let outcome = runtime.block_on(line(config, &store, &station, worker, &stop, link.phase()));
+    let outcome =
+        runtime.block_on(line(config, &store, &station, worker, page.as_ref(), &stop, link.phase()));
     drop(page);
     runtime.block_on(async { link.stop().await })?;
     tracing::info!(outbox = store.outbox_len(), "stopped");
@@ -109,6 +115,7 @@ async fn line(
     store: &Arc<Store>,
     station: &Arc<Station>,
     worker: Worker,
+    page: Option<&Web>,
     stop: &Stop,
     mut phase: tokio::sync::watch::Receiver<Phase>,
 ) -> anyhow::Result<Ended> {
@@ -116,7 +123,14 @@ async fn line(
         Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), config.web.is_some())?);
     let cameras = cameras::start(config, &recorder, station, worker.info(), stop)?;
     let desk = cameras.desk();
-    let commands = mqtt::command::listen(mqtt_options(config)?, Arc::new(move |c| desk.take(c)));
+    let handler: Handler = Arc::new(move |command| desk.take(command));
+    if let Some(page) = page {
+        page.app.take_commands(Arc::clone(&handler));
+    }
+    let dir = config.trigger_dir.as_deref();
+    let start = |dir| inbox::start(dir, Arc::clone(&handler), Arc::clone(station), stop.clone());
+    let inbox = dir.map(start).transpose().context("[trigger] dir")?;
+    let commands = mqtt::command::listen(mqtt_options(config)?, handler);
     let inspector = inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station));
     notify(&[NotifyState::Ready]);
     tracing::info!(cameras = config.cameras.len(), broker = %config.mqtt.url(), "inspecting");
@@ -148,6 +162,9 @@ async fn line(
     drop(commands);
     stop.set();
     cameras.close();
+    if inbox.is_some_and(|thread| thread.join().is_err()) {
+        tracing::error!("the thread of triggers by file had panicked");
+    }
     let drained = tokio::task::spawn_blocking(move || inspector.join());
     drained.await?.map_err(|_| anyhow::anyhow!("the inspector panicked"))?;
     if !told && ended == Ended::Done {

@@ -12,6 +12,9 @@
 //!     web/        the review page: queue, pictures, decisions               -> Review, in the store
 //!     mqtt/       outbox -> PUBLISH -> PUBACK -> entry removed
 //!
+//! And against the stream: what MQTT, HTTP and files tell the line (trigger, pause, resume, pipeline) is
+//! read by `command` and goes to the cameras over the desk in `daemon`.
+//!
 //! `daemon` builds these parts and joins them with queues of `domain` types. A file imports only
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):
 //!
@@ -23,6 +26,7 @@
 
 pub mod camera;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod daemon;
 pub mod domain;

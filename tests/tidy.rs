@@ -6,8 +6,9 @@
 //!     main > cli, daemon > config > inspect > vlm
 //!                        > camera, mqtt, web > store > domain
 //!
-//! `queue`, `clock`, `health` and `ipc` are leaves: every room that runs threads may use them. Test code is
-//! free to reach further; a file's tests begin at `#[cfg(test)]` and end it.
+//! `queue`, `clock`, `health` and `ipc` are leaves: every room that runs threads may use them; `command` is
+//! one on `domain`, for the rooms that take commands. Test code is free to reach further; a file's tests begin
+//! at `#[cfg(test)]` and end it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,10 +26,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("health", &[]),
     ("ipc", &[]),
+    ("command", &["domain"]),
     ("store", &["domain", "clock", "health"]),
     ("camera", &["domain", "simulator", "queue", "clock", "health", "ipc"]),
-    ("mqtt", &["store", "domain", "queue", "clock", "health"]),
-    ("web", &["store", "domain", "queue", "clock", "health"]),
+    ("mqtt", &["store", "domain", "command", "queue", "clock", "health"]),
+    ("web", &["store", "domain", "command", "queue", "clock", "health"]),
     ("inspect", &["domain", "vlm", "queue", "clock", "health", "ipc"]),
     ("config", &["domain", "store", "inspect", "vlm", "queue", "simulator", "camera"]),
 ];

@@ -3,7 +3,7 @@
 //!
 //!     web/server.rs    a server on a free port with a filled store      web/http.rs   a plain client
 //!     web/routes.rs    every route by every role; hosts, origins, slow sockets, TLS
-//!     web/decisions.rs decisions over HTTP, MQTT and export
+//!     web/decisions.rs decisions over HTTP, MQTT and export          web/commands.rs commands to the line
 //!     web/page.rs      Chromium                                          web/measure.rs  figures
 
 #[path = "common/broker.rs"]
@@ -13,6 +13,8 @@ mod inspections;
 
 #[path = "web/browser.rs"]
 mod browser;
+#[path = "web/commands.rs"]
+mod commands;
 #[path = "web/decisions.rs"]
 mod decisions;
 #[path = "web/http.rs"]

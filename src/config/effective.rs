@@ -25,6 +25,10 @@ impl Config {
         out.pair("kv", quoted(self.model.kv.name()));
         out.pair("unload_after_idle_s", self.model.unload_after_idle.map_or(0, |idle| idle.as_secs()));
         self.cameras(&mut out);
+        if let Some(dir) = &self.trigger_dir {
+            out.line("[trigger]");
+            out.pair("dir", path(dir));
+        }
         out.line("[store]");
         out.pair("dir", path(&self.store.dir));
         out.pair("max_bytes", self.store.max_bytes);

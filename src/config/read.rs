@@ -81,9 +81,11 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         broker.problem_here("this section is missing");
     }
     let mut pipelines = Pipelines::new(origin.input_of(&root, "pipelines_dir", "pipelines"));
+    let cameras = cameras(origin, &root, &mut pipelines);
     let config = Config {
         model: model(origin, root.child("model")),
-        cameras: cameras(origin, &root, &mut pipelines),
+        trigger_dir: trigger_dir(origin, root.child("trigger"), &cameras),
+        cameras,
         store: store(root.child("store")),
         mqtt: mqtt::read(broker, client_id, |path| origin.input(path)),
         web: web(origin, root.child("web")),
@@ -237,6 +239,23 @@ fn trigger(section: Section<'_>) -> TriggerConfig {
     }
     section.finish();
     trigger
+}
+
+/// The folder of triggers by file, which some camera must take.
+fn trigger_dir(origin: &Origin, section: Section<'_>, cameras: &[Camera]) -> Option<PathBuf> {
+    if !section.is_present() {
+        return None;
+    }
+    let text = section.required_text("dir", PATH_CHARS_MAX);
+    let dir = origin.input(Path::new(&text));
+    if !text.is_empty() {
+        origin.must_be_dir(&section, "dir", &dir);
+    }
+    if !cameras.iter().any(|c| c.trigger.on == TriggerOn::Command) {
+        section.problem("dir", "no camera has trigger = { on = \"command\" }, so that nobody takes triggers");
+    }
+    section.finish();
+    Some(dir)
 }
 
 fn queue(section: Section<'_>) -> QueueConfig {

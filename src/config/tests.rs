@@ -234,6 +234,8 @@ id = "cam1" => id = "cam 1" => test.toml:7:1: camera[0].id = "cam 1": must be 1 
 "mqtt://broker" => "mqtt://b"\nprotocol = 6 => test.toml:14:1: mqtt.protocol = 6: must be 5
 "mqtt://broker" => "mqtt://b"\npassword = "x" => mqtt.password = ***: a password needs
 dir = "var/test" => dir = "d"\nmax_bytes = 1 => store.max_bytes = 1: must be from 64000000
+"simulator" => "simulator"\ntrigger = { on = "command" }\n[trigger]\ndir = 5 => test.toml:11:1: trigger.dir = 5: must be a string
+[store] => [trigger]\ndir = "in"\n[store] => trigger.dir = "in": no camera has trigger = { on = "command" }
 [store] => [webb]\n[store] => test.toml:10:2: webb: unknown key; known here:
 [store] => [web]\nlisten = "here"\n[store] => web.listen = "here": must be an IP address
 [mqtt] => [mqtt => test.toml:12:6: this is not TOML

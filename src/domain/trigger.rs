@@ -1,9 +1,9 @@
 //! What the line is told from outside: take a picture of this part, pause, go on, change the recipe.
 //!
-//!     MQTT cmd/…, HTTP POST --Command--> desk (in `daemon`) --Request--> camera --> Frame
+//!     MQTT cmd/…, HTTP POST, a file --Command--> desk (in `daemon`) --Request--> camera --> Frame
 //!
-//! Whoever takes commands from outside turns them into these and hands them to the desk; its answer,
-//! accepted or a `Refusal`, goes back to the sender.
+//! Whoever takes commands from outside turns their words into these (`crate::command`) and hands them to
+//! the desk; its answer, accepted or a `Refusal`, goes back to the sender.
 
 use super::frame::Trigger;
 use std::time::Instant;
@@ -49,6 +49,8 @@ pub enum Refusal {
     Full { camera: String, waiting: usize },
     #[error("there is no pipeline {pipeline:?} in the config; there are {known}")]
     NoPipeline { pipeline: String, known: String },
+    #[error("the station is starting: its cameras are not open yet")]
+    Starting,
     #[error("the station is stopping")]
     Stopping,
     /// The command itself is not well formed.
@@ -65,6 +67,7 @@ impl Refusal {
             Self::Paused { .. } => "paused",
             Self::Full { .. } => "full",
             Self::NoPipeline { .. } => "no_pipeline",
+            Self::Starting => "starting",
             Self::Stopping => "stopping",
             Self::Malformed { .. } => "malformed",
         }

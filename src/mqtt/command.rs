@@ -11,33 +11,23 @@
 
 use super::message::SCHEMA;
 use super::{MqttOptions, Protocol};
-use crate::domain::frame::Trigger;
-use crate::domain::trigger::{Command, Refusal, Request};
+use crate::command::{self, Handler, Order, Verb};
+use crate::domain::trigger::Refusal;
 use crate::store::record::rfc3339;
 use rumqttc::v5;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use serde::Serialize;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinHandle;
 
 /// Longest packet that is taken in.
-pub const COMMAND_BYTES_MAX: u32 = 16 * 1024;
+pub const COMMAND_BYTES_MAX: u32 = command::BYTES_MAX as u32;
 /// Requests that wait inside the client: four subscriptions and the acknowledgements of a burst.
 const REQUESTS_MAX: usize = 64;
-/// Longest text of a command's field, in bytes.
-const TEXT_BYTES_MAX: usize = 256;
-/// Expected values of one trigger.
-const EXPECTED_MAX: usize = 32;
 /// Waits between connections double from the first to the last of these.
 const RECONNECT_MIN: Duration = Duration::from_millis(500);
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
 /// The longest wait for TCP and CONNACK.
 const CONNECT_WAIT_S: u64 = 5;
-const VERBS: [&str; 4] = ["trigger", "pipeline", "pause", "resume"];
-
-/// Carries a command out at once, or says why not.
-pub type Handler = Arc<dyn Fn(Command) -> Result<(), Refusal> + Send + Sync>;
 
 /// The running listener; it ends when this is dropped, however the line ends.
 #[must_use]
@@ -91,7 +81,7 @@ impl Listener {
     }
 
     fn topics(&self) -> impl Iterator<Item = String> + '_ {
-        VERBS.iter().map(|verb| format!("{}/cmd/{verb}", self.options.prefix))
+        Verb::ALL.into_iter().map(|verb| format!("{}/cmd/{}", self.options.prefix, verb.as_str()))
     }
 
     async fn connection_v5(&self) -> String {
@@ -188,8 +178,8 @@ impl Listener {
             (None, Err(Refusal::Malformed { reason }))
         } else {
             match parse(verb, arrived) {
-                Ok((id, command)) => (id, (self.handler)(command)),
-                Err(reason) => (None, Err(Refusal::Malformed { reason })),
+                Ok(Order { command, correlation_id }) => (correlation_id, (self.handler)(command)),
+                Err(refusal) => (None, Err(refusal)),
             }
         };
         tracing::info!(verb, ?correlation_id, refused = ?outcome.as_ref().err(), "command");
@@ -208,79 +198,12 @@ fn is_response_topic(topic: &str) -> bool {
         && !topic.chars().any(char::is_control)
 }
 
-/// The fields of all commands; which of them one may have is checked in `parse`.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct Fields {
-    camera: Option<String>,
-    part_id: Option<String>,
-    lot: Option<String>,
-    expected: BTreeMap<String, String>,
-    deadline_ms: Option<u64>,
-    pipeline: Option<String>,
-    correlation_id: Option<String>,
-}
-
-fn parse(verb: &str, arrived: &Arrived<'_>) -> Result<(Option<String>, Command), String> {
-    // Pause and resume need no words.
-    let payload: &[u8] = if arrived.payload.is_empty() { b"{}" } else { arrived.payload };
-    // A list would be taken for an object's values in their order.
-    if payload.trim_ascii_start().first() != Some(&b'{') {
-        return Err("the payload: must be a JSON object".into());
-    }
-    let fields: Fields = serde_json::from_slice(payload).map_err(|e| format!("the payload: {e}"))?;
-    fields.check()?;
-    let Fields { camera, part_id, lot, expected, deadline_ms, pipeline, correlation_id } = fields;
+/// The command in a message; the correlation data of MQTT 5 stands in for a `correlation_id` that the
+/// payload does not have.
+fn parse(word: &str, arrived: &Arrived<'_>) -> Result<Order, Refusal> {
+    let verb = Verb::parse(word)?;
     let data = arrived.correlation.as_deref().and_then(|data| std::str::from_utf8(data).ok());
-    let correlation_id = correlation_id.or_else(|| data.map(str::to_owned));
-    let about_part = part_id.is_some() || lot.is_some() || !expected.is_empty() || deadline_ms.is_some();
-    if verb != "trigger" && about_part {
-        return Err(format!("part_id, lot, expected and deadline_ms mean nothing to cmd/{verb}"));
-    }
-    if (verb == "pipeline") != pipeline.is_some() {
-        return Err("cmd/pipeline, and only it, needs \"pipeline\"".into());
-    }
-    let command = match (verb, pipeline) {
-        ("pipeline", Some(pipeline)) => Command::Pipeline { camera, pipeline },
-        ("pause", _) => Command::Pause { camera },
-        ("resume", _) => Command::Resume { camera },
-        ("trigger", _) => Command::Trigger(Request {
-            camera,
-            trigger: Trigger {
-                part_id,
-                lot,
-                expected,
-                correlation_id: correlation_id.clone(),
-                deadline: deadline_ms.map(Duration::from_millis),
-            },
-            received: Instant::now(),
-        }),
-        _ => return Err(format!("there is no command {verb:?}; there are {}", VERBS.join(", "))),
-    };
-    Ok((correlation_id, command))
-}
-
-impl Fields {
-    /// Lengths and characters: these texts end up in records, topics' payloads and pages.
-    fn check(&self) -> Result<(), String> {
-        if self.expected.len() > EXPECTED_MAX {
-            return Err(format!("{} expected values; at most {EXPECTED_MAX} are taken", self.expected.len()));
-        }
-        if self.deadline_ms.is_some_and(|ms| !(1..=3_600_000).contains(&ms)) {
-            return Err("deadline_ms must be from 1 to 3600000".into());
-        }
-        let single = [&self.camera, &self.part_id, &self.lot, &self.pipeline, &self.correlation_id];
-        let pairs = self.expected.iter().flat_map(|(key, value)| [key, value]);
-        for text in single.into_iter().flatten().chain(pairs) {
-            if text.len() > TEXT_BYTES_MAX {
-                return Err(format!("a text of {} bytes; at most {TEXT_BYTES_MAX} are taken", text.len()));
-            }
-            if text.chars().any(char::is_control) {
-                return Err("a text holds control characters".into());
-            }
-        }
-        Ok(())
-    }
+    command::words(arrived.payload)?.correlated_by(data).order(verb, Instant::now())
 }
 
 /// The bytes of an acknowledgement.
@@ -324,45 +247,15 @@ mod tests {
     }
 
     #[test]
-    fn a_trigger_brings_what_is_known_about_the_part() {
-        let text =
-            r#"{"camera":"cam1","part_id":"P1","lot":"L","expected":{"serial":"SN1"},"deadline_ms":900}"#;
-        let (id, command) = parse("trigger", &arrived(text)).unwrap();
-        let Command::Trigger(request) = command else { panic!("{command:?}") };
-        assert_eq!((id.as_deref(), request.camera.as_deref()), (Some("c7"), Some("cam1")));
-        assert_eq!(request.trigger.part_id.as_deref(), Some("P1"));
-        assert_eq!(request.trigger.expected["serial"], "SN1");
-        assert_eq!(request.trigger.deadline, Some(Duration::from_millis(900)));
-        assert_eq!(request.trigger.correlation_id.as_deref(), Some("c7"));
-    }
-
-    #[test]
-    fn other_commands() {
-        assert_eq!(parse("pause", &arrived("")).unwrap().1, Command::Pause { camera: None });
-        let resume = parse("resume", &arrived(r#"{"camera":"c"}"#)).unwrap().1;
-        assert_eq!(resume, Command::Resume { camera: Some("c".into()) });
-        let pipeline = parse("pipeline", &arrived(r#"{"pipeline":"plate","correlation_id":"x"}"#)).unwrap();
-        assert_eq!(pipeline.0.as_deref(), Some("x"));
-        assert_eq!(pipeline.1, Command::Pipeline { camera: None, pipeline: "plate".into() });
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        let long = format!(r#"{{"part_id":"{}"}}"#, "x".repeat(300));
-        for (verb, payload, words) in [
-            ("trigger", "[]", "payload"),
-            ("trigger", "{\"part\":\"x\"}", "unknown field"),
-            ("trigger", long.as_str(), "300 bytes"),
-            ("trigger", "{\"part_id\":\"a\\u0000\"}", "control"),
-            ("trigger", "{\"deadline_ms\":0}", "deadline_ms"),
-            ("trigger", "{\"pipeline\":\"x\"}", "only it"),
-            ("pause", "{\"lot\":\"x\"}", "mean nothing"),
-            ("pipeline", "{}", "needs"),
-            ("reboot", "{}", "no command"),
-        ] {
-            let error = parse(verb, &arrived(payload)).unwrap_err();
-            assert!(error.contains(words), "{verb} {payload}: {error}");
+    fn correlation_data_stands_in_for_a_missing_id() {
+        let id = |payload: &str| parse("trigger", &arrived(payload)).unwrap().correlation_id;
+        assert_eq!(id("").as_deref(), Some("c7"));
+        assert_eq!(id(r#"{"correlation_id":"own"}"#).as_deref(), Some("own"));
+        for odd in [vec![0xff], b"a\nb".to_vec(), vec![b'x'; 300]] {
+            let arrived = Arrived { correlation: Some(odd), ..arrived("") };
+            assert_eq!(parse("trigger", &arrived).unwrap().correlation_id, None);
         }
+        assert!(parse("reboot", &arrived("")).unwrap_err().to_string().contains("no command"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! All routes, and the OpenAPI document that is made from them.
 
-use super::{accounts, charts, decide, download, events, images, metrics, pages, queue, App};
+use super::{accounts, charts, commands, decide, download, events, images, metrics, pages, queue, App};
 use axum::routing::get;
 use axum::{Json, Router};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "inspectd", description = "Graded inspections, and what people decide about them."),
+    info(title = "inspectd", description = "Graded inspections, what people decide about them, and commands to the line."),
     security(("session" = []), ("token" = [])),
     modifiers(&Schemes)
 )]
@@ -45,6 +45,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(decide::decide))
         .routes(routes!(decide::undo))
         .routes(routes!(decide::bulk))
+        .routes(routes!(commands::command))
         .routes(routes!(charts::charts))
         .routes(routes!(events::stream))
         .routes(routes!(images::full))

@@ -10,7 +10,7 @@
 //!     queue        lists and inspections              decide    decisions
 //!     charts       figures for people                 metrics   figures for machines, health
 //!     images       pictures and small copies          events    what is new
-//!     download     exports
+//!     download     exports                            commands  what the line is told
 //!
 //! The routes and the OpenAPI document are made from the same functions. A route says in its
 //! signature who may use it: `Viewer`, `Operator` or `Engineer`; the few without are the login, the
@@ -20,6 +20,7 @@ pub mod accounts;
 pub mod api;
 pub mod auth;
 pub mod charts;
+pub mod commands;
 pub mod decide;
 pub mod download;
 pub mod error;
@@ -33,6 +34,7 @@ pub mod server;
 pub mod tls;
 pub mod wire;
 
+use crate::command::Handler;
 use crate::domain::pipeline::Pipeline;
 use crate::store::Store;
 use auth::Gate;
@@ -41,7 +43,7 @@ use metrics::Counters;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, Semaphore};
 
@@ -102,6 +104,8 @@ pub struct App {
     events: broadcast::Sender<Event>,
     counters: Counters,
     probe: Probe,
+    /// Where commands go, once the cameras are open: the page is there before them.
+    commands: OnceLock<Handler>,
     closing: AtomicBool,
 }
 
@@ -129,6 +133,7 @@ impl App {
             events: broadcast::channel(EVENTS_MAX).0,
             counters: Counters::default(),
             probe,
+            commands: OnceLock::new(),
             closing: AtomicBool::new(false),
         })
     }

@@ -141,7 +141,7 @@ fn what_was_decided_is_the_truth_of_an_export_that_replay_takes() {
     let unpacked = tempfile::tempdir().unwrap();
     tar::Archive::new(tar.body.as_slice()).unpack(unpacked.path()).unwrap();
     let store_dir = server.dir.path().join("store").display().to_string();
-    let Server { web, store, dir } = server;
+    let Server { web, store, dir, .. } = server;
     drop(web);
     drop(store);
     let out = dir.path().join("export");

@@ -33,6 +33,7 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("post", "/api/v1/inspections/{id}/reviews", Some(Role::Operator)),
     ("post", "/api/v1/inspections/{id}/undo", Some(Role::Operator)),
     ("post", "/api/v1/reviews/bulk", Some(Role::Operator)),
+    ("post", "/api/v1/commands/{command}", Some(Role::Operator)),
     ("get", "/api/v1/export", Some(Role::Operator)),
     ("get", "/api/v1/accounts", Some(Role::Engineer)),
     ("post", "/api/v1/accounts", Some(Role::Engineer)),
@@ -50,6 +51,7 @@ fn body(path: &str) -> &'static str {
         "/api/v1/inspections/{id}/reviews" => r#"{"verdict":"pass","reason":"because"}"#,
         "/api/v1/inspections/{id}/undo" => r#"{"based_on":1}"#,
         "/api/v1/reviews/bulk" => r#"{"search":{},"action":"confirm","count":99999}"#,
+        "/api/v1/commands/{command}" => r#"{"camera":"cam1","part_id":"P1"}"#,
         "/api/v1/accounts" => r#"{"name":"new","password":"long enough","role":"viewer"}"#,
         "/api/v1/tokens" => r#"{"name":"new","role":"viewer"}"#,
         _ => "",
@@ -74,11 +76,15 @@ fn every_route_lets_in_whom_it_should_and_nobody_else() {
     let everything = || {
         let s = &server.store;
         let reviews = *s.subscribe_reviews().borrow();
-        (reviews, s.accounts().unwrap(), s.tokens().unwrap(), s.outbox_len())
+        let commanded = server.commanded.lock().unwrap().len();
+        (reviews, s.accounts().unwrap(), s.tokens().unwrap(), s.outbox_len(), commanded)
     };
     for (method, path, least) in ROUTES {
-        let real =
-            path.replace("{id}", &id(1)).replace("{sha256}", &"0".repeat(64)).replace("{name}", "ghost");
+        let real = path
+            .replace("{id}", &id(1))
+            .replace("{sha256}", &"0".repeat(64))
+            .replace("{name}", "ghost")
+            .replace("{command}", "trigger");
         let real = if *path == "/api/v1/export" { format!("{real}?format=csv") } else { real };
         for role in [None, Some(Role::Viewer), Some(Role::Operator), Some(Role::Engineer)] {
             let before = everything();

@@ -6,13 +6,14 @@ use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::inspection::Inspection;
 use inspectd::domain::rect::BoxPx;
 use inspectd::domain::text::TextLine;
+use inspectd::domain::trigger::{Command, Refusal};
 use inspectd::store::accounts::{Account, Token};
 use inspectd::store::images::sha256;
 use inspectd::store::{Store, StoreOptions};
 use inspectd::web::auth::{self, Role};
 use inspectd::web::{App, Health, Web, WebOptions};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub const PASSWORD: &str = "correct horse";
@@ -25,6 +26,8 @@ pub fn token(role: Role) -> String {
 pub struct Server {
     pub web: Web,
     pub store: Arc<Store>,
+    /// Commands that reached the line.
+    pub commanded: Arc<Mutex<Vec<Command>>>,
     pub dir: tempfile::TempDir,
 }
 
@@ -111,7 +114,16 @@ impl Server {
         let app = App::new(Arc::clone(&store), options(dir.path()), Vec::new(), probe).unwrap();
         // The page has a runtime of its own, which cannot be started inside that of a test.
         let web = std::thread::spawn(move || Web::start(app)).join().unwrap().unwrap();
-        Self { web, store, dir }
+        let commanded = Arc::new(Mutex::new(Vec::new()));
+        let line = Arc::clone(&commanded);
+        web.app.take_commands(Arc::new(move |command| {
+            if command == (Command::Pause { camera: Some("nowhere".into()) }) {
+                return Err(Refusal::NoCamera { camera: "nowhere".into(), known: "cam1".into() });
+            }
+            line.lock().unwrap().push(command);
+            Ok(())
+        }));
+        Self { web, store, commanded, dir }
     }
 
     pub fn get(&self, path: &str, role: Role) -> Answer {

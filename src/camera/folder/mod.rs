@@ -9,6 +9,8 @@
 mod decode;
 mod watch;
 
+pub use watch::Stamp;
+
 pub use decode::{decode, DECODE_MEMORY_MAX_BYTES, FILE_MAX_BYTES, SIDE_MAX_PX};
 
 use super::{CameraError, Source, Stop};
@@ -103,7 +105,7 @@ impl Source for Folder {
 }
 
 /// True for names that start with a dot: programs that write a file under another name first use them.
-fn hidden(name: &OsStr) -> bool {
+pub fn hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 

@@ -55,8 +55,8 @@ struct File {
 }
 
 /// What changes while a file is written.
-#[derive(Clone, Copy, PartialEq)]
-struct Stamp {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stamp {
     len: u64,
     modified: Option<SystemTime>,
 }
@@ -69,7 +69,8 @@ enum State {
 }
 
 impl Stamp {
-    fn of(meta: &Metadata) -> Stamp {
+    /// The stamp of a file's metadata.
+    pub fn of(meta: &Metadata) -> Stamp {
         Stamp { len: meta.len(), modified: meta.modified().ok() }
     }
 

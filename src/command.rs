@@ -1,0 +1,266 @@
+//! The words of a command: one JSON object, the same by MQTT, by HTTP and in a file, checked once.
+//!
+//!     mqtt    cmd/{verb} -----------------.
+//!     web     POST /api/v1/commands/{verb} +--> Words --check--> Command --> desk (in `daemon`)
+//!     daemon  a file in the trigger folder '      '--> Refusal, malformed: what is wrong, in words
+//!
+//! The texts of a command end up in records, messages, pages and logs, so lengths and characters are
+//! checked here, where they come in, and nowhere else.
+
+use crate::domain::frame::Trigger;
+use crate::domain::trigger::{Command, Refusal, Request};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use utoipa::ToSchema;
+
+/// The longest object that is taken in.
+pub const BYTES_MAX: usize = 16 * 1024;
+/// Longest text of a field, in bytes.
+const TEXT_BYTES_MAX: usize = 256;
+/// Expected values of one trigger.
+const EXPECTED_MAX: usize = 32;
+/// The longest deadline: an hour.
+const DEADLINE_MS_MAX: u64 = 3_600_000;
+
+/// Carries a command out at once, or says why not; never waits.
+pub type Handler = Arc<dyn Fn(Command) -> Result<(), Refusal> + Send + Sync>;
+
+/// What can be commanded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Trigger,
+    Pipeline,
+    Pause,
+    Resume,
+}
+
+impl Verb {
+    pub const ALL: [Self; 4] = [Self::Trigger, Self::Pipeline, Self::Pause, Self::Resume];
+
+    /// The word in topics and paths.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trigger => "trigger",
+            Self::Pipeline => "pipeline",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+        }
+    }
+
+    /// The verb of a word.
+    ///
+    /// # Errors
+    /// It is none; the words that are stand in the reason.
+    pub fn parse(word: &str) -> Result<Self, Refusal> {
+        Self::ALL.into_iter().find(|v| v.as_str() == word).ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            malformed(format!("there is no command {word:?}; there are {known}"))
+        })
+    }
+}
+
+/// The object of every command; which fields a verb may have is checked.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Words {
+    /// `id` of the camera. Left out: all cameras; for a trigger all that take triggers.
+    #[schema(max_length = 256)]
+    pub camera: Option<String>,
+    /// Echoed in the result.
+    #[schema(max_length = 256)]
+    pub part_id: Option<String>,
+    /// Echoed in the result.
+    #[schema(max_length = 256)]
+    pub lot: Option<String>,
+    /// Values that the pipeline's `from_trigger` may name, for example `serial`; at most 32.
+    pub expected: BTreeMap<String, String>,
+    /// A verdict later than this after the command is review("deadline").
+    #[schema(minimum = 1, maximum = 3_600_000)]
+    pub deadline_ms: Option<u64>,
+    /// Only of the command `pipeline`: the pipeline from the next picture on.
+    #[schema(max_length = 256)]
+    pub pipeline: Option<String>,
+    /// Echoed in the answer and in the record.
+    #[schema(max_length = 256)]
+    pub correlation_id: Option<String>,
+}
+
+/// A command that is well formed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    pub command: Command,
+    pub correlation_id: Option<String>,
+}
+
+/// The command in a text; without any text it is that of an object without fields.
+///
+/// # Errors
+/// `Refusal::Malformed`, which says what is wrong.
+pub fn parse(verb: Verb, text: &[u8], received: Instant) -> Result<Order, Refusal> {
+    words(text)?.order(verb, received)
+}
+
+/// The fields in a text.
+///
+/// # Errors
+/// `Refusal::Malformed`: it is no object, or holds what is no field.
+pub fn words(text: &[u8]) -> Result<Words, Refusal> {
+    if text.len() > BYTES_MAX {
+        return Err(malformed(format!("{} bytes; at most {BYTES_MAX} are taken", text.len())));
+    }
+    // Pause and resume need no words.
+    let text: &[u8] = if text.is_empty() { b"{}" } else { text };
+    // A list would be taken for an object's values in their order.
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        return Err(malformed("the payload: must be a JSON object".into()));
+    }
+    serde_json::from_slice(text).map_err(|e| malformed(format!("the payload: {e}")))
+}
+
+impl Words {
+    /// Takes `id` for a correlation id that the sender did not write, where it could have been one.
+    pub fn correlated_by(mut self, id: Option<&str>) -> Self {
+        let fits =
+            |id: &&str| !id.is_empty() && id.len() <= TEXT_BYTES_MAX && !id.chars().any(char::is_control);
+        self.correlation_id = self.correlation_id.or_else(|| id.filter(fits).map(str::to_owned));
+        self
+    }
+
+    /// The command that the fields make with this verb.
+    ///
+    /// # Errors
+    /// `Refusal::Malformed`: a field does not belong to the verb, is missing, or is not what it must be.
+    pub fn order(self, verb: Verb, received: Instant) -> Result<Order, Refusal> {
+        self.check().map_err(malformed)?;
+        let word = verb.as_str();
+        let about_part = self.part_id.is_some()
+            || self.lot.is_some()
+            || !self.expected.is_empty()
+            || self.deadline_ms.is_some();
+        if verb != Verb::Trigger && about_part {
+            let what = "part_id, lot, expected and deadline_ms mean nothing to the command";
+            return Err(malformed(format!("{what} {word}")));
+        }
+        let Self { camera, part_id, lot, expected, deadline_ms, pipeline, correlation_id } = self;
+        let command = match (verb, pipeline) {
+            (Verb::Pipeline, Some(pipeline)) => Command::Pipeline { camera, pipeline },
+            (Verb::Pause, None) => Command::Pause { camera },
+            (Verb::Resume, None) => Command::Resume { camera },
+            (Verb::Trigger, None) => Command::Trigger(Request {
+                camera,
+                trigger: Trigger {
+                    part_id,
+                    lot,
+                    expected,
+                    correlation_id: correlation_id.clone(),
+                    deadline: deadline_ms.map(Duration::from_millis),
+                },
+                received,
+            }),
+            _ => return Err(malformed("the command pipeline, and only it, needs \"pipeline\"".into())),
+        };
+        Ok(Order { command, correlation_id })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.expected.len() > EXPECTED_MAX {
+            return Err(format!("{} expected values; at most {EXPECTED_MAX} are taken", self.expected.len()));
+        }
+        if let Some(ms) = self.deadline_ms.filter(|ms| !(1..=DEADLINE_MS_MAX).contains(ms)) {
+            return Err(format!("deadline_ms = {ms}: must be from 1 to {DEADLINE_MS_MAX}"));
+        }
+        let single = [
+            ("camera", &self.camera),
+            ("part_id", &self.part_id),
+            ("lot", &self.lot),
+            ("pipeline", &self.pipeline),
+            ("correlation_id", &self.correlation_id),
+        ];
+        let single = single.into_iter().filter_map(|(key, text)| Some((key, text.as_ref()?)));
+        let pairs = self.expected.iter().flat_map(|(key, value)| [("expected", key), ("expected", value)]);
+        for (key, text) in single.chain(pairs) {
+            if text.len() > TEXT_BYTES_MAX {
+                let bytes = text.len();
+                return Err(format!("{key}: a text of {bytes} bytes; at most {TEXT_BYTES_MAX} are taken"));
+            }
+            if text.chars().any(char::is_control) {
+                return Err(format!("{key} = {text:?}: a text holds control characters"));
+            }
+        }
+        Ok(())
+    }
+}
+
+const fn malformed(reason: String) -> Refusal {
+    Refusal::Malformed { reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(verb: Verb, text: &str) -> Result<Order, Refusal> {
+        parse(verb, text.as_bytes(), Instant::now())
+    }
+
+    #[test]
+    fn a_trigger_brings_what_is_known_about_the_part() {
+        let text = r#"{"camera":"cam1","part_id":"P1","lot":"L","expected":{"serial":"SN1"},
+            "deadline_ms":900,"correlation_id":"c7"}"#;
+        let order = order(Verb::Trigger, text).unwrap();
+        let Command::Trigger(request) = order.command else { panic!("{:?}", order.command) };
+        assert_eq!((order.correlation_id.as_deref(), request.camera.as_deref()), (Some("c7"), Some("cam1")));
+        assert_eq!(request.trigger.part_id.as_deref(), Some("P1"));
+        assert_eq!(request.trigger.lot.as_deref(), Some("L"));
+        assert_eq!(request.trigger.expected["serial"], "SN1");
+        assert_eq!(request.trigger.deadline, Some(Duration::from_millis(900)));
+        assert_eq!(request.trigger.correlation_id.as_deref(), Some("c7"));
+    }
+
+    #[test]
+    fn other_commands() {
+        assert_eq!(order(Verb::Pause, "").unwrap().command, Command::Pause { camera: None });
+        let resume = order(Verb::Resume, r#"{"camera":"c"}"#).unwrap().command;
+        assert_eq!(resume, Command::Resume { camera: Some("c".into()) });
+        let pipeline = order(Verb::Pipeline, r#"{"pipeline":"plate","correlation_id":"x"}"#).unwrap();
+        assert_eq!(pipeline.correlation_id.as_deref(), Some("x"));
+        assert_eq!(pipeline.command, Command::Pipeline { camera: None, pipeline: "plate".into() });
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let long = format!(r#"{{"part_id":"{}"}}"#, "x".repeat(300));
+        let huge = format!("{{{}}}", " ".repeat(BYTES_MAX));
+        let many: Vec<String> = (0..=EXPECTED_MAX).map(|i| format!("\"k{i}\":\"v\"")).collect();
+        let many = format!(r#"{{"expected":{{{}}}}}"#, many.join(","));
+        for (verb, payload, words) in [
+            (Verb::Trigger, "[]", "payload"),
+            (Verb::Trigger, "{\"part\":", "payload"),
+            (Verb::Trigger, "{\"bogus\":\"x\"}", "unknown field"),
+            (Verb::Trigger, long.as_str(), "part_id: a text of 300 bytes"),
+            (Verb::Trigger, huge.as_str(), "16386 bytes"),
+            (Verb::Trigger, many.as_str(), "33 expected values"),
+            (Verb::Trigger, "{\"lot\":\"a\\u0000\"}", "lot = \"a\\0\""),
+            (Verb::Trigger, "{\"deadline_ms\":0}", "deadline_ms = 0"),
+            (Verb::Trigger, "{\"pipeline\":\"x\"}", "only it"),
+            (Verb::Pause, "{\"lot\":\"x\"}", "mean nothing"),
+            (Verb::Pause, "{\"pipeline\":\"x\"}", "only it"),
+            (Verb::Pipeline, "{}", "needs"),
+        ] {
+            let refusal = order(verb, payload).unwrap_err();
+            assert_eq!(refusal.code(), "malformed");
+            assert!(refusal.to_string().contains(words), "{verb:?} {payload}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn every_verb_has_its_word_and_others_are_refused_with_the_known() {
+        for verb in Verb::ALL {
+            assert_eq!(Verb::parse(verb.as_str()), Ok(verb));
+        }
+        let refusal = Verb::parse("reboot").unwrap_err().to_string();
+        assert!(refusal.contains("\"reboot\"") && refusal.contains("trigger, pipeline, pause, resume"));
+    }
+}

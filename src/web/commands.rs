@@ -1,0 +1,87 @@
+//! Commands to the line over HTTP: the same words, the same refusals as `cmd/…` over MQTT.
+//!
+//!     POST --words--> command::parse --> the desk's handler (set when the cameras are open)
+//!          <-- 202 accepted | 4xx with the refusal's code and reason | 503 starting, stopping
+//!
+//! Accepted means that the desk has it: the picture is taken and the result published as for any other
+//! trigger, and what comes of it is in the result.
+
+use super::auth::Operator;
+use super::error::{ApiError, Problem};
+use super::App;
+use crate::command::{self, Handler, Order, Verb, Words};
+use crate::domain::trigger::Refusal;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{header, HeaderMap, StatusCode};
+use axum::Json;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Instant;
+use utoipa::ToSchema;
+
+/// What the desk has taken.
+#[derive(Serialize, ToSchema)]
+pub struct Accepted {
+    /// trigger, pipeline, pause, resume.
+    pub command: &'static str,
+    /// Echoed.
+    pub correlation_id: Option<String>,
+}
+
+/// Commands the line: trigger, pipeline, pause or resume, in the words of `cmd/…` over MQTT.
+#[utoipa::path(post, path = "/api/v1/commands/{command}", tag = "commands",
+    params(("command" = String, Path, description = "trigger, pipeline, pause or resume")),
+    request_body = Words, responses(
+    (status = 202, body = Accepted), (status = 400, body = Problem), (status = 401, body = Problem),
+    (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
+    (status = 415, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
+pub async fn command(
+    State(app): State<Arc<App>>,
+    Operator(who): Operator,
+    Path(word): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    // The deadline counts from here: what comes before is the network's.
+    let received = Instant::now();
+    if !body.is_empty() && !is_json(&headers) {
+        let error = "send Content-Type: application/json";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", error));
+    }
+    let verb = Verb::parse(&word)?;
+    let Order { command, correlation_id } = command::parse(verb, &body, received)?;
+    let outcome = match app.commands.get() {
+        Some(handler) => handler(command),
+        None => Err(Refusal::Starting),
+    };
+    tracing::info!(verb = verb.as_str(), by = %who.name, ?correlation_id, refused = ?outcome.as_ref().err(), "command");
+    outcome?;
+    Ok((StatusCode::ACCEPTED, Json(Accepted { command: verb.as_str(), correlation_id })))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+impl App {
+    /// From now on commands are taken; until then they are refused as `starting`. The first call counts.
+    pub fn take_commands(&self, handler: Handler) {
+        // A second handler would be that of another line, and a page lives as long as its line.
+        let _ = self.commands.set(handler);
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let status = match &refusal {
+            Refusal::Malformed { .. } => StatusCode::BAD_REQUEST,
+            Refusal::NoCamera { .. } | Refusal::NoPipeline { .. } => StatusCode::NOT_FOUND,
+            Refusal::NotTriggered { .. } | Refusal::Paused { .. } => StatusCode::CONFLICT,
+            Refusal::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::Starting | Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, refusal.code(), refusal.to_string())
+    }
+}

@@ -1,0 +1,101 @@
+//! Commands over HTTP: the words of MQTT, answered with 202 or with the refusal.
+
+use super::http::ask;
+use super::server::{options, token, Server};
+use inspectd::domain::trigger::Command;
+use inspectd::store::{Store, StoreOptions};
+use inspectd::web::auth::Role;
+use inspectd::web::{App, Health, Web};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_trigger_reaches_the_line_with_all_that_it_says() {
+    let server = Server::start(0);
+    let before = Instant::now();
+    let body = json!({"camera": "cam1", "part_id": "P7", "lot": "L1", "expected": {"serial": "SN1"},
+        "deadline_ms": 900, "correlation_id": "c7"});
+    let answer = server.post("/api/v1/commands/trigger", Role::Operator, &body);
+    assert_eq!(answer.status, 202, "{}", answer.head);
+    assert_eq!(answer.json(), json!({"command": "trigger", "correlation_id": "c7"}));
+    let commanded = server.commanded.lock().unwrap();
+    let [Command::Trigger(request)] = commanded.as_slice() else { panic!("{commanded:?}") };
+    assert_eq!(request.camera.as_deref(), Some("cam1"));
+    assert!(request.received >= before && request.received <= Instant::now());
+    let trigger = &request.trigger;
+    assert_eq!((trigger.part_id.as_deref(), trigger.lot.as_deref()), (Some("P7"), Some("L1")));
+    assert_eq!(
+        (trigger.expected["serial"].as_str(), trigger.deadline),
+        ("SN1", Some(Duration::from_millis(900)))
+    );
+    assert_eq!(trigger.correlation_id.as_deref(), Some("c7"));
+}
+
+#[test]
+fn the_other_commands_need_no_words_or_their_own() {
+    let server = Server::start(0);
+    assert_eq!(server.ask("POST", "/api/v1/commands/pause", Some(Role::Operator), "").status, 202);
+    assert_eq!(
+        server.post("/api/v1/commands/resume", Role::Operator, &json!({"camera": "cam1"})).status,
+        202
+    );
+    let pipeline = json!({"pipeline": "any-part"});
+    assert_eq!(server.post("/api/v1/commands/pipeline", Role::Engineer, &pipeline).status, 202);
+    let expected = [
+        Command::Pause { camera: None },
+        Command::Resume { camera: Some("cam1".into()) },
+        Command::Pipeline { camera: None, pipeline: "any-part".into() },
+    ];
+    assert_eq!(*server.commanded.lock().unwrap(), expected);
+}
+
+#[test]
+fn what_is_not_taken_is_answered_with_its_code_and_reason() {
+    let server = Server::start(0);
+    for (command, body, status, code, words) in [
+        ("pause", r#"{"camera":"nowhere"}"#, 404, "no_camera", "cam1"),
+        ("trigger", r#"{"bogus":1}"#, 400, "malformed", "bogus"),
+        ("trigger", "[]", 400, "malformed", "JSON object"),
+        ("trigger", r#"{"deadline_ms":0}"#, 400, "malformed", "deadline_ms = 0"),
+        ("pipeline", "{}", 400, "malformed", "pipeline"),
+        ("reboot", "{}", 400, "malformed", "trigger, pipeline, pause, resume"),
+    ] {
+        let answer = server.ask("POST", &format!("/api/v1/commands/{command}"), Some(Role::Operator), body);
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{command} {body}");
+        assert!(
+            answer.json()["error"].as_str().unwrap().contains(words),
+            "{command} {body}: {}",
+            answer.json()
+        );
+    }
+    let bearer = format!("Authorization: Bearer {}", token(Role::Operator));
+    // The first of two such headers counts.
+    let form = [bearer.as_str(), "Content-Type: text/plain"];
+    let form = ask(server.web.address, "POST", "/api/v1/commands/pause", &form, "{}");
+    assert_eq!((form.status, form.code().as_str()), (415, "content_type"));
+    let foreign = [bearer.as_str(), "Origin: http://evil.example"];
+    let foreign = ask(server.web.address, "POST", "/api/v1/commands/pause", &foreign, "{}");
+    assert_eq!((foreign.status, foreign.code().as_str()), (403, "origin"));
+    assert!(server.commanded.lock().unwrap().is_empty(), "nothing of it reached the line");
+}
+
+#[test]
+fn before_the_cameras_are_open_it_says_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap());
+    let created_at = "2026-01-01T00:00:00.000Z".to_owned();
+    let name = Role::Operator.as_str().to_owned();
+    let kept = inspectd::store::accounts::Token {
+        name: name.clone(),
+        role: name,
+        created_at,
+        created_by: "test".into(),
+    };
+    store.put_token(&inspectd::store::images::sha256(token(Role::Operator).as_bytes()), &kept).unwrap();
+    let probe = Box::new(|| Health { alive: true, broker: true });
+    let web = Web::start(App::new(store, options(dir.path()), Vec::new(), probe).unwrap()).unwrap();
+    let bearer = format!("Authorization: Bearer {}", token(Role::Operator));
+    let answer = ask(web.address, "POST", "/api/v1/commands/trigger", &[&bearer], "{}");
+    assert_eq!((answer.status, answer.code().as_str()), (503, "starting"));
+}
