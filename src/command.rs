@@ -65,9 +65,13 @@ impl Verb {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Words {
-    /// `id` of the camera. Left out: all cameras; for a trigger all that take triggers.
+    /// `id` of the camera. Left out: all cameras; for a trigger the only part with several views or, where
+    /// the config has not exactly one, all cameras that take triggers.
     #[schema(max_length = 256)]
     pub camera: Option<String>,
+    /// Only of a trigger, instead of a camera: `name` of a part with several views.
+    #[schema(max_length = 256)]
+    pub part: Option<String>,
     /// Echoed in the result.
     #[schema(max_length = 256)]
     pub part_id: Option<String>,
@@ -82,7 +86,7 @@ pub struct Words {
     /// Only of the command `pipeline`: the pipeline from the next picture on.
     #[schema(max_length = 256)]
     pub pipeline: Option<String>,
-    /// Echoed in the answer and in the record.
+    /// Echoed in the answer, and in the verdict about a part with several views.
     #[schema(max_length = 256)]
     pub correlation_id: Option<String>,
 }
@@ -135,27 +139,33 @@ impl Words {
     pub fn order(self, verb: Verb, received: Instant) -> Result<Order, Refusal> {
         self.check().map_err(malformed)?;
         let word = verb.as_str();
-        let about_part = self.part_id.is_some()
+        let about_part = self.part.is_some()
+            || self.part_id.is_some()
             || self.lot.is_some()
             || !self.expected.is_empty()
             || self.deadline_ms.is_some();
         if verb != Verb::Trigger && about_part {
-            let what = "part_id, lot, expected and deadline_ms mean nothing to the command";
+            let what = "part, part_id, lot, expected and deadline_ms mean nothing to the command";
             return Err(malformed(format!("{what} {word}")));
         }
-        let Self { camera, part_id, lot, expected, deadline_ms, pipeline, correlation_id } = self;
+        if self.part.is_some() && self.camera.is_some() {
+            return Err(malformed("camera and part: a trigger means one of them".into()));
+        }
+        let Self { camera, part, part_id, lot, expected, deadline_ms, pipeline, correlation_id } = self;
         let command = match (verb, pipeline) {
             (Verb::Pipeline, Some(pipeline)) => Command::Pipeline { camera, pipeline },
             (Verb::Pause, None) => Command::Pause { camera },
             (Verb::Resume, None) => Command::Resume { camera },
             (Verb::Trigger, None) => Command::Trigger(Request {
                 camera,
+                part,
                 trigger: Trigger {
                     part_id,
                     lot,
                     expected,
                     correlation_id: correlation_id.clone(),
                     deadline: deadline_ms.map(Duration::from_millis),
+                    part: None,
                 },
                 received,
             }),
@@ -173,6 +183,7 @@ impl Words {
         }
         let single = [
             ("camera", &self.camera),
+            ("part", &self.part),
             ("part_id", &self.part_id),
             ("lot", &self.lot),
             ("pipeline", &self.pipeline),
@@ -245,6 +256,8 @@ mod tests {
             (Verb::Trigger, "{\"lot\":\"a\\u0000\"}", "lot = \"a\\0\""),
             (Verb::Trigger, "{\"deadline_ms\":0}", "deadline_ms = 0"),
             (Verb::Trigger, "{\"pipeline\":\"x\"}", "only it"),
+            (Verb::Trigger, "{\"camera\":\"c\",\"part\":\"p\"}", "one of them"),
+            (Verb::Pause, "{\"part\":\"x\"}", "mean nothing"),
             (Verb::Pause, "{\"lot\":\"x\"}", "mean nothing"),
             (Verb::Pause, "{\"pipeline\":\"x\"}", "only it"),
             (Verb::Pipeline, "{}", "needs"),

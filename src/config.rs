@@ -53,6 +53,8 @@ pub struct Config {
     pub model: Model,
     /// At least one; ids are unique.
     pub cameras: Vec<Camera>,
+    /// Parts that several cameras look at; names are unique.
+    pub parts: Vec<Part>,
     pub store: Store,
     pub mqtt: Mqtt,
     /// `None` without the section: there is no page.
@@ -109,6 +111,14 @@ pub struct Camera {
     pub pipeline: String,
     pub trigger: TriggerConfig,
     pub queue: QueueConfig,
+}
+
+/// A part that several cameras look at, and that has one verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub name: String,
+    /// Ids of cameras that take triggers; at least two.
+    pub cameras: Vec<String>,
 }
 
 /// Where frames come from.

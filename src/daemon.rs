@@ -93,6 +93,10 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
         ..StoreOptions::default()
     };
     let store = Arc::new(Store::open(&config.store.dir, options)?);
+    let interrupted = store.decide_interrupted_parts()?;
+    if interrupted > 0 {
+        tracing::warn!(interrupted, "parts of which not every view was inspected before the end are reviews");
+    }
     tracing::info!(dir = %config.store.dir.display(), outbox = store.outbox_len(), "store open");
     let (events, event_queue) = mpsc::channel(EVENTS_MAX);
     let mqtt_options = mqtt_options(config)?;

@@ -100,6 +100,16 @@ fn scripted(script: &Path) {
             "wrong_size" => {
                 let _ = channel.send(&frame(None, pictures), &[&[0; 11]], within);
             }
+            // More parts than anybody takes, and then a fault, which tells that they were all sent.
+            "line" => {
+                for number in 1..=12 {
+                    channel.send(&frame(None, number), &[&[0; 4 * 4 * 3]], within).unwrap();
+                }
+                channel.send(&Told::Lost { count: 3 }, &[], within).unwrap();
+                std::fs::write(script, "good").unwrap();
+                let _ = channel.send(&Told::Fault { reason: "sent".into() }, &[], within);
+                return;
+            }
             _ => {}
         }
         pictures += 1;
@@ -135,7 +145,9 @@ impl Rig {
         let reports = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&reports);
         let report = Box::new(move |report| heard.lock().unwrap().push((Instant::now(), report)));
-        let camera = Supervised::new(settings, program(role, script), limits, false, Stop::default(), report);
+        let pushed = matches!(&settings.kind, Kind::Genicam { trigger: Exposure::Line(_), .. });
+        let camera =
+            Supervised::new(settings, program(role, script), limits, pushed, Stop::default(), report);
         Self { camera, reports }
     }
 
@@ -278,6 +290,26 @@ fn p4_every_fault_is_told_in_time_and_mended_in_time() {
     assert_eq!(outcomes.values().map(|o| o.count).sum::<usize>(), total);
     assert!(outcomes.values().all(|o| o.late == 0), "told after 5 s or mended after 10 s: {outcomes:?}");
     assert_eq!(after, before, "leaked processes, descriptors");
+}
+
+/// Every picture that a hardware trigger made is a frame or counted as lost: none vanishes.
+#[test]
+fn pictures_of_a_hardware_trigger_that_find_no_room_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("device");
+    std::fs::write(&script, "line").unwrap();
+    let began = Instant::now();
+    let kind = genicam("Mono8", Exposure::Line("Line1".into()));
+    let mut rig = Rig::new(kind, "scripted", &script, Policy::All, Limits::default());
+    rig.heard(began, "the end", |r| matches!(r, Report::Fault { reason } if reason.contains("sent")));
+    let lost = rig.camera.next_by(Some(Instant::now())).unwrap_err();
+    assert!(
+        matches!(lost, inspectd::camera::CameraError::Lost { count: 7 }),
+        "{lost}: 12 came, 8 fit, 3 were broken"
+    );
+    let taken = std::iter::from_fn(|| rig.camera.next_by(Some(Instant::now())).ok().flatten());
+    let origins: Vec<String> = taken.map(|f| f.origin).collect();
+    assert_eq!(origins, (1..=8).map(|n| format!("cam1:{n}")).collect::<Vec<_>>());
 }
 
 fn opencv(url: String, backend: Backend, live: bool) -> Kind {

@@ -104,6 +104,10 @@ impl Session {
                     // A software trigger that got lost is a picture that is due.
                     Reading::Idle => self.alive.idle = self.orders.is_empty(),
                     Reading::Late => self.alive.idle = false,
+                    Reading::Lost(count) => {
+                        self.alive.idle = false;
+                        self.channel.send(&Told::Lost { count }, &[], SEND_WITHIN)?;
+                    }
                     Reading::Ended => {
                         self.last()?;
                         self.channel.send(&Told::Ended, &[], SEND_WITHIN)?;

@@ -97,6 +97,8 @@ pub enum Reading {
     Idle,
     /// Nothing came, although it should have.
     Late,
+    /// Pictures that hardware triggered came broken, or found no room in the driver.
+    Lost(u64),
     /// A recording is over.
     Ended,
 }

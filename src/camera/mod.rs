@@ -50,6 +50,10 @@ pub trait Source: Send {
         self.next()
     }
 
+    /// Forgets pictures that came without having been asked for, and the count of those that were lost:
+    /// the line is paused, and nobody wants them.
+    fn forget(&mut self) {}
+
     /// True for a source that tells its state by itself.
     fn reports_itself(&self) -> bool {
         false
@@ -86,6 +90,10 @@ pub enum CameraError {
     /// The simulator was asked for a picture that it cannot render.
     #[error("the simulator cannot render {width}x{height} pixels, only {min} to {max} a side")]
     Size { width: usize, height: usize, min: usize, max: usize },
+    /// Pictures of parts that hardware triggered, for which there was no room or which came broken; each
+    /// is one part that nobody has seen. Told once.
+    #[error("{count} pictures that hardware triggered were lost")]
+    Lost { count: u64 },
     /// The device of a capture child gives no pictures.
     #[error("{reason}")]
     Device { reason: String },

@@ -93,8 +93,7 @@ fn frame(s: &Settings, i: u64, rgb: Vec<u8>, truth: &FrameTruth) -> Frame {
             part_id: Some(truth.part_id.clone()),
             lot: truth.lot.clone(),
             expected: BTreeMap::from([("serial".to_string(), truth.part_id.clone())]),
-            correlation_id: None,
-            deadline: None,
+            ..Trigger::default()
         },
         origin: format!("simulator:{}:{}:{i}", s.product.name(), s.seed),
         replayed: false,

@@ -32,6 +32,8 @@ pub enum Told {
         stamp: Stamp,
         number: u64,
     },
+    /// Pictures that hardware triggered came broken, or not at all out of the driver.
+    Lost { count: u64 },
     /// A recording is over.
     Ended,
     /// The device failed; the child ends after it.

@@ -65,6 +65,7 @@ pub fn words(reason: &Reason) -> String {
         Reason::Engine { message } => format!("engine: {}", clean(message)),
         Reason::Frame { message } => format!("frame: {}", clean(message)),
         Reason::QueueFull => "dropped: the queue was full".to_owned(),
+        Reason::Interrupted => "the station stopped before it was inspected".to_owned(),
     }
 }
 

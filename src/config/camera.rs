@@ -10,6 +10,10 @@ use std::collections::BTreeMap;
 const TEXT_CHARS_MAX: usize = 4096;
 const SIDE_PX_MAX: u32 = 16_384;
 
+/// Whatever else would choose pictures, or ask for them, loses parts or finds none.
+pub(super) const LINE_ALONE: &str =
+    "a hardware trigger (expose = \"line\") makes each picture, and each is a part: nothing else may choose";
+
 /// The sources that live in a capture child.
 pub(super) const KINDS: [&str; 3] = ["v4l2", "opencv", "genicam"];
 
@@ -24,6 +28,13 @@ pub struct DeviceConfig {
     /// The same picture again and again for so long is a fault; 0: it is not looked for.
     pub frozen_after_ms: u32,
     pub health: Health,
+}
+
+impl DeviceConfig {
+    /// True when a line of the camera's connector makes every picture, each of a part.
+    pub const fn is_line_triggered(&self) -> bool {
+        matches!(&self.kind, Kind::Genicam { trigger: Exposure::Line(_), .. })
+    }
 }
 
 /// When pictures are bad enough for an alarm; a limit that is absent is not looked at.
@@ -44,10 +55,14 @@ pub(super) fn read(kind: &str, section: &Section<'_>) -> DeviceConfig {
         "opencv" => opencv(section),
         _ => genicam(section),
     };
+    let key_frames = key_frames(section.child("key_frames"));
+    if key_frames != Policy::All && matches!(&kind, Kind::Genicam { trigger: Exposure::Line(_), .. }) {
+        section.problem("key_frames", LINE_ALONE);
+    }
     let still = matches!(kind, Kind::OpenCv { live: false, .. });
     DeviceConfig {
         kind,
-        key_frames: key_frames(section.child("key_frames")),
+        key_frames,
         correction: correction(section),
         picture_timeout_ms: section.ranged("picture_timeout_ms", 500..=600_000).unwrap_or(3_500),
         frozen_after_ms: section.ranged("frozen_after_ms", 0..=600_000).unwrap_or(if still {

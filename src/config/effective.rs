@@ -25,6 +25,12 @@ impl Config {
         out.pair("kv", quoted(self.model.kv.name()));
         out.pair("unload_after_idle_s", self.model.unload_after_idle.map_or(0, |idle| idle.as_secs()));
         self.cameras(&mut out);
+        for part in &self.parts {
+            out.line("[[part]]");
+            out.pair("name", quoted(&part.name));
+            let cameras: Vec<_> = part.cameras.iter().map(|id| quoted(id)).collect();
+            out.pair("cameras", format!("[{}]", cameras.join(", ")));
+        }
         if let Some(dir) = &self.trigger_dir {
             out.line("[trigger]");
             out.pair("dir", path(dir));

@@ -3,7 +3,7 @@
 use super::document::{Document, Problem};
 use super::section::Section;
 use super::{
-    camera, mqtt, pipeline, read_text, Camera, Config, ConfigError, Model, QueueConfig, SourceConfig,
+    camera, mqtt, pipeline, read_text, Camera, Config, ConfigError, Model, Part, QueueConfig, SourceConfig,
     Station, Store, TriggerConfig, TriggerOn, Web,
 };
 use crate::domain::pipeline::Pipeline;
@@ -20,6 +20,9 @@ const FREE_BYTES_MIN: u64 = 256 << 20;
 const PATH_CHARS_MAX: usize = 4096;
 /// A box has as many cameras as it can serve; more is a mistake in the file.
 const CAMERAS_MAX: usize = 32;
+/// Views of one part: as many fit into one entry of the store, with their reasons.
+const VIEWS_MAX: usize = 8;
+const PARTS_MAX: usize = 32;
 /// The default pair lies in the project, so that the box works out of the box.
 const DEFAULT_TEXT: &str = "fixtures/model/inspectd-small.gguf";
 const DEFAULT_MMPROJ: &str = "fixtures/model/mmproj-inspectd-small.gguf";
@@ -85,6 +88,7 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
     let config = Config {
         model: model(origin, root.child("model")),
         trigger_dir: trigger_dir(origin, root.child("trigger"), &cameras),
+        parts: parts(&root, &cameras),
         cameras,
         store: store(root.child("store")),
         mqtt: mqtt::read(broker, client_id, |path| origin.input(path)),
@@ -168,7 +172,7 @@ fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Ve
         }
         let trigger = trigger(section.child("trigger"));
         let queue = queue(section.child("queue"));
-        if let Some(source) = source(origin, section) {
+        if let Some(source) = source(origin, section, trigger) {
             cameras.push(Camera { id, source, pipeline, trigger, queue });
         }
     }
@@ -176,7 +180,7 @@ fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Ve
 }
 
 /// The source and its own keys. Keys of another source are unknown here.
-fn source(origin: &Origin, section: Section<'_>) -> Option<SourceConfig> {
+fn source(origin: &Origin, section: Section<'_>, trigger: TriggerConfig) -> Option<SourceConfig> {
     let kind: String = section.required("source");
     let source = match kind.as_str() {
         "simulator" => SourceConfig::Simulator {
@@ -196,7 +200,12 @@ fn source(origin: &Origin, section: Section<'_>) -> Option<SourceConfig> {
         }
         "" => return None,
         device if camera::KINDS.contains(&device) => {
-            SourceConfig::Device(Box::new(camera::read(device, &section)))
+            let device = camera::read(device, &section);
+            let by_itself = trigger.on == TriggerOn::Interval && trigger.interval_ms.is_none();
+            if device.is_line_triggered() && !by_itself {
+                section.problem("trigger", camera::LINE_ALONE);
+            }
+            SourceConfig::Device(Box::new(device))
         }
         _ => {
             let devices = camera::KINDS.join(", ");
@@ -239,6 +248,33 @@ fn trigger(section: Section<'_>) -> TriggerConfig {
     }
     section.finish();
     trigger
+}
+
+/// Parts that several cameras look at.
+fn parts(root: &Section<'_>, cameras: &[Camera]) -> Vec<Part> {
+    let sections = root.children("part");
+    if sections.len() > PARTS_MAX {
+        root.problem("part", format!("there are {}; at most {PARTS_MAX} are possible", sections.len()));
+    }
+    let mut parts: Vec<Part> = Vec::new();
+    for section in sections {
+        let name = section.required_id("name");
+        if parts.iter().any(|p| p.name == name) {
+            section.problem("name", "two parts have this name");
+        }
+        let views = section.strings("cameras").unwrap_or_default();
+        let on_command =
+            |id: &String| cameras.iter().any(|c| c.id == *id && c.trigger.on == TriggerOn::Command);
+        let unique: BTreeSet<_> = views.iter().collect();
+        if let Some(bad) = views.iter().find(|id| !on_command(id)) {
+            section.problem("cameras", format!("{bad:?} is no camera with trigger = {{ on = \"command\" }}"));
+        } else if unique.len() != views.len() || !(2..=VIEWS_MAX).contains(&views.len()) {
+            section.problem("cameras", format!("must name 2 to {VIEWS_MAX} cameras, each once"));
+        }
+        section.finish();
+        parts.push(Part { name, cameras: views });
+    }
+    parts
 }
 
 /// The folder of triggers by file, which some camera must take.

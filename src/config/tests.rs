@@ -218,6 +218,9 @@ id = "cam1" => id = "cam 1" => test.toml:7:1: camera[0].id = "cam 1": must be 1 
 "simulator" => "opencv"\nurl = "x"\nwhite_balance = "blue" => must be "auto" or three gains
 "simulator" => "opencv"\nurl = "x"\nlens = { camera = [1.0], distortion = [0.1, 0.0, 0.0, 0.0] } => must be four numbers [fx, fy, cx, cy]
 "simulator" => "genicam"\nname = "x"\nline = "Line1" => only means something with expose = "line"
+"simulator" => "genicam"\nname = "x"\nexpose = "line"\nkey_frames = { policy = "every" } => camera[0].key_frames: a hardware trigger
+"simulator" => "genicam"\nname = "x"\nexpose = "line"\ntrigger = { on = "command" } => camera[0].trigger: a hardware trigger
+"simulator" => "genicam"\nname = "x"\nexpose = "line"\ntrigger = { interval_ms = 500 } => camera[0].trigger: a hardware trigger
 "simulator" => "simulator"\ntrigger = { on = "command", interval_ms = 500 } => means nothing with on = "command"
 "simulator" => "gopro" => camera[0].source = "gopro": there is no such source
 "simulator" => "simulator"\npath = "x" => test.toml:9:1: camera[0].path = "x": unknown key
@@ -234,7 +237,9 @@ id = "cam1" => id = "cam 1" => test.toml:7:1: camera[0].id = "cam 1": must be 1 
 "mqtt://broker" => "mqtt://b"\nprotocol = 6 => test.toml:14:1: mqtt.protocol = 6: must be 5
 "mqtt://broker" => "mqtt://b"\npassword = "x" => mqtt.password = ***: a password needs
 dir = "var/test" => dir = "d"\nmax_bytes = 1 => store.max_bytes = 1: must be from 64000000
-"simulator" => "simulator"\ntrigger = { on = "command" }\n[trigger]\ndir = 5 => test.toml:11:1: trigger.dir = 5: must be a string
+"machined-plate" => "machined-plate"\ntrigger = { on = "command" }\n[trigger]\ndir = 5 => test.toml:12:1: trigger.dir = 5: must be a string
+[store] => [[part]]\nname = "p"\ncameras = ["cam1", "cam2"]\n[store] => test.toml:12:1: part[0].cameras = ["cam1", "cam2"]: "cam1" is no camera with trigger
+[store] => [[part]]\nname = "p"\n[store] => part[0].cameras: must name 2 to 8 cameras
 [store] => [trigger]\ndir = "in"\n[store] => trigger.dir = "in": no camera has trigger = { on = "command" }
 [store] => [webb]\n[store] => test.toml:10:2: webb: unknown key; known here:
 [store] => [web]\nlisten = "here"\n[store] => web.listen = "here": must be an IP address
@@ -261,6 +266,30 @@ fn an_empty_config_says_what_is_missing() {
     let problems = config_of("").expect_err("nothing is there").join("\n");
     for key in ["station.site", "camera", "store.dir", "mqtt"] {
         assert!(problems.contains(&format!("test.toml:1:1: {key}: ")), "{key}\n{problems}");
+    }
+}
+
+#[test]
+fn parts_name_cameras_that_take_triggers() {
+    let camera = |id: &str| {
+        format!("[[camera]]\nid = \"{id}\"\nsource = \"simulator\"\npipeline = \"photo\"\ntrigger = {{ on = \"command\" }}\n")
+    };
+    let part = |name: &str, cameras: &str| format!("[[part]]\nname = \"{name}\"\ncameras = {cameras}\n");
+    let text =
+        |parts: &str| SMALL.replace("[store]", &format!("{}{}{parts}[store]", camera("top"), camera("side")));
+    let good = text(&part("housing", "[\"top\", \"side\"]"));
+    let config = config_of(&good).expect("it loads");
+    assert_eq!(config.parts, [Part { name: "housing".into(), cameras: vec!["top".into(), "side".into()] }]);
+    assert_eq!(config_of(&config.effective()).expect("it loads again"), config);
+    let twice = part("a", "[\"top\", \"side\"]").repeat(2);
+    for (parts, words) in [
+        (part("a", "[\"top\", \"cam1\"]"), "\"cam1\" is no camera with trigger"),
+        (part("a", "[\"top\", \"top\"]"), "must name 2 to 8 cameras, each once"),
+        (part("a", "[\"top\"]"), "must name 2 to 8 cameras, each once"),
+        (twice, "part[1].name = \"a\": two parts have this name"),
+    ] {
+        let problem = only_problem(config_of(&text(&parts)));
+        assert!(problem.contains(words), "{problem}");
     }
 }
 

@@ -93,7 +93,8 @@ pub fn start(
         threads.push(std::thread::Builder::new().name(camera.id.clone()).spawn(move || taker.run())?);
     }
     let queues = feeds.iter().map(|f| Arc::clone(&f.frames)).collect();
-    let desk = Arc::new(Desk::new(counters, pipelines));
+    let parts = config.parts.iter().map(|p| (p.name.clone(), p.cameras.clone())).collect();
+    let desk = Arc::new(Desk::new(counters, parts, pipelines));
     Ok(Cameras { threads, queues, desk, feeds: Mutex::new(Some(Feeds { feeds, bell })) })
 }
 

@@ -3,8 +3,10 @@
 //!     Command --> Desk --Request--> queue of its camera (bounded) --> taker
 //!                  '--> Refusal, back to the sender
 //!
-//! A full queue refuses: the sender is told, and no accepted trigger is ever dropped.
+//! A full queue refuses: the sender is told, and no accepted trigger is ever dropped. A trigger for several
+//! cameras is taken by all of them or by none.
 
+use crate::domain::part::PartRef;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::trigger::{Command, Refusal, Request};
 use crate::queue::{Policy, Popped, Pushed, Queue};
@@ -19,7 +21,11 @@ pub const WAITING_MAX: usize = 8;
 /// The desk of a station; share it in an `Arc`.
 pub struct Desk {
     counters: Vec<Arc<Counter>>,
+    /// Names of the parts with several views, and the cameras that look at each.
+    parts: Vec<(String, Vec<String>)>,
     pipelines: BTreeMap<String, Arc<Pipeline>>,
+    /// Held while a trigger is placed: who else would fill the room that was found?
+    placing: Mutex<()>,
 }
 
 /// One camera's place at the desk.
@@ -60,7 +66,8 @@ impl Counter {
         self.requests.pop(Some(wait))
     }
 
-    fn trigger(&self, request: Request) -> Result<(), Refusal> {
+    /// Whether a trigger would be taken now; stays so while nobody else places one.
+    fn has_room(&self) -> Result<(), Refusal> {
         let camera = || self.id.clone();
         if !self.triggered {
             return Err(Refusal::NotTriggered { camera: camera() });
@@ -68,22 +75,40 @@ impl Counter {
         if self.is_paused() {
             return Err(Refusal::Paused { camera: camera() });
         }
+        if self.requests.is_closed() {
+            return Err(Refusal::Stopping);
+        }
+        if self.requests.counters().depth >= WAITING_MAX {
+            let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+            tracing::warn!(camera = %self.id, refused, "a trigger was refused: too many wait");
+            return Err(Refusal::Full { camera: camera(), waiting: WAITING_MAX });
+        }
+        Ok(())
+    }
+
+    /// Where `has_room` said so, it is queued: only a close can come in between.
+    fn place(&self, request: Request) -> Result<(), Refusal> {
         match self.requests.push(request) {
             Pushed::Queued => Ok(()),
-            Pushed::Dropped(_) => {
-                let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
-                tracing::warn!(camera = %self.id, refused, "a trigger was refused: too many wait");
-                Err(Refusal::Full { camera: camera(), waiting: WAITING_MAX })
-            }
+            Pushed::Dropped(_) => Err(Refusal::Full { camera: self.id.clone(), waiting: WAITING_MAX }),
             Pushed::Closed(_) => Err(Refusal::Stopping),
         }
+    }
+
+    /// Takes no more; those that wait can still be taken out.
+    pub fn close(&self) {
+        self.requests.close();
     }
 }
 
 impl Desk {
-    /// A desk for these cameras; `pipelines` are those that they may be changed to.
-    pub const fn new(counters: Vec<Arc<Counter>>, pipelines: BTreeMap<String, Arc<Pipeline>>) -> Self {
-        Self { counters, pipelines }
+    /// A desk for these cameras and parts (name, cameras); `pipelines` are those that they may be changed to.
+    pub const fn new(
+        counters: Vec<Arc<Counter>>,
+        parts: Vec<(String, Vec<String>)>,
+        pipelines: BTreeMap<String, Arc<Pipeline>>,
+    ) -> Self {
+        Self { counters, parts, pipelines, placing: Mutex::new(()) }
     }
 
     /// Carries a command out or says why not; never waits.
@@ -92,7 +117,7 @@ impl Desk {
     /// The reason, for the sender.
     pub fn take(&self, command: Command) -> Result<(), Refusal> {
         match command {
-            Command::Trigger(request) => self.trigger(&request),
+            Command::Trigger(request) => self.trigger(request),
             Command::Pause { camera } => {
                 self.at(camera.as_deref())?.iter().for_each(|c| c.paused.store(true, Ordering::Relaxed));
                 Ok(())
@@ -114,15 +139,43 @@ impl Desk {
         }
     }
 
-    /// Without a camera's name a trigger means every camera that takes triggers.
-    fn trigger(&self, request: &Request) -> Result<(), Refusal> {
-        let named = request.camera.is_some();
-        let counters = self.at(request.camera.as_deref())?;
-        let takers: Vec<_> = counters.iter().filter(|c| named || c.triggered).collect();
+    fn trigger(&self, mut request: Request) -> Result<(), Refusal> {
+        let takers = match self.part(&request)? {
+            Some((name, cameras)) => {
+                let id = ulid::Ulid::generate().to_string();
+                request.trigger.part_id.get_or_insert_with(|| id.clone());
+                let part = PartRef { id, name: name.clone(), cameras: cameras.clone() };
+                request.trigger.part = Some(Box::new(part));
+                let views = cameras.iter().map(|camera| self.at(Some(camera)));
+                views.collect::<Result<Vec<_>, _>>()?.concat()
+            }
+            None => {
+                // Without a camera's name a trigger means every camera that takes triggers.
+                let named = request.camera.is_some();
+                let mut counters = self.at(request.camera.as_deref())?;
+                counters.retain(|c| named || c.triggered);
+                counters
+            }
+        };
         if takers.is_empty() {
             return Err(Refusal::NotTriggered { camera: self.known() });
         }
-        takers.iter().try_for_each(|counter| counter.trigger(request.clone()))
+        let _one_at_a_time = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        takers.iter().try_for_each(|counter| counter.has_room())?;
+        takers.iter().try_for_each(|counter| counter.place(request.clone()))
+    }
+
+    /// The part that a trigger means: the named one or, without any name, the only one.
+    fn part(&self, request: &Request) -> Result<Option<&(String, Vec<String>)>, Refusal> {
+        match (&request.part, self.parts.as_slice()) {
+            (Some(name), parts) => {
+                let known = || parts.iter().map(|p| p.0.as_str()).collect::<Vec<_>>().join(", ");
+                let found = parts.iter().find(|p| p.0 == *name);
+                found.map(Some).ok_or_else(|| Refusal::NoPart { part: name.clone(), known: known() })
+            }
+            (None, [only]) if request.camera.is_none() => Ok(Some(only)),
+            (None, _) => Ok(None),
+        }
     }
 
     fn at(&self, camera: Option<&str>) -> Result<Vec<&Arc<Counter>>, Refusal> {
@@ -142,7 +195,9 @@ impl Desk {
 
     /// No more triggers; those that wait are still served.
     pub fn close(&self) {
-        self.counters.iter().for_each(|c| c.requests.close());
+        // Not between the cameras of one trigger.
+        let _one_at_a_time = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.counters.iter().for_each(|c| c.close());
     }
 }
 
@@ -164,12 +219,37 @@ mod tests {
             Arc::new(Counter::new("cam2", false, Arc::clone(&plate))),
         ];
         let known = [plate, any].map(|p| (p.name.clone(), p));
-        Desk::new(counters, known.into_iter().collect())
+        Desk::new(counters, vec![], known.into_iter().collect())
+    }
+
+    /// Three cameras; two parts share the second.
+    fn desk_of_parts() -> Desk {
+        let mut desk = desk();
+        let plate = desk.counters[0].pipeline();
+        desk.counters =
+            ["top", "side", "back"].map(|id| Arc::new(Counter::new(id, true, Arc::clone(&plate)))).into();
+        let part = |name: &str, cameras: [&str; 2]| (name.to_owned(), cameras.map(str::to_owned).to_vec());
+        desk.parts = vec![part("housing", ["top", "side"]), part("cover", ["side", "back"])];
+        desk
+    }
+
+    fn waiting(desk: &Desk) -> Vec<usize> {
+        desk.counters.iter().map(|c| c.requests.counters().depth).collect()
     }
 
     fn trigger(camera: Option<&str>) -> Command {
         let trigger = Trigger { part_id: Some("P1".into()), ..Trigger::default() };
-        Command::Trigger(Request { camera: camera.map(Into::into), trigger, received: Instant::now() })
+        Command::Trigger(Request {
+            camera: camera.map(Into::into),
+            part: None,
+            trigger,
+            received: Instant::now(),
+        })
+    }
+
+    fn of_part(part: &str, part_id: Option<&str>) -> Command {
+        let trigger = Trigger { part_id: part_id.map(Into::into), ..Trigger::default() };
+        Command::Trigger(Request { camera: None, part: Some(part.into()), trigger, received: Instant::now() })
     }
 
     #[test]
@@ -209,5 +289,54 @@ mod tests {
         assert_eq!(desk.take(change("nowhere")).unwrap_err().code(), "no_pipeline");
         assert_eq!(desk.take(change("any-part")), Ok(()));
         assert_eq!(desk.counters[0].pipeline().name, "any-part");
+    }
+
+    #[test]
+    fn a_part_goes_to_all_its_cameras_under_one_id() {
+        let desk = desk_of_parts();
+        assert_eq!(desk.take(of_part("housing", Some("P7"))), Ok(()));
+        assert_eq!(waiting(&desk), [1, 1, 0]);
+        let views = [0, 1].map(|i| match desk.counters[i].next(Duration::ZERO) {
+            Popped::Item(request) => request.trigger,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(views[0], views[1]);
+        let part = views[0].part.as_ref().unwrap();
+        assert_eq!((part.name.as_str(), views[0].part_id.as_deref()), ("housing", Some("P7")));
+        assert_eq!(part.cameras, ["top", "side"]);
+        assert_eq!(desk.take(of_part("cover", None)), Ok(()));
+        let Popped::Item(request) = desk.counters[2].next(Duration::ZERO) else { panic!("nothing came") };
+        assert_eq!(
+            request.trigger.part_id,
+            request.trigger.part.map(|p| p.id),
+            "a part without an id gets one"
+        );
+        assert_eq!(desk.take(of_part("lid", None)).unwrap_err().code(), "no_part");
+    }
+
+    #[test]
+    fn a_part_is_taken_by_all_its_cameras_or_by_none() {
+        let desk = desk_of_parts();
+        assert_eq!(desk.take(Command::Pause { camera: Some("back".into()) }), Ok(()));
+        assert_eq!(desk.take(of_part("cover", None)).unwrap_err().code(), "paused");
+        assert_eq!(waiting(&desk), [0, 0, 0]);
+        for _ in 0..WAITING_MAX {
+            assert_eq!(desk.take(trigger(Some("side"))), Ok(()));
+        }
+        assert_eq!(desk.take(of_part("housing", None)).unwrap_err().code(), "full");
+        assert_eq!(desk.take(trigger(None)).unwrap_err().code(), "full", "all that take triggers, or none");
+        assert_eq!(waiting(&desk), [0, WAITING_MAX, 0]);
+    }
+
+    #[test]
+    fn the_only_part_needs_no_name_and_a_named_camera_is_no_part() {
+        let mut desk = desk_of_parts();
+        assert_eq!(desk.take(Command::Resume { camera: None }), Ok(()));
+        desk.parts.truncate(1);
+        assert_eq!(desk.take(trigger(None)), Ok(()));
+        assert_eq!(waiting(&desk), [1, 1, 0]);
+        assert_eq!(desk.take(trigger(Some("back"))), Ok(()));
+        let Popped::Item(request) = desk.counters[2].next(Duration::ZERO) else { panic!("nothing came") };
+        assert_eq!(request.trigger.part, None);
     }
 }

@@ -2,7 +2,7 @@
 //! an alarm `image_{id}` while its pictures are dark, blinded or without edges.
 
 use super::station::Station;
-use crate::camera::device::{Exposure, Kind, Settings};
+use crate::camera::device::{Kind, Settings};
 use crate::camera::picture::Condition;
 use crate::camera::supervisor::machine::Limits;
 use crate::camera::supervisor::{Report, Supervised};
@@ -35,7 +35,7 @@ pub fn open(id: &str, config: &DeviceConfig, station: &Arc<Station>, stop: &Stop
     if let Kind::OpenCv { open_timeout_ms, .. } = config.kind {
         limits.open = limits.open.max(Duration::from_millis(open_timeout_ms.into()) + OPEN_EXTRA);
     }
-    let pushed = matches!(&config.kind, Kind::Genicam { trigger: Exposure::Line(_), .. });
+    let pushed = config.is_line_triggered();
     let (station, id) = (Arc::clone(station), id.to_owned());
     let watch = Mutex::new(Watch::new(config.health));
     let report = move |report: Report| match report {
@@ -50,7 +50,6 @@ pub fn open(id: &str, config: &DeviceConfig, station: &Arc<Station>, stop: &Stop
                 station.tell(StationEvent::Alarm { code, raised, message });
             }
         }
-        Report::Lost => tracing::error!(camera = %id, "a hardware trigger came while too many frames waited"),
     };
     let program = Program::new(["capture"]);
     Supervised::new(settings, program, limits, pushed, stop.clone(), Box::new(report))

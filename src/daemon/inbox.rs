@@ -136,10 +136,10 @@ impl Inbox {
                 self.hand_over(file.name, command)
             }
             Err(refusal) => {
-                let (stamp, still) = self.waiting.entry(file.name.clone()).or_insert((file.stamp, 0));
-                *still = if *stamp == file.stamp { *still + 1 } else { 0 };
-                *stamp = file.stamp;
-                if *still < STILL_SCANS {
+                let known = self.waiting.get(&file.name).filter(|(stamp, _)| *stamp == file.stamp);
+                let still = known.map_or(0, |(_, still)| still + 1);
+                if still < STILL_SCANS {
+                    self.waiting.insert(file.name, (file.stamp, still));
                     return Ok(());
                 }
                 self.waiting.remove(&file.name);

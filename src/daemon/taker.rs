@@ -56,6 +56,7 @@ impl Taker {
         let mut fault = None;
         while !self.stop.wait_until(due) {
             if self.counter.is_paused() {
+                self.source.forget();
                 due = Instant::now() + LOOK;
                 continue;
             }
@@ -74,6 +75,13 @@ impl Taker {
                     }
                 }
                 Ok(None) => break,
+                Err(CameraError::Lost { count }) => {
+                    tracing::error!(camera = %self.id, count, "hardware triggered while there was no room");
+                    for _ in 0..count {
+                        let unseen = self.without_picture(Trigger::default(), Instant::now());
+                        self.record_lost(&unseen, Reason::QueueFull, true);
+                    }
+                }
                 Err(error) => {
                     // A fault that lasts is said once.
                     if fault.replace(error.to_string()) != Some(error.to_string()) {
@@ -86,12 +94,18 @@ impl Taker {
         }
     }
 
+    /// Serves until the desk closes: whatever it has accepted is recorded, with a picture or without.
     fn on_commands(&mut self) {
-        while !self.stop.is_set() {
+        let mut over = false;
+        loop {
             match self.counter.next(LOOK) {
+                Popped::Item(request) if over || self.stop.is_set() => {
+                    self.record_unseen(request.trigger, request.received, Reason::Interrupted);
+                }
                 Popped::Item(request) => {
-                    if !self.serve(request) {
-                        return;
+                    over = !self.serve(request);
+                    if over {
+                        self.counter.close();
                     }
                 }
                 Popped::TimedOut => {}
@@ -112,7 +126,10 @@ impl Taker {
         } else {
             match self.source.next_by(received.checked_add(limit)) {
                 Ok(Some(frame)) => Ok(frame),
-                Ok(None) => return false,
+                Ok(None) => {
+                    self.record_unseen(trigger, received, Reason::Interrupted);
+                    return false;
+                }
                 Err(error) if received.elapsed() < limit => Err(Reason::Frame { message: error.to_string() }),
                 Err(error) => {
                     tracing::error!(camera = %self.id, %error, "a trigger got no picture in time");
@@ -128,7 +145,7 @@ impl Taker {
             }
             Err(reason) => {
                 trigger.deadline = Some(limit);
-                self.record_lost(&self.without_picture(trigger, received), reason, false);
+                self.record_unseen(trigger, received, reason);
                 true
             }
         }
@@ -148,6 +165,11 @@ impl Taker {
         }
     }
 
+    /// A trigger that got no picture.
+    fn record_unseen(&self, trigger: Trigger, received: Instant, reason: Reason) {
+        self.record_lost(&self.without_picture(trigger, received), reason, false);
+    }
+
     fn record_lost(&self, frame: &Frame, reason: Reason, dropped: bool) {
         let inspection = uninspected(frame, &self.counter.pipeline(), &self.model, reason);
         self.recorder.record(&inspection, &frame.pixels, dropped);
@@ -165,6 +187,9 @@ impl Taker {
             Pushed::Closed(lost) => {
                 let origin = &lost.frame.origin;
                 tracing::warn!(camera = %self.id, %origin, "taken while stopping, not inspected");
+                if self.on_command {
+                    self.record_lost(&lost.frame, Reason::Interrupted, false);
+                }
                 false
             }
         };
@@ -194,5 +219,6 @@ fn joined(sent: Trigger, known: Trigger) -> Trigger {
         expected: if sent.expected.is_empty() { known.expected } else { sent.expected },
         correlation_id: sent.correlation_id.or(known.correlation_id),
         deadline: sent.deadline.or(known.deadline),
+        part: sent.part.or(known.part),
     }
 }

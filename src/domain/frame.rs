@@ -1,5 +1,6 @@
 //! One picture of one part, with what is known about the part when it was taken.
 
+use super::part::PartRef;
 use image::RgbImage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,4 +34,6 @@ pub struct Trigger {
     pub correlation_id: Option<String>,
     /// Overrides the pipeline's deadline; counted from the exposure.
     pub deadline: Option<Duration>,
+    /// The part of which this is one view among several; boxed, because most pictures are no such view.
+    pub part: Option<Box<PartRef>>,
 }

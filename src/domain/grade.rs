@@ -107,6 +107,8 @@ pub enum Reason {
     Frame { message: String },
     /// The frame was dropped because its queue was full.
     QueueFull,
+    /// The station stopped between the trigger and the inspection.
+    Interrupted,
 }
 
 impl Reason {
@@ -123,6 +125,7 @@ impl Reason {
             Self::Engine { .. } => "engine",
             Self::Frame { .. } => "frame",
             Self::QueueFull => "queue_full",
+            Self::Interrupted => "interrupted",
         }
     }
 }
@@ -140,7 +143,7 @@ impl fmt::Display for Reason {
             Self::Unparsable { prompt, tile } => write!(f, "{code}: {prompt} tile {tile}"),
             Self::MissingTile { inspected, planned } => write!(f, "{code}: {inspected} of {planned}"),
             Self::Engine { message } | Self::Frame { message } => write!(f, "{code}: {message}"),
-            Self::QueueFull => f.write_str(code),
+            Self::QueueFull | Self::Interrupted => f.write_str(code),
         }
     }
 }

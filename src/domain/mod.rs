@@ -11,6 +11,7 @@ pub mod frame;
 pub mod grade;
 pub mod grid;
 pub mod inspection;
+pub mod part;
 pub mod pipeline;
 pub mod rect;
 pub mod review;

@@ -11,8 +11,11 @@ use std::time::Instant;
 /// A picture that somebody wants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// `id` of the camera; `None` is the only camera, or all that belong to the part.
+    /// `id` of the camera.
     pub camera: Option<String>,
+    /// `name` of a part with several views. Without it and without a camera: the only such part of the
+    /// config or, where there is not exactly one, every camera that takes triggers.
+    pub part: Option<String>,
     pub trigger: Trigger,
     /// When the request came; its deadline counts from here.
     pub received: Instant,
@@ -41,6 +44,8 @@ pub enum Command {
 pub enum Refusal {
     #[error("there is no camera {camera:?}; there are {known}")]
     NoCamera { camera: String, known: String },
+    #[error("there is no part {part:?} in the config; there are {known}")]
+    NoPart { part: String, known: String },
     #[error("camera {camera} takes no triggers: its config says how it is triggered")]
     NotTriggered { camera: String },
     #[error("camera {camera} is paused")]
@@ -63,6 +68,7 @@ impl Refusal {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NoCamera { .. } => "no_camera",
+            Self::NoPart { .. } => "no_part",
             Self::NotTriggered { .. } => "not_triggered",
             Self::Paused { .. } => "paused",
             Self::Full { .. } => "full",

@@ -345,6 +345,7 @@ mod tests {
             Just(Reason::Frame { message: "roi".to_owned() }),
             Just(Reason::Deadline { late_ms: 1 }),
             Just(Reason::QueueFull),
+            Just(Reason::Interrupted),
         ]
     }
 

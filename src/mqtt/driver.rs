@@ -15,7 +15,8 @@ use super::link::{
     Link, LinkEvent, CLIENT_INFLIGHT_MAX, PAYLOAD_BYTES_MAX, PUBLISH_OVERHEAD_BYTES, TOPIC_BYTES_MAX,
 };
 use super::message::{self, StationState, Topics};
-use super::state::{Action, Event, Machine, Phase, Side, What};
+use super::owed;
+use super::state::{Action, Event, Machine, Owed, Phase, Side, What};
 use super::{MqttError, MqttOptions, StationEvent};
 use crate::store::error::StoreError;
 use crate::store::Store;
@@ -50,9 +51,6 @@ const BATCH_MAX: usize = 64;
 /// Why a result on which every connection is dropped is given up.
 const POISON: &str = "every connection is dropped on it, and other results pass";
 
-/// Reviews that are given to the machine and not acknowledged yet.
-const REVIEWS_MAX: usize = 8;
-
 const ALARM_DEAD: &str = "result_undeliverable";
 const ALARM_REFUSED: &str = "result_refused";
 
@@ -79,9 +77,9 @@ pub struct Driver {
     results: BTreeMap<u64, Vec<u8>>,
     /// Newest payload of every camera and alarm, by topic.
     retained: BTreeMap<String, Vec<u8>>,
-    /// Payloads of reviews that this connection was given; `reviews_due`: there may be more.
-    reviews: BTreeMap<u64, Vec<u8>>,
-    reviews_due: bool,
+    /// Payloads of reviews and parts that this connection was given; `owed_due`: there may be more.
+    owed: BTreeMap<Owed, Vec<u8>>,
+    owed_due: bool,
     acknowledged: Vec<u64>,
     refused: bool,
     stopping: bool,
@@ -108,8 +106,8 @@ impl Driver {
             broker_retains: true,
             results: BTreeMap::new(),
             retained: BTreeMap::new(),
-            reviews: BTreeMap::new(),
-            reviews_due: false,
+            owed: BTreeMap::new(),
+            owed_due: false,
             acknowledged: Vec::new(),
             refused: false,
             stopping: false,
@@ -128,6 +126,7 @@ impl Driver {
     ) -> Result<(), MqttError> {
         let mut committed = self.store.subscribe();
         let mut reviewed = self.store.subscribe_reviews();
+        let mut decided = self.store.subscribe_parts();
         self.tell_of_dead_letters().await?;
         let mut events_open = true;
         while self.machine.phase() != Phase::Stopped {
@@ -135,7 +134,8 @@ impl Driver {
             tokio::select! {
                 event = next_link_event(&mut self.link) => self.link_events(event),
                 Ok(()) = committed.changed() => self.inbox.push_back(Event::Committed),
-                Ok(()) = reviewed.changed() => self.reviews_due = true,
+                Ok(()) = reviewed.changed() => self.owed_due = true,
+                Ok(()) = decided.changed() => self.owed_due = true,
                 event = events.recv(), if events_open => match event {
                     Some(event) => self.station_event(event),
                     None => events_open = false,
@@ -145,7 +145,7 @@ impl Driver {
                 () = sleep_until(deadline) => self.timers(),
             }
             self.settle().await?;
-            self.feed_reviews().await?;
+            self.feed_owed().await?;
             let phase = self.machine.phase();
             self.phase.send_if_modified(|told| std::mem::replace(told, phase) != phase);
         }
@@ -223,8 +223,8 @@ impl Driver {
         let window = receive_max.map_or(WINDOW, |max| WINDOW.min(usize::from(max).saturating_sub(1)).max(1));
         tracing::info!(broker = %self.broker(), window, owed = self.store.outbox_len(), "connected to the broker");
         self.inbox.push_back(Event::Connected { window });
-        self.reviews.clear();
-        self.reviews_due = true;
+        self.owed.clear();
+        self.owed_due = true;
         // A broker that restarted without its memory has forgotten what it retained.
         let topics = self.retained.keys().cloned().map(Side::Topic);
         let last = (*self.store.subscribe().borrow() > 0).then_some(Side::Last);
@@ -323,10 +323,10 @@ impl Driver {
                     self.alarm(ALARM_REFUSED, false, "");
                 }
             }
-            Action::RemoveReview(seq) => {
-                self.on_disk(move |store| store.ack_review(seq)).await?;
-                self.reviews.remove(&seq);
-                self.reviews_due = true;
+            Action::RemoveOwed(owed) => {
+                self.on_disk(move |store| owed::ack(store, owed)).await?;
+                self.owed.remove(&owed);
+                self.owed_due = true;
             }
             Action::DeadLetter(seq) => self.bury(seq, "the broker calls it invalid".into()).await?,
             Action::Poison(seq) => self.bury(seq, POISON.into()).await?,
@@ -346,7 +346,9 @@ impl Driver {
             What::Side(Side::Last) => {
                 (self.topics.last(), true, Some(self.last().await?.unwrap_or_default()))
             }
-            What::Side(Side::Review(seq)) => (self.topics.review(), false, self.reviews.get(&seq).cloned()),
+            What::Side(Side::Owed(owed)) => {
+                (owed::topic(&self.topics, owed), false, self.owed.get(&owed).cloned())
+            }
             What::Side(Side::Topic(topic)) => {
                 let payload = self.retained.get(&topic).cloned();
                 (topic, true, payload)
@@ -393,18 +395,17 @@ impl Driver {
         Ok(())
     }
 
-    /// Gives the machine the next reviews that are owed. On every connection anew from the lowest.
-    async fn feed_reviews(&mut self) -> Result<(), MqttError> {
+    /// Gives the machine the next reviews and parts that are owed. On every connection anew from the lowest.
+    async fn feed_owed(&mut self) -> Result<(), MqttError> {
         let up = matches!(self.machine.phase(), Phase::CatchingUp | Phase::Live);
-        if !up || self.stopping || !std::mem::take(&mut self.reviews_due) {
+        if !up || self.stopping || !std::mem::take(&mut self.owed_due) {
             return Ok(());
         }
-        let payload_max =
-            self.packet_bytes_max.saturating_sub(self.topics.review().len() + PUBLISH_OVERHEAD_BYTES);
-        let owed = self.on_disk(move |store| read_reviews(store, payload_max.min(PAYLOAD_BYTES_MAX))).await?;
-        for (seq, payload) in owed {
-            if self.reviews.insert(seq, payload).is_none() {
-                self.inbox.push_back(Event::Changed(Side::Review(seq)));
+        let payload_max = self.packet_bytes_max.saturating_sub(TOPIC_BYTES_MAX + PUBLISH_OVERHEAD_BYTES);
+        let found = self.on_disk(move |store| owed::read(store, payload_max.min(PAYLOAD_BYTES_MAX))).await?;
+        for (owed, payload) in found {
+            if self.owed.insert(owed, payload).is_none() {
+                self.inbox.push_back(Event::Changed(Side::Owed(owed)));
             }
         }
         self.settle().await
@@ -464,24 +465,6 @@ fn read(store: &Store, from: u64, count: usize, payload_max: usize) -> Result<Re
         }
     }
     Ok(read)
-}
-
-/// The messages of the next reviews that are owed.
-fn read_reviews(store: &Store, payload_max: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-    let mut found = Vec::new();
-    for seq in store.reviews_owed(REVIEWS_MAX)? {
-        match store.review_entry(seq) {
-            Ok(Some(review)) => {
-                let whole = message::review(&review, true);
-                let fits = whole.len() <= payload_max;
-                found.push((seq, if fits { whole } else { message::review(&review, false) }));
-            }
-            Ok(None) => tracing::error!(seq, "an owed review is missing"),
-            Err(error @ StoreError::BadRecord { .. }) => tracing::error!(%error, "a review is not published"),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(found)
 }
 
 /// Doubles up to the limit; the actual wait is random between half of it and all of it, so that

@@ -2,11 +2,14 @@
 //!
 //!     Stored inspection -> `result`   everything, null where unknown; result.schema.json describes it
 //!                       -> `last`     flat, for tag trees: every field always there, of one type
+//!     stored part       -> `part`     one verdict over several views; part.schema.json describes it
 //!     stored review     -> `review`   who decided what and why; review.schema.json describes it
 //!     station           -> `status`, `camera/{id}/status`, `alarm/{code}`, `stats`
 //!
 //! A `result` is a pure function of the stored record and the schema number of its outbox entry, so
 //! every send has the same bytes. Field names and types of a schema number never change.
+
+pub mod part;
 
 use crate::domain::inspection::Inspection;
 use crate::domain::review::{OperatorBox, Review};
@@ -19,6 +22,9 @@ use std::time::SystemTime;
 pub const RESULT_JSON_SCHEMA: &str = include_str!("result.schema.json");
 /// JSON Schema of `review`.
 pub const REVIEW_JSON_SCHEMA: &str = include_str!("review.schema.json");
+
+/// JSON Schema of `part`.
+pub const PART_JSON_SCHEMA: &str = include_str!("part.schema.json");
 
 /// Schema number of all messages but `result`.
 pub(super) const SCHEMA: u16 = 1;
@@ -53,6 +59,10 @@ impl Topics {
 
     pub fn review(&self) -> String {
         self.under("review")
+    }
+
+    pub fn part(&self) -> String {
+        self.under("part")
     }
 
     pub fn status(&self) -> String {
@@ -106,6 +116,15 @@ pub struct ResultV1 {
     latency_ms: LatencyV1,
     replayed: bool,
     image: Option<ImageV1>,
+    /// Only in the view of a part with several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<ViewOfV1>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ViewOfV1 {
+    id: String,
+    name: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -210,6 +229,7 @@ impl ResultV1 {
                 sha256: s.image.sha256.clone(),
                 bytes: s.image.bytes,
             }),
+            part: i.trigger.part.as_ref().map(|p| ViewOfV1 { id: p.id.clone(), name: p.name.clone() }),
         }
     }
 }

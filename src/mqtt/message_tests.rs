@@ -154,3 +154,62 @@ fn small_messages_and_topics() {
     assert_eq!(topics.camera_status("cam/+1"), "inspectd/plant1/body/line1/st10/camera/cam__1/status");
     assert_eq!(topics.alarm("disk"), "inspectd/plant1/body/line1/st10/alarm/disk");
 }
+
+#[test]
+fn verdicts_of_parts_satisfy_the_shipped_schema_and_broken_ones_do_not() {
+    use crate::domain::part::{complete, judge, Outcome, PartRef, PartVerdict, View};
+    let schema: Value = serde_json::from_str(PART_JSON_SCHEMA).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let id = sample(1).id;
+    let part = PartRef { id: id.clone(), name: "housing".into(), cameras: vec!["top".into(), "side".into()] };
+    let view = |outcome, reason: Option<&str>| View {
+        camera: "top".into(),
+        inspection_id: Some(sample(2).id),
+        outcome,
+        grade: Grade::Rework,
+        reason: reason.map(str::to_owned),
+    };
+    for (found, verdict, reason) in [
+        (vec![view(Outcome::Fail, Some("finding: dent"))], "fail", "finding: dent"),
+        (vec![view(Outcome::Pass, None)], "review", "interrupted"),
+        (vec![], "review", "interrupted"),
+    ] {
+        let views = complete(&part, &found);
+        let (outcome, grade, why) = judge(&views);
+        let decided_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        let (lot, correlation_id, part) = (None, Some("c1".into()), part.clone());
+        let stored = PartVerdict {
+            part,
+            part_id: Some("P7".into()),
+            lot,
+            correlation_id,
+            decided_at,
+            views,
+            outcome,
+            grade,
+            reason: why,
+        };
+        let mut message: Value = serde_json::from_slice(&part::part(&stored)).unwrap();
+        let errors: Vec<String> = validator.iter_errors(&message).map(|e| e.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?} {message}");
+        assert_eq!((&message["verdict"], &message["reason"]), (&verdict.into(), &reason.into()));
+        assert_eq!(
+            (&message["id"], &message["ts"]),
+            (&id.as_str().into(), &"2023-11-14T22:13:20.123Z".into())
+        );
+        assert_eq!(message["views"].as_array().unwrap().len(), 2);
+        message["views"][0]["verdict"] = "maybe".into();
+        assert!(!validator.is_valid(&message));
+    }
+}
+
+#[test]
+fn a_view_names_its_part() {
+    let mut view = stored(sample(1));
+    let part = crate::domain::part::PartRef { id: sample(9).id, name: "housing".into(), cameras: vec![] };
+    view.inspection.trigger.part = Some(Box::new(part));
+    let message: Value = serde_json::from_slice(&result(&view, RESULT_SCHEMA).unwrap()).unwrap();
+    assert_eq!(message["part"], serde_json::json!({"id": sample(9).id, "name": "housing"}));
+    let schema: Value = serde_json::from_str(RESULT_JSON_SCHEMA).unwrap();
+    assert!(jsonschema::draft202012::new(&schema).unwrap().is_valid(&message));
+}

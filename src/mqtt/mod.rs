@@ -14,6 +14,7 @@
 //! | --- | --- | --- | --- |
 //! | `status` | 1 | yes | at every connect, at a clean stop; Last Will |
 //! | `result` | 1 | no | each outbox entry, in order |
+//! | `part`, `review` | 1 | no | as the store owes them |
 //! | `last` | 1 | yes | when the outbox was published to its end |
 //! | `camera/{id}/status`, `alarm/{code}` | 1 | yes | on change, and at every connect |
 //! | `stats` | 0 | no | as it comes, only while connected |
@@ -22,6 +23,7 @@ pub mod command;
 mod driver;
 mod link;
 pub mod message;
+mod owed;
 pub mod state;
 
 use crate::store::error::StoreError;

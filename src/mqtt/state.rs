@@ -60,9 +60,18 @@ pub enum Side {
     /// `camera/…`, `alarm/…`: the whole topic.
     Topic(String),
     Last,
-    /// An operator's decision, by its number. Not retained, and owed until it is acknowledged; a
-    /// broker that refuses them does not hold the results back.
+    /// Not retained, and owed until it is acknowledged; a broker that refuses them does not hold the
+    /// results back.
+    Owed(Owed),
+}
+
+/// What the store owes beside results, by its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owed {
+    /// An operator's decision.
     Review(u64),
+    /// The verdict about a part with several views.
+    Part(u64),
 }
 
 /// One message that needs an acknowledgement.
@@ -144,8 +153,8 @@ pub enum Action {
     Publish(What),
     /// Acknowledged: remove the entry.
     Remove(u64),
-    /// Acknowledged: the review is no longer owed.
-    RemoveReview(u64),
+    /// Acknowledged: it is no longer owed.
+    RemoveOwed(Owed),
     /// The broker says that it will never take it: move the entry to the dead letters.
     DeadLetter(u64),
     /// Every connection is dropped on it while others pass: the same.
@@ -431,7 +440,7 @@ impl Session {
                     actions.push(Action::HoldFor { refusals: self.refusals });
                 }
             }
-            (What::Side(Side::Review(seq)), Outcome::Success) => actions.push(Action::RemoveReview(seq)),
+            (What::Side(Side::Owed(owed)), Outcome::Success) => actions.push(Action::RemoveOwed(owed)),
             (What::Side(_), Outcome::Success) => {}
             (What::Side(side), Outcome::Later | Outcome::Never) => actions.push(Action::SideRefused(side)),
         }

@@ -122,7 +122,7 @@ impl World {
                 assert!(self.outbox.remove(&seq));
                 self.dead.insert(seq);
             }
-            Action::RemoveReview(_) | Action::SideRefused(_) => {}
+            Action::RemoveOwed(_) | Action::SideRefused(_) => {}
         }
     }
 
@@ -461,17 +461,17 @@ impl Line {
 #[test]
 fn a_review_is_owed_until_it_is_acknowledged_and_a_refused_one_holds_no_result() {
     let mut line = Line::default();
-    let review = What::Side(Side::Review(7));
+    let review = What::Side(Side::Owed(Owed::Review(7)));
     let publish = Action::Publish(review.clone());
     line.handle(Event::Due);
     line.handle(Event::Connected { window: 8 });
     line.handle(Event::Fetched { seqs: vec![1], next: 2, end: true });
-    assert!(line.handle(Event::Changed(Side::Review(7))).contains(&publish));
+    assert!(line.handle(Event::Changed(Side::Owed(Owed::Review(7)))).contains(&publish));
     let refused = line.answer(&review, Outcome::Later);
-    assert!(refused.contains(&Action::SideRefused(Side::Review(7))), "{refused:?}");
-    assert!(!refused.contains(&Action::RemoveReview(7)));
+    assert!(refused.contains(&Action::SideRefused(Side::Owed(Owed::Review(7)))), "{refused:?}");
+    assert!(!refused.contains(&Action::RemoveOwed(Owed::Review(7))));
     assert!(line.answer(&What::Result(1), Outcome::Success).contains(&Action::Remove(1)), "results go on");
-    assert!(line.handle(Event::Changed(Side::Review(7))).contains(&publish));
+    assert!(line.handle(Event::Changed(Side::Owed(Owed::Review(7)))).contains(&publish));
     let done = line.answer(&review, Outcome::Success);
-    assert!(done.contains(&Action::RemoveReview(7)), "{done:?}");
+    assert!(done.contains(&Action::RemoveOwed(Owed::Review(7))), "{done:?}");
 }

@@ -6,6 +6,7 @@
 //!                     flush_async, fdatasync of `ledger/db`    (one for all who wait: `sync`)
 //!          <-- Ok --- only now may anybody be told
 //!     outbox -------> mqtt publishes -------> ack on PUBACK    (removes the entry, never the record)
+//!     commit of a part's last view: its verdict, in the same transaction  (`multiview`)
 //!     review -------> reviews, a chain of its own, in the same way        (`review`, `query` finds)
 //!     retention ----> removes the oldest, never past an entry of the outbox
 //!
@@ -32,6 +33,7 @@ pub mod error;
 pub mod export;
 pub mod images;
 pub mod ledger;
+mod multiview;
 pub mod outbox;
 pub mod query;
 pub mod record;
@@ -132,6 +134,7 @@ struct Trees {
     files: sled::Tree,
     review: review::ReviewTrees,
     accounts: accounts::AccountTrees,
+    parts: multiview::PartTrees,
 }
 
 /// The store of one station. All methods may be called from any thread; `commit` and `put_image`
@@ -146,7 +149,10 @@ pub struct Store {
     chain: Mutex<Chain>,
     reviews: review::Reviews,
     index: std::sync::RwLock<query::Index>,
+    /// Results and verdicts of parts that are owed.
     outbox_entries: AtomicU64,
+    /// The newest verdict of a part that is on the disk.
+    parts_durable: tokio::sync::watch::Sender<u64>,
     usage_bytes: Mutex<Option<u64>>,
     options: StoreOptions,
     _lock: File,
@@ -186,7 +192,7 @@ impl Store {
         File::open(&conf).and_then(|f| f.sync_all()).map_err(StoreError::io("fsync", &conf))?;
         sync_dir(&ledger)?;
         sync_dir(dir)?;
-        let outbox_entries = AtomicU64::new(trees.outbox.len() as u64);
+        let outbox_entries = AtomicU64::new((trees.outbox.len() + trees.parts.owed.len()) as u64);
         Ok(Self {
             sync,
             trees,
@@ -197,6 +203,7 @@ impl Store {
             reviews,
             index: std::sync::RwLock::default(),
             outbox_entries,
+            parts_durable: tokio::sync::watch::channel(0).0,
             usage_bytes: Mutex::new(None),
             options,
             _lock: lock,
@@ -228,8 +235,11 @@ impl Store {
         if let Some(digest) = image_digest {
             self.files.unpin(&digest);
         }
-        let (committed, ticket) = outcome?;
+        let (committed, ticket, decides) = outcome?;
         self.sync.wait(ticket)?;
+        if decides {
+            self.tell_part(committed.seq);
+        }
         Ok(committed)
     }
 
@@ -260,7 +270,7 @@ impl Store {
         &self,
         inspection: &Inspection,
         image: Option<ImageRef>,
-    ) -> Result<(Committed, u64), StoreError> {
+    ) -> Result<(Committed, u64, bool), StoreError> {
         let key = id_key(&inspection.id)?;
         let image_digest = match &image {
             Some(image) => match unhex(&image.sha256).filter(|_| self.files.image(&image.sha256).is_some()) {
@@ -283,7 +293,7 @@ impl Store {
             self.add_usage(added);
             part_digest = Some(digest);
         }
-        let outcome = self.append(&inspection.id, key, draft, [image_digest, part_digest]);
+        let outcome = self.append(inspection, key, draft, [image_digest, part_digest]);
         if let Some(digest) = part_digest {
             self.files.unpin(&digest);
         }
@@ -291,13 +301,15 @@ impl Store {
     }
 
     /// Gives the record its place in the chain and writes it; the chain lock makes this one at a time.
+    /// Returns the ticket of the sync to wait for, and whether it was the last view of a part.
     fn append(
         &self,
-        id: &str,
+        inspection: &Inspection,
         id_key: [u8; 16],
         draft: Draft,
         refers_to: [Option<Digest>; 2],
-    ) -> Result<(Committed, u64), StoreError> {
+    ) -> Result<(Committed, u64, bool), StoreError> {
+        let id = inspection.id.as_str();
         let mut chain = self.lock_chain()?;
         if let Some(found) = self.trees.ids.get(id_key).map_err(|e| StoreError::sled("look up an id", e))? {
             return Err(StoreError::DuplicateId { id: id.to_owned(), seq: open_seq(&found)? });
@@ -309,11 +321,14 @@ impl Store {
         let next = chain.with_appended(hash);
         let chain_value = next.seal();
         let entry = outbox::seal_owed_result();
+        let part = self.part_step(inspection, seq)?;
         let usage = value.len() as u64;
-        let trees = &self.trees;
+        let (trees, parts) = (&self.trees, &self.trees.parts);
         self.transaction("commit an inspection", || {
-            (&trees.results, &trees.outbox, &trees.meta, &trees.ids, &trees.files).transaction(
-                |(results, outbox, meta, ids, files)| -> ConflictableTransactionResult<(), Infallible> {
+            let Trees { results, outbox, meta, ids, files, .. } = trees;
+            let multiview::PartTrees { open, decided, owed } = parts;
+            (results, outbox, meta, ids, files, open, decided, owed).transaction(
+                |(results, outbox, meta, ids, files, open, decided, owed)| -> ConflictableTransactionResult<(), Infallible> {
                     results.insert(&key_of(seq), value.as_slice())?;
                     outbox.insert(&key_of(seq), entry.as_slice())?;
                     meta.insert(ledger::CHAIN_KEY, chain_value.as_slice())?;
@@ -321,16 +336,20 @@ impl Store {
                     for digest in refers_to.iter().flatten() {
                         files.insert(digest.as_slice(), seal_seq(seq))?;
                     }
+                    if let Some(part) = &part {
+                        part.write(open, decided, owed)?;
+                    }
                     Ok(())
                 },
             )
         })?;
         *chain = next;
-        self.outbox_entries.fetch_add(1, Ordering::AcqRel);
+        let decides = part.is_some_and(|p| p.decides);
+        self.outbox_entries.fetch_add(1 + u64::from(decides), Ordering::AcqRel);
         let ticket = self.sync.request(Ends { result: seq, ..Ends::default() });
         drop(chain);
         self.add_usage(usage);
-        Ok((Committed { seq, hash: hex(&hash) }, ticket))
+        Ok((Committed { seq, hash: hex(&hash) }, ticket, decides))
     }
 
     /// Runs a transaction; when sled fails, nobody knows what is stored, so everything stops.
@@ -369,6 +388,7 @@ impl Trees {
             files: tree("files")?,
             review: review::ReviewTrees::open(db)?,
             accounts: accounts::AccountTrees::open(db)?,
+            parts: multiview::PartTrees::open(db)?,
         })
     }
 }

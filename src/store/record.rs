@@ -14,6 +14,7 @@ use crate::domain::finding::Finding;
 use crate::domain::frame::Trigger;
 use crate::domain::grade::{Grade, Reason, Severity, Verdict};
 use crate::domain::inspection::{ImageRef, Inspection, Latency, ModelRef, RawAnswer, TileCount};
+use crate::domain::part::PartRef;
 use crate::domain::rect::BoxPx;
 use crate::domain::text::{Mismatch, TextLine};
 use jiff::Timestamp;
@@ -89,6 +90,9 @@ struct BodyV1 {
     expected: BTreeMap<String, String>,
     correlation_id: Option<String>,
     deadline_ms: Option<u64>,
+    /// Only in the view of a part with several; absent in records that were written before there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    part: Option<ViewOfV1>,
     pipeline: String,
     pipeline_version: String,
     model: String,
@@ -107,6 +111,13 @@ struct BodyV1 {
     latency_ms: [Option<f64>; 6],
     replayed: bool,
     origin: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct ViewOfV1 {
+    id: String,
+    name: String,
+    cameras: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -130,6 +141,7 @@ enum ReasonV1 {
     Engine { message: String },
     Frame { message: String },
     QueueFull,
+    Interrupted,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -295,6 +307,10 @@ impl BodyV1 {
             expected: i.trigger.expected.clone(),
             correlation_id: i.trigger.correlation_id.clone(),
             deadline_ms: i.trigger.deadline.map(whole_ms),
+            part: i.trigger.part.as_deref().map(|p| {
+                let PartRef { id, name, cameras } = p.clone();
+                ViewOfV1 { id, name, cameras }
+            }),
             pipeline: i.pipeline.clone(),
             pipeline_version: i.pipeline_version.clone(),
             model: i.model.name.clone(),
@@ -333,6 +349,10 @@ impl BodyV1 {
                 expected: self.expected,
                 correlation_id: self.correlation_id,
                 deadline: self.deadline_ms.map(Duration::from_millis),
+                part: self.part.map(|p| {
+                    let ViewOfV1 { id, name, cameras } = p;
+                    Box::new(PartRef { id, name, cameras })
+                }),
             },
             pipeline: self.pipeline,
             pipeline_version: self.pipeline_version,
@@ -395,6 +415,7 @@ impl ReasonV1 {
             Reason::Engine { message } => Self::Engine { message },
             Reason::Frame { message } => Self::Frame { message },
             Reason::QueueFull => Self::QueueFull,
+            Reason::Interrupted => Self::Interrupted,
         }
     }
 
@@ -412,6 +433,7 @@ impl ReasonV1 {
             Self::Engine { message } => Reason::Engine { message },
             Self::Frame { message } => Reason::Frame { message },
             Self::QueueFull => Reason::QueueFull,
+            Self::Interrupted => Reason::Interrupted,
         }
     }
 }

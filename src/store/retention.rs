@@ -53,6 +53,7 @@ impl Store {
         let keep_from = now.checked_sub(DAY * self.options.retain_days).unwrap_or(SystemTime::UNIX_EPOCH);
         while self.prune_batch(keep_from, &mut pruned)? {}
         self.prune_reviews()?;
+        self.prune_parts()?;
         Ok(pruned)
     }
 

@@ -28,6 +28,7 @@ pub(crate) fn sample(n: u64) -> Inspection {
             expected: [("serial".to_owned(), "SN0001-A1".to_owned())].into(),
             correlation_id: Some("c1".into()),
             deadline: Some(Duration::from_millis(8000)),
+            part: None,
         },
         pipeline: "machined-plate".into(),
         pipeline_version: "0123456789ab".into(),
@@ -174,6 +175,7 @@ fn every_reason_and_verdict_comes_back() {
         Reason::Engine { message: "NaN".into() },
         Reason::Frame { message: "roi".into() },
         Reason::QueueFull,
+        Reason::Interrupted,
     ];
     let verdicts = reasons.into_iter().map(Verdict::Review).chain([Verdict::Pass]);
     for (seq, verdict) in (1..).zip(verdicts) {

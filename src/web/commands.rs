@@ -77,7 +77,9 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
             Refusal::Malformed { .. } => StatusCode::BAD_REQUEST,
-            Refusal::NoCamera { .. } | Refusal::NoPipeline { .. } => StatusCode::NOT_FOUND,
+            Refusal::NoCamera { .. } | Refusal::NoPart { .. } | Refusal::NoPipeline { .. } => {
+                StatusCode::NOT_FOUND
+            }
             Refusal::NotTriggered { .. } | Refusal::Paused { .. } => StatusCode::CONFLICT,
             Refusal::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Starting | Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,

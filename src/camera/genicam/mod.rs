@@ -25,6 +25,8 @@ struct Genicam {
     trigger: Exposure,
     lost: Arc<AtomicBool>,
     broken: u32,
+    /// Pictures for which the library had no buffer, as far as they were told.
+    underruns: u64,
 }
 
 /// Connects to a camera, sets it and starts the acquisition.
@@ -55,7 +57,8 @@ pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
     }
     camera.start_acquisition().map_err(|e| refused(e.to_string()))?;
     tracing::info!(camera = %name, model = ?camera.model_name().ok(), "GenICam stream open");
-    Ok(Box::new(Genicam { camera, stream, what: name.clone(), trigger: trigger.clone(), lost, broken: 0 }))
+    let (what, trigger) = (name.clone(), trigger.clone());
+    Ok(Box::new(Genicam { camera, stream, what, trigger, lost, broken: 0, underruns: 0 }))
 }
 
 fn set_all(camera: &Camera, kind: &Kind) -> Result<(), DeviceError> {
@@ -119,6 +122,19 @@ impl Genicam {
     }
 }
 
+impl Genicam {
+    /// Parts that found no buffer since the last call.
+    fn overrun(&mut self) -> Option<u64> {
+        if !self.pushes() {
+            return None;
+        }
+        let (_, _, underruns) = self.stream.statistics();
+        let count = underruns.saturating_sub(self.underruns);
+        self.underruns = underruns;
+        (count > 0).then_some(count)
+    }
+}
+
 /// The moment at which the first packet of a picture came, from Aravis's wall-clock stamp.
 fn arrival(unix_ns: u64) -> Stamp {
     let now = Stamp::now();
@@ -131,12 +147,17 @@ impl Device for Genicam {
             let reason = "the control channel is lost".into();
             return Err(DeviceError::Read { what: self.what.clone(), reason });
         }
+        if let Some(count) = self.overrun() {
+            return Ok(Reading::Lost(count));
+        }
         let Some(buffer) = self.stream.timeout_pop_buffer(wait.as_micros() as u64) else {
             return Ok(if self.trigger == Exposure::Free { Reading::Late } else { Reading::Idle });
         };
         let picture = self.take(&buffer);
         self.stream.push_buffer(buffer);
-        Ok(picture?.map_or(Reading::Late, Reading::Picture))
+        // A broken picture of a free-running camera is followed by the next; that of a part is lost.
+        let broken = if self.pushes() { Reading::Lost(1) } else { Reading::Late };
+        Ok(picture?.map_or(broken, Reading::Picture))
     }
 
     fn expose(&mut self) -> Result<(), DeviceError> {

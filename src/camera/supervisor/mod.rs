@@ -42,8 +42,6 @@ pub enum Report {
     },
     /// What the newest picture is worth.
     Condition(Condition),
-    /// A frame that hardware triggered had no room.
-    Lost,
 }
 
 /// Takes reports; called from the supervisor's thread, and must not wait.
@@ -74,6 +72,8 @@ struct Slot {
     /// The order without its frame.
     wanted: Option<u64>,
     frames: std::collections::VecDeque<Frame>,
+    /// Frames that hardware triggered and that had no room, or came broken; not told yet.
+    lost: u64,
     ended: bool,
     /// Why there is no child.
     fault: Option<String>,
@@ -139,6 +139,10 @@ impl Source for Supervised {
             self.order(&mut slot);
         }
         loop {
+            let count = std::mem::take(&mut slot.lost);
+            if count > 0 {
+                return Err(CameraError::Lost { count });
+            }
             if let Some(frame) = slot.frames.pop_front() {
                 return Ok(Some(frame));
             }
@@ -158,6 +162,12 @@ impl Source for Supervised {
             let wait = by.map_or(LOOK, |by| by.saturating_duration_since(Instant::now()).min(LOOK));
             slot = shared.changed.wait_timeout(slot, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    fn forget(&mut self) {
+        let mut slot = self.shared.lock();
+        slot.frames.clear();
+        slot.lost = 0;
     }
 
     fn reports_itself(&self) -> bool {
@@ -301,6 +311,11 @@ impl Keeper {
                     Err(reason) => self.machine.fault(now, reason),
                 }
             }
+            Told::Lost { count } => {
+                self.shared.lock().lost += count;
+                self.shared.changed.notify_all();
+                Step::Nothing
+            }
             Told::Fault { reason } => self.machine.fault(now, reason),
             Told::Ended => Step::Nothing,
         }
@@ -370,14 +385,12 @@ impl Keeper {
             return;
         }
         slot.wanted = None;
-        let full = slot.frames.len() >= PUSHED_MAX;
-        if !full {
+        if slot.frames.len() < PUSHED_MAX {
             slot.frames.push_back(frame);
+        } else {
+            slot.lost += 1;
         }
         drop(slot);
-        if full {
-            (self.report)(Report::Lost);
-        }
         self.shared.changed.notify_all();
     }
 }

@@ -1,0 +1,286 @@
+//! Parts with several views: their verdicts, decided in the same commit as their last view.
+//!
+//!     commit of a view --not the last--> parts_open: the views so far
+//!                      '-the last------> parts + parts_owed (published, then acknowledged)
+//!     the next start: what is left in parts_open --> parts + parts_owed, its missing views interrupted
+//!
+//! A verdict's number is that of the inspection of its newest view, which no other part has.
+//!
+//! Invariants:
+//! - A view and what it means for its part are in one transaction: no crash counts a view twice or not.
+//! - A part whose views are not all stored never passes.
+//! - A verdict is handed out only when it is durable, and is owed until the broker has acknowledged it.
+
+use super::ends::Ends;
+use super::error::StoreError;
+use super::record::{parse_rfc3339, rfc3339};
+use super::{id_key, key_of, seq_of, value, Store};
+use crate::domain::grade::Grade;
+use crate::domain::inspection::Inspection;
+use crate::domain::part::{complete, judge, Outcome, PartRef, PartVerdict, View};
+use serde::{Deserialize, Serialize};
+use sled::transaction::{ConflictableTransactionResult, Transactional as _, TransactionalTree};
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+/// Bytes of a view's reason that are kept; the inspection has all of it.
+const REASON_BYTES_MAX: usize = 100;
+/// Verdicts that are removed in one transaction.
+const PRUNE_BATCH: usize = 256;
+
+/// The trees of parts.
+pub(super) struct PartTrees {
+    /// 16 bytes of the part's ULID -> the views so far
+    pub open: sled::Tree,
+    /// inspection seq of the newest view -> verdict
+    pub decided: sled::Tree,
+    /// the same seq -> nothing; its message is owed to the broker
+    pub owed: sled::Tree,
+}
+
+impl PartTrees {
+    pub fn open(db: &sled::Db) -> Result<Self, StoreError> {
+        let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
+        Ok(Self { open: tree("parts_open")?, decided: tree("parts")?, owed: tree("parts_owed")? })
+    }
+}
+
+/// A part, open or decided; what is decided follows from the views.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PartV1 {
+    id: String,
+    name: String,
+    cameras: Vec<String>,
+    part_id: Option<String>,
+    lot: Option<String>,
+    correlation_id: Option<String>,
+    /// RFC 3339; of an open part the time of its newest view.
+    at: String,
+    /// Inspection seq of the newest view.
+    seq: u64,
+    views: Vec<ViewV1>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ViewV1 {
+    camera: String,
+    inspection_id: String,
+    outcome: String,
+    grade: String,
+    reason: Option<String>,
+}
+
+/// What the commit of a view does to its part.
+pub(super) struct Step {
+    key: [u8; 16],
+    seq: u64,
+    value: Vec<u8>,
+    /// It was the last view.
+    pub decides: bool,
+}
+
+impl Step {
+    /// The part of the commit's transaction.
+    pub fn write(
+        &self,
+        open: &TransactionalTree,
+        decided: &TransactionalTree,
+        owed: &TransactionalTree,
+    ) -> ConflictableTransactionResult<(), Infallible> {
+        if self.decides {
+            open.remove(&self.key)?;
+            decided.insert(&key_of(self.seq), self.value.as_slice())?;
+            owed.insert(&key_of(self.seq), value::seal(1, b""))?;
+        } else {
+            open.insert(&self.key, self.value.as_slice())?;
+        }
+        Ok(())
+    }
+}
+
+impl PartV1 {
+    fn new(part: &PartRef, inspection: &Inspection) -> Self {
+        Self {
+            id: part.id.clone(),
+            name: part.name.clone(),
+            cameras: part.cameras.clone(),
+            part_id: inspection.trigger.part_id.clone(),
+            lot: inspection.trigger.lot.clone(),
+            correlation_id: inspection.trigger.correlation_id.clone(),
+            at: String::new(),
+            seq: 0,
+            views: Vec::new(),
+        }
+    }
+
+    fn seal(&self) -> Vec<u8> {
+        value::seal(1, &serde_json::to_vec(self).expect("numbers and strings always serialise"))
+    }
+
+    fn unseal(bytes: &[u8]) -> Result<Self, StoreError> {
+        let bad = |reason: String| StoreError::BadMeta { reason: format!("a part's verdict: {reason}") };
+        let (_, body) = value::open(bytes).map_err(|r| bad(r.to_owned()))?;
+        serde_json::from_slice(body).map_err(|e| bad(e.to_string()))
+    }
+
+    fn into_domain(self) -> Result<PartVerdict, String> {
+        let Self { id, name, cameras, part_id, lot, correlation_id, at, views, .. } = self;
+        let part = PartRef { id, name, cameras };
+        let found = views.into_iter().map(ViewV1::into_domain).collect::<Result<Vec<_>, _>>()?;
+        let views = complete(&part, &found);
+        let (outcome, grade, reason) = judge(&views);
+        let decided_at = parse_rfc3339(&at)?;
+        Ok(PartVerdict { part, part_id, lot, correlation_id, decided_at, views, outcome, grade, reason })
+    }
+}
+
+impl ViewV1 {
+    fn from_domain(i: &Inspection) -> Self {
+        let reason = i.verdict.reason().map(|r| {
+            let mut text = r.to_string();
+            text.truncate(text.floor_char_boundary(REASON_BYTES_MAX));
+            text
+        });
+        Self {
+            camera: i.camera.clone(),
+            inspection_id: i.id.clone(),
+            outcome: Outcome::from(&i.verdict).as_str().to_owned(),
+            grade: i.grade.as_str().to_owned(),
+            reason,
+        }
+    }
+
+    fn into_domain(self) -> Result<View, String> {
+        let Self { camera, inspection_id, outcome, grade, reason } = self;
+        Ok(View {
+            camera,
+            inspection_id: Some(inspection_id),
+            outcome: Outcome::parse(&outcome).ok_or_else(|| format!("{outcome:?} is no outcome"))?,
+            grade: Grade::parse(&grade).ok_or_else(|| format!("{grade:?} is not a grade"))?,
+            reason,
+        })
+    }
+}
+
+impl Store {
+    /// What the commit of this inspection as `seq` does to its part; `None` for one that is no view.
+    /// Called under the chain's lock, so that two views of a part come one after the other.
+    pub(super) fn part_step(&self, inspection: &Inspection, seq: u64) -> Result<Option<Step>, StoreError> {
+        let Some(part) = &inspection.trigger.part else { return Ok(None) };
+        let key = id_key(&part.id)?;
+        let found = self.trees.parts.open.get(key).map_err(|e| StoreError::sled("read an open part", e))?;
+        let mut state = match found {
+            Some(value) => PartV1::unseal(&value)?,
+            None => PartV1::new(part, inspection),
+        };
+        state.views.push(ViewV1::from_domain(inspection));
+        (state.seq, state.at) = (seq, rfc3339(inspection.finished_at));
+        let decides = state.views.len() >= state.cameras.len();
+        Ok(Some(Step { key, seq, value: state.seal(), decides }))
+    }
+
+    /// A verdict is on the disk.
+    pub(super) fn tell_part(&self, seq: u64) {
+        self.parts_durable.send_if_modified(|known| {
+            let newer = seq > *known;
+            *known = seq.max(*known);
+            newer
+        });
+    }
+
+    /// Decides about the parts of which a former process has not stored all views: what is missing was
+    /// interrupted. Called before the line starts; returns how many there were.
+    ///
+    /// # Errors
+    /// `StoreError`; after it stop.
+    pub fn decide_interrupted_parts(&self) -> Result<usize, StoreError> {
+        let chain = self.lock_chain()?;
+        let t = &self.trees.parts;
+        let mut steps = Vec::new();
+        for row in &t.open {
+            let (_, value) = row.map_err(|e| StoreError::sled("read the open parts", e))?;
+            let mut state = PartV1::unseal(&value)?;
+            state.at = rfc3339(SystemTime::now());
+            let (key, seq) = (id_key(&state.id)?, state.seq);
+            steps.push(Step { key, seq, value: state.seal(), decides: true });
+        }
+        for step in &steps {
+            self.transaction("decide about an interrupted part", || {
+                (&t.open, &t.decided, &t.owed)
+                    .transaction(|(open, decided, owed)| step.write(open, decided, owed))
+            })?;
+            self.outbox_entries.fetch_add(1, Ordering::AcqRel);
+        }
+        drop(chain);
+        self.sync.wait(self.sync.request(Ends::default()))?;
+        if let Some(newest) = steps.iter().map(|s| s.seq).max() {
+            self.tell_part(newest);
+        }
+        Ok(steps.len())
+    }
+
+    /// The verdict whose newest view is this inspection.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn part(&self, seq: u64) -> Result<Option<PartVerdict>, StoreError> {
+        let failed = |e| StoreError::sled("read a part's verdict", e);
+        let Some(value) = self.trees.parts.decided.get(key_of(seq)).map_err(failed)? else { return Ok(None) };
+        let bad = |reason| StoreError::BadRecord { seq, reason: format!("a part's verdict: {reason}") };
+        PartV1::unseal(&value)?.into_domain().map(Some).map_err(bad)
+    }
+
+    /// The newest verdict that is on the disk; a task that follows it learns of every one.
+    pub fn subscribe_parts(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.parts_durable.subscribe()
+    }
+
+    /// Up to `limit` verdicts whose message is owed to the broker, lowest first, durable ones only.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn parts_owed(&self, limit: usize) -> Result<Vec<u64>, StoreError> {
+        let rows = self.trees.parts.owed.range(..=key_of(self.sync.durable())).take(limit);
+        rows.map(|row| seq_of(&row.map_err(|e| StoreError::sled("read the owed parts", e))?.0)).collect()
+    }
+
+    /// The broker has acknowledged the message about this verdict. Lost to a crash it is sent again.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn ack_part(&self, seq: u64) -> Result<(), StoreError> {
+        let removed = self.trees.parts.owed.remove(key_of(seq));
+        if removed.map_err(|e| self.stop_after("remove an owed part", e))?.is_some() {
+            self.outbox_entries.fetch_sub(1, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Removes the verdicts whose inspections retention has removed, as far as they are delivered.
+    pub(super) fn prune_parts(&self) -> Result<(), StoreError> {
+        let first_kept = self.lock_chain()?.first_seq;
+        let failed = |e| StoreError::sled("read the oldest parts", e);
+        let t = &self.trees.parts;
+        loop {
+            let mut batch = sled::Batch::default();
+            let mut count = 0;
+            for row in t.decided.range(..key_of(first_kept)).take(PRUNE_BATCH) {
+                let (key, _) = row.map_err(failed)?;
+                if t.owed.contains_key(&key).map_err(failed)? {
+                    break;
+                }
+                batch.remove(key);
+                count += 1;
+            }
+            t.decided.apply_batch(batch).map_err(|e| self.stop_after("remove old parts", e))?;
+            if count < PRUNE_BATCH {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "multiview_tests.rs"]
+mod tests;

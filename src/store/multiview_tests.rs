@@ -1,0 +1,141 @@
+//! Tests of parts with several views.
+
+use super::*;
+use crate::domain::grade::{Reason, Verdict};
+use crate::store::tests::{open, sample};
+
+/// View `n` of a part, from the camera at this place of the part's list.
+fn view(n: u64, part: u64, camera: usize, verdict: Verdict) -> Inspection {
+    let cameras = vec!["top".to_owned(), "side".to_owned()];
+    let id = ulid::Ulid::from_parts(1_800_000_000_000 + part, u128::from(part)).to_string();
+    let mut view = sample(n);
+    view.camera.clone_from(&cameras[camera]);
+    (view.verdict, view.grade) = (verdict, Grade::Ok);
+    view.trigger.part = Some(Box::new(PartRef { id, name: "housing".into(), cameras }));
+    view
+}
+
+fn outcomes(part: &PartVerdict) -> Vec<Outcome> {
+    part.views.iter().map(|v| v.outcome).collect()
+}
+
+#[test]
+fn the_last_view_decides_and_the_verdict_is_owed_until_it_is_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut told = store.subscribe_parts();
+    store.commit(&view(1, 1, 1, Verdict::Pass), None).unwrap();
+    assert_eq!((store.parts_owed(9).unwrap(), store.outbox_len()), (vec![], 1));
+    assert!(!told.has_changed().unwrap(), "one of two views decides nothing");
+    store.commit(&sample(2), None).unwrap();
+    let last = view(3, 1, 0, Verdict::Fail(Reason::Finding { label: "dent".into() }));
+    let seq = store.commit(&last, None).unwrap().seq;
+    assert_eq!((store.parts_owed(9).unwrap(), store.outbox_len()), (vec![seq], 4));
+    assert_eq!(*told.borrow_and_update(), seq);
+    let part = store.part(seq).unwrap().unwrap();
+    assert_eq!((part.outcome, part.reason.as_deref()), (Outcome::Fail, Some("finding: dent")));
+    assert_eq!(outcomes(&part), [Outcome::Fail, Outcome::Pass], "in the order of the config");
+    assert_eq!(part.views[0].inspection_id.as_deref(), Some(last.id.as_str()));
+    assert_eq!((part.part_id.as_deref(), part.correlation_id.as_deref()), (Some("P1"), Some("c1")));
+    assert_eq!(store.get(seq).unwrap().unwrap().inspection, last, "the record says which part it is of");
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.outbox_len(), 4);
+    assert_eq!(store.decide_interrupted_parts().unwrap(), 0);
+    assert_eq!(store.parts_owed(9).unwrap(), [seq]);
+    for _ in 0..2 {
+        store.ack_part(seq).unwrap();
+        assert_eq!((store.parts_owed(9).unwrap(), store.outbox_len()), (vec![], 3));
+    }
+    assert_eq!(store.part(seq).unwrap(), Some(part), "the verdict itself stays");
+}
+
+#[test]
+fn parts_side_by_side_do_not_mix() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.commit(&view(1, 1, 0, Verdict::Pass), None).unwrap();
+    store.commit(&view(2, 2, 0, Verdict::Review(Reason::QueueFull)), None).unwrap();
+    store.commit(&view(3, 2, 1, Verdict::Pass), None).unwrap();
+    store.commit(&view(4, 1, 1, Verdict::Pass), None).unwrap();
+    let owed = store.parts_owed(9).unwrap();
+    let found: Vec<_> = owed.iter().map(|seq| store.part(*seq).unwrap().unwrap()).collect();
+    assert_eq!(owed, [3, 4]);
+    assert_eq!((found[0].outcome, found[0].reason.as_deref()), (Outcome::Review, Some("queue_full")));
+    assert_eq!((found[1].outcome, found[1].reason.as_deref()), (Outcome::Pass, None));
+}
+
+/// A crash between the views, as the next start sees it: no pass, whatever the view that is there says.
+#[test]
+fn an_unfinished_part_is_a_review_after_the_next_start() {
+    for verdict in [Verdict::Pass, Verdict::Fail(Reason::Finding { label: "dent".into() })] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        store.commit(&sample(1), None).unwrap();
+        let there = view(2, 1, 1, verdict.clone());
+        let seq = store.commit(&there, None).unwrap().seq;
+        drop(store);
+        let store = open(dir.path());
+        assert!(store.parts_owed(9).unwrap().is_empty(), "only the daemon's start decides");
+        assert_eq!(store.decide_interrupted_parts().unwrap(), 1);
+        assert_eq!((store.parts_owed(9).unwrap(), store.outbox_len()), (vec![seq], 3));
+        let part = store.part(seq).unwrap().unwrap();
+        assert_eq!(outcomes(&part), [Outcome::Review, Outcome::from(&verdict)]);
+        assert_eq!(
+            (part.views[0].inspection_id.as_deref(), part.views[0].reason.as_deref()),
+            (None, Some("interrupted"))
+        );
+        assert_eq!(part.outcome, if verdict == Verdict::Pass { Outcome::Review } else { Outcome::Fail });
+        assert_eq!(store.decide_interrupted_parts().unwrap(), 0, "once");
+    }
+}
+
+#[test]
+fn verdicts_go_with_their_inspections_but_never_before_they_are_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for part in 0..2 {
+        store.commit(&view(2 * part + 1, part, 0, Verdict::Pass), None).unwrap();
+        store.commit(&view(2 * part + 2, part, 1, Verdict::Pass), None).unwrap();
+    }
+    store.ack(&[1, 2, 3, 4]).unwrap();
+    store.ack_part(2).unwrap();
+    let later = SystemTime::now() + std::time::Duration::from_secs(100 * 365 * 24 * 3600);
+    assert_eq!(store.enforce_retention(later).unwrap().inspections, 4);
+    assert_eq!(store.part(2).unwrap(), None);
+    assert_eq!(store.part(4).unwrap().map(|p| p.outcome), Some(Outcome::Pass), "it is still owed");
+    store.ack_part(4).unwrap();
+    store.enforce_retention(later).unwrap();
+    assert_eq!(store.part(4).unwrap(), None);
+}
+
+/// The longest that a config and a trigger allow still is an ordinary value.
+#[test]
+fn the_longest_part_fits_into_a_value() {
+    let cameras: Vec<String> = (0..8).map(|i| format!("{i}{}", "c".repeat(63))).collect();
+    let part = PartRef { id: sample(1).id, name: "n".repeat(64), cameras };
+    let mut inspection = sample(2);
+    let text = |c: char| Some(c.to_string().repeat(256));
+    (inspection.trigger.part_id, inspection.trigger.lot) = (text('p'), text('l'));
+    inspection.trigger.correlation_id = text('c');
+    inspection.verdict = Verdict::Review(Reason::Engine { message: "ä".repeat(300) });
+    let mut state = PartV1::new(&part, &inspection);
+    for camera in &part.cameras {
+        inspection.camera.clone_from(camera);
+        state.views.push(ViewV1::from_domain(&inspection));
+    }
+    state.at = rfc3339(inspection.finished_at);
+    assert!(state.seal().len() <= value::VALUE_BYTES_MAX, "{} bytes", state.seal().len());
+    assert!(state.into_domain().unwrap().views.iter().all(|v| v.inspection_id.is_some()));
+}
+
+#[test]
+fn old_verdicts_stay_readable() {
+    const BODY: &str = include_str!("part_v1.json");
+    let stored = PartV1::unseal(&value::seal(1, BODY.trim_end().as_bytes())).unwrap();
+    let written = String::from_utf8(stored.seal()[value::HEADER_BYTES..].to_vec()).unwrap();
+    assert_eq!(written, BODY.trim_end(), "another form needs another version");
+    let part = stored.into_domain().unwrap();
+    assert_eq!((part.outcome, part.reason.as_deref()), (Outcome::Review, Some("interrupted")));
+    assert_eq!(part.views[0].grade, Grade::Cosmetic);
+}
