@@ -7,130 +7,21 @@ mod broker;
 mod loopdisk;
 #[path = "common/soak.rs"]
 mod soak;
+#[path = "common/station.rs"]
+mod station;
 
 use broker::{until, Broker, Message, Subscriber};
 use inspectd::mqtt::message::RESULT_JSON_SCHEMA;
 use inspectd::store::{Store, StoreOptions};
+use station::{engine, results, signal, wait, Station, PREFIX};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const PREFIX: &str = "inspectd/test/body/line1/st10";
-
-/// A directory with a config, and what the daemon keeps there.
-struct Station {
-    dir: tempfile::TempDir,
-    port: u16,
-}
-
-impl Station {
-    /// `camera` are the lines of the only `[[camera]]` behind its id and pipeline.
-    fn new(port: u16, camera: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let config = format!(
-            r#"
-pipelines_dir = "{pipelines}"
-[station]
-root = "inspectd"
-site = "test"
-area = "body"
-line = "line1"
-station = "st10"
-[model]
-text = "{model}/inspectd-small.gguf"
-mmproj = "{model}/mmproj-inspectd-small.gguf"
-[[camera]]
-id = "cam1"
-pipeline = "any-part"
-{camera}
-[store]
-dir = "{store}"
-free_bytes_min = 8388608
-[mqtt]
-url = "mqtt://127.0.0.1:{port}"
-"#,
-            pipelines = root.join("pipelines").display(),
-            model = root.join("fixtures/model").display(),
-            store = dir.path().join("store").display(),
-        );
-        std::fs::write(dir.path().join("inspectd.toml"), config).unwrap();
-        Self { dir, port }
-    }
-
-    fn config(&self) -> PathBuf {
-        self.dir.path().join("inspectd.toml")
-    }
-
-    fn edit(&self, from: &str, to: &str) {
-        let text = std::fs::read_to_string(self.config()).unwrap();
-        assert!(text.contains(from), "{from}");
-        std::fs::write(self.config(), text.replace(from, to)).unwrap();
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
-        command.arg("run").arg("--config").arg(self.config()).stdin(Stdio::null());
-        command
-    }
-
-    fn start(&self) -> Daemon {
-        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
-        Daemon(self.command().stderr(log).spawn().unwrap())
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
-    }
-
-    fn store(&self) -> Store {
-        Store::open(&self.dir.path().join("store"), StoreOptions::default()).unwrap()
-    }
-}
-
-fn results(messages: &[Message]) -> Vec<serde_json::Value> {
-    let is_result = |m: &&Message| m.topic == format!("{PREFIX}/result");
-    messages.iter().filter(is_result).map(Message::json).collect()
-}
-
-/// A daemon that does not outlive its test.
-struct Daemon(Child);
-
-impl std::ops::Deref for Daemon {
-    type Target = Child;
-
-    fn deref(&self) -> &Child {
-        &self.0
-    }
-}
-
-impl std::ops::DerefMut for Daemon {
-    fn deref_mut(&mut self) -> &mut Child {
-        &mut self.0
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-async fn wait(child: &mut Child, what: &str) -> std::process::ExitStatus {
-    let mut status = None;
-    until(what, || {
-        status = child.try_wait().unwrap();
-        status.is_some()
-    })
-    .await;
-    status.unwrap()
-}
-
-fn signal(child: &Child, signal: i32) {
-    // SAFETY: a signal to a child that has not been waited for.
-    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+/// A station with one camera; `camera` are its lines behind id and pipeline.
+fn one_camera(port: u16, camera: &str) -> Station {
+    Station::new(port, &format!("[[camera]]\nid = \"cam1\"\npipeline = \"any-part\"\n{camera}"))
 }
 
 const SIMULATOR: &str = "source = \"simulator\"\nwidth_px = 1224\nheight_px = 1024\n";
@@ -139,7 +30,7 @@ const SIMULATOR: &str = "source = \"simulator\"\nwidth_px = 1224\nheight_px = 10
 async fn every_part_of_a_run_is_published_and_stored() {
     let broker = Broker::start("", "").await;
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let station = Station::new(broker.port, &format!("{SIMULATOR}count = 4"));
+    let station = one_camera(broker.port, &format!("{SIMULATOR}count = 4"));
     let status = wait(&mut station.start(), "the daemon has inspected its four parts").await;
     assert!(status.success(), "{}", station.log());
     until("all results and the stopped status have arrived", || {
@@ -179,7 +70,7 @@ async fn every_part_of_a_run_is_published_and_stored() {
 async fn sigterm_drains_and_kill_loses_nothing() {
     let broker = Broker::start("", "").await;
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let station = Station::new(broker.port, SIMULATOR);
+    let station = one_camera(broker.port, SIMULATOR);
     let mut killed = 0;
     for round in 1..=3 {
         let mut child = station.start();
@@ -190,7 +81,7 @@ async fn sigterm_drains_and_kill_loses_nothing() {
             child.wait().unwrap();
             killed += 1;
         } else {
-            signal(&child, libc::SIGTERM);
+            signal(child.id(), libc::SIGTERM);
             assert!(wait(&mut child, "SIGTERM is obeyed").await.success(), "{}", station.log());
         }
     }
@@ -234,10 +125,8 @@ async fn a_folder_of_pictures_with_a_bad_one_among_them() {
     assert!(made.status.success(), "{made:?}");
     let dir = pictures.path().join("images");
     std::fs::write(dir.join("000001a.png"), b"\x89PNG\r\n\x1a\n and no more").unwrap();
-    let station = Station::new(
-        broker.port,
-        &format!("source = \"folder\"\nwatch = false\npath = \"{}\"", dir.display()),
-    );
+    let station =
+        one_camera(broker.port, &format!("source = \"folder\"\nwatch = false\npath = \"{}\"", dir.display()));
     let status = wait(&mut station.start(), "the folder is done").await;
     assert!(status.success(), "{}", station.log());
     assert!(station.log().contains("000001a.png"), "the bad picture is named: {}", station.log());
@@ -253,7 +142,7 @@ fn run(args: &[&str]) -> Output {
 
 #[test]
 fn what_cannot_start_says_why() {
-    let station = Station::new(1, SIMULATOR);
+    let station = one_camera(1, SIMULATOR);
     station.edit("[store]", "[store]\nmax_byte = 7");
     let out = station.command().output().unwrap();
     let words = String::from_utf8_lossy(&out.stderr);
@@ -269,17 +158,6 @@ fn what_cannot_start_says_why() {
     let out = station.command().output().unwrap();
     let words = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success() && words.contains("general.architecture"), "{words}");
-    assert_eq!(station.port, 1);
-}
-
-/// The engine's process of a daemon.
-fn engine(daemon: u32) -> Option<u32> {
-    let processes = std::fs::read_dir("/proc").unwrap().map_while(Result::ok);
-    processes.filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1).map(str::to_owned));
-        parent.is_some_and(|parent| parent == daemon.to_string())
-    })
 }
 
 fn rss_mib(pid: u32) -> f64 {
@@ -292,13 +170,12 @@ fn rss_mib(pid: u32) -> f64 {
 async fn a_killed_engine_is_told_and_replaced_and_none_outlives_the_daemon() {
     let broker = Broker::start("", "").await;
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let station = Station::new(broker.port, &format!("{SIMULATOR}trigger = {{ interval_ms = 300 }}"));
+    let station = one_camera(broker.port, &format!("{SIMULATOR}trigger = {{ interval_ms = 300 }}"));
     let mut daemon = station.start();
     let count = || results(&subscriber.heard()).len();
     until("a part is published", || count() >= 1).await;
     let first = engine(daemon.id()).expect("the engine is a process of its own");
-    // SAFETY: a signal to the engine of a daemon that this test has started.
-    assert_eq!(unsafe { libc::kill(first as i32, libc::SIGKILL) }, 0);
+    signal(first, libc::SIGKILL);
     let alarms =
         || subscriber.on("alarm/engine").iter().map(|m| m.json()["state"].clone()).collect::<Vec<_>>();
     until("the loss is told", || alarms().contains(&"raised".into())).await;
@@ -324,7 +201,7 @@ async fn an_idle_model_gives_its_memory_back() {
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
     let inbox = tempfile::tempdir().unwrap();
     let camera = format!("source = \"folder\"\npath = \"{}\"", inbox.path().display());
-    let station = Station::new(broker.port, &camera);
+    let station = one_camera(broker.port, &camera);
     station.edit("[[camera]]", "unload_after_idle_s = 1\n[[camera]]");
     let mut daemon = station.start();
     let picture =
@@ -346,7 +223,7 @@ async fn an_idle_model_gives_its_memory_back() {
             rss_mib(daemon.id())
         );
     }
-    signal(&daemon, libc::SIGTERM);
+    signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());
 }
 
@@ -356,7 +233,7 @@ async fn p6_a_full_disk_is_told_and_the_line_goes_on_when_space_comes_back() {
     let Some(disk) = loopdisk::LoopDisk::new("P6 from outside", 64) else { return };
     let broker = Broker::start("", "").await;
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let station = Station::new(
+    let station = one_camera(
         broker.port,
         "source = \"simulator\"\nwidth_px = 320\nheight_px = 240\ntrigger = { interval_ms = 200 }",
     );
@@ -396,7 +273,7 @@ async fn p6_a_full_disk_is_told_and_the_line_goes_on_when_space_comes_back() {
     );
     assert!(told < Duration::from_secs(5) && recovered < Duration::from_secs(30));
     assert!(daemon.try_wait().unwrap().is_none(), "the daemon has lived through it");
-    signal(&daemon, libc::SIGTERM);
+    signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());
     let store = Store::open(&disk.mount.join("store"), StoreOptions::default()).unwrap();
     assert_eq!(store.verify().unwrap().broken_at, None);
@@ -428,7 +305,7 @@ async fn p8_frames_leave_memory_and_descriptors_flat() {
     let frames = soak::count(60, 10_000);
     let began = Instant::now();
     let broker = Broker::start("", "").await;
-    let station = Station::new(broker.port, "source = \"simulator\"\nwidth_px = 288\nheight_px = 288");
+    let station = one_camera(broker.port, "source = \"simulator\"\nwidth_px = 288\nheight_px = 288");
     // Of a large picture a small part is inspected: the smallest store that the config allows is full after a
     // quarter of a full count. What is kept costs memory, so it is flat from there on only.
     let recipes = station.dir.path().join("pipelines");
@@ -490,6 +367,6 @@ async fn p8_frames_leave_memory_and_descriptors_flat() {
     if frames >= 5000 {
         assert!(of_daemon < 1.0 && of_engine < 1.0, "memory grows: {samples:?}");
     }
-    signal(&daemon, libc::SIGTERM);
+    signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());
 }

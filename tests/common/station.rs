@@ -1,0 +1,130 @@
+//! The real binary as a child process, with a config of its own.
+
+use crate::broker::{until, Message};
+use inspectd::store::{Store, StoreOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+pub const PREFIX: &str = "inspectd/test/body/line1/st10";
+
+/// A directory with a config, and what the daemon keeps there.
+pub struct Station {
+    pub dir: tempfile::TempDir,
+}
+
+impl Station {
+    /// `sections` are those beside station, model, store and broker.
+    pub fn new(port: u16, sections: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let config = format!(
+            r#"
+pipelines_dir = "{pipelines}"
+[station]
+root = "inspectd"
+site = "test"
+area = "body"
+line = "line1"
+station = "st10"
+[model]
+text = "{model}/inspectd-small.gguf"
+mmproj = "{model}/mmproj-inspectd-small.gguf"
+{sections}
+[store]
+dir = "{store}"
+free_bytes_min = 8388608
+[mqtt]
+url = "mqtt://127.0.0.1:{port}"
+"#,
+            pipelines = root.join("pipelines").display(),
+            model = root.join("fixtures/model").display(),
+            store = dir.path().join("store").display(),
+        );
+        std::fs::write(dir.path().join("inspectd.toml"), config).unwrap();
+        Self { dir }
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("inspectd.toml")
+    }
+
+    pub fn edit(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(self.config(), text.replace(from, to)).unwrap();
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
+        command.arg("run").arg("--config").arg(self.config()).stdin(Stdio::null());
+        command
+    }
+
+    pub fn start(&self) -> Daemon {
+        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
+        Daemon(self.command().stderr(log).spawn().unwrap())
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    pub fn store(&self) -> Store {
+        Store::open(&self.dir.path().join("store"), StoreOptions::default()).unwrap()
+    }
+}
+
+pub fn results(messages: &[Message]) -> Vec<serde_json::Value> {
+    let is_result = |m: &&Message| m.topic == format!("{PREFIX}/result");
+    messages.iter().filter(is_result).map(Message::json).collect()
+}
+
+/// A daemon that does not outlive its test.
+pub struct Daemon(Child);
+
+impl std::ops::Deref for Daemon {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Daemon {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub async fn wait(child: &mut Child, what: &str) -> std::process::ExitStatus {
+    let mut status = None;
+    until(what, || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    })
+    .await;
+    status.unwrap()
+}
+
+/// Sends a signal to a daemon, or to the engine of one, that the test has started.
+pub fn signal(pid: u32, signal: i32) {
+    // SAFETY: a signal to a process that has not been waited for.
+    assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
+}
+
+/// The engine's process of a daemon.
+pub fn engine(daemon: u32) -> Option<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().map_while(Result::ok);
+    processes.filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1).map(str::to_owned));
+        parent.is_some_and(|parent| parent == daemon.to_string())
+    })
+}
