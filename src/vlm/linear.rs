@@ -119,9 +119,7 @@ impl Linear {
                     candle_core::bail!("activations of {k} values for {tiles:?}")
                 }
                 (Weight::Tiles(tiles, _), Some(a)) => {
-                    let mut y = vec![0f32; rows * tiles.n];
-                    tiles.multiply_all(a, &mut y);
-                    Tensor::from_vec(y, (rows, tiles.n), x.device())?
+                    Tensor::from_vec(tiles.multiply_all(a), (rows, tiles.n), x.device())?
                 }
                 (Weight::Candle(weight), _) => weight.forward(x)?,
                 (Weight::Tiles(..), None) => candle_core::bail!("tiles without activations"),

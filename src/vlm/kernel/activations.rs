@@ -1,8 +1,11 @@
 //! Activations as integers: one scale per 32 values, and the sums that the minima of weights need.
 
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
 use super::layout::BLOCK;
 use super::Path;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Bits of an activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +26,7 @@ const NARROW_MAX: f32 = 127.0;
 pub(super) const PANEL: usize = 16;
 
 /// What a kernel must know of a block of 32 values besides its integers.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub(super) struct Head {
     /// The value of one step of the integers.
@@ -63,39 +66,54 @@ impl Activations {
 
     /// As `quantise`, for a path of choice.
     pub(super) fn quantise_for(path: Path, x: &[f32], k: usize, bits: Bits) -> Self {
-        let rows = x.len() / k;
+        assert!(x.len().is_multiple_of(k) && k.is_multiple_of(BLOCK), "whole rows of whole blocks");
+        #[cfg(target_arch = "x86_64")]
+        let in_pairs = path == Path::Avx2;
+        #[cfg(not(target_arch = "x86_64"))]
+        let in_pairs = false;
+        let when = |wanted: bool| if wanted { x.len() } else { 0 };
         let wide = bits == Bits::Sixteen;
-        let pairs = path == Path::Avx2;
-        let when = |wanted: bool| if wanted { rows * k } else { 0 };
-        let mut a = Self {
-            k,
-            rows,
-            bits,
-            path,
-            high: vec![0; when(!(wide && pairs))],
-            low: vec![0; when(wide && !pairs)],
-            pairs: vec![0; when(pairs)],
-            heads: vec![Head::default(); rows * k / BLOCK],
-        };
+        let (highs, lows, both) = (when(!wide || !in_pairs), when(wide && !in_pairs), when(in_pairs));
+        let (mut high, mut low, mut pairs) =
+            (Vec::with_capacity(highs), Vec::with_capacity(lows), Vec::with_capacity(both));
+        let mut heads = Vec::with_capacity(x.len() / BLOCK);
         let panel = PANEL * k;
-        let panels = x.par_chunks(panel).zip(a.heads.par_chunks_mut(panel / BLOCK));
-        match (wide, pairs) {
-            (false, false) => panels
-                .zip(a.high.par_chunks_mut(panel))
-                .for_each(|((x, heads), high)| narrow_panel(x, k, heads, high)),
-            (false, true) => panels
-                .zip(a.high.par_chunks_mut(panel))
-                .zip(a.pairs.par_chunks_mut(panel))
-                .for_each(|(((x, heads), high), pairs)| narrow_pairs_panel(x, k, heads, high, pairs)),
-            (true, false) => panels
-                .zip(a.high.par_chunks_mut(panel))
-                .zip(a.low.par_chunks_mut(panel))
+        let panels = x
+            .par_chunks(panel)
+            .zip(heads.spare_capacity_mut()[..x.len() / BLOCK].par_chunks_mut(panel / BLOCK));
+        let high_panels = high.spare_capacity_mut()[..highs].par_chunks_mut(panel);
+        let low_panels = low.spare_capacity_mut()[..lows].par_chunks_mut(panel);
+        let pair_panels = pairs.spare_capacity_mut()[..both].par_chunks_mut(panel);
+        match (path, bits) {
+            #[cfg(target_arch = "x86_64")]
+            (Path::Avx2, Bits::Eight) => {
+                panels.zip(high_panels).zip(pair_panels).for_each(|(((x, heads), high), pairs)| {
+                    // SAFETY: the path is taken only where the processor has its instructions.
+                    unsafe { avx2::quantise_panel(x, k, NARROW_MAX, heads, pairs, Some(high)) }
+                });
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Path::Avx2, Bits::Sixteen) => panels.zip(pair_panels).for_each(|((x, heads), pairs)| {
+                // SAFETY: as above.
+                unsafe { avx2::quantise_panel(x, k, WIDE_MAX, heads, pairs, None) }
+            }),
+            (_, Bits::Eight) => {
+                panels.zip(high_panels).for_each(|((x, heads), high)| narrow_panel(x, k, heads, high));
+            }
+            (_, Bits::Sixteen) => panels
+                .zip(high_panels)
+                .zip(low_panels)
                 .for_each(|(((x, heads), high), low)| wide_panel(x, k, heads, high, low)),
-            (true, true) => panels
-                .zip(a.pairs.par_chunks_mut(panel))
-                .for_each(|((x, heads), pairs)| wide_pairs_panel(x, k, heads, pairs)),
         }
-        a
+        // SAFETY: each kernel writes all heads and all integers of the buffers that its match arm names,
+        // which are those of a length other than 0.
+        unsafe {
+            heads.set_len(x.len() / BLOCK);
+            high.set_len(highs);
+            low.set_len(lows);
+            pairs.set_len(both);
+        }
+        Self { k, rows: x.len() / k, bits, path, high, low, pairs, heads }
     }
 
     /// Number of rows.
@@ -135,26 +153,27 @@ const fn pair_place(i: usize) -> usize {
     i / 4 * 4 + [0, 2, 1, 3][i % 4]
 }
 
-/// The largest magnitude; NaN when a value is NaN.
+/// The largest magnitude; NaN when a value is NaN: without their signs, the bits of floats are ordered
+/// as the floats are, and those of NaN stand above infinity. Integers have an instruction for it.
 #[inline(always)]
 fn largest(x: &[f32; BLOCK]) -> f32 {
-    let mut lanes = [0f32; 16];
+    let mut lanes = [0u32; 16];
     for half in x.as_chunks::<16>().0 {
         for (lane, v) in lanes.iter_mut().zip(half) {
-            let v = v.abs();
-            *lane = if v > *lane || v.is_nan() { v } else { *lane };
+            *lane = (*lane).max(v.to_bits() & (u32::MAX >> 1));
         }
     }
-    lanes.iter().fold(0.0, |a, b| if *b > a || b.is_nan() { *b } else { a })
+    f32::from_bits(lanes.iter().fold(0, |a, b| a.max(*b)))
 }
 
-/// Quantises the rows of a panel to integers up to `max`; `put` takes those of a block.
+/// Quantises the rows of a panel to integers up to `max`: all heads are written, and `put` takes the
+/// integers of each block.
 #[inline(always)]
 fn quantise_panel(
     x: &[f32],
     k: usize,
     max: f32,
-    heads: &mut [Head],
+    heads: &mut [MaybeUninit<Head>],
     mut put: impl FnMut(usize, &[i32; BLOCK]),
 ) {
     let rows = x.len() / k;
@@ -172,24 +191,16 @@ fn quantise_panel(
                 }
             }
             put(at, &q);
-            heads[at] = Head::new(scale, sums);
+            heads[at].write(Head::new(scale, sums));
         }
     }
 }
 
 #[inline(always)]
-fn put_bytes(q: &[i32; BLOCK], out: &mut [i8], at: usize) {
+fn put_bytes(q: &[i32; BLOCK], out: &mut [MaybeUninit<i8>], at: usize) {
     let out = &mut out.as_chunks_mut::<BLOCK>().0[at];
     for i in 0..BLOCK {
-        out[i] = q[i] as i8;
-    }
-}
-
-#[inline(always)]
-fn put_pairs(q: &[i32; BLOCK], out: &mut [i16], at: usize) {
-    let out = &mut out.as_chunks_mut::<BLOCK>().0[at];
-    for i in 0..BLOCK {
-        out[pair_place(i)] = q[i] as i16;
+        out[i].write(q[i] as i8);
     }
 }
 
@@ -198,7 +209,7 @@ fn put_pairs(q: &[i32; BLOCK], out: &mut [i16], at: usize) {
     "x86_64+avx2+fma",
     "aarch64+neon"
 ))]
-fn narrow_panel(x: &[f32], k: usize, heads: &mut [Head], high: &mut [i8]) {
+fn narrow_panel(x: &[f32], k: usize, heads: &mut [MaybeUninit<Head>], high: &mut [MaybeUninit<i8>]) {
     quantise_panel(x, k, NARROW_MAX, heads, |at, q| put_bytes(q, high, at));
 }
 
@@ -207,19 +218,13 @@ fn narrow_panel(x: &[f32], k: usize, heads: &mut [Head], high: &mut [i8]) {
     "x86_64+avx2+fma",
     "aarch64+neon"
 ))]
-fn narrow_pairs_panel(x: &[f32], k: usize, heads: &mut [Head], high: &mut [i8], pairs: &mut [i16]) {
-    quantise_panel(x, k, NARROW_MAX, heads, |at, q| {
-        put_bytes(q, high, at);
-        put_pairs(q, pairs, at);
-    });
-}
-
-#[multiversion::multiversion(targets(
-    "x86_64+avx512f+avx512bw+avx512vl+avx2+fma",
-    "x86_64+avx2+fma",
-    "aarch64+neon"
-))]
-fn wide_panel(x: &[f32], k: usize, heads: &mut [Head], high: &mut [i8], low: &mut [i8]) {
+fn wide_panel(
+    x: &[f32],
+    k: usize,
+    heads: &mut [MaybeUninit<Head>],
+    high: &mut [MaybeUninit<i8>],
+    low: &mut [MaybeUninit<i8>],
+) {
     quantise_panel(x, k, WIDE_MAX, heads, |at, q| {
         let h = q.map(|q| q.wrapping_add(64) >> 7);
         put_bytes(&h, high, at);
@@ -231,20 +236,11 @@ fn wide_panel(x: &[f32], k: usize, heads: &mut [Head], high: &mut [i8], low: &mu
     });
 }
 
-#[multiversion::multiversion(targets(
-    "x86_64+avx512f+avx512bw+avx512vl+avx2+fma",
-    "x86_64+avx2+fma",
-    "aarch64+neon"
-))]
-fn wide_pairs_panel(x: &[f32], k: usize, heads: &mut [Head], pairs: &mut [i16]) {
-    quantise_panel(x, k, WIDE_MAX, heads, |at, q| put_pairs(q, pairs, at));
-}
-
 impl Head {
     /// `sums`: of the integers of each half. They are meaningless where a value was not finite; so is
     /// `scale` then, and nothing may stop before it is seen.
     #[inline(always)]
-    fn new(scale: f32, sums: [i32; 2]) -> Self {
+    pub(super) fn new(scale: f32, sums: [i32; 2]) -> Self {
         let both = sums[0].wrapping_add(sums[1]);
         Self {
             scale,
@@ -255,11 +251,12 @@ impl Head {
     }
 }
 
-/// The nearest integer, halves to the even one, for magnitudes below 2^22: adding 1.5 * 2^23 leaves
-/// the integer in the low bits, without the checks of a cast. What is not finite gives a meaningless
-/// integer; its block's scale tells.
+/// 1.5 * 2^23: adding it to a magnitude below 2^22 leaves the nearest integer, halves to the even one, in
+/// the low bits, without the checks of a cast.
+pub(super) const MAGIC: f32 = 12_582_912.0;
+
+/// The nearest integer. What is not finite gives a meaningless one; its block's scale tells.
 #[inline(always)]
 fn round(x: f32) -> i32 {
-    const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32
 }

@@ -1,4 +1,4 @@
-//! AVX2: tiles with activations, half a tile (eight rows of weights) at a time.
+//! AVX2: tiles with activations, in registers of eight rows of weights, which is half a tile.
 //!
 //!     weights of 4 to 6 bits    maddubs: unsigned bytes with signed bytes, pairs added to 16 bits; sums stay
 //!                               there as long as they fit, then madd with ones adds pairs to 32 bits
@@ -7,15 +7,24 @@
 //!
 //! maddubs saturates: 8-bit weights with 8-bit activations do not fit it. Their bytes become 16-bit
 //! values by a mask (values 0 and 2 of a group) and a shift (1 and 3), which is the order of `pairs`.
+//!
+//! Bytes are multiplied row by row with one half of a tile, whose eight registers of weights stay.
+//! Pairs would need sixteen, so they are made anew for every four rows, and both halves of the tile are
+//! multiplied at once: eight sums stay in registers, and a value read from memory serves two products.
+
+mod quantise;
+mod read;
 
 use super::activations::{Bits, Head, PANEL};
-use super::layout::{Kind, BLOCK, GROUP, TILE_ROWS};
+use super::layout::{Kind, BLOCK, TILE_ROWS};
+use super::x86::{in_steps, prefetch, run_for_kind, Form, Q4, Q4K, Q5K, Q6K, Q8};
 use super::{Activations, Out, Packed};
+pub use quantise::panel as quantise_panel;
+use read::{Groups, Read, Scales};
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Two pages: what a core computes with in the time that memory takes to answer.
-const PREFETCH_BYTES: usize = 8 << 10;
 /// Rows of weights in a register of 32-bit lanes.
 const HALF_ROWS: usize = TILE_ROWS / 2;
 
@@ -30,63 +39,12 @@ pub fn available() -> bool {
 /// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
 pub unsafe fn multiply(w: &Packed, x: &Activations, rows: Range<usize>, tiles: Range<usize>, out: Out) {
     // SAFETY: the caller's.
-    unsafe {
-        match (w.kind, x.bits) {
-            (Kind::Q8, _) => run::<Q8, true>(w, x, rows, tiles, out),
-            (Kind::Q4, Bits::Eight) => run::<Q4, false>(w, x, rows, tiles, out),
-            (Kind::Q4, Bits::Sixteen) => run::<Q4, true>(w, x, rows, tiles, out),
-            (Kind::Q4K, Bits::Eight) => run::<Q4K, false>(w, x, rows, tiles, out),
-            (Kind::Q4K, Bits::Sixteen) => run::<Q4K, true>(w, x, rows, tiles, out),
-            (Kind::Q5K, Bits::Eight) => run::<Q5K, false>(w, x, rows, tiles, out),
-            (Kind::Q5K, Bits::Sixteen) => run::<Q5K, true>(w, x, rows, tiles, out),
-            (Kind::Q6K, Bits::Eight) => run::<Q6K, false>(w, x, rows, tiles, out),
-            (Kind::Q6K, Bits::Sixteen) => run::<Q6K, true>(w, x, rows, tiles, out),
-        }
-    }
-}
-
-/// A block of 32 values of eight rows: unsigned bytes, group by group.
-type Groups = [__m256i; 8];
-
-/// What makes values of the unsigned q of a block.
-#[derive(Clone, Copy)]
-struct Scales {
-    /// The second one only where halves of a block have scales of their own.
-    scale: [__m256; 2],
-    /// Zero where a fixed number is taken from q instead.
-    min: __m256,
-}
-
-/// How values come of the unsigned q.
-#[derive(PartialEq)]
-enum Form {
-    /// value = scale * q - min.
-    Minimum,
-    /// value = scale * (q - 128).
-    Minus128,
-    /// value = scale * (q - 32), with a scale for each half of a block.
-    HalvesMinus32,
-}
-
-/// Reads the blocks of one kind.
-trait Read {
-    const KIND: Kind;
-    const FORM: Form;
-    /// Products of a group that fit 16 bits together: groups * 2 * 127 * the largest q < 2^15.
-    const GROUPS_IN_16_BITS: usize;
-
-    /// # Safety
-    /// `unit` points to a unit of this kind, aligned to 64; `half` is 0 or 1.
-    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups;
-
-    /// # Safety
-    /// As `groups`.
-    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales;
+    unsafe { run_for_kind!(run(w, x, rows, tiles, out)) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run<R: Read, const PAIRS: bool>(
+unsafe fn run<R: Read, const WIDE: bool>(
     w: &Packed,
     x: &Activations,
     rows: Range<usize>,
@@ -94,36 +52,72 @@ unsafe fn run<R: Read, const PAIRS: bool>(
     out: Out,
 ) {
     for tile in tiles {
-        let mut row = rows.start;
         // SAFETY: the caller's; each call takes rows that are left.
         unsafe {
-            while row + 16 <= rows.end {
-                tile_rows::<R, 16, PAIRS>(w, x, row, tile, out);
-                row += 16;
-            }
-            if row + 8 <= rows.end {
-                tile_rows::<R, 8, PAIRS>(w, x, row, tile, out);
-                row += 8;
-            }
-            if row + 4 <= rows.end {
-                tile_rows::<R, 4, PAIRS>(w, x, row, tile, out);
-                row += 4;
-            }
-            if row + 2 <= rows.end {
-                tile_rows::<R, 2, PAIRS>(w, x, row, tile, out);
-                row += 2;
-            }
-            if row < rows.end {
-                tile_rows::<R, 1, PAIRS>(w, x, row, tile, out);
+            if WIDE || R::FORM == Form::Minus128 {
+                in_steps!(rows, row,
+                    16 => pairs_with_tile::<R, 4, 4>(w, x, row, tile, out),
+                    8 => pairs_with_tile::<R, 2, 4>(w, x, row, tile, out),
+                    4 => pairs_with_tile::<R, 1, 4>(w, x, row, tile, out),
+                    2 => pairs_with_tile::<R, 1, 2>(w, x, row, tile, out),
+                    1 => pairs_with_tile::<R, 1, 1>(w, x, row, tile, out),
+                );
+            } else {
+                in_steps!(rows, row,
+                    16 => bytes_with_tile::<R, 16>(w, x, row, tile, out),
+                    8 => bytes_with_tile::<R, 8>(w, x, row, tile, out),
+                    4 => bytes_with_tile::<R, 4>(w, x, row, tile, out),
+                    2 => bytes_with_tile::<R, 2>(w, x, row, tile, out),
+                    1 => bytes_with_tile::<R, 1>(w, x, row, tile, out),
+                );
             }
         }
     }
 }
 
-/// `ROWS` rows of activations with one tile.
+/// Where a kernel stands in the activations: at the same block of adjacent rows.
+struct Cursor {
+    heads: *const Head,
+    integers: *const u8,
+    /// Bytes of a block of one row.
+    block_bytes: usize,
+    /// Blocks to the next block of the same rows.
+    step: usize,
+}
+
+impl Cursor {
+    /// The first block of `rows` rows from `row` on, all of which and whose later blocks are there.
+    #[inline(always)]
+    fn new(x: &Activations, row: usize, rows: usize, pairs: bool) -> Self {
+        let (start, step) = x.place(row);
+        let end = start + (x.k / BLOCK - 1) * step + rows;
+        let (integers, len, block_bytes) = if pairs {
+            (x.pairs.as_ptr().cast::<u8>(), x.pairs.len(), 2 * BLOCK)
+        } else {
+            (x.high.as_ptr().cast(), x.high.len(), BLOCK)
+        };
+        assert!(row % PANEL + rows <= step && end <= x.heads.len() && end * BLOCK <= len);
+        let integers = integers.wrapping_add(start * block_bytes);
+        Self { heads: x.heads[start..].as_ptr(), integers, block_bytes, step }
+    }
+
+    /// The same block of the rows from the `r`-th on: their heads, and their integers four bytes at a time.
+    #[inline(always)]
+    fn rows_from(&self, r: usize) -> (*const Head, *const i32) {
+        (self.heads.wrapping_add(r), self.integers.wrapping_add(r.wrapping_mul(self.block_bytes)).cast())
+    }
+
+    #[inline(always)]
+    fn advance(&mut self) {
+        self.heads = self.heads.wrapping_add(self.step);
+        self.integers = self.integers.wrapping_add(self.step.wrapping_mul(self.block_bytes));
+    }
+}
+
+/// `ROWS` rows of 8-bit activations with one tile.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_rows<R: Read, const ROWS: usize, const PAIRS: bool>(
+unsafe fn bytes_with_tile<R: Read, const ROWS: usize>(
     w: &Packed,
     x: &Activations,
     row: usize,
@@ -131,53 +125,79 @@ unsafe fn tile_rows<R: Read, const ROWS: usize, const PAIRS: bool>(
     out: Out,
 ) {
     let blocks_per_unit = R::KIND.unit() / BLOCK;
-    let (start, step) = x.place(row);
-    let end = start + (x.k / BLOCK - 1) * step + ROWS;
-    let integers = if PAIRS { x.pairs.len() } else { x.high.len() };
-    assert!(row % PANEL + ROWS <= step && end <= x.heads.len() && end * BLOCK <= integers);
-    let mut heads = x.heads[start..].as_ptr();
-    let integer_bytes = if PAIRS { 2 } else { 1 };
-    let first = if PAIRS { x.pairs.as_ptr().cast::<u8>() } else { x.high.as_ptr().cast() };
-    let mut integers = first.wrapping_add(start * BLOCK * integer_bytes);
+    let mut cursor = Cursor::new(x, row, ROWS, false);
     let mut sums = [[_mm256_setzero_ps(); ROWS]; 2];
     for unit in w.tile(tile).chunks_exact(R::KIND.unit_bytes()) {
         for b in 0..blocks_per_unit {
             prefetch(unit, b * unit.len() / blocks_per_unit..(b + 1) * unit.len() / blocks_per_unit);
+            let (heads, integers) = cursor.rows_from(0);
             for (half, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: the chunk is a whole unit. The pointers stand at a block of the first row, the
-                // same blocks of the other rows follow, and the assertion says that all are there.
+                // SAFETY: the chunk is a whole unit, aligned as the tile is; the cursor stands at a block
+                // of `ROWS` rows.
                 unsafe {
                     let q = R::groups(unit.as_ptr(), b, half);
                     let scales = R::scales(unit.as_ptr(), b, half);
-                    if PAIRS {
-                        add_pairs::<R, ROWS>(&q, scales, heads, integers.cast(), sums);
-                    } else {
-                        add_bytes::<R, ROWS>(&q, scales, heads, integers.cast(), sums);
-                    }
+                    add_bytes::<R, ROWS>(&q, scales, heads, integers, sums);
                 }
             }
-            integers = integers.wrapping_add(step * BLOCK * integer_bytes);
-            heads = heads.wrapping_add(step);
+            cursor.advance();
         }
     }
     for (half, sums) in sums.iter().enumerate() {
         for (r, sum) in sums.iter().enumerate() {
-            let at = (row + r) * out.stride + tile * TILE_ROWS + half * HALF_ROWS;
             // SAFETY: the caller's.
-            unsafe { _mm256_storeu_ps(out.values.add(at), *sum) };
+            unsafe { store(*sum, out, row + r, tile, half) };
         }
     }
 }
 
-/// Asks for the weights that follow some bytes of a unit `PREFETCH_BYTES` later: the processor's own
-/// prefetcher stops at every page.
+/// `PARTS * STEP` rows of 16-bit activations with one tile, `STEP` of them at once.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn pairs_with_tile<R: Read, const PARTS: usize, const STEP: usize>(
+    w: &Packed,
+    x: &Activations,
+    row: usize,
+    tile: usize,
+    out: Out,
+) {
+    let blocks_per_unit = R::KIND.unit() / BLOCK;
+    let mut cursor = Cursor::new(x, row, PARTS * STEP, true);
+    let mut sums = [[[_mm256_setzero_ps(); 2]; STEP]; PARTS];
+    for unit in w.tile(tile).chunks_exact(R::KIND.unit_bytes()) {
+        for b in 0..blocks_per_unit {
+            prefetch(unit, b * unit.len() / blocks_per_unit..(b + 1) * unit.len() / blocks_per_unit);
+            // SAFETY: the chunk is a whole unit, aligned as the tile is; the cursor stands at a block of
+            // `PARTS * STEP` rows.
+            unsafe {
+                let q = [R::groups(unit.as_ptr(), b, 0), R::groups(unit.as_ptr(), b, 1)];
+                let scales = [R::scales(unit.as_ptr(), b, 0), R::scales(unit.as_ptr(), b, 1)];
+                for (part, sums) in sums.iter_mut().enumerate() {
+                    let (heads, integers) = cursor.rows_from(part.wrapping_mul(STEP));
+                    add_pairs::<R, STEP>(&q, &scales, heads, integers, sums);
+                }
+            }
+            cursor.advance();
+        }
+    }
+    for (r, sums) in sums.iter().flatten().enumerate() {
+        for (half, sum) in sums.iter().enumerate() {
+            // SAFETY: the caller's.
+            unsafe { store(*sum, out, row + r, tile, half) };
+        }
+    }
+}
+
+/// Writes the sums of half a tile.
+///
+/// # Safety
+/// `out` holds the row and the tile's columns.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn prefetch(unit: &[u8], bytes: Range<usize>) {
-    for at in bytes.step_by(64) {
-        // Past the end of the weights this asks for nothing of use, and does no harm.
-        _mm_prefetch::<_MM_HINT_T0>(unit.as_ptr().wrapping_add(at + PREFETCH_BYTES).cast());
-    }
+unsafe fn store(sums: __m256, out: Out, row: usize, tile: usize, half: usize) {
+    let at = row * out.stride + tile * TILE_ROWS + half * HALF_ROWS;
+    // SAFETY: the caller's.
+    unsafe { _mm256_storeu_ps(out.values.add(at), sums) };
 }
 
 /// Adds the products of a block of weights with the same block of rows of 8-bit activations.
@@ -247,284 +267,118 @@ unsafe fn dot_bytes<R: Read, const FIRST: usize, const N: usize>(
     sum
 }
 
-/// Adds the products of a block of weights with the same block of rows of 16-bit activations.
+/// Adds the products of a block of weights with the same block of `STEP` rows of 16-bit activations.
 ///
 /// # Safety
-/// `heads` points to `ROWS` heads, `x` to as many blocks of 64 bytes.
+/// `heads` points to `STEP` heads, `x` to as many blocks of 64 bytes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_pairs<R: Read, const ROWS: usize>(
-    q: &Groups,
-    w: Scales,
+unsafe fn add_pairs<R: Read, const STEP: usize>(
+    q: &[Groups; 2],
+    w: &[Scales; 2],
     heads: *const Head,
     x: *const i32,
-    sums: &mut [__m256; ROWS],
+    sums: &mut [[__m256; 2]; STEP],
 ) {
-    let mut dots = [_mm256_setzero_si256(); ROWS];
-    // Half a block becomes eight registers of 16-bit weights; more would not fit beside the rest.
-    for half in 0..2 {
-        let mut weights = [_mm256_setzero_si256(); 8];
-        for g in 0..4 {
-            let q = q[4 * half + g];
-            weights[2 * g] = _mm256_and_si256(q, _mm256_set1_epi16(0xff));
-            weights[2 * g + 1] = _mm256_srli_epi16::<8>(q);
+    let mut dots = [[_mm256_setzero_si256(); 2]; STEP];
+    for quarter in 0..2 {
+        // SAFETY: the caller's.
+        unsafe {
+            for r in 0..STEP {
+                match R::FORM {
+                    Form::HalvesMinus32 => {
+                        dots[r] = [_mm256_set1_epi32((*heads.wrapping_add(r)).minus_32[quarter]); 2];
+                    }
+                    Form::Minus128 if quarter == 0 => {
+                        dots[r] = [_mm256_set1_epi32((*heads.wrapping_add(r)).minus_128); 2];
+                    }
+                    _ => (),
+                }
+            }
+            dot_pairs::<STEP>(q, 4 * quarter, x, &mut dots);
+            if R::FORM == Form::HalvesMinus32 {
+                add_scaled(&dots, [w[0].scale[quarter], w[1].scale[quarter]], heads, sums);
+            }
         }
-        for (r, (dot, sum)) in dots.iter_mut().zip(sums.iter_mut()).enumerate() {
+    }
+    if R::FORM != Form::HalvesMinus32 {
+        // SAFETY: the caller's.
+        unsafe { add_scaled(&dots, [w[0].scale[0], w[1].scale[0]], heads, sums) };
+    }
+    if R::FORM == Form::Minimum {
+        for r in 0..STEP {
             // SAFETY: the caller's.
-            unsafe {
-                let head = &*heads.wrapping_add(r);
-                let x = x.wrapping_add(r.wrapping_mul(BLOCK / 2).wrapping_add(8 * half));
-                let mut d = match R::FORM {
-                    Form::Minus128 if half == 0 => _mm256_set1_epi32(head.minus_128),
-                    Form::HalvesMinus32 => _mm256_set1_epi32(head.minus_32[half]),
-                    _ => *dot,
+            let sum = _mm256_set1_ps(unsafe { (*heads.wrapping_add(r)).sum });
+            for half in 0..2 {
+                sums[r][half] = _mm256_fnmadd_ps(w[half].min, sum, sums[r][half]);
+            }
+        }
+    }
+}
+
+/// Adds to `dots` the products of the groups `first..first + 4` of both halves of a tile.
+///
+/// # Safety
+/// `x` points to `STEP` blocks of 64 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn dot_pairs<const STEP: usize>(
+    q: &[Groups; 2],
+    first: usize,
+    x: *const i32,
+    dots: &mut [[__m256i; 2]; STEP],
+) {
+    for g in first..first + 4 {
+        for odd in 0..2 {
+            let mut weights = [q[0][g], q[1][g]];
+            for q in &mut weights {
+                *q = if odd == 0 {
+                    _mm256_and_si256(*q, _mm256_set1_epi16(0xff))
+                } else {
+                    _mm256_srli_epi16::<8>(*q)
                 };
-                for (i, weights) in weights.iter().enumerate() {
-                    let x = _mm256_set1_epi32(x.wrapping_add(i).read_unaligned());
-                    d = _mm256_add_epi32(d, _mm256_madd_epi16(*weights, x));
-                }
-                *dot = d;
-                if R::FORM == Form::HalvesMinus32 || half == 1 {
-                    let own = if R::FORM == Form::HalvesMinus32 { half } else { 0 };
-                    let scale = _mm256_mul_ps(w.scale[own], _mm256_set1_ps(head.scale));
-                    *sum = fused(d, scale, *sum);
-                }
-                if R::FORM == Form::Minimum && half == 1 {
-                    *sum = _mm256_fnmadd_ps(w.min, _mm256_set1_ps(head.sum), *sum);
+            }
+            for r in 0..STEP {
+                let at = x.wrapping_add(r.wrapping_mul(BLOCK / 2).wrapping_add(2 * g + odd));
+                // SAFETY: the caller's.
+                let x = _mm256_set1_epi32(unsafe { at.read_unaligned() });
+                for half in 0..2 {
+                    let sum = _mm256_add_epi32(dots[r][half], _mm256_madd_epi16(weights[half], x));
+                    // Fewer sums fit whatever the order, and gain from it: one after the other they wait.
+                    dots[r][half] = if STEP == 4 { settled(sum) } else { sum };
                 }
             }
         }
     }
 }
 
-/// Eight f16 as f32.
-///
-/// # Safety
-/// 16 bytes can be read at `at`.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-unsafe fn halves(at: *const u8) -> __m256 {
-    // SAFETY: the caller's.
-    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
-}
-
-/// Eight unsigned bytes as f32.
-///
-/// # Safety
-/// 8 bytes can be read at `at`.
+/// The same sum, which has to be complete here: left alone, the compiler adds the products of several groups
+/// among themselves first, and runs out of registers.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn unsigned(at: *const u8) -> __m256 {
-    // SAFETY: the caller's.
-    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(at.cast()) }))
+fn settled(mut sum: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
+    sum
 }
 
-/// Eight signed bytes as f32.
+/// Adds `scale * scale of the row * dot` to the sums.
 ///
 /// # Safety
-/// 8 bytes can be read at `at`.
+/// `heads` points to `STEP` heads.
 #[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn signed(at: *const u8) -> __m256 {
-    // SAFETY: the caller's.
-    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(at.cast()) }))
-}
-
-/// The half of a group: 32 bytes.
-///
-/// # Safety
-/// `at` points to a group, aligned to 64.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn half_group(at: *const u8, half: usize) -> __m256i {
-    // SAFETY: the caller's.
-    unsafe { _mm256_load_si256(at.wrapping_add(half * GROUP / 2).cast()) }
-}
-
-/// The eight groups of 32 nibbles: low nibbles are groups 0..4, high ones 4..8.
-///
-/// # Safety
-/// 256 bytes, aligned to 64, can be read at `at`.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn nibbles(at: *const u8, half: usize) -> Groups {
-    let mask = _mm256_set1_epi8(15);
-    let mut q = [_mm256_setzero_si256(); 8];
-    for g in 0..4 {
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_scaled<const STEP: usize>(
+    dots: &[[__m256i; 2]; STEP],
+    scale: [__m256; 2],
+    heads: *const Head,
+    sums: &mut [[__m256; 2]; STEP],
+) {
+    for r in 0..STEP {
         // SAFETY: the caller's.
-        let bytes = unsafe { half_group(at.wrapping_add(g * GROUP), half) };
-        q[g] = _mm256_and_si256(bytes, mask);
-        q[g + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask);
-    }
-    q
-}
-
-struct Q8;
-struct Q4;
-struct Q4K;
-struct Q5K;
-struct Q6K;
-
-/// Where a block's main integers are, in bytes from the start of its unit.
-const fn main_at(kind: Kind, block: usize) -> usize {
-    kind.head_bytes() + block * kind.block_bytes()
-}
-
-/// Where a block's high bits are, in bytes from the start of its unit.
-const fn high_at(kind: Kind, block: usize) -> usize {
-    main_at(kind, kind.unit() / BLOCK) + block * kind.high_bytes()
-}
-
-impl Read for Q8 {
-    const KIND: Kind = Kind::Q8;
-    const FORM: Form = Form::Minus128;
-    // Two products alone do not fit; bytes are never multiplied with bytes.
-    const GROUPS_IN_16_BITS: usize = 1;
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
-        let at = unit.wrapping_add(main_at(Self::KIND, block));
-        let mut q = [_mm256_setzero_si256(); 8];
-        for (g, q) in q.iter_mut().enumerate() {
-            // SAFETY: the caller's; the offsets are those of `layout`.
-            *q = unsafe { half_group(at.wrapping_add(g * GROUP), half) };
+        let row_scale = _mm256_set1_ps(unsafe { (*heads.wrapping_add(r)).scale });
+        for half in 0..2 {
+            sums[r][half] = fused(dots[r][half], _mm256_mul_ps(scale[half], row_scale), sums[r][half]);
         }
-        q
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
-        // SAFETY: as above.
-        let scale = unsafe { halves(unit.wrapping_add(2 * (block * TILE_ROWS + half * HALF_ROWS))) };
-        Scales { scale: [scale; 2], min: _mm256_setzero_ps() }
-    }
-}
-
-impl Read for Q4 {
-    const KIND: Kind = Kind::Q4;
-    const FORM: Form = Form::Minimum;
-    const GROUPS_IN_16_BITS: usize = 8;
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        unsafe { nibbles(unit.wrapping_add(main_at(Self::KIND, block)), half) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
-        // SAFETY: as above.
-        let scale = unsafe { halves(unit.wrapping_add(2 * (block * TILE_ROWS + half * HALF_ROWS))) };
-        Scales { scale: [scale; 2], min: _mm256_mul_ps(scale, _mm256_set1_ps(8.0)) }
-    }
-}
-
-/// Scales and minima of a block of Q4K and Q5K.
-///
-/// # Safety
-/// `unit` points to the head of such a unit.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-unsafe fn k_scales(unit: *const u8, block: usize, half: usize) -> Scales {
-    let row = half * HALF_ROWS;
-    // SAFETY: the caller's; the offsets are those of `layout`.
-    unsafe {
-        let scale = unsigned(unit.wrapping_add(64 + block * TILE_ROWS + row));
-        let min = unsigned(unit.wrapping_add(64 + (8 + block) * TILE_ROWS + row));
-        let scale = _mm256_mul_ps(halves(unit.wrapping_add(2 * row)), scale);
-        let min = _mm256_mul_ps(halves(unit.wrapping_add(32 + 2 * row)), min);
-        Scales { scale: [scale; 2], min }
-    }
-}
-
-impl Read for Q4K {
-    const KIND: Kind = Kind::Q4K;
-    const FORM: Form = Form::Minimum;
-    const GROUPS_IN_16_BITS: usize = 8;
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        unsafe { nibbles(unit.wrapping_add(main_at(Self::KIND, block)), half) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
-        // SAFETY: the caller's.
-        unsafe { k_scales(unit, block, half) }
-    }
-}
-
-impl Read for Q5K {
-    const KIND: Kind = Kind::Q5K;
-    const FORM: Form = Form::Minimum;
-    const GROUPS_IN_16_BITS: usize = 4;
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        let (mut q, fifth) = unsafe {
-            let q = nibbles(unit.wrapping_add(main_at(Self::KIND, block)), half);
-            (q, half_group(unit.wrapping_add(high_at(Self::KIND, block)), half))
-        };
-        for (g, q) in q.iter_mut().enumerate() {
-            let bit = _mm256_set1_epi8((1u8 << g) as i8);
-            let set = _mm256_cmpeq_epi8(_mm256_and_si256(fifth, bit), bit);
-            *q = _mm256_or_si256(*q, _mm256_and_si256(set, _mm256_set1_epi8(16)));
-        }
-        q
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
-        // SAFETY: the caller's.
-        unsafe { k_scales(unit, block, half) }
-    }
-}
-
-impl Read for Q6K {
-    const KIND: Kind = Kind::Q6K;
-    const FORM: Form = Form::HalvesMinus32;
-    const GROUPS_IN_16_BITS: usize = 2;
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
-        let mask = _mm256_set1_epi8(0x30);
-        let high = unit.wrapping_add(high_at(Self::KIND, block));
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        let (mut q, high) = unsafe {
-            let q = nibbles(unit.wrapping_add(main_at(Self::KIND, block)), half);
-            (q, [half_group(high, half), half_group(high.wrapping_add(GROUP), half)])
-        };
-        for (side, h) in high.into_iter().enumerate() {
-            // Groups side, side + 2, side + 4, side + 6 hold bits 0, 2, 4, 6 of their byte.
-            let bits = [_mm256_slli_epi16::<4>(h), _mm256_slli_epi16::<2>(h), h, _mm256_srli_epi16::<2>(h)];
-            for (i, bits) in bits.into_iter().enumerate() {
-                let q = &mut q[side + 2 * i];
-                *q = _mm256_or_si256(*q, _mm256_and_si256(bits, mask));
-            }
-        }
-        q
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
-        // SAFETY: as above.
-        let scale = unsafe {
-            let d = halves(unit.wrapping_add(2 * half * HALF_ROWS));
-            let at = unit.wrapping_add(64 + 2 * block * TILE_ROWS + half * HALF_ROWS);
-            [_mm256_mul_ps(d, signed(at)), _mm256_mul_ps(d, signed(at.wrapping_add(TILE_ROWS)))]
-        };
-        Scales { scale, min: _mm256_setzero_ps() }
     }
 }

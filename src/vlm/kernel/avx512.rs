@@ -3,12 +3,10 @@
 
 use super::activations::{Bits, Head, PANEL};
 use super::layout::{Kind, BLOCK, GROUP, TILE_ROWS};
+use super::x86::{in_steps, prefetch, run_for_kind, Form, Stored, Q4, Q4K, Q5K, Q6K, Q8};
 use super::{Activations, Out, Packed};
 use std::arch::x86_64::*;
 use std::ops::Range;
-
-/// Two pages: what a core computes with in the time that memory takes to answer.
-const PREFETCH_BYTES: usize = 8 << 10;
 
 /// True when this processor has the instructions.
 pub fn available() -> bool {
@@ -23,20 +21,7 @@ pub fn available() -> bool {
 /// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
 pub unsafe fn multiply(w: &Packed, x: &Activations, rows: Range<usize>, tiles: Range<usize>, out: Out) {
     // SAFETY: the caller's.
-    unsafe {
-        match (w.kind, x.bits == Bits::Eight) {
-            (Kind::Q8, true) => run::<Q8, false>(w, x, rows, tiles, out),
-            (Kind::Q8, false) => run::<Q8, true>(w, x, rows, tiles, out),
-            (Kind::Q4, true) => run::<Q4, false>(w, x, rows, tiles, out),
-            (Kind::Q4, false) => run::<Q4, true>(w, x, rows, tiles, out),
-            (Kind::Q4K, true) => run::<Q4K, false>(w, x, rows, tiles, out),
-            (Kind::Q4K, false) => run::<Q4K, true>(w, x, rows, tiles, out),
-            (Kind::Q5K, true) => run::<Q5K, false>(w, x, rows, tiles, out),
-            (Kind::Q5K, false) => run::<Q5K, true>(w, x, rows, tiles, out),
-            (Kind::Q6K, true) => run::<Q6K, false>(w, x, rows, tiles, out),
-            (Kind::Q6K, false) => run::<Q6K, true>(w, x, rows, tiles, out),
-        }
-    }
+    unsafe { run_for_kind!(run(w, x, rows, tiles, out)) }
 }
 
 /// A block of 32 values of sixteen rows.
@@ -48,22 +33,8 @@ struct Block {
     min: __m512,
 }
 
-/// What makes values of the unsigned q.
-#[derive(PartialEq)]
-enum Form {
-    /// value = scale * q - min.
-    Minimum,
-    /// value = scale * (q - 128).
-    Minus128,
-    /// value = scale * (q - 32), with a scale for each half of a block.
-    HalvesMinus32,
-}
-
 /// Reads the blocks of one kind.
-trait Read {
-    const KIND: Kind;
-    const FORM: Form;
-
+trait Read: Stored {
     /// # Safety
     /// `unit` points to a unit of this kind, aligned to 64.
     unsafe fn block(unit: *const u8, block: usize) -> Block;
@@ -79,29 +50,21 @@ unsafe fn run<R: Read, const WIDE: bool>(
     out: Out,
 ) {
     for tile in tiles {
-        let mut row = rows.start;
         // SAFETY: the caller's; each call takes rows that are left.
         unsafe {
-            // Sixteen sums, the weights and their scales fit the 32 registers, 16-bit products not.
-            while !WIDE && row + 16 <= rows.end {
-                tile_rows::<R, 16, WIDE>(w, x, row, tile, out);
-                row += 16;
-            }
-            while row + 8 <= rows.end {
-                tile_rows::<R, 8, WIDE>(w, x, row, tile, out);
-                row += 8;
-            }
-            if row + 4 <= rows.end {
-                tile_rows::<R, 4, WIDE>(w, x, row, tile, out);
-                row += 4;
-            }
-            if row + 2 <= rows.end {
-                tile_rows::<R, 2, WIDE>(w, x, row, tile, out);
-                row += 2;
-            }
-            if row < rows.end {
-                tile_rows::<R, 1, WIDE>(w, x, row, tile, out);
-            }
+            in_steps!(rows, row,
+                // Sixteen sums, the weights and their scales fit the 32 registers, 16-bit products not.
+                16 => if WIDE {
+                    tile_rows::<R, 8, WIDE>(w, x, row, tile, out);
+                    tile_rows::<R, 8, WIDE>(w, x, row + 8, tile, out);
+                } else {
+                    tile_rows::<R, 16, WIDE>(w, x, row, tile, out);
+                },
+                8 => tile_rows::<R, 8, WIDE>(w, x, row, tile, out),
+                4 => tile_rows::<R, 4, WIDE>(w, x, row, tile, out),
+                2 => tile_rows::<R, 2, WIDE>(w, x, row, tile, out),
+                1 => tile_rows::<R, 1, WIDE>(w, x, row, tile, out),
+            );
         }
     }
 }
@@ -148,17 +111,6 @@ unsafe fn tile_rows<R: Read, const ROWS: usize, const WIDE: bool>(
     for (r, sum) in sums.iter().enumerate() {
         // SAFETY: the caller's.
         unsafe { _mm512_storeu_ps(out.values.add((row + r) * out.stride + tile * TILE_ROWS), *sum) };
-    }
-}
-
-/// Asks for the weights that follow some bytes of a unit `PREFETCH_BYTES` later: the processor's own
-/// prefetcher stops at every page.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn prefetch(unit: &[u8], bytes: Range<usize>) {
-    for at in bytes.step_by(64) {
-        // Past the end of the weights this asks for nothing of use, and does no harm.
-        _mm_prefetch::<_MM_HINT_T0>(unit.as_ptr().wrapping_add(at + PREFETCH_BYTES).cast());
     }
 }
 
@@ -266,23 +218,14 @@ unsafe fn bytes_as_f32(at: *const u8) -> __m512 {
     _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(at.cast()) }))
 }
 
-struct Q8;
-struct Q4;
-struct Q4K;
-struct Q5K;
-struct Q6K;
-
 impl Read for Q8 {
-    const KIND: Kind = Kind::Q8;
-    const FORM: Form = Form::Minus128;
-
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn block(unit: *const u8, block: usize) -> Block {
         let mut q = [_mm512_setzero_si512(); 8];
         // SAFETY: the caller's; the offsets are those of `layout`.
         let scale = unsafe {
-            let at = unit.add(Self::KIND.head_bytes() + block * Self::KIND.block_bytes());
+            let at = unit.add(Self::KIND.main_at(block));
             for (g, q) in q.iter_mut().enumerate() {
                 *q = _mm512_load_si512(at.add(g * GROUP).cast());
             }
@@ -293,15 +236,12 @@ impl Read for Q8 {
 }
 
 impl Read for Q4 {
-    const KIND: Kind = Kind::Q4;
-    const FORM: Form = Form::Minimum;
-
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn block(unit: *const u8, block: usize) -> Block {
         // SAFETY: the caller's; the offsets are those of `layout`.
         let (q, scale) = unsafe {
-            let at = unit.add(Self::KIND.head_bytes() + block * Self::KIND.block_bytes());
+            let at = unit.add(Self::KIND.main_at(block));
             (nibbles(at), halves(unit.add(block * 2 * TILE_ROWS)))
         };
         let min = _mm512_mul_ps(scale, _mm512_set1_ps(8.0));
@@ -325,15 +265,12 @@ unsafe fn k_scales(unit: *const u8, block: usize) -> (__m512, __m512) {
 }
 
 impl Read for Q4K {
-    const KIND: Kind = Kind::Q4K;
-    const FORM: Form = Form::Minimum;
-
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn block(unit: *const u8, block: usize) -> Block {
         // SAFETY: the caller's; the offsets are those of `layout`.
         unsafe {
-            let q = nibbles(unit.add(Self::KIND.head_bytes() + block * Self::KIND.block_bytes()));
+            let q = nibbles(unit.add(Self::KIND.main_at(block)));
             let (scale, min) = k_scales(unit, block);
             Block { q, scale: [scale; 2], min }
         }
@@ -341,18 +278,14 @@ impl Read for Q4K {
 }
 
 impl Read for Q5K {
-    const KIND: Kind = Kind::Q5K;
-    const FORM: Form = Form::Minimum;
-
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn block(unit: *const u8, block: usize) -> Block {
-        let (head, main) = (Self::KIND.head_bytes(), Self::KIND.block_bytes());
         let sixteen = _mm512_set1_epi8(16);
         // SAFETY: the caller's; the offsets are those of `layout`.
         unsafe {
-            let mut q = nibbles(unit.add(head + block * main));
-            let fifth = _mm512_load_si512(unit.add(head + 8 * main + block * GROUP).cast());
+            let mut q = nibbles(unit.add(Self::KIND.main_at(block)));
+            let fifth = _mm512_load_si512(unit.add(Self::KIND.high_at(block)).cast());
             for (g, q) in q.iter_mut().enumerate() {
                 let bit = _mm512_set1_epi8((1u8 << g) as i8);
                 let set = _mm512_test_epi8_mask(fifth, bit);
@@ -365,18 +298,14 @@ impl Read for Q5K {
 }
 
 impl Read for Q6K {
-    const KIND: Kind = Kind::Q6K;
-    const FORM: Form = Form::HalvesMinus32;
-
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn block(unit: *const u8, block: usize) -> Block {
-        let (head, main) = (Self::KIND.head_bytes(), Self::KIND.block_bytes());
         let mask = _mm512_set1_epi8(0x30);
         // SAFETY: the caller's; the offsets are those of `layout`.
         unsafe {
-            let mut q = nibbles(unit.add(head + block * main));
-            let high = unit.add(head + 8 * main + block * Self::KIND.high_bytes());
+            let mut q = nibbles(unit.add(Self::KIND.main_at(block)));
+            let high = unit.add(Self::KIND.high_at(block));
             let high = [_mm512_load_si512(high.cast()), _mm512_load_si512(high.add(GROUP).cast())];
             for side in 0..2 {
                 // Groups side, side + 2, side + 4, side + 6 hold bits 0, 2, 4, 6 of their byte.

@@ -78,8 +78,18 @@ impl Kind {
         }
     }
 
+    /// Where a block's main integers are, in bytes from the start of its unit.
+    pub const fn main_at(self, block: usize) -> usize {
+        self.head_bytes() + block * self.block_bytes()
+    }
+
+    /// Where a block's high bits are, in bytes from the start of its unit.
+    pub const fn high_at(self, block: usize) -> usize {
+        self.main_at(self.unit() / BLOCK) + block * self.high_bytes()
+    }
+
     /// Bytes of a unit, a multiple of 64.
     pub const fn unit_bytes(self) -> usize {
-        self.head_bytes() + self.unit() / BLOCK * (self.block_bytes() + self.high_bytes())
+        self.high_at(self.unit() / BLOCK)
     }
 }

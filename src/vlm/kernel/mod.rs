@@ -20,6 +20,8 @@ mod avx2;
 mod avx512;
 mod layout;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use activations::PANEL;
 pub use activations::{Activations, Bits};
@@ -66,26 +68,30 @@ impl Path {
 }
 
 impl Packed {
-    /// `out = x W^T` for `[rows, k]` activations; `out` is `[rows, n]`.
+    /// `x W^T` for `[rows, k]` activations: `[rows, n]`.
     ///
     /// # Panics
     /// When the sizes do not fit.
-    pub fn multiply_all(&self, x: &Activations, out: &mut [f32]) {
+    pub fn multiply_all(&self, x: &Activations) -> Vec<f32> {
         let rows = x.rows();
-        assert!(x.k == self.k && out.len() == rows * self.n, "sizes of a matrix product");
+        assert!(x.k == self.k, "sizes of a matrix product");
+        let mut values = Vec::with_capacity(rows * self.n);
         let tile_bytes = self.bytes() / self.tiles();
         let even = self.tiles().div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD);
         let run = even.min(RUN_BYTES_MAX / tile_bytes).max(1);
         let block = (ROWS_BYTES_MAX / x.row_bytes()).next_multiple_of(PANEL).max(PANEL);
-        let out = Out { values: out.as_mut_ptr(), stride: self.n };
+        let out = Out { values: values.as_mut_ptr(), stride: self.n };
         (0..self.tiles().div_ceil(run)).into_par_iter().for_each(|task| {
             let tiles = task * run..self.tiles().min((task + 1) * run);
             for start in (0..rows).step_by(block) {
-                // SAFETY: tasks differ in their tiles, so no two write the same values, and the
-                // assertion above keeps all of them inside `out`.
+                // SAFETY: tasks differ in their tiles, so no two write the same values, and all of them lie
+                // inside the capacity.
                 unsafe { self.multiply(x, start..rows.min(start + block), tiles.clone(), out) };
             }
         });
+        // SAFETY: the tasks' tiles are all columns and their blocks all rows: every value is written.
+        unsafe { values.set_len(rows * self.n) };
+        values
     }
 
     /// # Safety

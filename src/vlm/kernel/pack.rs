@@ -96,11 +96,11 @@ fn half_at(bytes: &[u8], at: usize) -> f32 {
 /// One value of one row of a unit.
 fn value_at(kind: Kind, unit: &[u8], row: usize, i: usize) -> f32 {
     let (block, group, lane) = (i / BLOCK, i % BLOCK / 4, i % 4);
-    let main = &unit[kind.head_bytes() + block * kind.block_bytes()..];
+    let main = &unit[kind.main_at(block)..];
     let nibble = |at: usize| main[at] >> (4 * (group / 4)) & 15;
     let place = row * 4 + lane;
     let low = |g: usize| nibble(g % 4 * GROUP + place);
-    let high_start = kind.head_bytes() + kind.unit() / BLOCK * kind.block_bytes() + block * kind.high_bytes();
+    let high_start = kind.high_at(block);
     match kind {
         Kind::Q8 => {
             half_at(unit, (block * TILE_ROWS + row) * 2) * (f32::from(main[group * GROUP + place]) - 128.0)

@@ -29,21 +29,68 @@ fn tiles_hold_the_very_values() {
     }
 }
 
+/// Every number of rows up to a panel's half, a whole panel, and more than one with a rest; one tile, and
+/// several; the smallest depth, and more.
 #[test]
 fn every_path_agrees_with_the_scalar_one_for_all_row_counts() {
     for dtype in KINDS {
-        for bits in [Bits::Eight, Bits::Sixteen] {
-            for rows in [1, 2, 3, 7, 8, 15, 70] {
-                let (_, packed) = pair(dtype, 48, 256);
-                let x = noise(rows * 256);
-                let mut slow = vec![0f32; rows * 48];
-                packed.multiply_all(&Activations::quantise_for(Path::Scalar, &x, 256, bits), &mut slow);
-                for path in Path::available() {
-                    let mut fast = vec![0f32; rows * 48];
-                    packed.multiply_all(&Activations::quantise_for(path, &x, 256, bits), &mut fast);
-                    let gap = fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                    assert!(gap < 2e-4, "{path:?} {dtype:?} {bits:?} {rows} rows: off by {gap}");
+        for (n, k) in [(16, 256), (48, 768)] {
+            let (_, packed) = pair(dtype, n, k);
+            for bits in [Bits::Eight, Bits::Sixteen] {
+                for rows in (1..=9).chain([15, 16, 70]) {
+                    let x = noise(rows * k);
+                    let slow = product_by(Path::Scalar, &packed, &x, bits);
+                    for path in Path::available() {
+                        let fast = product_by(path, &packed, &x, bits);
+                        let gap = fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                        assert!(
+                            gap < 3e-4,
+                            "{path:?} {dtype:?} [{n}, {k}] {bits:?} {rows} rows: off by {gap}"
+                        );
+                    }
                 }
+            }
+        }
+    }
+}
+
+/// Which rows share a product changes no bit of it, so that batching changes no answer.
+#[test]
+fn a_row_alone_gives_the_very_bits_that_it_gives_among_others() {
+    const K: usize = 256;
+    for dtype in KINDS {
+        let (_, packed) = pair(dtype, 32, K);
+        for bits in [Bits::Eight, Bits::Sixteen] {
+            let x = noise(37 * K);
+            for path in Path::available() {
+                let alone: Vec<f32> =
+                    x.chunks(K).flat_map(|row| product_by(path, &packed, row, bits)).collect();
+                for rows in (1..=9).chain([15, 16, 37]) {
+                    let together = product_by(path, &packed, &x[..rows * K], bits);
+                    assert_eq!(together, alone[..rows * 32], "{path:?} {dtype:?} {bits:?} {rows} rows");
+                }
+            }
+        }
+    }
+}
+
+/// Every path quantises to the same integers and heads: blocks of noise, of zeros, of one value, of large
+/// and of small ones.
+#[test]
+fn every_path_quantises_alike() {
+    const K: usize = 160;
+    let mut x = noise(19 * K);
+    x[..32].fill(0.0);
+    x[32..64].fill(-1.5);
+    x[64..96].iter_mut().for_each(|v| *v *= 1e30);
+    x[96..128].iter_mut().for_each(|v| *v *= 1e-30);
+    for bits in [Bits::Eight, Bits::Sixteen] {
+        let slow = Activations::quantise_for(Path::Scalar, &x, K, bits);
+        for path in Path::available() {
+            let fast = Activations::quantise_for(path, &x, K, bits);
+            assert_eq!(fast.heads, slow.heads, "{path:?} {bits:?}");
+            for (row, i) in (0..19).flat_map(|row| (0..K).map(move |i| (row, i))) {
+                assert_eq!(fast.value(row, i), slow.value(row, i), "{path:?} {bits:?} {row} {i}");
             }
         }
     }
@@ -71,9 +118,7 @@ fn no_sum_of_the_largest_products_overflows() {
                     .iter()
                     .sum();
                 for path in Path::available() {
-                    let x = Activations::quantise_for(path, &[value; 256], 256, bits);
-                    let mut out = vec![0f32; 16];
-                    packed.multiply_all(&x, &mut out);
+                    let out = product_by(path, &packed, &[value; 256], bits);
                     let gap = (out[0] - exact * value).abs();
                     assert!(gap < 0.02, "{path:?} {dtype:?} {bits:?}: {} is off by {gap}", out[0]);
                 }
@@ -90,8 +135,7 @@ fn sixteen_bits_leave_no_rounding_to_speak_of() {
         Tensor::from_slice(&x, (9, 192), &Device::Cpu).unwrap().matmul(&weights.t().unwrap()).unwrap();
     let exact = exact.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let error = |bits| {
-        let mut out = vec![0f32; 9 * 64];
-        product(&packed, &x, bits, &mut out);
+        let out = product_by(Path::best(), &packed, &x, bits);
         let gap: f32 = out.iter().zip(&exact).map(|(a, b)| (a - b) * (a - b)).sum();
         (gap / exact.iter().map(|v| v * v).sum::<f32>()).sqrt()
     };
@@ -106,8 +150,7 @@ fn what_is_not_finite_stays_visible() {
             let (_, packed) = pair(GgmlDType::Q4K, 16, 256);
             let mut x = noise(256);
             x[77] = bad;
-            let mut out = vec![0f32; 16];
-            product(&packed, &x, bits, &mut out);
+            let out = product_by(Path::best(), &packed, &x, bits);
             assert!(out.iter().all(|v| !v.is_finite()), "{bits:?} {bad}: {out:?}");
         }
     }
@@ -123,8 +166,8 @@ fn sizes_without_tiles_are_refused() {
     assert_eq!(Kind::of(GgmlDType::F32), None);
 }
 
-fn product(w: &Packed, x: &[f32], bits: Bits, out: &mut [f32]) {
-    w.multiply_all(&Activations::quantise(x, w.k, bits), out);
+fn product_by(path: Path, w: &Packed, x: &[f32], bits: Bits) -> Vec<f32> {
+    w.multiply_all(&Activations::quantise_for(path, x, w.k, bits))
 }
 
 fn noise(n: usize) -> Vec<f32> {

@@ -1,0 +1,238 @@
+//! Weights as the AVX2 kernels multiply them: unsigned bytes of half a tile, with their scales.
+
+use super::super::layout::{GROUP, TILE_ROWS};
+use super::super::x86::{Stored, Q4, Q4K, Q5K, Q6K, Q8};
+use super::HALF_ROWS;
+use std::arch::x86_64::*;
+
+/// A block of 32 values of eight rows: unsigned bytes, group by group.
+pub type Groups = [__m256i; 8];
+
+/// What makes values of the unsigned q of a block.
+#[derive(Clone, Copy)]
+pub struct Scales {
+    /// The second one only where halves of a block have scales of their own.
+    pub scale: [__m256; 2],
+    /// Zero where a fixed number is taken from q instead.
+    pub min: __m256,
+}
+
+/// Reads the blocks of one kind.
+pub trait Read: Stored {
+    /// Products of a group that fit 16 bits together: groups * 2 * 127 * the largest q < 2^15.
+    const GROUPS_IN_16_BITS: usize;
+
+    /// # Safety
+    /// `unit` points to a unit of this kind, aligned to 64; `half` is 0 or 1.
+    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups;
+
+    /// # Safety
+    /// As `groups`.
+    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales;
+}
+
+/// Eight f16 as f32.
+///
+/// # Safety
+/// 16 bytes can be read at `at`.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn halves(at: *const u8) -> __m256 {
+    // SAFETY: the caller's.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
+}
+
+/// Eight unsigned bytes as f32.
+///
+/// # Safety
+/// 8 bytes can be read at `at`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn unsigned(at: *const u8) -> __m256 {
+    // SAFETY: the caller's.
+    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(at.cast()) }))
+}
+
+/// Eight signed bytes as f32.
+///
+/// # Safety
+/// 8 bytes can be read at `at`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn signed(at: *const u8) -> __m256 {
+    // SAFETY: the caller's.
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(at.cast()) }))
+}
+
+/// The half of a group: 32 bytes.
+///
+/// # Safety
+/// `at` points to a group, aligned to 64.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn half_group(at: *const u8, half: usize) -> __m256i {
+    // SAFETY: the caller's.
+    unsafe { _mm256_load_si256(at.wrapping_add(half * GROUP / 2).cast()) }
+}
+
+/// The eight groups of 32 nibbles: low nibbles are groups 0..4, high ones 4..8.
+///
+/// # Safety
+/// 256 bytes, aligned to 64, can be read at `at`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn nibbles(at: *const u8, half: usize) -> Groups {
+    let mask = _mm256_set1_epi8(15);
+    let mut q = [_mm256_setzero_si256(); 8];
+    for g in 0..4 {
+        // SAFETY: the caller's.
+        let bytes = unsafe { half_group(at.wrapping_add(g * GROUP), half) };
+        q[g] = _mm256_and_si256(bytes, mask);
+        q[g + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask);
+    }
+    q
+}
+
+impl Read for Q8 {
+    // Two products alone do not fit; bytes are never multiplied with bytes.
+    const GROUPS_IN_16_BITS: usize = 1;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
+        let at = unit.wrapping_add(Self::KIND.main_at(block));
+        let mut q = [_mm256_setzero_si256(); 8];
+        for (g, q) in q.iter_mut().enumerate() {
+            // SAFETY: the caller's; the offsets are those of `layout`.
+            *q = unsafe { half_group(at.wrapping_add(g * GROUP), half) };
+        }
+        q
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
+        // SAFETY: as above.
+        let scale = unsafe { halves(unit.wrapping_add(2 * (block * TILE_ROWS + half * HALF_ROWS))) };
+        Scales { scale: [scale; 2], min: _mm256_setzero_ps() }
+    }
+}
+
+impl Read for Q4 {
+    const GROUPS_IN_16_BITS: usize = 8;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
+        // SAFETY: the caller's; the offsets are those of `layout`.
+        unsafe { nibbles(unit.wrapping_add(Self::KIND.main_at(block)), half) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
+        // SAFETY: as above.
+        let scale = unsafe { halves(unit.wrapping_add(2 * (block * TILE_ROWS + half * HALF_ROWS))) };
+        Scales { scale: [scale; 2], min: _mm256_mul_ps(scale, _mm256_set1_ps(8.0)) }
+    }
+}
+
+/// Scales and minima of a block of Q4K and Q5K.
+///
+/// # Safety
+/// `unit` points to the head of such a unit.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn k_scales(unit: *const u8, block: usize, half: usize) -> Scales {
+    let row = half * HALF_ROWS;
+    // SAFETY: the caller's; the offsets are those of `layout`.
+    unsafe {
+        let scale = unsigned(unit.wrapping_add(64 + block * TILE_ROWS + row));
+        let min = unsigned(unit.wrapping_add(64 + (8 + block) * TILE_ROWS + row));
+        let scale = _mm256_mul_ps(halves(unit.wrapping_add(2 * row)), scale);
+        let min = _mm256_mul_ps(halves(unit.wrapping_add(32 + 2 * row)), min);
+        Scales { scale: [scale; 2], min }
+    }
+}
+
+impl Read for Q4K {
+    const GROUPS_IN_16_BITS: usize = 8;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
+        // SAFETY: the caller's; the offsets are those of `layout`.
+        unsafe { nibbles(unit.wrapping_add(Self::KIND.main_at(block)), half) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
+        // SAFETY: the caller's.
+        unsafe { k_scales(unit, block, half) }
+    }
+}
+
+impl Read for Q5K {
+    const GROUPS_IN_16_BITS: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
+        // SAFETY: the caller's; the offsets are those of `layout`.
+        let (mut q, fifth) = unsafe {
+            let q = nibbles(unit.wrapping_add(Self::KIND.main_at(block)), half);
+            (q, half_group(unit.wrapping_add(Self::KIND.high_at(block)), half))
+        };
+        for (g, q) in q.iter_mut().enumerate() {
+            let bit = _mm256_set1_epi8((1u8 << g) as i8);
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(fifth, bit), bit);
+            *q = _mm256_or_si256(*q, _mm256_and_si256(set, _mm256_set1_epi8(16)));
+        }
+        q
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
+        // SAFETY: the caller's.
+        unsafe { k_scales(unit, block, half) }
+    }
+}
+
+impl Read for Q6K {
+    const GROUPS_IN_16_BITS: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
+        let mask = _mm256_set1_epi8(0x30);
+        let high = unit.wrapping_add(Self::KIND.high_at(block));
+        // SAFETY: the caller's; the offsets are those of `layout`.
+        let (mut q, high) = unsafe {
+            let q = nibbles(unit.wrapping_add(Self::KIND.main_at(block)), half);
+            (q, [half_group(high, half), half_group(high.wrapping_add(GROUP), half)])
+        };
+        for (side, h) in high.into_iter().enumerate() {
+            // Groups side, side + 2, side + 4, side + 6 hold bits 0, 2, 4, 6 of their byte.
+            let bits = [_mm256_slli_epi16::<4>(h), _mm256_slli_epi16::<2>(h), h, _mm256_srli_epi16::<2>(h)];
+            for (i, bits) in bits.into_iter().enumerate() {
+                let q = &mut q[side + 2 * i];
+                *q = _mm256_or_si256(*q, _mm256_and_si256(bits, mask));
+            }
+        }
+        q
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
+        // SAFETY: as above.
+        let scale = unsafe {
+            let d = halves(unit.wrapping_add(2 * half * HALF_ROWS));
+            let at = unit.wrapping_add(64 + 2 * block * TILE_ROWS + half * HALF_ROWS);
+            [_mm256_mul_ps(d, signed(at)), _mm256_mul_ps(d, signed(at.wrapping_add(TILE_ROWS)))]
+        };
+        Scales { scale, min: _mm256_setzero_ps() }
+    }
+}
