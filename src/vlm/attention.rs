@@ -6,7 +6,7 @@
 //!     for each (sequence, head, block of rows) or (sequence of one row, heads of the same keys):
 //!         scores = Q K^T span by span -> softmax -> out = P V span by span
 
-use super::ops::softmax_row;
+use super::ops::rows::softmax;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -77,18 +77,30 @@ struct Task<'a> {
     heads: usize,
 }
 
-/// Attention of all parts. `out` is `[rows, heads.query * heads.dim]`.
-pub fn attend(q: Matrix<'_>, k: Kept<'_>, v: Kept<'_>, heads: Heads, parts: &[Part], out: &mut [f32]) {
-    let tasks: Vec<Task<'_>> = parts.iter().flat_map(|part| tasks(part, heads)).collect();
+/// Attention of all parts, which follow one another without a gap: `[rows, heads.query * heads.dim]`.
+///
+/// # Panics
+/// When they do not, or a span or a query leaves its matrix.
+pub fn attend(q: Matrix<'_>, k: Kept<'_>, v: Kept<'_>, heads: Heads, parts: &[Part]) -> Vec<f32> {
+    let mut rows = 0;
+    for part in parts {
+        assert!(part.row == rows && part.own.rows == part.rows, "parts follow one another");
+        rows += part.rows;
+    }
     let width = heads.query * heads.dim;
-    assert!(parts.iter().all(|p| (p.row + p.rows) * width <= out.len()), "a part leaves the output");
-    let out = OutPtr(out.as_mut_ptr());
+    let mut values = Vec::with_capacity(rows * width);
+    let tasks: Vec<Task<'_>> = parts.iter().flat_map(|part| tasks(part, heads)).collect();
+    let out = OutPtr(values.as_mut_ptr());
     tasks.into_par_iter().for_each(|task| {
         let at = (task.part.row + task.block) * width + task.head * heads.dim;
         // SAFETY: the parts' rows are disjoint, and so are the blocks and heads inside a part, so no
-        // two tasks touch the same values; the assertion above keeps them inside the output.
+        // two tasks touch the same values; all of them lie inside the capacity.
         unsafe { attend_task(q, k, v, heads, &task, out.get().add(at), width) };
     });
+    // SAFETY: the parts are all rows, the blocks of a part all of its rows, and each block's tasks all
+    // heads; a task writes all of its values.
+    unsafe { values.set_len(rows * width) };
+    values
 }
 
 fn tasks(part: &Part, heads: Heads) -> impl Iterator<Item = Task<'_>> {
@@ -203,7 +215,7 @@ unsafe fn attend_task(
             // The last keys are the block's own; its row `i` sees them up to its own place.
             let hidden = if part.causal && task.heads == 1 { task.rows - 1 - i } else { 0 };
             let (seen, hidden) = row.split_at_mut(keys - hidden);
-            softmax_row(seen);
+            softmax(seen);
             hidden.fill(0.0);
         }
         let mut done = 0;
@@ -333,8 +345,7 @@ mod tests {
         let mut slow = vec![0.0; 80 * 96];
         reference(q, matrix(&k), matrix(&v), heads, &parts, &mut slow);
         let off = |k, v| {
-            let mut fast = vec![7.0; 80 * 96];
-            attend(q, k, v, heads, &parts, &mut fast);
+            let fast = attend(q, k, v, heads, &parts);
             fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
         };
         let single = off(Kept::Single(matrix(&k)), Kept::Single(matrix(&v)));

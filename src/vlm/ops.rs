@@ -1,35 +1,21 @@
 //! Row-wise operations of the model.
 //!
-//! On the CPU each is one pass over the rows, in parallel, compiled for AVX-512, AVX2 and the
-//! baseline and chosen at run time. On other devices each is a composition of candle's operations;
-//! the tests hold both to each other.
+//! On the CPU each is one pass over the rows, in parallel: what comes fresh from a matrix product is
+//! changed where it lies, so that a block's largest tensors are neither cleared nor copied. On other
+//! devices each is a composition of candle's operations; the tests hold both to each other.
 
-use candle_core::{DType, Device, IndexOp, Result, Storage, Tensor, D};
-use multiversion::multiversion;
+pub mod rows;
+
+use candle_core::{CpuStorage, Device, IndexOp, InplaceOp1, Layout, Result, Storage, Tensor, D};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Fewest values that are worth a task of their own.
 const TASK_VALUES_MIN: usize = 16 * 1024;
 
-/// Applies `f(row index, input row, output row)` to every row of a `[rows, width]` tensor on the CPU.
-pub fn map_rows(
-    x: &Tensor,
-    width_out: usize,
-    f: impl Fn(usize, &[f32], &mut [f32]) + Sync,
-) -> Result<Tensor> {
-    let (rows, width) = x.dims2()?;
-    let mut out = vec![0f32; rows * width_out];
-    with_slice(x, |input| {
-        let task_rows = (TASK_VALUES_MIN / width.max(width_out).max(1)).max(1);
-        out.par_chunks_mut(task_rows * width_out).enumerate().for_each(|(task, chunk)| {
-            for (i, row_out) in chunk.chunks_exact_mut(width_out).enumerate() {
-                let row = task * task_rows + i;
-                f(row, &input[row * width..][..width], row_out);
-            }
-        });
-        Ok(())
-    })?;
-    Tensor::from_vec(out, (rows, width_out), &Device::Cpu)
+/// Rows of `width` values that make a task.
+fn task_rows(width: usize) -> usize {
+    (TASK_VALUES_MIN / width.max(1)).max(1)
 }
 
 /// Gives the values of a contiguous f32 tensor on the CPU to `f`.
@@ -42,13 +28,76 @@ pub fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<
     f(&cpu.as_slice::<f32>()?[start..end])
 }
 
+/// As `with_slice`, or `None` where there is no tensor.
+fn with_optional<T>(x: Option<&Tensor>, f: impl FnOnce(Option<&[f32]>) -> Result<T>) -> Result<T> {
+    match x {
+        Some(x) => with_slice(x, |x| f(Some(x))),
+        None => f(None),
+    }
+}
+
+/// Makes a `[rows, width]` tensor from one of that size on the CPU.
+///
+/// # Safety
+/// `f` writes its whole output row.
+unsafe fn map_rows(x: &Tensor, f: impl Fn(&[f32], &mut [MaybeUninit<f32>]) + Sync) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let mut out = Vec::with_capacity(rows * width);
+    with_slice(x, |input| {
+        let task = task_rows(width) * width;
+        let out = &mut out.spare_capacity_mut()[..rows * width];
+        out.par_chunks_mut(task).zip(input.par_chunks(task)).for_each(|(out, input)| {
+            out.chunks_exact_mut(width).zip(input.chunks_exact(width)).for_each(|(out, x)| f(x, out));
+        });
+        Ok(())
+    })?;
+    // SAFETY: the chunks cover all rows, and the caller says that `f` writes the whole of each.
+    unsafe { out.set_len(rows * width) };
+    Tensor::from_vec(out, (rows, width), &Device::Cpu)
+}
+
+/// Changes every row of a `[rows, width]` tensor on the CPU where it lies; `f` is given its index. Whoever
+/// shares the tensor's storage sees the change: callers give the only one.
+fn change_rows(x: Tensor, f: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor> {
+    x.inplace_op1(&ChangeRows { width: x.dims2()?.1, f })?;
+    Ok(x)
+}
+
+struct ChangeRows<F> {
+    width: usize,
+    f: F,
+}
+
+impl<F: Fn(usize, &mut [f32]) + Sync> InplaceOp1 for ChangeRows<F> {
+    fn name(&self) -> &'static str {
+        "change rows"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            candle_core::bail!("tensor is not contiguous f32")
+        };
+        let rows = task_rows(self.width);
+        values[start..end].par_chunks_mut(rows * self.width).enumerate().for_each(|(task, chunk)| {
+            for (i, row) in chunk.chunks_exact_mut(self.width).enumerate() {
+                (self.f)(task * rows + i, row);
+            }
+        });
+        Ok(())
+    }
+}
+
 /// Root-mean-square norm over the last dimension of `[rows, width]`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if !x.device().is_cpu() {
         let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
         return x.broadcast_mul(&scale)?.broadcast_mul(weight);
     }
-    with_slice(weight, |w| map_rows(x, w.len(), |_, x, out| rms_row(x, w, eps as f32, out)))
+    with_slice(weight, |w| {
+        fits(x, w)?;
+        // SAFETY: the row is as wide as the weights.
+        unsafe { map_rows(x, |x, out| rows::rms_norm(x, w, eps as f32, out)) }
+    })
 }
 
 /// Layer norm over the last dimension of `[rows, width]`.
@@ -59,8 +108,22 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
         return centred.broadcast_mul(&scale)?.broadcast_mul(weight)?.broadcast_add(bias);
     }
     with_slice(weight, |w| {
-        with_slice(bias, |b| map_rows(x, w.len(), |_, x, out| layer_norm_row(x, w, b, eps as f32, out)))
+        with_slice(bias, |b| {
+            fits(x, w)?;
+            fits(x, b)?;
+            // SAFETY: the row is as wide as the weights and the bias.
+            unsafe { map_rows(x, |x, out| rows::layer_norm(x, w, b, eps as f32, out)) }
+        })
     })
+}
+
+/// Refuses a vector that is not as wide as the rows: a shorter one would leave values untouched.
+fn fits(x: &Tensor, vector: &[f32]) -> Result<()> {
+    let width = x.dims2()?.1;
+    if vector.len() != width {
+        candle_core::bail!("{} values for rows of {width}", vector.len())
+    }
+    Ok(())
 }
 
 /// Which GELU a model was trained with.
@@ -72,30 +135,40 @@ pub enum Gelu {
     Erf,
 }
 
-/// GELU of `x + bias`, `[rows, width]`.
-pub fn bias_gelu(x: &Tensor, bias: &Tensor, kind: Gelu) -> Result<Tensor> {
+/// GELU of `x + bias`, `[rows, width]`, in the place of `x`.
+pub fn bias_gelu(x: Tensor, bias: &Tensor, kind: Gelu) -> Result<Tensor> {
     if !x.device().is_cpu() {
         let x = x.broadcast_add(bias)?;
         return if kind == Gelu::Tanh { x.gelu() } else { x.gelu_erf() };
     }
     with_slice(bias, |b| {
-        map_rows(x, b.len(), |_, x, out| match kind {
-            Gelu::Tanh => gelu_tanh_row(x, b, out),
-            Gelu::Erf => gelu_erf_row(x, b, out),
-        })
+        fits(&x, b)?;
+        match kind {
+            Gelu::Tanh => change_rows(x, |_, x| rows::gelu_tanh(x, b)),
+            Gelu::Erf => change_rows(x, |_, x| rows::gelu_erf(x, b)),
+        }
     })
 }
 
-/// `silu(gate) * up`, each `[rows, width]`.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+/// `silu(gate) * up`, each `[rows, width]`, in the place of `gate`.
+pub fn swiglu(gate: Tensor, up: &Tensor) -> Result<Tensor> {
     if !gate.device().is_cpu() {
         return gate.silu()? * up;
     }
-    let width = gate.dim(D::Minus1)?;
-    with_slice(up, |up| map_rows(gate, width, |row, x, out| swiglu_row(x, &up[row * width..][..width], out)))
+    same_shape(&gate, up)?;
+    let width = gate.dims2()?.1;
+    with_slice(up, |up| change_rows(gate, |row, gate| rows::swiglu(gate, &up[row * width..][..width])))
 }
 
-/// Cosines and sines of the rotary angles, each `[rows, head_dim / 2]`.
+fn same_shape(x: &Tensor, y: &Tensor) -> Result<()> {
+    if x.dims() != y.dims() {
+        candle_core::bail!("{:?} meets {:?}", x.dims(), y.dims())
+    }
+    Ok(())
+}
+
+/// Cosines and sines of the rotary angles, each `[rows, head_dim / 2]`; tensors of more rows take them
+/// again from the first.
 #[derive(Clone, Debug)]
 pub struct Rotary {
     pub cos: Tensor,
@@ -112,213 +185,95 @@ impl Rotary {
     }
 }
 
-/// Optional RMS norm per head, then the rotation in its rotate-half form, of the columns
-/// `start..start + heads * head_dim` of `x`. Returns `[rows, heads * head_dim]`.
-pub fn norm_rotate(
-    x: &Tensor,
-    start: usize,
+/// Adds a bias to whole rows, then norms (optional) and rotates the first `heads` heads of each, in the
+/// place of `x`. The rotation has its rotate-half form.
+pub fn bias_norm_rotate(
+    x: Tensor,
     heads: usize,
+    bias: Option<&Tensor>,
     norm: Option<(&Tensor, f64)>,
     rotary: &Rotary,
 ) -> Result<Tensor> {
-    let half = rotary.cos.dim(1)?;
+    let (turns, half) = rotary.cos.dims2()?;
     let dim = 2 * half;
-    if !x.device().is_cpu() {
-        return norm_rotate_composed(&x.narrow(1, start, heads * dim)?, heads, norm, rotary);
+    let width = x.dims2()?.1;
+    if heads * dim > width {
+        candle_core::bail!("{heads} heads of {dim} in rows of {width}")
     }
-    let rotate = |weight: Option<&[f32]>, eps: f32| {
-        with_slice(&rotary.cos, |cos| {
-            with_slice(&rotary.sin, |sin| {
-                map_rows(x, heads * dim, |row, x, out| {
-                    let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
-                    for head in 0..heads {
-                        let x = &x[start + head * dim..][..dim];
-                        let out = &mut out[head * dim..][..dim];
-                        match weight {
-                            Some(w) => rms_row(x, w, eps, out),
-                            None => out.copy_from_slice(x),
+    if !x.device().is_cpu() {
+        return bias_norm_rotate_composed(&x, heads, bias, norm, rotary);
+    }
+    let eps = norm.map_or(0.0, |(_, eps)| eps as f32);
+    with_optional(bias, |bias| {
+        bias.map_or(Ok(()), |b| fits(&x, b))?;
+        with_optional(norm.map(|(w, _)| w), |weight| {
+            with_slice(&rotary.cos, |cos| {
+                with_slice(&rotary.sin, |sin| {
+                    change_rows(x, |row, x| {
+                        if let Some(bias) = bias {
+                            rows::add(x, bias);
                         }
-                        rotate_half(out, cos, sin);
-                    }
+                        let at = row % turns * half;
+                        for head in x.chunks_exact_mut(dim).take(heads) {
+                            if let Some(weight) = weight {
+                                rows::rms_norm_in_place(head, weight, eps);
+                            }
+                            rows::rotate_half(head, &cos[at..][..half], &sin[at..][..half]);
+                        }
+                    })
                 })
             })
         })
-    };
-    match norm {
-        Some((w, eps)) => with_slice(w, |w| rotate(Some(w), eps as f32)),
-        None => rotate(None, 0.0),
-    }
+    })
 }
 
-fn norm_rotate_composed(
+fn bias_norm_rotate_composed(
     x: &Tensor,
     heads: usize,
+    bias: Option<&Tensor>,
     norm: Option<(&Tensor, f64)>,
     rotary: &Rotary,
 ) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
-    let half = width / heads / 2;
-    let mut x = x.reshape((rows, heads, 2 * half))?;
+    let (turns, half) = rotary.cos.dims2()?;
+    let x = bias.map_or_else(|| Ok(x.clone()), |b| x.broadcast_add(b))?;
+    let turned = heads * 2 * half;
+    let mut y = x.narrow(1, 0, turned)?.reshape((rows, heads, 2 * half))?;
     if let Some((weight, eps)) = norm {
-        let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
-        x = x.broadcast_mul(&scale)?.broadcast_mul(weight)?;
+        let scale = (y.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
+        y = y.broadcast_mul(&scale)?.broadcast_mul(weight)?;
     }
-    let (cos, sin) = (rotary.cos.unsqueeze(1)?, rotary.sin.unsqueeze(1)?);
-    let (a, b) = (x.i((.., .., ..half))?, x.i((.., .., half..))?);
+    let again = |t: &Tensor| t.repeat((rows / turns, 1))?.unsqueeze(1);
+    let (cos, sin) = (again(&rotary.cos)?, again(&rotary.sin)?);
+    let (a, b) = (y.i((.., .., ..half))?, y.i((.., .., half..))?);
     let left = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let right = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[left, right], 2)?.reshape((rows, width))
+    let y = Tensor::cat(&[left, right], 2)?.reshape((rows, turned))?;
+    Tensor::cat(&[y, x.narrow(1, turned, width - turned)?], 1)
 }
 
-/// `x + y + bias` for `[rows, width]`: the end of a residual branch.
-pub fn add_residual(x: &Tensor, y: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        let sum = (x + y)?;
+/// `x + y + bias` for `[rows, width]`, in the place of `y`: the end of a residual branch. An `x` of fewer
+/// rows is taken again from its first.
+pub fn add_residual(x: &Tensor, y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let ((n, width), (rows, y_width)) = (x.dims2()?, y.dims2()?);
+    if width != y_width || n == 0 || !rows.is_multiple_of(n) {
+        candle_core::bail!("{:?} meets {:?}", x.dims(), y.dims())
+    }
+    if !y.device().is_cpu() {
+        let sum = (x.repeat((rows / n, 1))? + y)?;
         return bias.map_or(Ok(sum.clone()), |b| sum.broadcast_add(b));
     }
-    let width = x.dim(1)?;
-    let add = |bias: Option<&[f32]>| {
-        with_slice(y, |y| {
-            map_rows(x, width, |row, x, out| {
-                let y = &y[row * width..][..width];
-                match bias {
-                    Some(b) => {
-                        out.iter_mut().zip(x).zip(y).zip(b).for_each(|(((o, x), y), b)| *o = x + y + b)
-                    }
-                    None => out.iter_mut().zip(x).zip(y).for_each(|((o, x), y)| *o = x + y),
+    with_optional(bias, |bias| {
+        bias.map_or(Ok(()), |b| fits(&y, b))?;
+        with_slice(x, |x| {
+            change_rows(y, |row, y| {
+                rows::add(y, &x[row % n * width..][..width]);
+                if let Some(bias) = bias {
+                    rows::add(y, bias);
                 }
             })
         })
-    };
-    match bias {
-        Some(b) => with_slice(b, |b| add(Some(b))),
-        None => add(None),
-    }
-}
-
-/// True when every value is finite.
-pub fn all_finite(x: &Tensor) -> Result<bool> {
-    let sum = x.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
-    Ok(sum.is_finite())
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn rms_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let scale = 1.0 / (sum_of(x, |v| v * v) / x.len() as f32 + eps).sqrt();
-    for ((o, x), w) in out.iter_mut().zip(x).zip(weight) {
-        *o = x * scale * w;
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn layer_norm_row(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
-    let n = x.len() as f32;
-    let mean = sum_of(x, |v| v) / n;
-    let scale = 1.0 / (sum_of(x, |v| (v - mean) * (v - mean)) / n + eps).sqrt();
-    for (((o, x), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
-        *o = (x - mean) * scale * w + b;
-    }
-}
-
-/// Sum in sixteen lanes, so that the compiler may use vector registers.
-#[inline(always)]
-fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0f32; 16];
-    let chunks = x.chunks_exact(16);
-    let rest: f32 = chunks.remainder().iter().map(|&v| f(v)).sum();
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane += f(v);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn rotate_half(x: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let (a, b) = x.split_at_mut(cos.len());
-    for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn gelu_tanh_row(x: &[f32], bias: &[f32], out: &mut [f32]) {
-    // x * (1 + tanh(u)) / 2 = x / (1 + exp(-2u)), u = sqrt(2 / pi) * (x + 0.044715 x^3).
-    for ((o, x), b) in out.iter_mut().zip(x).zip(bias) {
-        let v = x + b;
-        let u = 0.797_884_6 * (v + 0.044_715 * v * v * v);
-        *o = v / (1.0 + exp(-2.0 * u));
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn gelu_erf_row(x: &[f32], bias: &[f32], out: &mut [f32]) {
-    for ((o, x), b) in out.iter_mut().zip(x).zip(bias) {
-        let v = x + b;
-        *o = 0.5 * v * (1.0 + erf(v * std::f32::consts::FRAC_1_SQRT_2));
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn swiglu_row(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
-        *o = g / (1.0 + exp(-g)) * u;
-    }
-}
-
-/// Replaces scores by their softmax; returns nothing, the row sums to one.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-pub fn softmax_row(x: &mut [f32]) {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let (chunks, rest) = x.as_chunks::<16>();
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = if v > *lane { v } else { *lane };
-        }
-    }
-    let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    for v in x.iter_mut() {
-        *v = exp(*v - max);
-    }
-    let scale = 1.0 / sum_of(x, |v| v);
-    for v in x.iter_mut() {
-        *v *= scale;
-    }
-}
-
-/// e^x to about two units in the last place; NaN stays NaN, below -87.3 it is 0, above 88.3 infinite.
-/// Constants: Cephes, expf.c.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    // 1.5 * 2^23: adding it leaves the rounded integer in the low bits.
-    const MAGIC: f32 = 12_582_912.0;
-    let shifted = x * std::f32::consts::LOG2_E + MAGIC;
-    let n = shifted - MAGIC;
-    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
-    let mut p = 1.987_569_1e-4f32;
-    p = p * r + 1.398_2e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 0.166_666_65;
-    p = p * r + 0.5;
-    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
-    let value = (p * r * r + r + 1.0) * power;
-    // A NaN fails both comparisons and goes through `value`.
-    let low = if x < -87.3 { 0.0 } else { value };
-    if x > 88.3 {
-        f32::INFINITY
-    } else {
-        low
-    }
-}
-
-/// Error function to 1.5e-7 absolute: Abramowitz and Stegun, 7.1.26.
-#[inline(always)]
-fn erf(x: f32) -> f32 {
-    let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
-    let p = ((((1.061_405_4 * t - 1.453_152) * t + 1.421_413_7) * t - 0.284_496_74) * t + 0.254_829_6) * t;
-    (1.0 - p * exp(-x * x)).copysign(x)
+    })
 }
 
 #[cfg(test)]
@@ -359,44 +314,35 @@ mod tests {
     fn activations_agree_with_candle() {
         let (x, b) = (noise(5, 4096, 4.0), noise(1, 4096, 0.1).squeeze(0).unwrap());
         let sum = x.broadcast_add(&b).unwrap();
-        assert!(gap(&bias_gelu(&x, &b, Gelu::Tanh).unwrap(), &sum.gelu().unwrap()) < 3e-6);
-        assert!(gap(&bias_gelu(&x, &b, Gelu::Erf).unwrap(), &sum.gelu_erf().unwrap()) < 3e-6);
+        let gelu = |kind| bias_gelu(x.copy().unwrap(), &b, kind).unwrap();
+        assert!(gap(&gelu(Gelu::Tanh), &sum.gelu().unwrap()) < 3e-6);
+        assert!(gap(&gelu(Gelu::Erf), &sum.gelu_erf().unwrap()) < 3e-6);
         let (gate, up) = (x.narrow(1, 0, 2048).unwrap(), x.narrow(1, 2048, 2048).unwrap());
         let (gate, up) = (gate.contiguous().unwrap(), up.contiguous().unwrap());
-        assert!(gap(&swiglu(&gate, &up).unwrap(), &(gate.silu().unwrap() * up).unwrap()) < 1e-4);
+        let expected = (gate.silu().unwrap() * &up).unwrap();
+        assert!(gap(&swiglu(gate, &up).unwrap(), &expected) < 1e-4);
     }
 
     #[test]
     fn rotation_agrees_with_its_composition() {
         let x = noise(9, 40 + 3 * 32, 1.0);
-        let angles: Vec<f32> = (0..9 * 16).map(|i| i as f32 * 0.37).collect();
+        let bias = noise(1, 40 + 3 * 32, 1.0).squeeze(0).unwrap();
+        let angles: Vec<f32> = (0..3 * 16).map(|i| i as f32 * 0.37).collect();
         let rotary = Rotary::new(&angles, 16, &Device::Cpu).unwrap();
         let w = noise(1, 32, 1.0).squeeze(0).unwrap();
-        for norm in [None, Some((&w, 1e-6))] {
-            let fast = norm_rotate(&x, 40, 3, norm, &rotary).unwrap();
-            let slow = norm_rotate_composed(&x.narrow(1, 40, 96).unwrap(), 3, norm, &rotary).unwrap();
+        for (bias, norm) in [(None, None), (Some(&bias), None), (None, Some((&w, 1e-6)))] {
+            let slow = bias_norm_rotate_composed(&x, 3, bias, norm, &rotary).unwrap();
+            let fast = bias_norm_rotate(x.copy().unwrap(), 3, bias, norm, &rotary).unwrap();
             assert!(gap(&fast, &slow) < 1e-5);
         }
+        assert!(bias_norm_rotate(x, 5, None, None, &rotary).is_err(), "no row has five heads");
     }
 
     #[test]
-    fn softmax_sums_to_one_and_keeps_nan() {
-        let mut row: Vec<f32> = (0..77).map(|i| (i * 7 % 13) as f32 - 100.0).collect();
-        softmax_row(&mut row);
-        assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-        row[40] = f32::NAN;
-        softmax_row(&mut row);
-        assert!(row.iter().any(|v| v.is_nan()), "a NaN must not vanish");
-    }
-
-    #[test]
-    fn exp_is_close() {
-        for i in -8700..8830 {
-            let x = i as f32 / 100.0;
-            let error = (exp(x) - x.exp()).abs() / x.exp();
-            assert!(error < 3e-7, "exp({x}) is off by {error}");
-        }
-        assert!(exp(f32::NAN).is_nan());
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+    fn a_residual_of_fewer_rows_is_taken_again() {
+        let (x, y, b) = (noise(3, 8, 1.0), noise(6, 8, 1.0), noise(1, 8, 1.0).squeeze(0).unwrap());
+        let expected = (x.repeat((2, 1)).unwrap() + &y).unwrap().broadcast_add(&b).unwrap();
+        assert!(gap(&add_residual(&x, y.copy().unwrap(), Some(&b)).unwrap(), &expected) < 1e-6);
+        assert!(add_residual(&noise(4, 8, 1.0), y, None).is_err(), "six rows are no multiple of four");
     }
 }

@@ -13,7 +13,7 @@ use super::error::VlmError;
 use super::gguf::Gguf;
 use super::kv::{with_kept, Arena};
 use super::linear::{vector, Linear};
-use super::ops::{add_residual, norm_rotate, rms_norm, swiglu, with_slice, Rotary};
+use super::ops::{add_residual, bias_norm_rotate, rms_norm, swiglu, with_slice, Rotary};
 use super::rope::{Position, Rope};
 use candle_core::{Device, Result, Tensor, D};
 use std::ops::Range;
@@ -188,7 +188,7 @@ impl Text {
             x = self.block(i, block, &x, &rotary, batch, arena)?;
             see(i + 1, &x);
             if let Some(feature) = batch.deepstack.get(i) {
-                x = add_residual(&x, feature, None)?;
+                x = add_residual(&x, feature.copy()?, None)?;
             }
         }
         rms_norm(&x, &self.norm, self.config.eps)
@@ -215,8 +215,8 @@ impl Text {
         let c = &self.config;
         let h = rms_norm(x, &b.attn_norm, c.eps)?;
         let [q, k, v] = Linear::forward_all([&b.q, &b.k, &b.v], &h)?;
-        let q = norm_rotate(&q, 0, c.heads, Some((&b.q_norm, c.eps)), rotary)?;
-        let k = norm_rotate(&k, 0, c.kv_heads, Some((&b.k_norm, c.eps)), rotary)?;
+        let q = bias_norm_rotate(q, c.heads, None, Some((&b.q_norm, c.eps)), rotary)?;
+        let k = bias_norm_rotate(k, c.kv_heads, None, Some((&b.k_norm, c.eps)), rotary)?;
         for p in &batch.parts {
             arena.write(
                 i,
@@ -226,10 +226,10 @@ impl Text {
             )?;
         }
         let out = self.attention(&q, arena.block(i), &batch.parts)?;
-        let x = add_residual(x, &b.out.forward(&out)?, None)?;
+        let x = add_residual(x, b.out.forward(&out)?, None)?;
         let h = rms_norm(&x, &b.ffn_norm, c.eps)?;
         let [gate, up] = Linear::forward_all([&b.gate, &b.up], &h)?;
-        add_residual(&x, &b.down.forward(&swiglu(&gate, &up)?)?, None)
+        add_residual(&x, b.down.forward(&swiglu(gate, &up)?)?, None)
     }
 
     fn attention(&self, q: &Tensor, (keys, values): (&Tensor, &Tensor), parts: &[Part]) -> Result<Tensor> {
@@ -240,13 +240,10 @@ impl Text {
             return Tensor::cat(&outs.collect::<Result<Vec<_>>>()?, 0);
         }
         let width = c.heads * c.head_dim;
-        let mut out = vec![0f32; q.elem_count()];
-        with_slice(q, |q| {
+        let out = with_slice(q, |q| {
             with_kept(keys, |k| {
                 with_kept(values, |v| {
-                    let q = Matrix { values: q, stride: width, start: 0 };
-                    attend(q, k, v, heads, parts, &mut out);
-                    Ok(())
+                    Ok(attend(Matrix { values: q, stride: width, start: 0 }, k, v, heads, parts))
                 })
             })
         })?;

@@ -14,7 +14,7 @@ use super::error::VlmError;
 use super::gguf::{Gguf, Value};
 use super::image::{merge_order, PatchGrid, Patches};
 use super::linear::{vector, Linear};
-use super::ops::{add_residual, bias_gelu, layer_norm, norm_rotate, with_slice, Gelu, Rotary};
+use super::ops::{add_residual, bias_gelu, bias_norm_rotate, layer_norm, with_slice, Gelu, Rotary};
 use candle_core::{DType, Device, Result, Tensor, D};
 
 const ROPE_BASE: f32 = 10_000.0;
@@ -202,12 +202,11 @@ impl Vision {
             return Err(candle_core::Error::Msg("one batch holds pictures of one size".into()).into());
         }
         let width = CHANNELS * c.patch * c.patch;
-        let values: Vec<f32> = pictures.iter().flat_map(|p| p.values.iter().copied()).collect();
+        let values = pictures.iter().map(|p| p.values.as_slice()).collect::<Vec<_>>().concat();
         let x = Tensor::from_vec(values, (pictures.len() * grid.patches(), width), &self.device)?;
         let x = x.matmul(&self.patch_embd.t()?)?;
-        let positions = Tensor::cat(&vec![self.position_rows(grid)?; pictures.len()], 0)?;
-        let mut x = add_residual(&x, &positions, Some(&self.patch_bias))?;
-        let rotary = self.rotary(grid, pictures.len())?;
+        let mut x = add_residual(&self.position_rows(grid)?, x, Some(&self.patch_bias))?;
+        let rotary = self.rotary(grid)?;
         let mut deepstack = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             x = self.block(block, &x, &rotary, grid, pictures.len())?;
@@ -228,33 +227,25 @@ impl Vision {
     ) -> Result<Tensor> {
         let c = &self.config;
         let h = b.norm1.forward(x, c.eps)?;
-        let qkv = b.qkv.forward(&h)?;
-        let qkv = b.qkv.bias.as_ref().map_or(Ok(qkv.clone()), |bias| qkv.broadcast_add(bias))?;
-        let q = norm_rotate(&qkv, 0, c.heads, None, rotary)?;
-        let k = norm_rotate(&qkv, c.hidden, c.heads, None, rotary)?;
-        let out = self.attention(&q, &k, &qkv, grid.patches(), pictures)?;
-        let x = add_residual(x, &b.proj.forward(&out)?, b.proj.bias.as_ref())?;
+        // Queries and keys stand side by side, so their heads turn as one row of twice as many.
+        let qkv = bias_norm_rotate(b.qkv.forward(&h)?, 2 * c.heads, b.qkv.bias.as_ref(), None, rotary)?;
+        let out = self.attention(&qkv, grid.patches(), pictures)?;
+        let x = add_residual(x, b.proj.forward(&out)?, b.proj.bias.as_ref())?;
         let h = b.norm2.forward(&x, c.eps)?;
         let h = gelu(&b.up, &h, Gelu::Tanh)?;
-        add_residual(&x, &b.down.forward(&h)?, b.down.bias.as_ref())
+        add_residual(&x, b.down.forward(&h)?, b.down.bias.as_ref())
     }
 
-    /// Full attention inside each picture. The values stand in the last third of `qkv`.
-    fn attention(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        qkv: &Tensor,
-        patches: usize,
-        pictures: usize,
-    ) -> Result<Tensor> {
+    /// Full attention inside each picture, of `[pictures * patches, 3 * hidden]` queries, keys and values.
+    fn attention(&self, qkv: &Tensor, patches: usize, pictures: usize) -> Result<Tensor> {
         let c = &self.config;
         let dim = c.hidden / c.heads;
-        if !q.device().is_cpu() {
-            let split =
-                |x: &Tensor| x.reshape((pictures, patches, c.heads, dim))?.transpose(1, 2)?.contiguous();
-            let (q, k) = (split(q)?, split(k)?);
-            let v = split(&qkv.narrow(1, 2 * c.hidden, c.hidden)?.contiguous()?)?;
+        if !qkv.device().is_cpu() {
+            let part = |i: usize| {
+                let x = qkv.narrow(1, i * c.hidden, c.hidden)?;
+                x.reshape((pictures, patches, c.heads, dim))?.transpose(1, 2)?.contiguous()
+            };
+            let (q, k, v) = (part(0)?, part(1)?, part(2)?);
             let scores = (q.matmul(&k.transpose(2, 3)?)? / (dim as f64).sqrt())?;
             let max = scores.max_keepdim(D::Minus1)?;
             let e = scores.broadcast_sub(&max)?.exp()?;
@@ -272,17 +263,9 @@ impl Vision {
                 causal: false,
             })
             .collect();
-        let mut out = vec![0f32; pictures * patches * c.hidden];
-        with_slice(q, |q| {
-            with_slice(k, |k| {
-                with_slice(qkv, |v| {
-                    let q = Matrix { values: q, stride: c.hidden, start: 0 };
-                    let k = Matrix { values: k, stride: c.hidden, start: 0 };
-                    let v = Matrix { values: v, stride: 3 * c.hidden, start: 2 * c.hidden };
-                    attend(q, Kept::Single(k), Kept::Single(v), heads, &parts, &mut out);
-                    Ok(())
-                })
-            })
+        let out = with_slice(qkv, |values| {
+            let [q, k, v] = [0, 1, 2].map(|i| Matrix { values, stride: 3 * c.hidden, start: i * c.hidden });
+            Ok(attend(q, Kept::Single(k), Kept::Single(v), heads, &parts))
         })?;
         Tensor::from_vec(out, (pictures * patches, c.hidden), &self.device)
     }
@@ -340,24 +323,24 @@ impl Vision {
         sum.map_or_else(|| candle_core::bail!("no position corners"), Ok)
     }
 
-    /// Half of the frequencies turn with the row, half with the column.
-    fn rotary(&self, grid: PatchGrid, pictures: usize) -> Result<Rotary> {
+    /// The angles of one picture: half of the frequencies turn with the row, half with the column.
+    fn rotary(&self, grid: PatchGrid) -> Result<Rotary> {
         let half = self.config.hidden / self.config.heads / 2;
         let frequencies: Vec<f32> =
             (0..half / 2).map(|i| 1.0 / ROPE_BASE.powf(2.0 * i as f32 / half as f32)).collect();
-        let mut angles = Vec::with_capacity(grid.patches() * half * pictures);
+        let mut angles = Vec::with_capacity(grid.patches() * half);
         for (row, col) in merge_order(grid, self.config.merge) {
             angles.extend(frequencies.iter().map(|f| row as f32 * f));
             angles.extend(frequencies.iter().map(|f| col as f32 * f));
         }
-        Rotary::new(&angles.repeat(pictures), half, &self.device)
+        Rotary::new(&angles, half, &self.device)
     }
 }
 
 fn gelu(layer: &Linear, x: &Tensor, kind: Gelu) -> Result<Tensor> {
     let h = layer.forward(x)?;
     match &layer.bias {
-        Some(bias) => bias_gelu(&h, bias, kind),
+        Some(bias) => bias_gelu(h, bias, kind),
         None => candle_core::bail!("a layer before GELU has a bias"),
     }
 }

@@ -78,8 +78,7 @@ fn attention(bencher: Bencher<'_, '_>, rows: usize) {
     };
     let q = Matrix { values: &q, stride: width, start: 0 };
     let [k, v] = [&k, &v].map(|values| Kept::Single(Matrix { values, stride: kept, start: 0 }));
-    let mut out = vec![0f32; rows * width];
-    bencher.bench_local(|| attend(q, k, v, heads, std::slice::from_ref(&part), &mut out));
+    bencher.bench_local(|| attend(q, k, v, heads, std::slice::from_ref(&part)));
 }
 
 /// A tile of 512x512 pixels: resize and cut into patches.
