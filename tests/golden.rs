@@ -5,13 +5,17 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use inspectd::vlm::attention::Part;
 use inspectd::vlm::image::{preprocess, Patches};
+use inspectd::vlm::kernel::Packed;
 use inspectd::vlm::kv::{Arena, KvPrecision};
 use inspectd::vlm::linear::Precision;
 use inspectd::vlm::load::{load, Loaded};
+use inspectd::vlm::logits::{tiles_of, Logits};
 use inspectd::vlm::rope::{image_advance, image_positions, text_positions, Position};
+use inspectd::vlm::sample::{Sampler, Sampling};
 use inspectd::vlm::text::Batch;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use toktrie::SimpleVob;
 
 const CASES: [&str; 6] =
     ["one_exact", "one_resized", "one_too_large", "one_wide_small", "text_only", "two_images"];
@@ -247,6 +251,43 @@ fn q8_0_stays_within_its_rounding() {
         let error = relative(&last(&o.logits), &last(&case.expected("logits")));
         println!("{name}, {precision:?}: relative error of the last logits {error:.4}");
         assert!(error < 0.06, "{name}, {precision:?}: relative error {error}");
+    }
+}
+
+/// The output head's allowed parts alone give the token and the very probability that the whole head gives:
+/// a single token, tokens at the edges of tiles, tokens in every tile, and a row without a grammar, mixed.
+#[test]
+fn the_allowed_part_of_the_head_answers_as_the_whole_head() {
+    let m = model("q8_0", Precision::Eight);
+    let hidden = run(&Case::read("one_exact"), &m, KvPrecision::Single).normed;
+    let vocabulary = m.text.config.vocabulary;
+    let masks = [
+        Some(vec![vocabulary - 1]),
+        Some(vec![0, 15, 16, 31, 320]),
+        Some((0..vocabulary).step_by(5).collect()),
+        None,
+        Some((100..180).collect()),
+    ]
+    .map(|ids: Option<Vec<usize>>| {
+        ids.map(|ids| {
+            let mut mask = SimpleVob::alloc(vocabulary);
+            ids.into_iter().for_each(|id| mask.allow_token(id as u32));
+            mask
+        })
+    });
+    let rows: Vec<usize> = (0..masks.len()).map(|i| 3 * i).collect();
+    let tiles: Vec<_> = masks.iter().map(|mask| mask.as_ref().map(tiles_of)).collect();
+    let parts = m.text.next_logits(&hidden, &rows, &tiles).unwrap();
+    let whole = m.text.logits(&hidden, &rows).unwrap().to_vec2::<f32>().unwrap();
+    let chosen = |logits: &Logits, mask: &Option<SimpleVob>| {
+        Sampler::new(&Sampling::default()).next(logits, mask.as_ref(), &[]).unwrap()
+    };
+    for ((part, whole), mask) in parts.iter().zip(whole).zip(&masks) {
+        assert_eq!(chosen(part, mask), chosen(&Logits::whole(whole), mask));
+    }
+    if Packed::is_fast_here() {
+        let is_part: Vec<bool> = parts.iter().map(|p| p.all().is_none()).collect();
+        assert_eq!(is_part, [true, true, false, false, true], "what allows little is computed alone");
     }
 }
 

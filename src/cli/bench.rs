@@ -13,8 +13,9 @@ use super::columns::{Align, Columns};
 use super::model_args::{ModelArgs, SHIPPED_TEXT};
 use crate::vlm::gguf::{Gguf, Value};
 use crate::vlm::synth::{write_pair, Quant, Shape, Vocabulary};
+use crate::vlm::Qwen3Vl;
 use anyhow::Context;
-use measure::{Effort, Frame};
+use measure::{Allowed, Effort, Frame};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -64,6 +65,8 @@ struct Report {
     vision: Vec<Vision>,
     prefill: Vec<Prefill>,
     decode: Vec<Decode>,
+    /// The same while the grammar of all answers allows digits only.
+    decode_digits: Vec<Decode>,
     /// `None` when it would have taken too long.
     frame: Option<Frame>,
     peak_rss_bytes: u64,
@@ -174,12 +177,10 @@ fn measure_all(model: &ModelArgs, random: bool, effort: &Effort, max: Duration) 
         prefill.push(Prefill { tokens, tok_per_s });
         say(&format!("prefill {tokens} tokens: {tok_per_s:.1} tok/s"));
     }
-    let mut decode = vec![];
+    let (mut decode, mut decode_digits) = (vec![], vec![]);
     for &sequences in effort.decode_sequences {
-        let time = measure::decode(&mut engine, sequences, effort)?;
-        let tok_per_s = (sequences * effort.decode_steps) as f64 / time.as_secs_f64();
-        decode.push(Decode { sequences, tok_per_s });
-        say(&format!("decode {sequences} sequences: {tok_per_s:.1} tok/s"));
+        decode.push(measure_decode(&mut engine, sequences, Allowed::Anything, effort)?);
+        decode_digits.push(measure_decode(&mut engine, sequences, Allowed::Digits, effort)?);
     }
     let rates = measure::Rates {
         vision_s_per_token: vision.last().map_or(0.0, |v| v.ms / 1e3 / v.tokens as f64),
@@ -197,9 +198,22 @@ fn measure_all(model: &ModelArgs, random: bool, effort: &Effort, max: Duration) 
         vision,
         prefill,
         decode,
+        decode_digits,
         frame,
         peak_rss_bytes: peak_rss_bytes(),
     })
+}
+
+fn measure_decode(
+    engine: &mut Qwen3Vl,
+    sequences: usize,
+    allowed: Allowed,
+    effort: &Effort,
+) -> anyhow::Result<Decode> {
+    let time = measure::decode(engine, sequences, allowed, effort)?;
+    let tok_per_s = (sequences * effort.decode_steps) as f64 / time.as_secs_f64();
+    say(&format!("decode {sequences} sequences, {allowed:?}: {tok_per_s:.1} tok/s"));
+    Ok(Decode { sequences, tok_per_s })
 }
 
 fn say(line: &str) {
@@ -275,6 +289,9 @@ fn table(r: &Report) -> String {
     }
     for d in &r.decode {
         row("decode", format!("{} sequences", d.sequences), format!("{:.1}", d.tok_per_s), "tokens/s");
+    }
+    for d in &r.decode_digits {
+        row("digits", format!("{} sequences", d.sequences), format!("{:.1}", d.tok_per_s), "tokens/s");
     }
     match &r.frame {
         Some(f) => {

@@ -128,6 +128,33 @@ impl Linear {
         out.try_into().map_err(|_| candle_core::Error::Msg("one product a layer".into()))
     }
 
+    /// Tiles of the matrix that `values` can choose from; 0 where it is not kept in tiles.
+    pub fn tiles(&self) -> usize {
+        match &self.weight {
+            Weight::Tiles(tiles, _) => tiles.tiles(),
+            Weight::Candle(_) => 0,
+        }
+    }
+
+    /// As `forward`, as plain values, row after row: all columns, or those of some tiles.
+    ///
+    /// # Errors
+    /// When the shapes do not fit, or there are no tiles to choose from.
+    pub fn values(&self, x: &Tensor, tiles: Option<&[usize]>) -> candle_core::Result<Vec<f32>> {
+        match (&self.weight, tiles) {
+            (Weight::Candle(weight), None) => weight.forward(x)?.flatten_all()?.to_vec1(),
+            (Weight::Candle(_), Some(_)) => candle_core::bail!("no tiles to choose from"),
+            (Weight::Tiles(weight, bits), tiles) => {
+                let (_, k) = x.dims2()?;
+                if k != weight.k {
+                    candle_core::bail!("activations of {k} values for {weight:?}")
+                }
+                let x = with_slice(x, |x| Ok(Activations::quantise(x, k, *bits)))?;
+                Ok(tiles.map_or_else(|| weight.multiply_all(&x), |tiles| weight.multiply_tiles(&x, tiles)))
+            }
+        }
+    }
+
     /// Rows of the matrix as f32, `[ids, in]`: the embeddings of tokens.
     ///
     /// # Errors

@@ -8,9 +8,11 @@ use super::attention::Span;
 use super::error::VlmError;
 use super::grammar::bad;
 use super::load::Loaded;
+use super::logits::{tiles_of, Logits};
 use super::sample::Sampler;
 use super::{AnswerToken, Completion, Finish};
 use llguidance::Matcher;
+use toktrie::SimpleVob;
 
 /// One answer in the making.
 pub(super) struct Live {
@@ -30,6 +32,8 @@ pub(super) struct Live {
     pub(super) max_tokens: usize,
     pub(super) tokens: Vec<AnswerToken>,
     pub(super) bytes: Vec<u8>,
+    /// Tokens that the grammar allows next; `None` before `look_ahead`, and without a grammar.
+    pub(super) allowed: Option<Result<SimpleVob, VlmError>>,
 }
 
 pub(super) enum Step {
@@ -45,16 +49,28 @@ impl Live {
         self.tokens.push(AnswerToken { id, start, end: self.bytes.len(), prob });
     }
 
+    /// Asks the grammar what may follow. It need not wait for the pass, which then computes no more logits
+    /// than are allowed: the tiles of the output head in which they are, `None` when anything is.
+    pub(super) fn look_ahead(&mut self) -> Option<Vec<usize>> {
+        if self.tokens.len() >= self.max_tokens {
+            return None;
+        }
+        let mask = self.matcher.as_mut()?.compute_mask().map_err(|e| bad(&e));
+        let tiles = mask.as_ref().ok().map(tiles_of);
+        self.allowed = Some(mask);
+        tiles
+    }
+
     /// Chooses the next token from the logits of the last row, and those that the grammar forces.
-    pub(super) fn step(&mut self, logits: &[f32], model: &Loaded) -> Step {
+    pub(super) fn step(&mut self, logits: &Logits, model: &Loaded) -> Step {
         self.try_step(logits, model).unwrap_or_else(Step::Failed)
     }
 
-    pub(super) fn try_step(&mut self, logits: &[f32], model: &Loaded) -> Result<Step, VlmError> {
+    pub(super) fn try_step(&mut self, logits: &Logits, model: &Loaded) -> Result<Step, VlmError> {
         if self.tokens.len() >= self.max_tokens {
             return Ok(Step::Done(Finish::Length));
         }
-        let allowed = self.matcher.as_mut().map(|m| m.compute_mask().map_err(|e| bad(&e))).transpose()?;
+        let allowed = self.allowed.take().transpose()?;
         let answer: Vec<u32> = self.tokens.iter().map(|t| t.id).collect();
         let (id, prob) = self.sampler.next(logits, allowed.as_ref(), &answer)?;
         if model.template.ends(id) {

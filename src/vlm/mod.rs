@@ -22,6 +22,7 @@ pub mod kv;
 pub mod linear;
 mod live;
 pub mod load;
+pub mod logits;
 pub mod ops;
 pub mod rope;
 mod run;

@@ -10,6 +10,7 @@ use super::engine::Qwen3Vl;
 use super::error::VlmError;
 use super::image::{preprocess, Patches};
 use super::live::{force, Live, Step};
+use super::logits::Logits;
 use super::rope::{image_advance, text_positions};
 use super::sample::Sampler;
 use super::{Ask, Completion, Job, Timing};
@@ -236,6 +237,7 @@ impl<'a> Run<'a> {
                 max_tokens: asks[i].max_tokens,
                 tokens: vec![],
                 bytes: vec![],
+                allowed: None,
             };
             forced.iter().for_each(|id| live.push(*id, 1.0, self.engine.model.tokenizer.bytes(*id)));
             self.live.push(live);
@@ -279,7 +281,7 @@ impl<'a> Run<'a> {
     }
 
     /// Logits of the last row of every live answer, and the share of rows that were new.
-    fn forward(&mut self, fresh: &[usize]) -> Result<(Vec<Vec<f32>>, f64), VlmError> {
+    fn forward(&mut self, fresh: &[usize]) -> Result<(Vec<Logits>, f64), VlmError> {
         let (text, arena) = (&self.engine.model.text, &self.engine.arena);
         let mut rows = Rows::default();
         for i in fresh {
@@ -306,16 +308,18 @@ impl<'a> Run<'a> {
             last.push(rows.positions.len() - 1);
         }
         let total = rows.positions.len();
-        let logits = self.engine.pool.install(|| -> Result<Vec<Vec<f32>>, VlmError> {
+        let live = &mut self.live;
+        let logits = self.engine.pool.install(|| -> Result<Vec<Logits>, VlmError> {
+            let tiles: Vec<_> = live.par_iter_mut().map(Live::look_ahead).collect();
             let batch = rows.batch(text, &ids)?;
             let hidden = text.forward(&batch, arena)?;
-            Ok(text.logits(&hidden, &last)?.to_vec2::<f32>()?)
+            Ok(text.next_logits(&hidden, &last, &tiles)?)
         })?;
         Ok((logits, new_rows as f64 / total as f64))
     }
 
     /// Gives every live answer its next tokens; those that ended leave.
-    fn advance(&mut self, logits: &[Vec<f32>]) {
+    fn advance(&mut self, logits: &[Logits]) {
         let mut live = std::mem::take(&mut self.live);
         let model = &self.engine.model;
         let steps: Vec<Step> = self

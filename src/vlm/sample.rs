@@ -1,6 +1,7 @@
 //! Chooses the next token from logits: greedy, or sampled by candle-transformers' processor.
 
 use super::error::VlmError;
+use super::logits::Logits;
 use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling as HfSampling};
 use candle_transformers::utils::apply_repeat_penalty;
@@ -60,7 +61,7 @@ impl Sampler {
     /// `NotFinite` when an allowed logit is NaN or infinite; `Grammar` when nothing is allowed.
     pub fn next(
         &mut self,
-        logits: &[f32],
+        logits: &Logits,
         allowed: Option<&SimpleVob>,
         answer: &[u32],
     ) -> Result<(u32, f32), VlmError> {
@@ -68,10 +69,13 @@ impl Sampler {
         match allowed {
             Some(mask) => mask.iter_set_entries(|id| {
                 if let Some(logit) = logits.get(id) {
-                    candidates.push((id as u32, *logit));
+                    candidates.push((id as u32, logit));
                 }
             }),
-            None => candidates.extend(logits.iter().enumerate().map(|(id, l)| (id as u32, *l))),
+            None => {
+                let all = logits.all().unwrap_or(&[]);
+                candidates.extend(all.iter().enumerate().map(|(id, l)| (id as u32, *l)));
+            }
         }
         if candidates.iter().any(|(_, l)| !l.is_finite()) {
             return Err(VlmError::NotFinite);
@@ -83,16 +87,19 @@ impl Sampler {
             .ok_or_else(|| VlmError::Grammar { why: "no token is allowed".into() })?;
         let sum: f32 = candidates.iter().map(|(_, l)| (l - max).exp()).sum();
         let Some(processor) = &mut self.processor else { return Ok((best, 1.0 / sum)) };
-        let mut masked = vec![f32::NEG_INFINITY; logits.len()];
+        // What is sampled from reaches to the last candidate; candidates rise.
+        let len = candidates.last().map_or(0, |(id, _)| *id as usize + 1);
+        let mut masked = vec![f32::NEG_INFINITY; len];
         for (id, logit) in &candidates {
             masked[*id as usize] = *logit;
         }
-        let mut masked = Tensor::from_vec(masked, logits.len(), &Device::Cpu)?;
+        let mut masked = Tensor::from_vec(masked, len, &Device::Cpu)?;
         if self.repeat_penalty != 1.0 {
             masked = apply_repeat_penalty(&masked, self.repeat_penalty, answer)?;
         }
         let id = processor.sample(&masked)?;
-        Ok((id, (logits[id as usize] - max).exp() / sum))
+        let logit = logits.get(id as usize).ok_or(VlmError::NotFinite)?;
+        Ok((id, (logit - max).exp() / sum))
     }
 }
 
@@ -106,7 +113,7 @@ mod tests {
         mask.allow_token(0);
         mask.allow_token(2);
         let mut sampler = Sampler::new(&Sampling::default());
-        let (id, prob) = sampler.next(&[0.0, 9.0, 1.0, 5.0], Some(&mask), &[]).unwrap();
+        let (id, prob) = sampler.next(&Logits::whole(vec![0.0, 9.0, 1.0, 5.0]), Some(&mask), &[]).unwrap();
         assert_eq!(id, 2);
         assert!((prob - 1.0 / (1.0 + (-1f32).exp())).abs() < 1e-6);
     }
@@ -114,14 +121,15 @@ mod tests {
     #[test]
     fn a_nan_is_an_error_not_a_choice() {
         let mut sampler = Sampler::new(&Sampling::default());
-        assert!(matches!(sampler.next(&[0.0, f32::NAN], None, &[]), Err(VlmError::NotFinite)));
+        let logits = Logits::whole(vec![0.0, f32::NAN]);
+        assert!(matches!(sampler.next(&logits, None, &[]), Err(VlmError::NotFinite)));
     }
 
     #[test]
     fn sampling_keeps_to_the_grammar_and_the_seed() {
         let mut mask = SimpleVob::alloc(64);
         (0..64).step_by(3).for_each(|i| mask.allow_token(i));
-        let logits: Vec<f32> = (0..64).map(|i| (i % 5) as f32 * 0.1).collect();
+        let logits = Logits::whole((0..64).map(|i| (i % 5) as f32 * 0.1).collect());
         let sampling =
             Sampling { temperature: 1.5, top_p: Some(0.95), top_k: Some(40), seed: 7, ..Sampling::default() };
         let draw = || {

@@ -13,6 +13,7 @@ use super::error::VlmError;
 use super::gguf::Gguf;
 use super::kv::{with_kept, Arena};
 use super::linear::{vector, Linear};
+use super::logits::{logits, Logits};
 use super::ops::{add_residual, bias_norm_rotate, rms_norm, swiglu, with_slice, Rotary};
 use super::rope::{Position, Rope};
 use candle_core::{Device, Result, Tensor, D};
@@ -201,6 +202,19 @@ impl Text {
     pub fn logits(&self, hidden: &Tensor, rows: &[usize]) -> Result<Tensor> {
         let ids: Vec<u32> = rows.iter().map(|r| *r as u32).collect();
         self.head.forward(&hidden.index_select(&Tensor::new(ids, &self.device)?, 0)?)
+    }
+
+    /// Logits of what may follow chosen rows; see `logits::logits`.
+    ///
+    /// # Errors
+    /// When a row lies outside.
+    pub fn next_logits(
+        &self,
+        hidden: &Tensor,
+        rows: &[usize],
+        tiles: &[Option<Vec<usize>>],
+    ) -> Result<Vec<Logits>> {
+        logits(&self.head, hidden, rows, tiles)
     }
 
     fn block(

@@ -195,9 +195,8 @@ unsafe fn pairs_with_tile<R: Read, const PARTS: usize, const STEP: usize>(
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn store(sums: __m256, out: Out, row: usize, tile: usize, half: usize) {
-    let at = row * out.stride + tile * TILE_ROWS + half * HALF_ROWS;
     // SAFETY: the caller's.
-    unsafe { _mm256_storeu_ps(out.values.add(at), sums) };
+    unsafe { _mm256_storeu_ps(out.at(row, tile).add(half * HALF_ROWS), sums) };
 }
 
 /// Adds the products of a block of weights with the same block of rows of 8-bit activations.

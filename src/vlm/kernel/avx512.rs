@@ -110,7 +110,7 @@ unsafe fn tile_rows<R: Read, const ROWS: usize, const WIDE: bool>(
     }
     for (r, sum) in sums.iter().enumerate() {
         // SAFETY: the caller's.
-        unsafe { _mm512_storeu_ps(out.values.add((row + r) * out.stride + tile * TILE_ROWS), *sum) };
+        unsafe { _mm512_storeu_ps(out.at(row + r, tile), *sum) };
     }
 }
 

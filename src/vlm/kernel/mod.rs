@@ -25,6 +25,7 @@ mod x86;
 
 use activations::PANEL;
 pub use activations::{Activations, Bits};
+pub use layout::TILE_ROWS;
 pub use pack::Packed;
 
 use rayon::prelude::*;
@@ -73,14 +74,14 @@ impl Packed {
     /// # Panics
     /// When the sizes do not fit.
     pub fn multiply_all(&self, x: &Activations) -> Vec<f32> {
-        let rows = x.rows();
         assert!(x.k == self.k, "sizes of a matrix product");
+        let rows = x.rows();
         let mut values = Vec::with_capacity(rows * self.n);
         let tile_bytes = self.bytes() / self.tiles();
         let even = self.tiles().div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD);
         let run = even.min(RUN_BYTES_MAX / tile_bytes).max(1);
         let block = (ROWS_BYTES_MAX / x.row_bytes()).next_multiple_of(PANEL).max(PANEL);
-        let out = Out { values: values.as_mut_ptr(), stride: self.n };
+        let out = Out { values: values.as_mut_ptr(), stride: self.n, tiles_before: 0 };
         (0..self.tiles().div_ceil(run)).into_par_iter().for_each(|task| {
             let tiles = task * run..self.tiles().min((task + 1) * run);
             for start in (0..rows).step_by(block) {
@@ -91,6 +92,29 @@ impl Packed {
         });
         // SAFETY: the tasks' tiles are all columns and their blocks all rows: every value is written.
         unsafe { values.set_len(rows * self.n) };
+        values
+    }
+
+    /// The columns of some tiles alone, the very values that `multiply_all` has there:
+    /// `[rows, 16 * tiles.len()]`. For few rows.
+    ///
+    /// # Panics
+    /// When the sizes do not fit, or the tiles do not rise.
+    pub fn multiply_tiles(&self, x: &Activations, tiles: &[usize]) -> Vec<f32> {
+        assert!(x.k == self.k && tiles.is_sorted_by(|a, b| a < b), "sizes of a matrix product");
+        assert!(tiles.last().is_none_or(|last| *last < self.tiles()), "a tile outside the matrix");
+        let (rows, stride) = (x.rows(), tiles.len() * layout::TILE_ROWS);
+        let mut values = Vec::with_capacity(rows * stride);
+        let out = Out { values: values.as_mut_ptr(), stride, tiles_before: 0 };
+        tiles.par_iter().enumerate().for_each(|(slot, tile)| {
+            // Tiles rise, so that at least `slot` of them stand before this one.
+            let out = out.without(tile - slot);
+            // SAFETY: tiles differ, so no two tasks write the same values, and each writes the columns of
+            // its slot, inside the capacity.
+            unsafe { self.multiply(x, 0..rows, *tile..tile + 1, out) };
+        });
+        // SAFETY: the slots are all columns, and every task writes all rows.
+        unsafe { values.set_len(rows * stride) };
         values
     }
 
@@ -128,12 +152,13 @@ impl Packed {
         out: Out,
     ) {
         let mut weights = vec![0f32; self.k];
-        for column in tiles.start * layout::TILE_ROWS..tiles.end * layout::TILE_ROWS {
-            self.row(column, &mut weights);
+        for (tile, column) in tiles.flat_map(|tile| (0..layout::TILE_ROWS).map(move |column| (tile, column)))
+        {
+            self.row(tile * layout::TILE_ROWS + column, &mut weights);
             for row in rows.clone() {
                 let sum: f32 = (0..self.k).map(|i| weights[i] * x.value(row, i)).sum();
                 // SAFETY: the caller's.
-                unsafe { *out.values.add(row * out.stride + column) = sum };
+                unsafe { *out.at(row, tile).add(column) = sum };
             }
         }
     }
@@ -144,13 +169,32 @@ impl Packed {
     }
 }
 
-/// Where tasks write: rows `stride` apart.
+/// Where tasks write: rows `stride` apart, in which some tiles may be left out.
 #[derive(Clone, Copy)]
 struct Out {
     values: *mut f32,
     stride: usize,
+    /// Tiles before the written ones that have no columns.
+    tiles_before: usize,
 }
-// SAFETY: `matmul` gives every task its own values.
+
+impl Out {
+    /// The same place without columns for some tiles before the written ones.
+    const fn without(self, tiles_before: usize) -> Self {
+        Self { tiles_before, ..self }
+    }
+
+    /// The first value of a tile in a row.
+    ///
+    /// # Safety
+    /// Both are there.
+    #[inline(always)]
+    unsafe fn at(self, row: usize, tile: usize) -> *mut f32 {
+        // SAFETY: the caller's.
+        unsafe { self.values.add(row * self.stride + (tile - self.tiles_before) * layout::TILE_ROWS) }
+    }
+}
+// SAFETY: the products give every task its own values.
 unsafe impl Send for Out {}
 // SAFETY: as above.
 unsafe impl Sync for Out {}

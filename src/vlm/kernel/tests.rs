@@ -74,6 +74,24 @@ fn a_row_alone_gives_the_very_bits_that_it_gives_among_others() {
     }
 }
 
+/// Chosen tiles alone have the very values that they have among all: a first one, neighbours, a last one.
+#[test]
+fn chosen_tiles_have_the_values_of_all() {
+    const TILES: [usize; 4] = [0, 3, 4, 6];
+    let (_, packed) = pair(GgmlDType::Q6K, 7 * TILE_ROWS, 256);
+    let x = noise(5 * 256);
+    for path in Path::available() {
+        let x = Activations::quantise_for(path, &x, 256, Bits::Eight);
+        let (all, some) = (packed.multiply_all(&x), packed.multiply_tiles(&x, &TILES));
+        for (all, some) in all.chunks(7 * TILE_ROWS).zip(some.chunks(TILES.len() * TILE_ROWS)) {
+            for (tile, some) in TILES.into_iter().zip(some.chunks(TILE_ROWS)) {
+                assert_eq!(some, &all[tile * TILE_ROWS..][..TILE_ROWS], "{path:?} tile {tile}");
+            }
+        }
+        assert!(packed.multiply_tiles(&x, &[]).is_empty());
+    }
+}
+
 /// Every path quantises to the same integers and heads: blocks of noise, of zeros, of one value, of large
 /// and of small ones.
 #[test]
