@@ -90,7 +90,7 @@ macro_rules! in_steps {
     ($rows:ident, $row:ident, $($step:literal => $call:expr,)+) => {{
         let mut $row = $rows.start;
         $(
-            while $row + $step <= $rows.end {
+            while $rows.end - $row >= $step {
                 $call;
                 $row += $step;
             }

@@ -1,8 +1,8 @@
 //! Weights as the AVX2 kernels multiply them: unsigned bytes of half a tile, with their scales.
 
-use super::super::layout::{GROUP, TILE_ROWS};
-use super::super::x86::{Stored, Q4, Q4K, Q5K, Q6K, Q8};
 use super::HALF_ROWS;
+use crate::vlm::kernel::layout::{GROUP, TILE_ROWS};
+use crate::vlm::kernel::x86::{Stored, Q4, Q4K, Q5K, Q6K, Q8};
 use std::arch::x86_64::*;
 
 /// A block of 32 values of eight rows: unsigned bytes, group by group.
