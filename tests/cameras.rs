@@ -7,6 +7,8 @@
 
 #[path = "common/awake.rs"]
 mod awake;
+#[path = "common/rtsp.rs"]
+mod rtsp;
 #[path = "common/soak.rs"]
 mod soak;
 
@@ -385,23 +387,10 @@ fn a_gstreamer_pipeline_gives_its_colours() {
     assert!(r > 240 && g < 16 && b < 16, "{r} {g} {b}");
 }
 
-/// Starts an RTSP server and waits until it listens.
-fn rtsp(port: u16) -> std::process::Child {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/rtsp.py");
-    let server = Command::new("/usr/bin/python3").arg(script).arg(port.to_string()).spawn();
-    let server = server.expect("python3 is needed for this test");
-    let began = Instant::now();
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(began.elapsed() < PATIENCE, "the RTSP server does not listen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    server
-}
-
 #[test]
 fn an_rtsp_camera_goes_and_comes_back() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut server = rtsp(port);
+    let mut server = rtsp::serve(port, None);
     let began = Instant::now();
     let mut rig = Rig::real(opencv(format!("rtsp://127.0.0.1:{port}/ball"), Backend::Ffmpeg, true));
     rig.ready(began);
@@ -414,7 +403,7 @@ fn an_rtsp_camera_goes_and_comes_back() {
     let reported = rig.fault(lost);
     assert!(reported <= REPORTED_WITHIN, "{reported:?}");
     let returned = Instant::now();
-    let mut server = rtsp(port);
+    let mut server = rtsp::serve(port, None);
     let back = rig.ready(returned);
     assert!(back <= BACK_WITHIN, "{back:?}");
     assert_eq!(rig.take().pixels.dimensions(), (640, 480));

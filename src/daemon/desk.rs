@@ -1,4 +1,4 @@
-//! The desk: where commands from outside (MQTT, HTTP) reach the cameras.
+//! The desk: where commands from outside (MQTT, HTTP, files) reach the cameras.
 //!
 //!     Command --> Desk --Request--> queue of its camera (bounded) --> taker
 //!                  '--> Refusal, back to the sender

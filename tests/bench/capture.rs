@@ -1,10 +1,13 @@
-//! What the capture path costs: `cargo bench --bench capture [SECONDS]`.
+//! What the capture path costs: `cargo bench --bench capture -- SECONDS`.
 //!
 //!     peer (RTSP server, fake GigE camera) --> capture child --> supervisor --> Source::next_by, here
 //!
 //! Each source gives 1920x1200 pixels at 10 frames a second where it has a rate of its own, and every frame
 //! is taken. Processor time is that of the capture child and of this process, not of the peer that makes the
 //! pictures. A folder and the simulator have no rate and no child: they are read as fast as they give.
+
+#[path = "../common/rtsp.rs"]
+mod rtsp;
 
 use inspectd::camera::child;
 use inspectd::camera::device::{self, Backend, Exposure, Kind, Settings};
@@ -111,14 +114,7 @@ fn opencv(dir: &Path, span: Duration) {
         ("opencv, ffmpeg, RTSP JPEG", format!("filesrc location={jpeg} ! avidemux ! rtpjpegpay name=pay0")),
     ] {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/rtsp.py");
-        let server = Command::new("/usr/bin/python3").arg(script).arg(port.to_string()).arg(launch).spawn();
-        let mut server = server.expect("python3 is needed");
-        let began = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < PATIENCE, "the RTSP server does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let mut server = rtsp::serve(port, Some(&launch));
         supervised(name, stream(format!("rtsp://127.0.0.1:{port}/ball"), Backend::Ffmpeg, true), span);
         server.kill().unwrap();
         server.wait().unwrap();
