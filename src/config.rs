@@ -33,6 +33,7 @@ pub use mqtt::{Mqtt, Protocol, Secret};
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
 use crate::vlm::kv::KvPrecision;
+use crate::vlm::processor::Processor;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -92,6 +93,8 @@ pub struct Model {
     pub text: PathBuf,
     /// The vision GGUF.
     pub mmproj: PathBuf,
+    /// What computes.
+    pub device: Processor,
     /// Threads that compute; 0: all.
     pub threads: usize,
     /// Memory for the whole engine, in MiB; 0: 1 GiB for keys and values beside the weights.

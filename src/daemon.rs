@@ -210,7 +210,7 @@ fn load(model: &Model) -> anyhow::Result<Worker> {
 /// `inspectd infer` with what the config says of the model.
 fn engine_program(model: &Model) -> Program {
     let (threads, memory_mb) = (model.threads.to_string(), model.memory_mb.to_string());
-    let text: [std::ffi::OsString; 11] = [
+    let text: [std::ffi::OsString; 13] = [
         "infer".into(),
         "--text".into(),
         model.text.clone().into(),
@@ -222,6 +222,8 @@ fn engine_program(model: &Model) -> Program {
         memory_mb.into(),
         "--kv".into(),
         model.kv.name().into(),
+        "--device".into(),
+        model.device.name().into(),
     ];
     Program::new(text)
 }

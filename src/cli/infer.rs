@@ -1,13 +1,14 @@
 //! `inspectd infer`: the engine's process. The daemon starts it and speaks to it over its standard
 //! input; nobody else has a use for it, so it stands in no help.
 
+use super::model_args::{kv, processor};
 use crate::inspect::worker::serve::serve;
 use crate::ipc::Channel;
 use crate::vlm::engine::EngineOptions;
 use crate::vlm::kv::KvPrecision;
+use crate::vlm::processor::Processor;
 use crate::vlm::{Qwen3Vl, Vlm};
 use anyhow::Context as _;
-use candle_core::Device;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -27,10 +28,8 @@ pub struct Args {
     memory_mb: u64,
     #[arg(long, value_parser = kv)]
     kv: KvPrecision,
-}
-
-fn kv(name: &str) -> Result<KvPrecision, String> {
-    KvPrecision::named(name).ok_or_else(|| format!("one of {} expected", KvPrecision::NAMES.join(", ")))
+    #[arg(long, value_parser = processor)]
+    device: Processor,
 }
 
 /// Serves until the daemon goes away.
@@ -43,7 +42,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     let options = EngineOptions { threads: args.threads, memory_mb: args.memory_mb, kv: args.kv };
     serve(channel, move || {
-        let engine = Qwen3Vl::load(&args.text, &args.mmproj, options, &Device::Cpu)?;
+        let engine = Qwen3Vl::load(&args.text, &args.mmproj, options, &args.device.open()?)?;
         Ok(Box::new(engine) as Box<dyn Vlm>)
     })?;
     Ok(ExitCode::SUCCESS)

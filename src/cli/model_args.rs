@@ -3,8 +3,8 @@
 use crate::config::Config;
 use crate::vlm::engine::EngineOptions;
 use crate::vlm::kv::KvPrecision;
+use crate::vlm::processor::Processor;
 use crate::vlm::{Qwen3Vl, VlmError};
-use candle_core::Device;
 use std::path::PathBuf;
 
 /// The model that ships with the product.
@@ -26,10 +26,17 @@ pub struct ModelArgs {
     /// What keys and values are kept in: f32, or f16 in half of the memory.
     #[arg(long, value_name = "TYPE", value_parser = kv, default_value = "f32")]
     pub kv: KvPrecision,
+    /// What computes: cpu, or cuda and cuda:N in a build with that feature.
+    #[arg(long, value_name = "DEVICE", value_parser = processor, default_value = "cpu")]
+    pub device: Processor,
 }
 
-fn kv(name: &str) -> Result<KvPrecision, String> {
+pub(super) fn kv(name: &str) -> Result<KvPrecision, String> {
     KvPrecision::named(name).ok_or_else(|| format!("one of {} expected", KvPrecision::NAMES.join(", ")))
+}
+
+pub(super) fn processor(name: &str) -> Result<Processor, String> {
+    Processor::named(name).ok_or_else(|| format!("one of {} expected", Processor::NAMES.join(", ")))
 }
 
 impl ModelArgs {
@@ -40,6 +47,11 @@ impl ModelArgs {
             model: self.model.clone().or_else(|| model.map(|m| m.text.clone())),
             mmproj: self.mmproj.clone().or_else(|| model.map(|m| m.mmproj.clone())),
             threads: if self.threads == 0 { model.map_or(0, |m| m.threads) } else { self.threads },
+            device: if self.device == Processor::default() {
+                model.map_or(self.device, |m| m.device)
+            } else {
+                self.device
+            },
             kv: if self.kv == KvPrecision::default() { model.map_or(self.kv, |m| m.kv) } else { self.kv },
         }
     }
@@ -57,6 +69,6 @@ impl ModelArgs {
     pub fn load(&self) -> Result<Qwen3Vl, VlmError> {
         let (text, mmproj) = self.files();
         let options = EngineOptions { threads: self.threads, memory_mb: 0, kv: self.kv };
-        Qwen3Vl::load(&text, &mmproj, options, &Device::Cpu)
+        Qwen3Vl::load(&text, &mmproj, options, &self.device.open()?)
     }
 }

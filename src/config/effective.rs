@@ -20,6 +20,7 @@ impl Config {
         out.line("[model]");
         out.pair("text", path(&self.model.text));
         out.pair("mmproj", path(&self.model.mmproj));
+        out.pair("device", quoted(&self.model.device.name()));
         out.pair("threads", self.model.threads);
         out.pair("memory_mb", self.model.memory_mb);
         out.pair("kv", quoted(self.model.kv.name()));

@@ -10,6 +10,7 @@ use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
 use crate::simulator::Product;
 use crate::vlm::kv::KvPrecision;
+use crate::vlm::processor::Processor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -143,6 +144,7 @@ fn model(origin: &Origin, section: Section<'_>) -> Model {
     let model = Model {
         text,
         mmproj,
+        device: section.word("device", Processor::named, &Processor::NAMES).unwrap_or_default(),
         threads: section.ranged("threads", 0..=1024).unwrap_or(0),
         kv: section.word("kv", KvPrecision::named, &KvPrecision::NAMES).unwrap_or_default(),
         memory_mb: section.ranged("memory_mb", 0..=1_048_576).unwrap_or(0),

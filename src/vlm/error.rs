@@ -14,6 +14,9 @@ pub enum VlmError {
     /// Both files are sound but do not belong together.
     #[error("{} and {} do not belong together: {why}", text.display(), mmproj.display())]
     Pair { text: PathBuf, mmproj: PathBuf, why: String },
+    /// The model cannot compute on the device that was asked for.
+    #[error("[model] device = {name:?}: {why}")]
+    Processor { name: String, why: String },
     /// The picture cannot be shown to the model.
     #[error("image of {width}x{height} px: {why}")]
     Image { width: u32, height: u32, why: String },

@@ -32,10 +32,10 @@ pub enum Precision {
 const SIXTEEN_BELOW_BYTES: u64 = 64 << 20;
 
 impl Precision {
-    /// What serves a pair of files best.
-    pub fn of_files(bytes: u64) -> Self {
+    /// What serves a pair of files of so many bytes best on a device.
+    pub fn of_files(bytes: u64, device: &Device) -> Self {
         match bytes < SIXTEEN_BELOW_BYTES {
-            true if Packed::is_fast_here() => Self::Sixteen,
+            true if device.is_cpu() && Packed::is_fast_here() => Self::Sixteen,
             true => Self::Expanded,
             false => Self::Eight,
         }

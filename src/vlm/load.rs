@@ -39,7 +39,7 @@ pub fn load(
     let mut text_file = Gguf::open(text_path)?;
     let mut mmproj_file = Gguf::open(mmproj_path)?;
     let bytes = text_file.file_bytes + mmproj_file.file_bytes;
-    let precision = precision.unwrap_or_else(|| Precision::of_files(bytes));
+    let precision = precision.unwrap_or_else(|| Precision::of_files(bytes, device));
     text_file.precision = precision;
     mmproj_file.precision = precision;
     let tokenizer = Arc::new(Tokenizer::from_gguf(&text_file)?);

@@ -24,6 +24,7 @@ mod live;
 pub mod load;
 pub mod logits;
 pub mod ops;
+pub mod processor;
 pub mod rope;
 mod run;
 pub mod sample;
