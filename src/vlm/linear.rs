@@ -6,7 +6,7 @@
 
 use super::error::VlmError;
 use super::gguf::Gguf;
-use super::kernel::{Activations, Bits, Packed};
+use super::kernel::{Activations, Bits, Packed, Shared};
 use super::ops::with_slice;
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
@@ -106,12 +106,14 @@ impl Linear {
     /// When the shapes do not fit.
     pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor) -> candle_core::Result<[Tensor; N]> {
         let (rows, k) = x.dims2()?;
-        let bits = layers.iter().find_map(|l| match &l.weight {
-            Weight::Tiles(_, bits) => Some(*bits),
+        let tiles = layers.iter().filter_map(|l| match &l.weight {
+            Weight::Tiles(tiles, bits) => Some((*bits, tiles.shared(*bits))),
             Weight::Candle(_) => None,
         });
-        let quantised =
-            bits.map(|bits| with_slice(x, |x| Ok(Activations::quantise(x, k, bits)))).transpose()?;
+        // What one of them needs shared by superblocks serves all.
+        let how = tiles.max_by_key(|(_, shared)| *shared == Shared::Superblock);
+        let quantise = |(bits, shared)| with_slice(x, |x| Ok(Activations::quantise(x, k, bits, shared)));
+        let quantised = how.map(quantise).transpose()?;
         let mut out = Vec::with_capacity(N);
         for layer in layers {
             out.push(match (&layer.weight, &quantised) {
@@ -149,7 +151,7 @@ impl Linear {
                 if k != weight.k {
                     candle_core::bail!("activations of {k} values for {weight:?}")
                 }
-                let x = with_slice(x, |x| Ok(Activations::quantise(x, k, *bits)))?;
+                let x = with_slice(x, |x| Ok(Activations::quantise(x, k, *bits, weight.shared(*bits))))?;
                 Ok(tiles.map_or_else(|| weight.multiply_all(&x), |tiles| weight.multiply_tiles(&x, tiles)))
             }
         }

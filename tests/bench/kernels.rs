@@ -10,7 +10,7 @@ use inspectd::config::pipeline_from_str;
 use inspectd::domain::grid::Grid;
 use inspectd::vlm::attention::{attend, Heads, Kept, Matrix, Part, Span};
 use inspectd::vlm::image::preprocess;
-use inspectd::vlm::kernel::{Activations, Bits, Packed};
+use inspectd::vlm::kernel::{Activations, Bits, Packed, Shared};
 use std::sync::Arc;
 
 fn main() {
@@ -29,7 +29,7 @@ fn product(bencher: Bencher<'_, '_>, dtype: GgmlDType, bits: Bits, rows: usize) 
     let weights = Tensor::randn(0f32, 0.1, (N, K), &Device::Cpu).unwrap();
     let weights = QTensor::quantize(&weights, dtype).unwrap();
     let weights = Packed::pack(dtype, &weights.data().unwrap(), N, K).unwrap();
-    let x = Activations::quantise(&noise(rows * K), K, bits);
+    let x = Activations::quantise(&noise(rows * K), K, bits, weights.shared(bits));
     // Items are multiply-adds: divan's items a second are then the kernel's arithmetic.
     let bencher = bencher.counter(ItemsCount::new(rows * N * K));
     bencher.bench_local(|| weights.multiply_all(&x));
@@ -59,7 +59,7 @@ fn q8_sixteen_bits(bencher: Bencher<'_, '_>, rows: usize) {
 fn quantise(bencher: Bencher<'_, '_>, rows: usize) {
     let x = noise(rows * K);
     let bencher = bencher.counter(ItemsCount::new(x.len()));
-    bencher.bench_local(|| Activations::quantise(&x, K, Bits::Eight));
+    bencher.bench_local(|| Activations::quantise(&x, K, Bits::Eight, Shared::Block));
 }
 
 /// Attention of a 4B model's block over 512 keys: one row, or as many as there are keys.

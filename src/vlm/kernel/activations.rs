@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
-use super::layout::BLOCK;
+use super::layout::{BLOCK, SUPERBLOCK};
 use super::Path;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -39,41 +39,69 @@ pub(super) struct Head {
     pub(super) minus_32: [i32; 2],
 }
 
+/// Which values share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shared {
+    /// 32 of them.
+    Block,
+    /// 256 of them, as llama.cpp does for K-quants. Products with weights whose own scales are integers
+    /// then stay integers for so long.
+    Superblock,
+}
+
+/// What the kernels of K-quants must know of 256 values that share a scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub(super) struct Sums {
+    /// Of the integers of each block of 32.
+    pub(super) blocks: [i16; 8],
+    /// Of those of each half of a block.
+    pub(super) halves: [i16; 16],
+}
+
 /// Rows of quantised activations, as the kernel of a `Path` reads them.
 ///
-/// Integers stand as `[panel][block][row][32]`, heads as `[panel][block][row]`; the last panel has the
-/// rows that are left.
+/// Integers stand as `[panel][block][row][32]`, heads as `[panel][block][row]`, sums as
+/// `[panel][superblock][row]`; the last panel has the rows that are left.
 pub struct Activations {
     pub(super) k: usize,
     pub(super) rows: usize,
     pub(super) bits: Bits,
     pub(super) path: Path,
-    /// The integers of eight bits; of sixteen, integer = high * 128 + low. Empty where `pairs` serves.
+    /// The integers of eight bits; of sixteen, integer = high * 128 + low. Empty where `pairs` serves alone.
     pub(super) high: Vec<i8>,
     /// Empty for eight bits.
     pub(super) low: Vec<i8>,
     /// For AVX2: the integers, of each group of four values in the order 0, 2, 1, 3.
     pub(super) pairs: Vec<i16>,
     pub(super) heads: Vec<Head>,
+    /// Empty where blocks have scales of their own.
+    pub(super) sums: Vec<Sums>,
 }
 
 impl Activations {
-    /// Quantises `[rows, k]` values for the best path of this processor; `k` is a multiple of 32. A
-    /// value that is not finite makes its block's scale not finite, so that it is seen in the product.
-    pub fn quantise(x: &[f32], k: usize, bits: Bits) -> Self {
-        Self::quantise_for(Path::best(), x, k, bits)
+    /// Quantises `[rows, k]` values for the best path of this processor; `k` is a multiple of what shares a
+    /// scale. A value that is not finite makes its scale not finite, so that it is seen in the product.
+    pub fn quantise(x: &[f32], k: usize, bits: Bits, shared: Shared) -> Self {
+        Self::quantise_for(Path::best(), x, k, bits, shared)
     }
 
     /// As `quantise`, for a path of choice.
-    pub(super) fn quantise_for(path: Path, x: &[f32], k: usize, bits: Bits) -> Self {
-        assert!(x.len().is_multiple_of(k) && k.is_multiple_of(BLOCK), "whole rows of whole blocks");
+    pub(super) fn quantise_for(path: Path, x: &[f32], k: usize, bits: Bits, shared: Shared) -> Self {
+        let span = match shared {
+            Shared::Block => BLOCK,
+            Shared::Superblock => SUPERBLOCK,
+        };
+        assert!(x.len().is_multiple_of(k) && k.is_multiple_of(span), "whole rows of whole blocks");
         #[cfg(target_arch = "x86_64")]
         let in_pairs = path == Path::Avx2;
         #[cfg(not(target_arch = "x86_64"))]
         let in_pairs = false;
         let when = |wanted: bool| if wanted { x.len() } else { 0 };
         let wide = bits == Bits::Sixteen;
-        let (highs, lows, both) = (when(!wide || !in_pairs), when(wide && !in_pairs), when(in_pairs));
+        let max = if wide { WIDE_MAX } else { NARROW_MAX };
+        let in_bytes = !in_pairs || !wide && shared == Shared::Superblock;
+        let (highs, lows, both) = (when(in_bytes), when(wide && !in_pairs), when(in_pairs));
         let (mut high, mut low, mut pairs) =
             (Vec::with_capacity(highs), Vec::with_capacity(lows), Vec::with_capacity(both));
         let mut heads = Vec::with_capacity(x.len() / BLOCK);
@@ -86,24 +114,24 @@ impl Activations {
         let pair_panels = pairs.spare_capacity_mut()[..both].par_chunks_mut(panel);
         match (path, bits) {
             #[cfg(target_arch = "x86_64")]
-            (Path::Avx2, Bits::Eight) => {
+            (Path::Avx2, Bits::Eight) if in_bytes => {
                 panels.zip(high_panels).zip(pair_panels).for_each(|(((x, heads), high), pairs)| {
                     // SAFETY: the path is taken only where the processor has its instructions.
-                    unsafe { avx2::quantise_panel(x, k, NARROW_MAX, heads, pairs, Some(high)) }
+                    unsafe { avx2::quantise_panel(x, k, span, max, heads, pairs, Some(high)) }
                 });
             }
             #[cfg(target_arch = "x86_64")]
-            (Path::Avx2, Bits::Sixteen) => panels.zip(pair_panels).for_each(|((x, heads), pairs)| {
+            (Path::Avx2, _) => panels.zip(pair_panels).for_each(|((x, heads), pairs)| {
                 // SAFETY: as above.
-                unsafe { avx2::quantise_panel(x, k, WIDE_MAX, heads, pairs, None) }
+                unsafe { avx2::quantise_panel(x, k, span, max, heads, pairs, None) }
             }),
             (_, Bits::Eight) => {
-                panels.zip(high_panels).for_each(|((x, heads), high)| narrow_panel(x, k, heads, high));
+                panels.zip(high_panels).for_each(|((x, heads), high)| narrow_panel(x, k, span, heads, high));
             }
             (_, Bits::Sixteen) => panels
                 .zip(high_panels)
                 .zip(low_panels)
-                .for_each(|(((x, heads), high), low)| wide_panel(x, k, heads, high, low)),
+                .for_each(|(((x, heads), high), low)| wide_panel(x, k, span, heads, high, low)),
         }
         // SAFETY: each kernel writes all heads and all integers of the buffers that its match arm names,
         // which are those of a length other than 0.
@@ -113,7 +141,8 @@ impl Activations {
             low.set_len(lows);
             pairs.set_len(both);
         }
-        Self { k, rows: x.len() / k, bits, path, high, low, pairs, heads }
+        let sums = if shared == Shared::Superblock { sums_of(&heads, k) } else { vec![] };
+        Self { k, rows: x.len() / k, bits, path, high, low, pairs, heads, sums }
     }
 
     /// Number of rows.
@@ -124,7 +153,9 @@ impl Activations {
     /// Bytes that a kernel reads of one row, at most.
     pub(super) fn row_bytes(&self) -> usize {
         let integer = if self.pairs.is_empty() && self.low.is_empty() { 1 } else { 2 };
-        integer * self.k + self.k / BLOCK * size_of::<Head>()
+        integer * self.k
+            + self.k / BLOCK * size_of::<Head>()
+            + self.sums.len() / self.rows.max(1) * size_of::<Sums>()
     }
 
     /// Where the first block of a row is, counted in blocks, and how many blocks later the next one is.
@@ -153,35 +184,65 @@ const fn pair_place(i: usize) -> usize {
     i / 4 * 4 + [0, 2, 1, 3][i % 4]
 }
 
-/// The largest magnitude; NaN when a value is NaN: without their signs, the bits of floats are ordered
-/// as the floats are, and those of NaN stand above infinity. Integers have an instruction for it.
+/// The sums of every superblock, out of the heads of its blocks.
+fn sums_of(heads: &[Head], k: usize) -> Vec<Sums> {
+    const BLOCKS: usize = SUPERBLOCK / BLOCK;
+    let panel = PANEL * k / BLOCK;
+    let of_panel = |heads: &[Head]| {
+        let rows = heads.len() / (k / BLOCK);
+        let mut sums = Vec::with_capacity(heads.len() / BLOCKS);
+        for heads in heads.chunks_exact(rows * BLOCKS) {
+            for row in 0..rows {
+                let mut s = Sums::default();
+                for b in 0..BLOCKS {
+                    // Bytes that add up to at most 127 * 32; meaningless ones of what is not finite may wrap.
+                    let halves = heads[b * rows + row].minus_32.map(|m| (m / -32) as i16);
+                    s.halves[2 * b..][..2].copy_from_slice(&halves);
+                    s.blocks[b] = halves[0].wrapping_add(halves[1]);
+                }
+                sums.push(s);
+            }
+        }
+        sums
+    };
+    heads.par_chunks(panel).flat_map_iter(of_panel).collect()
+}
+
+/// The bits of the largest magnitude, of a NaN when a value is NaN: without their signs, the bits of floats
+/// are ordered as the floats are, and those of NaN stand above infinity. Integers have an instruction for it.
 #[inline(always)]
-fn largest(x: &[f32; BLOCK]) -> f32 {
+fn largest(x: &[f32; BLOCK]) -> u32 {
     let mut lanes = [0u32; 16];
     for half in x.as_chunks::<16>().0 {
         for (lane, v) in lanes.iter_mut().zip(half) {
             *lane = (*lane).max(v.to_bits() & (u32::MAX >> 1));
         }
     }
-    f32::from_bits(lanes.iter().fold(0, |a, b| a.max(*b)))
+    lanes.iter().fold(0, |a, b| a.max(*b))
 }
 
-/// Quantises the rows of a panel to integers up to `max`: all heads are written, and `put` takes the
-/// integers of each block.
+/// Quantises the rows of a panel to integers up to `max`, `span` values by one scale: all heads are written,
+/// and `put` takes the integers of each block.
 #[inline(always)]
 fn quantise_panel(
     x: &[f32],
     k: usize,
+    span: usize,
     max: f32,
     heads: &mut [MaybeUninit<Head>],
     mut put: impl FnMut(usize, &[i32; BLOCK]),
 ) {
     let rows = x.len() / k;
     for (row, x) in x.chunks_exact(k).enumerate() {
-        for (b, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+        let (mut scale, mut inverse) = (0.0, 0.0);
+        let blocks = x.as_chunks::<BLOCK>().0;
+        for (b, x) in blocks.iter().enumerate() {
+            if b.is_multiple_of(span / BLOCK) {
+                let largest = blocks[b..][..span / BLOCK].iter().map(largest).fold(0, u32::max);
+                scale = f32::from_bits(largest) / max;
+                inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            }
             let at = b * rows + row;
-            let scale = largest(x) / max;
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             let mut q = [0i32; BLOCK];
             let mut sums = [0i32; 2];
             for (half, sum) in sums.iter_mut().enumerate() {
@@ -209,8 +270,14 @@ fn put_bytes(q: &[i32; BLOCK], out: &mut [MaybeUninit<i8>], at: usize) {
     "x86_64+avx2+fma",
     "aarch64+neon"
 ))]
-fn narrow_panel(x: &[f32], k: usize, heads: &mut [MaybeUninit<Head>], high: &mut [MaybeUninit<i8>]) {
-    quantise_panel(x, k, NARROW_MAX, heads, |at, q| put_bytes(q, high, at));
+fn narrow_panel(
+    x: &[f32],
+    k: usize,
+    span: usize,
+    heads: &mut [MaybeUninit<Head>],
+    high: &mut [MaybeUninit<i8>],
+) {
+    quantise_panel(x, k, span, NARROW_MAX, heads, |at, q| put_bytes(q, high, at));
 }
 
 #[multiversion::multiversion(targets(
@@ -221,11 +288,12 @@ fn narrow_panel(x: &[f32], k: usize, heads: &mut [MaybeUninit<Head>], high: &mut
 fn wide_panel(
     x: &[f32],
     k: usize,
+    span: usize,
     heads: &mut [MaybeUninit<Head>],
     high: &mut [MaybeUninit<i8>],
     low: &mut [MaybeUninit<i8>],
 ) {
-    quantise_panel(x, k, WIDE_MAX, heads, |at, q| {
+    quantise_panel(x, k, span, WIDE_MAX, heads, |at, q| {
         let h = q.map(|q| q.wrapping_add(64) >> 7);
         put_bytes(&h, high, at);
         let mut l = *q;

@@ -1,16 +1,13 @@
 //! AVX2: tiles with activations, in registers of eight rows of weights, which is half a tile.
 //!
-//!     weights of 4 to 6 bits    maddubs: unsigned bytes with signed bytes, pairs added to 16 bits; sums stay
-//!                               there as long as they fit, then madd with ones adds pairs to 32 bits
-//!     weights of 8 bits, and    madd: 16-bit weights with 16-bit activations, pairs added to 32 bits
-//!     activations of 16 bits
+//!     K-quants with activations of 8 bits    superblocks: bytes with bytes
+//!     all else                               pairs: 16-bit weights with 16-bit activations, two products
+//!                                            added to 32 bits by madd
 //!
-//! maddubs saturates: 8-bit weights with 8-bit activations do not fit it. Their bytes become 16-bit
-//! values by a mask (values 0 and 2 of a group) and a shift (1 and 3), which is the order of `pairs`.
-//!
-//! Bytes are multiplied row by row with one half of a tile, whose eight registers of weights stay.
-//! Pairs would need sixteen, so they are made anew for every four rows, and both halves of the tile are
-//! multiplied at once: eight sums stay in registers, and a value read from memory serves two products.
+//! Bytes with bytes saturate where both have 8 bits. The weights' bytes become 16-bit values by a mask
+//! (values 0 and 2 of a group) and a shift (1 and 3), which is the order of the activations' pairs. They
+//! are made anew for every four rows, and both halves of a tile are multiplied at once: eight sums stay in
+//! registers, and a value read from memory serves two products.
 
 #![expect(
     clippy::needless_range_loop,
@@ -19,10 +16,11 @@
 
 mod quantise;
 mod read;
+mod superblocks;
 
 use super::activations::{Bits, Head, PANEL};
 use super::layout::{Kind, BLOCK, TILE_ROWS};
-use super::x86::{in_steps, prefetch, run_for_kind, Form, Q4, Q4K, Q5K, Q6K, Q8};
+use super::x86::{in_steps, prefetch, Form, Q4, Q4K, Q5K, Q6K, Q8};
 use super::{Activations, Out, Packed};
 pub use quantise::panel as quantise_panel;
 use read::{Groups, Read, Scales};
@@ -44,38 +42,34 @@ pub fn available() -> bool {
 /// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
 pub unsafe fn multiply(w: &Packed, x: &Activations, rows: Range<usize>, tiles: Range<usize>, out: Out) {
     // SAFETY: the caller's.
-    unsafe { run_for_kind!(run(w, x, rows, tiles, out)) }
+    unsafe {
+        match (w.kind, x.bits) {
+            (Kind::Q4K, Bits::Eight) => superblocks::run::<Q4K>(w, x, rows, tiles, out),
+            (Kind::Q5K, Bits::Eight) => superblocks::run::<Q5K>(w, x, rows, tiles, out),
+            (Kind::Q6K, Bits::Eight) => superblocks::run::<Q6K>(w, x, rows, tiles, out),
+            (Kind::Q8, _) => run::<Q8>(w, x, rows, tiles, out),
+            (Kind::Q4, _) => run::<Q4>(w, x, rows, tiles, out),
+            (Kind::Q4K, Bits::Sixteen) => run::<Q4K>(w, x, rows, tiles, out),
+            (Kind::Q5K, Bits::Sixteen) => run::<Q5K>(w, x, rows, tiles, out),
+            (Kind::Q6K, Bits::Sixteen) => run::<Q6K>(w, x, rows, tiles, out),
+        }
+    }
 }
 
+/// The products of pairs.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run<R: Read, const WIDE: bool>(
-    w: &Packed,
-    x: &Activations,
-    rows: Range<usize>,
-    tiles: Range<usize>,
-    out: Out,
-) {
+unsafe fn run<R: Read>(w: &Packed, x: &Activations, rows: Range<usize>, tiles: Range<usize>, out: Out) {
     for tile in tiles {
         // SAFETY: the caller's; each call takes rows that are left.
         unsafe {
-            if WIDE || R::FORM == Form::Minus128 {
-                in_steps!(rows, row,
-                    16 => pairs_with_tile::<R, 4, 4>(w, x, row, tile, out),
-                    8 => pairs_with_tile::<R, 2, 4>(w, x, row, tile, out),
-                    4 => pairs_with_tile::<R, 1, 4>(w, x, row, tile, out),
-                    2 => pairs_with_tile::<R, 1, 2>(w, x, row, tile, out),
-                    1 => pairs_with_tile::<R, 1, 1>(w, x, row, tile, out),
-                );
-            } else {
-                in_steps!(rows, row,
-                    16 => bytes_with_tile::<R, 16>(w, x, row, tile, out),
-                    8 => bytes_with_tile::<R, 8>(w, x, row, tile, out),
-                    4 => bytes_with_tile::<R, 4>(w, x, row, tile, out),
-                    2 => bytes_with_tile::<R, 2>(w, x, row, tile, out),
-                    1 => bytes_with_tile::<R, 1>(w, x, row, tile, out),
-                );
-            }
+            in_steps!(rows, row,
+                16 => pairs_with_tile::<R, 4, 4>(w, x, row, tile, out),
+                8 => pairs_with_tile::<R, 2, 4>(w, x, row, tile, out),
+                4 => pairs_with_tile::<R, 1, 4>(w, x, row, tile, out),
+                2 => pairs_with_tile::<R, 1, 2>(w, x, row, tile, out),
+                1 => pairs_with_tile::<R, 1, 1>(w, x, row, tile, out),
+            );
         }
     }
 }
@@ -83,9 +77,7 @@ unsafe fn run<R: Read, const WIDE: bool>(
 /// Where a kernel stands in the activations: at the same block of adjacent rows.
 struct Cursor {
     heads: *const Head,
-    integers: *const u8,
-    /// Bytes of a block of one row.
-    block_bytes: usize,
+    pairs: *const i32,
     /// Blocks to the next block of the same rows.
     step: usize,
 }
@@ -93,66 +85,24 @@ struct Cursor {
 impl Cursor {
     /// The first block of `rows` rows from `row` on, all of which and whose later blocks are there.
     #[inline(always)]
-    fn new(x: &Activations, row: usize, rows: usize, pairs: bool) -> Self {
+    fn new(x: &Activations, row: usize, rows: usize) -> Self {
         let (start, step) = x.place(row);
         let end = start + (x.k / BLOCK - 1) * step + rows;
-        let (integers, len, block_bytes) = if pairs {
-            (x.pairs.as_ptr().cast::<u8>(), x.pairs.len(), 2 * BLOCK)
-        } else {
-            (x.high.as_ptr().cast(), x.high.len(), BLOCK)
-        };
-        assert!(row % PANEL + rows <= step && end <= x.heads.len() && end * BLOCK <= len);
-        let integers = integers.wrapping_add(start * block_bytes);
-        Self { heads: x.heads[start..].as_ptr(), integers, block_bytes, step }
+        assert!(row % PANEL + rows <= step && end <= x.heads.len() && end * BLOCK <= x.pairs.len());
+        let pairs = x.pairs.as_ptr().wrapping_add(start * BLOCK).cast();
+        Self { heads: x.heads[start..].as_ptr(), pairs, step }
     }
 
-    /// The same block of the rows from the `r`-th on: their heads, and their integers four bytes at a time.
+    /// The same block of the rows from the `r`-th on: their heads, and their pairs.
     #[inline(always)]
     fn rows_from(&self, r: usize) -> (*const Head, *const i32) {
-        (self.heads.wrapping_add(r), self.integers.wrapping_add(r.wrapping_mul(self.block_bytes)).cast())
+        (self.heads.wrapping_add(r), self.pairs.wrapping_add(r.wrapping_mul(BLOCK / 2)))
     }
 
     #[inline(always)]
     fn advance(&mut self) {
         self.heads = self.heads.wrapping_add(self.step);
-        self.integers = self.integers.wrapping_add(self.step.wrapping_mul(self.block_bytes));
-    }
-}
-
-/// `ROWS` rows of 8-bit activations with one tile.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn bytes_with_tile<R: Read, const ROWS: usize>(
-    w: &Packed,
-    x: &Activations,
-    row: usize,
-    tile: usize,
-    out: Out,
-) {
-    let blocks_per_unit = R::KIND.unit() / BLOCK;
-    let mut cursor = Cursor::new(x, row, ROWS, false);
-    let mut sums = [[_mm256_setzero_ps(); ROWS]; 2];
-    for unit in w.tile(tile).chunks_exact(R::KIND.unit_bytes()) {
-        for b in 0..blocks_per_unit {
-            prefetch(unit, b * unit.len() / blocks_per_unit..(b + 1) * unit.len() / blocks_per_unit);
-            let (heads, integers) = cursor.rows_from(0);
-            for (half, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: the chunk is a whole unit, aligned as the tile is; the cursor stands at a block
-                // of `ROWS` rows.
-                unsafe {
-                    let q = R::groups(unit.as_ptr(), b, half);
-                    let scales = R::scales(unit.as_ptr(), b, half);
-                    add_bytes::<R, ROWS>(&q, scales, heads, integers, sums);
-                }
-            }
-            cursor.advance();
-        }
-    }
-    for (half, sums) in sums.iter().enumerate() {
-        for (r, sum) in sums.iter().enumerate() {
-            // SAFETY: the caller's.
-            unsafe { store(*sum, out, row + r, tile, half) };
-        }
+        self.pairs = self.pairs.wrapping_add(self.step.wrapping_mul(BLOCK / 2));
     }
 }
 
@@ -167,7 +117,7 @@ unsafe fn pairs_with_tile<R: Read, const PARTS: usize, const STEP: usize>(
     out: Out,
 ) {
     let blocks_per_unit = R::KIND.unit() / BLOCK;
-    let mut cursor = Cursor::new(x, row, PARTS * STEP, true);
+    let mut cursor = Cursor::new(x, row, PARTS * STEP);
     let mut sums = [[[_mm256_setzero_ps(); 2]; STEP]; PARTS];
     for unit in w.tile(tile).chunks_exact(R::KIND.unit_bytes()) {
         for b in 0..blocks_per_unit {
@@ -204,71 +154,11 @@ unsafe fn store(sums: __m256, out: Out, row: usize, tile: usize, half: usize) {
     unsafe { _mm256_storeu_ps(out.at(row, tile).add(half * HALF_ROWS), sums) };
 }
 
-/// Adds the products of a block of weights with the same block of rows of 8-bit activations.
-///
-/// # Safety
-/// `heads` points to `ROWS` heads, `x` to as many blocks of 32 bytes.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_bytes<R: Read, const ROWS: usize>(
-    q: &Groups,
-    w: Scales,
-    heads: *const Head,
-    x: *const i32,
-    sums: &mut [__m256; ROWS],
-) {
-    for (r, sum) in sums.iter_mut().enumerate() {
-        // SAFETY: the caller's.
-        unsafe {
-            let head = &*heads.wrapping_add(r);
-            let x = x.wrapping_add(r.wrapping_mul(BLOCK / 4));
-            let scale = _mm256_set1_ps(head.scale);
-            *sum = if R::FORM == Form::HalvesMinus32 {
-                let first = dot_bytes::<R, 0, 4>(q, x, _mm256_set1_epi32(head.minus_32[0]));
-                let second = dot_bytes::<R, 4, 4>(q, x, _mm256_set1_epi32(head.minus_32[1]));
-                let sum = fused(first, _mm256_mul_ps(w.scale[0], scale), *sum);
-                fused(second, _mm256_mul_ps(w.scale[1], scale), sum)
-            } else {
-                let dot = dot_bytes::<R, 0, 8>(q, x, _mm256_setzero_si256());
-                let sum = fused(dot, _mm256_mul_ps(w.scale[0], scale), *sum);
-                _mm256_fnmadd_ps(w.min, _mm256_set1_ps(head.sum), sum)
-            };
-        }
-    }
-}
-
 /// `sum + scale * dot`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn fused(dot: __m256i, scale: __m256, sum: __m256) -> __m256 {
     _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
-}
-
-/// `start` and the products of the groups `FIRST..FIRST + N` of weights with as many groups of bytes.
-///
-/// # Safety
-/// `x` points to the whole block.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn dot_bytes<R: Read, const FIRST: usize, const N: usize>(
-    q: &Groups,
-    x: *const i32,
-    start: __m256i,
-) -> __m256i {
-    let ones = _mm256_set1_epi16(1);
-    let mut sum = start;
-    // Ranges of constants, which the compiler unrolls.
-    for run in 0..N / R::GROUPS_IN_16_BITS {
-        let mut short = _mm256_setzero_si256();
-        for i in 0..R::GROUPS_IN_16_BITS {
-            let g = FIRST + run * R::GROUPS_IN_16_BITS + i;
-            // SAFETY: the caller's.
-            let x = unsafe { _mm256_set1_epi32(x.wrapping_add(g).read_unaligned()) };
-            short = _mm256_add_epi16(short, _mm256_maddubs_epi16(q[g], x));
-        }
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(short, ones));
-    }
-    sum
 }
 
 /// Adds the products of a block of weights with the same block of `STEP` rows of 16-bit activations.

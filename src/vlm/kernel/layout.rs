@@ -18,6 +18,8 @@ use candle_core::quantized::GgmlDType;
 pub const TILE_ROWS: usize = 16;
 /// Values of depth that share a scale of activations.
 pub const BLOCK: usize = 32;
+/// Values of depth that a K-quant's d and dmin are for.
+pub const SUPERBLOCK: usize = 256;
 /// Bytes that are four values of sixteen rows.
 pub const GROUP: usize = 4 * TILE_ROWS;
 
@@ -48,7 +50,7 @@ impl Kind {
     pub const fn unit(self) -> usize {
         match self {
             Self::Q8 | Self::Q4 => 64,
-            Self::Q4K | Self::Q5K | Self::Q6K => 256,
+            Self::Q4K | Self::Q5K | Self::Q6K => SUPERBLOCK,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Quantised matrix products on the CPU: one compact copy of the weights, in tiles of 16 rows.
 //!
 //!     ggml blocks --pack--> tiles (the only copy in memory) --row--> embeddings
-//!     activations --quantise--> panels of 16 rows, 8 or 16 bits a value, one scale per 32
+//!     activations --quantise--> panels of 16 rows, 8 or 16 bits a value, one scale per 32 (or 256)
 //!     tiles x activations --AVX-512 VNNI | AVX2 | scalar reference--> f32
 //!
 //! candle keeps the original blocks and a second, larger copy, takes its fast path only for depths
@@ -24,7 +24,7 @@ mod pack;
 mod x86;
 
 use activations::PANEL;
-pub use activations::{Activations, Bits};
+pub use activations::{Activations, Bits, Shared};
 pub use layout::TILE_ROWS;
 pub use pack::Packed;
 
@@ -160,6 +160,21 @@ impl Packed {
                 // SAFETY: the caller's.
                 unsafe { *out.at(row, tile).add(column) = sum };
             }
+        }
+    }
+
+    /// How activations of so many bits must share their scales for a product on this processor. Those that
+    /// share them by superblocks serve every matrix of that depth.
+    pub fn shared(&self, bits: Bits) -> Shared {
+        self.shared_on(Path::best(), bits)
+    }
+
+    fn shared_on(&self, path: Path, bits: Bits) -> Shared {
+        let integer_scales = self.kind.unit() == layout::SUPERBLOCK;
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 if integer_scales && bits == Bits::Eight => Shared::Superblock,
+            _ => Shared::Block,
         }
     }
 

@@ -39,9 +39,10 @@ fn every_path_agrees_with_the_scalar_one_for_all_row_counts() {
             for bits in [Bits::Eight, Bits::Sixteen] {
                 for rows in (1..=9).chain([15, 16, 70]) {
                     let x = noise(rows * k);
-                    let slow = product_by(Path::Scalar, &packed, &x, bits);
                     for path in Path::available() {
-                        let fast = product_by(path, &packed, &x, bits);
+                        let shared = packed.shared_on(path, bits);
+                        let slow = product_of(Path::Scalar, &packed, &x, bits, shared);
+                        let fast = product_of(path, &packed, &x, bits, shared);
                         let gap = fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                         assert!(
                             gap < 3e-4,
@@ -81,7 +82,8 @@ fn chosen_tiles_have_the_values_of_all() {
     let (_, packed) = pair(GgmlDType::Q6K, 7 * TILE_ROWS, 256);
     let x = noise(5 * 256);
     for path in Path::available() {
-        let x = Activations::quantise_for(path, &x, 256, Bits::Eight);
+        let shared = packed.shared_on(path, Bits::Eight);
+        let x = Activations::quantise_for(path, &x, 256, Bits::Eight, shared);
         let (all, some) = (packed.multiply_all(&x), packed.multiply_tiles(&x, &TILES));
         for (all, some) in all.chunks(7 * TILE_ROWS).zip(some.chunks(TILES.len() * TILE_ROWS)) {
             for (tile, some) in TILES.into_iter().zip(some.chunks(TILE_ROWS)) {
@@ -92,21 +94,25 @@ fn chosen_tiles_have_the_values_of_all() {
     }
 }
 
-/// Every path quantises to the same integers and heads: blocks of noise, of zeros, of one value, of large
-/// and of small ones.
+/// Every path quantises to the same integers, heads and sums: blocks of noise, of zeros, of one value, of
+/// large and of small ones, and a superblock of zeros.
 #[test]
 fn every_path_quantises_alike() {
-    const K: usize = 160;
+    const K: usize = 512;
     let mut x = noise(19 * K);
     x[..32].fill(0.0);
     x[32..64].fill(-1.5);
     x[64..96].iter_mut().for_each(|v| *v *= 1e30);
     x[96..128].iter_mut().for_each(|v| *v *= 1e-30);
-    for bits in [Bits::Eight, Bits::Sixteen] {
-        let slow = Activations::quantise_for(Path::Scalar, &x, K, bits);
+    x[256..512].fill(0.0);
+    let ways =
+        [(Bits::Eight, Shared::Block), (Bits::Eight, Shared::Superblock), (Bits::Sixteen, Shared::Block)];
+    for (bits, shared) in ways {
+        let slow = Activations::quantise_for(Path::Scalar, &x, K, bits, shared);
         for path in Path::available() {
-            let fast = Activations::quantise_for(path, &x, K, bits);
-            assert_eq!(fast.heads, slow.heads, "{path:?} {bits:?}");
+            let fast = Activations::quantise_for(path, &x, K, bits, shared);
+            assert_eq!(fast.heads, slow.heads, "{path:?} {bits:?} {shared:?}");
+            assert_eq!(fast.sums, slow.sums, "{path:?}");
             for (row, i) in (0..19).flat_map(|row| (0..K).map(move |i| (row, i))) {
                 assert_eq!(fast.value(row, i), slow.value(row, i), "{path:?} {bits:?} {row} {i}");
             }
@@ -184,8 +190,13 @@ fn sizes_without_tiles_are_refused() {
     assert_eq!(Kind::of(GgmlDType::F32), None);
 }
 
+/// A product by a path, of activations that share their scales as that path wants.
 fn product_by(path: Path, w: &Packed, x: &[f32], bits: Bits) -> Vec<f32> {
-    w.multiply_all(&Activations::quantise_for(path, x, w.k, bits))
+    product_of(path, w, x, bits, w.shared_on(path, bits))
+}
+
+fn product_of(path: Path, w: &Packed, x: &[f32], bits: Bits, shared: Shared) -> Vec<f32> {
+    w.multiply_all(&Activations::quantise_for(path, x, w.k, bits, shared))
 }
 
 fn noise(n: usize) -> Vec<f32> {

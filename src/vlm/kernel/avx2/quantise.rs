@@ -5,8 +5,8 @@ use crate::vlm::kernel::layout::BLOCK;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-/// Quantises the rows of a panel, `k` values each, to integers up to `max`: as pairs and, where bytes are
-/// wanted, as those. All of the outputs are written.
+/// Quantises the rows of a panel, `k` values each, to integers up to `max`, `span` values by one scale: as
+/// pairs and, where bytes are wanted, as those. All of the outputs are written.
 ///
 /// # Safety
 /// The processor has AVX2.
@@ -14,6 +14,7 @@ use std::mem::MaybeUninit;
 pub unsafe fn panel(
     x: &[f32],
     k: usize,
+    span: usize,
     max: f32,
     heads: &mut [MaybeUninit<Head>],
     pairs: &mut [MaybeUninit<i16>],
@@ -22,9 +23,17 @@ pub unsafe fn panel(
     let rows = x.len() / k;
     let pairs = pairs.as_chunks_mut::<BLOCK>().0;
     for (row, x) in x.chunks_exact(k).enumerate() {
-        for (b, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+        let (mut scale, mut inverse) = (0.0, 0.0);
+        let blocks = x.as_chunks::<BLOCK>().0;
+        for (b, x) in blocks.iter().enumerate() {
+            if b.is_multiple_of(span / BLOCK) {
+                let of_span = blocks[b..][..span / BLOCK].iter();
+                let largest = of_span.fold(0, |most, x| largest(&load(x)).max(most));
+                scale = f32::from_bits(largest as u32) / max;
+                inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            }
             let at = b.wrapping_mul(rows).wrapping_add(row);
-            let (scale, q) = integers(x, max);
+            let q = integers(load(x), inverse);
             heads[at].write(Head::new(scale, sums(&q)));
             let halves = [in_16_bits(q[0], q[1]), in_16_bits(q[2], q[3])];
             put_pairs(halves, &mut pairs[at]);
@@ -35,34 +44,36 @@ pub unsafe fn panel(
     }
 }
 
-/// The scale of a block and its integers in 32 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn integers(x: &[f32; BLOCK], max: f32) -> (f32, [__m256i; 4]) {
+fn load(x: &[f32; BLOCK]) -> [__m256; 4] {
     // SAFETY: the four loads read the 32 values.
-    let x = [0, 8, 16, 24].map(|at| unsafe { _mm256_loadu_ps(x.as_ptr().wrapping_add(at)) });
-    let scale = largest(&x) / max;
-    let inverse = _mm256_set1_ps(if scale > 0.0 { 1.0 / scale } else { 0.0 });
-    let magic = _mm256_set1_ps(MAGIC);
-    let q = x.map(|x| {
-        let shifted = _mm256_add_ps(_mm256_mul_ps(x, inverse), magic);
-        _mm256_sub_epi32(_mm256_castps_si256(shifted), _mm256_castps_si256(magic))
-    });
-    (scale, q)
+    [0, 8, 16, 24].map(|at| unsafe { _mm256_loadu_ps(x.as_ptr().wrapping_add(at)) })
 }
 
-/// The largest magnitude of a block; NaN when a value is NaN. Without their signs the bits of floats are
-/// ordered as the floats are.
+/// The integers of a block in 32 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn largest(x: &[__m256; 4]) -> f32 {
+fn integers(x: [__m256; 4], inverse: f32) -> [__m256i; 4] {
+    let (inverse, magic) = (_mm256_set1_ps(inverse), _mm256_set1_ps(MAGIC));
+    x.map(|x| {
+        let shifted = _mm256_add_ps(_mm256_mul_ps(x, inverse), magic);
+        _mm256_sub_epi32(_mm256_castps_si256(shifted), _mm256_castps_si256(magic))
+    })
+}
+
+/// The bits of the largest magnitude of a block, of a NaN when a value is NaN. Without their signs the bits
+/// of floats are ordered as the floats are.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn largest(x: &[__m256; 4]) -> i32 {
     let unsigned = x.map(|x| _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX)));
     let [a, b, c, d] = unsigned;
     let max = _mm256_max_epi32(_mm256_max_epi32(a, b), _mm256_max_epi32(c, d));
     let max = _mm_max_epi32(_mm256_castsi256_si128(max), _mm256_extracti128_si256::<1>(max));
     let max = _mm_max_epi32(max, _mm_shuffle_epi32::<0b01_00_11_10>(max));
     let max = _mm_max_epi32(max, _mm_shuffle_epi32::<0b10_11_00_01>(max));
-    f32::from_bits(_mm_cvtsi128_si32(max) as u32)
+    _mm_cvtsi128_si32(max)
 }
 
 /// The sums of the integers of each half of a block.

@@ -1,6 +1,7 @@
 //! Weights as the AVX2 kernels multiply them: unsigned bytes of half a tile, with their scales.
 
 use super::HALF_ROWS;
+use crate::vlm::kernel::activations::Sums;
 use crate::vlm::kernel::layout::{GROUP, TILE_ROWS};
 use crate::vlm::kernel::x86::{Stored, Q4, Q4K, Q5K, Q6K, Q8};
 use std::arch::x86_64::*;
@@ -19,9 +20,6 @@ pub struct Scales {
 
 /// Reads the blocks of one kind.
 pub trait Read: Stored {
-    /// Products of a group that fit 16 bits together: groups * 2 * 127 * the largest q < 2^15.
-    const GROUPS_IN_16_BITS: usize;
-
     /// # Safety
     /// `unit` points to a unit of this kind, aligned to 64; `half` is 0 or 1.
     unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups;
@@ -94,9 +92,6 @@ unsafe fn nibbles(at: *const u8, half: usize) -> Groups {
 }
 
 impl Read for Q8 {
-    // Two products alone do not fit; bytes are never multiplied with bytes.
-    const GROUPS_IN_16_BITS: usize = 1;
-
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
@@ -119,8 +114,6 @@ impl Read for Q8 {
 }
 
 impl Read for Q4 {
-    const GROUPS_IN_16_BITS: usize = 8;
-
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
@@ -156,8 +149,6 @@ unsafe fn k_scales(unit: *const u8, block: usize, half: usize) -> Scales {
 }
 
 impl Read for Q4K {
-    const GROUPS_IN_16_BITS: usize = 8;
-
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
@@ -174,8 +165,6 @@ impl Read for Q4K {
 }
 
 impl Read for Q5K {
-    const GROUPS_IN_16_BITS: usize = 4;
-
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
@@ -201,8 +190,6 @@ impl Read for Q5K {
 }
 
 impl Read for Q6K {
-    const GROUPS_IN_16_BITS: usize = 2;
-
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
@@ -234,5 +221,251 @@ impl Read for Q6K {
             [_mm256_mul_ps(d, signed(at)), _mm256_mul_ps(d, signed(at.wrapping_add(TILE_ROWS)))]
         };
         Scales { scale, min: _mm256_setzero_ps() }
+    }
+}
+
+/// Eight registers of scales for madd: each lane is one row's, for both of its 16-bit values.
+type Minima = [__m256i; 8];
+
+/// Reads the superblocks of one kind, and multiplies them with activations of eight bits.
+pub trait ReadSuperblock: Read {
+    /// The integer scales of a block: of its first and of its second half, each twice in every lane.
+    ///
+    /// # Safety
+    /// As `groups`.
+    unsafe fn integer_scales(unit: *const u8, block: usize, half: usize) -> [__m256i; 2];
+
+    /// What `add_minima` multiplies with sums of activations.
+    ///
+    /// # Safety
+    /// As `groups`.
+    unsafe fn minima(unit: *const u8, half: usize) -> Minima;
+
+    /// The scales of the products and of the minima.
+    ///
+    /// # Safety
+    /// As `groups`.
+    unsafe fn float_scales(unit: *const u8, half: usize) -> [__m256; 2];
+
+    /// `sum` and the products of a block with as many activations, times the integer scales. Every sum fits:
+    /// 256 * 127 * the largest q * the largest scale < 2^31.
+    ///
+    /// # Safety
+    /// `x` points to 32 bytes.
+    unsafe fn add_block(sum: __m256i, q: &Groups, scales: &[__m256i; 2], x: *const i32) -> __m256i;
+
+    /// The products of the minima with a row's sums.
+    ///
+    /// # Safety
+    /// The processor has AVX2.
+    unsafe fn add_minima(minima: &Minima, sums: &Sums) -> __m256i;
+}
+
+/// The products of the groups `FIRST..FIRST + N` in 16 bits, which hold them: N * 2 * 127 * the largest q
+/// < 2^15.
+///
+/// # Safety
+/// `x` points to 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn dot<const FIRST: usize, const N: usize>(q: &Groups, x: *const i32) -> __m256i {
+    let mut sum = _mm256_setzero_si256();
+    for g in FIRST..FIRST + N {
+        // SAFETY: the caller's.
+        let x = unsafe { _mm256_set1_epi32(x.wrapping_add(g).read_unaligned()) };
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(q[g], x));
+    }
+    sum
+}
+
+/// Eight bytes as 16-bit values, each twice.
+///
+/// # Safety
+/// 8 bytes can be read at `at`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn twice(at: *const u8) -> __m128i {
+    // SAFETY: the caller's.
+    let bytes = unsafe { _mm_loadl_epi64(at.cast()) };
+    _mm_unpacklo_epi8(bytes, bytes)
+}
+
+/// Where a block's scales of half a tile are in Q4K and Q5K; its minima follow eight blocks later.
+#[inline(always)]
+fn k_scales_at(unit: *const u8, block: usize, half: usize) -> *const u8 {
+    unit.wrapping_add(64 + block * TILE_ROWS + half * HALF_ROWS)
+}
+
+/// Minima of two adjacent blocks side by side, four times.
+///
+/// # Safety
+/// `unit` points to a unit of Q4K or Q5K.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn k_minima(unit: *const u8, half: usize) -> Minima {
+    let mut minima = [_mm256_setzero_si256(); 8];
+    for pair in 0..4 {
+        // SAFETY: the caller's; the offsets are those of `layout`.
+        let [first, second] = [0, 1]
+            .map(|side| unsafe { _mm_loadl_epi64(k_scales_at(unit, 8 + 2 * pair + side, half).cast()) });
+        minima[pair] = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(first, second));
+    }
+    minima
+}
+
+/// `d` and `dmin` of a unit of Q4K or Q5K.
+///
+/// # Safety
+/// `unit` points to one.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn k_float_scales(unit: *const u8, half: usize) -> [__m256; 2] {
+    // SAFETY: the caller's; the offsets are those of `layout`.
+    unsafe { [halves(unit.wrapping_add(16 * half)), halves(unit.wrapping_add(32 + 16 * half))] }
+}
+
+/// Adds products of `N` registers of 16-bit pairs with as many pairs of sums.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot_sums<const N: usize>(minima: &Minima, sums: &[i16]) -> __m256i {
+    let mut total = _mm256_setzero_si256();
+    for (minima, pair) in minima[..N].iter().zip(sums.as_chunks::<2>().0) {
+        let pair = i32::from(pair[1]) << 16 | i32::from(pair[0] as u16);
+        total = _mm256_add_epi32(total, _mm256_madd_epi16(*minima, _mm256_set1_epi32(pair)));
+    }
+    total
+}
+
+impl ReadSuperblock for Q4K {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn integer_scales(unit: *const u8, block: usize, half: usize) -> [__m256i; 2] {
+        // SAFETY: the caller's.
+        [_mm256_cvtepu8_epi16(unsafe { twice(k_scales_at(unit, block, half)) }); 2]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn minima(unit: *const u8, half: usize) -> Minima {
+        // SAFETY: the caller's.
+        unsafe { k_minima(unit, half) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn float_scales(unit: *const u8, half: usize) -> [__m256; 2] {
+        // SAFETY: the caller's.
+        unsafe { k_float_scales(unit, half) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add_block(sum: __m256i, q: &Groups, scales: &[__m256i; 2], x: *const i32) -> __m256i {
+        // SAFETY: the caller's.
+        _mm256_add_epi32(sum, _mm256_madd_epi16(unsafe { dot::<0, 8>(q, x) }, scales[0]))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add_minima(minima: &Minima, sums: &Sums) -> __m256i {
+        dot_sums::<4>(minima, &sums.blocks)
+    }
+}
+
+impl ReadSuperblock for Q5K {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn integer_scales(unit: *const u8, block: usize, half: usize) -> [__m256i; 2] {
+        // SAFETY: the caller's.
+        unsafe { Q4K::integer_scales(unit, block, half) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn minima(unit: *const u8, half: usize) -> Minima {
+        // SAFETY: the caller's.
+        unsafe { k_minima(unit, half) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn float_scales(unit: *const u8, half: usize) -> [__m256; 2] {
+        // SAFETY: the caller's.
+        unsafe { k_float_scales(unit, half) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add_block(mut sum: __m256i, q: &Groups, scales: &[__m256i; 2], x: *const i32) -> __m256i {
+        // SAFETY: the caller's.
+        for short in unsafe { [dot::<0, 4>(q, x), dot::<4, 4>(q, x)] } {
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(short, scales[0]));
+        }
+        sum
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add_minima(minima: &Minima, sums: &Sums) -> __m256i {
+        dot_sums::<4>(minima, &sums.blocks)
+    }
+}
+
+/// Where the scales of a block's first half are in half a tile of Q6K; those of its second half follow.
+#[inline(always)]
+fn q6k_scales_at(unit: *const u8, block: usize, half: usize) -> *const u8 {
+    unit.wrapping_add(64 + 2 * block * TILE_ROWS + half * HALF_ROWS)
+}
+
+impl ReadSuperblock for Q6K {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn integer_scales(unit: *const u8, block: usize, half: usize) -> [__m256i; 2] {
+        let at = q6k_scales_at(unit, block, half);
+        // SAFETY: the caller's.
+        [at, at.wrapping_add(TILE_ROWS)].map(|at| _mm256_cvtepi8_epi16(unsafe { twice(at) }))
+    }
+
+    /// The scales themselves, those of both halves of a block side by side: every q is 32 too large.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn minima(unit: *const u8, half: usize) -> Minima {
+        let mut minima = [_mm256_setzero_si256(); 8];
+        for (block, minima) in minima.iter_mut().enumerate() {
+            let at = q6k_scales_at(unit, block, half);
+            // SAFETY: the caller's.
+            let [first, second] =
+                [at, at.wrapping_add(TILE_ROWS)].map(|at| unsafe { _mm_loadl_epi64(at.cast()) });
+            *minima = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second));
+        }
+        minima
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn float_scales(unit: *const u8, half: usize) -> [__m256; 2] {
+        // SAFETY: the caller's.
+        let d = unsafe { halves(unit.wrapping_add(16 * half)) };
+        [d, _mm256_mul_ps(d, _mm256_set1_ps(32.0))]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add_block(mut sum: __m256i, q: &Groups, scales: &[__m256i; 2], x: *const i32) -> __m256i {
+        // SAFETY: the caller's.
+        let shorts =
+            unsafe { [[dot::<0, 2>(q, x), dot::<2, 2>(q, x)], [dot::<4, 2>(q, x), dot::<6, 2>(q, x)]] };
+        for (shorts, scale) in shorts.into_iter().zip(scales) {
+            for short in shorts {
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(short, *scale));
+            }
+        }
+        sum
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add_minima(minima: &Minima, sums: &Sums) -> __m256i {
+        dot_sums::<8>(minima, &sums.halves)
     }
 }
