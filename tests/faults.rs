@@ -87,7 +87,7 @@ impl Vlm for Scripted {
     }
 
     fn answer(&mut self, jobs: &[Job], keep_going: &dyn Fn() -> bool) -> Answers {
-        let fault = jobs[0].images[0].get_pixel(0, 0).0[0];
+        let fault = jobs[0].shown.images()[0].get_pixel(0, 0).0[0];
         let mut answer: fn() -> Result<Completion, VlmError> = || says("[]", 0.99, Finish::Stop);
         let mut jobs_answered = jobs.len();
         match fault.checked_sub(1).map(|at| KINDS[usize::from(at)]) {
@@ -171,6 +171,8 @@ fn frame(kind: u8) -> Frame {
         pixels: Arc::new(image::RgbImage::from_pixel(180, 100, image::Rgb([kind, 0, 0]))),
         captured_at: SystemTime::now(),
         captured: Instant::now(),
+        exposed: None,
+        clip: vec![],
         trigger: Trigger { deadline: Some(DEADLINE), ..Trigger::default() },
         origin: "test".into(),
         replayed: false,

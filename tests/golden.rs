@@ -4,6 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use inspectd::vlm::attention::Part;
+use inspectd::vlm::clip::{pair_seconds, pairs};
 use inspectd::vlm::image::{preprocess, Patches};
 use inspectd::vlm::kernel::Packed;
 use inspectd::vlm::kv::{Arena, KvPrecision};
@@ -15,10 +16,13 @@ use inspectd::vlm::sample::{Sampler, Sampling};
 use inspectd::vlm::text::Batch;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use toktrie::SimpleVob;
 
-const CASES: [&str; 6] =
-    ["one_exact", "one_resized", "one_too_large", "one_wide_small", "text_only", "two_images"];
+const CASES: [&str; 7] =
+    ["one_exact", "one_resized", "one_too_large", "one_wide_small", "text_only", "two_images", CLIP];
+/// Its pictures are a clip.
+const CLIP: &str = "clip";
 const MIN_PIXELS: u32 = 4096;
 const MAX_PIXELS: u32 = 102_400;
 /// Ids from here on are special in the tiny model and were excluded from its greedy answers.
@@ -86,7 +90,10 @@ struct Outcome {
 fn run(case: &Case, m: &Loaded, kv: KvPrecision) -> Outcome {
     let c = &m.vision.config;
     let cut = |i: &RgbImage| preprocess(i, c.patch, c.merge, MIN_PIXELS, MAX_PIXELS).unwrap();
-    let patches: Vec<Patches> = case.images.iter().map(cut).collect();
+    let mut patches: Vec<Patches> = case.images.iter().map(cut).collect();
+    if case.name == CLIP {
+        patches = pairs(&patches);
+    }
     let vision: Vec<_> = patches
         .iter()
         .map(|p| m.vision.forward(&[p]).unwrap())
@@ -111,7 +118,7 @@ fn batch(m: &Loaded, ids: &[u32], patches: &[Patches], vision: &[Seen]) -> (Vec<
     let (mut positions, mut embeddings, mut at, mut next, mut picture) = (vec![], vec![], 0, 0u32, 0);
     let mut deepstack = vec![vec![]; if patches.is_empty() { 0 } else { m.vision.config.deepstack.len() }];
     while at < ids.len() {
-        if ids[at] == m.template.image_pad {
+        if ids[at] == m.template.image_pad || Some(ids[at]) == m.template.video_pad {
             let grid = patches[picture].grid;
             let (rows, cols) = (grid.rows / merge, grid.cols / merge);
             positions.extend(image_positions(next, rows, cols));
@@ -191,9 +198,12 @@ fn check_vision(case: &Case, o: &Outcome) {
                 .unwrap()
         })
         .map(|t| {
-            // The reference holds every channel twice: a still picture is two equal frames.
-            let t = t.reshape((t.dims()[0], 3, 1, 256)).unwrap();
-            Tensor::cat(&[&t, &t], 2).unwrap().reshape((t.dims()[0], 1536)).unwrap()
+            // The reference has the two pictures of a pair inside each channel, and a still picture is two
+            // equal frames.
+            let frames = t.dims()[1] / 768;
+            let t = t.reshape((t.dims()[0], frames, 3, 256)).unwrap().transpose(1, 2).unwrap();
+            let t = if frames == 1 { Tensor::cat(&[&t, &t], 2).unwrap() } else { t };
+            t.contiguous().unwrap().reshape((t.dims()[0], 1536)).unwrap()
         })
         .collect();
     // One level of 255: two resizers round the last bit of a few pixels differently.
@@ -237,6 +247,49 @@ fn two_images() {
     check_f32("two_images");
 }
 
+#[test]
+fn clip() {
+    check_f32(CLIP);
+}
+
+/// The tokens between the pairs are those of the reference, times that lie halfway between two decimals
+/// included.
+#[test]
+fn the_times_of_a_clip_are_written_as_the_reference_writes_them() {
+    let (case, m) = (Case::read(CLIP), model("f32", Precision::Eight));
+    let times = case.expected("times").to_vec1::<f32>().unwrap();
+    let times: Vec<Duration> = times.into_iter().map(Duration::from_secs_f32).collect();
+    let (t, rows) = (&m.template, case.expected("vision_embeds").dims()[0] / 3);
+    let mut ids = t.opening();
+    for (i, seconds) in pair_seconds(&times).into_iter().enumerate() {
+        ids.extend(t.before_pair(&m.tokenizer, seconds, i == 0).unwrap());
+        ids.extend(std::iter::repeat_n(t.video_pad.unwrap(), rows));
+    }
+    ids.extend(t.question(&m.tokenizer, "Find surface defects: scratch, dent.", true).unwrap());
+    assert_eq!(ids, case.ids("input_ids"));
+}
+
+/// The two halves of the patch embedding, which a clip keeps apart, add up to what a still is given.
+#[test]
+fn a_pair_of_equal_pictures_is_a_still() {
+    let (case, m) = (Case::read("one_exact"), model("f32", Precision::Expanded));
+    let still = preprocess(&case.images[0], 16, 2, MIN_PIXELS, MAX_PIXELS).unwrap();
+    let pair = still.paired_with(&still);
+    let [a, b] = [&still, &pair].map(|p| m.vision.forward(&[p]).unwrap());
+    let gap = |a: &Tensor, b: &Tensor| {
+        let gap = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        println!("a pair of equal pictures differs from the still by {gap:.1e}");
+        assert!(gap < 1e-4, "{gap}");
+    };
+    gap(&a.embeds, &b.embeds);
+    a.deepstack.iter().zip(&b.deepstack).for_each(|(a, b)| gap(a, b));
+    assert!(m.vision.forward(&[&still, &pair]).is_err(), "stills and pairs are not mixed");
+}
+
+/// The last row of the clip feels the rounding of the Q8_0 files more than the other cases do: transformers
+/// itself, computing in f32 with their weights, is off by 0.0565 there and by 0.024 to 0.034 elsewhere.
+const CLIP_Q8_0_ERROR: f32 = 0.08;
+
 /// llama.cpp itself reaches 0.034 to 0.042 with these files.
 #[test]
 fn q8_0_stays_within_its_rounding() {
@@ -250,7 +303,13 @@ fn q8_0_stays_within_its_rounding() {
         let last = |t: &Tensor| t.get(t.dims()[0] - 1).unwrap().to_vec1::<f32>().unwrap();
         let error = relative(&last(&o.logits), &last(&case.expected("logits")));
         println!("{name}, {precision:?}: relative error of the last logits {error:.4}");
-        assert!(error < 0.06, "{name}, {precision:?}: relative error {error}");
+        let bound = if name == CLIP { CLIP_Q8_0_ERROR } else { 0.06 };
+        assert!(error < bound, "{name}, {precision:?}: relative error {error}");
+        if name == CLIP && precision == Precision::Expanded {
+            let gap = relative(&last(&o.logits), &case.expected("last_logits_q8_0").to_vec1().unwrap());
+            println!("{name}: from transformers with the weights of the same files {gap:.1e}");
+            assert!(gap < 1e-4, "{gap}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use inspectd::cli::picture;
 use inspectd::config::pipeline_from_str;
-use inspectd::domain::frame::{Frame, Trigger};
+use inspectd::domain::frame::{ClipPicture, Frame, Trigger};
 use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::pipeline::Pipeline;
 use inspectd::domain::rect::Rect;
@@ -11,7 +11,8 @@ use inspectd::inspect::{inspect, inspect_all, Work};
 use inspectd::vlm::engine::EngineOptions;
 use inspectd::vlm::kv::KvPrecision;
 use inspectd::vlm::{
-    AnswerToken, Answers, Ask, Completion, Finish, Job, ModelInfo, Qwen3Vl, Sampling, Timing, Vlm, VlmError,
+    AnswerToken, Answers, Ask, ClipFrame, Completion, Finish, Job, ModelInfo, Qwen3Vl, Sampling, Shown,
+    Timing, Vlm, VlmError,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -64,6 +65,8 @@ fn frame() -> Frame {
         pixels: Arc::new(image::RgbImage::new(180, 100)),
         captured_at: SystemTime::now(),
         captured: Instant::now(),
+        exposed: None,
+        clip: vec![],
         trigger: Trigger {
             expected: BTreeMap::from([("serial".to_owned(), "SN42".to_owned())]),
             ..Trigger::default()
@@ -240,6 +243,83 @@ fn frames_that_share_a_batch_keep_their_answers_apart() {
     assert_ne!(done[0].id, done[1].id);
 }
 
+/// The recipe with a third prompt, about a clip of three pictures.
+fn clip_pipeline() -> Pipeline {
+    let prompt = "[[prompt]]\nid = \"motion\"\nkind = \"defects\"\nclip = true\nlabels = [\"pit\"]\ntext = \"What moves?\"\n\
+                  [clip]\nframes = 3\ninterval_ms = 100\n[[grade]]\nlabel = \"scratch\"";
+    let text = PIPELINE.replacen("[[grade]]\nlabel = \"scratch\"", prompt, 1);
+    pipeline_from_str("scripted.toml", &text).expect("the recipe is sound")
+}
+
+/// A frame with two earlier pictures, each of another shade.
+fn clip_frame() -> Frame {
+    let shade = |v: u8| Arc::new(image::RgbImage::from_pixel(180, 100, image::Rgb([v; 3])));
+    let earlier = |v, ms| ClipPicture { pixels: shade(v), before: Duration::from_millis(ms) };
+    Frame { pixels: shade(3), clip: vec![earlier(1, 230), earlier(2, 110)], ..frame() }
+}
+
+#[test]
+fn a_clip_prompt_is_a_job_with_all_pictures_of_its_tile() {
+    let pit = r#"[{"bbox_2d":[0,0,100,100],"label":"pit","severity":"major"}]"#;
+    let mut vlm = script(|jobs| {
+        let mut said = vec![];
+        for job in jobs {
+            let shades = |images: &[&Arc<image::RgbImage>]| -> Vec<u8> {
+                images.iter().map(|i| i.get_pixel(0, 0).0[0]).collect()
+            };
+            let (images, text) = (job.shown.images(), &*job.asks[0].text);
+            assert_eq!(job.asks.len(), 1, "a clip and a still share no job");
+            if let Shown::Clip(frames) = &job.shown {
+                assert_eq!((text, shades(&images)), ("What moves?", vec![1, 2, 3]));
+                assert!(images.iter().all(|i| i.dimensions() == (100, 100)));
+                assert_eq!(frames.iter().map(|f| f.at.as_millis()).collect::<Vec<_>>(), [0, 120, 230]);
+                said.push(vec![says(if said.len() > 2 { pit } else { "[]" }, 0.9)]);
+            } else {
+                assert_eq!(shades(&images), [3], "a still is the last picture");
+                said.push(vec![says(if text == "Read." { r#"["SN42"]"# } else { "[]" }, 1.0)]);
+            }
+        }
+        assert_eq!(said.len(), 5, "two tiles as stills, the same two as clips, and the plate");
+        said
+    });
+    let inspection = inspect(&mut vlm, &clip_frame(), &clip_pipeline());
+    assert_eq!(inspection.verdict, Verdict::Fail(Reason::Finding { label: "pit".into() }));
+    assert_eq!((inspection.tiles.planned, inspection.tiles.inspected), (5, 5));
+    assert_eq!((inspection.answers[0].prompt.as_str(), inspection.answers[0].tile), ("motion", 1));
+    assert_eq!(inspection.findings[0].bbox_px.x0.round(), 80.0, "in the second tile, which is one for both");
+    assert_eq!(inspection.clip.iter().map(Duration::as_millis).collect::<Vec<_>>(), [230, 110]);
+}
+
+#[test]
+fn a_clip_without_all_its_pictures_is_reviewed() {
+    let mut short = clip_frame();
+    short.clip.remove(0);
+    let verdict = inspect(&mut script(|_| vec![]), &short, &clip_pipeline()).verdict;
+    review(&verdict, "frame");
+    assert!(format!("{verdict:?}").contains("a clip of 3 pictures, and this frame has 2"), "{verdict:?}");
+    let mut mixed = clip_frame();
+    mixed.clip[0].pixels = Arc::new(image::RgbImage::new(180, 101));
+    let verdict = inspect(&mut script(|_| vec![]), &mixed, &clip_pipeline()).verdict;
+    review(&verdict, "frame");
+    assert!(format!("{verdict:?}").contains("differ in size"), "{verdict:?}");
+}
+
+/// A clip that is longer than the recipe's (which may have changed meanwhile) loses its oldest pictures.
+#[test]
+fn a_clip_that_is_too_long_keeps_its_last_pictures() {
+    let mut long = clip_frame();
+    long.clip.insert(0, ClipPicture { pixels: Arc::clone(&long.pixels), before: Duration::from_secs(9) });
+    let mut seen = 0;
+    let mut vlm = script(|jobs| {
+        let lengths = jobs.iter().filter(|j| matches!(j.shown, Shown::Clip(_)));
+        seen = lengths.map(|j| j.shown.images().len()).sum();
+        vec![]
+    });
+    inspect(&mut vlm, &long, &clip_pipeline());
+    drop(vlm);
+    assert_eq!(seen, 6, "three for each of the two tiles");
+}
+
 /// (file, prompt, the reference's greedy answer) of the shipped examples.
 fn examples() -> Vec<(Arc<image::RgbImage>, String, String)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model/examples");
@@ -256,7 +336,7 @@ fn job(image: &Arc<image::RgbImage>, prompts: &[&str]) -> Job {
     let ask =
         |p: &&str| Ask { text: (*p).into(), grammar: None, max_tokens: 200, sampling: Sampling::default() };
     let asks = prompts.iter().map(ask).collect();
-    Job { images: vec![Arc::clone(image)], min_pixels: 4096, max_pixels: 65536, asks }
+    Job { shown: Shown::Images(vec![Arc::clone(image)]), min_pixels: 4096, max_pixels: 65536, asks }
 }
 
 #[test]
@@ -280,6 +360,47 @@ fn batching_changes_no_answer_and_the_reference_agrees() {
         equal += usize::from(batched.text == *expected);
     }
     assert!(equal * 10 >= examples.len() * 9, "{equal} of {} as the reference", examples.len());
+}
+
+/// A clip answered alone gives what it gives beside stills, and its questions share its rows.
+#[test]
+fn batching_changes_no_answer_about_a_clip() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model");
+    let (text, mmproj) = (dir.join("inspectd-small.gguf"), dir.join("mmproj-inspectd-small.gguf"));
+    let mut vlm = Qwen3Vl::load(&text, &mmproj, EngineOptions::default(), &candle_core::Device::Cpu).unwrap();
+    let still = &examples()[0].0;
+    let moved = |by: i64| {
+        let mut image = (**still).clone();
+        image::imageops::overlay(&mut image, &**still, by, by);
+        ClipFrame { image: Arc::new(image), at: Duration::from_millis(20 * by as u64) }
+    };
+    let questions = ["What moves?", "Find surface defects: scratch, pit."];
+    let clip =
+        |asked: &[&str]| Job { shown: Shown::Clip([0, 10, 20].map(moved).to_vec()), ..job(still, asked) };
+    let ids = |c: &Completion| c.tokens.iter().map(|t| t.id).collect::<Vec<_>>();
+    let jobs = [job(still, &questions), clip(&questions), job(still, &questions[..1])];
+    let together = vlm.answer(&jobs, &|| true).jobs;
+    for (question, batched) in questions.iter().zip(&together[1]) {
+        let batched = batched.as_ref().unwrap();
+        let alone = vlm.answer(&[clip(&[question])], &|| true).jobs.remove(0).remove(0).unwrap();
+        assert_eq!((ids(batched), &batched.prompt_ids), (ids(&alone), &alone.prompt_ids));
+    }
+    let template = &vlm.model().template;
+    let video = template.video_pad.unwrap();
+    let shown = &together[1][0].as_ref().unwrap().prompt_ids;
+    let rows = |pad| shown.iter().filter(|id| **id == pad).count();
+    assert_eq!((rows(video), rows(template.image_pad)), (2 * 64, 0), "two pairs of 256x256 px");
+    let words = vlm.model().tokenizer.decode(shown, true);
+    let pads = "<|video_pad|>".repeat(64);
+    let pair = |time: &str| format!("<{time} seconds><|vision_start|>{pads}<|vision_end|>");
+    let start = format!("<|im_start|>user\n{}{}What moves?<|im_end|>", pair("0.1"), pair("0.4"));
+    assert!(words.starts_with(&start), "{words}");
+    let mut uneven = clip(&questions);
+    if let Shown::Clip(frames) = &mut uneven.shown {
+        frames[1].image = Arc::new(image::RgbImage::new(64, 64));
+    }
+    let refused = vlm.answer(&[uneven], &|| true).jobs.remove(0).remove(0);
+    assert!(matches!(refused, Err(VlmError::Image { width: 64, .. })), "{refused:?}");
 }
 
 /// The budget of the config covers the weights, what a pass needs, and the keys and values; what is too

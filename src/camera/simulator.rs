@@ -2,9 +2,12 @@
 //!
 //!     part 0 --> Frame + truth --> part 1 --> … --> part count - 1 --> None
 //!
+//! A clip of it (see `clip`) shows successive parts, as a belt that moves between two exposures does.
+//!
 //! The frame's trigger says what a line would know about the part: its serial and its lot. The
 //! frame's origin, `simulator:PRODUCT:SEED:I`, names the part so that it can be rendered again.
 
+use super::device::monotonic_ns;
 use super::{CameraError, Source, Stop};
 use crate::domain::frame::{Frame, Trigger};
 use crate::simulator::{self, FrameTruth, Product};
@@ -89,6 +92,8 @@ fn frame(s: &Settings, i: u64, rgb: Vec<u8>, truth: &FrameTruth) -> Frame {
         pixels: Arc::new(pixels),
         captured_at: SystemTime::now(),
         captured: Instant::now(),
+        exposed: Some(Duration::from_nanos(monotonic_ns())),
+        clip: vec![],
         trigger: Trigger {
             part_id: Some(truth.part_id.clone()),
             lot: truth.lot.clone(),

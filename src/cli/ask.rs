@@ -2,12 +2,14 @@
 
 use super::model_args::ModelArgs;
 use crate::camera::folder::decode;
-use crate::vlm::{Ask, Finish, Job, Sampling, Vlm};
+use crate::vlm::{Ask, ClipFrame, Finish, Job, Sampling, Shown, Vlm};
 use anyhow::Context;
+use image::RgbImage;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Arguments of `ask`.
 #[derive(clap::Args, Debug)]
@@ -17,6 +19,9 @@ pub struct Args {
     /// A picture to show; may stand several times.
     #[arg(long = "image")]
     images: Vec<PathBuf>,
+    /// The pictures are one clip, so many milliseconds apart, and not pictures for themselves.
+    #[arg(long, value_name = "MS", requires = "images")]
+    interval_ms: Option<u64>,
     #[command(flatten)]
     model: ModelArgs,
     /// 0: greedy.
@@ -80,7 +85,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         max_tokens: args.max_tokens,
         sampling,
     };
-    let job = Job { images, min_pixels: args.min_pixels, max_pixels: args.max_pixels, asks: vec![ask] };
+    let shown = shown(images, args.interval_ms);
+    let job = Job { shown, min_pixels: args.min_pixels, max_pixels: args.max_pixels, asks: vec![ask] };
     let mut engine = args.model.load()?;
     let mut answers = engine.answer(&[job], &|| true);
     let answer = answers.jobs.pop().and_then(|mut a| a.pop()).context("the engine gave no answer")??;
@@ -107,4 +113,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     println!("{out}");
     Ok(ExitCode::SUCCESS)
+}
+
+fn shown(images: Vec<Arc<RgbImage>>, interval_ms: Option<u64>) -> Shown {
+    let Some(ms) = interval_ms else { return Shown::Images(images) };
+    let at = |i: usize| Duration::from_millis(ms.saturating_mul(i as u64));
+    Shown::Clip(images.into_iter().enumerate().map(|(i, image)| ClipFrame { image, at: at(i) }).collect())
 }

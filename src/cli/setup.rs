@@ -107,6 +107,8 @@ pub fn frame(pixels: Arc<RgbImage>, origin: &str, trigger: Trigger) -> Frame {
         pixels,
         captured_at: SystemTime::now(),
         captured: Instant::now(),
+        exposed: None,
+        clip: vec![],
         trigger,
         origin: origin.into(),
         replayed: true,

@@ -4,8 +4,11 @@ use super::document::{Document, Problem};
 use super::section::Section;
 use crate::domain::grade::{Grade, Severity};
 use crate::domain::pipeline::{
-    CheckKind, Expect, FrameRule, GradeRule, Pipeline, PixelBudget, Prompt, PromptKind, Tiling, VerdictRule,
+    CheckKind, ClipRule, Expect, FrameRule, GradeRule, Pipeline, PixelBudget, Prompt, PromptKind, Tiling,
+    VerdictRule,
 };
+use crate::domain::rect::Rect;
+use crate::inspect::worker::wire::PIXEL_BYTES_MAX;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -26,6 +29,9 @@ const LABEL_CHARS_MAX: usize = 64;
 const LINES_MAX: usize = 64;
 /// Above an hour a line is not waiting for a verdict.
 const DEADLINE_MS_MAX: u64 = 3_600_000;
+/// The model sees two pictures of a clip as one; more than this is a film, which no tile has room for.
+const CLIP_FRAMES: std::ops::RangeInclusive<usize> = 2..=16;
+const CLIP_INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=10_000;
 /// Where the labels go in a prompt's text.
 const LABELS_PLACE: &str = "{labels}";
 
@@ -41,6 +47,8 @@ pub(super) fn from_str(file: &str, text: &str) -> Result<Pipeline, Vec<Problem>>
     }
     let tiling = tiling(present(&root, "tiling"));
     let prompts = prompts(&root, tiling.budget);
+    let frame = frame(root.child("frame"));
+    let clip = clip(root.child("clip"), &prompts, &frame, &tiling);
     let labels = prompts.iter().flat_map(|prompt| match &prompt.kind {
         PromptKind::Defects { labels } => labels.as_slice(),
         PromptKind::Text { .. } => &[],
@@ -49,8 +57,9 @@ pub(super) fn from_str(file: &str, text: &str) -> Result<Pipeline, Vec<Problem>>
         name: root.required_id("name"),
         version: version(text),
         mm_per_px: root.required_ranged("mm_per_px", 1e-6..=1e3),
-        frame: frame(root.child("frame")),
+        frame,
         tiling,
+        clip,
         grades: grades(&root, &labels.map(String::as_str).collect()),
         verdict: verdict(present(&root, "verdict")),
         prompts,
@@ -93,6 +102,44 @@ fn frame(section: Section<'_>) -> FrameRule {
     frame
 }
 
+/// The clip that some prompt asks about, whose pictures must fit into one message to the engine.
+fn clip(section: Section<'_>, prompts: &[Prompt], frame: &FrameRule, tiling: &Tiling) -> Option<ClipRule> {
+    if !section.is_present() {
+        return None;
+    }
+    let rule = ClipRule {
+        frames: section.required_ranged("frames", CLIP_FRAMES),
+        interval: Duration::from_millis(section.required_ranged("interval_ms", CLIP_INTERVAL_MS)),
+    };
+    if !prompts.iter().any(|prompt| prompt.clip) {
+        section.problem_here("no prompt asks about the clip: give one clip = true");
+    }
+    let shown = prompts.iter().filter(|prompt| prompt.clip);
+    let pixels =
+        shown.map(|p| p.roi.map_or_else(|| tile_pixels(frame.roi, tiling), |roi| pixels(&roi))).max();
+    let bytes = pixels.unwrap_or(0) * 3 * rule.frames as u64;
+    if bytes > PIXEL_BYTES_MAX as u64 && section.are_fine(&["frames"]) {
+        let room = PIXEL_BYTES_MAX as u64 / 3 / pixels.unwrap_or(1);
+        section.problem(
+            "frames",
+            format!("so many pictures of a tile or roi do not fit into one question: at most {room} do"),
+        );
+    }
+    section.finish();
+    Some(rule)
+}
+
+fn pixels(rect: &Rect) -> u64 {
+    u64::from(rect.width()) * u64::from(rect.height())
+}
+
+/// Most pixels of a tile.
+fn tile_pixels(roi: Option<Rect>, tiling: &Tiling) -> u64 {
+    let side = u64::from(tiling.tile_px);
+    let within = |length: u32| side.min(length.into());
+    roi.map_or(side * side, |roi| within(roi.width()) * within(roi.height()))
+}
+
 fn tiling(section: Section<'_>) -> Tiling {
     let tile_px = section.required_ranged("tile_px", 32..=8192);
     let overlap_px = section.required_ranged("overlap_px", 0..=8191);
@@ -130,16 +177,22 @@ fn prompts(root: &Section<'_>, tile_budget: PixelBudget) -> Vec<Prompt> {
     } else if sections.len() > PROMPTS_MAX {
         root.problem("prompt", format!("there are {}; at most {PROMPTS_MAX} are allowed", sections.len()));
     }
+    let has_clip = root.child("clip").is_present();
     let mut ids = BTreeSet::new();
     let mut prompts = Vec::new();
     for section in sections {
-        let prompt = prompt(section, tile_budget, &mut ids);
+        let prompt = prompt(section, tile_budget, has_clip, &mut ids);
         prompts.extend(prompt);
     }
     prompts
 }
 
-fn prompt(section: Section<'_>, tile_budget: PixelBudget, ids: &mut BTreeSet<String>) -> Option<Prompt> {
+fn prompt(
+    section: Section<'_>,
+    tile_budget: PixelBudget,
+    has_clip: bool,
+    ids: &mut BTreeSet<String>,
+) -> Option<Prompt> {
     let id = section.required_id("id");
     if !id.is_empty() && !ids.insert(id.clone()) {
         section.problem("id", "two prompts have this id");
@@ -155,6 +208,10 @@ fn prompt(section: Section<'_>, tile_budget: PixelBudget, ids: &mut BTreeSet<Str
     let mut text = section.required_text("text", PROMPT_CHARS_MAX);
     if text.contains("<|") {
         section.problem("text", "must not hold <|: that starts the model's own control tokens");
+    }
+    let clip = section.get("clip").unwrap_or(false);
+    if clip && !has_clip {
+        section.problem("clip", "there is no section [clip], which says how many pictures and how far apart");
     }
     let kind: String = section.required("kind");
     let kind = match kind.as_str() {
@@ -176,7 +233,7 @@ fn prompt(section: Section<'_>, tile_budget: PixelBudget, ids: &mut BTreeSet<Str
         }
     };
     section.finish();
-    Some(Prompt { id, kind, text, roi, budget })
+    Some(Prompt { id, kind, text, roi, budget, clip })
 }
 
 fn labels(section: &Section<'_>) -> Vec<String> {

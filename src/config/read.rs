@@ -174,15 +174,34 @@ fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Ve
         }
         let trigger = trigger(section.child("trigger"));
         let queue = queue(section.child("queue"));
-        if let Some(source) = source(origin, section, trigger) {
+        check_clip(&section, pipelines.loaded.get(&pipeline), trigger);
+        if let Some(source) = source(origin, section, trigger, pipelines.loaded.get(&pipeline)) {
             cameras.push(Camera { id, source, pipeline, trigger, queue });
         }
     }
     cameras
 }
 
+/// A triggered part whose clip takes longer than its deadline is always late.
+fn check_clip(section: &Section<'_>, pipeline: Option<&Pipeline>, trigger: TriggerConfig) {
+    let Some((pipeline, rule)) = pipeline.and_then(|p| Some((p, p.clip?))) else { return };
+    let deadline = trigger.deadline_ms.map_or(pipeline.verdict.deadline, Duration::from_millis);
+    if trigger.on == TriggerOn::Command && rule.duration() >= deadline {
+        let (clip_ms, ms) = (rule.duration().as_millis(), deadline.as_millis());
+        section.problem(
+            "pipeline",
+            format!("its clip takes {clip_ms} ms, and the deadline of a triggered part is {ms} ms"),
+        );
+    }
+}
+
 /// The source and its own keys. Keys of another source are unknown here.
-fn source(origin: &Origin, section: Section<'_>, trigger: TriggerConfig) -> Option<SourceConfig> {
+fn source(
+    origin: &Origin,
+    section: Section<'_>,
+    trigger: TriggerConfig,
+    pipeline: Option<&Pipeline>,
+) -> Option<SourceConfig> {
     let kind: String = section.required("source");
     let source = match kind.as_str() {
         "simulator" => SourceConfig::Simulator {
@@ -206,6 +225,9 @@ fn source(origin: &Origin, section: Section<'_>, trigger: TriggerConfig) -> Opti
             let by_itself = trigger.on == TriggerOn::Interval && trigger.interval_ms.is_none();
             if device.is_line_triggered() && !by_itself {
                 section.problem("trigger", camera::LINE_ALONE);
+            }
+            if device.is_line_triggered() && pipeline.is_some_and(|p| p.clip.is_some()) {
+                section.problem("pipeline", format!("asks about clips, and {}", camera::LINE_ALONE));
             }
             SourceConfig::Device(Box::new(device))
         }

@@ -443,6 +443,13 @@ review_below_confidence = 0.6 => review_below_confidence = 1.1 => must be from 0
 deadline_ms = 8000 => deadline_ms = 0 => verdict.deadline_ms = 0: must be from 1
 deadline_ms = 8000 =>  => verdict.deadline_ms: is missing; it must be from 1
 [frame] => [frames] => frames: unknown key; known here: schema,
+id = "surface" => id = "surface"\nclip = true => prompt[0].clip = true: there is no section [clip]
+id = "surface" => id = "surface"\nclip = 1 => prompt[0].clip = 1: must be true or false
+[frame] => [clip]\nframes = 4\ninterval_ms = 250\n[frame] => p.toml:5:2: clip: no prompt asks about the clip
+[[prompt]] => [clip]\nframes = 1\ninterval_ms = 250\n[[prompt]]\nclip = true => clip.frames = 1: must be from 2 to 16
+[[prompt]] => [clip]\nframes = 2\ninterval_ms = 9\n[[prompt]]\nclip = true => clip.interval_ms = 9: must be from 10 to 10000
+[[prompt]] => [clip]\nframes = 2\n[[prompt]]\nclip = true => clip.interval_ms: is missing
+[[prompt]] => [clip]\nframes = 2\ninterval_ms = 9e1\n[[prompt]]\nclip = true => clip.interval_ms = 9e1: must be a whole number
 "#;
 
 #[test]
@@ -450,6 +457,45 @@ fn a_bad_pipeline_is_named_by_line_key_and_value() {
     pipeline_from_str("p.toml", PLATE).expect("the text itself is fine");
     let wrong = unexpected(BAD_PIPELINES, PLATE, pipeline_problems);
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// `PLATE` with a clip of so many pictures, a second apart, that its first prompt asks about.
+fn plate_with_clip(frames: usize) -> String {
+    let clip = format!("[clip]\nframes = {frames}\ninterval_ms = 1000\n[[prompt]]\nclip = true");
+    PLATE.replacen("[[prompt]]", &clip, 1)
+}
+
+#[test]
+fn a_clip_must_fit_into_a_message_to_the_engine() {
+    let plate = pipeline_from_str("p.toml", &plate_with_clip(4)).expect("it loads");
+    let clip = plate.clip.expect("a clip");
+    assert_eq!((clip.frames, clip.interval, clip.duration().as_secs()), (4, Duration::from_secs(1), 3));
+    assert_eq!(plate.prompts.iter().map(|p| p.clip).collect::<Vec<_>>(), [true, false]);
+    // A tile is never larger than the roi.
+    let large = plate_with_clip(16).replace("tile_px = 512", "tile_px = 8192");
+    assert_eq!(pipeline_problems(&large), [""; 0]);
+    let problems = pipeline_problems(&large.replace("2448, 2048", "8000, 8000"));
+    assert!(problems[0].contains("clip.frames = 16: so many pictures"), "{problems:?}");
+    assert!(problems[0].ends_with("at most 1 do"), "{problems:?}");
+}
+
+#[test]
+fn clips_need_a_camera_that_has_the_time_for_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("machined-plate.toml"), plate_with_clip(9)).expect("a file");
+    let text = format!("pipelines_dir = {:?}\n{SMALL}", dir.path().to_str().expect("UTF-8"));
+    config_of(&text).expect("a simulator takes clips");
+    let device = "source = \"genicam\"\nname = \"x\"\nexpose = \"line\"";
+    let problem = only_problem(config_of(&text.replace("source = \"simulator\"", device)));
+    let words = "camera[0].pipeline = \"machined-plate\": asks about clips, and a hardware trigger";
+    assert!(problem.contains(words), "{problem}");
+    let on_command = |more: &str| {
+        let source = format!("source = \"simulator\"\ntrigger = {{ on = \"command\"{more} }}");
+        config_of(&text.replace("source = \"simulator\"", &source))
+    };
+    let problem = only_problem(on_command(""));
+    assert!(problem.contains("its clip takes 8000 ms, and the deadline of a triggered part is 8000 ms"));
+    on_command(", deadline_ms = 8001").expect("there is time");
 }
 
 #[test]

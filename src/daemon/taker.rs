@@ -159,6 +159,8 @@ impl Taker {
             pixels: Arc::new(RgbImage::new(0, 0)),
             captured_at: SystemTime::now().checked_sub(age).unwrap_or_else(SystemTime::now),
             captured: received,
+            exposed: None,
+            clip: vec![],
             trigger,
             origin: "no picture".into(),
             replayed: false,

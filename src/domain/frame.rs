@@ -1,4 +1,4 @@
-//! One picture of one part, with what is known about the part when it was taken.
+//! One picture of one part, perhaps with those before it (a clip), and with what is known about the part when it was taken.
 
 use super::part::PartRef;
 use image::RgbImage;
@@ -16,11 +16,24 @@ pub struct Frame {
     pub captured_at: SystemTime,
     /// Monotonic stamp of the exposure; deadlines and latencies count from here.
     pub captured: Instant,
+    /// The exposure on the source's own clock, which is the film's for a recording; only differences mean
+    /// something. `None`: the source has no clock, as a folder of files.
+    pub exposed: Option<Duration>,
+    /// The earlier pictures of its clip, oldest first; empty for a still.
+    pub clip: Vec<ClipPicture>,
     pub trigger: Trigger,
     /// Where the picture came from (a file name, a simulator seed); for logs and `replay`.
     pub origin: String,
     /// True for a picture that comes from a recording, not from the line.
     pub replayed: bool,
+}
+
+/// An earlier picture of a clip.
+#[derive(Clone, Debug)]
+pub struct ClipPicture {
+    pub pixels: Arc<RgbImage>,
+    /// How long before the frame's own `pixels` it was exposed.
+    pub before: Duration,
 }
 
 /// What asked for the picture, and what the line knows about the part.

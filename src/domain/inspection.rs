@@ -4,7 +4,7 @@ use super::finding::Finding;
 use super::frame::Trigger;
 use super::grade::{Grade, Verdict};
 use super::text::TextLine;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// One inspected part. The store adds its sequence number and chain hash.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,9 @@ pub struct Inspection {
     pub replayed: bool,
     /// Where the picture came from.
     pub origin: String,
+    /// How long before the stored picture the earlier pictures of its clip were exposed, oldest first; they
+    /// themselves are not kept. Empty for a still.
+    pub clip: Vec<Duration>,
 }
 
 /// Which model answered.

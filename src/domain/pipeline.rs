@@ -14,6 +14,8 @@ pub struct Pipeline {
     pub mm_per_px: f64,
     pub frame: FrameRule,
     pub tiling: Tiling,
+    /// `Some` exactly when a prompt asks about clips.
+    pub clip: Option<ClipRule>,
     pub prompts: Vec<Prompt>,
     /// The first rule that matches a finding gives its grade; no rule: reject.
     pub grades: Vec<GradeRule>,
@@ -40,6 +42,22 @@ pub struct Tiling {
     pub budget: PixelBudget,
 }
 
+/// How many pictures a frame is taken with, and how far apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClipRule {
+    /// Pictures of a clip, the inspected one (the last) included: at least 2.
+    pub frames: usize,
+    /// From one exposure to the next, at least.
+    pub interval: Duration,
+}
+
+impl ClipRule {
+    /// From the first exposure to the last, at least.
+    pub const fn duration(&self) -> Duration {
+        self.interval.saturating_mul(self.frames.saturating_sub(1) as u32)
+    }
+}
+
 /// Qwen's limits on the pixels of an image after its resize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PixelBudget {
@@ -57,6 +75,8 @@ pub struct Prompt {
     /// `Some`: asked once, of this region. `None`: asked of every tile of the grid.
     pub roi: Option<Rect>,
     pub budget: PixelBudget,
+    /// Asks about the whole clip, not about its last picture alone.
+    pub clip: bool,
 }
 
 /// What kind of answer a prompt has.

@@ -281,6 +281,7 @@ impl<'a> Record<'a> {
             answers: self.answers,
             replayed: frame.replayed,
             origin: frame.origin.clone(),
+            clip: frame.clip.iter().map(|earlier| earlier.before).collect(),
         }
     }
 }

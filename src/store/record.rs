@@ -111,6 +111,9 @@ struct BodyV1 {
     latency_ms: [Option<f64>; 6],
     replayed: bool,
     origin: String,
+    /// Only of a clip; absent in records that were written before there were any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    clip_ms: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -329,6 +332,7 @@ impl BodyV1 {
                 .map(finite64),
             replayed: i.replayed,
             origin: i.origin.clone(),
+            clip_ms: i.clip.iter().map(|before| whole_ms(*before)).collect(),
         }
     }
 
@@ -374,6 +378,7 @@ impl BodyV1 {
             answers: answers.into_iter().map(AnswerV1::into_domain).collect(),
             replayed: self.replayed,
             origin: self.origin,
+            clip: self.clip_ms.into_iter().map(Duration::from_millis).collect(),
         })
     }
 }

@@ -73,6 +73,7 @@ pub(crate) fn sample(n: u64) -> Inspection {
         }],
         replayed: false,
         origin: "seed 1".into(),
+        clip: vec![],
     }
 }
 
@@ -377,6 +378,16 @@ fn after_a_failure_nothing_is_accepted() {
     assert!(store.accepts().is_err());
     drop(store);
     assert_eq!(open(dir.path()).verify().unwrap().inspections, 1);
+}
+
+#[test]
+fn the_times_of_a_clip_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let clip = [500, 250].map(Duration::from_millis).to_vec();
+    let part = Inspection { clip, ..sample(1) };
+    let store = open(dir.path());
+    store.commit(&part, None).unwrap();
+    assert_eq!(store.get(1).unwrap().unwrap().inspection, part);
 }
 
 #[test]

@@ -10,11 +10,13 @@ use candle_core::Tensor;
 use std::collections::VecDeque;
 
 /// Most patches in one pass of the vision tower; bounds its memory, and larger gains nothing.
-const VISION_PATCHES_MAX: usize = 8192;
+pub(super) const VISION_PATCHES_MAX: usize = 8192;
 
 /// Rows of pictures behind the prefix, shared by the questions of one job.
 pub(super) struct Shared {
     pub(super) job: usize,
+    /// The prefix that the rows stand behind: all of it, or for a clip its opening.
+    pub(super) before: Span,
     pub(super) span: Span,
     pub(super) embeddings: Tensor,
     pub(super) deepstack: Vec<Tensor>,
@@ -23,7 +25,7 @@ pub(super) struct Shared {
     pub(super) users: usize,
 }
 
-/// The vision tower's rows of one picture.
+/// The vision tower's rows of one picture, or of one pair of a clip's pictures.
 pub(super) struct Picture {
     pub(super) grid: PatchGrid,
     pub(super) embeds: Tensor,
@@ -38,7 +40,7 @@ pub(super) struct Encoded {
 
 /// A part of what the questions of a job share, with its first position.
 pub(super) enum Piece<'a> {
-    Ids([u32; 2], u32),
+    Ids(Vec<u32>, u32),
     Picture(&'a Picture, u32),
 }
 
@@ -63,7 +65,7 @@ pub(super) fn share(
     vision: &VisionConfig,
     e: &Encoded,
     pieces: &[Piece<'_>],
-    span: Span,
+    [before, span]: [Span; 2],
     users: usize,
 ) -> Result<Shared, VlmError> {
     let mut embeddings = vec![];
@@ -89,7 +91,15 @@ pub(super) fn share(
         }
     }
     let deepstack = deepstack.iter().map(|d| Tensor::cat(d, 0)).collect::<candle_core::Result<_>>()?;
-    Ok(Shared { job: e.job, span, embeddings: Tensor::cat(&embeddings, 0)?, deepstack, positions, users })
+    Ok(Shared {
+        job: e.job,
+        before,
+        span,
+        embeddings: Tensor::cat(&embeddings, 0)?,
+        deepstack,
+        positions,
+        users,
+    })
 }
 
 /// The rows of a pass while it is put together: pictures first, then tokens.
@@ -127,14 +137,16 @@ impl Rows {
     }
 }
 
-/// Jobs whose pictures have one size, in batches that the vision tower takes at once.
+/// Jobs whose pictures have one size, in batches that the vision tower takes at once; stills and pairs
+/// are not mixed.
 pub(super) fn group(pictures: &[Option<Vec<Patches>>]) -> VecDeque<Vec<usize>> {
-    let mut groups: Vec<(Option<PatchGrid>, usize, Vec<usize>)> = vec![];
+    let mut groups: Vec<(Option<(PatchGrid, usize)>, usize, Vec<usize>)> = vec![];
     for (job, pictures) in pictures.iter().enumerate() {
         let Some(pictures) = pictures else { continue };
-        let grid = pictures.first().map(|p| p.grid).filter(|g| pictures.iter().all(|p| p.grid == *g));
+        let first = pictures.first().filter(|first| pictures.iter().all(|p| p.is_like(first)));
+        let grid = first.map(|p| (p.grid, p.frames));
         let patches: usize = pictures.iter().map(|p| p.grid.patches()).sum();
-        let fits = |g: &&mut (Option<PatchGrid>, usize, Vec<usize>)| {
+        let fits = |g: &&mut (Option<(PatchGrid, usize)>, usize, Vec<usize>)| {
             g.0 == grid && grid.is_some() && g.1 + patches <= VISION_PATCHES_MAX
         };
         match groups.iter_mut().find(fits) {

@@ -27,12 +27,33 @@ impl PatchGrid {
     }
 }
 
-/// One picture ready for the vision tower.
+/// One picture, or a pair of a clip's pictures, ready for the vision tower.
 #[derive(Clone, Debug)]
 pub struct Patches {
     pub grid: PatchGrid,
-    /// `[patches, 3 * patch * patch]`, patches in merge order, channels first, values -1..=1.
+    /// Pictures in each patch: 1 for a still, 2 for a pair.
+    pub frames: usize,
+    /// `[patches, frames, 3 * patch * patch]`, patches in merge order, channels first, values -1..=1.
     pub values: Vec<f32>,
+}
+
+impl Patches {
+    /// True when both can stand in one batch.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.grid == other.grid && self.frames == other.frames
+    }
+
+    /// This picture and the one behind it, of the same grid, as a pair.
+    #[must_use]
+    pub fn paired_with(&self, second: &Self) -> Self {
+        let width = self.values.len() / self.grid.patches().max(1);
+        let rows = self.values.chunks(width.max(1)).zip(second.values.chunks(width.max(1)));
+        Self {
+            grid: self.grid,
+            frames: 2,
+            values: rows.flat_map(|(a, b)| a.iter().chain(b)).copied().collect(),
+        }
+    }
 }
 
 /// Width and height after the resize: multiples of `factor` within the budget of pixels.
@@ -88,7 +109,7 @@ pub fn preprocess(
     } else {
         patchify(&resize(image, w, h)?, grid, patch, merge)
     };
-    Ok(Patches { grid, values })
+    Ok(Patches { grid, frames: 1, values })
 }
 
 /// Bicubic (a = -0.5) with antialias, in 8 bits, as PIL and torchvision do it. OpenCV's

@@ -2,7 +2,7 @@
 //!
 //!     GGUF pair -> gguf -> linear (weights as stored) -> vision, text, tokenizer
 //!
-//!     Job -> image: resize, patches -> vision: one row per 2x2 block
+//!     Job -> clip, image: resize, patches -> vision: one row per 2x2 block
 //!         -> engine: rows of all jobs and questions in ragged batches -> text over kv's arena
 //!         -> sample, held to its grammar -> Completion
 //!
@@ -12,6 +12,7 @@
 
 pub mod attention;
 mod batch;
+pub mod clip;
 pub mod engine;
 pub mod error;
 pub mod gguf;
@@ -34,11 +35,11 @@ pub mod text;
 pub mod tokenizer;
 pub mod vision;
 
+pub use clip::{ClipFrame, Shown};
 pub use engine::Qwen3Vl;
 pub use error::VlmError;
 pub use sample::Sampling;
 
-use ::image::RgbImage;
 use std::sync::Arc;
 
 /// What answers questions about pictures. The line knows the model only by this trait, so that its
@@ -67,9 +68,11 @@ pub struct ModelInfo {
 /// shared by all questions.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Most jobs show one picture; none is a question of text alone.
-    pub images: Vec<Arc<RgbImage>>,
-    /// Budget of pixels after the resize (Qwen's `min_pixels`, `max_pixels`), for each picture.
+    /// Most jobs show one picture.
+    pub shown: Shown,
+    /// Budget of pixels after the resize (Qwen's `min_pixels`, `max_pixels`), for each picture, those of a
+    /// clip too. Qwen's own video processor spreads one budget over all frames; here a tile of a clip is
+    /// seen as large as a tile of a still.
     pub min_pixels: u32,
     pub max_pixels: u32,
     pub asks: Vec<Ask>,
@@ -107,7 +110,8 @@ pub struct Timing {
 pub struct Completion {
     pub text: String,
     pub tokens: Vec<AnswerToken>,
-    /// All tokens that the model was given, one `<|image_pad|>` for each row of a picture.
+    /// All tokens that the model was given, one `<|image_pad|>` for each row of a picture and one
+    /// `<|video_pad|>` for each row of a clip's pair.
     pub prompt_ids: Vec<u32>,
     pub finish: Finish,
 }

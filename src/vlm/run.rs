@@ -5,10 +5,11 @@
 //!                                              rows of the arena -'--------'
 
 use super::attention::Span;
-use super::batch::{group, share, Encoded, Entered, Picture, Piece, Rows, Shared};
+use super::batch::{group, share, Encoded, Entered, Picture, Piece, Rows, Shared, VISION_PATCHES_MAX};
+use super::clip::{pair_seconds, Shown};
 use super::engine::Qwen3Vl;
 use super::error::VlmError;
-use super::image::{preprocess, Patches};
+use super::image::Patches;
 use super::live::{force, Live, Step};
 use super::logits::Logits;
 use super::rope::{image_advance, text_positions};
@@ -17,7 +18,6 @@ use super::{Ask, Completion, Job, Timing};
 use candle_core::Tensor;
 use rayon::prelude::*;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// New rows that a pass may take besides the steps of live answers; one job is always taken.
@@ -68,8 +68,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let c = &self.engine.model.vision.config;
         let cut = |job: &Job| -> Result<Vec<Patches>, VlmError> {
-            let one = |i: &Arc<_>| preprocess(i, c.patch, c.merge, job.min_pixels, job.max_pixels);
-            job.images.iter().map(one).collect()
+            job.shown.preprocess(c.patch, c.merge, job.min_pixels, job.max_pixels)
         };
         let cut: Vec<_> = self.engine.pool.install(|| self.jobs.par_iter().map(cut).collect());
         self.timing.preprocess_ms += ms(started);
@@ -88,10 +87,11 @@ impl<'a> Run<'a> {
         } else {
             self.engine.pool.install(|| {
                 // Jobs with pictures of several sizes are encoded picture by picture.
-                let same = all.iter().all(|p| p.grid == all[0].grid);
-                let batches: Vec<&[&Patches]> = if same { vec![&all] } else { all.chunks(1).collect() };
+                let same = all.iter().all(|p| p.is_like(all[0]));
+                // One job may show more than a pass of the tower takes.
+                let at_once = (VISION_PATCHES_MAX / all[0].grid.patches()).max(1);
                 let mut pieces = VecDeque::new();
-                for batch in batches {
+                for batch in all.chunks(if same { at_once } else { 1 }) {
                     let out = vision.forward(batch)?;
                     let rows = batch[0].grid.patches() / (merge * merge);
                     for (i, patches) in batch.iter().enumerate() {
@@ -145,7 +145,7 @@ impl<'a> Run<'a> {
     }
 
     fn rows_needed(&self, e: &Encoded) -> Result<usize, VlmError> {
-        let (shared, _) = self.shared_ids(e);
+        let (shared, _) = self.shared_ids(e)?;
         let mut rows = shared.iter().map(Piece::rows).sum();
         for ask in &self.jobs[e.job].asks {
             rows += self.question(ask, e)?.len() + ask.max_tokens;
@@ -158,31 +158,58 @@ impl<'a> Run<'a> {
         m.template.question(&m.tokenizer, &ask.text, !e.pictures.is_empty())
     }
 
+    /// The rows of the prefix that a job stands behind: a clip's first time comes before its first
+    /// `<|vision_start|>`.
+    fn before(&self, e: &Encoded) -> Span {
+        let Span { start, rows } = self.engine.prefix;
+        match &self.jobs[e.job].shown {
+            Shown::Images(images) if images.is_empty() => Span { start, rows: 0 },
+            Shown::Images(_) => Span { start, rows },
+            Shown::Clip(_) => Span { start, rows: rows - 1 },
+        }
+    }
+
     /// What all questions of a job share behind the prefix, and the position behind it.
-    fn shared_ids<'e>(&self, e: &'e Encoded) -> (Vec<Piece<'e>>, u32) {
-        let t = &self.engine.model.template;
-        let merge = self.engine.model.vision.config.merge;
-        let mut next = if e.pictures.is_empty() { 0 } else { self.engine.prefix.rows as u32 };
+    fn shared_ids<'e>(&self, e: &'e Encoded) -> Result<(Vec<Piece<'e>>, u32), VlmError> {
+        let m = &self.engine.model;
+        let (t, merge) = (&m.template, m.vision.config.merge);
+        let before_each: Vec<Vec<u32>> = match &self.jobs[e.job].shown {
+            Shown::Images(_) => (0..e.pictures.len())
+                .map(|i| if i == 0 { vec![] } else { vec![t.vision_end, t.vision_start] })
+                .collect(),
+            Shown::Clip(frames) => {
+                let seconds = pair_seconds(&frames.iter().map(|f| f.at).collect::<Vec<_>>());
+                let ids = |(i, s): (usize, &f64)| t.before_pair(&m.tokenizer, *s, i == 0);
+                seconds.iter().enumerate().map(ids).collect::<Result<_, _>>()?
+            }
+        };
+        let mut next = self.before(e).rows as u32;
         let mut pieces = vec![];
-        for (i, picture) in e.pictures.iter().enumerate() {
-            if i > 0 {
-                pieces.push(Piece::Ids([t.vision_end, t.vision_start], next));
-                next += 2;
+        for (picture, ids) in e.pictures.iter().zip(before_each) {
+            if !ids.is_empty() {
+                let rows = ids.len() as u32;
+                pieces.push(Piece::Ids(ids, next));
+                next += rows;
             }
             pieces.push(Piece::Picture(picture, next));
             next += image_advance(picture.grid.rows / merge, picture.grid.cols / merge);
         }
-        (pieces, next)
+        Ok((pieces, next))
     }
 
     /// The tokens that stand for the shared spans, for the record of what the model was given.
     fn shown_ids(&self, e: &Encoded, pieces: &[Piece<'_>]) -> Vec<u32> {
         let t = &self.engine.model.template;
-        let mut ids = if e.pictures.is_empty() { vec![] } else { t.prefix() };
+        let pad = match self.jobs[e.job].shown {
+            Shown::Images(_) => t.image_pad,
+            Shown::Clip(_) => t.video_pad.unwrap_or(t.image_pad),
+        };
+        let mut ids = t.prefix();
+        ids.truncate(self.before(e).rows);
         for piece in pieces {
             match piece {
                 Piece::Ids(inner, _) => ids.extend(inner),
-                Piece::Picture(..) => ids.extend(std::iter::repeat_n(t.image_pad, piece.rows())),
+                Piece::Picture(..) => ids.extend(std::iter::repeat_n(pad, piece.rows())),
             }
         }
         ids
@@ -202,7 +229,7 @@ impl<'a> Run<'a> {
             ids.extend(&forced);
             opened.push((ids, matcher, forced));
         }
-        let (pieces, next) = self.shared_ids(e);
+        let (pieces, next) = self.shared_ids(e)?;
         let shared_rows = pieces.iter().map(Piece::rows).sum();
         let mut spans = vec![];
         for rows in
@@ -218,8 +245,9 @@ impl<'a> Run<'a> {
         }
         let mut spans = spans.into_iter();
         let span = spans.next().unwrap_or(Span { start: 0, rows: 0 });
-        let context = if e.pictures.is_empty() { vec![] } else { vec![self.engine.prefix, span] };
-        let before = self.shown_ids(e, &pieces);
+        let before = self.before(e);
+        let context = if e.pictures.is_empty() { vec![] } else { vec![before, span] };
+        let shown = self.shown_ids(e, &pieces);
         let mut rows = shared_rows;
         for (i, ((ids, matcher, forced), own)) in opened.into_iter().zip(spans).enumerate() {
             rows += ids.len();
@@ -232,7 +260,7 @@ impl<'a> Run<'a> {
                 own,
                 filled: 0,
                 next,
-                prompt_ids: [&before, &ids[..ids.len() - forced.len()]].concat(),
+                prompt_ids: [&shown, &ids[..ids.len() - forced.len()]].concat(),
                 pending: ids,
                 max_tokens: asks[i].max_tokens,
                 tokens: vec![],
@@ -250,7 +278,7 @@ impl<'a> Run<'a> {
                 &self.engine.model.vision.config,
                 e,
                 &pieces,
-                span,
+                [before, span],
                 asks.len(),
             )?);
             Some(self.shared.len() - 1)
@@ -286,7 +314,7 @@ impl<'a> Run<'a> {
         let mut rows = Rows::default();
         for i in fresh {
             let s = &self.shared[*i];
-            rows.add(s.positions.iter().copied(), vec![self.engine.prefix], s.span);
+            rows.add(s.positions.iter().copied(), vec![s.before], s.span);
             rows.pictures.push((s.embeddings.clone(), s.deepstack.clone()));
         }
         let picture_rows = rows.positions.len();

@@ -3,6 +3,10 @@
 //!     <|im_start|>user\n <|vision_start|> image rows <|vision_end|> … text <|im_end|>\n
 //!     <|im_start|>assistant\n
 //!
+//! A clip shows pairs of pictures, each behind its time:
+//!
+//!     <|im_start|>user\n `<0.1 seconds>` <|vision_start|> video rows <|vision_end|> … text <|im_end|>\n …
+//!
 //! What comes before the first picture's rows is the same for every job (`prefix`), what comes up
 //! to the last picture's rows is the same for every question of a job (`shared`).
 
@@ -17,6 +21,8 @@ pub struct Template {
     pub vision_start: u32,
     pub vision_end: u32,
     pub image_pad: u32,
+    /// Stands for the rows of a clip; only a question about a clip needs it.
+    pub video_pad: Option<u32>,
     /// Ends a text that is no chat turn.
     pub end_of_text: Option<u32>,
     user: Vec<u32>,
@@ -39,6 +45,7 @@ impl Template {
             vision_start: id("<|vision_start|>")?,
             vision_end: id("<|vision_end|>")?,
             image_pad: id("<|image_pad|>")?,
+            video_pad: t.special("<|video_pad|>"),
             end_of_text: t.special("<|endoftext|>"),
             user: t.encode("user\n")?,
             assistant: t.encode("assistant\n")?,
@@ -46,7 +53,7 @@ impl Template {
         })
     }
 
-    /// Tokens before the rows of the first picture.
+    /// Tokens before the rows of the first picture; a clip begins behind `opening`.
     pub fn prefix(&self) -> Vec<u32> {
         let mut ids = self.opening();
         ids.push(self.vision_start);
@@ -56,6 +63,21 @@ impl Template {
     /// Tokens that open the user's turn.
     pub fn opening(&self) -> Vec<u32> {
         [&[self.im_start], self.user.as_slice()].concat()
+    }
+
+    /// Tokens before the rows of a clip's pair: its time, and behind another pair that one's end.
+    ///
+    /// # Errors
+    /// `Tokenizer` when the vocabulary knows no clips.
+    pub fn before_pair(&self, t: &Tokenizer, seconds: f64, is_first: bool) -> Result<Vec<u32>, VlmError> {
+        if self.video_pad.is_none() {
+            let why = "token <|video_pad|> is missing: this model takes no clips".into();
+            return Err(VlmError::Tokenizer { why });
+        }
+        let mut ids = if is_first { vec![] } else { vec![self.vision_end] };
+        ids.extend(t.encode(&format!("<{seconds:.1} seconds>"))?);
+        ids.push(self.vision_start);
+        Ok(ids)
     }
 
     /// Tokens behind the rows of the last picture (when there is one): the question, and the opening

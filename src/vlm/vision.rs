@@ -1,5 +1,5 @@
-//! The vision tower: patches of equal-size pictures in, one row per 2x2 block out, for the text
-//! model's input and for its first blocks (DeepStack).
+//! The vision tower: patches of equal-size pictures (or pairs of a clip's pictures) in, one row per 2x2
+//! block out, for the text model's input and for its first blocks (DeepStack).
 //!
 //!     patches -> embedding + position table -> blocks (norm, attention with 2-D rotary, norm, FFN)
 //!                                                |  after some blocks: DeepStack merger
@@ -136,6 +136,8 @@ pub struct Vision {
     /// `[hidden, 3 * patch * patch]`: both temporal halves added, since a still image is the same
     /// frame twice.
     patch_embd: Tensor,
+    /// `[hidden, 2 * 3 * patch * patch]`: the halves side by side, for the two pictures of a clip's pair.
+    pair_embd: Tensor,
     patch_bias: Tensor,
     /// `[side * side, hidden]`.
     positions: Tensor,
@@ -146,7 +148,7 @@ pub struct Vision {
     device: Device,
 }
 
-/// What the tower says about a batch of equal-size pictures.
+/// What the tower says about a batch of equal-size pictures; a pair counts as one picture.
 #[derive(Clone, Debug)]
 pub struct VisionOut {
     /// `[pictures * rows, out]`, rows = patches / merge^2.
@@ -164,7 +166,8 @@ impl Vision {
     /// `Model` naming the key or tensor; `Io`.
     pub fn load(g: &Gguf, device: &Device) -> std::result::Result<Self, VlmError> {
         let c = VisionConfig::from_gguf(g)?;
-        let (patch_embd, patch_bias) = patch_embedding(g, &c, device)?;
+        let (patch_embd, pair_embd) = patch_embeddings(g, &c, device)?;
+        let patch_bias = vector(g, "v.patch_embd.bias", c.hidden, device)?;
         let table = g.tensors.get("v.position_embd.weight");
         let side = table.map_or(0, |t| t.shape.first().copied().unwrap_or(0)).isqrt();
         let positions = g.tensor("v.position_embd.weight", &[side * side, c.hidden], device)?;
@@ -180,6 +183,7 @@ impl Vision {
         };
         Ok(Self {
             patch_embd,
+            pair_embd,
             patch_bias,
             positions: positions.dequantize(device)?.to_dtype(DType::F32)?,
             side,
@@ -191,20 +195,22 @@ impl Vision {
         })
     }
 
-    /// Runs pictures of one size through the tower.
+    /// Runs pictures of one size, or pairs of one size, through the tower.
     ///
     /// # Errors
-    /// When the pictures differ in size or a tensor operation fails.
+    /// When they differ in size or stills and pairs are mixed, or a tensor operation fails.
     pub fn forward(&self, pictures: &[&Patches]) -> std::result::Result<VisionOut, VlmError> {
         let c = &self.config;
         let grid = pictures.first().map_or(PatchGrid { rows: 0, cols: 0 }, |p| p.grid);
-        if grid.patches() == 0 || pictures.iter().any(|p| p.grid != grid) {
+        if grid.patches() == 0 || pictures.iter().any(|p| !p.is_like(pictures[0])) {
             return Err(candle_core::Error::Msg("one batch holds pictures of one size".into()).into());
         }
-        let width = CHANNELS * c.patch * c.patch;
+        let is_pair = pictures[0].frames == 2;
+        let (weight, width) = if is_pair { (&self.pair_embd, 2) } else { (&self.patch_embd, 1) };
+        let width = width * CHANNELS * c.patch * c.patch;
         let values = pictures.iter().map(|p| p.values.as_slice()).collect::<Vec<_>>().concat();
         let x = Tensor::from_vec(values, (pictures.len() * grid.patches(), width), &self.device)?;
-        let x = x.matmul(&self.patch_embd.t()?)?;
+        let x = x.matmul(&weight.t()?)?;
         let mut x = add_residual(&self.position_rows(grid)?, x, Some(&self.patch_bias))?;
         let rotary = self.rotary(grid)?;
         let mut deepstack = Vec::new();
@@ -345,18 +351,19 @@ fn gelu(layer: &Linear, x: &Tensor, kind: Gelu) -> Result<Tensor> {
     }
 }
 
-fn patch_embedding(
+/// The weights of a still's patch, and those of a pair's.
+fn patch_embeddings(
     g: &Gguf,
     c: &VisionConfig,
     device: &Device,
 ) -> std::result::Result<(Tensor, Tensor), VlmError> {
     let shape = [c.hidden, CHANNELS, c.patch, c.patch];
     let half = |name: &str| -> std::result::Result<Tensor, VlmError> {
-        Ok(g.tensor(name, &shape, device)?.dequantize(device)?.to_dtype(DType::F32)?)
+        let half = g.tensor(name, &shape, device)?.dequantize(device)?.to_dtype(DType::F32)?;
+        Ok(half.reshape((c.hidden, CHANNELS * c.patch * c.patch))?)
     };
-    let sum = (half("v.patch_embd.weight")? + half("v.patch_embd.weight.1")?)?;
-    let weight = sum.reshape((c.hidden, CHANNELS * c.patch * c.patch))?;
-    Ok((weight, vector(g, "v.patch_embd.bias", c.hidden, device)?))
+    let (first, second) = (half("v.patch_embd.weight")?, half("v.patch_embd.weight.1")?);
+    Ok(((&first + &second)?, Tensor::cat(&[first, second], 1)?))
 }
 
 fn block(g: &Gguf, c: &VisionConfig, i: usize, device: &Device) -> std::result::Result<Block, VlmError> {

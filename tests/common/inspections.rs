@@ -47,5 +47,6 @@ pub fn inspection(n: u64) -> Inspection {
         }],
         replayed: false,
         origin: format!("seed {n}"),
+        clip: Vec::new(),
     }
 }

@@ -176,6 +176,8 @@ fn p10_orders_in_the_picture_change_no_field_and_no_verdict_to_pass() {
                 pixels: Arc::new(picture),
                 captured_at: SystemTime::now(),
                 captured: Instant::now(),
+                exposed: None,
+                clip: vec![],
                 trigger: Trigger {
                     deadline: Some(std::time::Duration::from_secs(600)),
                     ..Trigger::default()

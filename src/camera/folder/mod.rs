@@ -97,6 +97,8 @@ impl Source for Folder {
             pixels: Arc::new(rgb),
             captured_at: SystemTime::now(),
             captured: Instant::now(),
+            exposed: None,
+            clip: vec![],
             trigger: Trigger::default(),
             origin: path.display().to_string(),
             replayed: false,

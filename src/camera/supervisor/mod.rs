@@ -372,6 +372,8 @@ impl Keeper {
                 .checked_add(Duration::from_nanos(stamp.unix_ns))
                 .unwrap_or_else(SystemTime::now),
             captured: now.checked_sub(age).unwrap_or(now),
+            exposed: Some(Duration::from_nanos(stamp.monotonic_ns)),
+            clip: vec![],
             trigger: Trigger::default(),
             origin: format!("{}:{number}", self.settings.camera),
             replayed: recorded,

@@ -270,6 +270,8 @@ fn plan(part: &Arc<RgbImage>, pipeline: &Pipeline) -> anyhow::Result<Plan> {
         pixels: Arc::clone(part),
         captured_at: SystemTime::now(),
         captured: Instant::now(),
+        exposed: None,
+        clip: vec![],
         trigger: Trigger::default(),
         origin: "bench".into(),
         replayed: true,
@@ -296,7 +298,7 @@ fn estimate(jobs: &[Job], engine: &Qwen3Vl, random: bool, rates: &Rates) -> Resu
     let factor = (model.vision.config.patch * model.vision.config.merge) as u32;
     let (mut pictures, mut words, mut answers) = (0, 0, 0);
     for job in jobs {
-        for image in &job.images {
+        for image in job.shown.images() {
             let (w, h) = smart_resize(image.width(), image.height(), factor, job.min_pixels, job.max_pixels)?;
             pictures += (w / factor * (h / factor)) as usize;
         }

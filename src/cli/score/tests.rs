@@ -33,6 +33,7 @@ pub(crate) fn inspection() -> Inspection {
         answers: Vec::new(),
         replayed: true,
         origin: "a.png".into(),
+        clip: Vec::new(),
     }
 }
 

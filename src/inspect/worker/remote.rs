@@ -82,7 +82,8 @@ impl Remote {
         self.run += 1;
         for job in jobs {
             let (header, asks) = wire::job_message(job);
-            let pixels = job.images.iter().map(|i| i.as_raw().as_slice());
+            let images = job.shown.images();
+            let pixels = images.iter().map(|i| i.as_raw().as_slice());
             let payload: Vec<&[u8]> = std::iter::once(asks.as_slice()).chain(pixels).collect();
             self.child.channel.send(&header, &payload, self.grace)?;
         }

@@ -98,8 +98,9 @@ fn read(channel: &mut Channel, signals: &Signals, messages: &SyncSender<Message>
     loop {
         let Some((header, payload)) = channel.recv(POLL, PATIENCE)? else { continue };
         let message = match header {
-            ToEngine::Job { images, min_pixels, max_pixels, asks_bytes } => {
-                match wire::job_of(&images, min_pixels, max_pixels, asks_bytes, &payload) {
+            ToEngine::Job { images, clip_ns, min_pixels, max_pixels, asks_bytes } => {
+                let clip_ns = clip_ns.as_deref();
+                match wire::job_of(&images, clip_ns, min_pixels, max_pixels, asks_bytes, &payload) {
                     Ok(job) => Message::Job(job),
                     Err(why) => Message::Bad(why),
                 }

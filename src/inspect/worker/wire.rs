@@ -7,10 +7,19 @@
 //! an engine whose memory is corrupt may say anything. Offsets that leave a text and probabilities
 //! that are none are errors of that answer.
 
-use crate::vlm::{AnswerToken, Answers, Ask, Completion, Finish, Job, ModelInfo, Sampling, Timing, VlmError};
+use crate::ipc::PAYLOAD_BYTES_MAX;
+use crate::vlm::{AnswerToken, Answers, Ask, ClipFrame, Completion, Finish, Job, ModelInfo, Sampling};
+use crate::vlm::{Shown, Timing, VlmError};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Room that the questions of a job have in its message: a pipeline's prompts and grammars need far less.
+const ASKS_BYTES_MAX: usize = 1 << 20;
+
+/// Most bytes that the pictures of one job may have, three a pixel.
+pub const PIXEL_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - ASKS_BYTES_MAX;
 
 /// From the line to the engine. `run` counts the calls of `answer`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -19,6 +28,8 @@ pub enum ToEngine {
     Job {
         /// Width and height of each picture.
         images: Vec<(u32, u32)>,
+        /// The pictures are a clip, exposed so many nanoseconds after its first one.
+        clip_ns: Option<Vec<u64>>,
         min_pixels: u32,
         max_pixels: u32,
         asks_bytes: usize,
@@ -81,7 +92,8 @@ pub fn job_message(job: &Job) -> (ToEngine, Vec<u8>) {
     let wire: Vec<AskWire> = job.asks.iter().map(ask_to_wire).collect();
     let asks = serde_json::to_vec(&wire).expect("numbers and strings always serialise");
     let header = ToEngine::Job {
-        images: job.images.iter().map(|i| i.dimensions()).collect(),
+        images: job.shown.images().iter().map(|i| i.dimensions()).collect(),
+        clip_ns: clip_ns(&job.shown),
         min_pixels: job.min_pixels,
         max_pixels: job.max_pixels,
         asks_bytes: asks.len(),
@@ -92,6 +104,7 @@ pub fn job_message(job: &Job) -> (ToEngine, Vec<u8>) {
 /// The job of a message; what does not fit together is said in words.
 pub fn job_of(
     images: &[(u32, u32)],
+    clip_ns: Option<&[u64]>,
     min_pixels: u32,
     max_pixels: u32,
     asks_bytes: usize,
@@ -110,7 +123,23 @@ pub fn job_of(
         return Err(format!("{} bytes behind the last picture", pixels.len()));
     }
     let asks = asks.into_iter().map(ask_of_wire).collect();
-    Ok(Job { images: pictures, min_pixels, max_pixels, asks })
+    Ok(Job { shown: shown_of(pictures, clip_ns)?, min_pixels, max_pixels, asks })
+}
+
+fn clip_ns(shown: &Shown) -> Option<Vec<u64>> {
+    match shown {
+        Shown::Images(_) => None,
+        Shown::Clip(frames) => Some(frames.iter().map(|f| f.at.as_nanos() as u64).collect()),
+    }
+}
+
+fn shown_of(pictures: Vec<Arc<RgbImage>>, clip_ns: Option<&[u64]>) -> Result<Shown, String> {
+    let Some(times) = clip_ns else { return Ok(Shown::Images(pictures)) };
+    if times.len() != pictures.len() {
+        return Err(format!("{} times for {} pictures of a clip", times.len(), pictures.len()));
+    }
+    let frame = |(image, ns): (_, &u64)| ClipFrame { image, at: Duration::from_nanos(*ns) };
+    Ok(Shown::Clip(pictures.into_iter().zip(times).map(frame).collect()))
 }
 
 fn ask_to_wire(ask: &Ask) -> AskWire {
@@ -216,19 +245,24 @@ mod tests {
             max_tokens: 5,
             sampling: Sampling { temperature: 0.7, top_k: Some(3), ..Sampling::default() },
         };
-        let job = Job {
-            images: vec![picture(3, 2, 9), picture(1, 1, 8)],
-            min_pixels: 1,
-            max_pixels: 2,
-            asks: vec![ask],
-        };
-        let (header, mut payload) = job_message(&job);
-        job.images.iter().for_each(|i| payload.extend_from_slice(i.as_raw()));
-        let ToEngine::Job { images, min_pixels, max_pixels, asks_bytes } = header else { panic!() };
-        let back = job_of(&images, min_pixels, max_pixels, asks_bytes, &payload).unwrap();
-        assert_eq!(format!("{back:?}"), format!("{job:?}"));
-        for bad in [&payload[..payload.len() - 1], &[&payload[..], &[0]].concat()] {
-            assert!(job_of(&images, 1, 2, asks_bytes, bad).is_err());
+        let frame = |image, ms| ClipFrame { image, at: Duration::from_millis(ms) };
+        let clip = vec![frame(picture(3, 2, 9), 0), frame(picture(3, 2, 8), 250)];
+        for shown in [Shown::Images(vec![picture(3, 2, 9), picture(1, 1, 8)]), Shown::Clip(clip)] {
+            let job = Job { shown, min_pixels: 1, max_pixels: 2, asks: vec![ask.clone()] };
+            let (header, mut payload) = job_message(&job);
+            job.shown.images().iter().for_each(|i| payload.extend_from_slice(i.as_raw()));
+            let header = serde_json::from_slice(&serde_json::to_vec(&header).unwrap()).unwrap();
+            let ToEngine::Job { images, clip_ns, min_pixels, max_pixels, asks_bytes } = header else {
+                panic!()
+            };
+            let of =
+                |clip_ns, bytes: &[u8]| job_of(&images, clip_ns, min_pixels, max_pixels, asks_bytes, bytes);
+            let back = of(clip_ns.as_deref(), &payload).unwrap();
+            assert_eq!(format!("{back:?}"), format!("{job:?}"));
+            for bad in [&payload[..payload.len() - 1], &[&payload[..], &[0]].concat()] {
+                assert!(of(clip_ns.as_deref(), bad).is_err());
+            }
+            assert!(of(Some(&[0]), &payload).is_err(), "a clip has a time for each picture");
         }
         let answers = vec![Ok(completion(0.1, 2)), Err(VlmError::Stopped), Err(engine_error("x"))];
         let back = answers_of(&answer_message(answers), 3).unwrap();
