@@ -7,12 +7,15 @@
 
 #[path = "common/awake.rs"]
 mod awake;
+#[path = "common/film.rs"]
+mod film;
 #[path = "common/rtsp.rs"]
 mod rtsp;
 #[path = "common/soak.rs"]
 mod soak;
 
 use awake::Awake;
+use film::film;
 
 use image::{Rgb, RgbImage};
 use inspectd::camera::child;
@@ -27,8 +30,7 @@ use inspectd::domain::frame::Frame;
 use inspectd::ipc::{Channel, Child, Program};
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -316,21 +318,6 @@ fn pictures_of_a_hardware_trigger_that_find_no_room_are_counted() {
 
 fn opencv(url: String, backend: Backend, live: bool) -> Kind {
     Kind::OpenCv { url, backend, live, open_timeout_ms: 5_000, read_timeout_ms: 2_000 }
-}
-
-/// A film of `seconds` at 10 frames a second.
-fn film(dir: &Path, filter: &str, seconds: u32) -> PathBuf {
-    let path = dir.join("film.avi");
-    let status = Command::new("ffmpeg")
-        .args(["-loglevel", "error", "-y", "-f", "lavfi", "-i"])
-        .arg(format!("{filter}=size=320x240:rate=10:duration={seconds}"))
-        .args(["-c:v", "mjpeg", "-q:v", "2"])
-        .arg(&path)
-        .stdin(Stdio::null())
-        .status()
-        .expect("ffmpeg is needed for this test: apt-get install ffmpeg");
-    assert!(status.success());
-    path
 }
 
 #[test]

@@ -3,12 +3,15 @@
 
 #[path = "common/broker.rs"]
 mod broker;
+#[path = "common/clips.rs"]
+mod clips;
 #[path = "web/http.rs"]
 mod http;
 #[path = "common/station.rs"]
 mod station;
 
 use broker::{until, Broker, Subscriber};
+use clips::ask_about_clips;
 use inspectd::mqtt::message::PART_JSON_SCHEMA;
 use inspectd::store::accounts::Token;
 use inspectd::store::images::sha256;
@@ -196,6 +199,32 @@ async fn commands_are_acknowledged_and_triggers_have_results() {
 }
 
 /// With the engine stopped, the inspector holds at most one frame of each camera, and each queue one.
+/// A camera that ends inside the second clip: its part is not lost, and what the first has is enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_takes_a_clip_and_one_that_is_cut_short_is_a_review() {
+    let broker = Broker::start("", "").await;
+    let station = Station::new(broker.port, &camera("cam1", &format!("{SIMULATOR}count = 3\n")));
+    ask_about_clips(&station, 2, 50);
+    let plc = Plc::new(broker.port).await;
+    let mut daemon = station.start();
+    plc.until_listening().await;
+    for part in ["P1", "P2"] {
+        let ack = plc.command("trigger", json!({ "part_id": part })).await;
+        assert_eq!(ack["accepted"], true, "{ack}");
+        plc.result(part).await;
+    }
+    let [whole, short] = [plc.result("P1").await, plc.result("P2").await];
+    assert_eq!(whole["tiles"], json!({ "planned": 1, "inspected": 1 }), "{whole}");
+    let reason = "frame: the pipeline asks about a clip of 2 pictures, and this frame has 1";
+    assert_eq!((&short["verdict"], &short["reason"]), (&json!("review"), &json!(reason)), "{short}");
+    signal(daemon.id(), libc::SIGTERM);
+    assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());
+    let store = station.store();
+    let before = |seq| store.get(seq).unwrap().unwrap().inspection.clip;
+    assert!(before(1).len() == 1 && before(1)[0] >= Duration::from_millis(50), "{:?}", before(1));
+    assert!(before(2).is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_queue_policy_drops_what_its_name_says_and_records_it() {
     let broker = Broker::start("", "").await;

@@ -3,6 +3,10 @@
 
 #[path = "common/broker.rs"]
 mod broker;
+#[path = "common/clips.rs"]
+mod clips;
+#[path = "common/film.rs"]
+mod film;
 #[path = "rigs/loopdisk.rs"]
 mod loopdisk;
 #[path = "common/soak.rs"]
@@ -11,6 +15,7 @@ mod soak;
 mod station;
 
 use broker::{until, Broker, Message, Subscriber};
+use clips::ask_about_clips;
 use inspectd::mqtt::message::RESULT_JSON_SCHEMA;
 use inspectd::store::{Store, StoreOptions};
 use station::{engine, results, signal, wait, Station, PREFIX};
@@ -136,6 +141,35 @@ async fn a_folder_of_pictures_with_a_bad_one_among_them() {
     assert_eq!(station.store().verify().unwrap().inspections, 3);
     let faults = |m: &Message| m.json()["state"] == "fault";
     assert!(subscriber.on("camera/cam1/status").iter().any(faults));
+}
+
+/// A film goes through the capture child, the taker, the engine's process and the store as clips: two with
+/// their three pictures, and a rest that is too short and therefore reviewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_film_is_inspected_clip_by_clip() {
+    let broker = Broker::start("", "").await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let dir = tempfile::tempdir().unwrap();
+    let film = film::film(dir.path(), "testsrc", 2);
+    let camera = format!("source = \"opencv\"\nurl = \"{}\"", film.display());
+    let station = one_camera(broker.port, &camera);
+    ask_about_clips(&station, 3, 250);
+    let status = wait(&mut station.start(), "the film is over").await;
+    assert!(status.success(), "{}", station.log());
+    until("three results", || results(&subscriber.heard()).len() == 3).await;
+    let store = station.store();
+    let found: Vec<_> = (1..=3).map(|seq| store.get(seq).unwrap().unwrap().inspection).collect();
+    let before = |i: usize| found[i].clip.iter().map(Duration::as_millis).collect::<Vec<_>>();
+    assert_eq!([before(0), before(1), before(2)], [vec![600, 300], vec![600, 300], vec![300]]);
+    let origins: Vec<_> = found.iter().map(|i| i.origin.as_str()).collect();
+    assert_eq!(origins, ["cam1:6", "cam1:13", "cam1:17"], "the last picture of each");
+    for inspection in &found[..2] {
+        let tiles = inspection.tiles;
+        assert!(tiles.planned > 0 && tiles.planned == tiles.inspected, "{inspection:?}");
+    }
+    let short = results(&subscriber.heard()).pop().unwrap();
+    let reason = "frame: the pipeline asks about a clip of 3 pictures, and this frame has 2";
+    assert_eq!((short["verdict"].as_str(), short["reason"].as_str()), (Some("review"), Some(reason)));
 }
 
 fn run(args: &[&str]) -> Output {

@@ -8,6 +8,9 @@
 //!                                                                          | Unix socket
 //!                                                             child: v4l2, opencv, genicam
 //!
+//! Between a source and its trigger stands `clip`, which collects the pictures of a clip where the
+//! pipeline asks for one.
+//!
 //! What can hang or crash, drivers and network streams, lives in a child process (`inspectd capture`).
 //! `folder` and `simulator` are our own code on files and numbers and stay in the process.
 //!
@@ -18,6 +21,7 @@
 //! reports it and calls `next` again. `Ok(None)` is the end: nothing comes after it.
 
 pub mod child;
+pub mod clip;
 pub mod device;
 pub mod folder;
 pub mod genicam;

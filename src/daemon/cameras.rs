@@ -12,6 +12,7 @@ use super::device;
 use super::recorder::Recorder;
 use super::station::Station;
 use super::taker::Taker;
+use crate::camera::clip::Clips;
 use crate::camera::folder::Folder;
 use crate::camera::simulator::{Settings, Simulator};
 use crate::camera::{Source, Stop};
@@ -75,6 +76,7 @@ pub fn start(
         let feed = Feed { frames: Arc::new(Queue::new(camera.queue.policy, camera.queue.frames)) };
         let on_command = camera.trigger.on == TriggerOn::Command;
         let counter = Arc::new(Counter::new(&camera.id, on_command, Arc::clone(pipeline)));
+        let source = with_clips(source, camera, &counter, stop);
         counters.push(Arc::clone(&counter));
         let taker = Taker {
             id: camera.id.clone(),
@@ -120,6 +122,21 @@ impl Cameras {
             }
         }
     }
+}
+
+/// A source that takes clips while the pipeline in force asks about them. Each picture of a
+/// hardware-triggered camera is a part, so that it has none.
+fn with_clips(
+    source: Box<dyn Source>,
+    camera: &Camera,
+    counter: &Arc<Counter>,
+    stop: &Stop,
+) -> Box<dyn Source> {
+    if matches!(&camera.source, SourceConfig::Device(device) if device.is_line_triggered()) {
+        return source;
+    }
+    let counter = Arc::clone(counter);
+    Box::new(Clips::new(source, Box::new(move || counter.pipeline().clip), stop.clone()))
 }
 
 fn open(camera: &Camera, station: &Arc<Station>, stop: &Stop) -> anyhow::Result<Box<dyn Source>> {
