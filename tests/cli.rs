@@ -180,6 +180,56 @@ fn ask_gives_text_ids_and_log_probabilities() {
     assert_eq!(words[0]["completion_tokens"], 4);
 }
 
+/// Three tiles of one size as a clip: two pairs, each behind its time, and one question.
+#[test]
+fn ask_shows_a_clip() {
+    let tile = |i: u32| format!("fixtures/model/examples/images/defect-256x256-0{i}.png");
+    let (a, b, c) = (tile(0), tile(1), tile(2));
+    let clip = ["--image", &a, "--image", &b, "--image", &c, "--interval-ms", "250"];
+    let asked = [&["ask", "--json", "--ids", "--max-tokens", "8"], &clip[..], &["What moves?"]].concat();
+    let answer = json_lines(&run(&asked)).remove(0);
+    assert!(answer["completion_tokens"].as_u64().unwrap() > 0);
+    let gguf = inspectd::vlm::gguf::Gguf::open(Path::new("fixtures/model/inspectd-small.gguf")).unwrap();
+    let tokenizer = inspectd::vlm::tokenizer::Tokenizer::from_gguf(&gguf).unwrap();
+    let ids = answer["prompt_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32);
+    let ids: Vec<u32> = ids.collect();
+    let video = tokenizer.special("<|video_pad|>").unwrap();
+    assert_eq!(ids.iter().filter(|id| **id == video).count(), 2 * 64, "256x256 px are 8x8 rows");
+    let words = tokenizer.decode(&ids, true).replace("<|video_pad|>", "");
+    let pair = |time| format!("<{time} seconds><|vision_start|><|vision_end|>");
+    let start = format!("<|im_start|>user\n{}{}What moves?<|im_end|>", pair("0.1"), pair("0.5"));
+    assert!(words.starts_with(&start), "{words}");
+    let alone = run(&["ask", "--interval-ms", "250", "What moves?"]);
+    assert_eq!(alone.status.code(), Some(2), "a clip has pictures");
+}
+
+#[test]
+fn inspect_takes_a_clip() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = std::fs::read_to_string("pipelines/examples-defects.toml").unwrap();
+    let clip = "[clip]\nframes = 2\ninterval_ms = 250\n[[prompt]]\nclip = true";
+    let path = dir.path().join("examples-defects.toml");
+    std::fs::write(&path, recipe.replacen("[[prompt]]", clip, 1)).unwrap();
+    let file = path.display().to_string();
+    let inspect = |args: &[&str]| run(&[&["inspect", "--json", "--pipeline", &file], args].concat());
+    let other = TILE.replace("-00.", "-01.");
+    let result = json_lines(&inspect(&["--clip", &other, TILE])).remove(0);
+    assert_eq!(result["file"], TILE, "the last picture is the inspected one");
+    assert_eq!(result["tiles"]["planned"], result["tiles"]["inspected"]);
+    let reason = |result: &Value| result["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(!reason(&result).starts_with("frame") && result["tiles"]["planned"] == 1, "{result}");
+    let out = inspect(&[TILE]);
+    assert!(String::from_utf8_lossy(&out.stderr).contains("give them with --clip"), "{out:?}");
+    assert!(reason(&json_lines(&out)[0]).ends_with("a clip of 2 pictures, and this frame has 1"));
+    for (pipeline, args, words) in [
+        (file.as_str(), vec!["--clip", TILE], "takes 2 pictures, not 1"),
+        ("photo", vec!["--clip", &other, TILE], "no prompt of the pipeline photo asks about a clip"),
+    ] {
+        let out = run(&[&["inspect", "--pipeline", pipeline], args.as_slice()].concat());
+        assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains(words), "{out:?}");
+    }
+}
+
 #[test]
 fn model_info_names_metadata_shapes_and_bytes() {
     let info = json_lines(&run(&["model", "info", "--json", "fixtures/model/inspectd-small.gguf"])).remove(0);

@@ -67,10 +67,15 @@ pub struct Plan {
 /// Runs the command.
 ///
 /// # Errors
-/// The truth does not fit its form, the pipeline or the model is bad, an image cannot be read.
+/// The truth does not fit its form, the pipeline (which must ask about no clips) or the model is bad, an image cannot be read.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let truths = truth::read_dir(&args.dir)?;
     let (pipeline, model) = args.setup.resolve()?;
+    anyhow::ensure!(
+        pipeline.clip.is_none(),
+        "the pipeline {} asks about clips, and the images of a replay are single pictures",
+        pipeline.name
+    );
     let pipeline = only_labelled(pipeline, &truths);
     let plan = Plan {
         dir: args.dir,
