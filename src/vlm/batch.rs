@@ -137,18 +137,19 @@ impl Rows {
     }
 }
 
+/// Grid and frames that all pictures of some jobs have in common, their patches, and the jobs.
+type Group = (Option<(PatchGrid, usize)>, usize, Vec<usize>);
+
 /// Jobs whose pictures have one size, in batches that the vision tower takes at once; stills and pairs
 /// are not mixed.
 pub(super) fn group(pictures: &[Option<Vec<Patches>>]) -> VecDeque<Vec<usize>> {
-    let mut groups: Vec<(Option<(PatchGrid, usize)>, usize, Vec<usize>)> = vec![];
+    let mut groups: Vec<Group> = vec![];
     for (job, pictures) in pictures.iter().enumerate() {
         let Some(pictures) = pictures else { continue };
         let first = pictures.first().filter(|first| pictures.iter().all(|p| p.is_like(first)));
         let grid = first.map(|p| (p.grid, p.frames));
         let patches: usize = pictures.iter().map(|p| p.grid.patches()).sum();
-        let fits = |g: &&mut (Option<(PatchGrid, usize)>, usize, Vec<usize>)| {
-            g.0 == grid && grid.is_some() && g.1 + patches <= VISION_PATCHES_MAX
-        };
+        let fits = |g: &&mut Group| g.0 == grid && grid.is_some() && g.1 + patches <= VISION_PATCHES_MAX;
         match groups.iter_mut().find(fits) {
             Some(g) => {
                 g.1 += patches;
