@@ -212,7 +212,7 @@ fn measure_decode(
 ) -> anyhow::Result<Decode> {
     let time = measure::decode(engine, sequences, allowed, effort)?;
     let tok_per_s = (sequences * effort.decode_steps) as f64 / time.as_secs_f64();
-    say(&format!("decode {sequences} sequences, {allowed:?}: {tok_per_s:.1} tok/s"));
+    say(&format!("decode {sequences} sequences, {} allowed: {tok_per_s:.1} tok/s", allowed.words()));
     Ok(Decode { sequences, tok_per_s })
 }
 

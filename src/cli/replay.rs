@@ -67,7 +67,8 @@ pub struct Plan {
 /// Runs the command.
 ///
 /// # Errors
-/// The truth does not fit its form, the pipeline (which must ask about no clips) or the model is bad, an image cannot be read.
+/// The truth does not fit its form, the pipeline (which must ask about no clips) or the model is bad, an image
+/// cannot be read.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let truths = truth::read_dir(&args.dir)?;
     let (pipeline, model) = args.setup.resolve()?;

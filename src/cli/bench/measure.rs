@@ -156,6 +156,14 @@ pub enum Allowed {
 }
 
 impl Allowed {
+    /// For people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Anything => "anything",
+            Self::Digits => "digits",
+        }
+    }
+
     /// The parts of the output head that are computed for a row.
     fn tiles(self) -> Option<Vec<usize>> {
         (self == Self::Digits).then(|| vec![0, 1])

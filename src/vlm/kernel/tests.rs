@@ -55,6 +55,21 @@ fn every_path_agrees_with_the_scalar_one_for_all_row_counts() {
     }
 }
 
+/// Layers of several kinds share activations: what K-quants need of them serves the others.
+#[test]
+fn activations_that_share_scales_by_superblocks_serve_every_kind() {
+    for dtype in KINDS {
+        let (_, packed) = pair(dtype, 32, 512);
+        let x = noise(11 * 512);
+        let slow = product_of(Path::Scalar, &packed, &x, Bits::Eight, Shared::Superblock);
+        for path in Path::available() {
+            let fast = product_of(path, &packed, &x, Bits::Eight, Shared::Superblock);
+            let gap = fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(gap < 3e-4, "{path:?} {dtype:?}: off by {gap}");
+        }
+    }
+}
+
 /// Which rows share a product changes no bit of it, so that batching changes no answer.
 #[test]
 fn a_row_alone_gives_the_very_bits_that_it_gives_among_others() {

@@ -278,16 +278,15 @@ unsafe fn dot<const FIRST: usize, const N: usize>(q: &Groups, x: *const i32) -> 
     sum
 }
 
-/// Eight bytes as 16-bit values, each twice.
+/// Eight bytes and eight others, one of each in turn.
 ///
 /// # Safety
-/// 8 bytes can be read at `at`.
+/// 8 bytes can be read at both places.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn twice(at: *const u8) -> __m128i {
+unsafe fn in_turn(first: *const u8, second: *const u8) -> __m128i {
     // SAFETY: the caller's.
-    let bytes = unsafe { _mm_loadl_epi64(at.cast()) };
-    _mm_unpacklo_epi8(bytes, bytes)
+    unsafe { _mm_unpacklo_epi8(_mm_loadl_epi64(first.cast()), _mm_loadl_epi64(second.cast())) }
 }
 
 /// Where a block's scales of half a tile are in Q4K and Q5K; its minima follow eight blocks later.
@@ -305,10 +304,9 @@ fn k_scales_at(unit: *const u8, block: usize, half: usize) -> *const u8 {
 unsafe fn k_minima(unit: *const u8, half: usize) -> Minima {
     let mut minima = [_mm256_setzero_si256(); 8];
     for pair in 0..4 {
+        let first = k_scales_at(unit, 8 + 2 * pair, half);
         // SAFETY: the caller's; the offsets are those of `layout`.
-        let [first, second] = [0, 1]
-            .map(|side| unsafe { _mm_loadl_epi64(k_scales_at(unit, 8 + 2 * pair + side, half).cast()) });
-        minima[pair] = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(first, second));
+        minima[pair] = _mm256_cvtepu8_epi16(unsafe { in_turn(first, first.wrapping_add(TILE_ROWS)) });
     }
     minima
 }
@@ -340,8 +338,9 @@ impl ReadSuperblock for Q4K {
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn integer_scales(unit: *const u8, block: usize, half: usize) -> [__m256i; 2] {
+        let at = k_scales_at(unit, block, half);
         // SAFETY: the caller's.
-        [_mm256_cvtepu8_epi16(unsafe { twice(k_scales_at(unit, block, half)) }); 2]
+        [_mm256_cvtepu8_epi16(unsafe { in_turn(at, at) }); 2]
     }
 
     #[inline]
@@ -421,9 +420,11 @@ impl ReadSuperblock for Q6K {
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn integer_scales(unit: *const u8, block: usize, half: usize) -> [__m256i; 2] {
-        let at = q6k_scales_at(unit, block, half);
+        let first = q6k_scales_at(unit, block, half);
+        let second = first.wrapping_add(TILE_ROWS);
         // SAFETY: the caller's.
-        [at, at.wrapping_add(TILE_ROWS)].map(|at| _mm256_cvtepi8_epi16(unsafe { twice(at) }))
+        let (first, second) = unsafe { (in_turn(first, first), in_turn(second, second)) };
+        [_mm256_cvtepi8_epi16(first), _mm256_cvtepi8_epi16(second)]
     }
 
     /// The scales themselves, those of both halves of a block side by side: every q is 32 too large.
@@ -432,11 +433,9 @@ impl ReadSuperblock for Q6K {
     unsafe fn minima(unit: *const u8, half: usize) -> Minima {
         let mut minima = [_mm256_setzero_si256(); 8];
         for (block, minima) in minima.iter_mut().enumerate() {
-            let at = q6k_scales_at(unit, block, half);
+            let first = q6k_scales_at(unit, block, half);
             // SAFETY: the caller's.
-            let [first, second] =
-                [at, at.wrapping_add(TILE_ROWS)].map(|at| unsafe { _mm_loadl_epi64(at.cast()) });
-            *minima = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second));
+            *minima = _mm256_cvtepi8_epi16(unsafe { in_turn(first, first.wrapping_add(TILE_ROWS)) });
         }
         minima
     }
