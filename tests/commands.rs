@@ -198,7 +198,6 @@ async fn commands_are_acknowledged_and_triggers_have_results() {
     assert!(trigger.correlation_id.unwrap().starts_with("test-"));
 }
 
-/// With the engine stopped, the inspector holds at most one frame of each camera, and each queue one.
 /// A camera that ends inside the second clip: its part is not lost, and what the first has is enough.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trigger_takes_a_clip_and_one_that_is_cut_short_is_a_review() {
@@ -225,6 +224,7 @@ async fn a_trigger_takes_a_clip_and_one_that_is_cut_short_is_a_review() {
     assert!(before(2).is_empty());
 }
 
+/// With the engine stopped, the inspector holds at most one frame of each camera, and each queue one.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_queue_policy_drops_what_its_name_says_and_records_it() {
     let broker = Broker::start("", "").await;

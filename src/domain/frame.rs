@@ -1,4 +1,5 @@
-//! One picture of one part, perhaps with those before it (a clip), and with what is known about the part when it was taken.
+//! One picture of one part, perhaps with those before it (a clip), and with what is known about the part when
+//! it was taken.
 
 use super::part::PartRef;
 use image::RgbImage;

@@ -1,4 +1,4 @@
-//! Activations as integers: one scale per 32 values, and the sums that the minima of weights need.
+//! Activations as integers: one scale per 32 or 256 values, and the sums that the minima of weights need.
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2;

@@ -227,25 +227,47 @@ impl Read for Q6K {
 /// Eight registers of scales for madd: each lane is one row's, for both of its 16-bit values.
 type Minima = [__m256i; 8];
 
-/// Reads the superblocks of one kind, and multiplies them with activations of eight bits.
+/// Reads the superblocks of one kind, and multiplies them with activations of eight bits. What is given here is
+/// that of Q4K and Q5K.
 pub trait ReadSuperblock: Read {
     /// The integer scales of a block: of its first and of its second half, each twice in every lane.
     ///
     /// # Safety
     /// As `groups`.
-    unsafe fn integer_scales(unit: *const u8, block: usize, half: usize) -> [__m256i; 2];
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn integer_scales(unit: *const u8, block: usize, half: usize) -> [__m256i; 2] {
+        let at = k_scales_at(unit, block, half);
+        // SAFETY: the caller's; the offsets are those of `layout`.
+        [_mm256_cvtepu8_epi16(unsafe { in_turn(at, at) }); 2]
+    }
 
-    /// What `add_minima` multiplies with sums of activations.
+    /// What `add_minima` multiplies with sums of activations: those of two adjacent blocks side by side.
     ///
     /// # Safety
     /// As `groups`.
-    unsafe fn minima(unit: *const u8, half: usize) -> Minima;
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn minima(unit: *const u8, half: usize) -> Minima {
+        let mut minima = [_mm256_setzero_si256(); 8];
+        for pair in 0..4 {
+            let first = k_scales_at(unit, 8 + 2 * pair, half);
+            // SAFETY: as above.
+            minima[pair] = _mm256_cvtepu8_epi16(unsafe { in_turn(first, first.wrapping_add(TILE_ROWS)) });
+        }
+        minima
+    }
 
     /// The scales of the products and of the minima.
     ///
     /// # Safety
     /// As `groups`.
-    unsafe fn float_scales(unit: *const u8, half: usize) -> [__m256; 2];
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn float_scales(unit: *const u8, half: usize) -> [__m256; 2] {
+        // SAFETY: as above.
+        unsafe { [halves(unit.wrapping_add(16 * half)), halves(unit.wrapping_add(32 + 16 * half))] }
+    }
 
     /// `sum` and the products of a block with as many activations, times the integer scales. Every sum fits:
     /// 256 * 127 * the largest q * the largest scale < 2^31.
@@ -258,7 +280,11 @@ pub trait ReadSuperblock: Read {
     ///
     /// # Safety
     /// The processor has AVX2.
-    unsafe fn add_minima(minima: &Minima, sums: &Sums) -> __m256i;
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add_minima(minima: &Minima, sums: &Sums) -> __m256i {
+        dot_sums::<4>(minima, &sums.blocks)
+    }
 }
 
 /// The products of the groups `FIRST..FIRST + N` in 16 bits, which hold them: N * 2 * 127 * the largest q
@@ -295,33 +321,6 @@ fn k_scales_at(unit: *const u8, block: usize, half: usize) -> *const u8 {
     unit.wrapping_add(64 + block * TILE_ROWS + half * HALF_ROWS)
 }
 
-/// Minima of two adjacent blocks side by side, four times.
-///
-/// # Safety
-/// `unit` points to a unit of Q4K or Q5K.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn k_minima(unit: *const u8, half: usize) -> Minima {
-    let mut minima = [_mm256_setzero_si256(); 8];
-    for pair in 0..4 {
-        let first = k_scales_at(unit, 8 + 2 * pair, half);
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        minima[pair] = _mm256_cvtepu8_epi16(unsafe { in_turn(first, first.wrapping_add(TILE_ROWS)) });
-    }
-    minima
-}
-
-/// `d` and `dmin` of a unit of Q4K or Q5K.
-///
-/// # Safety
-/// `unit` points to one.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-unsafe fn k_float_scales(unit: *const u8, half: usize) -> [__m256; 2] {
-    // SAFETY: the caller's; the offsets are those of `layout`.
-    unsafe { [halves(unit.wrapping_add(16 * half)), halves(unit.wrapping_add(32 + 16 * half))] }
-}
-
 /// Adds products of `N` registers of 16-bit pairs with as many pairs of sums.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -337,62 +336,13 @@ fn dot_sums<const N: usize>(minima: &Minima, sums: &[i16]) -> __m256i {
 impl ReadSuperblock for Q4K {
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn integer_scales(unit: *const u8, block: usize, half: usize) -> [__m256i; 2] {
-        let at = k_scales_at(unit, block, half);
-        // SAFETY: the caller's.
-        [_mm256_cvtepu8_epi16(unsafe { in_turn(at, at) }); 2]
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn minima(unit: *const u8, half: usize) -> Minima {
-        // SAFETY: the caller's.
-        unsafe { k_minima(unit, half) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    unsafe fn float_scales(unit: *const u8, half: usize) -> [__m256; 2] {
-        // SAFETY: the caller's.
-        unsafe { k_float_scales(unit, half) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
     unsafe fn add_block(sum: __m256i, q: &Groups, scales: &[__m256i; 2], x: *const i32) -> __m256i {
         // SAFETY: the caller's.
         _mm256_add_epi32(sum, _mm256_madd_epi16(unsafe { dot::<0, 8>(q, x) }, scales[0]))
     }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn add_minima(minima: &Minima, sums: &Sums) -> __m256i {
-        dot_sums::<4>(minima, &sums.blocks)
-    }
 }
 
 impl ReadSuperblock for Q5K {
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn integer_scales(unit: *const u8, block: usize, half: usize) -> [__m256i; 2] {
-        // SAFETY: the caller's.
-        unsafe { Q4K::integer_scales(unit, block, half) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn minima(unit: *const u8, half: usize) -> Minima {
-        // SAFETY: the caller's.
-        unsafe { k_minima(unit, half) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    unsafe fn float_scales(unit: *const u8, half: usize) -> [__m256; 2] {
-        // SAFETY: the caller's.
-        unsafe { k_float_scales(unit, half) }
-    }
-
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn add_block(mut sum: __m256i, q: &Groups, scales: &[__m256i; 2], x: *const i32) -> __m256i {
@@ -401,12 +351,6 @@ impl ReadSuperblock for Q5K {
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(short, scales[0]));
         }
         sum
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn add_minima(minima: &Minima, sums: &Sums) -> __m256i {
-        dot_sums::<4>(minima, &sums.blocks)
     }
 }
 
