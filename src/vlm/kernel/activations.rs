@@ -68,6 +68,7 @@ pub struct Activations {
     pub(super) rows: usize,
     pub(super) bits: Bits,
     pub(super) path: Path,
+    pub(super) shared: Shared,
     /// The integers of eight bits; of sixteen, integer = high * 128 + low. Empty where `pairs` serves alone.
     pub(super) high: Vec<i8>,
     /// Empty for eight bits.
@@ -75,7 +76,7 @@ pub struct Activations {
     /// For AVX2: the integers, of each group of four values in the order 0, 2, 1, 3.
     pub(super) pairs: Vec<i16>,
     pub(super) heads: Vec<Head>,
-    /// Empty where blocks have scales of their own.
+    /// For AVX2; empty where blocks have scales of their own.
     pub(super) sums: Vec<Sums>,
 }
 
@@ -141,8 +142,8 @@ impl Activations {
             low.set_len(lows);
             pairs.set_len(both);
         }
-        let sums = if shared == Shared::Superblock { sums_of(&heads, k) } else { vec![] };
-        Self { k, rows: x.len() / k, bits, path, high, low, pairs, heads, sums }
+        let sums = if in_pairs && shared == Shared::Superblock { sums_of(&heads, k) } else { vec![] };
+        Self { k, rows: x.len() / k, bits, path, shared, high, low, pairs, heads, sums }
     }
 
     /// Number of rows.

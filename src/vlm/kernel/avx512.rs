@@ -1,9 +1,14 @@
 //! The product on AVX-512 with VNNI: `vpdpbusd` multiplies four unsigned weights of sixteen rows with
 //! four signed activations and adds them up.
+//!
+//!     K-quants with activations of 8 bits    superblocks
+//!     all else                               block by block, here; two products for 16 bits
+
+mod superblocks;
 
 use super::activations::{Bits, Head, PANEL};
 use super::layout::{Kind, BLOCK, GROUP, TILE_ROWS};
-use super::x86::{in_steps, prefetch, run_for_kind, Form, Stored, Q4, Q4K, Q5K, Q6K, Q8};
+use super::x86::{in_steps, prefetch, prefetch_for_write, Form, Stored, Q4, Q4K, Q5K, Q6K, Q8};
 use super::{Activations, Out, Packed};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -21,7 +26,20 @@ pub fn available() -> bool {
 /// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
 pub unsafe fn multiply(w: &Packed, x: &Activations, rows: Range<usize>, tiles: Range<usize>, out: Out) {
     // SAFETY: the caller's.
-    unsafe { run_for_kind!(run(w, x, rows, tiles, out)) }
+    unsafe {
+        match (w.kind, x.bits) {
+            (Kind::Q4K, Bits::Eight) => superblocks::run::<Q4K>(w, x, rows, tiles, out),
+            (Kind::Q5K, Bits::Eight) => superblocks::run::<Q5K>(w, x, rows, tiles, out),
+            (Kind::Q6K, Bits::Eight) => superblocks::run::<Q6K>(w, x, rows, tiles, out),
+            (Kind::Q8, Bits::Eight) => run::<Q8, false>(w, x, rows, tiles, out),
+            (Kind::Q4, Bits::Eight) => run::<Q4, false>(w, x, rows, tiles, out),
+            (Kind::Q8, Bits::Sixteen) => run::<Q8, true>(w, x, rows, tiles, out),
+            (Kind::Q4, Bits::Sixteen) => run::<Q4, true>(w, x, rows, tiles, out),
+            (Kind::Q4K, Bits::Sixteen) => run::<Q4K, true>(w, x, rows, tiles, out),
+            (Kind::Q5K, Bits::Sixteen) => run::<Q5K, true>(w, x, rows, tiles, out),
+            (Kind::Q6K, Bits::Sixteen) => run::<Q6K, true>(w, x, rows, tiles, out),
+        }
+    }
 }
 
 /// A block of 32 values of sixteen rows.
@@ -31,6 +49,11 @@ struct Block {
     scale: [__m512; 2],
     /// Zero where a fixed number is taken from q instead.
     min: __m512,
+}
+
+impl Block {
+    // SAFETY: registers of zeros, as integers and as floats.
+    const ZERO: Self = unsafe { std::mem::zeroed() };
 }
 
 /// Reads the blocks of one kind.
@@ -52,19 +75,22 @@ unsafe fn run<R: Read, const WIDE: bool>(
     for tile in tiles {
         // SAFETY: the caller's; each call takes rows that are left.
         unsafe {
-            in_steps!(rows, row,
-                // Sixteen sums, the weights and their scales fit the 32 registers, 16-bit products not.
-                16 => if WIDE {
-                    tile_rows::<R, 8, WIDE>(w, x, row, tile, out);
-                    tile_rows::<R, 8, WIDE>(w, x, row + 8, tile, out);
-                } else {
-                    tile_rows::<R, 16, WIDE>(w, x, row, tile, out);
-                },
-                8 => tile_rows::<R, 8, WIDE>(w, x, row, tile, out),
-                4 => tile_rows::<R, 4, WIDE>(w, x, row, tile, out),
-                2 => tile_rows::<R, 2, WIDE>(w, x, row, tile, out),
-                1 => tile_rows::<R, 1, WIDE>(w, x, row, tile, out),
-            );
+            if WIDE {
+                // With two products a row, eight rows at once are a quarter slower than four.
+                in_steps!(rows, row,
+                    4 => tile_rows::<R, 4, WIDE>(w, x, row, tile, out),
+                    2 => tile_rows::<R, 2, WIDE>(w, x, row, tile, out),
+                    1 => tile_rows::<R, 1, WIDE>(w, x, row, tile, out),
+                );
+            } else {
+                in_steps!(rows, row,
+                    16 => tile_rows::<R, 16, WIDE>(w, x, row, tile, out),
+                    8 => tile_rows::<R, 8, WIDE>(w, x, row, tile, out),
+                    4 => tile_rows::<R, 4, WIDE>(w, x, row, tile, out),
+                    2 => tile_rows::<R, 2, WIDE>(w, x, row, tile, out),
+                    1 => tile_rows::<R, 1, WIDE>(w, x, row, tile, out),
+                );
+            }
         }
     }
 }
@@ -88,8 +114,16 @@ unsafe fn tile_rows<R: Read, const ROWS: usize, const WIDE: bool>(
     let (mut high, mut low) = (x.high[start * BLOCK..].as_ptr(), low[start * BLOCK..].as_ptr());
     let mut heads = x.heads[start..].as_ptr();
     let mut sums = [_mm512_setzero_ps(); ROWS];
+    // The lines of the results are asked for one with each block: all of them at the end would keep the next
+    // tile waiting. With two products a row the loop is a quarter slower for it.
+    let mut asked = 0usize;
     for unit in w.tile(tile).chunks_exact(R::KIND.unit_bytes()) {
         for b in 0..blocks_per_unit {
+            if !WIDE && asked < ROWS {
+                // SAFETY: the caller's.
+                prefetch_for_write(unsafe { out.at(row.wrapping_add(asked), tile) });
+                asked = asked.wrapping_add(1);
+            }
             prefetch(unit, b * unit.len() / blocks_per_unit..(b + 1) * unit.len() / blocks_per_unit);
             // SAFETY: the chunk is a whole unit.
             let weights = unsafe { R::block(unit.as_ptr(), b) };

@@ -173,7 +173,7 @@ impl Packed {
         let integer_scales = self.kind.unit() == layout::SUPERBLOCK;
         match path {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2 if integer_scales && bits == Bits::Eight => Shared::Superblock,
+            Path::Avx512 | Path::Avx2 if integer_scales && bits == Bits::Eight => Shared::Superblock,
             _ => Shared::Block,
         }
     }

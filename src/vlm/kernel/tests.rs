@@ -109,7 +109,7 @@ fn chosen_tiles_have_the_values_of_all() {
     }
 }
 
-/// Every path quantises to the same integers, heads and sums: blocks of noise, of zeros, of one value, of
+/// Every path quantises to the same integers and heads, of which all sums are made: blocks of noise, of zeros, of one value, of
 /// large and of small ones, and a superblock of zeros.
 #[test]
 fn every_path_quantises_alike() {
@@ -127,7 +127,6 @@ fn every_path_quantises_alike() {
         for path in Path::available() {
             let fast = Activations::quantise_for(path, &x, K, bits, shared);
             assert_eq!(fast.heads, slow.heads, "{path:?} {bits:?} {shared:?}");
-            assert_eq!(fast.sums, slow.sums, "{path:?}");
             for (row, i) in (0..19).flat_map(|row| (0..K).map(move |i| (row, i))) {
                 assert_eq!(fast.value(row, i), slow.value(row, i), "{path:?} {bits:?} {row} {i}");
             }

@@ -1,7 +1,7 @@
 //! What the AVX2 and the AVX-512 kernels share: the kinds of weights, and the walk over rows.
 
 use super::layout::Kind;
-use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+use std::arch::x86_64::{_mm_prefetch, _MM_HINT_ET0, _MM_HINT_T0};
 use std::ops::Range;
 
 /// Two pages: what a core computes with in the time that memory takes to answer.
@@ -66,22 +66,11 @@ pub fn prefetch(unit: &[u8], bytes: Range<usize>) {
     }
 }
 
-/// Calls `$run::<kind of $w, whether $x has sixteen bits>($w, $x, ..)`.
-macro_rules! run_for_kind {
-    ($run:ident($w:ident, $x:ident $(, $arg:ident)*)) => {
-        match ($w.kind, $x.bits) {
-            (Kind::Q8, Bits::Eight) => $run::<Q8, false>($w, $x $(, $arg)*),
-            (Kind::Q8, Bits::Sixteen) => $run::<Q8, true>($w, $x $(, $arg)*),
-            (Kind::Q4, Bits::Eight) => $run::<Q4, false>($w, $x $(, $arg)*),
-            (Kind::Q4, Bits::Sixteen) => $run::<Q4, true>($w, $x $(, $arg)*),
-            (Kind::Q4K, Bits::Eight) => $run::<Q4K, false>($w, $x $(, $arg)*),
-            (Kind::Q4K, Bits::Sixteen) => $run::<Q4K, true>($w, $x $(, $arg)*),
-            (Kind::Q5K, Bits::Eight) => $run::<Q5K, false>($w, $x $(, $arg)*),
-            (Kind::Q5K, Bits::Sixteen) => $run::<Q5K, true>($w, $x $(, $arg)*),
-            (Kind::Q6K, Bits::Eight) => $run::<Q6K, false>($w, $x $(, $arg)*),
-            (Kind::Q6K, Bits::Sixteen) => $run::<Q6K, true>($w, $x $(, $arg)*),
-        }
-    };
+/// Asks for the line of a value that will be written, so that the write does not wait for it.
+#[inline(always)]
+pub fn prefetch_for_write(at: *const f32) {
+    // SAFETY: every x86-64 takes it, as nothing where it is not known; it does no harm to any address.
+    unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
 }
 
 /// Walks `$rows` in steps, the largest first, each as often as it fits: `$row` is the first row of the
@@ -98,4 +87,4 @@ macro_rules! in_steps {
     }};
 }
 
-pub(super) use {in_steps, run_for_kind};
+pub(super) use in_steps;
