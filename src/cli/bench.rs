@@ -15,7 +15,7 @@ use crate::vlm::gguf::{Gguf, Value};
 use crate::vlm::synth::{write_pair, Quant, Shape, Vocabulary};
 use crate::vlm::Qwen3Vl;
 use anyhow::Context;
-use measure::{Allowed, Effort, Frame};
+use measure::{Allowed, Effort, Frame, Whole};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,6 +39,9 @@ pub struct Args {
     /// Without it the pair is written into the system's folder for temporary files and removed.
     #[arg(long, value_name = "DIR", requires = "random")]
     dir: Option<PathBuf>,
+    /// The pipeline of the frame, a simulated part of 2448x2048 [default: the shipped machined-plate]
+    #[arg(long, value_name = "FILE")]
+    pipeline: Option<PathBuf>,
     /// The frame is left out when it would take longer than this.
     #[arg(long, value_name = "S", default_value_t = 600)]
     max_seconds: u64,
@@ -117,7 +120,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         (Some(shape), Some(dir)) => random(shape, args.quant, dir, &args.model)?,
         _ => args.model.clone(),
     };
-    let report = measure_all(&model, args.random.is_some(), &effort, Duration::from_secs(args.max_seconds))?;
+    let pipeline = measure::pipeline(args.pipeline.as_deref())?;
+    let whole = Whole { pipeline, random: args.random.is_some(), max: Duration::from_secs(args.max_seconds) };
+    let report = measure_all(&model, &whole, &effort)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -152,7 +157,7 @@ fn vocabulary() -> Vocabulary {
     })
 }
 
-fn measure_all(model: &ModelArgs, random: bool, effort: &Effort, max: Duration) -> anyhow::Result<Report> {
+fn measure_all(model: &ModelArgs, whole: &Whole, effort: &Effort) -> anyhow::Result<Report> {
     let (text, _) = model.files();
     let quant = quantisation(&Gguf::open(&text)?);
     // The renderer's memory is gone before the model's is measured; its peak is forgotten.
@@ -187,7 +192,7 @@ fn measure_all(model: &ModelArgs, random: bool, effort: &Effort, max: Duration) 
         prefill_tok_per_s: prefill.last().map_or(f64::INFINITY, |p| p.tok_per_s),
         decode_tok_per_s: decode.last().map_or(f64::INFINITY, |d| d.tok_per_s),
     };
-    let frame = measure::frame(&mut engine, &part, random, &rates, max, effort)?;
+    let frame = measure::frame(&mut engine, &part, whole, &rates, effort)?;
     let threads = engine.stage(|_, _| rayon::current_num_threads());
     Ok(Report {
         model: engine.model().info.name.clone(),
@@ -297,6 +302,15 @@ fn table(r: &Report) -> String {
         Some(f) => {
             let size = format!("{}x{} px, {} tiles, {} prompts", f.width, f.height, f.tiles, f.prompts);
             row("frame", size, format!("{:.0}", f.ms), "ms");
+            let s = f.stages;
+            for (stage, ms) in [
+                ("resize", s.preprocess_ms),
+                ("vision", s.vision_ms),
+                ("prefill", s.prefill_ms),
+                ("decode", s.decode_ms),
+            ] {
+                row("", stage.into(), format!("{ms:.0}"), "ms");
+            }
         }
         None => row("frame", "left out".into(), "-".into(), ""),
     }

@@ -97,7 +97,7 @@ pub struct Answers {
 }
 
 /// Time of one `answer`, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Timing {
     pub preprocess_ms: f64,
     pub vision_ms: f64,

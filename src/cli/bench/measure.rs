@@ -1,6 +1,6 @@
 //! One function a stage: set up, run `Effort::runs` times or as long as the stage may take, median.
 
-use crate::config;
+use crate::config::{self, ConfigError};
 use crate::domain::frame::{Frame as Picture, Trigger};
 use crate::domain::pipeline::Pipeline;
 use crate::inspect::plan::Plan;
@@ -11,11 +11,12 @@ use crate::vlm::kv::Arena;
 use crate::vlm::load::Loaded;
 use crate::vlm::rope::text_positions;
 use crate::vlm::text::Batch;
-use crate::vlm::{Job, Qwen3Vl, Vlm, VlmError};
+use crate::vlm::{Job, Qwen3Vl, Timing, Vlm, VlmError};
 use anyhow::{bail, Context};
 use image::imageops::crop_imm;
 use image::RgbImage;
 use serde::Serialize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -97,6 +98,26 @@ pub struct Frame {
     /// Answers, of all tiles together.
     pub prompts: usize,
     pub ms: f64,
+    /// Of the run that took so long.
+    pub stages: Timing,
+}
+
+/// How the whole frame is measured.
+#[derive(Debug)]
+pub struct Whole {
+    pub pipeline: Pipeline,
+    /// The weights are random, so that answers are cut.
+    pub random: bool,
+    /// The frame is left out when it takes longer.
+    pub max: Duration,
+}
+
+/// The pipeline of a file, or the shipped one.
+pub fn pipeline(file: Option<&Path>) -> Result<Pipeline, ConfigError> {
+    match file {
+        Some(file) => config::load_pipeline(file),
+        None => config::pipeline_from_str("machined-plate.toml", PIPELINE),
+    }
 }
 
 /// A simulated part, as the demo's camera takes it.
@@ -232,14 +253,12 @@ fn feed(
 pub fn frame(
     engine: &mut Qwen3Vl,
     part: &Arc<RgbImage>,
-    random: bool,
+    whole: &Whole,
     rates: &Rates,
-    max: Duration,
     effort: &Effort,
 ) -> anyhow::Result<Option<Frame>> {
-    let pipeline = config::pipeline_from_str("machined-plate.toml", PIPELINE)?;
-    let plan = plan(part, &pipeline)?;
-    let jobs = jobs(&plan, random);
+    let &Whole { ref pipeline, random, max } = whole;
+    let jobs = jobs(&plan(part, pipeline)?, random);
     let estimate = estimate(&jobs, engine, random, rates)?;
     if estimate > max {
         eprintln!("bench: the frame is left out: it would take some {:.0} s", estimate.as_secs_f64());
@@ -250,11 +269,13 @@ pub fn frame(
     }
     let end = Instant::now() + max;
     let mut late = false;
+    let mut runs = vec![];
     let time = effort.median(|| {
         let started = Instant::now();
-        let jobs = self::jobs(&self::plan(part, &pipeline)?, random);
+        let jobs = self::jobs(&plan(part, pipeline)?, random);
         let answers = engine.answer(&jobs, &|| Instant::now() < end);
         let took = started.elapsed();
+        runs.push((took, answers.timing));
         for answer in answers.jobs.into_iter().flatten() {
             match answer {
                 Err(VlmError::Stopped) => late = true,
@@ -269,7 +290,9 @@ pub fn frame(
     }
     let (width, height) = part.dimensions();
     let prompts = jobs.iter().map(|j| j.asks.len()).sum();
-    Ok(Some(Frame { width, height, tiles: jobs.len(), prompts, ms: time.as_secs_f64() * 1e3 }))
+    let stages =
+        runs.into_iter().find(|(took, _)| *took == time).map(|(_, stages)| stages).unwrap_or_default();
+    Ok(Some(Frame { width, height, tiles: jobs.len(), prompts, ms: time.as_secs_f64() * 1e3, stages }))
 }
 
 fn plan(part: &Arc<RgbImage>, pipeline: &Pipeline) -> anyhow::Result<Plan> {
