@@ -111,8 +111,9 @@ impl Verified {
 }
 
 impl Store {
-    /// Reads every record and proves that there is no gap and no edit. Takes as long as reading
-    /// everything does; commits go on meanwhile, and records newer than the start are not looked at.
+    /// Reads every record and proves that there is no gap and no edit, and that what is stored of parts says of
+    /// their views what the records say. Takes as long as reading everything does; commits go on meanwhile, and
+    /// records newer than the start are not looked at.
     pub fn verify(&self) -> Result<Verified, StoreError> {
         let (chain, rows) = {
             // Under the lock, so that retention does not move the first record while we begin.
@@ -129,7 +130,8 @@ impl Store {
             return Err("names another predecessor than the record before it".into());
         }
         let part = head.part_digest()?.map(|d| self.files.read_part(&d)).transpose()?;
-        head.into_stored(part.as_deref()).map(|_| ())
+        let stored = head.into_stored(part.as_deref())?;
+        self.check_view(seq, &stored.inspection)
     }
 
     /// The inspection with this sequence number, if it is (still) here.

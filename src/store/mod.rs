@@ -33,7 +33,7 @@ pub mod error;
 pub mod export;
 pub mod images;
 pub mod ledger;
-mod multiview;
+pub mod multiview;
 pub mod outbox;
 pub mod query;
 pub mod record;

@@ -71,6 +71,14 @@ struct ViewV1 {
     reason: Option<String>,
 }
 
+/// What is known of a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartState {
+    /// The views so far, in the order in which they came; the others are awaited.
+    Open(Vec<View>),
+    Decided(PartVerdict),
+}
+
 /// What the commit of a view does to its part.
 pub(super) struct Step {
     key: [u8; 16],
@@ -124,10 +132,15 @@ impl PartV1 {
         serde_json::from_slice(body).map_err(|e| bad(e.to_string()))
     }
 
+    /// The views that are stored.
+    fn found(&self) -> Result<Vec<View>, String> {
+        self.views.iter().cloned().map(ViewV1::into_domain).collect()
+    }
+
     fn into_domain(self) -> Result<PartVerdict, String> {
-        let Self { id, name, cameras, part_id, lot, correlation_id, at, views, .. } = self;
+        let found = self.found()?;
+        let Self { id, name, cameras, part_id, lot, correlation_id, at, .. } = self;
         let part = PartRef { id, name, cameras };
-        let found = views.into_iter().map(ViewV1::into_domain).collect::<Result<Vec<_>, _>>()?;
         let views = complete(&part, &found);
         let (outcome, grade, reason) = judge(&views);
         let decided_at = parse_rfc3339(&at)?;
@@ -229,6 +242,47 @@ impl Store {
         let Some(value) = self.trees.parts.decided.get(key_of(seq)).map_err(failed)? else { return Ok(None) };
         let bad = |reason| StoreError::BadRecord { seq, reason: format!("a part's verdict: {reason}") };
         PartV1::unseal(&value)?.into_domain().map(Some).map_err(bad)
+    }
+
+    /// The part that the inspection `seq` is a view of; `None` when nothing is known of it.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn part_of_view(&self, part: &PartRef, seq: u64) -> Result<Option<PartState>, StoreError> {
+        let bad = |reason| StoreError::BadRecord { seq, reason: format!("its part: {reason}") };
+        let t = &self.trees.parts;
+        // In this order: a part is decided and no longer open in one transaction.
+        let open = t.open.get(id_key(&part.id)?).map_err(|e| StoreError::sled("read an open part", e))?;
+        if let Some(value) = open {
+            return PartV1::unseal(&value)?.found().map(PartState::Open).map(Some).map_err(bad);
+        }
+        // The newest view is this one or one of the next: only parts that were inspected beside this one
+        // lie in between.
+        for row in t.decided.range(key_of(seq)..) {
+            let state = PartV1::unseal(&row.map_err(|e| StoreError::sled("read a part's verdict", e))?.1)?;
+            if state.id == part.id {
+                return state.into_domain().map(PartState::Decided).map(Some).map_err(bad);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Proves that what is stored of a view's part says of it what the inspection says.
+    pub(super) fn check_view(&self, seq: u64, inspection: &Inspection) -> Result<(), String> {
+        let Some(part) = &inspection.trigger.part else { return Ok(()) };
+        let views = match self.part_of_view(part, seq).map_err(|e| e.to_string())? {
+            None => return Err(format!("nothing is stored of its part {}", part.id)),
+            Some(PartState::Open(views)) => views,
+            Some(PartState::Decided(verdict)) if verdict.part == **part => verdict.views,
+            Some(PartState::Decided(_)) => {
+                return Err(format!("the verdict about {} has other cameras", part.id))
+            }
+        };
+        let own = ViewV1::from_domain(inspection).into_domain()?;
+        match views.contains(&own) {
+            true => Ok(()),
+            false => Err(format!("what is stored of its part {} says otherwise of it", part.id)),
+        }
     }
 
     /// The newest verdict that is on the disk; a task that follows it learns of every one.

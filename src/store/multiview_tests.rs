@@ -65,6 +65,40 @@ fn parts_side_by_side_do_not_mix() {
     assert_eq!((found[1].outcome, found[1].reason.as_deref()), (Outcome::Pass, None));
 }
 
+#[test]
+fn a_view_finds_its_part_and_verify_compares_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let views = [view(1, 1, 0, Verdict::Pass), view(3, 1, 1, Verdict::Review(Reason::QueueFull))];
+    let part = views[0].trigger.part.as_deref().unwrap();
+    let first = store.commit(&views[0], None).unwrap().seq;
+    let Some(PartState::Open(found)) = store.part_of_view(part, first).unwrap() else {
+        panic!("one is awaited")
+    };
+    assert_eq!((found.len(), found[0].inspection_id.as_deref()), (1, Some(views[0].id.as_str())));
+    assert_eq!(store.verify().unwrap().broken_at, None, "an open part is whole");
+    // Another part is decided between the views of this one.
+    store.commit(&view(4, 2, 0, Verdict::Pass), None).unwrap();
+    store.commit(&view(5, 2, 1, Verdict::Pass), None).unwrap();
+    let last = store.commit(&views[1], None).unwrap().seq;
+    let verdict = store.part(last).unwrap().unwrap();
+    for seq in [first, last] {
+        assert_eq!(store.part_of_view(part, seq).unwrap(), Some(PartState::Decided(verdict.clone())));
+    }
+    assert_eq!(store.part_of_view(part, last + 1).unwrap(), None);
+    assert_eq!(store.verify().unwrap().broken_at, None);
+
+    // Somebody makes the part good.
+    let decided = &store.trees.parts.decided;
+    let mut state = PartV1::unseal(&decided.get(key_of(last)).unwrap().unwrap()).unwrap();
+    (state.views[1].outcome, state.views[1].reason) = ("pass".into(), None);
+    decided.insert(key_of(last), state.seal()).unwrap();
+    let found = store.verify().unwrap();
+    assert_eq!(found.broken_at, Some(last), "{found:?}");
+    decided.remove(key_of(last)).unwrap();
+    assert_eq!(store.verify().unwrap().broken_at, Some(first), "a verdict that is gone");
+}
+
 /// A crash between the views, as the next start sees it: no pass, whatever the view that is there says.
 #[test]
 fn an_unfinished_part_is_a_review_after_the_next_start() {

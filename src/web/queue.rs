@@ -4,7 +4,7 @@ use super::accounts::blocking;
 use super::auth::Viewer;
 use super::error::{ApiError, Problem};
 use super::wire::{
-    finite, AnswerView, Detail, FindingView, LatencyView, ModelView, ReviewView, Summary, TextView,
+    finite, AnswerView, Detail, FindingView, LatencyView, ModelView, PartView, ReviewView, Summary, TextView,
 };
 use super::{images, App};
 use crate::domain::grade::Grade;
@@ -270,6 +270,10 @@ fn detail(app: &App, stored: &Stored) -> Result<Detail, ApiError> {
     let size = stored.image.as_ref().and_then(|s| images::size(app, &s.image.sha256));
     let pipeline = app.pipelines.iter().find(|p| p.name == i.pipeline && p.version == i.pipeline_version);
     let l = &i.latency;
+    let part = match i.trigger.part.as_deref() {
+        Some(part) => app.store.part_of_view(part, stored.seq)?.map(|state| PartView::new(part, state)),
+        None => None,
+    };
     Ok(Detail {
         summary: Summary::new(stored, decision, standing.map(|s| s.last)),
         captured_at: rfc3339(i.captured_at),
@@ -305,6 +309,7 @@ fn detail(app: &App, stored: &Stored) -> Result<Detail, ApiError> {
             .collect(),
         replayed: i.replayed,
         origin: i.origin.clone(),
+        part,
         reviews: reviews.iter().map(ReviewView::new).collect(),
     })
 }

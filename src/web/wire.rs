@@ -2,9 +2,11 @@
 
 use crate::domain::finding::Finding;
 use crate::domain::grade::Severity;
+use crate::domain::part::{PartRef, View};
 use crate::domain::rect::BoxPx;
 use crate::domain::review::{OperatorBox, OperatorText, Review};
 use crate::domain::text::TextLine;
+use crate::store::multiview::PartState;
 use crate::store::record::{rfc3339, Stored};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -121,8 +123,75 @@ pub struct Detail {
     pub answers: Vec<AnswerView>,
     pub replayed: bool,
     pub origin: String,
+    /// The part with several views that this is one of.
+    pub part: Option<PartView>,
     /// All entries about it, oldest first.
     pub reviews: Vec<ReviewView>,
+}
+
+/// A part that several cameras look at.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PartView {
+    /// ULID.
+    pub id: String,
+    /// As the config names it.
+    pub name: String,
+    /// pass, fail or review, that of the worst view; null while views are awaited.
+    pub verdict: Option<&'static str>,
+    pub reason: Option<String>,
+    /// RFC 3339, UTC; null while views are awaited.
+    pub decided_at: Option<String>,
+    /// One for each camera, in the order of the config.
+    pub views: Vec<SideView>,
+}
+
+/// One camera's look at a part.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SideView {
+    pub camera: String,
+    /// Null while it is awaited, or when it was never inspected.
+    pub inspection_id: Option<String>,
+    /// pass, fail or review; null while it is awaited.
+    pub verdict: Option<&'static str>,
+    pub reason: Option<String>,
+}
+
+impl PartView {
+    /// A part, and what is known of it.
+    pub fn new(part: &PartRef, state: PartState) -> Self {
+        let (id, name) = (part.id.clone(), part.name.clone());
+        match state {
+            PartState::Decided(verdict) => Self {
+                id,
+                name,
+                verdict: Some(verdict.outcome.as_str()),
+                reason: verdict.reason,
+                decided_at: Some(rfc3339(verdict.decided_at)),
+                views: verdict.views.into_iter().map(SideView::new).collect(),
+            },
+            PartState::Open(mut found) => {
+                let views = part.cameras.iter().map(|camera| {
+                    match found.iter().position(|view| view.camera == *camera) {
+                        Some(at) => SideView::new(found.swap_remove(at)),
+                        None => SideView::awaited(camera),
+                    }
+                });
+                let views = views.collect();
+                Self { id, name, verdict: None, reason: None, decided_at: None, views }
+            }
+        }
+    }
+}
+
+impl SideView {
+    fn new(view: View) -> Self {
+        let View { camera, inspection_id, outcome, reason, .. } = view;
+        Self { camera, inspection_id, verdict: Some(outcome.as_str()), reason }
+    }
+
+    fn awaited(camera: &str) -> Self {
+        Self { camera: camera.to_owned(), inspection_id: None, verdict: None, reason: None }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]

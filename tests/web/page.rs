@@ -3,6 +3,8 @@
 use super::browser::Browser;
 use super::inspections::id;
 use super::server::{commit, part, Server, PASSWORD};
+use inspectd::domain::inspection::Inspection;
+use inspectd::domain::part::PartRef;
 use inspectd::domain::review::{Decided, Decision, ReviewKind};
 
 async fn log_in(browser: &Browser, server: &Server, name: &str) {
@@ -106,6 +108,37 @@ async fn what_others_do_is_seen_at_once_and_viewers_only_look() {
     server.store.review(&id(4), "ben", decision, None).unwrap();
     browser.until("document.querySelector('.banner')?.textContent.includes('ben')").await;
     browser.until(&format!("document.querySelector(\".row[data-id='{}'] .person\")", id(4))).await;
+    browser.end().await;
+}
+
+/// The view from this camera of the part that the views 5 and 6 are of.
+fn view(n: u64, camera: &str) -> Inspection {
+    let mut view = part(n);
+    view.camera = camera.into();
+    let (name, cameras) = ("housing".to_owned(), vec!["top".to_owned(), "side".to_owned()]);
+    view.trigger.part = Some(Box::new(PartRef { id: id(99), name, cameras }));
+    view
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_shows_its_part_and_the_others() {
+    let server = Server::start(2);
+    let browser = Browser::start(1280, 800).await;
+    commit(&server.store, &view(6, "side"));
+    log_in(&browser, &server, "viewer").await;
+    let shown = "[...document.querySelectorAll('.views h2, .views button')].map(e => e.innerText.replace(/\\s+/g, ' '))";
+    browser.until("document.querySelector('.views')").await;
+    let open = browser.value(shown).await;
+    assert_eq!(open, serde_json::json!(["Part: housing awaited", "top awaited", "side Pass"]));
+    // The other view comes: the part is decided, by the worse of the two, on the page that is open.
+    commit(&server.store, &view(5, "top"));
+    browser.until("document.querySelector('.views h2 .badge.review')").await;
+    let decided = browser.value(shown).await;
+    assert_eq!(decided, serde_json::json!(["Part: housing Review", "top Review", "side Pass"]));
+    browser.until(&format!("document.querySelector('.views [aria-current=true]').innerText.includes('side') && {CHOSEN} === '{}'", id(6))).await;
+    browser.click(".views li:first-child button").await;
+    browser.until(&format!("{CHOSEN} === '{}'", id(5))).await;
+    browser.until("document.querySelector('.views [aria-current=true]').innerText.includes('top')").await;
     browser.end().await;
 }
 

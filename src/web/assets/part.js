@@ -132,6 +132,7 @@ export class Part {
     replace(this.side,
       this.note && h("p.banner", {}, this.note),
       d.verdict !== "pass" && d.reason && h("p.reason", { class: `reason ${d.verdict}` }, icon(d.verdict), d.reason.replaceAll("_", " ")),
+      d.part && this.views(d.part),
       h("section", {}, h("h2", {}, t("findings"), h("small", {}, truth.length || "")), truth.length ? h("ul.findings", {}, truth.map(finding)) : h("p.quiet", {}, t("noFindings"))),
       d.texts.length > 0 && h("section", {}, h("h2", {}, t("texts")), d.texts.map((x) => this.text(x))),
       h("section", {}, h("h2", {}, t("history")), this.history()),
@@ -139,6 +140,19 @@ export class Part {
       fold("latency", `${t("latency")}: ${number(d.latency.total)} ms`, this.latency()),
       fold("answers", `${t("answers")} (${d.answers.length})`, d.answers.length ? d.answers.map((a) => h("div.answer", {}, h("small.quiet", {}, `${a.prompt} · ${a.tile}`), h("pre", {}, a.text))) : h("p.quiet", {}, t("noAnswers"))));
     this.drawFoot();
+  }
+
+  /// The part that this is one view of, and the others.
+  views(part) {
+    const verdict = (x) => (x.verdict ? badge(x.verdict, x.reason || "") : h("span.quiet", {}, t("awaited")));
+    const view = (v) => h("li", {}, h("button", { disabled: !v.inspection_id, "aria-current": String(v.inspection_id === this.id), onclick: () => this.queue.open(v.inspection_id, true) }, h("span", {}, v.camera), verdict(v)));
+    return h("section.views", {}, h("h2", {}, `${t("part")}: ${part.name}`, verdict(part)), h("ul", {}, part.views.map(view)));
+  }
+
+  /// Somewhere an inspection ended: perhaps the view that the open part waits for.
+  async arrived(item) {
+    const part = this.data?.part;
+    if (part && !part.verdict && part.views.some((v) => !v.inspection_id && v.camera === item.camera)) await this.show(this.id, true);
   }
 
   pairs(all) { return all.filter(([, v]) => v).map(([k, v]) => [h("dt", {}, k), h("dd", {}, v)]); }

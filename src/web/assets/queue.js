@@ -207,6 +207,7 @@ export class Queue {
   }
 
   arrived(item) {
+    this.part.arrived(item);
     if (!fits(this.filter, item)) return;
     if (this.list.scrollTop < this.rowHeight / 2) {
       // In at the top, without asking again.
