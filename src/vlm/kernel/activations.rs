@@ -1,9 +1,9 @@
 //! Activations as integers: one scale per 32 or 256 values, and the sums that the minima of weights need.
 
-#[cfg(target_arch = "x86_64")]
-use super::avx2;
 use super::layout::{BLOCK, SUPERBLOCK};
 use super::Path;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
@@ -126,6 +126,20 @@ impl Activations {
                 // SAFETY: as above.
                 unsafe { avx2::quantise_panel(x, k, span, max, heads, pairs, None) }
             }),
+            #[cfg(target_arch = "x86_64")]
+            (Path::Avx512, Bits::Eight) => {
+                panels.zip(high_panels).for_each(|((x, heads), high)| {
+                    // SAFETY: as above.
+                    unsafe { avx512::quantise_panel(x, k, span, max, heads, high, None) }
+                });
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Path::Avx512, Bits::Sixteen) => {
+                panels.zip(high_panels).zip(low_panels).for_each(|(((x, heads), high), low)| {
+                    // SAFETY: as above.
+                    unsafe { avx512::quantise_panel(x, k, span, max, heads, high, Some(low)) }
+                });
+            }
             (_, Bits::Eight) => {
                 panels.zip(high_panels).for_each(|((x, heads), high)| narrow_panel(x, k, span, heads, high));
             }
@@ -266,11 +280,6 @@ fn put_bytes(q: &[i32; BLOCK], out: &mut [MaybeUninit<i8>], at: usize) {
     }
 }
 
-#[multiversion::multiversion(targets(
-    "x86_64+avx512f+avx512bw+avx512vl+avx2+fma",
-    "x86_64+avx2+fma",
-    "aarch64+neon"
-))]
 fn narrow_panel(
     x: &[f32],
     k: usize,
@@ -281,11 +290,6 @@ fn narrow_panel(
     quantise_panel(x, k, span, NARROW_MAX, heads, |at, q| put_bytes(q, high, at));
 }
 
-#[multiversion::multiversion(targets(
-    "x86_64+avx512f+avx512bw+avx512vl+avx2+fma",
-    "x86_64+avx2+fma",
-    "aarch64+neon"
-))]
 fn wide_panel(
     x: &[f32],
     k: usize,

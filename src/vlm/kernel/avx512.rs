@@ -4,12 +4,14 @@
 //!     K-quants with activations of 8 bits    superblocks
 //!     all else                               block by block, here; two products for 16 bits
 
+mod quantise;
 mod superblocks;
 
 use super::activations::{Bits, Head, PANEL};
 use super::layout::{Kind, BLOCK, GROUP, TILE_ROWS};
 use super::x86::{in_steps, prefetch, prefetch_for_write, Form, Stored, Q4, Q4K, Q5K, Q6K, Q8};
 use super::{Activations, Out, Packed};
+pub use quantise::panel as quantise_panel;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -76,29 +78,29 @@ unsafe fn run<R: Read, const WIDE: bool>(
         // SAFETY: the caller's; each call takes rows that are left.
         unsafe {
             if WIDE {
-                // With two products a row, eight rows at once are a quarter slower than four.
+                // Two products a row leave no registers for more of them.
                 in_steps!(rows, row,
-                    4 => tile_rows::<R, 4, WIDE>(w, x, row, tile, out),
-                    2 => tile_rows::<R, 2, WIDE>(w, x, row, tile, out),
-                    1 => tile_rows::<R, 1, WIDE>(w, x, row, tile, out),
+                    4 => tile_rows::<R, 1, 4, WIDE>(w, x, row, tile, out),
+                    2 => tile_rows::<R, 1, 2, WIDE>(w, x, row, tile, out),
+                    1 => tile_rows::<R, 1, 1, WIDE>(w, x, row, tile, out),
                 );
             } else {
                 in_steps!(rows, row,
-                    16 => tile_rows::<R, 16, WIDE>(w, x, row, tile, out),
-                    8 => tile_rows::<R, 8, WIDE>(w, x, row, tile, out),
-                    4 => tile_rows::<R, 4, WIDE>(w, x, row, tile, out),
-                    2 => tile_rows::<R, 2, WIDE>(w, x, row, tile, out),
-                    1 => tile_rows::<R, 1, WIDE>(w, x, row, tile, out),
+                    16 => tile_rows::<R, 4, 4, WIDE>(w, x, row, tile, out),
+                    8 => tile_rows::<R, 2, 4, WIDE>(w, x, row, tile, out),
+                    4 => tile_rows::<R, 1, 4, WIDE>(w, x, row, tile, out),
+                    2 => tile_rows::<R, 1, 2, WIDE>(w, x, row, tile, out),
+                    1 => tile_rows::<R, 1, 1, WIDE>(w, x, row, tile, out),
                 );
             }
         }
     }
 }
 
-/// `ROWS` rows of activations with one tile.
+/// `PARTS * STEP` rows of activations with one tile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn tile_rows<R: Read, const ROWS: usize, const WIDE: bool>(
+unsafe fn tile_rows<R: Read, const PARTS: usize, const STEP: usize, const WIDE: bool>(
     w: &Packed,
     x: &Activations,
     row: usize,
@@ -106,20 +108,14 @@ unsafe fn tile_rows<R: Read, const ROWS: usize, const WIDE: bool>(
     out: Out,
 ) {
     let blocks_per_unit = R::KIND.unit() / BLOCK;
-    let (start, step) = x.place(row);
-    let end = start + (x.k / BLOCK - 1) * step + ROWS;
-    assert!(row % PANEL + ROWS <= step && end <= x.heads.len() && end * BLOCK <= x.high.len());
-    assert!(!WIDE || x.low.len() == x.high.len());
-    let low = if WIDE { &x.low } else { &x.high };
-    let (mut high, mut low) = (x.high[start * BLOCK..].as_ptr(), low[start * BLOCK..].as_ptr());
-    let mut heads = x.heads[start..].as_ptr();
-    let mut sums = [_mm512_setzero_ps(); ROWS];
+    let mut cursor = Cursor::new(x, row, PARTS * STEP, 0);
+    let mut sums = [[_mm512_setzero_ps(); STEP]; PARTS];
     // The lines of the results are asked for one with each block: all of them at the end would keep the next
-    // tile waiting. With two products a row the loop is a quarter slower for it.
+    // tile waiting.
     let mut asked = 0usize;
     for unit in w.tile(tile).chunks_exact(R::KIND.unit_bytes()) {
         for b in 0..blocks_per_unit {
-            if !WIDE && asked < ROWS {
+            if asked < PARTS * STEP {
                 // SAFETY: the caller's.
                 prefetch_for_write(unsafe { out.at(row.wrapping_add(asked), tile) });
                 asked = asked.wrapping_add(1);
@@ -127,89 +123,147 @@ unsafe fn tile_rows<R: Read, const ROWS: usize, const WIDE: bool>(
             prefetch(unit, b * unit.len() / blocks_per_unit..(b + 1) * unit.len() / blocks_per_unit);
             // SAFETY: the chunk is a whole unit.
             let weights = unsafe { R::block(unit.as_ptr(), b) };
-            for (r, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: the pointers stand at a block of the first row, the same blocks of the other
-                // rows follow, and the assertions say that all rows of all blocks are there.
-                unsafe {
-                    let head = &*heads.wrapping_add(r);
-                    let high = high.wrapping_add(r.wrapping_mul(BLOCK)).cast::<i32>();
-                    let low = low.wrapping_add(r.wrapping_mul(BLOCK)).cast::<i32>();
-                    *sum = add_block::<R, WIDE>(&weights, head, high, low, *sum);
-                }
+            for (part, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the cursor stands at a block of all rows.
+                unsafe { add_block::<R, STEP, WIDE>(&weights, cursor.rows_from(part * STEP), sums) };
             }
-            high = high.wrapping_add(step.wrapping_mul(BLOCK));
-            low = low.wrapping_add(step.wrapping_mul(BLOCK));
-            heads = heads.wrapping_add(step);
+            cursor.advance();
         }
     }
-    for (r, sum) in sums.iter().enumerate() {
+    for (r, sum) in sums.iter().flatten().enumerate() {
         // SAFETY: the caller's.
         unsafe { _mm512_storeu_ps(out.at(row + r, tile), *sum) };
     }
 }
 
-/// `sum` and the products of a block of weights with a block of one row of activations.
+/// Where a kernel stands in the activations: at the same block of adjacent rows.
+#[derive(Clone, Copy)]
+struct Cursor {
+    heads: *const Head,
+    /// Integers, or their high bytes; four at a time.
+    high: *const i32,
+    /// The low bytes; the same as `high` where integers have no more than eight bits.
+    low: *const i32,
+    /// Blocks to the next block of the same rows.
+    step: usize,
+}
+
+impl Cursor {
+    /// A block of `rows` rows from `row` on, all of which and whose later blocks are there.
+    #[inline(always)]
+    fn new(x: &Activations, row: usize, rows: usize, block: usize) -> Self {
+        let (start, step) = x.place(row);
+        let end = start + (x.k / BLOCK - 1) * step + rows;
+        let low = if x.bits == Bits::Sixteen { &x.low } else { &x.high };
+        assert!(row % PANEL + rows <= step && end <= x.heads.len());
+        assert!(end * BLOCK <= x.high.len() && low.len() == x.high.len());
+        let at = start + block * step;
+        let [high, low] = [&x.high, low].map(|bytes| bytes[at * BLOCK..].as_ptr().cast());
+        Self { heads: x.heads[at..].as_ptr(), high, low, step }
+    }
+
+    /// The same block of the rows from the `r`-th on.
+    #[inline(always)]
+    fn rows_from(self, r: usize) -> Self {
+        self.moved(r)
+    }
+
+    #[inline(always)]
+    fn advance(&mut self) {
+        *self = self.moved(self.step);
+    }
+
+    #[inline(always)]
+    fn moved(self, blocks: usize) -> Self {
+        let groups = blocks.wrapping_mul(BLOCK / 4);
+        Self {
+            heads: self.heads.wrapping_add(blocks),
+            high: self.high.wrapping_add(groups),
+            low: self.low.wrapping_add(groups),
+            step: self.step,
+        }
+    }
+}
+
+/// Adds the products of a block of weights with a block of `STEP` rows of activations.
 ///
 /// # Safety
-/// `high`, and with `WIDE` `low`, point to 32 bytes.
+/// The cursor stands at a block of so many rows; with `WIDE` they have 16 bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn add_block<R: Read, const WIDE: bool>(
+unsafe fn add_block<R: Read, const STEP: usize, const WIDE: bool>(
     w: &Block,
-    head: &Head,
-    high: *const i32,
-    low: *const i32,
-    mut sum: __m512,
-) -> __m512 {
-    let scale = _mm512_set1_ps(head.scale);
+    at: Cursor,
+    sums: &mut [__m512; STEP],
+) {
     // SAFETY: the caller's.
     unsafe {
+        let head = |r: usize| &*at.heads.wrapping_add(r);
+        let scaled = |r: usize, scale: __m512| _mm512_mul_ps(scale, _mm512_set1_ps(head(r).scale));
         match R::FORM {
             Form::Minimum => {
-                let dot = dot::<WIDE>(&w.q, high, low, _mm512_setzero_si512());
-                sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(w.scale[0], scale), sum);
-                _mm512_fnmadd_ps(w.min, _mm512_set1_ps(head.sum), sum)
+                let dots = dots::<STEP, 8, WIDE>(&w.q, at, 0, [_mm512_setzero_si512(); STEP]);
+                for r in 0..STEP {
+                    sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scaled(r, w.scale[0]), sums[r]);
+                    sums[r] = _mm512_fnmadd_ps(w.min, _mm512_set1_ps(head(r).sum), sums[r]);
+                }
             }
             Form::Minus128 => {
-                let dot = dot::<WIDE>(&w.q, high, low, _mm512_set1_epi32(head.minus_128));
-                _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(w.scale[0], scale), sum)
+                let starts = std::array::from_fn(|r| _mm512_set1_epi32(head(r).minus_128));
+                let dots = dots::<STEP, 8, WIDE>(&w.q, at, 0, starts);
+                for r in 0..STEP {
+                    sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scaled(r, w.scale[0]), sums[r]);
+                }
             }
             Form::HalvesMinus32 => {
                 for half in 0..2 {
-                    let (high, low) = (high.add(4 * half), low.add(4 * half));
-                    let start = _mm512_set1_epi32(head.minus_32[half]);
-                    let dot = dot::<WIDE>(&w.q[4 * half..4 * half + 4], high, low, start);
-                    sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(w.scale[half], scale), sum);
+                    let starts = std::array::from_fn(|r| _mm512_set1_epi32(head(r).minus_32[half]));
+                    let dots = dots::<STEP, 4, WIDE>(&w.q, at, 4 * half, starts);
+                    for r in 0..STEP {
+                        let scale = scaled(r, w.scale[half]);
+                        sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
+                    }
                 }
-                sum
             }
         }
     }
 }
 
-/// `start` and the products of groups of weights with as many groups of activations.
+/// For each of `STEP` rows its start and the products of `GROUPS` groups of weights from `first` on with as many
+/// groups of activations. Group by group over all rows: each product waits for the one before it in its row.
 ///
 /// # Safety
-/// `high` and `low` point to `q.len()` groups; without `WIDE`, `low` is not read.
+/// The cursor stands at a block of `STEP` rows; with `WIDE` they have 16 bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn dot<const WIDE: bool>(q: &[__m512i], high: *const i32, low: *const i32, start: __m512i) -> __m512i {
-    let mut sum = if WIDE { _mm512_setzero_si512() } else { start };
-    let mut sum_low = start;
-    for (g, q) in q.iter().enumerate() {
-        // SAFETY: the caller's.
-        unsafe {
-            sum = _mm512_dpbusd_epi32(sum, *q, _mm512_set1_epi32(high.add(g).read_unaligned()));
-            if WIDE {
-                sum_low = _mm512_dpbusd_epi32(sum_low, *q, _mm512_set1_epi32(low.add(g).read_unaligned()));
+unsafe fn dots<const STEP: usize, const GROUPS: usize, const WIDE: bool>(
+    q: &[__m512i; 8],
+    at: Cursor,
+    first: usize,
+    starts: [__m512i; STEP],
+) -> [__m512i; STEP] {
+    let (mut high, mut low) = (if WIDE { [_mm512_setzero_si512(); STEP] } else { starts }, starts);
+    for g in 0..GROUPS {
+        let g = first.wrapping_add(g);
+        for r in 0..STEP {
+            let place = r.wrapping_mul(BLOCK / 4).wrapping_add(g);
+            // SAFETY: the caller's.
+            unsafe {
+                let x = _mm512_set1_epi32(at.high.wrapping_add(place).read_unaligned());
+                high[r] = _mm512_dpbusd_epi32(high[r], q[g], x);
+                if WIDE {
+                    let x = _mm512_set1_epi32(at.low.wrapping_add(place).read_unaligned());
+                    low[r] = _mm512_dpbusd_epi32(low[r], q[g], x);
+                }
             }
         }
     }
     if WIDE {
-        _mm512_add_epi32(_mm512_slli_epi32::<7>(sum), sum_low)
-    } else {
-        sum
+        for r in 0..STEP {
+            high[r] = _mm512_add_epi32(_mm512_slli_epi32::<7>(high[r]), low[r]);
+        }
     }
+    high
 }
 
 /// Sixteen f16 as f32.
