@@ -112,6 +112,7 @@ impl Activations {
             .zip(heads.spare_capacity_mut()[..x.len() / BLOCK].par_chunks_mut(panel / BLOCK));
         let high_panels = high.spare_capacity_mut()[..highs].par_chunks_mut(panel);
         let low_panels = low.spare_capacity_mut()[..lows].par_chunks_mut(panel);
+        #[cfg(target_arch = "x86_64")]
         let pair_panels = pairs.spare_capacity_mut()[..both].par_chunks_mut(panel);
         match (path, bits) {
             #[cfg(target_arch = "x86_64")]
@@ -141,12 +142,14 @@ impl Activations {
                 });
             }
             (_, Bits::Eight) => {
-                panels.zip(high_panels).for_each(|((x, heads), high)| narrow_panel(x, k, span, heads, high));
+                panels
+                    .zip(high_panels)
+                    .for_each(|((x, heads), high)| narrow_panel(x, k, span, max, heads, high));
             }
             (_, Bits::Sixteen) => panels
                 .zip(high_panels)
                 .zip(low_panels)
-                .for_each(|(((x, heads), high), low)| wide_panel(x, k, span, heads, high, low)),
+                .for_each(|(((x, heads), high), low)| wide_panel(x, k, span, max, heads, high, low)),
         }
         // SAFETY: each kernel writes all heads and all integers of the buffers that its match arm names,
         // which are those of a length other than 0.
@@ -284,21 +287,23 @@ fn narrow_panel(
     x: &[f32],
     k: usize,
     span: usize,
+    max: f32,
     heads: &mut [MaybeUninit<Head>],
     high: &mut [MaybeUninit<i8>],
 ) {
-    quantise_panel(x, k, span, NARROW_MAX, heads, |at, q| put_bytes(q, high, at));
+    quantise_panel(x, k, span, max, heads, |at, q| put_bytes(q, high, at));
 }
 
 fn wide_panel(
     x: &[f32],
     k: usize,
     span: usize,
+    max: f32,
     heads: &mut [MaybeUninit<Head>],
     high: &mut [MaybeUninit<i8>],
     low: &mut [MaybeUninit<i8>],
 ) {
-    quantise_panel(x, k, span, WIDE_MAX, heads, |at, q| {
+    quantise_panel(x, k, span, max, heads, |at, q| {
         let h = q.map(|q| q.wrapping_add(64) >> 7);
         put_bytes(&h, high, at);
         let mut l = *q;

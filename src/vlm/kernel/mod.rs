@@ -171,10 +171,9 @@ impl Packed {
 
     fn shared_on(&self, path: Path, bits: Bits) -> Shared {
         let integer_scales = self.kind.unit() == layout::SUPERBLOCK;
-        match path {
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Avx2 if integer_scales && bits == Bits::Eight => Shared::Superblock,
-            _ => Shared::Block,
+        match integer_scales && bits == Bits::Eight && path != Path::Scalar {
+            true => Shared::Superblock,
+            false => Shared::Block,
         }
     }
 
