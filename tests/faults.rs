@@ -19,10 +19,9 @@ use inspectd::inspect::worker::{EngineError, Worker, WorkerOptions};
 use inspectd::inspect::Work;
 use inspectd::ipc::{Channel, Program};
 use inspectd::vlm::{AnswerToken, Answers, Completion, Finish, Job, ModelInfo, Timing, Vlm, VlmError};
-use std::cell::Cell;
 use std::io::Write as _;
 use std::os::fd::FromRawFd as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Set in the child: how its model loads.
@@ -86,7 +85,7 @@ impl Vlm for Scripted {
         &self.0
     }
 
-    fn answer(&mut self, jobs: &[Job], keep_going: &dyn Fn() -> bool) -> Answers {
+    fn answer(&mut self, jobs: &[Job], keep_going: &(dyn Fn() -> bool + Sync)) -> Answers {
         let fault = jobs[0].shown.images()[0].get_pixel(0, 0).0[0];
         let mut answer: fn() -> Result<Completion, VlmError> = || says("[]", 0.99, Finish::Stop);
         let mut jobs_answered = jobs.len();
@@ -260,16 +259,15 @@ fn a_slow_load_holds_up_no_frame_and_shows_life_all_the_while() {
     assert!(late.captured.elapsed() < DEADLINE + Duration::from_secs(1));
     // The same load goes on: it was neither a stall nor begun anew.
     let loading = worker.pid();
-    let (beats, last, longest) = (Cell::new(0), Cell::new(Instant::now()), Cell::new(Duration::ZERO));
-    let alive = || {
-        beats.set(beats.get() + 1);
-        longest.set(longest.get().max(last.replace(Instant::now()).elapsed()));
-    };
+    let signs = Mutex::new(vec![Instant::now()]);
+    let alive = || signs.lock().unwrap().push(Instant::now());
     let good = worker.inspect(&[Work { frame: &patient(GOOD), pipeline: &recipe }], &alive).remove(0);
     assert_eq!(good.verdict, Verdict::Pass);
     assert_eq!(worker.pid(), loading);
-    assert!(beats.get() > 10, "{} signs of life", beats.get());
-    assert!(longest.get() < Duration::from_secs(5), "{:?} without a sign of life", longest.get());
+    let signs = signs.into_inner().unwrap();
+    assert!(signs.len() > 10, "{} signs of life", signs.len());
+    let longest = signs.windows(2).map(|w| w[1] - w[0]).max().unwrap();
+    assert!(longest < Duration::from_secs(5), "{longest:?} without a sign of life");
     assert_eq!(worker.health().losses, 0);
 }
 

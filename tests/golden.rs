@@ -3,19 +3,21 @@
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
-use inspectd::vlm::attention::Part;
+use inspectd::vlm::attention::Span;
+use inspectd::vlm::batch::{Batch, Picture};
 use inspectd::vlm::clip::{pair_seconds, pairs};
 use inspectd::vlm::image::{preprocess, Patches};
 use inspectd::vlm::kernel::Packed;
 use inspectd::vlm::kv::{Arena, KvPrecision};
 use inspectd::vlm::linear::Precision;
 use inspectd::vlm::load::{load, Loaded};
-use inspectd::vlm::logits::{tiles_of, Logits};
-use inspectd::vlm::rope::{image_advance, image_positions, text_positions, Position};
+use inspectd::vlm::logits::{put_tiles, Logits};
+use inspectd::vlm::rope::image_advance;
 use inspectd::vlm::sample::{Sampler, Sampling};
-use inspectd::vlm::text::Batch;
+use inspectd::vlm::text::Work;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use toktrie::SimpleVob;
 
@@ -80,14 +82,29 @@ type Seen = (Tensor, Vec<Tensor>, Tensor);
 struct Outcome {
     patches: Vec<Patches>,
     vision: Vec<Seen>,
-    positions: Vec<Position>,
+    batch: Batch,
+    /// After the embedding, each block, and the final norm.
     hidden: HashMap<usize, Tensor>,
-    normed: Tensor,
     logits: Tensor,
     greedy: Vec<u32>,
+    /// As the pass over the whole case left it.
+    work: Work,
+}
+
+/// By which of its two ways the text model is run.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// As on this machine.
+    Own,
+    /// As on a device that is not the CPU.
+    Composed,
 }
 
 fn run(case: &Case, m: &Loaded, kv: KvPrecision) -> Outcome {
+    run_by(Way::Own, case, m, kv)
+}
+
+fn run_by(way: Way, case: &Case, m: &Loaded, kv: KvPrecision) -> Outcome {
     let c = &m.vision.config;
     let cut = |i: &RgbImage| preprocess(i, c.patch, c.merge, MIN_PIXELS, MAX_PIXELS).unwrap();
     let mut patches: Vec<Patches> = case.images.iter().map(cut).collect();
@@ -100,72 +117,69 @@ fn run(case: &Case, m: &Loaded, kv: KvPrecision) -> Outcome {
         .map(|o| (o.embeds, o.deepstack, o.last_hidden))
         .collect();
     let ids = case.ids("input_ids");
-    let (positions, batch) = batch(m, &ids, &patches, &vision);
     let t = &m.text.config;
-    let mut arena = Arena::new(t.blocks, 256, t.kv_heads * t.head_dim, kv, &Device::Cpu).unwrap();
+    let new = if way == Way::Own { Arena::new } else { Arena::of_tensors };
+    let mut arena = new(t.blocks, 256, t.kv_heads * t.head_dim, kv, &Device::Cpu).unwrap();
     let span = arena.lend(ids.len() + 32).unwrap();
-    let mut batch = batch;
-    batch.parts[0].own.start = span.start;
+    let mut batch = batch(m, &ids, &patches, &vision);
+    batch.part([], span.start);
     let mut hidden = HashMap::new();
-    let normed = m.text.forward_with(&batch, &arena, |i, x| drop(hidden.insert(i, x.clone()))).unwrap();
-    let logits = m.text.logits(&normed, &(0..ids.len()).collect::<Vec<_>>()).unwrap();
-    let greedy = greedy(m, &arena, span.start, &logits, ids.len(), positions.last().unwrap()[0] + 1);
-    Outcome { patches, vision, positions, hidden, normed, logits, greedy }
+    let mut see = |i: usize, x: &[f32]| {
+        let x = Tensor::from_slice(x, (ids.len(), t.hidden), &Device::Cpu).unwrap();
+        hidden.insert(i, x);
+    };
+    let mut work = Work::default();
+    match way {
+        Way::Own => m.text.forward_with(&batch, &mut arena, &mut work, Some(&mut see)).unwrap(),
+        Way::Composed => m.text.forward_composed(&batch, &arena, &mut work, Some(&mut see)).unwrap(),
+    }
+    let rows: Vec<usize> = (0..ids.len()).collect();
+    let logits = Tensor::new(logits(m, &mut work, &rows), &Device::Cpu).unwrap();
+    let next = batch.positions().last().unwrap()[0] + 1;
+    let greedy = greedy(way, m, &mut arena, span.start, &logits, next);
+    Outcome { patches, vision, batch, hidden, logits, greedy, work }
 }
 
-fn batch(m: &Loaded, ids: &[u32], patches: &[Patches], vision: &[Seen]) -> (Vec<Position>, Batch) {
+/// Logits of the whole vocabulary, row by row.
+fn logits(m: &Loaded, work: &mut Work, rows: &[usize]) -> Vec<Vec<f32>> {
+    let logits = m.text.next_logits(work, rows, |_| None).unwrap();
+    (0..rows.len()).map(|i| logits.row(i).all().unwrap().to_vec()).collect()
+}
+
+fn batch(m: &Loaded, ids: &[u32], patches: &[Patches], vision: &[Seen]) -> Batch {
     let merge = m.vision.config.merge;
-    let (mut positions, mut embeddings, mut at, mut next, mut picture) = (vec![], vec![], 0, 0u32, 0);
-    let mut deepstack = vec![vec![]; if patches.is_empty() { 0 } else { m.vision.config.deepstack.len() }];
-    while at < ids.len() {
-        if ids[at] == m.template.image_pad || Some(ids[at]) == m.template.video_pad {
-            let grid = patches[picture].grid;
-            let (rows, cols) = (grid.rows / merge, grid.cols / merge);
-            positions.extend(image_positions(next, rows, cols));
-            embeddings.push(vision[picture].0.clone());
-            deepstack.iter_mut().zip(&vision[picture].1).for_each(|(d, f)| d.push(f.clone()));
+    let (mut batch, mut next) = (Batch::default(), 0);
+    let mut pictures = patches.iter().zip(vision);
+    while batch.rows() < ids.len() {
+        let id = ids[batch.rows()];
+        if id == m.template.image_pad || Some(id) == m.template.video_pad {
+            let (patches, (embeds, deepstack, _)) = pictures.next().unwrap();
+            let (rows, cols) = (patches.grid.rows / merge, patches.grid.cols / merge);
+            let picture = Picture { rows, cols, embeds: embeds.clone(), deepstack: deepstack.clone() };
+            batch.picture(&Arc::new(picture), next);
             next += image_advance(rows, cols);
-            at += rows * cols;
-            picture += 1;
         } else {
-            positions.extend(text_positions(next, 1));
-            let row = m.text.embed(&ids[at..=at]).unwrap();
-            deepstack.iter_mut().for_each(|d| d.push(row.zeros_like().unwrap()));
-            embeddings.push(row);
+            batch.tokens(&[id], next);
             next += 1;
-            at += 1;
         }
     }
-    let own = inspectd::vlm::attention::Span { start: 0, rows: ids.len() };
-    let batch = Batch {
-        embeddings: Tensor::cat(&embeddings, 0).unwrap(),
-        positions: positions.clone(),
-        parts: vec![Part { row: 0, rows: ids.len(), context: vec![], own, causal: true }],
-        deepstack: deepstack.iter().map(|d| Tensor::cat(d, 0).unwrap()).collect(),
-    };
-    (positions, batch)
+    batch
 }
 
-fn greedy(m: &Loaded, arena: &Arena, start: usize, logits: &Tensor, rows: usize, mut next: u32) -> Vec<u32> {
-    let best = |row: Vec<f32>| (0..SPECIAL_FROM).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
-    let mut answer = vec![best(logits.to_vec2::<f32>().unwrap().pop().unwrap())];
-    let span = |start, rows| inspectd::vlm::attention::Span { start, rows };
+fn greedy(way: Way, m: &Loaded, arena: &mut Arena, start: usize, first: &Tensor, mut next: u32) -> Vec<u32> {
+    let best = |row: &[f32]| (0..SPECIAL_FROM).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
+    let rows = first.dims()[0];
+    let mut answer = vec![best(&first.to_vec2::<f32>().unwrap().pop().unwrap())];
+    let (mut batch, mut work) = (Batch::default(), Work::default());
     for filled in rows..rows + 15 {
-        let part = Part {
-            row: 0,
-            rows: 1,
-            context: vec![span(start, filled)],
-            own: span(start + filled, 1),
-            causal: true,
-        };
-        let batch = Batch {
-            embeddings: m.text.embed(&[*answer.last().unwrap()]).unwrap(),
-            positions: vec![[next; 3]],
-            parts: vec![part],
-            deepstack: vec![],
-        };
-        let hidden = m.text.forward(&batch, arena).unwrap();
-        answer.push(best(m.text.logits(&hidden, &[0]).unwrap().to_vec2::<f32>().unwrap().remove(0)));
+        batch.clear();
+        batch.tokens(&answer[answer.len() - 1..], next);
+        batch.part([Span { start, rows: filled }], start + filled);
+        match way {
+            Way::Own => m.text.forward(&batch, arena, &mut work).unwrap(),
+            Way::Composed => m.text.forward_composed(&batch, arena, &mut work, None).unwrap(),
+        }
+        answer.push(best(&logits(m, &mut work, &[0])[0]));
         next += 1;
     }
     answer
@@ -173,20 +187,23 @@ fn greedy(m: &Loaded, arena: &Arena, start: usize, logits: &Tensor, rows: usize,
 
 fn check_f32(name: &'static str) {
     let (case, m) = (Case::read(name), model("f32", Precision::Eight));
-    let o = run(&case, &m, KvPrecision::Single);
-    if !case.images.is_empty() {
-        check_vision(&case, &o);
+    for way in [Way::Own, Way::Composed] {
+        let o = run_by(way, &case, &m, KvPrecision::Single);
+        if !case.images.is_empty() {
+            check_vision(&case, &o);
+        }
+        let positions = o.batch.positions();
+        let axes = (0..3).flat_map(|axis| positions.iter().map(move |p| p[axis] as f32));
+        let positions = Tensor::from_iter(axes, &Device::Cpu).unwrap().reshape((3, positions.len())).unwrap();
+        case.close("position_ids", &positions, 0.0);
+        for layer in [0, 1, 3, 5] {
+            // The reference's last one is normed.
+            let found = if layer == m.text.config.blocks { layer + 1 } else { layer };
+            case.close(&format!("hidden_{layer}"), &o.hidden[&found], 1e-3);
+        }
+        case.close("logits", &o.logits, 1e-3);
+        assert_eq!(o.greedy, case.ids("greedy"), "{name}: greedy tokens");
     }
-    let positions: Vec<f32> =
-        (0..3).flat_map(|axis| o.positions.iter().map(move |p| p[axis] as f32)).collect();
-    let positions = Tensor::from_vec(positions, (3, o.positions.len()), &Device::Cpu).unwrap();
-    case.close("position_ids", &positions, 0.0);
-    for (layer, tolerance) in [(0, 1e-3), (1, 1e-3), (3, 1e-3)] {
-        case.close(&format!("hidden_{layer}"), &o.hidden[&layer], tolerance);
-    }
-    case.close("hidden_5", &o.normed, 1e-3);
-    case.close("logits", &o.logits, 1e-3);
-    assert_eq!(o.greedy, case.ids("greedy"), "{name}: greedy tokens");
 }
 
 fn check_vision(case: &Case, o: &Outcome) {
@@ -318,7 +335,7 @@ fn q8_0_stays_within_its_rounding() {
 #[test]
 fn the_allowed_part_of_the_head_answers_as_the_whole_head() {
     let m = model("q8_0", Precision::Eight);
-    let hidden = run(&Case::read("one_exact"), &m, KvPrecision::Single).normed;
+    let mut work = run(&Case::read("one_exact"), &m, KvPrecision::Single).work;
     let vocabulary = m.text.config.vocabulary;
     let masks = [
         Some(vec![vocabulary - 1]),
@@ -329,23 +346,24 @@ fn the_allowed_part_of_the_head_answers_as_the_whole_head() {
     ]
     .map(|ids: Option<Vec<usize>>| {
         ids.map(|ids| {
-            let mut mask = SimpleVob::alloc(vocabulary);
+            let (mut mask, mut tiles) = (SimpleVob::alloc(vocabulary), vec![]);
             ids.into_iter().for_each(|id| mask.allow_token(id as u32));
-            mask
+            put_tiles(&mask, &mut tiles);
+            (mask, tiles)
         })
     });
     let rows: Vec<usize> = (0..masks.len()).map(|i| 3 * i).collect();
-    let tiles: Vec<_> = masks.iter().map(|mask| mask.as_ref().map(tiles_of)).collect();
-    let parts = m.text.next_logits(&hidden, &rows, &tiles).unwrap();
-    let whole = m.text.logits(&hidden, &rows).unwrap().to_vec2::<f32>().unwrap();
-    let chosen = |logits: &Logits, mask: &Option<SimpleVob>| {
-        Sampler::new(&Sampling::default()).next(logits, mask.as_ref(), &[]).unwrap()
-    };
-    for ((part, whole), mask) in parts.iter().zip(whole).zip(&masks) {
-        assert_eq!(chosen(part, mask), chosen(&Logits::whole(whole), mask));
+    let whole = logits(&m, &mut work, &rows);
+    let parts = m.text.next_logits(&mut work, &rows, |i| masks[i].as_ref().map(|(_, t)| &t[..])).unwrap();
+    for ((i, whole), mask) in whole.iter().enumerate().zip(&masks) {
+        let chosen = |logits: Logits<'_>| {
+            let mask = mask.as_ref().map(|(mask, _)| mask);
+            Sampler::new(&Sampling::default()).next(logits, mask, [].into_iter()).unwrap()
+        };
+        assert_eq!(chosen(parts.row(i)), chosen(Logits::whole(whole)));
     }
     if Packed::is_fast_here() {
-        let is_part: Vec<bool> = parts.iter().map(|p| p.all().is_none()).collect();
+        let is_part: Vec<bool> = (0..rows.len()).map(|i| parts.row(i).all().is_none()).collect();
         assert_eq!(is_part, [true, true, false, false, true], "what allows little is computed alone");
     }
 }

@@ -6,20 +6,22 @@
 //!
 //! Random weights pass an error on undamped, which makes them a harder case than trained ones.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use image::{Rgb, RgbImage};
-use inspectd::vlm::attention::{Part, Span};
+use inspectd::vlm::attention::Span;
+use inspectd::vlm::batch::{Batch, Picture};
 use inspectd::vlm::gguf::Gguf;
 use inspectd::vlm::image::preprocess;
 use inspectd::vlm::kernel::Packed;
 use inspectd::vlm::kv::{Arena, KvPrecision};
 use inspectd::vlm::linear::Precision;
 use inspectd::vlm::load::{load, Loaded};
-use inspectd::vlm::rope::{image_advance, image_positions, text_positions};
+use inspectd::vlm::rope::image_advance;
 use inspectd::vlm::synth::write::{NewFile, NewTensor};
 use inspectd::vlm::synth::{text_file, vision_file, write_pair, Quant, Shape, Vocabulary};
-use inspectd::vlm::text::Batch;
+use inspectd::vlm::text::Work;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const SEED: u64 = 11;
 const GREEDY_TOKENS: usize = 8;
@@ -92,48 +94,31 @@ fn ask(m: &Loaded) -> Answer {
     let behind = m.template.question(&m.tokenizer, "Find defects.", true).unwrap();
     let (first, picture) = (before.len() as u32, rows * cols);
     let next = first + image_advance(rows, cols);
-    let positions: Vec<_> = text_positions(0, before.len())
-        .chain(image_positions(first, rows, cols))
-        .chain(text_positions(next, behind.len()))
-        .collect();
-    let (before, after) = (m.text.embed(&before).unwrap(), m.text.embed(&behind).unwrap());
-    let cat = |middle: &Tensor, zero: bool| {
-        let end = |t: &Tensor| if zero { t.zeros_like().unwrap() } else { t.clone() };
-        Tensor::cat(&[end(&before), middle.clone(), end(&after)], 0).unwrap()
-    };
-    let total = positions.len();
+    let mut batch = Batch::default();
+    batch.tokens(&before, 0);
+    let (embeds, deepstack) = (seen.embeds, seen.deepstack);
+    batch.picture(&Arc::new(Picture { rows, cols, embeds, deepstack }), first);
+    batch.tokens(&behind, next);
+    batch.part([], 0);
+    let total = batch.rows();
     assert_eq!(picture + behind.len() + first as usize, total);
     let config = &m.text.config;
-    let arena =
+    let mut arena =
         Arena::new(config.blocks, 256, config.kv_heads * config.head_dim, KvPrecision::Single, &Device::Cpu)
             .unwrap();
-    let part = |filled: usize, rows: usize| Part {
-        row: 0,
-        rows,
-        context: (filled > 0).then_some(Span { start: 0, rows: filled }).into_iter().collect(),
-        own: Span { start: filled, rows },
-        causal: true,
+    let mut work = Work::default();
+    let mut last = |batch: &Batch| -> Vec<f32> {
+        m.text.forward(batch, &mut arena, &mut work).unwrap();
+        let logits = m.text.next_logits(&mut work, &[batch.rows() - 1], |_| None).unwrap();
+        logits.row(0).all().unwrap().to_vec()
     };
-    let batch = Batch {
-        embeddings: cat(&seen.embeds, false),
-        positions,
-        parts: vec![part(0, total)],
-        deepstack: seen.deepstack.iter().map(|d| cat(d, true)).collect(),
-    };
-    let last = |batch: &Batch, rows: usize| -> Vec<f32> {
-        let hidden = m.text.forward(batch, &arena).unwrap();
-        m.text.logits(&hidden, &[rows - 1]).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-    };
-    let logits = last(&batch, total);
+    let logits = last(&batch);
     let mut greedy = vec![best(&logits)];
     for step in 0..GREEDY_TOKENS - 1 {
-        let batch = Batch {
-            embeddings: m.text.embed(&greedy[step..]).unwrap(),
-            positions: text_positions(next + (behind.len() + step) as u32, 1).collect(),
-            parts: vec![part(total + step, 1)],
-            deepstack: vec![],
-        };
-        greedy.push(best(&last(&batch, 1)));
+        batch.clear();
+        batch.tokens(&greedy[step..], next + (behind.len() + step) as u32);
+        batch.part([Span { start: 0, rows: total + step }], total + step);
+        greedy.push(best(&last(&batch)));
     }
     Answer { logits, greedy }
 }

@@ -101,7 +101,7 @@ impl<F: FnMut(&[Job]) -> Said> Vlm for Script<F> {
         &self.info
     }
 
-    fn answer(&mut self, jobs: &[Job], _: &dyn Fn() -> bool) -> Answers {
+    fn answer(&mut self, jobs: &[Job], _: &(dyn Fn() -> bool + Sync)) -> Answers {
         Answers { jobs: (self.answer)(jobs), timing: Timing::default() }
     }
 }
@@ -413,7 +413,7 @@ fn the_memory_budget_sizes_the_arena() {
         let options = EngineOptions { threads: 1, memory_mb, kv };
         Qwen3Vl::load(&text, &mmproj, options, &candle_core::Device::Cpu)
     };
-    let rows = |memory_mb, kv| load(memory_mb, kv).unwrap().stage(|_, arena| arena.capacity());
+    let rows = |memory_mb, kv| load(memory_mb, kv).unwrap().stage(|_, arena, _| arena.capacity());
     let [less, more, default] = [560, 570, 0].map(|mb| rows(mb, KvPrecision::Single));
     assert!(less < more && more <= default, "{less}, {more} and {default} rows");
     assert_eq!(rows(560, KvPrecision::Half), 2 * less);

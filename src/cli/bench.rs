@@ -110,6 +110,7 @@ struct Decode {
 /// A bad model; a stage that fails; output that cannot be written.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
+    let pipeline = measure::pipeline(args.pipeline.as_deref())?;
     // Removed when it goes out of scope, after the last measurement.
     let temporary = match (&args.random, &args.dir) {
         (Some(_), None) => Some(tempfile::tempdir().context("a folder for the random pair")?),
@@ -120,7 +121,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         (Some(shape), Some(dir)) => random(shape, args.quant, dir, &args.model)?,
         _ => args.model.clone(),
     };
-    let pipeline = measure::pipeline(args.pipeline.as_deref())?;
     let whole = Whole { pipeline, random: args.random.is_some(), max: Duration::from_secs(args.max_seconds) };
     let report = measure_all(&model, &whole, &effort)?;
     if args.json {
@@ -163,6 +163,8 @@ fn measure_all(model: &ModelArgs, whole: &Whole, effort: &Effort) -> anyhow::Res
     // The renderer's memory is gone before the model's is measured; its peak is forgotten.
     let part = measure::part();
     forget_peak();
+    // What the frame's stage would refuse is refused before anything was measured.
+    measure::plan(&part, &whole.pipeline)?;
     let started = Instant::now();
     let mut engine = model.load()?;
     let load = Load { ms: ms(started.elapsed()), peak_rss_bytes: peak_rss_bytes() };
@@ -193,7 +195,7 @@ fn measure_all(model: &ModelArgs, whole: &Whole, effort: &Effort) -> anyhow::Res
         decode_tok_per_s: decode.last().map_or(f64::INFINITY, |d| d.tok_per_s),
     };
     let frame = measure::frame(&mut engine, &part, whole, &rates, effort)?;
-    let threads = engine.stage(|_, _| rayon::current_num_threads());
+    let threads = engine.stage(|_, _, _| rayon::current_num_threads());
     Ok(Report {
         model: engine.model().info.name.clone(),
         quant,

@@ -65,7 +65,7 @@ pub fn inspect(vlm: &mut dyn Vlm, frame: &Frame, pipeline: &Pipeline) -> Inspect
 
 /// Inspects frames together. The engine stops when all of them are late; `alive` is called between
 /// its passes.
-pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &dyn Fn()) -> Inspected {
+pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &(dyn Fn() + Sync)) -> Inspected {
     let started = Instant::now();
     let model = vlm.info().clone();
     let plans: Vec<Result<Plan, Reason>> = work.iter().map(|w| Plan::new(w.frame, w.pipeline)).collect();

@@ -5,12 +5,17 @@
 //!
 //!     for each (sequence, head, block of rows) or (sequence of one row, heads of the same keys):
 //!         scores = Q K^T span by span -> softmax -> out = P V span by span
+//!
+//! Blocks multiply by the crate `gemm`, single rows by `row`.
+
+mod row;
 
 use super::ops::rows::softmax;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Scores that one task holds, half of a small L2 cache. A task packs the keys and values that its rows
 /// see, so the more rows it has the better.
@@ -33,12 +38,51 @@ pub struct Part {
     pub row: usize,
     /// Number of query rows.
     pub rows: usize,
-    /// Keys that every query row sees.
-    pub context: Vec<Span>,
-    /// Keys of the query rows themselves, as many as there are rows.
+    /// The spans of keys that every query row sees, among those of `Parts`.
+    context: Range<usize>,
+    /// Where the keys of the query rows themselves are.
     pub own: Span,
     /// Query row `i` sees only the first `i + 1` rows of `own`.
-    pub causal: bool,
+    causal: bool,
+}
+
+/// The sequences of a batch: each takes the rows behind those of the one before it.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    list: Vec<Part>,
+    spans: Vec<Span>,
+}
+
+impl Parts {
+    /// Forgets all parts and keeps their memory.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.spans.clear();
+    }
+
+    /// Adds `rows` rows, which see the keys of `context` and those from `own` on: their own, row `i` only the
+    /// first `i + 1` of them when they are causal.
+    pub fn push(&mut self, rows: usize, context: impl IntoIterator<Item = Span>, own: usize, causal: bool) {
+        let first = self.spans.len();
+        self.spans.extend(context.into_iter().filter(|s| s.rows > 0));
+        let context = first..self.spans.len();
+        self.list.push(Part { row: self.rows(), rows, context, own: Span { start: own, rows }, causal });
+    }
+
+    /// Rows of all parts.
+    pub fn rows(&self) -> usize {
+        self.list.last().map_or(0, |p| p.row + p.rows)
+    }
+
+    /// The parts, in the order of their rows.
+    pub fn iter(&self) -> std::slice::Iter<'_, Part> {
+        self.list.iter()
+    }
+
+    /// The keys that all rows of a part see, besides those of its own.
+    pub fn context(&self, part: &Part) -> &[Span] {
+        &self.spans[part.context.clone()]
+    }
 }
 
 /// A `[rows, heads * head_dim]` matrix inside a larger one.
@@ -68,8 +112,10 @@ pub struct Heads {
 }
 
 /// What one task computes: some rows of one head or, of a single row, all heads that share their keys.
-struct Task<'a> {
-    part: &'a Part,
+#[derive(Clone, Copy, Debug)]
+struct Task {
+    /// Index of the part.
+    part: usize,
     /// First row, counted from the part's.
     block: usize,
     rows: usize,
@@ -77,41 +123,58 @@ struct Task<'a> {
     heads: usize,
 }
 
-/// Attention of all parts, which follow one another without a gap: `[rows, heads.query * heads.dim]`.
+/// What attention gives, with the memory that it takes: used again by every call.
+#[derive(Debug, Default)]
+pub struct Attended {
+    /// `[rows, heads.query * heads.dim]`.
+    pub values: Vec<f32>,
+    tasks: Vec<Task>,
+}
+
+/// Attention of all parts.
 ///
 /// # Panics
-/// When they do not, or a span or a query leaves its matrix.
-pub fn attend(q: Matrix<'_>, k: Kept<'_>, v: Kept<'_>, heads: Heads, parts: &[Part]) -> Vec<f32> {
-    let mut rows = 0;
-    for part in parts {
-        assert!(part.row == rows && part.own.rows == part.rows, "parts follow one another");
-        rows += part.rows;
+/// When a span or a query leaves its matrix.
+pub fn attend(q: Matrix<'_>, k: Kept<'_>, v: Kept<'_>, heads: Heads, parts: &Parts, out: &mut Attended) {
+    let Attended { values, tasks } = out;
+    let (rows, width) = (parts.rows(), heads.query * heads.dim);
+    values.clear();
+    values.reserve(rows * width);
+    tasks.clear();
+    for (i, part) in parts.iter().enumerate() {
+        add_tasks(tasks, i, part, parts.context(part), heads);
     }
-    let width = heads.query * heads.dim;
-    let mut values = Vec::with_capacity(rows * width);
-    let tasks: Vec<Task<'_>> = parts.iter().flat_map(|part| tasks(part, heads)).collect();
     let out = OutPtr(values.as_mut_ptr());
-    tasks.into_par_iter().for_each(|task| {
-        let at = (task.part.row + task.block) * width + task.head * heads.dim;
+    tasks.par_iter().for_each(|task| {
+        let at = (parts.list[task.part].row + task.block) * width + task.head * heads.dim;
         // SAFETY: the parts' rows are disjoint, and so are the blocks and heads inside a part, so no
         // two tasks touch the same values; all of them lie inside the capacity.
-        unsafe { attend_task(q, k, v, heads, &task, out.get().add(at), width) };
+        unsafe { attend_task(Seen { q, k, v, heads, parts }, *task, out.get().add(at), width) };
     });
     // SAFETY: the parts are all rows, the blocks of a part all of its rows, and each block's tasks all
     // heads; a task writes all of its values.
     unsafe { values.set_len(rows * width) };
-    values
 }
 
-fn tasks(part: &Part, heads: Heads) -> impl Iterator<Item = Task<'_>> {
+/// What all tasks see.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    q: Matrix<'a>,
+    k: Kept<'a>,
+    v: Kept<'a>,
+    heads: Heads,
+    parts: &'a Parts,
+}
+
+fn add_tasks(tasks: &mut Vec<Task>, i: usize, part: &Part, context: &[Span], heads: Heads) {
     let at_once = if part.rows == 1 { heads.query / heads.kv } else { 1 };
-    let keys: usize = part.context.iter().chain([&part.own]).map(|s| s.rows).sum();
+    let keys: usize = context.iter().map(|s| s.rows).sum::<usize>() + part.rows;
     let step = (SCORES_MAX / keys.max(1)).clamp(TASK_ROWS_MIN, TASK_ROWS_MAX);
-    (0..part.rows).step_by(step).flat_map(move |block| {
+    for block in (0..part.rows).step_by(step) {
         let rows = step.min(part.rows - block);
         let first = (0..heads.query).step_by(at_once);
-        first.map(move |head| Task { part, block, rows, head, heads: at_once })
-    })
+        tasks.extend(first.map(|head| Task { part: i, block, rows, head, heads: at_once }));
+    }
 }
 
 /// Lets tasks write disjoint parts of one slice.
@@ -140,6 +203,13 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// Makes scratch hold `len` values. It starts large: with every token a sequence has one more key.
+fn grow(scratch: &mut Vec<f32>, len: usize) {
+    if scratch.len() < len {
+        scratch.resize(len.max(SCORES_MAX), 0.0);
+    }
+}
+
 impl Kept<'_> {
     /// One head's rows of a span: the first value, and the distance of rows.
     fn rows<'b>(
@@ -159,7 +229,7 @@ impl Kept<'_> {
         match self {
             Self::Single(m) => (&m.values[at..end], stride),
             Self::Half(m) => {
-                scratch.resize(scratch.len().max(span.rows * dim), 0.0);
+                grow(scratch, span.rows * dim);
                 for (row, out) in m.values[at..end].chunks(stride).zip(scratch.chunks_exact_mut(dim)) {
                     row[..dim].convert_to_f32_slice(out);
                 }
@@ -172,37 +242,101 @@ impl Kept<'_> {
 /// # Safety
 /// `out` points to the task's first value: its rows stand `out_stride` apart, its heads side by side,
 /// and nobody else touches them.
-unsafe fn attend_task(
-    q: Matrix<'_>,
-    k: Kept<'_>,
-    v: Kept<'_>,
-    heads: Heads,
-    task: &Task<'_>,
-    out: *mut f32,
-    out_stride: usize,
-) {
-    let (part, dim) = (task.part, heads.dim);
-    let column = task.head / (heads.query / heads.kv) * dim;
-    let own_rows = if part.causal { task.block + task.rows } else { part.own.rows };
+unsafe fn attend_task(seen: Seen<'_>, task: Task, out: *mut f32, out_stride: usize) {
+    let Seen { q, k, v, heads, parts } = seen;
+    let (part, dim) = (&parts.list[task.part], heads.dim);
+    let own_rows = if part.causal { task.block + task.rows } else { part.rows };
     let own = Span { start: part.own.start, rows: own_rows };
-    let spans = || part.context.iter().copied().chain([own]).filter(|s| s.rows > 0);
-    let keys: usize = spans().map(|s| s.rows).sum();
-    // Rows of the products: the task's rows, or the heads of its only row, which are adjacent.
-    let (m, q_stride, out_stride) =
-        if task.heads == 1 { (task.rows, q.stride, out_stride) } else { (task.heads, dim, dim) };
-    let query = &q.values[(part.row + task.block) * q.stride + q.start + task.head * dim..];
-    assert!((m - 1) * q_stride + dim <= query.len(), "a task leaves the queries");
+    let keys = Keys {
+        k,
+        v,
+        context: parts.context(part),
+        own,
+        column: task.head / (heads.query / heads.kv) * dim,
+        dim,
+    };
+    let at = (part.row + task.block) * q.stride + q.start + task.head * dim;
+    if task.rows == 1 {
+        let query = &q.values[at..][..task.heads * dim];
+        // SAFETY: the heads are adjacent, and the caller's; zeros are values.
+        let out = unsafe {
+            out.write_bytes(0, query.len());
+            std::slice::from_raw_parts_mut(out, query.len())
+        };
+        return attend_row(query, &keys, out);
+    }
+    let query = &q.values[at..][..(task.rows - 1) * q.stride + dim];
+    // SAFETY: the caller's.
+    unsafe { attend_block((query, q.stride), &keys, task.rows, part.causal, (out, out_stride)) };
+}
+
+/// What a task's rows see of one head.
+struct Keys<'a> {
+    k: Kept<'a>,
+    v: Kept<'a>,
+    context: &'a [Span],
+    own: Span,
+    column: usize,
+    dim: usize,
+}
+
+impl Keys<'_> {
+    fn spans(&self) -> impl Iterator<Item = Span> + '_ {
+        self.context.iter().copied().chain([self.own])
+    }
+
+    fn count(&self) -> usize {
+        self.spans().map(|s| s.rows).sum()
+    }
+}
+
+/// One row of queries, `[heads, dim]`, which sees all keys; adds to `out`, of the same shape.
+fn attend_row(query: &[f32], keys: &Keys<'_>, out: &mut [f32]) {
+    let (dim, count) = (keys.dim, keys.count());
     SCRATCH.with_borrow_mut(|Scratch { scores, span }| {
-        scores.resize(scores.len().max(m * keys), 0.0);
+        grow(scores, query.len() / dim * count);
         let mut done = 0;
-        for s in spans() {
-            let (values, stride) = k.rows(s, column, dim, span);
-            // SAFETY: `rows` and the assertion above keep both operands inside their slices, and the
-            // scores hold `m * keys` values.
+        for s in keys.spans() {
+            let (values, stride) = keys.k.rows(s, keys.column, dim, span);
+            let scale = 1.0 / (dim as f32).sqrt();
+            row::scores(query, dim, values, stride, scale, &mut scores[done..], count);
+            done += s.rows;
+        }
+        scores.chunks_exact_mut(count).take(query.len() / dim).for_each(softmax);
+        let mut done = 0;
+        for s in keys.spans() {
+            let (values, stride) = keys.v.rows(s, keys.column, dim, span);
+            row::add_weighted(&scores[done..], count, values, stride, out, dim);
+            done += s.rows;
+        }
+    });
+}
+
+/// Several rows of one head's queries. If causal, each sees one key less than the row behind it, and the last
+/// one all.
+///
+/// # Safety
+/// The query's rows, `q_stride` apart, are inside their slice; those of `out` stand `out_stride` apart and belong to
+/// nobody else.
+unsafe fn attend_block(
+    (query, q_stride): (&[f32], usize),
+    keys: &Keys<'_>,
+    rows: usize,
+    causal: bool,
+    (out, out_stride): (*mut f32, usize),
+) {
+    let (dim, count) = (keys.dim, keys.count());
+    SCRATCH.with_borrow_mut(|Scratch { scores, span }| {
+        grow(scores, rows * count);
+        let mut done = 0;
+        for s in keys.spans() {
+            let (values, stride) = keys.k.rows(s, keys.column, dim, span);
+            // SAFETY: the caller's; `rows` keeps the keys inside their slice, and the scores hold
+            // `rows * count` values.
             unsafe {
                 product(
-                    [m, s.rows, dim],
-                    (scores.as_mut_ptr().add(done), keys),
+                    [rows, s.rows, dim],
+                    (scores.as_mut_ptr().add(done), count),
                     (query.as_ptr(), q_stride, 1),
                     (values.as_ptr(), 1, stride),
                     1.0 / (dim as f32).sqrt(),
@@ -211,22 +345,21 @@ unsafe fn attend_task(
             }
             done += s.rows;
         }
-        for (i, row) in scores[..m * keys].chunks_exact_mut(keys).enumerate() {
-            // The last keys are the block's own; its row `i` sees them up to its own place.
-            let hidden = if part.causal && task.heads == 1 { task.rows - 1 - i } else { 0 };
-            let (seen, hidden) = row.split_at_mut(keys - hidden);
+        for (i, row) in scores[..rows * count].chunks_exact_mut(count).enumerate() {
+            let hidden = if causal { rows - 1 - i } else { 0 };
+            let (seen, hidden) = row.split_at_mut(count - hidden);
             softmax(seen);
             hidden.fill(0.0);
         }
         let mut done = 0;
-        for s in spans() {
-            let (values, stride) = v.rows(s, column, dim, span);
+        for s in keys.spans() {
+            let (values, stride) = keys.v.rows(s, keys.column, dim, span);
             // SAFETY: as above; `out` belongs to this task alone.
             unsafe {
                 product(
-                    [m, dim, s.rows],
+                    [rows, dim, s.rows],
                     (out, out_stride),
-                    (scores.as_ptr().add(done), keys, 1),
+                    (scores.as_ptr().add(done), count, 1),
                     (values.as_ptr(), stride, 1),
                     1.0,
                     done > 0,
@@ -281,14 +414,14 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     /// The definition, value by value.
-    fn reference(q: Matrix<'_>, k: Matrix<'_>, v: Matrix<'_>, heads: Heads, parts: &[Part], out: &mut [f32]) {
-        for p in parts {
+    fn reference(q: Matrix<'_>, k: Matrix<'_>, v: Matrix<'_>, heads: Heads, parts: &Parts, out: &mut [f32]) {
+        for p in parts.iter() {
             for i in 0..p.rows {
                 for head in 0..heads.query {
                     let kv = head / (heads.query / heads.kv) * heads.dim;
                     let own = if p.causal { i + 1 } else { p.own.rows };
-                    let keys: Vec<usize> = p
-                        .context
+                    let keys: Vec<usize> = parts
+                        .context(p)
                         .iter()
                         .flat_map(|s| s.start..s.start + s.rows)
                         .chain(p.own.start..p.own.start + own)
@@ -325,28 +458,16 @@ mod tests {
         fn matrix<T>(values: &[T]) -> Matrix<'_, T> {
             Matrix { values, stride: 48, start: 0 }
         }
-        let parts = [
-            Part {
-                row: 0,
-                rows: 70,
-                context: vec![Span { start: 100, rows: 7 }, Span { start: 0, rows: 3 }],
-                own: Span { start: 110, rows: 70 },
-                causal: true,
-            },
-            Part {
-                row: 70,
-                rows: 1,
-                context: vec![Span { start: 10, rows: 50 }],
-                own: Span { start: 60, rows: 1 },
-                causal: true,
-            },
-            Part { row: 71, rows: 9, context: vec![], own: Span { start: 61, rows: 9 }, causal: false },
-        ];
+        let mut parts = Parts::default();
+        parts.push(70, [Span { start: 100, rows: 7 }, Span { start: 0, rows: 3 }], 110, true);
+        parts.push(1, [Span { start: 10, rows: 50 }, Span { start: 7, rows: 0 }], 60, true);
+        parts.push(9, [], 61, false);
         let mut slow = vec![0.0; 80 * 96];
         reference(q, matrix(&k), matrix(&v), heads, &parts, &mut slow);
-        let off = |k, v| {
-            let fast = attend(q, k, v, heads, &parts);
-            fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        let mut fast = Attended::default();
+        let mut off = |k, v| {
+            attend(q, k, v, heads, &parts, &mut fast);
+            fast.values.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
         };
         let single = off(Kept::Single(matrix(&k)), Kept::Single(matrix(&v)));
         let half = off(Kept::Half(matrix(&half_k)), Kept::Half(matrix(&half_v)));

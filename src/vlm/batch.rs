@@ -1,163 +1,118 @@
-//! What a pass is put together from: encoded pictures, and rows of pictures and tokens.
+//! The rows of one pass of the text model, put together sequence by sequence.
+//!
+//!     tokens | picture --> rows, with their positions     part --> the rows since the last one are a sequence
 
-use super::attention::{Part, Span};
-use super::error::VlmError;
-use super::image::{PatchGrid, Patches};
+use super::attention::{Parts, Span};
 use super::rope::{image_positions, text_positions, Position};
-use super::text::{Batch, Text};
-use super::vision::VisionConfig;
 use candle_core::Tensor;
-use std::collections::VecDeque;
+use std::sync::Arc;
 
-/// Most patches in one pass of the vision tower, unless one picture has more. It bounds the memory; with eight
-/// times as many, tiles of 256x256 take a third longer in the tower of a 4B, as the rows of text do.
-pub(super) const VISION_PATCHES_MAX: usize = 1024;
-
-/// Rows of pictures behind the prefix, shared by the questions of one job.
-pub(super) struct Shared {
-    pub(super) job: usize,
-    /// The prefix that the rows stand behind: all of it, or for a clip its opening.
-    pub(super) before: Span,
-    pub(super) span: Span,
-    pub(super) embeddings: Tensor,
-    pub(super) deepstack: Vec<Tensor>,
-    pub(super) positions: Vec<Position>,
-    /// Questions that still use the span.
-    pub(super) users: usize,
+/// What the vision tower says about one picture, or one pair of a clip's pictures.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// Merged blocks: one row of the text model each.
+    pub rows: usize,
+    pub cols: usize,
+    /// `[rows * cols, hidden]`.
+    pub embeds: Tensor,
+    /// The same shape, one for each DeepStack feature.
+    pub deepstack: Vec<Tensor>,
 }
 
-/// The vision tower's rows of one picture, or of one pair of a clip's pictures.
-pub(super) struct Picture {
-    pub(super) grid: PatchGrid,
-    pub(super) embeds: Tensor,
-    pub(super) deepstack: Vec<Tensor>,
+/// The rows of one pass. Its memory is used again after `clear`.
+#[derive(Debug, Default)]
+pub struct Batch {
+    sources: Vec<Source>,
+    ids: Vec<u32>,
+    positions: Vec<Position>,
+    parts: Parts,
 }
 
-/// A job whose pictures are encoded.
-pub(super) struct Encoded {
-    pub(super) job: usize,
-    pub(super) pictures: Vec<Picture>,
+/// Where rows come from.
+#[derive(Clone, Debug)]
+enum Source {
+    /// So many of the ids.
+    Tokens(usize),
+    Picture(Arc<Picture>),
 }
 
-/// A part of what the questions of a job share, with its first position.
-pub(super) enum Piece<'a> {
-    Ids(Vec<u32>, u32),
-    Picture(&'a Picture, u32),
+/// Rows of one source.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    Tokens(&'a [u32]),
+    Picture(&'a Picture),
 }
 
-impl Piece<'_> {
-    pub(super) fn rows(&self) -> usize {
-        match self {
-            Self::Ids(ids, _) => ids.len(),
-            Self::Picture(p, _) => p.embeds.dims()[0],
+impl Batch {
+    /// Forgets all rows and keeps their memory.
+    pub fn clear(&mut self) {
+        self.sources.clear();
+        self.ids.clear();
+        self.positions.clear();
+        self.parts.clear();
+    }
+
+    /// Adds a row for each token; the first has position `start`.
+    pub fn tokens(&mut self, ids: &[u32], start: u32) {
+        self.ids.extend_from_slice(ids);
+        self.positions.extend(text_positions(start, ids.len()));
+        match self.sources.last_mut() {
+            Some(Source::Tokens(n)) => *n += ids.len(),
+            _ => self.sources.push(Source::Tokens(ids.len())),
         }
     }
-}
 
-/// What a job brought into the next pass.
-pub(super) struct Entered {
-    /// Index into `Run::shared`.
-    pub(super) shared: Option<usize>,
-    pub(super) rows: usize,
-}
+    /// Adds the rows of a picture that starts at position `start`.
+    pub fn picture(&mut self, picture: &Arc<Picture>, start: u32) {
+        self.positions.extend(image_positions(start, picture.rows, picture.cols));
+        self.sources.push(Source::Picture(Arc::clone(picture)));
+    }
 
-pub(super) fn share(
-    text: &Text,
-    vision: &VisionConfig,
-    e: &Encoded,
-    pieces: &[Piece<'_>],
-    [before, span]: [Span; 2],
-    users: usize,
-) -> Result<Shared, VlmError> {
-    let mut embeddings = vec![];
-    let mut deepstack = vec![vec![]; vision.deepstack.len()];
-    let mut positions = vec![];
-    for piece in pieces {
-        match piece {
-            Piece::Ids(ids, at) => {
-                let rows = text.embed(ids)?;
-                deepstack.iter_mut().try_for_each(|d| rows.zeros_like().map(|z| d.push(z)))?;
-                embeddings.push(rows);
-                positions.extend(text_positions(*at, ids.len()));
+    /// Makes a sequence of the rows that were added since the last one. They see the keys of `context` and, causally,
+    /// their own, which are written from row `own` of the arena on.
+    pub fn part(&mut self, context: impl IntoIterator<Item = Span>, own: usize) {
+        self.parts.push(self.positions.len() - self.parts.rows(), context, own, true);
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Positions of all rows.
+    pub fn positions(&self) -> &[Position] {
+        &self.positions
+    }
+
+    /// Which rows belong together, and which keys they see.
+    pub const fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Where the rows come from, in their order.
+    pub fn sources(&self) -> impl Iterator<Item = Rows<'_>> {
+        let mut at = 0;
+        self.sources.iter().map(move |source| match source {
+            Source::Tokens(n) => {
+                at += n;
+                Rows::Tokens(&self.ids[at - n..at])
             }
-            Piece::Picture(p, at) => {
-                embeddings.push(p.embeds.clone());
-                deepstack.iter_mut().zip(&p.deepstack).for_each(|(d, f)| d.push(f.clone()));
-                positions.extend(image_positions(
-                    *at,
-                    p.grid.rows / vision.merge,
-                    p.grid.cols / vision.merge,
-                ));
-            }
-        }
-    }
-    let deepstack = deepstack.iter().map(|d| Tensor::cat(d, 0)).collect::<candle_core::Result<_>>()?;
-    Ok(Shared {
-        job: e.job,
-        before,
-        span,
-        embeddings: Tensor::cat(&embeddings, 0)?,
-        deepstack,
-        positions,
-        users,
-    })
-}
-
-/// The rows of a pass while it is put together: pictures first, then tokens.
-#[derive(Default)]
-pub(super) struct Rows {
-    pub(super) positions: Vec<Position>,
-    pub(super) parts: Vec<Part>,
-    pub(super) pictures: Vec<(Tensor, Vec<Tensor>)>,
-}
-
-impl Rows {
-    pub(super) fn add(&mut self, positions: impl Iterator<Item = Position>, context: Vec<Span>, own: Span) {
-        let row = self.positions.len();
-        self.positions.extend(positions);
-        self.parts.push(Part { row, rows: self.positions.len() - row, context, own, causal: true });
-    }
-
-    pub(super) fn batch(self, text: &Text, ids: &[u32]) -> Result<Batch, VlmError> {
-        let words = text.embed(ids)?;
-        let mut embeddings: Vec<Tensor> = self.pictures.iter().map(|(e, _)| e.clone()).collect();
-        let features = self.pictures.first().map_or(0, |(_, d)| d.len());
-        let mut deepstack = vec![];
-        for k in 0..features {
-            let mut rows: Vec<Tensor> = self.pictures.iter().map(|(_, d)| d[k].clone()).collect();
-            rows.push(words.zeros_like()?);
-            deepstack.push(Tensor::cat(&rows, 0)?);
-        }
-        embeddings.push(words);
-        Ok(Batch {
-            embeddings: Tensor::cat(&embeddings, 0)?,
-            positions: self.positions,
-            parts: self.parts,
-            deepstack,
+            Source::Picture(picture) => Rows::Picture(picture),
         })
     }
 }
 
-/// Grid and frames that all pictures of some jobs have in common, their patches, and the jobs.
-type Group = (Option<(PatchGrid, usize)>, usize, Vec<usize>);
-
-/// Jobs whose pictures have one size, in batches that the vision tower takes at once; stills and pairs
-/// are not mixed.
-pub(super) fn group(pictures: &[Option<Vec<Patches>>]) -> VecDeque<Vec<usize>> {
-    let mut groups: Vec<Group> = vec![];
-    for (job, pictures) in pictures.iter().enumerate() {
-        let Some(pictures) = pictures else { continue };
-        let first = pictures.first().filter(|first| pictures.iter().all(|p| p.is_like(first)));
-        let grid = first.map(|p| (p.grid, p.frames));
-        let patches: usize = pictures.iter().map(|p| p.grid.patches()).sum();
-        let fits = |g: &&mut Group| g.0 == grid && grid.is_some() && g.1 + patches <= VISION_PATCHES_MAX;
-        match groups.iter_mut().find(fits) {
-            Some(g) => {
-                g.1 += patches;
-                g.2.push(job);
-            }
-            None => groups.push((grid, patches, vec![job])),
+impl Rows<'_> {
+    /// Number of rows.
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::Tokens(ids) => ids.len(),
+            Self::Picture(p) => p.rows * p.cols,
         }
     }
-    groups.into_iter().map(|(_, _, jobs)| jobs).collect()
+
+    /// True when there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }

@@ -6,14 +6,14 @@
 //! questions name those spans and copy nothing. Which jobs share a pass changes no answer beyond
 //! the rounding of sums.
 
-use super::attention::{Part, Span};
+use super::attention::Span;
+use super::batch::Batch;
 use super::error::VlmError;
 use super::grammar::Grammars;
 use super::kv::{Arena, KvPrecision};
 use super::load::{load, Loaded};
-use super::rope::text_positions;
 use super::run::Run;
-use super::text::Batch;
+use super::text::Work;
 use super::{Answers, Job, ModelInfo, Vlm};
 use candle_core::Device;
 use std::path::Path;
@@ -47,6 +47,7 @@ pub struct Qwen3Vl {
     pub(super) arena: Arena,
     /// Keys and values of `<|im_start|>user\n<|vision_start|>`.
     pub(super) prefix: Span,
+    pub(super) work: Work,
     pub(super) pool: rayon::ThreadPool,
 }
 
@@ -55,10 +56,13 @@ impl Vlm for Qwen3Vl {
         &self.model.info
     }
 
-    fn answer(&mut self, jobs: &[Job], keep_going: &dyn Fn() -> bool) -> Answers {
-        let mut run = Run::new(self, jobs);
-        run.all(keep_going);
-        Answers { jobs: run.finish(), timing: run.timing }
+    fn answer(&mut self, jobs: &[Job], keep_going: &(dyn Fn() -> bool + Sync)) -> Answers {
+        let Self { model, grammars, arena, prefix, work, pool } = self;
+        pool.install(|| {
+            let mut run = Run::new(model, grammars, arena, *prefix, work, jobs);
+            run.all(keep_going);
+            Answers { jobs: run.finish(), timing: run.timing }
+        })
     }
 }
 
@@ -89,7 +93,8 @@ impl Qwen3Vl {
         let pool = pool.map_err(|e| candle_core::Error::Msg(e.to_string()))?;
         let grammars = Grammars::new(Arc::clone(&model.tokenizer), model.template.im_end)?;
         let arena = Arena::new(c.blocks, rows, width, options.kv, device)?;
-        let mut engine = Self { model, grammars, arena, prefix: Span { start: 0, rows: 0 }, pool };
+        let mut engine =
+            Self { model, grammars, arena, prefix: Span { start: 0, rows: 0 }, work: Work::default(), pool };
         engine.prefill_prefix()?;
         Ok(engine)
     }
@@ -99,24 +104,20 @@ impl Qwen3Vl {
         &self.model
     }
 
-    /// Runs `work` on the engine's threads, with the model and the memory for keys and values: for
-    /// benches of single stages. What `work` lends from the arena it gives back.
-    pub fn stage<T: Send>(&mut self, work: impl FnOnce(&Loaded, &mut Arena) -> T + Send) -> T {
-        let Self { model, arena, pool, .. } = self;
-        pool.install(|| work(model, arena))
+    /// Runs `stage` on the engine's threads, with the model, the memory for keys and values, and that of a pass: for
+    /// benches of single stages. What `stage` lends from the arena it gives back.
+    pub fn stage<T: Send>(&mut self, stage: impl FnOnce(&Loaded, &mut Arena, &mut Work) -> T + Send) -> T {
+        let Self { model, arena, work, pool, .. } = self;
+        pool.install(|| stage(model, arena, work))
     }
 
     fn prefill_prefix(&mut self) -> Result<(), VlmError> {
         let ids = self.model.template.prefix();
         let own = self.arena.lend(ids.len()).ok_or_else(|| self.arena.too_long(ids.len()))?;
-        let batch = Batch {
-            embeddings: self.model.text.embed(&ids)?,
-            positions: text_positions(0, ids.len()).collect(),
-            parts: vec![Part { row: 0, rows: ids.len(), context: vec![], own, causal: true }],
-            deepstack: vec![],
-        };
-        let (text, arena) = (&self.model.text, &self.arena);
-        self.pool.install(|| text.forward(&batch, arena))?;
+        let mut batch = Batch::default();
+        batch.tokens(&ids, 0);
+        batch.part([], own.start);
+        self.stage(|model, arena, work| model.text.forward(&batch, arena, work))?;
         self.prefix = own;
         Ok(())
     }

@@ -4,10 +4,12 @@
 //! the spans of what it shares (the prefix of the model, the picture) are only named by it, so that
 //! sharing costs no copy.
 
-use super::attention::{Kept, Matrix, Span};
+use super::attention::{Kept, Matrix, Parts, Span};
 use super::error::VlmError;
-use candle_core::{DType, Device, Result, Storage, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
 
 /// What keys and values are kept in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,13 +49,20 @@ impl KvPrecision {
 /// Keys and values of all blocks.
 #[derive(Debug)]
 pub struct Arena {
-    /// Each `[capacity, kv_heads * head_dim]`.
-    keys: Vec<Tensor>,
-    values: Vec<Tensor>,
-    dtype: DType,
+    memory: Memory,
+    width: usize,
     capacity: usize,
     /// Free spans, sorted by start, never adjacent.
     free: Vec<Span>,
+}
+
+/// The rows of all blocks: keys and values of each, `[capacity, width]`.
+#[derive(Debug)]
+enum Memory {
+    Single(Vec<[Vec<f32>; 2]>),
+    Half(Vec<[Vec<f16>; 2]>),
+    /// On other devices than the CPU.
+    Tensors(Vec<[Tensor; 2]>, DType),
 }
 
 impl Arena {
@@ -68,14 +77,42 @@ impl Arena {
         precision: KvPrecision,
         device: &Device,
     ) -> Result<Self> {
+        if !device.is_cpu() {
+            return Self::of_tensors(blocks, capacity, width, precision, device);
+        }
+        // Zeros of integers and of f32 are given by the system when they are first touched.
+        let values = capacity * width;
+        let single = |_| [vec![0f32; values], vec![0f32; values]];
+        let half = |_| [vec![0u16; values], vec![0u16; values]].map(HalfBitsVecExt::reinterpret_into);
+        let memory = match precision {
+            KvPrecision::Single => Memory::Single((0..blocks).map(single).collect()),
+            KvPrecision::Half => Memory::Half((0..blocks).map(half).collect()),
+        };
+        Ok(Self::with(memory, capacity, width))
+    }
+
+    /// As `new`, in tensors on whatever device, for a pass that is composed of them.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn of_tensors(
+        blocks: usize,
+        capacity: usize,
+        width: usize,
+        precision: KvPrecision,
+        device: &Device,
+    ) -> Result<Self> {
         let dtype = match precision {
             KvPrecision::Single => DType::F32,
             KvPrecision::Half => DType::F16,
         };
-        let make =
-            || (0..blocks).map(|_| Tensor::zeros((capacity, width), dtype, device)).collect::<Result<_>>();
-        let free = vec![Span { start: 0, rows: capacity }];
-        Ok(Self { keys: make()?, values: make()?, dtype, capacity, free })
+        let zeros = || Tensor::zeros((capacity, width), dtype, device);
+        let tensors = (0..blocks).map(|_| Ok([zeros()?, zeros()?])).collect::<Result<_>>()?;
+        Ok(Self::with(Memory::Tensors(tensors, dtype), capacity, width))
+    }
+
+    fn with(memory: Memory, capacity: usize, width: usize) -> Self {
+        Self { memory, width, capacity, free: vec![Span { start: 0, rows: capacity }] }
     }
 
     /// All rows, free or not.
@@ -115,37 +152,83 @@ impl Arena {
         }
     }
 
-    /// Writes rows of keys and values of one block; `k` and `v` are `[rows, width]`.
+    /// Writes the keys and values of one block for all rows of `parts`; `k` and `v` are `[rows, width]`.
     ///
     /// # Errors
+    /// When the rows are kept in tensors.
+    ///
+    /// # Panics
     /// When the rows leave the arena.
-    pub fn write(&self, block: usize, start: usize, k: &Tensor, v: &Tensor) -> Result<()> {
-        self.keys[block].slice_set(&k.to_dtype(self.dtype)?, 0, start)?;
-        self.values[block].slice_set(&v.to_dtype(self.dtype)?, 0, start)
+    pub fn write(&mut self, block: usize, parts: &Parts, k: &[f32], v: &[f32]) -> Result<()> {
+        let places =
+            parts.iter().map(|p| (p.row * self.width, p.own.start * self.width, p.rows * self.width));
+        match &mut self.memory {
+            Memory::Single(blocks) => {
+                for (from, to, len) in places {
+                    let [keys, values] = &mut blocks[block];
+                    keys[to..][..len].copy_from_slice(&k[from..][..len]);
+                    values[to..][..len].copy_from_slice(&v[from..][..len]);
+                }
+            }
+            Memory::Half(blocks) => {
+                for (from, to, len) in places {
+                    let [keys, values] = &mut blocks[block];
+                    keys[to..][..len].convert_from_f32_slice(&k[from..][..len]);
+                    values[to..][..len].convert_from_f32_slice(&v[from..][..len]);
+                }
+            }
+            Memory::Tensors(..) => candle_core::bail!("keys and values are kept in tensors"),
+        }
+        Ok(())
+    }
+
+    /// Keys and values of one block.
+    ///
+    /// # Errors
+    /// When they are kept in tensors.
+    pub fn kept(&self, block: usize) -> Result<[Kept<'_>; 2]> {
+        fn matrix<T>(values: &[T], stride: usize) -> Matrix<'_, T> {
+            Matrix { values, stride, start: 0 }
+        }
+        match &self.memory {
+            Memory::Single(blocks) => Ok([0, 1].map(|i| Kept::Single(matrix(&blocks[block][i], self.width)))),
+            Memory::Half(blocks) => Ok([0, 1].map(|i| Kept::Half(matrix(&blocks[block][i], self.width)))),
+            Memory::Tensors(..) => candle_core::bail!("keys and values are kept in tensors"),
+        }
+    }
+
+    /// As `write`, of tensors.
+    ///
+    /// # Errors
+    /// When the rows leave the arena, or are not kept in tensors.
+    pub fn write_tensors(&self, block: usize, parts: &Parts, k: &Tensor, v: &Tensor) -> Result<()> {
+        let Memory::Tensors(blocks, dtype) = &self.memory else {
+            candle_core::bail!("keys and values are not kept in tensors")
+        };
+        for (kept, rows) in blocks[block].iter().zip([k, v]) {
+            for p in parts.iter() {
+                // A copy, because `slice_set` refuses a view of a larger storage's middle.
+                let rows = rows.narrow(0, p.row, p.rows)?.contiguous()?.to_dtype(*dtype)?;
+                kept.slice_set(&rows, 0, p.own.start)?;
+            }
+        }
+        Ok(())
     }
 
     /// Keys and values of one block, each `[capacity, width]`.
-    pub fn block(&self, block: usize) -> (&Tensor, &Tensor) {
-        (&self.keys[block], &self.values[block])
+    ///
+    /// # Errors
+    /// When they are not kept in tensors.
+    pub fn tensors(&self, block: usize) -> Result<&[Tensor; 2]> {
+        match &self.memory {
+            Memory::Tensors(blocks, _) => Ok(&blocks[block]),
+            _ => candle_core::bail!("keys and values are not kept in tensors"),
+        }
     }
 
     /// The error for a sequence that can never fit.
     pub const fn too_long(&self, needed: usize) -> VlmError {
         VlmError::TooLong { needed, available: self.capacity }
-    }
-}
-
-/// Gives `[rows, width]` keys or values on the CPU to `f`.
-///
-/// # Errors
-/// When they lie elsewhere, or are of another type.
-pub fn with_kept<T>(rows: &Tensor, f: impl FnOnce(Kept<'_>) -> Result<T>) -> Result<T> {
-    let width = rows.dim(1)?;
-    let (storage, _) = rows.storage_and_layout();
-    let Storage::Cpu(cpu) = &*storage else { candle_core::bail!("keys are not on the CPU") };
-    match rows.dtype() {
-        DType::F16 => f(Kept::Half(Matrix { values: cpu.as_slice()?, stride: width, start: 0 })),
-        _ => f(Kept::Single(Matrix { values: cpu.as_slice()?, stride: width, start: 0 })),
     }
 }
 

@@ -7,7 +7,7 @@
 use super::error::VlmError;
 use super::gguf::Gguf;
 use super::kernel::{Activations, Bits, Packed, Shared};
-use super::ops::with_slice;
+use super::ops::{with_slice, with_values};
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
 use rayon::prelude::*;
@@ -46,6 +46,8 @@ impl Precision {
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Weight,
+    /// Columns of the matrix: values of a row of activations.
+    inp: usize,
     pub bias: Option<Tensor>,
 }
 
@@ -69,11 +71,11 @@ impl Linear {
         };
         if let Some(bits) = bits.filter(|_| device.is_cpu() && Packed::is_fast_here()) {
             if let Some(tiles) = gguf.packed(&name, out, inp)? {
-                return Ok(Self { weight: Weight::Tiles(Arc::new(tiles), bits), bias: None });
+                return Ok(Self { weight: Weight::Tiles(Arc::new(tiles), bits), inp, bias: None });
             }
         }
         let weight = Arc::new(gguf.tensor(&name, &[out, inp], device)?);
-        Ok(Self { weight: Weight::Candle(matmul(weight, gguf.precision)?), bias: None })
+        Ok(Self { weight: Weight::Candle(matmul(weight, gguf.precision)?), inp, bias: None })
     }
 
     /// Reads `{name}.weight` and `{name}.bias`.
@@ -96,41 +98,57 @@ impl Linear {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let [y] = Self::forward_all([self], x)?;
-        Ok(y)
+        let Weight::Tiles(tiles, _) = &self.weight else { return self.candle(x) };
+        let mut values = vec![];
+        with_slice(x, |x| Self::multiply([self], x, &mut Activations::default(), [&mut values]))?;
+        Tensor::from_vec(values, (x.dim(0)?, tiles.n), x.device())
     }
 
-    /// The products of the same activations with several matrices: they are quantised once.
+    fn candle(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match &self.weight {
+            Weight::Candle(weight) => weight.forward(x),
+            Weight::Tiles(..) => candle_core::bail!("tiles are no tensor"),
+        }
+    }
+
+    /// The products of the same rows of activations with several matrices, as values on the CPU in the place of
+    /// what `out` holds. The activations are quantised once. Products with matrices in tiles allocate nothing once
+    /// the buffers have grown.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor) -> candle_core::Result<[Tensor; N]> {
-        let (rows, k) = x.dims2()?;
+    pub fn multiply<const N: usize>(
+        layers: [&Self; N],
+        x: &[f32],
+        quantised: &mut Activations,
+        out: [&mut Vec<f32>; N],
+    ) -> candle_core::Result<()> {
+        let k = layers[0].inp;
+        if layers.iter().any(|l| l.inp != k) || !x.len().is_multiple_of(k) {
+            candle_core::bail!("{} activations for matrices of {k} columns", x.len())
+        }
         let tiles = layers.iter().filter_map(|l| match &l.weight {
             Weight::Tiles(tiles, bits) => Some((*bits, tiles.shared(*bits))),
             Weight::Candle(_) => None,
         });
         // What one of them needs shared by superblocks serves all.
-        let how = tiles.max_by_key(|(_, shared)| *shared == Shared::Superblock);
-        let quantise = |(bits, shared)| with_slice(x, |x| Ok(Activations::quantise(x, k, bits, shared)));
-        let quantised = how.map(quantise).transpose()?;
-        let mut out = Vec::with_capacity(N);
-        for layer in layers {
-            out.push(match (&layer.weight, &quantised) {
-                (Weight::Tiles(tiles, _), Some(_)) if tiles.k != k => {
-                    candle_core::bail!("activations of {k} values for {tiles:?}")
-                }
-                (Weight::Tiles(tiles, _), Some(a)) => {
-                    Tensor::from_vec(tiles.multiply_all(a), (rows, tiles.n), x.device())?
-                }
-                (Weight::Candle(weight), _) => weight.forward(x)?,
-                (Weight::Tiles(..), None) => candle_core::bail!("tiles without activations"),
-            });
+        if let Some((bits, shared)) = tiles.max_by_key(|(_, shared)| *shared == Shared::Superblock) {
+            quantised.quantise(x, k, bits, shared);
         }
-        out.try_into().map_err(|_| candle_core::Error::Msg("one product a layer".into()))
+        for (layer, out) in layers.into_iter().zip(out) {
+            match &layer.weight {
+                Weight::Tiles(tiles, _) => tiles.multiply_all(quantised, out),
+                Weight::Candle(_) => {
+                    let y = layer.candle(&Tensor::from_slice(x, (x.len() / k, k), &Device::Cpu)?)?;
+                    out.clear();
+                    with_values(&y.contiguous()?, |y| out.extend_from_slice(y))?;
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// Tiles of the matrix that `values` can choose from; 0 where it is not kept in tiles.
+    /// Tiles of the matrix that `multiply_tiles` can choose from; 0 where it is not kept in tiles.
     pub fn tiles(&self) -> usize {
         match &self.weight {
             Weight::Tiles(tiles, _) => tiles.tiles(),
@@ -138,22 +156,24 @@ impl Linear {
         }
     }
 
-    /// As `forward`, as plain values, row after row: all columns, or those of some tiles.
+    /// As `multiply`, the columns of some tiles alone.
     ///
     /// # Errors
     /// When the shapes do not fit, or there are no tiles to choose from.
-    pub fn values(&self, x: &Tensor, tiles: Option<&[usize]>) -> candle_core::Result<Vec<f32>> {
-        match (&self.weight, tiles) {
-            (Weight::Candle(weight), None) => weight.forward(x)?.flatten_all()?.to_vec1(),
-            (Weight::Candle(_), Some(_)) => candle_core::bail!("no tiles to choose from"),
-            (Weight::Tiles(weight, bits), tiles) => {
-                let (_, k) = x.dims2()?;
-                if k != weight.k {
-                    candle_core::bail!("activations of {k} values for {weight:?}")
-                }
-                let x = with_slice(x, |x| Ok(Activations::quantise(x, k, *bits, weight.shared(*bits))))?;
-                Ok(tiles.map_or_else(|| weight.multiply_all(&x), |tiles| weight.multiply_tiles(&x, tiles)))
+    pub fn multiply_tiles(
+        &self,
+        x: &[f32],
+        tiles: &[usize],
+        quantised: &mut Activations,
+        out: &mut Vec<f32>,
+    ) -> candle_core::Result<()> {
+        match &self.weight {
+            Weight::Tiles(weight, bits) if x.len().is_multiple_of(self.inp) => {
+                quantised.quantise(x, self.inp, *bits, weight.shared(*bits));
+                weight.multiply_tiles(quantised, tiles, out);
+                Ok(())
             }
+            _ => candle_core::bail!("{} activations for tiles of {} columns", x.len(), self.inp),
         }
     }
 
@@ -164,13 +184,30 @@ impl Linear {
     pub fn rows(&self, ids: &[u32], device: &Device) -> candle_core::Result<Tensor> {
         match &self.weight {
             Weight::Candle(weight) => weight.embedding(&Tensor::new(ids, device)?),
+            Weight::Tiles(..) => {
+                let mut out = vec![0f32; ids.len() * self.inp];
+                self.put_rows(ids, &mut out)?;
+                Tensor::from_vec(out, (ids.len(), self.inp), device)
+            }
+        }
+    }
+
+    /// As `rows`, as values on the CPU: all of `out`.
+    ///
+    /// # Errors
+    /// When an id lies outside.
+    pub fn put_rows(&self, ids: &[u32], out: &mut [f32]) -> candle_core::Result<()> {
+        match &self.weight {
+            Weight::Candle(_) => {
+                with_values(&self.rows(ids, &Device::Cpu)?, |rows| out.copy_from_slice(rows))
+            }
             Weight::Tiles(tiles, _) => {
                 if let Some(id) = ids.iter().find(|id| **id as usize >= tiles.n) {
                     candle_core::bail!("row {id} of {tiles:?}");
                 }
-                let mut out = vec![0f32; ids.len() * tiles.k];
-                out.par_chunks_mut(tiles.k).zip(ids).for_each(|(row, id)| tiles.row(*id as usize, row));
-                Tensor::from_vec(out, (ids.len(), tiles.k), device)
+                let rows = out.par_chunks_exact_mut(tiles.k).zip(ids);
+                rows.for_each(|(row, id)| tiles.row(*id as usize, row));
+                Ok(())
             }
         }
     }

@@ -8,7 +8,7 @@ use super::attention::Span;
 use super::error::VlmError;
 use super::grammar::bad;
 use super::load::Loaded;
-use super::logits::{tiles_of, Logits};
+use super::logits::{put_tiles, Logits};
 use super::sample::Sampler;
 use super::{AnswerToken, Completion, Finish};
 use llguidance::Matcher;
@@ -34,12 +34,10 @@ pub(super) struct Live {
     pub(super) bytes: Vec<u8>,
     /// Tokens that the grammar allows next; `None` before `look_ahead`, and without a grammar.
     pub(super) allowed: Option<Result<SimpleVob, VlmError>>,
-}
-
-pub(super) enum Step {
-    Go,
-    Done(Finish),
-    Failed(VlmError),
+    /// The tiles of the output head in which they are.
+    pub(super) tiles: Vec<usize>,
+    /// What it ended with; `None`: it goes on.
+    pub(super) outcome: Option<Result<Finish, VlmError>>,
 }
 
 impl Live {
@@ -50,31 +48,39 @@ impl Live {
     }
 
     /// Asks the grammar what may follow. It need not wait for the pass, which then computes no more logits
-    /// than are allowed: the tiles of the output head in which they are, `None` when anything is.
-    pub(super) fn look_ahead(&mut self) -> Option<Vec<usize>> {
+    /// than are allowed.
+    pub(super) fn look_ahead(&mut self) {
         if self.tokens.len() >= self.max_tokens {
-            return None;
+            return;
         }
-        let mask = self.matcher.as_mut()?.compute_mask().map_err(|e| bad(&e));
-        let tiles = mask.as_ref().ok().map(tiles_of);
+        let Some(matcher) = &mut self.matcher else { return };
+        let mask = matcher.compute_mask().map_err(|e| bad(&e));
+        if let Ok(mask) = &mask {
+            put_tiles(mask, &mut self.tiles);
+        }
         self.allowed = Some(mask);
-        tiles
+    }
+
+    /// The tiles of the output head in which tokens are allowed; `None`: anywhere.
+    pub(super) fn allowed_tiles(&self) -> Option<&[usize]> {
+        matches!(self.allowed, Some(Ok(_))).then_some(&self.tiles)
     }
 
     /// Chooses the next token from the logits of the last row, and those that the grammar forces.
-    pub(super) fn step(&mut self, logits: &Logits, model: &Loaded) -> Step {
-        self.try_step(logits, model).unwrap_or_else(Step::Failed)
+    pub(super) fn step(&mut self, logits: Logits<'_>, model: &Loaded) {
+        self.outcome = self.try_step(logits, model).transpose();
     }
 
-    pub(super) fn try_step(&mut self, logits: &Logits, model: &Loaded) -> Result<Step, VlmError> {
+    /// What it ends with, if it does.
+    fn try_step(&mut self, logits: Logits<'_>, model: &Loaded) -> Result<Option<Finish>, VlmError> {
         if self.tokens.len() >= self.max_tokens {
-            return Ok(Step::Done(Finish::Length));
+            return Ok(Some(Finish::Length));
         }
         let allowed = self.allowed.take().transpose()?;
-        let answer: Vec<u32> = self.tokens.iter().map(|t| t.id).collect();
-        let (id, prob) = self.sampler.next(logits, allowed.as_ref(), &answer)?;
+        let answer = self.tokens.iter().map(|t| t.id);
+        let (id, prob) = self.sampler.next(logits, allowed.as_ref(), answer)?;
         if model.template.ends(id) {
-            return Ok(Step::Done(Finish::Stop));
+            return Ok(Some(Finish::Stop));
         }
         if let Some(m) = &mut self.matcher {
             m.consume_token(id).map_err(|e| bad(&e))?;
@@ -83,13 +89,13 @@ impl Live {
         self.pending.push(id);
         for forced in force(&mut self.matcher)? {
             if self.tokens.len() >= self.max_tokens {
-                return Ok(Step::Done(Finish::Length));
+                return Ok(Some(Finish::Length));
             }
             self.push(forced, 1.0, model.tokenizer.bytes(forced));
             self.pending.push(forced);
         }
         let ended = self.matcher.as_ref().is_some_and(Matcher::is_stopped);
-        Ok(if ended { Step::Done(Finish::Stop) } else { Step::Go })
+        Ok(ended.then_some(Finish::Stop))
     }
 
     pub(super) fn complete(&mut self, finish: Finish) -> Completion {

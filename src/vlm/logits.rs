@@ -7,93 +7,148 @@
 //! A part is a tile of the head: `TILE_ROWS` adjacent tokens. Its logits are the very bits that the whole
 //! head gives, so that skipping the rest changes no answer and no probability.
 
-use super::kernel::TILE_ROWS;
+use super::kernel::{Activations, TILE_ROWS};
 use super::linear::Linear;
 use candle_core::{Result, Tensor};
-use std::sync::Arc;
 use toktrie::SimpleVob;
 
-/// The tiles that hold an allowed token, rising.
-pub fn tiles_of(mask: &SimpleVob) -> Vec<usize> {
+/// Puts the tiles that hold an allowed token, rising, in the place of what `tiles` holds.
+pub fn put_tiles(mask: &SimpleVob, tiles: &mut Vec<usize>) {
     // A word of the mask is two tiles.
     let halves = mask.as_slice().iter().flat_map(|word| [word & 0xffff, word >> TILE_ROWS]);
-    halves.enumerate().filter_map(|(tile, bits)| (bits != 0).then_some(tile)).collect()
+    tiles.clear();
+    tiles.extend(halves.enumerate().filter_map(|(tile, bits)| (bits != 0).then_some(tile)));
 }
 
 /// Logits of what may follow one row.
-#[derive(Clone, Debug)]
-pub struct Logits {
-    /// Of several rows.
-    values: Arc<Vec<f32>>,
-    /// Where the row starts, and how many values it has.
-    start: usize,
-    len: usize,
+#[derive(Clone, Copy, Debug)]
+pub struct Logits<'a> {
+    values: &'a [f32],
     /// The tiles that the values are, one after the other; `None`: all.
-    tiles: Option<Arc<[usize]>>,
+    tiles: Option<&'a [usize]>,
 }
 
-impl Logits {
-    /// Of one row and the whole vocabulary.
-    pub fn whole(values: Vec<f32>) -> Self {
-        Self { start: 0, len: values.len(), values: Arc::new(values), tiles: None }
+impl<'a> Logits<'a> {
+    /// Of the whole vocabulary.
+    pub const fn whole(values: &'a [f32]) -> Self {
+        Self { values, tiles: None }
     }
 
     /// The logit of a token; `None` where it was not computed or the vocabulary has no such token.
     pub fn get(&self, id: usize) -> Option<f32> {
-        let at = match &self.tiles {
+        let at = match self.tiles {
             None => id,
             Some(tiles) => tiles.binary_search(&(id / TILE_ROWS)).ok()? * TILE_ROWS + id % TILE_ROWS,
         };
-        self.values[self.start..][..self.len].get(at).copied()
+        self.values.get(at).copied()
     }
 
     /// All logits, when the whole vocabulary was computed.
-    pub fn all(&self) -> Option<&[f32]> {
-        self.tiles.is_none().then(|| &self.values[self.start..][..self.len])
+    pub fn all(&self) -> Option<&'a [f32]> {
+        self.tiles.is_none().then_some(self.values)
     }
 }
 
-/// Logits of some rows of hidden states, `[rows, hidden]`. `tiles` says, for each of `rows`, in which tiles
-/// tokens are allowed; `None`: anywhere.
-///
-/// # Errors
-/// When a row lies outside.
-pub fn logits(
-    head: &Linear,
-    hidden: &Tensor,
-    rows: &[usize],
-    tiles: &[Option<Vec<usize>>],
-) -> Result<Vec<Logits>> {
-    let is_few = |tiles: &[usize]| tiles.len() < head.tiles() / 2;
-    let few: Vec<bool> = tiles.iter().map(|t| t.as_ref().is_some_and(|t| is_few(t))).collect();
-    let mut union: Vec<usize> = tiles
-        .iter()
-        .zip(&few)
-        .filter(|(_, few)| **few)
-        .flat_map(|(t, _)| t.iter().flatten().copied())
-        .collect();
-    union.sort_unstable();
-    union.dedup();
-    // Rows that allow little each may allow much together.
-    let apart = is_few(&union);
-    let mut out = vec![None; rows.len()];
-    for tiles in [None, Some(union)] {
-        let takes = |i: &usize| (few[*i] && apart) == tiles.is_some();
-        let chosen: Vec<usize> = (0..rows.len()).filter(takes).collect();
-        if chosen.is_empty() {
-            continue;
-        }
-        let ids: Vec<u32> = chosen.iter().map(|i| rows[*i] as u32).collect();
-        let x = hidden.index_select(&Tensor::new(ids, hidden.device())?, 0)?;
-        let values = Arc::new(head.values(&x, tiles.as_deref())?);
-        let tiles: Option<Arc<[usize]>> = tiles.map(Into::into);
-        let len = values.len() / chosen.len();
-        for (row, i) in chosen.into_iter().enumerate() {
-            let (values, tiles) = (Arc::clone(&values), tiles.clone());
-            out[i] = Some(Logits { values, start: row * len, len, tiles });
-        }
+/// Logits of what may follow some rows. Its memory is used again by every `compute`.
+#[derive(Debug, Default)]
+pub struct NextLogits {
+    whole: Group,
+    few: Group,
+    /// The tiles that the values of `few` are.
+    union: Vec<usize>,
+    /// Of each row: whether it is in `few`, and which one it is there.
+    places: Vec<(bool, usize)>,
+}
+
+/// Rows whose logits are computed together.
+#[derive(Debug, Default)]
+struct Group {
+    rows: usize,
+    /// `[rows, hidden]`.
+    hidden: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Group {
+    fn clear(&mut self) {
+        self.rows = 0;
+        self.hidden.clear();
     }
-    Ok(out.into_iter().flatten().collect())
+
+    fn add(&mut self, hidden: &[f32]) -> usize {
+        self.hidden.extend_from_slice(hidden);
+        self.rows += 1;
+        self.rows - 1
+    }
+}
+
+impl NextLogits {
+    /// Computes the logits of some rows of hidden states, `[rows, width]`. `tiles` says, for each of `rows`, in
+    /// which tiles tokens are allowed; `None`: anywhere.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    ///
+    /// # Panics
+    /// When a row lies outside.
+    pub fn compute<'t>(
+        &mut self,
+        head: &Linear,
+        (hidden, width): (&[f32], usize),
+        rows: &[usize],
+        tiles: impl Fn(usize) -> Option<&'t [usize]>,
+        quantised: &mut Activations,
+    ) -> Result<()> {
+        let Self { whole, few, union, places } = self;
+        let is_few = |tiles: &[usize]| tiles.len() < head.tiles() / 2;
+        let few_of = |i: usize| tiles(i).filter(|t| is_few(t));
+        union.clear();
+        (0..rows.len()).filter_map(few_of).for_each(|tiles| union.extend(tiles));
+        union.sort_unstable();
+        union.dedup();
+        // Rows that allow little each may allow much together.
+        let apart = is_few(union);
+        whole.clear();
+        few.clear();
+        places.clear();
+        for (i, row) in rows.iter().enumerate() {
+            let hidden = &hidden[row * width..][..width];
+            let is_few = apart && few_of(i).is_some();
+            places.push((is_few, if is_few { few.add(hidden) } else { whole.add(hidden) }));
+        }
+        if whole.rows > 0 {
+            Linear::multiply([head], &whole.hidden, quantised, [&mut whole.values])?;
+        }
+        if few.rows > 0 {
+            head.multiply_tiles(&few.hidden, union, quantised, &mut few.values)?;
+        }
+        Ok(())
+    }
+
+    /// As `compute`, of hidden states on another device than the CPU, over the whole vocabulary.
+    ///
+    /// # Errors
+    /// When a row lies outside.
+    pub fn compute_there(&mut self, head: &Linear, hidden: &Tensor, rows: &[usize]) -> Result<()> {
+        let ids: Vec<u32> = rows.iter().map(|r| *r as u32).collect();
+        let x = hidden.index_select(&Tensor::new(ids, hidden.device())?, 0)?;
+        self.whole.rows = rows.len();
+        self.whole.values = head.forward(&x)?.flatten_all()?.to_vec1()?;
+        self.places.clear();
+        self.places.extend((0..rows.len()).map(|i| (false, i)));
+        Ok(())
+    }
+
+    /// The logits of the `i`th row.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn row(&self, i: usize) -> Logits<'_> {
+        let (is_few, at) = self.places[i];
+        let group = if is_few { &self.few } else { &self.whole };
+        let len = group.values.len() / group.rows;
+        Logits { values: &group.values[at * len..][..len], tiles: is_few.then_some(&self.union) }
+    }
 }
 
 #[cfg(test)]
@@ -104,18 +159,21 @@ mod tests {
     fn tiles_are_those_of_the_allowed_tokens() {
         let mut mask = SimpleVob::alloc(100);
         [0, 15, 17, 64, 99].into_iter().for_each(|id| mask.allow_token(id));
-        assert_eq!(tiles_of(&mask), [0, 1, 4, 6]);
-        assert!(tiles_of(&SimpleVob::alloc(100)).is_empty());
+        let mut tiles = vec![9];
+        put_tiles(&mask, &mut tiles);
+        assert_eq!(tiles, [0, 1, 4, 6]);
+        put_tiles(&SimpleVob::alloc(100), &mut tiles);
+        assert!(tiles.is_empty());
     }
 
     #[test]
     fn a_token_is_found_in_its_tile() {
-        let values = Arc::new((0..96).map(|v| v as f32).collect());
-        let logits = Logits { values, start: 32, len: 32, tiles: Some([2, 5].into()) };
+        let values: Vec<f32> = (32..64).map(|v| v as f32).collect();
+        let logits = Logits { values: &values, tiles: Some(&[2, 5]) };
         assert_eq!(logits.get(2 * TILE_ROWS + 3), Some(35.0));
         assert_eq!(logits.get(5 * TILE_ROWS), Some(48.0));
         assert_eq!(logits.get(3 * TILE_ROWS), None);
         assert!(logits.all().is_none());
-        assert_eq!(Logits::whole(vec![7.0]).get(1), None, "no such token");
+        assert_eq!(Logits::whole(&[7.0]).get(1), None, "no such token");
     }
 }

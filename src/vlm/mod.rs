@@ -11,8 +11,9 @@
 //! transformers 5.23 (`qwen3_vl`) and llama.cpp's converter for the names in the files.
 
 pub mod attention;
-mod batch;
+pub mod batch;
 pub mod clip;
+mod encoded;
 pub mod engine;
 pub mod error;
 pub mod gguf;
@@ -48,9 +49,9 @@ pub trait Vlm {
     /// Name and hashes of the model.
     fn info(&self) -> &ModelInfo;
 
-    /// Answers all questions of all jobs. `keep_going` is asked between passes; once it says no,
-    /// the answers that are not complete are `VlmError::Stopped`.
-    fn answer(&mut self, jobs: &[Job], keep_going: &dyn Fn() -> bool) -> Answers;
+    /// Answers all questions of all jobs. `keep_going` is asked between passes, on whatever thread; once it says
+    /// no, the answers that are not complete are `VlmError::Stopped`.
+    fn answer(&mut self, jobs: &[Job], keep_going: &(dyn Fn() -> bool + Sync)) -> Answers;
 }
 
 /// Which model answers.

@@ -1,22 +1,16 @@
-//! Row-wise operations of the model.
+//! Row-wise operations of the model on candle's tensors.
 //!
-//! On the CPU each is one pass over the rows, in parallel: what comes fresh from a matrix product is
-//! changed where it lies, so that a block's largest tensors are neither cleared nor copied. On other
-//! devices each is a composition of candle's operations; the tests hold both to each other.
+//!     on the CPU        host: one pass over the rows, in parallel; rows: what is done to each
+//!     on other devices  compositions of candle's operations
+//!
+//! On the CPU what comes fresh from a matrix product is changed where it lies, so that a block's largest tensors
+//! are neither cleared nor copied. The text model works there on plain values, without tensors; `rms_norm` and
+//! `swiglu` are its compositions for other devices. The tests hold both ways to each other.
 
+pub mod host;
 pub mod rows;
 
 use candle_core::{CpuStorage, Device, IndexOp, InplaceOp1, Layout, Result, Storage, Tensor, D};
-use rayon::prelude::*;
-use std::mem::MaybeUninit;
-
-/// Fewest values that are worth a task of their own.
-const TASK_VALUES_MIN: usize = 16 * 1024;
-
-/// Rows of `width` values that make a task.
-fn task_rows(width: usize) -> usize {
-    (TASK_VALUES_MIN / width.max(1)).max(1)
-}
 
 /// Gives the values of a contiguous f32 tensor on the CPU to `f`.
 pub fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
@@ -28,6 +22,11 @@ pub fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<
     f(&cpu.as_slice::<f32>()?[start..end])
 }
 
+/// As `with_slice`, for what cannot fail.
+pub fn with_values<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    with_slice(x, |x| Ok(f(x)))
+}
+
 /// As `with_slice`, or `None` where there is no tensor.
 fn with_optional<T>(x: Option<&Tensor>, f: impl FnOnce(Option<&[f32]>) -> Result<T>) -> Result<T> {
     match x {
@@ -36,68 +35,39 @@ fn with_optional<T>(x: Option<&Tensor>, f: impl FnOnce(Option<&[f32]>) -> Result
     }
 }
 
-/// Makes a `[rows, width]` tensor from one of that size on the CPU.
-///
-/// # Safety
-/// `f` writes its whole output row.
-unsafe fn map_rows(x: &Tensor, f: impl Fn(&[f32], &mut [MaybeUninit<f32>]) + Sync) -> Result<Tensor> {
-    let (rows, width) = x.dims2()?;
-    let mut out = Vec::with_capacity(rows * width);
-    with_slice(x, |input| {
-        let task = task_rows(width) * width;
-        let out = &mut out.spare_capacity_mut()[..rows * width];
-        out.par_chunks_mut(task).zip(input.par_chunks(task)).for_each(|(out, input)| {
-            out.chunks_exact_mut(width).zip(input.chunks_exact(width)).for_each(|(out, x)| f(x, out));
-        });
-        Ok(())
-    })?;
-    // SAFETY: the chunks cover all rows, and the caller says that `f` writes the whole of each.
-    unsafe { out.set_len(rows * width) };
-    Tensor::from_vec(out, (rows, width), &Device::Cpu)
-}
-
-/// Changes every row of a `[rows, width]` tensor on the CPU where it lies; `f` is given its index. Whoever
-/// shares the tensor's storage sees the change: callers give the only one.
-fn change_rows(x: Tensor, f: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor> {
-    x.inplace_op1(&ChangeRows { width: x.dims2()?.1, f })?;
+/// Changes the values of a contiguous f32 tensor on the CPU where they lie. Whoever shares the tensor's storage
+/// sees the change: callers give the only one.
+fn change(x: Tensor, f: impl Fn(&mut [f32])) -> Result<Tensor> {
+    x.inplace_op1(&Change(f))?;
     Ok(x)
 }
 
-struct ChangeRows<F> {
-    width: usize,
-    f: F,
+/// As `change`, row by row of a `[rows, width]` tensor; `f` is given its index.
+fn change_rows(x: Tensor, f: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor> {
+    let width = x.dims2()?.1;
+    change(x, |values| host::each_row(values, width, &f))
 }
 
-impl<F: Fn(usize, &mut [f32]) + Sync> InplaceOp1 for ChangeRows<F> {
+struct Change<F>(F);
+
+impl<F: Fn(&mut [f32])> InplaceOp1 for Change<F> {
     fn name(&self) -> &'static str {
-        "change rows"
+        "change"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
             candle_core::bail!("tensor is not contiguous f32")
         };
-        let rows = task_rows(self.width);
-        values[start..end].par_chunks_mut(rows * self.width).enumerate().for_each(|(task, chunk)| {
-            for (i, row) in chunk.chunks_exact_mut(self.width).enumerate() {
-                (self.f)(task * rows + i, row);
-            }
-        });
+        (self.0)(&mut values[start..end]);
         Ok(())
     }
 }
 
 /// Root-mean-square norm over the last dimension of `[rows, width]`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
-        return x.broadcast_mul(&scale)?.broadcast_mul(weight);
-    }
-    with_slice(weight, |w| {
-        fits(x, w)?;
-        // SAFETY: the row is as wide as the weights.
-        unsafe { map_rows(x, |x, out| rows::rms_norm(x, w, eps as f32, out)) }
-    })
+    let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
+    x.broadcast_mul(&scale)?.broadcast_mul(weight)
 }
 
 /// Layer norm over the last dimension of `[rows, width]`.
@@ -111,8 +81,11 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
         with_slice(bias, |b| {
             fits(x, w)?;
             fits(x, b)?;
+            let mut out = vec![];
+            let norm = |x: &[f32], out: &mut [_]| rows::layer_norm(x, w, b, eps as f32, out);
             // SAFETY: the row is as wide as the weights and the bias.
-            unsafe { map_rows(x, |x, out| rows::layer_norm(x, w, b, eps as f32, out)) }
+            with_values(x, |x| unsafe { host::map_rows(x, w.len(), &mut out, norm) })?;
+            Tensor::from_vec(out, x.shape(), &Device::Cpu)
         })
     })
 }
@@ -150,21 +123,9 @@ pub fn bias_gelu(x: Tensor, bias: &Tensor, kind: Gelu) -> Result<Tensor> {
     })
 }
 
-/// `silu(gate) * up`, each `[rows, width]`, in the place of `gate`.
-pub fn swiglu(gate: Tensor, up: &Tensor) -> Result<Tensor> {
-    if !gate.device().is_cpu() {
-        return gate.silu()? * up;
-    }
-    same_shape(&gate, up)?;
-    let width = gate.dims2()?.1;
-    with_slice(up, |up| change_rows(gate, |row, gate| rows::swiglu(gate, &up[row * width..][..width])))
-}
-
-fn same_shape(x: &Tensor, y: &Tensor) -> Result<()> {
-    if x.dims() != y.dims() {
-        candle_core::bail!("{:?} meets {:?}", x.dims(), y.dims())
-    }
-    Ok(())
+/// `silu(gate) * up`, each `[rows, width]`.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()? * up
 }
 
 /// Cosines and sines of the rotary angles, each `[rows, head_dim / 2]`; tensors of more rows take them
@@ -177,10 +138,9 @@ pub struct Rotary {
 
 impl Rotary {
     /// From angles `[rows, half]`, row after row.
-    pub fn new(angles: &[f32], half: usize, device: &Device) -> Result<Self> {
-        let shape = (angles.len() / half, half);
-        let cos = angles.iter().map(|a| a.cos()).collect();
-        let sin = angles.iter().map(|a| a.sin()).collect();
+    pub fn new(angles: impl Iterator<Item = f32>, half: usize, device: &Device) -> Result<Self> {
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos(), a.sin())).unzip();
+        let shape = (cos.len() / half, half);
         Ok(Self { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
     }
 }
@@ -194,7 +154,7 @@ pub fn bias_norm_rotate(
     norm: Option<(&Tensor, f64)>,
     rotary: &Rotary,
 ) -> Result<Tensor> {
-    let (turns, half) = rotary.cos.dims2()?;
+    let (_, half) = rotary.cos.dims2()?;
     let dim = 2 * half;
     let width = x.dims2()?.1;
     if heads * dim > width {
@@ -209,18 +169,9 @@ pub fn bias_norm_rotate(
         with_optional(norm.map(|(w, _)| w), |weight| {
             with_slice(&rotary.cos, |cos| {
                 with_slice(&rotary.sin, |sin| {
-                    change_rows(x, |row, x| {
-                        if let Some(bias) = bias {
-                            rows::add(x, bias);
-                        }
-                        let at = row % turns * half;
-                        for head in x.chunks_exact_mut(dim).take(heads) {
-                            if let Some(weight) = weight {
-                                rows::rms_norm_in_place(head, weight, eps);
-                            }
-                            rows::rotate_half(head, &cos[at..][..half], &sin[at..][..half]);
-                        }
-                    })
+                    let turns = host::Turns { cos, sin, half };
+                    let norm = weight.map(|w| (w, eps));
+                    change(x, |x| host::bias_norm_rotate(x, width, heads, bias, norm, turns))
                 })
             })
         })
@@ -288,6 +239,10 @@ mod tests {
         (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
     }
 
+    fn values(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
     #[test]
     fn norms_agree_with_their_composition() {
         let (x, w, b) = (
@@ -300,6 +255,9 @@ mod tests {
         let rms = |x: &Tensor| (x.sqr().unwrap().mean_keepdim(1).unwrap() + 1e-6).unwrap().sqrt().unwrap();
         let expected = x.broadcast_div(&rms(&x)).unwrap().broadcast_mul(&w).unwrap();
         assert!(gap(&rms_norm(&x, &w, 1e-6).unwrap(), &expected) < 1e-5);
+        let mut normed = vec![f32::NAN];
+        host::rms_norm(&values(&x), &values(&w), 1e-6, &mut normed);
+        assert!(gap(&Tensor::from_vec(normed, x.shape(), &Device::Cpu).unwrap(), &expected) < 1e-5);
         let expected = centred
             .broadcast_div(&rms(&centred))
             .unwrap()
@@ -318,17 +276,18 @@ mod tests {
         assert!(gap(&gelu(Gelu::Tanh), &sum.gelu().unwrap()) < 3e-6);
         assert!(gap(&gelu(Gelu::Erf), &sum.gelu_erf().unwrap()) < 3e-6);
         let (gate, up) = (x.narrow(1, 0, 2048).unwrap(), x.narrow(1, 2048, 2048).unwrap());
-        let (gate, up) = (gate.contiguous().unwrap(), up.contiguous().unwrap());
-        let expected = (gate.silu().unwrap() * &up).unwrap();
-        assert!(gap(&swiglu(gate, &up).unwrap(), &expected) < 1e-4);
+        let mut fast = values(&gate);
+        host::swiglu(&mut fast, &values(&up), 2048);
+        let fast = Tensor::from_vec(fast, gate.shape(), &Device::Cpu).unwrap();
+        assert!(gap(&fast, &swiglu(&gate, &up).unwrap()) < 1e-4);
     }
 
     #[test]
     fn rotation_agrees_with_its_composition() {
         let x = noise(9, 40 + 3 * 32, 1.0);
         let bias = noise(1, 40 + 3 * 32, 1.0).squeeze(0).unwrap();
-        let angles: Vec<f32> = (0..3 * 16).map(|i| i as f32 * 0.37).collect();
-        let rotary = Rotary::new(&angles, 16, &Device::Cpu).unwrap();
+        let angles = (0..3 * 16).map(|i| i as f32 * 0.37);
+        let rotary = Rotary::new(angles, 16, &Device::Cpu).unwrap();
         let w = noise(1, 32, 1.0).squeeze(0).unwrap();
         for (bias, norm) in [(None, None), (Some(&bias), None), (None, Some((&w, 1e-6)))] {
             let slow = bias_norm_rotate_composed(&x, 3, bias, norm, &rotary).unwrap();

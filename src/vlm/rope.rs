@@ -57,11 +57,9 @@ impl Rope {
     }
 
     /// Angles of `positions`, `[positions, half]`, row after row.
-    pub fn angles(&self, positions: &[Position]) -> Vec<f32> {
-        positions
-            .iter()
-            .flat_map(|p| self.frequencies.iter().zip(&self.axes).map(move |(f, a)| p[*a] as f32 * f))
-            .collect()
+    pub fn angles<'a>(&'a self, positions: &'a [Position]) -> impl Iterator<Item = f32> + 'a {
+        let row = |p: &'a Position| self.frequencies.iter().zip(&self.axes).map(|(f, a)| p[*a] as f32 * f);
+        positions.iter().flat_map(row)
     }
 }
 

@@ -5,44 +5,86 @@
 //!                                              rows of the arena -'--------'
 
 use super::attention::Span;
-use super::batch::{group, share, Encoded, Entered, Picture, Piece, Rows, Shared, VISION_PATCHES_MAX};
+use super::batch::{Batch, Picture};
 use super::clip::{pair_seconds, Shown};
-use super::engine::Qwen3Vl;
+use super::encoded::{group, Encoded, Piece, VISION_PATCHES_MAX};
 use super::error::VlmError;
+use super::grammar::Grammars;
 use super::image::Patches;
-use super::live::{force, Live, Step};
-use super::logits::Logits;
-use super::rope::{image_advance, text_positions};
+use super::kv::Arena;
+use super::live::{force, Live};
+use super::load::Loaded;
+use super::rope::image_advance;
 use super::sample::Sampler;
+use super::text::Work;
 use super::{Ask, Completion, Job, Timing};
 use candle_core::Tensor;
 use rayon::prelude::*;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// New rows that a pass may take besides the steps of live answers; one job is always taken. Passes of four
 /// times as many rows are a fifth slower with a model of 4B: what they keep between products is larger than the
 /// caches, and the weights, which are read once a pass, are not what they wait for.
 const PREFILL_ROWS_MAX: usize = 512;
+/// Bytes of a token that an answer has room for from the start.
+const BYTES_A_TOKEN: usize = 8;
 /// Most answers decoded side by side.
 const LIVE_MAX: usize = 64;
 
 type Slot = Option<Result<Completion, VlmError>>;
 
-/// One call of `answer`.
+/// Rows of pictures behind the prefix, shared by the questions of one job.
+struct Shared {
+    job: usize,
+    span: Span,
+    /// Questions that still use the span.
+    users: usize,
+}
+
+/// One call of `answer`, on a thread of the engine's pool.
 pub(super) struct Run<'a> {
-    pub(super) engine: &'a mut Qwen3Vl,
-    pub(super) jobs: &'a [Job],
-    pub(super) results: Vec<Vec<Slot>>,
-    pub(super) shared: Vec<Shared>,
-    pub(super) live: Vec<Live>,
+    model: &'a Loaded,
+    grammars: &'a mut Grammars,
+    arena: &'a mut Arena,
+    prefix: Span,
+    work: &'a mut Work,
+    jobs: &'a [Job],
+    results: Vec<Vec<Slot>>,
+    shared: Vec<Shared>,
+    live: Vec<Live>,
+    /// The next pass: pictures and words of new jobs that their questions share, then what is pending of answers.
+    batch: Batch,
+    /// The rows of the pass whose logits are wanted: the last one of every answer.
+    last: Vec<usize>,
     pub(super) timing: Timing,
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(engine: &'a mut Qwen3Vl, jobs: &'a [Job]) -> Self {
+    pub(super) fn new(
+        model: &'a Loaded,
+        grammars: &'a mut Grammars,
+        arena: &'a mut Arena,
+        prefix: Span,
+        work: &'a mut Work,
+        jobs: &'a [Job],
+    ) -> Self {
         let results = jobs.iter().map(|j| j.asks.iter().map(|_| None).collect()).collect();
-        Self { engine, jobs, results, shared: vec![], live: vec![], timing: Timing::default() }
+        Self {
+            model,
+            grammars,
+            arena,
+            prefix,
+            work,
+            jobs,
+            results,
+            shared: vec![],
+            live: vec![],
+            batch: Batch::default(),
+            last: vec![],
+            timing: Timing::default(),
+        }
     }
 
     pub(super) fn all(&mut self, keep_going: &dyn Fn() -> bool) {
@@ -55,24 +97,24 @@ impl<'a> Run<'a> {
                     if self.live.is_empty() {
                         return;
                     }
-                    self.pass(vec![]);
+                    self.pass();
                     continue;
                 };
                 waiting.extend(self.encode(&jobs, &pictures));
             }
-            let fresh = self.admit(&mut waiting);
-            self.pass(fresh);
+            self.admit(&mut waiting);
+            self.pass();
         }
     }
 
     /// Resizes and cuts all pictures; a job whose picture is refused has its error at once.
     fn preprocess(&mut self) -> Vec<Option<Vec<Patches>>> {
         let started = Instant::now();
-        let c = &self.engine.model.vision.config;
+        let c = &self.model.vision.config;
         let cut = |job: &Job| -> Result<Vec<Patches>, VlmError> {
             job.shown.preprocess(c.patch, c.merge, job.min_pixels, job.max_pixels)
         };
-        let cut: Vec<_> = self.engine.pool.install(|| self.jobs.par_iter().map(cut).collect());
+        let cut: Vec<_> = self.jobs.par_iter().map(cut).collect();
         self.timing.preprocess_ms += ms(started);
         cut.into_iter().enumerate().map(|(job, p)| p.map_err(|e| self.fail_job(job, &e)).ok()).collect()
     }
@@ -82,68 +124,63 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let of = |job: usize| pictures[job].as_deref().unwrap_or(&[]);
         let all: Vec<&Patches> = jobs.iter().flat_map(|j| of(*j)).collect();
-        let merge = self.engine.model.vision.config.merge;
-        let vision = &self.engine.model.vision;
-        let encoded = if all.is_empty() {
-            Ok(jobs.iter().map(|job| Encoded { job: *job, pictures: vec![] }).collect())
-        } else {
-            self.engine.pool.install(|| {
-                // Jobs with pictures of several sizes are encoded picture by picture.
-                let same = all.iter().all(|p| p.is_like(all[0]));
-                // One job may show more than a pass of the tower takes.
-                let at_once = (VISION_PATCHES_MAX / all[0].grid.patches()).max(1);
-                let mut pieces = VecDeque::new();
-                for batch in all.chunks(if same { at_once } else { 1 }) {
-                    let out = vision.forward(batch)?;
-                    let rows = batch[0].grid.patches() / (merge * merge);
-                    for (i, patches) in batch.iter().enumerate() {
-                        let cut = |t: &Tensor| t.narrow(0, i * rows, rows);
-                        let deepstack = out.deepstack.iter().map(cut).collect::<candle_core::Result<_>>()?;
-                        pieces.push_back(Picture {
-                            grid: patches.grid,
-                            embeds: cut(&out.embeds)?,
-                            deepstack,
-                        });
-                    }
-                }
-                Ok(jobs
-                    .iter()
-                    .map(|job| Encoded { job: *job, pictures: pieces.drain(..of(*job).len()).collect() })
-                    .collect())
-            })
-        };
+        let encoded = self.see(&all).map(VecDeque::from);
         self.timing.vision_ms += ms(started);
-        encoded.unwrap_or_else(|e: VlmError| {
-            jobs.iter().for_each(|job| self.fail_job(*job, &e));
-            vec![]
-        })
+        match encoded {
+            Ok(mut seen) => {
+                let encoded =
+                    |job: &usize| Encoded { job: *job, pictures: seen.drain(..of(*job).len()).collect() };
+                jobs.iter().map(encoded).collect()
+            }
+            Err(e) => {
+                jobs.iter().for_each(|job| self.fail_job(*job, &e));
+                vec![]
+            }
+        }
     }
 
-    /// Takes waiting jobs while there is room; returns the indexes into `shared` that are new.
-    fn admit(&mut self, waiting: &mut VecDeque<Encoded>) -> Vec<usize> {
-        let mut fresh = vec![];
+    /// What the vision tower says about each of some pictures.
+    fn see(&self, all: &[&Patches]) -> Result<Vec<Arc<Picture>>, VlmError> {
+        let Some(first) = all.first() else { return Ok(vec![]) };
+        let vision = &self.model.vision;
+        let merge = vision.config.merge;
+        // Jobs with pictures of several sizes are encoded picture by picture.
+        let same = all.iter().all(|p| p.is_like(first));
+        // One job may show more than a pass of the tower takes.
+        let at_once = (VISION_PATCHES_MAX / first.grid.patches()).max(1);
+        let mut seen = vec![];
+        for batch in all.chunks(if same { at_once } else { 1 }) {
+            let out = vision.forward(batch)?;
+            let (rows, cols) = (batch[0].grid.rows / merge, batch[0].grid.cols / merge);
+            for i in 0..batch.len() {
+                let cut = |t: &Tensor| t.narrow(0, i * rows * cols, rows * cols);
+                let deepstack = out.deepstack.iter().map(cut).collect::<candle_core::Result<_>>()?;
+                seen.push(Arc::new(Picture { rows, cols, embeds: cut(&out.embeds)?, deepstack }));
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Takes waiting jobs while there is room.
+    fn admit(&mut self, waiting: &mut VecDeque<Encoded>) {
         let mut rows = 0;
         while let Some(next) = waiting.front() {
             if rows > PREFILL_ROWS_MAX || self.live.len() >= LIVE_MAX {
                 break;
             }
             match self.enter(next) {
-                Ok(Some(entered)) => {
-                    rows += entered.rows;
-                    fresh.extend(entered.shared);
-                }
+                Ok(Some(entered)) => rows += entered,
                 // No room now: it waits for a live answer to end.
                 Ok(None) if !self.live.is_empty() => break,
                 Ok(None) => {
                     let needed = self.rows_needed(next).unwrap_or(0);
-                    let error = self.engine.arena.too_long(needed);
+                    let error = self.arena.too_long(needed);
                     self.fail_job(next.job, &error);
                 }
                 Err(e) => self.fail_job(next.job, &e),
             }
             waiting.pop_front();
         }
-        fresh
     }
 
     fn rows_needed(&self, e: &Encoded) -> Result<usize, VlmError> {
@@ -156,14 +193,14 @@ impl<'a> Run<'a> {
     }
 
     fn question(&self, ask: &Ask, e: &Encoded) -> Result<Vec<u32>, VlmError> {
-        let m = &self.engine.model;
+        let m = self.model;
         m.template.question(&m.tokenizer, &ask.text, !e.pictures.is_empty())
     }
 
     /// The rows of the prefix that a job stands behind: a clip's first time comes before its first
     /// `<|vision_start|>`.
     fn before(&self, e: &Encoded) -> Span {
-        let Span { start, rows } = self.engine.prefix;
+        let Span { start, rows } = self.prefix;
         match &self.jobs[e.job].shown {
             Shown::Images(images) if images.is_empty() => Span { start, rows: 0 },
             Shown::Images(_) => Span { start, rows },
@@ -172,9 +209,9 @@ impl<'a> Run<'a> {
     }
 
     /// What all questions of a job share behind the prefix, and the position behind it.
-    fn shared_ids<'e>(&self, e: &'e Encoded) -> Result<(Vec<Piece<'e>>, u32), VlmError> {
-        let m = &self.engine.model;
-        let (t, merge) = (&m.template, m.vision.config.merge);
+    fn shared_ids(&self, e: &Encoded) -> Result<(Vec<Piece>, u32), VlmError> {
+        let m = self.model;
+        let t = &m.template;
         let before_each: Vec<Vec<u32>> = match &self.jobs[e.job].shown {
             Shown::Images(_) => (0..e.pictures.len())
                 .map(|i| if i == 0 { vec![] } else { vec![t.vision_end, t.vision_start] })
@@ -193,15 +230,15 @@ impl<'a> Run<'a> {
                 pieces.push(Piece::Ids(ids, next));
                 next += rows;
             }
-            pieces.push(Piece::Picture(picture, next));
-            next += image_advance(picture.grid.rows / merge, picture.grid.cols / merge);
+            pieces.push(Piece::Picture(Arc::clone(picture), next));
+            next += image_advance(picture.rows, picture.cols);
         }
         Ok((pieces, next))
     }
 
     /// The tokens that stand for the shared spans, for the record of what the model was given.
-    fn shown_ids(&self, e: &Encoded, pieces: &[Piece<'_>]) -> Vec<u32> {
-        let t = &self.engine.model.template;
+    fn shown_ids(&self, e: &Encoded, pieces: &[Piece]) -> Vec<u32> {
+        let t = &self.model.template;
         let pad = match self.jobs[e.job].shown {
             Shown::Images(_) => t.image_pad,
             Shown::Clip(_) => t.video_pad.unwrap_or(t.image_pad),
@@ -217,16 +254,17 @@ impl<'a> Run<'a> {
         ids
     }
 
-    /// Lends the rows of a job and opens its answers; `None` when the arena has no room.
-    fn enter(&mut self, e: &Encoded) -> Result<Option<Entered>, VlmError> {
+    /// Lends the rows of a job, opens its answers and puts what they share into the next pass: how many rows came
+    /// new, `None` when the arena has no room.
+    fn enter(&mut self, e: &Encoded) -> Result<Option<usize>, VlmError> {
         let asks = &self.jobs[e.job].asks;
         if asks.is_empty() {
-            return Ok(Some(Entered { shared: None, rows: 0 }));
+            return Ok(Some(0));
         }
         let mut opened = vec![];
         for ask in asks {
             let mut ids = self.question(ask, e)?;
-            let mut matcher = ask.grammar.as_ref().map(|g| self.engine.grammars.start(g)).transpose()?;
+            let mut matcher = ask.grammar.as_ref().map(|g| self.grammars.start(g)).transpose()?;
             let forced = force(&mut matcher)?;
             ids.extend(&forced);
             opened.push((ids, matcher, forced));
@@ -237,10 +275,10 @@ impl<'a> Run<'a> {
         for rows in
             std::iter::once(shared_rows).chain(opened.iter().zip(asks).map(|(o, a)| o.0.len() + a.max_tokens))
         {
-            match self.engine.arena.lend(rows) {
+            match self.arena.lend(rows) {
                 Some(span) => spans.push(span),
                 None => {
-                    spans.into_iter().for_each(|s| self.engine.arena.give_back(s));
+                    spans.into_iter().for_each(|s| self.arena.give_back(s));
                     return Ok(None);
                 }
             }
@@ -265,118 +303,95 @@ impl<'a> Run<'a> {
                 prompt_ids: [&shown, &ids[..ids.len() - forced.len()]].concat(),
                 pending: ids,
                 max_tokens: asks[i].max_tokens,
-                tokens: vec![],
-                bytes: vec![],
+                tokens: Vec::with_capacity(asks[i].max_tokens),
+                bytes: Vec::with_capacity(BYTES_A_TOKEN * asks[i].max_tokens),
                 allowed: None,
+                tiles: vec![],
+                outcome: None,
             };
-            forced.iter().for_each(|id| live.push(*id, 1.0, self.engine.model.tokenizer.bytes(*id)));
+            forced.iter().for_each(|id| live.push(*id, 1.0, self.model.tokenizer.bytes(*id)));
             self.live.push(live);
         }
-        let shared = if e.pictures.is_empty() {
-            None
-        } else {
-            self.shared.push(share(
-                &self.engine.model.text,
-                &self.engine.model.vision.config,
-                e,
-                &pieces,
-                [before, span],
-                asks.len(),
-            )?);
-            Some(self.shared.len() - 1)
-        };
-        Ok(Some(Entered { shared, rows }))
+        if !e.pictures.is_empty() {
+            for piece in &pieces {
+                match piece {
+                    Piece::Ids(ids, start) => self.batch.tokens(ids, *start),
+                    Piece::Picture(picture, start) => self.batch.picture(picture, *start),
+                }
+            }
+            self.batch.part([before], span.start);
+            self.shared.push(Shared { job: e.job, span, users: asks.len() });
+        }
+        Ok(Some(rows))
     }
 
-    /// One pass of the text model: the pictures of new jobs, and the pending tokens of all answers.
-    fn pass(&mut self, fresh: Vec<usize>) {
+    /// One pass of the text model: what new jobs share, and the pending tokens of all answers.
+    fn pass(&mut self) {
         if self.live.is_empty() {
             return;
         }
         let started = Instant::now();
-        match self.forward(&fresh) {
-            Ok((logits, prefill_share)) => {
-                self.advance(&logits);
-                let spent = ms(started);
-                self.timing.prefill_ms += spent * prefill_share;
-                self.timing.decode_ms += spent * (1.0 - prefill_share);
-            }
-            Err(e) => {
-                for live in std::mem::take(&mut self.live) {
-                    self.results[live.job][live.ask] = Some(Err(copy(&e)));
-                    self.release(&live);
-                }
-            }
+        let new_rows = self.add_pending();
+        let prefill_share = new_rows as f64 / self.batch.rows() as f64;
+        let outcome = self.forward();
+        self.batch.clear();
+        if let Err(e) = outcome {
+            self.live.iter_mut().for_each(|live| live.outcome = Some(Err(copy(&e))));
         }
+        self.leave();
+        let spent = ms(started);
+        self.timing.prefill_ms += spent * prefill_share;
+        self.timing.decode_ms += spent * (1.0 - prefill_share);
     }
 
-    /// Logits of the last row of every live answer, and the share of rows that were new.
-    fn forward(&mut self, fresh: &[usize]) -> Result<(Vec<Logits>, f64), VlmError> {
-        let (text, arena) = (&self.engine.model.text, &self.engine.arena);
-        let mut rows = Rows::default();
-        for i in fresh {
-            let s = &self.shared[*i];
-            rows.add(s.positions.iter().copied(), vec![s.before], s.span);
-            rows.pictures.push((s.embeddings.clone(), s.deepstack.clone()));
-        }
-        let picture_rows = rows.positions.len();
-        let mut new_rows = picture_rows;
-        let mut ids = vec![];
-        let mut last = vec![];
+    /// Adds the pending tokens of all answers to the pass; returns how many of its rows are not steps of an answer.
+    fn add_pending(&mut self) -> usize {
+        let mut new_rows = self.batch.rows();
+        self.last.clear();
         for live in &mut self.live {
             let n = live.pending.len();
             if live.filled == 0 {
                 new_rows += n;
             }
-            let mut context = live.context.clone();
-            context.push(Span { start: live.own.start, rows: live.filled });
-            let own = Span { start: live.own.start + live.filled, rows: n };
-            rows.add(text_positions(live.next, n), context, own);
-            ids.append(&mut live.pending);
+            let filled = Span { start: live.own.start, rows: live.filled };
+            self.batch.tokens(&live.pending, live.next);
+            self.batch.part(live.context.iter().copied().chain([filled]), live.own.start + live.filled);
+            live.pending.clear();
             live.filled += n;
             live.next += n as u32;
-            last.push(rows.positions.len() - 1);
+            self.last.push(self.batch.rows() - 1);
         }
-        let total = rows.positions.len();
-        let live = &mut self.live;
-        let logits = self.engine.pool.install(|| -> Result<Vec<Logits>, VlmError> {
-            let tiles: Vec<_> = live.par_iter_mut().map(Live::look_ahead).collect();
-            let batch = rows.batch(text, &ids)?;
-            let hidden = text.forward(&batch, arena)?;
-            Ok(text.next_logits(&hidden, &last, &tiles)?)
-        })?;
-        Ok((logits, new_rows as f64 / total as f64))
+        new_rows
     }
 
-    /// Gives every live answer its next tokens; those that ended leave.
-    fn advance(&mut self, logits: &[Logits]) {
-        let mut live = std::mem::take(&mut self.live);
-        let model = &self.engine.model;
-        let steps: Vec<Step> = self
-            .engine
-            .pool
-            .install(|| live.par_iter_mut().zip(logits).map(|(l, row)| l.step(row, model)).collect());
-        for (mut live, step) in live.into_iter().zip(steps) {
-            let result = match step {
-                Step::Go => {
-                    self.live.push(live);
-                    continue;
-                }
-                Step::Done(finish) => Ok(live.complete(finish)),
-                Step::Failed(e) => Err(e),
-            };
-            self.results[live.job][live.ask] = Some(result);
-            self.release(&live);
+    /// Gives every live answer its next tokens.
+    fn forward(&mut self) -> Result<(), VlmError> {
+        let model = self.model;
+        self.live.par_iter_mut().for_each(Live::look_ahead);
+        model.text.forward(&self.batch, self.arena, self.work)?;
+        let live = &self.live;
+        let logits = model.text.next_logits(self.work, &self.last, |i| live[i].allowed_tiles())?;
+        self.live.par_iter_mut().enumerate().for_each(|(i, live)| live.step(logits.row(i), model));
+        Ok(())
+    }
+
+    /// Takes the answers that ended out.
+    fn leave(&mut self) {
+        let mut ended: Vec<Live> = self.live.extract_if(.., |live| live.outcome.is_some()).collect();
+        for live in &mut ended {
+            let outcome = live.outcome.take().unwrap_or(Err(VlmError::Stopped));
+            self.results[live.job][live.ask] = Some(outcome.map(|finish| live.complete(finish)));
+            self.release(live);
         }
     }
 
     /// Returns the rows of an answer, and those of its pictures after their last question.
     fn release(&mut self, live: &Live) {
-        self.engine.arena.give_back(live.own);
+        self.arena.give_back(live.own);
         if let Some(s) = self.shared.iter_mut().find(|s| s.job == live.job) {
             s.users -= 1;
             if s.users == 0 {
-                self.engine.arena.give_back(s.span);
+                self.arena.give_back(s.span);
             }
         }
     }

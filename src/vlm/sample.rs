@@ -55,51 +55,56 @@ impl Sampler {
         Self { processor, repeat_penalty: sampling.repeat_penalty }
     }
 
-    /// The next token and its probability among the allowed ones.
+    /// The next token and its probability among the allowed ones. `answer`: the tokens so far. A greedy choice
+    /// allocates nothing.
     ///
     /// # Errors
     /// `NotFinite` when an allowed logit is NaN or infinite; `Grammar` when nothing is allowed.
     pub fn next(
         &mut self,
-        logits: &Logits,
+        logits: Logits<'_>,
         allowed: Option<&SimpleVob>,
-        answer: &[u32],
+        answer: impl Iterator<Item = u32>,
     ) -> Result<(u32, f32), VlmError> {
-        let mut candidates = Vec::new();
-        match allowed {
-            Some(mask) => mask.iter_set_entries(|id| {
-                if let Some(logit) = logits.get(id) {
-                    candidates.push((id as u32, logit));
-                }
-            }),
-            None => {
-                let all = logits.all().unwrap_or(&[]);
-                candidates.extend(all.iter().enumerate().map(|(id, l)| (id as u32, *l)));
+        let (mut best, mut finite): (Option<(usize, f32)>, bool) = (None, true);
+        each_allowed(logits, allowed, |id, logit| {
+            finite &= logit.is_finite();
+            if best.is_none_or(|(_, max)| logit > max) {
+                best = Some((id, logit));
             }
-        }
-        if candidates.iter().any(|(_, l)| !l.is_finite()) {
+        });
+        if !finite {
             return Err(VlmError::NotFinite);
         }
-        let (best, max) = candidates
-            .iter()
-            .copied()
-            .reduce(|a, b| if b.1 > a.1 { b } else { a })
-            .ok_or_else(|| VlmError::Grammar { why: "no token is allowed".into() })?;
-        let sum: f32 = candidates.iter().map(|(_, l)| (l - max).exp()).sum();
-        let Some(processor) = &mut self.processor else { return Ok((best, 1.0 / sum)) };
+        let (best, max) = best.ok_or_else(|| VlmError::Grammar { why: "no token is allowed".into() })?;
+        let mut sum = 0.0;
+        each_allowed(logits, allowed, |_, logit| sum += (logit - max).exp());
+        let Some(processor) = &mut self.processor else { return Ok((best as u32, 1.0 / sum)) };
         // What is sampled from reaches to the last candidate; candidates rise.
-        let len = candidates.last().map_or(0, |(id, _)| *id as usize + 1);
-        let mut masked = vec![f32::NEG_INFINITY; len];
-        for (id, logit) in &candidates {
-            masked[*id as usize] = *logit;
-        }
-        let mut masked = Tensor::from_vec(masked, len, &Device::Cpu)?;
+        let mut masked = vec![];
+        each_allowed(logits, allowed, |id, logit| {
+            masked.resize(id, f32::NEG_INFINITY);
+            masked.push(logit);
+        });
+        let mut masked = Tensor::new(masked, &Device::Cpu)?;
         if self.repeat_penalty != 1.0 {
-            masked = apply_repeat_penalty(&masked, self.repeat_penalty, answer)?;
+            masked = apply_repeat_penalty(&masked, self.repeat_penalty, &answer.collect::<Vec<_>>())?;
         }
         let id = processor.sample(&masked)?;
         let logit = logits.get(id as usize).ok_or(VlmError::NotFinite)?;
         Ok((id, (logit - max).exp() / sum))
+    }
+}
+
+/// Gives the allowed tokens that have a logit to `f`, rising.
+fn each_allowed(logits: Logits<'_>, allowed: Option<&SimpleVob>, mut f: impl FnMut(usize, f32)) {
+    match allowed {
+        Some(mask) => mask.iter_set_entries(|id| {
+            if let Some(logit) = logits.get(id) {
+                f(id, logit);
+            }
+        }),
+        None => logits.all().unwrap_or(&[]).iter().enumerate().for_each(|(id, logit)| f(id, *logit)),
     }
 }
 
@@ -113,7 +118,8 @@ mod tests {
         mask.allow_token(0);
         mask.allow_token(2);
         let mut sampler = Sampler::new(&Sampling::default());
-        let (id, prob) = sampler.next(&Logits::whole(vec![0.0, 9.0, 1.0, 5.0]), Some(&mask), &[]).unwrap();
+        let (id, prob) =
+            sampler.next(Logits::whole(&[0.0, 9.0, 1.0, 5.0]), Some(&mask), [].into_iter()).unwrap();
         assert_eq!(id, 2);
         assert!((prob - 1.0 / (1.0 + (-1f32).exp())).abs() < 1e-6);
     }
@@ -121,20 +127,21 @@ mod tests {
     #[test]
     fn a_nan_is_an_error_not_a_choice() {
         let mut sampler = Sampler::new(&Sampling::default());
-        let logits = Logits::whole(vec![0.0, f32::NAN]);
-        assert!(matches!(sampler.next(&logits, None, &[]), Err(VlmError::NotFinite)));
+        let logits = Logits::whole(&[0.0, f32::NAN]);
+        assert!(matches!(sampler.next(logits, None, [].into_iter()), Err(VlmError::NotFinite)));
     }
 
     #[test]
     fn sampling_keeps_to_the_grammar_and_the_seed() {
         let mut mask = SimpleVob::alloc(64);
         (0..64).step_by(3).for_each(|i| mask.allow_token(i));
-        let logits = Logits::whole((0..64).map(|i| (i % 5) as f32 * 0.1).collect());
+        let logits: Vec<f32> = (0..64).map(|i| (i % 5) as f32 * 0.1).collect();
+        let logits = Logits::whole(&logits);
         let sampling =
             Sampling { temperature: 1.5, top_p: Some(0.95), top_k: Some(40), seed: 7, ..Sampling::default() };
         let draw = || {
             let mut s = Sampler::new(&sampling);
-            (0..20).map(|_| s.next(&logits, Some(&mask), &[]).unwrap().0).collect::<Vec<_>>()
+            (0..20).map(|_| s.next(logits, Some(&mask), [].into_iter()).unwrap().0).collect::<Vec<_>>()
         };
         assert_eq!(draw(), draw());
         assert!(draw().iter().all(|id| id % 3 == 0));

@@ -3,21 +3,27 @@
 //!     embeddings -> blocks (norm, attention with M-RoPE, norm, SwiGLU) -> norm -> output head
 //!                      |  after block k < n_deepstack: feature k is added at the picture's rows
 //!
+//!     host      on the CPU: plain values in buffers that every pass uses again
+//!     composed  on other devices: candle's tensors and operations
+//!
 //! All rows of a pass go through one matrix product per weight; only attention looks at which
 //! sequence a row belongs to. Keys and values of all rows are written before attention reads them,
 //! so a picture and the questions about it may share a pass. Source: `Qwen3VLTextModel` of Hugging
 //! Face transformers 5.23; names of keys and tensors: llama.cpp's converter.
 
-use super::attention::{attend, Heads, Matrix, Part};
+mod composed;
+mod host;
+
+use super::attention::{Attended, Heads};
+use super::batch::Batch;
 use super::error::VlmError;
 use super::gguf::Gguf;
-use super::kv::{with_kept, Arena};
+use super::kernel::Activations;
+use super::kv::Arena;
 use super::linear::{vector, Linear};
-use super::logits::{logits, Logits};
-use super::ops::{add_residual, bias_norm_rotate, rms_norm, swiglu, with_slice, Rotary};
-use super::rope::{Position, Rope};
-use candle_core::{Device, Result, Tensor, D};
-use std::ops::Range;
+use super::logits::NextLogits;
+use super::rope::Rope;
+use candle_core::{Device, Result, Tensor};
 
 const DIM_MAX: usize = 1 << 16;
 const BLOCKS_MAX: usize = 1024;
@@ -117,18 +123,31 @@ pub struct Text {
     device: Device,
 }
 
-/// The rows of one pass.
-#[derive(Debug)]
-pub struct Batch {
-    /// `[rows, hidden]`.
-    pub embeddings: Tensor,
-    pub positions: Vec<Position>,
-    /// Which rows belong together, and which keys they see. `own` is where their keys are written.
-    pub parts: Vec<Part>,
-    /// One `[rows, hidden]` per DeepStack feature, added after the first blocks, zero at rows of
-    /// text; empty when no picture is in the batch.
-    pub deepstack: Vec<Tensor>,
+/// What a pass keeps between its steps, and what comes of it. On the CPU its buffers grow to the largest pass and
+/// are used again, so that no step of decoding allocates.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// `[rows, hidden]`: what blocks add to.
+    x: Vec<f32>,
+    /// `[rows, hidden]`: what a norm gives, or a product; after the pass the hidden states.
+    h: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    attended: Attended,
+    quantised: Activations,
+    logits: NextLogits,
+    /// The hidden states of a pass that was composed of tensors.
+    composed: Option<Tensor>,
 }
+
+/// Sees intermediates: the hidden state after the embedding (0), after each block (1.., before its DeepStack
+/// feature), and after the final norm, `[rows, hidden]`.
+pub type See<'a> = &'a mut dyn FnMut(usize, &[f32]);
 
 impl Text {
     /// Loads the model.
@@ -154,156 +173,56 @@ impl Text {
         })
     }
 
-    /// Embeddings of tokens, `[tokens, hidden]`.
+    /// Runs a batch; writes its keys and values into the arena and leaves the hidden states in `work`.
     ///
     /// # Errors
-    /// When an id lies outside the vocabulary.
-    pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        self.embedding.rows(ids, &self.device)
+    /// When a token lies outside the vocabulary, or rows outside the arena.
+    pub fn forward(&self, batch: &Batch, arena: &mut Arena, work: &mut Work) -> Result<()> {
+        self.forward_with(batch, arena, work, None)
     }
 
-    /// Runs a batch; writes its keys and values into the arena. Returns `[rows, hidden]` after the
-    /// final norm.
+    /// As `forward`, for tests of intermediates.
     ///
     /// # Errors
-    /// When a tensor operation fails.
-    pub fn forward(&self, batch: &Batch, arena: &Arena) -> Result<Tensor> {
-        self.forward_with(batch, arena, |_, _| {})
-    }
-
-    /// As `forward`; shows the hidden state after the embedding (0) and after each block (1.., before
-    /// its DeepStack feature) to `see`, for the tests of intermediates.
-    ///
-    /// # Errors
-    /// When a tensor operation fails.
+    /// As `forward`.
     pub fn forward_with(
         &self,
         batch: &Batch,
-        arena: &Arena,
-        mut see: impl FnMut(usize, &Tensor),
-    ) -> Result<Tensor> {
-        let rotary = Rotary::new(&self.rope.angles(&batch.positions), self.rope.half(), &self.device)?;
-        let mut x = batch.embeddings.clone();
-        see(0, &x);
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = self.block(i, block, &x, &rotary, batch, arena)?;
-            see(i + 1, &x);
-            if let Some(feature) = batch.deepstack.get(i) {
-                x = add_residual(&x, feature.copy()?, None)?;
-            }
+        arena: &mut Arena,
+        work: &mut Work,
+        see: Option<See<'_>>,
+    ) -> Result<()> {
+        match self.device.is_cpu() {
+            true => self.forward_on_host(batch, arena, work, see),
+            false => self.forward_composed(batch, arena, work, see),
         }
-        rms_norm(&x, &self.norm, self.config.eps)
     }
 
-    /// Logits of chosen rows, `[rows, vocabulary]`, from what `forward` returned.
+    /// Logits of what may follow chosen rows of the last pass. `tiles` says, for each of `rows`, in which tiles of
+    /// the output head tokens are allowed; `None`: anywhere.
     ///
     /// # Errors
-    /// When a row lies outside.
-    pub fn logits(&self, hidden: &Tensor, rows: &[usize]) -> Result<Tensor> {
-        let ids: Vec<u32> = rows.iter().map(|r| *r as u32).collect();
-        self.head.forward(&hidden.index_select(&Tensor::new(ids, &self.device)?, 0)?)
-    }
-
-    /// Logits of what may follow chosen rows; see `logits::logits`.
+    /// When the output head fails.
     ///
-    /// # Errors
-    /// When a row lies outside.
-    pub fn next_logits(
+    /// # Panics
+    /// When a row lies outside the pass.
+    pub fn next_logits<'w, 't>(
         &self,
-        hidden: &Tensor,
+        work: &'w mut Work,
         rows: &[usize],
-        tiles: &[Option<Vec<usize>>],
-    ) -> Result<Vec<Logits>> {
-        logits(&self.head, hidden, rows, tiles)
-    }
-
-    fn block(
-        &self,
-        i: usize,
-        b: &Block,
-        x: &Tensor,
-        rotary: &Rotary,
-        batch: &Batch,
-        arena: &Arena,
-    ) -> Result<Tensor> {
-        let c = &self.config;
-        let h = rms_norm(x, &b.attn_norm, c.eps)?;
-        let [q, k, v] = Linear::forward_all([&b.q, &b.k, &b.v], &h)?;
-        let q = bias_norm_rotate(q, c.heads, None, Some((&b.q_norm, c.eps)), rotary)?;
-        let k = bias_norm_rotate(k, c.kv_heads, None, Some((&b.k_norm, c.eps)), rotary)?;
-        for p in &batch.parts {
-            arena.write(
-                i,
-                p.own.start,
-                &rows(&k, p.row..p.row + p.rows)?,
-                &rows(&v, p.row..p.row + p.rows)?,
-            )?;
+        tiles: impl Fn(usize) -> Option<&'t [usize]>,
+    ) -> Result<&'w NextLogits> {
+        let Work { h, quantised, logits, composed, .. } = work;
+        match composed {
+            Some(hidden) => logits.compute_there(&self.head, hidden, rows)?,
+            None => logits.compute(&self.head, (h, self.config.hidden), rows, tiles, quantised)?,
         }
-        let out = self.attention(&q, arena.block(i), &batch.parts)?;
-        let x = add_residual(x, b.out.forward(&out)?, None)?;
-        let h = rms_norm(&x, &b.ffn_norm, c.eps)?;
-        let [gate, up] = Linear::forward_all([&b.gate, &b.up], &h)?;
-        add_residual(&x, b.down.forward(&swiglu(gate, &up)?)?, None)
+        Ok(logits)
     }
 
-    fn attention(&self, q: &Tensor, (keys, values): (&Tensor, &Tensor), parts: &[Part]) -> Result<Tensor> {
-        let c = &self.config;
-        let heads = Heads { query: c.heads, kv: c.kv_heads, dim: c.head_dim };
-        if !q.device().is_cpu() {
-            let outs = parts.iter().map(|p| attend_composed(q, keys, values, heads, p));
-            return Tensor::cat(&outs.collect::<Result<Vec<_>>>()?, 0);
-        }
-        let width = c.heads * c.head_dim;
-        let out = with_slice(q, |q| {
-            with_kept(keys, |k| {
-                with_kept(values, |v| {
-                    Ok(attend(Matrix { values: q, stride: width, start: 0 }, k, v, heads, parts))
-                })
-            })
-        })?;
-        Tensor::from_vec(out, q.shape(), &self.device)
+    const fn heads(&self) -> Heads {
+        Heads { query: self.config.heads, kv: self.config.kv_heads, dim: self.config.head_dim }
     }
-}
-
-/// A part's attention by candle's operations, for devices other than the CPU: `[rows, width]`.
-pub(super) fn attend_composed(
-    q: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
-    heads: Heads,
-    p: &Part,
-) -> Result<Tensor> {
-    let groups = heads.query / heads.kv;
-    let gather = |m: &Tensor| -> Result<Tensor> {
-        let spans: Vec<Tensor> =
-            p.context.iter().chain([&p.own]).map(|s| m.narrow(0, s.start, s.rows)).collect::<Result<_>>()?;
-        let all = Tensor::cat(&spans, 0)?.to_dtype(q.dtype())?;
-        let n = all.dim(0)?;
-        // [kv, 1, keys, dim] seen by each group of query heads.
-        let all = all.reshape((n, heads.kv, 1, heads.dim))?.permute((1, 2, 0, 3))?;
-        all.broadcast_as((heads.kv, groups, n, heads.dim))?.contiguous()
-    };
-    let (k, v) = (gather(keys)?, gather(values)?);
-    let q = q.narrow(0, p.row, p.rows)?.reshape((p.rows, heads.kv, groups, heads.dim))?;
-    let q = q.permute((1, 2, 0, 3))?.contiguous()?;
-    let mut scores = (q.matmul(&k.transpose(2, 3)?)? / (heads.dim as f64).sqrt())?;
-    if p.causal && p.rows > 1 {
-        let context: usize = p.context.iter().map(|s| s.rows).sum();
-        let mask: Vec<f32> = (0..p.rows)
-            .flat_map(|i| {
-                (0..context + p.rows).map(move |j| if j <= context + i { 0.0 } else { f32::NEG_INFINITY })
-            })
-            .collect();
-        scores = scores.broadcast_add(&Tensor::from_vec(mask, (p.rows, context + p.rows), q.device())?)?;
-    }
-    let e = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let weights = e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?;
-    weights.matmul(&v)?.permute((2, 0, 1, 3))?.reshape((p.rows, heads.query * heads.dim))
-}
-
-fn rows(x: &Tensor, range: Range<usize>) -> Result<Tensor> {
-    // A copy, because writing into the arena refuses a view of a larger storage's middle.
-    x.narrow(0, range.start, range.len())?.contiguous()
 }
 
 fn block(g: &Gguf, c: &TextConfig, i: usize, device: &Device) -> std::result::Result<Block, VlmError> {

@@ -9,12 +9,12 @@
 //! Everything follows the merge order of `image.rs`. Source: `Qwen3VLVisionModel` of Hugging Face
 //! transformers 5.23; names of keys and tensors: llama.cpp's converter.
 
-use super::attention::{attend, Heads, Kept, Matrix, Part, Span};
+use super::attention::{attend, Attended, Heads, Kept, Matrix, Parts};
 use super::error::VlmError;
 use super::gguf::{Gguf, Value};
 use super::image::{merge_order, PatchGrid, Patches};
 use super::linear::{vector, Linear};
-use super::ops::{add_residual, bias_gelu, bias_norm_rotate, layer_norm, with_slice, Gelu, Rotary};
+use super::ops::{add_residual, bias_gelu, bias_norm_rotate, layer_norm, with_values, Gelu, Rotary};
 use candle_core::{DType, Device, Result, Tensor, D};
 
 const ROPE_BASE: f32 = 10_000.0;
@@ -215,7 +215,7 @@ impl Vision {
         let rotary = self.rotary(grid)?;
         let mut deepstack = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
-            x = self.block(block, &x, &rotary, grid, pictures.len())?;
+            x = self.block(block, &x, &rotary, pictures.len())?;
             if let Some(k) = c.deepstack.iter().position(|d| *d == i) {
                 deepstack.push(self.merge(&self.mergers[k], &x)?);
             }
@@ -223,57 +223,20 @@ impl Vision {
         Ok(VisionOut { embeds: self.merge(&self.merger, &x)?, deepstack, last_hidden: x })
     }
 
-    fn block(
-        &self,
-        b: &Block,
-        x: &Tensor,
-        rotary: &Rotary,
-        grid: PatchGrid,
-        pictures: usize,
-    ) -> Result<Tensor> {
+    fn block(&self, b: &Block, x: &Tensor, rotary: &Rotary, pictures: usize) -> Result<Tensor> {
         let c = &self.config;
         let h = b.norm1.forward(x, c.eps)?;
         // Queries and keys stand side by side, so their heads turn as one row of twice as many.
         let qkv = bias_norm_rotate(b.qkv.forward(&h)?, 2 * c.heads, b.qkv.bias.as_ref(), None, rotary)?;
-        let out = self.attention(&qkv, grid.patches(), pictures)?;
+        let heads = Heads { query: c.heads, kv: c.heads, dim: c.hidden / c.heads };
+        let out = match qkv.device().is_cpu() {
+            true => attend_on_host(&qkv, heads, pictures)?,
+            false => attend_there(&qkv, heads, pictures)?,
+        };
         let x = add_residual(x, b.proj.forward(&out)?, b.proj.bias.as_ref())?;
         let h = b.norm2.forward(&x, c.eps)?;
         let h = gelu(&b.up, &h, Gelu::Tanh)?;
         add_residual(&x, b.down.forward(&h)?, b.down.bias.as_ref())
-    }
-
-    /// Full attention inside each picture, of `[pictures * patches, 3 * hidden]` queries, keys and values.
-    fn attention(&self, qkv: &Tensor, patches: usize, pictures: usize) -> Result<Tensor> {
-        let c = &self.config;
-        let dim = c.hidden / c.heads;
-        if !qkv.device().is_cpu() {
-            let part = |i: usize| {
-                let x = qkv.narrow(1, i * c.hidden, c.hidden)?;
-                x.reshape((pictures, patches, c.heads, dim))?.transpose(1, 2)?.contiguous()
-            };
-            let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-            let scores = (q.matmul(&k.transpose(2, 3)?)? / (dim as f64).sqrt())?;
-            let max = scores.max_keepdim(D::Minus1)?;
-            let e = scores.broadcast_sub(&max)?.exp()?;
-            let weights = e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?;
-            return weights.matmul(&v)?.transpose(1, 2)?.reshape((pictures * patches, c.hidden));
-        }
-        let heads = Heads { query: c.heads, kv: c.heads, dim };
-        let parts: Vec<Part> = (0..pictures)
-            .map(|p| p * patches)
-            .map(|row| Part {
-                row,
-                rows: patches,
-                context: vec![],
-                own: Span { start: row, rows: patches },
-                causal: false,
-            })
-            .collect();
-        let out = with_slice(qkv, |values| {
-            let [q, k, v] = [0, 1, 2].map(|i| Matrix { values, stride: 3 * c.hidden, start: i * c.hidden });
-            Ok(attend(q, Kept::Single(k), Kept::Single(v), heads, &parts))
-        })?;
-        Tensor::from_vec(out, (pictures * patches, c.hidden), &self.device)
     }
 
     fn merge(&self, m: &Merger, x: &Tensor) -> Result<Tensor> {
@@ -339,8 +302,43 @@ impl Vision {
             angles.extend(frequencies.iter().map(|f| row as f32 * f));
             angles.extend(frequencies.iter().map(|f| col as f32 * f));
         }
-        Rotary::new(&angles, half, &self.device)
+        Rotary::new(angles.into_iter(), half, &self.device)
     }
+}
+
+/// Full attention inside each picture, of `[pictures * patches, 3 * hidden]` queries, keys and values:
+/// `[pictures * patches, hidden]`.
+fn attend_on_host(qkv: &Tensor, heads: Heads, pictures: usize) -> Result<Tensor> {
+    let (rows, width) = (qkv.dim(0)?, heads.query * heads.dim);
+    let patches = rows / pictures;
+    let (mut parts, mut out) = (Parts::default(), Attended::default());
+    (0..pictures).for_each(|p| parts.push(patches, [], p * patches, false));
+    with_values(qkv, |values| {
+        let [q, k, v] = [0, 1, 2].map(|i| Matrix { values, stride: 3 * width, start: i * width });
+        attend(q, Kept::Single(k), Kept::Single(v), heads, &parts, &mut out);
+    })?;
+    Tensor::from_vec(out.values, (rows, width), &Device::Cpu)
+}
+
+/// The same on other devices: by flash attention, in half precision, or by candle's operations.
+fn attend_there(qkv: &Tensor, heads: Heads, pictures: usize) -> Result<Tensor> {
+    let (rows, width) = (qkv.dim(0)?, heads.query * heads.dim);
+    let split = |i: usize| {
+        let x = qkv.narrow(1, i * width, width)?;
+        x.reshape((pictures, rows / pictures, heads.query, heads.dim))
+    };
+    #[cfg(feature = "flash-attn")]
+    if qkv.device().is_cuda() {
+        let [q, k, v] = [0, 1, 2].map(|i| split(i)?.to_dtype(DType::F16));
+        let scale = 1.0 / (heads.dim as f32).sqrt();
+        let out = candle_flash_attn::flash_attn(&q?, &k?, &v?, scale, false)?;
+        return out.to_dtype(qkv.dtype())?.reshape((rows, width));
+    }
+    let [q, k, v] = [0, 1, 2].map(|i| split(i)?.transpose(1, 2)?.contiguous());
+    let scores = (q?.matmul(&k?.transpose(2, 3)?)? / (heads.dim as f64).sqrt())?;
+    let e = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    let weights = e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?;
+    weights.matmul(&v?)?.transpose(1, 2)?.reshape((rows, width))
 }
 
 fn gelu(layer: &Linear, x: &Tensor, kind: Gelu) -> Result<Tensor> {
@@ -393,4 +391,19 @@ fn deepstack_merger(
         fc2: Linear::load_with_bias(g, &name("fc2"), c.out, wide, device)?,
         shuffle_first: true,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_of_other_devices_agrees_with_the_hosts() {
+        let heads = Heads { query: 3, kv: 3, dim: 8 };
+        let qkv = Tensor::randn(0f32, 1.0, (2 * 12, 3 * 24), &Device::Cpu).unwrap();
+        let [a, b] = [attend_on_host, attend_there].map(|attend| attend(&qkv, heads, 2).unwrap());
+        let gap = (&a - &b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(a.dims(), [24, 24]);
+        assert!(gap < 1e-5, "off by {gap}");
+    }
 }

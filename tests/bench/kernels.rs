@@ -8,7 +8,7 @@ use divan::Bencher;
 use image::RgbImage;
 use inspectd::config::pipeline_from_str;
 use inspectd::domain::grid::Grid;
-use inspectd::vlm::attention::{attend, Heads, Kept, Matrix, Part, Span};
+use inspectd::vlm::attention::{attend, Attended, Heads, Kept, Matrix, Parts, Span};
 use inspectd::vlm::image::preprocess;
 use inspectd::vlm::kernel::{Activations, Bits, Packed, Shared};
 use std::sync::Arc;
@@ -29,10 +29,11 @@ fn product(bencher: Bencher<'_, '_>, dtype: GgmlDType, bits: Bits, rows: usize) 
     let weights = Tensor::randn(0f32, 0.1, (N, K), &Device::Cpu).unwrap();
     let weights = QTensor::quantize(&weights, dtype).unwrap();
     let weights = Packed::pack(dtype, &weights.data().unwrap(), N, K).unwrap();
-    let x = Activations::quantise(&noise(rows * K), K, bits, weights.shared(bits));
+    let (mut x, mut out) = (Activations::default(), vec![]);
+    x.quantise(&noise(rows * K), K, bits, weights.shared(bits));
     // Items are multiply-adds: divan's items a second are then the kernel's arithmetic.
     let bencher = bencher.counter(ItemsCount::new(rows * N * K));
-    bencher.bench_local(|| weights.multiply_all(&x));
+    bencher.bench_local(|| weights.multiply_all(&x, &mut out));
 }
 
 #[divan::bench(args = [1, 8, 16, 64, 512])]
@@ -59,7 +60,8 @@ fn q8_sixteen_bits(bencher: Bencher<'_, '_>, rows: usize) {
 fn quantise(bencher: Bencher<'_, '_>, rows: usize) {
     let x = noise(rows * K);
     let bencher = bencher.counter(ItemsCount::new(x.len()));
-    bencher.bench_local(|| Activations::quantise(&x, K, Bits::Eight, Shared::Block));
+    let mut quantised = Activations::default();
+    bencher.bench_local(|| quantised.quantise(&x, K, Bits::Eight, Shared::Block));
 }
 
 /// Attention of a 4B model's block over 512 keys: one row, or as many as there are keys.
@@ -69,16 +71,11 @@ fn attention(bencher: Bencher<'_, '_>, rows: usize) {
     let heads = Heads { query: 32, kv: 8, dim: 128 };
     let (width, kept) = (heads.query * heads.dim, heads.kv * heads.dim);
     let (q, k, v) = (noise(rows * width), noise(KEYS * kept), noise(KEYS * kept));
-    let part = Part {
-        row: 0,
-        rows,
-        context: vec![Span { start: 0, rows: KEYS - rows }],
-        own: Span { start: KEYS - rows, rows },
-        causal: true,
-    };
+    let (mut parts, mut out) = (Parts::default(), Attended::default());
+    parts.push(rows, [Span { start: 0, rows: KEYS - rows }], KEYS - rows, true);
     let q = Matrix { values: &q, stride: width, start: 0 };
     let [k, v] = [&k, &v].map(|values| Kept::Single(Matrix { values, stride: kept, start: 0 }));
-    bencher.bench_local(|| attend(q, k, v, heads, std::slice::from_ref(&part)));
+    bencher.bench_local(|| attend(q, k, v, heads, &parts, &mut out));
 }
 
 /// A tile of 512x512 pixels: resize and cut into patches.

@@ -5,12 +5,9 @@ use crate::domain::frame::{Frame as Picture, Trigger};
 use crate::domain::pipeline::Pipeline;
 use crate::inspect::plan::Plan;
 use crate::simulator::{self, Product};
-use crate::vlm::attention::{Part, Span};
+use crate::vlm::attention::Span;
+use crate::vlm::batch::Batch;
 use crate::vlm::image::{preprocess, smart_resize};
-use crate::vlm::kv::Arena;
-use crate::vlm::load::Loaded;
-use crate::vlm::rope::text_positions;
-use crate::vlm::text::Batch;
 use crate::vlm::{Job, Qwen3Vl, Timing, Vlm, VlmError};
 use anyhow::{bail, Context};
 use image::imageops::crop_imm;
@@ -150,7 +147,7 @@ pub fn vision(
     let tokens = patches.grid.patches() / (config.merge * config.merge);
     let time = effort.median(|| {
         let started = Instant::now();
-        engine.stage(|model, _| model.vision.forward(&[&patches]).map(|_| ()))?;
+        engine.stage(|model, _, _| model.vision.forward(&[&patches]).map(|_| ()))?;
         Ok(started.elapsed())
     })?;
     Ok((tokens, time))
@@ -158,13 +155,13 @@ pub fn vision(
 
 /// One sequence of text, and the logits of its last row.
 pub fn prefill(engine: &mut Qwen3Vl, tokens: usize, effort: &Effort) -> anyhow::Result<Duration> {
-    let own = engine.stage(|_, arena| arena.lend(tokens)).context("no room for the keys of a prefill")?;
+    let own = engine.stage(|_, arena, _| arena.lend(tokens)).context("no room for the keys of a prefill")?;
     let time = effort.median(|| {
         let started = Instant::now();
-        engine.stage(|model, arena| feed(model, arena, &[own], 0, tokens, Allowed::Anything))?;
+        feed(engine, &[own], 0, tokens, Allowed::Anything)?;
         Ok(started.elapsed())
     });
-    engine.stage(|_, arena| arena.give_back(own));
+    engine.stage(|_, arena, _| arena.give_back(own));
     time
 }
 
@@ -186,8 +183,8 @@ impl Allowed {
     }
 
     /// The parts of the output head that are computed for a row.
-    fn tiles(self) -> Option<Vec<usize>> {
-        (self == Self::Digits).then(|| vec![0, 1])
+    fn tiles(self) -> Option<&'static [usize]> {
+        (self == Self::Digits).then_some(&[0, 1])
     }
 }
 
@@ -199,54 +196,49 @@ pub fn decode(
     effort: &Effort,
 ) -> anyhow::Result<Duration> {
     let rows = CONTEXT_TOKENS + effort.decode_steps;
-    let own: Option<Vec<Span>> = engine.stage(|_, arena| (0..sequences).map(|_| arena.lend(rows)).collect());
+    let own: Option<Vec<Span>> =
+        engine.stage(|_, arena, _| (0..sequences).map(|_| arena.lend(rows)).collect());
     let own = own.context("no room for the keys of all sequences")?;
-    engine.stage(|model, arena| feed(model, arena, &own, 0, CONTEXT_TOKENS, allowed))?;
+    feed(engine, &own, 0, CONTEXT_TOKENS, allowed)?;
     let time = effort.median(|| {
         let started = Instant::now();
         for step in 0..effort.decode_steps {
-            engine.stage(|model, arena| feed(model, arena, &own, CONTEXT_TOKENS + step, 1, allowed))?;
+            feed(engine, &own, CONTEXT_TOKENS + step, 1, allowed)?;
         }
         Ok(started.elapsed())
     });
-    engine.stage(|_, arena| own.into_iter().for_each(|span| arena.give_back(span)));
+    engine.stage(|_, arena, _| own.into_iter().for_each(|span| arena.give_back(span)));
     time
 }
 
 /// One pass: each sequence has `filled` rows in its span and takes `rows` more.
 fn feed(
-    model: &Loaded,
-    arena: &Arena,
+    engine: &mut Qwen3Vl,
     sequences: &[Span],
     filled: usize,
     rows: usize,
     allowed: Allowed,
 ) -> Result<(), VlmError> {
     // Any tokens do; different ones, so that rows are not all alike.
-    let vocabulary = model.text.config.vocabulary as u32;
+    let vocabulary = engine.model().text.config.vocabulary as u32;
     let ids: Vec<u32> = (0..(sequences.len() * rows) as u32).map(|i| i * 7919 % vocabulary).collect();
-    let part = |(i, span): (usize, &Span)| Part {
-        row: i * rows,
-        rows,
-        context: (filled > 0).then_some(Span { start: span.start, rows: filled }).into_iter().collect(),
-        own: Span { start: span.start + filled, rows },
-        causal: true,
-    };
-    let batch = Batch {
-        embeddings: model.text.embed(&ids)?,
-        positions: sequences.iter().flat_map(|_| text_positions(filled as u32, rows)).collect(),
-        parts: sequences.iter().enumerate().map(part).collect(),
-        deepstack: vec![],
-    };
-    let hidden = model.text.forward(&batch, arena)?;
-    let last: Vec<usize> = (1..=sequences.len()).map(|i| i * rows - 1).collect();
-    let logits = model.text.next_logits(&hidden, &last, &vec![allowed.tiles(); last.len()])?;
-    // The choice of the token belongs to a step.
-    for logits in logits {
-        let best = (0..model.text.config.vocabulary).filter_map(|id| logits.get(id)).reduce(f32::max);
-        std::hint::black_box(best);
+    let mut batch = Batch::default();
+    for (own, ids) in sequences.iter().zip(ids.chunks(rows)) {
+        batch.tokens(ids, filled as u32);
+        batch.part([Span { start: own.start, rows: filled }], own.start + filled);
     }
-    Ok(())
+    let last: Vec<usize> = (1..=sequences.len()).map(|i| i * rows - 1).collect();
+    engine.stage(|model, arena, work| {
+        model.text.forward(&batch, arena, work)?;
+        let logits = model.text.next_logits(work, &last, |_| allowed.tiles())?;
+        // The choice of the token belongs to a step.
+        for row in 0..last.len() {
+            let logits = logits.row(row);
+            let best = (0..vocabulary as usize).filter_map(|id| logits.get(id)).reduce(f32::max);
+            std::hint::black_box(best);
+        }
+        Ok(())
+    })
 }
 
 /// A whole frame, every prompt of every tile; `None` when it would take longer than `max`.
@@ -295,7 +287,11 @@ pub fn frame(
     Ok(Some(Frame { width, height, tiles: jobs.len(), prompts, ms: time.as_secs_f64() * 1e3, stages }))
 }
 
-fn plan(part: &Arc<RgbImage>, pipeline: &Pipeline) -> anyhow::Result<Plan> {
+/// What is asked about the part.
+///
+/// # Errors
+/// When the pipeline cannot be asked about one simulated picture: it takes clips, or has a region outside of it.
+pub fn plan(part: &Arc<RgbImage>, pipeline: &Pipeline) -> anyhow::Result<Plan> {
     let frame = Picture {
         camera: "bench".into(),
         pixels: Arc::clone(part),

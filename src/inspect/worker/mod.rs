@@ -151,7 +151,7 @@ impl Worker {
 
     /// Inspects frames together; starts the engine when it is not there. `alive` is called all the
     /// while.
-    pub fn inspect(&mut self, work: &[Work<'_>], alive: &dyn Fn()) -> Vec<Inspection> {
+    pub fn inspect(&mut self, work: &[Work<'_>], alive: &(dyn Fn() + Sync)) -> Vec<Inspection> {
         let in_time = || work.iter().any(|w| w.frame.captured.elapsed() < w.deadline());
         while !matches!(self.state, State::Here(_)) {
             alive();

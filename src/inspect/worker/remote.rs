@@ -94,7 +94,7 @@ impl Remote {
     fn collect(
         &mut self,
         jobs: &[Job],
-        keep_going: &dyn Fn() -> bool,
+        keep_going: &(dyn Fn() -> bool + Sync),
         answers: &mut [Option<Vec<Result<Completion, VlmError>>>],
     ) -> Result<Timing, String> {
         let mut stopped: Option<Instant> = None;
@@ -136,7 +136,7 @@ impl Vlm for Remote {
         &self.info
     }
 
-    fn answer(&mut self, jobs: &[Job], keep_going: &dyn Fn() -> bool) -> Answers {
+    fn answer(&mut self, jobs: &[Job], keep_going: &(dyn Fn() -> bool + Sync)) -> Answers {
         if self.lost.is_none() && !keep_going() {
             // Everybody is late already: an engine that is not asked need not be stopped in a long pass.
             let stopped = |job: &Job| job.asks.iter().map(|_| Err(VlmError::Stopped)).collect();

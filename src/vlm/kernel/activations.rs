@@ -62,7 +62,9 @@ pub(super) struct Sums {
 /// Rows of quantised activations, as the kernel of a `Path` reads them.
 ///
 /// Integers stand as `[panel][block][row][32]`, heads as `[panel][block][row]`, sums as
-/// `[panel][superblock][row]`; the last panel has the rows that are left.
+/// `[panel][superblock][row]`; the last panel has the rows that are left. The buffers are used again by each
+/// `quantise`, so that one that is no larger than those before it allocates nothing.
+#[derive(Debug)]
 pub struct Activations {
     pub(super) k: usize,
     pub(super) rows: usize,
@@ -80,20 +82,39 @@ pub struct Activations {
     pub(super) sums: Vec<Sums>,
 }
 
+impl Default for Activations {
+    /// No rows.
+    fn default() -> Self {
+        Self {
+            k: 0,
+            rows: 0,
+            bits: Bits::Eight,
+            path: Path::best(),
+            shared: Shared::Block,
+            high: vec![],
+            low: vec![],
+            pairs: vec![],
+            heads: vec![],
+            sums: vec![],
+        }
+    }
+}
+
 impl Activations {
     /// Quantises `[rows, k]` values for the best path of this processor; `k` is a multiple of what shares a
     /// scale. A value that is not finite makes its scale not finite, so that it is seen in the product.
-    pub fn quantise(x: &[f32], k: usize, bits: Bits, shared: Shared) -> Self {
-        Self::quantise_for(Path::best(), x, k, bits, shared)
+    pub fn quantise(&mut self, x: &[f32], k: usize, bits: Bits, shared: Shared) {
+        self.quantise_for(Path::best(), x, k, bits, shared);
     }
 
     /// As `quantise`, for a path of choice.
-    pub(super) fn quantise_for(path: Path, x: &[f32], k: usize, bits: Bits, shared: Shared) -> Self {
+    pub(super) fn quantise_for(&mut self, path: Path, x: &[f32], k: usize, bits: Bits, shared: Shared) {
         let span = match shared {
             Shared::Block => BLOCK,
             Shared::Superblock => SUPERBLOCK,
         };
         assert!(x.len().is_multiple_of(k) && k.is_multiple_of(span), "whole rows of whole blocks");
+        (self.k, self.rows, self.bits, self.path, self.shared) = (k, x.len() / k, bits, path, shared);
         #[cfg(target_arch = "x86_64")]
         let in_pairs = path == Path::Avx2;
         #[cfg(not(target_arch = "x86_64"))]
@@ -103,17 +124,15 @@ impl Activations {
         let max = if wide { WIDE_MAX } else { NARROW_MAX };
         let in_bytes = !in_pairs || !wide && shared == Shared::Superblock;
         let (highs, lows, both) = (when(in_bytes), when(wide && !in_pairs), when(in_pairs));
-        let (mut high, mut low, mut pairs) =
-            (Vec::with_capacity(highs), Vec::with_capacity(lows), Vec::with_capacity(both));
-        let mut heads = Vec::with_capacity(x.len() / BLOCK);
+        let Self { high, low, pairs, heads, .. } = self;
         let panel = PANEL * k;
-        let panels = x
-            .par_chunks(panel)
-            .zip(heads.spare_capacity_mut()[..x.len() / BLOCK].par_chunks_mut(panel / BLOCK));
-        let high_panels = high.spare_capacity_mut()[..highs].par_chunks_mut(panel);
-        let low_panels = low.spare_capacity_mut()[..lows].par_chunks_mut(panel);
-        #[cfg(target_arch = "x86_64")]
-        let pair_panels = pairs.spare_capacity_mut()[..both].par_chunks_mut(panel);
+        let panels = x.par_chunks(panel).zip(room(heads, x.len() / BLOCK).par_chunks_mut(panel / BLOCK));
+        let high_panels = room(high, highs).par_chunks_mut(panel);
+        let low_panels = room(low, lows).par_chunks_mut(panel);
+        let pair_panels = room(pairs, both).par_chunks_mut(panel);
+        // Only AVX2 writes pairs.
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = pair_panels;
         match (path, bits) {
             #[cfg(target_arch = "x86_64")]
             (Path::Avx2, Bits::Eight) if in_bytes => {
@@ -159,8 +178,10 @@ impl Activations {
             low.set_len(lows);
             pairs.set_len(both);
         }
-        let sums = if in_pairs && shared == Shared::Superblock { sums_of(&heads, k) } else { vec![] };
-        Self { k, rows: x.len() / k, bits, path, shared, high, low, pairs, heads, sums }
+        self.sums.clear();
+        if in_pairs && shared == Shared::Superblock {
+            set_sums(&mut self.sums, &self.heads, k);
+        }
     }
 
     /// Number of rows.
@@ -202,28 +223,32 @@ const fn pair_place(i: usize) -> usize {
     i / 4 * 4 + [0, 2, 1, 3][i % 4]
 }
 
+/// Room for `len` values in the place of what the buffer holds.
+fn room<T>(buffer: &mut Vec<T>, len: usize) -> &mut [MaybeUninit<T>] {
+    buffer.clear();
+    buffer.reserve(len);
+    &mut buffer.spare_capacity_mut()[..len]
+}
+
 /// The sums of every superblock, out of the heads of its blocks.
-fn sums_of(heads: &[Head], k: usize) -> Vec<Sums> {
+fn set_sums(sums: &mut Vec<Sums>, heads: &[Head], k: usize) {
     const BLOCKS: usize = SUPERBLOCK / BLOCK;
     let panel = PANEL * k / BLOCK;
-    let of_panel = |heads: &[Head]| {
+    sums.resize(heads.len() / BLOCKS, Sums::default());
+    let panels = heads.par_chunks(panel).zip(sums.par_chunks_mut(panel / BLOCKS));
+    panels.for_each(|(heads, sums)| {
         let rows = heads.len() / (k / BLOCK);
-        let mut sums = Vec::with_capacity(heads.len() / BLOCKS);
-        for heads in heads.chunks_exact(rows * BLOCKS) {
-            for row in 0..rows {
-                let mut s = Sums::default();
+        for (heads, sums) in heads.chunks_exact(rows * BLOCKS).zip(sums.chunks_exact_mut(rows)) {
+            for (row, s) in sums.iter_mut().enumerate() {
                 for b in 0..BLOCKS {
                     // Bytes that add up to at most 127 * 32; meaningless ones of what is not finite may wrap.
                     let halves = heads[b * rows + row].minus_32.map(|m| (m / -32) as i16);
                     s.halves[2 * b..][..2].copy_from_slice(&halves);
                     s.blocks[b] = halves[0].wrapping_add(halves[1]);
                 }
-                sums.push(s);
             }
         }
-        sums
-    };
-    heads.par_chunks(panel).flat_map_iter(of_panel).collect()
+    });
 }
 
 /// The bits of the largest magnitude, of a NaN when a value is NaN: without their signs, the bits of floats

@@ -69,14 +69,15 @@ impl Path {
 }
 
 impl Packed {
-    /// `x W^T` for `[rows, k]` activations: `[rows, n]`.
+    /// `x W^T` for `[rows, k]` activations: `[rows, n]`, in the place of what `values` holds.
     ///
     /// # Panics
     /// When the sizes do not fit.
-    pub fn multiply_all(&self, x: &Activations) -> Vec<f32> {
+    pub fn multiply_all(&self, x: &Activations, values: &mut Vec<f32>) {
         assert!(x.k == self.k, "sizes of a matrix product");
         let rows = x.rows();
-        let mut values = Vec::with_capacity(rows * self.n);
+        values.clear();
+        values.reserve(rows * self.n);
         let tile_bytes = self.bytes() / self.tiles();
         let even = self.tiles().div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD);
         let run = even.min(RUN_BYTES_MAX / tile_bytes).max(1);
@@ -92,19 +93,19 @@ impl Packed {
         });
         // SAFETY: the tasks' tiles are all columns and their blocks all rows: every value is written.
         unsafe { values.set_len(rows * self.n) };
-        values
     }
 
     /// The columns of some tiles alone, the very values that `multiply_all` has there:
-    /// `[rows, 16 * tiles.len()]`. For few rows.
+    /// `[rows, 16 * tiles.len()]`, in the place of what `values` holds. For few rows.
     ///
     /// # Panics
     /// When the sizes do not fit, or the tiles do not rise.
-    pub fn multiply_tiles(&self, x: &Activations, tiles: &[usize]) -> Vec<f32> {
+    pub fn multiply_tiles(&self, x: &Activations, tiles: &[usize], values: &mut Vec<f32>) {
         assert!(x.k == self.k && tiles.is_sorted_by(|a, b| a < b), "sizes of a matrix product");
         assert!(tiles.last().is_none_or(|last| *last < self.tiles()), "a tile outside the matrix");
         let (rows, stride) = (x.rows(), tiles.len() * layout::TILE_ROWS);
-        let mut values = Vec::with_capacity(rows * stride);
+        values.clear();
+        values.reserve(rows * stride);
         let out = Out { values: values.as_mut_ptr(), stride, tiles_before: 0 };
         tiles.par_iter().enumerate().for_each(|(slot, tile)| {
             // Tiles rise, so that at least `slot` of them stand before this one.
@@ -115,7 +116,6 @@ impl Packed {
         });
         // SAFETY: the slots are all columns, and every task writes all rows.
         unsafe { values.set_len(rows * stride) };
-        values
     }
 
     /// # Safety

@@ -98,14 +98,35 @@ fn chosen_tiles_have_the_values_of_all() {
     let x = noise(5 * 256);
     for path in Path::available() {
         let shared = packed.shared_on(path, Bits::Eight);
-        let x = Activations::quantise_for(path, &x, 256, Bits::Eight, shared);
-        let (all, some) = (packed.multiply_all(&x), packed.multiply_tiles(&x, &TILES));
+        let x = quantised(path, &x, 256, Bits::Eight, shared);
+        let (mut all, mut some) = (vec![], vec![]);
+        packed.multiply_all(&x, &mut all);
+        packed.multiply_tiles(&x, &TILES, &mut some);
         for (all, some) in all.chunks(7 * TILE_ROWS).zip(some.chunks(TILES.len() * TILE_ROWS)) {
             for (tile, some) in TILES.into_iter().zip(some.chunks(TILE_ROWS)) {
                 assert_eq!(some, &all[tile * TILE_ROWS..][..TILE_ROWS], "{path:?} tile {tile}");
             }
         }
-        assert!(packed.multiply_tiles(&x, &[]).is_empty());
+        packed.multiply_tiles(&x, &[], &mut some);
+        assert!(some.is_empty());
+    }
+}
+
+/// Buffers that held other activations, of more rows and another kind, give the very products of fresh ones.
+#[test]
+fn buffers_are_used_again() {
+    const K: usize = 512;
+    let (_, packed) = pair(GgmlDType::Q4K, 3 * TILE_ROWS, K);
+    let x = noise(33 * K);
+    for path in Path::available() {
+        let mut used = Activations::default();
+        let mut values = vec![f32::NAN; 7];
+        for (rows, bits) in [(33, Bits::Sixteen), (17, Bits::Eight), (1, Bits::Eight), (18, Bits::Sixteen)] {
+            let x = &x[..rows * K];
+            used.quantise_for(path, x, K, bits, packed.shared_on(path, bits));
+            packed.multiply_all(&used, &mut values);
+            assert_eq!(values, product_by(path, &packed, x, bits), "{path:?} {bits:?} {rows} rows");
+        }
     }
 }
 
@@ -123,9 +144,9 @@ fn every_path_quantises_alike() {
     let ways =
         [(Bits::Eight, Shared::Block), (Bits::Eight, Shared::Superblock), (Bits::Sixteen, Shared::Block)];
     for (bits, shared) in ways {
-        let slow = Activations::quantise_for(Path::Scalar, &x, K, bits, shared);
+        let slow = quantised(Path::Scalar, &x, K, bits, shared);
         for path in Path::available() {
-            let fast = Activations::quantise_for(path, &x, K, bits, shared);
+            let fast = quantised(path, &x, K, bits, shared);
             assert_eq!(fast.heads, slow.heads, "{path:?} {bits:?} {shared:?}");
             for (row, i) in (0..19).flat_map(|row| (0..K).map(move |i| (row, i))) {
                 assert_eq!(fast.value(row, i), slow.value(row, i), "{path:?} {bits:?} {row} {i}");
@@ -210,7 +231,15 @@ fn product_by(path: Path, w: &Packed, x: &[f32], bits: Bits) -> Vec<f32> {
 }
 
 fn product_of(path: Path, w: &Packed, x: &[f32], bits: Bits, shared: Shared) -> Vec<f32> {
-    w.multiply_all(&Activations::quantise_for(path, x, w.k, bits, shared))
+    let mut values = vec![];
+    w.multiply_all(&quantised(path, x, w.k, bits, shared), &mut values);
+    values
+}
+
+fn quantised(path: Path, x: &[f32], k: usize, bits: Bits, shared: Shared) -> Activations {
+    let mut activations = Activations::default();
+    activations.quantise_for(path, x, k, bits, shared);
+    activations
 }
 
 fn noise(n: usize) -> Vec<f32> {
