@@ -24,8 +24,22 @@ const EXPECTED_MAX: usize = 32;
 /// The longest deadline: an hour.
 const DEADLINE_MS_MAX: u64 = 3_600_000;
 
-/// Carries a command out at once, or says why not; never waits.
+/// Carries a command out, or says why not; for a trigger it waits for the disk.
 pub type Handler = Arc<dyn Fn(Command) -> Result<(), Refusal> + Send + Sync>;
+
+/// Carries a command out on a thread that may wait.
+///
+/// # Errors
+/// As the handler.
+pub async fn carry_out(handler: &Handler, command: Command) -> Result<(), Refusal> {
+    let handler = Arc::clone(handler);
+    match tokio::task::spawn_blocking(move || handler(command)).await {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime ends.
+        Err(_) => Err(Refusal::Stopping),
+    }
+}
 
 /// What can be commanded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +180,7 @@ impl Words {
                     correlation_id: correlation_id.clone(),
                     deadline: deadline_ms.map(Duration::from_millis),
                     part: None,
+                    ticket: None,
                 },
                 received,
             }),

@@ -24,6 +24,7 @@ mod device;
 mod heap;
 mod inbox;
 mod inspector;
+mod interrupted;
 mod recorder;
 mod station;
 mod taker;
@@ -93,10 +94,6 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
         ..StoreOptions::default()
     };
     let store = Arc::new(Store::open(&config.store.dir, options)?);
-    let interrupted = store.decide_interrupted_parts()?;
-    if interrupted > 0 {
-        tracing::warn!(interrupted, "parts of which not every view was inspected before the end are reviews");
-    }
     tracing::info!(dir = %config.store.dir.display(), outbox = store.outbox_len(), "store open");
     let (events, event_queue) = mpsc::channel(EVENTS_MAX);
     let mqtt_options = mqtt_options(config)?;
@@ -125,7 +122,8 @@ async fn line(
 ) -> anyhow::Result<Ended> {
     let recorder =
         Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), config.web.is_some())?);
-    let cameras = cameras::start(config, &recorder, station, worker.info(), stop)?;
+    interrupted::record(config, store, &recorder, worker.info())?;
+    let cameras = cameras::start(config, store, &recorder, station, worker.info(), stop)?;
     let desk = cameras.desk();
     let handler: Handler = Arc::new(move |command| desk.take(command));
     if let Some(page) = page {

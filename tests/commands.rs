@@ -90,13 +90,14 @@ impl Plc {
 
     /// Until the station has subscribed to commands, nobody hears them.
     async fn until_listening(&self) {
+        let before = self.heard.on("/cmd/ack").len();
         let mut asked = std::time::Instant::now() - Duration::from_secs(1);
         until("the station listens to commands", || {
             if asked.elapsed() > Duration::from_millis(200) {
                 asked = std::time::Instant::now();
                 self.send("resume", "");
             }
-            !self.heard.on("/cmd/ack").is_empty()
+            self.heard.on("/cmd/ack").len() > before
         })
         .await;
     }
@@ -338,23 +339,19 @@ async fn an_end_between_the_views_of_a_part_is_a_review_and_never_a_pass() {
     let mut daemon = station.start();
     let killed = plc.part("P1").await;
     assert_eq!(view(&killed, 0)["inspection_id"], top["inspection_id"]);
-    assert_eq!(
-        (&view(&killed, 1)["inspection_id"], &view(&killed, 1)["reason"]),
-        (&Value::Null, &"interrupted".into())
-    );
+    assert_eq!(view(&killed, 1)["reason"], "interrupted");
+    let inspected = view(&killed, 1)["inspection_id"].clone();
+    until("the view that the kill took has a record and a result", || {
+        plc.results().iter().any(|r| r["inspection_id"] == inspected)
+    })
+    .await;
     assert!(
         killed["verdict"] == "review" || top["verdict"] == "fail" && killed["verdict"] == "fail",
         "{killed}"
     );
 
     // A stop that is told still records the view.
-    let listening = plc.heard.on("/cmd/ack").len();
-    until("the station listens again", || {
-        plc.send("resume", "");
-        std::thread::sleep(Duration::from_millis(100));
-        plc.heard.on("/cmd/ack").len() > listening
-    })
-    .await;
+    plc.until_listening().await;
     plc.command("trigger", words("P2")).await;
     plc.result("P2").await;
     signal(daemon.id(), libc::SIGTERM);
@@ -368,6 +365,47 @@ async fn an_end_between_the_views_of_a_part_is_a_review_and_never_a_pass() {
         plc.results().iter().any(|r| r["inspection_id"] == inspected)
     })
     .await;
+}
+
+/// Triggers that are accepted have one result each, whatever the process was about when it was killed: waiting for a
+/// picture, or taking, inspecting and storing one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_accepted_has_one_result_even_when_the_daemon_is_killed() {
+    const ROUNDS: u64 = 6;
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let inbox = tempfile::tempdir().unwrap();
+    let never = format!("source = \"folder\"\npath = \"{}\"\n", inbox.path().display());
+    let cameras = camera("quick", SIMULATOR) + &camera("never", &never);
+    let station = Station::new(broker.port, &cameras);
+    let mut accepted = Vec::new();
+    for round in 0..ROUNDS {
+        let mut daemon = station.start();
+        plc.until_listening().await;
+        for (i, camera) in ["quick", "never", "quick", "quick"].into_iter().enumerate() {
+            let id = format!("R{round}-{i}");
+            let words = json!({"camera": camera, "part_id": id, "deadline_ms": 600_000});
+            let ack = plc.command("trigger", words).await;
+            assert_eq!(ack["accepted"], true, "{ack}");
+            accepted.push(id);
+        }
+        // In later rounds more of them are done.
+        std::thread::sleep(Duration::from_millis(10 * round));
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+    let _daemon = station.start();
+    for id in &accepted {
+        let result = plc.result(id).await;
+        let waited = id.ends_with("-1");
+        assert!(!waited || result["reason"] == "interrupted", "{result}");
+    }
+    // A result may come twice, an inspection is one.
+    let mut ids: Vec<_> =
+        plc.results().iter().map(|r| (r["part_id"].clone(), r["inspection_id"].clone())).collect();
+    ids.sort_by_key(|(part, id)| (part.to_string(), id.to_string()));
+    ids.dedup();
+    assert_eq!(ids.len(), accepted.len(), "{ids:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,7 @@ use crate::domain::frame::Frame;
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Queue;
 use crate::simulator::Product;
+use crate::store::Store;
 use crate::vlm::ModelInfo;
 use anyhow::Context;
 use std::collections::BTreeMap;
@@ -61,6 +62,7 @@ pub struct Cameras {
 /// When a source cannot be opened.
 pub fn start(
     config: &Config,
+    store: &Arc<Store>,
     recorder: &Arc<Recorder>,
     station: &Arc<Station>,
     model: &ModelInfo,
@@ -96,7 +98,7 @@ pub fn start(
     }
     let queues = feeds.iter().map(|f| Arc::clone(&f.frames)).collect();
     let parts = config.parts.iter().map(|p| (p.name.clone(), p.cameras.clone())).collect();
-    let desk = Arc::new(Desk::new(counters, parts, pipelines));
+    let desk = Arc::new(Desk::new(counters, parts, pipelines, Arc::clone(store)));
     Ok(Cameras { threads, queues, desk, feeds: Mutex::new(Some(Feeds { feeds, bell })) })
 }
 

@@ -4,16 +4,20 @@
 //!                  '--> Refusal, back to the sender
 //!
 //! A full queue refuses: the sender is told, and no accepted trigger is ever dropped. A trigger for several
-//! cameras is taken by all of them or by none.
+//! cameras is taken by all of them or by none. Its acceptance is written before they hear of it, and durable before
+//! the sender does, while they take their pictures already.
 
 use crate::domain::part::PartRef;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::trigger::{Command, Refusal, Request};
 use crate::queue::{Policy, Popped, Pushed, Queue};
+use crate::store::accepted::Accepted;
+use crate::store::error::StoreError;
+use crate::store::Store;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Triggers that wait for one camera.
 pub const WAITING_MAX: usize = 8;
@@ -24,6 +28,7 @@ pub struct Desk {
     /// Names of the parts with several views, and the cameras that look at each.
     parts: Vec<(String, Vec<String>)>,
     pipelines: BTreeMap<String, Arc<Pipeline>>,
+    store: Arc<Store>,
     /// Held while a trigger is placed: who else would fill the room that was found?
     placing: Mutex<()>,
 }
@@ -107,11 +112,12 @@ impl Desk {
         counters: Vec<Arc<Counter>>,
         parts: Vec<(String, Vec<String>)>,
         pipelines: BTreeMap<String, Arc<Pipeline>>,
+        store: Arc<Store>,
     ) -> Self {
-        Self { counters, parts, pipelines, placing: Mutex::new(()) }
+        Self { counters, parts, pipelines, store, placing: Mutex::new(()) }
     }
 
-    /// Carries a command out or says why not; never waits.
+    /// Carries a command out or says why not. For a trigger it waits for the disk, once.
     ///
     /// # Errors
     /// The reason, for the sender.
@@ -160,9 +166,27 @@ impl Desk {
         if takers.is_empty() {
             return Err(Refusal::NotTriggered { camera: self.known() });
         }
-        let _one_at_a_time = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        let one_at_a_time = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         takers.iter().try_for_each(|counter| counter.has_room())?;
-        takers.iter().try_for_each(|counter| counter.place(request.clone()))
+        let accepted = |counter: &&Arc<Counter>| Accepted {
+            camera: counter.id.clone(),
+            pipeline: counter.pipeline().name.clone(),
+            trigger: request.trigger.clone(),
+            received: SystemTime::now()
+                .checked_sub(request.received.elapsed())
+                .unwrap_or(SystemTime::UNIX_EPOCH),
+        };
+        let mut noted: Vec<Accepted> = takers.iter().map(accepted).collect();
+        let receipt = self.store.accept(&mut noted).map_err(|e| not_stored(&e))?;
+        for (i, (counter, accepted)) in takers.iter().zip(&noted).enumerate() {
+            let request = Request { trigger: accepted.trigger.clone(), ..request.clone() };
+            if let Err(refusal) = counter.place(request) {
+                self.store.withdraw(&noted[i..]).map_err(|e| not_stored(&e))?;
+                return Err(refusal);
+            }
+        }
+        drop(one_at_a_time);
+        self.store.confirm(receipt).map_err(|e| not_stored(&e))
     }
 
     /// The part that a trigger means: the named one or, without any name, the only one.
@@ -201,12 +225,23 @@ impl Desk {
     }
 }
 
+fn not_stored(error: &StoreError) -> Refusal {
+    Refusal::NotStored { reason: error.to_string() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config;
     use crate::domain::frame::Trigger;
+    use crate::store::StoreOptions;
     use std::time::Instant;
+
+    /// A store that lasts as long as the process.
+    fn store() -> Arc<Store> {
+        let dir = tempfile::tempdir().unwrap();
+        Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap())
+    }
 
     fn desk() -> Desk {
         let pipeline = |name: &str| {
@@ -219,7 +254,7 @@ mod tests {
             Arc::new(Counter::new("cam2", false, Arc::clone(&plate))),
         ];
         let known = [plate, any].map(|p| (p.name.clone(), p));
-        Desk::new(counters, vec![], known.into_iter().collect())
+        Desk::new(counters, vec![], known.into_iter().collect(), store())
     }
 
     /// Three cameras; two parts share the second.
@@ -300,7 +335,8 @@ mod tests {
             Popped::Item(request) => request.trigger,
             other => panic!("{other:?}"),
         });
-        assert_eq!(views[0], views[1]);
+        let tickets = [0, 1].map(|i| views[i].ticket.unwrap());
+        assert_ne!(tickets[0], tickets[1]);
         let part = views[0].part.as_ref().unwrap();
         assert_eq!((part.name.as_str(), views[0].part_id.as_deref()), ("housing", Some("P7")));
         assert_eq!(part.cameras, ["top", "side"]);

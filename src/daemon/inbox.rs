@@ -2,7 +2,7 @@
 //! MQTT and no HTTP.
 //!
 //!     NAME.json --whole--> taken/ --accepted by the desk--> done/
-//!         |                  |  '--too many wait--> held, asked again; a stop puts it back
+//!         |                  |  '--no room--> held, asked again; a stop puts it back
 //!         |                  '--refused--> refused/, with NAME.json.reason
 //!         '--still no command after STILL_SCANS looks--> refused/, malformed
 //!
@@ -163,7 +163,7 @@ impl Inbox {
                 tracing::info!(file = %name.display(), "a trigger by file");
                 self.keep(&name, "done", "refused")
             }
-            Err(Refusal::Full { .. } | Refusal::Starting | Refusal::Stopping) => {
+            Err(Refusal::Full { .. } | Refusal::NotStored { .. } | Refusal::Starting | Refusal::Stopping) => {
                 self.held = Some((name, command));
                 Ok(())
             }

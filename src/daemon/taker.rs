@@ -11,7 +11,6 @@ use crate::inspect::uninspected;
 use crate::mqtt::message::CameraState::{Fault, Ready};
 use crate::queue::{Popped, Pushed};
 use crate::vlm::ModelInfo;
-use image::RgbImage;
 use std::sync::mpsc::SyncSender;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -154,17 +153,8 @@ impl Taker {
     /// A frame that stands for a picture that never came.
     fn without_picture(&self, trigger: Trigger, received: Instant) -> Frame {
         let age = received.elapsed();
-        Frame {
-            camera: self.id.clone(),
-            pixels: Arc::new(RgbImage::new(0, 0)),
-            captured_at: SystemTime::now().checked_sub(age).unwrap_or_else(SystemTime::now),
-            captured: received,
-            exposed: None,
-            clip: vec![],
-            trigger,
-            origin: "no picture".into(),
-            replayed: false,
-        }
+        let captured_at = SystemTime::now().checked_sub(age).unwrap_or_else(SystemTime::now);
+        Frame { captured: received, ..Frame::without_picture(&self.id, trigger, captured_at) }
     }
 
     /// A trigger that got no picture.
@@ -222,5 +212,6 @@ fn joined(sent: Trigger, known: Trigger) -> Trigger {
         correlation_id: sent.correlation_id.or(known.correlation_id),
         deadline: sent.deadline.or(known.deadline),
         part: sent.part.or(known.part),
+        ticket: sent.ticket.or(known.ticket),
     }
 }

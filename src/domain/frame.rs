@@ -2,6 +2,7 @@
 //! it was taken.
 
 use super::part::PartRef;
+use super::trigger::Ticket;
 use image::RgbImage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +38,23 @@ pub struct ClipPicture {
     pub before: Duration,
 }
 
+impl Frame {
+    /// Stands for a picture that never came.
+    pub fn without_picture(camera: &str, trigger: Trigger, captured_at: SystemTime) -> Self {
+        Self {
+            camera: camera.to_owned(),
+            pixels: Arc::new(RgbImage::new(0, 0)),
+            captured_at,
+            captured: Instant::now(),
+            exposed: None,
+            clip: vec![],
+            trigger,
+            origin: "no picture".into(),
+            replayed: false,
+        }
+    }
+}
+
 /// What asked for the picture, and what the line knows about the part.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trigger {
@@ -50,4 +68,6 @@ pub struct Trigger {
     pub deadline: Option<Duration>,
     /// The part of which this is one view among several; boxed, because most pictures are no such view.
     pub part: Option<Box<PartRef>>,
+    /// Of a trigger that the desk has accepted; it ends with the commit of the inspection and is not stored there.
+    pub ticket: Option<Ticket>,
 }

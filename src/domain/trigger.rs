@@ -8,6 +8,10 @@
 use super::frame::Trigger;
 use std::time::Instant;
 
+/// Number under which the acceptance of a trigger is noted until its inspection is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
 /// A picture that somebody wants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
@@ -54,6 +58,9 @@ pub enum Refusal {
     Full { camera: String, waiting: usize },
     #[error("there is no pipeline {pipeline:?} in the config; there are {known}")]
     NoPipeline { pipeline: String, known: String },
+    /// What cannot be noted is not accepted.
+    #[error("the trigger cannot be noted now: {reason}")]
+    NotStored { reason: String },
     #[error("the station is starting: its cameras are not open yet")]
     Starting,
     #[error("the station is stopping")]
@@ -73,6 +80,7 @@ impl Refusal {
             Self::Paused { .. } => "paused",
             Self::Full { .. } => "full",
             Self::NoPipeline { .. } => "no_pipeline",
+            Self::NotStored { .. } => "not_stored",
             Self::Starting => "starting",
             Self::Stopping => "stopping",
             Self::Malformed { .. } => "malformed",

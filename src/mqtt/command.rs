@@ -118,7 +118,7 @@ impl Listener {
                         correlation_data: arrived.correlation.clone().map(Into::into),
                         ..Default::default()
                     };
-                    let Some((to, ack)) = self.take(&arrived) else { continue };
+                    let Some((to, ack)) = self.take(&arrived).await else { continue };
                     let sent =
                         client.try_publish_with_properties(to, QoS::AtLeastOnce, false, ack, properties);
                     if let Err(error) = sent {
@@ -159,7 +159,7 @@ impl Listener {
                         response_topic: None,
                         correlation: None,
                     };
-                    let Some((to, ack)) = self.take(&arrived) else { continue };
+                    let Some((to, ack)) = self.take(&arrived).await else { continue };
                     if let Err(error) = client.try_publish(to, QoS::AtLeastOnce, false, ack) {
                         tracing::warn!(%error, "an acknowledgement was not sent");
                     }
@@ -171,14 +171,16 @@ impl Listener {
     }
 
     /// Carries one command out; the topic and the bytes of its acknowledgement.
-    fn take(&self, arrived: &Arrived<'_>) -> Option<(String, Vec<u8>)> {
+    async fn take(&self, arrived: &Arrived<'_>) -> Option<(String, Vec<u8>)> {
         let verb = arrived.topic.strip_prefix(&self.options.prefix)?.strip_prefix("/cmd/")?;
         let (correlation_id, outcome) = if arrived.retained {
             let reason = "a retained command is old: publish it without retain".to_owned();
             (None, Err(Refusal::Malformed { reason }))
         } else {
             match parse(verb, arrived) {
-                Ok(Order { command, correlation_id }) => (correlation_id, (self.handler)(command)),
+                Ok(Order { command, correlation_id }) => {
+                    (correlation_id, command::carry_out(&self.handler, command).await)
+                }
                 Err(refusal) => (None, Err(refusal)),
             }
         };

@@ -1,8 +1,9 @@
 //! Store: every inspection, kept; every message about it, kept until the broker has it.
 //!
+//!     accept -------> accepted: a trigger that is owed an inspection         (`accepted`)
 //!     put_image ----> images/ab/cdef….jpg                      (file, fsynced before its name appears)
 //!     commit -------> parts/ab/cdef….json                      (only what does not fit in a value)
-//!          '--------> results + outbox + meta, one transaction (sled)
+//!          '--------> results + outbox + meta, one transaction (sled); its trigger is no longer owed
 //!                     flush_async, fdatasync of `ledger/db`    (one for all who wait: `sync`)
 //!          <-- Ok --- only now may anybody be told
 //!     outbox -------> mqtt publishes -------> ack on PUBACK    (removes the entry, never the record)
@@ -25,6 +26,7 @@
 //! - Sequence numbers have no gap and are never given twice: nothing is handed out before it is durable.
 //! - After a failed write or sync nothing more is accepted. Nothing is ever wiped.
 
+pub mod accepted;
 pub mod accounts;
 mod compact;
 mod disk;
@@ -133,6 +135,8 @@ struct Trees {
     /// sha256 of a file -> the last seq that refers to it
     files: sled::Tree,
     review: review::ReviewTrees,
+    /// ticket, chunk -> accepted trigger
+    accepted: sled::Tree,
     accounts: accounts::AccountTrees,
     parts: multiview::PartTrees,
 }
@@ -151,6 +155,8 @@ pub struct Store {
     index: std::sync::RwLock<query::Index>,
     /// Results and verdicts of parts that are owed.
     outbox_entries: AtomicU64,
+    /// The next accepted trigger's.
+    next_ticket: AtomicU64,
     /// The newest verdict of a part that is on the disk.
     parts_durable: tokio::sync::watch::Sender<u64>,
     usage_bytes: Mutex<Option<u64>>,
@@ -193,6 +199,7 @@ impl Store {
         sync_dir(&ledger)?;
         sync_dir(dir)?;
         let outbox_entries = AtomicU64::new((trees.outbox.len() + trees.parts.owed.len()) as u64);
+        let next_ticket = AtomicU64::new(accepted::next_ticket(&trees.accepted)?);
         Ok(Self {
             sync,
             trees,
@@ -203,6 +210,7 @@ impl Store {
             reviews,
             index: std::sync::RwLock::default(),
             outbox_entries,
+            next_ticket,
             parts_durable: tokio::sync::watch::channel(0).0,
             usage_bytes: Mutex::new(None),
             options,
@@ -322,19 +330,23 @@ impl Store {
         let chain_value = next.seal();
         let entry = outbox::seal_owed_result();
         let part = self.part_step(inspection, seq)?;
+        let accepted_keys = inspection.trigger.ticket.map(|t| self.keys_of(t)).transpose()?;
         let usage = value.len() as u64;
         let (trees, parts) = (&self.trees, &self.trees.parts);
         self.transaction("commit an inspection", || {
-            let Trees { results, outbox, meta, ids, files, .. } = trees;
+            let Trees { results, outbox, meta, ids, files, accepted, .. } = trees;
             let multiview::PartTrees { open, decided, owed } = parts;
-            (results, outbox, meta, ids, files, open, decided, owed).transaction(
-                |(results, outbox, meta, ids, files, open, decided, owed)| -> ConflictableTransactionResult<(), Infallible> {
+            (results, outbox, meta, ids, files, accepted, open, decided, owed).transaction(
+                |(results, outbox, meta, ids, files, accepted, open, decided, owed)| -> ConflictableTransactionResult<(), Infallible> {
                     results.insert(&key_of(seq), value.as_slice())?;
                     outbox.insert(&key_of(seq), entry.as_slice())?;
                     meta.insert(ledger::CHAIN_KEY, chain_value.as_slice())?;
                     ids.insert(&id_key, seal_seq(seq))?;
                     for digest in refers_to.iter().flatten() {
                         files.insert(digest.as_slice(), seal_seq(seq))?;
+                    }
+                    for key in accepted_keys.iter().flatten() {
+                        accepted.remove(key)?;
                     }
                     if let Some(part) = &part {
                         part.write(open, decided, owed)?;
@@ -387,6 +399,7 @@ impl Trees {
             ids: tree("ids")?,
             files: tree("files")?,
             review: review::ReviewTrees::open(db)?,
+            accepted: tree("accepted")?,
             accounts: accounts::AccountTrees::open(db)?,
             parts: multiview::PartTrees::open(db)?,
         })

@@ -357,6 +357,7 @@ impl BodyV1 {
                     let ViewOfV1 { id, name, cameras } = p;
                     Box::new(PartRef { id, name, cameras })
                 }),
+                ticket: None,
             },
             pipeline: self.pipeline,
             pipeline_version: self.pipeline_version,

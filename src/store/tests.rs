@@ -29,6 +29,7 @@ pub(crate) fn sample(n: u64) -> Inspection {
             correlation_id: Some("c1".into()),
             deadline: Some(Duration::from_millis(8000)),
             part: None,
+            ticket: None,
         },
         pipeline: "machined-plate".into(),
         pipeline_version: "0123456789ab".into(),

@@ -52,7 +52,7 @@ pub async fn command(
     let verb = Verb::parse(&word)?;
     let Order { command, correlation_id } = command::parse(verb, &body, received)?;
     let outcome = match app.commands.get() {
-        Some(handler) => handler(command),
+        Some(handler) => command::carry_out(handler, command).await,
         None => Err(Refusal::Starting),
     };
     tracing::info!(verb = verb.as_str(), by = %who.name, ?correlation_id, refused = ?outcome.as_ref().err(), "command");
@@ -82,7 +82,9 @@ impl From<Refusal> for ApiError {
             }
             Refusal::NotTriggered { .. } | Refusal::Paused { .. } => StatusCode::CONFLICT,
             Refusal::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Refusal::Starting | Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::NotStored { .. } | Refusal::Starting | Refusal::Stopping => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         Self::new(status, refusal.code(), refusal.to_string())
     }

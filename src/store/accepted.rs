@@ -1,0 +1,256 @@
+//! Triggers that were accepted, until their inspection is stored.
+//!
+//!     accept ------> accepted: ticket -> trigger          written before a camera hears of it
+//!     confirm <----- durable: only now is the sender told
+//!     commit of the inspection with this ticket ---------> removed, in the same transaction
+//!     the next start: what is left ----------------------> one review("interrupted") each
+//!
+//! Invariants:
+//! - Whoever was told that a trigger is accepted finds one inspection of it for each of its cameras, whatever ends
+//!   the process.
+//! - An entry is written before its camera hears of it, so that no inspection is stored before its entry.
+
+use super::ends::Ends;
+use super::error::StoreError;
+use super::record::{parse_rfc3339, rfc3339};
+use super::{value, Store};
+use crate::domain::frame::Trigger;
+use crate::domain::part::PartRef;
+use crate::domain::trigger::Ticket;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+/// Bytes of a value: an entry may take several, because sled never syncs values that are larger.
+const CHUNK_BYTES: usize = value::VALUE_BYTES_MAX - value::HEADER_BYTES;
+
+/// A trigger of one camera.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accepted {
+    pub camera: String,
+    /// Name of the pipeline in force.
+    pub pipeline: String,
+    /// Its ticket is set by `accept`.
+    pub trigger: Trigger,
+    pub received: SystemTime,
+}
+
+/// What `confirm` waits for.
+#[derive(Debug)]
+#[must_use]
+pub struct Receipt(u64);
+
+#[derive(Serialize, Deserialize)]
+struct AcceptedV1 {
+    camera: String,
+    pipeline: String,
+    /// RFC 3339.
+    received: String,
+    part_id: Option<String>,
+    lot: Option<String>,
+    expected: BTreeMap<String, String>,
+    correlation_id: Option<String>,
+    deadline_ms: Option<u64>,
+    part: Option<PartV1>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PartV1 {
+    id: String,
+    name: String,
+    cameras: Vec<String>,
+}
+
+impl AcceptedV1 {
+    fn from_domain(accepted: &Accepted) -> Self {
+        let t = &accepted.trigger;
+        let part =
+            |p: &PartRef| PartV1 { id: p.id.clone(), name: p.name.clone(), cameras: p.cameras.clone() };
+        Self {
+            camera: accepted.camera.clone(),
+            pipeline: accepted.pipeline.clone(),
+            received: rfc3339(accepted.received),
+            part_id: t.part_id.clone(),
+            lot: t.lot.clone(),
+            expected: t.expected.clone(),
+            correlation_id: t.correlation_id.clone(),
+            deadline_ms: t.deadline.map(|d| d.as_millis() as u64),
+            part: t.part.as_deref().map(part),
+        }
+    }
+
+    fn into_domain(self, ticket: Ticket) -> Result<Accepted, String> {
+        let part = |p: PartV1| Box::new(PartRef { id: p.id, name: p.name, cameras: p.cameras });
+        Ok(Accepted {
+            camera: self.camera,
+            pipeline: self.pipeline,
+            trigger: Trigger {
+                part_id: self.part_id,
+                lot: self.lot,
+                expected: self.expected,
+                correlation_id: self.correlation_id,
+                deadline: self.deadline_ms.map(Duration::from_millis),
+                part: self.part.map(part),
+                ticket: Some(ticket),
+            },
+            received: parse_rfc3339(&self.received)?,
+        })
+    }
+}
+
+/// Key of a chunk: tickets in their order, chunks in theirs.
+fn key(ticket: Ticket, chunk: usize) -> [u8; 9] {
+    let mut key = [0; 9];
+    key[..8].copy_from_slice(&ticket.0.to_be_bytes());
+    key[8] = chunk as u8;
+    key
+}
+
+fn bad(reason: &str) -> StoreError {
+    StoreError::BadMeta { reason: format!("an accepted trigger: {reason}") }
+}
+
+/// The ticket behind the last one of a former process, all of whose triggers are to be recorded before new ones come.
+pub(super) fn next_ticket(tree: &sled::Tree) -> Result<u64, StoreError> {
+    let last = tree.last().map_err(|e| StoreError::sled("read the accepted triggers", e))?;
+    Ok(last.map(|(key, _)| ticket_of(&key)).transpose()?.map_or(1, |t| t.0 + 1))
+}
+
+fn ticket_of(key: &[u8]) -> Result<Ticket, StoreError> {
+    let ticket = key.first_chunk::<8>().filter(|_| key.len() == 9).ok_or_else(|| bad("its key"))?;
+    Ok(Ticket(u64::from_be_bytes(*ticket)))
+}
+
+impl Store {
+    /// Notes the triggers of one command, all or none, and gives each its ticket; `confirm` makes them durable.
+    ///
+    /// # Errors
+    /// `DiskFull` and `OutboxFull` leave the store as it was. After any other error stop.
+    pub fn accept(&self, triggers: &mut [Accepted]) -> Result<Receipt, StoreError> {
+        self.accepts()?;
+        let mut batch = sled::Batch::default();
+        for accepted in triggers {
+            let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
+            accepted.trigger.ticket = Some(ticket);
+            let wire = AcceptedV1::from_domain(accepted);
+            let body = serde_json::to_vec(&wire).expect("numbers and strings always serialise");
+            for (i, chunk) in body.chunks(CHUNK_BYTES).enumerate() {
+                batch.insert(&key(ticket, i), value::seal(1, chunk));
+            }
+        }
+        self.trees.accepted.apply_batch(batch).map_err(|e| self.stop_after("accept a trigger", e))?;
+        Ok(Receipt(self.sync.request(Ends::default())))
+    }
+
+    /// Waits until what was accepted is on the disk.
+    ///
+    /// # Errors
+    /// `StoreError`; after it stop.
+    pub fn confirm(&self, Receipt(ticket): Receipt) -> Result<(), StoreError> {
+        self.sync.wait(ticket)
+    }
+
+    /// Withdraws triggers of which no camera has heard.
+    ///
+    /// # Errors
+    /// `StoreError`; after it stop.
+    pub fn withdraw(&self, triggers: &[Accepted]) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for ticket in triggers.iter().filter_map(|a| a.trigger.ticket) {
+            self.keys_of(ticket)?.iter().for_each(|key| batch.remove(key));
+        }
+        self.trees.accepted.apply_batch(batch).map_err(|e| self.stop_after("withdraw a trigger", e))
+    }
+
+    /// The keys of an entry.
+    pub(super) fn keys_of(&self, ticket: Ticket) -> Result<Vec<sled::IVec>, StoreError> {
+        let keys = self.trees.accepted.scan_prefix(ticket.0.to_be_bytes()).keys();
+        keys.collect::<Result<_, _>>().map_err(|e| StoreError::sled("read an accepted trigger", e))
+    }
+
+    /// The triggers whose inspections are not stored, in the order in which they were accepted: at a start those
+    /// that a former process left.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn accepted(&self) -> Result<Vec<Accepted>, StoreError> {
+        let mut bodies: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        for row in &self.trees.accepted {
+            let (key, value) = row.map_err(|e| StoreError::sled("read the accepted triggers", e))?;
+            let (_, chunk) = value::open(&value).map_err(bad)?;
+            bodies.entry(ticket_of(&key)?.0).or_default().extend_from_slice(chunk);
+        }
+        let open = |(ticket, body): (u64, Vec<u8>)| {
+            let wire: AcceptedV1 = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
+            wire.into_domain(Ticket(ticket)).map_err(|e| bad(&e))
+        };
+        bodies.into_iter().map(open).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::sample;
+    use super::*;
+    use crate::store::StoreOptions;
+
+    fn accepted(camera: &str, expected: usize) -> Accepted {
+        let value = |i: usize| (format!("value {i}"), "x".repeat(250));
+        Accepted {
+            camera: camera.into(),
+            pipeline: "plate".into(),
+            trigger: Trigger {
+                part_id: Some("P1".into()),
+                lot: Some("L".into()),
+                expected: (0..expected).map(value).collect(),
+                correlation_id: Some("c".into()),
+                deadline: Some(Duration::from_millis(700)),
+                part: Some(Box::new(PartRef {
+                    id: ulid::Ulid::generate().to_string(),
+                    name: "housing".into(),
+                    cameras: vec!["top".into(), "side".into()],
+                })),
+                ticket: None,
+            },
+            received: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+        }
+    }
+
+    #[test]
+    fn what_was_accepted_is_left_until_its_inspection_is_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let store = open();
+        // The second takes several values.
+        let mut triggers = [accepted("top", 1), accepted("side", 32)];
+        let receipt = store.accept(&mut triggers).unwrap();
+        store.confirm(receipt).unwrap();
+        assert_ne!(triggers[0].trigger.ticket, triggers[1].trigger.ticket);
+        drop(store);
+
+        let store = open();
+        assert_eq!(store.accepted().unwrap(), triggers);
+        let mut inspected = sample(1);
+        inspected.trigger.ticket = triggers[1].trigger.ticket;
+        store.commit(&inspected, None).unwrap();
+        assert_eq!(store.accepted().unwrap(), triggers[..1]);
+        let mut newer = [accepted("top", 0)];
+        let receipt = store.accept(&mut newer).unwrap();
+        assert!(newer[0].trigger.ticket > triggers[1].trigger.ticket, "no ticket is given twice");
+        store.withdraw(&newer).unwrap();
+        store.confirm(receipt).unwrap();
+        drop(store);
+        assert_eq!(open().accepted().unwrap(), triggers[..1]);
+    }
+
+    #[test]
+    fn a_full_store_accepts_no_trigger() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { outbox_entries_max: 0, ..StoreOptions::default() };
+        let store = Store::open(dir.path(), options).unwrap();
+        let refused = store.accept(&mut [accepted("top", 0)]);
+        assert!(matches!(refused, Err(StoreError::OutboxFull { .. })), "{refused:?}");
+        assert!(store.accepted().unwrap().is_empty());
+    }
+}
