@@ -10,13 +10,17 @@
 //! every send has the same bytes. Field names and types of a schema number never change.
 
 pub mod part;
+mod station;
+mod topics;
+
+pub use station::{alarm, camera_status, stats, status, CameraState, StationState, Stats};
+pub use topics::Topics;
 
 use crate::domain::inspection::Inspection;
 use crate::domain::review::{OperatorBox, Review};
 use crate::store::outbox::RESULT_SCHEMA;
 use crate::store::record::{rfc3339, Stored};
 use serde::Serialize;
-use std::time::SystemTime;
 
 /// JSON Schema (draft 2020-12) of `result`.
 pub const RESULT_JSON_SCHEMA: &str = include_str!("result.schema.json");
@@ -36,60 +40,6 @@ const PROBABILITY_DIGITS: i32 = 4;
 
 /// Beyond this a number would be written with an exponent and without a point.
 const NUMBER_MAX: f64 = 1e12;
-
-/// The topics of one station.
-#[derive(Clone, Debug)]
-pub struct Topics {
-    prefix: String,
-}
-
-impl Topics {
-    /// `prefix` is `root/site/area/line/station`.
-    pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.trim_end_matches('/').to_owned() }
-    }
-
-    pub fn result(&self) -> String {
-        self.under("result")
-    }
-
-    pub fn last(&self) -> String {
-        self.under("last")
-    }
-
-    pub fn review(&self) -> String {
-        self.under("review")
-    }
-
-    pub fn part(&self) -> String {
-        self.under("part")
-    }
-
-    pub fn status(&self) -> String {
-        self.under("status")
-    }
-
-    pub fn stats(&self) -> String {
-        self.under("stats")
-    }
-
-    pub fn camera_status(&self, id: &str) -> String {
-        self.under(&format!("camera/{}/status", level(id)))
-    }
-
-    pub fn alarm(&self, code: &str) -> String {
-        self.under(&format!("alarm/{}", level(code)))
-    }
-
-    fn under(&self, name: &str) -> String {
-        format!("{}/{name}", self.prefix)
-    }
-}
-
-/// One level of a topic: separators, wildcards and control characters become `_`.
-fn level(name: &str) -> String {
-    name.chars().map(|c| if matches!(c, '/' | '+' | '#' | '$') || c.is_control() { '_' } else { c }).collect()
-}
 
 /// `result`, schema 1.
 #[derive(Clone, Debug, Serialize)]
@@ -423,122 +373,6 @@ pub fn review(review: &Review, details: bool) -> Vec<u8> {
         supersedes: review.supersedes,
         restores: review.restores,
         hash: &review.hash,
-    })
-}
-
-/// What `status` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StationState {
-    Online,
-    /// Stopped on purpose.
-    Stopped,
-    /// Said by the broker (Last Will) when the connection broke.
-    Offline,
-}
-
-/// The bytes of `status`; `since` is when the connection was made (or, stopping, the stop).
-pub fn status(state: StationState, since: SystemTime) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct StatusV1 {
-        schema: u16,
-        state: StationState,
-        since: String,
-        version: &'static str,
-    }
-    to_json(&StatusV1 { schema: SCHEMA, state, since: rfc3339(since), version: env!("CARGO_PKG_VERSION") })
-}
-
-/// What `camera/{id}/status` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CameraState {
-    Ready,
-    Busy,
-    Fault,
-}
-
-/// The bytes of `camera/{id}/status`; `reason` is empty unless the state is a fault.
-pub fn camera_status(state: CameraState, reason: &str, at: SystemTime) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct CameraV1<'a> {
-        schema: u16,
-        state: CameraState,
-        reason: &'a str,
-        ts: String,
-    }
-    to_json(&CameraV1 { schema: SCHEMA, state, reason, ts: rfc3339(at) })
-}
-
-/// The bytes of `alarm/{code}`.
-pub fn alarm(code: &str, raised: bool, message: &str, at: SystemTime) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct AlarmV1<'a> {
-        schema: u16,
-        code: &'a str,
-        state: &'static str,
-        message: &'a str,
-        ts: String,
-    }
-    let state = if raised { "raised" } else { "cleared" };
-    to_json(&AlarmV1 { schema: SCHEMA, code, state, message, ts: rfc3339(at) })
-}
-
-/// Counts over a window of time; numbers that are not known are NaN.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Stats {
-    pub window_s: f64,
-    pub pass: u64,
-    pub fail: u64,
-    pub review: u64,
-    pub latency_p50_ms: f64,
-    pub latency_p95_ms: f64,
-    pub latency_max_ms: f64,
-    /// Frames that were dropped before they were inspected.
-    pub dropped: u64,
-    /// Results that are not acknowledged yet.
-    pub outbox: u64,
-}
-
-/// The bytes of `stats`.
-pub fn stats(stats: &Stats, at: SystemTime) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct StatsV1 {
-        schema: u16,
-        ts: String,
-        window_s: f64,
-        inspected: u64,
-        pass: u64,
-        fail: u64,
-        review: u64,
-        /// Share of passes among all parts; -1.0 without parts.
-        #[serde(rename = "yield")]
-        share_passed: f64,
-        per_minute: f64,
-        latency_p50_ms: f64,
-        latency_p95_ms: f64,
-        latency_max_ms: f64,
-        dropped: u64,
-        outbox: u64,
-    }
-    let inspected = stats.pass.saturating_add(stats.fail).saturating_add(stats.review);
-    // Counts of one window are far below 2^52, where a float begins to skip whole numbers.
-    let parts = inspected as f64;
-    to_json(&StatsV1 {
-        schema: SCHEMA,
-        ts: rfc3339(at),
-        window_s: known(stats.window_s, SIZE_DIGITS),
-        inspected,
-        pass: stats.pass,
-        fail: stats.fail,
-        review: stats.review,
-        share_passed: known(stats.pass as f64 / parts, PROBABILITY_DIGITS),
-        per_minute: known(parts * 60.0 / stats.window_s, SIZE_DIGITS),
-        latency_p50_ms: known(stats.latency_p50_ms, SIZE_DIGITS),
-        latency_p95_ms: known(stats.latency_p95_ms, SIZE_DIGITS),
-        latency_max_ms: known(stats.latency_max_ms, SIZE_DIGITS),
-        dropped: stats.dropped,
-        outbox: stats.outbox,
     })
 }
 

@@ -4,7 +4,7 @@ use crate::domain::inspection::ImageRef;
 use crate::store::record::StoredImage;
 use crate::store::tests::sample;
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 fn stored(inspection: Inspection) -> Stored {
     let image = ImageRef { sha256: "12".repeat(32), bytes: 1234 };

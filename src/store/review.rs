@@ -14,12 +14,14 @@
 //! - A decision that was made on an outdated view is refused: `based_on` is the last entry seen.
 //! - An entry leaves `reviews_owed` only when the broker has acknowledged its message.
 
+mod kept;
+
 use super::ends::Ends;
 use super::error::StoreError;
-use super::images::{hex, sha256, unhex, Digest, Kind};
-use super::ledger::{Chain, Verified};
-use super::review_record::{self, Draft};
-use super::{id_key, key_of, open_seq, seal_seq, seq_of, value, Store};
+use super::images::{hex, sha256, unhex, Digest};
+use super::ledger::Chain;
+use super::review_record::Draft;
+use super::{id_key, key_of, open_seq, seal_seq, value, Store};
 use crate::domain::review::{Decided, Decision, Review, ReviewKind};
 use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _};
@@ -34,9 +36,6 @@ pub const REASON_CHARS_MAX: usize = 500;
 pub const NOTE_CHARS_MAX: usize = 1000;
 pub const FINDINGS_MAX: usize = 500;
 pub const TEXTS_MAX: usize = 100;
-
-/// Entries that are removed in one transaction.
-const PRUNE_BATCH: usize = 256;
 
 /// Marks, in the tree of files, a file that a review refers to: sequence numbers of inspections are
 /// far below it.
@@ -339,169 +338,6 @@ impl Store {
         *chain = next;
         self.add_usage(draft.value.len() as u64);
         Ok(self.sync.request(Ends { review: review.seq, ..Ends::default() }))
-    }
-
-    /// Where the reviews of an inspection stand; `None` when nobody ever decided.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn standing(&self, inspection_seq: u64) -> Result<Option<Standing>, StoreError> {
-        let failed = |e| StoreError::sled("read a standing", e);
-        let value = self.trees.review.reviewed.get(key_of(inspection_seq)).map_err(failed)?;
-        value.map(|v| open_standing(inspection_seq, &v)).transpose()
-    }
-
-    /// One entry of the ledger of reviews.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn review_entry(&self, seq: u64) -> Result<Option<Review>, StoreError> {
-        let failed = |e| StoreError::sled("read a review", e);
-        let value = self.trees.review.reviews.get(key_of(seq)).map_err(failed)?;
-        value.map(|v| self.read_review(seq, &v)).transpose()
-    }
-
-    /// All entries about an inspection, oldest first.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn reviews_of(&self, inspection_seq: u64) -> Result<Vec<Review>, StoreError> {
-        let mut found = Vec::new();
-        for row in self.trees.review.by_inspection.scan_prefix(key_of(inspection_seq)) {
-            let (key, _) = row.map_err(|e| StoreError::sled("read the reviews", e))?;
-            let seq = seq_of(key.get(8..).unwrap_or_default())?;
-            found.extend(self.review_entry(seq)?);
-        }
-        Ok(found)
-    }
-
-    /// The decision in force about an inspection.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn effective_review(&self, inspection_seq: u64) -> Result<Option<Review>, StoreError> {
-        match self.standing(inspection_seq)?.and_then(|s| s.effective) {
-            Some(seq) => self.review_entry(seq),
-            None => Ok(None),
-        }
-    }
-
-    /// The highest review that is on the disk; a task that follows it learns of every decision.
-    pub fn subscribe_reviews(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.reviews.durable.subscribe()
-    }
-
-    /// Up to `limit` reviews whose message is owed to the broker, lowest first, durable ones only.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn reviews_owed(&self, limit: usize) -> Result<Vec<u64>, StoreError> {
-        let durable = *self.reviews.durable.borrow();
-        let rows = self.trees.review.owed.range(..=key_of(durable)).take(limit);
-        rows.map(|row| seq_of(&row.map_err(|e| StoreError::sled("read the owed reviews", e))?.0)).collect()
-    }
-
-    /// The broker has acknowledged the message about this review. Lost to a crash it is sent again.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn ack_review(&self, seq: u64) -> Result<(), StoreError> {
-        let removed = self.trees.review.owed.remove(key_of(seq));
-        removed.map(|_| ()).map_err(|e| StoreError::sled("remove an owed review", e))
-    }
-
-    /// Proves that the ledger of reviews has no gap and no edit, and that every decision is about the
-    /// record that it names, where that record is still kept.
-    ///
-    /// # Errors
-    /// `StoreError` when the database cannot be read; what is broken is in the answer.
-    pub fn verify_reviews(&self) -> Result<Verified, StoreError> {
-        let (chain, rows) = {
-            let chain = self.lock_reviews()?.clone();
-            let rows = self.trees.review.reviews.range(key_of(0)..=key_of(chain.last_seq));
-            (chain, rows)
-        };
-        super::ledger::walk(&chain, rows, |seq, value, before| self.check_review(seq, value, before))
-    }
-
-    fn check_review(&self, seq: u64, value: &[u8], before: &Digest) -> Result<(), String> {
-        let head = review_record::decode(seq, value)?;
-        if head.prev != hex(before) {
-            return Err("names another predecessor than the review before it".into());
-        }
-        let part = head.part_digest()?.map(|d| self.files.read_part(&d)).transpose()?;
-        let review = head.into_review(part.as_deref(), value)?;
-        let record = self.trees.results.get(key_of(review.inspection_seq)).map_err(|e| e.to_string())?;
-        if record.is_some_and(|r| hex(&sha256(&r)) != review.record_sha256) {
-            return Err(format!("is about another record than inspection {}", review.inspection_seq));
-        }
-        Ok(())
-    }
-
-    fn read_review(&self, seq: u64, value: &[u8]) -> Result<Review, StoreError> {
-        let bad = |reason| StoreError::BadRecord { seq, reason: format!("review: {reason}") };
-        let head = review_record::decode(seq, value).map_err(bad)?;
-        let part = match head.part_digest().map_err(bad)? {
-            Some(digest) => Some(self.files.read_part(&digest).map_err(bad)?),
-            None => None,
-        };
-        head.into_review(part.as_deref(), value).map_err(bad)
-    }
-
-    /// Removes the oldest reviews whose inspections retention has removed, as far as their messages
-    /// are delivered.
-    pub(super) fn prune_reviews(&self) -> Result<(), StoreError> {
-        let first_kept = self.lock_chain()?.first_seq;
-        while self.prune_review_batch(first_kept)? {}
-        Ok(())
-    }
-
-    fn prune_review_batch(&self, first_kept: u64) -> Result<bool, StoreError> {
-        let failed = |e| StoreError::sled("read the oldest reviews", e);
-        let mut chain = self.lock_reviews()?;
-        let r = &self.trees.review;
-        let (mut victims, mut parts) = (Vec::new(), Vec::new());
-        let mut before = chain.before_first;
-        for row in r.reviews.range(key_of(chain.first_seq)..).take(PRUNE_BATCH) {
-            let (key, value) = row.map_err(failed)?;
-            let seq = seq_of(&key)?;
-            let bad = |reason| StoreError::BadRecord { seq, reason };
-            let head = review_record::decode(seq, &value).map_err(bad)?;
-            if head.inspection_seq >= first_kept || r.owed.contains_key(key_of(seq)).map_err(failed)? {
-                break;
-            }
-            if let Some(digest) = head.part_digest().map_err(bad)? {
-                let user = self.trees.files.get(digest).map_err(failed)?.map(|v| open_seq(&v)).transpose()?;
-                parts.extend((user == Some(REVIEW_FILE | seq)).then_some(digest));
-            }
-            before = sha256(&value);
-            victims.push((seq, head.inspection_seq));
-        }
-        let Some(&(last, _)) = victims.last() else { return Ok(false) };
-        let next = Chain { first_seq: last + 1, before_first: before, ..chain.clone() };
-        let chain_value = next.seal();
-        self.transaction("remove old reviews", || {
-            (&r.reviews, &r.reviewed, &r.by_inspection, &self.trees.meta, &self.trees.files).transaction(
-                |(reviews, reviewed, by, meta, files)| -> ConflictableTransactionResult<(), Infallible> {
-                    for &(seq, inspection) in &victims {
-                        reviews.remove(&key_of(seq))?;
-                        reviewed.remove(&key_of(inspection))?;
-                        by.remove(pair_key(inspection, seq).as_slice())?;
-                    }
-                    for digest in &parts {
-                        files.remove(digest.as_slice())?;
-                    }
-                    meta.insert(CHAIN_KEY, chain_value.as_slice())?;
-                    Ok(())
-                },
-            )
-        })?;
-        *chain = next;
-        self.sync.wait(self.sync.request(Ends::default()))?;
-        for digest in parts {
-            self.files.remove(Kind::Part, &digest)?;
-        }
-        Ok(victims.len() == PRUNE_BATCH)
     }
 
     fn lock_reviews(&self) -> Result<MutexGuard<'_, Chain>, StoreError> {

@@ -1,0 +1,55 @@
+//! Where messages go: the topics under a station's prefix.
+
+/// The topics of one station.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    prefix: String,
+}
+
+impl Topics {
+    /// `prefix` is `root/site/area/line/station`.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.trim_end_matches('/').to_owned() }
+    }
+
+    pub fn result(&self) -> String {
+        self.under("result")
+    }
+
+    pub fn last(&self) -> String {
+        self.under("last")
+    }
+
+    pub fn review(&self) -> String {
+        self.under("review")
+    }
+
+    pub fn part(&self) -> String {
+        self.under("part")
+    }
+
+    pub fn status(&self) -> String {
+        self.under("status")
+    }
+
+    pub fn stats(&self) -> String {
+        self.under("stats")
+    }
+
+    pub fn camera_status(&self, id: &str) -> String {
+        self.under(&format!("camera/{}/status", level(id)))
+    }
+
+    pub fn alarm(&self, code: &str) -> String {
+        self.under(&format!("alarm/{}", level(code)))
+    }
+
+    fn under(&self, name: &str) -> String {
+        format!("{}/{name}", self.prefix)
+    }
+}
+
+/// One level of a topic: separators, wildcards and control characters become `_`.
+fn level(name: &str) -> String {
+    name.chars().map(|c| if matches!(c, '/' | '+' | '#' | '$') || c.is_control() { '_' } else { c }).collect()
+}
