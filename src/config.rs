@@ -28,7 +28,7 @@ mod tests;
 
 pub use camera::{DeviceConfig, Health};
 pub use document::Problem;
-pub use mqtt::{Mqtt, Protocol, Secret};
+pub use mqtt::{BrokerTls, Mqtt, Protocol, Secret};
 
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;

@@ -32,7 +32,7 @@ mod web;
 
 use crate::camera::Stop;
 use crate::command::Handler;
-use crate::config::{Config, Model};
+use crate::config::{BrokerTls, Config, Model};
 use crate::inspect::worker::{Worker, WorkerOptions};
 use crate::ipc::Program;
 use crate::mqtt::state::Phase;
@@ -226,6 +226,12 @@ fn engine_program(model: &Model) -> Program {
     Program::new(text)
 }
 
+fn tls(files: &BrokerTls) -> Result<mqtt::Tls, mqtt::MqttError> {
+    let identity =
+        files.certificate.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+    mqtt::Tls::new(&files.ca, identity)
+}
+
 fn mqtt_options(config: &Config) -> anyhow::Result<MqttOptions> {
     let m = &config.mqtt;
     let secret = |s: crate::config::Secret| s.expose().to_owned();
@@ -239,6 +245,7 @@ fn mqtt_options(config: &Config) -> anyhow::Result<MqttOptions> {
         client_id: m.client_id.clone(),
         username: m.username.clone().map(secret),
         password: m.read_password().context("[mqtt] password_file")?.map(secret),
+        tls: m.tls.as_ref().map(tls).transpose().context("[mqtt]")?,
         prefix: config.station.topic("").trim_end_matches('/').to_owned(),
         keep_alive: Duration::from_secs(m.keep_alive_s.into()),
     })

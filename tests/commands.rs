@@ -9,6 +9,8 @@ mod clips;
 mod http;
 #[path = "common/station.rs"]
 mod station;
+#[path = "commands/tls.rs"]
+mod tls;
 
 use broker::{until, Broker, Subscriber};
 use clips::ask_about_clips;

@@ -30,6 +30,7 @@ fn options(port: u16, protocol: Protocol) -> MqttOptions {
         client_id: "st10".into(),
         username: None,
         password: None,
+        tls: None,
         prefix: PREFIX.into(),
         keep_alive: Duration::from_secs(5),
     }

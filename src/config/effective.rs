@@ -109,6 +109,13 @@ impl Config {
         if let Some(file) = &mqtt.password_file {
             out.pair("password_file", path(file));
         }
+        if let Some(tls) = &mqtt.tls {
+            out.pair("ca", path(&tls.ca));
+            if let Some((certificate, key)) = &tls.certificate {
+                out.pair("certificate", path(certificate));
+                out.pair("key", path(key));
+            }
+        }
         out.pair("keep_alive_s", mqtt.keep_alive_s);
         out.pair("outbox_entries_max", mqtt.outbox_entries_max);
     }

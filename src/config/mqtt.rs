@@ -8,8 +8,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// rumqttc is built without TLS so far. A config that asks for it is refused, never served in clear.
-const BUILD_HAS_TLS: bool = false;
 /// A password file beyond this many bytes is not one.
 const PASSWORD_BYTES_MAX: usize = 64 * 1024;
 
@@ -18,8 +16,8 @@ const PASSWORD_BYTES_MAX: usize = 64 * 1024;
 pub struct Mqtt {
     pub host: String,
     pub port: u16,
-    /// `mqtts://`.
-    pub tls: bool,
+    /// `Some` exactly for `mqtts://`.
+    pub tls: Option<BrokerTls>,
     pub protocol: Protocol,
     /// Unique at the broker: two clients of one id throw each other out.
     pub client_id: String,
@@ -32,10 +30,19 @@ pub struct Mqtt {
     pub outbox_entries_max: u64,
 }
 
+/// Files (PEM) of a connection by TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerTls {
+    /// The authorities of which one must have signed the broker's certificate.
+    pub ca: PathBuf,
+    /// Our certificate and its key, for a broker that asks for them.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
 impl Mqtt {
     /// The broker as a url, without secrets.
     pub fn url(&self) -> String {
-        let scheme = if self.tls { "mqtts" } else { "mqtt" };
+        let scheme = if self.tls.is_some() { "mqtts" } else { "mqtt" };
         let brackets = self.host.contains(':');
         let (open, close) = if brackets { ("[", "]") } else { ("", "") };
         format!("{scheme}://{open}{}{close}:{}", self.host, self.port)
@@ -112,9 +119,7 @@ pub(super) fn read(section: Section<'_>, client_id: String, input: impl Fn(&Path
         }
         Address::default()
     });
-    if address.tls && !BUILD_HAS_TLS {
-        section.problem("url", "this build has no TLS: only mqtt:// can be reached");
-    }
+    let tls = read_tls(&section, address.tls, &input);
     let protocol = match section.get::<u8>("protocol") {
         None | Some(5) => Protocol::V5,
         Some(4) => Protocol::V311,
@@ -142,7 +147,7 @@ pub(super) fn read(section: Section<'_>, client_id: String, input: impl Fn(&Path
     let mqtt = Mqtt {
         host: address.host,
         port: address.port,
-        tls: address.tls,
+        tls,
         protocol,
         client_id: section.text("client_id", 128).unwrap_or(client_id),
         username: username.map(Secret),
@@ -153,6 +158,25 @@ pub(super) fn read(section: Section<'_>, client_id: String, input: impl Fn(&Path
     };
     section.finish();
     mqtt
+}
+
+/// The keys of TLS, which only `mqtts://` has.
+fn read_tls(section: &Section<'_>, wanted: bool, input: impl Fn(&Path) -> PathBuf) -> Option<BrokerTls> {
+    let file = |key: &'static str| section.text(key, 4096).map(|path| input(Path::new(&path)));
+    let (ca, certificate) = (file("ca"), section.certificate_and_key(file));
+    if !wanted {
+        let given = [("ca", ca.is_some()), ("certificate", certificate.is_some())];
+        for (key, _) in given.into_iter().filter(|(_, given)| *given) {
+            section.problem(key, "is only for mqtts://, and the url says mqtt://");
+        }
+        return None;
+    }
+    if ca.is_none() {
+        let why = "is missing: mqtts:// needs a PEM file of the authorities that may vouch for the broker; \
+                   Debian's own are in /etc/ssl/certs/ca-certificates.crt";
+        section.problem("ca", why);
+    }
+    Some(BrokerTls { ca: ca.unwrap_or_default(), certificate })
 }
 
 /// The parts of a broker's url.

@@ -101,6 +101,12 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
     if let Some(path) = &config.mqtt.password_file {
         origin.must_be_file(&root, "mqtt.password_file", path);
     }
+    if let Some(tls) = &config.mqtt.tls {
+        let of_pair = tls.certificate.iter().flat_map(|(c, k)| [("mqtt.certificate", c), ("mqtt.key", k)]);
+        for (key, path) in of_pair.chain([("mqtt.ca", &tls.ca)]) {
+            origin.must_be_file(&root, key, path);
+        }
+    }
     root.finish();
     let mut problems = document.into_problems();
     problems.extend(pipelines.problems);
@@ -360,18 +366,7 @@ fn web(origin: &Origin, section: Section<'_>) -> Option<Web> {
         let path = section.text(key, PATH_CHARS_MAX).map(|text| origin.input(Path::new(&text)));
         path.inspect(|path| origin.must_be_file(&section, key, path))
     };
-    let certificate = match (file("certificate"), file("key")) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
-        (None, None) => None,
-        (Some(_), None) => {
-            section.problem("key", "is missing; a certificate needs its key");
-            None
-        }
-        (None, Some(_)) => {
-            section.problem("certificate", "is missing; a key needs its certificate");
-            None
-        }
-    };
+    let certificate = section.certificate_and_key(file);
     let web = Web {
         listen,
         hosts,

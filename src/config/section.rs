@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 /// One table (or the whole file), possibly absent: then it has no keys, and required ones are missing.
 pub(super) struct Section<'a> {
@@ -101,6 +102,25 @@ impl<'a> Section<'a> {
             self.problem(key, format!("is missing; it must be from {lowest} to {}", range.end()));
         }
         self.ranged(key, range).unwrap_or(lowest)
+    }
+
+    /// The files of `certificate` and `key`, both or none; `file` reads one of them.
+    pub(super) fn certificate_and_key(
+        &self,
+        file: impl Fn(&'static str) -> Option<PathBuf>,
+    ) -> Option<(PathBuf, PathBuf)> {
+        match (file("certificate"), file("key")) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                self.problem("key", "is missing; a certificate needs its key");
+                None
+            }
+            (None, Some(_)) => {
+                self.problem("certificate", "is missing; a key needs its certificate");
+                None
+            }
+        }
     }
 
     /// An optional string that is not empty and has no control characters.

@@ -162,6 +162,16 @@ fn the_optional_keys_of_the_plant_config_are_the_defaults() {
 }
 
 #[test]
+fn a_broker_by_tls_has_its_files() {
+    let keys = "\"mqtts://broker\"\nca = \"ca.pem\"\ncertificate = \"c.pem\"\nkey = \"k.pem\"";
+    let config = config_of(&SMALL.replace("\"mqtt://broker\"", keys)).unwrap_or_else(|p| panic!("{p:#?}"));
+    let certificate = Some(("c.pem".into(), "k.pem".into()));
+    assert_eq!(config.mqtt.tls, Some(BrokerTls { ca: "ca.pem".into(), certificate }));
+    assert_eq!((config.mqtt.port, config.mqtt.url().as_str()), (8883, "mqtts://broker:8883"));
+    assert_eq!(config_of(&config.effective()).unwrap_or_else(|p| panic!("{p:#?}")), config);
+}
+
+#[test]
 fn the_effective_config_of_every_device_loads_again_to_the_same() {
     let devices = [
         "source = \"v4l2\"\ndevice = \"/dev/video0\"\nwidth_px = 640\nheight_px = 480\nfps = 10\ncontrols = { \"White Balance\" = 5, Auto = true }\nhealth = { sharpness_min = 20, brightness_min = 1.5 }",
@@ -233,7 +243,9 @@ id = "cam1" => id = "cam 1" => test.toml:7:1: camera[0].id = "cam 1": must be 1 
 "machined-plate" => "other" => camera[0].pipeline = "other": pipelines/other.toml cannot be read
 "machined-plate" => "../x" => camera[0].pipeline = "../x": must be 1 to 64
 "mqtt://broker" => "http://broker" => test.toml:13:1: mqtt.url = "http://broker": must start with
-"mqtt://broker" => "mqtts://broker" => this build has no TLS
+"mqtt://broker" => "mqtts://broker" => mqtt.ca: is missing: mqtts:// needs a PEM file
+"mqtt://broker" => "mqtts://broker"\nca = "ca.pem"\nkey = "k.pem" => mqtt.certificate: is missing; a key needs
+"mqtt://broker" => "mqtt://broker"\nca = "ca.pem" => test.toml:14:1: mqtt.ca = "ca.pem": is only for mqtts://
 "mqtt://broker" => "mqtt://b"\nprotocol = 6 => test.toml:14:1: mqtt.protocol = 6: must be 5
 "mqtt://broker" => "mqtt://b"\npassword = "x" => mqtt.password = ***: a password needs
 dir = "var/test" => dir = "d"\nmax_bytes = 1 => store.max_bytes = 1: must be from 64000000

@@ -87,6 +87,7 @@ impl Listener {
     async fn connection_v5(&self) -> String {
         use v5::mqttbytes::{v5::Packet, QoS};
         let mut o = v5::MqttOptions::new(self.client_id(), &self.options.host, self.options.port);
+        o.set_transport(self.options.transport());
         o.set_keep_alive(self.options.keep_alive);
         o.set_clean_start(true);
         o.set_max_packet_size(Some(COMMAND_BYTES_MAX));
@@ -134,6 +135,7 @@ impl Listener {
     async fn connection_v4(&self) -> String {
         use rumqttc::{Event, Packet, QoS};
         let mut o = rumqttc::MqttOptions::new(self.client_id(), &self.options.host, self.options.port);
+        o.set_transport(self.options.transport());
         o.set_keep_alive(self.options.keep_alive);
         o.set_clean_session(true);
         o.set_max_packet_size(COMMAND_BYTES_MAX as usize, COMMAND_BYTES_MAX as usize);

@@ -134,6 +134,7 @@ impl Drop for Link {
 fn client_v5(options: &MqttOptions, will_topic: &str, will: Vec<u8>) -> (v5::AsyncClient, v5::EventLoop) {
     use v5::mqttbytes::{v5::LastWill, QoS};
     let mut o = v5::MqttOptions::new(&options.client_id, &options.host, options.port);
+    o.set_transport(options.transport());
     o.set_keep_alive(options.keep_alive);
     o.set_clean_start(true);
     o.set_last_will(LastWill::new(will_topic, will, QoS::AtLeastOnce, true, None));
@@ -231,6 +232,7 @@ fn client_v4(
 ) -> (rumqttc::AsyncClient, rumqttc::EventLoop) {
     use rumqttc::{LastWill, QoS};
     let mut o = rumqttc::MqttOptions::new(&options.client_id, &options.host, options.port);
+    o.set_transport(options.transport());
     o.set_keep_alive(options.keep_alive);
     o.set_clean_session(true);
     o.set_last_will(LastWill::new(will_topic, will, QoS::AtLeastOnce, true));

@@ -25,11 +25,15 @@ mod link;
 pub mod message;
 mod owed;
 pub mod state;
+mod tls;
+
+pub use tls::Tls;
 
 use crate::store::error::StoreError;
 use crate::store::Store;
 use message::{CameraState, Stats};
 use state::Phase;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -60,6 +64,8 @@ pub struct MqttOptions {
     pub client_id: String,
     pub username: Option<String>,
     pub password: Option<String>,
+    /// `None`: in clear.
+    pub tls: Option<Tls>,
     /// `root/site/area/line/station`.
     pub prefix: String,
     /// At least 5 s; a dead connection is noticed within two of these.
@@ -75,6 +81,7 @@ impl std::fmt::Debug for MqttOptions {
             .field("protocol", &self.protocol)
             .field("client_id", &self.client_id)
             .field("username", &self.username)
+            .field("tls", &self.tls.is_some())
             .field("prefix", &self.prefix)
             .field("keep_alive", &self.keep_alive)
             .finish_non_exhaustive()
@@ -82,6 +89,10 @@ impl std::fmt::Debug for MqttOptions {
 }
 
 impl MqttOptions {
+    fn transport(&self) -> rumqttc::Transport {
+        self.tls.as_ref().map_or_else(rumqttc::Transport::tcp, Tls::transport)
+    }
+
     /// What would make every connection fail, found before the first.
     pub fn check(&self) -> Result<(), MqttError> {
         let bad = |key, reason| Err(MqttError::Option { key, reason });
@@ -116,6 +127,9 @@ impl MqttOptions {
 pub enum MqttError {
     #[error("{key} {reason}")]
     Option { key: &'static str, reason: &'static str },
+    /// A file of `tls` cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Tls { path: PathBuf, reason: String },
     /// The outbox cannot be read or written.
     #[error("the outbox: {source}")]
     Store {
@@ -201,6 +215,7 @@ mod tests {
             client_id: "st10".into(),
             username: None,
             password: Some("secret".into()),
+            tls: None,
             prefix: "inspectd/plant1/body/line1/st10".into(),
             keep_alive: Duration::from_secs(30),
         };

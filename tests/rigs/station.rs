@@ -87,6 +87,7 @@ fn child() {
             client_id: order.prefix.replace('/', "-"),
             username: None,
             password: None,
+            tls: None,
             prefix: order.prefix.clone(),
             keep_alive: Duration::from_secs(5),
         };

@@ -84,6 +84,7 @@ async fn a_decision_reaches_the_broker_even_if_it_was_away() {
         client_id: "st10".into(),
         username: None,
         password: None,
+        tls: None,
         prefix: "t/a".into(),
         keep_alive: Duration::from_secs(30),
     };
