@@ -2,7 +2,6 @@
 //! it was taken.
 
 use super::part::PartRef;
-use super::trigger::Ticket;
 use image::RgbImage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,6 +53,10 @@ impl Frame {
         }
     }
 }
+
+/// Number under which the acceptance of a trigger is noted until its inspection is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
 
 /// What asked for the picture, and what the line knows about the part.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -8,10 +8,6 @@
 use super::frame::Trigger;
 use std::time::Instant;
 
-/// Number under which the acceptance of a trigger is noted until its inspection is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
-
 /// A picture that somebody wants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
