@@ -11,7 +11,7 @@
 
 use super::error::VlmError;
 use super::kernel::Packed;
-use super::linear::Precision;
+use super::precision::Precision;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::Device;
 use std::borrow::Cow;

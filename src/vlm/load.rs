@@ -2,7 +2,7 @@
 
 use super::error::VlmError;
 use super::gguf::Gguf;
-use super::linear::Precision;
+use super::precision::Precision;
 use super::template::Template;
 use super::text::Text;
 use super::tokenizer::Tokenizer;

@@ -26,6 +26,7 @@ mod live;
 pub mod load;
 pub mod logits;
 pub mod ops;
+pub mod precision;
 pub mod processor;
 pub mod rope;
 mod run;
