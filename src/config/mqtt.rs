@@ -48,8 +48,7 @@ impl Mqtt {
         format!("{scheme}://{open}{}{close}:{}", self.host, self.port)
     }
 
-    /// The password, from `password_file` where one is given, without the line end. Read it at every
-    /// connect: then a changed password needs no restart.
+    /// The password, from `password_file` where one is given, without the line end.
     ///
     /// # Errors
     /// The file cannot be read, or is too big to be a password.

@@ -6,7 +6,7 @@
 //!     daemon --StationEvent (bounded)--> driver     cameras, alarms, stats
 //!     broker --cmd/…--> command (a client of its own) --> daemon's desk --> cmd/ack
 //!
-//! `state` decides, without clock, network or disk; `driver` carries out; `link` is one connection;
+//! `state` decides, without clock, network or disk; `driver` carries out; `link` is one connection, by `tls` or in clear;
 //! `message` makes the payloads. The outbox in the store is the only truth about what must be sent:
 //! a connection starts with nothing and reads it from its lowest entry.
 //!

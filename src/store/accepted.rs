@@ -12,10 +12,9 @@
 
 use super::ends::Ends;
 use super::error::StoreError;
-use super::record::{parse_rfc3339, rfc3339};
+use super::record::{parse_rfc3339, rfc3339, whole_ms, ViewOfV1};
 use super::{value, Store};
 use crate::domain::frame::{Ticket, Trigger};
-use crate::domain::part::PartRef;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -51,21 +50,12 @@ struct AcceptedV1 {
     expected: BTreeMap<String, String>,
     correlation_id: Option<String>,
     deadline_ms: Option<u64>,
-    part: Option<PartV1>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct PartV1 {
-    id: String,
-    name: String,
-    cameras: Vec<String>,
+    part: Option<ViewOfV1>,
 }
 
 impl AcceptedV1 {
     fn from_domain(accepted: &Accepted) -> Self {
         let t = &accepted.trigger;
-        let part =
-            |p: &PartRef| PartV1 { id: p.id.clone(), name: p.name.clone(), cameras: p.cameras.clone() };
         Self {
             camera: accepted.camera.clone(),
             pipeline: accepted.pipeline.clone(),
@@ -74,13 +64,12 @@ impl AcceptedV1 {
             lot: t.lot.clone(),
             expected: t.expected.clone(),
             correlation_id: t.correlation_id.clone(),
-            deadline_ms: t.deadline.map(|d| d.as_millis() as u64),
-            part: t.part.as_deref().map(part),
+            deadline_ms: t.deadline.map(whole_ms),
+            part: t.part.as_deref().map(ViewOfV1::from_domain),
         }
     }
 
     fn into_domain(self, ticket: Ticket) -> Result<Accepted, String> {
-        let part = |p: PartV1| Box::new(PartRef { id: p.id, name: p.name, cameras: p.cameras });
         Ok(Accepted {
             camera: self.camera,
             pipeline: self.pipeline,
@@ -90,7 +79,7 @@ impl AcceptedV1 {
                 expected: self.expected,
                 correlation_id: self.correlation_id,
                 deadline: self.deadline_ms.map(Duration::from_millis),
-                part: self.part.map(part),
+                part: self.part.map(ViewOfV1::into_domain),
                 ticket: Some(ticket),
             },
             received: parse_rfc3339(&self.received)?,
@@ -192,6 +181,7 @@ impl Store {
 mod tests {
     use super::super::tests::sample;
     use super::*;
+    use crate::domain::part::PartRef;
     use crate::store::StoreOptions;
 
     fn accepted(camera: &str, expected: usize) -> Accepted {

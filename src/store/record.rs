@@ -117,10 +117,22 @@ struct BodyV1 {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct ViewOfV1 {
+pub(super) struct ViewOfV1 {
     id: String,
     name: String,
     cameras: Vec<String>,
+}
+
+impl ViewOfV1 {
+    pub(super) fn from_domain(part: &PartRef) -> Self {
+        let PartRef { id, name, cameras } = part.clone();
+        Self { id, name, cameras }
+    }
+
+    pub(super) fn into_domain(self) -> Box<PartRef> {
+        let Self { id, name, cameras } = self;
+        Box::new(PartRef { id, name, cameras })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -296,7 +308,7 @@ fn finite64(x: f64) -> Option<f64> {
     x.is_finite().then_some(x)
 }
 
-fn whole_ms(time: Duration) -> u64 {
+pub(super) fn whole_ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -310,10 +322,7 @@ impl BodyV1 {
             expected: i.trigger.expected.clone(),
             correlation_id: i.trigger.correlation_id.clone(),
             deadline_ms: i.trigger.deadline.map(whole_ms),
-            part: i.trigger.part.as_deref().map(|p| {
-                let PartRef { id, name, cameras } = p.clone();
-                ViewOfV1 { id, name, cameras }
-            }),
+            part: i.trigger.part.as_deref().map(ViewOfV1::from_domain),
             pipeline: i.pipeline.clone(),
             pipeline_version: i.pipeline_version.clone(),
             model: i.model.name.clone(),
@@ -353,10 +362,7 @@ impl BodyV1 {
                 expected: self.expected,
                 correlation_id: self.correlation_id,
                 deadline: self.deadline_ms.map(Duration::from_millis),
-                part: self.part.map(|p| {
-                    let ViewOfV1 { id, name, cameras } = p;
-                    Box::new(PartRef { id, name, cameras })
-                }),
+                part: self.part.map(ViewOfV1::into_domain),
                 ticket: None,
             },
             pipeline: self.pipeline,

@@ -40,26 +40,31 @@ pub struct EngineOptions {
     pub kv: KvPrecision,
 }
 
-/// A loaded Qwen3-VL.
+/// A loaded Qwen3-VL, and the threads that it computes on.
 pub struct Qwen3Vl {
+    engine: Engine,
+    pool: rayon::ThreadPool,
+}
+
+/// What its threads work with.
+pub(super) struct Engine {
     pub(super) model: Loaded,
     pub(super) grammars: Grammars,
     pub(super) arena: Arena,
     /// Keys and values of `<|im_start|>user\n<|vision_start|>`.
     pub(super) prefix: Span,
     pub(super) work: Work,
-    pub(super) pool: rayon::ThreadPool,
 }
 
 impl Vlm for Qwen3Vl {
     fn info(&self) -> &ModelInfo {
-        &self.model.info
+        &self.engine.model.info
     }
 
     fn answer(&mut self, jobs: &[Job], keep_going: &(dyn Fn() -> bool + Sync)) -> Answers {
-        let Self { model, grammars, arena, prefix, work, pool } = self;
+        let Self { engine, pool } = self;
         pool.install(|| {
-            let mut run = Run::new(model, grammars, arena, *prefix, work, jobs);
+            let mut run = Run::new(engine, jobs);
             run.all(keep_going);
             Answers { jobs: run.finish(), timing: run.timing }
         })
@@ -93,31 +98,33 @@ impl Qwen3Vl {
         let pool = pool.map_err(|e| candle_core::Error::Msg(e.to_string()))?;
         let grammars = Grammars::new(Arc::clone(&model.tokenizer), model.template.im_end)?;
         let arena = Arena::new(c.blocks, rows, width, options.kv, device)?;
-        let mut engine =
-            Self { model, grammars, arena, prefix: Span { start: 0, rows: 0 }, work: Work::default(), pool };
-        engine.prefill_prefix()?;
-        Ok(engine)
+        let (prefix, work) = (Span { start: 0, rows: 0 }, Work::default());
+        let mut engine = Engine { model, grammars, arena, prefix, work };
+        pool.install(|| engine.prefill_prefix())?;
+        Ok(Self { engine, pool })
     }
 
     /// The model's parts, for tests and benches.
     pub const fn model(&self) -> &Loaded {
-        &self.model
+        &self.engine.model
     }
 
     /// Runs `stage` on the engine's threads, with the model, the memory for keys and values, and that of a pass: for
     /// benches of single stages. What `stage` lends from the arena it gives back.
     pub fn stage<T: Send>(&mut self, stage: impl FnOnce(&Loaded, &mut Arena, &mut Work) -> T + Send) -> T {
-        let Self { model, arena, work, pool, .. } = self;
-        pool.install(|| stage(model, arena, work))
+        let Self { engine, pool } = self;
+        pool.install(|| stage(&engine.model, &mut engine.arena, &mut engine.work))
     }
+}
 
+impl Engine {
     fn prefill_prefix(&mut self) -> Result<(), VlmError> {
         let ids = self.model.template.prefix();
         let own = self.arena.lend(ids.len()).ok_or_else(|| self.arena.too_long(ids.len()))?;
         let mut batch = Batch::default();
         batch.tokens(&ids, 0);
         batch.part([], own.start);
-        self.stage(|model, arena, work| model.text.forward(&batch, arena, work))?;
+        self.model.text.forward(&batch, &mut self.arena, &mut self.work)?;
         self.prefix = own;
         Ok(())
     }

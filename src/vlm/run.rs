@@ -8,15 +8,12 @@ use super::attention::Span;
 use super::batch::{Batch, Picture};
 use super::clip::{pair_seconds, Shown};
 use super::encoded::{group, Encoded, Piece, VISION_PATCHES_MAX};
+use super::engine::Engine;
 use super::error::VlmError;
-use super::grammar::Grammars;
 use super::image::Patches;
-use super::kv::Arena;
 use super::live::{force, Live};
-use super::load::Loaded;
 use super::rope::image_advance;
 use super::sample::Sampler;
-use super::text::Work;
 use super::{Ask, Completion, Job, Timing};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -45,11 +42,7 @@ struct Shared {
 
 /// One call of `answer`, on a thread of the engine's pool.
 pub(super) struct Run<'a> {
-    model: &'a Loaded,
-    grammars: &'a mut Grammars,
-    arena: &'a mut Arena,
-    prefix: Span,
-    work: &'a mut Work,
+    engine: &'a mut Engine,
     jobs: &'a [Job],
     results: Vec<Vec<Slot>>,
     shared: Vec<Shared>,
@@ -62,29 +55,10 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(
-        model: &'a Loaded,
-        grammars: &'a mut Grammars,
-        arena: &'a mut Arena,
-        prefix: Span,
-        work: &'a mut Work,
-        jobs: &'a [Job],
-    ) -> Self {
+    pub(super) fn new(engine: &'a mut Engine, jobs: &'a [Job]) -> Self {
         let results = jobs.iter().map(|j| j.asks.iter().map(|_| None).collect()).collect();
-        Self {
-            model,
-            grammars,
-            arena,
-            prefix,
-            work,
-            jobs,
-            results,
-            shared: vec![],
-            live: vec![],
-            batch: Batch::default(),
-            last: vec![],
-            timing: Timing::default(),
-        }
+        let (batch, timing) = (Batch::default(), Timing::default());
+        Self { engine, jobs, results, shared: vec![], live: vec![], batch, last: vec![], timing }
     }
 
     pub(super) fn all(&mut self, keep_going: &dyn Fn() -> bool) {
@@ -110,7 +84,7 @@ impl<'a> Run<'a> {
     /// Resizes and cuts all pictures; a job whose picture is refused has its error at once.
     fn preprocess(&mut self) -> Vec<Option<Vec<Patches>>> {
         let started = Instant::now();
-        let c = &self.model.vision.config;
+        let c = &self.engine.model.vision.config;
         let cut = |job: &Job| -> Result<Vec<Patches>, VlmError> {
             job.shown.preprocess(c.patch, c.merge, job.min_pixels, job.max_pixels)
         };
@@ -142,7 +116,7 @@ impl<'a> Run<'a> {
     /// What the vision tower says about each of some pictures.
     fn see(&self, all: &[&Patches]) -> Result<Vec<Arc<Picture>>, VlmError> {
         let Some(first) = all.first() else { return Ok(vec![]) };
-        let vision = &self.model.vision;
+        let vision = &self.engine.model.vision;
         let merge = vision.config.merge;
         // Jobs with pictures of several sizes are encoded picture by picture.
         let same = all.iter().all(|p| p.is_like(first));
@@ -174,7 +148,7 @@ impl<'a> Run<'a> {
                 Ok(None) if !self.live.is_empty() => break,
                 Ok(None) => {
                     let needed = self.rows_needed(next).unwrap_or(0);
-                    let error = self.arena.too_long(needed);
+                    let error = self.engine.arena.too_long(needed);
                     self.fail_job(next.job, &error);
                 }
                 Err(e) => self.fail_job(next.job, &e),
@@ -193,14 +167,14 @@ impl<'a> Run<'a> {
     }
 
     fn question(&self, ask: &Ask, e: &Encoded) -> Result<Vec<u32>, VlmError> {
-        let m = self.model;
+        let m = &self.engine.model;
         m.template.question(&m.tokenizer, &ask.text, !e.pictures.is_empty())
     }
 
     /// The rows of the prefix that a job stands behind: a clip's first time comes before its first
     /// `<|vision_start|>`.
     fn before(&self, e: &Encoded) -> Span {
-        let Span { start, rows } = self.prefix;
+        let Span { start, rows } = self.engine.prefix;
         match &self.jobs[e.job].shown {
             Shown::Images(images) if images.is_empty() => Span { start, rows: 0 },
             Shown::Images(_) => Span { start, rows },
@@ -210,7 +184,7 @@ impl<'a> Run<'a> {
 
     /// What all questions of a job share behind the prefix, and the position behind it.
     fn shared_ids(&self, e: &Encoded) -> Result<(Vec<Piece>, u32), VlmError> {
-        let m = self.model;
+        let m = &self.engine.model;
         let t = &m.template;
         let before_each: Vec<Vec<u32>> = match &self.jobs[e.job].shown {
             Shown::Images(_) => (0..e.pictures.len())
@@ -238,7 +212,7 @@ impl<'a> Run<'a> {
 
     /// The tokens that stand for the shared spans, for the record of what the model was given.
     fn shown_ids(&self, e: &Encoded, pieces: &[Piece]) -> Vec<u32> {
-        let t = &self.model.template;
+        let t = &self.engine.model.template;
         let pad = match self.jobs[e.job].shown {
             Shown::Images(_) => t.image_pad,
             Shown::Clip(_) => t.video_pad.unwrap_or(t.image_pad),
@@ -264,7 +238,7 @@ impl<'a> Run<'a> {
         let mut opened = vec![];
         for ask in asks {
             let mut ids = self.question(ask, e)?;
-            let mut matcher = ask.grammar.as_ref().map(|g| self.grammars.start(g)).transpose()?;
+            let mut matcher = ask.grammar.as_ref().map(|g| self.engine.grammars.start(g)).transpose()?;
             let forced = force(&mut matcher)?;
             ids.extend(&forced);
             opened.push((ids, matcher, forced));
@@ -275,10 +249,10 @@ impl<'a> Run<'a> {
         for rows in
             std::iter::once(shared_rows).chain(opened.iter().zip(asks).map(|(o, a)| o.0.len() + a.max_tokens))
         {
-            match self.arena.lend(rows) {
+            match self.engine.arena.lend(rows) {
                 Some(span) => spans.push(span),
                 None => {
-                    spans.into_iter().for_each(|s| self.arena.give_back(s));
+                    spans.into_iter().for_each(|s| self.engine.arena.give_back(s));
                     return Ok(None);
                 }
             }
@@ -309,7 +283,7 @@ impl<'a> Run<'a> {
                 tiles: vec![],
                 outcome: None,
             };
-            forced.iter().for_each(|id| live.push(*id, 1.0, self.model.tokenizer.bytes(*id)));
+            forced.iter().for_each(|id| live.push(*id, 1.0, self.engine.model.tokenizer.bytes(*id)));
             self.live.push(live);
         }
         if !e.pictures.is_empty() {
@@ -366,11 +340,11 @@ impl<'a> Run<'a> {
 
     /// Gives every live answer its next tokens.
     fn forward(&mut self) -> Result<(), VlmError> {
-        let model = self.model;
+        let Engine { model, arena, work, .. } = &mut *self.engine;
         self.live.par_iter_mut().for_each(Live::look_ahead);
-        model.text.forward(&self.batch, self.arena, self.work)?;
+        model.text.forward(&self.batch, arena, work)?;
         let live = &self.live;
-        let logits = model.text.next_logits(self.work, &self.last, |i| live[i].allowed_tiles())?;
+        let logits = model.text.next_logits(work, &self.last, |i| live[i].allowed_tiles())?;
         self.live.par_iter_mut().enumerate().for_each(|(i, live)| live.step(logits.row(i), model));
         Ok(())
     }
@@ -387,11 +361,11 @@ impl<'a> Run<'a> {
 
     /// Returns the rows of an answer, and those of its pictures after their last question.
     fn release(&mut self, live: &Live) {
-        self.arena.give_back(live.own);
+        self.engine.arena.give_back(live.own);
         if let Some(s) = self.shared.iter_mut().find(|s| s.job == live.job) {
             s.users -= 1;
             if s.users == 0 {
-                self.arena.give_back(s.span);
+                self.engine.arena.give_back(s.span);
             }
         }
     }
