@@ -10,6 +10,7 @@
 //!     commit of a part's last view: its verdict, in the same transaction  (`multiview`)
 //!     review -------> reviews, a chain of its own, in the same way        (`review`, `query` finds)
 //!     retention ----> removes the oldest, never past an entry of the outbox
+//!     remember -----> state: small values by name, for the next start      (`state`)
 //!
 //! The directory:
 //!
@@ -42,6 +43,7 @@ pub mod record;
 pub mod retention;
 pub mod review;
 mod review_record;
+pub mod state;
 mod sync;
 pub mod thumbs;
 mod value;
@@ -139,6 +141,8 @@ struct Trees {
     accepted: sled::Tree,
     accounts: accounts::AccountTrees,
     parts: multiview::PartTrees,
+    /// name -> what the station knows again after a restart
+    state: sled::Tree,
 }
 
 /// The store of one station. All methods may be called from any thread; `commit` and `put_image`
@@ -402,6 +406,7 @@ impl Trees {
             accepted: tree("accepted")?,
             accounts: accounts::AccountTrees::open(db)?,
             parts: multiview::PartTrees::open(db)?,
+            state: tree("state")?,
         })
     }
 }
