@@ -60,7 +60,10 @@ impl Store {
     ///
     /// # Errors
     /// As `remembered`.
-    pub fn remembered_under<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(String, T)>, StoreError> {
+    pub fn remembered_under<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<(String, T)>, StoreError> {
         let rows = self.trees.state.scan_prefix(prefix);
         rows.map(|row| {
             let (name, bytes) = row.map_err(|e| StoreError::sled("read the values", e))?;
@@ -89,7 +92,10 @@ mod tests {
         let store = open();
         assert_eq!(store.remembered::<(String, u32)>("pins/model").unwrap(), Some(("b".into(), 2)));
         let under = store.remembered_under::<(String, u32)>("pins/").unwrap();
-        assert_eq!(under.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["pins/model", "pins/size"]);
+        assert_eq!(
+            under.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["pins/model", "pins/size"]
+        );
         store.forget("pins/model").unwrap();
         drop(store);
         let store = open();
