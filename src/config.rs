@@ -32,6 +32,7 @@ pub use mqtt::{BrokerTls, Mqtt, Protocol, Secret};
 
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
+use crate::store::ageing::Trust;
 use crate::vlm::kv::KvPrecision;
 use crate::vlm::processor::Processor;
 use std::collections::BTreeMap;
@@ -190,6 +191,8 @@ pub struct Store {
     /// Records and images together; the oldest images go first.
     pub max_bytes: u64,
     pub retain_days: u32,
+    /// Who vouches for the time of day by which inspections are too old.
+    pub clock: Trust,
     /// With fewer free bytes on the store's file system the line stops; 0: never.
     pub free_bytes_min: u64,
 }

@@ -88,6 +88,7 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
     let options = StoreOptions {
         max_bytes: config.store.max_bytes,
         retain_days: config.store.retain_days,
+        clock: config.store.clock,
         image_url_base: web::url_base(config),
         outbox_entries_max: config.mqtt.outbox_entries_max,
         free_bytes_min: config.store.free_bytes_min,

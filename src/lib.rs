@@ -26,6 +26,7 @@
 
 pub mod camera;
 pub mod cli;
+pub mod clock;
 pub mod command;
 pub mod config;
 pub mod daemon;

@@ -40,6 +40,7 @@ impl Config {
         out.pair("dir", path(&self.store.dir));
         out.pair("max_bytes", self.store.max_bytes);
         out.pair("retain_days", self.store.retain_days);
+        out.pair("clock", quoted(self.store.clock.as_str()));
         out.pair("free_bytes_min", self.store.free_bytes_min);
         self.broker(&mut out);
         self.page(&mut out);

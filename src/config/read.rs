@@ -9,6 +9,7 @@ use super::{
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
 use crate::simulator::Product;
+use crate::store::ageing::Trust;
 use crate::vlm::kv::KvPrecision;
 use crate::vlm::processor::Processor;
 use std::collections::{BTreeMap, BTreeSet};
@@ -335,10 +336,12 @@ fn queue(section: Section<'_>) -> QueueConfig {
 }
 
 fn store(section: Section<'_>) -> Store {
+    let clocks = Trust::ALL.map(Trust::as_str);
     let store = Store {
         dir: section.required_text("dir", PATH_CHARS_MAX).into(),
         max_bytes: section.ranged("max_bytes", 64_000_000..=u64::MAX >> 1).unwrap_or(20_000_000_000),
         retain_days: section.ranged("retain_days", 1..=36_500).unwrap_or(90),
+        clock: section.word("clock", Trust::parse, &clocks).unwrap_or_default(),
         free_bytes_min: section.ranged("free_bytes_min", 0..=u64::MAX >> 8).unwrap_or(FREE_BYTES_MIN),
     };
     section.finish();

@@ -5,14 +5,16 @@
 
 use super::notify;
 use super::station::Station;
+use crate::clock::Clock;
 use crate::mqtt::message::CameraState;
 use crate::mqtt::StationEvent;
+use crate::store::ageing::{Held, Round};
 use crate::store::error::StoreError;
 use crate::store::Store;
 use sd_notify::NotifyState;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// How often the daemon looks after itself.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -27,8 +29,18 @@ pub const STALL: Duration = Duration::from_secs(20);
 
 /// Raised while the line stands because the disk or the outbox is full.
 const ALARM_FULL: &str = "store_full";
-/// Raised while old inspections cannot be removed because they are not yet delivered.
+/// Raised while old inspections cannot be removed: they are not yet delivered, or the time is not known.
 const ALARM_HELD: &str = "retention_held";
+/// Raised while the time of day has stepped and is not believed yet.
+const ALARM_STEP: &str = "clock_step";
+
+const HELD_UNDELIVERED: &str = "the store is over its limits, and the oldest results are not delivered";
+const HELD_UNSYNCHRONISED: &str = "inspections older than retain_days are kept: no time server has set the \
+                                   clock; on a box without one, [store] clock = \"trusted\" counts all the same";
+const HELD_DOUBTED: &str = "inspections older than retain_days are kept: the clock has stepped";
+const STEP_WORDS: &str =
+    "until it has run on for a tenth of that, a week at most, the age of inspections is \
+                          counted from the earlier time";
 
 /// What a tick asks of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +50,7 @@ pub enum Due {
 }
 
 struct Cleaned {
-    held_back: bool,
+    round: Round,
     compaction_due: bool,
 }
 
@@ -52,14 +64,16 @@ pub struct Care {
     compaction_due: Instant,
     cleaning: Option<JoinHandle<Result<Cleaned, StoreError>>>,
     full: bool,
-    held: bool,
+    /// Messages of the alarms about retention and clock, while they are raised.
+    held: Option<&'static str>,
+    stepped: bool,
 }
 
 impl Care {
     /// Alarms that stand from a former run are cleared or raised anew with the first tick.
     pub fn new(store: Arc<Store>, station: Arc<Station>, cameras: Vec<String>) -> Self {
         let now = Instant::now();
-        for code in [ALARM_FULL, ALARM_HELD] {
+        for code in [ALARM_FULL, ALARM_HELD, ALARM_STEP] {
             station.tell(alarm(code, false, String::new()));
         }
         Self {
@@ -71,7 +85,8 @@ impl Care {
             compaction_due: now + COMPACTION_EVERY,
             cleaning: None,
             full: false,
-            held: false,
+            held: None,
+            stepped: false,
         }
     }
 
@@ -140,21 +155,28 @@ impl Care {
                 self.compaction_due = now + COMPACTION_EVERY;
             }
             let store = Arc::clone(&self.store);
-            let clean = move || clean(&store, look);
+            let clean = move || clean(&store, &Clock::system(), look);
             self.cleaning = Some(std::thread::Builder::new().name("retention".into()).spawn(clean)?);
         }
         Ok(Due::Nothing)
     }
 
     fn take_cleaned(&mut self, cleaned: &Cleaned) -> Due {
-        if cleaned.held_back != self.held {
-            self.held = cleaned.held_back;
-            let reason = if self.held {
-                "the store is over its limits, and the oldest results are not delivered"
-            } else {
-                ""
-            };
-            self.station.tell(alarm(ALARM_HELD, self.held, reason.to_owned()));
+        let Round { pruned, held, step } = &cleaned.round;
+        let held = match (pruned.held_back, held) {
+            (true, _) => Some(HELD_UNDELIVERED),
+            (false, Some(Held::Unsynchronised)) => Some(HELD_UNSYNCHRONISED),
+            (false, Some(Held::Doubted)) => Some(HELD_DOUBTED),
+            (false, None) => None,
+        };
+        if held != self.held {
+            self.held = held;
+            self.station.tell(alarm(ALARM_HELD, held.is_some(), held.unwrap_or_default().to_owned()));
+        }
+        if step.is_some() != self.stepped {
+            self.stepped = step.is_some();
+            let text = step.as_ref().map(|step| format!("{step}: {STEP_WORDS}"));
+            self.station.tell(alarm(ALARM_STEP, self.stepped, text.unwrap_or_default()));
         }
         if cleaned.compaction_due {
             Due::Compaction
@@ -164,13 +186,13 @@ impl Care {
     }
 }
 
-fn clean(store: &Store, look_at_size: bool) -> Result<Cleaned, StoreError> {
-    let pruned = store.enforce_retention(SystemTime::now())?;
-    if pruned.inspections > 0 {
-        tracing::info!(?pruned, "old inspections removed");
+fn clean(store: &Store, clock: &Clock, look_at_size: bool) -> Result<Cleaned, StoreError> {
+    let round = store.keep_within_limits(clock)?;
+    if round.pruned.inspections > 0 {
+        tracing::info!(pruned = ?round.pruned, "old inspections removed");
     }
     let compaction_due = look_at_size && store.compaction_due()?;
-    Ok(Cleaned { held_back: pruned.held_back, compaction_due })
+    Ok(Cleaned { round, compaction_due })
 }
 
 fn alarm(code: &str, raised: bool, message: String) -> StationEvent {

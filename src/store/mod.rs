@@ -9,7 +9,7 @@
 //!     outbox -------> mqtt publishes -------> ack on PUBACK    (removes the entry, never the record)
 //!     commit of a part's last view: its verdict, in the same transaction  (`multiview`)
 //!     review -------> reviews, a chain of its own, in the same way        (`review`, `query` finds)
-//!     retention ----> removes the oldest, never past an entry of the outbox
+//!     retention ----> removes the oldest, never past an entry of the outbox; what is old says `ageing`
 //!     remember -----> state: small values by name, for the next start      (`state`)
 //!
 //! The directory:
@@ -29,6 +29,7 @@
 
 pub mod accepted;
 pub mod accounts;
+pub mod ageing;
 mod compact;
 mod disk;
 mod ends;
@@ -88,8 +89,10 @@ const COMPACT_ABOVE_BYTES: u64 = 256 * 1024 * 1024;
 pub struct StoreOptions {
     /// Retention removes the oldest inspections beyond this many bytes of records and files.
     pub max_bytes: u64,
-    /// Retention removes inspections that are older than this many days.
+    /// Retention removes inspections that are older than this many days, by the agreed time (`ageing`).
     pub retain_days: u32,
+    /// Who vouches for the time of day.
+    pub clock: ageing::Trust,
     /// What stands before `/images/<sha256>` in the URL of a picture, for example
     /// `http://10.0.0.5:8080`; empty: the URL is a path on whatever host serves the pages.
     pub image_url_base: String,
@@ -107,6 +110,7 @@ impl Default for StoreOptions {
         Self {
             max_bytes: 20_000_000_000,
             retain_days: 90,
+            clock: ageing::Trust::default(),
             image_url_base: String::new(),
             outbox_entries_max: OUTBOX_ENTRIES_MAX,
             free_bytes_min: 0,

@@ -1,4 +1,5 @@
-//! Retention: the oldest inspections go when they are too old or too many.
+//! Retention: the oldest inspections go when they are too old or too many. What time it is, and how many
+//! may go because of it, says `ageing`; the limit by bytes asks no clock.
 //!
 //!     first kept --> … --> lowest entry of the outbox --> … --> last
 //!     |<- may be removed ->|<----------- never ------------------->|
@@ -10,7 +11,9 @@
 //! Invariants:
 //! - Only a run from the first kept record on is removed, so the chain never has a hole.
 //! - A file goes only with the last record that refers to it.
+//! - By age goes nothing whose time is not known: a record without a plausible one goes with the next that has.
 
+use super::ageing::Age;
 use super::ends::Ends;
 use super::error::StoreError;
 use super::images::{sha256, Digest, Kind};
@@ -26,6 +29,9 @@ use std::time::{Duration, SystemTime};
 const BATCH: usize = 256;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// 2020: no station is older, and a clock that shows less was never set.
+const PLAUSIBLE_FROM: Duration = Duration::from_secs(1_577_836_800);
 
 /// What one round of retention did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,27 +51,51 @@ struct Victim {
     value: sled::IVec,
 }
 
+/// How a round goes on, beside what it reports.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gone {
+    /// Inspections that went because of their age only.
+    pub by_age: u64,
+    /// The latest time of those that went: those that are kept are no older.
+    pub newest: SystemTime,
+}
+
+/// What one batch found.
+struct Found {
+    victims: Vec<Victim>,
+    gone: Gone,
+    /// One that must go may not.
+    held_back: bool,
+}
+
 impl Store {
-    /// Removes what is older than `retain_days` at `now`, then the oldest beyond `max_bytes`.
-    pub fn enforce_retention(&self, now: SystemTime) -> Result<Pruned, StoreError> {
+    /// Removes what is too old, then the oldest beyond `max_bytes`.
+    pub(super) fn prune(&self, age: Option<Age>) -> Result<(Pruned, Gone), StoreError> {
         self.sync.check()?;
         let mut pruned = Pruned { usage_bytes: self.usage()?, ..Pruned::default() };
-        let keep_from = now.checked_sub(DAY * self.options.retain_days).unwrap_or(SystemTime::UNIX_EPOCH);
-        while self.prune_batch(keep_from, &mut pruned)? {}
+        let mut gone = Gone { by_age: 0, newest: age.map_or(SystemTime::UNIX_EPOCH, |a| a.floor) };
+        while self.prune_batch(age, &mut gone, &mut pruned)? {}
         self.prune_reviews()?;
         self.prune_parts()?;
-        Ok(pruned)
+        Ok((pruned, gone))
     }
 
     /// Removes one batch; false when nothing more may or must go.
-    fn prune_batch(&self, keep_from: SystemTime, pruned: &mut Pruned) -> Result<bool, StoreError> {
+    fn prune_batch(
+        &self,
+        age: Option<Age>,
+        gone: &mut Gone,
+        pruned: &mut Pruned,
+    ) -> Result<bool, StoreError> {
         let mut chain = self.lock_chain()?;
-        let (victims, held_back) = self.victims(&chain, keep_from, pruned.usage_bytes)?;
-        pruned.held_back = held_back;
+        let found = self.victims(&chain, age, *gone, pruned.usage_bytes)?;
+        pruned.held_back = found.held_back;
+        let victims = found.victims;
         let Some(last) = victims.last() else { return Ok(false) };
         let next = Chain { first_seq: last.seq + 1, before_first: sha256(&last.value), ..chain.clone() };
         let orphans = self.remove_records(&victims, &next)?;
         *chain = next;
+        *gone = found.gone;
         // The lock is held until the files are gone: a commit that refers to one of them again waits
         // with its pin, or finds the file missing and writes it anew.
         self.sync.wait(self.sync.request(Ends::default()))?;
@@ -80,38 +110,79 @@ impl Store {
         Ok(victims.len() == BATCH)
     }
 
-    /// The records that must go, lowest first, and whether one that must may not.
+    /// The records that must go, lowest first.
     fn victims(
         &self,
         chain: &Chain,
-        keep_from: SystemTime,
+        age: Option<Age>,
+        mut gone: Gone,
         usage_bytes: u64,
-    ) -> Result<(Vec<Victim>, bool), StoreError> {
+    ) -> Result<Found, StoreError> {
         let failed = |e| StoreError::sled("read the oldest records", e);
         let lowest_owed = match self.trees.outbox.first().map_err(failed)? {
             Some((key, _)) => seq_of(&key)?,
             None => u64::MAX,
         };
-        let mut victims = Vec::new();
-        let mut left = usage_bytes;
+        let mut found = Found { victims: Vec::new(), gone, held_back: false };
+        let (mut seen, mut left) = (Vec::new(), usage_bytes);
         for row in self.trees.results.range(key_of(chain.first_seq)..).take(BATCH) {
             let (key, value) = row.map_err(failed)?;
             let seq = seq_of(&key)?;
             let bad = |reason| StoreError::BadRecord { seq, reason };
             let head = record::decode(seq, &value).map_err(bad)?;
-            let too_old = record::parse_rfc3339(&head.finished_at).map_err(bad)? < keep_from;
-            if !too_old && left <= self.options.max_bytes {
-                return Ok((victims, false));
+            gone.newest = gone.newest.max(record::parse_rfc3339(&head.finished_at).map_err(bad)?);
+            let too_many = left > self.options.max_bytes;
+            let may_age = age.filter(|a| gone.by_age < a.at_most);
+            let too_old = may_age.is_some_and(|a| gone.newest < self.keep_from(a.now));
+            if !too_old && !too_many {
+                break;
             }
+            let certain = too_many || gone.newest >= SystemTime::UNIX_EPOCH + PLAUSIBLE_FROM;
             if seq >= lowest_owed {
-                return Ok((victims, true));
+                found.held_back = certain;
+                break;
             }
             let files =
                 head.image.as_ref().map_or(0, |i| i.bytes) + head.part.as_ref().map_or(0, |p| p.bytes);
             left = left.saturating_sub(files + value.len() as u64);
-            victims.push(Victim { seq, head, value });
+            seen.push(Victim { seq, head, value });
+            if certain {
+                gone.by_age += if too_many { 0 } else { seen.len() as u64 };
+                found.victims.append(&mut seen);
+                found.gone = gone;
+            }
         }
-        Ok((victims, false))
+        Ok(found)
+    }
+
+    /// What was finished before this is too old at `now`.
+    fn keep_from(&self, now: SystemTime) -> SystemTime {
+        now.checked_sub(DAY * self.options.retain_days).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// Whether the oldest inspection would be too old at this time.
+    pub(super) fn is_oldest_before(&self, now: SystemTime) -> Result<bool, StoreError> {
+        let first = self.lock_chain()?.first_seq;
+        Ok(self.finished(first)?.is_some_and(|at| at < self.keep_from(now)))
+    }
+
+    /// When the newest inspection was finished.
+    pub(super) fn newest_finished(&self) -> Result<Option<SystemTime>, StoreError> {
+        let last = self.lock_chain()?.last_seq;
+        self.finished(last)
+    }
+
+    /// How many inspections are kept.
+    pub(super) fn inspections(&self) -> Result<u64, StoreError> {
+        let chain = self.lock_chain()?;
+        Ok((chain.last_seq + 1).saturating_sub(chain.first_seq))
+    }
+
+    fn finished(&self, seq: u64) -> Result<Option<SystemTime>, StoreError> {
+        let failed = |e| StoreError::sled("read a record's time", e);
+        let Some(value) = self.trees.results.get(key_of(seq)).map_err(failed)? else { return Ok(None) };
+        let at = record::decode(seq, &value).and_then(|head| record::parse_rfc3339(&head.finished_at));
+        at.map(Some).map_err(|reason| StoreError::BadRecord { seq, reason })
     }
 
     /// Removes the records; returns the files that nothing refers to any more.

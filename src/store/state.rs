@@ -27,8 +27,13 @@ impl Store {
     /// # Errors
     /// `BadMeta` for a value that is too long, `DiskFull`: nothing was changed. After any other error stop.
     pub fn remember<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StoreError> {
-        self.sync.check()?;
         self.disk.check()?;
+        self.keep_state(name, value)
+    }
+
+    /// As `remember`, also below the disk's floor: for those that make room.
+    pub(super) fn keep_state<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StoreError> {
+        self.sync.check()?;
         let body = serde_json::to_vec(value).map_err(|e| bad(name, e))?;
         if body.len() + value::HEADER_BYTES > value::VALUE_BYTES_MAX {
             return Err(bad(name, format!("{} bytes are too long", body.len())));

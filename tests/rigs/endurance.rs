@@ -3,8 +3,9 @@
 use crate::broker::{Broker, Subscriber};
 use crate::soak;
 use crate::station::{acked, Order, Station};
+use inspectd::clock::Clock;
 use inspectd::store::{Store, StoreOptions};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 const INSERTS: usize = 8000;
 
@@ -98,7 +99,7 @@ async fn p8_inserts_leave_memory_descriptors_and_disk_bounded() {
     station.kill();
     let options = StoreOptions { max_bytes: order.max_bytes, ..StoreOptions::default() };
     let store = Store::open(dir.path(), options).expect("it opens");
-    let usage = store.enforce_retention(SystemTime::now()).expect("it prunes").usage_bytes;
+    let usage = store.keep_within_limits(&Clock::system()).expect("it prunes").pruned.usage_bytes;
     let found = store.verify().expect("it reads");
     let mb = |bytes: f64| bytes / f64::from(1 << 20);
     println!(

@@ -7,6 +7,7 @@
 //! daemon would have promised.
 
 use crate::inspections::inspection;
+use inspectd::clock::Clock;
 use inspectd::mqtt::{self, MqttOptions, Protocol};
 use inspectd::store::{Store, StoreOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -126,7 +127,7 @@ fn commit_all(order: &Order, store: &Store) {
 }
 
 fn prune(store: &Store) {
-    match store.enforce_retention(SystemTime::now()) {
+    match store.keep_within_limits(&Clock::system()) {
         Ok(_) => {}
         Err(error) => {
             say(&format!("failed retention: {error}"));
