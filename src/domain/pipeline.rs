@@ -103,16 +103,16 @@ pub struct Expect {
 /// Checks that need no expected value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckKind {
-    /// GS1 element string in brackets, `(01)09501101530003(17)261231(10)ABC`: known identifiers,
-    /// lengths, character set, check digits, real dates.
+    /// GS1 element string, `(01)09501101530003(17)261231(10)ABC`: lengths, character sets, check digits,
+    /// real dates and codes of all identifiers; one that is not known goes to review.
     Gs1,
-    /// GTIN-8, -12, -13 or -14 with its check digit.
+    /// GTIN-8, -12, -13 or -14 with its check digit; spaces and hyphens may group the digits.
     Gtin,
-    /// Luhn (mod 10) over the digits of the line.
+    /// Luhn (mod 10) over the digits of the line; spaces and hyphens may group them.
     Luhn,
-    /// ISO 7064 mod 37,36 over letters and digits.
+    /// ISO 7064 mod 37,36 over capital letters and digits; spaces and hyphens may group them.
     Mod3736,
-    /// Vehicle identification number, ISO 3779, with its check digit.
+    /// Vehicle identification number, ISO 3779, with its check digit where the region has one.
     Vin,
 }
 

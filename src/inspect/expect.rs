@@ -7,9 +7,10 @@
 //! A line that is compared with one string gets a mismatch for each character that differs; a broken
 //! rule (`regex …`, `gs1: check digit 7`) gets one that says which. Every rule of a line must hold.
 //!
-//! A line that cannot be judged, because it was not read or because the trigger does not carry the
-//! value that it must equal, does not match, with confidence 0: the verdict then is a review, since
-//! nothing is known against the part, and never a pass.
+//! A line that cannot be judged, because it was not read, because the trigger does not carry the value
+//! that it must equal (an empty one is none), or because a standard may allow what the tables here do
+//! not know, does not match, with confidence 0: the verdict then is a review, since nothing is known
+//! against the part, and never a pass.
 
 mod align;
 mod digits;
@@ -23,6 +24,21 @@ use crate::domain::pipeline::{CheckKind, Expect};
 use crate::domain::text::{Mismatch, TextLine};
 use regex::Regex;
 use std::collections::BTreeSet;
+
+/// What stands against a line.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Objection {
+    /// The line breaks the standard.
+    Broken(Mismatch),
+    /// The standard may allow it, but what is known here does not say so.
+    Unknown(Mismatch),
+}
+
+impl From<Mismatch> for Objection {
+    fn from(broken: Mismatch) -> Self {
+        Self::Broken(broken)
+    }
+}
 
 /// Checks the lines that the prompt `prompt_id` read, each with its confidence, against all rules.
 ///
@@ -71,8 +87,14 @@ pub fn check_lines(
 
 /// The one string that a rule asks for, if it asks for one.
 fn single_string<'a>(rule: &'a Expect, trigger: &'a Trigger) -> Option<&'a str> {
-    let from_trigger = || rule.from_trigger.as_ref().and_then(|key| trigger.expected.get(key));
-    rule.literal.as_ref().or_else(from_trigger).map(String::as_str)
+    let from_trigger = || rule.from_trigger.as_ref().and_then(|key| of_trigger(trigger, key));
+    rule.literal.as_deref().or_else(from_trigger)
+}
+
+/// The value that the trigger carries under `key`. An empty one is none: a PLC sends an empty string for
+/// what it does not know.
+fn of_trigger<'a>(trigger: &'a Trigger, key: &str) -> Option<&'a str> {
+    trigger.expected.get(key).map(String::as_str).filter(|value| !value.trim().is_empty())
 }
 
 /// What came out of the rules of one line.
@@ -89,9 +111,9 @@ impl Judged {
             self.broken.extend(mismatches(line, literal));
         }
         if let Some(key) = &rule.from_trigger {
-            match trigger.expected.get(key) {
+            match of_trigger(trigger, key) {
                 // The same string twice would double every mismatch.
-                Some(value) if rule.literal.as_ref() == Some(value) => {}
+                Some(value) if rule.literal.as_deref() == Some(value) => {}
                 Some(value) => self.broken.extend(mismatches(line, value)),
                 None => self.cannot_tell(line, format!("trigger: no value for `{key}`")),
             }
@@ -106,7 +128,14 @@ impl Judged {
             }
         }
         if let Some(kind) = rule.check {
-            self.broken.extend(check(line, kind, year));
+            match check(line, kind, year) {
+                Ok(()) => {}
+                Err(Objection::Broken(mismatch)) => self.broken.push(mismatch),
+                Err(Objection::Unknown(mismatch)) => {
+                    self.unknown = true;
+                    self.broken.push(mismatch);
+                }
+            }
         }
     }
 
@@ -117,19 +146,22 @@ impl Judged {
 }
 
 /// The first place where the line breaks the standard.
-fn check(line: &str, kind: CheckKind, year: i32) -> Option<Mismatch> {
+fn check(line: &str, kind: CheckKind, year: i32) -> Result<(), Objection> {
     match kind {
-        CheckKind::Gs1 => elements(line, year).err(),
-        CheckKind::Gtin => digits::gtin(line).err(),
-        CheckKind::Luhn => digits::luhn(line).err(),
-        CheckKind::Mod3736 => digits::mod_37_36(line).err(),
-        CheckKind::Vin => digits::vin(line).err(),
+        CheckKind::Gs1 => elements(line, year).map(|_| ()),
+        CheckKind::Gtin => digits::gtin(line),
+        CheckKind::Luhn => Ok(digits::luhn(line)?),
+        CheckKind::Mod3736 => Ok(digits::mod_37_36(line)?),
+        CheckKind::Vin => Ok(digits::vin(line)?),
     }
 }
 
 fn mismatch(at: usize, read: impl Into<String>, expected: impl Into<String>) -> Mismatch {
     Mismatch { at, read: read.into(), expected: expected.into() }
 }
+
+#[cfg(test)]
+mod cases;
 
 #[cfg(test)]
 mod tests {
@@ -201,6 +233,19 @@ mod tests {
         let line = one("SN1", rule, &trigger("lot", "SN1"));
         assert_eq!((line.matches, line.confidence, line.expected), (Some(false), 0.0, None));
         assert_eq!(line.mismatches, [mismatch(0, "SN1", "trigger: no value for `serial`")]);
+    }
+
+    /// What a PLC sends that has nothing to say is no value, and holds nothing against the part.
+    #[test]
+    fn an_empty_value_of_the_trigger_is_none() {
+        let rule = Expect { from_trigger: some("serial"), ..Expect::default() };
+        for empty in ["", "   ", "\u{3000}"] {
+            let line = one("SN1", rule.clone(), &trigger("serial", empty));
+            assert_eq!((line.matches, line.confidence, line.expected), (Some(false), 0.0, None), "{empty:?}");
+            assert_eq!(line.mismatches, [mismatch(0, "SN1", "trigger: no value for `serial`")]);
+        }
+        // Nor does a line of blanks equal it.
+        assert_eq!(one("", rule, &trigger("serial", "")).matches, Some(false));
     }
 
     #[test]

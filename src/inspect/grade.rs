@@ -21,7 +21,8 @@
 //! verdict of half an inspection would be a guess, and a person looks at reviews anyway. Findings
 //! below `fail_at` (cosmetic ones) never stop a part, however unsure. A line that equals its one
 //! expected string needs no confidence, because a misreading does not spell the right text; a line
-//! that is only held to a rule (8) may be misread into another valid one.
+//! that is only held to a rule (8) may be misread into another valid one. A line of confidence 0 could
+//! not be judged (`expect`), and is never sure, whatever the limit.
 //! There is no path from a fault, a late answer or a doubt to a pass.
 
 use super::merge::Merged;
@@ -87,7 +88,8 @@ pub fn verdict(evidence: &Evidence<'_>, rule: &VerdictRule) -> (Grade, Verdict) 
         return (grade, Verdict::Fail(Reason::Finding { label: finding.label.clone() }));
     }
     let wrong = |line: &&TextLine| line.matches == Some(false);
-    let read_surely = |line: &&TextLine| line.read.is_some() && sure(line.confidence);
+    let read_surely =
+        |line: &&TextLine| line.read.is_some() && line.confidence > 0.0 && sure(line.confidence);
     if let Some(line) = texts.iter().filter(wrong).find(read_surely) {
         let reason = Reason::TextMismatch { prompt: line.prompt.clone(), line: line.line };
         return (grade, Verdict::Fail(reason));
@@ -262,6 +264,14 @@ mod tests {
     fn cosmetic_findings_pass_however_unsure() {
         let findings = [finding("stain", Grade::Cosmetic, 0.1), finding("pit", Grade::Rework, 0.9)];
         assert_eq!(decide(&findings, &[], &RULE, &[], Duration::ZERO), (Grade::Rework, Verdict::Pass));
+    }
+
+    #[test]
+    fn a_line_that_could_not_be_judged_is_reviewed_whatever_the_limit() {
+        let texts = [line(Some(false), Some("A"), None, 0.0)];
+        let rule = VerdictRule { review_below_confidence: 0.0, ..RULE };
+        let verdict = decide(&[], &texts, &rule, &[], Duration::from_millis(100)).1;
+        assert!(matches!(verdict, Verdict::Review(Reason::TextUncertain { .. })), "{verdict:?}");
     }
 
     #[test]

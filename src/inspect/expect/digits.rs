@@ -2,17 +2,46 @@
 //!
 //! Each check names the first place that breaks it. Letters are never taken for the digits that they
 //! resemble: a marked `O` where a `0` belongs is exactly what has to be found.
+//!
+//!     check       characters                       length         grouped by spaces, hyphens   proves
+//!     gtin        digits                           8, 12, 13, 14  yes                          mod 10, 3 1 3 1
+//!     luhn        digits                           2 or more      yes                          mod 10, 2 1 2 1
+//!     mod37_36    digits, capital letters          2 or more      yes                          ISO 7064
+//!     vin         digits, capitals without I O Q   17             no                           see `vin`
 
-use super::mismatch;
+use super::{mismatch, Objection};
 use crate::domain::text::Mismatch;
 
-/// GTIN-8, -12, -13 or -14 with its check digit.
-pub fn gtin(line: &str) -> Result<(), Mismatch> {
-    let digits = all_digits(line.chars().enumerate(), "gtin")?;
+/// GTIN-8, -12, -13 or -14 with its check digit; spaces and hyphens may group the digits, as they do under
+/// a bar code and in an ISBN. Eight digits that begin with 0 may be a GTIN-12 without its zeros (UPC-E),
+/// whose check digit is that of the whole.
+pub fn gtin(line: &str) -> Result<(), Objection> {
+    let digits = all_digits(ungrouped(line), "gtin")?;
     if ![8, 12, 13, 14].contains(&digits.len()) {
-        return Err(mismatch(0, line, "gtin: 8, 12, 13 or 14 digits"));
+        return Err(mismatch(0, line, "gtin: 8, 12, 13 or 14 digits").into());
     }
-    last_digit(&digits, gs1_check_digit, "gtin")
+    if digits.iter().all(|&(_, digit)| digit == 0) {
+        // It keeps the check digit, but nobody is ever given this number: printers without data print it.
+        return Err(Objection::Unknown(mismatch(0, line, "gtin: a number that is not all zeros")));
+    }
+    if zero_suppressed(&digits).is_some_and(|whole| last_digit(&whole, gs1_check_digit, "gtin").is_ok()) {
+        return Ok(());
+    }
+    Ok(last_digit(&digits, gs1_check_digit, "gtin")?)
+}
+
+/// The twelve digits that eight digits with a leading 0 stand for (General Specifications, section
+/// 5.2.2.4.2): the last of the six in the middle says where the zeros were.
+fn zero_suppressed(digits: &[(usize, u32)]) -> Option<Vec<(usize, u32)>> {
+    let &[first @ (_, 0), a, b, c, d, e, last, check] = digits else { return None };
+    let zeros = |count| std::iter::repeat_n((last.0, 0), count);
+    let (before, count, after) = match last.1 {
+        0..=2 => (vec![first, a, b, last], 4, vec![c, d, e]),
+        3 => (vec![first, a, b, c], 5, vec![d, e]),
+        4 => (vec![first, a, b, c, d], 5, vec![e]),
+        _ => (vec![first, a, b, c, d, e], 4, vec![last]),
+    };
+    Some(before.into_iter().chain(zeros(count)).chain(after).chain([check]).collect())
 }
 
 /// Luhn (ISO/IEC 7812-1) over the digits of the line; spaces and hyphens may group them.
@@ -49,11 +78,13 @@ pub fn mod_37_36(line: &str) -> Result<(), Mismatch> {
     Err(mismatch(at, symbol(check), format!("mod37,36: check character {}", symbol(wanted))))
 }
 
-/// Vehicle identification number: 17 characters of ISO 3779, without I, O and Q, and the check digit
-/// of 49 CFR 565.15 at the ninth place.
+/// Vehicle identification number of ISO 3779: 17 characters without I, O and Q, of which the last four are
+/// digits. The check digit of 49 CFR 565.15 at the ninth place is law in North America and in China; other
+/// makers put there what they like, so that it is checked where the number says that it was given there.
 pub fn vin(line: &str) -> Result<(), Mismatch> {
     const LENGTH: usize = 17;
     const CHECK_AT: usize = 8;
+    const SERIAL_DIGITS: usize = 4;
     const WEIGHTS: [u32; LENGTH] = [8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2];
     let chars: Vec<char> = line.chars().collect();
     if chars.len() != LENGTH {
@@ -70,10 +101,18 @@ pub fn vin(line: &str) -> Result<(), Mismatch> {
         10 => 'X',
         digit => symbol(digit),
     };
-    if chars[CHECK_AT] == wanted {
+    if let Some(at) = (LENGTH - SERIAL_DIGITS..LENGTH).find(|&at| !chars[at].is_ascii_digit()) {
+        return Err(mismatch(at, chars[at], "vin: a digit; the last four are"));
+    }
+    if chars[CHECK_AT] == wanted || !has_check_digit(chars[0], chars[1]) {
         return Ok(());
     }
     Err(mismatch(CHECK_AT, chars[CHECK_AT], format!("vin: check digit {wanted}")))
+}
+
+/// Whether the region of ISO 3780 has a check digit: 1 to 5 and 7F to 70 are North America, L is China.
+const fn has_check_digit(first: char, second: char) -> bool {
+    matches!(first, '1'..='5' | 'L') || (first == '7' && matches!(second, 'F'..='Z' | '0'..='9'))
 }
 
 /// The transliteration of 49 CFR 565.15, table III: A..H are 1..8, J..R 1..9, S..Z 2..9.
@@ -148,10 +187,42 @@ mod tests {
         for good in ["6291041500213", "4006381333931", "036000291452", "73513537", "80614141123458"] {
             assert_eq!(gtin(good), Ok(()), "{good}");
         }
-        assert_eq!(gtin("6291041500214"), Err(mismatch(12, "4", "gtin: check digit 3")));
-        assert_eq!(gtin("629104150O213"), Err(mismatch(9, "O", "gtin: a digit")));
-        assert_eq!(gtin("6291041500"), Err(mismatch(0, "6291041500", "gtin: 8, 12, 13 or 14 digits")));
+        let broken = |at, read, wanted| Err(Objection::Broken(mismatch(at, read, wanted)));
+        assert_eq!(gtin("6291041500214"), broken(12, "4", "gtin: check digit 3"));
+        assert_eq!(gtin("629104150O213"), broken(9, "O", "gtin: a digit"));
+        assert_eq!(gtin("6291041500"), broken(0, "6291041500", "gtin: 8, 12, 13 or 14 digits"));
         assert!(gtin("").is_err() && gtin("６２９１０４１５００２１３").is_err());
+    }
+
+    /// As they stand under bar codes and in books (more lines are in `expect/cases.rs`).
+    #[test]
+    fn gtins_may_be_printed_in_groups() {
+        for good in ["4 006381 333931", "0 36000 29145 2", "978-3-16-148410-0", "7351 3537"] {
+            assert_eq!(gtin(good), Ok(()), "{good}");
+        }
+        let wrong = Objection::Broken(mismatch(14, "2", "gtin: check digit 1"));
+        assert_eq!(gtin("4 006381 333932"), Err(wrong), "the place counts the spaces");
+        assert!(matches!(gtin("00000000"), Err(Objection::Unknown(_))));
+        assert!(matches!(gtin("0000000000000"), Err(Objection::Unknown(_))));
+    }
+
+    /// The example of the General Specifications and others of their table.
+    #[test]
+    fn a_gtin_12_may_leave_its_zeros_out() {
+        for (short, whole) in [
+            ("04252614", "042100005264"),
+            ("01234505", "012000003455"),
+            ("01234523", "012200003453"),
+            ("01234531", "012300000451"),
+            ("01234543", "012340000053"),
+            ("01234565", "012345000065"),
+        ] {
+            assert_eq!((gtin(short), gtin(whole)), (Ok(()), Ok(())), "{short}");
+            let digits = all_digits(ungrouped(short), "").unwrap();
+            let digits = zero_suppressed(&digits).unwrap().into_iter().map(|(_, d)| symbol(d));
+            assert_eq!(digits.collect::<String>(), whole);
+        }
+        assert!(gtin("04252615").is_err(), "the check digit of neither");
     }
 
     /// The numbers that descriptions of the algorithm and of IMEIs use as their examples.
@@ -185,6 +256,23 @@ mod tests {
         assert_eq!(vin("1M8GDM9AXKPO42788").map_err(|m| m.at), Err(11));
         assert_eq!(vin("1M8GDM9AXKP04278").map_err(|m| m.expected), Err("vin: 17 characters".to_owned()));
         assert!(vin("1m8gdm9axkp042788").is_err() && vin("").is_err());
+    }
+
+    #[test]
+    fn the_check_digit_of_a_vin_is_asked_for_where_it_is_law() {
+        // Europe, Japan, Korea: whatever stands at the ninth place.
+        for good in ["WVWZZZ1JZXW000001", "WVGZZZ5NZEW069297", "JTDBR32E720012345", "KMHCT41DAEU012345"] {
+            assert_eq!(vin(good), Ok(()), "{good}");
+        }
+        for wrong in ["1M8GDM9A1KP042788", "5YJSA1E14HF000337", "7SAYGDEE9NF000001", "LFV2A21K9A3000001"] {
+            let found = vin(wrong).expect_err(wrong);
+            assert_eq!(found.at, 8, "{wrong}");
+            let right = found.expected.chars().last().expect("the digit");
+            assert_eq!(vin(&format!("{}{right}{}", &wrong[..8], &wrong[9..])), Ok(()));
+        }
+        // 7A to 7E is New Zealand.
+        assert_eq!(vin("7A8GDM9A1KP042788"), Ok(()));
+        assert_eq!(vin("WVWZZZ1JZXW00000A"), Err(mismatch(16, "A", "vin: a digit; the last four are")));
     }
 
     proptest! {
