@@ -5,7 +5,8 @@
 //!     daemon  a file in the trigger folder '      '--> Refusal, malformed: what is wrong, in words
 //!
 //! The texts of a command end up in records, messages, pages and logs, so lengths and characters are
-//! checked here, where they come in, and nowhere else.
+//! checked here, where they come in, and nowhere else. A PLC pads its strings with spaces or NUL up to
+//! their declared length: that padding is taken off here, before anything is compared or kept.
 
 use crate::domain::frame::Trigger;
 use crate::domain::trigger::{Command, Refusal, Request};
@@ -92,7 +93,8 @@ pub struct Words {
     /// Echoed in the result.
     #[schema(max_length = 256)]
     pub lot: Option<String>,
-    /// Values that the pipeline's `from_trigger` may name, for example `serial`; at most 32.
+    /// Values that the pipeline's `from_trigger` may name, for example `serial`; at most 32. An empty one
+    /// is no value: the line that should equal it goes to review.
     pub expected: BTreeMap<String, String>,
     /// A verdict later than this after the command is review("deadline").
     #[schema(minimum = 1, maximum = 3_600_000)]
@@ -151,21 +153,22 @@ impl Words {
     /// # Errors
     /// `Refusal::Malformed`: a field does not belong to the verb, is missing, or is not what it must be.
     pub fn order(self, verb: Verb, received: Instant) -> Result<Order, Refusal> {
-        self.check().map_err(malformed)?;
+        let this = self.unpadded();
+        this.check().map_err(malformed)?;
         let word = verb.as_str();
-        let about_part = self.part.is_some()
-            || self.part_id.is_some()
-            || self.lot.is_some()
-            || !self.expected.is_empty()
-            || self.deadline_ms.is_some();
+        let about_part = this.part.is_some()
+            || this.part_id.is_some()
+            || this.lot.is_some()
+            || !this.expected.is_empty()
+            || this.deadline_ms.is_some();
         if verb != Verb::Trigger && about_part {
             let what = "part, part_id, lot, expected and deadline_ms mean nothing to the command";
             return Err(malformed(format!("{what} {word}")));
         }
-        if self.part.is_some() && self.camera.is_some() {
+        if this.part.is_some() && this.camera.is_some() {
             return Err(malformed("camera and part: a trigger means one of them".into()));
         }
-        let Self { camera, part, part_id, lot, expected, deadline_ms, pipeline, correlation_id } = self;
+        let Self { camera, part, part_id, lot, expected, deadline_ms, pipeline, correlation_id } = this;
         let command = match (verb, pipeline) {
             (Verb::Pipeline, Some(pipeline)) => Command::Pipeline { camera, pipeline },
             (Verb::Pause, None) => Command::Pause { camera },
@@ -187,6 +190,25 @@ impl Words {
             _ => return Err(malformed("the command pipeline, and only it, needs \"pipeline\"".into())),
         };
         Ok(Order { command, correlation_id })
+    }
+
+    /// All texts without the padding of a PLC.
+    fn unpadded(mut self) -> Self {
+        let single = [
+            &mut self.camera,
+            &mut self.part,
+            &mut self.part_id,
+            &mut self.lot,
+            &mut self.pipeline,
+            &mut self.correlation_id,
+        ];
+        for text in single.into_iter().flatten().chain(self.expected.values_mut()) {
+            let bare = text.trim_matches([' ', '\0']);
+            if bare.len() < text.len() {
+                *text = bare.to_owned();
+            }
+        }
+        self
     }
 
     fn check(&self) -> Result<(), String> {
@@ -245,6 +267,20 @@ mod tests {
         assert_eq!(request.trigger.correlation_id.as_deref(), Some("c7"));
     }
 
+    /// STRING[16] of a PLC, as its JSON library writes it.
+    #[test]
+    fn the_padding_of_a_plc_is_taken_off() {
+        let text = r#"{"camera":"cam1  ","part_id":"P1\u0000\u0000","lot":"  L 7  ","correlation_id":"c \u0000",
+            "expected":{"serial":"SN1     ","gtin":"\u0000\u0000","lot":"   "}}"#;
+        let order = order(Verb::Trigger, text).unwrap();
+        let Command::Trigger(request) = order.command else { panic!("{:?}", order.command) };
+        let trigger = &request.trigger;
+        assert_eq!((request.camera.as_deref(), order.correlation_id.as_deref()), (Some("cam1"), Some("c")));
+        assert_eq!((trigger.part_id.as_deref(), trigger.lot.as_deref()), (Some("P1"), Some("L 7")));
+        assert_eq!(trigger.expected["serial"], "SN1");
+        assert_eq!((trigger.expected["gtin"].as_str(), trigger.expected["lot"].as_str()), ("", ""));
+    }
+
     #[test]
     fn other_commands() {
         assert_eq!(order(Verb::Pause, "").unwrap().command, Command::Pause { camera: None });
@@ -268,7 +304,8 @@ mod tests {
             (Verb::Trigger, long.as_str(), "part_id: a text of 300 bytes"),
             (Verb::Trigger, huge.as_str(), "16386 bytes"),
             (Verb::Trigger, many.as_str(), "33 expected values"),
-            (Verb::Trigger, "{\"lot\":\"a\\u0000\"}", "lot = \"a\\0\""),
+            (Verb::Trigger, "{\"lot\":\"a\\u0000b\"}", "lot = \"a\\0b\""),
+            (Verb::Trigger, "{\"lot\":\"a\\n\"}", "lot = \"a\\n\""),
             (Verb::Trigger, "{\"deadline_ms\":0}", "deadline_ms = 0"),
             (Verb::Trigger, "{\"pipeline\":\"x\"}", "only it"),
             (Verb::Trigger, "{\"camera\":\"c\",\"part\":\"p\"}", "one of them"),
