@@ -191,10 +191,24 @@ impl Exported {
 
 /// RFC 4180; a text that a spreadsheet would take for a formula gets a quote in front, because what
 /// stands on a part must never run anywhere.
+///
+/// Spreadsheets of many countries split at `;`, others at tabs, and a cell's quotes do not hold them
+/// together there: what comes after such a sign, or begins a line, is guarded like a beginning.
 fn cell(text: &str) -> String {
-    let guarded =
-        if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() };
-    if guarded.contains([',', '"', '\n', '\r']) {
+    const SPLIT: [char; 4] = [';', '\t', '\n', '\r'];
+    // The wide ones are the same to a spreadsheet of East Asia.
+    const FORMULA: [char; 10] = ['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠'];
+    let mut guarded = String::with_capacity(text.len());
+    let mut begins = true;
+    for c in text.chars() {
+        if begins && FORMULA.contains(&c) {
+            guarded.push('\'');
+        }
+        guarded.push(c);
+        // Readers pass over the spaces and quotes before a formula.
+        begins = SPLIT.contains(&c) || (begins && matches!(c, ' ' | '"' | '\u{a0}'));
+    }
+    if guarded.contains([',', ';', '\t', '"', '\n', '\r']) {
         format!("\"{}\"", guarded.replace('"', "\"\""))
     } else {
         guarded
@@ -268,5 +282,32 @@ impl Store {
     fn exported(&self, seq: u64) -> Result<Option<Exported>, StoreError> {
         let Some(stored) = self.get(seq)? else { return Ok(None) };
         Ok(Some(Exported { stored, review: self.effective_review(seq)? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cell;
+
+    #[test]
+    fn no_cell_is_a_formula_wherever_a_reader_splits_it() {
+        for (text, written) in [
+            ("SN-1", "SN-1"),
+            ("a, b", "\"a, b\""),
+            ("=1+1", "'=1+1"),
+            ("+1", "'+1"),
+            ("@sum", "'@sum"),
+            (" =1", " '=1"),
+            ("＝1", "'＝1"),
+            ("x;=1", "\"x;'=1\""),
+            ("x; -1", "\"x; '-1\""),
+            ("x\t@a", "\"x\t'@a\""),
+            ("x\r\n+1", "\"x\r\n'+1\""),
+            ("x;\"=1", "\"x;\"\"'=1\""),
+            ("\tx", "\"'\tx\""),
+            ("A | -B", "A | -B"),
+        ] {
+            assert_eq!(cell(text), written, "{text:?}");
+        }
     }
 }
