@@ -25,6 +25,7 @@ mod read;
 mod section;
 #[cfg(test)]
 mod tests;
+mod web;
 
 pub use camera::{DeviceConfig, Health};
 pub use document::Problem;
@@ -204,6 +205,9 @@ pub struct Web {
     pub listen: SocketAddr,
     /// Names under which browsers may ask for it, beside its address.
     pub hosts: Vec<String>,
+    /// Where browsers reach the page through a proxy that ends TLS, as in `https://box.example`; without a
+    /// slash at its end.
+    pub public_url: Option<String>,
     /// Certificate chain and key, PEM; `None`: a pair is generated where TLS is needed.
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// How long a login lasts.

@@ -87,6 +87,9 @@ impl Config {
         out.pair("listen", quoted(&web.listen.to_string()));
         let hosts: Vec<String> = web.hosts.iter().map(|h| quoted(h)).collect();
         out.pair("hosts", format!("[{}]", hosts.join(", ")));
+        if let Some(url) = &web.public_url {
+            out.pair("public_url", quoted(url));
+        }
         if let Some((certificate, key)) = &web.certificate {
             out.pair("certificate", path(certificate));
             out.pair("key", path(key));

@@ -3,8 +3,8 @@
 use super::document::{Document, Problem};
 use super::section::Section;
 use super::{
-    camera, mqtt, pipeline, read_text, Camera, Config, ConfigError, Model, Part, QueueConfig, SourceConfig,
-    Station, Store, TriggerConfig, TriggerOn, Web,
+    camera, mqtt, pipeline, read_text, web, Camera, Config, ConfigError, Model, Part, QueueConfig,
+    SourceConfig, Station, Store, TriggerConfig, TriggerOn,
 };
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Bytes that stay free on the store's file system where the config says nothing.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 
-const PATH_CHARS_MAX: usize = 4096;
+pub(super) const PATH_CHARS_MAX: usize = 4096;
 /// A box has as many cameras as it can serve; more is a mistake in the file.
 const CAMERAS_MAX: usize = 32;
 /// Views of one part: as many fit into one entry of the store, with their reasons.
@@ -44,7 +44,7 @@ pub(super) struct Origin {
 impl Origin {
     /// Where an input lies: as written from the working directory or, when nothing is there, beside
     /// the config file.
-    fn input(&self, path: &Path) -> PathBuf {
+    pub(super) fn input(&self, path: &Path) -> PathBuf {
         let beside = self.dir.join(path);
         if !path.exists() && beside.exists() {
             beside
@@ -59,7 +59,7 @@ impl Origin {
         self.input(Path::new(path.as_deref().unwrap_or(default)))
     }
 
-    fn must_be_file(&self, section: &Section<'_>, key: &str, path: &Path) {
+    pub(super) fn must_be_file(&self, section: &Section<'_>, key: &str, path: &Path) {
         if self.files_must_exist && !path.is_file() {
             section.problem(key, format!("there is no file {}", path.display()));
         }
@@ -94,7 +94,7 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         cameras,
         store: store(root.child("store")),
         mqtt: mqtt::read(broker, client_id, |path| origin.input(path)),
-        web: web(origin, root.child("web")),
+        web: web::read(origin, root.child("web")),
         station,
         pipelines_dir: pipelines.dir,
         pipelines: pipelines.loaded,
@@ -346,39 +346,6 @@ fn store(section: Section<'_>) -> Store {
     };
     section.finish();
     store
-}
-
-fn web(origin: &Origin, section: Section<'_>) -> Option<Web> {
-    if !section.is_present() {
-        return None;
-    }
-    let default = ([127, 0, 0, 1], 8080).into();
-    let listen = section.get::<String>("listen").map_or(default, |text| {
-        text.parse().unwrap_or_else(|_| {
-            section.problem("listen", "must be an IP address and a port, as in 127.0.0.1:8080");
-            default
-        })
-    });
-    let hosts = section.strings("hosts").unwrap_or_default();
-    let is_name =
-        |h: &String| !h.is_empty() && h.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-    if let Some(bad) = hosts.iter().find(|h| !is_name(h)) {
-        section.problem("hosts", format!("{bad:?} is no host name; write it without port"));
-    }
-    let file = |key: &'static str| {
-        let path = section.text(key, PATH_CHARS_MAX).map(|text| origin.input(Path::new(&text)));
-        path.inspect(|path| origin.must_be_file(&section, key, path))
-    };
-    let certificate = section.certificate_and_key(file);
-    let web = Web {
-        listen,
-        hosts,
-        certificate,
-        session_hours: section.ranged("session_hours", 1..=8760).unwrap_or(12),
-        open_metrics: section.get("open_metrics").unwrap_or(false),
-    };
-    section.finish();
-    Some(web)
 }
 
 /// The pipelines that cameras name, each read once.

@@ -153,12 +153,29 @@ fn the_optional_keys_of_the_plant_config_are_the_defaults() {
     assert!(full.mqtt.password_file.take().is_some());
     let web = full.web.as_mut().expect("the plant has its page");
     assert!(!std::mem::take(&mut web.hosts).is_empty() && web.certificate.take().is_some());
+    assert!(web.public_url.take().is_some());
     assert_eq!(full.cameras[0].trigger.interval_ms.take(), Some(2000));
     let SourceConfig::Simulator { count, .. } = &mut full.cameras[1].source else {
         panic!("the second camera is simulated");
     };
     assert_eq!(count.take(), Some(100));
     assert_eq!(full, plain);
+}
+
+#[test]
+fn the_outer_url_is_an_origin_as_browsers_write_it() {
+    for (written, origin) in [
+        ("https://Box.Example/", "https://box.example"),
+        ("https://box.example:443", "https://box.example"),
+        ("http://10.0.0.1:80", "http://10.0.0.1"),
+        ("https://box.example:8443", "https://box.example:8443"),
+        ("http://box.example:443", "http://box.example:443"),
+    ] {
+        let text = SMALL.replace("[store]", &format!("[web]\npublic_url = \"{written}\"\n[store]"));
+        let config = config_of(&text).unwrap_or_else(|p| panic!("{p:#?}"));
+        assert_eq!(config.web.as_ref().and_then(|w| w.public_url.as_deref()), Some(origin));
+        assert_eq!(config_of(&config.effective()).expect("it loads again"), config);
+    }
 }
 
 #[test]
@@ -255,6 +272,9 @@ dir = "var/test" => dir = "d"\nmax_bytes = 1 => store.max_bytes = 1: must be fro
 [store] => [trigger]\ndir = "in"\n[store] => trigger.dir = "in": no camera has trigger = { on = "command" }
 [store] => [webb]\n[store] => test.toml:10:2: webb: unknown key; known here:
 [store] => [web]\nlisten = "here"\n[store] => web.listen = "here": must be an IP address
+[store] => [web]\npublic_url = "box.example"\n[store] => web.public_url = "box.example": must be https://
+[store] => [web]\npublic_url = "https://box.example/st10"\n[store] => it has no path
+[store] => [web]\npublic_url = "https://box.example:99999"\n[store] => web.public_url = "https://box.example:99999"
 [mqtt] => [mqtt => test.toml:12:6: this is not TOML
 "#;
 

@@ -13,6 +13,9 @@ use tokio::sync::watch;
 /// What stands before `/images/…` in messages; empty without a page.
 pub fn url_base(config: &Config) -> String {
     options(config).map_or_else(String::new, |o| {
+        if let Some(url) = o.public_url {
+            return url;
+        }
         let scheme = if o.uses_tls() { "https" } else { "http" };
         let host = o.hosts.first().map(|name| format!("{name}:{}", o.listen.port()));
         format!("{scheme}://{}", host.unwrap_or_else(|| o.listen.to_string()))
@@ -50,6 +53,7 @@ fn options(config: &Config) -> Option<WebOptions> {
     Some(WebOptions {
         listen: web.listen,
         hosts: web.hosts.clone(),
+        public_url: web.public_url.clone(),
         certificate: web.certificate.clone(),
         state_dir: config.store.dir.clone(),
         session: Duration::from_secs(u64::from(web.session_hours) * 3600),

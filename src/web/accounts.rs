@@ -324,7 +324,7 @@ fn open(app: &App, name: String, role: Role) -> Result<Response, ApiError> {
 }
 
 fn set_cookie(app: &App, value: &str, lasts_s: u64) -> String {
-    let secure = if app.options.uses_tls() { "; Secure" } else { "" };
+    let secure = if app.options.seen_by_tls() { "; Secure" } else { "" };
     format!("{}={value}; Path=/; Max-Age={lasts_s}; HttpOnly; SameSite=Strict{secure}", auth::COOKIE)
 }
 

@@ -4,7 +4,8 @@
 //!
 //! - Host must name this machine: else a page of somebody else could be resolved to this address and
 //!   read what its visitors may read (DNS rebinding).
-//! - Origin of a request that changes something must be the page itself (cross-site requests).
+//! - Origin of a request that changes something must be the page itself (cross-site requests). Behind a
+//!   proxy that ends TLS the page is where `public_url` says, whatever Host the proxy sends.
 
 use super::error::ApiError;
 use super::{api, metrics, App};
@@ -66,7 +67,8 @@ async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     if !safe {
         if let Some(origin) = headers.get(header::ORIGIN) {
             let scheme = if app.options.uses_tls() { "https" } else { "http" };
-            if origin.as_bytes() != format!("{scheme}://{host}").as_bytes() {
+            let is = |page: &str| origin.as_bytes() == page.as_bytes();
+            if !is(&format!("{scheme}://{host}")) && !app.options.public_url.as_deref().is_some_and(is) {
                 return ApiError::new(
                     StatusCode::FORBIDDEN,
                     "origin",
@@ -96,6 +98,7 @@ fn is_ours(app: &App, name: &str) -> bool {
         || is(&ip.to_string())
         || is(&format!("[{ip}]"))
         || app.options.hosts.iter().any(|h| is(h))
+        || app.options.public_host().is_some_and(|host| is(host_name(host)))
 }
 
 #[cfg(test)]

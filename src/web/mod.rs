@@ -58,6 +58,8 @@ pub struct WebOptions {
     pub listen: SocketAddr,
     /// Names under which the page may be asked for, beside the address itself and this machine's.
     pub hosts: Vec<String>,
+    /// Where browsers reach the page through a proxy that ends TLS: scheme, host and perhaps a port.
+    pub public_url: Option<String>,
     /// Own certificate and key (PEM); without them a listener beyond loopback generates a pair.
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// Where a generated certificate is kept.
@@ -71,6 +73,16 @@ impl WebOptions {
     /// Beyond this machine only with TLS.
     pub fn uses_tls(&self) -> bool {
         !self.listen.ip().is_loopback() || self.certificate.is_some()
+    }
+
+    /// Whether browsers come by TLS, be it ours or that of a proxy before us.
+    pub fn seen_by_tls(&self) -> bool {
+        self.public_url.as_ref().map_or_else(|| self.uses_tls(), |url| url.starts_with("https://"))
+    }
+
+    /// The host in the outer URL, with its port if it has one of its own.
+    pub fn public_host(&self) -> Option<&str> {
+        self.public_url.as_deref().and_then(|url| url.split_once("://")).map(|(_, host)| host)
     }
 }
 
@@ -164,6 +176,7 @@ pub enum WebError {
 pub struct Web {
     /// Where it really listens.
     pub address: SocketAddr,
+    /// Where browsers reach it.
     pub url: String,
     pub app: Arc<App>,
     runtime: Option<tokio::runtime::Runtime>,
@@ -194,7 +207,8 @@ impl Web {
             move || load_index(&app)
         });
         runtime.spawn(server::serve(listener, acceptor, Arc::clone(&app)));
-        Ok(Self { address, url: format!("{scheme}://{address}/"), app, runtime: Some(runtime) })
+        let url = app.options.public_url.clone().unwrap_or_else(|| format!("{scheme}://{address}"));
+        Ok(Self { address, url: format!("{url}/"), app, runtime: Some(runtime) })
     }
 }
 

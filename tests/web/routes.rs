@@ -127,6 +127,29 @@ fn foreign_hosts_and_origins_are_refused() {
     assert!(ask(to, "GET", "/api/v1/me", &[&session], "").json()["name"].is_null());
 }
 
+/// A proxy on this machine ends TLS and asks with a Host of its own or the browser's.
+#[test]
+fn behind_a_proxy_the_page_is_where_the_outer_url_says() {
+    let (store, dir) = Server::start(0).into_parts();
+    let mut options = options(dir.path());
+    options.public_url = Some("https://line.example".into());
+    let server = Server::with(store, dir, options);
+    assert_eq!(server.web.url, "https://line.example/");
+    let to = server.web.address;
+    let login = format!("{{\"name\":\"operator\",\"password\":\"{PASSWORD}\"}}");
+    let from = |host: &str, origin: &str| {
+        let headers = [format!("Host: {host}"), format!("Origin: {origin}")];
+        ask(to, "POST", "/api/v1/login", &headers.each_ref().map(String::as_str), &login)
+    };
+    for host in ["line.example", &to.to_string()] {
+        let answer = from(host, "https://line.example");
+        assert_eq!(answer.status, 200, "{host}: {}", answer.head);
+        assert!(answer.header("set-cookie").unwrap().contains("; Secure"), "{}", answer.head);
+    }
+    assert_eq!(from(&to.to_string(), "http://line.example").code(), "origin", "the scheme counts");
+    assert_eq!(from("line.example", "https://evil.example").code(), "origin");
+}
+
 #[test]
 fn the_first_account_needs_the_code_and_guesses_are_slowed() {
     let dir = tempfile::tempdir().unwrap();

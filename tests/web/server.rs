@@ -76,6 +76,7 @@ pub fn options(dir: &Path) -> WebOptions {
     WebOptions {
         listen: ([127, 0, 0, 1], 0).into(),
         hosts: vec!["box.example".into()],
+        public_url: None,
         certificate: None,
         state_dir: dir.to_owned(),
         session: Duration::from_secs(3600),
@@ -110,8 +111,14 @@ impl Server {
 
     /// Over a store as it is.
     pub fn over(store: Arc<Store>, dir: tempfile::TempDir) -> Self {
+        let options = options(dir.path());
+        Self::with(store, dir, options)
+    }
+
+    /// Over a store as it is, with options of its own.
+    pub fn with(store: Arc<Store>, dir: tempfile::TempDir, options: WebOptions) -> Self {
         let probe = Box::new(|| Health { alive: true, broker: true });
-        let app = App::new(Arc::clone(&store), options(dir.path()), Vec::new(), probe).unwrap();
+        let app = App::new(Arc::clone(&store), options, Vec::new(), probe).unwrap();
         // The page has a runtime of its own, which cannot be started inside that of a test.
         let web = std::thread::spawn(move || Web::start(app)).join().unwrap().unwrap();
         let commanded = Arc::new(Mutex::new(Vec::new()));
@@ -124,6 +131,12 @@ impl Server {
             Ok(())
         }));
         Self { web, store, commanded, dir }
+    }
+
+    /// Its store and folder, after the server has ended.
+    pub fn into_parts(self) -> (Arc<Store>, tempfile::TempDir) {
+        drop(self.web);
+        (self.store, self.dir)
     }
 
     pub fn get(&self, path: &str, role: Role) -> Answer {

@@ -62,7 +62,7 @@ export const percent = (x, digits = 0) => x === null || x === undefined ? "–" 
 
 export function clock(at) {
   const d = new Date(at);
-  return d.toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+  return d.toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 }
 export function day(at) {
   const d = new Date(at);
