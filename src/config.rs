@@ -31,6 +31,9 @@ pub use camera::{DeviceConfig, Health};
 pub use document::Problem;
 pub use mqtt::{BrokerTls, Mqtt, Protocol, Secret};
 
+use crate::camera::device::Kind;
+use crate::camera::folder::FileTime;
+use crate::camera::window::{Rule, Stamps};
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
 use crate::store::ageing::Trust;
@@ -118,6 +121,37 @@ pub struct Camera {
     pub queue: QueueConfig,
 }
 
+impl Camera {
+    /// How pictures are matched with triggers. Without a key: a second for a camera on a cable, two for a stream and
+    /// for files, and none where the order itself makes the picture.
+    pub fn window(&self) -> Rule {
+        let ms = Duration::from_millis;
+        let (stamps, within, on_its_way) = match &self.source {
+            SourceConfig::Device(device) => match &device.kind {
+                Kind::OpenCv { live: false, .. } => (Stamps::Order, None, ms(1_000)),
+                Kind::OpenCv { .. } => (Stamps::Exposure, Some(ms(2_000)), ms(1_000)),
+                Kind::V4l2 { .. } | Kind::Genicam { .. } => (Stamps::Exposure, Some(ms(1_000)), ms(1_000)),
+            },
+            SourceConfig::Simulator { .. } | SourceConfig::Folder { watch: false, .. } => {
+                (Stamps::Order, None, ms(1_000))
+            }
+            // A file that another user writes must stand still for two seconds before it counts.
+            SourceConfig::Folder { time: FileTime::Arrival, .. } => {
+                (Stamps::Arrival, Some(ms(2_000)), ms(3_000))
+            }
+            SourceConfig::Folder { time: FileTime::Modified, .. } => {
+                (Stamps::Exposure, Some(ms(2_000)), ms(3_000))
+            }
+        };
+        let latency = match &self.source {
+            SourceConfig::Device(device) => ms(device.latency_ms.into()),
+            _ => Duration::ZERO,
+        };
+        let within = self.trigger.exposed_within_ms.map(ms).or(within);
+        Rule { within, on_its_way: on_its_way + latency, stamps }
+    }
+}
+
 /// A part that several cameras look at, and that has one verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -145,6 +179,8 @@ pub enum SourceConfig {
         path: PathBuf,
         /// Wait for new files. Otherwise those that are there are taken once, and the source ends.
         watch: bool,
+        /// What the time of a triggered part's file is.
+        time: FileTime,
     },
     /// `v4l2`, `opencv` or `genicam`: a device in a capture process.
     Device(Box<DeviceConfig>),
@@ -165,6 +201,8 @@ pub struct TriggerConfig {
     pub interval_ms: Option<u64>,
     /// Overrides the pipeline's deadline; counted from the trigger where there is one.
     pub deadline_ms: Option<u64>,
+    /// From a command to the exposure of its part, at most; `None`: as is usual for the source.
+    pub exposed_within_ms: Option<u64>,
 }
 
 /// Who decides when a picture is taken.

@@ -27,6 +27,7 @@ mod inspector;
 mod interrupted;
 mod recorder;
 mod station;
+mod taken;
 mod taker;
 mod web;
 

@@ -163,6 +163,11 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Something about the oldest item, which stays inside.
+    pub fn peek<R>(&self, about: impl FnOnce(&T) -> R) -> Option<R> {
+        self.lock().items.front().map(about)
+    }
+
     /// No more items go in; those inside can still be popped. Everybody who waits wakes up. Closing
     /// twice is the same as closing once.
     pub fn close(&self) {
@@ -204,8 +209,10 @@ mod tests {
         assert_eq!(queue.push(1), Pushed::Queued);
         assert_eq!(queue.push(2), Pushed::Queued);
         assert_eq!(queue.push(3), Pushed::Dropped(1));
+        assert_eq!(queue.peek(|item| *item), Some(2));
         assert_eq!(queue.pop(None), Popped::Item(2));
         assert_eq!(queue.pop(None), Popped::Item(3));
+        assert_eq!(queue.peek(|item| *item), None);
         let expected =
             Counters { pushed: 3, popped: 2, dropped_oldest: 1, depth_max: 2, ..Counters::default() };
         assert_eq!(queue.counters(), expected);

@@ -25,7 +25,7 @@ use inspectd::camera::picture::Correction;
 use inspectd::camera::supervisor::machine::Limits;
 use inspectd::camera::supervisor::{Report, Supervised};
 use inspectd::camera::wire::{Alive, Order, Told};
-use inspectd::camera::{Source, Stop};
+use inspectd::camera::{Source, Stop, Want};
 use inspectd::domain::frame::Frame;
 use inspectd::ipc::{Channel, Child, Program};
 use std::io::Write;
@@ -117,7 +117,7 @@ fn scripted(script: &Path) {
             _ => {}
         }
         pictures += 1;
-        if let Some(Order::Take { order }) = order {
+        if let Some(Order::Take { order, .. }) = order {
             let bytes = [pictures as u8; 4 * 4 * 3];
             channel.send(&frame(Some(order), pictures), &[&bytes], within).unwrap();
         }
@@ -133,7 +133,7 @@ fn scripted(script: &Path) {
 }
 
 fn frame(order: Option<u64>, number: u64) -> Told {
-    Told::Frame { order, width_px: 4, height_px: 4, stamp: Stamp::now(), number }
+    Told::Frame { order, older: 0, width_px: 4, height_px: 4, stamp: Stamp::now(), number }
 }
 
 /// A camera under supervision, and all that its supervisor said.
@@ -144,8 +144,13 @@ struct Rig {
 
 impl Rig {
     fn new(kind: Kind, role: &str, script: &Path, policy: Policy, limits: Limits) -> Self {
-        let settings =
-            Settings { camera: "cam1".into(), kind, key_frames: policy, correction: Correction::default() };
+        let settings = Settings {
+            camera: "cam1".into(),
+            kind,
+            key_frames: policy,
+            correction: Correction::default(),
+            latency_ms: 0,
+        };
         let reports = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&reports);
         let report = Box::new(move |report| heard.lock().unwrap().push((Instant::now(), report)));
@@ -182,7 +187,7 @@ impl Rig {
     }
 
     fn take(&mut self) -> Frame {
-        self.camera.next_by(Some(Instant::now() + PATIENCE)).unwrap().expect("the camera goes on")
+        self.camera.take(Want::by(Instant::now() + PATIENCE)).unwrap().expect("the camera goes on")
     }
 }
 
@@ -306,12 +311,12 @@ fn pictures_of_a_hardware_trigger_that_find_no_room_are_counted() {
     let kind = genicam("Mono8", Exposure::Line("Line1".into()));
     let mut rig = Rig::new(kind, "scripted", &script, Policy::All, Limits::default());
     rig.heard(began, "the end", |r| matches!(r, Report::Fault { reason } if reason.contains("sent")));
-    let lost = rig.camera.next_by(Some(Instant::now())).unwrap_err();
+    let lost = rig.camera.take(Want::by(Instant::now())).unwrap_err();
     assert!(
         matches!(lost, inspectd::camera::CameraError::Lost { count: 7 }),
         "{lost}: 12 came, 8 fit, 3 were broken"
     );
-    let taken = std::iter::from_fn(|| rig.camera.next_by(Some(Instant::now())).ok().flatten());
+    let taken = std::iter::from_fn(|| rig.camera.take(Want::by(Instant::now())).ok().flatten());
     let origins: Vec<String> = taken.map(|f| f.origin).collect();
     assert_eq!(origins, (1..=8).map(|n| format!("cam1:{n}")).collect::<Vec<_>>());
 }
@@ -326,7 +331,7 @@ fn a_film_is_taken_picture_by_picture_and_ends() {
     let path = film(dir.path(), "testsrc", 2);
     let mut rig = Rig::real(opencv(path.display().to_string(), Backend::Ffmpeg, false));
     let frames: Vec<Frame> =
-        std::iter::from_fn(|| rig.camera.next_by(Some(Instant::now() + PATIENCE)).unwrap()).collect();
+        std::iter::from_fn(|| rig.camera.take(Want::by(Instant::now() + PATIENCE)).unwrap()).collect();
     assert_eq!(frames.len(), 20);
     assert!(frames.iter().all(|f| f.pixels.dimensions() == (320, 240) && f.replayed));
     let times: Vec<_> = frames.iter().map(|f| f.captured_at).collect();
@@ -344,7 +349,7 @@ fn a_film_gives_its_key_frames() {
     let policy = Policy::EveryMs(1_000);
     let mut rig = Rig::new(kind, "real", Path::new(""), policy, Limits::default());
     let mut numbers = Vec::new();
-    while let Some(frame) = rig.camera.next_by(Some(Instant::now() + PATIENCE)).unwrap() {
+    while let Some(frame) = rig.camera.take(Want::by(Instant::now() + PATIENCE)).unwrap() {
         numbers.push(frame.origin);
     }
     assert_eq!(numbers, ["cam1:0", "cam1:10", "cam1:20"]);

@@ -1,17 +1,22 @@
 //! The capture child: opens one device, reads it all the time, and hands over what is ordered.
 //!
-//!     Open --> device --next--> picture --count, check--> key-frame policy --ordered?--> Frame
-//!                                                                '--no--> forgotten
+//!     Open --> device --next--> picture --count, check--> ordered, and exposed after the order?
+//!                                                            |--no--> forgotten
+//!                                                            '--yes-> key-frame policy --> Frame
 //!
 //! It reads whether pictures are wanted or not, so that what is ordered is new and not what lay in a
 //! driver's buffers. A recording is read only when ordered. It ends when its socket closes.
+//!
+//! Invariants:
+//! - At most one order waits. A new one takes its place, and one that is over is dropped, so that no
+//!   picture answers an order that nobody waits for.
+//! - A picture from before an order's `after_ns` never answers it.
 
-use super::device::{Device, DeviceError, Picture, Reading, Settings};
+use super::device::{monotonic_ns, Device, DeviceError, Picture, Reading, Settings};
 use super::keyframe::KeyFrames;
 use super::picture::{condition, Corrector};
 use super::wire::{Alive, Order, Told};
 use crate::ipc::{Channel, IpcError};
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// How often the child says that it lives.
@@ -22,8 +27,6 @@ const LOOK: Duration = Duration::from_millis(100);
 const SEND_WITHIN: Duration = Duration::from_secs(5);
 /// How long the child waits to be told what to open.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
-/// Orders that wait; the supervisor has one at a time under way.
-const ORDERS_MAX: usize = 16;
 
 /// Serves until the other side closes the connection or the device fails.
 ///
@@ -43,7 +46,9 @@ pub fn serve(
                 device,
                 corrector,
                 key_frames: KeyFrames::new(settings.key_frames),
-                orders: VecDeque::new(),
+                order: None,
+                latency: Duration::from_millis(settings.latency_ms.into()),
+                older: 0,
                 alive: Alive::default(),
                 told: Instant::now(),
             };
@@ -79,13 +84,24 @@ impl From<DeviceError> for Stop {
     }
 }
 
+/// An order without its picture.
+#[derive(Clone, Copy)]
+struct Ordered {
+    number: u64,
+    after_ns: Option<u64>,
+    by_ns: Option<u64>,
+}
+
 struct Session {
     channel: Channel,
     device: Box<dyn Device>,
     corrector: Corrector,
     key_frames: KeyFrames,
-    /// Orders without their picture, oldest first.
-    orders: VecDeque<u64>,
+    order: Option<Ordered>,
+    /// From an exposure to its stamp.
+    latency: Duration,
+    /// Pictures that came for the order and were exposed before it.
+    older: u64,
     alive: Alive,
     /// When the last sign of life was sent.
     told: Instant,
@@ -94,16 +110,20 @@ struct Session {
 impl Session {
     fn run(&mut self) -> Result<(), Stop> {
         loop {
-            let rests = self.device.is_recording() && self.orders.is_empty();
+            let rests = self.device.is_recording() && self.order.is_none();
             self.take_orders(if rests { ALIVE_EVERY } else { Duration::ZERO })?;
-            if self.device.is_recording() && self.orders.is_empty() {
+            if self.order.is_some_and(|o| o.by_ns.is_some_and(|by| monotonic_ns() >= by)) {
+                self.order = None;
+            }
+            if self.device.is_recording() && self.order.is_none() {
                 self.alive.idle = true;
             } else {
                 match self.device.next(LOOK)? {
                     Reading::Picture(picture) => self.picture(picture)?,
                     // A software trigger that got lost is a picture that is due.
-                    Reading::Idle => self.alive.idle = self.orders.is_empty(),
+                    Reading::Idle => self.alive.idle = self.order.is_none(),
                     Reading::Late => self.alive.idle = false,
+                    Reading::Broken(reason) => self.broken(reason)?,
                     Reading::Lost(count) => {
                         self.alive.idle = false;
                         self.channel.send(&Told::Lost { count }, &[], SEND_WITHIN)?;
@@ -124,10 +144,10 @@ impl Session {
     }
 
     fn take_orders(&mut self, mut wait: Duration) -> Result<(), Stop> {
-        while let Some((Order::Take { order }, _)) = self.channel.recv(wait, SEND_WITHIN)? {
-            if self.orders.len() < ORDERS_MAX {
-                self.orders.push_back(order);
-            }
+        while let Some((Order::Take { order, after_ns, by_ns }, _)) = self.channel.recv(wait, SEND_WITHIN)? {
+            self.order = Some(Ordered { number: order, after_ns, by_ns });
+            self.older = 0;
+            self.key_frames.begin();
             self.device.expose()?;
             wait = Duration::ZERO;
         }
@@ -135,14 +155,21 @@ impl Session {
     }
 
     fn picture(&mut self, mut picture: Picture) -> Result<(), Stop> {
+        if !self.device.is_recording() {
+            picture.stamp = picture.stamp.back(self.latency);
+        }
         self.alive.pictures += 1;
         self.alive.idle = false;
         self.alive.checksum = crc32fast::hash(picture.pixels.as_raw());
         if self.told.elapsed() >= ALIVE_EVERY {
             self.alive.condition = Some(condition(&picture.pixels)?);
         }
-        if self.orders.is_empty() && !self.device.pushes() {
-            return Ok(());
+        if !self.device.pushes() {
+            let Some(order) = self.order else { return Ok(()) };
+            if order.after_ns.is_some_and(|after| picture.stamp.monotonic_ns < after) {
+                self.older += 1;
+                return Ok(());
+            }
         }
         self.corrector.correct(&mut picture.pixels)?;
         match self.key_frames.offer(picture)? {
@@ -151,17 +178,32 @@ impl Session {
         }
     }
 
+    /// A broken picture of a device that runs freely is followed by the next. That of an order is its part's,
+    /// and that of a hardware trigger is a part's, too.
+    fn broken(&mut self, reason: String) -> Result<(), Stop> {
+        self.alive.idle = false;
+        if self.device.pushes() {
+            self.channel.send(&Told::Lost { count: 1 }, &[], SEND_WITHIN)?;
+        } else if self.device.exposes_on_order() {
+            if let Some(order) = self.order.take() {
+                self.channel.send(&Told::Missed { order: order.number, reason }, &[], SEND_WITHIN)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A recording that ends inside a window still gives the best of it.
     fn last(&mut self) -> Result<(), Stop> {
         match self.key_frames.rest() {
-            Some(chosen) if !self.orders.is_empty() => self.send(&chosen),
+            Some(chosen) if self.order.is_some() => self.send(&chosen),
             _ => Ok(()),
         }
     }
 
     fn send(&mut self, picture: &Picture) -> Result<(), Stop> {
         let told = Told::Frame {
-            order: self.orders.pop_front(),
+            order: self.order.take().map(|order| order.number),
+            older: self.older,
             width_px: picture.pixels.width(),
             height_px: picture.pixels.height(),
             stamp: picture.stamp,

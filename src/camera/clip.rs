@@ -14,7 +14,7 @@
 //! - A picture that was taken is handed on, even where its clip stays too short: the line sees that it is
 //!   and reviews it, so that no triggered part is lost.
 
-use super::{CameraError, Source, Stop};
+use super::{CameraError, Source, Stop, Want};
 use crate::domain::frame::{ClipPicture, Frame};
 use crate::domain::pipeline::ClipRule;
 use std::time::{Duration, Instant};
@@ -42,16 +42,16 @@ impl Clips {
         &mut self,
         last: &Frame,
         interval: Duration,
-        by: Option<Instant>,
+        want: Want,
     ) -> Result<Option<Frame>, CameraError> {
         if last.exposed.is_some() && !last.replayed {
             let due = last.captured + interval;
-            if self.stop.wait_until(by.map_or(due, |by| by.min(due))) || Instant::now() < due {
+            if self.stop.wait_until(want.by.map_or(due, |by| by.min(due))) || Instant::now() < due {
                 return Ok(None);
             }
         }
         loop {
-            let Some(next) = self.source.next_by(by)? else { return Ok(None) };
+            let Some(next) = self.source.take(want)? else { return Ok(None) };
             let is_near = match (last.exposed, next.exposed) {
                 // Backwards: the source's process was restarted, and its film with it.
                 (Some(last), Some(next)) => next >= last && next - last < interval,
@@ -65,19 +65,15 @@ impl Clips {
 }
 
 impl Source for Clips {
-    fn next(&mut self) -> Result<Option<Frame>, CameraError> {
-        self.next_by(None)
-    }
-
-    fn next_by(&mut self, by: Option<Instant>) -> Result<Option<Frame>, CameraError> {
+    fn take(&mut self, want: Want) -> Result<Option<Frame>, CameraError> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
-        let Some(mut last) = self.source.next_by(by)? else { return Ok(None) };
+        let Some(mut last) = self.source.take(want)? else { return Ok(None) };
         // Each with the time from its exposure to that of the picture behind it.
         let mut earlier: Vec<(Frame, Duration)> = vec![];
         while let Some(rule) = (self.rule)().filter(|rule| earlier.len() + 1 < rule.frames) {
-            match self.following(&last, rule.interval, by) {
+            match self.following(&last, rule.interval, want) {
                 Ok(Some(next)) => match (last.exposed, next.exposed) {
                     (Some(before), Some(after)) if after < before => {
                         // On another clock nothing is known about the time between: the clip begins anew.
@@ -93,7 +89,7 @@ impl Source for Clips {
                 Err(error) => {
                     tracing::error!(camera = %last.camera, %error, "a clip is cut short");
                     // Who waits for a triggered part has its frame; a fault of before would meet the next part.
-                    self.fault = by.is_none().then_some(error);
+                    self.fault = want.by.is_none().then_some(error);
                     break;
                 }
             }
@@ -132,7 +128,7 @@ mod tests {
     struct Script(VecDeque<Result<Option<u64>, &'static str>>);
 
     impl Source for Script {
-        fn next(&mut self) -> Result<Option<Frame>, CameraError> {
+        fn take(&mut self, _: Want) -> Result<Option<Frame>, CameraError> {
             let Some(next) = self.0.pop_front() else { return Ok(None) };
             let ms = next.map_err(|reason| CameraError::Device { reason: reason.into() })?;
             Ok(Some(Frame {
@@ -205,9 +201,9 @@ mod tests {
         assert_eq!(source.next().unwrap_err().to_string(), "EIO");
         assert_eq!(told(&source.next().unwrap().unwrap()), ("Some(500)".into(), vec![200, 100]));
         let mut triggered = clips(script(), rule(3, 100));
-        let by = Some(Instant::now() + Duration::from_secs(60));
-        assert_eq!(told(&triggered.next_by(by).unwrap().unwrap()).1, [100]);
-        let next = triggered.next_by(by).unwrap().unwrap();
+        let want = Want::by(Instant::now() + Duration::from_secs(60));
+        assert_eq!(told(&triggered.take(want).unwrap().unwrap()).1, [100]);
+        let next = triggered.take(want).unwrap().unwrap();
         assert_eq!(told(&next).1, [200, 100], "the next part has nothing to do with the fault");
     }
 
@@ -221,7 +217,7 @@ mod tests {
     struct Live;
 
     impl Source for Live {
-        fn next(&mut self) -> Result<Option<Frame>, CameraError> {
+        fn take(&mut self, _: Want) -> Result<Option<Frame>, CameraError> {
             let frame = Script([Ok(None)].into()).next()?;
             let exposed = Some(Duration::from_nanos(crate::camera::device::monotonic_ns()));
             Ok(frame.map(|frame| Frame { exposed, replayed: false, ..frame }))
@@ -233,8 +229,8 @@ mod tests {
         let of = |ms| Clips::new(Box::new(Live), Box::new(move || rule(2, ms)), Stop::default());
         let frame = of(30).next().unwrap().unwrap();
         assert!(frame.clip[0].before >= Duration::from_millis(30), "{:?}", frame.clip[0].before);
-        let by = Some(Instant::now() + Duration::from_millis(20));
-        assert!(of(3_600_000).next_by(by).unwrap().unwrap().clip.is_empty(), "an hour is not waited for");
+        let want = Want::by(Instant::now() + Duration::from_millis(20));
+        assert!(of(3_600_000).take(want).unwrap().unwrap().clip.is_empty(), "an hour is not waited for");
     }
 
     #[test]

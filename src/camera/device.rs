@@ -20,6 +20,8 @@ pub struct Settings {
     pub kind: Kind,
     pub key_frames: Policy,
     pub correction: Correction,
+    /// From an exposure to the stamp that the device, or the arrival of its picture, gives it; milliseconds.
+    pub latency_ms: u32,
 }
 
 /// A kind of device and how it is set.
@@ -97,7 +99,9 @@ pub enum Reading {
     Idle,
     /// Nothing came, although it should have.
     Late,
-    /// Pictures that hardware triggered came broken, or found no room in the driver.
+    /// A picture came and is of no use, for this reason.
+    Broken(String),
+    /// Pictures that hardware triggered found no room in the driver.
     Lost(u64),
     /// A recording is over.
     Ended,
@@ -176,6 +180,11 @@ pub trait Device {
     /// The device does not take the command.
     fn expose(&mut self) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    /// True when each call of `expose` makes one exposure, so that a broken picture is that of an order.
+    fn exposes_on_order(&self) -> bool {
+        false
     }
 
     /// True for a recording: it is read only when a picture is wanted, so that none is lost.

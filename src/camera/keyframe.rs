@@ -6,6 +6,9 @@
 //!     sharpest   the sharpest picture of each window of so many milliseconds
 //!
 //! Times are those of the exposures, so that a recording is cut as the live stream would have been.
+//!
+//! Invariant: what is chosen for an order was offered after it. The best picture of a window that an order
+//! has not seen the end of is never kept for the next order, which is about another part.
 
 use super::device::{DeviceError, Picture};
 use super::picture::{difference, sharpness, thumbnail};
@@ -39,6 +42,13 @@ impl KeyFrames {
     /// Nothing chosen yet.
     pub const fn new(policy: Policy) -> Self {
         Self { policy, since_ns: None, seen: None, best: None }
+    }
+
+    /// A new order begins: what was offered before belongs to nobody.
+    pub fn begin(&mut self) {
+        if matches!(self.policy, Policy::Sharpest(_)) {
+            (self.since_ns, self.best) = (None, None);
+        }
     }
 
     /// Offers the next picture; returns the one that is chosen now, if one is.
@@ -109,6 +119,23 @@ mod tests {
             RgbImage::from_fn(64, 48, |x, _| Rgb([if (x / 4).is_multiple_of(2) { contrast } else { 0 }; 3]));
         let stamp = Stamp { monotonic_ns: ms * 1_000_000, unix_ns: 0 };
         Picture { pixels, stamp, number: ms }
+    }
+
+    #[test]
+    fn an_order_never_gets_a_picture_from_before_it() {
+        let mut key_frames = KeyFrames::new(Policy::Sharpest(100));
+        let mut offer = |ms, contrast, begins: bool| {
+            if begins {
+                key_frames.begin();
+            }
+            key_frames.offer(at(ms, contrast)).unwrap().map(|p| p.number)
+        };
+        assert_eq!(offer(0, 90, true), None);
+        assert_eq!(offer(50, 20, false), None);
+        assert_eq!(offer(100, 200, false), Some(0), "the picture that ends the window is kept for the next");
+        assert_eq!(offer(2_000, 10, true), None);
+        assert_eq!(offer(2_050, 30, false), None);
+        assert_eq!(offer(2_100, 10, false), Some(2_050), "and not for the next order");
     }
 
     fn chosen(policy: Policy, stream: &[(u64, u8)]) -> Vec<u64> {

@@ -14,11 +14,12 @@
 //! What can hang or crash, drivers and network streams, lives in a child process (`inspectd capture`).
 //! `folder` and `simulator` are our own code on files and numbers and stay in the process.
 //!
-//! A source runs on a thread of its own and may block in `next`; a `Stop` wakes it. The caller paces
-//! it and decides what happens to frames that nobody has room for.
+//! A source runs on a thread of its own and may block in `take`; a `Stop` wakes it. The caller paces
+//! it and decides what happens to frames that nobody has room for. Which picture is of which triggered
+//! part is decided in one place for all sources: `window`.
 //!
-//! An error of `next` is about one picture, or about the source being unreachable for now: the caller
-//! reports it and calls `next` again. `Ok(None)` is the end: nothing comes after it.
+//! An error of `take` is about one picture, or about the source being unreachable for now: the caller
+//! reports it and calls `take` again. `Ok(None)` is the end: nothing comes after it.
 
 pub mod child;
 pub mod clip;
@@ -31,27 +32,51 @@ pub mod picture;
 pub mod simulator;
 pub mod supervisor;
 pub mod v4l2;
+pub mod window;
 pub mod wire;
 
-use crate::domain::frame::Frame;
-use std::path::PathBuf;
+use crate::domain::frame::{Frame, Ticket};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// What the line wants of a source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Want {
+    /// Only a picture that was exposed from this moment on: an earlier one shows another part. `None`: any.
+    pub after: Option<Instant>,
+    /// When to give up. `None`: wait as long as it takes.
+    pub by: Option<Instant>,
+}
+
+impl Want {
+    /// Any picture, in time.
+    pub const fn by(by: Instant) -> Self {
+        Self { after: None, by: Some(by) }
+    }
+
+    /// True once it is time to give up.
+    pub fn is_over(&self) -> bool {
+        self.by.is_some_and(|by| Instant::now() >= by)
+    }
+}
+
 /// Where frames come from.
 pub trait Source: Send {
-    /// The next frame, waiting for it if need be; `Ok(None)` when there will never be another.
+    /// The next frame that is wanted, waiting for it if need be; `Ok(None)` when there will never be another.
+    /// A frame's `captured` is its exposure. Sources discard what is older than `want.after` where they can
+    /// tell, but the caller decides (`window`).
     ///
     /// # Errors
-    /// One picture could not be had; the next call goes on behind it.
-    fn next(&mut self) -> Result<Option<Frame>, CameraError>;
+    /// One picture could not be had, or `Late`: none came by `want.by`; the next call goes on after it.
+    fn take(&mut self, want: Want) -> Result<Option<Frame>, CameraError>;
 
-    /// Like `next`, but a source that waits for a device gives up at this moment.
+    /// The next frame, whatever it is and however long it takes.
     ///
     /// # Errors
-    /// Also when no picture came in time.
-    fn next_by(&mut self, _by: Option<Instant>) -> Result<Option<Frame>, CameraError> {
-        self.next()
+    /// One picture could not be had.
+    fn next(&mut self) -> Result<Option<Frame>, CameraError> {
+        self.take(Want::default())
     }
 
     /// Forgets pictures that came without having been asked for, and the count of those that were lost:
@@ -98,9 +123,49 @@ pub enum CameraError {
     /// is one part that nobody has seen. Told once.
     #[error("{count} pictures that hardware triggered were lost")]
     Lost { count: u64 },
+    /// The picture that was ordered of a device came broken.
+    #[error("{origin}: {reason}")]
+    Broken { origin: String, reason: String },
+    /// A file of a watched directory, of which an inspection is owed from now on, is of no use.
+    #[error("{error}")]
+    BrokenFile { ticket: Option<Ticket>, error: Box<CameraError> },
+    /// No picture came by the moment at which the caller gave up.
+    #[error("no picture came in time")]
+    Late,
     /// The device of a capture child gives no pictures.
     #[error("{reason}")]
     Device { reason: String },
+}
+
+impl CameraError {
+    /// True when one picture, which somebody took of a part, is of no use, and the source goes on.
+    pub const fn is_one_picture(&self) -> bool {
+        matches!(
+            self,
+            Self::Read { .. }
+                | Self::NotAFile { .. }
+                | Self::Format { .. }
+                | Self::Truncated { .. }
+                | Self::TooLarge { .. }
+                | Self::Decode { .. }
+                | Self::Broken { .. }
+                | Self::BrokenFile { .. }
+        )
+    }
+
+    /// The file that it is about.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Read { path, .. }
+            | Self::NotAFile { path }
+            | Self::Format { path }
+            | Self::Truncated { path }
+            | Self::TooLarge { path, .. }
+            | Self::Decode { path, .. } => Some(path),
+            Self::BrokenFile { error, .. } => error.file(),
+            _ => None,
+        }
+    }
 }
 
 /// Wakes and ends sources that wait. Clones share one state; once set it stays set.

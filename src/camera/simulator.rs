@@ -8,7 +8,7 @@
 //! frame's origin, `simulator:PRODUCT:SEED:I`, names the part so that it can be rendered again.
 
 use super::device::monotonic_ns;
-use super::{CameraError, Source, Stop};
+use super::{CameraError, Source, Stop, Want};
 use crate::domain::frame::{Frame, Trigger};
 use crate::simulator::{self, FrameTruth, Product};
 use image::RgbImage;
@@ -59,7 +59,7 @@ impl Simulator {
     /// The next part with what is really on it; `None` at the end or when stopped.
     ///
     /// # Errors
-    /// None today; the signature is that of `Source::next`.
+    /// None today; the signature is that of `Source::take`.
     pub fn next_with_truth(&mut self) -> Result<Option<(Frame, FrameTruth)>, CameraError> {
         let s = &self.settings;
         let i = self.next_i;
@@ -106,7 +106,11 @@ fn frame(s: &Settings, i: u64, rgb: Vec<u8>, truth: &FrameTruth) -> Frame {
 }
 
 impl Source for Simulator {
-    fn next(&mut self) -> Result<Option<Frame>, CameraError> {
+    /// The part is rendered when it is asked for, so that it is never older than its order.
+    fn take(&mut self, want: Want) -> Result<Option<Frame>, CameraError> {
+        if want.is_over() {
+            return Err(CameraError::Late);
+        }
         Ok(self.next_with_truth()?.map(|(frame, _)| frame))
     }
 }

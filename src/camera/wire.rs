@@ -1,7 +1,7 @@
 //! The messages between a capture child and its supervisor; frames travel as payloads of `Told::Frame`.
 //!
 //!     supervisor --Open, Take--> child
-//!     supervisor <--Opened, Alive, Frame, Ended, Fault-- child
+//!     supervisor <--Opened, Alive, Frame, Missed, Lost, Ended, Fault-- child
 
 use super::device::{Settings, Stamp};
 use super::picture::Condition;
@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 pub enum Order {
     /// The first message, and only the first.
     Open(Box<Settings>),
-    /// The next picture whose exposure comes after this order; numbers rise.
-    Take { order: u64 },
+    /// The next picture that was exposed at `after_ns` or later, or any; numbers rise. A new order takes the
+    /// place of the one before it. At `by_ns` it is over, and dropped where it waits. Both are moments of
+    /// `CLOCK_MONOTONIC` in nanoseconds.
+    Take { order: u64, after_ns: Option<u64>, by_ns: Option<u64> },
 }
 
 /// From the child.
@@ -27,11 +29,15 @@ pub enum Told {
     Frame {
         /// The order that it answers; `None` when the device was triggered by hardware.
         order: Option<u64>,
+        /// Pictures that came for the order and were exposed before it; they were forgotten.
+        older: u64,
         width_px: u32,
         height_px: u32,
         stamp: Stamp,
         number: u64,
     },
+    /// The exposure that this order made came broken: its part has no picture.
+    Missed { order: u64, reason: String },
     /// Pictures that hardware triggered came broken, or not at all out of the driver.
     Lost { count: u64 },
     /// A recording is over.

@@ -2,9 +2,11 @@
 
 use super::effective::{path, quoted, Text};
 use super::section::Section;
+use super::{TriggerConfig, TriggerOn};
 use crate::camera::device::{Backend, Exposure, Kind};
 use crate::camera::keyframe::Policy;
 use crate::camera::picture::{Correction, Lens};
+use crate::camera::window::Rule;
 use std::collections::BTreeMap;
 
 const TEXT_CHARS_MAX: usize = 4096;
@@ -23,6 +25,8 @@ pub struct DeviceConfig {
     pub kind: Kind,
     pub key_frames: Policy,
     pub correction: Correction,
+    /// From an exposure to the time stamp of its picture, in milliseconds.
+    pub latency_ms: u32,
     /// A picture that is due and does not come for so long is a fault, in milliseconds.
     pub picture_timeout_ms: u32,
     /// The same picture again and again for so long is a fault; 0: it is not looked for.
@@ -61,6 +65,7 @@ pub(super) fn read(kind: &str, section: &Section<'_>) -> DeviceConfig {
     }
     let still = matches!(kind, Kind::OpenCv { live: false, .. });
     DeviceConfig {
+        latency_ms: section.ranged("latency_ms", 0..=10_000).unwrap_or_else(|| latency_ms(&kind)),
         kind,
         key_frames,
         correction: correction(section),
@@ -71,6 +76,47 @@ pub(super) fn read(kind: &str, section: &Section<'_>) -> DeviceConfig {
             3_500
         }),
         health: health(section.child("health")),
+    }
+}
+
+/// How old a picture is when it gets its stamp, where nobody has measured it: a camera that exposes on order, or by
+/// itself with a known exposure, is stamped with its first packet, a webcam's picture with its end, and a network
+/// stream's when it is decoded.
+fn latency_ms(kind: &Kind) -> u32 {
+    const UNKNOWN_EXPOSURE_MS: u32 = 20;
+    const STREAM_MS: u32 = 250;
+    const FPS: u32 = 30;
+    match kind {
+        Kind::Genicam { trigger: Exposure::Free, exposure_us, .. } => {
+            exposure_us.map_or(UNKNOWN_EXPOSURE_MS, |us| (us / 1e3).ceil() as u32)
+        }
+        Kind::Genicam { .. } | Kind::OpenCv { live: false, .. } => 0,
+        Kind::V4l2 { fps, .. } => 1_000_u32.div_ceil(fps.unwrap_or(FPS)),
+        Kind::OpenCv { .. } => STREAM_MS,
+    }
+}
+
+/// A trigger by command waits for one picture, so that a policy that gives none for a while, or one that is
+/// shorter than its window, makes no sense with it.
+pub(super) fn check_key_frames(section: &Section<'_>, policy: Policy, trigger: TriggerConfig, rule: Rule) {
+    let within = rule.within.map_or(u128::MAX, |within| within.as_millis());
+    let on_command = trigger.on == TriggerOn::Command;
+    match policy {
+        Policy::Motion(_) if on_command => {
+            section.problem("key_frames", "motion may give no picture for a trigger: take all or sharpest");
+        }
+        Policy::EveryMs(_) if on_command => section.problem(
+            "key_frames",
+            "every gives no picture for a trigger that comes soon after another: take all",
+        ),
+        Policy::Sharpest(ms) if on_command && u128::from(ms) >= within => section
+            .problem("key_frames", format!("sharpest looks for {ms} ms; exposed_within_ms allows {within}")),
+        Policy::Sharpest(ms) if trigger.interval_ms.is_some_and(|interval| u64::from(ms) >= interval) => {
+            let interval = trigger.interval_ms.unwrap_or_default();
+            section
+                .problem("key_frames", format!("sharpest looks for {ms} ms, and interval_ms is {interval}"));
+        }
+        _ => {}
     }
 }
 
@@ -248,6 +294,7 @@ pub(super) fn write(device: &DeviceConfig, out: &mut Text) {
             }
         }
     }
+    out.pair("latency_ms", device.latency_ms);
     out.pair("picture_timeout_ms", device.picture_timeout_ms);
     out.pair("frozen_after_ms", device.frozen_after_ms);
     let policy = match device.key_frames {

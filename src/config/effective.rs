@@ -2,6 +2,7 @@
 
 use super::document::MASK;
 use super::{camera, Config, SourceConfig, TriggerConfig, TriggerOn};
+use crate::camera::folder::FileTime;
 use std::fmt::{Display, Write};
 use std::path::Path;
 
@@ -65,10 +66,12 @@ impl Config {
                     out.pair("width_px", width_px);
                     out.pair("height_px", height_px);
                 }
-                SourceConfig::Folder { path: dir, watch } => {
+                SourceConfig::Folder { path: dir, watch, time } => {
                     out.pair("source", quoted("folder"));
                     out.pair("path", path(dir));
                     out.pair("watch", watch);
+                    let word = if *time == FileTime::Modified { "modified" } else { "arrival" };
+                    out.pair("file_time", quoted(word));
                 }
                 SourceConfig::Device(device) => camera::write(device, out),
             }
@@ -132,6 +135,7 @@ fn trigger(trigger: &TriggerConfig) -> Option<String> {
     }
     pairs.extend(trigger.interval_ms.map(|ms| format!("interval_ms = {ms}")));
     pairs.extend(trigger.deadline_ms.map(|ms| format!("deadline_ms = {ms}")));
+    pairs.extend(trigger.exposed_within_ms.map(|ms| format!("exposed_within_ms = {ms}")));
     (!pairs.is_empty()).then(|| format!("{{ {} }}", pairs.join(", ")))
 }
 

@@ -6,6 +6,7 @@ use super::{
     camera, mqtt, pipeline, read_text, web, Camera, Config, ConfigError, Model, Part, QueueConfig,
     SourceConfig, Station, Store, TriggerConfig, TriggerOn,
 };
+use crate::camera::folder::FileTime;
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
 use crate::simulator::Product;
@@ -182,8 +183,13 @@ fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Ve
         let trigger = trigger(section.child("trigger"));
         let queue = queue(section.child("queue"));
         check_clip(&section, pipelines.loaded.get(&pipeline), trigger);
-        if let Some(source) = source(origin, section, trigger, pipelines.loaded.get(&pipeline)) {
-            cameras.push(Camera { id, source, pipeline, trigger, queue });
+        if let Some(source) = source(origin, &section, trigger, pipelines.loaded.get(&pipeline)) {
+            let camera = Camera { id, source, pipeline, trigger, queue };
+            if let SourceConfig::Device(device) = &camera.source {
+                camera::check_key_frames(&section, device.key_frames, trigger, camera.window());
+            }
+            section.finish();
+            cameras.push(camera);
         }
     }
     cameras
@@ -205,14 +211,14 @@ fn check_clip(section: &Section<'_>, pipeline: Option<&Pipeline>, trigger: Trigg
 /// The source and its own keys. Keys of another source are unknown here.
 fn source(
     origin: &Origin,
-    section: Section<'_>,
+    section: &Section<'_>,
     trigger: TriggerConfig,
     pipeline: Option<&Pipeline>,
 ) -> Option<SourceConfig> {
     let kind: String = section.required("source");
     let source = match kind.as_str() {
         "simulator" => SourceConfig::Simulator {
-            product: product(&section),
+            product: product(section),
             seed: section.get("seed").unwrap_or(1),
             count: section.ranged("count", 1..=1_000_000_000),
             width_px: section.ranged("width_px", 64..=8192).unwrap_or(2448),
@@ -222,13 +228,26 @@ fn source(
             let text = section.required_text("path", PATH_CHARS_MAX);
             let path = origin.input(Path::new(&text));
             if !text.is_empty() {
-                origin.must_be_dir(&section, "path", &path);
+                origin.must_be_dir(section, "path", &path);
             }
-            SourceConfig::Folder { path, watch: section.get("watch").unwrap_or(true) }
+            let watch = section.get("watch").unwrap_or(true);
+            let parse = |word: &str| match word {
+                "arrival" => Some(FileTime::Arrival),
+                "modified" => Some(FileTime::Modified),
+                _ => None,
+            };
+            let time = section.word("file_time", parse, &["arrival", "modified"]);
+            if time.is_some() && (!watch || trigger.on != TriggerOn::Command) {
+                section.problem(
+                    "file_time",
+                    "only means something to a watched folder with triggers by command",
+                );
+            }
+            SourceConfig::Folder { path, watch, time: time.unwrap_or_default() }
         }
         "" => return None,
         device if camera::KINDS.contains(&device) => {
-            let device = camera::read(device, &section);
+            let device = camera::read(device, section);
             let by_itself = trigger.on == TriggerOn::Interval && trigger.interval_ms.is_none();
             if device.is_line_triggered() && !by_itself {
                 section.problem("trigger", camera::LINE_ALONE);
@@ -247,7 +266,6 @@ fn source(
             return None;
         }
     };
-    section.finish();
     Some(source)
 }
 
@@ -273,7 +291,11 @@ fn trigger(section: Section<'_>) -> TriggerConfig {
         on: section.word("on", parse, &words).unwrap_or_default(),
         interval_ms: section.ranged("interval_ms", 10..=86_400_000),
         deadline_ms: section.ranged("deadline_ms", 10..=3_600_000),
+        exposed_within_ms: section.ranged("exposed_within_ms", 1..=3_600_000),
     };
+    if trigger.on == TriggerOn::Interval && trigger.exposed_within_ms.is_some() {
+        section.problem("exposed_within_ms", "only means something with on = \"command\"");
+    }
     if trigger.on == TriggerOn::Command && trigger.interval_ms.is_some() {
         section.problem("interval_ms", "means nothing with on = \"command\"");
     }

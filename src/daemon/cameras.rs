@@ -11,10 +11,12 @@ use super::desk::{Counter, Desk};
 use super::device;
 use super::recorder::Recorder;
 use super::station::Station;
+use super::taken::Files;
 use super::taker::Taker;
 use crate::camera::clip::Clips;
 use crate::camera::folder::Folder;
 use crate::camera::simulator::{Settings, Simulator};
+use crate::camera::window::Window;
 use crate::camera::{Source, Stop};
 use crate::config::{Camera, Config, SourceConfig, TriggerOn};
 use crate::domain::frame::Frame;
@@ -73,11 +75,12 @@ pub fn start(
     let pipelines: BTreeMap<String, Arc<Pipeline>> =
         config.pipelines.iter().map(|(name, p)| (name.clone(), Arc::new(p.clone()))).collect();
     for camera in &config.cameras {
-        let source = open(camera, station, stop).with_context(|| format!("camera {}", camera.id))?;
         let pipeline = pipelines.get(&camera.pipeline).context("the config names only known pipelines")?;
         let feed = Feed { frames: Arc::new(Queue::new(camera.queue.policy, camera.queue.frames)) };
         let on_command = camera.trigger.on == TriggerOn::Command;
         let counter = Arc::new(Counter::new(&camera.id, on_command, Arc::clone(pipeline)));
+        let source =
+            open(camera, store, &counter, station, stop).with_context(|| format!("camera {}", camera.id))?;
         let source = with_clips(source, camera, &counter, stop);
         counters.push(Arc::clone(&counter));
         let taker = Taker {
@@ -92,7 +95,11 @@ pub fn start(
             deadline: camera.trigger.deadline_ms.map(Duration::from_millis),
             stop: stop.clone(),
             bell: ring.clone(),
+            window: Window::new(camera.window()),
+            station: Arc::clone(station),
+            without_own: false,
         };
+        taker.clear_alarm();
         feeds.push(feed);
         threads.push(std::thread::Builder::new().name(camera.id.clone()).spawn(move || taker.run())?);
     }
@@ -141,7 +148,13 @@ fn with_clips(
     Box::new(Clips::new(source, Box::new(move || counter.pipeline().clip), stop.clone()))
 }
 
-fn open(camera: &Camera, station: &Arc<Station>, stop: &Stop) -> anyhow::Result<Box<dyn Source>> {
+fn open(
+    camera: &Camera,
+    store: &Arc<Store>,
+    counter: &Arc<Counter>,
+    station: &Arc<Station>,
+    stop: &Stop,
+) -> anyhow::Result<Box<dyn Source>> {
     Ok(match &camera.source {
         SourceConfig::Simulator { product, seed, count, width_px, height_px } => {
             let settings = Settings {
@@ -156,9 +169,12 @@ fn open(camera: &Camera, station: &Arc<Station>, stop: &Stop) -> anyhow::Result<
             Box::new(Simulator::new(settings, stop.clone())?)
         }
         SourceConfig::Device(config) => Box::new(device::open(&camera.id, config, station, stop)),
-        SourceConfig::Folder { path, watch: false } => {
+        SourceConfig::Folder { path, watch: false, .. } => {
             Box::new(Folder::once(&camera.id, path, stop.clone())?)
         }
-        SourceConfig::Folder { path, watch: true } => Box::new(Folder::watch(&camera.id, path, stop.clone())),
+        SourceConfig::Folder { path, watch: true, time } => {
+            let files = Files::load(Arc::clone(store), Arc::clone(counter), &camera.id, path.clone())?;
+            Box::new(Folder::watch(&camera.id, path, *time, Box::new(files), stop.clone()))
+        }
     })
 }

@@ -17,7 +17,7 @@ use crate::store::Store;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Triggers that wait for one camera.
 pub const WAITING_MAX: usize = 8;
@@ -69,6 +69,11 @@ impl Counter {
     /// The next request, waiting for one at most so long.
     pub fn next(&self, wait: Duration) -> Popped<Request> {
         self.requests.pop(Some(wait))
+    }
+
+    /// When the trigger came that waits first, after the one that is served.
+    pub fn next_received(&self) -> Option<Instant> {
+        self.requests.peek(|request| request.received)
     }
 
     /// Whether a trigger would be taken now; stays so while nobody else places one.
@@ -175,6 +180,7 @@ impl Desk {
             received: SystemTime::now()
                 .checked_sub(request.received.elapsed())
                 .unwrap_or(SystemTime::UNIX_EPOCH),
+            origin: None,
         };
         let mut noted: Vec<Accepted> = takers.iter().map(accepted).collect();
         let receipt = self.store.accept(&mut noted).map_err(|e| not_stored(&e))?;
@@ -235,7 +241,6 @@ mod tests {
     use crate::config;
     use crate::domain::frame::Trigger;
     use crate::store::StoreOptions;
-    use std::time::Instant;
 
     /// A store that lasts as long as the process.
     fn store() -> Arc<Store> {

@@ -26,6 +26,7 @@ pub fn open(id: &str, config: &DeviceConfig, station: &Arc<Station>, stop: &Stop
         kind: config.kind.clone(),
         key_frames: config.key_frames,
         correction: config.correction.clone(),
+        latency_ms: config.latency_ms,
     };
     let mut limits = Limits {
         picture: Duration::from_millis(config.picture_timeout_ms.into()),

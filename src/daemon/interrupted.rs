@@ -27,7 +27,10 @@ pub fn record(config: &Config, store: &Store, recorder: &Recorder, model: &Model
             break;
         }
         let Some(pipeline) = pipeline(config, accepted) else { break };
-        let frame = Frame::without_picture(&accepted.camera, accepted.trigger.clone(), accepted.received);
+        let mut frame = Frame::without_picture(&accepted.camera, accepted.trigger.clone(), accepted.received);
+        if let Some(origin) = &accepted.origin {
+            frame.origin.clone_from(origin);
+        }
         recorder.record(&uninspected(&frame, &pipeline, model, Reason::Interrupted), &frame.pixels, false);
     }
     let parts = store.decide_interrupted_parts()?;

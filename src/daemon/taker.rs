@@ -1,14 +1,26 @@
 //! Takes frames from one source as its trigger says, and puts them into the camera's queue.
+//!
+//!     trigger --want--> source --picture--> window: its own? --yes--> queue
+//!        ^                 ^                  |  '--older--> asked again
+//!        '-- the next ---- | ----- kept ------|
+//!                          '---- no picture, or not its own --> review, with the reason
+//!
+//! Invariant: a triggered part goes on with a picture of its own, by the rule of `camera::window`, or is
+//! recorded without one. One part that has no picture of its own raises the alarm `trigger_{id}`, and the next
+//! that has one clears it.
 
 use super::cameras::{Feed, Shot};
 use super::desk::Counter;
 use super::recorder::Recorder;
+use super::station::Station;
+use crate::camera::window::{Match, Window};
 use crate::camera::{CameraError, Source, Stop};
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::grade::Reason;
 use crate::domain::trigger::Request;
 use crate::inspect::uninspected;
 use crate::mqtt::message::CameraState::{Fault, Ready};
+use crate::mqtt::StationEvent;
 use crate::queue::{Popped, Pushed};
 use crate::vlm::ModelInfo;
 use std::sync::mpsc::SyncSender;
@@ -35,9 +47,31 @@ pub struct Taker {
     pub deadline: Option<Duration>,
     pub stop: Stop,
     pub bell: SyncSender<()>,
+    /// Which picture is of which triggered part.
+    pub window: Window,
+    pub station: Arc<Station>,
+    /// The alarm stands: the last triggered part had no picture of its own.
+    pub without_own: bool,
+}
+
+/// What came of a trigger.
+enum Taken {
+    Frame(Box<Frame>),
+    /// There is no picture of this part.
+    Nothing(Reason),
+    /// There will be none any more.
+    Over,
 }
 
 impl Taker {
+    /// An alarm of a former run does not stand any more.
+    pub fn clear_alarm(&self) {
+        if self.on_command {
+            let code = format!("trigger_{}", self.id);
+            self.station.tell(StationEvent::Alarm { code, raised: false, message: String::new() });
+        }
+    }
+
     /// Takes frames until the source ends or the station stops.
     pub fn run(mut self) {
         self.tell(None);
@@ -81,6 +115,7 @@ impl Taker {
                         self.record_lost(&unseen, Reason::QueueFull, true);
                     }
                 }
+                Err(error) if error.is_one_picture() => self.record_broken(&error),
                 Err(error) => {
                     // A fault that lasts is said once.
                     if fault.replace(error.to_string()) != Some(error.to_string()) {
@@ -118,36 +153,91 @@ impl Taker {
         let Request { mut trigger, received, .. } = request;
         let limit = self.deadline.unwrap_or(self.counter.pipeline().verdict.deadline);
         let limit = trigger.deadline.unwrap_or(limit);
-        // The deadline of a triggered part counts from its trigger, not from the exposure.
-        let left = |at: Instant| limit.saturating_sub(at.saturating_duration_since(received));
-        let taken = if left(Instant::now()).is_zero() {
-            Err(Reason::Deadline { late_ms: received.elapsed().saturating_sub(limit).as_millis() as u64 })
-        } else {
-            match self.source.next_by(received.checked_add(limit)) {
-                Ok(Some(frame)) => Ok(frame),
-                Ok(None) => {
-                    self.record_unseen(trigger, received, Reason::Interrupted);
-                    return false;
-                }
-                Err(error) if received.elapsed() < limit => Err(Reason::Frame { message: error.to_string() }),
-                Err(error) => {
-                    tracing::error!(camera = %self.id, %error, "a trigger got no picture in time");
-                    Err(Reason::Deadline { late_ms: (received.elapsed() - limit).as_millis() as u64 })
-                }
-            }
-        };
+        let taken = self.take(received, limit);
+        self.tell_own(&taken);
         match taken {
-            Ok(mut frame) => {
-                trigger.deadline = Some(left(frame.captured));
+            Taken::Frame(mut frame) => {
+                // The deadline of a triggered part counts from its trigger, not from the exposure.
+                let waited = frame.captured.saturating_duration_since(received);
+                trigger.deadline = Some(limit.saturating_sub(waited));
                 frame.trigger = joined(trigger, frame.trigger);
-                self.push(frame)
+                self.push(*frame)
             }
-            Err(reason) => {
+            Taken::Nothing(reason) => {
                 trigger.deadline = Some(limit);
                 self.record_unseen(trigger, received, reason);
                 true
             }
+            Taken::Over => {
+                self.record_unseen(trigger, received, Reason::Interrupted);
+                false
+            }
         }
+    }
+
+    /// The part's own picture, or why there is none.
+    fn take(&mut self, received: Instant, limit: Duration) -> Taken {
+        let want = self.window.begin(received, received.checked_add(limit));
+        let late = || received.elapsed().checked_sub(limit).filter(|late| !late.is_zero());
+        let outcome = loop {
+            if let Some(late) = late() {
+                // The reason is the deadline; what is matched next must know that this part had no picture.
+                let _ = self.window.nothing_came();
+                return Taken::Nothing(Reason::Deadline { late_ms: late.as_millis() as u64 });
+            }
+            let taken = match self.window.held() {
+                Some(held) => Ok(Some(held)),
+                None => self.source.take(want),
+            };
+            match taken {
+                Ok(Some(frame)) => match self.window.judge(frame, self.counter.next_received()) {
+                    Match::Older => {}
+                    outcome => break outcome,
+                },
+                Ok(None) => return Taken::Over,
+                Err(CameraError::Late) => break self.window.nothing_came(),
+                Err(error) => break self.window.missing(&error.to_string()),
+            }
+        };
+        match outcome {
+            Match::Mine(frame) => Taken::Frame(frame),
+            Match::Missing(reason) => match late() {
+                Some(late) => Taken::Nothing(Reason::Deadline { late_ms: late.as_millis() as u64 }),
+                None => Taken::Nothing(Reason::Frame { message: reason }),
+            },
+            Match::Older => Taken::Nothing(Reason::Frame { message: "an older picture".into() }),
+        }
+    }
+
+    /// Raises the alarm with the first part without a picture of its own, and clears it with the next that has one.
+    fn tell_own(&mut self, taken: &Taken) {
+        let message = match taken {
+            Taken::Frame(_) => None,
+            Taken::Nothing(reason) => Some(reason.to_string()),
+            Taken::Over => return,
+        };
+        if let Some(reason) = &message {
+            tracing::error!(camera = %self.id, reason, "a triggered part has no picture of its own");
+        }
+        let raised = message.is_some();
+        if std::mem::replace(&mut self.without_own, raised) != raised {
+            let (code, message) = (format!("trigger_{}", self.id), message.unwrap_or_default());
+            self.station.tell(StationEvent::Alarm { code, raised, message });
+        }
+    }
+
+    /// A picture that is of no use is that of a part which nobody has seen.
+    fn record_broken(&self, error: &CameraError) {
+        tracing::error!(camera = %self.id, %error, "a picture is of no use");
+        let ticket = match error {
+            CameraError::BrokenFile { ticket, .. } => *ticket,
+            _ => None,
+        };
+        let mut frame = self.without_picture(Trigger { ticket, ..Trigger::default() }, Instant::now());
+        if let Some(file) = error.file() {
+            frame.origin = file.display().to_string();
+        }
+        self.record_lost(&frame, Reason::Frame { message: error.to_string() }, false);
     }
 
     /// A frame that stands for a picture that never came.

@@ -16,7 +16,9 @@ use super::record::{parse_rfc3339, rfc3339, whole_ms, ViewOfV1};
 use super::{value, Store};
 use crate::domain::frame::{Ticket, Trigger};
 use serde::{Deserialize, Serialize};
+use sled::transaction::{ConflictableTransactionResult, Transactional as _};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -32,6 +34,8 @@ pub struct Accepted {
     /// Its ticket is set by `accept`.
     pub trigger: Trigger,
     pub received: SystemTime,
+    /// The picture, where it was there before its inspection was owed: the path of a file.
+    pub origin: Option<String>,
 }
 
 /// What `confirm` waits for.
@@ -51,6 +55,8 @@ struct AcceptedV1 {
     correlation_id: Option<String>,
     deadline_ms: Option<u64>,
     part: Option<ViewOfV1>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<String>,
 }
 
 impl AcceptedV1 {
@@ -66,6 +72,7 @@ impl AcceptedV1 {
             correlation_id: t.correlation_id.clone(),
             deadline_ms: t.deadline.map(whole_ms),
             part: t.part.as_deref().map(ViewOfV1::from_domain),
+            origin: accepted.origin.clone(),
         }
     }
 
@@ -83,6 +90,7 @@ impl AcceptedV1 {
                 ticket: Some(ticket),
             },
             received: parse_rfc3339(&self.received)?,
+            origin: self.origin,
         })
     }
 }
@@ -117,18 +125,53 @@ impl Store {
     /// `DiskFull` and `OutboxFull` leave the store as it was. After any other error stop.
     pub fn accept(&self, triggers: &mut [Accepted]) -> Result<Receipt, StoreError> {
         self.accepts()?;
+        let rows = self.rows_of(triggers);
         let mut batch = sled::Batch::default();
+        rows.iter().for_each(|(key, value)| batch.insert(key, value.as_slice()));
+        self.trees.accepted.apply_batch(batch).map_err(|e| self.stop_after("accept a trigger", e))?;
+        Ok(Receipt(self.sync.request(Ends::default())))
+    }
+
+    /// Notes the part of one picture and, in the same step, a value under a name (see `state`), which says that the
+    /// picture is taken. Both are on the disk when it returns.
+    ///
+    /// # Errors
+    /// As `accept`.
+    pub fn accept_picture<T: Serialize>(
+        &self,
+        accepted: &mut Accepted,
+        name: &str,
+        value: &T,
+    ) -> Result<(), StoreError> {
+        self.accepts()?;
+        let value = super::state::seal(name, value)?;
+        let rows = self.rows_of(std::slice::from_mut(accepted));
+        self.transaction("accept a picture", || {
+            (&self.trees.accepted, &self.trees.state).transaction(
+                |(accepted, state)| -> ConflictableTransactionResult<(), Infallible> {
+                    for (key, value) in &rows {
+                        accepted.insert(key, value.as_slice())?;
+                    }
+                    state.insert(name, value.as_slice())?;
+                    Ok(())
+                },
+            )
+        })?;
+        self.sync.wait(self.sync.request(Ends::default()))
+    }
+
+    /// Gives each trigger its ticket; returns what is written of them.
+    fn rows_of(&self, triggers: &mut [Accepted]) -> Vec<([u8; 9], Vec<u8>)> {
+        let mut rows = Vec::new();
         for accepted in triggers {
             let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
             accepted.trigger.ticket = Some(ticket);
             let wire = AcceptedV1::from_domain(accepted);
             let body = serde_json::to_vec(&wire).expect("numbers and strings always serialise");
-            for (i, chunk) in body.chunks(CHUNK_BYTES).enumerate() {
-                batch.insert(&key(ticket, i), value::seal(1, chunk));
-            }
+            let chunks = body.chunks(CHUNK_BYTES).enumerate();
+            rows.extend(chunks.map(|(i, chunk)| (key(ticket, i), value::seal(1, chunk))));
         }
-        self.trees.accepted.apply_batch(batch).map_err(|e| self.stop_after("accept a trigger", e))?;
-        Ok(Receipt(self.sync.request(Ends::default())))
+        rows
     }
 
     /// Waits until what was accepted is on the disk.
@@ -203,6 +246,7 @@ mod tests {
                 ticket: None,
             },
             received: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+            origin: None,
         }
     }
 
@@ -241,5 +285,18 @@ mod tests {
         let refused = store.accept(&mut [accepted("top", 0)]);
         assert!(matches!(refused, Err(StoreError::OutboxFull { .. })), "{refused:?}");
         assert!(store.accepted().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_picture_is_taken_and_its_inspection_owed_in_one_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let store = open();
+        let mut picture = Accepted { origin: Some("in/a.png".into()), ..accepted("top", 1) };
+        store.accept_picture(&mut picture, "taken/top/a.png", &7).unwrap();
+        drop(store);
+        let store = open();
+        assert_eq!(store.accepted().unwrap(), [picture]);
+        assert_eq!(store.remembered::<u32>("taken/top/a.png").unwrap(), Some(7));
     }
 }

@@ -16,6 +16,15 @@ fn bad(name: &str, reason: impl std::fmt::Display) -> StoreError {
     StoreError::BadMeta { reason: format!("state {name:?}: {reason}") }
 }
 
+/// A value in its envelope.
+pub(super) fn seal<T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>, StoreError> {
+    let body = serde_json::to_vec(value).map_err(|e| bad(name, e))?;
+    if body.len() + value::HEADER_BYTES > value::VALUE_BYTES_MAX {
+        return Err(bad(name, format!("{} bytes are too long", body.len())));
+    }
+    Ok(value::seal(1, &body))
+}
+
 fn open<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, StoreError> {
     let (_, body) = value::open(bytes).map_err(|reason| bad(name, reason))?;
     serde_json::from_slice(body).map_err(|e| bad(name, e))
@@ -34,11 +43,7 @@ impl Store {
     /// As `remember`, also below the disk's floor: for those that make room.
     pub(super) fn keep_state<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StoreError> {
         self.sync.check()?;
-        let body = serde_json::to_vec(value).map_err(|e| bad(name, e))?;
-        if body.len() + value::HEADER_BYTES > value::VALUE_BYTES_MAX {
-            return Err(bad(name, format!("{} bytes are too long", body.len())));
-        }
-        let sealed = value::seal(1, &body);
+        let sealed = seal(name, value)?;
         self.trees.state.insert(name, sealed).map_err(|e| self.stop_after("remember a value", e))?;
         self.sync.wait(self.sync.request(Ends::default()))
     }
@@ -50,6 +55,16 @@ impl Store {
     pub fn forget(&self, name: &str) -> Result<(), StoreError> {
         self.trees.state.remove(name).map_err(|e| self.stop_after("forget a value", e))?;
         self.sync.wait(self.sync.request(Ends::default()))
+    }
+
+    /// Removes values without waiting for the disk: lost to a crash, they are there again.
+    ///
+    /// # Errors
+    /// `StoreError`; after it stop.
+    pub fn forget_later<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        names.into_iter().for_each(|name| batch.remove(name));
+        self.trees.state.apply_batch(batch).map_err(|e| self.stop_after("forget values", e))
     }
 
     /// The value under a name.

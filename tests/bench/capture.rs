@@ -1,6 +1,6 @@
 //! What the capture path costs: `cargo bench --bench capture -- SECONDS`.
 //!
-//!     peer (RTSP server, fake GigE camera) --> capture child --> supervisor --> Source::next_by, here
+//!     peer (RTSP server, fake GigE camera) --> capture child --> supervisor --> Source::take, here
 //!
 //! Each source gives 1920x1200 pixels at 10 frames a second where it has a rate of its own, and every frame
 //! is taken. Processor time is that of the capture child and of this process, not of the peer that makes the
@@ -17,7 +17,7 @@ use inspectd::camera::picture::Correction;
 use inspectd::camera::simulator::{self, Simulator};
 use inspectd::camera::supervisor::machine::Limits;
 use inspectd::camera::supervisor::{Report, Supervised};
-use inspectd::camera::{Source, Stop};
+use inspectd::camera::{Source, Stop, Want};
 use inspectd::ipc::{Channel, Child, Program};
 use inspectd::simulator::Product;
 use std::net::TcpListener;
@@ -158,8 +158,13 @@ fn in_process(dir: &Path, span: Duration) {
 }
 
 fn supervised(name: &str, kind: Kind, span: Duration) {
-    let settings =
-        Settings { camera: "cam1".into(), kind, key_frames: Policy::All, correction: Correction::default() };
+    let settings = Settings {
+        camera: "cam1".into(),
+        kind,
+        key_frames: Policy::All,
+        correction: Correction::default(),
+        latency_ms: 0,
+    };
     // A test picture may stand still, which is what a frozen camera looks like.
     let limits = Limits { frozen: Duration::ZERO, ..Limits::default() };
     let report = Box::new(|report| {
@@ -173,7 +178,7 @@ fn supervised(name: &str, kind: Kind, span: Duration) {
 
 /// Takes every frame for `span` and prints one line.
 fn measure(name: &str, mut source: impl Source, span: Duration) {
-    let mut take = |until: Instant| source.next_by(Some(until)).unwrap();
+    let mut take = |until: Instant| source.take(Want::by(until)).unwrap();
     take(Instant::now() + PATIENCE).expect("it begins");
     let warm = Instant::now() + WARM_UP;
     while Instant::now() < warm {

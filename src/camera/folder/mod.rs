@@ -1,10 +1,15 @@
 //! A source that takes pictures from a directory, once or for as long as new ones come.
 //!
-//!     once:   list, sorted by name --> file --> file --> … --> None
-//!     watch:  scan --> complete files, sorted by name --> … --> wait --> scan --> …     (see `watch`)
+//!     once:     list, sorted by name --> file --> file --> … --> None
+//!     watch:    scan --> complete files, sorted by name --> … --> wait --> scan --> …     (see `watch`)
+//!     trigger:  scan --> the first complete file that came after it; earlier ones are discarded
 //!
 //! Hidden files and everything that is not a plain file are left alone. A file that cannot be
 //! decoded is an error that names it; the others go on.
+//!
+//! For a trigger the time of a picture is its file's: when it came (`FileTime::Arrival`), or what its writer set
+//! (`FileTime::Modified`). Without triggers every file is a part, taken once, over restarts, too: `Taken` notes it
+//! before the frame is handed out.
 
 mod decode;
 mod watch;
@@ -13,17 +18,66 @@ pub use watch::Stamp;
 
 pub use decode::{decode, DECODE_MEMORY_MAX_BYTES, FILE_MAX_BYTES, SIDE_MAX_PX};
 
-use super::{CameraError, Source, Stop};
-use crate::domain::frame::{Frame, Trigger};
+use super::{CameraError, Source, Stop, Want};
+use crate::domain::frame::{Frame, Ticket, Trigger};
 use image::RgbImage;
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use watch::Watcher;
+use watch::{Picture, Watcher};
 
 /// Time between two looks at a watched directory, in milliseconds. A file waits for two looks.
 pub const SCAN_INTERVAL_MS: u64 = 200;
+
+/// What the time of a triggered part's file is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileTime {
+    /// When the file came, by this machine's clock.
+    #[default]
+    Arrival,
+    /// The modification time that its writer set: the exposure, where the writer's clock is this machine's or
+    /// agrees with it.
+    Modified,
+}
+
+/// Remembers over restarts which files were taken.
+pub trait Taken: Send {
+    /// Whether this very file was taken.
+    fn was(&self, name: &OsStr, stamp: &Stamp) -> bool;
+
+    /// Notes that a file is taken, durably, before anybody inspects it. Returns the ticket of its inspection, where
+    /// one is owed from now on.
+    ///
+    /// # Errors
+    /// It cannot be noted now, in words: the file stays for later.
+    fn take(&mut self, name: &OsStr, stamp: &Stamp) -> Result<Option<u64>, String>;
+
+    /// A file has left the directory.
+    fn gone(&mut self, name: &OsStr);
+
+    /// At the first look: these files are there, and all others have left while nobody looked.
+    fn only(&mut self, there: &mut dyn Iterator<Item = &OsStr>);
+}
+
+/// Remembers nothing: after a restart every file is new.
+#[derive(Clone, Copy, Debug)]
+pub struct Untracked;
+
+impl Taken for Untracked {
+    fn was(&self, _: &OsStr, _: &Stamp) -> bool {
+        false
+    }
+
+    fn take(&mut self, _: &OsStr, _: &Stamp) -> Result<Option<u64>, String> {
+        Ok(None)
+    }
+
+    fn gone(&mut self, _: &OsStr) {}
+
+    fn only(&mut self, _: &mut dyn Iterator<Item = &OsStr>) {}
+}
 
 /// Takes the pictures of one directory.
 pub struct Folder {
@@ -34,8 +88,17 @@ pub struct Folder {
 
 enum Mode {
     Once(std::vec::IntoIter<PathBuf>),
-    Watch { watcher: Watcher, next_scan: Instant },
+    Watch {
+        watcher: Box<Watcher>,
+        next_scan: Instant,
+        time: FileTime,
+        /// A file that could not be noted yet.
+        waiting: VecDeque<Result<Picture, CameraError>>,
+    },
 }
+
+/// How long a file waits until it is tried again to note it.
+const NOTE_AGAIN: Duration = Duration::from_millis(500);
 
 impl Folder {
     /// The pictures that lie in `dir` now, sorted by name; then the end. `camera` is the id of the
@@ -58,43 +121,17 @@ impl Folder {
     }
 
     /// The pictures that lie in `dir` and those that come, until `stop` is set. A directory that is
-    /// not there yet, or not there for a while, is told once and waited for.
-    pub fn watch(camera: &str, dir: &Path, stop: Stop) -> Folder {
-        let mode = Mode::Watch { watcher: Watcher::new(dir), next_scan: Instant::now() };
+    /// not there yet, or not there for a while, is reported once and waited for.
+    pub fn watch(camera: &str, dir: &Path, time: FileTime, taken: Box<dyn Taken>, stop: Stop) -> Folder {
+        let watcher = Box::new(Watcher::new(dir, taken));
+        let mode = Mode::Watch { watcher, next_scan: Instant::now(), time, waiting: VecDeque::new() };
         Folder { camera: camera.into(), stop, mode }
     }
 
-    /// The next picture and its file.
-    fn picture(&mut self) -> Result<Option<(PathBuf, RgbImage)>, CameraError> {
-        loop {
-            if self.stop.is_set() {
-                return Ok(None);
-            }
-            match &mut self.mode {
-                Mode::Once(files) => {
-                    return files.next().map(|path| decode(&path).map(|rgb| (path, rgb))).transpose();
-                }
-                Mode::Watch { watcher, next_scan } => {
-                    if let Some(picture) = watcher.pending() {
-                        return picture.map(Some);
-                    }
-                    if !self.stop.wait_until(*next_scan) {
-                        *next_scan = Instant::now() + Duration::from_millis(SCAN_INTERVAL_MS);
-                        watcher.scan()?;
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl Source for Folder {
-    /// The frame's time is the moment at which it was taken from the directory.
-    fn next(&mut self) -> Result<Option<Frame>, CameraError> {
-        let Some((path, rgb)) = self.picture()? else { return Ok(None) };
-        Ok(Some(Frame {
+    fn frame(&self, path: &Path, pixels: RgbImage) -> Frame {
+        Frame {
             camera: self.camera.clone(),
-            pixels: Arc::new(rgb),
+            pixels: Arc::new(pixels),
             captured_at: SystemTime::now(),
             captured: Instant::now(),
             exposed: None,
@@ -102,7 +139,114 @@ impl Source for Folder {
             trigger: Trigger::default(),
             origin: path.display().to_string(),
             replayed: false,
-        }))
+        }
+    }
+
+    /// The next file of a list.
+    fn next_of_list(&mut self) -> Result<Option<Frame>, CameraError> {
+        let Mode::Once(files) = &mut self.mode else { return Ok(None) };
+        let Some(path) = files.next().filter(|_| !self.stop.is_set()) else { return Ok(None) };
+        let pixels = decode(&path)?;
+        Ok(Some(self.frame(&path, pixels)))
+    }
+
+    /// Every file is a part.
+    fn next_of_all(&mut self, by: Option<Instant>) -> Result<Option<Frame>, CameraError> {
+        loop {
+            let Mode::Watch { watcher, waiting, .. } = &mut self.mode else { return Ok(None) };
+            let Some(next) = waiting.pop_front().or_else(|| watcher.pending()) else {
+                if !self.look_again(by)? {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let path = match &next {
+                Ok(picture) => Some(picture.path.clone()),
+                Err(error) => error.file().map(Path::to_path_buf),
+            };
+            // Trouble with the directory is nobody's part.
+            let Some((name, stamp)) = path.and_then(|path| watcher.stamp_of(&path)) else {
+                return next.map(|picture| Some(self.frame(&picture.path, picture.pixels)));
+            };
+            let ticket = match watcher.taken().take(&name, &stamp) {
+                Ok(ticket) => ticket.map(Ticket),
+                Err(reason) => {
+                    tracing::warn!(camera = %self.camera, file = %name.display(), reason, "not taken yet");
+                    waiting.push_front(next);
+                    if self.stop.wait_until(Instant::now() + NOTE_AGAIN) {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+            };
+            return match next {
+                Ok(picture) => {
+                    let mut frame = self.frame(&picture.path, picture.pixels);
+                    frame.trigger.ticket = ticket;
+                    Ok(Some(frame))
+                }
+                Err(error) => Err(CameraError::BrokenFile { ticket, error: Box::new(error) }),
+            };
+        }
+    }
+
+    /// The first file that came after a trigger.
+    fn next_after(&mut self, after: Instant, by: Option<Instant>) -> Result<Option<Frame>, CameraError> {
+        loop {
+            let Mode::Watch { watcher, time, .. } = &mut self.mode else { return Ok(None) };
+            let (discarded, picture) = watcher.pending_after(after);
+            if discarded > 0 {
+                tracing::warn!(camera = %self.camera, discarded, "files from before the trigger");
+            }
+            if let Some(Picture { path, pixels, arrived, arrived_at, modified }) = picture {
+                let (captured, captured_at) = match (*time, modified) {
+                    (FileTime::Modified, Some(modified)) => (moment(modified), modified),
+                    _ => (arrived, arrived_at),
+                };
+                return Ok(Some(Frame { captured, captured_at, ..self.frame(&path, pixels) }));
+            }
+            match self.look_again(by) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(late) => {
+                    let Mode::Watch { watcher, .. } = &mut self.mode else { return Err(late) };
+                    return Err(watcher.broken_after(after).unwrap_or(late));
+                }
+            }
+        }
+    }
+
+    /// Waits for the next look at the directory; false when it is over.
+    fn look_again(&mut self, by: Option<Instant>) -> Result<bool, CameraError> {
+        let Mode::Watch { watcher, next_scan, .. } = &mut self.mode else { return Ok(false) };
+        if self.stop.wait_until(by.map_or(*next_scan, |by| by.min(*next_scan))) {
+            return Ok(false);
+        }
+        if by.is_some_and(|by| Instant::now() >= by) {
+            return Err(CameraError::Late);
+        }
+        *next_scan = Instant::now() + Duration::from_millis(SCAN_INTERVAL_MS);
+        watcher.scan().map(|()| true)
+    }
+}
+
+/// A moment of the wall clock on the monotonic one.
+fn moment(at: SystemTime) -> Instant {
+    let (now, wall) = (Instant::now(), SystemTime::now());
+    match wall.duration_since(at) {
+        Ok(age) => now.checked_sub(age).unwrap_or(now),
+        Err(ahead) => now + ahead.duration(),
+    }
+}
+
+impl Source for Folder {
+    /// Without `want.after` the frame's time is the moment at which it was taken from the directory.
+    fn take(&mut self, want: Want) -> Result<Option<Frame>, CameraError> {
+        match (&self.mode, want.after) {
+            (Mode::Once(_), _) => self.next_of_list(),
+            (Mode::Watch { .. }, None) => self.next_of_all(want.by),
+            (Mode::Watch { .. }, Some(after)) => self.next_after(after, want.by),
+        }
     }
 }
 
@@ -115,6 +259,10 @@ pub fn hidden(name: &OsStr) -> bool {
 mod tests {
     use super::*;
     use std::fs;
+
+    fn watch(dir: &Path, stop: Stop) -> Folder {
+        Folder::watch("cam1", dir, FileTime::Arrival, Box::new(Untracked), stop)
+    }
 
     fn png(path: &Path, red: u8) {
         RgbImage::from_pixel(8, 6, image::Rgb([red, 0, 0])).save(path).unwrap();
@@ -158,7 +306,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let stop = Stop::default();
         png(&dir.path().join("a.png"), 1);
-        let mut source = Folder::watch("cam1", dir.path(), stop.clone());
+        let mut source = watch(dir.path(), stop.clone());
         let frame = source.next().unwrap().unwrap();
         assert_eq!(frame.camera, "cam1");
         assert!(frame.origin.ends_with("a.png"));
@@ -170,10 +318,31 @@ mod tests {
     fn a_watched_folder_that_is_missing_is_told_once() {
         let dir = tempfile::tempdir().unwrap();
         let late = dir.path().join("late");
-        let mut source = Folder::watch("cam1", &late, Stop::default());
+        let mut source = watch(&late, Stop::default());
         assert!(matches!(source.next(), Err(CameraError::Directory { .. })));
         fs::create_dir(&late).unwrap();
         png(&late.join("a.png"), 1);
         assert!(source.next().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_trigger_waits_for_its_file_as_long_as_it_may_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        png(&dir.path().join("old.png"), 1);
+        let mut source = watch(dir.path(), Stop::default());
+        let after = Some(Instant::now() + Duration::from_millis(20));
+        let by = Some(Instant::now() + Duration::from_millis(700));
+        let error = source.take(Want { after, by }).unwrap_err();
+        assert!(matches!(error, CameraError::Late), "what lay there before is another part's: {error}");
+        std::thread::sleep(Duration::from_millis(20));
+        png(&dir.path().join("new.png"), 2);
+        fs::write(dir.path().join("zzz.png"), b"garbage").unwrap();
+        let by = Some(Instant::now() + Duration::from_secs(30));
+        let frame = source.take(Want { after, by }).unwrap().unwrap();
+        assert!(frame.origin.ends_with("new.png"));
+        assert!(frame.captured >= after.unwrap() && frame.captured <= Instant::now());
+        let by = Some(Instant::now() + Duration::from_millis(600));
+        let broken = source.take(Want { after, by }).unwrap_err().to_string();
+        assert!(broken.contains("zzz.png"), "{broken}");
     }
 }

@@ -2,12 +2,17 @@
 //!
 //! The acquisition is continuous. With a trigger, software or a line, the camera exposes when it is
 //! told to, and a pause is no fault; a lost control channel is one, at once.
+//!
+//! A picture's stamp is its exposure by the camera's own clock (`clock`), so that one that was long on its
+//! way is not taken for a newer one.
 
+mod clock;
 mod pixels;
 
 use super::device::{Device, DeviceError, Exposure, Kind, Picture, Reading, Stamp};
 use aravis::prelude::*;
 use aravis::{AcquisitionMode, Aravis, Buffer, BufferStatus, Camera, Stream};
+use clock::CameraClock;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -15,6 +20,9 @@ use std::time::Duration;
 
 /// Buffers between the camera and us; more would only make pictures older.
 const BUFFERS: usize = 4;
+/// No picture waits longer than this in the library before it is taken: the supervisor ends a child that does not
+/// take any.
+const WAITED_MAX: Duration = Duration::from_secs(60);
 /// Broken pictures in a row, as after lost packets, before the camera counts as failed.
 const BROKEN_MAX: u32 = 10;
 
@@ -27,6 +35,7 @@ struct Genicam {
     broken: u32,
     /// Pictures for which the library had no buffer, as far as they were told.
     underruns: u64,
+    clock: CameraClock,
 }
 
 /// Connects to a camera, sets it and starts the acquisition.
@@ -58,7 +67,16 @@ pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
     camera.start_acquisition().map_err(|e| refused(e.to_string()))?;
     tracing::info!(camera = %name, model = ?camera.model_name().ok(), "GenICam stream open");
     let (what, trigger) = (name.clone(), trigger.clone());
-    Ok(Box::new(Genicam { camera, stream, what, trigger, lost, broken: 0, underruns: 0 }))
+    Ok(Box::new(Genicam {
+        camera,
+        stream,
+        what,
+        trigger,
+        lost,
+        broken: 0,
+        underruns: 0,
+        clock: CameraClock::default(),
+    }))
 }
 
 fn set_all(camera: &Camera, kind: &Kind) -> Result<(), DeviceError> {
@@ -95,15 +113,16 @@ fn set_all(camera: &Camera, kind: &Kind) -> Result<(), DeviceError> {
 }
 
 impl Genicam {
-    fn take(&mut self, buffer: &Buffer) -> Result<Option<Picture>, DeviceError> {
+    fn take(&mut self, buffer: &Buffer) -> Result<Reading, DeviceError> {
         if buffer.status() != BufferStatus::Success {
             self.broken += 1;
-            tracing::warn!(camera = %self.what, status = ?buffer.status(), "a broken picture");
+            let reason = format!("a broken picture: {:?}", buffer.status());
+            tracing::warn!(camera = %self.what, reason);
             if self.broken > BROKEN_MAX {
-                let reason = format!("{} pictures in a row were broken: {:?}", self.broken, buffer.status());
+                let reason = format!("{} in a row, {reason}", self.broken);
                 return Err(DeviceError::Read { what: self.what.clone(), reason });
             }
-            return Ok(None);
+            return Ok(Reading::Broken(reason));
         }
         self.broken = 0;
         let (width, height) = (buffer.image_width().max(0) as u32, buffer.image_height().max(0) as u32);
@@ -118,7 +137,12 @@ impl Genicam {
         };
         let pixels = pixels::rgb(data, width, height, format.raw());
         let pixels = pixels.map_err(|format| DeviceError::Format { what: self.what.clone(), format })?;
-        Ok(Some(Picture { pixels, stamp: arrival(buffer.system_timestamp()), number: buffer.frame_id() }))
+        let Some(arrival) = arrival(buffer.system_timestamp()) else {
+            return Ok(Reading::Broken("this machine's clock jumped while the picture came".into()));
+        };
+        let exposed_ns = self.clock.stamp(buffer.timestamp(), arrival.monotonic_ns);
+        let stamp = arrival.back(Duration::from_nanos(arrival.monotonic_ns - exposed_ns));
+        Ok(Reading::Picture(Picture { pixels, stamp, number: buffer.frame_id() }))
     }
 }
 
@@ -135,10 +159,12 @@ impl Genicam {
     }
 }
 
-/// The moment at which the first packet of a picture came, from Aravis's wall-clock stamp.
-fn arrival(unix_ns: u64) -> Stamp {
+/// The moment at which the first packet of a picture came, from Aravis's wall-clock stamp; `None` when the wall
+/// clock was set meanwhile.
+fn arrival(unix_ns: u64) -> Option<Stamp> {
     let now = Stamp::now();
-    now.back(Duration::from_nanos(now.unix_ns.saturating_sub(unix_ns)))
+    let age = Duration::from_nanos(now.unix_ns.checked_sub(unix_ns)?);
+    (age <= WAITED_MAX).then(|| now.back(age))
 }
 
 impl Device for Genicam {
@@ -155,9 +181,7 @@ impl Device for Genicam {
         };
         let picture = self.take(&buffer);
         self.stream.push_buffer(buffer);
-        // A broken picture of a free-running camera is followed by the next; that of a part is lost.
-        let broken = if self.pushes() { Reading::Lost(1) } else { Reading::Late };
-        Ok(picture?.map_or(broken, Reading::Picture))
+        picture
     }
 
     fn expose(&mut self) -> Result<(), DeviceError> {
@@ -166,6 +190,10 @@ impl Device for Genicam {
         }
         let outcome = self.camera.software_trigger();
         outcome.map_err(|e| DeviceError::Read { what: self.what.clone(), reason: e.to_string() })
+    }
+
+    fn exposes_on_order(&self) -> bool {
+        self.trigger == Exposure::Software
     }
 
     fn pushes(&self) -> bool {

@@ -1,12 +1,15 @@
 //! The supervisor of one camera: a thread that owns the capture child, and the `Source` the line sees.
 //!
-//!     Source::next --Take--> child --Frame--> supervisor --slot--> Source::next
+//!     Source::take --Take--> child --Frame--> supervisor --slot--> Source::take
 //!                              |                  |
 //!                              '--Alive, Fault----+--> machine --> kill, wait, spawn
 //!                                                 '--> report: ready, fault with its reason
 //!
 //! Nothing a child sends is believed: sizes must fit the bytes, and stamps must rise and not lie in the
 //! future. The line sees `domain::Frame`s and never learns what kind of device they came from.
+//!
+//! An order that nobody waits for any more is forgotten here and in the child, and a child that is started
+//! anew gets the order only while it is still waited for.
 
 pub mod machine;
 pub mod presence;
@@ -14,7 +17,7 @@ pub mod presence;
 use super::device::{monotonic_ns, Settings, Stamp};
 use super::picture::Condition;
 use super::wire::{Order, Told};
-use super::{CameraError, Source, Stop};
+use super::{CameraError, Source, Stop, Want};
 use crate::domain::frame::{Frame, Trigger};
 use crate::ipc::{Channel, Child, IpcError, Program};
 use image::RgbImage;
@@ -49,6 +52,7 @@ pub type Reporter = Box<dyn Fn(Report) + Send>;
 
 /// A camera whose device lives in a process of its own.
 pub struct Supervised {
+    camera: String,
     shared: Arc<Shared>,
     stop: Stop,
     /// Ends this supervisor alone.
@@ -70,13 +74,39 @@ struct Slot {
     /// The sending half to the running child.
     sender: Option<Channel>,
     /// The order without its frame.
-    wanted: Option<u64>,
+    wanted: Option<Wanted>,
+    /// The exposure of the wanted order came broken.
+    missed: Option<String>,
     frames: std::collections::VecDeque<Frame>,
     /// Frames that hardware triggered and that had no room, or came broken; not told yet.
     lost: u64,
     ended: bool,
     /// Why there is no child.
     fault: Option<String>,
+}
+
+/// An order that is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Wanted {
+    order: u64,
+    after_ns: Option<u64>,
+    by_ns: Option<u64>,
+}
+
+impl Wanted {
+    fn new(order: u64, want: Want) -> Self {
+        let ns = |at: Instant| {
+            let (now, now_ns) = (Instant::now(), monotonic_ns());
+            let ahead = at.saturating_duration_since(now).as_nanos() as u64;
+            let ago = now.saturating_duration_since(at).as_nanos() as u64;
+            now_ns.saturating_add(ahead).saturating_sub(ago)
+        };
+        Self { order, after_ns: want.after.map(ns), by_ns: want.by.map(ns) }
+    }
+
+    const fn message(self) -> Order {
+        Order::Take { order: self.order, after_ns: self.after_ns, by_ns: self.by_ns }
+    }
 }
 
 impl Shared {
@@ -111,32 +141,31 @@ impl Supervised {
             looked: Instant::now(),
             last_ns: 0,
         };
+        let camera = keeper.settings.camera.clone();
         let thread = std::thread::spawn(move || keeper.run());
-        Self { shared, stop, over, thread: Some(thread), orders: 0, pushed }
+        Self { camera, shared, stop, over, thread: Some(thread), orders: 0, pushed }
     }
 
-    fn order(&mut self, slot: &mut Slot) {
+    fn order(&mut self, slot: &mut Slot, want: Want) {
         self.orders += 1;
-        slot.wanted = Some(self.orders);
+        let wanted = Wanted::new(self.orders, want);
+        slot.wanted = Some(wanted);
+        slot.missed = None;
         slot.frames.clear();
         if let Some(sender) = &mut slot.sender {
             // A child that does not take it is seen by its supervisor, which orders again from the next.
-            let _ = sender.send(&Order::Take { order: self.orders }, &[], MESSAGE_WITHIN);
+            let _ = sender.send(&wanted.message(), &[], MESSAGE_WITHIN);
         }
     }
 }
 
 impl Source for Supervised {
-    fn next(&mut self) -> Result<Option<Frame>, CameraError> {
-        self.next_by(None)
-    }
-
-    /// With a moment, waits through faults until then; without, a fault is told at once.
-    fn next_by(&mut self, by: Option<Instant>) -> Result<Option<Frame>, CameraError> {
+    /// With `want.by` it waits through faults until then; without, a fault is reported at once.
+    fn take(&mut self, want: Want) -> Result<Option<Frame>, CameraError> {
         let shared = Arc::clone(&self.shared);
         let mut slot = shared.lock();
         if !self.pushed {
-            self.order(&mut slot);
+            self.order(&mut slot, want);
         }
         loop {
             let count = std::mem::take(&mut slot.lost);
@@ -146,20 +175,19 @@ impl Source for Supervised {
             if let Some(frame) = slot.frames.pop_front() {
                 return Ok(Some(frame));
             }
+            if let Some(reason) = slot.missed.take() {
+                return Err(CameraError::Broken { origin: self.camera.clone(), reason });
+            }
             if slot.ended || self.stop.is_set() {
+                slot.wanted = None;
                 return Ok(None);
             }
             let fault = slot.fault.clone();
-            if let (Some(reason), None) = (&fault, by) {
+            if (fault.is_some() && want.by.is_none()) || want.is_over() {
                 slot.wanted = None;
-                return Err(CameraError::Device { reason: reason.clone() });
+                return Err(fault.map_or(CameraError::Late, |reason| CameraError::Device { reason }));
             }
-            if by.is_some_and(|by| Instant::now() >= by) {
-                slot.wanted = None;
-                let reason = fault.unwrap_or_else(|| "no picture came in time".into());
-                return Err(CameraError::Device { reason });
-            }
-            let wait = by.map_or(LOOK, |by| by.saturating_duration_since(Instant::now()).min(LOOK));
+            let wait = want.by.map_or(LOOK, |by| by.saturating_duration_since(Instant::now()).min(LOOK));
             slot = shared.changed.wait_timeout(slot, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -302,7 +330,10 @@ impl Keeper {
                 }
                 Step::Nothing
             }
-            Told::Frame { order, width_px, height_px, stamp, number } => {
+            Told::Frame { order, older, width_px, height_px, stamp, number } => {
+                if older > 0 {
+                    tracing::debug!(camera = %self.settings.camera, older, "pictures from before the order");
+                }
                 match self.frame(width_px, height_px, stamp, number, payload) {
                     Ok(frame) => {
                         self.hand_over(order, frame);
@@ -313,6 +344,16 @@ impl Keeper {
             }
             Told::Lost { count } => {
                 self.shared.lock().lost += count;
+                self.shared.changed.notify_all();
+                Step::Nothing
+            }
+            Told::Missed { order, reason } => {
+                let mut slot = self.shared.lock();
+                if slot.wanted.is_some_and(|wanted| wanted.order == order) {
+                    slot.wanted = None;
+                    slot.missed = Some(reason);
+                }
+                drop(slot);
                 self.shared.changed.notify_all();
                 Step::Nothing
             }
@@ -327,8 +368,8 @@ impl Keeper {
             return self.machine.fault(now, "no descriptor is left".into());
         };
         let mut slot = self.shared.lock();
-        if let Some(order) = slot.wanted {
-            if let Err(error) = sender.send(&Order::Take { order }, &[], MESSAGE_WITHIN) {
+        if let Some(wanted) = slot.wanted {
+            if let Err(error) = sender.send(&wanted.message(), &[], MESSAGE_WITHIN) {
                 drop(slot);
                 return self.broken(&error);
             }
@@ -383,7 +424,7 @@ impl Keeper {
     fn hand_over(&self, order: Option<u64>, frame: Frame) {
         let mut slot = self.shared.lock();
         // What answers an order that nobody waits for any more is forgotten, as every picture in between is.
-        if order.is_some() && order != slot.wanted {
+        if order.is_some() && order != slot.wanted.map(|wanted| wanted.order) {
             return;
         }
         slot.wanted = None;
