@@ -9,6 +9,8 @@
 mod awake;
 #[path = "common/film.rs"]
 mod film;
+#[path = "cameras/right_part.rs"]
+mod right_part;
 #[path = "common/rtsp.rs"]
 mod rtsp;
 #[path = "common/soak.rs"]
@@ -58,8 +60,18 @@ fn a_child() {
     match std::env::var(ROLE).as_deref() {
         Ok("scripted") => scripted(Path::new(&std::env::var(SCRIPT).unwrap())),
         Ok("real") => child::serve(Channel::of_this_process().unwrap(), device::open).unwrap(),
-        Ok("gige") => {
-            let _camera = aravis::GvFakeCamera::new(Some("127.0.0.1"), Some("GV01"));
+        Ok(role @ ("line" | "line by order")) => {
+            let open = |_: &Settings| -> Result<Box<dyn device::Device>, device::DeviceError> {
+                let place = std::env::var(SCRIPT).unwrap();
+                Ok(Box::new(right_part::LineDevice::new(Path::new(&place), role == "line by order")))
+            };
+            let _ = child::serve(Channel::of_this_process().unwrap(), open);
+        }
+        Ok(role @ ("gige" | "lossy gige")) => {
+            let camera = aravis::GvFakeCamera::new(Some("127.0.0.1"), Some("GV01"));
+            if role == "lossy gige" {
+                camera.set_gvsp_lost_ratio(0.002);
+            }
             let mut channel = Channel::of_this_process().unwrap();
             channel.send(&"up", &[], PATIENCE).unwrap();
             // Until the test lets go of its end.
@@ -406,7 +418,24 @@ fn an_rtsp_camera_goes_and_comes_back() {
 
 /// Aravis's fake GigE Vision camera in a process of its own. GigE Vision has one port.
 fn gige() -> Child {
-    let mut child = Child::spawn(&program("gige", Path::new(""))).unwrap();
+    fake_camera("gige")
+}
+
+/// The same, some of whose packets get lost.
+fn lossy_gige() -> Child {
+    fake_camera("lossy gige")
+}
+
+/// Held by whoever has the port, in this process or another.
+fn one_gige_at_a_time() -> std::fs::File {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gige.lock");
+    let lock = std::fs::File::create(path).unwrap();
+    lock.lock().unwrap();
+    lock
+}
+
+fn fake_camera(role: &str) -> Child {
+    let mut child = Child::spawn(&program(role, Path::new(""))).unwrap();
     assert_eq!(child.channel.recv::<String>(PATIENCE, PATIENCE).unwrap().unwrap().0, "up");
     child
 }
@@ -427,6 +456,7 @@ fn genicam(format: &str, trigger: Exposure) -> Kind {
 /// One test for all of it, because the fake camera has one address and one port.
 #[test]
 fn a_gige_vision_camera_streams_obeys_goes_and_comes_back() {
+    let _alone = one_gige_at_a_time();
     let camera = gige();
     for format in ["Mono8", "BayerRG8", "RGB8"] {
         let began = Instant::now();

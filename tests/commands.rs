@@ -5,6 +5,8 @@
 mod broker;
 #[path = "common/clips.rs"]
 mod clips;
+#[path = "commands/folder.rs"]
+mod folder;
 #[path = "web/http.rs"]
 mod http;
 #[path = "common/station.rs"]

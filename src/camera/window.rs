@@ -24,7 +24,7 @@
 //!   next trigger.
 //! - A clip counts with its first exposure from its trigger on, and with its last one before the next trigger.
 
-use super::Want;
+use super::{CameraError, Source, Want};
 use crate::domain::frame::Frame;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -54,12 +54,24 @@ pub struct Rule {
 
 /// What a picture is to the part that is waited for.
 #[derive(Debug)]
-pub enum Match {
+enum Match {
     Mine(Box<Frame>),
     /// Of an earlier part, or of none: ask for the next.
     Older,
     /// The part has no picture of its own, for this reason.
     Missing(String),
+}
+
+/// What came of a trigger.
+#[derive(Debug)]
+pub enum Taken {
+    Frame(Box<Frame>),
+    /// The part has no picture of its own, for this reason.
+    Nothing(String),
+    /// It has none, and its deadline has passed.
+    Late,
+    /// The source has ended.
+    Over,
 }
 
 /// Matches the pictures of one camera.
@@ -82,9 +94,45 @@ impl Window {
         Self { rule, received: None, held: None, older: 0, in_doubt: false }
     }
 
+    /// The own picture of a part that was triggered at `received` and whose verdict is late at `late`; `next` tells
+    /// when the part after it was triggered, as soon as it was.
+    pub fn take(
+        &mut self,
+        source: &mut dyn Source,
+        received: Instant,
+        late: Option<Instant>,
+        next: &dyn Fn() -> Option<Instant>,
+    ) -> Taken {
+        let want = self.begin(received, late);
+        let is_late = || late.is_some_and(|late| Instant::now() >= late);
+        let outcome = loop {
+            if is_late() {
+                break self.nothing_came();
+            }
+            let taken = match self.held() {
+                Some(held) => Ok(Some(held)),
+                None => source.take(want),
+            };
+            match taken {
+                Ok(Some(frame)) => match self.judge(frame, next()) {
+                    Match::Older => {}
+                    outcome => break outcome,
+                },
+                Ok(None) => return Taken::Over,
+                Err(CameraError::Late) => break self.nothing_came(),
+                Err(error) => break self.missing(&error.to_string()),
+            }
+        };
+        match outcome {
+            Match::Mine(frame) => Taken::Frame(frame),
+            Match::Missing(reason) if !is_late() => Taken::Nothing(reason),
+            Match::Missing(_) | Match::Older => Taken::Late,
+        }
+    }
+
     /// A part was triggered; the one before it has had its outcome. Returns what to ask the source for, by
     /// `late` at most.
-    pub fn begin(&mut self, received: Instant, late: Option<Instant>) -> Want {
+    fn begin(&mut self, received: Instant, late: Option<Instant>) -> Want {
         let quiet = self.rule.within.map(|within| within.saturating_mul(QUIET_WINDOWS));
         let since = self.received.map(|before| received.saturating_duration_since(before));
         if since.zip(quiet).is_none_or(|(since, quiet)| since >= quiet) {
@@ -97,12 +145,12 @@ impl Window {
     }
 
     /// A picture that was taken before and may be of this part.
-    pub fn held(&mut self) -> Option<Frame> {
+    fn held(&mut self) -> Option<Frame> {
         self.held.take().map(|frame| *frame)
     }
 
     /// What a picture is to the part that is waited for; `next` is the trigger of the next part, if it came.
-    pub fn judge(&mut self, frame: Frame, next: Option<Instant>) -> Match {
+    fn judge(&mut self, frame: Frame, next: Option<Instant>) -> Match {
         let Some(received) = self.received else { return Match::Older };
         let last = frame.captured;
         let length = frame.clip.first().map_or(Duration::ZERO, |first| first.before);
@@ -140,7 +188,7 @@ impl Window {
     }
 
     /// The part ends without a picture of its own; returns the reason with what else is known.
-    pub fn missing(&mut self, reason: &str) -> Match {
+    fn missing(&mut self, reason: &str) -> Match {
         self.in_doubt = self.rule.stamps == Stamps::Arrival;
         Match::Missing(match self.older {
             0 => reason.to_owned(),
@@ -150,7 +198,7 @@ impl Window {
     }
 
     /// The reason when nothing came in time.
-    pub fn nothing_came(&mut self) -> Match {
+    fn nothing_came(&mut self) -> Match {
         let received = self.received.map_or_else(String::new, |at| format!(" at {}", clock(at)));
         let limit = self.rule.within.map_or(0, |within| within.as_millis());
         self.missing(&format!("no picture was exposed within {limit} ms after the trigger{received}"))

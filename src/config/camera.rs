@@ -6,7 +6,7 @@ use super::{TriggerConfig, TriggerOn};
 use crate::camera::device::{Backend, Exposure, Kind};
 use crate::camera::keyframe::Policy;
 use crate::camera::picture::{Correction, Lens};
-use crate::camera::window::Rule;
+use crate::camera::window::{Rule, Stamps};
 use std::collections::BTreeMap;
 
 const TEXT_CHARS_MAX: usize = 4096;
@@ -100,7 +100,8 @@ fn latency_ms(kind: &Kind) -> u32 {
 /// shorter than its window, makes no sense with it.
 pub(super) fn check_key_frames(section: &Section<'_>, policy: Policy, trigger: TriggerConfig, rule: Rule) {
     let within = rule.within.map_or(u128::MAX, |within| within.as_millis());
-    let on_command = trigger.on == TriggerOn::Command;
+    // A recording waits for its orders, and none of its pictures is over.
+    let on_command = trigger.on == TriggerOn::Command && rule.stamps == Stamps::Exposure;
     match policy {
         Policy::Motion(_) if on_command => {
             section.problem("key_frames", "motion may give no picture for a trigger: take all or sharpest");

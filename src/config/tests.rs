@@ -246,6 +246,12 @@ id = "cam1" => id = "cam 1" => test.toml:7:1: camera[0].id = "cam 1": must be 1 
 "simulator" => "opencv"\nurl = "x"\nlens = { camera = [1.0], distortion = [0.1, 0.0, 0.0, 0.0] } => must be four numbers [fx, fy, cx, cy]
 "simulator" => "genicam"\nname = "x"\nline = "Line1" => only means something with expose = "line"
 "simulator" => "genicam"\nname = "x"\nexpose = "line"\nkey_frames = { policy = "every" } => camera[0].key_frames: a hardware trigger
+"simulator" => "genicam"\nname = "x"\nkey_frames = { policy = "motion" }\ntrigger = { on = "command" } => motion may give no picture for a trigger
+"simulator" => "v4l2"\ndevice = "/dev/video0"\nkey_frames = { policy = "every" }\ntrigger = { on = "command" } => every gives no picture
+"simulator" => "genicam"\nname = "x"\nkey_frames = { policy = "sharpest", ms = 1000 }\ntrigger = { on = "command" } => sharpest looks for 1000 ms; exposed_within_ms allows 1000
+"simulator" => "genicam"\nname = "x"\nkey_frames = { policy = "sharpest", ms = 2000 }\ntrigger = { interval_ms = 2000 } => interval_ms is 2000
+"simulator" => "simulator"\ntrigger = { exposed_within_ms = 5 } => camera[0].trigger.exposed_within_ms = 5
+"simulator" => "folder"\npath = "x"\nfile_time = "modified" => camera[0].file_time = "modified"
 "simulator" => "genicam"\nname = "x"\nexpose = "line"\ntrigger = { on = "command" } => camera[0].trigger: a hardware trigger
 "simulator" => "genicam"\nname = "x"\nexpose = "line"\ntrigger = { interval_ms = 500 } => camera[0].trigger: a hardware trigger
 "simulator" => "simulator"\ntrigger = { on = "command", interval_ms = 500 } => means nothing with on = "command"

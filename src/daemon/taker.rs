@@ -13,7 +13,7 @@ use super::cameras::{Feed, Shot};
 use super::desk::Counter;
 use super::recorder::Recorder;
 use super::station::Station;
-use crate::camera::window::{Match, Window};
+use crate::camera::window::{Taken, Window};
 use crate::camera::{CameraError, Source, Stop};
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::grade::Reason;
@@ -52,15 +52,6 @@ pub struct Taker {
     pub station: Arc<Station>,
     /// The alarm stands: the last triggered part had no picture of its own.
     pub without_own: bool,
-}
-
-/// What came of a trigger.
-enum Taken {
-    Frame(Box<Frame>),
-    /// There is no picture of this part.
-    Nothing(Reason),
-    /// There will be none any more.
-    Over,
 }
 
 impl Taker {
@@ -153,75 +144,48 @@ impl Taker {
         let Request { mut trigger, received, .. } = request;
         let limit = self.deadline.unwrap_or(self.counter.pipeline().verdict.deadline);
         let limit = trigger.deadline.unwrap_or(limit);
-        let taken = self.take(received, limit);
-        self.tell_own(&taken);
-        match taken {
-            Taken::Frame(mut frame) => {
+        let (counter, late) = (Arc::clone(&self.counter), received.checked_add(limit));
+        let taken = self.window.take(&mut *self.source, received, late, &|| counter.next_received());
+        let reason = match &taken {
+            Taken::Frame(_) | Taken::Over => None,
+            Taken::Nothing(message) => Some(Reason::Frame { message: message.clone() }),
+            Taken::Late => {
+                let late = received.elapsed().saturating_sub(limit);
+                Some(Reason::Deadline { late_ms: late.as_millis() as u64 })
+            }
+        };
+        if !matches!(taken, Taken::Over) {
+            self.tell_own(reason.as_ref());
+        }
+        match (taken, reason) {
+            (Taken::Frame(mut frame), _) => {
                 // The deadline of a triggered part counts from its trigger, not from the exposure.
                 let waited = frame.captured.saturating_duration_since(received);
                 trigger.deadline = Some(limit.saturating_sub(waited));
                 frame.trigger = joined(trigger, frame.trigger);
                 self.push(*frame)
             }
-            Taken::Nothing(reason) => {
+            (_, Some(reason)) => {
                 trigger.deadline = Some(limit);
                 self.record_unseen(trigger, received, reason);
                 true
             }
-            Taken::Over => {
+            (_, None) => {
                 self.record_unseen(trigger, received, Reason::Interrupted);
                 false
             }
         }
     }
 
-    /// The part's own picture, or why there is none.
-    fn take(&mut self, received: Instant, limit: Duration) -> Taken {
-        let want = self.window.begin(received, received.checked_add(limit));
-        let late = || received.elapsed().checked_sub(limit).filter(|late| !late.is_zero());
-        let outcome = loop {
-            if let Some(late) = late() {
-                // The reason is the deadline; what is matched next must know that this part had no picture.
-                let _ = self.window.nothing_came();
-                return Taken::Nothing(Reason::Deadline { late_ms: late.as_millis() as u64 });
-            }
-            let taken = match self.window.held() {
-                Some(held) => Ok(Some(held)),
-                None => self.source.take(want),
-            };
-            match taken {
-                Ok(Some(frame)) => match self.window.judge(frame, self.counter.next_received()) {
-                    Match::Older => {}
-                    outcome => break outcome,
-                },
-                Ok(None) => return Taken::Over,
-                Err(CameraError::Late) => break self.window.nothing_came(),
-                Err(error) => break self.window.missing(&error.to_string()),
-            }
-        };
-        match outcome {
-            Match::Mine(frame) => Taken::Frame(frame),
-            Match::Missing(reason) => match late() {
-                Some(late) => Taken::Nothing(Reason::Deadline { late_ms: late.as_millis() as u64 }),
-                None => Taken::Nothing(Reason::Frame { message: reason }),
-            },
-            Match::Older => Taken::Nothing(Reason::Frame { message: "an older picture".into() }),
-        }
-    }
-
     /// Raises the alarm with the first part without a picture of its own, and clears it with the next that has one.
-    fn tell_own(&mut self, taken: &Taken) {
-        let message = match taken {
-            Taken::Frame(_) => None,
-            Taken::Nothing(reason) => Some(reason.to_string()),
-            Taken::Over => return,
-        };
-        if let Some(reason) = &message {
-            tracing::error!(camera = %self.id, reason, "a triggered part has no picture of its own");
+    fn tell_own(&mut self, missing: Option<&Reason>) {
+        if let Some(reason) = missing {
+            tracing::error!(camera = %self.id, %reason, "a triggered part has no picture of its own");
         }
-        let raised = message.is_some();
+        let raised = missing.is_some();
         if std::mem::replace(&mut self.without_own, raised) != raised {
-            let (code, message) = (format!("trigger_{}", self.id), message.unwrap_or_default());
+            let message = missing.map_or_else(String::new, ToString::to_string);
+            let code = format!("trigger_{}", self.id);
             self.station.tell(StationEvent::Alarm { code, raised, message });
         }
     }
