@@ -203,7 +203,7 @@ fn scripted_line(parts: usize, by_order: bool) -> Figures {
     rig.ready(began);
     let ms = Duration::from_millis;
     let rule = Rule { within: Some(ms(25)), on_its_way: ms(40), stamps: Stamps::Exposure };
-    let (triggers, over) = (Mutex::default(), AtomicBool::new(false));
+    let (triggers, over) = (Mutex::<VecDeque<(usize, Instant)>>::default(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let trigger = |part| triggers.lock().unwrap().push_back((part, Instant::now()));
@@ -318,7 +318,7 @@ fn simulated_line(parts: usize) -> Figures {
     };
     let mut source = Simulator::new(settings, Stop::default()).unwrap();
     let rule = Rule { within: None, on_its_way: Duration::from_secs(1), stamps: Stamps::Order };
-    let (triggers, over) = (Mutex::default(), AtomicBool::new(true));
+    let (triggers, over) = (Mutex::<VecDeque<(usize, Instant)>>::default(), AtomicBool::new(true));
     triggers.lock().unwrap().extend((0..parts).map(|part| (part, Instant::now())));
     serve(&mut source, rule, &triggers, &over, |part, received, frame| {
         frame.origin.ends_with(&format!(":{part}")) && frame.captured >= received
