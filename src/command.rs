@@ -49,10 +49,11 @@ pub enum Verb {
     Pipeline,
     Pause,
     Resume,
+    Retry,
 }
 
 impl Verb {
-    pub const ALL: [Self; 4] = [Self::Trigger, Self::Pipeline, Self::Pause, Self::Resume];
+    pub const ALL: [Self; 5] = [Self::Trigger, Self::Pipeline, Self::Pause, Self::Resume, Self::Retry];
 
     /// The word in topics and paths.
     pub const fn as_str(self) -> &'static str {
@@ -61,6 +62,7 @@ impl Verb {
             Self::Pipeline => "pipeline",
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Retry => "retry",
         }
     }
 
@@ -165,6 +167,9 @@ impl Words {
             let what = "part, part_id, lot, expected and deadline_ms mean nothing to the command";
             return Err(malformed(format!("{what} {word}")));
         }
+        if verb == Verb::Retry && this.camera.is_some() {
+            return Err(malformed("camera means nothing to the command retry".into()));
+        }
         if this.part.is_some() && this.camera.is_some() {
             return Err(malformed("camera and part: a trigger means one of them".into()));
         }
@@ -173,6 +178,7 @@ impl Words {
             (Verb::Pipeline, Some(pipeline)) => Command::Pipeline { camera, pipeline },
             (Verb::Pause, None) => Command::Pause { camera },
             (Verb::Resume, None) => Command::Resume { camera },
+            (Verb::Retry, None) => Command::Retry,
             (Verb::Trigger, None) => Command::Trigger(Request {
                 camera,
                 part,
@@ -286,6 +292,8 @@ mod tests {
         assert_eq!(order(Verb::Pause, "").unwrap().command, Command::Pause { camera: None });
         let resume = order(Verb::Resume, r#"{"camera":"c"}"#).unwrap().command;
         assert_eq!(resume, Command::Resume { camera: Some("c".into()) });
+        assert_eq!(order(Verb::Retry, "").unwrap().command, Command::Retry);
+        assert!(order(Verb::Retry, r#"{"camera":"c"}"#).is_err());
         let pipeline = order(Verb::Pipeline, r#"{"pipeline":"plate","correlation_id":"x"}"#).unwrap();
         assert_eq!(pipeline.correlation_id.as_deref(), Some("x"));
         assert_eq!(pipeline.command, Command::Pipeline { camera: None, pipeline: "plate".into() });

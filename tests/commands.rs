@@ -9,6 +9,10 @@ mod clips;
 mod folder;
 #[path = "web/http.rs"]
 mod http;
+#[path = "common/inspections.rs"]
+mod inspections;
+#[path = "commands/outbox.rs"]
+mod outbox;
 #[path = "common/station.rs"]
 mod station;
 #[path = "commands/tls.rs"]

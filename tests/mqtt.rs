@@ -10,9 +10,12 @@ mod inspections;
 
 use broker::{until, Broker, Message, Subscriber};
 use gate::Gate;
+use inspectd::domain::part::PartRef;
+use inspectd::domain::review::{Decided, Decision};
 use inspectd::mqtt::message::{CameraState, Stats, RESULT_JSON_SCHEMA};
 use inspectd::mqtt::state::Phase;
 use inspectd::mqtt::{self, Handle, MqttOptions, Protocol, StationEvent};
+use inspectd::store::outbox::{Cause, Kind, Owed};
 use inspectd::store::{Store, StoreOptions};
 use inspections::{id, inspection};
 use std::collections::HashMap;
@@ -47,11 +50,17 @@ struct Station {
 
 impl Station {
     fn start(port: u16, protocol: Protocol, before: u64) -> Self {
+        Self::start_with(port, protocol, before, |_| {})
+    }
+
+    /// `prepare` changes the store before it is delivered.
+    fn start_with(port: u16, protocol: Protocol, before: u64, prepare: impl FnOnce(&Store)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
         for n in 1..=before {
             store.commit(&inspection(n), None).unwrap();
         }
+        prepare(&store);
         let (events, receiver) = mpsc::channel(16);
         let handle = mqtt::spawn(options(port, protocol), Arc::clone(&store), receiver).unwrap();
         Self { store, events, handle, next: before + 1, _dir: dir }
@@ -300,28 +309,143 @@ async fn refused_results_stay_until_the_broker_takes_them() {
     station.handle.stop().await.unwrap();
 }
 
+fn alarm(subscriber: &Subscriber, code: &str, state: &str) -> bool {
+    subscriber.newest(&format!("/alarm/{code}")).is_some_and(|a| a["state"] == state)
+}
+
+fn seqs(subscriber: &Subscriber) -> Vec<u64> {
+    subscriber.on("/result").iter().map(|m| m.json()["seq"].as_u64().unwrap()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_oversize_result_becomes_a_dead_letter_and_holds_up_nothing() {
-    let broker = Broker::start("max_packet_size 4000", "").await;
+async fn an_oversize_result_is_held_and_holds_up_nothing_and_goes_when_the_limit_is_raised() {
+    let mut broker = Broker::start("max_packet_size 4000", "").await;
+    let gate = Gate::new(broker.port).await;
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let mut station = Station::start(broker.port, Protocol::V5, 1);
+    let mut station = Station::start(gate.port, Protocol::V5, 1);
     let mut crowded = inspection(2);
     crowded.findings = vec![crowded.findings[0].clone(); 100];
     tokio::task::block_in_place(|| station.store.commit(&crowded, None)).unwrap();
     station.next = 3;
     station.commit(2);
-    until("the others arrive", || subscriber.on("/result").len() >= 3 && station.store.outbox_len() == 0)
+    until("the others arrive", || subscriber.on("/result").len() >= 3 && station.store.outbox_len() == 1)
         .await;
-    until("the alarm is raised", || {
-        subscriber.newest("/alarm/result_undeliverable").is_some_and(|a| a["state"] == "raised")
-    })
-    .await;
-    let seqs: Vec<u64> = subscriber.on("/result").iter().map(|m| m.json()["seq"].as_u64().unwrap()).collect();
-    assert_eq!(seqs, [1, 3, 4]);
-    let dead = station.store.dead_letters().unwrap();
-    assert_eq!((dead.len(), dead[0].seq), (1, 2));
-    assert!(station.store.get(2).unwrap().is_some(), "the inspection itself stays");
+    until("the alarm is raised", || alarm(&subscriber, "result_held", "raised")).await;
+    assert_eq!(seqs(&subscriber), [1, 3, 4]);
+    assert!(station.store.dead_letters().unwrap().is_empty(), "it is not given up");
+    gate.shut();
+    broker.configure("max_packet_size 400000");
+    broker.restart().await;
+    subscriber.subscribed(2).await;
+    gate.open();
+    until("it arrives", || seqs(&subscriber).contains(&2) && station.store.outbox_len() == 0).await;
+    until("the alarm is cleared", || alarm(&subscriber, "result_held", "cleared")).await;
     station.handle.stop().await.unwrap();
+}
+
+/// A setting of the broker, for some seconds: once it emptied the outbox into the dead letters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_takes_no_result_at_all_for_a_while_loses_none() {
+    let mut broker = Broker::start("max_packet_size 400", "").await;
+    let gate = Gate::new(broker.port).await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let mut station = Station::start(gate.port, Protocol::V5, 5);
+    until("the alarm is raised", || alarm(&subscriber, "result_held", "raised")).await;
+    station.commit(12);
+    station.phase(Phase::Live).await;
+    let raised = subscriber.newest("/alarm/result_held").unwrap();
+    assert!(raised["message"].as_str().unwrap().contains("takes packets of 400"), "{raised}");
+    assert_eq!((station.store.outbox_len(), station.store.dead_letters().unwrap().len()), (17, 0));
+    assert!(subscriber.on("/result").is_empty());
+    gate.shut();
+    broker.configure("");
+    broker.restart().await;
+    subscriber.subscribed(2).await;
+    gate.open();
+    until("all arrive", || subscriber.on("/result").len() >= 17 && station.store.outbox_len() == 0).await;
+    check_results(&subscriber.on("/result"), 17);
+    until("the alarm is cleared", || alarm(&subscriber, "result_held", "cleared")).await;
+    station.handle.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_are_tried_again_when_they_fit_and_when_somebody_says_so() {
+    let broker = Broker::start("", "").await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let result = |seq| Owed { kind: Kind::Result, seq };
+    let station = Station::start_with(broker.port, Protocol::V5, 3, |store| {
+        store.dead_letter(result(1), Cause::Size, "2113 bytes, the limit is 334").unwrap();
+        store.dead_letter(result(2), Cause::Dropped, "every connection is dropped on it").unwrap();
+    });
+    until("two arrive", || subscriber.on("/result").len() >= 2 && station.store.outbox_len() == 0).await;
+    until("the alarm is raised", || alarm(&subscriber, "result_undeliverable", "raised")).await;
+    let left: Vec<u64> = station.store.dead_letters().unwrap().iter().map(|letter| letter.owed.seq).collect();
+    assert_eq!(left, [2], "what ended connections is not tried by itself");
+    assert_eq!(tokio::task::block_in_place(|| station.store.retry_all()).unwrap(), 1);
+    until("it arrives", || seqs(&subscriber).contains(&2) && station.store.outbox_len() == 0).await;
+    until("the alarm is cleared", || alarm(&subscriber, "result_undeliverable", "cleared")).await;
+    let mut arrived = seqs(&subscriber);
+    arrived.sort_unstable();
+    assert_eq!(arrived, [1, 2, 3]);
+    station.handle.stop().await.unwrap();
+}
+
+/// What stands between drops each connection on one kind of message: no other waits for it.
+async fn a_kind_on_which_connections_drop_blocks_no_result(kind: Kind) {
+    let broker = Broker::start("", "").await;
+    let gate = Gate::new(broker.port).await;
+    let topic = format!("{PREFIX}/{}", kind.as_str());
+    gate.forbid(Some(&topic));
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let mut station = Station::start_with(gate.port, Protocol::V5, 3, |store| match kind {
+        Kind::Part => {
+            let mut view = inspection(4);
+            let cameras = vec!["cam1".to_owned()];
+            view.trigger.part = Some(Box::new(PartRef { id: id(99), name: "housing".into(), cameras }));
+            store.commit(&view, None).unwrap();
+        }
+        _ => {
+            let decision = Decision {
+                verdict: Decided::Fail,
+                reason: "scratch".into(),
+                note: String::new(),
+                findings: None,
+                texts: None,
+            };
+            store.review(&id(1), "anna", decision, None).unwrap();
+            store.commit(&inspection(4), None).unwrap();
+        }
+    });
+    station.next = 5;
+    let left = |store: &Store| store.owed(kind, 0, 9).unwrap().len();
+    for more in 1..=3 {
+        station.commit(4);
+        let so_far = 4 + 4 * more;
+        until("the results arrive", || seqs(&subscriber).contains(&so_far)).await;
+    }
+    until("the alarm is raised", || alarm(&subscriber, "result_refused", "raised")).await;
+    let raised = subscriber.newest("/alarm/result_refused").unwrap();
+    assert!(raised["message"].as_str().unwrap().contains(kind.as_str()), "{raised}");
+    until("no result is owed", || station.store.outbox(0, 9).unwrap().is_empty()).await;
+    assert_eq!((left(&station.store), station.store.dead_letters().unwrap().len()), (1, 0), "it is kept");
+    check_results(&subscriber.on("/result"), 16);
+    gate.forbid(None);
+    // Nobody waits for the pause to end.
+    tokio::task::block_in_place(|| station.store.retry_all()).unwrap();
+    until("it arrives", || subscriber.on(&format!("/{}", kind.as_str())).len() == 1).await;
+    until("nothing is owed", || left(&station.store) == 0).await;
+    until("the alarm is cleared", || alarm(&subscriber, "result_refused", "cleared")).await;
+    station.handle.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_review_on_which_connections_drop_blocks_no_result() {
+    a_kind_on_which_connections_drop_blocks_no_result(Kind::Review).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_on_which_connections_drop_blocks_no_result() {
+    a_kind_on_which_connections_drop_blocks_no_result(Kind::Part).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@ mod inspections;
 
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use inspectd::store::outbox::{Cause, Kind, Owed};
 use inspectd::store::{Store, StoreOptions};
 use inspections::{id, inspection};
 use std::io::{Read as _, Write as _};
@@ -82,7 +83,9 @@ fn write_the_fixture() {
         store.commit(&part(n), Some(image)).expect("it is stored");
     }
     store.ack(&[1, 2, 3, 5]).expect("it is taken");
-    store.dead_letter(4, "too long for the broker").expect("it is moved");
+    store
+        .dead_letter(Owed { kind: Kind::Result, seq: 4 }, Cause::Size, "too long for the broker")
+        .expect("it is moved");
     drop(store);
     let mut packed = GzEncoder::new(vec![], flate2::Compression::best());
     pack(dir.path(), dir.path(), &mut packed);
@@ -111,7 +114,7 @@ fn a_store_of_format_1_opens_and_goes_on() {
     let owed: Vec<u64> = store.outbox(0, 100).expect("it reads").iter().map(|e| e.seq).collect();
     assert_eq!(owed, [6, 7, 8, 9, 10, 11, 12]);
     let dead = store.dead_letters().expect("they read");
-    assert_eq!((dead.len(), dead[0].seq, dead[0].reason.as_str()), (1, 4, "too long for the broker"));
+    assert_eq!((dead.len(), dead[0].owed.seq, dead[0].reason.as_str()), (1, 4, "too long for the broker"));
     assert_eq!(store.get_by_id(&id(7)).expect("it reads").expect("it is there").seq, 7);
     assert_eq!(store.commit(&inspection(RECORDS + 1), None).expect("it goes on").seq, RECORDS + 1);
     assert_eq!(store.verify().expect("it reads").broken_at, None);

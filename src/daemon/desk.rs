@@ -147,6 +147,13 @@ impl Desk {
                 }
                 Ok(())
             }
+            Command::Retry => match self.store.retry_all() {
+                Ok(letters) => {
+                    tracing::info!(letters, "what was given up is owed to the broker again");
+                    Ok(())
+                }
+                Err(error) => Err(Refusal::NotStored { reason: error.to_string() }),
+            },
         }
     }
 

@@ -37,6 +37,8 @@ pub enum Command {
     Resume {
         camera: Option<String>,
     },
+    /// Messages that were given up are owed to the broker again.
+    Retry,
 }
 
 /// Why a command is not carried out.
@@ -55,7 +57,7 @@ pub enum Refusal {
     #[error("there is no pipeline {pipeline:?} in the config; there are {known}")]
     NoPipeline { pipeline: String, known: String },
     /// What cannot be noted is not accepted.
-    #[error("the trigger cannot be noted now: {reason}")]
+    #[error("it cannot be noted now: {reason}")]
     NotStored { reason: String },
     #[error("the station is starting: its cameras are not open yet")]
     Starting,

@@ -9,17 +9,22 @@
 //! - Only this task publishes, and only in the order in which the machine decided, so that the
 //!   client's packet ids come in the order of the machine's queue. Hence one inbox: what comes up
 //!   while actions are carried out waits until they are done.
-//! - At most a window of built results is in memory, however long the outbox is.
+//! - At most a window of built messages of each kind is in memory, however long the outbox is.
+//! - Nothing that is longer than the broker takes is given to the client, which would end the connection.
+
+mod alarms;
 
 use super::link::{
     Link, LinkEvent, CLIENT_INFLIGHT_MAX, PAYLOAD_BYTES_MAX, PUBLISH_OVERHEAD_BYTES, TOPIC_BYTES_MAX,
 };
 use super::message::{self, StationState, Topics};
-use super::owed;
-use super::state::{Action, Event, Machine, Owed, Phase, Side, What};
+use super::owed::{self, Read};
+use super::state::{Action, Event, Hold, Machine, Phase, Side, What};
 use super::{MqttError, MqttOptions, StationEvent};
 use crate::store::error::StoreError;
+use crate::store::outbox::{Cause, Kind, Owed};
 use crate::store::Store;
+use alarms::Held;
 use rand::Rng as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -35,6 +40,12 @@ const _: () = assert!(WINDOW < CLIENT_INFLIGHT_MAX as usize, "packet ids must no
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// The longest pause of a kind on which every connection is dropped: each try costs the others a connection.
+const DROPPED_WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// So many losses in a row with the same kind alone in flight are an alarm.
+const DROPPED_ALARM: u32 = 3;
+
 /// Without an acknowledgement for so long, while some are due, the connection counts as broken:
 /// keep-alive alone does not notice a broker that answers pings and nothing else.
 const ACK_WAIT: Duration = Duration::from_secs(20);
@@ -48,19 +59,9 @@ const RETAINED_MAX: usize = 256;
 /// Network events that are taken in before the removals are written.
 const BATCH_MAX: usize = 64;
 
-/// Why a result on which every connection is dropped is given up.
-const POISON: &str = "every connection is dropped on it, and other results pass";
-
-const ALARM_DEAD: &str = "result_undeliverable";
-const ALARM_REFUSED: &str = "result_refused";
-
-/// Results that were read for the machine.
-struct Read {
-    ready: Vec<(u64, Vec<u8>)>,
-    dead: Vec<(u64, String)>,
-    next: u64,
-    end: bool,
-}
+/// Why messages are given up.
+const INVALID: &str = "the broker calls it invalid, and takes others of its kind";
+const POISON: &str = "every connection is dropped on it, and others of its kind pass";
 
 pub struct Driver {
     options: MqttOptions,
@@ -73,19 +74,23 @@ pub struct Driver {
     /// Largest packet that client and broker take, and whether the broker retains.
     packet_bytes_max: usize,
     broker_retains: bool,
-    /// Payloads of fetched results that are not published yet.
-    results: BTreeMap<u64, Vec<u8>>,
+    /// Payloads of what is fetched and not published yet.
+    payloads: BTreeMap<Owed, Vec<u8>>,
     /// Newest payload of every camera and alarm, by topic.
     retained: BTreeMap<String, Vec<u8>>,
-    /// Payloads of reviews and parts that this connection was given; `owed_due`: there may be more.
-    owed: BTreeMap<Owed, Vec<u8>>,
-    owed_due: bool,
-    acknowledged: Vec<u64>,
-    refused: bool,
+    acknowledged: Vec<Owed>,
+    /// Why kinds pause, while the alarm is raised.
+    refused: BTreeMap<Kind, String>,
+    /// By kind; `held_told`: how many the alarm speaks of.
+    held: [Held; Kind::ALL.len()],
+    held_told: usize,
+    /// Dead letters may fit the connection that was just made.
+    dead_due: bool,
     stopping: bool,
     connected_at: SystemTime,
     retry_at: Option<Instant>,
-    hold_until: Option<Instant>,
+    /// By kind.
+    hold_until: [Option<Instant>; Kind::ALL.len()],
     /// When something was last acknowledged, or began to wait for it.
     progress_at: Instant,
     stop_by: Option<Instant>,
@@ -104,16 +109,17 @@ impl Driver {
             link: None,
             packet_bytes_max: usize::MAX,
             broker_retains: true,
-            results: BTreeMap::new(),
+            payloads: BTreeMap::new(),
             retained: BTreeMap::new(),
-            owed: BTreeMap::new(),
-            owed_due: false,
             acknowledged: Vec::new(),
-            refused: false,
+            refused: BTreeMap::new(),
+            held: Default::default(),
+            held_told: 0,
+            dead_due: false,
             stopping: false,
             connected_at: SystemTime::now(),
             retry_at: Some(now),
-            hold_until: None,
+            hold_until: Default::default(),
             progress_at: now,
             stop_by: None,
         }
@@ -127,15 +133,18 @@ impl Driver {
         let mut committed = self.store.subscribe();
         let mut reviewed = self.store.subscribe_reviews();
         let mut decided = self.store.subscribe_parts();
+        let mut retried = self.store.subscribe_retries();
         self.tell_of_dead_letters().await?;
+        self.clear_alarms();
         let mut events_open = true;
         while self.machine.phase() != Phase::Stopped {
             let deadline = self.next_deadline();
             tokio::select! {
                 event = next_link_event(&mut self.link) => self.link_events(event),
-                Ok(()) = committed.changed() => self.inbox.push_back(Event::Committed),
-                Ok(()) = reviewed.changed() => self.owed_due = true,
-                Ok(()) = decided.changed() => self.owed_due = true,
+                Ok(()) = committed.changed() => self.inbox.push_back(Event::Committed(Kind::Result)),
+                Ok(()) = reviewed.changed() => self.inbox.push_back(Event::Committed(Kind::Review)),
+                Ok(()) = decided.changed() => self.inbox.push_back(Event::Committed(Kind::Part)),
+                Ok(()) = retried.changed() => self.dead_letters_are_owed().await?,
                 event = events.recv(), if events_open => match event {
                     Some(event) => self.station_event(event),
                     None => events_open = false,
@@ -145,7 +154,6 @@ impl Driver {
                 () = sleep_until(deadline) => self.timers(),
             }
             self.settle().await?;
-            self.feed_owed().await?;
             let phase = self.machine.phase();
             self.phase.send_if_modified(|told| std::mem::replace(told, phase) != phase);
         }
@@ -161,7 +169,8 @@ impl Driver {
 
     fn next_deadline(&self) -> Option<Instant> {
         let ack_by = (self.machine.unacknowledged() > 0).then(|| self.progress_at + ACK_WAIT);
-        [self.retry_at, self.hold_until, ack_by, self.stop_by].into_iter().flatten().min()
+        let own = [self.retry_at, ack_by, self.stop_by];
+        own.into_iter().chain(self.hold_until).flatten().min()
     }
 
     fn timers(&mut self) {
@@ -176,9 +185,11 @@ impl Driver {
             self.retry_at = None;
             self.inbox.push_back(Event::Due);
         }
-        if due(self.hold_until) {
-            self.hold_until = None;
-            self.inbox.push_back(Event::HoldOver);
+        for kind in Kind::ALL {
+            if due(self.hold_until[kind as usize]) {
+                self.hold_until[kind as usize] = None;
+                self.inbox.push_back(Event::HoldOver(kind));
+            }
         }
         if self.machine.unacknowledged() > 0 && self.progress_at + ACK_WAIT <= now {
             tracing::warn!(wait_s = ACK_WAIT.as_secs(), "no acknowledgement from the broker");
@@ -223,8 +234,8 @@ impl Driver {
         let window = receive_max.map_or(WINDOW, |max| WINDOW.min(usize::from(max).saturating_sub(1)).max(1));
         tracing::info!(broker = %self.broker(), window, owed = self.store.outbox_len(), "connected to the broker");
         self.inbox.push_back(Event::Connected { window });
-        self.owed.clear();
-        self.owed_due = true;
+        self.held = Default::default();
+        self.dead_due = true;
         // A broker that restarted without its memory has forgotten what it retained.
         let topics = self.retained.keys().cloned().map(Side::Topic);
         let last = (*self.store.subscribe().borrow() > 0).then_some(Side::Last);
@@ -241,17 +252,14 @@ impl Driver {
             StationEvent::Alarm { code, raised, message } => self.alarm(&code, raised, &message),
             StationEvent::Stats(stats) => {
                 let up = matches!(self.machine.phase(), Phase::CatchingUp | Phase::Live);
-                if let Some(link) = self.link.as_ref().filter(|_| up) {
+                let (topic, payload) = (self.topics.stats(), message::stats(&stats, now));
+                let fits = self.fits(&topic, &payload);
+                if let Some(link) = self.link.as_ref().filter(|_| up && fits) {
                     // Neither acknowledged nor retained: when it is not taken, the next ones come soon.
-                    let _ = link.try_publish(&self.topics.stats(), false, false, message::stats(&stats, now));
+                    let _ = link.try_publish(&topic, false, false, payload);
                 }
             }
         }
-    }
-
-    fn alarm(&mut self, code: &str, raised: bool, text: &str) {
-        let payload = message::alarm(code, raised, text, SystemTime::now());
-        self.retain(self.topics.alarm(code), payload);
     }
 
     fn retain(&mut self, topic: String, payload: Vec<u8>) {
@@ -264,29 +272,62 @@ impl Driver {
         self.inbox.push_back(Event::Changed(Side::Topic(topic)));
     }
 
-    async fn tell_of_dead_letters(&mut self) -> Result<(), MqttError> {
-        let dead = self.on_disk(Store::dead_letters).await?;
-        let text = match dead.last() {
-            Some(last) => format!("{} results, the last is seq {}: {}", dead.len(), last.seq, last.reason),
-            None => String::new(),
-        };
-        self.alarm(ALARM_DEAD, !dead.is_empty(), &text);
+    /// Somebody, or `retry_dead_letters`, has said so; what waits because of a refusal is tried at once, too.
+    async fn dead_letters_are_owed(&mut self) -> Result<(), MqttError> {
+        // All is read again.
+        self.held = Default::default();
+        self.hold_until = Default::default();
+        self.retry_at = self.retry_at.map(|_| Instant::now());
+        self.inbox.push_back(Event::Retried);
+        self.tell_of_dead_letters().await
+    }
+
+    /// What was given up, and fits the connection that was just made, is owed again.
+    async fn retry_dead_letters(&mut self) -> Result<(), MqttError> {
+        if std::mem::take(&mut self.dead_due) {
+            let payload_max = Kind::ALL.map(|kind| self.payload_max(kind));
+            let retry = move |store: &Store| match owed::sendable(store, payload_max)? {
+                letters if letters.is_empty() => Ok(0),
+                letters => store.retry(&letters),
+            };
+            let count = self.on_disk(retry).await?;
+            if count > 0 {
+                tracing::info!(count, "dead letters can be delivered now and are owed again");
+            }
+        }
         Ok(())
+    }
+
+    fn fits(&self, topic: &str, payload: &[u8]) -> bool {
+        topic.len() + payload.len() + PUBLISH_OVERHEAD_BYTES <= self.packet_bytes_max
+    }
+
+    /// The longest payload of a kind on this connection.
+    fn payload_max(&self, kind: Kind) -> usize {
+        let around = owed::topic(&self.topics, kind).len() + PUBLISH_OVERHEAD_BYTES;
+        self.packet_bytes_max.saturating_sub(around).min(PAYLOAD_BYTES_MAX)
     }
 
     /// Gives the machine everything in the inbox and carries out what it decides.
     async fn settle(&mut self) -> Result<(), MqttError> {
-        while let Some(event) = self.inbox.pop_front() {
-            let idle = self.machine.unacknowledged() == 0;
-            let actions = self.machine.handle(event);
-            if idle {
-                self.progress_at = Instant::now();
+        loop {
+            while let Some(event) = self.inbox.pop_front() {
+                let idle = self.machine.unacknowledged() == 0;
+                let actions = self.machine.handle(event);
+                if idle {
+                    self.progress_at = Instant::now();
+                }
+                for action in actions {
+                    self.carry_out(action).await?;
+                }
             }
-            for action in actions {
-                self.carry_out(action).await?;
+            self.write_removals().await?;
+            self.retry_dead_letters().await?;
+            self.tell_of_held();
+            if self.inbox.is_empty() {
+                return Ok(());
             }
         }
-        self.write_removals().await
     }
 
     async fn carry_out(&mut self, action: Action) -> Result<(), MqttError> {
@@ -297,8 +338,8 @@ impl Driver {
             }
             Action::Close => {
                 self.link = None;
-                self.results.clear();
-                self.hold_until = None;
+                self.payloads.clear();
+                self.hold_until = Default::default();
             }
             Action::Leave => {
                 if let Some(link) = self.link.take() {
@@ -306,38 +347,43 @@ impl Driver {
                     tracing::info!(in_time = left.is_ok(), "left the broker");
                 }
             }
-            Action::RetryAfter { failures } => self.retry_at = Some(Instant::now() + backoff(failures)),
-            Action::HoldFor { refusals } => {
-                self.results.clear();
-                self.hold_until = Some(Instant::now() + backoff(refusals));
-                if !std::mem::replace(&mut self.refused, true) {
-                    tracing::error!(broker = %self.broker(), "the broker refuses results; they stay in the outbox");
-                    self.alarm(ALARM_REFUSED, true, "the broker refuses results");
-                }
+            Action::RetryAfter { failures } => {
+                self.retry_at = Some(Instant::now() + backoff(failures, BACKOFF_MAX));
             }
-            Action::Fetch { from, count } => self.fetch(from, count).await?,
+            Action::HoldFor { kind, times, why } => self.hold(kind, times, why),
+            Action::Fetch { kind, from, count } => self.fetch(kind, from, count).await?,
             Action::Publish(what) => self.publish(what).await?,
-            Action::Remove(seq) => {
-                self.acknowledged.push(seq);
-                if std::mem::take(&mut self.refused) {
-                    self.alarm(ALARM_REFUSED, false, "");
-                }
+            Action::Remove(owed) => {
+                self.acknowledged.push(owed);
+                self.tell_of_refused(owed.kind, None);
             }
-            Action::RemoveOwed(owed) => {
-                self.on_disk(move |store| owed::ack(store, owed)).await?;
-                self.owed.remove(&owed);
-                self.owed_due = true;
-            }
-            Action::DeadLetter(seq) => self.bury(seq, "the broker calls it invalid".into()).await?,
-            Action::Poison(seq) => self.bury(seq, POISON.into()).await?,
+            Action::DeadLetter(owed) => self.bury(owed, Cause::Invalid, INVALID.into()).await?,
+            Action::Poison(owed) => self.bury(owed, Cause::Dropped, POISON.into()).await?,
             Action::SideRefused(side) => tracing::error!(?side, "the broker refused a message"),
         }
         Ok(())
     }
 
+    fn hold(&mut self, kind: Kind, times: u32, why: Hold) {
+        self.payloads.retain(|owed, _| owed.kind != kind);
+        let most = match why {
+            Hold::Refused => BACKOFF_MAX,
+            Hold::Dropped => DROPPED_WAIT_MAX,
+        };
+        self.hold_until[kind as usize] = Some(Instant::now() + backoff(times, most));
+        let word = kind.as_str();
+        match why {
+            Hold::Refused => self.tell_of_refused(kind, Some(format!("the broker refuses {word}s"))),
+            Hold::Dropped if times >= DROPPED_ALARM => {
+                self.tell_of_refused(kind, Some(format!("every connection is dropped on a {word}")));
+            }
+            Hold::Dropped => {}
+        }
+    }
+
     async fn publish(&mut self, what: What) -> Result<(), MqttError> {
-        let (topic, retain, payload) = match what {
-            What::Result(seq) => (self.topics.result(), false, self.results.remove(&seq)),
+        let (topic, retain, payload) = match &what {
+            What::Owed(owed) => (owed::topic(&self.topics, owed.kind), false, self.payloads.remove(owed)),
             What::Side(Side::Status) => {
                 let state = if self.stopping { StationState::Stopped } else { StationState::Online };
                 (self.topics.status(), true, Some(message::status(state, self.connected_at)))
@@ -346,15 +392,22 @@ impl Driver {
             What::Side(Side::Last) => {
                 (self.topics.last(), true, Some(self.last().await?.unwrap_or_default()))
             }
-            What::Side(Side::Owed(owed)) => {
-                (owed::topic(&self.topics, owed), false, self.owed.get(&owed).cloned())
-            }
-            What::Side(Side::Topic(topic)) => {
-                let payload = self.retained.get(&topic).cloned();
-                (topic, true, payload)
-            }
+            What::Side(Side::Topic(topic)) => (topic.clone(), true, self.retained.get(topic).cloned()),
         };
         let payload = payload.expect("a payload is stored before the machine hears of its message");
+        if let What::Side(side) = what {
+            if !self.fits(&topic, &payload) {
+                let limit = self.packet_bytes_max;
+                tracing::warn!(
+                    topic,
+                    bytes = payload.len(),
+                    limit,
+                    "not published: longer than the broker takes"
+                );
+                self.inbox.push_back(Event::Skipped(side));
+                return Ok(());
+            }
+        }
         let link = self.link.as_ref();
         if link.is_none_or(|l| l.try_publish(&topic, true, retain && self.broker_retains, payload).is_err()) {
             // The client no longer takes what fits in its window: it is stuck.
@@ -380,41 +433,26 @@ impl Driver {
         self.on_disk(newest).await
     }
 
-    async fn fetch(&mut self, from: u64, count: usize) -> Result<(), MqttError> {
+    async fn fetch(&mut self, kind: Kind, from: u64, count: usize) -> Result<(), MqttError> {
         // What was just acknowledged must not be read again.
         self.write_removals().await?;
-        let around = self.topics.result().len() + PUBLISH_OVERHEAD_BYTES;
-        let payload_max = self.packet_bytes_max.saturating_sub(around).min(PAYLOAD_BYTES_MAX);
-        let read = self.on_disk(move |store| read(store, from, count, payload_max)).await?;
-        for (seq, reason) in read.dead {
-            self.bury(seq, reason).await?;
+        let payload_max = self.payload_max(kind);
+        let read = move |store: &Store| owed::read(store, kind, from, count, payload_max);
+        let Read { ready, held, dead, next, end } = self.on_disk(read).await?;
+        for (seq, cause, reason) in dead {
+            self.bury(Owed { kind, seq }, cause, reason).await?;
         }
-        let seqs = read.ready.iter().map(|(seq, _)| *seq).collect();
-        self.results.extend(read.ready);
-        self.inbox.push_back(Event::Fetched { seqs, next: read.next, end: read.end });
+        self.held[kind as usize].add(held);
+        let seqs = ready.iter().map(|(seq, _)| *seq).collect();
+        self.payloads.extend(ready.into_iter().map(|(seq, payload)| (Owed { kind, seq }, payload)));
+        self.inbox.push_back(Event::Fetched { kind, seqs, next, end });
         Ok(())
     }
 
-    /// Gives the machine the next reviews and parts that are owed. On every connection anew from the lowest.
-    async fn feed_owed(&mut self) -> Result<(), MqttError> {
-        let up = matches!(self.machine.phase(), Phase::CatchingUp | Phase::Live);
-        if !up || self.stopping || !std::mem::take(&mut self.owed_due) {
-            return Ok(());
-        }
-        let payload_max = self.packet_bytes_max.saturating_sub(TOPIC_BYTES_MAX + PUBLISH_OVERHEAD_BYTES);
-        let found = self.on_disk(move |store| owed::read(store, payload_max.min(PAYLOAD_BYTES_MAX))).await?;
-        for (owed, payload) in found {
-            if self.owed.insert(owed, payload).is_none() {
-                self.inbox.push_back(Event::Changed(Side::Owed(owed)));
-            }
-        }
-        self.settle().await
-    }
-
     /// Moves an entry to the dead letters and raises the alarm.
-    async fn bury(&mut self, seq: u64, reason: String) -> Result<(), MqttError> {
-        tracing::error!(seq, reason, "a result cannot be delivered and is kept as a dead letter");
-        self.on_disk(move |store| store.dead_letter(seq, &reason)).await?;
+    async fn bury(&mut self, owed: Owed, cause: Cause, reason: String) -> Result<(), MqttError> {
+        tracing::error!(%owed, reason, "a message cannot be delivered and is kept as a dead letter");
+        self.on_disk(move |store| store.dead_letter(owed, cause, &reason)).await?;
         self.tell_of_dead_letters().await
     }
 
@@ -422,8 +460,8 @@ impl Driver {
         if self.acknowledged.is_empty() {
             return Ok(());
         }
-        let seqs = std::mem::take(&mut self.acknowledged);
-        self.on_disk(move |store| store.ack(&seqs)).await
+        let acknowledged = std::mem::take(&mut self.acknowledged);
+        self.on_disk(move |store| acknowledged.into_iter().try_for_each(|owed| store.ack_owed(owed))).await
     }
 
     async fn on_disk<T: Send + 'static>(
@@ -442,36 +480,11 @@ impl Driver {
     }
 }
 
-/// Reads outbox entries and makes their messages.
-fn read(store: &Store, from: u64, count: usize, payload_max: usize) -> Result<Read, StoreError> {
-    let entries = store.outbox(from, count)?;
-    let next = entries.last().map_or(from, |e| e.seq + 1);
-    let mut read = Read { ready: Vec::new(), dead: Vec::new(), next, end: entries.len() < count };
-    for entry in entries {
-        let seq = entry.seq;
-        let payload = match store.get(seq) {
-            Ok(Some(stored)) => message::result(&stored, entry.schema)
-                .ok_or_else(|| format!("message schema {} is not known to this version", entry.schema)),
-            Ok(None) => Err("its record is missing".to_owned()),
-            Err(error @ StoreError::BadRecord { .. }) => Err(error.to_string()),
-            Err(error) => return Err(error),
-        };
-        match payload {
-            Ok(payload) if payload.len() <= payload_max => read.ready.push((seq, payload)),
-            Ok(payload) => {
-                read.dead.push((seq, format!("{} bytes, the limit is {payload_max}", payload.len())));
-            }
-            Err(reason) => read.dead.push((seq, reason)),
-        }
-    }
-    Ok(read)
-}
-
 /// Doubles up to the limit; the actual wait is random between half of it and all of it, so that
 /// many stations do not come back at the same instant.
-fn backoff(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    let full = BACKOFF_FIRST.saturating_mul(1 << doublings).min(BACKOFF_MAX);
+fn backoff(times: u32, most: Duration) -> Duration {
+    let doublings = times.saturating_sub(1).min(16);
+    let full = BACKOFF_FIRST.saturating_mul(1 << doublings).min(most);
     full.mul_f64(rand::thread_rng().gen_range(0.5..=1.0))
 }
 
@@ -499,10 +512,10 @@ mod tests {
     #[test]
     fn the_backoff_doubles_to_its_limit_and_is_never_nothing() {
         for failures in 0..100 {
-            let wait = backoff(failures);
+            let wait = backoff(failures, BACKOFF_MAX);
             assert!(wait >= BACKOFF_FIRST / 2 && wait <= BACKOFF_MAX, "{failures}: {wait:?}");
         }
-        assert!(backoff(1) <= BACKOFF_FIRST);
-        assert!(backoff(50) >= BACKOFF_MAX / 2);
+        assert!(backoff(1, BACKOFF_MAX) <= BACKOFF_FIRST);
+        assert!(backoff(50, BACKOFF_MAX) >= BACKOFF_MAX / 2);
     }
 }

@@ -7,52 +7,36 @@
 //!        |---- Lost -----'<------- Lost -------'  |  '--.                               |
 //!        '<--------------------------- Lost ------|-----|-------------------------------'
 //!                                                 |  HoldOver: again from the lowest
-//!                                                 '-- refused: hold, send no results
+//!                                                 '-- refused: hold, send none of that kind
 //!     any --Stop--> Stopping --all acknowledged--> Stopped
 //!
-//! In flight is a queue in the order of publishing; its front is the oldest message that is not
-//! acknowledged. Packet ids come back from the client in that same order.
+//! What is owed comes in kinds (results, verdicts of parts, reviews), each a lane of its own (`lane`): its own
+//! order, its own pauses, its own suspect, so that no kind holds up another. In flight is one queue in the
+//! order of publishing; its front is the oldest message that is not acknowledged. Packet ids come back from
+//! the client in that same order.
 //!
-//!     outbox: [ 5 6 7 8 9 10 11 … ]       fetched: 8 9
-//!               `---'                      in flight: 5(pkid 3) 6(pkid 4, acked) 7(not yet sent)
+//!     results: fetched 8 9 --.
+//!     parts:   fetched 4   --+--in turn--> in flight: r5(pkid 3) p3(pkid 4, acked) r6 r7(not yet sent)
+//!     reviews: fetched     --'
 //!
-//! After a failure a connection begins with one message in flight at a time, until a result is
+//! After a failure a connection begins with one message in flight at a time, until an owed one is
 //! acknowledged: some brokers (mosquitto 2.0.11 is one) refuse a message and then close, and what
 //! else is on its way to a closed socket destroys the answer that says why.
 //!
-//! A message on which the broker (or what stands between) drops every connection would hold up all
-//! others for ever. A result that was alone in flight at `STRIKES` losses in a row is a suspect:
-//!
-//!     suspect --next connection--> held back, others first --one is acknowledged--> tried again
-//!        ^                                                                            |
-//!        '------- lost again; at the `CONVICTIONS`th time: dead letter <--------------'
-//!
-//! So an outage, in which no other message passes either, convicts nothing.
-//!
 //! Invariants:
-//! - Results are published in the order of the outbox, none left out but a suspect, on every
+//! - Of each kind messages are published in the order of the outbox, none left out but a suspect, on every
 //!   connection anew from the lowest entry.
 //! - The queue in flight, acknowledged ones behind its front included, is never longer than the
 //!   window: so packet ids, which cycle through more numbers than that, never collide.
 //! - An entry leaves the outbox only on a PUBACK that says success (or as a dead letter).
 
+mod lane;
+
+use crate::store::outbox::{Kind, Owed};
+use lane::{Lane, Suspect};
 use std::collections::{BTreeSet, VecDeque};
 
-/// Losses in a row with a result alone in flight that make it a suspect.
-const STRIKES: u32 = 2;
-
-/// Times that a suspect is lost after another result has passed, until it is a dead letter.
-const CONVICTIONS: u32 = 3;
-
-/// A result that may be what the connection is dropped for.
-#[derive(Clone, Copy, Debug)]
-struct Suspect {
-    seq: u64,
-    strikes: u32,
-    convictions: u32,
-}
-
-/// Messages that are not results: the newest state of something, retained by the broker. Only the
+/// Messages that are not owed: the newest state of something, retained by the broker. Only the
 /// newest payload matters, so many changes of one thing take one place. Ordered by importance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
@@ -60,26 +44,13 @@ pub enum Side {
     /// `camera/…`, `alarm/…`: the whole topic.
     Topic(String),
     Last,
-    /// Not retained, and owed until it is acknowledged; a broker that refuses them does not hold the
-    /// results back.
-    Owed(Owed),
-}
-
-/// What the store owes beside results, by its number there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Owed {
-    /// An operator's decision.
-    Review(u64),
-    /// The verdict about a part with several views.
-    Part(u64),
 }
 
 /// One message that needs an acknowledgement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     Side(Side),
-    /// The result with this sequence number.
-    Result(u64),
+    Owed(Owed),
 }
 
 /// What a PUBACK says.
@@ -88,7 +59,7 @@ pub enum Outcome {
     Success,
     /// Refused for now: not authorised, quota, unspecified. Sent again after a pause.
     Later,
-    /// This very message will never be accepted: topic or payload invalid.
+    /// The broker calls it invalid: topic or payload.
     Never,
 }
 
@@ -103,17 +74,22 @@ pub enum Event {
     },
     /// The connection failed, broke, or made no progress for too long.
     Lost,
-    /// Something new is in the store.
-    Committed,
+    /// Something new of this kind is in the store.
+    Committed(Kind),
+    /// Dead letters are owed again, below what was read.
+    Retried,
     /// Answer to `Action::Fetch`: entries that can be published, where to go on, and whether the
     /// outbox ended there.
     Fetched {
+        kind: Kind,
         seqs: Vec<u64>,
         next: u64,
         end: bool,
     },
-    /// A message that is no result has a new payload.
+    /// A message that is not owed has a new payload.
     Changed(Side),
+    /// This one is too long for the connection and was not published.
+    Skipped(Side),
     /// The client gave the next message its packet id and wrote it to the network.
     Sent {
         pkid: u16,
@@ -122,10 +98,19 @@ pub enum Event {
         pkid: u16,
         outcome: Outcome,
     },
-    /// The pause after a refusal is over.
-    HoldOver,
+    /// The pause of this kind is over.
+    HoldOver(Kind),
     /// Say goodbye.
     Stop,
+}
+
+/// Why a kind pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// The broker answers that it does not take it.
+    Refused,
+    /// The connection was lost again and again while one was alone in flight.
+    Dropped,
 }
 
 /// What to do about it, in this order.
@@ -141,25 +126,26 @@ pub enum Action {
     RetryAfter {
         failures: u32,
     },
-    /// `HoldOver` after the backoff of this many refusals in a row.
+    /// `HoldOver` after the backoff of this many refusals or losses in a row.
     HoldFor {
-        refusals: u32,
+        kind: Kind,
+        times: u32,
+        why: Hold,
     },
-    /// Read up to `count` entries of the outbox from `from` on.
+    /// Read up to `count` entries of a kind from `from` on.
     Fetch {
+        kind: Kind,
         from: u64,
         count: usize,
     },
     Publish(What),
     /// Acknowledged: remove the entry.
-    Remove(u64),
-    /// Acknowledged: it is no longer owed.
-    RemoveOwed(Owed),
-    /// The broker says that it will never take it: move the entry to the dead letters.
-    DeadLetter(u64),
+    Remove(Owed),
+    /// The broker calls it invalid and takes others: move the entry to the dead letters.
+    DeadLetter(Owed),
     /// Every connection is dropped on it while others pass: the same.
-    Poison(u64),
-    /// The broker refused a message that is no result; it is sent again when it changes.
+    Poison(Owed),
+    /// The broker refused a message that is not owed; it is sent again when it changes.
     SideRefused(Side),
 }
 
@@ -170,42 +156,36 @@ struct Flight {
     acked: bool,
 }
 
+/// What one connection leaves to the next.
+#[derive(Clone, Copy, Debug, Default)]
+struct Past {
+    /// Connection failures in a row; 0 as soon as something owed was acknowledged.
+    failures: u32,
+    /// By kind.
+    suspects: [Option<Suspect>; Kind::ALL.len()],
+}
+
 /// One connection.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Session {
     window: usize,
-    /// Connection failures before this one; 0 as soon as a result was acknowledged. While it is not
-    /// 0, one message at a time.
+    /// While it is not 0, one message at a time.
     failures: u32,
     in_flight: VecDeque<Flight>,
     dirty: BTreeSet<Side>,
-    /// Entries that were read and not published yet.
-    fetched: VecDeque<u64>,
-    /// Where to read on.
-    next: u64,
-    /// The outbox may hold more from `next` on.
-    more: bool,
-    /// An answer to `Fetch` is awaited; `again`: something was committed meanwhile.
-    fetching: bool,
-    again: bool,
+    /// By kind.
+    lanes: [Lane; Kind::ALL.len()],
+    /// The lane whose turn it is.
+    turn: usize,
     /// A result was published on this connection since `last` was; at its beginning the driver asks
     /// for `last` in any case, because the former connection may have ended between the two.
     last_is_stale: bool,
-    /// A result was refused: nothing is published until the pause is over and the rest of what is
-    /// in flight is answered; then again from the lowest entry.
-    held: bool,
-    rewind: bool,
-    refusals: u32,
-    /// While there is one, one message at a time, so that a loss has one culprit.
-    suspect: Option<Suspect>,
-    /// The suspect is held back until another result was acknowledged, or no other is there.
-    skip: bool,
 }
 
 #[derive(Clone, Debug)]
 enum State {
-    Offline { failures: u32, suspect: Option<Suspect> },
-    Connecting { failures: u32, suspect: Option<Suspect> },
+    Offline(Past),
+    Connecting(Past),
     CatchingUp(Session),
     Live(Session),
     Stopping(Session),
@@ -231,7 +211,7 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { state: State::Offline { failures: 0, suspect: None } }
+        Self { state: State::Offline(Past::default()) }
     }
 }
 
@@ -239,8 +219,8 @@ impl Machine {
     /// The state in a word.
     pub fn phase(&self) -> Phase {
         match self.state {
-            State::Offline { .. } => Phase::Offline,
-            State::Connecting { .. } => Phase::Connecting,
+            State::Offline(_) => Phase::Offline,
+            State::Connecting(_) => Phase::Connecting,
             State::CatchingUp(_) => Phase::CatchingUp,
             State::Live(_) => Phase::Live,
             State::Stopping(_) => Phase::Stopping,
@@ -254,7 +234,7 @@ impl Machine {
             State::CatchingUp(s) | State::Live(s) | State::Stopping(s) => {
                 s.in_flight.iter().filter(|f| !f.acked).count()
             }
-            State::Offline { .. } | State::Connecting { .. } | State::Stopped => 0,
+            State::Offline(_) | State::Connecting(_) | State::Stopped => 0,
         }
     }
 
@@ -263,8 +243,8 @@ impl Machine {
         let mut actions = Vec::new();
         let state = std::mem::replace(&mut self.state, State::Stopped);
         self.state = match state {
-            State::Offline { failures, suspect } => offline(failures, suspect, &event, &mut actions),
-            State::Connecting { failures, suspect } => connecting(failures, suspect, &event, &mut actions),
+            State::Offline(past) => offline(past, &event, &mut actions),
+            State::Connecting(past) => connecting(past, &event, &mut actions),
             State::CatchingUp(session) => connected(session, false, event, &mut actions),
             State::Live(session) => connected(session, true, event, &mut actions),
             State::Stopping(session) => stopping(session, event, &mut actions),
@@ -274,33 +254,33 @@ impl Machine {
     }
 }
 
-fn offline(failures: u32, suspect: Option<Suspect>, event: &Event, actions: &mut Vec<Action>) -> State {
+fn offline(past: Past, event: &Event, actions: &mut Vec<Action>) -> State {
     match event {
         Event::Due => {
             actions.push(Action::Connect);
-            State::Connecting { failures, suspect }
+            State::Connecting(past)
         }
         Event::Stop => State::Stopped,
-        _ => State::Offline { failures, suspect },
+        // Somebody says that what was given up is to be tried: what is suspected, too, and at once.
+        Event::Retried => State::Offline(Past::default()),
+        _ => State::Offline(past),
     }
 }
 
-fn connecting(failures: u32, suspect: Option<Suspect>, event: &Event, actions: &mut Vec<Action>) -> State {
+fn connecting(past: Past, event: &Event, actions: &mut Vec<Action>) -> State {
     match event {
         Event::Connected { window } => {
-            let skip = suspect.is_some_and(|s| s.strikes >= STRIKES);
-            let window = *window;
-            let mut session = Session { window, failures, suspect, skip, more: true, ..Session::default() };
-            session.dirty.insert(Side::Status);
+            let mut session = Session::new(*window, past, actions);
             session.pump(actions);
             session.rest(false)
         }
-        Event::Lost => lose(failures, suspect, actions),
+        Event::Lost => lose(past, actions),
         Event::Stop => {
             actions.push(Action::Close);
             State::Stopped
         }
-        _ => State::Connecting { failures, suspect },
+        Event::Retried => State::Connecting(Past::default()),
+        _ => State::Connecting(past),
     }
 }
 
@@ -308,25 +288,25 @@ fn connected(mut session: Session, live: bool, event: Event, actions: &mut Vec<A
     match event {
         Event::Lost => return session.lost(actions),
         Event::Stop => {
-            session.fetched.clear();
-            session.more = false;
+            session.lanes.iter_mut().for_each(Lane::stop);
             session.dirty.insert(Side::Status);
             session.publish_sides(actions);
             return session.leave_when_done(actions);
         }
-        Event::Committed if session.fetching => session.again = true,
-        Event::Committed => session.more = true,
-        Event::Fetched { seqs, next, end } => session.take_fetched(seqs, next, end),
+        Event::Committed(kind) => session.lane(kind).committed(),
+        Event::Retried => session.lanes.iter_mut().for_each(Lane::retry),
+        Event::Fetched { kind, seqs, next, end } => session.lane(kind).take_fetched(seqs, next, end),
         Event::Changed(side) => {
             session.dirty.insert(side);
         }
+        Event::Skipped(side) => session.skipped(&side),
         Event::Sent { pkid } => {
             if !session.sent(pkid) {
-                return lose(session.failures, session.suspect, actions);
+                return lose(session.past(None), actions);
             }
         }
         Event::Acked { pkid, outcome } => session.acked(pkid, outcome, actions),
-        Event::HoldOver => session.held = false,
+        Event::HoldOver(kind) => session.lane(kind).held = false,
         Event::Due | Event::Connected { .. } => {}
     }
     session.pump(actions);
@@ -346,61 +326,60 @@ fn stopping(mut session: Session, event: Event, actions: &mut Vec<Action>) -> St
         Event::Changed(side) => {
             session.dirty.insert(side);
         }
+        Event::Skipped(side) => session.skipped(&side),
         Event::Due
         | Event::Connected { .. }
-        | Event::Committed
+        | Event::Committed(_)
+        | Event::Retried
         | Event::Fetched { .. }
-        | Event::HoldOver
+        | Event::HoldOver(_)
         | Event::Stop => {}
     }
     session.publish_sides(actions);
     session.leave_when_done(actions)
 }
 
-fn lose(failures: u32, suspect: Option<Suspect>, actions: &mut Vec<Action>) -> State {
-    let failures = failures.saturating_add(1);
+fn lose(past: Past, actions: &mut Vec<Action>) -> State {
+    let failures = past.failures.saturating_add(1);
     actions.extend([Action::Close, Action::RetryAfter { failures }]);
-    State::Offline { failures, suspect }
+    State::Offline(Past { failures, ..past })
 }
 
 impl Session {
-    /// The end of the connection; a result that was alone in flight may be its cause.
-    fn lost(self, actions: &mut Vec<Action>) -> State {
-        let mut waiting = self.in_flight.iter().filter(|f| !f.acked).map(|f| &f.what);
-        let suspect = match (waiting.next(), waiting.next(), self.suspect) {
-            (Some(What::Result(seq)), None, Some(s)) if s.seq == *seq => {
-                Some(Suspect { strikes: s.strikes.saturating_add(1), ..s })
-            }
-            (Some(What::Result(seq)), None, None) => Some(Suspect { seq: *seq, strikes: 1, convictions: 0 }),
-            // Others fared no better while it was held back: it is its turn again.
-            (_, _, Some(s)) if self.skip => Some(Suspect { strikes: STRIKES - 1, ..s }),
-            (_, _, suspect) => suspect,
-        };
-        lose(self.failures, suspect, actions)
-    }
-
-    /// What an acknowledged result means for the suspect.
-    fn acquit_or_convict(&mut self, acknowledged: u64, actions: &mut Vec<Action>) {
-        let Some(suspect) = &mut self.suspect else { return };
-        if suspect.seq == acknowledged {
-            self.suspect = None;
-            self.skip = false;
-        } else if std::mem::take(&mut self.skip) {
-            suspect.convictions += 1;
-            suspect.strikes = STRIKES - 1;
-            if suspect.convictions >= CONVICTIONS {
-                actions.push(Action::Poison(suspect.seq));
-                self.suspect = None;
-            } else {
-                self.try_the_suspect();
-            }
+    fn new(window: usize, past: Past, actions: &mut Vec<Action>) -> Self {
+        let lanes = Kind::ALL.map(|kind| Lane::new(kind, past.suspects[kind as usize], actions));
+        Self {
+            window,
+            failures: past.failures,
+            in_flight: VecDeque::new(),
+            dirty: [Side::Status].into(),
+            lanes,
+            turn: 0,
+            last_is_stale: false,
         }
     }
 
-    fn try_the_suspect(&mut self) {
-        self.skip = false;
-        self.fetched.clear();
-        self.rewind = true;
+    const fn lane(&mut self, kind: Kind) -> &mut Lane {
+        &mut self.lanes[kind as usize]
+    }
+
+    /// What the next connection must know; `alone`: this one was alone in flight when this one was lost.
+    fn past(&self, alone: Option<Owed>) -> Past {
+        let suspect = |kind: Kind| {
+            let lost = alone.filter(|owed| owed.kind == kind).map(|owed| owed.seq);
+            self.lanes[kind as usize].after_loss(lost)
+        };
+        Past { failures: self.failures, suspects: Kind::ALL.map(suspect) }
+    }
+
+    /// The end of the connection; what was alone in flight may be its cause.
+    fn lost(self, actions: &mut Vec<Action>) -> State {
+        let mut waiting = self.in_flight.iter().filter(|f| !f.acked).map(|f| &f.what);
+        let alone = match (waiting.next(), waiting.next()) {
+            (Some(What::Owed(owed)), None) => Some(*owed),
+            _ => None,
+        };
+        lose(self.past(alone), actions)
     }
 
     /// The client hands out packet ids in the order in which we published. False: we published
@@ -415,59 +394,46 @@ impl Session {
         }
     }
 
+    /// The client never saw it, so that no packet id will come for it.
+    fn skipped(&mut self, side: &Side) {
+        let is_it = |f: &Flight| f.pkid.is_none() && matches!(&f.what, What::Side(s) if s == side);
+        if let Some(at) = self.in_flight.iter().rposition(is_it) {
+            self.in_flight.remove(at);
+        }
+        self.forget_answered();
+    }
+
     fn acked(&mut self, pkid: u16, outcome: Outcome, actions: &mut Vec<Action>) {
         let Some(flight) = self.in_flight.iter_mut().find(|f| f.pkid == Some(pkid) && !f.acked) else {
             return;
         };
         flight.acked = true;
         match (flight.what.clone(), outcome) {
-            (What::Result(seq), Outcome::Success) => {
+            (What::Owed(owed), Outcome::Success) => {
                 self.failures = 0;
-                self.refusals = 0;
-                actions.push(Action::Remove(seq));
-                self.acquit_or_convict(seq, actions);
+                self.lane(owed.kind).acknowledged(owed.seq, actions);
             }
-            (What::Result(seq), Outcome::Never) => {
-                self.suspect = self.suspect.filter(|s| s.seq != seq);
-                actions.push(Action::DeadLetter(seq));
-            }
-            (What::Result(_), Outcome::Later) => {
-                self.fetched.clear();
-                self.rewind = true;
-                if !self.held {
-                    self.held = true;
-                    self.refusals = self.refusals.saturating_add(1);
-                    actions.push(Action::HoldFor { refusals: self.refusals });
-                }
-            }
-            (What::Side(Side::Owed(owed)), Outcome::Success) => actions.push(Action::RemoveOwed(owed)),
+            (What::Owed(owed), Outcome::Never) => self.lane(owed.kind).invalid(owed.seq, actions),
+            (What::Owed(owed), Outcome::Later) => self.lane(owed.kind).refused(actions),
             (What::Side(_), Outcome::Success) => {}
             (What::Side(side), Outcome::Later | Outcome::Never) => actions.push(Action::SideRefused(side)),
         }
+        self.forget_answered();
+    }
+
+    fn forget_answered(&mut self) {
         while self.in_flight.front().is_some_and(|f| f.acked) {
             self.in_flight.pop_front();
         }
     }
 
-    fn take_fetched(&mut self, seqs: Vec<u64>, next: u64, end: bool) {
-        if !std::mem::take(&mut self.fetching) {
-            return;
-        }
-        self.more = !end || self.again;
-        self.again = false;
-        if !self.rewind {
-            let held_back = self.suspect.filter(|_| self.skip).map(|s| s.seq);
-            self.fetched.extend(seqs.into_iter().filter(|seq| Some(*seq) != held_back));
-            self.next = next;
-        }
-    }
-
-    fn results_in_flight(&self) -> bool {
-        self.in_flight.iter().any(|f| !f.acked && matches!(f.what, What::Result(_)))
+    fn is_in_flight(&self, kind: Kind) -> bool {
+        self.in_flight.iter().any(|f| !f.acked && matches!(f.what, What::Owed(owed) if owed.kind == kind))
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight.len() < if self.failures == 0 && self.suspect.is_none() { self.window } else { 1 }
+        let one_at_a_time = self.failures > 0 || self.lanes.iter().any(Lane::is_on_trial);
+        self.in_flight.len() < if one_at_a_time { 1 } else { self.window }
     }
 
     fn publish(&mut self, what: What, actions: &mut Vec<Action>) {
@@ -482,33 +448,41 @@ impl Session {
         }
     }
 
-    /// Fills the window: first what is no result (it is little and always the newest), then results.
+    /// The next owed message: of a lane on trial first, else of each lane in turn.
+    fn next_owed(&mut self) -> Option<Owed> {
+        let ready = |lane: &Lane| lane.is_free() && !lane.fetched.is_empty();
+        let in_turn = (0..self.lanes.len()).map(|i| (self.turn + i) % self.lanes.len());
+        let (trial, others): (Vec<_>, Vec<_>) = in_turn.partition(|at| self.lanes[*at].is_on_trial());
+        let at = trial.into_iter().chain(others).find(|at| ready(&self.lanes[*at]))?;
+        self.turn = at + 1;
+        let lane = &mut self.lanes[at];
+        lane.fetched.pop_front().map(|seq| Owed { kind: lane.kind, seq })
+    }
+
+    /// Fills the window: first what is not owed (it is little and always the newest), then what is.
     fn pump(&mut self, actions: &mut Vec<Action>) {
-        let others = self.more || self.fetching || !self.fetched.is_empty() || self.results_in_flight();
-        if self.skip && !others {
-            self.try_the_suspect();
+        for kind in Kind::ALL {
+            let in_flight = self.is_in_flight(kind);
+            self.lane(kind).turn(in_flight);
         }
-        if self.rewind && !self.held && !self.fetching && !self.results_in_flight() {
-            self.rewind = false;
-            self.next = 0;
-            self.more = true;
-        }
-        let results_may_go = !self.held && !self.rewind;
         self.publish_sides(actions);
-        while results_may_go && self.has_room() {
-            let Some(seq) = self.fetched.pop_front() else { break };
-            self.publish(What::Result(seq), actions);
-            self.last_is_stale = true;
+        while self.has_room() {
+            let Some(owed) = self.next_owed() else { break };
+            self.last_is_stale |= owed.kind == Kind::Result;
+            self.publish(What::Owed(owed), actions);
         }
-        if !results_may_go || !self.fetched.is_empty() || self.fetching {
-            return;
-        }
-        if self.more {
-            if self.has_room() {
-                self.fetching = true;
-                actions.push(Action::Fetch { from: self.next, count: self.window - self.in_flight.len() });
+        if self.has_room() {
+            let count = self.window - self.in_flight.len();
+            for lane in &mut self.lanes {
+                if lane.is_free() && lane.more && !lane.fetching && lane.fetched.is_empty() {
+                    lane.fetching = true;
+                    actions.push(Action::Fetch { kind: lane.kind, from: lane.next, count });
+                }
             }
-        } else if std::mem::take(&mut self.last_is_stale) {
+        }
+        let results = &self.lanes[Kind::Result as usize];
+        if self.last_is_stale && results.is_free() && !results.has_more() {
+            self.last_is_stale = false;
             self.dirty.insert(Side::Last);
             self.publish_sides(actions);
         }
@@ -517,8 +491,8 @@ impl Session {
     /// Live once the outbox was read to its end and all of it acknowledged; from then on until a
     /// refusal or the end of the connection.
     fn rest(self, live: bool) -> State {
-        let refused = self.held || self.rewind || self.skip;
-        let behind = self.more || self.fetching || !self.fetched.is_empty() || self.results_in_flight();
+        let refused = self.lanes.iter().any(|lane| !lane.is_free() || lane.skip);
+        let behind = self.lanes.iter().any(|lane| lane.has_more() || self.is_in_flight(lane.kind));
         if refused || (behind && !live) {
             State::CatchingUp(self)
         } else {

@@ -1,198 +1,16 @@
 use super::*;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use world::{owed, result, World};
+
+#[path = "state/world.rs"]
+mod world;
 
 /// The largest window that is tried. Packet ids cycle through one number more than the window has.
 const WINDOW_MAX: usize = 7;
 
-/// A store, a client and a broker, as simple as can be, and the checks on what the machine does.
-struct World {
-    machine: Machine,
-    /// Entries of the outbox, and the sequence number that the next commit gets.
-    outbox: BTreeSet<u64>,
-    next_seq: u64,
-    window: usize,
-    connected: bool,
-    /// Published, not yet written by the client.
-    queued: VecDeque<What>,
-    /// Written and not acknowledged: (packet id, message).
-    written: Vec<(u16, What)>,
-    last_pkid: u16,
-    /// What the store answered to a read, not yet taken in.
-    fetched: Option<Event>,
-    holding: bool,
-    retry: bool,
-    /// Success acknowledgements that the broker gave, and results that it saw, in order.
-    accepted: BTreeSet<u64>,
-    dead: BTreeSet<u64>,
-    removed: BTreeSet<u64>,
-    seen: Vec<What>,
-    /// Losses with this result alone on its way.
-    blamed: BTreeMap<u64, u32>,
-}
-
-impl World {
-    fn new(window: usize) -> Self {
-        Self {
-            machine: Machine::default(),
-            outbox: BTreeSet::new(),
-            next_seq: 1,
-            window,
-            connected: false,
-            queued: VecDeque::new(),
-            written: Vec::new(),
-            last_pkid: 0,
-            fetched: None,
-            holding: false,
-            retry: true,
-            accepted: BTreeSet::new(),
-            dead: BTreeSet::new(),
-            removed: BTreeSet::new(),
-            seen: Vec::new(),
-            blamed: BTreeMap::new(),
-        }
-    }
-
-    fn send(&mut self, event: Event) {
-        let flying: Vec<&What> = self.queued.iter().chain(self.written.iter().map(|(_, w)| w)).collect();
-        if let (Event::Lost, [What::Result(seq)]) = (&event, flying.as_slice()) {
-            *self.blamed.entry(*seq).or_insert(0) += 1;
-        }
-        for action in self.machine.handle(event) {
-            self.carry_out(action);
-        }
-        assert!(self.queued.len() + self.written.len() <= self.window, "the window is exceeded");
-    }
-
-    fn carry_out(&mut self, action: Action) {
-        match action {
-            Action::Connect => self.connected = true,
-            Action::Close | Action::Leave => {
-                assert!(action == Action::Close || (self.queued.is_empty() && self.written.is_empty()));
-                self.connected = false;
-                self.queued.clear();
-                self.written.clear();
-                self.last_pkid = 0;
-                self.fetched = None;
-                self.holding = false;
-            }
-            Action::RetryAfter { failures } => {
-                assert!(failures > 0);
-                self.retry = true;
-            }
-            Action::HoldFor { refusals } => {
-                assert!(refusals > 0 && !self.holding);
-                self.holding = true;
-            }
-            Action::Fetch { from, count } => {
-                assert!(count > 0 && self.fetched.is_none(), "one read at a time");
-                let seqs: Vec<u64> = self.outbox.range(from..).take(count).copied().collect();
-                let next = seqs.last().map_or(from, |s| s + 1);
-                let end = seqs.len() < count;
-                self.fetched = Some(Event::Fetched { seqs, next, end });
-            }
-            Action::Publish(what) => {
-                assert!(self.connected, "published without a connection");
-                if let What::Result(seq) = what {
-                    let on_the_way = |s: &u64| {
-                        let it = What::Result(*s);
-                        self.queued.contains(&it) || self.written.iter().any(|(_, w)| *w == it)
-                    };
-                    assert!(!self.holding, "published in a pause");
-                    assert!(self.outbox.contains(&seq), "{seq} is not owed");
-                    assert!(!on_the_way(&seq), "{seq} is already on the way");
-                    for earlier in self.outbox.range(..seq) {
-                        let suspect = self.blamed.get(earlier).is_some_and(|n| *n >= STRIKES);
-                        assert!(suspect || on_the_way(earlier), "{earlier} was skipped for {seq}");
-                    }
-                }
-                self.queued.push_back(what);
-            }
-            Action::Remove(seq) => {
-                assert!(self.accepted.contains(&seq), "{seq} was removed and never accepted");
-                assert!(self.outbox.remove(&seq));
-                self.removed.insert(seq);
-            }
-            Action::DeadLetter(seq) => {
-                assert!(self.dead.contains(&seq));
-                assert!(self.outbox.remove(&seq));
-            }
-            Action::Poison(seq) => {
-                assert!(self.blamed[&seq] >= STRIKES + CONVICTIONS - 1, "{seq} is given up too soon");
-                assert!(self.outbox.remove(&seq));
-                self.dead.insert(seq);
-            }
-            Action::RemoveOwed(_) | Action::SideRefused(_) => {}
-        }
-    }
-
-    fn commit(&mut self) {
-        self.outbox.insert(self.next_seq);
-        self.next_seq += 1;
-        self.send(Event::Committed);
-    }
-
-    fn answer_fetch(&mut self) {
-        if let Some(answer) = self.fetched.take() {
-            self.send(answer);
-        }
-    }
-
-    fn write_one(&mut self) {
-        if let Some(what) = self.queued.pop_front() {
-            self.last_pkid = self.last_pkid % (self.window as u16 + 1) + 1;
-            let pkid = self.last_pkid;
-            assert!(self.written.iter().all(|(p, _)| *p != pkid), "packet id {pkid} is still in use");
-            self.written.push((pkid, what.clone()));
-            self.seen.push(what);
-            self.send(Event::Sent { pkid });
-        }
-    }
-
-    fn acknowledge(&mut self, place: usize, outcome: Outcome) {
-        if self.written.is_empty() {
-            return;
-        }
-        let (pkid, what) = self.written.remove(place % self.written.len());
-        if let What::Result(seq) = what {
-            match outcome {
-                Outcome::Success => self.accepted.insert(seq),
-                Outcome::Never => self.dead.insert(seq),
-                Outcome::Later => false,
-            };
-        }
-        self.send(Event::Acked { pkid, outcome });
-    }
-
-    fn connect(&mut self) {
-        if self.retry {
-            self.retry = false;
-            self.send(Event::Due);
-            self.send(Event::Connected { window: self.window });
-            // As the driver does: the former connection may have ended just before `last`.
-            if self.next_seq > 1 {
-                self.send(Event::Changed(Side::Last));
-            }
-        }
-    }
-
-    /// From here on everything works.
-    fn settle(&mut self) {
-        for _ in 0..10_000 {
-            self.connect();
-            if std::mem::take(&mut self.holding) {
-                self.send(Event::HoldOver);
-            }
-            self.answer_fetch();
-            self.write_one();
-            self.acknowledge(0, Outcome::Success);
-        }
-    }
-}
-
 #[derive(Clone, Debug)]
 enum Step {
-    Commit,
+    Commit(Kind),
     Connect,
     Lost,
     Fetch,
@@ -200,11 +18,13 @@ enum Step {
     Ack(usize, Outcome),
     HoldOver,
     Changed,
+    Skip,
+    Retry,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => Just(Step::Commit),
+        6 => prop::sample::select(&Kind::ALL[..]).prop_map(Step::Commit),
         2 => Just(Step::Connect),
         1 => Just(Step::Lost),
         8 => Just(Step::Fetch),
@@ -215,6 +35,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0usize..8).prop_map(|place| Step::Ack(place, Outcome::Never)),
         2 => Just(Step::HoldOver),
         1 => Just(Step::Changed),
+        1 => Just(Step::Skip),
+        1 => Just(Step::Retry),
     ]
 }
 
@@ -230,25 +52,32 @@ proptest! {
         let mut world = World::new(window);
         for step in steps {
             match step {
-                Step::Commit => world.commit(),
+                Step::Commit(kind) => world.commit_one(kind),
                 Step::Connect => world.connect(),
                 Step::Lost => world.send(Event::Lost),
                 Step::Fetch => world.answer_fetch(),
                 Step::Write => world.write_one(),
                 Step::Ack(place, outcome) => world.acknowledge(place, outcome),
-                Step::HoldOver => if std::mem::take(&mut world.holding) { world.send(Event::HoldOver) },
+                Step::HoldOver => world.hold_over(),
                 Step::Changed => world.send(Event::Changed(Side::Topic("alarm/x".into()))),
+                Step::Skip => world.skip(),
+                Step::Retry => world.retry_dead(),
             }
         }
         world.settle();
         prop_assert_eq!(&world.outbox, &BTreeSet::new());
-        prop_assert_eq!(world.removed.len() + world.dead.len(), usize::try_from(world.next_seq - 1).unwrap());
+        let committed: u64 = world.next_seq.iter().map(|next| next - 1).sum();
+        prop_assert_eq!(world.removed.len() + world.dead.len(), usize::try_from(committed).unwrap());
         prop_assert_eq!(world.machine.phase(), Phase::Live);
         prop_assert_eq!(world.machine.unacknowledged(), 0);
         // `last` follows the last result.
         let last = world.seen.iter().rposition(|w| *w == What::Side(Side::Last));
-        let result = world.seen.iter().rposition(|w| matches!(w, What::Result(_)));
+        let result = world.seen.iter().rposition(|w| matches!(w, What::Owed(o) if o.kind == Kind::Result));
         prop_assert!(result.is_none() || last > result);
+        // What was given up arrives when it is owed again.
+        world.retry_dead();
+        world.settle();
+        prop_assert_eq!(world.removed.len(), usize::try_from(committed).unwrap());
     }
 }
 
@@ -260,6 +89,12 @@ fn live(window: usize) -> World {
     world
 }
 
+/// The answers to reads that find nothing.
+fn nothing(machine: &mut Machine, kinds: &[Kind]) -> Vec<Action> {
+    let none = |kind| Event::Fetched { kind, seqs: vec![], next: 0, end: true };
+    kinds.iter().flat_map(|kind| machine.handle(none(*kind))).collect()
+}
+
 #[test]
 fn offline_to_connecting_to_catching_up_to_live() {
     let mut world = World::new(3);
@@ -269,17 +104,20 @@ fn offline_to_connecting_to_catching_up_to_live() {
     assert_eq!(world.machine.phase(), Phase::Connecting);
     let actions = world.machine.handle(Event::Connected { window: 3 });
     let status = Action::Publish(What::Side(Side::Status));
-    assert_eq!(actions, [status, Action::Fetch { from: 0, count: 2 }], "status goes first");
+    let reads = Kind::ALL.map(|kind| Action::Fetch { kind, from: 0, count: 2 });
+    assert_eq!((&actions[0], &actions[1..]), (&status, &reads[..]), "status goes first");
     assert_eq!(world.machine.phase(), Phase::CatchingUp);
-    let actions = world.machine.handle(Event::Fetched { seqs: vec![1], next: 2, end: true });
-    let [result, last] = [What::Result(1), What::Side(Side::Last)].map(Action::Publish);
+    nothing(&mut world.machine, &[Kind::Part, Kind::Review]);
+    let read = Event::Fetched { kind: Kind::Result, seqs: vec![1], next: 2, end: true };
+    let actions = world.machine.handle(read);
+    let [result, last] = [What::Owed(result(1)), What::Side(Side::Last)].map(Action::Publish);
     assert_eq!(actions, [result, last]);
     for pkid in 1..=3 {
         world.machine.handle(Event::Sent { pkid });
     }
     assert_eq!(
         world.machine.handle(Event::Acked { pkid: 2, outcome: Outcome::Success }),
-        [Action::Remove(1)]
+        [Action::Remove(self::result(1))]
     );
     assert_eq!(world.machine.phase(), Phase::Live);
 }
@@ -295,7 +133,7 @@ fn failures_count_up_until_a_result_is_acknowledged() {
     machine.handle(Event::Connected { window: 2 });
     machine.handle(Event::Sent { pkid: 1 });
     machine.handle(Event::Acked { pkid: 1, outcome: Outcome::Success });
-    machine.handle(Event::Fetched { seqs: vec![1], next: 2, end: true });
+    machine.handle(Event::Fetched { kind: Kind::Result, seqs: vec![1], next: 2, end: true });
     machine.handle(Event::Sent { pkid: 2 });
     machine.handle(Event::Acked { pkid: 2, outcome: Outcome::Success });
     assert_eq!(machine.handle(Event::Lost), [Action::Close, Action::RetryAfter { failures: 1 }]);
@@ -314,27 +152,38 @@ fn after_a_disconnect_everything_unacknowledged_goes_again_in_order() {
     world.send(Event::Lost);
     world.seen.clear();
     world.settle();
-    let results: Vec<&What> = world.seen.iter().filter(|w| matches!(w, What::Result(_))).collect();
-    assert_eq!(results, [2, 3, 4, 5].map(What::Result).iter().collect::<Vec<_>>());
+    let results: Vec<&What> = world.seen.iter().filter(|w| matches!(w, What::Owed(_))).collect();
+    assert_eq!(results, [2, 3, 4, 5].map(|n| What::Owed(result(n))).iter().collect::<Vec<_>>());
 }
 
 #[test]
-fn a_refused_result_is_sent_again_after_a_pause_and_before_the_next() {
-    let mut world = live(3);
-    for _ in 0..2 {
-        world.commit();
-        world.answer_fetch();
+fn a_refused_message_is_sent_again_after_a_pause_and_before_the_next_of_its_kind() {
+    for kind in Kind::ALL {
+        let mut world = live(3);
+        for _ in 0..2 {
+            world.commit_one(kind);
+            world.answer_fetch();
+        }
+        world.write_one();
+        world.acknowledge(0, Outcome::Later);
+        assert_eq!(world.machine.phase(), Phase::CatchingUp);
+        assert!(world.holding.contains(&kind) && world.outbox.contains(&owed(kind, 1)));
+        // Another kind goes on in the pause.
+        let other = Kind::ALL[(kind as usize + 1) % Kind::ALL.len()];
+        world.commit_one(other);
+        for _ in 0..10 {
+            world.answer_fetch();
+            world.write_one();
+            world.acknowledge(0, Outcome::Success);
+        }
+        assert!(world.removed.contains(&owed(other, 1)), "{other:?} waits for {kind:?}");
+        world.commit_one(kind);
+        world.settle();
+        assert!(world.outbox.is_empty());
+        let first_again = world.seen.iter().rposition(|w| *w == What::Owed(owed(kind, 1))).unwrap();
+        let third = world.seen.iter().position(|w| *w == What::Owed(owed(kind, 3))).unwrap();
+        assert!(first_again < third);
     }
-    world.write_one();
-    world.acknowledge(0, Outcome::Later);
-    assert_eq!(world.machine.phase(), Phase::CatchingUp);
-    assert!(world.holding && world.outbox.contains(&1));
-    world.commit();
-    world.settle();
-    assert!(world.outbox.is_empty());
-    let first_again = world.seen.iter().rposition(|w| *w == What::Result(1)).unwrap();
-    let third = world.seen.iter().position(|w| *w == What::Result(3)).unwrap();
-    assert!(first_again < third);
 }
 
 #[test]
@@ -350,8 +199,8 @@ fn a_stop_publishes_status_waits_for_acknowledgements_and_leaves() {
         world.write_one();
         world.acknowledge(0, Outcome::Success);
     }
-    assert_eq!(world.seen, [What::Result(1), What::Side(Side::Last), What::Side(Side::Status)]);
-    assert_eq!(world.outbox.iter().collect::<Vec<_>>(), [&2], "kept for the next start");
+    assert_eq!(world.seen, [What::Owed(result(1)), What::Side(Side::Last), What::Side(Side::Status)]);
+    assert_eq!(world.outbox.iter().collect::<Vec<_>>(), [&result(2)], "kept for the next start");
 
     let mut machine = Machine::default();
     machine.handle(Event::Stop);
@@ -371,12 +220,13 @@ fn after_a_failure_one_message_at_a_time_until_a_result_is_acknowledged() {
     world.send(Event::Lost);
     world.connect();
     let flying = |world: &World| world.queued.len() + world.written.len();
-    for what in [What::Side(Side::Status), What::Side(Side::Last), What::Result(1)] {
-        world.answer_fetch();
+    let answer = |world: &mut World| (0..Kind::ALL.len()).for_each(|_| world.answer_fetch());
+    for what in [What::Side(Side::Status), What::Side(Side::Last), What::Owed(result(1))] {
+        answer(&mut world);
         assert_eq!((flying(&world), world.queued.front()), (1, Some(&what)));
         world.write_one();
         world.acknowledge(0, Outcome::Success);
-        world.answer_fetch();
+        answer(&mut world);
     }
     assert!(flying(&world) > 1, "the window is open");
 }
@@ -388,31 +238,47 @@ fn a_packet_id_for_nothing_ends_the_connection() {
     assert_eq!(actions, [Action::Close, Action::RetryAfter { failures: 1 }]);
 }
 
-/// Works until nothing is left, with a broker that drops the connection on some results.
-fn run_against(world: &mut World, drops: impl Fn(u64) -> bool, rounds: usize) {
+#[test]
+fn what_is_too_long_for_the_connection_leaves_the_window() {
+    let mut world = live(1);
+    world.send(Event::Changed(Side::Topic("alarm/x".into())));
+    world.skip();
+    assert_eq!(world.machine.unacknowledged(), 0);
+    world.commit();
+    world.settle();
+    assert!(world.outbox.is_empty(), "the room is free again");
+}
+
+/// Works until nothing is left, with a broker that drops the connection on some messages.
+fn run_against(world: &mut World, drops: impl Fn(Owed) -> bool, rounds: usize) {
     for _ in 0..rounds {
         world.connect();
         world.answer_fetch();
         world.write_one();
         match world.written.first() {
-            Some((_, What::Result(seq))) if drops(*seq) => world.send(Event::Lost),
+            Some((_, What::Owed(owed))) if drops(*owed) => world.send(Event::Lost),
+            None if world.queued.is_empty() && world.fetched.is_empty() => world.hold_over(),
             _ => world.acknowledge(0, Outcome::Success),
         }
     }
 }
 
 #[test]
-fn a_result_on_which_every_connection_drops_becomes_a_dead_letter_and_holds_up_nothing() {
-    let mut world = World::new(5);
-    (0..8).for_each(|_| world.commit());
-    run_against(&mut world, |seq| seq == 3, 200);
-    assert_eq!(world.dead.iter().collect::<Vec<_>>(), [&3]);
-    assert!(world.outbox.is_empty(), "{:?}", world.outbox);
-    assert_eq!(world.machine.phase(), Phase::Live);
+fn a_message_on_which_every_connection_drops_becomes_a_dead_letter_and_holds_up_nothing() {
+    for kind in Kind::ALL {
+        let mut world = World::new(5);
+        for _ in 0..8 {
+            Kind::ALL.iter().for_each(|kind| world.commit_one(*kind));
+        }
+        run_against(&mut world, |o| o == owed(kind, 3), 400);
+        assert_eq!(world.dead.iter().collect::<Vec<_>>(), [&owed(kind, 3)]);
+        assert!(world.outbox.is_empty(), "{:?}", world.outbox);
+        assert_eq!(world.machine.phase(), Phase::Live);
+    }
 }
 
 #[test]
-fn an_outage_and_a_result_that_is_alone_convict_nothing() {
+fn an_outage_and_a_message_that_is_alone_convict_nothing() {
     // No result passes, for however long; then all do.
     let mut world = World::new(5);
     (0..8).for_each(|_| world.commit());
@@ -422,56 +288,100 @@ fn an_outage_and_a_result_that_is_alone_convict_nothing() {
     // Alone, it is tried again and again.
     let mut world = World::new(5);
     world.commit();
-    run_against(&mut world, |_| true, 500);
-    assert!(world.dead.is_empty() && world.outbox.contains(&1));
-    assert!(world.blamed[&1] > 50);
+    run_against(&mut world, |_| true, 1000);
+    assert!(world.dead.is_empty() && world.outbox.contains(&result(1)));
+    assert!(world.blamed[&result(1)] > 50, "{:?}", world.blamed);
     world.settle();
     assert!(world.outbox.is_empty());
 }
 
-/// A machine whose client hands out packet ids in the order of publishing.
-#[derive(Default)]
-struct Line {
-    machine: Machine,
-    published: Vec<What>,
-}
-
-impl Line {
-    fn handle(&mut self, event: Event) -> Vec<Action> {
-        let mut actions = self.machine.handle(event);
-        let mut seen = 0;
-        while let Some(action) = actions.get(seen).cloned() {
-            seen += 1;
-            if let Action::Publish(what) = action {
-                self.published.push(what);
-                let pkid = self.published.len() as u16;
-                actions.extend(self.machine.handle(Event::Sent { pkid }));
-            }
+/// The topic is not allowed, and the broker says so by dropping the connection; or one alone does it.
+#[test]
+fn a_kind_on_which_every_connection_drops_convicts_nothing_and_holds_up_no_other() {
+    for (kind, count) in Kind::ALL.into_iter().flat_map(|kind| [(kind, 1), (kind, 6)]) {
+        let mut world = World::new(5);
+        (0..count).for_each(|_| world.commit_one(kind));
+        for _ in 0..20 {
+            Kind::ALL.iter().filter(|k| **k != kind).for_each(|k| world.commit_one(*k));
+            run_against(&mut world, |o| o.kind == kind, 60);
         }
-        actions
-    }
-
-    /// The broker's word on the newest message of this kind.
-    fn answer(&mut self, what: &What, outcome: Outcome) -> Vec<Action> {
-        let at = self.published.iter().rposition(|p| p == what).expect("it was published");
-        self.handle(Event::Acked { pkid: at as u16 + 1, outcome })
+        assert!(world.dead.is_empty(), "{:?}", world.dead);
+        assert_eq!(world.outbox.len(), count, "all others have passed: {:?}", world.outbox);
+        world.settle();
+        assert!(world.outbox.is_empty());
     }
 }
 
 #[test]
-fn a_review_is_owed_until_it_is_acknowledged_and_a_refused_one_holds_no_result() {
-    let mut line = Line::default();
-    let review = What::Side(Side::Owed(Owed::Review(7)));
-    let publish = Action::Publish(review.clone());
-    line.handle(Event::Due);
-    line.handle(Event::Connected { window: 8 });
-    line.handle(Event::Fetched { seqs: vec![1], next: 2, end: true });
-    assert!(line.handle(Event::Changed(Side::Owed(Owed::Review(7)))).contains(&publish));
-    let refused = line.answer(&review, Outcome::Later);
-    assert!(refused.contains(&Action::SideRefused(Side::Owed(Owed::Review(7)))), "{refused:?}");
-    assert!(!refused.contains(&Action::RemoveOwed(Owed::Review(7))));
-    assert!(line.answer(&What::Result(1), Outcome::Success).contains(&Action::Remove(1)), "results go on");
-    assert!(line.handle(Event::Changed(Side::Owed(Owed::Review(7)))).contains(&publish));
-    let done = line.answer(&review, Outcome::Success);
-    assert!(done.contains(&Action::RemoveOwed(Owed::Review(7))), "{done:?}");
+fn two_poisons_of_two_kinds_hold_up_nothing() {
+    let mut world = World::new(5);
+    for _ in 0..8 {
+        Kind::ALL.iter().for_each(|kind| world.commit_one(*kind));
+    }
+    let poisons = [result(1), owed(Kind::Review, 1)];
+    run_against(&mut world, |o| poisons.contains(&o), 800);
+    assert_eq!(world.dead, poisons.into());
+    assert!(world.outbox.is_empty(), "{:?}", world.outbox);
+}
+
+#[test]
+fn a_kind_on_which_connections_drop_waits_longer_and_longer() {
+    let mut machine = Machine::default();
+    let mut waits = vec![];
+    for _ in 0..6 {
+        machine.handle(Event::Due);
+        let mut actions = machine.handle(Event::Connected { window: 8 });
+        actions.extend(machine.handle(Event::HoldOver(Kind::Review)));
+        waits.extend(actions.iter().find_map(|a| match a {
+            Action::HoldFor { kind: Kind::Review, times, why: Hold::Dropped } => Some(*times),
+            _ => None,
+        }));
+        machine.handle(Event::Sent { pkid: 1 });
+        machine.handle(Event::Acked { pkid: 1, outcome: Outcome::Success });
+        nothing(&mut machine, &[Kind::Result, Kind::Part]);
+        // Read again where it was held back and no other is there.
+        for _ in 0..2 {
+            machine.handle(Event::Fetched { kind: Kind::Review, seqs: vec![7], next: 8, end: true });
+        }
+        assert_eq!(machine.unacknowledged(), 1, "it is on its way");
+        machine.handle(Event::Lost);
+    }
+    assert_eq!(waits, [2, 3, 4, 5]);
+}
+
+#[test]
+fn what_the_broker_calls_invalid_is_given_up_only_when_another_of_its_kind_passes() {
+    // It calls everything invalid: a setting of the broker.
+    let mut world = live(3);
+    (0..5).for_each(|_| world.commit());
+    for _ in 0..200 {
+        world.answer_fetch();
+        world.write_one();
+        world.acknowledge(0, Outcome::Never);
+        world.hold_over();
+    }
+    assert_eq!((world.outbox.len(), world.dead.len()), (5, 0));
+    world.settle();
+    assert!(world.outbox.is_empty());
+    // One alone.
+    let mut world = live(3);
+    (0..5).for_each(|_| world.commit());
+    for _ in 0..200 {
+        world.answer_fetch();
+        world.write_one();
+        let bad = matches!(world.written.first(), Some((_, What::Owed(o))) if o.seq == 2);
+        world.acknowledge(0, if bad { Outcome::Never } else { Outcome::Success });
+        world.hold_over();
+    }
+    assert_eq!((world.outbox.len(), world.dead), (0, [result(2)].into()));
+}
+
+#[test]
+fn a_refused_message_that_is_not_owed_is_told_once() {
+    let mut world = live(3);
+    world.send(Event::Changed(Side::Last));
+    world.write_one();
+    let (pkid, _) = world.written[0].clone();
+    let refused = world.machine.handle(Event::Acked { pkid, outcome: Outcome::Later });
+    assert_eq!(refused, [Action::SideRefused(Side::Last)]);
 }

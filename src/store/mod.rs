@@ -161,10 +161,14 @@ pub struct Store {
     chain: Mutex<Chain>,
     reviews: review::Reviews,
     index: std::sync::RwLock<query::Index>,
+    /// Held by whoever reads what is new into it.
+    indexing: Mutex<()>,
     /// Results and verdicts of parts that are owed.
     outbox_entries: AtomicU64,
     /// The next accepted trigger's.
     next_ticket: AtomicU64,
+    /// How often dead letters were owed again.
+    retried: tokio::sync::watch::Sender<u64>,
     /// The newest verdict of a part that is on the disk.
     parts_durable: tokio::sync::watch::Sender<u64>,
     usage_bytes: Mutex<Option<u64>>,
@@ -217,8 +221,10 @@ impl Store {
             chain: Mutex::new(chain),
             reviews,
             index: std::sync::RwLock::default(),
+            indexing: Mutex::default(),
             outbox_entries,
             next_ticket,
+            retried: tokio::sync::watch::channel(0).0,
             parts_durable: tokio::sync::watch::channel(0).0,
             usage_bytes: Mutex::new(None),
             options,
@@ -343,7 +349,7 @@ impl Store {
         let (trees, parts) = (&self.trees, &self.trees.parts);
         self.transaction("commit an inspection", || {
             let Trees { results, outbox, meta, ids, files, accepted, .. } = trees;
-            let multiview::PartTrees { open, decided, owed } = parts;
+            let multiview::PartTrees { open, decided, owed, .. } = parts;
             (results, outbox, meta, ids, files, accepted, open, decided, owed).transaction(
                 |(results, outbox, meta, ids, files, accepted, open, decided, owed)| -> ConflictableTransactionResult<(), Infallible> {
                     results.insert(&key_of(seq), value.as_slice())?;

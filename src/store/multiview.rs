@@ -14,7 +14,7 @@
 use super::ends::Ends;
 use super::error::StoreError;
 use super::record::{parse_rfc3339, rfc3339};
-use super::{id_key, key_of, seq_of, value, Store};
+use super::{id_key, key_of, value, Store};
 use crate::domain::grade::Grade;
 use crate::domain::inspection::Inspection;
 use crate::domain::part::{complete, judge, Outcome, PartRef, PartVerdict, View};
@@ -37,12 +37,19 @@ pub(super) struct PartTrees {
     pub decided: sled::Tree,
     /// the same seq -> nothing; its message is owed to the broker
     pub owed: sled::Tree,
+    /// the same seq -> which message was given up, and why
+    pub dead: sled::Tree,
 }
 
 impl PartTrees {
     pub fn open(db: &sled::Db) -> Result<Self, StoreError> {
         let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
-        Ok(Self { open: tree("parts_open")?, decided: tree("parts")?, owed: tree("parts_owed")? })
+        Ok(Self {
+            open: tree("parts_open")?,
+            decided: tree("parts")?,
+            owed: tree("parts_owed")?,
+            dead: tree("parts_dead")?,
+        })
     }
 }
 
@@ -229,6 +236,8 @@ impl Store {
         self.sync.wait(self.sync.request(Ends::default()))?;
         if let Some(newest) = steps.iter().map(|s| s.seq).max() {
             self.tell_part(newest);
+            // Their numbers may lie below those that were read already.
+            self.retried.send_modify(|times| *times += 1);
         }
         Ok(steps.len())
     }
@@ -290,44 +299,26 @@ impl Store {
         self.parts_durable.subscribe()
     }
 
-    /// Up to `limit` verdicts whose message is owed to the broker, lowest first, durable ones only.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn parts_owed(&self, limit: usize) -> Result<Vec<u64>, StoreError> {
-        let rows = self.trees.parts.owed.range(..=key_of(self.sync.durable())).take(limit);
-        rows.map(|row| seq_of(&row.map_err(|e| StoreError::sled("read the owed parts", e))?.0)).collect()
-    }
-
-    /// The broker has acknowledged the message about this verdict. Lost to a crash it is sent again.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn ack_part(&self, seq: u64) -> Result<(), StoreError> {
-        let removed = self.trees.parts.owed.remove(key_of(seq));
-        if removed.map_err(|e| self.stop_after("remove an owed part", e))?.is_some() {
-            self.outbox_entries.fetch_sub(1, Ordering::AcqRel);
-        }
-        Ok(())
-    }
-
     /// Removes the verdicts whose inspections retention has removed, as far as they are delivered.
     pub(super) fn prune_parts(&self) -> Result<(), StoreError> {
-        let first_kept = self.lock_chain()?.first_seq;
         let failed = |e| StoreError::sled("read the oldest parts", e);
         let t = &self.trees.parts;
         loop {
-            let mut batch = sled::Batch::default();
+            // Held, so that no dead letter is owed again meanwhile.
+            let chain = self.lock_chain()?;
+            let (mut verdicts, mut letters) = (sled::Batch::default(), sled::Batch::default());
             let mut count = 0;
-            for row in t.decided.range(..key_of(first_kept)).take(PRUNE_BATCH) {
+            for row in t.decided.range(..key_of(chain.first_seq)).take(PRUNE_BATCH) {
                 let (key, _) = row.map_err(failed)?;
                 if t.owed.contains_key(&key).map_err(failed)? {
                     break;
                 }
-                batch.remove(key);
+                letters.remove(&key);
+                verdicts.remove(key);
                 count += 1;
             }
-            t.decided.apply_batch(batch).map_err(|e| self.stop_after("remove old parts", e))?;
+            t.dead.apply_batch(letters).map_err(|e| self.stop_after("remove old dead letters", e))?;
+            t.decided.apply_batch(verdicts).map_err(|e| self.stop_after("remove old parts", e))?;
             if count < PRUNE_BATCH {
                 return Ok(());
             }

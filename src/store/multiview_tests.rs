@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::grade::{Reason, Verdict};
+use crate::store::outbox::{Kind, Owed};
 use crate::store::tests::{open, sample};
 
 /// View `n` of a part, from the camera at this place of the part's list.
@@ -15,6 +16,14 @@ fn view(n: u64, part: u64, camera: usize, verdict: Verdict) -> Inspection {
     view
 }
 
+fn owed(store: &Store) -> Vec<u64> {
+    store.owed(Kind::Part, 0, 9).unwrap().iter().map(|entry| entry.seq).collect()
+}
+
+fn ack(store: &Store, seq: u64) {
+    store.ack_owed(Owed { kind: Kind::Part, seq }).unwrap();
+}
+
 fn outcomes(part: &PartVerdict) -> Vec<Outcome> {
     part.views.iter().map(|v| v.outcome).collect()
 }
@@ -25,12 +34,12 @@ fn the_last_view_decides_and_the_verdict_is_owed_until_it_is_acknowledged() {
     let store = open(dir.path());
     let mut told = store.subscribe_parts();
     store.commit(&view(1, 1, 1, Verdict::Pass), None).unwrap();
-    assert_eq!((store.parts_owed(9).unwrap(), store.outbox_len()), (vec![], 1));
+    assert_eq!((owed(&store), store.outbox_len()), (vec![], 1));
     assert!(!told.has_changed().unwrap(), "one of two views decides nothing");
     store.commit(&sample(2), None).unwrap();
     let last = view(3, 1, 0, Verdict::Fail(Reason::Finding { label: "dent".into() }));
     let seq = store.commit(&last, None).unwrap().seq;
-    assert_eq!((store.parts_owed(9).unwrap(), store.outbox_len()), (vec![seq], 4));
+    assert_eq!((owed(&store), store.outbox_len()), (vec![seq], 4));
     assert_eq!(*told.borrow_and_update(), seq);
     let part = store.part(seq).unwrap().unwrap();
     assert_eq!((part.outcome, part.reason.as_deref()), (Outcome::Fail, Some("finding: dent")));
@@ -42,10 +51,10 @@ fn the_last_view_decides_and_the_verdict_is_owed_until_it_is_acknowledged() {
     let store = open(dir.path());
     assert_eq!(store.outbox_len(), 4);
     assert_eq!(store.decide_interrupted_parts().unwrap(), 0);
-    assert_eq!(store.parts_owed(9).unwrap(), [seq]);
+    assert_eq!(owed(&store), [seq]);
     for _ in 0..2 {
-        store.ack_part(seq).unwrap();
-        assert_eq!((store.parts_owed(9).unwrap(), store.outbox_len()), (vec![], 3));
+        ack(&store, seq);
+        assert_eq!((owed(&store), store.outbox_len()), (vec![], 3));
     }
     assert_eq!(store.part(seq).unwrap(), Some(part), "the verdict itself stays");
 }
@@ -58,9 +67,9 @@ fn parts_side_by_side_do_not_mix() {
     store.commit(&view(2, 2, 0, Verdict::Review(Reason::QueueFull)), None).unwrap();
     store.commit(&view(3, 2, 1, Verdict::Pass), None).unwrap();
     store.commit(&view(4, 1, 1, Verdict::Pass), None).unwrap();
-    let owed = store.parts_owed(9).unwrap();
-    let found: Vec<_> = owed.iter().map(|seq| store.part(*seq).unwrap().unwrap()).collect();
-    assert_eq!(owed, [3, 4]);
+    let seqs = owed(&store);
+    let found: Vec<_> = seqs.iter().map(|seq| store.part(*seq).unwrap().unwrap()).collect();
+    assert_eq!(seqs, [3, 4]);
     assert_eq!((found[0].outcome, found[0].reason.as_deref()), (Outcome::Review, Some("queue_full")));
     assert_eq!((found[1].outcome, found[1].reason.as_deref()), (Outcome::Pass, None));
 }
@@ -110,9 +119,9 @@ fn an_unfinished_part_is_a_review_after_the_next_start() {
         let seq = store.commit(&there, None).unwrap().seq;
         drop(store);
         let store = open(dir.path());
-        assert!(store.parts_owed(9).unwrap().is_empty(), "only the daemon's start decides");
+        assert!(owed(&store).is_empty(), "only the daemon's start decides");
         assert_eq!(store.decide_interrupted_parts().unwrap(), 1);
-        assert_eq!((store.parts_owed(9).unwrap(), store.outbox_len()), (vec![seq], 3));
+        assert_eq!((owed(&store), store.outbox_len()), (vec![seq], 3));
         let part = store.part(seq).unwrap().unwrap();
         assert_eq!(outcomes(&part), [Outcome::Review, Outcome::from(&verdict)]);
         assert_eq!(
@@ -133,12 +142,12 @@ fn verdicts_go_with_their_inspections_but_never_before_they_are_delivered() {
         store.commit(&view(2 * part + 2, part, 1, Verdict::Pass), None).unwrap();
     }
     store.ack(&[1, 2, 3, 4]).unwrap();
-    store.ack_part(2).unwrap();
+    ack(&store, 2);
     let later = SystemTime::now() + std::time::Duration::from_secs(100 * 365 * 24 * 3600);
     assert_eq!(store.enforce_retention(later).unwrap().inspections, 4);
     assert_eq!(store.part(2).unwrap(), None);
     assert_eq!(store.part(4).unwrap().map(|p| p.outcome), Some(Outcome::Pass), "it is still owed");
-    store.ack_part(4).unwrap();
+    ack(&store, 4);
     store.enforce_retention(later).unwrap();
     assert_eq!(store.part(4).unwrap(), None);
 }

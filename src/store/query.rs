@@ -8,6 +8,9 @@
 //!
 //! A query walks the rows from the newest: 100,000 take about a millisecond, so that counts are exact.
 //! Until the background is done, the oldest inspections are not found, and the answer says so.
+//!
+//! Rows are read from the disk aside, a block at a time, and taken in under the lock, which is held for the
+//! moment of that only: decisions and other queries go on, however much was committed since the last query.
 
 use super::error::StoreError;
 use super::ledger::Chain;
@@ -78,6 +81,14 @@ struct Block {
 }
 
 impl Block {
+    /// Takes in the rows that follow its own.
+    fn append(&mut self, newer: Self) {
+        let before = u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
+        self.parts.push_str(&newer.parts);
+        let moved = |row: Row| Row { part_end: row.part_end.saturating_add(before), ..row };
+        self.rows.extend(newer.rows.into_iter().map(moved));
+    }
+
     fn part(&self, at: usize) -> &str {
         let start = if at == 0 { 0 } else { self.rows[at - 1].part_end as usize };
         &self.parts[start..self.rows[at].part_end as usize]
@@ -92,6 +103,14 @@ pub struct Index {
     /// Sequence numbers of the rows: from `from` to before `next`; both 0 before the first load.
     from: u64,
     next: u64,
+}
+
+/// Rows that were read aside, from before `from` to before `next`, with the names that were known then.
+struct Aside {
+    from: u64,
+    next: u64,
+    known: Names,
+    read: Index,
 }
 
 /// What is looked for; what is `None` or empty is not asked.
@@ -285,18 +304,12 @@ impl Store {
         if from <= first_kept {
             return Ok(false);
         }
-        let number = (from - 1) / BLOCK;
-        // Read without the lock, so that queries go on meanwhile.
-        let known = self.read_index().names.clone();
-        let mut fresh = Index { names: known.clone(), ..Index::default() };
-        self.load_rows(&mut fresh, number * BLOCK, from - 1)?;
+        let aside = self.read_aside((from - 1) / BLOCK * BLOCK, from)?;
         let mut index = self.write_index();
         // With names that commits added meanwhile the places would differ: then once more.
-        if index.from == from && index.names == known {
-            index.names = fresh.names;
-            index.blocks.append(&mut fresh.blocks);
-            index.from = number * BLOCK;
-            self.load_decided(&mut index, number * BLOCK, from - 1)?;
+        if index.from == from && index.names == aside.known {
+            index.from = aside.from;
+            self.take_in(&mut index, aside)?;
         }
         Ok(index.from > first_kept)
     }
@@ -306,28 +319,61 @@ impl Store {
     /// # Errors
     /// `StoreError` when the database cannot be read.
     pub fn index_newer(&self) -> Result<(), StoreError> {
-        let durable = self.sync.durable();
-        {
-            let index = self.read_index();
-            if index.next > durable && index.next > 0 {
-                return Ok(());
-            }
-        }
-        let mut index = self.write_index();
-        if index.next == 0 {
-            // The newest block first, so that the newest inspections are found at once.
-            index.from = durable / BLOCK * BLOCK;
-            index.next = index.from;
-        }
-        let next = index.next;
-        if next <= durable {
-            self.load_rows(&mut index, next, durable)?;
-            self.load_decided(&mut index, next, durable)?;
-            index.next = durable + 1;
+        // One reads, and the others would read the same.
+        let _reader = self.indexing.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(aside) = self.read_newer()? {
+            self.take_newer(aside)?;
         }
         let first_kept = self.first_kept()?;
-        index.blocks = index.blocks.split_off(&(first_kept / BLOCK));
+        let oldest = self.read_index().blocks.first_key_value().map(|(number, _)| *number);
+        if oldest.is_some_and(|number| number < first_kept / BLOCK) {
+            let mut index = self.write_index();
+            index.blocks = index.blocks.split_off(&(first_kept / BLOCK));
+        }
         Ok(())
+    }
+
+    /// The rows of up to a block of what was committed since the last call; `None` when nothing was.
+    fn read_newer(&self) -> Result<Option<Aside>, StoreError> {
+        let durable = self.sync.durable();
+        let next = match self.read_index().next {
+            // The newest block first, so that the newest inspections are found at once.
+            0 => durable / BLOCK * BLOCK,
+            next => next,
+        };
+        if next > durable {
+            return Ok(None);
+        }
+        self.read_aside(next, (durable + 1).min((next / BLOCK + 1) * BLOCK)).map(Some)
+    }
+
+    fn take_newer(&self, aside: Aside) -> Result<(), StoreError> {
+        let mut index = self.write_index();
+        if index.next == 0 {
+            (index.from, index.next) = (aside.from, aside.from);
+        }
+        // As in `index_older`.
+        if index.next == aside.from && index.names == aside.known {
+            index.next = aside.next;
+            self.take_in(&mut index, aside)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the rows from `from` to before `next` without the lock of the index.
+    fn read_aside(&self, from: u64, next: u64) -> Result<Aside, StoreError> {
+        let known = self.read_index().names.clone();
+        let mut read = Index { names: known.clone(), ..Index::default() };
+        self.load_rows(&mut read, from, next - 1)?;
+        Ok(Aside { from, next, known, read })
+    }
+
+    fn take_in(&self, index: &mut Index, aside: Aside) -> Result<(), StoreError> {
+        index.names = aside.read.names;
+        for (number, rows) in aside.read.blocks {
+            index.blocks.entry(number).or_default().append(rows);
+        }
+        self.load_decided(index, aside.from, aside.next - 1)
     }
 
     /// Rows of the records from `from` to `to`, both included, in their order.

@@ -65,3 +65,52 @@ fn rows_are_found_by_everything_they_have_across_blocks_and_restarts() {
     let facets = store.facets().unwrap();
     assert_eq!(facets.verdicts.iter().sum::<u64>(), last + 1);
 }
+
+/// After quiet days much is to be read: whoever commits, decides or asks goes on meanwhile.
+#[test]
+fn reading_what_is_new_holds_up_neither_commits_nor_decisions() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let last = 2 * BLOCK + 40;
+    for n in 1..=last {
+        let mut part = sample(n);
+        part.trigger.part_id = Some(format!("SN{n:05}"));
+        store.commit(&part, None).unwrap();
+        if n == 3 {
+            assert_eq!(seqs(&store, &all()), [3, 2, 1]);
+        }
+    }
+    let mut reads = 0;
+    while let Some(aside) = store.read_newer().unwrap() {
+        reads += 1;
+        assert!(aside.next - aside.from <= BLOCK, "a block at a time");
+        // Between the look at the disk and the moment of taking in: with the lock held, none of these would end.
+        assert!(store.index.try_write().is_ok());
+        let decision = Decision {
+            verdict: Decided::Fail,
+            reason: "r".into(),
+            note: String::new(),
+            findings: None,
+            texts: None,
+        };
+        store.review(&sample(aside.from + 1).id, "anna", decision, None).unwrap();
+        if reads == 1 {
+            let mut part = sample(last + 1);
+            part.camera = "another".into();
+            store.commit(&part, None).unwrap();
+        }
+        store.take_newer(aside).unwrap();
+    }
+    assert!(reads >= 3, "{reads}");
+    while store.index_older().unwrap() {}
+    let page = store.find(&all(), None, 0, 1).unwrap();
+    assert_eq!((page.total, page.seqs, page.complete), (last + 1, vec![last + 1], true));
+    assert_eq!(seqs(&store, &Filter { camera: Some("another".into()), ..all() }), [last + 1]);
+    assert_eq!(
+        seqs(&store, &Filter { part: Some("SN01025".into()), ..all() }),
+        [1025],
+        "texts are cut right"
+    );
+    let decided = store.find(&Filter { decided: Some(Decided::Fail), ..all() }, None, 0, 0).unwrap().total;
+    assert_eq!(decided, reads, "what was decided meanwhile is seen");
+}

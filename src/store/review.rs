@@ -87,6 +87,8 @@ pub(super) struct ReviewTrees {
     pub by_inspection: sled::Tree,
     /// review seq -> nothing; its message is owed to the broker
     pub owed: sled::Tree,
+    /// review seq -> which message was given up, and why
+    pub dead: sled::Tree,
 }
 
 impl ReviewTrees {
@@ -97,6 +99,7 @@ impl ReviewTrees {
             reviewed: tree("reviewed")?,
             by_inspection: tree("reviews_by")?,
             owed: tree("reviews_owed")?,
+            dead: tree("reviews_dead")?,
         })
     }
 }

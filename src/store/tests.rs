@@ -1,6 +1,7 @@
 //! The store as its callers see it; crash tests are in tests/store.rs.
 
 use super::images::EXTENSIONS;
+use super::outbox::{Cause, Kind, Owed};
 use super::record::Stored;
 use super::*;
 use crate::domain::finding::Finding;
@@ -275,14 +276,14 @@ fn the_outbox_gives_up_an_entry_only_on_ack_or_as_a_dead_letter() {
     assert_eq!(seqs(&store, 0, 10), [1, 2, 3, 4]);
     assert_eq!(seqs(&store, 2, 2), [2, 3]);
     store.ack(&[1, 3, 3, 99]).unwrap();
-    store.dead_letter(2, "too large").unwrap();
-    store.dead_letter(2, "too large").unwrap();
+    store.dead_letter(Owed { kind: Kind::Result, seq: 2 }, Cause::Size, "too large").unwrap();
+    store.dead_letter(Owed { kind: Kind::Result, seq: 2 }, Cause::Size, "too large").unwrap();
     assert_eq!((seqs(&store, 0, 10), store.outbox_len()), (vec![4], 1));
     drop(store);
     let store = open(dir.path());
     assert_eq!((seqs(&store, 0, 10), store.outbox_len()), (vec![4], 1));
     let dead = store.dead_letters().unwrap();
-    assert_eq!((dead.len(), dead[0].seq, dead[0].reason.as_str()), (1, 2, "too large"));
+    assert_eq!((dead.len(), dead[0].owed.seq, dead[0].reason.as_str()), (1, 2, "too large"));
     assert_eq!(store.verify().unwrap().inspections, 4, "records stay");
 }
 
@@ -423,7 +424,7 @@ fn compaction_keeps_every_tree_and_gives_the_space_back() {
     for n in 1..=3000 {
         store.commit(&sample(n), None).unwrap();
     }
-    store.dead_letter(2995, "reason").unwrap();
+    store.dead_letter(Owed { kind: Kind::Result, seq: 2995 }, Cause::Size, "reason").unwrap();
     // A tree that this file knows nothing of, as a later version may have.
     let other = store.sync.db().open_tree("of_a_later_version").unwrap();
     other.insert(b"key", b"value").unwrap();
@@ -439,7 +440,7 @@ fn compaction_keeps_every_tree_and_gives_the_space_back() {
     let store = Store::open(dir.path(), options.clone()).unwrap();
     assert!(file.metadata().unwrap().len() * 2 < bytes, "{} of {bytes}", file.metadata().unwrap().len());
     assert_eq!((store.verify().unwrap(), store.outbox(0, 100).unwrap()), (before, owed));
-    assert_eq!(store.dead_letters().unwrap()[0].seq, 2995);
+    assert_eq!(store.dead_letters().unwrap()[0].owed.seq, 2995);
     let other = store.sync.db().open_tree("of_a_later_version").unwrap();
     assert_eq!(other.get(b"key").unwrap().unwrap(), b"value");
     assert!(!dir.path().join("ledger.new").exists() && !store.compaction_due().unwrap());

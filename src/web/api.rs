@@ -1,6 +1,8 @@
 //! All routes, and the OpenAPI document that is made from them.
 
-use super::{accounts, charts, commands, decide, download, events, images, metrics, pages, queue, App};
+use super::{
+    accounts, charts, commands, decide, download, events, images, metrics, outbox, pages, queue, App,
+};
 use axum::routing::get;
 use axum::{Json, Router};
 use std::sync::Arc;
@@ -46,6 +48,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(decide::undo))
         .routes(routes!(decide::bulk))
         .routes(routes!(commands::command))
+        .routes(routes!(outbox::outbox))
         .routes(routes!(charts::charts))
         .routes(routes!(events::stream))
         .routes(routes!(images::full))

@@ -6,7 +6,7 @@
 //! Accepted means that the desk has it: the picture is taken and the result published as for any other
 //! trigger, and what comes of it is in the result.
 
-use super::auth::Operator;
+use super::auth::{Operator, Role};
 use super::error::{ApiError, Problem};
 use super::App;
 use crate::command::{self, Handler, Order, Verb, Words};
@@ -23,15 +23,16 @@ use utoipa::ToSchema;
 /// What the desk has taken.
 #[derive(Serialize, ToSchema)]
 pub struct Accepted {
-    /// trigger, pipeline, pause, resume.
+    /// trigger, pipeline, pause, resume, retry.
     pub command: &'static str,
     /// Echoed.
     pub correlation_id: Option<String>,
 }
 
-/// Commands the line: trigger, pipeline, pause or resume, in the words of `cmd/…` over MQTT.
+/// Commands the line: trigger, pipeline, pause, resume or, for an engineer, retry (messages that were given up are
+/// owed to the broker again), in the words of `cmd/…` over MQTT.
 #[utoipa::path(post, path = "/api/v1/commands/{command}", tag = "commands",
-    params(("command" = String, Path, description = "trigger, pipeline, pause or resume")),
+    params(("command" = String, Path, description = "trigger, pipeline, pause, resume or retry")),
     request_body = Words, responses(
     (status = 202, body = Accepted), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
@@ -50,6 +51,11 @@ pub async fn command(
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", error));
     }
     let verb = Verb::parse(&word)?;
+    if verb == Verb::Retry && who.role < Role::Engineer {
+        let error =
+            format!("the command retry needs the role engineer, {} is {}", who.name, who.role.as_str());
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "role", error));
+    }
     let Order { command, correlation_id } = command::parse(verb, &body, received)?;
     let outcome = match app.commands.get() {
         Some(handler) => command::carry_out(handler, command).await,

@@ -11,6 +11,7 @@
 //!     charts       figures for people                 metrics   figures for machines, health
 //!     images       pictures and small copies          events    what is new
 //!     download     exports                            commands  what the line is told
+//!     outbox       what the broker has not taken
 //!
 //! The routes and the OpenAPI document are made from the same functions. A route says in its
 //! signature who may use it: `Viewer`, `Operator` or `Engineer`; the few without are the login, the
@@ -28,6 +29,7 @@ pub mod events;
 pub mod guard;
 pub mod images;
 pub mod metrics;
+pub mod outbox;
 pub mod pages;
 pub mod queue;
 pub mod server;

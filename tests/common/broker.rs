@@ -38,16 +38,22 @@ impl Broker {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let broker = Self { child: None, dir, port };
         broker.write_acl(acl);
-        let extra = extra.replace("ACL", &broker.dir.path().join("acl").display().to_string());
+        broker.configure(extra);
+        let mut broker = broker;
+        broker.restart().await;
+        broker
+    }
+
+    /// Writes the configuration, which counts from the next start on.
+    pub fn configure(&self, extra: &str) {
+        let extra = extra.replace("ACL", &self.dir.path().join("acl").display().to_string());
+        let port = self.port;
         // Enough room that no QoS 1 message for a slow subscriber is dropped by the broker itself.
         // As root it would change to a user of its own, who may not read this directory.
         let conf = format!(
             "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n{extra}\n"
         );
-        std::fs::write(broker.dir.path().join("mosquitto.conf"), conf).unwrap();
-        let mut broker = broker;
-        broker.restart().await;
-        broker
+        std::fs::write(self.dir.path().join("mosquitto.conf"), conf).unwrap();
     }
 
     pub fn write_acl(&self, acl: &str) {

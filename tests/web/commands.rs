@@ -42,10 +42,14 @@ fn the_other_commands_need_no_words_or_their_own() {
     );
     let pipeline = json!({"pipeline": "any-part"});
     assert_eq!(server.post("/api/v1/commands/pipeline", Role::Engineer, &pipeline).status, 202);
+    let refused = server.post("/api/v1/commands/retry", Role::Operator, &json!({}));
+    assert_eq!((refused.status, refused.code().as_str()), (403, "role"));
+    assert_eq!(server.post("/api/v1/commands/retry", Role::Engineer, &json!({})).status, 202);
     let expected = [
         Command::Pause { camera: None },
         Command::Resume { camera: Some("cam1".into()) },
         Command::Pipeline { camera: None, pipeline: "any-part".into() },
+        Command::Retry,
     ];
     assert_eq!(*server.commanded.lock().unwrap(), expected);
 }

@@ -5,6 +5,7 @@ use super::inspections::id;
 use super::server::{commit, part, Server};
 use inspectd::mqtt::message::REVIEW_JSON_SCHEMA;
 use inspectd::mqtt::{MqttOptions, Protocol};
+use inspectd::store::outbox::Kind;
 use inspectd::web::auth::Role;
 use serde_json::json;
 use std::path::Path;
@@ -93,13 +94,13 @@ async fn a_decision_reaches_the_broker_even_if_it_was_away() {
     broker.restart().await;
     let subscriber = Subscriber::new(broker.port, "t/a").await;
     // Decided after the connection stands, too. What came before the subscription went to nobody.
-    until("connected", || server.store.reviews_owed(9).unwrap().is_empty()).await;
+    until("connected", || server.store.owed(Kind::Review, 0, 9).unwrap().is_empty()).await;
     for (based_on, verdict) in [(1, "pass"), (2, "fail")] {
         let body = json!({"verdict": verdict, "reason": "again", "based_on": based_on});
         assert_eq!(server.post(&reviews(2), Role::Operator, &body).status, 201);
     }
     until("both have arrived", || subscriber.on("t/a/review").len() >= 2).await;
-    until("nothing is owed", || server.store.reviews_owed(9).unwrap().is_empty()).await;
+    until("nothing is owed", || server.store.owed(Kind::Review, 0, 9).unwrap().is_empty()).await;
     let schema: serde_json::Value = serde_json::from_str(REVIEW_JSON_SCHEMA).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     for message in subscriber.on("t/a/review") {

@@ -34,6 +34,7 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("post", "/api/v1/inspections/{id}/undo", Some(Role::Operator)),
     ("post", "/api/v1/reviews/bulk", Some(Role::Operator)),
     ("post", "/api/v1/commands/{command}", Some(Role::Operator)),
+    ("get", "/api/v1/outbox", Some(Role::Viewer)),
     ("get", "/api/v1/export", Some(Role::Operator)),
     ("get", "/api/v1/accounts", Some(Role::Engineer)),
     ("post", "/api/v1/accounts", Some(Role::Engineer)),

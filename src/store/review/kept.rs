@@ -64,25 +64,6 @@ impl Store {
         self.reviews.durable.subscribe()
     }
 
-    /// Up to `limit` reviews whose message is owed to the broker, lowest first, durable ones only.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn reviews_owed(&self, limit: usize) -> Result<Vec<u64>, StoreError> {
-        let durable = *self.reviews.durable.borrow();
-        let rows = self.trees.review.owed.range(..=key_of(durable)).take(limit);
-        rows.map(|row| seq_of(&row.map_err(|e| StoreError::sled("read the owed reviews", e))?.0)).collect()
-    }
-
-    /// The broker has acknowledged the message about this review. Lost to a crash it is sent again.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn ack_review(&self, seq: u64) -> Result<(), StoreError> {
-        let removed = self.trees.review.owed.remove(key_of(seq));
-        removed.map(|_| ()).map_err(|e| StoreError::sled("remove an owed review", e))
-    }
-
     /// Proves that the ledger of reviews has no gap and no edit, and that every decision is about the
     /// record that it names, where that record is still kept.
     ///
@@ -154,12 +135,13 @@ impl Store {
         let next = Chain { first_seq: last + 1, before_first: before, ..chain.clone() };
         let chain_value = next.seal();
         self.transaction("remove old reviews", || {
-            (&r.reviews, &r.reviewed, &r.by_inspection, &self.trees.meta, &self.trees.files).transaction(
-                |(reviews, reviewed, by, meta, files)| -> ConflictableTransactionResult<(), Infallible> {
+            (&r.reviews, &r.reviewed, &r.by_inspection, &r.dead, &self.trees.meta, &self.trees.files).transaction(
+                |(reviews, reviewed, by, dead, meta, files)| -> ConflictableTransactionResult<(), Infallible> {
                     for &(seq, inspection) in &victims {
                         reviews.remove(&key_of(seq))?;
                         reviewed.remove(&key_of(inspection))?;
                         by.remove(pair_key(inspection, seq).as_slice())?;
+                        dead.remove(&key_of(seq))?;
                     }
                     for digest in &parts {
                         files.remove(digest.as_slice())?;

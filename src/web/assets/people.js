@@ -1,4 +1,4 @@
-// Accounts and tokens.
+// Accounts, tokens, and messages that the broker has not taken.
 
 import { del, get, post } from "./api.js";
 import { h, icon, replace, sheet, toast } from "./dom.js";
@@ -8,7 +8,7 @@ const ROLES = ["viewer", "operator", "engineer"];
 const roles = (role, change) => h("select", { name: "role", onchange: change, "aria-label": t("role") }, ROLES.map((r) => h("option", { value: r, selected: r === role }, t(r))));
 
 export async function people(main) {
-  const [accounts, tokens] = await Promise.all([get("/api/v1/accounts"), get("/api/v1/tokens")]);
+  const [accounts, tokens, outbox] = await Promise.all([get("/api/v1/accounts"), get("/api/v1/tokens"), get("/api/v1/outbox")]);
   const again = () => people(main);
   const tried = async (work) => {
     try { await work(); again(); } catch (refused) { toast(refused.message, null, "bad"); again(); }
@@ -17,6 +17,8 @@ export async function people(main) {
   const account = (a) => h("tr", {}, h("td", {}, h("strong", {}, a.name)), h("td", {}, roles(a.role, (e) => tried(() => post("/api/v1/accounts", { name: a.name, role: e.target.value })))),
     h("td.quiet", {}, when(a.created_at)), h("td", {}, gone(`/api/v1/accounts/${encodeURIComponent(a.name)}`)));
   const token = (k) => h("tr", {}, h("td", {}, h("strong", {}, k.name)), h("td", {}, t(k.role)), h("td.quiet", {}, `${when(k.created_at)} · ${k.created_by}`), h("td", {}, gone(`/api/v1/tokens/${encodeURIComponent(k.name)}`)));
+  const letter = (l) => h("tr", {}, h("td", {}, h("strong", {}, `${l.kind} ${l.seq}`)), h("td", {}, l.reason), h("td.quiet", {}, when(l.at)));
+  const retry = () => tried(async () => { await post("/api/v1/commands/retry"); toast(t("retried")); });
   const form = (fields, send) => {
     const f = h("form.inline", { onsubmit: (e) => { e.preventDefault(); tried(() => send(Object.fromEntries(new FormData(f)))); } }, fields, h("button.primary", {}, t("add")));
     return f;
@@ -28,5 +30,7 @@ export async function people(main) {
       form([h("input", { name: "name", placeholder: t("newToken"), required: true, autocomplete: "off" }), roles("viewer")], async (v) => {
         const made = await post("/api/v1/tokens", v);
         sheet(made.name, () => h("div.body", {}, h("p", {}, t("tokenOnce")), h("code.secret", {}, made.token), h("button.primary", { onclick: () => navigator.clipboard?.writeText(made.token) }, t("copy"))));
-      }))));
+      })),
+    h("section.card", {}, h("h2", {}, t("outbox")), h("p", {}, `${t("owed")}: ${outbox.owed} · ${t("givenUp")}: ${outbox.dead}`),
+      h("table", {}, h("tbody", {}, outbox.letters.map(letter))), h("button.primary", { onclick: retry }, t("retry")))));
 }
