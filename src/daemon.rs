@@ -9,6 +9,7 @@
 //!                                         mqtt (its own runtime thread): PUBLISH, PUBACK, removed
 //!
 //!     commands: MQTT, HTTP, files (`inbox`) --> desk --> cameras
+//!     `inspectd verify` and its like: control (threads of its own) --> store
 //!
 //! Nothing opens before the config is checked. While the disk or the outbox is full the line stands,
 //! visibly (`care` says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
@@ -34,6 +35,7 @@ mod web;
 use crate::camera::Stop;
 use crate::command::Handler;
 use crate::config::{BrokerTls, Config, Model};
+use crate::control::server::Door;
 use crate::inspect::worker::{Worker, WorkerOptions};
 use crate::ipc::Program;
 use crate::mqtt::state::Phase;
@@ -97,6 +99,7 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
     };
     let store = Arc::new(Store::open(&config.store.dir, options)?);
     tracing::info!(dir = %config.store.dir.display(), outbox = store.outbox_len(), "store open");
+    let control = Door::open(&config.store.dir, Arc::clone(&store)).context("the local door of the store")?;
     let (events, event_queue) = mpsc::channel(EVENTS_MAX);
     let mqtt_options = mqtt_options(config)?;
     let link = runtime.block_on(async { mqtt::spawn(mqtt_options, Arc::clone(&store), event_queue) })?;
@@ -106,7 +109,8 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
     let stop = Stop::default();
     let outcome =
         runtime.block_on(line(config, &store, &station, worker, page.as_ref(), &stop, link.phase()));
-    drop(page);
+    // They hold the store, which a compaction opens anew.
+    drop((page, control));
     runtime.block_on(async { link.stop().await })?;
     tracing::info!(outbox = store.outbox_len(), "stopped");
     outcome

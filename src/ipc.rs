@@ -18,12 +18,12 @@ use serde::de::DeserializeOwned;
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{sync_channel, SyncSender};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Longest header: what describes a payload, never the bulk itself.
@@ -75,6 +75,11 @@ impl Channel {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(io)?);
         stream.peer_addr().map_err(io)?;
         Ok(Self { stream })
+    }
+
+    /// One end of a connection that was made elsewhere.
+    pub const fn over(stream: UnixStream) -> Self {
+        Self { stream }
     }
 
     /// A second handle, for a thread that only sends (or only receives): messages of two senders
@@ -144,6 +149,12 @@ impl Channel {
         Ok(Some((header, payload)))
     }
 
+    /// Ends the connection for both sides.
+    pub fn close(&self) {
+        // An error says that it has ended already.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
     fn fill(&mut self, mut rest: &mut [u8], limit: &Limit) -> Result<(), IpcError> {
         while !rest.is_empty() {
             self.stream.set_read_timeout(Some(limit.left()?)).map_err(|source| IpcError::Io { source })?;
@@ -206,12 +217,40 @@ pub struct Program {
     pub args: Vec<OsString>,
     /// Variables beside those that the child inherits.
     pub env: Vec<(OsString, OsString)>,
+    /// Another user, and the directory that the child begins in.
+    pub become_user: Option<Arc<BecomeUser>>,
+}
+
+/// What a child of root gives up before it runs.
+#[derive(Debug)]
+pub struct BecomeUser {
+    pub uid: u32,
+    pub gid: u32,
+    /// The working directory; open, because the user may not be allowed to walk to it.
+    pub dir: OwnedFd,
+}
+
+impl BecomeUser {
+    /// Called between fork and exec: allocates nothing.
+    fn apply(&self) -> io::Result<()> {
+        let done = |outcome: libc::c_int| match outcome {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        };
+        // SAFETY: plain system calls with an open descriptor and numbers; the groups are none.
+        unsafe {
+            done(libc::fchdir(self.dir.as_raw_fd()))?;
+            done(libc::setgroups(0, std::ptr::null()))?;
+            done(libc::setgid(self.gid))?;
+            done(libc::setuid(self.uid))
+        }
+    }
 }
 
 impl Program {
     /// A program of these arguments.
     pub fn new<A: Into<OsString>>(args: impl IntoIterator<Item = A>) -> Self {
-        Self { args: args.into_iter().map(Into::into).collect(), env: vec![] }
+        Self { args: args.into_iter().map(Into::into).collect(), env: vec![], become_user: None }
     }
 }
 
@@ -235,6 +274,11 @@ impl Child {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("inspectd").args(&program.args).envs(program.env.iter().cloned());
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
+        if let Some(user) = program.become_user.clone() {
+            // SAFETY: `apply` makes system calls only. It comes before `PR_SET_PDEATHSIG`, which a change of
+            // user would clear.
+            unsafe { command.pre_exec(move || user.apply()) };
+        }
         let process = spawn_from_lasting_thread(command).map_err(spawn)?;
         Ok(Self { process: Some(process), channel: Channel { stream: ours } })
     }

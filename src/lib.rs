@@ -12,6 +12,8 @@
 //!     web/        the review page: queue, pictures, decisions               -> Review, in the store
 //!     mqtt/       outbox -> PUBLISH -> PUBACK -> entry removed
 //!
+//! `control` is the door for the commands of this machine that need the store: verify, export and their like.
+//!
 //! And against the stream: what MQTT, HTTP and files tell the line (trigger, pause, resume, pipeline) is
 //! read by `command` and goes to the cameras over the desk in `daemon`.
 //!
@@ -19,7 +21,7 @@
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):
 //!
 //!     main > cli, daemon > config > inspect > vlm
-//!                         > camera, mqtt, web > store > domain
+//!                         > camera, mqtt, web, control > store > domain
 //!
 //! An error never becomes a pass: whatever goes wrong between a frame and its verdict ends in
 //! `Verdict::Review` with its reason.
@@ -29,6 +31,7 @@ pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod domain;
 pub mod inspect;

@@ -5,8 +5,12 @@
 mod broker;
 #[path = "common/clips.rs"]
 mod clips;
+#[path = "daemon/control.rs"]
+mod control;
 #[path = "common/film.rs"]
 mod film;
+#[path = "common/inspections.rs"]
+mod inspections;
 #[path = "rigs/loopdisk.rs"]
 mod loopdisk;
 #[path = "common/soak.rs"]

@@ -4,7 +4,7 @@
 //! Imports go to the right only, and siblings never import each other; they meet in `daemon`:
 //!
 //!     main > cli, daemon > config > inspect > vlm
-//!                        > camera, mqtt, web > store > domain
+//!                        > camera, mqtt, web, control > store > domain
 //!
 //! `queue`, `clock`, `health` and `ipc` are leaves: every room that runs threads may use them; `command` is
 //! one on `domain`, for the rooms that take commands. Test code is free to reach further; a file's tests begin
@@ -31,6 +31,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("camera", &["domain", "simulator", "queue", "clock", "health", "ipc"]),
     ("mqtt", &["store", "domain", "command", "queue", "clock", "health"]),
     ("web", &["store", "domain", "command", "queue", "clock", "health"]),
+    ("control", &["store", "domain", "clock", "ipc"]),
     ("inspect", &["domain", "vlm", "queue", "clock", "health", "ipc"]),
     ("config", &["domain", "store", "inspect", "vlm", "queue", "simulator", "camera"]),
 ];

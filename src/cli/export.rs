@@ -1,15 +1,18 @@
 //! `inspectd export`: inspections with what people decided, for other programs.
 
-use super::progress::Progress;
-use crate::config::{self, DEFAULT_FILE};
-use crate::store::export::{csv_head, Coco, Exported};
-use crate::store::query::{unix_ms, Filter};
+use super::progress::Phases;
+use super::store_args::StoreArgs;
+use crate::control::client::{Piece, Taken};
+use crate::control::{Request, Which};
+use crate::store::export::write::{Form, Summary};
+use crate::store::images::{hex, sha256, EXTENSIONS};
+use crate::store::query::unix_ms;
 use crate::store::record::parse_rfc3339;
-use crate::store::{Store, StoreOptions};
-use anyhow::{ensure, Context};
+use anyhow::{bail, ensure, Context};
+use serde_json::Value;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 /// In which form.
@@ -26,12 +29,8 @@ enum Format {
 /// Arguments of `export`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Config file that names the store.
-    #[arg(long, value_name = "FILE", env = "INSPECTD_CONFIG", default_value = DEFAULT_FILE)]
-    config: PathBuf,
-    /// Directory of the store, instead of the config's.
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
     #[arg(long, value_enum, default_value = "jsonl")]
     format: Format,
     /// New directory to write to.
@@ -52,85 +51,88 @@ pub struct Args {
     /// Only finished at or before this time (RFC 3339).
     #[arg(long, value_name = "TIME", value_parser = time)]
     to: Option<i64>,
+    /// Print one JSON object that says what was written.
+    #[arg(long)]
+    json: bool,
 }
 
 fn time(text: &str) -> Result<i64, String> {
     parse_rfc3339(text).map(unix_ms)
 }
 
-/// Runs the command. The daemon must not run: the store has one owner; the page has a button for it.
+/// Runs the command, through the daemon where one runs. The exit code is 1 when inspections had to be left out
+/// because their pictures are missing or damaged.
 ///
 /// # Errors
 /// A bad config; a store that cannot be opened; a directory that is there already or cannot be written.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let dir = match args.store {
-        Some(dir) => dir,
-        None => config::load(&args.config)?.store.dir,
+    let (dir, mut client) = args.store.reach()?;
+    let form = match args.format {
+        Format::Csv => Form::Csv,
+        Format::Coco => Form::Coco,
+        Format::Jsonl => Form::Jsonl,
     };
-    ensure!(dir.is_dir(), "{}: there is no store", dir.display());
-    let store = Store::open(&dir, StoreOptions::default())?;
-    while store.index_older()? {}
-    let filter = Filter {
+    let which = Which {
         pipeline: args.pipeline,
         camera: args.camera,
         from_ms: args.from,
         to_ms: args.to,
         reviewed: (!args.all).then_some(true),
-        ..Filter::default()
     };
     let out = &args.out;
     std::fs::create_dir_all(out.parent().unwrap_or(Path::new(""))).ok();
     std::fs::create_dir(out).with_context(|| format!("--out {}", out.display()))?;
-    let total = store.find(&filter, None, 0, 0)?.total;
-    let exported = write(&store, &filter, args.format, out, total)?;
-    eprintln!("export: {exported} of {total} inspections in {}", out.display());
-    Ok(ExitCode::SUCCESS)
-}
-
-fn write(store: &Store, filter: &Filter, format: Format, out: &Path, total: u64) -> anyhow::Result<u64> {
-    let name = match format {
-        Format::Csv => "inspections.csv",
-        Format::Coco => "coco.json",
-        Format::Jsonl => "truth.jsonl",
-    };
-    let mut file = BufWriter::new(File::create(out.join(name)).with_context(|| format!("{name} in --out"))?);
-    let mut coco = Coco::default();
-    let mut progress = Progress::new("export", total);
-    let mut exported = 0;
-    if format == Format::Csv {
-        file.write_all(csv_head().as_bytes())?;
-    }
-    for one in store.export(filter)? {
-        let one = one?;
-        progress.step(&one.stored.inspection.id);
-        if format == Format::Csv {
-            file.write_all(one.csv().as_bytes())?;
-        } else {
-            let Some((name, (width, height))) = copy(store, &one, out)? else { continue };
-            match format {
-                Format::Coco => coco.add(&one, &name, width, height),
-                _ => writeln!(file, "{}", one.truth(&name, width, height))?,
-            }
+    let document = out.join(form.document());
+    let mut file = BufWriter::new(File::create(&document).with_context(|| document.display().to_string())?);
+    let mut phases = Phases::default();
+    let summary = client.ask::<anyhow::Error>(Request::Export { form, which }, |piece| {
+        match piece {
+            Piece::Progress { what, done, total, note } => phases.show(&what, done, total, &note),
+            Piece::Item { item, payload } if item["picture"].is_null() => file.write_all(&payload)?,
+            Piece::Item { item, .. } => copy(&dir, out, &item["picture"])?,
         }
-        exported += 1;
-    }
-    if format == Format::Coco {
-        serde_json::to_writer(&mut file, &coco.finish())?;
-    }
+        Ok(Taken::Silently)
+    })?;
     file.flush()?;
-    Ok(exported)
+    drop(phases);
+    let summary: Summary = serde_json::from_value(summary)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    }
+    tell(&summary, out);
+    Ok(if summary.damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Copies the picture; its name in the export and its size. `None`: it is not there any more.
-fn copy(store: &Store, one: &Exported, out: &Path) -> anyhow::Result<Option<(String, (u32, u32))>> {
-    let kept = one.stored.image.as_ref().and_then(|s| store.image_path(&s.image.sha256));
-    let Some(path) = kept else { return Ok(None) };
-    let name = one.file(&path.extension().unwrap_or_default().to_string_lossy());
-    let target = out.join(&name);
+fn tell(summary: &Summary, out: &Path) {
+    eprintln!("export: {} of {} inspections in {}", summary.written, summary.total, out.display());
+    if summary.without_picture > 0 {
+        eprintln!("export: {} left out: no picture was kept of them", summary.without_picture);
+    }
+    if summary.damaged > 0 {
+        eprintln!("export: {} left out: their pictures are missing or damaged", summary.damaged);
+        for (seq, id, what) in &summary.named {
+            eprintln!("export:   inspection {seq} ({id}): {what}");
+        }
+    }
+}
+
+/// Copies a picture out of the store, proving it. What the daemon names is believed only as far as it stays inside
+/// the store and inside `--out`: the command may be root's.
+fn copy(dir: &Path, out: &Path, picture: &Value) -> anyhow::Result<()> {
+    let text = |key: &str| picture[key].as_str().unwrap_or_default();
+    let (name, digest, extension) = (Path::new(text("name")), text("sha256"), text("extension"));
+    let plain = name.components().all(|c| matches!(c, Component::Normal(_)));
+    let is_digest = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
+    ensure!(plain && is_digest && EXTENSIONS.contains(&extension), "{picture}: no picture's name");
+    let (head, tail) = digest.split_at(2);
+    let from = dir.join("images").join(head).join(format!("{tail}.{extension}"));
+    let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
+    if hex(&sha256(&bytes)) != digest {
+        bail!("{}: its bytes do not match its name", from.display());
+    }
+    let target = out.join(name);
     if let Some(folder) = target.parent() {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
-    std::fs::copy(&path, &target).with_context(|| target.display().to_string())?;
-    let size = image::ImageReader::open(&path)?.with_guessed_format()?.into_dimensions()?;
-    Ok(Some((name, size)))
+    std::fs::write(&target, bytes).with_context(|| target.display().to_string())
 }

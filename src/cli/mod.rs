@@ -2,6 +2,7 @@
 //!
 //!     run, inspect, check, replay, simulate, ask, bench, model, export, verify    subcommands
 //!     infer                                                         the engine's process, for the daemon
+//!     store_args, serve_store      which store a command works on; the process that opens it for root
 //!     model_args, setup                                             the model and the pipeline they use
 //!     truth, score, assertion      labelled images and the figures that come of them
 //!     annotate, picture            annotated copies of frames; reading and writing image files
@@ -26,8 +27,10 @@ pub mod progress;
 pub mod replay;
 pub mod run;
 pub mod score;
+pub mod serve_store;
 pub mod setup;
 pub mod simulate;
+pub mod store_args;
 pub mod truth;
 pub mod verify;
 
@@ -71,6 +74,9 @@ enum Command {
     Verify(verify::Args),
     #[command(hide = true)]
     Infer(infer::Args),
+    /// Open the store of the working directory for one command of root.
+    #[command(hide = true)]
+    ServeStore,
 }
 
 /// Runs the command that was asked for.
@@ -92,5 +98,6 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Export(args) => export::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Infer(args) => infer::run(args),
+        Command::ServeStore => serve_store::run(),
     }
 }

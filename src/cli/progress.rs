@@ -46,7 +46,12 @@ impl Progress {
 
     /// One more step is done; `note` says which.
     pub fn step(&mut self, note: &str) {
-        self.done += 1;
+        self.reach(self.done + 1, note);
+    }
+
+    /// So many steps are done; `note` says which was the last.
+    pub fn reach(&mut self, done: u64, note: &str) {
+        self.done = done;
         match &mut self.shape {
             Shape::Bar(bar) => {
                 bar.set_message(note.to_owned());
@@ -74,6 +79,30 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Shape::Bar(bar) = &self.shape {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// Progress of work that comes in phases, each with its own name and number of steps.
+#[derive(Default)]
+pub struct Phases(Option<Progress>);
+
+impl Phases {
+    /// So many of `total` steps of `what` are done.
+    pub fn show(&mut self, what: &str, done: u64, total: u64, note: &str) {
+        if self.0.as_ref().is_none_or(|p| p.what != what || p.total != total) {
+            self.0 = Some(Progress::new(what, total));
+        }
+        if let Some(progress) = &mut self.0 {
+            progress.reach(done, note);
+        }
+    }
+
+    /// A line of the result on stdout, clear of the bar.
+    pub fn print(&self, line: &str) {
+        match self.0.as_ref().map(|p| &p.shape) {
+            Some(Shape::Bar(bar)) => bar.suspend(|| println!("{line}")),
+            _ => println!("{line}"),
         }
     }
 }

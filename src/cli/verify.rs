@@ -1,80 +1,120 @@
-//! `inspectd verify`: proves that the ledgers of inspections and of reviews have no gap and no edit.
+//! `inspectd verify`: proves that the ledgers of inspections and of reviews have no gap and no edit, and that every
+//! picture is the one that its record names.
 
-use crate::config::{self, DEFAULT_FILE};
-use crate::store::error::StoreError;
-use crate::store::ledger::Verified;
-use crate::store::{Store, StoreOptions};
-use serde_json::json;
-use std::path::PathBuf;
+use super::progress::Phases;
+use super::store_args::StoreArgs;
+use crate::control::client::{ControlError, Piece, Taken};
+use crate::control::Request;
+use serde_json::{json, Value};
 use std::process::ExitCode;
+
+/// Pictures that `--json` lists; `bad` has the number of all.
+const LISTED_MAX: usize = 10_000;
 
 /// Arguments of `verify`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Config file that names the store.
-    #[arg(long, value_name = "FILE", env = "INSPECTD_CONFIG", default_value = DEFAULT_FILE)]
-    config: PathBuf,
-    /// Directory of the store, instead of the config's.
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Prove the ledgers only.
+    #[arg(long, overrides_with = "pictures")]
+    no_pictures: bool,
+    /// Prove every picture and every part of a record, too: this is the default.
+    #[arg(long)]
+    pictures: bool,
+    /// Go on with the pictures where the last proof of them was ended.
+    #[arg(long, conflicts_with = "no_pictures")]
+    resume: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
 
-/// Runs the command; the exit code is 1 when the chain is broken. The daemon must not run: the store
-/// has one owner.
+/// Runs the command, through the daemon where one runs; the exit code is 1 when a chain is broken or a picture is
+/// not what its record names.
 ///
 /// # Errors
 /// A bad config; a store that cannot be opened.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let dir = match args.store {
-        Some(dir) => dir,
-        None => config::load(&args.config)?.store.dir,
-    };
-    anyhow::ensure!(dir.is_dir(), "{}: there is no store", dir.display());
-    // It looks; it does not tidy up.
-    let options = StoreOptions { compact_above_bytes: u64::MAX, ..StoreOptions::default() };
-    let store = match Store::open(&dir, options) {
-        Err(StoreError::CutOff { ledger, expected, found }) if args.json => {
-            println!("{}", json!({ "cut_off": { "ledger": ledger, "expected": expected, "found": found } }));
-            return Ok(ExitCode::FAILURE);
+    let (_, mut client) = args.store.reach()?;
+    let mut phases = Phases::default();
+    let mut bad = Vec::new();
+    let request = Request::Verify { pictures: !args.no_pictures, resume: args.resume };
+    let answer = client.ask::<anyhow::Error>(request, |piece| {
+        match piece {
+            Piece::Progress { what, done, total, note } => phases.show(&what, done, total, &note),
+            Piece::Item { item, .. } if args.json && bad.len() < LISTED_MAX => bad.push(item),
+            Piece::Item { item, .. } if args.json => drop(item),
+            Piece::Item { item, .. } => phases.print(&flaw(&item)),
         }
-        opened => opened?,
+        Ok(Taken::Silently)
+    });
+    drop(phases);
+    let mut found = match answer {
+        Err(error) if args.json => match error.downcast_ref::<ControlError>() {
+            Some(ControlError::Refused(refusal)) if refusal.code == "cut_off" => {
+                println!("{}", json!({ "cut_off": refusal.detail }));
+                return Ok(ExitCode::FAILURE);
+            }
+            _ => return Err(error),
+        },
+        answer => answer?,
     };
-    let (verified, reviews) = (store.verify()?, store.verify_reviews()?);
+    let whole = is_whole(&found);
     if args.json {
-        let object = json!({
-            "inspections": verified.inspections,
-            "first_seq": verified.first_seq,
-            "last_seq": verified.last_seq,
-            "gaps": verified.gaps,
-            "broken_at": verified.broken_at,
-            "reviews": {
-                "entries": reviews.inspections,
-                "first_seq": reviews.first_seq,
-                "last_seq": reviews.last_seq,
-                "gaps": reviews.gaps,
-                "broken_at": reviews.broken_at,
-            },
-        });
-        println!("{object}");
+        if found["pictures"].is_object() {
+            found["pictures"]["listed"] = json!(bad);
+        }
+        println!("{found}");
     } else {
-        tell("inspections", &verified);
-        tell("reviews", &reviews);
+        tell(&found);
     }
-    let whole = verified.broken_at.is_none() && reviews.broken_at.is_none();
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn tell(what: &str, found: &Verified) {
-    let seq = |s: Option<u64>| s.map_or_else(|| "-".to_owned(), |s| s.to_string());
-    let (first, last) = (seq(found.first_seq), seq(found.last_seq));
-    println!("{} {what}, {first} to {last}, {} gaps", found.inspections, found.gaps);
-    match found.broken_at {
+fn is_whole(found: &Value) -> bool {
+    let chain = |c: &Value| c["broken_at"].is_null();
+    let pictures = found["pictures"]["bad"].as_u64().unwrap_or(0);
+    chain(found) && chain(&found["reviews"]) && pictures == 0
+}
+
+fn flaw(item: &Value) -> String {
+    let text = |key: &str| item[key].as_str().unwrap_or_default();
+    format!("inspection {} ({}): {} ({})", item["seq"], text("id"), text("reason"), text("sha256"))
+}
+
+fn tell(found: &Value) {
+    chain("inspections", &found["inspections"], found);
+    chain("reviews", &found["reviews"]["entries"], &found["reviews"]);
+    let pictures = &found["pictures"];
+    if pictures.is_null() {
+        println!("the pictures were not looked at");
+        return;
+    }
+    let bytes = pictures["bytes"].as_u64().unwrap_or(0);
+    let after = pictures["resumed_after"].as_u64();
+    let resumed =
+        after.map_or_else(String::new, |s| format!(", up to inspection {s} in the proof that was ended"));
+    println!("{} files, {} MB proven{resumed}", pictures["files"], bytes / 1_000_000);
+    match pictures["bad"].as_u64() {
+        Some(0) => println!("every picture is what its record names"),
+        _ => println!("{} pictures or parts of records are not what their records name", pictures["bad"]),
+    }
+    if let Some(seq) = pictures["resumable_after"].as_u64() {
+        println!("an earlier proof was ended after inspection {seq}; --resume would have gone on there");
+    }
+}
+
+fn chain(what: &str, count: &Value, found: &Value) {
+    let seq = |key: &str| found[key].as_u64().map_or_else(|| "-".to_owned(), |s| s.to_string());
+    println!("{count} {what}, {} to {}, {} gaps", seq("first_seq"), seq("last_seq"), found["gaps"]);
+    match found["broken_at"].as_u64() {
         None => println!("the chain of {what} is whole"),
         Some(at) => {
-            println!("the chain of {what} is broken at {at}: {}", found.reason.as_deref().unwrap_or(""))
+            println!(
+                "the chain of {what} is broken at {at}: {}",
+                found["reason"].as_str().unwrap_or_default()
+            );
         }
     }
 }

@@ -56,6 +56,9 @@ pub enum StoreError {
     /// parts, and try again: it passes when space comes back.
     #[error("the disk is full: {free_bytes} bytes free, {free_bytes_min} must stay free")]
     DiskFull { free_bytes: u64, free_bytes_min: u64 },
+    /// Whoever asked for long work does not want it any more.
+    #[error("the work was ended before it was done")]
+    Cancelled,
     /// An earlier write or sync failed; what was acknowledged before is safe, nothing more is accepted.
     #[error("the store has stopped after an earlier failure: {reason}")]
     Stopped { reason: String },
@@ -65,6 +68,18 @@ impl StoreError {
     /// True when the same call may succeed later, without a restart: space or the broker comes back.
     pub const fn passes(&self) -> bool {
         matches!(self, Self::OutboxFull { .. } | Self::DiskFull { .. })
+    }
+
+    /// True when what is stored is damaged: no restart mends it.
+    pub const fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Corruption { .. }
+                | Self::Engine { .. }
+                | Self::BadRecord { .. }
+                | Self::BadMeta { .. }
+                | Self::CutOff { .. }
+        )
     }
 
     /// Sorts sled's errors by what a caller can do about them.

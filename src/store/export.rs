@@ -8,6 +8,8 @@
 //! the person agreed. Without a decision the model's findings are only the model's, and the line says
 //! so (`"source": "model"`).
 
+pub mod write;
+
 use super::error::StoreError;
 use super::query::Filter;
 use super::record::{rfc3339, Stored};
@@ -15,9 +17,10 @@ use super::Store;
 use crate::domain::review::{Decided, Review};
 use serde_json::{json, Value};
 use std::collections::BTreeMap;
+use std::io::{self, Seek as _, Write as _};
+use write::Sink;
 
-/// Inspections of one export at most.
-pub const EXPORT_MAX: usize = 200_000;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Columns of a CSV, in their order.
 pub const COLUMNS: &[&str] = &[
@@ -220,63 +223,87 @@ pub fn csv_head() -> String {
     format!("{}\r\n", COLUMNS.join(","))
 }
 
-/// A COCO document of exported inspections with the sizes of their pictures.
-#[derive(Default)]
-pub struct Coco {
-    images: Vec<Value>,
-    annotations: Vec<Value>,
+/// A COCO document of exported inspections with the sizes of their pictures: images at once, annotations from a spool.
+struct Coco {
+    images: usize,
+    annotations: usize,
     categories: BTreeMap<String, usize>,
+    spool: tempfile::SpooledTempFile,
 }
 
 impl Coco {
+    fn new(spool: tempfile::SpooledTempFile) -> Self {
+        Self { images: 0, annotations: 0, categories: BTreeMap::new(), spool }
+    }
+
     /// Adds one inspection whose picture is called `file`.
-    pub fn add(&mut self, one: &Exported, file: &str, width: u32, height: u32) {
+    fn add(
+        &mut self,
+        one: &Exported,
+        file: &str,
+        width: u32,
+        height: u32,
+        sink: &mut dyn Sink,
+    ) -> io::Result<()> {
         let i = &one.stored.inspection;
-        let id = self.images.len() + 1;
-        self.images.push(json!({
-            "id": id, "file_name": file, "width": width, "height": height,
+        let before = if self.images == 0 { "{\"images\":[\n" } else { ",\n" };
+        self.images += 1;
+        let image = json!({
+            "id": self.images, "file_name": file, "width": width, "height": height,
             "date_captured": rfc3339(i.captured_at), "inspection_id": i.id, "seq": one.stored.seq,
             "source": if one.decided().is_some() { "operator" } else { "model" },
             "verdict": one.decided().map_or_else(|| i.verdict.as_str(), Decided::as_str),
-        }));
+        });
+        sink.text(format!("{before}{image}").as_bytes())?;
         for truth in one.boxes() {
             let next = self.categories.len() + 1;
             let category = *self.categories.entry(truth.label).or_insert(next);
             let [x0, y0, x1, y1] = truth.bbox.map(f64::from);
-            self.annotations.push(json!({
-                "id": self.annotations.len() + 1, "image_id": id, "category_id": category, "iscrowd": 0,
+            let before = if self.annotations == 0 { "" } else { ",\n" };
+            self.annotations += 1;
+            let annotation = json!({
+                "id": self.annotations, "image_id": self.images, "category_id": category, "iscrowd": 0,
                 "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "severity": truth.severity,
-            }));
+            });
+            self.spool.write_all(format!("{before}{annotation}").as_bytes())?;
         }
+        Ok(())
     }
 
-    /// The document.
-    pub fn finish(self) -> Value {
+    /// The rest of the document; `left_out` inspections are not in it because their pictures are damaged.
+    fn finish(mut self, left_out: u64, sink: &mut dyn Sink) -> io::Result<()> {
+        let before = if self.images == 0 { "{\"images\":[" } else { "" };
+        sink.text(format!("{before}\n],\"annotations\":[\n").as_bytes())?;
+        self.spool.rewind()?;
+        copy_text(&mut self.spool, sink)?;
         let categories: Vec<Value> =
             self.categories.iter().map(|(name, id)| json!({ "id": id, "name": name })).collect();
-        json!({
-            "info": { "description": "inspectd export" },
-            "images": self.images, "annotations": self.annotations, "categories": categories,
-        })
+        let mut info = json!({ "description": "inspectd export" });
+        if left_out > 0 {
+            info["left_out"] = json!(left_out);
+        }
+        sink.text(format!("\n],\"categories\":{},\"info\":{info}}}\n", json!(categories)).as_bytes())
+    }
+}
+
+/// Gives a sink all that a spool holds.
+fn copy_text(from: &mut impl io::Read, sink: &mut dyn Sink) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        match from.read(&mut chunk)? {
+            0 => return Ok(()),
+            n => sink.text(&chunk[..n])?,
+        }
     }
 }
 
 impl Store {
-    /// The inspections that fit, newest first, with the decisions in force; at most `EXPORT_MAX`.
-    ///
-    /// # Errors
-    /// `StoreError` when the database cannot be read.
-    pub fn export(
-        &self,
-        filter: &Filter,
-    ) -> Result<impl Iterator<Item = Result<Exported, StoreError>> + '_, StoreError> {
+    /// The inspections that fit, newest first; the index is made whole first.
+    fn export_seqs(&self, filter: &Filter) -> Result<Vec<u64>, StoreError> {
+        while self.index_older()? {}
         let mut seqs = Vec::new();
-        self.scan(filter, |seq, _, _| {
-            if seqs.len() < EXPORT_MAX {
-                seqs.push(seq);
-            }
-        })?;
-        Ok(seqs.into_iter().filter_map(|seq| self.exported(seq).transpose()))
+        self.scan(filter, |seq, _, _| seqs.push(seq))?;
+        Ok(seqs)
     }
 
     fn exported(&self, seq: u64) -> Result<Option<Exported>, StoreError> {

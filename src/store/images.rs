@@ -11,6 +11,7 @@
 //! - What is in `tmp/` belongs to nobody after a restart and is removed by `open`.
 
 use super::error::StoreError;
+use super::proof::Stamps;
 use crate::domain::inspection::ImageRef;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -37,10 +38,17 @@ pub enum Kind {
 }
 
 impl Kind {
-    const fn folder(self) -> &'static str {
+    pub(super) const fn folder(self) -> &'static str {
         match self {
             Self::Image => "images",
             Self::Part => "parts",
+        }
+    }
+
+    pub(super) const fn extensions(self) -> &'static [&'static str] {
+        match self {
+            Self::Image => &EXTENSIONS,
+            Self::Part => &[PART_EXTENSION],
         }
     }
 }
@@ -49,6 +57,7 @@ impl Kind {
 pub struct Files {
     dir: PathBuf,
     next_temp: AtomicU64,
+    pub(super) stamps: Stamps,
     pins: Mutex<HashMap<Digest, usize>>,
 }
 
@@ -64,7 +73,8 @@ impl Files {
             fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
         }
         sync_dir(dir)?;
-        Ok(Self { dir: dir.to_owned(), next_temp: AtomicU64::new(0), pins: Mutex::default() })
+        let stamps = Stamps::default();
+        Ok(Self { dir: dir.to_owned(), next_temp: AtomicU64::new(0), stamps, pins: Mutex::default() })
     }
 
     /// Stores a picture. It stays pinned until an inspection that refers to it is committed.
@@ -99,7 +109,9 @@ impl Files {
             fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
             sync_dir(folder.parent().expect("a content address lies two folders deep"))?;
         }
-        if fs::metadata(path).is_ok_and(|m| m.len() == bytes.len() as u64) {
+        // A file under this name may have been damaged since; then it is replaced by what it should be.
+        let there = fs::metadata(path).is_ok_and(|m| m.len() == bytes.len() as u64);
+        if there && fs::read(path).is_ok_and(|kept| kept == bytes) {
             // The rename may have happened just before a crash: the name itself may not be on the disk yet.
             sync_dir(folder)?;
             return Ok(0);
@@ -129,8 +141,12 @@ impl Files {
 
     /// The file of a picture, if it is here.
     pub fn image(&self, sha256: &str) -> Option<PathBuf> {
-        let digest = unhex(sha256)?;
-        EXTENSIONS.iter().map(|e| self.path(Kind::Image, &digest, e)).find(|p| p.exists())
+        self.find(Kind::Image, &unhex(sha256)?)
+    }
+
+    /// The file under this digest, if it is here.
+    pub(super) fn find(&self, kind: Kind, digest: &Digest) -> Option<PathBuf> {
+        kind.extensions().iter().map(|e| self.path(kind, digest, e)).find(|p| p.exists())
     }
 
     /// The bytes of a long part, proven by their hash.
@@ -150,8 +166,7 @@ impl Files {
             return Ok(0);
         }
         let mut removed = 0;
-        let extensions = if kind == Kind::Part { &[PART_EXTENSION][..] } else { &EXTENSIONS[..] };
-        for extension in extensions {
+        for extension in kind.extensions() {
             let path = self.path(kind, digest, extension);
             if let Ok(meta) = fs::metadata(&path) {
                 fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;

@@ -114,14 +114,25 @@ impl Store {
     /// Reads every record and proves that there is no gap and no edit, and that what is stored of parts says of
     /// their views what the records say. Takes as long as reading everything does; commits go on meanwhile, and
     /// records newer than the start are not looked at.
+    ///
+    /// # Errors
+    /// `StoreError` when the database cannot be read; what is broken is in the answer.
     pub fn verify(&self) -> Result<Verified, StoreError> {
+        self.verify_while(&mut |_, _| true)
+    }
+
+    /// As `verify`; `go_on` is told how many records are proven, and of how many.
+    ///
+    /// # Errors
+    /// As `verify`; `Cancelled` once `go_on` says no.
+    pub fn verify_while(&self, go_on: &mut dyn FnMut(u64, u64) -> bool) -> Result<Verified, StoreError> {
         let (chain, rows) = {
             // Under the lock, so that retention does not move the first record while we begin.
             let chain = self.lock_chain()?.clone();
             let rows = self.trees.results.range(key_of(0)..=key_of(chain.last_seq));
             (chain, rows)
         };
-        walk(&chain, rows, |seq, value, before| self.check_record(seq, value, before))
+        walk(&chain, rows, |seq, value, before| self.check_record(seq, value, before), go_on)
     }
 
     fn check_record(&self, seq: u64, value: &[u8], before: &Digest) -> Result<(), String> {
@@ -176,12 +187,14 @@ impl Store {
 }
 
 /// Walks a chain from its first entry to its last; `check` proves one entry against the hash of the
-/// one before it.
+/// one before it. `go_on` is told how many entries are done and of how many.
 pub(super) fn walk(
     chain: &Chain,
     rows: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
     check: impl Fn(u64, &[u8], &Digest) -> Result<(), String>,
+    go_on: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Verified, StoreError> {
+    let total = (chain.last_seq + 1).saturating_sub(chain.first_seq);
     let mut found =
         Verified { inspections: 0, first_seq: None, last_seq: None, gaps: 0, broken_at: None, reason: None };
     let mut expected = chain.first_seq;
@@ -212,6 +225,9 @@ pub(super) fn walk(
         }
         before = sha256(&value);
         expected = seq + 1;
+        if !go_on(found.inspections, total) {
+            return Err(StoreError::Cancelled);
+        }
     }
     if expected <= chain.last_seq {
         found.gaps += chain.last_seq + 1 - expected;

@@ -2,26 +2,32 @@
 //!
 //!     thread that reads the store --bounded channel--> body of the answer
 //!
-//! One export at a time; a reader that stops reading stops the thread.
+//! At most `EXPORTS_MAX` at a time. A reader that has gone, or takes nothing for `READ_WAIT`, ends its export: nobody
+//! holds a place by not reading.
 
 use super::auth::Operator;
 use super::error::{ApiError, Problem};
 use super::queue::Search;
-use super::{images, App};
-use crate::store::error::StoreError;
-use crate::store::export::{csv_head, Coco, Exported};
+use super::App;
+use crate::store::export::write::{ExportError, Form, Sink, Summary};
 use crate::store::query::Filter;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{header, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use std::io::{self, Write};
+use std::io::{self, Seek as _, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
 
+/// Exports that run at the same time.
+pub const EXPORTS_MAX: usize = 3;
+/// How long a reader has for a piece of the body.
+pub const READ_WAIT: Duration = Duration::from_secs(30);
 /// Pieces of the body that wait for the reader.
 const PIECES_MAX: usize = 8;
 const PIECE_BYTES: usize = 64 * 1024;
@@ -91,21 +97,36 @@ pub async fn export(
     if format == Format::Jsonl && all != Some(true) {
         filter.reviewed = Some(true);
     }
-    let busy = |_| ApiError::new(StatusCode::TOO_MANY_REQUESTS, "busy", "another export is running");
+    let busy = |_| {
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "busy", format!("{EXPORTS_MAX} exports are running"))
+    };
     let turn = Arc::clone(&app.exporting).try_acquire_owned().map_err(busy)?;
     let (pieces, body) = mpsc::channel(PIECES_MAX);
+    let broken = Arc::new(AtomicBool::new(false));
+    let cut = Arc::clone(&broken);
     tokio::task::spawn_blocking(move || {
-        let mut out = Pieces { pieces, buffer: Vec::new() };
+        let runtime = tokio::runtime::Handle::current();
+        let mut out = Pieces { pieces, buffer: Vec::new(), runtime, read_wait: app.export_wait };
         if let Err(error) = write(&app, &filter, format, &mut out).and_then(|()| out.flush()) {
             tracing::warn!(%error, "an export ended early");
             // The reader must see that something is missing.
-            let _ = out.pieces.blocking_send(Err(io::Error::other("the export failed")));
+            broken.store(true, Ordering::Relaxed);
         }
         // Before the channel ends: whoever has read this export to its end may ask for the next.
         drop(turn);
     });
-    let stream =
-        futures_util::stream::unfold(body, |mut body| async move { Some((body.recv().await?, body)) });
+    let stream = futures_util::stream::unfold(body, move |mut body| {
+        let cut = Arc::clone(&cut);
+        async move {
+            match body.recv().await {
+                Some(piece) => Some((piece, body)),
+                None if cut.swap(false, Ordering::Relaxed) => {
+                    Some((Err(io::Error::other("the export failed")), body))
+                }
+                None => None,
+            }
+        }
+    });
     let (kind, name) = match format {
         Format::Csv => ("text/csv; charset=utf-8", "inspections.csv"),
         Format::Coco => ("application/json", "inspections.coco.json"),
@@ -120,55 +141,75 @@ pub async fn export(
 }
 
 fn write(app: &App, filter: &Filter, format: Format, out: &mut Pieces) -> io::Result<()> {
-    let failed = |e: StoreError| io::Error::other(e.to_string());
-    let all = app.store.export(filter).map_err(failed)?;
-    match format {
-        Format::Csv => {
-            out.write_all(csv_head().as_bytes())?;
-            for one in all {
-                out.write_all(one.map_err(failed)?.csv().as_bytes())?;
-            }
-            Ok(())
-        }
-        Format::Coco => {
-            let mut coco = Coco::default();
-            for one in all {
-                let one = one.map_err(failed)?;
-                if let Some((file, (w, h))) = picture(app, &one) {
-                    coco.add(&one, &file, w, h);
-                }
-            }
-            serde_json::to_writer(out, &coco.finish()).map_err(io::Error::other)
-        }
-        Format::Jsonl => {
-            let mut tar = tar::Builder::new(out);
-            let mut truth = Vec::new();
-            for one in all {
-                let one = one.map_err(failed)?;
-                let Some((file, (w, h))) = picture(app, &one) else { continue };
-                let Some(image) = &one.stored.image else { continue };
-                let Some(path) = app.store.image_path(&image.image.sha256) else { continue };
-                append(&mut tar, &file, &std::fs::read(path)?)?;
-                truth.extend_from_slice(one.truth(&file, w, h).to_string().as_bytes());
-                truth.push(b'\n');
-            }
-            append(&mut tar, "truth.jsonl", &truth)?;
-            tar.finish()
-        }
+    let form = match format {
+        Format::Csv => Form::Csv,
+        Format::Coco => Form::Coco,
+        Format::Jsonl => Form::Jsonl,
+    };
+    let failed = |e: ExportError| io::Error::other(e.to_string());
+    let summary = if format == Format::Jsonl {
+        let mut tar = Tar { tar: tar::Builder::new(out), truth: app.store.spool() };
+        let summary = app.store.write_export(filter, form, &mut tar).map_err(failed)?;
+        tar.finish(&summary)?;
+        summary
+    } else {
+        app.store.write_export(filter, form, out).map_err(failed)?
+    };
+    if summary.damaged > 0 {
+        tracing::error!(left_out = summary.damaged, first = ?summary.named.first(), "an export without damaged pictures");
+    }
+    Ok(())
+}
+
+/// The document alone: its pictures are not asked for.
+impl Sink for Pieces {
+    fn text(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)
+    }
+
+    fn picture(&mut self, _: &str, _: &str, _: &Path) -> io::Result<()> {
+        Ok(())
     }
 }
 
-/// Name and size of the picture, where it is still here.
-fn picture(app: &App, one: &Exported) -> Option<(String, (u32, u32))> {
-    let sha256 = &one.stored.image.as_ref()?.image.sha256;
-    let path = app.store.image_path(sha256)?;
-    let file = one.file(&path.extension()?.to_string_lossy());
-    Some((file, images::size(app, sha256)?))
+/// Pictures as they come; what is said of them waits in a spool, because a tar names sizes first.
+struct Tar<'a> {
+    tar: tar::Builder<&'a mut Pieces>,
+    truth: tempfile::SpooledTempFile,
 }
 
-fn append(tar: &mut tar::Builder<&mut Pieces>, name: &str, bytes: &[u8]) -> io::Result<()> {
+impl Sink for Tar<'_> {
+    fn text(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.truth.write_all(bytes)
+    }
+
+    fn picture(&mut self, name: &str, _: &str, file: &Path) -> io::Result<()> {
+        let bytes = std::fs::read(file)?;
+        append(&mut self.tar, name, bytes.len() as u64, bytes.as_slice())
+    }
+}
+
+impl Tar<'_> {
+    fn finish(mut self, summary: &Summary) -> io::Result<()> {
+        if summary.damaged > 0 {
+            let left_out = serde_json::to_vec(summary)?;
+            append(&mut self.tar, "left_out.json", left_out.len() as u64, left_out.as_slice())?;
+        }
+        let bytes = self.truth.stream_position()?;
+        self.truth.rewind()?;
+        append(&mut self.tar, "truth.jsonl", bytes, &mut self.truth)?;
+        self.tar.finish()
+    }
+}
+
+fn append(
+    tar: &mut tar::Builder<&mut Pieces>,
+    name: &str,
+    size: u64,
+    bytes: impl io::Read,
+) -> io::Result<()> {
     let mut head = tar::Header::new_ustar();
-    head.set_size(bytes.len() as u64);
+    head.set_size(size);
     head.set_mode(0o644);
     head.set_mtime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
     tar.append_data(&mut head, name, bytes)
@@ -178,6 +219,8 @@ fn append(tar: &mut tar::Builder<&mut Pieces>, name: &str, bytes: &[u8]) -> io::
 struct Pieces {
     pieces: mpsc::Sender<io::Result<Bytes>>,
     buffer: Vec<u8>,
+    runtime: tokio::runtime::Handle,
+    read_wait: Duration,
 }
 
 impl Write for Pieces {
@@ -193,7 +236,12 @@ impl Write for Pieces {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let piece = Bytes::from(std::mem::take(&mut self.buffer));
-        self.pieces.blocking_send(Ok(piece)).map_err(|_| io::Error::other("the reader has gone"))
+        let piece = Ok(Bytes::from(std::mem::take(&mut self.buffer)));
+        let sent = tokio::time::timeout(self.read_wait, self.pieces.send(piece));
+        match self.runtime.block_on(sent) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(io::Error::other("the reader has gone")),
+            Err(_) => Err(io::Error::other(format!("the reader took nothing for {:?}", self.read_wait))),
+        }
     }
 }

@@ -113,8 +113,9 @@ pub struct App {
     hashing: Semaphore,
     /// One small copy is made at a time.
     drawing: Semaphore,
-    /// One export at a time.
     exporting: Arc<Semaphore>,
+    /// How long the reader of an export has for a piece of it.
+    pub export_wait: Duration,
     events: broadcast::Sender<Event>,
     counters: Counters,
     probe: Probe,
@@ -143,7 +144,8 @@ impl App {
             gate: Gate::default(),
             hashing: Semaphore::new(1),
             drawing: Semaphore::new(1),
-            exporting: Arc::new(Semaphore::new(1)),
+            exporting: Arc::new(Semaphore::new(download::EXPORTS_MAX)),
+            export_wait: download::READ_WAIT,
             events: broadcast::channel(EVENTS_MAX).0,
             counters: Counters::default(),
             probe,

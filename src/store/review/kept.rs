@@ -70,12 +70,23 @@ impl Store {
     /// # Errors
     /// `StoreError` when the database cannot be read; what is broken is in the answer.
     pub fn verify_reviews(&self) -> Result<Verified, StoreError> {
+        self.verify_reviews_while(&mut |_, _| true)
+    }
+
+    /// As `verify_reviews`; `go_on` is told how many entries are proven, and of how many.
+    ///
+    /// # Errors
+    /// As `verify_reviews`; `Cancelled` once `go_on` says no.
+    pub fn verify_reviews_while(
+        &self,
+        go_on: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Verified, StoreError> {
         let (chain, rows) = {
             let chain = self.lock_reviews()?.clone();
             let rows = self.trees.review.reviews.range(key_of(0)..=key_of(chain.last_seq));
             (chain, rows)
         };
-        ledger::walk(&chain, rows, |seq, value, before| self.check_review(seq, value, before))
+        ledger::walk(&chain, rows, |seq, value, before| self.check_review(seq, value, before), go_on)
     }
 
     fn check_review(&self, seq: u64, value: &[u8], before: &Digest) -> Result<(), String> {

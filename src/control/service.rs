@@ -1,0 +1,220 @@
+//! What each request does: the same beside a running daemon and without one.
+
+use super::{Failure, Refusal, Request, Talk, Which};
+use crate::store::export::write::{ExportError, Form, Sink};
+use crate::store::ledger::Verified;
+use crate::store::proof::{FileStep, FilesVerified};
+use crate::store::query::Filter;
+use crate::store::Store;
+use serde::{Deserialize, Serialize};
+use serde_json::{json, Value};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How often it is noted how far the proof of files is.
+const NOTE_EVERY: Duration = Duration::from_secs(5);
+/// Under which name; one that is whole leaves none.
+const NOTE: &str = "verify/files";
+/// Flaws that a note holds; with more of them a proof begins anew.
+const NOTED_MAX: usize = 100;
+/// Bytes of a document that go in one message.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Does what is asked; the summary of it.
+///
+/// # Errors
+/// `Failure`.
+pub fn answer(store: &Store, request: Request, talk: &mut Talk) -> Result<Value, Failure> {
+    match request {
+        Request::Verify { pictures, resume } => verify(store, pictures, resume, talk),
+        Request::Export { form, which } => export(store, form, which, talk),
+    }
+}
+
+fn verify(store: &Store, pictures: bool, resume: bool, talk: &mut Talk) -> Result<Value, Failure> {
+    let records = store.verify_while(&mut |done, total| talk.progress("ledger", done, total, "").is_ok())?;
+    let reviews =
+        store.verify_reviews_while(&mut |done, total| talk.progress("decisions", done, total, "").is_ok())?;
+    let mut summary = json!({
+        "inspections": records.inspections,
+        "first_seq": records.first_seq,
+        "last_seq": records.last_seq,
+        "gaps": records.gaps,
+        "broken_at": records.broken_at,
+        "reason": records.reason,
+        "reviews": reviews_of(&reviews),
+    });
+    if pictures {
+        summary["pictures"] = verify_files(store, resume, talk)?;
+    }
+    Ok(summary)
+}
+
+fn reviews_of(found: &Verified) -> Value {
+    json!({
+        "entries": found.inspections,
+        "first_seq": found.first_seq,
+        "last_seq": found.last_seq,
+        "gaps": found.gaps,
+        "broken_at": found.broken_at,
+        "reason": found.reason,
+    })
+}
+
+/// How far a proof of files came that was ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    /// All records up to here are proven.
+    through: u64,
+    files: u64,
+    bytes: u64,
+    /// Those with flaws, to be looked at again.
+    flawed: Vec<u64>,
+}
+
+/// Proves every file, noting now and then how far it is; each flaw is an item.
+fn verify_files(store: &Store, resume: bool, talk: &mut Talk) -> Result<Value, Failure> {
+    let former: Option<Note> = store.remembered(NOTE)?;
+    let mut note = former.clone().filter(|_| resume).unwrap_or_default();
+    let resumed_after = (note.through > 0).then_some(note.through);
+    let mut flaws = 0;
+    // All others before it were proven in the former run.
+    for seq in note.flawed.clone() {
+        flaws += proof_of(store, seq, Some(seq), &mut note, talk)?.flaws;
+    }
+    let rest = proof_of(store, note.through + 1, None, &mut note, talk)?;
+    if former.is_some() || note.through > 0 {
+        store.forget(NOTE)?;
+    }
+    Ok(json!({
+        "files": note.files + rest.files,
+        "bytes": note.bytes + rest.bytes,
+        "bad": flaws + rest.flaws,
+        "resumed_after": resumed_after,
+        "resumable_after": former.filter(|_| !resume).map(|n| n.through),
+    }))
+}
+
+/// Proves the files of the records from `from` on, or of that one alone.
+fn proof_of(
+    store: &Store,
+    from: u64,
+    only: Option<u64>,
+    note: &mut Note,
+    talk: &mut Talk,
+) -> Result<FilesVerified, Failure> {
+    let mut ended = None;
+    let before = (note.files, note.bytes);
+    let mut noted_at = Instant::now();
+    let found = store.verify_files(from, only, &mut |step, so_far| {
+        let outcome = match step {
+            FileStep::Flaw(flaw) => {
+                if !note.flawed.contains(&flaw.seq) && note.flawed.len() <= NOTED_MAX {
+                    note.flawed.push(flaw.seq);
+                }
+                let item = json!({
+                    "seq": flaw.seq, "id": flaw.id, "kind": flaw.kind.as_str(), "state": flaw.state.as_str(),
+                    "sha256": flaw.sha256, "reason": flaw.words(),
+                });
+                talk.item(item, &[])
+            }
+            FileStep::Record { seq, done, total } => {
+                if only.is_none() {
+                    note.through = seq;
+                    if noted_at.elapsed() >= NOTE_EVERY {
+                        noted_at = Instant::now();
+                        (note.files, note.bytes) = (before.0 + so_far.files, before.1 + so_far.bytes);
+                        keep_note(store, note);
+                    }
+                }
+                talk.progress("pictures", done, total, "")
+            }
+        };
+        ended = outcome.err();
+        ended.is_none()
+    });
+    if let Some(failure) = ended {
+        keep_note(store, note);
+        return Err(failure);
+    }
+    (note.files, note.bytes) = before;
+    Ok(found?)
+}
+
+/// A note that cannot be kept costs time, nothing else.
+fn keep_note(store: &Store, note: &Note) {
+    if note.flawed.len() <= NOTED_MAX {
+        if let Err(error) = store.remember(NOTE, note) {
+            tracing::debug!(%error, "how far the proof of files is was not noted");
+        }
+    }
+}
+
+impl From<Which> for Filter {
+    fn from(which: Which) -> Self {
+        let Which { pipeline, camera, from_ms, to_ms, reviewed } = which;
+        Self { pipeline, camera, from_ms, to_ms, reviewed, ..Self::default() }
+    }
+}
+
+fn export(store: &Store, form: Form, which: Which, talk: &mut Talk) -> Result<Value, Failure> {
+    let mut sink = Pieces { talk, piece: Vec::new(), ended: false };
+    let written = store.write_export(&which.into(), form, &mut sink).and_then(|summary| {
+        sink.send()?;
+        Ok(summary)
+    });
+    match written {
+        Ok(summary) => Ok(json!(summary)),
+        Err(_) if sink.ended => Err(Failure::Ended),
+        Err(ExportError::Store { source }) => Err(source.into()),
+        Err(ExportError::Sink { source }) => Err(Refusal::new("failed", source.to_string()).into()),
+    }
+}
+
+/// A document in messages.
+struct Pieces<'a> {
+    talk: &'a mut Talk,
+    piece: Vec<u8>,
+    ended: bool,
+}
+
+impl Pieces<'_> {
+    fn send(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::take(&mut self.piece);
+        let sent = self.talk.item(json!({ "text": piece.len() }), &piece);
+        self.judge(sent)
+    }
+
+    fn judge(&mut self, sent: Result<(), Failure>) -> io::Result<()> {
+        sent.map_err(|failure| {
+            self.ended = true;
+            io::Error::other(failure.to_string())
+        })
+    }
+}
+
+impl Sink for Pieces<'_> {
+    fn text(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= PIECE_BYTES {
+            return self.send();
+        }
+        Ok(())
+    }
+
+    fn picture(&mut self, name: &str, sha256: &str, file: &Path) -> io::Result<()> {
+        let extension = file.extension().unwrap_or_default().to_string_lossy();
+        let item = json!({ "picture": { "name": name, "sha256": sha256, "extension": extension } });
+        let sent = self.talk.item(item, &[]);
+        self.judge(sent)
+    }
+
+    fn step(&mut self, done: u64, total: u64, id: &str) -> io::Result<()> {
+        let sent = self.talk.progress("export", done, total, id);
+        self.judge(sent)
+    }
+}

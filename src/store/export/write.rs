@@ -1,0 +1,178 @@
+//! An export as a stream: one document in pieces, and the pictures that it names.
+//!
+//!     inspections, newest first --> picture proven --> sink.picture(name, file)
+//!                                              '-----> sink.text(line of the CSV, of truth.jsonl, or of the COCO)
+//!
+//! What of a COCO document comes after its images waits in a spool, in memory while it is small and in a file without
+//! a name otherwise, so that no export is ever cut for want of memory.
+
+use super::{csv_head, Coco, Exported};
+use crate::store::error::StoreError;
+use crate::store::proof::{FileKind, FileState, Flaw};
+use crate::store::query::Filter;
+use crate::store::Store;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::Path;
+
+/// Bytes of a spool that stay in memory.
+pub const SPOOL_BYTES: usize = 1024 * 1024;
+/// Flaws that a summary names.
+const FLAWS_NAMED: usize = 100;
+
+/// In which form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// One line an inspection.
+    Csv,
+    /// One COCO document and the pictures.
+    Coco,
+    /// `truth.jsonl` and the pictures, as `replay` reads them.
+    Jsonl,
+}
+
+impl Form {
+    /// Name of the document.
+    pub const fn document(self) -> &'static str {
+        match self {
+            Self::Csv => "inspections.csv",
+            Self::Coco => "coco.json",
+            Self::Jsonl => "truth.jsonl",
+        }
+    }
+}
+
+/// Where an export goes.
+pub trait Sink {
+    /// More of the document.
+    ///
+    /// # Errors
+    /// It cannot be taken: the export ends.
+    fn text(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// A picture, proven, that the document calls `name`.
+    ///
+    /// # Errors
+    /// As `text`.
+    fn picture(&mut self, name: &str, sha256: &str, file: &Path) -> io::Result<()>;
+
+    /// One more inspection is done, of `total`.
+    ///
+    /// # Errors
+    /// As `text`.
+    fn step(&mut self, _done: u64, _total: u64, _id: &str) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What an export holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Inspections that fit.
+    pub total: u64,
+    /// Inspections in the document.
+    pub written: u64,
+    /// Left out because they never had a picture that can be read.
+    pub without_picture: u64,
+    /// Left out because their pictures are missing or are others.
+    pub damaged: u64,
+    /// The first of those: sequence number, id, what is wrong.
+    pub named: Vec<(u64, String, String)>,
+}
+
+/// Why an export ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error(transparent)]
+    Store {
+        #[from]
+        source: StoreError,
+    },
+    /// The sink took no more.
+    #[error("{source}")]
+    Sink {
+        #[from]
+        source: io::Error,
+    },
+}
+
+impl Store {
+    /// A spool: in memory while it is small, in a file without a name in the store's own folder beyond.
+    pub fn spool(&self) -> tempfile::SpooledTempFile {
+        tempfile::spooled_tempfile_in(SPOOL_BYTES, self.dir.join("tmp"))
+    }
+
+    /// Writes all inspections that fit, newest first.
+    ///
+    /// # Errors
+    /// `ExportError`; what was written before is not a whole export.
+    pub fn write_export(
+        &self,
+        filter: &Filter,
+        form: Form,
+        sink: &mut dyn Sink,
+    ) -> Result<Summary, ExportError> {
+        let seqs = self.export_seqs(filter)?;
+        let mut summary = Summary { total: seqs.len() as u64, ..Summary::default() };
+        let mut coco = (form == Form::Coco).then(|| Coco::new(self.spool()));
+        if form == Form::Csv {
+            sink.text(csv_head().as_bytes())?;
+        }
+        for (seq, done) in seqs.into_iter().zip(1..) {
+            // Retention may have removed it since.
+            let Some(one) = self.exported(seq)? else { continue };
+            sink.step(done, summary.total, &one.stored.inspection.id)?;
+            if form == Form::Csv {
+                sink.text(one.csv().as_bytes())?;
+                summary.written += 1;
+                continue;
+            }
+            let Some((name, (width, height))) = self.export_picture(&one, sink, &mut summary)? else {
+                continue;
+            };
+            match &mut coco {
+                Some(coco) => coco.add(&one, &name, width, height, sink)?,
+                None => sink.text(format!("{}\n", one.truth(&name, width, height)).as_bytes())?,
+            }
+            summary.written += 1;
+        }
+        if let Some(coco) = coco {
+            coco.finish(summary.damaged, sink)?;
+        }
+        Ok(summary)
+    }
+
+    /// Gives the picture to the sink; its name in the export and its size. `None`: there is none to be given.
+    fn export_picture(
+        &self,
+        one: &Exported,
+        sink: &mut dyn Sink,
+        summary: &mut Summary,
+    ) -> Result<Option<(String, (u32, u32))>, ExportError> {
+        let Some(image) = one.stored.image.as_ref().map(|s| &s.image) else {
+            summary.without_picture += 1;
+            return Ok(None);
+        };
+        let path = match self.picture(image) {
+            FileState::Whole(path) => path,
+            state => {
+                summary.damaged += 1;
+                if summary.named.len() < FLAWS_NAMED {
+                    let (seq, id) = (one.stored.seq, one.stored.inspection.id.clone());
+                    let (kind, sha256) = (FileKind::Picture, image.sha256.clone());
+                    let flaw = Flaw { seq, id: id.clone(), kind, sha256, state };
+                    summary.named.push((seq, id, flaw.words()));
+                }
+                return Ok(None);
+            }
+        };
+        let Some(size) = self.picture_size(&image.sha256) else {
+            summary.without_picture += 1;
+            return Ok(None);
+        };
+        let name = one.file(&path.extension().unwrap_or_default().to_string_lossy());
+        sink.picture(&name, &image.sha256, &path)?;
+        Ok(Some((name, size)))
+    }
+}
