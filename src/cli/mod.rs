@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand, and what subcommands share.
 //!
-//!     run, inspect, check, replay, simulate, ask, bench, model, export, verify    subcommands
+//!     run, inspect, check, replay, simulate, ask, bench, model, export, outbox, verify    subcommands
 //!     infer                                                         the engine's process, for the daemon
 //!     store_args, serve_store      which store a command works on; the process that opens it for root
 //!     model_args, setup                                             the model and the pipeline they use
@@ -21,6 +21,7 @@ pub mod infer;
 pub mod inspect;
 pub mod model;
 pub mod model_args;
+pub mod outbox;
 pub mod output;
 pub mod picture;
 pub mod progress;
@@ -70,6 +71,8 @@ enum Command {
     Capture(capture::Args),
     /// Write inspections, with what people decided, for other programs.
     Export(export::Args),
+    /// List what was given up on the way to the broker, and owe it to the broker again.
+    Outbox(outbox::Args),
     /// Prove that the ledger has no gap and no edit.
     Verify(verify::Args),
     #[command(hide = true)]
@@ -96,6 +99,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cameras(args) => cameras::run(&args),
         Command::Capture(args) => capture::run(args),
         Command::Export(args) => export::run(args),
+        Command::Outbox(args) => outbox::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Infer(args) => infer::run(args),
         Command::ServeStore => serve_store::run(),

@@ -174,7 +174,7 @@ impl Agreed {
             self.compare(wall_ms, elapsed, same_boot);
             self.compared.clone_from(&reading.boot);
         }
-        if self.at_ms < self.hour_ms || self.at_ms >= self.hour_ms.saturating_add(HOUR_MS) {
+        if !(self.hour_ms..self.hour_ms.saturating_add(HOUR_MS)).contains(&self.at_ms) {
             (self.hour_ms, self.hour_of, self.hour_gone) = (self.at_ms, inspections, 0);
         }
         let now_ms = self.at_ms.min(wall_ms);
@@ -199,7 +199,7 @@ impl Agreed {
         }
         let known = self.doubt.take().filter(|d| d.goes_on(by_ms, same_boot));
         let ran_ms = known.as_ref().map_or(0, |d| d.ran_ms.saturating_add(elapsed));
-        let step = known.as_ref().map_or(same_boot || by_ms < 0 || by_ms > OFF_MAX_MS, |d| d.step);
+        let step = known.as_ref().map_or(same_boot || !(0..=OFF_MAX_MS).contains(&by_ms), |d| d.step);
         if known.is_none() {
             let step = Step { from: time(self.at_ms), to: time(wall_ms) };
             tracing::warn!(%step, "not believed yet: the age of inspections is counted from the earlier time");

@@ -57,6 +57,10 @@ impl Kind {
             Self::Review => "review",
         }
     }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
 }
 
 /// One owed message: its kind and its number there (inspection, newest view, review).
@@ -210,6 +214,11 @@ impl Store {
             Ok(OutboxEntry { seq, schema: open_owed(kind, seq, &value)?.schema() })
         })
         .collect()
+    }
+
+    /// How many messages of a kind are owed; counts them.
+    pub fn count_of(&self, kind: Kind) -> usize {
+        self.owed_tree(kind).len()
     }
 
     /// How many messages are owed: results and verdicts of parts, which the line makes.

@@ -160,7 +160,7 @@ fn messages_are_owed_until_acknowledged_and_retention_waits_for_them() {
         found.reason
     );
     for seq in 2..=4 {
-        store.ack_owed(Owed { kind: Kind::Review, seq: seq }).unwrap();
+        store.ack_owed(Owed { kind: Kind::Review, seq }).unwrap();
     }
     store.enforce_retention(later).unwrap();
     let found = store.verify_reviews().unwrap();

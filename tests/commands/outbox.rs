@@ -5,7 +5,16 @@ use crate::inspections::inspection;
 use crate::station::{signal, wait, Station};
 use crate::{camera, Plc, SIMULATOR};
 use inspectd::store::outbox::{Cause, Kind, Owed};
-use serde_json::json;
+use serde_json::{json, Value};
+use std::process::Command;
+
+fn outbox(station: &Station, words: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
+    command.arg("outbox").args(words).arg("--config").arg(station.config());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_given_up_is_sent_again_when_the_line_is_told_so() {
@@ -34,4 +43,26 @@ async fn what_was_given_up_is_sent_again_when_the_line_is_told_so() {
     signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());
     assert!(station.store().dead_letters().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_lists_what_was_given_up_and_owes_it_again() {
+    let station = Station::new(1883, &camera("cam1", SIMULATOR));
+    {
+        let store = station.store();
+        for seq in 1..=3 {
+            store.commit(&inspection(seq), None).unwrap();
+        }
+        for (seq, reason) in [(1, "2113 bytes, the limit is 334"), (2, "every connection is dropped on it")] {
+            store.dead_letter(Owed { kind: Kind::Result, seq }, Cause::Size, reason).unwrap();
+        }
+    }
+    let listed: Value = serde_json::from_str(&outbox(&station, &["list", "--json"])).unwrap();
+    assert_eq!(listed["owed"], json!({ "result": 1, "part": 0, "review": 0 }));
+    assert_eq!((&listed["dead"][1]["seq"], &listed["dead"][0]["cause"]), (&2.into(), &"size".into()));
+    assert!(outbox(&station, &["list"]).contains("result:1  "), "for people, too");
+    assert!(outbox(&station, &["retry", "result:2", "result:99"]).starts_with("1 "));
+    assert!(outbox(&station, &["retry"]).starts_with("1 "));
+    let store = station.store();
+    assert_eq!((store.outbox_len(), store.dead_letters().unwrap().len()), (3, 0));
 }
