@@ -141,10 +141,12 @@ async fn a_folder_of_pictures_with_a_bad_one_among_them() {
     let status = wait(&mut station.start(), "the folder is done").await;
     assert!(status.success(), "{}", station.log());
     assert!(station.log().contains("000001a.png"), "the bad picture is named: {}", station.log());
-    until("three results", || results(&subscriber.heard()).len() == 3).await;
-    assert_eq!(station.store().verify().unwrap().inspections, 3);
-    let faults = |m: &Message| m.json()["state"] == "fault";
-    assert!(subscriber.on("camera/cam1/status").iter().any(faults));
+    until("four results", || results(&subscriber.heard()).len() == 4).await;
+    assert_eq!(station.store().verify().unwrap().inspections, 4);
+    let all = results(&subscriber.heard());
+    let bad = all.iter().find(|r| r["reason"].as_str().is_some_and(|r| r.contains("000001a.png")));
+    let bad = bad.expect("the part of the bad picture has a record that names it");
+    assert_eq!((&bad["verdict"], &bad["image"]), (&"review".into(), &serde_json::Value::Null));
 }
 
 /// A film goes through the capture child, the taker, the engine's process and the store as clips: two with

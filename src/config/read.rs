@@ -237,7 +237,7 @@ fn source(
                 _ => None,
             };
             let time = section.word("file_time", parse, &["arrival", "modified"]);
-            if time.is_some() && (!watch || trigger.on != TriggerOn::Command) {
+            if time == Some(FileTime::Modified) && (!watch || trigger.on != TriggerOn::Command) {
                 section.problem(
                     "file_time",
                     "only means something to a watched folder with triggers by command",

@@ -269,7 +269,13 @@ fn folder_line(parts: usize) -> Figures {
                     _ => write(format!("{part}-good"), code, false),
                 }
                 // The line has gaps, after which nothing of before is on its way.
-                after(if part % 5 == 0 { 480 } else { 200 });
+                after(200);
+                if part % 5 == 0 {
+                    if let Some(late) = late.take() {
+                        write(format!("{late}-late"), late, false);
+                    }
+                    after(280);
+                }
             }
             over.store(true, Ordering::Release);
         });

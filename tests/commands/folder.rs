@@ -57,7 +57,7 @@ async fn a_lost_picture_costs_its_part_and_never_moves_the_others() {
         let result = plc.result(part).await;
         (number(&station, &result), result)
     };
-    let alarm = || plc.heard.newest("/alarm/trigger_cam1").map(|a| a["raised"].clone());
+    let alarm = || plc.heard.newest("/alarm/trigger_cam1").map(|a| a["state"].clone());
 
     assert_eq!(run("P1", Some(1)).await.0, Some(1), "and not what lay there before");
     let (nothing, lost) = run("P2", None).await;
@@ -66,14 +66,14 @@ async fn a_lost_picture_costs_its_part_and_never_moves_the_others() {
         lost["reason"].as_str().unwrap().starts_with("frame: no picture was exposed within 3000 ms"),
         "{lost}"
     );
-    until("the alarm is raised", || alarm() == Some(true.into())).await;
+    until("the alarm is raised", || alarm() == Some("raised".into())).await;
     let (nothing, doubt) = run("P3", Some(3)).await;
     assert_eq!((nothing, &doubt["verdict"]), (None, &json!("review")), "it may be P2's, late: {doubt}");
     assert!(doubt["reason"].as_str().unwrap().contains("another part's"), "{doubt}");
     // Three windows without a trigger: what was missing does not come any more.
     tokio::time::sleep(Duration::from_millis(9_500)).await;
     assert_eq!(run("P4", Some(4)).await.0, Some(4));
-    until("the alarm is cleared", || alarm() == Some(false.into())).await;
+    until("the alarm is cleared", || alarm() == Some("cleared".into())).await;
     put(50);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(run("P5", Some(5)).await.0, Some(5), "and not what came before its trigger");

@@ -57,11 +57,8 @@ mod tests {
     fn a_picture_that_was_long_on_its_way_has_the_stamp_of_its_exposure() {
         let mut clock = CameraClock::default();
         assert_eq!(clock.stamp(5 * S, 100 * S), 100 * S);
-        assert_eq!(
-            clock.stamp(6 * S, 101 * S + 20 * MS),
-            101 * S + MS / 5,
-            "20 ms late, less the drift allowed"
-        );
+        let late = clock.stamp(6 * S, 101 * S + 20 * MS);
+        assert!((101 * S..101 * S + MS).contains(&late), "20 ms late, less the drift allowed: {late}");
         assert_eq!(clock.stamp(7 * S, 102 * S - 5 * MS), 102 * S - 5 * MS, "a faster one sets the distance");
         let late = clock.stamp(8 * S, 103 * S + 900 * MS);
         assert!(late.abs_diff(103 * S - 5 * MS) < MS, "{late}");

@@ -3,7 +3,7 @@
 //! The rules are those of the GS1 Barcode Syntax Dictionary, one each. A code of a list that grows is
 //! only surely good: one that is not in the list here may be new.
 
-use super::super::digits::gs1_check_digit;
+use crate::inspect::expect::digits::gs1_check_digit;
 use super::codes;
 use super::Date;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-use super::super::digits::gs1_check_digit;
+use crate::inspect::expect::digits::gs1_check_digit;
 use super::rules::full_year;
 use super::*;
 use proptest::prelude::*;
