@@ -18,7 +18,7 @@ mod soak;
 #[path = "common/station.rs"]
 mod station;
 
-use broker::{until, Broker, Message, Subscriber};
+use broker::{until, Broker, Subscriber};
 use clips::ask_about_clips;
 use inspectd::mqtt::message::RESULT_JSON_SCHEMA;
 use inspectd::store::{Store, StoreOptions};

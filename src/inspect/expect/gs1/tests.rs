@@ -1,6 +1,6 @@
-use crate::inspect::expect::digits::gs1_check_digit;
 use super::rules::full_year;
 use super::*;
+use crate::inspect::expect::digits::gs1_check_digit;
 use proptest::prelude::*;
 
 const YEAR: i32 = 2026;
