@@ -98,6 +98,9 @@ pub struct Model {
     pub text: PathBuf,
     /// The vision GGUF.
     pub mmproj: PathBuf,
+    /// sha256 (hex) that the files must have; `None`: that of the pair that was accepted first.
+    pub text_sha256: Option<String>,
+    pub mmproj_sha256: Option<String>,
     /// What computes.
     pub device: Processor,
     /// Threads that compute; 0: all.

@@ -26,6 +26,7 @@ mod heap;
 mod inbox;
 mod inspector;
 mod interrupted;
+mod model;
 mod recorder;
 mod station;
 mod taken;
@@ -104,7 +105,7 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
     let mqtt_options = mqtt_options(config)?;
     let link = runtime.block_on(async { mqtt::spawn(mqtt_options, Arc::clone(&store), event_queue) })?;
     let station = Arc::new(Station::new(events));
-    let worker = load(&config.model)?;
+    let worker = load(&config.model, &store)?;
     let page = web::start(config, &store, &station, link.phase())?;
     let stop = Stop::default();
     let outcome =
@@ -199,16 +200,13 @@ async fn deliver(store: &Store, phase: tokio::sync::watch::Receiver<Phase>) {
     }
 }
 
-/// Loads the model before the first camera opens: a bad file stops the start, not the line.
-fn load(model: &Model) -> anyhow::Result<Worker> {
-    let program = engine_program(model);
-    let mut worker = Worker::new(WorkerOptions::new(program, model.unload_after_idle));
-    let started = Instant::now();
+/// The model, loaded and let in; or the worker without it, with the reason in its health.
+fn load(model: &Model, store: &Arc<Store>) -> anyhow::Result<Worker> {
+    let mut options = WorkerOptions::new(engine_program(model), model.unload_after_idle);
+    options.gate = Arc::new(model::Accepted::new(Arc::clone(store), model));
     // A large model may take minutes: systemd is told to wait on, while the engine's process lives.
     let alive = || notify(&[NotifyState::ExtendTimeoutUsec(EXTEND.as_micros() as u32)]);
-    let info = worker.load(&alive)?.clone();
-    tracing::info!(model = %info.name, sha256 = %info.text_sha256, ms = started.elapsed().as_millis() as u64, "model loaded");
-    Ok(worker)
+    model::load(Worker::new(options), &alive)
 }
 
 /// `inspectd infer` with what the config says of the model.

@@ -13,7 +13,7 @@ use super::columns::{Align, Columns};
 use super::model_args::{ModelArgs, SHIPPED_TEXT};
 use crate::vlm::gguf::{Gguf, Value};
 use crate::vlm::synth::{write_pair, Quant, Shape, Vocabulary};
-use crate::vlm::Qwen3Vl;
+use crate::vlm::{ModelInfo, Qwen3Vl};
 use anyhow::Context;
 use measure::{Allowed, Effort, Frame, Whole};
 use serde::Serialize;
@@ -164,7 +164,7 @@ fn measure_all(model: &ModelArgs, whole: &Whole, effort: &Effort) -> anyhow::Res
     let part = measure::part();
     forget_peak();
     // What the frame's stage would refuse is refused before anything was measured.
-    measure::plan(&part, &whole.pipeline)?;
+    measure::plan(&part, &whole.pipeline, &ModelInfo::default())?;
     let started = Instant::now();
     let mut engine = model.load()?;
     let load = Load { ms: ms(started.elapsed()), peak_rss_bytes: peak_rss_bytes() };

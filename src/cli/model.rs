@@ -1,7 +1,13 @@
-//! `inspectd model info FILE`: what a GGUF file holds.
+//! `inspectd model info FILE`: what a GGUF file holds. `inspectd model state`: a copy that states what its text
+//! model was trained with. `inspectd model accept`: this pair answers the line.
 
+use super::store_args::StoreArgs;
+use crate::config;
+use crate::control::client::{ControlError, Taken};
+use crate::control::Request;
 use crate::vlm::gguf::{brief, Gguf, Value};
-use crate::vlm::load::sha256;
+use crate::vlm::load::{sha256, stated_labels, LABELS_KEY, PROOF_KEY};
+use crate::vlm::state::with_keys;
 use serde_json::{json, Map};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,22 +29,98 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write a copy of a text GGUF that states its labels; tensors stay as they are.
+    ///
+    /// A model that states its labels is always asked all of them, in this order, and what a pipeline does not
+    /// list is dropped from its answers. State exactly the labels of its training prompts, in their order.
+    State {
+        from: PathBuf,
+        /// The copy; must not exist.
+        to: PathBuf,
+        /// The labels of the training prompts, in their order: `scratch,dent,crack`.
+        #[arg(long, value_name = "LABELS", value_delimiter = ',', required = true)]
+        labels: Vec<String>,
+        /// The set of known tiles, one of those inside this program, by which the model proves that it is whole.
+        #[arg(long, value_name = "NAME")]
+        proof: Option<String>,
+    },
+    /// Accept the config's model files as they are now: from now on this pair answers the line, and no other.
+    Accept {
+        #[command(flatten)]
+        store: StoreArgs,
+    },
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// When the file is no sound GGUF file; the message names the key or tensor.
+/// When the file is no sound GGUF file; the message names the key or tensor. When a copy cannot be written.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Command::Info { file, json } = args.command;
-    let gguf = Gguf::open(&file)?;
-    let hash = sha256(&file)?;
-    if json {
-        println!("{}", as_json(&gguf, &hash));
-    } else {
-        print(&gguf, &hash);
+    match args.command {
+        Command::Info { file, json } => {
+            let gguf = Gguf::open(&file)?;
+            let hash = sha256(&file)?;
+            if json {
+                println!("{}", as_json(&gguf, &hash));
+            } else {
+                print(&gguf, &hash);
+            }
+        }
+        Command::State { from, to, labels, proof } => {
+            let labels = labels.into_iter().map(Value::Text).collect();
+            let proof = proof.map(|name| (PROOF_KEY.to_owned(), Value::Text(name)));
+            let keys: Vec<_> =
+                [(LABELS_KEY.to_owned(), Value::List(labels))].into_iter().chain(proof).collect();
+            with_keys(&from, &to, &keys)?;
+            stated_labels(&Gguf::open(&to)?)?;
+            println!("{} sha256 {}", to.display(), sha256(&to)?);
+        }
+        Command::Accept { store } => accept(&store)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Accepts the pair through whoever has the store: the daemon where one runs.
+fn accept(store: &StoreArgs) -> anyhow::Result<()> {
+    let model = config::load(&store.config)?.model;
+    let text = Gguf::open(&model.text)?;
+    Gguf::open(&model.mmproj)?;
+    let name = text.text("general.name").unwrap_or_default().to_owned();
+    let (text_sha256, mmproj_sha256) = (sha256(&model.text)?, sha256(&model.mmproj)?);
+    let pinned = [
+        (&model.text_sha256, &text_sha256, "text_sha256"),
+        (&model.mmproj_sha256, &mmproj_sha256, "mmproj_sha256"),
+    ];
+    for (pinned, found, key) in pinned {
+        if let Some(pinned) = pinned.as_ref().filter(|pinned| *pinned != found) {
+            anyhow::bail!(
+                "{}: [model] {key} = {pinned}, and the file has {found}: change the config",
+                store.config.display()
+            );
+        }
+    }
+    let by = ["SUDO_USER", "USER"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
+    let by = format!("command line ({by})");
+    let (_, mut client) = store.reach()?;
+    let request = Request::AcceptModel {
+        name,
+        text_sha256: text_sha256.clone(),
+        mmproj_sha256: mmproj_sha256.clone(),
+        by,
+    };
+    let summary = client.ask(request, |_| Ok::<_, ControlError>(Taken::Silently))?;
+    println!("accepted: {} {text_sha256}, {} {mmproj_sha256}", model.text.display(), model.mmproj.display());
+    if let Some(former) = summary["former"].as_object() {
+        let of = |key: &str| former.get(key).and_then(|v| v.as_str()).unwrap_or_default();
+        println!(
+            "instead of: {} {}, of {} by {}",
+            of("text_sha256"),
+            of("mmproj_sha256"),
+            of("at"),
+            of("by")
+        );
+    }
+    Ok(())
 }
 
 /// Tensors and bytes of each quantisation.

@@ -21,6 +21,13 @@ impl Config {
         out.line("[model]");
         out.pair("text", path(&self.model.text));
         out.pair("mmproj", path(&self.model.mmproj));
+        for (key, hash) in
+            [("text_sha256", &self.model.text_sha256), ("mmproj_sha256", &self.model.mmproj_sha256)]
+        {
+            if let Some(hash) = hash {
+                out.pair(key, quoted(hash));
+            }
+        }
         out.pair("device", quoted(&self.model.device.name()));
         out.pair("threads", self.model.threads);
         out.pair("memory_mb", self.model.memory_mb);

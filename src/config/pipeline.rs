@@ -8,6 +8,8 @@ use crate::domain::pipeline::{
     VerdictRule,
 };
 use crate::domain::rect::Rect;
+use crate::inspect::expect::whole_line;
+use crate::inspect::plan::LABELS_PLACE;
 use crate::inspect::worker::wire::PIXEL_BYTES_MAX;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -32,8 +34,6 @@ const DEADLINE_MS_MAX: u64 = 3_600_000;
 /// The model sees two pictures of a clip as one; more than this is a film, which no tile has room for.
 const CLIP_FRAMES: std::ops::RangeInclusive<usize> = 2..=16;
 const CLIP_INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=10_000;
-/// Where the labels go in a prompt's text.
-const LABELS_PLACE: &str = "{labels}";
 
 /// Reads a pipeline from a file's text, or everything that is wrong in it.
 pub(super) fn from_str(file: &str, text: &str) -> Result<Pipeline, Vec<Problem>> {
@@ -205,7 +205,7 @@ fn prompt(
     if budget != tile_budget {
         check_budget(&section, budget);
     }
-    let mut text = section.required_text("text", PROMPT_CHARS_MAX);
+    let text = section.required_text("text", PROMPT_CHARS_MAX);
     if text.contains("<|") {
         section.problem("text", "must not hold <|: that starts the model's own control tokens");
     }
@@ -215,11 +215,7 @@ fn prompt(
     }
     let kind: String = section.required("kind");
     let kind = match kind.as_str() {
-        "defects" => {
-            let labels = labels(&section);
-            text = text.replace(LABELS_PLACE, &labels.join(", "));
-            PromptKind::Defects { labels }
-        }
+        "defects" => PromptKind::Defects { labels: labels(&section) },
         "text" => {
             if text.contains(LABELS_PLACE) {
                 section.problem("text", "only a prompt of kind defects has {labels}");
@@ -273,7 +269,7 @@ fn expect(section: Section<'_>, lines: &mut BTreeSet<usize>) -> Expect {
     if !lines.insert(expect.line) {
         section.problem("line", "two rules are about this line: put their keys into one");
     }
-    if let Some(Err(error)) = expect.regex.as_deref().map(regex::Regex::new) {
+    if let Some(Err(error)) = expect.regex.as_deref().map(whole_line) {
         let reason = error.to_string();
         let reason = reason.lines().last().unwrap_or_default();
         section.problem("regex", format!("is no regular expression: {reason}"));

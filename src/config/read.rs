@@ -152,6 +152,8 @@ fn model(origin: &Origin, section: Section<'_>) -> Model {
     let model = Model {
         text,
         mmproj,
+        text_sha256: sha256(&section, "text_sha256"),
+        mmproj_sha256: sha256(&section, "mmproj_sha256"),
         device: section.word("device", Processor::named, &Processor::NAMES).unwrap_or_default(),
         threads: section.ranged("threads", 0..=1024).unwrap_or(0),
         kv: section.word("kv", KvPrecision::named, &KvPrecision::NAMES).unwrap_or_default(),
@@ -160,6 +162,16 @@ fn model(origin: &Origin, section: Section<'_>) -> Model {
     };
     section.finish();
     model
+}
+
+/// The hash of a file, in small letters.
+fn sha256(section: &Section<'_>, key: &'static str) -> Option<String> {
+    let hash: String = section.get(key)?;
+    if hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Some(hash.to_ascii_lowercase());
+    }
+    section.problem(key, "must be 64 hexadecimal digits, as sha256sum and inspectd model info print them");
+    None
 }
 
 fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Vec<Camera> {

@@ -48,6 +48,8 @@ pub enum Request {
     Verify { pictures: bool, resume: bool },
     /// Write inspections with what people decided.
     Export { form: Form, which: Which },
+    /// From now on this pair of model files answers the line.
+    AcceptModel { name: String, text_sha256: String, mmproj_sha256: String, by: String },
 }
 
 /// Which inspections; what is `None` is not asked.

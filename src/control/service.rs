@@ -3,14 +3,16 @@
 use super::{Failure, Refusal, Request, Talk, Which};
 use crate::store::export::write::{ExportError, Form, Sink};
 use crate::store::ledger::Verified;
+use crate::store::pins::ModelPin;
 use crate::store::proof::{FileStep, FilesVerified};
 use crate::store::query::Filter;
+use crate::store::record::rfc3339;
 use crate::store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How often it is noted how far the proof of files is.
 const NOTE_EVERY: Duration = Duration::from_secs(5);
@@ -29,7 +31,21 @@ pub fn answer(store: &Store, request: Request, talk: &mut Talk) -> Result<Value,
     match request {
         Request::Verify { pictures, resume } => verify(store, pictures, resume, talk),
         Request::Export { form, which } => export(store, form, which, talk),
+        Request::AcceptModel { name, text_sha256, mmproj_sha256, by } => {
+            let at = rfc3339(SystemTime::now());
+            accept_model(store, &ModelPin { name, text_sha256, mmproj_sha256, at, by })
+        }
     }
+}
+
+/// The pair that was accepted before, if there was one, is the summary.
+fn accept_model(store: &Store, pin: &ModelPin) -> Result<Value, Failure> {
+    // One that does not read is replaced: this is the way out of it.
+    let former = store.model_pin().unwrap_or_default();
+    store.pin_model(pin)?;
+    let (name, text, mmproj, by) = (&pin.name, &pin.text_sha256, &pin.mmproj_sha256, &pin.by);
+    tracing::warn!(%name, %text, %mmproj, %by, "another model is accepted");
+    Ok(json!({ "former": former }))
 }
 
 fn verify(store: &Store, pictures: bool, resume: bool, talk: &mut Talk) -> Result<Value, Failure> {

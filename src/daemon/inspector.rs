@@ -20,6 +20,9 @@ const WAIT: Duration = Duration::from_secs(1);
 /// Raised while the engine's process is lost, or cannot be started.
 const ALARM_ENGINE: &str = "engine";
 
+/// Raised while the model's files are not those that were accepted.
+const ALARM_MODEL: &str = "model_changed";
+
 /// Starts the inspector; it ends when every feed is closed and empty.
 pub fn start(
     mut worker: Worker,
@@ -30,7 +33,9 @@ pub fn start(
     std::thread::spawn(move || {
         let beat = || station.beat();
         let mut told = Health::default();
-        tell(&told.clone(), &mut Health { losses: 1, fault: None }, &station);
+        // Alarms that stand from a former run are cleared or raised anew.
+        tell(worker.health(), &mut Health { losses: u64::MAX, ..Health::default() }, &station);
+        told.clone_from(worker.health());
         loop {
             beat();
             let Some(frames) = round(&feeds) else { return };
@@ -58,19 +63,22 @@ pub fn start(
     })
 }
 
-/// Tells the alarm of the engine when something about it has changed.
+/// Tells the alarms of the engine when something about it has changed. Files that are not accepted are no failure
+/// of the engine: they have an alarm of their own.
 fn tell(health: &Health, told: &mut Health, station: &Station) {
     if health == told {
         return;
     }
     told.clone_from(health);
-    let losses = health.losses;
-    let message = match &health.fault {
-        Some(fault) => format!("{fault} ({losses} lost since the start)"),
-        None => String::new(),
+    let Health { losses, fault, refused, .. } = health;
+    let message = match fault {
+        Some(fault) if refused.is_none() => format!("{fault} ({losses} lost since the start)"),
+        _ => String::new(),
     };
-    let raised = health.fault.is_some();
-    station.tell(StationEvent::Alarm { code: ALARM_ENGINE.to_owned(), raised, message });
+    for (code, message) in [(ALARM_ENGINE, message), (ALARM_MODEL, refused.clone().unwrap_or_default())] {
+        let raised = !message.is_empty();
+        station.tell(StationEvent::Alarm { code: code.to_owned(), raised, message });
+    }
 }
 
 /// At most one frame of each camera; `None` when no frame will ever come.

@@ -17,7 +17,7 @@ pub struct Inspection {
     pub pipeline: String,
     pub pipeline_version: String,
     pub model: ModelRef,
-    /// sha256 (hex) over the ids and texts of all prompts, in order.
+    /// sha256 (hex) over the ids of all prompts and the texts that the model was asked, in order.
     pub prompt_hash: String,
     pub captured_at: SystemTime,
     pub finished_at: SystemTime,

@@ -70,7 +70,7 @@ pub struct PixelBudget {
 pub struct Prompt {
     pub id: String,
     pub kind: PromptKind,
-    /// What the model is asked, with `{labels}` already put in.
+    /// What the model is asked; `{labels}` stands for the labels, which the model itself may state.
     pub text: String,
     /// `Some`: asked once, of this region. `None`: asked of every tile of the grid.
     pub roi: Option<Rect>,
@@ -82,8 +82,13 @@ pub struct Prompt {
 /// What kind of answer a prompt has.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PromptKind {
-    Defects { labels: Vec<String> },
-    Text { expect: Vec<Expect> },
+    /// What is found of these labels is a finding; a model that states its labels is asked all of its own.
+    Defects {
+        labels: Vec<String>,
+    },
+    Text {
+        expect: Vec<Expect>,
+    },
 }
 
 /// What one line of text must be. All rules given must hold.

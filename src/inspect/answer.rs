@@ -9,6 +9,10 @@
 //!
 //! The grammars write compact JSON in the very form that the model was trained on; the readers
 //! accept any JSON of that shape, because an answer may also come from an unconstrained engine.
+//!
+//! An answer says three things, each with its probability: that an item was opened (something is there), what its
+//! label is, and that the list ends (nothing else is there). The last is the tile's doubt, whatever the list holds.
+//!
 //! Whatever does not read is an `AnswerError`: an answer is never guessed at, and no detection is
 //! dropped for an odd box.
 
@@ -98,6 +102,27 @@ fn literal(text: &str) -> String {
     json_string(text).replace('\u{7f}', "\\u007f")
 }
 
+/// What one answer says about its tile.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Defects {
+    pub detections: Vec<Detection>,
+    /// Of each detection, how likely it is that something is there: the probability that its item was opened and
+    /// the list not ended.
+    pub opened: Vec<f32>,
+    /// How likely it is that nothing is there beside the detections: the probability that the list ended where it
+    /// did. Without detections that of the empty answer; 0 for a list that had no room for one more.
+    pub complete: f32,
+}
+
+impl Defects {
+    /// How likely it is that the tile shows nothing that this answer leaves unexplained, 0..=1. A detection explains
+    /// its own item and nothing else; `doubt` says how much of it remains unexplained, 0..=1, because it is dropped.
+    pub fn clean(&self, mut doubt: impl FnMut(&Detection, f32) -> f32) -> f32 {
+        let explained = self.detections.iter().zip(&self.opened).map(|(d, opened)| 1.0 - doubt(d, *opened));
+        explained.fold(self.complete, |all, one| all * one)
+    }
+}
+
 /// Reads the defects of one tile.
 ///
 /// The confidence of a defect is that of its being there times that of its label: the probability of
@@ -111,11 +136,7 @@ fn literal(text: &str) -> String {
 /// # Errors
 /// `AnswerError` when the answer was cut off, is not of the asked form, names an unknown label, or
 /// has a probability that is not a finite number.
-pub fn parse_defects(
-    answer: &Completion,
-    tile: usize,
-    labels: &[String],
-) -> Result<Vec<Detection>, AnswerError> {
+pub fn parse_defects(answer: &Completion, tile: usize, labels: &[String]) -> Result<Defects, AnswerError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Item {
@@ -134,26 +155,36 @@ pub fn parse_defects(
     if spans.len() != items.len() || openings.len() != items.len() {
         return Err(AnswerError::Tokens { start: 0, end: answer.text.len() });
     }
-    items
-        .into_iter()
-        .zip(openings.into_iter().zip(spans))
-        .map(|(item, (opening, span))| {
-            if !labels.contains(&item.label) {
-                return Err(AnswerError::Label { label: item.label });
-            }
-            let Some(severity) = Severity::parse(&item.severity) else {
-                return Err(AnswerError::Severity { word: item.severity });
-            };
-            let bbox_2d = proper_box(item.bbox_2d)?;
-            Ok(Detection {
-                tile,
-                label: item.label,
-                severity,
-                bbox_2d,
-                confidence: confidence(answer, &[opening, span])?,
-            })
-        })
-        .collect()
+    let complete = ended(answer, items.len())?;
+    let mut defects = Defects { detections: vec![], opened: vec![], complete };
+    for (item, (opening, span)) in items.into_iter().zip(openings.into_iter().zip(spans)) {
+        if !labels.contains(&item.label) {
+            return Err(AnswerError::Label { label: item.label });
+        }
+        let Some(severity) = Severity::parse(&item.severity) else {
+            return Err(AnswerError::Severity { word: item.severity });
+        };
+        let bbox_2d = proper_box(item.bbox_2d)?;
+        defects.opened.push(confidence(answer, &[opening.clone()])?);
+        defects.detections.push(Detection {
+            tile,
+            label: item.label,
+            severity,
+            bbox_2d,
+            confidence: confidence(answer, &[opening, span])?,
+        });
+    }
+    Ok(defects)
+}
+
+/// How likely the list was to end after its `items`.
+fn ended(answer: &Completion, items: usize) -> Result<f32, AnswerError> {
+    match answer.text.rfind('}') {
+        None => Ok(empty_probability(answer)),
+        // The grammar let it end only.
+        Some(_) if items == DEFECTS_MAX => Ok(0.0),
+        Some(brace) => confidence(answer, &[brace + 1..answer.text.len()]),
+    }
 }
 
 /// Reads the lines of one text, each with its confidence.

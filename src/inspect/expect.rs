@@ -120,8 +120,8 @@ impl Judged {
         }
         if let Some(pattern) = &rule.regex {
             // Compiled anew for each line (some 50 us), so that this module holds no state; `config`
-            // has proved that the pattern compiles.
-            match Regex::new(&format!(r"\A(?:{pattern})\z")) {
+            // has proved with the same function that the pattern compiles.
+            match whole_line(pattern) {
                 Ok(regex) if regex.is_match(line) => {}
                 Ok(_) => self.broken.push(mismatch(0, line, format!("regex {pattern}"))),
                 Err(_) => self.cannot_tell(line, format!("regex {pattern} is not valid")),
@@ -143,6 +143,18 @@ impl Judged {
         self.unknown = true;
         self.broken.push(mismatch(0, line, why));
     }
+}
+
+/// The regular expression that holds for a line when `pattern` matches all of it. `config` proves a recipe's
+/// patterns with it, so that the proven expression is the one that runs.
+///
+/// # Errors
+/// The pattern by itself is no regular expression (`a)|(b` would balance inside a group), or is too large.
+pub fn whole_line(pattern: &str) -> Result<Regex, regex::Error> {
+    Regex::new(pattern)?;
+    // A comment of the verbose mode, `(?x)… # c`, reaches to the end of its line and would swallow what closes
+    // the group. Only such a comment lets a sound pattern fail here, and in that mode a line break means nothing.
+    Regex::new(&format!(r"\A(?:{pattern})\z")).or_else(|_| Regex::new(&format!("\\A(?:{pattern}\n)\\z")))
 }
 
 /// The first place where the line breaks the standard.
@@ -260,6 +272,23 @@ mod tests {
         assert_eq!(line.mismatches, [mismatch(0, "SN", "regex [A-Z]{3}")]);
         let line = one("SN", rule("("), &Trigger::default());
         assert_eq!((line.matches, line.confidence), (Some(false), 0.0));
+    }
+
+    #[test]
+    fn a_verbose_regex_may_end_in_a_comment_and_nothing_balances_by_accident() {
+        let rule = |pattern: &str| Expect { regex: some(pattern), ..Expect::default() };
+        let judge = |line, pattern: &str| one(line, rule(pattern), &Trigger::default());
+        for pattern in
+            ["(?x) SN [0-9]{2}  # a serial", "(?x) SN [0-9]{2}  # (a serial)", "(?x)\nSN # a\n[0-9]{2} # b\n"]
+        {
+            assert_eq!(judge("SN42", pattern).matches, Some(true), "{pattern}");
+            for other in ["SN4", "SN421", "SN42\n", "xSN42"] {
+                let line = judge(other, pattern);
+                assert_eq!((line.matches, line.confidence), (Some(false), 0.9), "{pattern} on {other:?}");
+            }
+        }
+        assert!(whole_line("a)|(b").is_err());
+        assert_eq!(judge("a", "a)|(b").confidence, 0.0, "what is not proven is not judged by");
     }
 
     #[test]

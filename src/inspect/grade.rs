@@ -14,7 +14,7 @@
 //!     6  an unsure finding at `fail_at` or worse                               Review(low_confidence)
 //!     7  a line that differs but is unsure, or was expected and not read       Review(text_uncertain)
 //!     8  a line that keeps its rules but is unsure, with nothing to equal      Review(low_confidence)
-//!     9  a tile without findings that is not surely clean                      Review(low_confidence)
+//!     9  a tile in which there may be something beside what was found          Review(low_confidence)
 //!    10  everything else                                                       Pass
 //!
 //! Sure means: as confident as `review_below_confidence` or more. Faults come before failures: a
@@ -62,8 +62,8 @@ fn holds(rule: &GradeRule, found: &Merged) -> bool {
 pub struct Evidence<'a> {
     pub findings: &'a [Finding],
     pub texts: &'a [TextLine],
-    /// How sure the model is that the tiles without findings are clean: the lowest probability of the
-    /// empty answer among them; 1 when there are none.
+    /// How sure the model is that nothing is there beside what it found: the lowest probability among the tiles,
+    /// those with findings too (a cosmetic or masked one explains itself and nothing else); 1 when there are none.
     pub clean: f32,
     /// Everything that went wrong, the gravest first.
     pub faults: &'a [Reason],
@@ -108,7 +108,7 @@ pub fn verdict(evidence: &Evidence<'_>, rule: &VerdictRule) -> (Grade, Verdict) 
         return (grade, Verdict::Review(Reason::LowConfidence { what, confidence: line.confidence }));
     }
     if !sure(clean) {
-        let reason = Reason::LowConfidence { what: "tiles without findings".into(), confidence: clean };
+        let reason = Reason::LowConfidence { what: "nothing else in the tiles".into(), confidence: clean };
         return (grade, Verdict::Review(reason));
     }
     (grade, Verdict::Pass)

@@ -17,6 +17,7 @@ pub mod expect;
 pub mod grade;
 pub mod merge;
 pub mod plan;
+pub mod proof;
 pub mod worker;
 
 use crate::domain::detection::Detection;
@@ -68,7 +69,8 @@ pub fn inspect(vlm: &mut dyn Vlm, frame: &Frame, pipeline: &Pipeline) -> Inspect
 pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &(dyn Fn() + Sync)) -> Inspected {
     let started = Instant::now();
     let model = vlm.info().clone();
-    let plans: Vec<Result<Plan, Reason>> = work.iter().map(|w| Plan::new(w.frame, w.pipeline)).collect();
+    let plans: Vec<Result<Plan, Reason>> =
+        work.iter().map(|w| Plan::new(w.frame, w.pipeline, &model)).collect();
     let jobs: Vec<Job> = plans.iter().flatten().flat_map(|p| p.jobs()).collect();
     let cut_ms = started.elapsed().as_secs_f64() * 1e3;
     let in_time = || {
@@ -84,18 +86,29 @@ pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &(dyn Fn() + Syn
     };
     let mut inspections = vec![];
     for (w, plan) in work.iter().zip(plans) {
-        let mut record = Record::new(*w, &model, started, timing, cut_ms);
-        match plan {
-            Err(reason) => record.faults.push(reason),
-            Ok(plan) => {
-                record.faults.extend(panic.clone());
-                let answers: Vec<_> = answered.by_ref().take(plan.regions.len()).collect();
-                record.take(&plan, answers);
+        let asked = plan.as_ref().map_or(0, |plan| plan.regions.len());
+        let answers: Vec<_> = answered.by_ref().take(asked).collect();
+        inspections.push(guarded(*w, &model, || {
+            let mut record = Record::new(*w, &model, started, timing, cut_ms);
+            match plan {
+                Err(reason) => record.faults.push(reason),
+                Ok(plan) => {
+                    record.faults.extend(panic.clone());
+                    record.take(&plan, answers);
+                }
             }
-        }
-        inspections.push(record.finish());
+            record.finish()
+        }));
     }
     Inspected { inspections, engine_broken: panic.is_some() }
+}
+
+/// The inspection that `put_together` makes; a review when it panics, and the line goes on.
+fn guarded(work: Work<'_>, model: &ModelInfo, put_together: impl FnOnce() -> Inspection) -> Inspection {
+    catch_unwind(AssertUnwindSafe(put_together)).unwrap_or_else(|payload| {
+        let reason = Reason::Engine { message: panic_words(payload.as_ref()) };
+        uninspected(work.frame, work.pipeline, model, reason)
+    })
 }
 
 /// The inspection of a frame that was never looked at: a review with its reason.
@@ -106,13 +119,13 @@ pub fn uninspected(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo, reason
     record.finish()
 }
 
-/// sha256 (hex) over the ids and texts of all prompts, in order.
-pub fn prompt_hash(pipeline: &Pipeline) -> String {
+/// sha256 (hex) over the ids of all prompts and the texts that this model is asked, in order.
+pub fn prompt_hash(pipeline: &Pipeline, model: &ModelInfo) -> String {
     let mut hasher = Sha256::new();
     for prompt in &pipeline.prompts {
         hasher.update(prompt.id.as_bytes());
         hasher.update([0]);
-        hasher.update(prompt.text.as_bytes());
+        hasher.update(plan::question(prompt, model).as_bytes());
         hasher.update([0]);
     }
     hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
@@ -136,8 +149,8 @@ struct Record<'a> {
     texts: Vec<TextLine>,
     answers: Vec<RawAnswer>,
     score: f32,
-    /// Probability of the empty answer, by tile.
-    empty: Vec<(usize, f32)>,
+    /// The lowest probability among the tiles that nothing is there beside what was found.
+    clean: f32,
 }
 
 impl<'a> Record<'a> {
@@ -162,7 +175,7 @@ impl<'a> Record<'a> {
             texts: vec![],
             answers: vec![],
             score: 0.0,
-            empty: vec![],
+            clean: 1.0,
         }
     }
 
@@ -216,10 +229,11 @@ impl<'a> Record<'a> {
         let unparsable = || Reason::Unparsable { prompt: prompt.id.clone(), tile };
         match &prompt.kind {
             PromptKind::Defects { labels } => {
-                let empty = empty_probability(&answer);
-                self.score = self.score.max(1.0 - empty);
-                self.empty.push((tile, empty));
-                self.detections.extend(parse_defects(&answer, tile, labels).map_err(|_| unparsable())?);
+                self.score = self.score.max(1.0 - empty_probability(&answer));
+                let asked = plan::asked_labels(labels, self.model);
+                let read = parse_defects(&answer, tile, asked).map_err(|_| unparsable())?;
+                self.doubt(&read, labels);
+                self.detections.extend(read.detections.into_iter().filter(|d| labels.contains(&d.label)));
             }
             PromptKind::Text { expect } => {
                 let lines = parse_lines(&answer).map_err(|_| unparsable())?;
@@ -230,6 +244,26 @@ impl<'a> Record<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Notes how sure a tile's answer is that nothing is there beside its detections. A detection whose label the
+    /// recipe does not list was looked at, and is no finding; what is not sure of its label may be a listed one. A
+    /// detection that is dropped as noise leaves all of its doubt.
+    fn doubt(&mut self, read: &answer::Defects, labels: &[String]) {
+        let noise_below = self.work.pipeline.verdict.ignore_below_confidence;
+        let clean = read.clean(|detection, opened| {
+            if !labels.contains(&detection.label) {
+                opened - detection.confidence
+            } else if detection.confidence < noise_below {
+                opened
+            } else {
+                0.0
+            }
+        });
+        // A probability that is none must reach the verdict.
+        if clean.is_nan() || clean < self.clean {
+            self.clean = clean;
+        }
     }
 
     fn finish(mut self) -> Inspection {
@@ -250,12 +284,15 @@ impl<'a> Record<'a> {
         let evidence = Evidence {
             findings: &findings,
             texts: &self.texts,
-            clean: clean(&self.empty, &self.detections, rule.ignore_below_confidence),
+            clean: self.clean,
             faults: &self.faults,
             elapsed,
         };
         let (grade, verdict) = grade::verdict(&evidence, &rule);
-        debug_assert!(self.faults.is_empty() || matches!(verdict, Verdict::Review(_)));
+        assert!(
+            self.faults.is_empty() || matches!(verdict, Verdict::Review(_)),
+            "a fault became {verdict:?}"
+        );
         self.latency.total_ms = elapsed.as_secs_f64() * 1e3;
         Inspection {
             id: ulid::Ulid::generate().to_string(),
@@ -268,7 +305,7 @@ impl<'a> Record<'a> {
                 text_sha256: self.model.text_sha256.clone(),
                 mmproj_sha256: self.model.mmproj_sha256.clone(),
             },
-            prompt_hash: prompt_hash(pipeline),
+            prompt_hash: prompt_hash(pipeline, self.model),
             captured_at: frame.captured_at,
             finished_at: SystemTime::now(),
             verdict,
@@ -286,15 +323,11 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The lowest probability of the empty answer among the tiles of which no detection is kept: a
-/// detection that is dropped as noise leaves its doubt behind.
-fn clean(empty: &[(usize, f32)], detections: &[Detection], ignore_below: f32) -> f32 {
-    let kept = |tile: usize| detections.iter().any(|d| d.tile == tile && d.confidence >= ignore_below);
-    empty.iter().filter(|(tile, _)| !kept(*tile)).map(|(_, p)| *p).fold(1.0, f32::min)
-}
-
 /// The calendar year of a time, UTC.
 fn year(time: SystemTime) -> i32 {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
     jiff::Timestamp::from_second(seconds).map_or(1970, |t| t.to_zoned(jiff::tz::TimeZone::UTC).year().into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,10 @@
 //!
 //! A prompt about clips is shown the same cut of every picture. That is another job than the still's of
 //! this tile, but the tile is the same one: what both find is merged as what two prompts of a tile find.
+//!
+//! A model that states its labels is asked all of them in its own order, whichever of them the recipe lists: a
+//! shorter list is another question, one that it may never have learned to answer. What it names beyond the
+//! recipe is dropped from its answer. A model that states none is asked the recipe's list.
 
 use super::answer::{defects_grammar, lines_grammar};
 use crate::domain::frame::Frame;
@@ -9,7 +13,7 @@ use crate::domain::grade::Reason;
 use crate::domain::grid::{Grid, Tile};
 use crate::domain::pipeline::{FrameRule, Pipeline, PixelBudget, Prompt, PromptKind, Tiling};
 use crate::domain::rect::Rect;
-use crate::vlm::{Ask, ClipFrame, Job, Sampling, Shown};
+use crate::vlm::{Ask, ClipFrame, Job, ModelInfo, Sampling, Shown};
 use image::imageops::crop_imm;
 use image::RgbImage;
 use std::sync::Arc;
@@ -17,9 +21,12 @@ use std::time::Duration;
 
 /// Longest answer about defects, in tokens: some twelve defects. A longer one is cut off, and a
 /// cut-off answer is a review.
-const DEFECTS_TOKENS_MAX: usize = 512;
+pub(super) const DEFECTS_TOKENS_MAX: usize = 512;
 /// Longest answer about text, in tokens: some ten lines.
-const LINES_TOKENS_MAX: usize = 256;
+pub(super) const LINES_TOKENS_MAX: usize = 256;
+
+/// Where the labels go in a prompt's text.
+pub const LABELS_PLACE: &str = "{labels}";
 
 /// A cut of the frame, or of all pictures of its clip, and the prompts that are asked of it.
 #[derive(Clone, Debug)]
@@ -46,11 +53,17 @@ impl Plan {
     ///
     /// # Errors
     /// `Reason::Frame` when the pipeline does not fit the frame: its regions do not, or the frame has fewer
-    /// pictures than the pipeline's clip, or pictures of several sizes.
-    pub fn new(frame: &Frame, pipeline: &Pipeline) -> Result<Self, Reason> {
+    /// pictures than the pipeline's clip, or pictures of several sizes. `Reason::Engine` when the pipeline lists a
+    /// label that is not among those of the model.
+    pub fn new(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo) -> Result<Self, Reason> {
         let (width, height) = frame.pixels.dimensions();
         let pictures = pictures(frame, pipeline)?;
-        let asks: Vec<Ask> = pipeline.prompts.iter().map(ask).collect();
+        for prompt in &pipeline.prompts {
+            if let Some(message) = unknown_label(prompt, &model.labels) {
+                return Err(Reason::Engine { message });
+            }
+        }
+        let asks: Vec<Ask> = pipeline.prompts.iter().map(|prompt| ask(prompt, model)).collect();
         let mut regions: Vec<Region> = vec![];
         let mut add = |tile: Tile, prompt: usize| {
             let Prompt { budget, clip, .. } = pipeline.prompts[prompt];
@@ -161,13 +174,43 @@ fn refused(error: &impl ToString) -> Reason {
     Reason::Frame { message: error.to_string() }
 }
 
-fn ask(prompt: &Prompt) -> Ask {
+/// The labels that a model is asked: all of its own where it states them, otherwise the recipe's.
+pub fn asked_labels<'a>(labels: &'a [String], model: &'a ModelInfo) -> &'a [String] {
+    if model.labels.is_empty() {
+        labels
+    } else {
+        &model.labels
+    }
+}
+
+/// What a model is asked, with the labels in their place.
+pub fn question(prompt: &Prompt, model: &ModelInfo) -> String {
+    match &prompt.kind {
+        PromptKind::Defects { labels } => {
+            prompt.text.replace(LABELS_PLACE, &asked_labels(labels, model).join(", "))
+        }
+        PromptKind::Text { .. } => prompt.text.clone(),
+    }
+}
+
+/// Why a model that states `stated` can never find what a prompt asks about; `None`: it can, or states nothing.
+pub fn unknown_label(prompt: &Prompt, stated: &[String]) -> Option<String> {
+    let PromptKind::Defects { labels } = &prompt.kind else { return None };
+    let unknown = labels.iter().find(|label| !stated.is_empty() && !stated.contains(label))?;
+    Some(format!(
+        "the model was not trained with the label {unknown:?} of prompt {}; it knows {}",
+        prompt.id,
+        stated.join(", ")
+    ))
+}
+
+fn ask(prompt: &Prompt, model: &ModelInfo) -> Ask {
     let (grammar, max_tokens) = match &prompt.kind {
-        PromptKind::Defects { labels } => (defects_grammar(labels), DEFECTS_TOKENS_MAX),
+        PromptKind::Defects { labels } => (defects_grammar(asked_labels(labels, model)), DEFECTS_TOKENS_MAX),
         PromptKind::Text { .. } => (lines_grammar(), LINES_TOKENS_MAX),
     };
     Ask {
-        text: prompt.text.as_str().into(),
+        text: question(prompt, model).into(),
         grammar: Some(grammar.into()),
         max_tokens,
         sampling: Sampling::default(),

@@ -187,7 +187,7 @@ impl Exported {
             of(|r| r.reason.clone()),
             of(|r| r.note.clone()),
         ];
-        debug_assert_eq!(cells.len(), COLUMNS.len());
+        assert_eq!(cells.len(), COLUMNS.len());
         format!("{}\r\n", cells.iter().map(|c| cell(c)).collect::<Vec<_>>().join(","))
     }
 }

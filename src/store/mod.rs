@@ -39,6 +39,7 @@ pub mod images;
 pub mod ledger;
 pub mod multiview;
 pub mod outbox;
+pub mod pins;
 pub mod proof;
 pub mod query;
 pub mod record;

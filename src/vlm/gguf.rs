@@ -53,6 +53,16 @@ pub struct TensorInfo {
     pub bytes: u64,
 }
 
+/// Where the parts of a header end, in bytes from the start of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    pub metadata_end: u64,
+    pub table_end: u64,
+    /// The first byte of the tensors: `table_end`, aligned.
+    pub data_start: u64,
+    pub alignment: u64,
+}
+
 /// An opened GGUF file whose header passed every check.
 #[derive(Debug)]
 pub struct Gguf {
@@ -61,6 +71,8 @@ pub struct Gguf {
     pub metadata: BTreeMap<String, Value>,
     pub tensors: HashMap<String, TensorInfo>,
     pub file_bytes: u64,
+    /// Where the parts of the header end.
+    pub layout: Layout,
     /// How the matrices of this file are multiplied.
     pub precision: Precision,
 }
@@ -81,13 +93,14 @@ impl Gguf {
         let mut head = vec![0; file_bytes.min(HEADER_BYTES_MAX) as usize];
         file.read_exact_at(&mut head, 0).map_err(io)?;
         let mut cursor = Cursor { path, bytes: &head, at: 0, truncated: file_bytes <= HEADER_BYTES_MAX };
-        let (metadata, tensors) = header(&mut cursor, file_bytes)?;
+        let (metadata, tensors, layout) = header(&mut cursor, file_bytes)?;
         Ok(Self {
             path: path.to_owned(),
             file,
             metadata,
             tensors,
             file_bytes,
+            layout,
             precision: Precision::default(),
         })
     }
@@ -235,7 +248,7 @@ fn bad(path: &Path, what: impl Into<String>, why: impl Into<String>) -> VlmError
     VlmError::Model { path: path.to_owned(), what: what.into(), why: why.into() }
 }
 
-type Header = (BTreeMap<String, Value>, HashMap<String, TensorInfo>);
+type Header = (BTreeMap<String, Value>, HashMap<String, TensorInfo>, Layout);
 
 fn header(c: &mut Cursor<'_>, file_bytes: u64) -> Result<Header, VlmError> {
     if c.take(4, "magic")? != b"GGUF" {
@@ -263,21 +276,23 @@ fn header(c: &mut Cursor<'_>, file_bytes: u64) -> Result<Header, VlmError> {
             return Err(c.bad("key general.alignment", format!("a power of two expected, found {}", brief(v))))
         }
     };
+    let metadata_end = c.at as u64;
     let mut table = Vec::with_capacity(tensor_count as usize);
     for _ in 0..tensor_count {
         table.push(c.tensor_row()?);
     }
-    let data_start = (c.at as u64).next_multiple_of(alignment);
-    let tensors = place(c, table, data_start, alignment, file_bytes)?;
-    Ok((metadata, tensors))
+    let table_end = c.at as u64;
+    let layout =
+        Layout { metadata_end, table_end, data_start: table_end.next_multiple_of(alignment), alignment };
+    let tensors = place(c, table, layout, file_bytes)?;
+    Ok((metadata, tensors, layout))
 }
 
 /// Turns relative offsets into places in the file; refuses what leaves the file or overlaps.
 fn place(
     c: &Cursor<'_>,
     mut table: Vec<(String, TensorInfo)>,
-    data_start: u64,
-    alignment: u64,
+    Layout { data_start, alignment, .. }: Layout,
     file_bytes: u64,
 ) -> Result<HashMap<String, TensorInfo>, VlmError> {
     table.sort_by_key(|(_, t)| t.offset);

@@ -10,10 +10,18 @@ use super::vision::Vision;
 use super::ModelInfo;
 use candle_core::Device;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Key of the text file: the labels that the model was trained with, in the order of its training prompts.
+pub const LABELS_KEY: &str = "inspectd.labels";
+/// Key of the text file: the name of the proof that the model must give before it answers.
+pub const PROOF_KEY: &str = "inspectd.proof";
+/// Most labels that a model may state.
+const LABELS_MAX: usize = 256;
 
 /// A loaded pair.
 pub struct Loaded {
@@ -63,8 +71,31 @@ pub fn load(
         name: text_file.text("general.name").map_or_else(|_| file_name(), str::to_owned),
         text_sha256: sha256(text_path)?,
         mmproj_sha256: sha256(mmproj_path)?,
+        labels: stated_labels(&text_file)?,
+        proof: text_file
+            .metadata
+            .get(PROOF_KEY)
+            .map(|_| text_file.text(PROOF_KEY).map(str::to_owned))
+            .transpose()?,
     };
     Ok(Loaded { text, vision, tokenizer, template, info, bytes })
+}
+
+/// The labels that a text file states; empty when it states none.
+///
+/// # Errors
+/// `Model` when the key is not a list of different texts.
+pub fn stated_labels(text_file: &Gguf) -> Result<Vec<String>, VlmError> {
+    if !text_file.metadata.contains_key(LABELS_KEY) {
+        return Ok(vec![]);
+    }
+    let labels: Vec<String> = text_file.texts(LABELS_KEY)?.into_iter().map(str::to_owned).collect();
+    let different = labels.iter().collect::<BTreeSet<_>>().len() == labels.len();
+    if labels.is_empty() || labels.len() > LABELS_MAX || !different || labels.iter().any(String::is_empty) {
+        let why = format!("1 to {LABELS_MAX} different labels expected, found {labels:?}");
+        return Err(text_file.error(format!("key {LABELS_KEY}"), why));
+    }
+    Ok(labels)
 }
 
 /// sha256 of a file, in hex.

@@ -31,6 +31,7 @@ pub mod processor;
 pub mod rope;
 mod run;
 pub mod sample;
+pub mod state;
 pub mod synth;
 pub mod template;
 pub mod text;
@@ -64,6 +65,10 @@ pub struct ModelInfo {
     pub text_sha256: String,
     /// sha256 (hex) of the vision file.
     pub mmproj_sha256: String,
+    /// The labels that it was trained with, in the order of its training prompts; empty: it states none.
+    pub labels: Vec<String>,
+    /// The set of pictures and answers by which it proves that it is whole; `None`: it names none.
+    pub proof: Option<String>,
 }
 
 /// Pictures and the questions asked about them. The pictures' keys and values are computed once and

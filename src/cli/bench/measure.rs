@@ -8,7 +8,7 @@ use crate::simulator::{self, Product};
 use crate::vlm::attention::Span;
 use crate::vlm::batch::Batch;
 use crate::vlm::image::{preprocess, smart_resize};
-use crate::vlm::{Job, Qwen3Vl, Timing, Vlm, VlmError};
+use crate::vlm::{Job, ModelInfo, Qwen3Vl, Timing, Vlm, VlmError};
 use anyhow::{bail, Context};
 use image::imageops::crop_imm;
 use image::RgbImage;
@@ -250,7 +250,8 @@ pub fn frame(
     effort: &Effort,
 ) -> anyhow::Result<Option<Frame>> {
     let &Whole { ref pipeline, random, max } = whole;
-    let jobs = jobs(&plan(part, pipeline)?, random);
+    let info = engine.info().clone();
+    let jobs = jobs(&plan(part, pipeline, &info)?, random);
     let estimate = estimate(&jobs, engine, random, rates)?;
     if estimate > max {
         eprintln!("bench: the frame is left out: it would take some {:.0} s", estimate.as_secs_f64());
@@ -264,7 +265,7 @@ pub fn frame(
     let mut runs = vec![];
     let time = effort.median(|| {
         let started = Instant::now();
-        let jobs = self::jobs(&plan(part, pipeline)?, random);
+        let jobs = self::jobs(&plan(part, pipeline, &info)?, random);
         let answers = engine.answer(&jobs, &|| Instant::now() < end);
         let took = started.elapsed();
         runs.push((took, answers.timing));
@@ -287,11 +288,11 @@ pub fn frame(
     Ok(Some(Frame { width, height, tiles: jobs.len(), prompts, ms: time.as_secs_f64() * 1e3, stages }))
 }
 
-/// What is asked about the part.
+/// What a model is asked about the part.
 ///
 /// # Errors
 /// When the pipeline cannot be asked about one simulated picture: it takes clips, or has a region outside of it.
-pub fn plan(part: &Arc<RgbImage>, pipeline: &Pipeline) -> anyhow::Result<Plan> {
+pub fn plan(part: &Arc<RgbImage>, pipeline: &Pipeline, model: &ModelInfo) -> anyhow::Result<Plan> {
     let frame = Picture {
         camera: "bench".into(),
         pixels: Arc::clone(part),
@@ -303,7 +304,7 @@ pub fn plan(part: &Arc<RgbImage>, pipeline: &Pipeline) -> anyhow::Result<Plan> {
         origin: "bench".into(),
         replayed: true,
     };
-    match Plan::new(&frame, pipeline) {
+    match Plan::new(&frame, pipeline, model) {
         Ok(plan) => Ok(plan),
         Err(reason) => bail!("the frame was refused: {reason:?}"),
     }

@@ -113,7 +113,7 @@ fn labels_are_escaped_for_the_grammar_and_for_json() {
             serde_json::Value::from(label)
         );
         assert!(accepts(&grammar, &answer), "{answer}");
-        let found = parse_defects(&completion(&[(&answer, 0.5)]), 0, &words(&odd)).expect("reads");
+        let found = parse_defects(&completion(&[(&answer, 0.5)]), 0, &words(&odd)).expect("reads").detections;
         assert_eq!(found[0].label, label);
     }
     assert!(!accepts(&grammar, r#"[{"bbox_2d":[1,2,3,4],"label":"a","severity":"minor"}]"#));
@@ -174,7 +174,7 @@ fn confidence_is_the_product_of_the_tokens_that_open_the_item_and_touch_its_labe
         (r#""}"#, 1.0),
         (r#",{"bbox_2d":[10,20,30,40],"label":"pit","severity":"minor"}]"#, 0.25),
     ]);
-    let found = parse_defects(&answer, 7, &words(&["pit", "stain"])).expect("reads");
+    let found = parse_defects(&answer, 7, &words(&["pit", "stain"])).expect("reads").detections;
     assert_eq!(found.len(), 2);
     assert_eq!((found[0].tile, found[0].label.as_str(), found[0].severity), (7, "stain", Severity::Major));
     assert_eq!(found[0].bbox_2d, [0, 700, 275, 1000]);
@@ -202,7 +202,7 @@ fn odd_boxes_are_mended_never_dropped() {
 fn what_cannot_be_trusted_is_an_error() {
     let labels = words(&["stain"]);
     let good = format!("[{STAIN}]");
-    let parse = |answer: &Completion| parse_defects(answer, 0, &labels);
+    let parse = |answer: &Completion| parse_defects(answer, 0, &labels).map(|read| read.detections);
     assert!(parse(&completion(&[(&good, 1.0)])).is_ok());
 
     let mut cut = completion(&[(&good, 1.0)]);
@@ -264,7 +264,59 @@ fn the_probability_of_nothing() {
     near(p(&[("[]", f32::NAN)]), 0.0);
 }
 
+/// An answer of items that were opened with these probabilities, ended with `end`; all else is certain.
+fn list(opened: &[f32], end: f32) -> Completion {
+    let body = r#""bbox_2d":[1,2,30,40],"label":"stain","severity":"minor"}"#;
+    let mut pieces = vec![("[", 1.0)];
+    for (i, prob) in opened.iter().enumerate() {
+        pieces.extend([(if i == 0 { "{" } else { ",{" }, *prob), (body, 1.0)]);
+    }
+    pieces.push(("]", end));
+    completion(&pieces)
+}
+
+#[test]
+fn a_list_without_room_for_one_more_says_nothing_about_the_rest() {
+    let read = |n: usize| parse_defects(&list(&vec![1.0; n], 1.0), 0, &words(&["stain"])).expect("reads");
+    assert_eq!((read(DEFECTS_MAX - 1).complete, read(DEFECTS_MAX).complete), (1.0, 0.0));
+}
+
+#[test]
+fn the_end_of_a_list_is_found_in_any_token() {
+    let item = r#"{"bbox_2d":[1,2,3,4],"label":"stain","severity":"minor""#;
+    let complete = |pieces: &[(&str, f32)]| {
+        parse_defects(&completion(pieces), 0, &words(&["stain"])).expect("reads").complete
+    };
+    let first = format!("[{item}");
+    assert_eq!(complete(&[(&first, 1.0), ("}]", 0.3)]), 0.3);
+    assert_eq!(complete(&[(&first, 0.1), ("}", 0.9), (" ]", 0.4)]), 0.4);
+    assert_eq!(complete(&[(&first, 0.1), ("}", 0.2), ("]", 0.5), ("\n", 0.5)]), 0.25);
+}
+
 proptest! {
+    /// A kept item explains itself; the doubt about the rest is what the list ended with, and a dropped item adds
+    /// its own.
+    #[test]
+    fn no_doubt_of_a_list_is_forgotten(
+        opened in proptest::collection::vec(0.0f32..=1.0, 0..6),
+        end in 0.0f32..=1.0,
+        dropped in proptest::collection::vec(proptest::bool::ANY, 6),
+    ) {
+        let read = parse_defects(&list(&opened, end), 0, &words(&["stain"])).expect("reads");
+        prop_assert_eq!(&read.opened, &opened);
+        prop_assert!((read.complete - end).abs() < 1e-6);
+        prop_assert_eq!(read.clean(|_, _| 0.0), read.complete);
+        let mut place = 0;
+        let clean = read.clean(|_, opened| {
+            place += 1;
+            if dropped[place - 1] { opened } else { 0.0 }
+        });
+        prop_assert!((0.0..=1.0).contains(&clean) && clean <= read.complete);
+        for (opened, dropped) in opened.iter().zip(&dropped) {
+            prop_assert!(!dropped || clean <= 1.0 - opened + 1e-6);
+        }
+    }
+
     /// What the grammar accepts, the reader reads, wherever the tokens happen to be cut.
     #[test]
     fn lines_come_back_as_they_were_written(

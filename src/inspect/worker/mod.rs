@@ -1,11 +1,11 @@
 //! The one owner of the engine, which lives in a process of its own: starts it, gives it work, kills
 //! it when it hangs, starts it again.
 //!
-//!              work, or `tend` after a loss          Ready
-//!     Absent ------------------------------> Loading ------> Here --idle for long enough--> Absent
-//!        ^                                      |              |
-//!        '--the wait is over-- Resting <--------'--------------'
-//!                                     failed, ended, too slow   lost: hung, crashed, spoke garbage
+//!              work, or `tend` after a loss       Ready, admitted     it held
+//!     Absent ------------------------------> Loading ------> Proving ------> Here --idle for long enough--> Absent
+//!        ^                                      |               |              |
+//!        '--the wait is over-- Resting <--------'---------------'--------------'
+//!               failed, ended, too slow, other files   it did not hold    lost: hung, crashed, spoke garbage
 //!
 //! A process, because nothing else survives a hang, a crash in native code and a heap that is
 //! corrupt, and because its end gives all memory back. The pictures of a frame of five megapixels
@@ -13,21 +13,26 @@
 //!
 //! Invariants:
 //! - No call waits beyond the deadline of its work and the grace, whatever the engine does; a model
-//!   that takes minutes to load does not hold up the line, whose frames become reviews meanwhile.
+//!   that takes minutes to load or to prove does not hold up the line, whose frames become reviews meanwhile.
+//! - Every load is proven anew (`proof`): the files may have changed since, on purpose or by a failing disk.
 //! - `alive` is called all the while, so a slow engine never looks like a stalled line.
 //! - A loss is counted and told; the first new start comes at once, further ones after a wait that
 //!   doubles, until an inspection succeeds.
 
+mod proving;
 mod remote;
 pub mod serve;
 pub mod wire;
 
+use super::proof::{ByNamedProof, Gate, Refused};
 use super::{inspect_all, uninspected, Work};
 use crate::domain::grade::Reason;
 use crate::domain::inspection::Inspection;
 use crate::ipc::{IpcError, Program};
-use crate::vlm::ModelInfo;
+use crate::vlm::{ModelInfo, Vlm as _};
+use proving::{Proven, Proving};
 use remote::{Loading, Remote};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// From the moment when all frames are late to the moment when a silent engine counts as hung.
@@ -52,12 +57,14 @@ pub struct WorkerOptions {
     pub unload_after_idle: Option<Duration>,
     pub grace: Duration,
     pub load_max: Duration,
+    /// Who lets a loaded model in.
+    pub gate: Arc<dyn Gate>,
 }
 
 impl WorkerOptions {
-    /// The usual limits.
-    pub const fn new(program: Program, unload_after_idle: Option<Duration>) -> Self {
-        Self { program, unload_after_idle, grace: GRACE, load_max: LOAD_MAX }
+    /// The usual limits; any model is let in that gives the proof which it names.
+    pub fn new(program: Program, unload_after_idle: Option<Duration>) -> Self {
+        Self { program, unload_after_idle, grace: GRACE, load_max: LOAD_MAX, gate: Arc::new(ByNamedProof) }
     }
 }
 
@@ -73,6 +80,12 @@ pub enum EngineError {
     /// It took longer than anything that will still come.
     #[error("the model was not loaded after {waited_s} s")]
     TooSlow { waited_s: u64 },
+    /// The model's files are not those that were accepted.
+    #[error("{why}")]
+    NotAccepted { why: String },
+    /// The model does not answer known pictures as it must, or cannot be asked.
+    #[error("{why}")]
+    NotProven { why: String },
 }
 
 /// What the station tells about the engine.
@@ -82,11 +95,16 @@ pub struct Health {
     pub losses: u64,
     /// Why there is no engine now, or why the last one was lost, until an inspection succeeds.
     pub fault: Option<String>,
+    /// Why the files that are there now are not accepted, until a model is let in.
+    pub refused: Option<String>,
+    /// The last proof that held: known pictures, and milliseconds that they took.
+    pub proof: Option<(usize, u64)>,
 }
 
 enum State {
     Absent,
     Loading { remote: Remote, since: Instant },
+    Proving(Proving),
     Here(Remote),
     Resting { until: Instant },
 }
@@ -140,6 +158,7 @@ impl Worker {
     pub fn pid(&self) -> Option<u32> {
         match &self.state {
             State::Here(remote) | State::Loading { remote, .. } => Some(remote.pid()),
+            State::Proving(proving) => Some(proving.pid()),
             State::Absent | State::Resting { .. } => None,
         }
     }
@@ -158,7 +177,7 @@ impl Worker {
             let error = match &self.state {
                 // Waiting is only of use when the wait ends before everybody is late.
                 State::Resting { until } if !ends_in_time(*until, work) => self.resting(),
-                _ if !in_time() => Some("the model is still being loaded".to_owned()),
+                _ if !in_time() => Some(self.not_here_yet()),
                 _ => self.step(POLL).err().map(|e| e.to_string()),
             };
             if let Some(message) = error {
@@ -197,7 +216,7 @@ impl Worker {
                 }
                 idle
             }
-            State::Loading { .. } | State::Resting { .. } => {
+            State::Loading { .. } | State::Proving(_) | State::Resting { .. } => {
                 // Its failure is told by `health`.
                 let _ = self.step(Duration::ZERO);
                 false
@@ -213,11 +232,7 @@ impl Worker {
                 Err(error) => return Err(self.start_failed(&error)),
             },
             State::Loading { mut remote, since } => match remote.poll_ready(wait) {
-                Loading::Ready => {
-                    self.info = crate::vlm::Vlm::info(&remote).clone();
-                    self.last_work = Instant::now();
-                    State::Here(remote)
-                }
+                Loading::Ready => self.admit(remote)?,
                 Loading::NotYet if since.elapsed() <= self.options.load_max => {
                     State::Loading { remote, since }
                 }
@@ -231,6 +246,10 @@ impl Worker {
                     return Err(EngineError::Load { why });
                 }
             },
+            State::Proving(mut proving) => match proving.poll(wait) {
+                None => State::Proving(proving),
+                Some(proven) => self.judge(proven)?,
+            },
             State::Resting { until } if Instant::now() >= until => State::Absent,
             State::Resting { until } => {
                 std::thread::sleep(wait.min(until.saturating_duration_since(Instant::now())));
@@ -241,6 +260,80 @@ impl Worker {
         Ok(())
     }
 
+    /// A model that is loaded: may it answer, and what must it answer first?
+    fn admit(&mut self, remote: Remote) -> Result<State, EngineError> {
+        if self.info == ModelInfo::default() {
+            // Reviews name the model that was there, as long as none was let in.
+            self.info = remote.info().clone();
+        }
+        let proof = match self.options.gate.admit(remote.info()) {
+            Ok(proof) => proof,
+            Err(refused) => {
+                let why = refused.to_string();
+                self.fail(&why);
+                return Err(match refused {
+                    Refused::NotAccepted { .. } => {
+                        self.health.refused = Some(why.clone());
+                        EngineError::NotAccepted { why }
+                    }
+                    Refused::NoProof { .. } => EngineError::NotProven { why },
+                });
+            }
+        };
+        if proof.known.is_empty() {
+            return Ok(self.let_in(Proven { remote, proof, outcomes: vec![], took: Duration::ZERO }));
+        }
+        match Proving::start(remote, proof) {
+            Ok(proving) => Ok(State::Proving(proving)),
+            Err(error) => Err(self.start_failed(&IpcError::Spawn { source: error })),
+        }
+    }
+
+    /// What came of the proof.
+    fn judge(&mut self, proven: Result<Proven, String>) -> Result<State, EngineError> {
+        let lost = |proven: Proven| match proven.remote.lost() {
+            Some(why) => Err(why.to_owned()),
+            None => Ok(proven),
+        };
+        let judged = match proven.and_then(lost) {
+            Ok(proven) => super::proof::judge(&proven.proof, &proven.outcomes).map(|()| proven),
+            Err(why) => {
+                self.health.losses += 1;
+                Err(why)
+            }
+        };
+        match judged {
+            Ok(proven) => Ok(self.let_in(proven)),
+            Err(why) => {
+                self.fail(&why);
+                Err(EngineError::NotProven { why })
+            }
+        }
+    }
+
+    /// From now on it answers the line.
+    fn let_in(&mut self, proven: Proven) -> State {
+        let Proven { remote, proof, outcomes, took } = proven;
+        self.info = remote.info().clone();
+        self.options.gate.proven(&self.info, &proof, &outcomes);
+        let ms = took.as_millis() as u64;
+        tracing::info!(model = %self.info.name, pictures = proof.known.len(), ms, "the model is let in");
+        if self.health.refused.take().is_some() {
+            self.health.fault = None;
+        }
+        self.health.proof = Some((proof.known.len(), ms));
+        self.last_work = Instant::now();
+        State::Here(remote)
+    }
+
+    fn not_here_yet(&self) -> String {
+        match (&self.health.refused, &self.state) {
+            (Some(why), _) => why.clone(),
+            (None, State::Proving(_)) => "the model is still answering known pictures".to_owned(),
+            (None, _) => "the model is still being loaded".to_owned(),
+        }
+    }
+
     fn start_failed(&mut self, error: &IpcError) -> EngineError {
         let error = EngineError::Start { why: error.to_string() };
         self.fail(&error.to_string());
@@ -248,6 +341,9 @@ impl Worker {
     }
 
     fn resting(&self) -> Option<String> {
+        if let Some(why) = &self.health.refused {
+            return Some(why.clone());
+        }
         let fault = self.health.fault.as_deref().unwrap_or("it was lost");
         Some(format!("the engine waits before it is started again: {fault}"))
     }
@@ -256,6 +352,7 @@ impl Worker {
     fn fail(&mut self, why: &str) {
         tracing::error!(why, losses = self.health.losses, "the engine is lost");
         self.health.fault = Some(why.to_owned());
+        self.health.refused = None;
         self.state = State::Resting { until: Instant::now() + rest(self.failures) };
         self.failures = self.failures.saturating_add(1);
     }

@@ -46,8 +46,8 @@ impl Remote {
     pub fn poll_ready(&mut self, wait: Duration) -> Loading {
         match self.child.channel.recv::<FromEngine>(wait, self.grace) {
             Ok(None) => Loading::NotYet,
-            Ok(Some((FromEngine::Ready { name, text_sha256, mmproj_sha256 }, _))) => {
-                self.info = ModelInfo { name, text_sha256, mmproj_sha256 };
+            Ok(Some((FromEngine::Ready { name, text_sha256, mmproj_sha256, labels, proof }, _))) => {
+                self.info = ModelInfo { name, text_sha256, mmproj_sha256, labels, proof };
                 Loading::Ready
             }
             Ok(Some((FromEngine::Failed { why }, _))) => Loading::Failed(why),

@@ -47,7 +47,13 @@ pub enum ToEngine {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromEngine {
     /// The model is loaded.
-    Ready { name: String, text_sha256: String, mmproj_sha256: String },
+    Ready {
+        name: String,
+        text_sha256: String,
+        mmproj_sha256: String,
+        labels: Vec<String>,
+        proof: Option<String>,
+    },
     /// The engine gives up and ends: the model cannot be loaded, or it panicked.
     Failed { why: String },
     /// Payload: JSON, one entry a question.
@@ -212,8 +218,8 @@ fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
 
 /// The header of `Ready`.
 pub fn ready(info: &ModelInfo) -> FromEngine {
-    let ModelInfo { name, text_sha256, mmproj_sha256 } = info.clone();
-    FromEngine::Ready { name, text_sha256, mmproj_sha256 }
+    let ModelInfo { name, text_sha256, mmproj_sha256, labels, proof } = info.clone();
+    FromEngine::Ready { name, text_sha256, mmproj_sha256, labels, proof }
 }
 
 /// The header of `Done`.

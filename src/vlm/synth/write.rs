@@ -45,11 +45,7 @@ impl NewFile {
         out.extend(3u32.to_le_bytes());
         out.extend((self.tensors.len() as u64).to_le_bytes());
         out.extend((self.metadata.len() as u64).to_le_bytes());
-        for (key, value) in &self.metadata {
-            put_text(&mut out, key);
-            out.extend(kind(value).to_le_bytes());
-            put(&mut out, value);
-        }
+        self.metadata.iter().for_each(|(key, value)| put_pair(&mut out, key, value));
         let mut offset = 0u64;
         for t in &self.tensors {
             put_text(&mut out, &t.name);
@@ -104,6 +100,13 @@ impl Write for Counted {
     fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
     }
+}
+
+/// One key with its value, as a header holds them one after the other.
+pub fn put_pair(out: &mut Vec<u8>, key: &str, value: &Value) {
+    put_text(out, key);
+    out.extend(kind(value).to_le_bytes());
+    put(out, value);
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {

@@ -1,0 +1,220 @@
+//! Proof: before a model answers the line, it answers pictures whose answers are known.
+//!
+//!     the model is loaded --Gate::admit--> refused: these are not the files that were accepted
+//!              '--> Proof: known pictures --ask--> Outcome of each --judge--> it answers the line | a fault
+//!                                                                       '--> Gate::proven
+//!
+//! A damaged file loads as well as a sound one: of a vision file with a thousand flipped bits every shape is right,
+//! and every part looks clean. What it says about a known defect is wrong, and that shows here.
+//!
+//! Invariants:
+//! - A picture that was not answered, was cut off or did not parse has not held.
+//! - A proof that was begun and not finished is a failed one.
+
+pub mod shipped;
+
+use super::answer::{defects_grammar, empty_probability, lines_grammar, parse_defects, parse_lines};
+use super::plan::{DEFECTS_TOKENS_MAX, LINES_TOKENS_MAX};
+use crate::domain::detection::Detection;
+use crate::domain::pipeline::PixelBudget;
+use crate::vlm::{Ask, Completion, Job, ModelInfo, Sampling, Shown, Vlm, VlmError};
+use image::RgbImage;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// How far a corner may lie from where it is known to be, in thousandths of the picture: kernels of different
+/// processors differ in the last digits of a sum, and so by a step or two of a coordinate.
+const CORNER_OFF_MAX: u16 = 30;
+
+/// Who lets a loaded model in.
+pub trait Gate: Send + Sync + Debug {
+    /// What the model must answer before it answers the line; without known pictures it answers at once.
+    ///
+    /// # Errors
+    /// It must not answer at all.
+    fn admit(&self, model: &ModelInfo) -> Result<Proof, Refused>;
+
+    /// The model has given its proof and answers from now on.
+    fn proven(&self, model: &ModelInfo, proof: &Proof, outcomes: &[Outcome]);
+}
+
+/// Why a loaded model must not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Its files are not those that were accepted.
+    #[error("{why}")]
+    NotAccepted { why: String },
+    /// It cannot be proven.
+    #[error("{why}")]
+    NoProof { why: String },
+}
+
+/// Lets every model in that gives the proof which it names, if it names one.
+#[derive(Clone, Copy, Debug)]
+pub struct ByNamedProof;
+
+impl Gate for ByNamedProof {
+    fn admit(&self, model: &ModelInfo) -> Result<Proof, Refused> {
+        named(model).map(Option::unwrap_or_default)
+    }
+
+    fn proven(&self, _: &ModelInfo, _: &Proof, _: &[Outcome]) {}
+}
+
+/// The proof that a model names; `None`: it names none.
+///
+/// # Errors
+/// `NoProof`: this build has no such proof, or the model does not state the labels that the proof asks.
+pub fn named(model: &ModelInfo) -> Result<Option<Proof>, Refused> {
+    let Some(name) = &model.proof else { return Ok(None) };
+    let why = match shipped::proof(name) {
+        Some(Ok(proof)) => return Ok(Some(proof)),
+        Some(Err(why)) => why,
+        None => format!("this build has no proof of the name {name:?}, which the model names as its own"),
+    };
+    Err(Refused::NoProof { why })
+}
+
+/// Known pictures that a model must answer.
+#[derive(Clone, Debug, Default)]
+pub struct Proof {
+    pub known: Vec<Known>,
+}
+
+/// A picture, a question and what is known of the answer.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Names it in messages.
+    pub name: String,
+    pub picture: Arc<RgbImage>,
+    pub budget: PixelBudget,
+    pub question: Arc<str>,
+    pub expected: Expected,
+    /// It has held before: it must hold. Of those that are asked for the first time half must.
+    pub firm: bool,
+}
+
+/// What is known of an answer about a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expected {
+    /// Nothing of these labels is there.
+    Clean { labels: Vec<String> },
+    /// Something of these labels is there.
+    Found { labels: Vec<String> },
+    /// Exactly these labels are there, in this order, and near these places.
+    Boxes { labels: Vec<String>, boxes: Vec<(String, [u16; 4])> },
+    /// Exactly these lines are read.
+    Lines(Vec<String>),
+}
+
+impl Expected {
+    /// True when a defect is known to be there.
+    pub const fn is_found(&self) -> bool {
+        matches!(self, Self::Found { .. } | Self::Boxes { .. })
+    }
+}
+
+/// What a model made of one known picture: it held, or what was wrong.
+pub type Outcome = Result<(), String>;
+
+/// Asks all known pictures, one outcome each, in order.
+pub fn ask(vlm: &mut dyn Vlm, proof: &Proof, keep_going: &(dyn Fn() -> bool + Sync)) -> Vec<Outcome> {
+    let jobs: Vec<Job> = proof.known.iter().map(job).collect();
+    let mut answers = vlm.answer(&jobs, keep_going).jobs.into_iter();
+    let missing = || vec![Err(VlmError::Stopped)];
+    let outcome = |known: &Known| {
+        let mut answer = answers.next().filter(|answers| !answers.is_empty()).unwrap_or_else(missing);
+        known.outcome(answer.swap_remove(0))
+    };
+    proof.known.iter().map(outcome).collect()
+}
+
+/// Whether the outcomes prove the model.
+///
+/// # Errors
+/// What they speak against, in words.
+pub fn judge(proof: &Proof, outcomes: &[Outcome]) -> Result<(), String> {
+    let all = || proof.known.iter().zip(outcomes);
+    if outcomes.len() != proof.known.len() {
+        return Err(format!("{} of {} known pictures were answered", outcomes.len(), proof.known.len()));
+    }
+    let failed: Vec<String> = all()
+        .filter(|(known, _)| known.firm)
+        .filter_map(|(known, outcome)| Some(format!("{}: {}", known.name, outcome.as_ref().err()?)))
+        .collect();
+    if let Some(first) = failed.first() {
+        let (count, of) = (failed.len(), proof.known.len());
+        return Err(format!("the model does not answer {count} of {of} known pictures as it must; {first}"));
+    }
+    for (kind, is_found) in [("defective", true), ("clean", false)] {
+        let asked = || all().filter(move |(known, _)| !known.firm && known.expected.is_found() == is_found);
+        let (held, of) = (asked().filter(|(_, outcome)| outcome.is_ok()).count(), asked().count());
+        if held * 2 < of {
+            return Err(format!("the model tells {held} of {of} {kind} pictures of confirmed parts"));
+        }
+    }
+    Ok(())
+}
+
+fn job(known: &Known) -> Job {
+    let (grammar, max_tokens) = match &known.expected {
+        Expected::Clean { labels } | Expected::Found { labels } | Expected::Boxes { labels, .. } => {
+            (defects_grammar(labels), DEFECTS_TOKENS_MAX)
+        }
+        Expected::Lines(_) => (lines_grammar(), LINES_TOKENS_MAX),
+    };
+    let ask = Ask {
+        text: Arc::clone(&known.question),
+        grammar: Some(grammar.into()),
+        max_tokens,
+        sampling: Sampling::default(),
+    };
+    Job {
+        shown: Shown::Images(vec![Arc::clone(&known.picture)]),
+        min_pixels: known.budget.min_pixels,
+        max_pixels: known.budget.max_pixels,
+        asks: vec![ask],
+    }
+}
+
+impl Known {
+    fn outcome(&self, answer: Result<Completion, VlmError>) -> Outcome {
+        let answer = answer.map_err(|e| e.to_string())?;
+        let found = |labels: &[String]| {
+            parse_defects(&answer, 0, labels).map(|read| read.detections).map_err(|e| e.to_string())
+        };
+        match &self.expected {
+            Expected::Clean { labels } if found(labels)?.is_empty() => Ok(()),
+            Expected::Clean { .. } => Err(format!("nothing is there, it says {}", answer.text)),
+            Expected::Found { labels } if !found(labels)?.is_empty() => Ok(()),
+            Expected::Found { .. } => {
+                let empty = empty_probability(&answer);
+                Err(format!("a defect is there, and it is {empty:.2} sure that nothing is"))
+            }
+            Expected::Boxes { labels, boxes } => {
+                if is_near(&found(labels)?, boxes) {
+                    Ok(())
+                } else {
+                    Err(format!("{boxes:?} is there, it says {}", answer.text))
+                }
+            }
+            Expected::Lines(lines) => {
+                let read = parse_lines(&answer).map_err(|e| e.to_string())?;
+                if read.iter().map(|(line, _)| line).eq(lines) {
+                    Ok(())
+                } else {
+                    Err(format!("{lines:?} is written there, it reads {}", answer.text))
+                }
+            }
+        }
+    }
+}
+
+fn is_near(found: &[Detection], boxes: &[(String, [u16; 4])]) -> bool {
+    let near = |a: &[u16; 4], b: &[u16; 4]| a.iter().zip(b).all(|(a, b)| a.abs_diff(*b) <= CORNER_OFF_MAX);
+    found.len() == boxes.len()
+        && found.iter().zip(boxes).all(|(d, (label, place))| d.label == *label && near(&d.bbox_2d, place))
+}
+
+#[cfg(test)]
+mod tests;

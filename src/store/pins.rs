@@ -1,0 +1,40 @@
+//! The model that was accepted: its files' hashes, by whom and when. Another pair does not answer the line.
+
+use super::error::StoreError;
+use super::Store;
+use serde::{Deserialize, Serialize};
+
+/// The name of the value.
+const MODEL: &str = "pins/model";
+
+/// An accepted pair of model files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelPin {
+    /// The model's own name, for people.
+    pub name: String,
+    /// sha256 (hex) of the text file and of the vision file.
+    pub text_sha256: String,
+    pub mmproj_sha256: String,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// Who accepted it, as far as that is known.
+    pub by: String,
+}
+
+impl Store {
+    /// The accepted pair; `None`: none was accepted yet.
+    ///
+    /// # Errors
+    /// As `remembered`.
+    pub fn model_pin(&self) -> Result<Option<ModelPin>, StoreError> {
+        self.remembered(MODEL)
+    }
+
+    /// Accepts a pair instead of the former one; durable when it returns.
+    ///
+    /// # Errors
+    /// As `remember`.
+    pub fn pin_model(&self, pin: &ModelPin) -> Result<(), StoreError> {
+        self.remember(MODEL, pin)
+    }
+}
