@@ -60,6 +60,31 @@ impl ReviewKind {
     }
 }
 
+/// Why a decision was made without the picture: it was kept, and is not what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PictureFault {
+    Missing,
+    /// Another one, cut off, or unreadable.
+    Wrong,
+}
+
+impl PictureFault {
+    pub const ALL: [Self; 2] = [Self::Missing, Self::Wrong];
+
+    /// The word used in the ledger, in messages and on the page.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Wrong => "wrong",
+        }
+    }
+
+    /// The fault of a word, if it is one.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.as_str() == word)
+    }
+}
+
 /// A defect as the operator sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OperatorBox {
@@ -114,6 +139,8 @@ pub struct Review {
     pub supersedes: Option<u64>,
     /// After an undo: the entry that is in force again.
     pub restores: Option<u64>,
+    /// The picture was not there to be looked at, and the operator decided all the same.
+    pub picture: Option<PictureFault>,
     /// sha256 (hex) of this entry's value: what the next entry names as its predecessor.
     pub hash: String,
 }

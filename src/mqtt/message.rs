@@ -328,6 +328,9 @@ pub fn review(review: &Review, details: bool) -> Vec<u8> {
         complete: bool,
         supersedes: Option<u64>,
         restores: Option<u64>,
+        /// Only of a decision that was made without the picture.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        picture: Option<&'static str>,
         hash: &'a str,
     }
     #[derive(Serialize)]
@@ -372,6 +375,7 @@ pub fn review(review: &Review, details: bool) -> Vec<u8> {
         complete: details,
         supersedes: review.supersedes,
         restores: review.restores,
+        picture: review.picture.map(|p| p.as_str()),
         hash: &review.hash,
     })
 }

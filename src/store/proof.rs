@@ -10,6 +10,7 @@ use super::error::StoreError;
 use super::images::{unhex, Digest, Files, Kind};
 use super::{key_of, record, seq_of, Store};
 use crate::domain::inspection::ImageRef;
+use crate::domain::review::PictureFault;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
@@ -37,6 +38,15 @@ pub enum FileState {
 }
 
 impl FileState {
+    /// What is wrong, if anything.
+    pub const fn fault(&self) -> Option<PictureFault> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Missing => Some(PictureFault::Missing),
+            Self::Wrong { .. } => Some(PictureFault::Wrong),
+        }
+    }
+
     /// The word used in messages and on the page.
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -110,8 +120,8 @@ pub fn hash(mut from: impl io::Read) -> io::Result<Digest> {
 }
 
 impl Files {
-    /// Proves the file of a record; `believe` takes a stamp for a hash.
-    pub(super) fn prove(&self, kind: Kind, digest: &Digest, bytes: u64, believe: bool) -> FileState {
+    /// Proves the file of a record, which says how long it is; `believe` takes a stamp for a hash.
+    pub(super) fn prove(&self, kind: Kind, digest: &Digest, bytes: Option<u64>, believe: bool) -> FileState {
         let Some(path) = self.find(kind, digest) else { return FileState::Missing };
         match self.prove_at(&path, digest, bytes, believe) {
             Ok(None) => FileState::Whole(path),
@@ -126,7 +136,7 @@ impl Files {
         &self,
         path: &Path,
         digest: &Digest,
-        bytes: u64,
+        bytes: Option<u64>,
         believe: bool,
     ) -> io::Result<Option<String>> {
         if !std::fs::symlink_metadata(path)?.is_file() {
@@ -134,13 +144,13 @@ impl Files {
         }
         let file = File::open(path)?;
         let stamp = Stamp::of(&file.metadata()?);
-        if stamp.size != bytes {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes != stamp.size) {
             return Ok(Some(format!("it has {} bytes, its record says {bytes}", stamp.size)));
         }
         if believe && self.stamps.knows(digest, stamp) {
             return Ok(None);
         }
-        if hash(io::BufReader::new(&file).take(bytes + 1))? != *digest {
+        if hash((&file).take(stamp.size + 1))? != *digest {
             return Ok(Some("its bytes are others: its sha256 is not the record's".into()));
         }
         if stamp.is_settled() && Stamp::of(&file.metadata()?) == stamp {
@@ -214,8 +224,16 @@ impl Store {
     /// How the picture of an inspection stands; hashed at the first look, then known by its stamp.
     pub fn picture(&self, image: &ImageRef) -> FileState {
         match unhex(&image.sha256) {
-            Some(digest) => self.files.prove(Kind::Image, &digest, image.bytes, true),
+            Some(digest) => self.files.prove(Kind::Image, &digest, Some(image.bytes), true),
             None => FileState::Wrong { reason: "its record has no sha256".into() },
+        }
+    }
+
+    /// How the file of a picture stands whose record nobody has looked up.
+    pub fn picture_file(&self, sha256: &str) -> FileState {
+        match unhex(sha256) {
+            Some(digest) => self.files.prove(Kind::Image, &digest, None, true),
+            None => FileState::Missing,
         }
     }
 
@@ -275,7 +293,7 @@ impl Store {
         let mut flaws = Vec::new();
         for (file_kind, kind, sha256, bytes) in [image, part].into_iter().flatten() {
             let state = match unhex(sha256) {
-                Some(digest) => self.files.prove(kind, &digest, bytes, false),
+                Some(digest) => self.files.prove(kind, &digest, Some(bytes), false),
                 None => FileState::Wrong { reason: "its record has no sha256".into() },
             };
             found.files += 1;
@@ -291,5 +309,136 @@ impl Store {
             }
         }
         flaws
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::sample;
+    use super::*;
+    use crate::domain::review::{Decided, Decision};
+    use crate::store::review::ReviewError;
+    use crate::store::StoreOptions;
+    use std::fs;
+
+    fn picture(n: u64) -> Vec<u8> {
+        format!("picture {n}").into_bytes()
+    }
+
+    /// A store with `parts` inspections, each with a picture; the fourth has a part beside it.
+    fn filled(dir: &Path, parts: u64) -> Store {
+        let store = Store::open(dir, StoreOptions::default()).unwrap();
+        for n in 1..=parts {
+            let image = store.put_image(&picture(n), "jpg").unwrap();
+            let mut inspection = sample(n);
+            if n == 4 {
+                inspection.findings = vec![inspection.findings[0].clone(); 60];
+            }
+            store.commit(&inspection, Some(image)).unwrap();
+        }
+        store
+    }
+
+    fn file_of(store: &Store, seq: u64) -> PathBuf {
+        let image = store.get(seq).unwrap().unwrap().image.unwrap().image;
+        store.image_path(&image.sha256).unwrap()
+    }
+
+    fn flaws(store: &Store, from: u64, only: Option<u64>) -> Vec<(u64, FileKind, &'static str)> {
+        let mut found = Vec::new();
+        let verified = store.verify_files(from, only, &mut |step, _| {
+            if let FileStep::Flaw(flaw) = step {
+                assert_eq!(flaw.id, sample(flaw.seq).id);
+                found.push((flaw.seq, flaw.kind, flaw.state.as_str()));
+            }
+            true
+        });
+        assert_eq!(verified.unwrap().flaws, found.len() as u64);
+        found
+    }
+
+    #[test]
+    fn a_replaced_a_deleted_a_cut_and_an_emptied_picture_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = filled(dir.path(), 8);
+        assert_eq!(flaws(&store, 0, None), []);
+        fs::write(file_of(&store, 1), picture(2)).unwrap();
+        fs::remove_file(file_of(&store, 2)).unwrap();
+        fs::write(file_of(&store, 3), &picture(3)[..4]).unwrap();
+        fs::write(file_of(&store, 5), b"").unwrap();
+        let (link, target) = (file_of(&store, 6), dir.path().join("elsewhere"));
+        fs::rename(&link, &target).unwrap();
+        std::os::unix::fs::symlink(&target, link).unwrap();
+        let part = fs::read_dir(dir.path().join("parts")).unwrap().next().unwrap().unwrap().path();
+        let part = fs::read_dir(part).unwrap().next().unwrap().unwrap().path();
+        fs::remove_file(part).unwrap();
+        let (p, found) = (FileKind::Picture, flaws(&store, 0, None));
+        let expected = [
+            (1, p, "wrong"),
+            (2, p, "missing"),
+            (3, p, "wrong"),
+            (4, FileKind::Part, "missing"),
+            (5, p, "wrong"),
+            (6, p, "wrong"),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(flaws(&store, 4, None), expected[3..]);
+        assert_eq!(flaws(&store, 0, Some(3)), expected[..3]);
+        assert_eq!(flaws(&store, 3, Some(3)), expected[2..3]);
+    }
+
+    #[test]
+    fn a_stamp_proves_a_file_until_it_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = filled(dir.path(), 1);
+        let image = store.get(1).unwrap().unwrap().image.unwrap().image;
+        let path = file_of(&store, 1);
+        assert!(matches!(store.picture(&image), FileState::Whole(_)));
+        let digest = unhex(&image.sha256).unwrap();
+        let stamp = Stamp::of(&fs::metadata(&path).unwrap());
+        assert!(!store.files.stamps.knows(&digest, stamp), "it was only just written");
+        store.files.stamps.remember(digest, stamp);
+        assert!(matches!(store.picture(&image), FileState::Whole(_)));
+        // The same length and the same mtime; the ctime is the kernel's.
+        let mtime = fs::metadata(&path).unwrap().modified().unwrap();
+        while Stamp::of(&fs::metadata(&path).unwrap()) == stamp {
+            fs::write(&path, picture(2)).unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(mtime).unwrap();
+        }
+        assert_eq!(store.picture(&image).as_str(), "wrong");
+        // The same bytes, stored again, mend it.
+        store.put_image(&picture(1), "jpg").unwrap();
+        assert!(matches!(store.picture(&image), FileState::Whole(_)));
+    }
+
+    #[test]
+    fn nobody_decides_about_a_picture_that_is_not_there_without_saying_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = filled(dir.path(), 4);
+        fs::write(file_of(&store, 1), picture(2)).unwrap();
+        fs::remove_file(file_of(&store, 2)).unwrap();
+        let pass = Decision {
+            verdict: Decided::Pass,
+            reason: "seen on the part".into(),
+            note: String::new(),
+            findings: None,
+            texts: None,
+        };
+        for (seq, fault) in [(1, PictureFault::Wrong), (2, PictureFault::Missing)] {
+            let id = sample(seq).id;
+            let refused = store.review(&id, "anna", pass.clone(), None);
+            assert!(
+                matches!(refused, Err(ReviewError::Picture { fault: f, .. }) if f == fault),
+                "{refused:?}"
+            );
+            let made = store.review_without_picture(&id, "anna", pass.clone(), None).unwrap();
+            assert_eq!(made.picture, Some(fault));
+            assert_eq!(store.review_entry(made.seq).unwrap().unwrap(), made);
+        }
+        fs::remove_file(file_of(&store, 3)).unwrap();
+        let made = store.review_many(&[sample(3).id, sample(4).id], "anna", &pass).unwrap();
+        let about: Vec<_> = made.iter().map(|r| (r.inspection_seq, r.picture)).collect();
+        assert_eq!(about, [(4, None)], "in bulk they are left to a person");
+        assert_eq!(store.verify_reviews().unwrap().broken_at, None);
     }
 }

@@ -22,7 +22,7 @@ use super::images::{hex, sha256, unhex, Digest};
 use super::ledger::Chain;
 use super::review_record::Draft;
 use super::{id_key, key_of, open_seq, seal_seq, value, Store};
-use crate::domain::review::{Decided, Decision, Review, ReviewKind};
+use crate::domain::review::{Decided, Decision, PictureFault, Review, ReviewKind};
 use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _};
 use std::convert::Infallible;
@@ -49,6 +49,9 @@ pub enum ReviewError {
     /// Somebody decided meanwhile; `last` is the newest entry about this inspection.
     #[error("inspection {id} was decided meanwhile: its newest entry is {last}")]
     Changed { id: String, last: u64 },
+    /// Nobody can have looked at it.
+    #[error("the picture of inspection {id} is {}: a decision about it must say that it is made without it", fault.as_str())]
+    Picture { id: String, fault: PictureFault },
     #[error("nothing is decided about inspection {id}, so nothing can be taken back")]
     NothingToUndo { id: String },
     #[error("{what}")]
@@ -147,13 +150,30 @@ impl Store {
         decision: Decision,
         based_on: Option<u64>,
     ) -> Result<Review, ReviewError> {
-        let (review, ticket) = self.append_decision(id, actor, &decision, based_on)?;
+        let (review, ticket) = self.append_decision(id, actor, &decision, based_on, false)?;
+        self.finish_reviews(std::slice::from_ref(&review), ticket)?;
+        Ok(review)
+    }
+
+    /// As `review`, also where the picture is missing or wrong: the entry keeps that.
+    ///
+    /// # Errors
+    /// As `review`, but `Picture`.
+    pub fn review_without_picture(
+        &self,
+        id: &str,
+        actor: &str,
+        decision: Decision,
+        based_on: Option<u64>,
+    ) -> Result<Review, ReviewError> {
+        let (review, ticket) = self.append_decision(id, actor, &decision, based_on, true)?;
         self.finish_reviews(std::slice::from_ref(&review), ticket)?;
         Ok(review)
     }
 
     /// The same decision about many inspections that nobody has decided about, with one wait for the
-    /// disk. Those that somebody decided meanwhile are left as they are; returns the new entries.
+    /// disk. Those that somebody decided meanwhile, or whose pictures are missing or wrong, are left as they are;
+    /// returns the new entries.
     ///
     /// # Errors
     /// As `review`; what was appended before the error stays.
@@ -165,12 +185,16 @@ impl Store {
     ) -> Result<Vec<Review>, ReviewError> {
         let (mut reviews, mut last_ticket) = (Vec::new(), None);
         for id in ids {
-            match self.append_decision(id, actor, decision, None) {
+            match self.append_decision(id, actor, decision, None, false) {
                 Ok((review, ticket)) => {
                     reviews.push(review);
                     last_ticket = Some(ticket);
                 }
-                Err(ReviewError::Changed { .. } | ReviewError::NoInspection { .. }) => {}
+                Err(
+                    ReviewError::Changed { .. }
+                    | ReviewError::NoInspection { .. }
+                    | ReviewError::Picture { .. },
+                ) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -186,8 +210,14 @@ impl Store {
         actor: &str,
         decision: &Decision,
         based_on: Option<u64>,
+        unseen: bool,
     ) -> Result<(Review, u64), ReviewError> {
         check(decision)?;
+        // Before the lock: it may have to be hashed.
+        let fault = self.picture_fault(id)?;
+        if let Some(fault) = fault.filter(|_| !unseen) {
+            return Err(ReviewError::Picture { id: id.to_owned(), fault });
+        }
         self.append_review(id, based_on, |subject| {
             let kind = match (subject.model_verdict, decision.verdict) {
                 ("pass", Decided::Pass) | ("fail", Decided::Fail) => ReviewKind::Confirm,
@@ -199,6 +229,7 @@ impl Store {
             }
             let mut review = blank(subject, actor, kind);
             review.verdict = Some(decision.verdict);
+            review.picture = fault;
             review.supersedes = subject.standing.and_then(|s| s.effective);
             (review.reason, review.note) = (decision.reason.trim().to_owned(), decision.note.clone());
             (review.findings, review.texts) = (decision.findings.clone(), decision.texts.clone());
@@ -237,6 +268,16 @@ impl Store {
         })?;
         self.finish_reviews(std::slice::from_ref(&review), ticket)?;
         Ok(review)
+    }
+
+    /// What is wrong with the picture of an inspection; `None` also where none was ever kept.
+    fn picture_fault(&self, id: &str) -> Result<Option<PictureFault>, StoreError> {
+        let stored = match self.get_by_id(id) {
+            Err(StoreError::InvalidId { .. }) => None,
+            other => other?,
+        };
+        let state = stored.and_then(|s| s.image).map(|s| self.picture(&s.image));
+        Ok(state.and_then(|s| s.fault()))
     }
 
     /// Waits for the disk, then tells.
@@ -404,6 +445,7 @@ fn blank(subject: &Subject, actor: &str, kind: ReviewKind) -> Review {
         texts: None,
         supersedes: None,
         restores: None,
+        picture: None,
         hash: String::new(),
     }
 }

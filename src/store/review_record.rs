@@ -11,7 +11,7 @@ use super::review::digest;
 use super::value::{self, HEADER_BYTES, VALUE_BYTES_MAX};
 use crate::domain::grade::Severity;
 use crate::domain::rect::BoxPx;
-use crate::domain::review::{Decided, OperatorBox, OperatorText, Review, ReviewKind};
+use crate::domain::review::{Decided, OperatorBox, OperatorText, PictureFault, Review, ReviewKind};
 use serde::{Deserialize, Serialize};
 
 /// Version byte of the values that this file writes.
@@ -35,6 +35,9 @@ pub struct Head {
     reason: String,
     supersedes: Option<u64>,
     restores: Option<u64>,
+    /// Only of a decision without the picture; absent in entries that were written before it was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    picture: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     part: Option<PartV1>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,6 +90,7 @@ impl Draft {
             reason: review.reason.clone(),
             supersedes: review.supersedes,
             restores: review.restores,
+            picture: review.picture.map(|p| p.as_str().to_owned()),
             part: None,
             body: Some(body.clone()),
         };
@@ -133,6 +137,8 @@ impl Head {
         };
         let findings = body.findings.map(|f| f.into_iter().map(FindingV1::into_domain).collect());
         let text = |t: TextV1| OperatorText { prompt: t.prompt, line: t.line, text: t.text };
+        let fault =
+            |w: String| PictureFault::parse(&w).ok_or_else(|| format!("{w:?} is no fault of a picture"));
         let word = |w: String| Decided::parse(&w).ok_or_else(|| format!("{w:?} is no decision"));
         Ok(Review {
             seq: self.seq,
@@ -150,6 +156,7 @@ impl Head {
             texts: body.texts.map(|t| t.into_iter().map(text).collect()),
             supersedes: self.supersedes,
             restores: self.restores,
+            picture: self.picture.map(fault).transpose()?,
             hash: hex(&sha256(value)),
         })
     }

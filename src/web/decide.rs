@@ -35,6 +35,9 @@ pub struct DecisionBody {
     pub findings: Option<Vec<BoxBody>>,
     /// Lines that read otherwise.
     pub texts: Option<Vec<TextBody>>,
+    /// Decide although the picture is missing or wrong, which is refused otherwise; the entry keeps that.
+    #[serde(default)]
+    pub without_picture: bool,
     /// The newest entry about this inspection that was seen (`last_review`); null: none.
     pub based_on: Option<u64>,
 }
@@ -66,6 +69,9 @@ pub struct BulkBody {
 pub struct BulkDone {
     /// Entries that were appended.
     pub decided: usize,
+    /// Inspections that are left to a person, because their pictures are missing or wrong or somebody decided
+    /// meanwhile.
+    pub left: usize,
 }
 
 /// Decides about an inspection: an entry in the ledger, published over MQTT.
@@ -79,11 +85,15 @@ pub async fn decide(
     Path(id): Path<String>,
     Json(body): Json<DecisionBody>,
 ) -> Result<(StatusCode, Json<ReviewView>), ApiError> {
-    let based_on = body.based_on;
+    let (based_on, without_picture) = (body.based_on, body.without_picture);
     let decision = decision(body)?;
     let review = blocking(&app, move |app| {
         inside(&decision, &stored(app, &id)?, app)?;
-        Ok(app.store.review(&id, &who.name, decision, based_on)?)
+        Ok(if without_picture {
+            app.store.review_without_picture(&id, &who.name, decision, based_on)?
+        } else {
+            app.store.review(&id, &who.name, decision, based_on)?
+        })
     })
     .await?;
     tracing::info!(review = review.seq, by = %review.actor, inspection = review.inspection_seq, kind = review.kind.as_str(), "decided");
@@ -101,7 +111,7 @@ fn decision(body: DecisionBody) -> Result<Decision, ApiError> {
 
 /// Boxes lie inside the picture, so that an export is never refused by who reads it.
 fn inside(decision: &Decision, stored: &crate::store::record::Stored, app: &App) -> Result<(), ApiError> {
-    let size = stored.image.as_ref().and_then(|s| super::images::size(app, &s.image.sha256));
+    let size = stored.image.as_ref().and_then(|s| app.store.picture_size(&s.image.sha256));
     let (Some((width, height)), Some(findings)) = (size, &decision.findings) else { return Ok(()) };
     match findings.iter().position(|f| f.bbox_px.x1 > width as f32 || f.bbox_px.y1 > height as f32) {
         Some(i) => {
@@ -159,7 +169,7 @@ pub async fn bulk(
                 format!("{total} inspections fit now, not {}; at most {BULK_MAX} at once", body.count);
             return Err(ApiError::new(StatusCode::CONFLICT, "count", error));
         }
-        let mut decided = 0;
+        let (mut decided, mut asked) = (0, 0);
         for (verdict, seqs) in groups {
             let mut ids = Vec::new();
             for seq in seqs {
@@ -172,10 +182,11 @@ pub async fn bulk(
                 findings: None,
                 texts: None,
             };
+            asked += ids.len();
             decided += app.store.review_many(&ids, &who.name, &decision)?.len();
         }
-        Ok(decided)
+        Ok(BulkDone { decided, left: asked - decided })
     })
     .await?;
-    Ok(Json(BulkDone { decided: done }))
+    Ok(Json(done))
 }

@@ -245,3 +245,23 @@ impl Write for Pieces {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_takes_nothing_does_not_hold_its_place() {
+        let (pieces, mut body) = mpsc::channel(PIECES_MAX);
+        let runtime = tokio::runtime::Handle::current();
+        let (buffer, read_wait) = (Vec::new(), Duration::from_millis(50));
+        let mut out = Pieces { pieces, buffer, runtime, read_wait };
+        let written = tokio::task::spawn_blocking(move || {
+            let piece = vec![0; PIECE_BYTES];
+            (0..PIECES_MAX + 9).try_for_each(|_| out.write_all(&piece))
+        });
+        let error = written.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("took nothing"), "{error}");
+        assert_eq!(body.recv().await.unwrap().unwrap().len(), PIECE_BYTES);
+    }
+}

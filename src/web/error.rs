@@ -73,6 +73,7 @@ impl From<ReviewError> for ApiError {
         match error {
             ReviewError::NoInspection { .. } => Self::not_found(words),
             ReviewError::Changed { .. } => Self::new(StatusCode::CONFLICT, "changed", words),
+            ReviewError::Picture { .. } => Self::new(StatusCode::CONFLICT, "picture", words),
             ReviewError::NothingToUndo { .. } => Self::new(StatusCode::CONFLICT, "nothing_to_undo", words),
             ReviewError::Invalid { .. } => Self::bad(words),
             ReviewError::Store { source } => source.into(),

@@ -4,6 +4,8 @@ use super::accounts::blocking;
 use super::auth::Viewer;
 use super::error::{ApiError, Problem};
 use super::App;
+use crate::store::images::{hex, sha256 as digest};
+use crate::store::proof::FileState;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{header, HeaderMap, StatusCode};
@@ -38,7 +40,12 @@ pub async fn full(
     let (bytes, kind) = blocking(&app, move |app| {
         let path = app.store.image_path(&sha256).ok_or_else(gone)?;
         let kind = if path.extension().is_some_and(|e| e == "png") { "image/png" } else { "image/jpeg" };
-        Ok((std::fs::read(path).map_err(|_| gone())?, kind))
+        let bytes = std::fs::read(path).map_err(|_| gone())?;
+        // What is sent is what was hashed.
+        if !hex(&digest(&bytes)).eq_ignore_ascii_case(&sha256) {
+            return Err(wrong(&sha256));
+        }
+        Ok((bytes, kind))
     })
     .await?;
     Ok(picture(bytes, kind))
@@ -72,7 +79,15 @@ pub async fn thumb(
     }
     let kept = |app: &App, sha256: &str| app.store.thumbnail_path(sha256).and_then(|p| std::fs::read(p).ok());
     let wanted = sha256.clone();
-    if let Some(bytes) = blocking(&app, move |app| Ok(kept(app, &wanted))).await? {
+    let look = move |app: &App| {
+        // A small copy stands for its picture, and only as long as that is what it was.
+        match app.store.picture_file(&wanted) {
+            FileState::Whole(_) => Ok(kept(app, &wanted)),
+            FileState::Missing => Err(gone()),
+            FileState::Wrong { .. } => Err(wrong(&wanted)),
+        }
+    };
+    if let Some(bytes) = blocking(&app, look).await? {
         return Ok(picture(bytes, "image/jpeg"));
     }
     let _turn = app.drawing.acquire().await.map_err(ApiError::internal)?;
@@ -110,14 +125,18 @@ pub fn shrink(picture: &RgbImage) -> Option<Vec<u8>> {
     Some(jpeg)
 }
 
-/// Width and height of a stored picture, from its header.
-pub fn size(app: &App, sha256: &str) -> Option<(u32, u32)> {
-    let reader = ImageReader::open(app.store.image_path(sha256)?).ok()?.with_guessed_format().ok()?;
-    reader.into_dimensions().ok()
-}
-
 fn gone() -> ApiError {
     ApiError::not_found("there is no such picture (any more)")
+}
+
+/// Not shown: a decision would be about another picture.
+fn wrong(sha256: &str) -> ApiError {
+    tracing::error!(sha256, "a picture is not the one that its record names");
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "picture_wrong",
+        "the file of this picture is another one, or is damaged",
+    )
 }
 
 /// The name is the content, so whoever has something under it has it all.

@@ -6,7 +6,7 @@ use super::error::{ApiError, Problem};
 use super::wire::{
     finite, AnswerView, Detail, FindingView, LatencyView, ModelView, PartView, ReviewView, Summary, TextView,
 };
-use super::{images, App};
+use super::App;
 use crate::domain::grade::Grade;
 use crate::domain::grid::Grid;
 use crate::domain::pipeline::{Pipeline, PromptKind};
@@ -267,7 +267,9 @@ fn detail(app: &App, stored: &Stored) -> Result<Detail, ApiError> {
     let reviews = app.store.reviews_of(stored.seq)?;
     let standing = app.store.standing(stored.seq)?;
     let decision = standing.and_then(|s| s.effective).and_then(|e| reviews.iter().find(|r| r.seq == e));
-    let size = stored.image.as_ref().and_then(|s| images::size(app, &s.image.sha256));
+    let picture = stored.image.as_ref().map(|s| app.store.picture(&s.image));
+    let whole = stored.image.as_ref().filter(|_| picture.as_ref().is_some_and(|p| p.fault().is_none()));
+    let size = whole.and_then(|s| app.store.picture_size(&s.image.sha256));
     let pipeline = app.pipelines.iter().find(|p| p.name == i.pipeline && p.version == i.pipeline_version);
     let l = &i.latency;
     let part = match i.trigger.part.as_deref() {
@@ -289,6 +291,7 @@ fn detail(app: &App, stored: &Stored) -> Result<Detail, ApiError> {
         texts: i.texts.iter().map(TextView::new).collect(),
         tiles_planned: i.tiles.planned,
         tiles_inspected: i.tiles.inspected,
+        picture: picture.as_ref().map(|p| p.as_str()),
         width: size.map(|s| s.0),
         height: size.map(|s| s.1),
         grid: pipeline.zip(size).and_then(|(p, (w, h))| grid(p, w, h)),

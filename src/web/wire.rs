@@ -109,7 +109,9 @@ pub struct Detail {
     pub texts: Vec<TextView>,
     pub tiles_planned: usize,
     pub tiles_inspected: usize,
-    /// Size of the picture in pixels.
+    /// How the picture stands: whole, missing or wrong; null when none was kept.
+    pub picture: Option<&'static str>,
+    /// Size of the picture in pixels; null when it cannot be shown.
     pub width: Option<u32>,
     pub height: Option<u32>,
     /// x0, y0, x1, y1 of every tile; null when the recipe has changed since.
@@ -302,6 +304,8 @@ pub struct ReviewView {
     pub texts: Option<Vec<TextBody>>,
     pub supersedes: Option<u64>,
     pub restores: Option<u64>,
+    /// missing or wrong, when it was made without the picture.
+    pub picture: Option<&'static str>,
     /// sha256 of the entry: what the next one names as its predecessor.
     pub hash: String,
 }
@@ -323,6 +327,7 @@ impl ReviewView {
             texts: r.texts.as_ref().map(|t| t.iter().map(TextBody::new).collect()),
             supersedes: r.supersedes,
             restores: r.restores,
+            picture: r.picture.map(|p| p.as_str()),
             hash: r.hash.clone(),
         }
     }

@@ -116,6 +116,43 @@ async fn a_decision_reaches_the_broker_even_if_it_was_away() {
     link.stop().await.unwrap();
 }
 
+#[test]
+fn no_wrong_picture_is_shown_and_none_is_decided_about_silently() {
+    let server = Server::start(3);
+    let detail = || server.get(&format!("/api/v1/inspections/{}", id(3)), Role::Viewer).json();
+    let whole = detail();
+    assert_eq!((&whole["picture"], &whole["width"]), (&json!("whole"), &json!(256)));
+    let sha256 = whole["image"].as_str().unwrap().to_owned();
+    let path = server.store.image_path(&sha256).unwrap();
+    let shown = |of: &str| server.get(&format!("/api/v1/{of}/{sha256}"), Role::Viewer);
+    assert_eq!((shown("images").status, shown("thumbs").status), (200, 200));
+    // Another picture of the same size, under the name of this one.
+    let mut other = std::fs::read(&path).unwrap();
+    *other.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, other).unwrap();
+    for of in ["images", "thumbs"] {
+        let answer = shown(of);
+        assert_eq!((answer.status, answer.code().as_str()), (404, "picture_wrong"), "{of}");
+    }
+    assert_eq!((&detail()["picture"], &detail()["width"]), (&json!("wrong"), &json!(null)));
+    let refused = server.post(&reviews(3), Role::Operator, &json!({"verdict": "pass"}));
+    assert_eq!((refused.status, refused.code().as_str()), (409, "picture"));
+    let bulk = json!({"search": {"verdict": "pass,fail"}, "action": "confirm", "count": 2});
+    let left = server.post("/api/v1/reviews/bulk", Role::Operator, &bulk).json();
+    assert_eq!((&left["decided"], &left["left"]), (&json!(0), &json!(2)));
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(detail()["picture"], "missing");
+    let explicit = json!({"verdict": "pass", "without_picture": true});
+    let made = server.post(&reviews(3), Role::Operator, &explicit);
+    assert_eq!((made.status, &made.json()["picture"]), (201, &json!("missing")));
+    assert_eq!(detail()["reviews"][0]["picture"], "missing", "the ledger keeps it");
+    let csv = server.get("/api/v1/export?format=jsonl&all=true", Role::Operator);
+    let mut tar = tar::Archive::new(csv.body.as_slice());
+    let names: Vec<String> =
+        tar.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
+    assert_eq!(names, ["left_out.json", "truth.jsonl"], "an export says what it leaves out");
+}
+
 fn inspectd(args: &[&str]) -> std::process::Output {
     Command::new(env!("CARGO_BIN_EXE_inspectd"))
         .args(args)

@@ -90,13 +90,14 @@ export class Part {
     this.tools = h("div.toolbar", {},
       tool("fit", t("fit"), null, () => p.fit()), tool("plus", t("zoomIn"), null, () => p.zoom(1.5)), tool("minus", t("zoomOut"), null, () => p.zoom(1 / 1.5)),
       tool("boxes", t("boxes"), p.showBoxes, () => this.toggle("showBoxes"), "tool-boxes"), d.grid && tool("grid", t("grid"), p.showGrid, () => this.toggle("showGrid"), "tool-grid"),
-      may("operator") && d.image && tool("draw", t("draw"), p.drawing, () => this.toggle("drawing"), "tool-draw"));
-    const look = d.image ? h("div.look", {}, p.stage, this.tools) : h("div.look", {}, h("p.empty", {}, t("noImage")));
+      may("operator") && seen && tool("draw", t("draw"), p.drawing, () => this.toggle("drawing"), "tool-draw"));
+    const seen = d.image && (d.picture ?? "whole") === "whole";
+    const look = seen ? h("div.look", {}, p.stage, this.tools) : h("div.look", {}, h("p.empty", { class: d.image ? "empty bad" : "empty" }, t(d.image ? `picture_${d.picture}` : "noImage")));
     this.side = h("div.side");
     this.foot = h("footer.decide");
     replace(this.view, this.head(), h("div.body", {}, look, this.side), this.foot);
     this.drawSide();
-    if (d.image) {
+    if (seen) {
       p.show(`/api/v1/images/${d.image}`, d.width, d.height, keep);
       requestAnimationFrame(() => (p.touched ? p.place() : p.fit()));
     }
@@ -200,7 +201,7 @@ export class Part {
     return h("ol.history", {}, all.map((r) => h("li", { title: `${r.seq} · sha256 ${r.hash}` },
       r.verdict ? h("span.person", { class: `person ${r.verdict}` }, icon(r.verdict)) : h("span.person", {}, icon("undo")),
       h("div", {}, h("strong", {}, r.actor), ` ${t(r.kind === "undo" ? "k_undo" : r.kind)}`, r.verdict && r.kind !== "confirm" ? `: ${t(r.verdict)}` : "", h("small.quiet", {}, ` ${when(r.at)} · ${r.hash.slice(0, 8)}`),
-        r.reason && h("div", {}, r.reason), r.note && h("div.quiet", {}, r.note), r.findings && h("small.quiet", {}, `✎ ${r.findings.length} ${t("boxes").toLowerCase()}`)))));
+        r.picture && h("div.bad", {}, t(`picture_${r.picture}`)), r.reason && h("div", {}, r.reason), r.note && h("div.quiet", {}, r.note), r.findings && h("small.quiet", {}, `✎ ${r.findings.length} ${t("boxes").toLowerCase()}`)))));
   }
 
   drawFoot() {
@@ -280,11 +281,12 @@ export class Part {
     dialog?.addEventListener("keydown", (e) => { if (e.target.tagName !== "INPUT" && /^[123]$/.test(e.key)) dialog.querySelectorAll(".choices button")[e.key - 1]?.click(); });
   }
 
-  async decide(verdict, reason, stay) {
+  async decide(verdict, reason, stay, unseen) {
     if (this.deciding || !may("operator")) return;
     const d = this.data;
+    if (d.image && d.picture !== "whole" && !unseen) return this.withoutPicture(() => this.decide(verdict, reason, stay, true));
     const bare = (f) => ({ label: f.label, severity: f.severity, bbox_px: f.bbox_px });
-    const body = { verdict, reason, based_on: d.last_review, findings: (this.boxes || this.effective?.findings)?.map(bare) ?? null, texts: this.texts || this.effective?.texts || null };
+    const body = { verdict, reason, based_on: d.last_review, findings: (this.boxes || this.effective?.findings)?.map(bare) ?? null, texts: this.texts || this.effective?.texts || null, without_picture: Boolean(unseen) };
     this.deciding = true;
     try {
       const made = await post(`/api/v1/inspections/${d.id}/reviews`, body);
@@ -299,6 +301,12 @@ export class Part {
     } finally {
       this.deciding = false;
     }
+  }
+
+  /// Nobody decides by accident about a picture that is not there.
+  withoutPicture(go) {
+    sheet(t(`picture_${this.data.picture}`), (close) => h("div.body", {}, h("p", {}, t("unseenHint")),
+      h("div.end", {}, h("button", { type: "button", autofocus: true, onclick: close }, t("cancel")), h("button.danger", { type: "button", id: "unseen", onclick: () => { close(); go(); } }, t("unseen")))));
   }
 
   undo() {
@@ -318,6 +326,7 @@ export class Part {
   }
 
   async refused(refused, id) {
+    if (refused.code === "picture" && this.id === id) await this.show(id, true);
     if (refused.code !== "changed") return toast(`${t("failed")}: ${refused.message}`, null, "bad");
     toast(`${this.data?.part_id || ""} ${t("changed")}`, null, "bad");
     if (this.id === id) await this.show(id, true);
