@@ -14,12 +14,13 @@
 //! Nothing opens before the config is checked. While the disk or the outbox is full the line stands,
 //! visibly (`care` says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
 //! every source has ended and everything is delivered, or when the store fails: then it stops
-//! acknowledging at once and systemd starts it again. Draining goes in the order of the line, so
+//! acknowledging at once and systemd starts it again, unless the store is `damaged`. Draining goes in the order of the line, so
 //! that what was taken is inspected, what was inspected is stored, and what was stored is published
 //! or kept for the next start.
 
 mod cameras;
 mod care;
+pub mod damaged;
 pub mod desk;
 mod device;
 mod heap;
@@ -73,13 +74,19 @@ enum Ended {
 /// Runs until told to stop.
 ///
 /// # Errors
-/// When a part cannot be opened, or the store fails while running.
+/// When a part cannot be opened, or the store fails while running; `damaged::Damaged` when no restart mends it.
 pub fn run(config: Config) -> anyhow::Result<()> {
     heap::bound();
-    while run_once(&config)? == Ended::ToCompact {
-        tracing::info!("the line starts again after its database was closed for compaction");
+    loop {
+        match run_once(&config) {
+            Ok(Ended::Done) => return Ok(()),
+            Ok(Ended::ToCompact) => {
+                tracing::info!("the line starts again after its database was closed for compaction");
+            }
+            Err(error) if damaged::is_damage(&error) => return Err(damaged::report(&config, &error).into()),
+            Err(error) => return Err(error),
+        }
     }
-    Ok(())
 }
 
 fn run_once(config: &Config) -> anyhow::Result<Ended> {

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use inspectd::config::{self, ConfigError};
+use inspectd::daemon::damaged::{self, Damaged};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -18,10 +19,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// A bad config has a code of its own: systemd must not restart what only an edit can mend.
+/// A bad config and a damaged store have codes of their own: systemd must not restart what only a person can mend.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(|cause| cause.is::<ConfigError>()) {
         ExitCode::from(config::EXIT_CODE)
+    } else if error.chain().any(|cause| cause.is::<Damaged>()) {
+        ExitCode::from(damaged::EXIT_CODE)
     } else {
         ExitCode::FAILURE
     }

@@ -3,8 +3,8 @@
 //!     every second   alive? feed the watchdog      does the store accept? alarm and cameras say so
 //!     now and then   stats      retention and the look at the database's size, on a thread of their own
 
-use super::notify;
 use super::station::Station;
+use super::{damaged, notify};
 use crate::clock::Clock;
 use crate::mqtt::message::CameraState;
 use crate::mqtt::StationEvent;
@@ -73,7 +73,7 @@ impl Care {
     /// Alarms that stand from a former run are cleared or raised anew with the first tick.
     pub fn new(store: Arc<Store>, station: Arc<Station>, cameras: Vec<String>) -> Self {
         let now = Instant::now();
-        for code in [ALARM_FULL, ALARM_HELD, ALARM_STEP] {
+        for code in [ALARM_FULL, ALARM_HELD, ALARM_STEP, damaged::ALARM] {
             station.tell(alarm(code, false, String::new()));
         }
         Self {

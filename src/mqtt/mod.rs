@@ -7,7 +7,7 @@
 //!     broker --cmd/…--> command (a client of its own) --> daemon's desk --> cmd/ack
 //!
 //! `state` decides, without clock, network or disk; `driver` carries out; `link` is one connection, by `tls` or in clear;
-//! `message` makes the payloads. The outbox in the store is the only truth about what must be sent:
+//! `message` makes the payloads; `last_words` are said without a store. The outbox in the store is the only truth about what must be sent:
 //! a connection starts with nothing and reads it from its lowest entry.
 //!
 //! | topic | QoS | retained | when |
@@ -21,6 +21,7 @@
 
 pub mod command;
 mod driver;
+pub mod last_words;
 mod link;
 pub mod message;
 mod owed;

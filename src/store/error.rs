@@ -56,6 +56,9 @@ pub enum StoreError {
     /// parts, and try again: it passes when space comes back.
     #[error("the disk is full: {free_bytes} bytes free, {free_bytes_min} must stay free")]
     DiskFull { free_bytes: u64, free_bytes_min: u64 },
+    /// The database came upon what it never expects in its own file.
+    #[error("the database file is damaged: {reason}")]
+    Panicked { reason: String },
     /// Whoever asked for long work does not want it any more.
     #[error("the work was ended before it was done")]
     Cancelled,
@@ -75,6 +78,7 @@ impl StoreError {
         matches!(
             self,
             Self::Corruption { .. }
+                | Self::Panicked { .. }
                 | Self::Engine { .. }
                 | Self::BadRecord { .. }
                 | Self::BadMeta { .. }

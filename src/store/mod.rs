@@ -503,7 +503,10 @@ fn open_database(ledger: &Path) -> Result<sled::Db, StoreError> {
     let config =
         sled::Config::new().path(ledger).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
     for _ in 0..OPEN_RETRIES {
-        match config.open() {
+        // A damaged file may make sled panic: an error, too, and one that no restart mends.
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
+        let opened = opened.map_err(|panic| StoreError::Panicked { reason: panic_words(&*panic) })?;
+        match opened {
             Ok(db) => {
                 disk::write_through(&ledger.join("db"));
                 return Ok(db);
@@ -516,6 +519,11 @@ fn open_database(ledger: &Path) -> Result<sled::Db, StoreError> {
         }
     }
     Err(StoreError::Locked { dir: ledger.to_owned() })
+}
+
+fn panic_words(panic: &(dyn std::any::Any + Send)) -> String {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
 
 fn check_format(trees: &Trees) -> Result<(), StoreError> {

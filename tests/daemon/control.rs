@@ -1,8 +1,8 @@
 //! The local door: commands beside a running daemon, and commands of root on a service's store.
 
-use super::broker::until;
+use super::broker::{until, Broker, Subscriber};
 use super::inspections::inspection;
-use super::station::{signal, wait, Station};
+use super::station::{signal, wait, Station, PREFIX};
 use inspectd::store::{Store, StoreOptions};
 use serde_json::Value;
 use std::os::unix::fs::{chown, MetadataExt as _, PermissionsExt as _};
@@ -128,4 +128,47 @@ fn root_leaves_no_file_of_its_own_in_the_store_of_a_service() {
     let other = Command::new(&binary).uid(UID + 1).args(["verify", "--store", &store]).output().unwrap();
     let said = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(!other.status.success() && said.contains("sudo -u"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_store_is_an_alarm_and_an_exit_code_of_its_own() {
+    let broker = Broker::start("", "").await;
+    let station = Station::new(
+        broker.port,
+        "[[camera]]\nid = \"cam1\"\npipeline = \"examples-defects\"\nsource = \"simulator\"\ncount = 2\nwidth_px = 1224\nheight_px = 1024\n",
+    );
+    assert!(wait(&mut station.start(), "two parts are inspected").await.success(), "{}", station.log());
+    // What lies in the middle of the database's file is lost; its end says that more was there.
+    let ledger = station.dir.path().join("store/ledger");
+    let db = std::fs::read(ledger.join("db")).unwrap();
+    for entry in std::fs::read_dir(&ledger).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap")) {
+            std::fs::write(path, b"nothing that sled has written").unwrap();
+        }
+    }
+    std::fs::write(ledger.join("db"), vec![0xa5; db.len()]).unwrap();
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let status = wait(&mut station.start(), "it gives up").await;
+    assert_eq!(status.code(), Some(65), "{}", station.log());
+    until("the plant was told", || {
+        let alarm = subscriber.newest("st10/alarm/store_damaged");
+        let camera = subscriber.newest("st10/camera/cam1/status");
+        alarm.is_some_and(|a| {
+            a["state"] == "raised" && a["message"].as_str().unwrap().contains("inspectd salvage")
+        }) && camera.is_some_and(|c| c["state"] == "fault")
+    })
+    .await;
+    // Whoever subscribes later learns of it, too.
+    let late = Subscriber::new(broker.port, PREFIX).await;
+    until("it is retained", || late.newest("st10/alarm/store_damaged").is_some()).await;
+    let unit = include_str!("../../systemd/inspectd.service");
+    assert!(unit.contains("\nRestartPreventExitStatus=78 65\n"), "systemd does not restart it");
+    // With another store the alarm goes.
+    std::fs::remove_dir_all(station.dir.path().join("store")).unwrap();
+    assert!(wait(&mut station.start(), "it inspects again").await.success(), "{}", station.log());
+    until("the alarm is cleared", || {
+        subscriber.newest("st10/alarm/store_damaged").is_some_and(|a| a["state"] == "cleared")
+    })
+    .await;
 }

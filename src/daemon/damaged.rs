@@ -1,0 +1,83 @@
+//! A damaged store: no restart mends it, so the daemon says so to the plant and stays down, with an exit code of its own.
+//!
+//!     error of the store --is damage?--> alarm/store_damaged and every camera's fault, retained --> exit code 65
+//!                              '--no: an error like others; systemd starts the daemon again
+
+use crate::config::Config;
+use crate::mqtt::last_words::last_words;
+use crate::mqtt::message::CameraState;
+use crate::mqtt::StationEvent;
+use crate::store::error::StoreError;
+use anyhow::Context as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Exit code of a daemon whose store is damaged (EX_DATAERR): only a person can mend it. systemd must not restart it.
+pub const EXIT_CODE: u8 = 65;
+/// Raised while the daemon stays down; cleared by the next start with a whole store.
+pub const ALARM: &str = "store_damaged";
+/// How long the broker is waited for.
+const SAY: Duration = Duration::from_secs(30);
+
+/// Why the daemon stays down.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the store in {} is damaged: {reason}. The station stays down until that is mended: `inspectd salvage --from {} --to DIR` \
+     takes what can be read into a new store, `inspectd restore` makes one from a backup", dir.display(), dir.display()
+)]
+pub struct Damaged {
+    dir: PathBuf,
+    reason: String,
+}
+
+/// True when an error comes from a store that is damaged.
+pub fn is_damage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_damage))
+}
+
+/// Says it to the plant; the error to end with.
+pub fn report(config: &Config, error: &anyhow::Error) -> Damaged {
+    let damaged = Damaged { dir: config.store.dir.clone(), reason: format!("{error:#}") };
+    let words = damaged.to_string();
+    tracing::error!("{words}");
+    let alarm = StationEvent::Alarm { code: ALARM.to_owned(), raised: true, message: words };
+    let fault = |id: &String| StationEvent::Camera {
+        id: id.clone(),
+        state: CameraState::Fault,
+        reason: "the store is damaged".to_owned(),
+    };
+    let cameras = config.cameras.iter().map(|c| fault(&c.id));
+    let events: Vec<StationEvent> = std::iter::once(alarm).chain(cameras).collect();
+    if let Err(error) = say(config, &events) {
+        tracing::error!(error = format!("{error:#}"), "the plant was not told that the store is damaged");
+    }
+    damaged
+}
+
+fn say(config: &Config, events: &[StationEvent]) -> anyhow::Result<()> {
+    let options = super::mqtt_options(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(last_words(&options, events, SAY)).context("the broker")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::MqttError;
+
+    #[test]
+    fn damage_is_told_from_what_passes_or_a_restart_mends() {
+        let bad = StoreError::BadRecord { seq: 7, reason: "checksum".into() };
+        assert!(is_damage(&anyhow::Error::from(MqttError::Store { source: bad }).context("somewhere")));
+        let cut = StoreError::CutOff { ledger: "reviews", expected: 3, found: 2 };
+        assert!(is_damage(&anyhow::Error::from(cut)));
+        for fine in [
+            StoreError::DiskFull { free_bytes: 0, free_bytes_min: 1 },
+            StoreError::Locked { dir: "/x".into() },
+            StoreError::Stopped { reason: "fdatasync".into() },
+        ] {
+            assert!(!is_damage(&anyhow::Error::from(fine)));
+        }
+        assert!(!is_damage(&anyhow::anyhow!("the inspector panicked")));
+    }
+}

@@ -1,0 +1,76 @@
+//! Last words: what a station says that has no store, and so delivers nothing.
+//!
+//!     connect --Up--> alarms and states of cameras, retained --all acknowledged--> leave
+//!        ^--Down, a pause--'                                    (until the time is over)
+
+use super::link::{Link, LinkEvent};
+use super::message::{self, StationState, Topics};
+use super::{MqttError, MqttOptions, StationEvent};
+use std::time::{Duration, SystemTime};
+use tokio::time::{timeout_at, Instant};
+
+/// Pause before the next attempt to connect.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Publishes alarms and states of cameras, retained, and waits until the broker has acknowledged them all.
+///
+/// # Errors
+/// `MqttError::Option`; `MqttError::Task` when the broker did not take them in time.
+pub async fn last_words(
+    options: &MqttOptions,
+    events: &[StationEvent],
+    within: Duration,
+) -> Result<(), MqttError> {
+    options.check()?;
+    let topics = Topics::new(&options.prefix);
+    let now = SystemTime::now();
+    let messages: Vec<(String, Vec<u8>)> = events
+        .iter()
+        .filter_map(|event| match event {
+            StationEvent::Camera { id, state, reason } => {
+                Some((topics.camera_status(id), message::camera_status(*state, reason, now)))
+            }
+            StationEvent::Alarm { code, raised, message } => {
+                Some((topics.alarm(code), message::alarm(code, *raised, message, now)))
+            }
+            _ => None,
+        })
+        .collect();
+    let deadline = Instant::now() + within;
+    let mut reason = "the broker did not answer".to_owned();
+    loop {
+        match timeout_at(deadline, say(options, &topics, &messages)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(why)) => reason = why,
+            Err(_) => return Err(MqttError::Task { reason }),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// One connection.
+async fn say(options: &MqttOptions, topics: &Topics, messages: &[(String, Vec<u8>)]) -> Result<(), String> {
+    let will = message::status(StationState::Offline, SystemTime::now());
+    let mut link = Link::connect(options, &topics.status(), will);
+    let mut left = messages.len();
+    while let Some(event) = link.events.recv().await {
+        match event {
+            LinkEvent::Up { .. } => {
+                for (topic, payload) in messages {
+                    let taken = link.try_publish(topic, true, true, payload.clone());
+                    taken.map_err(|_| "the client takes no more".to_owned())?;
+                }
+            }
+            LinkEvent::Sent(_) => {}
+            LinkEvent::Acked(..) => {
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    link.leave().await;
+                    return Ok(());
+                }
+            }
+            LinkEvent::Down(reason) => return Err(reason),
+        }
+    }
+    Err("the connection ended".into())
+}
