@@ -1,12 +1,10 @@
 //! `inspectd outbox`: what the broker has not taken, and another try for what was given up.
 
-use crate::config::{self, DEFAULT_FILE};
-use crate::store::error::StoreError;
+use super::store_args::StoreArgs;
+use crate::control::client::{ControlError, Piece, Taken};
+use crate::control::{Letter, Request};
 use crate::store::outbox::{Kind, Owed};
-use crate::store::{Store, StoreOptions};
-use anyhow::Context as _;
-use serde_json::{json, Map};
-use std::path::PathBuf;
+use serde_json::{json, Value};
 use std::process::ExitCode;
 
 /// Arguments of `outbox`.
@@ -21,89 +19,64 @@ enum What {
     /// List what was given up, with its reason, and count what is owed.
     List {
         #[command(flatten)]
-        place: Place,
+        store: StoreArgs,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Owe what was given up to the broker again. It arrives late, after messages with higher numbers, under its own
-    /// id and number and with its own bytes.
+    /// Owe messages to the broker again. What was given up arrives late, after messages with higher numbers, under
+    /// its own id and number and with its own bytes. What waits after a refusal is tried at once, too.
     Retry {
         #[command(flatten)]
-        place: Place,
-        /// For example result:17, part:9 or review:3; none: all.
+        store: StoreArgs,
+        /// For example result:17, part:9 or review:3; none: all that were given up.
         #[arg(value_name = "KIND:NUMBER", value_parser = parse)]
         letters: Vec<Owed>,
     },
 }
 
-/// Which store.
-#[derive(clap::Args, Debug)]
-struct Place {
-    /// Config file that names the store.
-    #[arg(long, value_name = "FILE", env = "INSPECTD_CONFIG", default_value = DEFAULT_FILE)]
-    config: PathBuf,
-    /// Directory of the store, instead of the config's.
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
-}
-
-impl Place {
-    fn open(self) -> anyhow::Result<Store> {
-        let dir = match self.store {
-            Some(dir) => dir,
-            None => config::load(&self.config)?.store.dir,
-        };
-        anyhow::ensure!(dir.is_dir(), "{}: there is no store", dir.display());
-        // It does not tidy up.
-        let options = StoreOptions { compact_above_bytes: u64::MAX, ..StoreOptions::default() };
-        match Store::open(&dir, options) {
-            Err(error @ StoreError::Locked { .. }) => Err(error)
-                .context("the daemon runs: command it (cmd/retry, POST /api/v1/commands/retry, the page)"),
-            opened => Ok(opened?),
-        }
-    }
-}
-
-/// Runs the command.
+/// Runs the command, through the daemon where one runs.
 ///
 /// # Errors
-/// A bad config; a store that cannot be opened.
+/// A bad config; no store; another user's.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
-        What::List { place, json } => list(&place.open()?, json),
-        What::Retry { place, letters } => retry(&place.open()?, &letters),
+        What::List { store, json } => list(&store, json),
+        What::Retry { store, letters } => retry(&store, &letters),
     }
 }
 
-fn list(store: &Store, as_json: bool) -> anyhow::Result<ExitCode> {
-    let letters = store.dead_letters()?;
+fn list(store: &StoreArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    let (_, mut client) = store.reach()?;
+    let mut letters = Vec::new();
+    let summary = client.ask::<ControlError>(Request::Outbox, |piece| {
+        if let Piece::Item { item, .. } = piece {
+            letters.push(item);
+        }
+        Ok(Taken::Silently)
+    })?;
     if as_json {
-        let owed = Kind::ALL.map(|kind| (kind.as_str().to_owned(), json!(store.count_of(kind))));
-        let dead: Vec<_> = letters
-            .iter()
-            .map(|letter| {
-                json!({
-                    "kind": letter.owed.kind.as_str(), "seq": letter.owed.seq, "cause": letter.cause.as_str(),
-                    "reason": letter.reason, "at": letter.at,
-                })
-            })
-            .collect();
-        println!("{}", json!({ "owed": Map::from_iter(owed), "dead": dead }));
+        println!("{}", json!({ "owed": summary["owed"], "dead": letters }));
         return Ok(ExitCode::SUCCESS);
     }
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     for letter in &letters {
-        let Owed { kind, seq } = letter.owed;
-        println!("{}:{seq}  {}  {}", kind.as_str(), letter.at, letter.reason);
+        let [kind, seq, at, reason] = ["kind", "seq", "at", "reason"].map(|key| text(&letter[key]));
+        println!("{kind}:{seq}  {at}  {reason}");
     }
-    let owed = Kind::ALL.map(|kind| format!("{} {}s", store.count_of(kind), kind.as_str()));
-    println!("{} given up; owed: {}", letters.len(), owed.join(", "));
+    let owed = |kind: Kind| format!("{} {}s", summary["owed"][kind.as_str()], kind.as_str());
+    println!("{} given up; owed: {}", letters.len(), Kind::ALL.map(owed).join(", "));
     Ok(ExitCode::SUCCESS)
 }
 
-fn retry(store: &Store, letters: &[Owed]) -> anyhow::Result<ExitCode> {
-    let count = if letters.is_empty() { store.retry_all()? } else { store.retry(letters)? };
-    println!("{count} are owed to the broker again, from the next start on");
+fn retry(store: &StoreArgs, letters: &[Owed]) -> anyhow::Result<ExitCode> {
+    let (_, mut client) = store.reach()?;
+    let beside = client.is_daemon();
+    let letter = |owed: &Owed| Letter { kind: owed.kind.as_str().to_owned(), seq: owed.seq };
+    let letters = (!letters.is_empty()).then(|| letters.iter().map(letter).collect());
+    let summary = client.ask::<ControlError>(Request::Retry { letters }, |_| Ok(Taken::Silently))?;
+    let when = if beside { "" } else { ", from the next start on" };
+    println!("{} are owed to the broker again{when}", summary["retried"]);
     Ok(ExitCode::SUCCESS)
 }
 

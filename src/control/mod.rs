@@ -50,6 +50,17 @@ pub enum Request {
     Export { form: Form, which: Which },
     /// From now on this pair of model files answers the line.
     AcceptModel { name: String, text_sha256: String, mmproj_sha256: String, by: String },
+    /// List what was given up on the way to the broker, an item each, and count what is owed.
+    Outbox,
+    /// Owe these to the broker again, or all that were given up.
+    Retry { letters: Option<Vec<Letter>> },
+}
+
+/// A message for the broker, by its kind (result, part, review) and its number there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Letter {
+    pub kind: String,
+    pub seq: u64,
 }
 
 /// Which inspections; what is `None` is not asked.

@@ -1,8 +1,9 @@
 //! What each request does: the same beside a running daemon and without one.
 
-use super::{Failure, Refusal, Request, Talk, Which};
+use super::{Failure, Letter, Refusal, Request, Talk, Which};
 use crate::store::export::write::{ExportError, Form, Sink};
 use crate::store::ledger::Verified;
+use crate::store::outbox::{Kind, Owed};
 use crate::store::pins::ModelPin;
 use crate::store::proof::{FileStep, FilesVerified};
 use crate::store::query::Filter;
@@ -35,6 +36,8 @@ pub fn answer(store: &Store, request: Request, talk: &mut Talk) -> Result<Value,
             let at = rfc3339(SystemTime::now());
             accept_model(store, &ModelPin { name, text_sha256, mmproj_sha256, at, by })
         }
+        Request::Outbox => outbox(store, talk),
+        Request::Retry { letters } => retry(store, letters),
     }
 }
 
@@ -46,6 +49,32 @@ fn accept_model(store: &Store, pin: &ModelPin) -> Result<Value, Failure> {
     let (name, text, mmproj, by) = (&pin.name, &pin.text_sha256, &pin.mmproj_sha256, &pin.by);
     tracing::warn!(%name, %text, %mmproj, %by, "another model is accepted");
     Ok(json!({ "former": former }))
+}
+
+fn outbox(store: &Store, talk: &mut Talk) -> Result<Value, Failure> {
+    for letter in store.dead_letters()? {
+        let item = json!({
+            "kind": letter.owed.kind.as_str(), "seq": letter.owed.seq, "cause": letter.cause.as_str(),
+            "reason": letter.reason, "at": letter.at,
+        });
+        talk.item(item, &[])?;
+    }
+    let [result, part, review] = Kind::ALL.map(|kind| store.count_of(kind));
+    Ok(json!({ "owed": { "result": result, "part": part, "review": review } }))
+}
+
+fn retry(store: &Store, letters: Option<Vec<Letter>>) -> Result<Value, Failure> {
+    let count = match letters {
+        None => store.retry_all()?,
+        Some(letters) => {
+            let owed = |Letter { kind, seq }: Letter| match Kind::parse(&kind) {
+                Some(kind) => Ok(Owed { kind, seq }),
+                None => Err(Refusal::new("unknown", format!("{kind:?} is no kind of message"))),
+            };
+            store.retry(&letters.into_iter().map(owed).collect::<Result<Vec<_>, _>>()?)?
+        }
+    };
+    Ok(json!({ "retried": count }))
 }
 
 fn verify(store: &Store, pictures: bool, resume: bool, talk: &mut Talk) -> Result<Value, Failure> {

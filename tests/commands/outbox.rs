@@ -23,19 +23,27 @@ async fn what_was_given_up_is_sent_again_when_the_line_is_told_so() {
     let station = Station::new(broker.port, &camera("cam1", SIMULATOR));
     tokio::task::block_in_place(|| {
         let store = station.store();
-        store.commit(&inspection(1), None).unwrap();
-        let first = Owed { kind: Kind::Result, seq: 1 };
-        store.dead_letter(first, Cause::Dropped, "every connection is dropped on it").unwrap();
+        for seq in 1..=2 {
+            store.commit(&inspection(seq), None).unwrap();
+            let letter = Owed { kind: Kind::Result, seq };
+            store.dead_letter(letter, Cause::Dropped, "every connection is dropped on it").unwrap();
+        }
     });
     let mut daemon = station.start();
     plc.until_listening().await;
     assert!(plc.results().is_empty());
-    let words = json!({ "camera": "cam1" });
-    let refused = plc.command("retry", words).await;
+    // From the command line, beside the running daemon.
+    let beside = |words: &[&str]| tokio::task::block_in_place(|| outbox(&station, words));
+    let listed: Value = serde_json::from_str(&beside(&["list", "--json"])).unwrap();
+    assert_eq!(listed["dead"].as_array().map(Vec::len), Some(2), "{listed}");
+    assert_eq!(beside(&["retry", "result:2"]), "1 are owed to the broker again\n");
+    until("it arrives", || plc.results().iter().any(|r| r["seq"] == 2)).await;
+    // By a command.
+    let refused = plc.command("retry", json!({ "camera": "cam1" })).await;
     assert_eq!((&refused["accepted"], &refused["code"]), (&false.into(), &"malformed".into()), "{refused}");
     let taken = plc.command("retry", json!({})).await;
     assert_eq!(taken["accepted"], true, "{taken}");
-    until("it arrives", || plc.results().iter().any(|r| r["seq"] == 1)).await;
+    until("the other arrives, too", || plc.results().iter().any(|r| r["seq"] == 1)).await;
     until("the alarm is cleared", || {
         plc.heard.newest("/alarm/result_undeliverable").is_some_and(|a| a["state"] == "cleared")
     })
