@@ -271,3 +271,29 @@ fn the_check_sees_unfinished_work() {
         assert!(unfinished(good).is_empty(), "{good}");
     }
 }
+
+/// rumqttc 0.25 still names rustls-webpki 0.102, which has four advisories (RUSTSEC-2026-0049, -0098, -0099
+/// and -0104: lists of revoked certificates and name constraints). It names it for the type of one error
+/// that it never makes; certificates are verified by rustls with a version that has none of them.
+#[test]
+fn what_verifies_certificates_has_no_known_hole() {
+    let lock =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).expect("the lock file");
+    let lock: toml::Table = lock.parse().expect("it is TOML");
+    let packages = lock["package"].as_array().expect("packages");
+    let text = |package: &toml::Value, key: &str| package[key].as_str().unwrap_or_default().to_owned();
+    let users = |of: &str| -> Vec<String> {
+        let needs = |p: &&toml::Value| {
+            let all = p.get("dependencies").and_then(toml::Value::as_array);
+            all.is_some_and(|all| all.iter().any(|d| d.as_str() == Some(of)))
+        };
+        packages.iter().filter(needs).map(|p| text(p, "name")).collect()
+    };
+    for package in packages.iter().filter(|p| text(p, "name") == "rustls-webpki") {
+        let version = text(package, "version");
+        let parts: Vec<u32> = version.split('.').filter_map(|part| part.parse().ok()).collect();
+        if parts < vec![0, 103, 13] {
+            assert_eq!(users(&format!("rustls-webpki {version}")), ["rumqttc"], "{version}");
+        }
+    }
+}

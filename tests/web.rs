@@ -3,6 +3,7 @@
 //!
 //!     web/server.rs    a server on a free port with a filled store      web/http.rs   a plain client
 //!     web/routes.rs    every route by every role; hosts, origins, slow sockets, TLS
+//!     web/door.rs      sockets that only wait, guesses, access that ends
 //!     web/decisions.rs decisions over HTTP, MQTT and export          web/commands.rs commands to the line
 //!     web/page.rs      Chromium                                          web/measure.rs  figures
 
@@ -17,6 +18,8 @@ mod browser;
 mod commands;
 #[path = "web/decisions.rs"]
 mod decisions;
+#[path = "web/door.rs"]
+mod door;
 #[path = "web/http.rs"]
 mod http;
 #[path = "web/measure.rs"]

@@ -21,6 +21,7 @@
 //! An error of `take` is about one picture, or about the source being unreachable for now: the caller
 //! reports it and calls `take` again. `Ok(None)` is the end: nothing comes after it.
 
+pub mod address;
 pub mod child;
 pub mod clip;
 pub mod device;

@@ -3,6 +3,7 @@
 //! The backend is always named, because only a named one keeps the timeouts (RTSP goes over TCP). A
 //! file is a recording: its pictures carry the times of the film, counted from when it was opened.
 
+use super::address::{scrubbed, shown};
 use super::device::{Backend, Device, DeviceError, Kind, Picture, Reading, Stamp};
 use image::RgbImage;
 use opencv::core::{Mat, Vector};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 struct Stream {
     capture: videoio::VideoCapture,
-    what: String,
+    url: String,
     live: bool,
     opened: Stamp,
     number: u64,
@@ -30,8 +31,8 @@ pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
             reason: "these are no settings of it".into(),
         });
     };
-    let what = without_password(url);
-    let refused = |reason: String| DeviceError::Open { what: what.clone(), reason };
+    // What OpenCV and the libraries below it say may repeat the URL.
+    let refused = |reason: String| DeviceError::Open { what: shown(url), reason: scrubbed(&reason, url) };
     let (api, params) = match backend {
         Backend::Ffmpeg => (
             videoio::CAP_FFMPEG,
@@ -51,15 +52,7 @@ pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
         return Err(refused(format!("{} finds no video there", backend.as_str())));
     }
     let opened = Stamp::now();
-    Ok(Box::new(Stream { capture, what, live: *live, opened, number: 0, bgr: Mat::default() }))
-}
-
-/// A URL without the user's password, for logs.
-fn without_password(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
-        _ => url.to_owned(),
-    }
+    Ok(Box::new(Stream { capture, url: url.clone(), live: *live, opened, number: 0, bgr: Mat::default() }))
 }
 
 impl Stream {
@@ -95,21 +88,10 @@ impl Device for Stream {
             Ok(None) => "the stream has ended or its timeout has passed".to_owned(),
             Err(error) => error.message,
         };
-        Err(DeviceError::Read { what: self.what.clone(), reason })
+        Err(DeviceError::Read { what: shown(&self.url), reason: scrubbed(&reason, &self.url) })
     }
 
     fn is_recording(&self) -> bool {
         !self.live
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_password;
-
-    #[test]
-    fn a_password_is_not_shown() {
-        assert_eq!(without_password("rtsp://me:secret@10.0.0.7:554/live"), "rtsp://…@10.0.0.7:554/live");
-        assert_eq!(without_password("/var/film.mp4"), "/var/film.mp4");
     }
 }

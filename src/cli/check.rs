@@ -1,6 +1,6 @@
 //! `inspectd check`: is this config fine, and are these pipelines?
 //!
-//! Prints one line for what is fine and one for every problem, with its file, line, key and value.
+//! Prints one line for what is fine, one for what is risky and one for every problem, with its file, line, key and value.
 //! Opens no model, camera, store or connection; it only looks whether the named files are there.
 
 use crate::config::{self, Config, ConfigError};
@@ -54,6 +54,9 @@ fn report_config(out: &mut impl Write, path: &Path, config: &Config) -> io::Resu
     let ids: Vec<_> = config.cameras.iter().map(|camera| camera.id.as_str()).collect();
     let url = config.mqtt.url();
     writeln!(out, "ok       {}: {}, broker {url}", path.display(), counted(&ids, "camera"))?;
+    if let Some(warning) = config.mqtt.warning() {
+        writeln!(out, "warning  {}: {warning}", path.display())?;
+    }
     for (name, pipeline) in &config.pipelines {
         report_pipeline(out, &config.pipelines_dir.join(format!("{name}.toml")), pipeline)?;
     }

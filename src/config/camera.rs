@@ -3,6 +3,7 @@
 use super::effective::{path, quoted, Text};
 use super::section::Section;
 use super::{TriggerConfig, TriggerOn};
+use crate::camera::address::shown;
 use crate::camera::device::{Backend, Exposure, Kind};
 use crate::camera::keyframe::Policy;
 use crate::camera::picture::{Correction, Lens};
@@ -270,7 +271,7 @@ pub(super) fn write(device: &DeviceConfig, out: &mut Text) {
         }
         Kind::OpenCv { url, backend, live, open_timeout_ms, read_timeout_ms } => {
             out.pair("source", quoted("opencv"));
-            out.pair("url", quoted(&masked(url)));
+            out.pair("url", quoted(&shown(url)));
             out.pair("backend", quoted(backend.as_str()));
             out.pair("live", live);
             out.pair("open_timeout_ms", open_timeout_ms);
@@ -329,14 +330,4 @@ pub(super) fn write(device: &DeviceConfig, out: &mut Text) {
 fn table(controls: &BTreeMap<String, i64>) -> String {
     let pairs: Vec<_> = controls.iter().map(|(name, value)| format!("{} = {value}", quoted(name))).collect();
     format!("{{ {} }}", pairs.join(", "))
-}
-
-/// A URL whose password is masked, since the effective config goes to the log.
-fn masked(url: &str) -> String {
-    let parts = url.split_once("://").and_then(|(scheme, rest)| {
-        let (user, host) = rest.split_once('@')?;
-        let (name, _) = user.split_once(':')?;
-        Some(format!("{scheme}://{name}:***@{host}"))
-    });
-    parts.unwrap_or_else(|| url.to_owned())
 }

@@ -7,6 +7,7 @@
 //! file, line, column and value, or the variable that overrode the file. Reading goes on after a
 //! problem, so that one `inspectd check` shows all of them.
 
+use crate::camera::address;
 use config::{Map, Source, Value, ValueKind};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,8 +20,7 @@ const NOT_KEYS: [&str; 2] = ["INSPECTD_LOG", "INSPECTD_CONFIG"];
 pub(super) const PREFIX: &str = "INSPECTD_";
 /// Longest value that a message repeats, in characters.
 const SHOWN_CHARS_MAX: usize = 60;
-/// Stands where a secret stood.
-pub(super) const MASK: &str = "***";
+pub(super) use crate::camera::address::MASK;
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -313,22 +313,11 @@ fn shown(path: &str, value: &str) -> String {
     if secret && !key.ends_with("_file") {
         return MASK.to_owned();
     }
-    let masked = mask_userinfo(value);
+    let masked = address::shown(value);
     let line = masked.lines().next().unwrap_or_default();
     if line.chars().count() > SHOWN_CHARS_MAX || line.len() < masked.len() {
         format!("{}…", line.chars().take(SHOWN_CHARS_MAX).collect::<String>())
     } else {
         line.to_owned()
-    }
-}
-
-/// `mqtt://***@host` from `mqtt://user:password@host`. Masks up to the last `@`, because a password
-/// that was not percent-encoded may hold one.
-fn mask_userinfo(value: &str) -> String {
-    match (value.find("://"), value.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => {
-            format!("{}{MASK}{}", &value[..scheme + 3], &value[at..])
-        }
-        _ => value.to_owned(),
     }
 }

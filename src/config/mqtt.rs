@@ -48,6 +48,17 @@ impl Mqtt {
         format!("{scheme}://{open}{}{close}:{}", self.host, self.port)
     }
 
+    /// What anybody on the way to the broker could read, in words, if there is anything.
+    pub fn warning(&self) -> Option<String> {
+        let is_local = self.host.eq_ignore_ascii_case("localhost")
+            || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let has_password = self.password.is_some() || self.password_file.is_some();
+        (self.tls.is_none() && has_password && !is_local).then(|| {
+            let url = self.url();
+            format!("mqtt.url = {url:?}: the password goes to the broker in clear text; use mqtts:// with ca")
+        })
+    }
+
     /// The password, from `password_file` where one is given, without the line end.
     ///
     /// # Errors

@@ -4,7 +4,8 @@
 //!     tokens     sha256 of the token -> name, role  (the token itself is shown once and never kept)
 //!     sessions   sha256 of the cookie -> account, end
 //!
-//! Changes of accounts and tokens are on the disk before they are answered; sessions need not be.
+//! Changes of accounts and tokens, and the ends of sessions, are on the disk before they are answered;
+//! new sessions need not be.
 
 use super::ends::Ends;
 use super::error::StoreError;
@@ -36,6 +37,13 @@ pub struct Token {
     pub created_at: String,
     /// Who made it.
     pub created_by: String,
+}
+
+impl Token {
+    /// What stands in `created_by` of the tokens that were made with this one.
+    pub fn maker(&self) -> String {
+        format!("token:{}", self.name)
+    }
 }
 
 /// An open session.
@@ -104,20 +112,43 @@ impl Store {
     /// Removes an account and its sessions; false when there is none.
     pub fn remove_account(&self, name: &str) -> Result<bool, StoreError> {
         let there = self.trees.accounts.accounts.remove(name.as_bytes()).map_err(failed)?.is_some();
-        self.end_sessions_of(name)?;
-        self.sync.wait(self.sync.request(Ends::default()))?;
+        self.end_sessions_of(name, None)?;
         Ok(there)
     }
 
-    /// Ends every session of an account.
-    pub fn end_sessions_of(&self, name: &str) -> Result<(), StoreError> {
+    /// Ends the sessions of an account, all but the one with the hash `but`. They stay ended after a loss
+    /// of power.
+    pub fn end_sessions_of(&self, name: &str, but: Option<&[u8; 32]>) -> Result<(), StoreError> {
         for row in &self.trees.accounts.sessions {
             let (key, value) = row.map_err(failed)?;
-            if open::<Session>(&value)?.account == name {
+            let stays = but.is_some_and(|but| key == but);
+            if !stays && open::<Session>(&value)?.account == name {
                 self.trees.accounts.sessions.remove(key).map_err(failed)?;
             }
         }
-        Ok(())
+        self.sync.wait(self.sync.request(Ends::default()))
+    }
+
+    /// Removes the tokens that somebody made, and those that were made by these. Gives their names.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn remove_tokens_made_by(&self, maker: &str) -> Result<Vec<String>, StoreError> {
+        let mut makers = vec![maker.to_owned()];
+        let mut removed = Vec::new();
+        while let Some(maker) = makers.pop() {
+            for row in &self.trees.accounts.tokens {
+                let (key, value) = row.map_err(failed)?;
+                let token = open::<Token>(&value)?;
+                if token.created_by == maker {
+                    self.trees.accounts.tokens.remove(key).map_err(failed)?;
+                    makers.push(token.maker());
+                    removed.push(token.name);
+                }
+            }
+        }
+        self.sync.wait(self.sync.request(Ends::default()))?;
+        Ok(removed)
     }
 
     /// The token with this hash.
@@ -173,8 +204,9 @@ impl Store {
         tree.insert(sha256, seal(session)).map(|_| ()).map_err(failed)
     }
 
-    /// Ends a session.
+    /// Ends a session; it stays ended after a loss of power.
     pub fn remove_session(&self, sha256: &[u8; 32]) -> Result<(), StoreError> {
-        self.trees.accounts.sessions.remove(sha256).map(|_| ()).map_err(failed)
+        self.trees.accounts.sessions.remove(sha256).map_err(failed)?;
+        self.sync.wait(self.sync.request(Ends::default()))
     }
 }

@@ -1,8 +1,12 @@
 //! Coming in and going out, and who may.
+//!
+//!     password, role or account changes --> its sessions end, all but the one that asks
+//!     account removed, or its role lowered --> the tokens that it made end, and those made with them
+//!     each of these, and a logout --> open event streams look whether they may go on (`events`)
 
-use super::auth::{self, Engineer, Role, Viewer};
+use super::auth::{self, Credential, Engineer, Role, Viewer, Who};
 use super::error::{ApiError, Problem};
-use super::server::Peer;
+use super::peer::Peer;
 use super::App;
 use crate::store::accounts::{Account, Session, Token, ACCOUNTS_MAX};
 use crate::store::images::sha256;
@@ -95,6 +99,15 @@ pub async fn me(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<
     Ok(Json(Me { name, role, setup, version: env!("CARGO_PKG_VERSION") }))
 }
 
+/// A person's own new password.
+#[derive(Deserialize, ToSchema)]
+pub struct NewPassword {
+    /// The one until now.
+    pub old: String,
+    /// 8 to 200 characters.
+    pub new: String,
+}
+
 /// Makes the first account, an engineer, with the code of the first start.
 #[utoipa::path(post, path = "/api/v1/setup", tag = "accounts", security(()), request_body = Setup, responses(
     (status = 200, body = Me), (status = 400, body = Problem), (status = 403, body = Problem),
@@ -102,9 +115,11 @@ pub async fn me(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<
 pub async fn setup(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
     Json(body): Json<Setup>,
 ) -> Result<Response, ApiError> {
-    app.gate.attempt(peer.0.ip())?;
+    // The code is no account's.
+    let attempt = app.gate.attempt("", peer.home(&app, &headers))?;
     check_name(&body.name)?;
     check_password(&body.password)?;
     let wrong =
@@ -118,9 +133,9 @@ pub async fn setup(
     let taken = app.setup_code.lock().unwrap_or_else(PoisonError::into_inner).take();
     taken.ok_or_else(wrong)?;
     put(&app, body.name.clone(), Role::Engineer, password_hash).await?;
-    app.gate.succeeded(peer.0.ip());
+    app.gate.succeeded(attempt);
     tracing::info!(name = %body.name, "the first account was made");
-    open(&app, body.name, Role::Engineer)
+    Ok(open(&app, body.name, Role::Engineer)?.0)
 }
 
 /// Opens a session; the cookie is the answer's.
@@ -129,30 +144,66 @@ pub async fn setup(
 pub async fn login(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
     Json(body): Json<Login>,
 ) -> Result<Response, ApiError> {
-    app.gate.attempt(peer.0.ip())?;
+    let attempt = app.gate.attempt(&body.name, peer.home(&app, &headers))?;
     let account = app.store.account(&body.name)?;
     let known = account.as_ref().map_or_else(|| NOBODY.to_owned(), |a| a.password_hash.clone());
-    let password = body.password;
-    let fits =
-        on_hasher(
-            &app,
-            move || Ok(password.len() <= 4 * PASSWORD_CHARS_MAX && auth::fits(&password, &known)),
-        )
-        .await?;
-    let role = account.and_then(|a| Role::parse(&a.role));
-    match role.filter(|_| fits) {
-        Some(role) => {
-            app.gate.succeeded(peer.0.ip());
-            tracing::info!(name = %body.name, peer = %peer.0, "logged in");
-            open(&app, body.name, role)
-        }
-        None => {
-            tracing::warn!(peer = %peer.0, "a login failed");
-            Err(ApiError::new(StatusCode::UNAUTHORIZED, "wrong", "name or password is wrong"))
-        }
+    let wrong = || {
+        tracing::warn!(peer = %peer.0, "a login failed");
+        ApiError::new(StatusCode::UNAUTHORIZED, "wrong", "name or password is wrong")
+    };
+    let fits = is_password(&app, body.password, known).await?;
+    let account = account.filter(|_| fits).ok_or_else(wrong)?;
+    let role = Role::parse(&account.role).ok_or_else(wrong)?;
+    let (answer, session) = open(&app, body.name, role)?;
+    // The account may have changed while its password was checked: then what ended its sessions came before
+    // this one was there.
+    if app.store.account(&account.name)?.as_ref() != Some(&account) {
+        app.store.remove_session(&session)?;
+        return Err(wrong());
     }
+    app.gate.succeeded(attempt);
+    tracing::info!(name = %account.name, peer = %peer.0, "logged in");
+    Ok(answer)
+}
+
+/// Changes one's own password; one's other sessions end.
+#[utoipa::path(post, path = "/api/v1/password", tag = "accounts", request_body = NewPassword, responses(
+    (status = 204, description = "changed"), (status = 400, body = Problem), (status = 401, body = Problem),
+    (status = 403, body = Problem), (status = 409, body = Problem), (status = 429, body = Problem)))]
+pub async fn password(
+    State(app): State<Arc<App>>,
+    Viewer(who): Viewer,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    Json(body): Json<NewPassword>,
+) -> Result<StatusCode, ApiError> {
+    let Some(Credential::Session(session)) = auth::credential(&headers) else {
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "person", "a token has no password"));
+    };
+    check_password(&body.new)?;
+    let attempt = app.gate.attempt(&who.name, peer.home(&app, &headers))?;
+    let gone = || ApiError::new(StatusCode::CONFLICT, "changed", "the account was changed meanwhile");
+    let account = app.store.account(&who.name)?.ok_or_else(gone)?;
+    if !is_password(&app, body.old, account.password_hash.clone()).await? {
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "wrong", "the old password is wrong"));
+    }
+    app.gate.succeeded(attempt);
+    let password_hash = hash(&app, body.new).await?;
+    if app.store.account(&who.name)?.as_ref() != Some(&account) {
+        return Err(gone());
+    }
+    tracing::info!(name = %who.name, "password changed");
+    let changed = Account { password_hash, ..account };
+    blocking(&app, move |app| {
+        app.store.put_account(&changed)?;
+        Ok(app.store.end_sessions_of(&changed.name, Some(&session))?)
+    })
+    .await?;
+    app.access.send_replace(());
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Ends the session.
@@ -163,8 +214,9 @@ pub async fn logout(
     _: Viewer,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    if let Some(cookie) = auth::cookie(&headers) {
-        app.store.remove_session(&sha256(cookie.as_bytes()))?;
+    if let Some(Credential::Session(session)) = auth::credential(&headers) {
+        blocking(&app, move |app| Ok(app.store.remove_session(&session)?)).await?;
+        app.access.send_replace(());
     }
     Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie(&app, "", 0))]).into_response())
 }
@@ -177,13 +229,15 @@ pub async fn accounts(State(app): State<Arc<App>>, _: Engineer) -> Result<Json<V
     Ok(Json(app.store.accounts()?.into_iter().map(view).collect()))
 }
 
-/// Makes an account, or changes its role or password; its sessions end.
+/// Makes an account, or changes its role or password; its sessions end, all but the one that asks. Where the
+/// role is lowered, the tokens that it made end.
 #[utoipa::path(post, path = "/api/v1/accounts", tag = "accounts", request_body = NewAccount, responses(
     (status = 204, description = "made"), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 409, body = Problem)))]
 pub async fn put_account(
     State(app): State<Arc<App>>,
     Engineer(who): Engineer,
+    headers: HeaderMap,
     Json(body): Json<NewAccount>,
 ) -> Result<StatusCode, ApiError> {
     check_name(&body.name)?;
@@ -200,15 +254,41 @@ pub async fn put_account(
         (None, Some(old)) => old.password_hash.clone(),
         (None, None) => return Err(ApiError::bad("a new account needs a password")),
     };
-    if body.name != who.name {
-        app.store.end_sessions_of(&body.name)?;
-    }
+    let lowered = old.as_ref().and_then(|a| Role::parse(&a.role)).is_some_and(|role| body.role < role);
     tracing::info!(by = %who.name, name = %body.name, role = body.role.as_str(), "account changed");
+    let name = body.name.clone();
     put(&app, body.name, body.role, password_hash).await?;
+    // After the change, so that nobody comes in by what it was before.
+    let asks = match auth::credential(&headers) {
+        Some(Credential::Session(session)) => Some(session),
+        _ => None,
+    };
+    end_access(&app, who, name, asks, lowered).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Removes an account; its decisions stay in the ledger.
+/// Ends the sessions of an account but the one that asks and, where it makes none any more, its tokens.
+async fn end_access(
+    app: &Arc<App>,
+    by: Who,
+    name: String,
+    asks: Option<[u8; 32]>,
+    tokens: bool,
+) -> Result<(), ApiError> {
+    blocking(app, move |app| {
+        app.store.end_sessions_of(&name, asks.as_ref())?;
+        if tokens {
+            let ended = app.store.remove_tokens_made_by(&name)?;
+            tracing::info!(by = %by.name, name, ?ended, "the tokens that this account made ended with it");
+        }
+        Ok(())
+    })
+    .await?;
+    app.access.send_replace(());
+    Ok(())
+}
+
+/// Removes an account and the tokens that it made; its decisions stay in the ledger.
 #[utoipa::path(delete, path = "/api/v1/accounts/{name}", tag = "accounts", params(("name" = String, Path)), responses(
     (status = 204, description = "removed"), (status = 401, body = Problem), (status = 403, body = Problem),
     (status = 404, body = Problem), (status = 409, body = Problem)))]
@@ -222,7 +302,9 @@ pub async fn remove_account(
     }
     keep_an_engineer(&app, &name, false)?;
     tracing::info!(by = %who.name, name, "account removed");
-    blocking(&app, move |app| Ok(app.store.remove_account(&name)?)).await?;
+    let removed = name.clone();
+    blocking(&app, move |app| Ok(app.store.remove_account(&removed)?)).await?;
+    end_access(&app, who, name, None, true).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -268,16 +350,23 @@ pub async fn put_token(
     Ok(Json(MadeToken { name: body.name, token }))
 }
 
-/// Removes a token.
+/// Removes a token, and those that were made with it.
 #[utoipa::path(delete, path = "/api/v1/tokens/{name}", tag = "accounts", params(("name" = String, Path)), responses(
     (status = 204, description = "removed"), (status = 401, body = Problem), (status = 403, body = Problem),
     (status = 404, body = Problem)))]
 pub async fn remove_token(
     State(app): State<Arc<App>>,
-    _: Engineer,
+    Engineer(who): Engineer,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    if blocking(&app, move |app| Ok(app.store.remove_token(&name)?)).await? {
+    let there = blocking(&app, move |app| {
+        let there = app.store.remove_token(&name)?;
+        let ended = app.store.remove_tokens_made_by(&format!("token:{name}"))?;
+        tracing::info!(by = %who.name, name, ?ended, "token removed, with those that it made");
+        Ok(there)
+    });
+    if there.await? {
+        app.access.send_replace(());
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(ApiError::not_found("there is no such token"))
@@ -302,6 +391,10 @@ async fn on_hasher<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
 }
 
+async fn is_password(app: &Arc<App>, password: String, hash: String) -> Result<bool, ApiError> {
+    on_hasher(app, move || Ok(password.len() <= 4 * PASSWORD_CHARS_MAX && auth::fits(&password, &hash))).await
+}
+
 async fn hash(app: &Arc<App>, password: String) -> Result<String, ApiError> {
     on_hasher(app, move || auth::hash(&password)).await
 }
@@ -312,15 +405,17 @@ async fn put(app: &Arc<App>, name: String, role: Role, password_hash: String) ->
     blocking(app, move |app| Ok(app.store.put_account(&account)?)).await
 }
 
-fn open(app: &App, name: String, role: Role) -> Result<Response, ApiError> {
+/// Opens a session: the answer that brings its cookie, and its hash.
+fn open(app: &App, name: String, role: Role) -> Result<(Response, [u8; 32]), ApiError> {
     let secret = auth::secret();
     let now_ms = auth::now_ms();
     let lasts_s = app.options.session.as_secs();
     let ends_ms = now_ms.saturating_add(i64::try_from(lasts_s * 1000).unwrap_or(i64::MAX));
     let session = Session { account: name.clone(), ends_ms };
-    app.store.put_session(&sha256(secret.as_bytes()), &session, now_ms)?;
+    let digest = sha256(secret.as_bytes());
+    app.store.put_session(&digest, &session, now_ms)?;
     let me = Me { name: Some(name), role: Some(role), setup: false, version: env!("CARGO_PKG_VERSION") };
-    Ok(([(header::SET_COOKIE, set_cookie(app, &secret, lasts_s))], Json(me)).into_response())
+    Ok((([(header::SET_COOKIE, set_cookie(app, &secret, lasts_s))], Json(me)).into_response(), digest))
 }
 
 fn set_cookie(app: &App, value: &str, lasts_s: u64) -> String {

@@ -37,6 +37,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(accounts::setup))
         .routes(routes!(accounts::login))
         .routes(routes!(accounts::logout))
+        .routes(routes!(accounts::password))
         .routes(routes!(accounts::accounts, accounts::put_account))
         .routes(routes!(accounts::remove_account))
         .routes(routes!(accounts::tokens, accounts::put_token))

@@ -17,22 +17,13 @@ use axum::http::{header, HeaderMap, StatusCode};
 use rand::rngs::OsRng;
 use rand::RngCore as _;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 pub const COOKIE: &str = "inspectd_session";
 /// What tokens begin with, so that a leaked one is recognised by scanners.
 pub const TOKEN_PREFIX: &str = "ispd_";
-
-/// Failed attempts of one address before it waits, and for how long they count.
-const FAILURES_MAX: usize = 8;
-const FAILURES_FOR: Duration = Duration::from_secs(60);
-/// Addresses that are remembered.
-const ADDRESSES_MAX: usize = 1024;
 
 /// What somebody may do; each may do what those before may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -99,20 +90,38 @@ fn at_least(app: &App, headers: &HeaderMap, role: Role) -> Result<Who, ApiError>
     Ok(who)
 }
 
+/// What somebody shows: the sha256 of a token or of a session's cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    Token([u8; 32]),
+    Session([u8; 32]),
+}
+
+/// What the request shows, if it shows anything.
+pub fn credential(headers: &HeaderMap) -> Option<Credential> {
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    if let Some(token) = authorization.and_then(|v| v.strip_prefix("Bearer ")) {
+        return Some(Credential::Token(sha256(token.trim().as_bytes())));
+    }
+    cookie(headers).map(|cookie| Credential::Session(sha256(cookie.as_bytes())))
+}
+
 /// Who asks, if it is anybody.
 pub fn who(app: &App, headers: &HeaderMap) -> Result<Option<Who>, ApiError> {
-    let text = |name| headers.get(name).and_then(|v: &axum::http::HeaderValue| v.to_str().ok());
-    if let Some(token) = text(header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer ")) {
-        let token = app.store.token(&sha256(token.trim().as_bytes()))?;
-        return Ok(
-            token.and_then(|t| Some(Who { role: Role::parse(&t.role)?, name: format!("token:{}", t.name) }))
-        );
-    }
-    let Some(cookie) = cookie(headers) else { return Ok(None) };
-    let Some(session) = app.store.session(&sha256(cookie.as_bytes()))? else { return Ok(None) };
-    if session.ends_ms < now_ms() {
-        return Ok(None);
-    }
+    credential(headers).map_or(Ok(None), |credential| who_shows(app, &credential))
+}
+
+/// Whose credential that is, as things stand now.
+pub fn who_shows(app: &App, credential: &Credential) -> Result<Option<Who>, ApiError> {
+    let session = match credential {
+        Credential::Token(digest) => {
+            let token = app.store.token(digest)?;
+            return Ok(token
+                .and_then(|t| Some(Who { role: Role::parse(&t.role)?, name: format!("token:{}", t.name) })));
+        }
+        Credential::Session(digest) => app.store.session(digest)?,
+    };
+    let Some(session) = session.filter(|session| session.ends_ms >= now_ms()) else { return Ok(None) };
     let account = app.store.account(&session.account)?;
     Ok(account.and_then(|a| Some(Who { role: Role::parse(&a.role)?, name: a.name })))
 }
@@ -163,44 +172,6 @@ pub fn fits(password: &str, hash: &str) -> bool {
         .is_ok_and(|hash| argon2::Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
-/// Failed attempts, by address.
-#[derive(Default)]
-pub struct Gate {
-    failures: Mutex<HashMap<IpAddr, Vec<Instant>>>,
-}
-
-impl Gate {
-    /// Refuses an address that failed too often lately; counts this attempt as failed until
-    /// `succeeded` says otherwise, so that attempts side by side count, too.
-    ///
-    /// # Errors
-    /// Too many attempts.
-    pub fn attempt(&self, address: IpAddr) -> Result<(), ApiError> {
-        let mut all = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, times| times.last().is_some_and(|t| t.elapsed() < FAILURES_FOR));
-        let room = all.len() < ADDRESSES_MAX;
-        if !room && !all.contains_key(&address) {
-            return Err(too_many());
-        }
-        let times = all.entry(address).or_default();
-        times.retain(|t| t.elapsed() < FAILURES_FOR);
-        if times.len() >= FAILURES_MAX {
-            return Err(too_many());
-        }
-        times.push(Instant::now());
-        Ok(())
-    }
-
-    /// The attempts of this address were honest.
-    pub fn succeeded(&self, address: IpAddr) {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
-    }
-}
-
-fn too_many() -> ApiError {
-    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many", "too many attempts; wait a minute")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,19 +181,6 @@ mod tests {
         let hash = hash("correct horse").unwrap();
         assert!(hash.starts_with("$argon2id$"), "{hash}");
         assert!(fits("correct horse", &hash) && !fits("correct hors", &hash) && !fits("x", "no hash"));
-    }
-
-    #[test]
-    fn an_address_that_fails_waits_and_others_do_not() {
-        let gate = Gate::default();
-        let (a, b) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        for _ in 0..FAILURES_MAX {
-            gate.attempt(a).unwrap();
-        }
-        assert!(gate.attempt(a).is_err());
-        gate.attempt(b).unwrap();
-        gate.succeeded(a);
-        gate.attempt(a).unwrap();
     }
 
     #[test]

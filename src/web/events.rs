@@ -4,23 +4,29 @@
 //!
 //!     event: inspection   data: Summary             event: review   data: Summary, as it stands now
 //!     event: resync       the page fell behind, or too much came at once: load the list anew
+//!     event: end          data: {"reason": "access"}: logged out, or may something else now
+//!                         data: {"reason": "replaced"}: newer streams of the same account or address
+//!
+//! A stream lives as long as the access it was opened with: that is looked at again whenever somebody's
+//! access changes, and at every sign of life, since a session also ends by its time.
 
-use super::auth::Viewer;
+use super::auth::{self, Credential, Viewer, Who};
 use super::error::{ApiError, Problem};
+use super::peer::Peer;
 use super::queue::summary;
+use super::streams::{self, STREAMS_MAX};
 use super::wire::Summary;
 use super::App;
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use futures_util::stream::{self, Stream};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 
-/// Open streams at most: each holds a connection.
-const STREAMS_MAX: usize = 48;
 /// New inspections or reviews that are told one by one; beyond it pages load anew.
 const ONE_BY_ONE_MAX: u64 = 50;
 /// A sign of life, so that a dead connection is noticed.
@@ -92,24 +98,70 @@ async fn tell(
     (status = 401, body = Problem), (status = 503, body = Problem)))]
 pub async fn stream(
     State(app): State<Arc<App>>,
-    _: Viewer,
+    Viewer(who): Viewer,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, ApiError> {
-    if app.events.receiver_count() >= STREAMS_MAX {
+    let nobody = || ApiError::new(StatusCode::UNAUTHORIZED, "login", "log in first");
+    let credential = auth::credential(&headers).ok_or_else(nobody)?;
+    let open = app.streams.open(&who.name, peer.home(&app, &headers)).ok_or_else(|| {
         let error = format!("{STREAMS_MAX} pages are open already");
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "streams", error));
-    }
-    let receiver = app.events.subscribe();
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "streams", error)
+    })?;
+    let (events, access) = (app.events.subscribe(), app.access.subscribe());
+    let follower = Follower { app, who, credential, open, events, access };
     let hello = SseEvent::default().event("hello").data("{}");
-    let rest = stream::unfold(receiver, |mut receiver| async move {
-        let event = match receiver.recv().await {
-            Ok(event) => event,
-            Err(RecvError::Lagged(_)) => Event::Resync,
-            Err(RecvError::Closed) => return None,
-        };
-        Some((Ok(to_sse(&event)), receiver))
+    let rest = stream::unfold(Some(follower), |follower| async move {
+        let mut follower = follower?;
+        match follower.next().await {
+            Ok(event) => Some((Ok(to_sse(&event)), Some(follower))),
+            Err(reason) => {
+                let data = format!("{{\"reason\":\"{reason}\"}}");
+                Some((Ok(SseEvent::default().event("end").data(data)), None))
+            }
+        }
     });
     let all = futures_util::StreamExt::chain(stream::iter([Ok(hello)]), rest);
     Ok(Sse::new(all).keep_alive(KeepAlive::new().interval(ALIVE_EVERY)))
+}
+
+/// What one stream waits for.
+struct Follower {
+    app: Arc<App>,
+    who: Who,
+    credential: Credential,
+    open: streams::Stream,
+    events: broadcast::Receiver<Event>,
+    access: watch::Receiver<()>,
+}
+
+impl Follower {
+    /// The next event, or why there are no more.
+    async fn next(&mut self) -> Result<Event, &'static str> {
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = self.open.ended() => return Err("replaced"),
+                _ = self.access.changed() => None,
+                event = self.events.recv() => Some(event),
+                () = tokio::time::sleep(ALIVE_EVERY) => None,
+            };
+            if !self.has_access() {
+                return Err("access");
+            }
+            match event {
+                Some(Ok(event)) => return Ok(event),
+                Some(Err(RecvError::Lagged(_))) => return Ok(Event::Resync),
+                Some(Err(RecvError::Closed)) => return Err("stopping"),
+                None => {}
+            }
+        }
+    }
+
+    /// A store that cannot be read ends the stream, too: nobody sees more than is sure.
+    fn has_access(&self) -> bool {
+        matches!(auth::who_shows(&self.app, &self.credential), Ok(Some(who)) if who == self.who)
+    }
 }
 
 fn to_sse(event: &Event) -> SseEvent {

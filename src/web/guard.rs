@@ -1,13 +1,15 @@
 //! What every request goes through before a route sees it, and every answer before it leaves.
 //!
-//!     headers of security --> panic caught --> 30 s --> body of 256 KiB --> Host --> Origin --> routes
+//!     headers of security --> panic caught --> 30 s --> body of 256 KiB, in time --> Host --> Origin --> routes
 //!
 //! - Host must name this machine: else a page of somebody else could be resolved to this address and
 //!   read what its visitors may read (DNS rebinding).
 //! - Origin of a request that changes something must be the page itself (cross-site requests). Behind a
 //!   proxy that ends TLS the page is where `public_url` says, whatever Host the proxy sends.
 
+use super::body::Late;
 use super::error::ApiError;
+use super::server::HealthOnly;
 use super::{api, metrics, App};
 use axum::extract::{Request, State};
 use axum::http::{header, HeaderName, HeaderValue, Method, StatusCode};
@@ -23,6 +25,8 @@ use tower_http::timeout::TimeoutLayer;
 
 /// The longest body of a request.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
+/// What a reserved connection is for.
+const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 /// The longest time until an answer begins.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -56,6 +60,10 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
 }
 
 async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if request.extensions().get::<HealthOnly>().is_some() && !HEALTH.contains(&request.uri().path()) {
+        let busy = "all connections are at work; try again";
+        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", busy).into_response();
+    }
     let headers = request.headers();
     let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
     let host = text(header::HOST).unwrap_or("");
@@ -78,7 +86,13 @@ async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
             }
         }
     }
-    next.run(request).await
+    let late = request.extensions().get::<Late>().cloned().unwrap_or_default();
+    let answer = next.run(request).await;
+    if late.is_late() {
+        let slow = "the body of the request came too slowly";
+        return ApiError::new(StatusCode::REQUEST_TIMEOUT, "slow", slow).into_response();
+    }
+    answer
 }
 
 /// The name in `name:port` or `[v6]:port`.

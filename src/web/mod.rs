@@ -1,17 +1,19 @@
 //! Web: the review page, and the same for machines.
 //!
-//!     browser --TLS?--> connections (128, the idle make room) --> guard (Host, Origin, headers, limits)
+//!     browser --TLS?--> connections (128, who waits makes room) --> guard (Host, Origin, headers, limits)
 //!        --> who is it (cookie or token) --> route: queue, inspection, decision, charts, export --> store
 //!     commit, review ----> events (server-sent) ----> every open page
 //!
 //!     assets/      the page: plain HTML, CSS and JavaScript inside the binary
 //!     server       sockets, TLS, time limits          guard     what a request must look like
+//!     places       who may have a connection          body      bodies that must move
+//!     peer         who counts as one address          gate      how often a password may be tried
 //!     auth         passwords, sessions, roles         accounts  who may come in
 //!     queue        lists and inspections              decide    decisions
 //!     charts       figures for people                 metrics   figures for machines, health
-//!     images       pictures and small copies          events    what is new
+//!     images       pictures and small copies          events    what is new, one stream a page
 //!     download     exports                            commands  what the line is told
-//!     outbox       what the broker has not taken
+//!     outbox       what the broker has not taken      streams   how many streams, and whose
 //!
 //! The routes and the OpenAPI document are made from the same functions. A route says in its
 //! signature who may use it: `Viewer`, `Operator` or `Engineer`; the few without are the login, the
@@ -20,34 +22,40 @@
 pub mod accounts;
 pub mod api;
 pub mod auth;
+pub mod body;
 pub mod charts;
 pub mod commands;
 pub mod decide;
 pub mod download;
 pub mod error;
 pub mod events;
+pub mod gate;
 pub mod guard;
 pub mod images;
 pub mod metrics;
 pub mod outbox;
 pub mod pages;
+pub mod peer;
+pub mod places;
 pub mod queue;
 pub mod server;
+pub mod streams;
 pub mod tls;
 pub mod wire;
 
 use crate::command::Handler;
 use crate::domain::pipeline::Pipeline;
 use crate::store::Store;
-use auth::Gate;
 use events::Event;
+use gate::Gate;
 use metrics::Counters;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::sync::{broadcast, Semaphore};
+use streams::Streams;
+use tokio::sync::{broadcast, watch, Semaphore};
 
 /// Events that a slow page may lag behind; beyond it the page is told to load anew.
 const EVENTS_MAX: usize = 256;
@@ -117,6 +125,9 @@ pub struct App {
     /// How long the reader of an export has for a piece of it.
     pub export_wait: Duration,
     events: broadcast::Sender<Event>,
+    streams: Streams,
+    /// Somebody's access has changed: open streams look whether it was theirs.
+    access: watch::Sender<()>,
     counters: Counters,
     probe: Probe,
     /// Where commands go, once the cameras are open: the page is there before them.
@@ -147,6 +158,8 @@ impl App {
             exporting: Arc::new(Semaphore::new(download::EXPORTS_MAX)),
             export_wait: download::READ_WAIT,
             events: broadcast::channel(EVENTS_MAX).0,
+            streams: Streams::default(),
+            access: watch::Sender::new(()),
             counters: Counters::default(),
             probe,
             commands: OnceLock::new(),

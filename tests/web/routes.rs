@@ -21,6 +21,7 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("get", "/healthz", None),
     ("get", "/readyz", None),
     ("post", "/api/v1/logout", Some(Role::Viewer)),
+    ("post", "/api/v1/password", Some(Role::Viewer)),
     ("get", "/metrics", Some(Role::Viewer)),
     ("get", "/api/v1/inspections", Some(Role::Viewer)),
     ("get", "/api/v1/inspections/{id}", Some(Role::Viewer)),
@@ -49,6 +50,7 @@ fn body(path: &str) -> &'static str {
     match path {
         "/api/v1/setup" => r#"{"code":"x","name":"x","password":"long enough"}"#,
         "/api/v1/login" => r#"{"name":"nobody","password":"x"}"#,
+        "/api/v1/password" => r#"{"old":"x","new":"long enough"}"#,
         "/api/v1/inspections/{id}/reviews" => r#"{"verdict":"pass","reason":"because"}"#,
         "/api/v1/inspections/{id}/undo" => r#"{"based_on":1}"#,
         "/api/v1/reviews/bulk" => r#"{"search":{},"action":"confirm","count":99999}"#,

@@ -4,7 +4,7 @@
 //      '--somebody--> queue | charts | people, live over one event stream
 
 import { get, onLoggedOut, post } from "./api.js";
-import { h, icon, replace, toast } from "./dom.js";
+import { h, icon, replace, sheet, toast } from "./dom.js";
 import { switchLanguage, t } from "./words.js";
 import { Queue } from "./queue.js";
 import { charts } from "./charts.js";
@@ -86,10 +86,29 @@ function frame() {
         h("span#live.live", { class: state.live ? "live on" : "live" }, h("i"), h("span", {}, state.live ? t("connected") : t("reconnecting"))),
         h("button.plain.lang", { onclick: () => { switchLanguage(); show(); } }, t("language")),
         h("button.plain", { onclick: switchTheme, "aria-label": t("theme"), title: t("theme") }, icon("sun")),
-        h("span.who", { title: t(state.me.role) }, state.me.name),
+        h("button.plain.who", { id: "me", title: `${t(state.me.role)} · ${t("changePassword")}`, onclick: password }, state.me.name),
         h("button.plain", { id: "logout", onclick: leave, "aria-label": t("logout"), title: t("logout") }, icon("out")))),
     main);
   return main;
+}
+
+/// One's own new password; it ends one's other sessions.
+function password() {
+  sheet(t("changePassword"), (close) => {
+    const error = h("p.error", { role: "alert" });
+    const field = (name, complete) => h("input", { name, type: "password", required: true, minlength: name === "new" ? 8 : 1, placeholder: t(name === "new" ? "newPassword" : "oldPassword"), "aria-label": t(name === "new" ? "newPassword" : "oldPassword"), autocomplete: complete });
+    const form = h("form.body", {
+      onsubmit: async (e) => {
+        e.preventDefault();
+        try {
+          await post("/api/v1/password", Object.fromEntries(new FormData(form)));
+          close();
+          toast(t("passwordChanged"));
+        } catch (refused) { error.textContent = refused.message; }
+      },
+    }, field("old", "current-password"), field("new", "new-password"), error, h("button.primary", { id: "password-go", type: "submit" }, t("save")));
+    return form;
+  });
 }
 
 async function leave() {
@@ -133,6 +152,17 @@ function listen() {
   stream.addEventListener("inspection", (e) => state.queue?.arrived(JSON.parse(e.data)));
   stream.addEventListener("review", (e) => state.queue?.reviewed(JSON.parse(e.data)));
   stream.addEventListener("resync", () => state.queue?.refresh());
+  stream.addEventListener("end", (e) => {
+    // The browser would ask again at once: without access it hears nothing, and of too many pages one
+    // would push out the other for ever. So this one waits until somebody looks at it.
+    const { reason } = JSON.parse(e.data);
+    if (reason === "stopping") return;
+    stream.close();
+    mark(false);
+    lost = true;
+    if (reason === "access") start();
+    else addEventListener("focus", () => { if (state.me?.name) { listen(); state.queue?.refresh(); } }, { once: true });
+  });
 }
 
 onLoggedOut(() => { if (state.me?.name) start(); });

@@ -27,7 +27,7 @@ const WORDS = {
     a_outside: "outside its limits", a_shift: "shift: 8 in a row on one side", a_run: "rejects in a row", agreement: "Operators and model", agreed: "agreed", person: "Person", lat: "Time from picture to verdict",
     last: "Last", h1: "hour", h8: "8 hours", d1: "day", d7: "7 days", everything: "everything", accounts: "Accounts", role: "Role", viewer: "viewer", operator: "operator", engineer: "engineer",
     outbox: "Messages for the broker", owed: "not yet taken", givenUp: "given up", retry: "Send again what was given up", retried: "They are owed to the broker again",
-    tokens: "Tokens for machines", add: "Add", tokenOnce: "Copy it now. It is shown this once.", copy: "Copy", created: "Made", failed: "That did not work", cancel: "Cancel", parts: "parts", newPassword: "Password (8 or more)",
+    tokens: "Tokens for machines", add: "Add", tokenOnce: "Copy it now. It is shown this once.", copy: "Copy", created: "Made", failed: "That did not work", cancel: "Cancel", parts: "parts", newPassword: "Password (8 or more)", oldPassword: "Password until now", changePassword: "Change password", passwordChanged: "Changed. Your other sessions have ended.",
     awaited: "awaited", help: "j next · k previous · y confirm · n override · z undo · b boxes · g tiles · d draw · f fit · / search · ? keys", newToken: "New token", language: "中文", theme: "Theme", nothingToUndo: "There is nothing to take back.",
   },
   zh: {
@@ -45,7 +45,7 @@ const WORDS = {
     connected: "实时", reconnecting: "重新连接", partial: "较早的检测仍在读取", viewerOnly: "您只能查看，不能决定。", yield: "合格率", yieldHint: "合格比例，人的决定优先于模型", pareto: "各缺陷的工件数", pchart: "不合格比例", mean: "均值", limits: "控制限", alarmsNone: "受控。",
     a_outside: "超出控制限", a_shift: "偏移：连续 8 点同侧", a_run: "连续不合格", agreement: "操作员与模型", agreed: "一致", person: "人", lat: "从拍摄到判定的时间", last: "最近", h1: "1 小时", h8: "8 小时", d1: "1 天", d7: "7 天", everything: "全部",
     accounts: "账户", role: "角色", viewer: "查看者", operator: "操作员", engineer: "工程师", outbox: "发往代理的消息", owed: "尚未接收", givenUp: "已放弃", retry: "重新发送已放弃的消息", retried: "已重新加入发送队列",
-    tokens: "机器令牌", add: "添加", tokenOnce: "请立即复制，只显示这一次。", copy: "复制", created: "创建", failed: "操作失败", cancel: "取消", parts: "件", newPassword: "密码（至少 8 位）",
+    tokens: "机器令牌", add: "添加", tokenOnce: "请立即复制，只显示这一次。", copy: "复制", created: "创建", failed: "操作失败", cancel: "取消", parts: "件", newPassword: "密码（至少 8 位）", oldPassword: "当前密码", changePassword: "修改密码", passwordChanged: "已修改，您的其他会话已结束。",
     awaited: "等待中", help: "j 下一个 · k 上一个 · y 确认 · n 改判 · z 撤销 · b 方框 · g 图块 · d 画框 · f 全图 · / 搜索 · ? 按键", newToken: "新令牌", language: "English", theme: "主题", nothingToUndo: "没有可撤销的决定。",
   },
 };
