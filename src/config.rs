@@ -19,6 +19,7 @@
 mod camera;
 mod document;
 mod effective;
+mod frame;
 mod mqtt;
 mod pipeline;
 mod read;

@@ -23,6 +23,7 @@ mod care;
 pub mod damaged;
 pub mod desk;
 mod device;
+mod gate;
 mod heap;
 mod inbox;
 mod inspector;
@@ -147,7 +148,9 @@ async fn line(
     let start = |dir| inbox::start(dir, Arc::clone(&handler), Arc::clone(station), stop.clone());
     let inbox = dir.map(start).transpose().context("[trigger] dir")?;
     let commands = mqtt::command::listen(mqtt_options(config)?, handler);
-    let inspector = inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station));
+    let gate = gate::Gate::new(Arc::clone(store));
+    let inspector =
+        inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station), gate);
     notify(&[NotifyState::Ready]);
     tracing::info!(cameras = config.cameras.len(), broker = %config.mqtt.url(), "inspecting");
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -358,7 +358,7 @@ async fn p8_frames_leave_memory_and_descriptors_flat() {
         recipes.join("corner.toml"),
         recipe
             .replace("name = \"examples-defects\"", "name = \"corner\"")
-            .replace("[tiling]", "[frame]\nroi = [0, 0, 128, 128]\n[tiling]"),
+            .replace("[tiling]", "[frame]\nsize = [288, 288]\nroi = [0, 0, 128, 128]\n[tiling]"),
     )
     .unwrap();
     station.edit(&all.display().to_string(), &recipes.display().to_string());

@@ -39,6 +39,8 @@ const PIPELINE: &str = r#"
 schema = 1
 name = "faults"
 mm_per_px = 0.1
+[frame]
+health = "off"
 [tiling]
 tile_px = 100
 overlap_px = 20

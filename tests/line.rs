@@ -23,6 +23,9 @@ const PIPELINE: &str = r#"
 schema = 1
 name = "scripted"
 mm_per_px = 0.1
+[frame]
+health = "off"                        # the scripted model looks at nothing
+size = "any"
 [tiling]
 tile_px = 100
 overlap_px = 20

@@ -91,6 +91,9 @@ pub enum Exposure {
     Line(String),
 }
 
+/// Broken pictures in a row, as after lost packets, before a camera counts as failed.
+pub const BROKEN_MAX: u32 = 10;
+
 /// One look at a device.
 #[derive(Debug)]
 pub enum Reading {
@@ -205,7 +208,8 @@ pub trait Device {
 pub fn open(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
     match &settings.kind {
         kind @ Kind::V4l2 { .. } => super::v4l2::open(kind),
-        kind @ Kind::OpenCv { .. } => super::opencv::open(kind),
+        kind @ Kind::OpenCv { backend: Backend::Ffmpeg, .. } => super::ffmpeg::open(kind),
+        kind @ Kind::OpenCv { backend: Backend::Gstreamer, .. } => super::opencv::open(kind),
         kind @ Kind::Genicam { .. } => super::genicam::open(kind),
     }
 }

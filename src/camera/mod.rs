@@ -6,7 +6,7 @@
 //!            |                |                                            |
 //!     folder: files     simulator: parts with known truth     supervisor: a capture child
 //!                                                                          | Unix socket
-//!                                                             child: v4l2, opencv, genicam
+//!                                                             child: v4l2, ffmpeg, opencv, genicam
 //!
 //! Between a source and its trigger stands `clip`, which collects the pictures of a clip where the
 //! pipeline asks for one.
@@ -24,7 +24,9 @@
 pub mod address;
 pub mod child;
 pub mod clip;
+pub mod decode;
 pub mod device;
+pub mod ffmpeg;
 pub mod folder;
 pub mod genicam;
 pub mod keyframe;
@@ -117,6 +119,9 @@ pub enum CameraError {
     /// The content is damaged.
     #[error("cannot decode {}: {source}", path.display())]
     Decode { path: PathBuf, source: image::ImageError },
+    /// It can be decoded, and what comes out is not what the camera saw, or nobody knows whether it is.
+    #[error("cannot use {}: {what}", path.display())]
+    Unfit { path: PathBuf, what: String },
     /// The simulator was asked for a picture that it cannot render.
     #[error("the simulator cannot render {width}x{height} pixels, only {min} to {max} a side")]
     Size { width: usize, height: usize, min: usize, max: usize },
@@ -162,7 +167,8 @@ impl CameraError {
             | Self::Format { path }
             | Self::Truncated { path }
             | Self::TooLarge { path, .. }
-            | Self::Decode { path, .. } => Some(path),
+            | Self::Decode { path, .. }
+            | Self::Unfit { path, .. } => Some(path),
             Self::BrokenFile { error, .. } => error.file(),
             _ => None,
         }

@@ -1,12 +1,12 @@
-//! OpenCV's VideoCapture: RTSP and other streams, video files, GStreamer pipelines.
+//! OpenCV's VideoCapture: GStreamer pipelines (streams and files are `ffmpeg`'s).
 //!
-//! The backend is always named, because only a named one keeps the timeouts (RTSP goes over TCP). A
-//! file is a recording: its pictures carry the times of the film, counted from when it was opened.
+//! A pipeline that reads a file is a recording: its pictures carry the times of the film, counted from when it was
+//! opened. What the elements of a pipeline fill in where a picture is broken cannot be seen from here.
 
 use super::address::{scrubbed, shown};
-use super::device::{Backend, Device, DeviceError, Kind, Picture, Reading, Stamp};
+use super::device::{Device, DeviceError, Kind, Picture, Reading, Stamp};
 use image::RgbImage;
-use opencv::core::{Mat, Vector};
+use opencv::core::Mat;
 use opencv::prelude::*;
 use opencv::{imgproc, videoio};
 use std::time::Duration;
@@ -20,12 +20,12 @@ struct Stream {
     bgr: Mat,
 }
 
-/// Opens a stream, a file or a pipeline.
+/// Opens a pipeline.
 ///
 /// # Errors
-/// Nothing answers within the timeout, or it is no video.
+/// It is no pipeline, or gives no video.
 pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
-    let Kind::OpenCv { url, backend, live, open_timeout_ms, read_timeout_ms } = kind else {
+    let Kind::OpenCv { url, backend, live, .. } = kind else {
         return Err(DeviceError::Open {
             what: "OpenCV".into(),
             reason: "these are no settings of it".into(),
@@ -33,21 +33,9 @@ pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
     };
     // What OpenCV and the libraries below it say may repeat the URL.
     let refused = |reason: String| DeviceError::Open { what: shown(url), reason: scrubbed(&reason, url) };
-    let (api, params) = match backend {
-        Backend::Ffmpeg => (
-            videoio::CAP_FFMPEG,
-            vec![
-                videoio::CAP_PROP_OPEN_TIMEOUT_MSEC,
-                *open_timeout_ms as i32,
-                videoio::CAP_PROP_READ_TIMEOUT_MSEC,
-                *read_timeout_ms as i32,
-            ],
-        ),
-        // A pipeline has its timeouts in its elements; the supervisor has its own.
-        Backend::Gstreamer => (videoio::CAP_GSTREAMER, vec![]),
-    };
-    let capture = videoio::VideoCapture::from_file_with_params(url, api, &Vector::from_slice(&params))
-        .map_err(|e| refused(e.message))?;
+    // A pipeline has its timeouts in its elements; the supervisor has its own.
+    let capture =
+        videoio::VideoCapture::from_file(url, videoio::CAP_GSTREAMER).map_err(|e| refused(e.message))?;
     if !capture.is_opened().map_err(|e| refused(e.message))? {
         return Err(refused(format!("{} finds no video there", backend.as_str())));
     }
@@ -80,7 +68,7 @@ impl Stream {
 }
 
 impl Device for Stream {
-    /// OpenCV cannot be told how long to wait here: the read timeout of the settings holds.
+    /// OpenCV cannot be told how long to wait here: the supervisor's limit holds.
     fn next(&mut self, _wait: Duration) -> Result<Reading, DeviceError> {
         let reason = match self.picture() {
             Ok(Some(picture)) => return Ok(Reading::Picture(picture)),

@@ -1,7 +1,8 @@
 //! V4L2 through nokhwa: USB cameras and capture cards.
 
-use super::device::{Device, DeviceError, Kind, Picture, Reading, Stamp};
-use image::{DynamicImage, ImageFormat, RgbImage};
+use super::decode::camera_jpeg;
+use super::device::{Device, DeviceError, Kind, Picture, Reading, Stamp, BROKEN_MAX};
+use image::RgbImage;
 use nokhwa::pixel_format::RgbFormat;
 use nokhwa::utils::{
     ApiBackend, CameraFormat, CameraIndex, ControlValueDescription, ControlValueSetter, FrameFormat,
@@ -19,6 +20,8 @@ struct V4l2 {
     camera: Camera,
     what: String,
     number: u64,
+    /// Broken pictures in a row.
+    broken: u32,
 }
 
 /// Opens a device node, sets its format and controls, and starts the stream.
@@ -53,7 +56,7 @@ pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
     }
     camera.open_stream().map_err(|e| refused(e.to_string()))?;
     tracing::info!(device = %what, %format, "V4L2 stream open");
-    Ok(Box::new(V4l2 { camera, what, number: 0 }))
+    Ok(Box::new(V4l2 { camera, what, number: 0, broken: 0 }))
 }
 
 /// What comes nearest to the size (the largest when none is asked for) and the rate: the rate before the kind
@@ -110,25 +113,28 @@ impl Device for V4l2 {
         let now = Stamp::now();
         let wall = buffer.capture_timestamp().map(|at| UNIX_EPOCH + at);
         let age = wall.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
-        let pixels = decode(&buffer).map_err(read)?;
         self.number += 1;
+        let pixels = match decode(&buffer) {
+            Ok(pixels) => pixels,
+            Err(reason) => {
+                self.broken += 1;
+                tracing::warn!(device = %self.what, reason, "a broken picture");
+                if self.broken > BROKEN_MAX {
+                    return Err(read(format!("{} pictures in a row were broken: {reason}", self.broken)));
+                }
+                return Ok(Reading::Late);
+            }
+        };
+        self.broken = 0;
         Ok(Reading::Picture(Picture { pixels, stamp: now.back(age), number: self.number }))
     }
 }
 
-/// Follows the start of a JPEG picture and says "Motion JPEG": whatever Huffman table the picture then leaves
-/// out is the standard one.
-const MOTION_JPEG: &[u8] = b"\xff\xe0\x00\x10AVI1\0\0\0\0\0\0\0\0\0\0";
-
-/// The pixels of a buffer. JPEG is decoded here, because nokhwa's own decoder would bring a C library along.
+/// The pixels of a buffer. JPEG is decoded here: nokhwa's own decoder fills what is missing, and would bring a C
+/// library along.
 fn decode(buffer: &Buffer) -> Result<RgbImage, String> {
-    match (buffer.source_frame_format(), buffer.buffer()) {
-        (FrameFormat::MJPEG, [0xff, 0xd8, rest @ ..]) => {
-            let jpeg = [&[0xff, 0xd8], MOTION_JPEG, rest].concat();
-            let picture = image::load_from_memory_with_format(&jpeg, ImageFormat::Jpeg);
-            picture.map(DynamicImage::into_rgb8).map_err(|e| format!("a JPEG picture: {e}"))
-        }
-        (FrameFormat::MJPEG, _) => Err("a JPEG picture: it does not begin as one".into()),
+    match buffer.source_frame_format() {
+        FrameFormat::MJPEG => camera_jpeg(buffer.buffer()),
         _ => buffer.decode_image::<RgbFormat>().map_err(|e| e.to_string()),
     }
 }
@@ -195,6 +201,12 @@ mod tests {
         let read = |bytes: &[u8]| decode(&Buffer::new(Resolution::new(64, 32), bytes, FrameFormat::MJPEG));
         assert_eq!(read(&stripped).unwrap(), read(&jpeg).unwrap());
         assert!(read(&jpeg[..200]).is_err() && read(&jpeg[1..]).is_err() && read(&[]).is_err());
+        let closed = |n: usize| [&stripped[..n], &[0xff, 0xd9]].concat();
+        let scan = stripped.len() - 40;
+        assert!(
+            (scan..stripped.len() - 4).all(|n| read(&closed(n)).is_err()),
+            "cut, and closed with an end marker"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `inspectd ask`: a free question, with or without pictures.
 
 use super::model_args::ModelArgs;
-use crate::camera::folder::decode;
+use crate::camera::decode::{decode, Depth};
 use crate::vlm::{Ask, ClipFrame, Finish, Job, Sampling, Shown, Vlm};
 use anyhow::Context;
 use image::RgbImage;
@@ -67,7 +67,11 @@ pub struct Args {
 /// When a file cannot be read or the engine fails; clear words name the file.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(args.temperature >= 0.0, "--temperature {}: 0 or more expected", args.temperature);
-    let images = args.images.iter().map(|p| Ok(Arc::new(decode(p)?))).collect::<anyhow::Result<Vec<_>>>()?;
+    let images = args
+        .images
+        .iter()
+        .map(|p| Ok(Arc::new(decode(p, Depth::default())?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let grammar = args
         .grammar
         .as_ref()

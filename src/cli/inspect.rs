@@ -10,7 +10,7 @@ use super::output;
 use super::picture;
 use super::progress::Progress;
 use super::setup::{frame, without_trigger, SetupArgs};
-use crate::camera::folder::decode;
+use crate::camera::decode::{decode, Depth};
 use crate::camera::CameraError;
 use crate::cli::score::Asked;
 use crate::domain::frame::{ClipPicture, Frame, Trigger};
@@ -68,8 +68,13 @@ fn frames(args: &Args, pipeline: &Pipeline) -> anyhow::Result<Vec<Vec<PathBuf>>>
 }
 
 /// The frame of pictures that are so far apart, the last one inspected.
-fn load(paths: &[PathBuf], interval: Duration, trigger: &Trigger) -> Result<Frame, CameraError> {
-    let pictures = paths.iter().map(|path| decode(path).map(Arc::new));
+fn load(
+    paths: &[PathBuf],
+    interval: Duration,
+    depth: Depth,
+    trigger: &Trigger,
+) -> Result<Frame, CameraError> {
+    let pictures = paths.iter().map(|path| decode(path, depth).map(Arc::new));
     let mut pictures = pictures.collect::<Result<Vec<_>, _>>()?;
     let last = pictures.pop().unwrap_or_default();
     let name = paths.last().map(|path| path.display().to_string()).unwrap_or_default();
@@ -91,13 +96,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = without_trigger(&pipeline, &trigger.expected);
     let frames = frames(&args, &pipeline)?;
     let interval = pipeline.clip.map_or(Duration::ZERO, |rule| rule.interval);
+    let depth = Depth(pipeline.frame.depth_bits);
     let mut progress = Progress::new("inspect", frames.len() as u64);
     let mut code = ExitCode::SUCCESS;
     let mut out = std::io::stdout().lock();
     for paths in &frames {
         let path = paths.last().context("a frame has a picture")?;
         let name = path.display().to_string();
-        let frame = match load(paths, interval, &trigger) {
+        let frame = match load(paths, interval, depth, &trigger) {
             Ok(frame) => frame,
             Err(e) => {
                 progress.say(&format!("inspectd: {e}"));

@@ -1,19 +1,17 @@
 //! Image files in and out.
 //!
-//! A file from outside is decoded under limits, so that a few bytes cannot ask for all memory.
+//! A file from outside is decoded as a camera's are (see `camera::decode`): under limits, and whole.
 
+use crate::camera::decode::{decode, Depth};
+use crate::camera::CameraError;
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder, ImageReader, Limits, RgbImage};
+use image::{ExtendedColorType, ImageEncoder, RgbImage};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// Longest side of an image that is read, in pixels.
-pub const SIDE_MAX_PX: u32 = 16_384;
-/// Memory that decoding one image may take.
-pub const DECODE_BYTES_MAX: u64 = 512 << 20;
 /// Quality of annotated JPEG copies: edges of boxes and letters stay clean.
 const JPEG_QUALITY: u8 = 92;
 
@@ -23,23 +21,25 @@ pub enum PictureError {
     #[error("cannot read or write {path}")]
     File { path: PathBuf, source: std::io::Error },
     #[error("not a usable image: {path}")]
-    Image { path: PathBuf, source: image::ImageError },
+    Image { path: PathBuf, source: CameraError },
+    #[error("cannot encode {path}")]
+    Encode { path: PathBuf, source: image::ImageError },
 }
 
-/// Reads an image as 8-bit RGB. The format is told by the content, not by the name.
+/// Reads an image as 8-bit RGB, as a camera's folder does. The format is told by the content, not by the name.
 ///
 /// # Errors
-/// The file cannot be opened, is no image, or is above the limits.
+/// The file cannot be read, is no whole image, or is above the limits.
 pub fn load(path: &Path) -> Result<RgbImage, PictureError> {
-    let at = |source| PictureError::File { path: path.to_owned(), source };
-    let mut reader = ImageReader::open(path).map_err(at)?.with_guessed_format().map_err(at)?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(SIDE_MAX_PX);
-    limits.max_image_height = Some(SIDE_MAX_PX);
-    limits.max_alloc = Some(DECODE_BYTES_MAX);
-    reader.limits(limits);
-    let decoded = reader.decode();
-    Ok(decoded.map_err(|source| PictureError::Image { path: path.to_owned(), source })?.into_rgb8())
+    load_as(path, Depth::default())
+}
+
+/// Like `load`, with samples of 16 bits as a pipeline states them.
+///
+/// # Errors
+/// As `load`.
+pub fn load_as(path: &Path, depth: Depth) -> Result<RgbImage, PictureError> {
+    decode(path, depth).map_err(|source| PictureError::Image { path: path.to_owned(), source })
 }
 
 /// Writes an image, with its directories: JPEG when the name ends so, else PNG.
@@ -68,7 +68,7 @@ pub fn save(path: &Path, picture: &RgbImage) -> Result<(), PictureError> {
             ExtendedColorType::Rgb8,
         )
     };
-    written.map_err(|source| PictureError::Image { path: path.to_owned(), source })?;
+    written.map_err(|source| PictureError::Encode { path: path.to_owned(), source })?;
     out.flush().map_err(at)
 }
 
@@ -120,7 +120,7 @@ mod tests {
     fn an_image_above_the_limits_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("wide.png");
-        save(&path, &RgbImage::new(SIDE_MAX_PX + 1, 1)).expect("writes");
+        save(&path, &RgbImage::new(crate::camera::decode::SIDE_MAX_PX + 1, 1)).expect("writes");
         assert!(load(&path).is_err());
     }
 

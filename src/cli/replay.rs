@@ -10,6 +10,7 @@
 //! - The exit code is 1 when an assertion fails. An assertion on a figure that does not exist is
 //!   refused before the first image, not after a night's work.
 
+use crate::camera::decode::Depth;
 use crate::cli::annotate::annotate;
 use crate::cli::assertion::Assertion;
 use crate::cli::output;
@@ -62,6 +63,8 @@ pub struct Plan {
     pub annotate: Option<PathBuf>,
     /// What the pipeline asks of the model.
     pub asked: Asked,
+    /// Of samples of 16 bits, as the pipeline states it.
+    pub depth: Depth,
 }
 
 /// Runs the command.
@@ -85,6 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         asserts: args.asserts,
         annotate: args.annotate,
         asked: Asked::of(&pipeline),
+        depth: Depth(pipeline.frame.depth_bits),
     };
     check(&plan)?;
     let mut engine = model.load()?;
@@ -133,7 +137,7 @@ pub fn replay(
     let mut progress = Progress::new("replay", truths.len() as u64);
     let mut inspections = Vec::with_capacity(truths.len());
     for truth in truths {
-        let picture = Arc::new(load(truth, &plan.dir)?);
+        let picture = Arc::new(load(truth, &plan.dir, plan.depth)?);
         let inspection = inspect(truth, Arc::clone(&picture));
         if let Some(dir) = &plan.annotate {
             let rois = plan.asked.text_rois(truth);
@@ -166,9 +170,9 @@ fn check(plan: &Plan) -> anyhow::Result<()> {
 }
 
 /// The image of a truth, of the size that the truth says: boxes of another size would be other boxes.
-fn load(truth: &Truth, dir: &Path) -> anyhow::Result<RgbImage> {
+fn load(truth: &Truth, dir: &Path, depth: Depth) -> anyhow::Result<RgbImage> {
     let path = truth.path(dir);
-    let picture = picture::load(&path)?;
+    let picture = picture::load_as(&path, depth)?;
     let (width, height) = picture.dimensions();
     ensure!(
         (width, height) == (truth.width, truth.height),

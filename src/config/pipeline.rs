@@ -1,6 +1,7 @@
 //! A pipeline file into a checked `Pipeline`: keys and ranges first, then what must fit together.
 
 use super::document::{Document, Problem};
+use super::frame;
 use super::section::Section;
 use crate::domain::grade::{Grade, Severity};
 use crate::domain::pipeline::{
@@ -47,7 +48,7 @@ pub(super) fn from_str(file: &str, text: &str) -> Result<Pipeline, Vec<Problem>>
     }
     let tiling = tiling(present(&root, "tiling"));
     let prompts = prompts(&root, tiling.budget);
-    let frame = frame(root.child("frame"));
+    let frame = frame::frame(root.child("frame"));
     let clip = clip(root.child("clip"), &prompts, &frame, &tiling);
     let labels = prompts.iter().flat_map(|prompt| match &prompt.kind {
         PromptKind::Defects { labels } => labels.as_slice(),
@@ -89,17 +90,6 @@ fn present<'a>(root: &Section<'a>, key: &'static str) -> Section<'a> {
         section.problem_here("this section is missing");
     }
     section
-}
-
-fn frame(section: Section<'_>) -> FrameRule {
-    let frame = FrameRule { roi: section.rect("roi"), mask: section.rects("mask") };
-    if let Some(roi) = frame.roi {
-        if frame.mask.iter().any(|mask| mask.contains(&roi)) {
-            section.problem("mask", "covers the whole roi: nothing would be inspected");
-        }
-    }
-    section.finish();
-    frame
 }
 
 /// The clip that some prompt asks about, whose pictures must fit into one message to the engine.

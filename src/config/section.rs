@@ -219,6 +219,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// True when the key holds a text.
+    pub(super) fn is_text(&self, key: &'static str) -> bool {
+        self.value(key).is_some_and(|value| matches!(value.kind, ValueKind::String(_)))
+    }
+
     /// A table of whole numbers whose keys are free; empty when the key is absent.
     pub(super) fn integers(&self, key: &'static str) -> BTreeMap<String, i64> {
         let path = join(&self.path, key);

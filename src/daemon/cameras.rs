@@ -14,6 +14,7 @@ use super::station::Station;
 use super::taken::Files;
 use super::taker::Taker;
 use crate::camera::clip::Clips;
+use crate::camera::decode::{Depth, DepthRule};
 use crate::camera::folder::Folder;
 use crate::camera::simulator::{Settings, Simulator};
 use crate::camera::window::Window;
@@ -155,6 +156,8 @@ fn open(
     station: &Arc<Station>,
     stop: &Stop,
 ) -> anyhow::Result<Box<dyn Source>> {
+    let states = Arc::clone(counter);
+    let depth: DepthRule = Arc::new(move || Depth(states.pipeline().frame.depth_bits));
     Ok(match &camera.source {
         SourceConfig::Simulator { product, seed, count, width_px, height_px } => {
             let settings = Settings {
@@ -170,11 +173,12 @@ fn open(
         }
         SourceConfig::Device(config) => Box::new(device::open(&camera.id, config, station, stop)),
         SourceConfig::Folder { path, watch: false, .. } => {
-            Box::new(Folder::once(&camera.id, path, stop.clone())?)
+            Box::new(Folder::once(&camera.id, path, stop.clone())?.with_depth(depth))
         }
         SourceConfig::Folder { path, watch: true, time } => {
             let files = Files::load(Arc::clone(store), Arc::clone(counter), &camera.id, path.clone())?;
-            Box::new(Folder::watch(&camera.id, path, *time, Box::new(files), stop.clone()))
+            let folder = Folder::watch(&camera.id, path, *time, Box::new(files), stop.clone());
+            Box::new(folder.with_depth(depth))
         }
     })
 }

@@ -1,13 +1,15 @@
-//! The inspector: one frame of each camera a round, inspected together, recorded in order.
+//! The inspector: one frame of each camera a round, inspected together, recorded in order. The gate keeps frames
+//! away from the engine that are no new pictures.
 //!
 //! Taking at most one frame a camera and round shares the model fairly: a fast camera waits for no
 //! one, and starves no one.
 
 use super::cameras::{Feeds, Shot};
+use super::gate::Gate;
 use super::recorder::Recorder;
 use super::station::Station;
 use crate::inspect::worker::{Health, Worker};
-use crate::inspect::Work;
+use crate::inspect::{uninspected, Work};
 use crate::mqtt::StationEvent;
 use crate::queue::Popped;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ pub fn start(
     feeds: Feeds,
     recorder: Arc<Recorder>,
     station: Arc<Station>,
+    mut gate: Gate,
 ) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let beat = || station.beat();
@@ -48,9 +51,16 @@ pub fn start(
                 let _ = feeds.bell.recv_timeout(WAIT);
                 continue;
             }
+            let (frames, refused) = gate.sort(frames);
+            for (Shot { frame, pipeline }, reason) in refused {
+                let inspection = uninspected(&frame, &pipeline, worker.info(), reason);
+                recorder.record(&inspection, &frame.pixels, false);
+                beat();
+            }
             let work: Vec<Work<'_>> =
                 frames.iter().map(|Shot { frame, pipeline }| Work { frame, pipeline }).collect();
-            let inspections = worker.inspect(&work, &beat);
+            // Nothing to ask wakes no engine.
+            let inspections = if work.is_empty() { vec![] } else { worker.inspect(&work, &beat) };
             tell(worker.health(), &mut told, &station);
             for (inspection, shot) in inspections.iter().zip(&frames) {
                 recorder.record(inspection, &shot.frame.pixels, false);

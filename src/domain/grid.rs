@@ -199,14 +199,14 @@ mod tests {
 
     #[test]
     fn a_small_region_gives_one_smaller_tile() {
-        let frame = FrameRule { roi: Some(Rect::new(300, 1500, 500, 1628)), mask: vec![] };
+        let frame = FrameRule { roi: Some(Rect::new(300, 1500, 500, 1628)), ..FrameRule::default() };
         let grid = Grid::new(2448, 2048, &frame, &tiling(512, 64, 64)).expect("fits");
         assert_eq!(rects(&grid), [[300, 1500, 500, 1628]]);
     }
 
     #[test]
     fn a_thin_region_grows_inside_the_frame() {
-        let frame = FrameRule { roi: Some(Rect::new(0, 1023, 1000, 1024)), mask: vec![] };
+        let frame = FrameRule { roi: Some(Rect::new(0, 1023, 1000, 1024)), ..FrameRule::default() };
         let grid = Grid::new(1000, 1024, &frame, &tiling(512, 64, 64)).expect("fits");
         assert_eq!(grid.roi, Rect::new(0, 1018, 1000, 1024));
         let thin = Grid::new(1000, 2, &FrameRule::default(), &tiling(512, 64, 64));
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn masked_tiles_are_left_out_and_the_indices_stay_dense() {
         let mask = vec![Rect::new(0, 0, 300, 512), Rect::new(300, 0, 600, 512)];
-        let frame = FrameRule { roi: None, mask };
+        let frame = FrameRule { mask, ..FrameRule::default() };
         let grid = Grid::new(1000, 512, &frame, &tiling(512, 64, 64)).expect("fits");
         assert_eq!(rects(&grid), [[448, 0, 960, 512], [488, 0, 1000, 512]]);
         assert_eq!(grid.tiles[0].index, 0);
@@ -224,12 +224,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_inspected_is_an_error() {
-        let frame = FrameRule { roi: Some(Rect::new(700, 0, 900, 100)), mask: vec![] };
+        let frame = FrameRule { roi: Some(Rect::new(700, 0, 900, 100)), ..FrameRule::default() };
         let outside = Grid::new(640, 480, &frame, &tiling(512, 64, 64));
         assert!(matches!(outside, Err(GridError::Outside { width: 640, .. })), "{outside:?}");
         let empty = Grid::new(0, 0, &FrameRule::default(), &tiling(512, 64, 64));
         assert!(matches!(empty, Err(GridError::Outside { .. })), "{empty:?}");
-        let masked = FrameRule { roi: None, mask: vec![Rect::new(0, 0, 640, 480)] };
+        let masked = FrameRule { mask: vec![Rect::new(0, 0, 640, 480)], ..FrameRule::default() };
         let masked = Grid::new(640, 480, &masked, &tiling(512, 64, 64));
         assert!(matches!(masked, Err(GridError::AllMasked { .. })), "{masked:?}");
         let endless = Grid::new(640, 480, &FrameRule::default(), &tiling(64, 64, 64));
@@ -268,7 +268,7 @@ mod tests {
             )),
             (tile_px, overlap_px) in (1u32..64).prop_flat_map(|t| (Just(t), 0..t)),
         ) {
-            let frame = FrameRule { roi, mask };
+            let frame = FrameRule { roi, mask, ..FrameRule::default() };
             let grid = Grid::new(width, height, &frame, &tiling(tile_px, overlap_px, usize::MAX));
             let whole = Rect::new(0, 0, width, height);
             let asked = roi.unwrap_or(whole).intersect(&whole);

@@ -1,6 +1,7 @@
 //! The line: a frame in, an inspection out. It never fails; what goes wrong is in the verdict.
 //!
-//!     Frame --plan--> regions (tiles of the grid, regions of text) with their prompts
+//!     Frame --fit--> a proper picture of the recipe's size that shows something
+//!           --plan--> regions (tiles of the grid, regions of text) with their prompts
 //!           --jobs--> vlm answers (Tile x Prompt), in a process of its own under the daemon: `worker`
 //!           --answer--> detections and lines of text, each with its confidence
 //!           --merge--> findings in frame coordinates, in millimetres
@@ -14,6 +15,7 @@
 
 pub mod answer;
 pub mod expect;
+pub mod fit;
 pub mod grade;
 pub mod merge;
 pub mod plan;
@@ -69,8 +71,10 @@ pub fn inspect(vlm: &mut dyn Vlm, frame: &Frame, pipeline: &Pipeline) -> Inspect
 pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &(dyn Fn() + Sync)) -> Inspected {
     let started = Instant::now();
     let model = vlm.info().clone();
-    let plans: Vec<Result<Plan, Reason>> =
-        work.iter().map(|w| Plan::new(w.frame, w.pipeline, &model)).collect();
+    let plans: Vec<Result<Plan, Reason>> = work
+        .iter()
+        .map(|w| fit::judge(w.frame, w.pipeline).and_then(|()| Plan::new(w.frame, w.pipeline, &model)))
+        .collect();
     let jobs: Vec<Job> = plans.iter().flatten().flat_map(|p| p.jobs()).collect();
     let cut_ms = started.elapsed().as_secs_f64() * 1e3;
     let in_time = || {

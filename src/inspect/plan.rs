@@ -165,7 +165,7 @@ fn whole(width: u32, height: u32, roi: Rect) -> Result<Rect, Reason> {
         max_tiles: 1,
         budget: PixelBudget { min_pixels: 1, max_pixels: u32::MAX },
     };
-    let rule = FrameRule { roi: Some(roi), mask: vec![] };
+    let rule = FrameRule { roi: Some(roi), ..FrameRule::default() };
     let grid = Grid::new(width, height, &rule, &tiling).map_err(|e| refused(&e))?;
     Ok(grid.tiles[0].rect)
 }

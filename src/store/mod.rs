@@ -35,6 +35,7 @@ mod disk;
 mod ends;
 pub mod error;
 pub mod export;
+mod frame_size;
 pub mod images;
 pub mod ledger;
 pub mod multiview;

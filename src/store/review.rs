@@ -285,6 +285,7 @@ impl Store {
         self.sync.wait(ticket)?;
         for review in reviews {
             self.index_review(review.inspection_seq, review.verdict);
+            self.learn_frame_size(review);
         }
         let newest = reviews.iter().map(|r| r.seq).max().unwrap_or(0);
         self.reviews.durable.send_if_modified(|seq| {

@@ -11,13 +11,11 @@
 //! (`FileTime::Modified`). Without triggers every file is a part, taken once, over restarts, too: `Taken` notes it
 //! before the frame is handed out.
 
-mod decode;
 mod watch;
 
 pub use watch::Stamp;
 
-pub use decode::{decode, DECODE_MEMORY_MAX_BYTES, FILE_MAX_BYTES, SIDE_MAX_PX};
-
+use super::decode::{decode, Depth, DepthRule};
 use super::{CameraError, Source, Stop, Want};
 use crate::domain::frame::{Frame, Ticket, Trigger};
 use image::RgbImage;
@@ -84,6 +82,7 @@ pub struct Folder {
     camera: String,
     stop: Stop,
     mode: Mode,
+    depth: DepthRule,
 }
 
 enum Mode {
@@ -117,7 +116,7 @@ impl Folder {
             }
         }
         files.sort();
-        Ok(Folder { camera: camera.into(), stop, mode: Mode::Once(files.into_iter()) })
+        Ok(Folder::new(camera, stop, Mode::Once(files.into_iter())))
     }
 
     /// The pictures that lie in `dir` and those that come, until `stop` is set. A directory that is
@@ -125,7 +124,19 @@ impl Folder {
     pub fn watch(camera: &str, dir: &Path, time: FileTime, taken: Box<dyn Taken>, stop: Stop) -> Folder {
         let watcher = Box::new(Watcher::new(dir, taken));
         let mode = Mode::Watch { watcher, next_scan: Instant::now(), time, waiting: VecDeque::new() };
-        Folder { camera: camera.into(), stop, mode }
+        Folder::new(camera, stop, mode)
+    }
+
+    fn new(camera: &str, stop: Stop, mode: Mode) -> Folder {
+        Folder { camera: camera.into(), stop, mode, depth: Arc::new(Depth::default) }
+    }
+
+    /// The same folder, whose samples of 16 bits are read as `depth` states them.
+    pub fn with_depth(mut self, depth: DepthRule) -> Folder {
+        if let Mode::Watch { watcher, .. } = &mut self.mode {
+            watcher.depth = Arc::clone(&depth);
+        }
+        Folder { depth, ..self }
     }
 
     fn frame(&self, path: &Path, pixels: RgbImage) -> Frame {
@@ -146,7 +157,7 @@ impl Folder {
     fn next_of_list(&mut self) -> Result<Option<Frame>, CameraError> {
         let Mode::Once(files) = &mut self.mode else { return Ok(None) };
         let Some(path) = files.next().filter(|_| !self.stop.is_set()) else { return Ok(None) };
-        let pixels = decode(&path)?;
+        let pixels = decode(&path, (self.depth)())?;
         Ok(Some(self.frame(&path, pixels)))
     }
 

@@ -21,7 +21,8 @@
 //! - A file is reported as bad at most once, and is still delivered if its writer finishes it later.
 //! - At most `FILES_MAX` files are remembered; those that leave the directory are forgotten.
 
-use super::{decode, hidden, Taken};
+use super::{hidden, Taken};
+use crate::camera::decode::{self, Depth, DepthRule};
 use crate::camera::CameraError;
 use image::RgbImage;
 use sha2::{Digest, Sha256};
@@ -31,6 +32,7 @@ use std::fs::{File as Open, Metadata};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -72,6 +74,8 @@ pub struct Watcher {
     /// sha256 of the newest pictures that were delivered for triggers.
     recent: VecDeque<[u8; 32]>,
     taken: Box<dyn Taken>,
+    /// Of samples of 16 bits.
+    pub depth: DepthRule,
 }
 
 struct File {
@@ -163,6 +167,7 @@ impl Watcher {
             looked: None,
             recent: VecDeque::new(),
             taken,
+            depth: Arc::new(Depth::default),
         }
     }
 
@@ -301,7 +306,7 @@ impl Watcher {
             if file.delivered == Some(hash) || (triggered && self.recent.contains(&hash)) {
                 return Ok(None);
             }
-            decode::from_bytes(&path, bytes).map(|rgb| Some((hash, rgb)))
+            decode::from_bytes(&path, bytes, (self.depth)()).map(|rgb| Some((hash, rgb)))
         });
         match decoded {
             Ok(None) => {

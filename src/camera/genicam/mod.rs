@@ -9,7 +9,7 @@
 mod clock;
 mod pixels;
 
-use super::device::{Device, DeviceError, Exposure, Kind, Picture, Reading, Stamp};
+use super::device::{Device, DeviceError, Exposure, Kind, Picture, Reading, Stamp, BROKEN_MAX};
 use aravis::prelude::*;
 use aravis::{AcquisitionMode, Aravis, Buffer, BufferStatus, Camera, Stream};
 use clock::CameraClock;
@@ -23,8 +23,6 @@ const BUFFERS: usize = 4;
 /// No picture waits longer than this in the library before it is taken: the supervisor ends a child that does not
 /// take any.
 const WAITED_MAX: Duration = Duration::from_secs(60);
-/// Broken pictures in a row, as after lost packets, before the camera counts as failed.
-const BROKEN_MAX: u32 = 10;
 
 struct Genicam {
     camera: Camera,

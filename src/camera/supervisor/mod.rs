@@ -5,7 +5,7 @@
 //!                              '--Alive, Fault----+--> machine --> kill, wait, spawn
 //!                                                 '--> report: ready, fault with its reason
 //!
-//! Nothing a child sends is believed: sizes must fit the bytes, and stamps must rise and not lie in the
+//! Nothing a child sends is believed: sizes must fit the bytes and stay what they were, and stamps must rise and not lie in the
 //! future. The line sees `domain::Frame`s and never learns what kind of device they came from.
 //!
 //! An order that nobody waits for any more is forgotten here and in the child, and a child that is started
@@ -140,6 +140,7 @@ impl Supervised {
             report,
             looked: Instant::now(),
             last_ns: 0,
+            size: None,
         };
         let camera = keeper.settings.camera.clone();
         let thread = std::thread::spawn(move || keeper.run());
@@ -228,6 +229,8 @@ struct Keeper {
     looked: Instant,
     /// The newest stamp of this child.
     last_ns: u64,
+    /// Of this child's pictures.
+    size: Option<(u32, u32)>,
 }
 
 impl Keeper {
@@ -272,7 +275,7 @@ impl Keeper {
     }
 
     fn spawn(&mut self) {
-        self.last_ns = 0;
+        (self.last_ns, self.size) = (0, None);
         let open = Order::Open(Box::new(self.settings.clone()));
         let child = Child::spawn(&self.program).and_then(|mut child| {
             child.channel.send(&open, &[], MESSAGE_WITHIN)?;
@@ -395,6 +398,10 @@ impl Keeper {
         let expected = u64::from(width_px) * u64::from(height_px) * 3;
         if expected == 0 || bytes as u64 != expected {
             return Err(format!("a picture of {width_px}x{height_px} pixels with {bytes} bytes"));
+        }
+        let (w, h) = *self.size.get_or_insert((width_px, height_px));
+        if (w, h) != (width_px, height_px) {
+            return Err(format!("the pictures changed from {w}x{h} to {width_px}x{height_px} pixels"));
         }
         let recorded = matches!(self.settings.kind, super::device::Kind::OpenCv { live: false, .. });
         if !recorded && (stamp.monotonic_ns > now_ns || stamp.monotonic_ns < self.last_ns) {
