@@ -1,6 +1,8 @@
 //! The real binary with a real mosquitto: parts come in, results arrive, and ends of every kind lose
 //! nothing.
 
+#[path = "daemon/backup.rs"]
+mod backup;
 #[path = "common/broker.rs"]
 mod broker;
 #[path = "common/clips.rs"]

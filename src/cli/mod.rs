@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, and what subcommands share.
 //!
-//!     run, inspect, check, replay, simulate, ask, bench, model, export, outbox, verify    subcommands
+//!     run, inspect, check, replay, simulate, ask, bench, model    subcommands
+//!     verify, export, outbox, backup (and restore, salvage)        subcommands on a store
 //!     infer                                                         the engine's process, for the daemon
 //!     store_args, serve_store      which store a command works on; the process that opens it for root
 //!     model_args, setup                                             the model and the pipeline they use
@@ -11,6 +12,7 @@
 pub mod annotate;
 pub mod ask;
 pub mod assertion;
+pub mod backup;
 pub mod bench;
 pub mod cameras;
 pub mod capture;
@@ -73,6 +75,12 @@ enum Command {
     Export(export::Args),
     /// List what was given up on the way to the broker, and owe it to the broker again.
     Outbox(outbox::Args),
+    /// Copy the store, also beside the running daemon; again into the same directory only what is new.
+    Backup(backup::BackupArgs),
+    /// Make a store from a backup.
+    Restore(backup::RestoreArgs),
+    /// Take what can be read out of a damaged store into a new one.
+    Salvage(backup::SalvageArgs),
     /// Prove that the ledger has no gap and no edit.
     Verify(verify::Args),
     #[command(hide = true)]
@@ -100,6 +108,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Capture(args) => capture::run(args),
         Command::Export(args) => export::run(args),
         Command::Outbox(args) => outbox::run(args),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
+        Command::Salvage(args) => backup::salvage(&args),
         Command::Verify(args) => verify::run(args),
         Command::Infer(args) => infer::run(args),
         Command::ServeStore => serve_store::run(),

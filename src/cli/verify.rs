@@ -73,7 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn is_whole(found: &Value) -> bool {
-    let chain = |c: &Value| c["broken_at"].is_null();
+    let chain = |c: &Value| c["broken_at"].is_null() && c["gaps"] == 0;
     let pictures = found["pictures"]["bad"].as_u64().unwrap_or(0);
     chain(found) && chain(&found["reviews"]) && pictures == 0
 }
@@ -86,6 +86,11 @@ fn flaw(item: &Value) -> String {
 fn tell(found: &Value) {
     chain("inspections", &found["inspections"], found);
     chain("reviews", &found["reviews"]["entries"], &found["reviews"]);
+    let salvaged = &found["salvaged"];
+    if let (Some(at), Some(from)) = (salvaged["at"].as_str(), salvaged["from"].as_str()) {
+        println!("this store was salvaged from {from} at {at}; lost for good:");
+        println!("  inspections {}, reviews {}", runs(&salvaged["inspections"]), runs(&salvaged["reviews"]));
+    }
     let pictures = &found["pictures"];
     if pictures.is_null() {
         println!("the pictures were not looked at");
@@ -105,11 +110,23 @@ fn tell(found: &Value) {
     }
 }
 
+/// Runs of numbers, in words.
+fn runs(of: &Value) -> String {
+    let run = |r: &Value| if r[0] == r[1] { r[0].to_string() } else { format!("{} to {}", r[0], r[1]) };
+    let all: Vec<String> = of.as_array().into_iter().flatten().map(run).collect();
+    if all.is_empty() {
+        "none".to_owned()
+    } else {
+        all.join(", ")
+    }
+}
+
 fn chain(what: &str, count: &Value, found: &Value) {
     let seq = |key: &str| found[key].as_u64().map_or_else(|| "-".to_owned(), |s| s.to_string());
     println!("{count} {what}, {} to {}, {} gaps", seq("first_seq"), seq("last_seq"), found["gaps"]);
     match found["broken_at"].as_u64() {
-        None => println!("the chain of {what} is whole"),
+        None if found["gaps"] == 0 => println!("the chain of {what} is whole"),
+        None => println!("the chain of {what} is whole but for what the salvage noted as lost"),
         Some(at) => {
             println!(
                 "the chain of {what} is broken at {at}: {}",

@@ -22,6 +22,7 @@ pub mod server;
 pub mod service;
 
 use crate::ipc::{Channel, IpcError};
+use crate::store::backup::Since;
 use crate::store::error::StoreError;
 use crate::store::export::write::Form;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,8 @@ pub enum Request {
     Outbox,
     /// Owe these to the broker again, or all that were given up.
     Retry { letters: Option<Vec<Letter>> },
+    /// Give what a backup needs that holds `since` already; each batch waits until it was taken.
+    Backup { since: Since },
 }
 
 /// A message for the broker, by its kind (result, part, review) and its number there.

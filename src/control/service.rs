@@ -1,6 +1,9 @@
 //! What each request does: the same beside a running daemon and without one.
 
 use super::{Failure, Letter, Refusal, Request, Talk, Which};
+use crate::store::backup::take::{TakeError, Taker};
+use crate::store::backup::Since;
+use crate::store::error::StoreError;
 use crate::store::export::write::{ExportError, Form, Sink};
 use crate::store::ledger::Verified;
 use crate::store::outbox::{Kind, Owed};
@@ -38,6 +41,7 @@ pub fn answer(store: &Store, request: Request, talk: &mut Talk) -> Result<Value,
         }
         Request::Outbox => outbox(store, talk),
         Request::Retry { letters } => retry(store, letters),
+        Request::Backup { since } => backup(store, &since, talk),
     }
 }
 
@@ -90,6 +94,9 @@ fn verify(store: &Store, pictures: bool, resume: bool, talk: &mut Talk) -> Resul
         "reason": records.reason,
         "reviews": reviews_of(&reviews),
     });
+    if let Some(salvaged) = store.salvaged()? {
+        summary["salvaged"] = json!(salvaged);
+    }
     if pictures {
         summary["pictures"] = verify_files(store, resume, talk)?;
     }
@@ -214,6 +221,35 @@ fn export(store: &Store, form: Form, which: Which, talk: &mut Talk) -> Result<Va
         Err(_) if sink.ended => Err(Failure::Ended),
         Err(ExportError::Store { source }) => Err(source.into()),
         Err(ExportError::Sink { source }) => Err(Refusal::new("failed", source.to_string()).into()),
+    }
+}
+
+/// Batches of rows, each taken before the next.
+struct Batches<'a> {
+    talk: &'a mut Talk,
+    ended: Option<Failure>,
+}
+
+impl Taker for Batches<'_> {
+    fn rows(&mut self, rows: &[u8], done: u64, total: u64) -> Result<(), StoreError> {
+        let told = self.talk.progress("backup", done, total, "");
+        let given = told.and_then(|()| self.talk.item(json!({ "rows": rows.len() }), rows));
+        let taken = given.and_then(|()| self.talk.taken());
+        taken.map_err(|failure| {
+            self.ended = Some(failure);
+            StoreError::Cancelled
+        })
+    }
+}
+
+fn backup(store: &Store, since: &Since, talk: &mut Talk) -> Result<Value, Failure> {
+    let mut batches = Batches { talk, ended: None };
+    match store.take_backup(since, &mut batches) {
+        Ok(moment) => Ok(json!(moment)),
+        Err(_) if batches.ended.is_some() => Err(Failure::Ended),
+        Err(TakeError::Store { source }) => Err(source.into()),
+        Err(error @ TakeError::Busy) => Err(Refusal::new("busy", error.to_string()).into()),
+        Err(error @ TakeError::Other { .. }) => Err(Refusal::new("other_store", error.to_string()).into()),
     }
 }
 

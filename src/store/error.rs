@@ -9,6 +9,9 @@ use std::path::PathBuf;
 /// stop the line visibly, exit, and let the supervisor restart. The store never wipes anything.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// A restore or a salvage into it was cut off: it is half a store.
+    #[error("{}: a store was begun here by a restore or a salvage and not finished; remove the directory and begin again", dir.display())]
+    Unfinished { dir: PathBuf },
     /// Another process (or another `Store` of this one) has the directory open.
     #[error("{}: the store is in use by another process", dir.display())]
     Locked { dir: PathBuf },

@@ -11,6 +11,7 @@
 use super::error::StoreError;
 use super::images::{hex, sha256, unhex, Digest};
 use super::record::{self, Stored};
+use super::salvaged::Salvaged;
 use super::{id_key, key_of, open_seq, seq_of, value, Store, Trees};
 use serde::{Deserialize, Serialize};
 
@@ -47,16 +48,7 @@ impl Chain {
     pub fn load_from(meta: &sled::Tree, rows: &sled::Tree, key: &[u8]) -> Result<Self, StoreError> {
         let bad = |reason: &str| StoreError::BadMeta { reason: format!("chain: {reason}") };
         let chain = match meta.get(key).map_err(|e| StoreError::sled("read the chain", e))? {
-            Some(value) => {
-                let (_, body) = value::open(&value).map_err(bad)?;
-                let wire: ChainV1 = serde_json::from_slice(body).map_err(|e| bad(&e.to_string()))?;
-                Self {
-                    first_seq: wire.first_seq,
-                    before_first: unhex(&wire.before_first).ok_or_else(|| bad("not a hash"))?,
-                    last_seq: wire.last_seq,
-                    last_hash: unhex(&wire.last_hash).ok_or_else(|| bad("not a hash"))?,
-                }
-            }
+            Some(value) => Self::unseal(&value).map_err(|reason| bad(&reason))?,
             None => Self::EMPTY,
         };
         if let Some((key, _)) = rows.last().map_err(|e| StoreError::sled("read the last record", e))? {
@@ -66,6 +58,19 @@ impl Chain {
             }
         }
         Ok(chain)
+    }
+
+    /// The chain in a value, or what is wrong with it.
+    pub fn unseal(value: &[u8]) -> Result<Self, String> {
+        let (_, body) = value::open(value)?;
+        let wire: ChainV1 = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+        let hash = |text: &str| unhex(text).ok_or("not a hash");
+        Ok(Self {
+            first_seq: wire.first_seq,
+            before_first: hash(&wire.before_first)?,
+            last_seq: wire.last_seq,
+            last_hash: hash(&wire.last_hash)?,
+        })
     }
 
     /// The chain with one more record.
@@ -132,12 +137,13 @@ impl Store {
             let rows = self.trees.results.range(key_of(0)..=key_of(chain.last_seq));
             (chain, rows)
         };
-        walk(&chain, rows, |seq, value, before| self.check_record(seq, value, before), go_on)
+        let lost = self.salvaged()?.unwrap_or_default().inspections;
+        walk(&chain, rows, &lost, |seq, value, before| self.check_record(seq, value, before), go_on)
     }
 
-    fn check_record(&self, seq: u64, value: &[u8], before: &Digest) -> Result<(), String> {
+    fn check_record(&self, seq: u64, value: &[u8], before: Option<&Digest>) -> Result<(), String> {
         let head = record::decode(seq, value)?;
-        if head.prev != hex(before) {
+        if before.is_some_and(|before| head.prev != hex(before)) {
             return Err("names another predecessor than the record before it".into());
         }
         let part = head.part_digest()?.map(|d| self.files.read_part(&d)).transpose()?;
@@ -187,18 +193,21 @@ impl Store {
 }
 
 /// Walks a chain from its first entry to its last; `check` proves one entry against the hash of the
-/// one before it. `go_on` is told how many entries are done and of how many.
+/// one before it, where that is known. `go_on` is told how many entries are done and of how many.
+///
+/// Numbers that were `lost` when the store was salvaged are gaps, and no new damage.
 pub(super) fn walk(
     chain: &Chain,
     rows: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
-    check: impl Fn(u64, &[u8], &Digest) -> Result<(), String>,
+    lost: &[(u64, u64)],
+    check: impl Fn(u64, &[u8], Option<&Digest>) -> Result<(), String>,
     go_on: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Verified, StoreError> {
     let total = (chain.last_seq + 1).saturating_sub(chain.first_seq);
     let mut found =
         Verified { inspections: 0, first_seq: None, last_seq: None, gaps: 0, broken_at: None, reason: None };
     let mut expected = chain.first_seq;
-    let mut before = chain.before_first;
+    let mut before = Some(chain.before_first);
     for row in rows {
         let (key, value) = match row {
             Ok(row) => row,
@@ -215,15 +224,19 @@ pub(super) fn walk(
         }
         if seq > expected {
             found.gaps += seq - expected;
-            found.broken(expected, "is missing");
+            if Salvaged::covers(lost, expected, seq - 1) {
+                before = None;
+            } else {
+                found.broken(expected, "is missing");
+            }
         }
         found.inspections += 1;
         found.first_seq.get_or_insert(seq);
         found.last_seq = Some(seq);
-        if let Err(reason) = check(seq, &value, &before) {
+        if let Err(reason) = check(seq, &value, before.as_ref()) {
             found.broken(seq, reason);
         }
-        before = sha256(&value);
+        before = Some(sha256(&value));
         expected = seq + 1;
         if !go_on(found.inspections, total) {
             return Err(StoreError::Cancelled);
@@ -231,8 +244,10 @@ pub(super) fn walk(
     }
     if expected <= chain.last_seq {
         found.gaps += chain.last_seq + 1 - expected;
-        found.broken(expected, "is missing");
-    } else if before != chain.last_hash {
+        if !Salvaged::covers(lost, expected, chain.last_seq) {
+            found.broken(expected, "is missing");
+        }
+    } else if before != Some(chain.last_hash) {
         found.broken(chain.last_seq, "is not what was last written");
     }
     Ok(found)

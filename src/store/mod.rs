@@ -30,6 +30,7 @@
 pub mod accepted;
 pub mod accounts;
 pub mod ageing;
+pub mod backup;
 mod compact;
 mod disk;
 mod ends;
@@ -47,6 +48,7 @@ pub mod record;
 pub mod retention;
 pub mod review;
 mod review_record;
+pub mod salvaged;
 pub mod state;
 mod sync;
 pub mod thumbs;
@@ -79,6 +81,7 @@ const OPEN_RETRY_MS: u64 = 20;
 
 /// Format of the directory as a whole.
 const FORMAT: u8 = 1;
+const FORMAT_KEY: &[u8] = b"format";
 
 /// Unacknowledged inspections that are kept at most where the config says nothing: two days at one a
 /// second.
@@ -176,12 +179,25 @@ pub struct Store {
     parts_durable: tokio::sync::watch::Sender<u64>,
     usage_bytes: Mutex<Option<u64>>,
     options: StoreOptions,
+    /// The first record that a running backup still needs: `backup::take`.
+    held: AtomicU64,
     _lock: File,
 }
 
 impl Store {
     /// Opens or creates the store in `dir`.
+    ///
+    /// # Errors
+    /// `StoreError`; `Unfinished` where a restore or a salvage was begun and cut off.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        if dir.join(backup::keep::UNFINISHED).exists() {
+            return Err(StoreError::Unfinished { dir: dir.to_owned() });
+        }
+        Self::open_unfinished(dir, options)
+    }
+
+    /// As `open`, for who is just making the store.
+    fn open_unfinished(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         if !dir.exists() {
             fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
             if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -231,6 +247,7 @@ impl Store {
             parts_durable: tokio::sync::watch::channel(0).0,
             usage_bytes: Mutex::new(None),
             options,
+            held: AtomicU64::new(backup::take::NOT_HELD),
             _lock: lock,
         })
     }
@@ -528,15 +545,14 @@ fn panic_words(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn check_format(trees: &Trees) -> Result<(), StoreError> {
-    const KEY: &[u8] = b"format";
     let failed = |e| StoreError::sled("read the store's format", e);
-    match trees.meta.get(KEY).map_err(failed)? {
+    match trees.meta.get(FORMAT_KEY).map_err(failed)? {
         Some(value) => match value::open(&value) {
             Ok((found, _)) if found > FORMAT => Err(StoreError::NewerFormat { found, known: FORMAT }),
             Ok(_) => Ok(()),
             Err(reason) => Err(StoreError::BadMeta { reason: format!("format: {reason}") }),
         },
-        None => trees.meta.insert(KEY, value::seal(FORMAT, b"")).map(|_| ()).map_err(failed),
+        None => trees.meta.insert(FORMAT_KEY, value::seal(FORMAT, b"")).map(|_| ()).map_err(failed),
     }
 }
 

@@ -242,6 +242,13 @@ impl Store {
         Ok(steps.len())
     }
 
+    /// Newest views of the parts that are open: where their verdicts will stand.
+    pub(super) fn open_parts(&self) -> Result<Vec<u64>, StoreError> {
+        let failed = |e| StoreError::sled("read the open parts", e);
+        let rows = self.trees.parts.open.iter();
+        rows.map(|row| Ok(PartV1::unseal(&row.map_err(failed)?.1)?.seq)).collect()
+    }
+
     /// The verdict whose newest view is this inspection.
     ///
     /// # Errors

@@ -14,6 +14,7 @@
 //! - By age goes nothing whose time is not known: a record without a plausible one goes with the next that has.
 
 use super::ageing::Age;
+use super::backup::take::NOT_HELD;
 use super::ends::Ends;
 use super::error::StoreError;
 use super::images::{sha256, Digest, Kind};
@@ -75,8 +76,11 @@ impl Store {
         let mut pruned = Pruned { usage_bytes: self.usage()?, ..Pruned::default() };
         let mut gone = Gone { by_age: 0, newest: age.map_or(SystemTime::UNIX_EPOCH, |a| a.floor) };
         while self.prune_batch(age, &mut gone, &mut pruned)? {}
-        self.prune_reviews()?;
-        self.prune_parts()?;
+        // A backup that is being taken has the records from here on, and decisions and parts at its end.
+        if self.held_from() == NOT_HELD {
+            self.prune_reviews()?;
+            self.prune_parts()?;
+        }
         Ok((pruned, gone))
     }
 
@@ -135,6 +139,10 @@ impl Store {
             let may_age = age.filter(|a| gone.by_age < a.at_most);
             let too_old = may_age.is_some_and(|a| gone.newest < self.keep_from(a.now));
             if !too_old && !too_many {
+                break;
+            }
+            // A backup still needs it: it goes in the next round.
+            if seq >= self.held_from() {
                 break;
             }
             let certain = too_many || gone.newest >= SystemTime::UNIX_EPOCH + PLAUSIBLE_FROM;

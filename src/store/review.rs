@@ -39,7 +39,7 @@ pub const TEXTS_MAX: usize = 100;
 
 /// Marks, in the tree of files, a file that a review refers to: sequence numbers of inspections are
 /// far below it.
-const REVIEW_FILE: u64 = 1 << 63;
+pub(super) const REVIEW_FILE: u64 = 1 << 63;
 
 /// Why a decision was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -385,7 +385,7 @@ impl Store {
         Ok(self.sync.request(Ends { review: review.seq, ..Ends::default() }))
     }
 
-    fn lock_reviews(&self) -> Result<MutexGuard<'_, Chain>, StoreError> {
+    pub(super) fn lock_reviews(&self) -> Result<MutexGuard<'_, Chain>, StoreError> {
         self.reviews.chain.lock().map_err(|_| StoreError::Stopped { reason: "a review panicked".into() })
     }
 }
@@ -451,11 +451,11 @@ fn blank(subject: &Subject, actor: &str, kind: ReviewKind) -> Review {
     }
 }
 
-fn pair_key(inspection: u64, review: u64) -> Vec<u8> {
+pub(super) fn pair_key(inspection: u64, review: u64) -> Vec<u8> {
     [key_of(inspection), key_of(review)].concat()
 }
 
-fn seal_standing(s: &Standing) -> Vec<u8> {
+pub(super) fn seal_standing(s: &Standing) -> Vec<u8> {
     let verdict = s.verdict.map(|v| v.as_str().to_owned());
     let wire = StandingV1 { last: s.last, effective: s.effective, verdict };
     value::seal(1, &serde_json::to_vec(&wire).expect("numbers and strings always serialise"))

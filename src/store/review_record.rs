@@ -7,7 +7,7 @@
 
 use super::images::{hex, sha256, Digest};
 use super::record::{parse_rfc3339, rfc3339, PartV1};
-use super::review::digest;
+use super::review::{digest, Standing};
 use super::value::{self, HEADER_BYTES, VALUE_BYTES_MAX};
 use crate::domain::grade::Severity;
 use crate::domain::rect::BoxPx;
@@ -126,6 +126,16 @@ impl Head {
     /// The digest of the file that holds the body, if there is one.
     pub fn part_digest(&self) -> Result<Option<Digest>, String> {
         self.part.as_ref().map(|p| digest(&p.sha256)).transpose()
+    }
+
+    /// Where the reviews of its inspection stand with it as the newest.
+    pub fn standing(&self) -> Standing {
+        let undo = self.kind == ReviewKind::Undo.as_str();
+        Standing {
+            last: self.seq,
+            effective: if undo { self.restores } else { Some(self.seq) },
+            verdict: self.verdict.as_deref().and_then(Decided::parse),
+        }
     }
 
     /// The review; `part` holds the bytes of the file that `part_digest` names, `value` is what was

@@ -86,12 +86,13 @@ impl Store {
             let rows = self.trees.review.reviews.range(key_of(0)..=key_of(chain.last_seq));
             (chain, rows)
         };
-        ledger::walk(&chain, rows, |seq, value, before| self.check_review(seq, value, before), go_on)
+        let lost = self.salvaged()?.unwrap_or_default().reviews;
+        ledger::walk(&chain, rows, &lost, |seq, value, before| self.check_review(seq, value, before), go_on)
     }
 
-    fn check_review(&self, seq: u64, value: &[u8], before: &Digest) -> Result<(), String> {
+    fn check_review(&self, seq: u64, value: &[u8], before: Option<&Digest>) -> Result<(), String> {
         let head = review_record::decode(seq, value)?;
-        if head.prev != hex(before) {
+        if before.is_some_and(|before| head.prev != hex(before)) {
             return Err("names another predecessor than the review before it".into());
         }
         let part = head.part_digest()?.map(|d| self.files.read_part(&d)).transpose()?;

@@ -265,7 +265,7 @@ export class Queue {
         const search = { ...this.filter, reviewed: undefined };
         const done = await post("/api/v1/reviews/bulk", { search, action: "confirm", count, note: note.value });
         close();
-        toast(`${number(done.decided)} ${t("confirmed")}`);
+        toast(`${number(done.decided)} ${t("confirmed")}${done.left ? ` · ${number(done.left)} ${t("undecided").toLowerCase()}` : ""}`);
         this.refresh();
       } }, `${t("bulk").replace("…", "")}: ${number(count)}`);
       return h("div.body", {}, h("p", {}, t("bulkHint")), h("label", {}, h("span", {}, `${t("bulkCount")} ${count}`), input), note, h("div.end", {}, h("button", { onclick: close }, t("cancel")), go));

@@ -1,0 +1,339 @@
+//! What can be saved of a damaged store, in a new one; the damaged one is not touched.
+//!
+//!     ledger/ --copied--> opened (if need be without its snapshots) --tree by tree, row by row--> what can be read
+//!     records, decisions --whole?--> the new store, under their own numbers, with the gaps noted in it
+//!     pictures, parts    --proven--> the new store; those of lost records --> quarantine/
+//!
+//! The new store says what it is: `state` names when it was salvaged and which numbers are lost, and `verify` reports
+//! these gaps for as long as they are kept. No number is given twice: it goes on after the highest that was ever known.
+
+use super::build::{Builder, Ledger};
+use super::keep::{wanted, Wanted};
+use super::read::{open_copy, read_small, stream};
+use super::restore::{prove, STATE_LEFT_OUT};
+use super::take::{LEFT_OUT, PARTS, RESULTS, REVIEWS};
+use super::{copy_proven, file_below, files_in, BackupError, Copied, Flawed, Row, FLAWS_NAMED};
+use crate::store::ends;
+use crate::store::images::{hex, unhex, Digest};
+use crate::store::ledger::{self, Chain};
+use crate::store::record::rfc3339;
+use crate::store::salvaged::{Salvaged, STATE_PREFIX};
+use crate::store::{key_of, outbox, record, review, review_record, value};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Where the copy of the damaged ledger lies while it is read.
+const COPY: &str = "damaged";
+/// What was found and what was not, as JSON beside the new store.
+pub const REPORT: &str = "salvage.json";
+
+/// What was saved, and what was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    pub inspections: u64,
+    pub reviews: u64,
+    pub last_seq: u64,
+    /// Numbers of inspections and of decisions that are lost: first and last of each run.
+    pub lost: Vec<(u64, u64)>,
+    pub lost_reviews: Vec<(u64, u64)>,
+    pub files: u64,
+    /// Pictures and parts of saved records that are missing or wrong.
+    pub flaws: u64,
+    pub named: Vec<Flawed>,
+    /// Files that no saved record names; they are in `quarantine/`.
+    pub orphans: u64,
+    /// Trees of the database that could not be read to their end, and why.
+    pub damaged: BTreeMap<String, String>,
+    /// Why the database could not be opened at all, if so.
+    pub unopened: Option<String>,
+    /// Messages that are owed again because nobody knows any more which were acknowledged.
+    pub owed_again: u64,
+}
+
+impl Report {
+    /// True when nothing is lost.
+    pub fn is_whole(&self) -> bool {
+        let lost = self.lost.is_empty() && self.lost_reviews.is_empty();
+        lost && self.flaws == 0 && self.damaged.is_empty() && self.unopened.is_none()
+    }
+}
+
+/// Which numbers of a ledger were saved.
+#[derive(Default)]
+struct Kept {
+    next: u64,
+    lost: Vec<(u64, u64)>,
+}
+
+impl Kept {
+    fn new(first: u64) -> Self {
+        Self { next: first.max(1), lost: Vec::new() }
+    }
+
+    fn take(&mut self, seq: u64) {
+        if seq > self.next {
+            self.lost.push((self.next, seq - 1));
+        }
+        self.next = self.next.max(seq + 1);
+    }
+
+    fn end(&mut self, last: u64) {
+        self.take(last + 1);
+        self.next = last + 1;
+    }
+
+    fn has(&self, seq: u64) -> bool {
+        seq < self.next && !self.lost.iter().any(|(a, b)| (*a..=*b).contains(&seq))
+    }
+}
+
+/// The work, between the old store and the new one.
+struct Salvage<'a> {
+    from: &'a Path,
+    to: &'a Path,
+    builder: Builder,
+    report: Report,
+    /// Files of saved entries that are missing or wrong.
+    flawed: BTreeSet<Digest>,
+    step: &'a mut dyn FnMut(&str, u64, u64),
+}
+
+/// Saves what can be read of the store in `from` into a new one in `to`; `step` is told what is being done.
+///
+/// # Errors
+/// `BackupError`: the target is not empty, or cannot be written. It is then marked as unfinished.
+pub fn salvage(from: &Path, to: &Path, step: &mut dyn FnMut(&str, u64, u64)) -> Result<Report, BackupError> {
+    if !from.join("ledger").is_dir() && !from.join("images").is_dir() {
+        return Err(BackupError::bad(from, "there is no store"));
+    }
+    let builder = Builder::create(to)?;
+    let mut work = Salvage { from, to, builder, report: Report::default(), flawed: BTreeSet::new(), step };
+    let copy = to.join(COPY);
+    let db = open_copy(&from.join("ledger"), &copy)?;
+    let (results, reviews) = match &db {
+        Ok(db) => work.ledgers(db)?,
+        Err(reason) => {
+            work.report.unopened = Some(reason.clone());
+            work.nothing()
+        }
+    };
+    drop(db);
+    if copy.exists() {
+        fs::remove_dir_all(&copy).map_err(BackupError::io("remove", &copy))?;
+    }
+    work.orphans()?;
+    work.report.last_seq = results.last_seq;
+    let Salvage { mut builder, report, .. } = work;
+    let note = Salvaged {
+        at: rfc3339(SystemTime::now()),
+        from: from.display().to_string(),
+        inspections: report.lost.clone(),
+        reviews: report.lost_reviews.clone(),
+    };
+    for (name, row) in note.rows() {
+        builder.row("state", name.as_bytes(), &row)?;
+    }
+    builder.row("meta", crate::store::FORMAT_KEY, &value::seal(crate::store::FORMAT, b""))?;
+    let unproven = builder.finish(&results, &reviews)?;
+    for Flawed { seq, what } in prove(&unproven.dir)? {
+        tracing::warn!(seq, what, "beside the gaps");
+    }
+    let path = unproven.dir.join(REPORT);
+    let json = serde_json::to_vec_pretty(&report).expect("numbers and strings always serialise");
+    fs::write(&path, json).map_err(BackupError::io("write", &path))?;
+    unproven.accept()?;
+    Ok(report)
+}
+
+impl Salvage<'_> {
+    /// Everything that can be read, and the chains of the new store.
+    fn ledgers(&mut self, db: &sled::Db) -> Result<(Chain, Chain), BackupError> {
+        let ends = ends::read(self.from);
+        let meta = self.small(db, "meta");
+        let known = |key: &[u8], end: u64| {
+            let chain = meta.get(key).and_then(|bytes| Chain::unseal(bytes).ok());
+            chain.map_or((1, end), |c| (c.first_seq, end.max(c.last_seq)))
+        };
+        let (first, end) = known(ledger::CHAIN_KEY, ends.result);
+        let (first_review, end_review) = known(review::CHAIN_KEY, ends.review);
+        let (mut kept, mut kept_reviews) = (Kept::new(first), Kept::new(first_review));
+        let (mut records, mut decisions) = (Ledger::default(), Ledger::default());
+        let damage = stream(db, RESULTS, end, &mut |seq, bytes| {
+            if record::decode(seq, bytes).is_ok() {
+                self.builder.record(seq, bytes, &mut records)?;
+                kept.take(seq);
+                self.report.inspections += 1;
+                (self.step)("inspections", seq, end.max(seq));
+                self.bring(RESULTS, seq, bytes)?;
+            }
+            Ok(())
+        })?;
+        self.note_damage(RESULTS, damage);
+        let damage = stream(db, REVIEWS, end_review, &mut |seq, bytes| {
+            if review_record::decode(seq, bytes).is_ok() {
+                self.builder.review(seq, bytes, &mut decisions)?;
+                kept_reviews.take(seq);
+                self.report.reviews += 1;
+                self.bring(REVIEWS, seq, bytes)?;
+            }
+            Ok(())
+        })?;
+        self.note_damage(REVIEWS, damage);
+        let mut parts = Vec::new();
+        let damage = stream(db, PARTS, end, &mut |seq, bytes| {
+            if value::open(bytes).is_ok() {
+                self.builder.row(PARTS, &key_of(seq), bytes)?;
+                parts.push(seq);
+            }
+            Ok(())
+        })?;
+        self.note_damage(PARTS, damage);
+        let mut chains = (records.chain(end), decisions.chain(end_review));
+        kept.end(chains.0.last_seq);
+        kept_reviews.end(chains.1.last_seq);
+        // A gap at the beginning counts, too: the new chain begins where the old one did.
+        chains.0.first_seq = chains.0.first_seq.min(first.max(1));
+        chains.1.first_seq = chains.1.first_seq.min(first_review.max(1));
+        self.rest(db, &kept, &kept_reviews, &parts)?;
+        (self.report.lost, self.report.lost_reviews) = (kept.lost, kept_reviews.lost);
+        Ok(chains)
+    }
+
+    /// A ledger that cannot be opened: all that is known is how far it reached.
+    fn nothing(&mut self) -> (Chain, Chain) {
+        let ends = ends::read(self.from);
+        let mut chain = |end: u64, lost: fn(&mut Report) -> &mut Vec<(u64, u64)>| {
+            let chain = Chain { first_seq: 1, ..Ledger::default().chain(end) };
+            lost(&mut self.report).extend((end > 0).then_some((1, end)));
+            chain
+        };
+        (chain(ends.result, |r| &mut r.lost), chain(ends.review, |r| &mut r.lost_reviews))
+    }
+
+    fn note_damage(&mut self, tree: &str, damage: Option<String>) {
+        if let Some(reason) = damage {
+            self.report.damaged.insert(tree.to_owned(), reason);
+        }
+    }
+
+    fn small(&mut self, db: &sled::Db, name: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let (rows, damage) = read_small(db, name);
+        self.note_damage(name, damage);
+        rows
+    }
+
+    /// All other trees. Of what is owed only what is about something that was saved; where the list cannot be read
+    /// to its end, everything is owed again: receivers drop repeats.
+    fn rest(&mut self, db: &sled::Db, kept: &Kept, reviews: &Kept, parts: &[u64]) -> Result<(), BackupError> {
+        let saved = |tree: &str, seq: u64| match tree {
+            "outbox" | "dead" => kept.has(seq),
+            "parts_owed" | "parts_dead" => parts.binary_search(&seq).is_ok(),
+            _ => reviews.has(seq),
+        };
+        for name in db.tree_names() {
+            let Ok(name) = String::from_utf8(name.to_vec()) else { continue };
+            let done = [RESULTS, REVIEWS, PARTS, "meta"].contains(&name.as_str());
+            if done || LEFT_OUT.contains(&name.as_str()) || name.starts_with("__") {
+                continue;
+            }
+            let by_number = ["outbox", "dead", "parts_owed", "parts_dead", "reviews_owed", "reviews_dead"];
+            let rows = self.small(db, &name);
+            for (key, bytes) in rows.iter().filter(|(_, bytes)| value::open(bytes).is_ok()) {
+                let number = key.as_slice().try_into().map(u64::from_be_bytes);
+                let left_out = match name.as_str() {
+                    name if by_number.contains(&name) => !number.is_ok_and(|seq| saved(name, seq)),
+                    "state" => key.starts_with(STATE_LEFT_OUT) || key.starts_with(STATE_PREFIX.as_bytes()),
+                    "accepted" => !is_whole_trigger(&rows, key),
+                    _ => false,
+                };
+                if !left_out {
+                    self.builder.row(&name, key, bytes)?;
+                }
+            }
+        }
+        let damaged = |tree: &str| self.report.damaged.contains_key(tree);
+        let mut again: Vec<(&str, u64, Vec<u8>)> = Vec::new();
+        if damaged("outbox") {
+            let all = (1..kept.next).filter(|seq| kept.has(*seq));
+            again.extend(all.map(|seq| ("outbox", seq, outbox::seal_owed_result())));
+        }
+        if damaged("parts_owed") {
+            again.extend(parts.iter().map(|seq| ("parts_owed", *seq, value::seal(1, b""))));
+        }
+        if damaged("reviews_owed") {
+            let all = (1..reviews.next).filter(|seq| reviews.has(*seq));
+            again.extend(all.map(|seq| ("reviews_owed", seq, value::seal(1, b""))));
+        }
+        self.report.owed_again = again.len() as u64;
+        again.iter().try_for_each(|(tree, seq, bytes)| self.builder.row(tree, &key_of(*seq), bytes))
+    }
+
+    /// The files that a saved entry names.
+    fn bring(&mut self, tree: &str, seq: u64, bytes: &[u8]) -> Result<(), BackupError> {
+        let row = Row { tree: tree.to_owned(), key: key_of(seq).to_vec(), value: bytes.to_vec() };
+        for Wanted { seq, what, folder, extensions, sha256 } in wanted(&row).unwrap_or_default() {
+            let Some(digest) = unhex(&sha256) else { continue };
+            let mut state = Copied::Missing;
+            for extension in extensions {
+                let source = file_below(self.from, folder, &digest, extension);
+                state = self.builder.file(&source, folder, &digest, extension)?;
+                if state != Copied::Missing {
+                    break;
+                }
+            }
+            if let Copied::Whole(_) = state {
+                self.report.files += 1;
+                continue;
+            }
+            self.flawed.insert(digest);
+            self.report.flaws += 1;
+            if self.report.named.len() < FLAWS_NAMED {
+                let how = if state == Copied::Missing { "missing" } else { "wrong" };
+                self.report.named.push(Flawed { seq, what: format!("its {what} is {how} ({sha256})") });
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that no saved entry names are all that is left of lost ones: kept apart, where retention does not look.
+    fn orphans(&mut self) -> Result<(), BackupError> {
+        for folder in ["images", "parts"] {
+            files_in(self.from, folder, &mut |digest, extension, path| {
+                if file_below(self.to, folder, &digest, extension).exists() {
+                    return Ok(());
+                }
+                let aside = file_below(&self.to.join("quarantine"), folder, &digest, extension);
+                match copy_proven(path, &aside, &digest)? {
+                    Copied::Whole(_) => {
+                        self.report.orphans += 1;
+                        (self.step)("orphans", self.report.orphans, self.report.orphans);
+                    }
+                    // Those of saved entries are named already.
+                    Copied::Missing | Copied::Wrong if self.flawed.contains(&digest) => {}
+                    Copied::Missing | Copied::Wrong => {
+                        self.report.flaws += 1;
+                        if self.report.named.len() < FLAWS_NAMED {
+                            let what =
+                                format!("a file of a lost record is wrong ({folder}, {})", hex(&digest));
+                            self.report.named.push(Flawed { seq: 0, what });
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether all pieces of an accepted trigger were read: half of one would stop every start.
+fn is_whole_trigger(rows: &BTreeMap<Vec<u8>, Vec<u8>>, key: &[u8]) -> bool {
+    let Some(ticket) = key.get(..8).filter(|_| key.len() == 9) else { return false };
+    let pieces = rows.range(ticket.to_vec()..).take_while(|(key, _)| key.starts_with(ticket));
+    let body: Option<Vec<&[u8]>> =
+        pieces.map(|(_, bytes)| value::open(bytes).ok().map(|(_, piece)| piece)).collect();
+    body.is_some_and(|body| serde_json::from_slice::<serde_json::Value>(&body.concat()).is_ok())
+}
