@@ -44,7 +44,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(10);
 /// Ends a test that waits for nothing; an emulated machine needs much of it.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The faults of P4; `unplug` takes the device's node away.
-const FAULTS: [&str; 7] = ["hang", "eio", "frozen", "wrong_size", "stop", "crash", "unplug"];
+const FAULTS: [&str; 8] = ["hang", "eio", "frozen", "wrong_size", "shrinks", "stop", "crash", "unplug"];
 /// Cameras that fail at the same time: as many as one box has, because what is measured is the supervisor
 /// and not how many processes a busy machine can start at once.
 const SIDE_BY_SIDE: usize = 9;
@@ -115,6 +115,19 @@ fn scripted(script: &Path) {
             "stop" => unsafe { _ = libc::kill(libc::getpid(), libc::SIGSTOP) },
             "wrong_size" => {
                 let _ = channel.send(&frame(None, pictures), &[&[0; 11]], within);
+            }
+            // Both have the bytes of their sizes.
+            "shrinks" => {
+                let small = Told::Frame {
+                    order: None,
+                    older: 0,
+                    width_px: 2,
+                    height_px: 2,
+                    stamp: Stamp::now(),
+                    number: 9,
+                };
+                let _ = channel.send(&frame(None, pictures), &[&[0; 4 * 4 * 3]], within);
+                let _ = channel.send(&small, &[&[0; 2 * 2 * 3]], within);
             }
             // More parts than anybody takes, and then a fault, which tells that they were all sent.
             "line" => {

@@ -60,6 +60,26 @@ fn missing_model_files_are_problems() {
 }
 
 #[test]
+fn keys_that_let_any_picture_through_are_warnings() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let photo = std::fs::read_to_string("pipelines/photo.toml").expect("it ships");
+    let path = folder.path().join("photo.toml");
+    for (keys, words) in [
+        ("health = \"off\"", "[frame] health = \"off\""),
+        ("repeats = \"allow\"", "[frame] repeats = \"allow\""),
+        ("roi = [0, 0, 640, 480]", "[frame] roi without size"),
+        ("size = \"any\"\nroi = [0, 0, 640, 480]", "[frame] roi with size = \"any\""),
+    ] {
+        std::fs::write(&path, photo.replacen("size = \"any\"", keys, 1)).expect("a file");
+        let (code, out) = check(&[path.to_str().expect("UTF-8")], &[]);
+        assert_eq!(code, Some(0), "{out}");
+        assert!(out.contains(&format!("warning  {}: {words}", path.display())), "{keys}: {out}");
+    }
+    let (_, out) = check(&["pipelines/photo.toml", "pipelines/machined-plate.toml"], &[]);
+    assert!(!out.contains("warning"), "{out}");
+}
+
+#[test]
 fn every_pipeline_file_is_checked_on_its_own() {
     let folder = tempfile::tempdir().expect("a folder");
     let bad = folder.path().join("bad.toml");

@@ -71,7 +71,8 @@ fn report_pipeline(out: &mut impl Write, path: &Path, pipeline: &Pipeline) -> io
     let prompts: Vec<_> = pipeline.prompts.iter().map(|p| format!("{}: {}", p.id, kind(&p.kind))).collect();
     let prompts: Vec<_> = prompts.iter().map(String::as_str).collect();
     let (path, name, version) = (path.display(), &pipeline.name, &pipeline.version);
-    writeln!(out, "ok       {path}: {name} version {version}, {}", counted(&prompts, "prompt"))
+    writeln!(out, "ok       {path}: {name} version {version}, {}", counted(&prompts, "prompt"))?;
+    pipeline.frame.warnings().iter().try_for_each(|warning| writeln!(out, "warning  {path}: {warning}"))
 }
 
 fn report_problems(out: &mut impl Write, error: &ConfigError) -> io::Result<()> {

@@ -80,8 +80,8 @@ fn first_missed(m: &Measure, limits: &HealthLimits) -> Option<String> {
     let HealthLimits { contrast_min, sharpness_min, sharpness_max, structure_min, .. } = *limits;
     let Measure { brightness, overexposed, contrast, sharpness, structure } = *m;
     // A measure that is not a number fulfils nothing.
-    let below = |value: f64, min: f64| !(value >= min);
-    let above = |value: f64, max: f64| !(value <= max);
+    let below = |value: f64, min: f64| value.is_nan() || value < min;
+    let above = |value: f64, max: f64| value.is_nan() || value > max;
     Some(if below(brightness, brightness_min) {
         format!("dark: brightness {brightness:.1}, brightness_min is {brightness_min}")
     } else if above(overexposed, overexposed_max) {

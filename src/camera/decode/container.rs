@@ -72,7 +72,7 @@ pub fn tiff(bytes: &[u8]) -> Result<(), String> {
 
 /// The rows of most BMP files come from the bottom; a negative height says that they come from the top.
 pub fn bmp_is_bottom_up(bytes: &[u8]) -> bool {
-    !bytes.get(25).is_some_and(|high| high & 0x80 != 0)
+    bytes.get(25).is_none_or(|high| high & 0x80 == 0)
 }
 
 /// A JPEG with the standard's tables of codes, where it brings none: USB cameras leave them out, because they

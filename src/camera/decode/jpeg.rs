@@ -122,7 +122,7 @@ pub fn check(bytes: &[u8]) -> Outcome<()> {
                 )
             }
             // Application data and comments.
-            0xe0..=0xef | 0xf0..=0xfe => {}
+            0xe0..=0xfe => {}
             _ => return corrupt("a marker stands where none belongs"),
         }
     }
@@ -496,7 +496,7 @@ impl Scan<'_> {
 }
 
 fn in_range(value: i32, step: i32, low: u8) -> Outcome<()> {
-    let magnitude = i64::from(value).abs() * i64::from(step) << low;
+    let magnitude = (i64::from(value).abs() * i64::from(step)) << low;
     if magnitude > i64::from(COEFFICIENT_MAX) + (i64::from(step) << low) {
         return corrupt("a coefficient is larger than any picture's");
     }
