@@ -8,8 +8,10 @@
 //! checked here, where they come in, and nowhere else. A PLC pads its strings with spaces or NUL up to
 //! their declared length: that padding is taken off here, before anything is compared or kept.
 
+pub mod log;
+
 use crate::domain::frame::Trigger;
-use crate::domain::trigger::{Command, Refusal, Request};
+use crate::domain::trigger::{Command, Refusal, Request, Sender};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,16 +27,16 @@ const EXPECTED_MAX: usize = 32;
 /// The longest deadline: an hour.
 const DEADLINE_MS_MAX: u64 = 3_600_000;
 
-/// Carries a command out, or says why not; for a trigger it waits for the disk.
-pub type Handler = Arc<dyn Fn(Command) -> Result<(), Refusal> + Send + Sync>;
+/// Carries a command out, or says why not; it waits for the disk.
+pub type Handler = Arc<dyn Fn(Command, &Sender) -> Result<(), Refusal> + Send + Sync>;
 
 /// Carries a command out on a thread that may wait.
 ///
 /// # Errors
 /// As the handler.
-pub async fn carry_out(handler: &Handler, command: Command) -> Result<(), Refusal> {
+pub async fn carry_out(handler: &Handler, command: Command, sender: Sender) -> Result<(), Refusal> {
     let handler = Arc::clone(handler);
-    match tokio::task::spawn_blocking(move || handler(command)).await {
+    match tokio::task::spawn_blocking(move || handler(command, &sender)).await {
         Ok(outcome) => outcome,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         // The runtime ends.
@@ -104,7 +106,9 @@ pub struct Words {
     /// Only of the command `pipeline`: the pipeline from the next picture on.
     #[schema(max_length = 256)]
     pub pipeline: Option<String>,
-    /// Echoed in the answer, and in the verdict about a part with several views.
+    /// Echoed in the answer, and in the verdict about a part with several views. Of a trigger it is also its name: a
+    /// second one with the same id, for the same camera or part, within ten minutes, gets the first one's answer and
+    /// takes no picture; another attempt needs another id.
     #[schema(max_length = 256)]
     pub correlation_id: Option<String>,
 }
@@ -131,6 +135,11 @@ pub fn parse(verb: Verb, text: &[u8], received: Instant) -> Result<Order, Refusa
 pub fn words(text: &[u8]) -> Result<Words, Refusal> {
     if text.len() > BYTES_MAX {
         return Err(malformed(format!("{} bytes; at most {BYTES_MAX} are taken", text.len())));
+    }
+    // Some editors and libraries begin every text with a byte order mark.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
+        return Err(malformed("the payload is UTF-16: write it as UTF-8".into()));
     }
     // Pause and resume need no words.
     let text: &[u8] = if text.is_empty() { b"{}" } else { text };
@@ -182,6 +191,7 @@ impl Words {
             (Verb::Trigger, None) => Command::Trigger(Request {
                 camera,
                 part,
+                name: correlation_id.clone(),
                 trigger: Trigger {
                     part_id,
                     lot,
@@ -285,6 +295,15 @@ mod tests {
         assert_eq!((trigger.part_id.as_deref(), trigger.lot.as_deref()), (Some("P1"), Some("L 7")));
         assert_eq!(trigger.expected["serial"], "SN1");
         assert_eq!((trigger.expected["gtin"].as_str(), trigger.expected["lot"].as_str()), ("", ""));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_word_and_utf_16_is_named() {
+        let marked = order(Verb::Trigger, "\u{feff}{\"part_id\":\"P1\"}").unwrap();
+        let Command::Trigger(request) = marked.command else { panic!("{:?}", marked.command) };
+        assert_eq!(request.trigger.part_id.as_deref(), Some("P1"));
+        let wide: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(words(&wide).unwrap_err().to_string().contains("UTF-16"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!                    +--> document (crate `config`) --> section by section --> Config
 //!     INSPECTD_… ----'         every key, typed and ranged       |
 //!                                                               v
-//!     pipelines_dir/NAME.toml  (each one that a camera names)  Pipeline
+//!     pipelines_dir/NAME.toml  (a camera's must be right)      Pipeline
 //!
 //! Every key can be set from the environment: `INSPECTD_MQTT__URL` is `[mqtt] url`, and
 //! `INSPECTD_CAMERA__0__PIPELINE` the pipeline of the first camera. Unknown keys and variables are
@@ -21,6 +21,7 @@ mod document;
 mod effective;
 mod frame;
 mod mqtt;
+mod pair;
 mod pipeline;
 mod read;
 mod section;
@@ -31,6 +32,7 @@ mod web;
 pub use camera::{DeviceConfig, Health};
 pub use document::Problem;
 pub use mqtt::{BrokerTls, Mqtt, Protocol, Secret};
+pub use pair::unfit;
 
 use crate::camera::device::Kind;
 use crate::camera::folder::FileTime;
@@ -70,8 +72,11 @@ pub struct Config {
     pub trigger_dir: Option<PathBuf>,
     /// Where the pipelines were read from.
     pub pipelines_dir: PathBuf,
-    /// Every pipeline that a camera names, by name.
+    /// Every pipeline of that folder that has no errors, by name: those that cameras name, and those that a command
+    /// may name.
     pub pipelines: BTreeMap<String, Pipeline>,
+    /// What is wrong with files of that folder that no camera names.
+    pub notes: Vec<String>,
 }
 
 /// The ISA-95 path of the station: each part is one level of its topics.
@@ -282,7 +287,7 @@ impl fmt::Display for AllOf<'_> {
     }
 }
 
-/// Reads a config and the pipelines that its cameras name.
+/// Reads a config and the pipelines of its folder.
 ///
 /// # Errors
 /// `Unreadable` when the file cannot be read, `Invalid` with everything that is wrong in it, in the

@@ -18,8 +18,11 @@
 //! that what was taken is inspected, what was inspected is stored, and what was stored is published
 //! or kept for the next start.
 
+mod board;
 mod cameras;
 mod care;
+mod commanded;
+mod counter;
 pub mod damaged;
 pub mod desk;
 mod device;
@@ -30,6 +33,7 @@ mod inspector;
 mod interrupted;
 mod model;
 mod recorder;
+mod repeats;
 mod station;
 mod taken;
 mod taker;
@@ -107,6 +111,9 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
         ..StoreOptions::default()
     };
     let store = Arc::new(Store::open(&config.store.dir, options)?);
+    for note in &config.notes {
+        tracing::warn!(note, "a pipeline that no camera names cannot be used");
+    }
     tracing::info!(dir = %config.store.dir.display(), outbox = store.outbox_len(), "store open");
     let control = Door::open(&config.store.dir, Arc::clone(&store)).context("the local door of the store")?;
     let (events, event_queue) = mpsc::channel(EVENTS_MAX);
@@ -137,25 +144,28 @@ async fn line(
 ) -> anyhow::Result<Ended> {
     let recorder =
         Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), config.web.is_some())?);
-    interrupted::record(config, store, &recorder, worker.info())?;
+    let interrupted = interrupted::record(config, store, &recorder, worker.info(), stop)?;
     let cameras = cameras::start(config, store, &recorder, station, worker.info(), stop)?;
     let desk = cameras.desk();
-    let handler: Handler = Arc::new(move |command| desk.take(command));
+    let fates: Arc<dyn inbox::Fates> = Arc::<desk::Desk>::clone(&desk);
+    let handler: Handler = Arc::new(move |command, sender| desk.take(command, sender));
     if let Some(page) = page {
         page.app.take_commands(Arc::clone(&handler));
+        let station = Arc::clone(station);
+        page.app.show_cameras(Box::new(move || station.cameras()));
     }
     let dir = config.trigger_dir.as_deref();
-    let start = |dir| inbox::start(dir, Arc::clone(&handler), Arc::clone(station), stop.clone());
+    let start =
+        |dir| inbox::start(dir, Arc::clone(&handler), Arc::clone(&fates), Arc::clone(station), stop.clone());
     let inbox = dir.map(start).transpose().context("[trigger] dir")?;
-    let commands = mqtt::command::listen(mqtt_options(config)?, handler);
+    let commands = mqtt::command::listen(mqtt_options(config)?, handler, station::hearing(station));
     let gate = gate::Gate::new(Arc::clone(store));
     let inspector =
         inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station), gate);
     notify(&[NotifyState::Ready]);
     tracing::info!(cameras = config.cameras.len(), broker = %config.mqtt.url(), "inspecting");
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let ids = config.cameras.iter().map(|c| c.id.clone()).collect();
-    let mut care = Care::new(Arc::clone(store), Arc::clone(station), ids);
+    let mut care = Care::new(Arc::clone(store), Arc::clone(station));
     let mut tick = tokio::time::interval(care::TICK);
     let (mut told, mut ended) = (false, Ended::Done);
     // A source that ends would begin anew.
@@ -183,6 +193,9 @@ async fn line(
     cameras.close();
     if inbox.is_some_and(|thread| thread.join().is_err()) {
         tracing::error!("the thread of triggers by file had panicked");
+    }
+    if interrupted.is_some_and(|thread| thread.join().is_err()) {
+        tracing::error!("the thread of interrupted triggers had panicked");
     }
     let drained = tokio::task::spawn_blocking(move || inspector.join());
     drained.await?.map_err(|_| anyhow::anyhow!("the inspector panicked"))?;

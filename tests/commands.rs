@@ -3,14 +3,20 @@
 
 #[path = "common/broker.rs"]
 mod broker;
+#[path = "commands/bursts.rs"]
+mod bursts;
 #[path = "common/clips.rs"]
 mod clips;
+#[path = "commands/ears.rs"]
+mod ears;
 #[path = "commands/folder.rs"]
 mod folder;
 #[path = "web/http.rs"]
 mod http;
 #[path = "common/inspections.rs"]
 mod inspections;
+#[path = "commands/kept.rs"]
+mod kept;
 #[path = "commands/outbox.rs"]
 mod outbox;
 #[path = "common/station.rs"]
@@ -177,7 +183,7 @@ async fn commands_are_acknowledged_and_triggers_have_results() {
     assert_eq!(plc.command("pipeline", json!({"pipeline": "nowhere"})).await["code"], "no_pipeline");
 
     // MQTT 5: the answer goes where the sender says, with the sender's own data.
-    let answers = format!("{PREFIX}/plc/answers");
+    let answers = format!("{PREFIX}/cmd/plc/answers");
     let properties = PublishProperties {
         response_topic: Some(answers),
         correlation_data: Some("d7".into()),
@@ -191,6 +197,20 @@ async fn commands_are_acknowledged_and_triggers_have_results() {
     let refused = plc.heard.newest("/plc/answers").unwrap();
     assert_eq!((&refused["accepted"], &refused["code"]), (&false.into(), &"malformed".into()));
     assert!(refused["reason"].as_str().unwrap().contains("bogus"), "{refused}");
+
+    // Never where it would be taken for something else, or outside: nothing is carried out then.
+    for (elsewhere, part) in [("result", "P6"), ("status", "P7"), ("cmd/pause", "P8")] {
+        let properties = PublishProperties {
+            response_topic: Some(format!("{PREFIX}/{elsewhere}")),
+            ..PublishProperties::default()
+        };
+        let (topic, words) = (format!("{PREFIX}/cmd/trigger"), json!({"part_id": part}).to_string());
+        plc.client.try_publish_with_properties(topic, QoS::AtLeastOnce, false, words, properties).unwrap();
+        let is = |ack: &Value| {
+            ack["code"] == "response_topic" && ack["reason"].as_str().unwrap().contains(elsewhere)
+        };
+        plc.ack(is, elsewhere).await;
+    }
 
     signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());

@@ -10,9 +10,10 @@ mod inspections;
 
 use broker::{until, Broker, Message, Subscriber};
 use gate::Gate;
+use inspectd::domain::camera::CameraStatus;
 use inspectd::domain::part::PartRef;
 use inspectd::domain::review::{Decided, Decision};
-use inspectd::mqtt::message::{CameraState, Stats, RESULT_JSON_SCHEMA};
+use inspectd::mqtt::message::{Stats, RESULT_JSON_SCHEMA};
 use inspectd::mqtt::state::Phase;
 use inspectd::mqtt::{self, Handle, MqttOptions, Protocol, StationEvent};
 use inspectd::store::outbox::{Cause, Kind, Owed};
@@ -103,7 +104,7 @@ async fn everything_arrives_and_state_is_retained(protocol: Protocol) {
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
     let mut station = Station::start(broker.port, protocol, 3);
     station.commit(3);
-    let camera = StationEvent::Camera { id: "cam1".into(), state: CameraState::Ready, reason: String::new() };
+    let camera = StationEvent::Camera { id: "cam1".into(), status: CameraStatus::default() };
     station.events.send(camera).await.unwrap();
     let alarm = StationEvent::Alarm { code: "disk".into(), raised: true, message: "1 GB left".into() };
     station.events.send(alarm).await.unwrap();

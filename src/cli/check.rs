@@ -60,6 +60,9 @@ fn report_config(out: &mut impl Write, path: &Path, config: &Config) -> io::Resu
     for (name, pipeline) in &config.pipelines {
         report_pipeline(out, &config.pipelines_dir.join(format!("{name}.toml")), pipeline)?;
     }
+    for note in &config.notes {
+        writeln!(out, "note     {note}; no camera names it, and no command can")?;
+    }
     Ok(())
 }
 

@@ -59,7 +59,7 @@ impl Mqtt {
         })
     }
 
-    /// The password, from `password_file` where one is given, without the line end.
+    /// The password, from `password_file` where one is given, without byte order mark and line end.
     ///
     /// # Errors
     /// The file cannot be read, or is too big to be a password.
@@ -75,6 +75,7 @@ impl Mqtt {
                 text.len()
             )));
         }
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n']))))
     }
 }

@@ -3,7 +3,7 @@
 use super::document::{Document, Problem};
 use super::section::Section;
 use super::{
-    camera, mqtt, pipeline, read_text, web, Camera, Config, ConfigError, Model, Part, QueueConfig,
+    camera, mqtt, pair, pipeline, read_text, web, Camera, Config, ConfigError, Model, Part, QueueConfig,
     SourceConfig, Station, Store, TriggerConfig, TriggerOn,
 };
 use crate::camera::folder::FileTime;
@@ -26,6 +26,8 @@ const CAMERAS_MAX: usize = 32;
 /// Views of one part: as many fit into one entry of the store, with their reasons.
 const VIEWS_MAX: usize = 8;
 const PARTS_MAX: usize = 32;
+/// Recipes that one station knows.
+const PIPELINES_MAX: usize = 256;
 /// The default pair lies in the project, so that the box works out of the box.
 const DEFAULT_TEXT: &str = "fixtures/model/inspectd-small.gguf";
 const DEFAULT_MMPROJ: &str = "fixtures/model/mmproj-inspectd-small.gguf";
@@ -88,6 +90,7 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
     }
     let mut pipelines = Pipelines::new(origin.input_of(&root, "pipelines_dir", "pipelines"));
     let cameras = cameras(origin, &root, &mut pipelines);
+    let notes = pipelines.read_others();
     let config = Config {
         model: model(origin, root.child("model")),
         trigger_dir: trigger_dir(origin, root.child("trigger"), &cameras),
@@ -99,6 +102,7 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         station,
         pipelines_dir: pipelines.dir,
         pipelines: pipelines.loaded,
+        notes,
     };
     if let Some(path) = &config.mqtt.password_file {
         origin.must_be_file(&root, "mqtt.password_file", path);
@@ -207,16 +211,9 @@ fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Ve
     cameras
 }
 
-/// A triggered part whose clip takes longer than its deadline is always late.
 fn check_clip(section: &Section<'_>, pipeline: Option<&Pipeline>, trigger: TriggerConfig) {
-    let Some((pipeline, rule)) = pipeline.and_then(|p| Some((p, p.clip?))) else { return };
-    let deadline = trigger.deadline_ms.map_or(pipeline.verdict.deadline, Duration::from_millis);
-    if trigger.on == TriggerOn::Command && rule.duration() >= deadline {
-        let (clip_ms, ms) = (rule.duration().as_millis(), deadline.as_millis());
-        section.problem(
-            "pipeline",
-            format!("its clip takes {clip_ms} ms, and the deadline of a triggered part is {ms} ms"),
-        );
+    if let Some(reason) = pipeline.and_then(|p| pair::late_clip(trigger, p)) {
+        section.problem("pipeline", reason);
     }
 }
 
@@ -264,8 +261,8 @@ fn source(
             if device.is_line_triggered() && !by_itself {
                 section.problem("trigger", camera::LINE_ALONE);
             }
-            if device.is_line_triggered() && pipeline.is_some_and(|p| p.clip.is_some()) {
-                section.problem("pipeline", format!("asks about clips, and {}", camera::LINE_ALONE));
+            if let Some(reason) = pipeline.and_then(|p| pair::line_clip(&device, p)) {
+                section.problem("pipeline", reason);
             }
             SourceConfig::Device(Box::new(device))
         }
@@ -351,6 +348,13 @@ fn trigger_dir(origin: &Origin, section: Section<'_>, cameras: &[Camera]) -> Opt
     let dir = origin.input(Path::new(&text));
     if !text.is_empty() {
         origin.must_be_dir(&section, "dir", &dir);
+        // Old files in them are removed, which must not happen elsewhere.
+        let is_link = |name: &&str| dir.join(name).is_symlink();
+        if let Some(link) =
+            ["taken", "done", "refused"].into_iter().find(is_link).filter(|_| origin.files_must_exist)
+        {
+            section.problem("dir", format!("{link} in it is a link, and must be a folder of its own"));
+        }
     }
     if !cameras.iter().any(|c| c.trigger.on == TriggerOn::Command) {
         section.problem("dir", "no camera has trigger = { on = \"command\" }, so that nobody takes triggers");
@@ -382,7 +386,7 @@ fn store(section: Section<'_>) -> Store {
     store
 }
 
-/// The pipelines that cameras name, each read once.
+/// The files of `pipelines_dir`, each read once: first those that cameras name, then the others.
 struct Pipelines {
     dir: PathBuf,
     loaded: BTreeMap<String, Pipeline>,
@@ -406,6 +410,40 @@ impl Pipelines {
         let outcome = self.read(name);
         self.tried.insert(name.to_owned(), outcome.clone());
         outcome
+    }
+
+    /// Reads the files that no camera names, which a command may name. What is wrong with one of them stands in the
+    /// way of nothing but that command, and is returned.
+    fn read_others(&mut self) -> Vec<String> {
+        // A folder that cannot be read was reported with the first camera.
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return vec![] };
+        let is_recipe = |path: &PathBuf| path.extension().is_some_and(|e| e == "toml");
+        let mut paths: Vec<_> = entries.filter_map(|e| Some(e.ok()?.path())).filter(is_recipe).collect();
+        paths.sort();
+        let mut notes = Vec::new();
+        for path in paths {
+            let Some(name) = path.file_stem().and_then(|stem| stem.to_str()).filter(|n| !n.contains('.'))
+            else {
+                notes.push(format!("{}: its name is no name of a pipeline", path.display()));
+                continue;
+            };
+            if self.tried.contains_key(name) {
+                continue;
+            }
+            if self.loaded.len() >= PIPELINES_MAX {
+                notes.push(format!(
+                    "{}: at most {PIPELINES_MAX} pipelines can be commanded",
+                    self.dir.display()
+                ));
+                break;
+            }
+            let named = self.problems.len();
+            if let Err(message) = self.need(name) {
+                notes.push(message);
+            }
+            notes.extend(self.problems.drain(named..).map(|problem| problem.to_string()));
+        }
+        notes
     }
 
     fn read(&mut self, name: &str) -> Result<(), String> {

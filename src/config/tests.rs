@@ -412,6 +412,8 @@ fn the_password_file_is_read_without_its_line_end() {
     let keys = format!("\"mqtt://u@broker\"\npassword_file = {:?}", file.to_str().expect("UTF-8"));
     let config = config_of(&SMALL.replace("\"mqtt://broker\"", &keys)).expect("it loads");
     assert_eq!(config.mqtt.read_password().expect("it is read"), Some(Secret::new("hunter2")));
+    std::fs::write(&file, "\u{feff}hunter2\n").expect("a file with a byte order mark");
+    assert_eq!(config.mqtt.read_password().expect("it is read"), Some(Secret::new("hunter2")));
     std::fs::remove_file(&file).expect("it was there");
     assert!(config.mqtt.read_password().is_err());
 }

@@ -7,7 +7,9 @@
 //!
 //! What kind of device a frame came from is known here and to nobody behind the queue.
 
-use super::desk::{Counter, Desk};
+use super::commanded::Orders;
+use super::counter::Counter;
+use super::desk::Desk;
 use super::device;
 use super::recorder::Recorder;
 use super::station::Station;
@@ -76,10 +78,11 @@ pub fn start(
     let pipelines: BTreeMap<String, Arc<Pipeline>> =
         config.pipelines.iter().map(|(name, p)| (name.clone(), Arc::new(p.clone()))).collect();
     for camera in &config.cameras {
-        let pipeline = pipelines.get(&camera.pipeline).context("the config names only known pipelines")?;
         let feed = Feed { frames: Arc::new(Queue::new(camera.queue.policy, camera.queue.frames)) };
         let on_command = camera.trigger.on == TriggerOn::Command;
-        let counter = Arc::new(Counter::new(&camera.id, on_command, Arc::clone(pipeline)));
+        let counter = Arc::new(Counter::new(camera, Orders::restore(camera, &pipelines, store)?));
+        let (line, no_recipe) = counter.line();
+        station.line(&camera.id, line, no_recipe);
         let source =
             open(camera, store, &counter, station, stop).with_context(|| format!("camera {}", camera.id))?;
         let source = with_clips(source, camera, &counter, stop);
@@ -106,7 +109,7 @@ pub fn start(
     }
     let queues = feeds.iter().map(|f| Arc::clone(&f.frames)).collect();
     let parts = config.parts.iter().map(|p| (p.name.clone(), p.cameras.clone())).collect();
-    let desk = Arc::new(Desk::new(counters, parts, pipelines, Arc::clone(store)));
+    let desk = Arc::new(Desk::new(counters, parts, pipelines, Arc::clone(store), Arc::clone(station))?);
     Ok(Cameras { threads, queues, desk, feeds: Mutex::new(Some(Feeds { feeds, bell })) })
 }
 

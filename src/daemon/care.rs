@@ -6,7 +6,7 @@
 use super::station::Station;
 use super::{damaged, notify};
 use crate::clock::Clock;
-use crate::mqtt::message::CameraState;
+use crate::command;
 use crate::mqtt::StationEvent;
 use crate::store::ageing::{Held, Round};
 use crate::store::error::StoreError;
@@ -58,7 +58,6 @@ struct Cleaned {
 pub struct Care {
     store: Arc<Store>,
     station: Arc<Station>,
-    cameras: Vec<String>,
     stats_due: Instant,
     retention_due: Instant,
     compaction_due: Instant,
@@ -71,7 +70,7 @@ pub struct Care {
 
 impl Care {
     /// Alarms that stand from a former run are cleared or raised anew with the first tick.
-    pub fn new(store: Arc<Store>, station: Arc<Station>, cameras: Vec<String>) -> Self {
+    pub fn new(store: Arc<Store>, station: Arc<Station>) -> Self {
         let now = Instant::now();
         for code in [ALARM_FULL, ALARM_HELD, ALARM_STEP, damaged::ALARM] {
             station.tell(alarm(code, false, String::new()));
@@ -79,7 +78,6 @@ impl Care {
         Self {
             store,
             station,
-            cameras,
             stats_due: now + STATS_EVERY,
             retention_due: now,
             compaction_due: now + COMPACTION_EVERY,
@@ -100,6 +98,7 @@ impl Care {
             tracing::error!("the inspector shows no life: the watchdog is not fed");
         }
         self.room()?;
+        command::log::tick();
         if now >= self.stats_due {
             self.stats_due = now + STATS_EVERY;
             let stats = self.station.take_stats(STATS_EVERY, self.store.outbox_len());
@@ -124,16 +123,12 @@ impl Care {
             Err(error) if error.passes() => Some(error.to_string()),
             Err(error) => return Err(error.into()),
         };
+        self.station.store_full(reason.as_deref());
         if reason.is_some() == self.full {
             return Ok(());
         }
         self.full = reason.is_some();
-        let reason = reason.unwrap_or_default();
-        let state = if self.full { CameraState::Fault } else { CameraState::Ready };
-        self.station.tell(alarm(ALARM_FULL, self.full, reason.clone()));
-        for id in &self.cameras {
-            self.station.tell(StationEvent::Camera { id: id.clone(), state, reason: reason.clone() });
-        }
+        self.station.tell(alarm(ALARM_FULL, self.full, reason.unwrap_or_default()));
         Ok(())
     }
 

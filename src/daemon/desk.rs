@@ -1,26 +1,27 @@
 //! The desk: where commands from outside (MQTT, HTTP, files) reach the cameras.
 //!
-//!     Command --> Desk --Request--> queue of its camera (bounded) --> taker
+//!     Command --> Desk --trigger, once (`repeats`)--> accepted, in the store --> queue of its camera (bounded) --> taker
+//!                  |--pause, resume, pipeline--> durable (`commanded`) --> its camera's orders (`counter`)
 //!                  '--> Refusal, back to the sender
 //!
 //! A full queue refuses: the sender is told, and no accepted trigger is ever dropped. A trigger for several
 //! cameras is taken by all of them or by none. Its acceptance is written before they hear of it, and durable before
 //! the sender does, while they take their pictures already.
 
+use super::counter::{Change, Counter};
+use super::inbox::Fates;
+use super::repeats::{self, Identity, Look, Repeats};
+use super::station::Station;
 use crate::domain::part::PartRef;
 use crate::domain::pipeline::Pipeline;
-use crate::domain::trigger::{Command, Refusal, Request};
-use crate::queue::{Policy, Popped, Pushed, Queue};
-use crate::store::accepted::Accepted;
+use crate::domain::trigger::{Command, Refusal, Request, Sender};
+use crate::store::accepted::{Accepted, Receipt};
 use crate::store::error::StoreError;
+use crate::store::record::rfc3339;
 use crate::store::Store;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
-
-/// Triggers that wait for one camera.
-pub const WAITING_MAX: usize = 8;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
 /// The desk of a station; share it in an `Arc`.
 pub struct Desk {
@@ -29,122 +30,46 @@ pub struct Desk {
     parts: Vec<(String, Vec<String>)>,
     pipelines: BTreeMap<String, Arc<Pipeline>>,
     store: Arc<Store>,
-    /// Held while a trigger is placed: who else would fill the room that was found?
-    placing: Mutex<()>,
-}
-
-/// One camera's place at the desk.
-pub struct Counter {
-    id: String,
-    /// False when the camera's own trigger decides.
-    triggered: bool,
-    paused: AtomicBool,
-    pipeline: Mutex<Arc<Pipeline>>,
-    requests: Queue<Request>,
-    refused: AtomicU64,
-}
-
-impl Counter {
-    /// A place that is not paused.
-    pub fn new(id: &str, triggered: bool, pipeline: Arc<Pipeline>) -> Self {
-        Self {
-            id: id.to_owned(),
-            triggered,
-            paused: AtomicBool::new(false),
-            pipeline: Mutex::new(pipeline),
-            requests: Queue::new(Policy::DropNewest, WAITING_MAX),
-            refused: AtomicU64::new(0),
-        }
-    }
-
-    /// The recipe for the next picture.
-    pub fn pipeline(&self) -> Arc<Pipeline> {
-        Arc::clone(&self.pipeline.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
-    }
-
-    /// The next request, waiting for one at most so long.
-    pub fn next(&self, wait: Duration) -> Popped<Request> {
-        self.requests.pop(Some(wait))
-    }
-
-    /// When the trigger came that waits first, after the one that is served.
-    pub fn next_received(&self) -> Option<Instant> {
-        self.requests.peek(|request| request.received)
-    }
-
-    /// Whether a trigger would be taken now; stays so while nobody else places one.
-    fn has_room(&self) -> Result<(), Refusal> {
-        let camera = || self.id.clone();
-        if !self.triggered {
-            return Err(Refusal::NotTriggered { camera: camera() });
-        }
-        if self.is_paused() {
-            return Err(Refusal::Paused { camera: camera() });
-        }
-        if self.requests.is_closed() {
-            return Err(Refusal::Stopping);
-        }
-        if self.requests.counters().depth >= WAITING_MAX {
-            let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
-            tracing::warn!(camera = %self.id, refused, "a trigger was refused: too many wait");
-            return Err(Refusal::Full { camera: camera(), waiting: WAITING_MAX });
-        }
-        Ok(())
-    }
-
-    /// Where `has_room` said so, it is queued: only a close can come in between.
-    fn place(&self, request: Request) -> Result<(), Refusal> {
-        match self.requests.push(request) {
-            Pushed::Queued => Ok(()),
-            Pushed::Dropped(_) => Err(Refusal::Full { camera: self.id.clone(), waiting: WAITING_MAX }),
-            Pushed::Closed(_) => Err(Refusal::Stopping),
-        }
-    }
-
-    /// Takes no more; those that wait can still be taken out.
-    pub fn close(&self) {
-        self.requests.close();
-    }
+    station: Arc<Station>,
+    /// Held while a command is carried out: who else would fill the room that was found?
+    repeats: Mutex<Repeats>,
 }
 
 impl Desk {
     /// A desk for these cameras and parts (name, cameras); `pipelines` are those that they may be changed to.
-    pub const fn new(
+    ///
+    /// # Errors
+    /// `StoreError`: what former processes have accepted cannot be read.
+    pub fn new(
         counters: Vec<Arc<Counter>>,
         parts: Vec<(String, Vec<String>)>,
         pipelines: BTreeMap<String, Arc<Pipeline>>,
         store: Arc<Store>,
-    ) -> Self {
-        Self { counters, parts, pipelines, store, placing: Mutex::new(()) }
+        station: Arc<Station>,
+    ) -> Result<Self, StoreError> {
+        let repeats = Mutex::new(Repeats::restore(store.answered()?));
+        Ok(Self { counters, parts, pipelines, store, station, repeats })
     }
 
-    /// Carries a command out or says why not. For a trigger it waits for the disk, once.
+    /// Carries a command out or says why not. It waits for the disk, once a camera.
     ///
     /// # Errors
     /// The reason, for the sender.
-    pub fn take(&self, command: Command) -> Result<(), Refusal> {
+    pub fn take(&self, command: Command, sender: &Sender) -> Result<(), Refusal> {
         match command {
-            Command::Trigger(request) => self.trigger(request),
-            Command::Pause { camera } => {
-                self.at(camera.as_deref())?.iter().for_each(|c| c.paused.store(true, Ordering::Relaxed));
-                Ok(())
-            }
-            Command::Resume { camera } => {
-                self.at(camera.as_deref())?.iter().for_each(|c| c.paused.store(false, Ordering::Relaxed));
-                Ok(())
-            }
+            Command::Trigger(request) => self.trigger(request, sender),
+            Command::Pause { camera } => self.change(camera.as_deref(), &Change::Pause, sender),
+            Command::Resume { camera } => self.change(camera.as_deref(), &Change::Resume, sender),
             Command::Pipeline { camera, pipeline } => {
                 let Some(found) = self.pipelines.get(&pipeline) else {
                     let known: Vec<_> = self.pipelines.keys().map(String::as_str).collect();
                     return Err(Refusal::NoPipeline { pipeline, known: known.join(", ") });
                 };
-                for counter in self.at(camera.as_deref())? {
-                    *counter.pipeline.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(found);
-                }
+                self.change(camera.as_deref(), &Change::Pipeline(Arc::clone(found)), sender)
+            }
+            Command::Retry => {
+                let letters = self.store.retry_all().map_err(|e| not_stored(&e))?;
+                tracing::info!(letters, "what was given up is owed to the broker again");
                 Ok(())
             }
             Command::Retry => match self.store.retry_all() {
@@ -157,8 +82,112 @@ impl Desk {
         }
     }
 
-    fn trigger(&self, mut request: Request) -> Result<(), Refusal> {
-        let takers = match self.part(&request)? {
+    /// Changes what cameras are to do: all of those that are meant or, when one does not go, none.
+    fn change(&self, camera: Option<&str>, change: &Change, sender: &Sender) -> Result<(), Refusal> {
+        let counters = self.at(camera)?;
+        let _one_at_a_time = self.lock();
+        let (by, at) = (sender.to_string(), rfc3339(SystemTime::now()));
+        let after = counters.iter().map(|counter| counter.after(change, &by, &at));
+        let after = after.collect::<Result<Vec<_>, _>>()?;
+        for (done, (counter, commanded)) in counters.iter().zip(after).enumerate() {
+            if let Err(error) = commanded.remember(counter.id(), &self.store) {
+                let changed: Vec<_> = counters[..done].iter().map(|c| c.id()).collect();
+                let partly = if changed.is_empty() {
+                    String::new()
+                } else {
+                    format!("; changed is {}", changed.join(", "))
+                };
+                return Err(Refusal::NotStored { reason: format!("{error}{partly}") });
+            }
+            counter.apply(change, commanded);
+            let (line, no_recipe) = counter.line();
+            self.station.line(counter.id(), line, no_recipe);
+        }
+        Ok(())
+    }
+
+    /// Carries a trigger out, unless it has come before: then it is answered as before.
+    fn trigger(&self, request: Request, sender: &Sender) -> Result<(), Refusal> {
+        let identities = repeats::identities(&request, sender);
+        let by_id = identities.first().copied().zip(request.name.clone());
+        let mut repeats = self.lock();
+        if let Some((identity, id)) = &by_id {
+            if let Look::Again(outcome) = repeats.look(identity, id)? {
+                tracing::info!(correlation_id = id, %sender, "a trigger came again, and is answered as before");
+                return self.again(&mut repeats, outcome, &identities[1..]);
+            }
+        }
+        let placed = self.place(request, &identities, &mut repeats);
+        match &placed {
+            Ok(_) => identities.iter().for_each(|i| repeats.insert(*i, Instant::now(), Ok(()))),
+            Err(refusal) => {
+                if let Some((identity, _)) = by_id.filter(|_| !asks_again(sender, refusal)) {
+                    repeats.insert(identity, Instant::now(), Err(refusal.clone()));
+                }
+            }
+        }
+        drop(repeats);
+        self.store.confirm(placed?).map_err(|e| not_stored(&e))
+    }
+
+    /// The first answer, as durable as it was; a file that brought the trigger again is known by it, too.
+    fn again(
+        &self,
+        repeats: &mut Repeats,
+        outcome: Result<(), Refusal>,
+        files: &[Identity],
+    ) -> Result<(), Refusal> {
+        outcome?;
+        if files.is_empty() {
+            return self.store.settle().map_err(|e| not_stored(&e));
+        }
+        let receipt = self.store.accept(&mut [], &repeats.names(files)).map_err(|e| not_stored(&e))?;
+        files.iter().for_each(|file| repeats.insert(*file, Instant::now(), Ok(())));
+        self.store.confirm(receipt).map_err(|e| not_stored(&e))
+    }
+
+    /// Notes a trigger and hands it to its cameras.
+    fn place(
+        &self,
+        mut request: Request,
+        identities: &[Identity],
+        repeats: &mut Repeats,
+    ) -> Result<Receipt, Refusal> {
+        let takers = self.takers(&mut request)?;
+        takers.iter().try_for_each(|counter| counter.has_room())?;
+        let accepted = |counter: &&Arc<Counter>| Accepted {
+            camera: counter.id().to_owned(),
+            pipeline: counter.pipeline().name.clone(),
+            trigger: request.trigger.clone(),
+            received: SystemTime::now()
+                .checked_sub(request.received.elapsed())
+                .unwrap_or(SystemTime::UNIX_EPOCH),
+            origin: None,
+        };
+        let mut noted: Vec<Accepted> = takers.iter().map(accepted).collect();
+        let names = repeats.names(identities);
+        let receipt = self.store.accept(&mut noted, &names).map_err(|e| not_stored(&e))?;
+        for (i, (counter, accepted)) in takers.iter().zip(&noted).enumerate() {
+            let request = Request { trigger: accepted.trigger.clone(), ..request.clone() };
+            match counter.place(request) {
+                Ok(()) => {}
+                Err(refusal) if i == 0 => {
+                    self.store.withdraw(&noted, &names).map_err(|e| not_stored(&e))?;
+                    return Err(refusal);
+                }
+                // Its source has just ended, and another camera has the trigger already: it is accepted, and the
+                // next start records this view as interrupted.
+                Err(refusal) => {
+                    tracing::error!(camera = counter.id(), %refusal, "a view of a part is not taken")
+                }
+            }
+        }
+        Ok(receipt)
+    }
+
+    /// The cameras that a trigger means; one for a part with several views becomes a view.
+    fn takers(&self, request: &mut Request) -> Result<Vec<&Arc<Counter>>, Refusal> {
+        let takers = match self.part(request)? {
             Some((name, cameras)) => {
                 let id = ulid::Ulid::generate().to_string();
                 request.trigger.part_id.get_or_insert_with(|| id.clone());
@@ -171,35 +200,14 @@ impl Desk {
                 // Without a camera's name a trigger means every camera that takes triggers.
                 let named = request.camera.is_some();
                 let mut counters = self.at(request.camera.as_deref())?;
-                counters.retain(|c| named || c.triggered);
+                counters.retain(|c| named || c.is_triggered());
                 counters
             }
         };
         if takers.is_empty() {
             return Err(Refusal::NotTriggered { camera: self.known() });
         }
-        let one_at_a_time = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        takers.iter().try_for_each(|counter| counter.has_room())?;
-        let accepted = |counter: &&Arc<Counter>| Accepted {
-            camera: counter.id.clone(),
-            pipeline: counter.pipeline().name.clone(),
-            trigger: request.trigger.clone(),
-            received: SystemTime::now()
-                .checked_sub(request.received.elapsed())
-                .unwrap_or(SystemTime::UNIX_EPOCH),
-            origin: None,
-        };
-        let mut noted: Vec<Accepted> = takers.iter().map(accepted).collect();
-        let receipt = self.store.accept(&mut noted).map_err(|e| not_stored(&e))?;
-        for (i, (counter, accepted)) in takers.iter().zip(&noted).enumerate() {
-            let request = Request { trigger: accepted.trigger.clone(), ..request.clone() };
-            if let Err(refusal) = counter.place(request) {
-                self.store.withdraw(&noted[i..]).map_err(|e| not_stored(&e))?;
-                return Err(refusal);
-            }
-        }
-        drop(one_at_a_time);
-        self.store.confirm(receipt).map_err(|e| not_stored(&e))
+        Ok(takers)
     }
 
     /// The part that a trigger means: the named one or, without any name, the only one.
@@ -216,7 +224,7 @@ impl Desk {
     }
 
     fn at(&self, camera: Option<&str>) -> Result<Vec<&Arc<Counter>>, Refusal> {
-        let found: Vec<_> = self.counters.iter().filter(|c| camera.is_none_or(|id| id == c.id)).collect();
+        let found: Vec<_> = self.counters.iter().filter(|c| camera.is_none_or(|id| id == c.id())).collect();
         match camera {
             Some(camera) if found.is_empty() => {
                 Err(Refusal::NoCamera { camera: camera.to_owned(), known: self.known() })
@@ -226,16 +234,39 @@ impl Desk {
     }
 
     fn known(&self) -> String {
-        let ids: Vec<_> = self.counters.iter().map(|c| c.id.as_str()).collect();
+        let ids: Vec<_> = self.counters.iter().map(|c| c.id()).collect();
         ids.join(", ")
     }
 
     /// No more triggers; those that wait are still served.
     pub fn close(&self) {
         // Not between the cameras of one trigger.
-        let _one_at_a_time = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.lock();
         self.counters.iter().for_each(|c| c.close());
     }
+
+    fn lock(&self) -> MutexGuard<'_, Repeats> {
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Fates for Desk {
+    fn was_accepted(&self, stamp: &str) -> bool {
+        self.lock().was_accepted(&Identity::of_file(stamp).name)
+    }
+
+    fn is_settled(&self, stamp: &str) {
+        let name = Identity::of_file(stamp).name;
+        self.lock().forget(&name);
+        if let Err(error) = self.store.forget_answered(&name) {
+            tracing::error!(%error, "a file that is done stays known");
+        }
+    }
+}
+
+/// The folder of triggers keeps what finds no room, and asks again: that is no second trigger.
+const fn asks_again(sender: &Sender, refusal: &Refusal) -> bool {
+    matches!(sender, Sender::File { .. }) && refusal.passes()
 }
 
 fn not_stored(error: &StoreError) -> Refusal {
@@ -243,148 +274,5 @@ fn not_stored(error: &StoreError) -> Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config;
-    use crate::domain::frame::Trigger;
-    use crate::store::StoreOptions;
-
-    /// A store that lasts as long as the process.
-    fn store() -> Arc<Store> {
-        let dir = tempfile::tempdir().unwrap();
-        Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap())
-    }
-
-    fn desk() -> Desk {
-        let pipeline = |name: &str| {
-            let text = std::fs::read_to_string(format!("pipelines/{name}.toml")).unwrap();
-            Arc::new(config::pipeline_from_str(name, &text).unwrap())
-        };
-        let (plate, any) = (pipeline("machined-plate"), pipeline("any-part"));
-        let counters = vec![
-            Arc::new(Counter::new("cam1", true, Arc::clone(&plate))),
-            Arc::new(Counter::new("cam2", false, Arc::clone(&plate))),
-        ];
-        let known = [plate, any].map(|p| (p.name.clone(), p));
-        Desk::new(counters, vec![], known.into_iter().collect(), store())
-    }
-
-    /// Three cameras; two parts share the second.
-    fn desk_of_parts() -> Desk {
-        let mut desk = desk();
-        let plate = desk.counters[0].pipeline();
-        desk.counters =
-            ["top", "side", "back"].map(|id| Arc::new(Counter::new(id, true, Arc::clone(&plate)))).into();
-        let part = |name: &str, cameras: [&str; 2]| (name.to_owned(), cameras.map(str::to_owned).to_vec());
-        desk.parts = vec![part("housing", ["top", "side"]), part("cover", ["side", "back"])];
-        desk
-    }
-
-    fn waiting(desk: &Desk) -> Vec<usize> {
-        desk.counters.iter().map(|c| c.requests.counters().depth).collect()
-    }
-
-    fn trigger(camera: Option<&str>) -> Command {
-        let trigger = Trigger { part_id: Some("P1".into()), ..Trigger::default() };
-        Command::Trigger(Request {
-            camera: camera.map(Into::into),
-            part: None,
-            trigger,
-            received: Instant::now(),
-        })
-    }
-
-    fn of_part(part: &str, part_id: Option<&str>) -> Command {
-        let trigger = Trigger { part_id: part_id.map(Into::into), ..Trigger::default() };
-        Command::Trigger(Request { camera: None, part: Some(part.into()), trigger, received: Instant::now() })
-    }
-
-    #[test]
-    fn a_trigger_reaches_its_camera_or_is_refused_with_its_reason() {
-        let desk = desk();
-        assert_eq!(desk.take(trigger(None)), Ok(()));
-        assert_eq!(desk.take(trigger(Some("cam1"))), Ok(()));
-        assert_eq!(desk.take(trigger(Some("cam2"))).unwrap_err().code(), "not_triggered");
-        assert_eq!(desk.take(trigger(Some("cam3"))).unwrap_err().code(), "no_camera");
-        for _ in 0..2 {
-            assert!(
-                matches!(desk.counters[0].next(Duration::ZERO), Popped::Item(r) if r.trigger.part_id.is_some())
-            );
-        }
-        assert_eq!(desk.counters[0].next(Duration::ZERO), Popped::TimedOut);
-    }
-
-    #[test]
-    fn a_full_a_paused_and_a_closed_desk_refuse() {
-        let desk = desk();
-        for _ in 0..WAITING_MAX {
-            assert_eq!(desk.take(trigger(None)), Ok(()));
-        }
-        assert_eq!(desk.take(trigger(None)).unwrap_err().code(), "full");
-        assert_eq!(desk.counters[0].refused.load(Ordering::Relaxed), 1);
-        assert_eq!(desk.take(Command::Pause { camera: None }), Ok(()));
-        assert_eq!(desk.take(trigger(None)).unwrap_err().code(), "paused");
-        assert_eq!(desk.take(Command::Resume { camera: Some("cam1".into()) }), Ok(()));
-        desk.close();
-        assert_eq!(desk.take(trigger(None)).unwrap_err().code(), "stopping");
-    }
-
-    #[test]
-    fn a_pipeline_is_changed_to_a_known_one_only() {
-        let desk = desk();
-        let change = |pipeline: &str| Command::Pipeline { camera: None, pipeline: pipeline.into() };
-        assert_eq!(desk.take(change("nowhere")).unwrap_err().code(), "no_pipeline");
-        assert_eq!(desk.take(change("any-part")), Ok(()));
-        assert_eq!(desk.counters[0].pipeline().name, "any-part");
-    }
-
-    #[test]
-    fn a_part_goes_to_all_its_cameras_under_one_id() {
-        let desk = desk_of_parts();
-        assert_eq!(desk.take(of_part("housing", Some("P7"))), Ok(()));
-        assert_eq!(waiting(&desk), [1, 1, 0]);
-        let views = [0, 1].map(|i| match desk.counters[i].next(Duration::ZERO) {
-            Popped::Item(request) => request.trigger,
-            other => panic!("{other:?}"),
-        });
-        let tickets = [0, 1].map(|i| views[i].ticket.unwrap());
-        assert_ne!(tickets[0], tickets[1]);
-        let part = views[0].part.as_ref().unwrap();
-        assert_eq!((part.name.as_str(), views[0].part_id.as_deref()), ("housing", Some("P7")));
-        assert_eq!(part.cameras, ["top", "side"]);
-        assert_eq!(desk.take(of_part("cover", None)), Ok(()));
-        let Popped::Item(request) = desk.counters[2].next(Duration::ZERO) else { panic!("nothing came") };
-        assert_eq!(
-            request.trigger.part_id,
-            request.trigger.part.map(|p| p.id),
-            "a part without an id gets one"
-        );
-        assert_eq!(desk.take(of_part("lid", None)).unwrap_err().code(), "no_part");
-    }
-
-    #[test]
-    fn a_part_is_taken_by_all_its_cameras_or_by_none() {
-        let desk = desk_of_parts();
-        assert_eq!(desk.take(Command::Pause { camera: Some("back".into()) }), Ok(()));
-        assert_eq!(desk.take(of_part("cover", None)).unwrap_err().code(), "paused");
-        assert_eq!(waiting(&desk), [0, 0, 0]);
-        for _ in 0..WAITING_MAX {
-            assert_eq!(desk.take(trigger(Some("side"))), Ok(()));
-        }
-        assert_eq!(desk.take(of_part("housing", None)).unwrap_err().code(), "full");
-        assert_eq!(desk.take(trigger(None)).unwrap_err().code(), "full", "all that take triggers, or none");
-        assert_eq!(waiting(&desk), [0, WAITING_MAX, 0]);
-    }
-
-    #[test]
-    fn the_only_part_needs_no_name_and_a_named_camera_is_no_part() {
-        let mut desk = desk_of_parts();
-        assert_eq!(desk.take(Command::Resume { camera: None }), Ok(()));
-        desk.parts.truncate(1);
-        assert_eq!(desk.take(trigger(None)), Ok(()));
-        assert_eq!(waiting(&desk), [1, 1, 0]);
-        assert_eq!(desk.take(trigger(Some("back"))), Ok(()));
-        let Popped::Item(request) = desk.counters[2].next(Duration::ZERO) else { panic!("nothing came") };
-        assert_eq!(request.trigger.part, None);
-    }
-}
+#[path = "desk_tests.rs"]
+mod tests;

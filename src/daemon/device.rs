@@ -9,7 +9,6 @@ use crate::camera::supervisor::{Report, Supervised};
 use crate::camera::Stop;
 use crate::config::{DeviceConfig, Health};
 use crate::ipc::Program;
-use crate::mqtt::message::CameraState;
 use crate::mqtt::StationEvent;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,8 +39,8 @@ pub fn open(id: &str, config: &DeviceConfig, station: &Arc<Station>, stop: &Stop
     let (station, id) = (Arc::clone(station), id.to_owned());
     let watch = Mutex::new(Watch::new(config.health));
     let report = move |report: Report| match report {
-        Report::Ready => tell(&station, &id, CameraState::Ready, String::new()),
-        Report::Fault { reason } => tell(&station, &id, CameraState::Fault, reason),
+        Report::Ready => station.source(&id, None),
+        Report::Fault { reason } => station.source(&id, Some(reason)),
         Report::Condition(condition) => {
             let change = watch.lock().unwrap_or_else(PoisonError::into_inner).look(condition);
             if let Some(message) = change {
@@ -54,10 +53,6 @@ pub fn open(id: &str, config: &DeviceConfig, station: &Arc<Station>, stop: &Stop
     };
     let program = Program::new(["capture"]);
     Supervised::new(settings, program, limits, pushed, stop.clone(), Box::new(report))
-}
-
-fn tell(station: &Station, id: &str, state: CameraState, reason: String) {
-    station.tell(StationEvent::Camera { id: id.to_owned(), state, reason });
 }
 
 /// Watches the pictures of one camera.

@@ -6,28 +6,35 @@
 //!         |                  '--refused--> refused/, with NAME.json.reason
 //!         '--still no command after STILL_SCANS looks--> refused/, malformed
 //!
-//!     found in taken/ at a start: refused/, interrupted (nobody knows what became of it)
+//!     found in taken/ at a start: done/ when the desk has accepted it, which it knows for certain; if not
+//!                                 refused/, interrupted
 //!
 //! A file that is half-written is no whole JSON object: it waits until it is one, or has stood still for
 //! so long that it will be none. The deadline counts from when the file came, so that what lay there while
 //! the station was off is review("deadline") and not the picture of another part.
 //!
+//! The desk notes a file's stamp with the acceptance, in one step, so that acceptance and fate agree whenever the
+//! process ends.
+//!
 //! Invariants:
 //! - No file is taken twice: it has left the folder, durably, before the desk hears of it.
 //! - None is lost: it lies in the folder, in `taken`, in `done` or, with its reason, in `refused`.
-//! - At most `SCAN_MAX` files are looked at in one look and `KEPT_MAX` are kept in `done` and `refused`.
+//! - At most `SCAN_MAX` triggers are looked at in one look, and `KEPT_MAX` are kept in `done` and in `refused`. Foreign
+//!   files count for neither, and none is ever moved or removed: `taken`, `done` and `refused` are opened without
+//!   following links, and whatever is done in them is done in the folder that was opened.
 
 use super::station::Station;
 use crate::camera::folder::{hidden, Stamp};
 use crate::camera::Stop;
 use crate::command::{self, Handler, Verb};
-use crate::domain::trigger::{Command, Refusal};
+use crate::domain::trigger::{Command, Refusal, Sender};
 use crate::mqtt::StationEvent;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirEntry, File};
+use std::fs::{self, DirEntry, File, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -41,15 +48,31 @@ const STILL_SCANS: u32 = 20;
 const SCAN_MAX: usize = 1_000;
 /// Files that stay in `done` and in `refused`; beyond them the oldest go.
 const KEPT_MAX: usize = 1_000;
+/// The folder's own folders.
+pub const KEPT: [&str; 3] = ["taken", "done", "refused"];
 /// Raised while the folder cannot be read or its files cannot be moved.
 const ALARM: &str = "trigger_folder";
+
+/// What the desk knows of files, by their stamps.
+pub trait Fates: Send + Sync {
+    /// The trigger in it was accepted, perhaps from a former process.
+    fn was_accepted(&self, stamp: &str) -> bool;
+    /// It lies where its outcome is read, durably, and need not be known any more.
+    fn is_settled(&self, stamp: &str);
+}
 
 /// Starts to watch a folder; ends when the station stops.
 ///
 /// # Errors
-/// The folder's own folders cannot be made, or what lies in `taken` cannot be moved.
-pub fn start(dir: &Path, handler: Handler, station: Arc<Station>, stop: Stop) -> io::Result<JoinHandle<()>> {
-    let mut inbox = Inbox::open(dir, handler)?;
+/// The folder's own folders cannot be made or are links, or what lies in `taken` cannot be moved.
+pub fn start(
+    dir: &Path,
+    handler: Handler,
+    fates: Arc<dyn Fates>,
+    station: Arc<Station>,
+    stop: Stop,
+) -> io::Result<JoinHandle<()>> {
+    let mut inbox = Inbox::open(dir, handler, fates)?;
     let watch = move || {
         let mut fault = None;
         while !stop.wait_until(Instant::now() + LOOK) {
@@ -72,10 +95,32 @@ pub fn start(dir: &Path, handler: Handler, station: Arc<Station>, stop: Stop) ->
 struct Inbox {
     dir: PathBuf,
     handler: Handler,
+    fates: Arc<dyn Fates>,
     /// Files that hold no command yet, and in how many looks they stood still.
     waiting: HashMap<OsString, (Stamp, u32)>,
     /// A file in `taken` whose command finds no room; no other is looked at before it.
-    held: Option<(OsString, Command)>,
+    held: Option<Taken>,
+}
+
+/// The folder's own folders, as they are now.
+struct Own {
+    taken: Folder,
+    done: Folder,
+    refused: Folder,
+}
+
+impl Own {
+    fn open(dir: &Path) -> io::Result<Self> {
+        let folder = |name: &str| Folder::open(&dir.join(name));
+        Ok(Self { taken: folder("taken")?, done: folder("done")?, refused: folder("refused")? })
+    }
+}
+
+/// A file in `taken` and the command in it.
+struct Taken {
+    name: OsString,
+    stamp: String,
+    command: Command,
 }
 
 /// A file and what was read in it.
@@ -87,34 +132,37 @@ struct Found {
 }
 
 impl Inbox {
-    fn open(dir: &Path, handler: Handler) -> io::Result<Self> {
-        for kept in ["taken", "done", "refused"] {
+    fn open(dir: &Path, handler: Handler, fates: Arc<dyn Fates>) -> io::Result<Self> {
+        for kept in KEPT {
             fs::create_dir_all(dir.join(kept))?;
         }
         sync(dir)?;
-        let inbox = Self { dir: dir.to_owned(), handler, waiting: HashMap::new(), held: None };
-        for left in plain_files(&inbox.dir.join("taken"))? {
-            let reason = "interrupted: the station ended while it took this file";
-            inbox.refuse(&left.file_name(), reason)?;
+        let inbox = Self { dir: dir.to_owned(), handler, fates, waiting: HashMap::new(), held: None };
+        let own = Own::open(dir)?;
+        for left in plain_files(&own.taken.path())? {
+            let (name, stamp) = (left.file_name(), stamp(&left.metadata()?));
+            if inbox.fates.was_accepted(&stamp) {
+                tracing::info!(file = %name.display(), "accepted before the former process ended");
+                inbox.done(&own, &name, &stamp)?;
+            } else {
+                refuse(&own, &name, "interrupted: the station ended while it took this file")?;
+            }
         }
         Ok(inbox)
     }
 
     /// One look: everything that is whole is taken, in the order in which it came.
     fn scan(&mut self) -> io::Result<()> {
-        if let Some((name, command)) = self.held.take() {
-            self.hand_over(name, command)?;
+        let own = Own::open(&self.dir)?;
+        if let Some(taken) = self.held.take() {
+            self.hand_over(&own, taken)?;
         }
         let mut found = Vec::new();
-        for entry in plain_files(&self.dir)?.into_iter().take(SCAN_MAX) {
-            let name = entry.file_name();
-            let is_json = Path::new(&name).extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
+        for entry in plain_files(&self.dir)?.into_iter().filter(is_trigger).take(SCAN_MAX) {
             // Gone already: its sender has taken it back.
             let Ok(meta) = entry.metadata() else { continue };
-            if is_json && !hidden(&name) {
-                let since = Duration::new(meta.ctime().max(0) as u64, meta.ctime_nsec().max(0) as u32);
-                found.push(Found { name, came: UNIX_EPOCH + since, stamp: Stamp::of(&meta) });
-            }
+            let since = Duration::new(meta.ctime().max(0) as u64, meta.ctime_nsec().max(0) as u32);
+            found.push(Found { name: entry.file_name(), came: UNIX_EPOCH + since, stamp: Stamp::of(&meta) });
         }
         found.sort_by(|a, b| (a.came, &a.name).cmp(&(b.came, &b.name)));
         self.waiting.retain(|name, _| found.iter().any(|f| f.name == *name));
@@ -122,79 +170,72 @@ impl Inbox {
             if self.held.is_some() {
                 break;
             }
-            self.look(file)?;
+            self.look(&own, file)?;
         }
         Ok(())
     }
 
     /// Takes a file that holds a command, and refuses one that has stood still without.
-    fn look(&mut self, file: Found) -> io::Result<()> {
-        match read(&self.dir.join(&file.name), &file) {
-            Ok(command) => {
-                self.waiting.remove(&file.name);
-                self.claim(&file.name)?;
-                self.hand_over(file.name, command)
+    fn look(&mut self, own: &Own, file: Found) -> io::Result<()> {
+        if let Err(refusal) = read(&self.dir.join(&file.name), &file.name, file.came) {
+            let known = self.waiting.get(&file.name).filter(|(stamp, _)| *stamp == file.stamp);
+            let still = known.map_or(0, |(_, still)| still + 1);
+            if still < STILL_SCANS {
+                self.waiting.insert(file.name, (file.stamp, still));
+                return Ok(());
             }
-            Err(refusal) => {
-                let known = self.waiting.get(&file.name).filter(|(stamp, _)| *stamp == file.stamp);
-                let still = known.map_or(0, |(_, still)| still + 1);
-                if still < STILL_SCANS {
-                    self.waiting.insert(file.name, (file.stamp, still));
-                    return Ok(());
-                }
-                self.waiting.remove(&file.name);
-                self.claim(&file.name)?;
-                self.refuse(&file.name, &said(&refusal))
-            }
+            self.waiting.remove(&file.name);
+            self.claim(own, &file.name)?;
+            return refuse(own, &file.name, &said(&refusal));
+        }
+        self.waiting.remove(&file.name);
+        self.claim(own, &file.name)?;
+        // What was claimed is what counts: another may have taken its place since it was read.
+        let taken = own.taken.path().join(&file.name);
+        let meta = fs::symlink_metadata(&taken)?;
+        let came = if Stamp::of(&meta) == file.stamp { file.came } else { SystemTime::now() };
+        match read(&taken, &file.name, came) {
+            Ok(command) => self.hand_over(own, Taken { name: file.name, stamp: stamp(&meta), command }),
+            Err(refusal) => refuse(own, &file.name, &said(&refusal)),
         }
     }
 
     /// Out of the folder, before anybody hears of it.
-    fn claim(&self, name: &OsStr) -> io::Result<()> {
-        let taken = self.dir.join("taken");
-        fs::rename(self.dir.join(name), taken.join(name))?;
-        sync(&taken)?;
+    fn claim(&self, own: &Own, name: &OsStr) -> io::Result<()> {
+        fs::rename(self.dir.join(name), own.taken.path().join(name))?;
+        own.taken.sync()?;
         sync(&self.dir)
     }
 
-    fn hand_over(&mut self, name: OsString, command: Command) -> io::Result<()> {
-        match (self.handler)(command.clone()) {
-            Ok(()) => {
-                tracing::info!(file = %name.display(), "a trigger by file");
-                self.keep(&name, "done", "refused")
-            }
-            Err(Refusal::Full { .. } | Refusal::NotStored { .. } | Refusal::Starting | Refusal::Stopping) => {
-                self.held = Some((name, command));
-                Ok(())
-            }
-            Err(refusal) => self.refuse(&name, &said(&refusal)),
+    fn hand_over(&mut self, own: &Own, taken: Taken) -> io::Result<()> {
+        let Taken { name, stamp, command } = &taken;
+        let sender = Sender::File { name: name.to_string_lossy().into_owned(), stamp: stamp.clone() };
+        let correlation_id = match command {
+            Command::Trigger(request) => request.trigger.correlation_id.clone(),
+            Command::Pipeline { .. } | Command::Pause { .. } | Command::Resume { .. } => None,
+        };
+        let outcome = (self.handler)(command.clone(), &sender);
+        if outcome.as_ref().is_err_and(Refusal::passes) {
+            self.held = Some(taken);
+            return Ok(());
+        }
+        command::log::outcome(Verb::Trigger.as_str(), &sender, correlation_id.as_deref(), &outcome);
+        match outcome {
+            Ok(()) => self.done(own, name, stamp),
+            Err(refusal) => refuse(own, name, &said(&refusal)),
         }
     }
 
-    /// The reason is there before the file is.
-    fn refuse(&self, name: &OsStr, reason: &str) -> io::Result<()> {
-        tracing::warn!(file = %name.display(), reason, "a trigger by file is refused");
-        fs::write(reason_of(&self.dir.join("refused").join(name)), format!("{reason}\n"))?;
-        self.keep(name, "refused", "done")
-    }
-
-    /// From `taken` to where its outcome is read; a former file of this name has had its outcome.
-    fn keep(&self, name: &OsStr, to: &str, not: &str) -> io::Result<()> {
-        let (to, not) = (self.dir.join(to), self.dir.join(not).join(name));
-        fs::rename(self.dir.join("taken").join(name), to.join(name))?;
-        for former in [reason_of(&not), not] {
-            match fs::remove_file(former) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        sync(&to)?;
-        prune(&to, KEPT_MAX)
+    /// An accepted file goes where its sender sees it.
+    fn done(&self, own: &Own, name: &OsStr, stamp: &str) -> io::Result<()> {
+        keep(own, name, &own.done, &own.refused)?;
+        self.fates.is_settled(stamp);
+        Ok(())
     }
 
     /// What found no room until the stop is for the next start.
     fn put_back(&mut self) {
-        let Some((name, _)) = self.held.take() else { return };
+        let Some(Taken { name, .. }) = self.held.take() else { return };
         let taken = self.dir.join("taken").join(&name);
         // A link, because it does not take the place of a new file of this name.
         let back = fs::hard_link(&taken, self.dir.join(&name)).and_then(|()| fs::remove_file(&taken));
@@ -204,8 +245,35 @@ impl Inbox {
     }
 }
 
+/// The reason is there before the file is.
+fn refuse(own: &Own, name: &OsStr, reason: &str) -> io::Result<()> {
+    fs::write(reason_of(&own.refused.path().join(name)), format!("{reason}\n"))?;
+    keep(own, name, &own.refused, &own.done)
+}
+
+/// From `taken` to where its outcome is read; a former file of this name has had its outcome.
+fn keep(own: &Own, name: &OsStr, to: &Folder, not: &Folder) -> io::Result<()> {
+    fs::rename(own.taken.path().join(name), to.path().join(name))?;
+    let not = not.path().join(name);
+    for former in [reason_of(&not), not] {
+        match fs::remove_file(former) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    to.sync()?;
+    prune(&to.path(), KEPT_MAX)
+}
+
+/// What a file is known by, wherever it is moved. Its number may be given to another file, but not with the same
+/// time of writing.
+fn stamp(meta: &Metadata) -> String {
+    let (dev, ino, size) = (meta.dev(), meta.ino(), meta.len());
+    format!("{dev}:{ino}:{}.{:09}:{size}", meta.mtime(), meta.mtime_nsec())
+}
+
 /// The command in a file, whose name stands in for a correlation id that it does not have.
-fn read(path: &Path, file: &Found) -> Result<Command, Refusal> {
+fn read(path: &Path, name: &OsStr, came: SystemTime) -> Result<Command, Refusal> {
     let unreadable = |e: io::Error| Refusal::Malformed { reason: format!("it cannot be read: {e}") };
     let mut text = Vec::new();
     let limit = command::BYTES_MAX as u64 + 1;
@@ -213,11 +281,18 @@ fn read(path: &Path, file: &Found) -> Result<Command, Refusal> {
     if text.is_empty() {
         return Err(Refusal::Malformed { reason: "the file is empty".into() });
     }
-    let age = file.came.elapsed().unwrap_or_default();
+    let age = came.elapsed().unwrap_or_default();
     let now = Instant::now();
     let received = now.checked_sub(age).unwrap_or(now);
-    let stem = Path::new(&file.name).file_stem().and_then(OsStr::to_str);
-    Ok(command::words(&text)?.correlated_by(stem).order(Verb::Trigger, received)?.command)
+    let words = command::words(&text)?;
+    let own_id = words.correlation_id.clone();
+    let stem = Path::new(name).file_stem().and_then(OsStr::to_str);
+    let mut command = words.correlated_by(stem).order(Verb::Trigger, received)?.command;
+    if let Command::Trigger(request) = &mut command {
+        // Files of one name may follow each other, and each is a trigger.
+        request.name = own_id;
+    }
+    Ok(command)
 }
 
 fn said(refusal: &Refusal) -> String {
@@ -241,10 +316,14 @@ fn plain_files(dir: &Path) -> io::Result<Vec<DirEntry>> {
     Ok(files)
 }
 
-/// Leaves the newest files and their reasons.
+fn is_trigger(entry: &DirEntry) -> bool {
+    let name = entry.file_name();
+    Path::new(&name).extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) && !hidden(&name)
+}
+
+/// Leaves the newest triggers and their reasons.
 fn prune(dir: &Path, max: usize) -> io::Result<()> {
-    let is_reason = |e: &DirEntry| Path::new(&e.file_name()).extension().is_some_and(|e| e == "reason");
-    let mut files: Vec<_> = plain_files(dir)?.into_iter().filter(|e| !is_reason(e)).collect();
+    let mut files: Vec<_> = plain_files(dir)?.into_iter().filter(is_trigger).collect();
     if files.len() <= max {
         return Ok(());
     }
@@ -257,6 +336,31 @@ fn prune(dir: &Path, max: usize) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A folder that was opened without following a link; its path leads there even when another takes its name.
+struct Folder(File);
+
+impl Folder {
+    fn open(path: &Path) -> io::Result<Self> {
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let opened = File::options().read(true).custom_flags(flags).open(path);
+        let named = |e: io::Error| {
+            let is_link = fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink());
+            let why =
+                if is_link { "is a link, and must be a folder of its own".into() } else { e.to_string() };
+            io::Error::new(e.kind(), format!("{}: {why}", path.display()))
+        };
+        opened.map(Self).map_err(named)
+    }
+
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
 }
 
 /// Makes the names in a folder durable.

@@ -1,6 +1,7 @@
 //! Tests of triggers by file: what is taken, refused and kept, across restarts.
 
 use super::*;
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 /// A folder, and a desk that writes down what it accepts.
@@ -9,24 +10,47 @@ struct Rig {
     accepted: Arc<Mutex<Vec<Command>>>,
     /// What the desk says next; accepted without.
     refusal: Arc<Mutex<Option<Refusal>>>,
+    /// Stamps of files that were accepted and are not settled.
+    known: Arc<Known>,
+}
+
+#[derive(Default)]
+struct Known(Mutex<BTreeSet<String>>);
+
+impl Fates for Known {
+    fn was_accepted(&self, stamp: &str) -> bool {
+        self.0.lock().unwrap().contains(stamp)
+    }
+
+    fn is_settled(&self, stamp: &str) {
+        self.0.lock().unwrap().remove(stamp);
+    }
 }
 
 impl Rig {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, accepted: Arc::default(), refusal: Arc::default() }
+        Self { dir, accepted: Arc::default(), refusal: Arc::default(), known: Arc::default() }
     }
 
     fn open(&self) -> Inbox {
+        self.try_open().unwrap()
+    }
+
+    fn try_open(&self) -> io::Result<Inbox> {
         let (accepted, refusal) = (Arc::clone(&self.accepted), Arc::clone(&self.refusal));
-        let handler: Handler = Arc::new(move |command| {
+        let known = Arc::clone(&self.known);
+        let handler: Handler = Arc::new(move |command, sender| {
             if let Some(refusal) = refusal.lock().unwrap().clone() {
                 return Err(refusal);
             }
+            let Sender::File { stamp, .. } = sender else { panic!("{sender:?}") };
+            known.0.lock().unwrap().insert(stamp.clone());
             accepted.lock().unwrap().push(command);
             Ok(())
         });
-        Inbox::open(self.dir.path(), handler).unwrap()
+        let fates: Arc<dyn Fates> = Arc::<Known>::clone(&self.known);
+        Inbox::open(self.dir.path(), handler, fates)
     }
 
     fn refuses(&self, refusal: Option<Refusal>) {
@@ -212,5 +236,103 @@ fn a_folder_that_is_gone_is_an_error_until_it_is_back() {
     fs::remove_dir(&away).unwrap();
     rig.put("a.json", "{}");
     assert!(inbox.scan().is_err());
-    assert!(rig.has("taken/a.json"), "the file is not lost");
+    assert!(rig.has("a.json") && rig.parts().is_empty(), "the file is not lost");
+    fs::create_dir(&away).unwrap();
+    inbox.scan().unwrap();
+    assert!(rig.has("done/a.json") && rig.parts().len() == 1);
+}
+
+/// A crash at each place between the folder and `done`.
+#[test]
+fn after_a_crash_a_file_that_was_accepted_is_done_and_any_other_refused() {
+    let rig = Rig::new();
+    let own = || Own::open(rig.dir.path()).unwrap();
+    let inbox = rig.open();
+    for name in ["claimed.json", "accepted.json"] {
+        rig.put(name, "{}");
+        inbox.claim(&own(), OsStr::new(name)).unwrap();
+    }
+    let meta = fs::metadata(rig.dir.path().join("taken/accepted.json")).unwrap();
+    rig.known.0.lock().unwrap().insert(stamp(&meta));
+    drop(inbox);
+    rig.open();
+    assert!(rig.has("done/accepted.json") && !rig.has("refused/accepted.json"));
+    assert!(rig.text("refused/claimed.json.reason").starts_with("interrupted: "));
+    assert!(rig.known.0.lock().unwrap().is_empty(), "settled, and not known any more");
+    assert!(rig.parts().is_empty(), "nothing is taken twice");
+}
+
+#[test]
+fn a_file_that_takes_the_place_of_one_that_was_read_is_the_one_that_counts() {
+    let rig = Rig::new();
+    let mut inbox = rig.open();
+    rig.put("a.json", r#"{"part_id":"P1"}"#);
+    let meta = fs::metadata(rig.dir.path().join("a.json")).unwrap();
+    let found = Found { name: "a.json".into(), came: SystemTime::now(), stamp: Stamp::of(&meta) };
+    rig.put("a.json", r#"{"part_id":"P2"}"#);
+    inbox.look(&Own::open(rig.dir.path()).unwrap(), found).unwrap();
+    assert_eq!(rig.parts(), ["P2"]);
+}
+
+#[test]
+fn files_of_one_name_are_triggers_of_their_own_and_an_id_of_their_own_names_them() {
+    let rig = Rig::new();
+    let mut inbox = rig.open();
+    for text in ["{}", "{}", r#"{"correlation_id":"c1"}"#] {
+        rig.put("trigger.json", text);
+        inbox.scan().unwrap();
+    }
+    let names = rig
+        .accepted
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|c| match c {
+            Command::Trigger(r) => (r.name.clone(), r.trigger.correlation_id.clone().unwrap()),
+            other => panic!("{other:?}"),
+        })
+        .collect::<Vec<_>>();
+    let stem = (None, "trigger".to_owned());
+    assert_eq!(names, [stem.clone(), stem, (Some("c1".into()), "c1".into())]);
+}
+
+#[test]
+fn foreign_files_do_not_keep_triggers_waiting_and_stay() {
+    let rig = Rig::new();
+    let mut inbox = rig.open();
+    for n in 0..=SCAN_MAX {
+        fs::write(rig.dir.path().join(format!("{n}.png")), "").unwrap();
+    }
+    rig.put("z.json", r#"{"part_id":"P1"}"#);
+    inbox.scan().unwrap();
+    assert_eq!(rig.parts(), ["P1"]);
+    fs::write(rig.dir.path().join("done/notes.txt"), "").unwrap();
+    prune(&rig.dir.path().join("done"), 0).unwrap();
+    assert!(rig.has("done/notes.txt") && !rig.has("done/z.json") && rig.has("7.png"));
+}
+
+#[test]
+fn a_link_in_the_place_of_a_folder_is_an_error_and_nothing_behind_it_is_removed() {
+    let rig = Rig::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let foreign = elsewhere.path().join("a.json");
+    fs::write(&foreign, "{}").unwrap();
+    let mut inbox = rig.open();
+    let done = rig.dir.path().join("done");
+    fs::remove_dir(&done).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), &done).unwrap();
+    rig.put("b.json", "{}");
+    let error = inbox.scan().unwrap_err().to_string();
+    assert!(error.contains("done: is a link"), "{error}");
+    assert!(rig.try_open().is_err_and(|e| e.to_string().contains("is a link")));
+    assert!(rig.has("b.json") && rig.parts().is_empty() && foreign.exists());
+    // A folder that is open already leads to itself, whatever has taken its name.
+    fs::remove_file(&done).unwrap();
+    fs::create_dir(&done).unwrap();
+    let own = Own::open(rig.dir.path()).unwrap();
+    fs::rename(&done, rig.dir.path().join("was_done")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), &done).unwrap();
+    inbox.claim(&own, OsStr::new("b.json")).unwrap();
+    keep(&own, OsStr::new("b.json"), &own.done, &own.refused).unwrap();
+    assert!(rig.has("was_done/b.json") && !elsewhere.path().join("b.json").exists());
 }

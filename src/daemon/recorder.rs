@@ -11,8 +11,6 @@
 use super::station::Station;
 use crate::camera::Stop;
 use crate::domain::inspection::Inspection;
-use crate::mqtt::message::CameraState;
-use crate::mqtt::StationEvent;
 use crate::store::error::StoreError;
 use crate::store::Store;
 use crate::web::images;
@@ -116,9 +114,9 @@ impl Recorder {
         Ok(self.store.commit(inspection, image)?.seq)
     }
 
-    /// Tells the state of a camera.
-    pub fn camera(&self, id: &str, state: CameraState, reason: String) {
-        self.station.tell(StationEvent::Camera { id: id.to_owned(), state, reason });
+    /// The source of a camera gives pictures, or a reason why not.
+    pub fn source(&self, camera: &str, fault: Option<String>) {
+        self.station.source(camera, fault);
     }
 
     /// True once something could not be stored.

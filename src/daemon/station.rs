@@ -1,11 +1,14 @@
 //! What the station says about itself: states of cameras, alarms, counts, and whether it is alive.
 
+use super::board::Board;
+use crate::domain::camera::{CameraStatus, LineState};
 use crate::domain::grade::Verdict;
 use crate::domain::inspection::Inspection;
+use crate::mqtt::command::{Tell, ALARM_REFUSED};
 use crate::mqtt::message::Stats;
 use crate::mqtt::StationEvent;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -15,6 +18,9 @@ const LATENCIES_MAX: usize = 4096;
 /// Shared by all threads of the line.
 pub struct Station {
     events: mpsc::Sender<StationEvent>,
+    board: Board,
+    /// The broker lets nobody hear commands.
+    commands_refused: AtomicBool,
     counts: Mutex<Counts>,
     started: Instant,
     /// Milliseconds after `started` of the last sign of life.
@@ -30,18 +36,72 @@ struct Counts {
     latencies_ms: Vec<f64>,
 }
 
+/// Tells the alarms of the connection for commands; a station that hears none is not ready.
+pub fn hearing(station: &Arc<Station>) -> Tell {
+    let station = Arc::clone(station);
+    Box::new(move |event| {
+        if let StationEvent::Alarm { code, raised, .. } = &event {
+            if code == ALARM_REFUSED {
+                station.commands_refused.store(*raised, Ordering::Relaxed);
+            }
+        }
+        station.tell(event);
+    })
+}
+
 impl Station {
     /// A station that tells its events to `events`.
     pub fn new(events: mpsc::Sender<StationEvent>) -> Self {
-        Self { events, counts: Mutex::default(), started: Instant::now(), alive_ms: AtomicU64::new(0) }
+        Self {
+            events,
+            board: Board::default(),
+            commands_refused: AtomicBool::new(false),
+            counts: Mutex::default(),
+            started: Instant::now(),
+            alive_ms: AtomicU64::new(0),
+        }
     }
 
-    /// Tells an event to MQTT. When its queue is full the event is lost: the states that matter are
+    /// Tells an event to MQTT. False when its queue is full, and the event lost: the states that matter are
     /// told again, and no result goes this way.
-    pub fn tell(&self, event: StationEvent) {
-        if let Err(error) = self.events.try_send(event) {
+    pub fn tell(&self, event: StationEvent) -> bool {
+        let sent = self.events.try_send(event);
+        if let Err(error) = &sent {
             tracing::warn!(%error, "an event was not told");
         }
+        sent.is_ok()
+    }
+
+    /// The source of a camera gives pictures, or a reason why not.
+    pub fn source(&self, camera: &str, fault: Option<String>) {
+        self.board.source(camera, fault);
+        self.say_cameras();
+    }
+
+    /// What the desk has a camera do; `no_recipe` says why it may judge nothing.
+    pub fn line(&self, camera: &str, line: LineState, no_recipe: Option<String>) {
+        self.board.line(camera, line, no_recipe);
+        self.say_cameras();
+    }
+
+    /// Why the store accepts nothing. Called every second, so that what was not told is told again.
+    pub fn store_full(&self, reason: Option<&str>) {
+        self.board.store_full(reason);
+        self.say_cameras();
+    }
+
+    /// How the cameras are, by id.
+    pub fn cameras(&self) -> Vec<(String, CameraStatus)> {
+        self.board.all()
+    }
+
+    fn say_cameras(&self) {
+        self.board.publish(|id, status| self.tell(StationEvent::Camera { id: id.to_owned(), status }));
+    }
+
+    /// False while the broker refuses the subscription to commands.
+    pub fn hears_commands(&self) -> bool {
+        !self.commands_refused.load(Ordering::Relaxed)
     }
 
     /// The inspector lives.

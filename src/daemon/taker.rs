@@ -10,7 +10,7 @@
 //! that has one clears it.
 
 use super::cameras::{Feed, Shot};
-use super::desk::Counter;
+use super::counter::Counter;
 use super::recorder::Recorder;
 use super::station::Station;
 use crate::camera::window::{Taken, Window};
@@ -19,7 +19,6 @@ use crate::domain::frame::{Frame, Trigger};
 use crate::domain::grade::Reason;
 use crate::domain::trigger::Request;
 use crate::inspect::uninspected;
-use crate::mqtt::message::CameraState::{Fault, Ready};
 use crate::mqtt::StationEvent;
 use crate::queue::{Popped, Pushed};
 use crate::vlm::ModelInfo;
@@ -252,8 +251,7 @@ impl Taker {
         if self.source.reports_itself() {
             return;
         }
-        let (state, reason) = fault.map_or((Ready, String::new()), |e| (Fault, e.to_string()));
-        self.recorder.camera(&self.id, state, reason);
+        self.recorder.source(&self.id, fault.map(ToString::to_string));
     }
 }
 

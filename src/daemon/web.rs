@@ -36,6 +36,7 @@ pub fn start(
     let station = Arc::clone(station);
     let probe: Probe = Box::new(move || Health {
         alive: station.alive_within(STALL),
+        commands: station.hears_commands(),
         broker: matches!(*phase.borrow(), Phase::CatchingUp | Phase::Live),
     });
     let pipelines = config.pipelines.values().cloned().collect();

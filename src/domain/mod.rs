@@ -5,6 +5,7 @@
 //! Disk and wire forms are versioned types of their own, in `store` and `mqtt`, so that a change
 //! here never changes what is stored or published without anybody noticing.
 
+pub mod camera;
 pub mod detection;
 pub mod finding;
 pub mod frame;

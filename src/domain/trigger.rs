@@ -6,6 +6,7 @@
 //! the desk; its answer, accepted or a `Refusal`, goes back to the sender.
 
 use super::frame::Trigger;
+use std::fmt;
 use std::time::Instant;
 
 /// A picture that somebody wants.
@@ -16,6 +17,8 @@ pub struct Request {
     /// `name` of a part with several views. Without it and without a camera: the only such part of the
     /// config or, where there is not exactly one, every camera that takes triggers.
     pub part: Option<String>,
+    /// The correlation id that the sender itself gave: two triggers of one name are the same one, come twice.
+    pub name: Option<String>,
     pub trigger: Trigger,
     /// When the request came; its deadline counts from here.
     pub received: Instant,
@@ -25,7 +28,7 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     Trigger(Request),
-    /// Pictures from now on are inspected by this pipeline, which must be known to the config.
+    /// Pictures from now on are inspected by this pipeline, which must be one of `pipelines_dir`.
     Pipeline {
         camera: Option<String>,
         pipeline: String,
@@ -41,6 +44,28 @@ pub enum Command {
     Retry,
 }
 
+/// Who sent a command, and by which door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// A client of the broker, which does not say who publishes.
+    Mqtt,
+    /// An account or a token of the web server, by its name.
+    Http { name: String },
+    /// A file in the trigger folder. `stamp` is the same as long as the file is the same one, wherever it is moved.
+    File { name: String, stamp: String },
+}
+
+impl fmt::Display for Sender {
+    /// `mqtt`, `http:NAME`, `file:NAME`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mqtt => f.write_str("mqtt"),
+            Self::Http { name } => write!(f, "http:{name}"),
+            Self::File { name, .. } => write!(f, "file:{name}"),
+        }
+    }
+}
+
 /// Why a command is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -54,8 +79,20 @@ pub enum Refusal {
     Paused { camera: String },
     #[error("{waiting} triggers wait for camera {camera} already")]
     Full { camera: String, waiting: usize },
-    #[error("there is no pipeline {pipeline:?} in the config; there are {known}")]
+    #[error("there is no pipeline {pipeline:?} in pipelines_dir; there are {known}")]
     NoPipeline { pipeline: String, known: String },
+    /// Camera and pipeline do not go together, for a reason that the config would be refused for, too.
+    #[error("pipeline {pipeline} does not fit camera {camera}: {reason}")]
+    Unfit { camera: String, pipeline: String, reason: String },
+    /// The camera has no recipe that it may judge by.
+    #[error("camera {camera} is in fault: {reason}")]
+    Fault { camera: String, reason: String },
+    /// A correlation id names one trigger.
+    #[error("correlation_id {correlation_id:?} was that of another trigger of the same camera or part {ago_s} s ago")]
+    Repeated { correlation_id: String, ago_s: u64 },
+    /// Who may send commands may not thereby publish anywhere.
+    #[error("the response topic {topic:?} is not below {below}, or is a command's own")]
+    ResponseTopic { topic: String, below: String },
     /// What cannot be noted is not accepted.
     #[error("it cannot be noted now: {reason}")]
     NotStored { reason: String },
@@ -69,6 +106,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// True for what may be over in a moment, without a change of the command or of the cameras' orders.
+    pub const fn passes(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::NotStored { .. } | Self::Starting | Self::Stopping)
+    }
+
     /// Stable word for machines.
     pub const fn code(&self) -> &'static str {
         match self {
@@ -78,6 +120,10 @@ impl Refusal {
             Self::Paused { .. } => "paused",
             Self::Full { .. } => "full",
             Self::NoPipeline { .. } => "no_pipeline",
+            Self::Unfit { .. } => "unfit",
+            Self::Fault { .. } => "fault",
+            Self::Repeated { .. } => "repeated",
+            Self::ResponseTopic { .. } => "response_topic",
             Self::NotStored { .. } => "not_stored",
             Self::Starting => "starting",
             Self::Stopping => "stopping",

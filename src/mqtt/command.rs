@@ -1,33 +1,54 @@
 //! Commands in, acknowledgements out: a second client, so that nothing that comes in can hold up results.
 //!
-//!     broker --cmd/{trigger,pipeline,pause,resume}--> parse --> desk (a function of the daemon)
-//!     broker <--cmd/ack, or the sender's response topic-- accepted, or refused with its reason
+//!     broker --cmd/{trigger,pipeline,pause,resume}--> ears --queue (bounded)--> one at a time: parse --> desk
+//!     broker <--PUBACK-- after the answer <--cmd/ack, or the sender's response topic: accepted, or the reason--'
+//!
+//! Who hears never waits for who carries out, and who carries out may wait for room in the client: so a burst is
+//! answered command by command, however long it is, and the broker keeps what it may not have open.
 //!
 //! Invariants:
 //! - Packets of more than `COMMAND_BYTES_MAX` end the connection, which is made anew; results flow on.
-//! - Retained commands are refused: they are old, whoever sees them.
-//! - The session is clean: a command that came while the station was away is not carried out late.
-//! - Every command gets one acknowledgement, on the response topic that it names (MQTT 5) or `cmd/ack`.
+//! - Retained commands are refused: they are old, whoever sees them. So is a trigger without any text, which is what
+//!   clearing a retained one looks like.
+//! - The session is clean: a command that came while the station was away is not carried out late, nor is one that
+//!   waited when the connection ended. A sender without an answer may send it again under its correlation id.
+//! - Every command gets one acknowledgement, on `cmd/ack` or on the response topic that it names (MQTT 5), which must
+//!   lie below the station's own `cmd/`: who may command may not thereby publish elsewhere.
+//! - A broker that lets nobody hear commands, or two stations under one client id, raise an alarm.
+
+mod wire;
 
 use super::message::SCHEMA;
-use super::{MqttOptions, Protocol};
+use super::{MqttOptions, StationEvent};
 use crate::command::{self, Handler, Order, Verb};
-use crate::domain::trigger::Refusal;
+use crate::domain::trigger::{Refusal, Sender};
 use crate::store::record::rfc3339;
-use rumqttc::v5;
 use serde::Serialize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use wire::{Arrived, Ears, Heard, Lost, Receipt, Voice};
 
 /// Longest packet that is taken in.
 pub const COMMAND_BYTES_MAX: u32 = command::BYTES_MAX as u32;
-/// Requests that wait inside the client: four subscriptions and the acknowledgements of a burst.
-const REQUESTS_MAX: usize = 64;
+/// Commands that wait for their turn; a broker of MQTT 5 is told not to have more open.
+pub const QUEUE_MAX: u16 = 512;
 /// Waits between connections double from the first to the last of these.
 const RECONNECT_MIN: Duration = Duration::from_millis(500);
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
-/// The longest wait for TCP and CONNACK.
-const CONNECT_WAIT_S: u64 = 5;
+/// A connection that has lasted so long is nobody else's; a refused subscription is asked for again after it.
+const SETTLED: Duration = Duration::from_secs(60);
+/// Connections in a row that end sooner, until somebody else is suspected to use the client id.
+const SHORT_MAX: u32 = 4;
+
+/// Raised while the broker refuses the subscription to commands.
+pub const ALARM_REFUSED: &str = "commands_refused";
+/// Raised while another client seems to use the station's client id.
+pub const ALARM_TAKEN: &str = "client_id_taken";
+
+/// Says an alarm of the connection.
+pub type Tell = Box<dyn Fn(StationEvent) + Send + Sync>;
 
 /// The running listener; it ends when this is dropped, however the line ends.
 #[must_use]
@@ -40,42 +61,119 @@ impl Drop for Listening {
 }
 
 /// Listens for commands. Call it inside a tokio runtime.
-pub fn listen(options: MqttOptions, handler: Handler) -> Listening {
-    let listener = Listener { options, handler };
-    Listening(tokio::spawn(async move {
-        let mut wait = RECONNECT_MIN;
-        loop {
-            let began = Instant::now();
-            let reason = match listener.options.protocol {
-                Protocol::V5 => listener.connection_v5().await,
-                Protocol::V311 => listener.connection_v4().await,
-            };
-            if began.elapsed() > RECONNECT_MAX {
-                wait = RECONNECT_MIN;
-            }
-            tracing::warn!(%reason, "the connection for commands is gone");
-            tokio::time::sleep(wait.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
-            wait = (2 * wait).min(RECONNECT_MAX);
-        }
-    }))
-}
-
-/// What an arrived message says, whatever the protocol.
-struct Arrived<'a> {
-    topic: &'a str,
-    payload: &'a [u8],
-    retained: bool,
-    /// Of MQTT 5.
-    response_topic: Option<String>,
-    correlation: Option<Vec<u8>>,
+pub fn listen(options: MqttOptions, handler: Handler, tell: Tell) -> Listening {
+    let listener =
+        Listener { options, handler, tell, refused: AtomicBool::new(false), taken: AtomicBool::new(false) };
+    Listening(tokio::spawn(async move { listener.run().await }))
 }
 
 struct Listener {
     options: MqttOptions,
     handler: Handler,
+    tell: Tell,
+    /// The alarms that stand.
+    refused: AtomicBool,
+    taken: AtomicBool,
 }
 
 impl Listener {
+    async fn run(&self) {
+        // Those of a former run do not stand any more.
+        for code in [ALARM_REFUSED, ALARM_TAKEN] {
+            self.alarm(code, String::new());
+        }
+        let (mut wait, mut short) = (RECONNECT_MIN, 0);
+        loop {
+            let began = Instant::now();
+            let (was_up, lost) = self.connection().await;
+            let lasted = began.elapsed();
+            if lasted > RECONNECT_MAX {
+                wait = RECONNECT_MIN;
+            }
+            tracing::warn!(reason = %lost.reason, "the connection for commands is gone");
+            short = if was_up && lasted < SETTLED { short + 1 } else { 0 };
+            self.suspect(&lost, short);
+            tokio::time::sleep(wait.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
+            wait = (2 * wait).min(RECONNECT_MAX);
+        }
+    }
+
+    /// One connection, from CONNECT to its end; whether it was up.
+    async fn connection(&self) -> (bool, Lost) {
+        let (voice, ears) = wire::connection(&self.options, &self.client_id());
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX.into());
+        let mut up = false;
+        let lost = tokio::select! {
+            lost = self.hear(&voice, ears, &queue, &mut up) => lost,
+            never = self.carry_out(&voice, waiting) => never,
+            never = self.settle(&voice) => never,
+        };
+        (up, lost)
+    }
+
+    /// Queues what comes in. Never waits but for the network.
+    async fn hear(
+        &self,
+        voice: &Voice,
+        mut ears: Ears,
+        queue: &mpsc::Sender<Arrived>,
+        up: &mut bool,
+    ) -> Lost {
+        let gone = |reason: String| Lost { reason, taken_over: false };
+        loop {
+            match ears.next().await {
+                Ok(Heard::Up) => {
+                    *up = true;
+                    if voice.subscribe(self.topics()).is_err() {
+                        return gone("the client took no subscription".into());
+                    }
+                }
+                Ok(Heard::Subscribed { refused }) => self.subscribed(&refused),
+                Ok(Heard::Command(arrived)) => match queue.try_send(arrived) {
+                    Ok(()) => {}
+                    // QoS 0 promises nothing, and its sender waits for an answer that says so.
+                    Err(mpsc::error::TrySendError::Full(Arrived {
+                        receipt: Receipt::None, topic, ..
+                    })) => {
+                        tracing::warn!(topic, "a command with QoS 0 is lost: {QUEUE_MAX} wait already");
+                    }
+                    Err(_) => return gone(format!("the broker has more than {QUEUE_MAX} commands open")),
+                },
+                Ok(Heard::Other) => {}
+                Err(lost) => return lost,
+            }
+        }
+    }
+
+    /// Carries out what waits, in its order; the broker has its PUBACK when the answer is on its way.
+    async fn carry_out(&self, voice: &Voice, mut waiting: mpsc::Receiver<Arrived>) -> Lost {
+        while let Some(arrived) = waiting.recv().await {
+            let answer = self.take(&arrived).await;
+            let answered = match answer {
+                Some((to, answer)) => voice.answer(to, answer, arrived.correlation).await,
+                None => Ok(()),
+            };
+            if answered.is_err() || voice.acknowledge(&arrived.receipt).await.is_err() {
+                break;
+            }
+        }
+        // The ears know why.
+        std::future::pending().await
+    }
+
+    /// What time brings: a connection that lasts is nobody else's, and a broker may have changed its mind.
+    async fn settle(&self, voice: &Voice) -> Lost {
+        loop {
+            tokio::time::sleep(SETTLED).await;
+            if self.taken.swap(false, Ordering::Relaxed) {
+                self.alarm(ALARM_TAKEN, String::new());
+            }
+            if self.refused.load(Ordering::Relaxed) && voice.subscribe(self.topics()).is_err() {
+                tracing::warn!("a refused subscription could not be asked for again");
+            }
+        }
+    }
+
     fn client_id(&self) -> String {
         format!("{}-cmd", self.options.client_id)
     }
@@ -84,130 +182,97 @@ impl Listener {
         Verb::ALL.into_iter().map(|verb| format!("{}/cmd/{}", self.options.prefix, verb.as_str()))
     }
 
-    async fn connection_v5(&self) -> String {
-        use v5::mqttbytes::{v5::Packet, QoS};
-        let mut o = v5::MqttOptions::new(self.client_id(), &self.options.host, self.options.port);
-        o.set_transport(self.options.transport());
-        o.set_keep_alive(self.options.keep_alive);
-        o.set_clean_start(true);
-        o.set_max_packet_size(Some(COMMAND_BYTES_MAX));
-        o.set_connection_timeout(CONNECT_WAIT_S);
-        if let Some(user) = &self.options.username {
-            o.set_credentials(user, self.options.password.as_deref().unwrap_or_default());
+    fn subscribed(&self, refused: &[usize]) {
+        let topics: Vec<_> =
+            self.topics().enumerate().filter(|(i, _)| refused.contains(i)).map(|(_, topic)| topic).collect();
+        if topics.is_empty() {
+            tracing::info!("commands are heard");
+        } else {
+            let topics = topics.join(", ");
+            tracing::error!(topics, "the broker refuses the subscription to commands");
         }
-        let (client, mut eventloop) = v5::AsyncClient::new(o, REQUESTS_MAX);
-        loop {
-            match eventloop.poll().await {
-                Ok(v5::Event::Incoming(Packet::ConnAck(_))) => {
-                    for topic in self.topics() {
-                        if client.try_subscribe(topic, QoS::AtLeastOnce).is_err() {
-                            return "the client took no subscription".into();
-                        }
-                    }
-                }
-                Ok(v5::Event::Incoming(Packet::Publish(publish))) => {
-                    let Ok(topic) = std::str::from_utf8(&publish.topic) else { continue };
-                    let properties = publish.properties.as_ref();
-                    let arrived = Arrived {
-                        topic,
-                        payload: &publish.payload,
-                        retained: publish.retain,
-                        response_topic: properties.and_then(|p| p.response_topic.clone()),
-                        correlation: properties.and_then(|p| p.correlation_data.as_ref()).map(|c| c.to_vec()),
-                    };
-                    let properties = v5::mqttbytes::v5::PublishProperties {
-                        correlation_data: arrived.correlation.clone().map(Into::into),
-                        ..Default::default()
-                    };
-                    let Some((to, ack)) = self.take(&arrived).await else { continue };
-                    let sent =
-                        client.try_publish_with_properties(to, QoS::AtLeastOnce, false, ack, properties);
-                    if let Err(error) = sent {
-                        tracing::warn!(%error, "an acknowledgement was not sent");
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => return error.to_string(),
-            }
+        let was = self.refused.swap(!topics.is_empty(), Ordering::Relaxed);
+        if was == topics.is_empty() {
+            let text = format!("the broker refuses the subscription to {}", topics.join(", "));
+            self.alarm(ALARM_REFUSED, if topics.is_empty() { String::new() } else { text });
         }
     }
 
-    async fn connection_v4(&self) -> String {
-        use rumqttc::{Event, Packet, QoS};
-        let mut o = rumqttc::MqttOptions::new(self.client_id(), &self.options.host, self.options.port);
-        o.set_transport(self.options.transport());
-        o.set_keep_alive(self.options.keep_alive);
-        o.set_clean_session(true);
-        o.set_max_packet_size(COMMAND_BYTES_MAX as usize, COMMAND_BYTES_MAX as usize);
-        if let Some(user) = &self.options.username {
-            o.set_credentials(user, self.options.password.as_deref().unwrap_or_default());
+    /// Two clients of one id throw each other out for ever, and nobody hears all commands.
+    fn suspect(&self, lost: &Lost, short: u32) {
+        let id = self.client_id();
+        let text = if lost.taken_over {
+            format!("another client has taken over the session of {id}: does a second station have this client_id?")
+        } else if short >= SHORT_MAX {
+            format!("{short} connections of {id} in a row have ended within {} s: perhaps a second station has this \
+                     client_id", SETTLED.as_secs())
+        } else {
+            return;
+        };
+        if !self.taken.swap(true, Ordering::Relaxed) {
+            tracing::error!("{text}");
+            self.alarm(ALARM_TAKEN, text);
         }
-        let (client, mut eventloop) = rumqttc::AsyncClient::new(o, REQUESTS_MAX);
-        eventloop.network_options.set_connection_timeout(CONNECT_WAIT_S);
-        loop {
-            match eventloop.poll().await {
-                Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                    for topic in self.topics() {
-                        if client.try_subscribe(topic, QoS::AtLeastOnce).is_err() {
-                            return "the client took no subscription".into();
-                        }
-                    }
-                }
-                Ok(Event::Incoming(Packet::Publish(publish))) => {
-                    let arrived = Arrived {
-                        topic: &publish.topic,
-                        payload: &publish.payload,
-                        retained: publish.retain,
-                        response_topic: None,
-                        correlation: None,
-                    };
-                    let Some((to, ack)) = self.take(&arrived).await else { continue };
-                    if let Err(error) = client.try_publish(to, QoS::AtLeastOnce, false, ack) {
-                        tracing::warn!(%error, "an acknowledgement was not sent");
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => return error.to_string(),
-            }
-        }
+    }
+
+    /// Raises an alarm or, without a text, clears it.
+    fn alarm(&self, code: &str, message: String) {
+        (self.tell)(StationEvent::Alarm { code: code.to_owned(), raised: !message.is_empty(), message });
     }
 
     /// Carries one command out; the topic and the bytes of its acknowledgement.
-    async fn take(&self, arrived: &Arrived<'_>) -> Option<(String, Vec<u8>)> {
-        let verb = arrived.topic.strip_prefix(&self.options.prefix)?.strip_prefix("/cmd/")?;
-        let (correlation_id, outcome) = if arrived.retained {
-            let reason = "a retained command is old: publish it without retain".to_owned();
-            (None, Err(Refusal::Malformed { reason }))
-        } else {
-            match parse(verb, arrived) {
-                Ok(Order { command, correlation_id }) => {
-                    (correlation_id, command::carry_out(&self.handler, command).await)
-                }
-                Err(refusal) => (None, Err(refusal)),
+    async fn take(&self, arrived: &Arrived) -> Option<(String, Vec<u8>)> {
+        let own = format!("{}/cmd/", self.options.prefix);
+        let verb = arrived.topic.strip_prefix(&own)?;
+        let (correlation_id, outcome) = match self.parse(verb, &own, arrived) {
+            Ok(Order { command, correlation_id }) => {
+                (correlation_id, command::carry_out(&self.handler, command, Sender::Mqtt).await)
             }
+            Err(refusal) => (None, Err(refusal)),
         };
-        tracing::info!(verb, ?correlation_id, refused = ?outcome.as_ref().err(), "command");
-        let to = arrived.response_topic.clone().filter(|topic| is_response_topic(topic));
-        let to = to.unwrap_or_else(|| format!("{}/cmd/ack", self.options.prefix));
+        command::log::outcome(verb, &Sender::Mqtt, correlation_id.as_deref(), &outcome);
+        let to = arrived.response_topic.clone().filter(|topic| is_response_topic(topic, &own));
+        let to = to.unwrap_or_else(|| format!("{own}ack"));
         Some((to, ack(verb, correlation_id.as_deref(), &outcome, SystemTime::now())))
+    }
+
+    /// The command in a message that may command.
+    fn parse(&self, verb: &str, own: &str, arrived: &Arrived) -> Result<Order, Refusal> {
+        if arrived.retained {
+            let reason = "a retained command is old: publish it without retain".to_owned();
+            return Err(Refusal::Malformed { reason });
+        }
+        if let Some(topic) = arrived.response_topic.as_ref().filter(|topic| !is_response_topic(topic, own)) {
+            let topic = topic.chars().take(SHOWN_CHARS_MAX).collect();
+            return Err(Refusal::ResponseTopic { topic, below: own.to_owned() });
+        }
+        parse(verb, arrived)
     }
 }
 
-/// A response goes where the sender says, but never to wildcards or the broker's own topics.
-fn is_response_topic(topic: &str) -> bool {
-    !topic.is_empty()
-        && topic.len() <= super::PREFIX_BYTES_MAX
-        && !topic.starts_with('$')
+/// Characters of a foreign topic that a reason repeats.
+const SHOWN_CHARS_MAX: usize = 100;
+
+/// An answer goes where the sender says, below the station's own `cmd/`, but never to wildcards or to where it would
+/// be a command.
+fn is_response_topic(topic: &str, own: &str) -> bool {
+    topic.len() <= super::PREFIX_BYTES_MAX
+        && topic.strip_prefix(own).is_some_and(|rest| !rest.is_empty() && Verb::parse(rest).is_err())
         && !topic.contains(['+', '#'])
         && !topic.chars().any(char::is_control)
 }
 
 /// The command in a message; the correlation data of MQTT 5 stands in for a `correlation_id` that the
 /// payload does not have.
-fn parse(word: &str, arrived: &Arrived<'_>) -> Result<Order, Refusal> {
+fn parse(word: &str, arrived: &Arrived) -> Result<Order, Refusal> {
     let verb = Verb::parse(word)?;
+    if verb == Verb::Trigger && arrived.payload.is_empty() {
+        let reason =
+            "an empty payload is no trigger: it clears a retained one; send {} for one without words";
+        return Err(Refusal::Malformed { reason: reason.into() });
+    }
     let data = arrived.correlation.as_deref().and_then(|data| std::str::from_utf8(data).ok());
-    command::words(arrived.payload)?.correlated_by(data).order(verb, Instant::now())
+    command::words(&arrived.payload)?.correlated_by(data).order(verb, arrived.at)
 }
 
 /// The bytes of an acknowledgement.
@@ -240,33 +305,57 @@ fn ack(verb: &str, correlation_id: Option<&str>, outcome: &Result<(), Refusal>, 
 mod tests {
     use super::*;
 
-    fn arrived(payload: &str) -> Arrived<'_> {
+    fn arrived(payload: &str) -> Arrived {
         Arrived {
-            topic: "",
-            payload: payload.as_bytes(),
+            topic: String::new(),
+            payload: payload.into(),
             retained: false,
+            at: Instant::now(),
             response_topic: None,
             correlation: Some(b"c7".to_vec()),
+            receipt: Receipt::None,
         }
     }
 
     #[test]
     fn correlation_data_stands_in_for_a_missing_id() {
         let id = |payload: &str| parse("trigger", &arrived(payload)).unwrap().correlation_id;
-        assert_eq!(id("").as_deref(), Some("c7"));
+        assert_eq!(id("{}").as_deref(), Some("c7"));
         assert_eq!(id(r#"{"correlation_id":"own"}"#).as_deref(), Some("own"));
         for odd in [vec![0xff], b"a\nb".to_vec(), vec![b'x'; 300]] {
-            let arrived = Arrived { correlation: Some(odd), ..arrived("") };
+            let arrived = Arrived { correlation: Some(odd), ..arrived("{}") };
             assert_eq!(parse("trigger", &arrived).unwrap().correlation_id, None);
         }
         assert!(parse("reboot", &arrived("")).unwrap_err().to_string().contains("no command"));
     }
 
     #[test]
-    fn responses_go_to_plain_topics_only() {
-        assert!(is_response_topic("plc/7/answers"));
-        for bad in ["", "$SYS/x", "a/+/b", "a/#", "a\nb"] {
-            assert!(!is_response_topic(bad), "{bad:?}");
+    fn an_empty_message_pauses_and_resumes_but_is_no_trigger() {
+        let refused = parse("trigger", &arrived("")).unwrap_err();
+        assert!(refused.code() == "malformed" && refused.to_string().contains("empty payload"), "{refused}");
+        assert!(parse("pause", &arrived("")).is_ok() && parse("resume", &arrived("")).is_ok());
+    }
+
+    #[test]
+    fn answers_stay_below_the_own_commands_and_are_none() {
+        let own = "inspectd/p/a/l/st10/cmd/";
+        for good in ["ack", "ack/plc7", "plc/7/answers", "trigger/answers"] {
+            assert!(is_response_topic(&format!("{own}{good}"), own), "{good}");
+        }
+        for bad in [
+            "",
+            "$SYS/x",
+            "plc/7/answers",
+            "inspectd/p/a/l/st10/result",
+            "inspectd/p/a/l/st11/cmd/ack",
+            own,
+            "inspectd/p/a/l/st10/cmd/trigger",
+            "inspectd/p/a/l/st10/cmd/pause",
+            "inspectd/p/a/l/st10/cmd/a/+/b",
+            "inspectd/p/a/l/st10/cmd/#",
+            "inspectd/p/a/l/st10/cmd/a\nb",
+        ] {
+            assert!(!is_response_topic(bad, own), "{bad:?}");
         }
     }
 

@@ -245,9 +245,9 @@ impl Driver {
     fn station_event(&mut self, event: StationEvent) {
         let now = SystemTime::now();
         match event {
-            StationEvent::Camera { id, state, reason } => {
+            StationEvent::Camera { id, status } => {
                 let topic = self.topics.camera_status(&id);
-                self.retain(topic, message::camera_status(state, &reason, now));
+                self.retain(topic, message::camera_status(&status, now));
             }
             StationEvent::Alarm { code, raised, message } => self.alarm(&code, raised, &message),
             StationEvent::Stats(stats) => {

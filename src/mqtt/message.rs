@@ -13,7 +13,7 @@ pub mod part;
 mod station;
 mod topics;
 
-pub use station::{alarm, camera_status, stats, status, CameraState, StationState, Stats};
+pub use station::{alarm, camera_status, stats, status, StationState, Stats};
 pub use topics::Topics;
 
 use crate::domain::inspection::Inspection;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::camera::{CameraState, CameraStatus, LineState};
 use crate::domain::grade::{Grade, Reason, Verdict};
 use crate::domain::inspection::ImageRef;
 use crate::store::record::StoredImage;
@@ -124,9 +125,17 @@ fn small_messages_and_topics() {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     assert!(text(status(StationState::Offline, at))
         .starts_with(r#"{"schema":1,"state":"offline","since":"2023-11-14T22:13:20.120Z","version":""#));
+    let mut camera = CameraStatus::default();
+    (camera.state, camera.reason) = (CameraState::Fault, "no frame for 5 s".into());
+    camera.line =
+        LineState { pipeline: "plate".into(), pipeline_version: "0a1b".into(), ..LineState::default() };
     assert_eq!(
-        text(camera_status(CameraState::Fault, "no frame for 5 s", at)),
-        r#"{"schema":1,"state":"fault","reason":"no frame for 5 s","ts":"2023-11-14T22:13:20.120Z"}"#
+        text(camera_status(&camera, at)),
+        concat!(
+            r#"{"schema":1,"state":"fault","reason":"no frame for 5 s","ts":"2023-11-14T22:13:20.120Z","#,
+            r#""pipeline":"plate","pipeline_version":"0a1b","pipeline_by":"","#,
+            r#""paused":false,"paused_by":"","since":""}"#
+        )
     );
     assert_eq!(
         text(alarm("disk", false, "", at)),

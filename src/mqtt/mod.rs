@@ -30,9 +30,10 @@ mod tls;
 
 pub use tls::Tls;
 
+use crate::domain::camera::CameraStatus;
 use crate::store::error::StoreError;
 use crate::store::Store;
-use message::{CameraState, Stats};
+use message::Stats;
 use state::Phase;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -145,7 +146,7 @@ pub enum MqttError {
 /// What the rest of the station has to say.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StationEvent {
-    Camera { id: String, state: CameraState, reason: String },
+    Camera { id: String, status: CameraStatus },
     Alarm { code: String, raised: bool, message: String },
     Stats(Stats),
 }

@@ -10,6 +10,7 @@
 //!   the process.
 //! - An entry is written before its camera hears of it, so that no inspection is stored before its entry.
 
+use super::answered::Names;
 use super::ends::Ends;
 use super::error::StoreError;
 use super::record::{parse_rfc3339, rfc3339, whole_ms, ViewOfV1};
@@ -120,15 +121,25 @@ fn ticket_of(key: &[u8]) -> Result<Ticket, StoreError> {
 
 impl Store {
     /// Notes the triggers of one command, all or none, and gives each its ticket; `confirm` makes them durable.
+    /// What the command is known by is written in the same transaction.
     ///
     /// # Errors
     /// `DiskFull` and `OutboxFull` leave the store as it was. After any other error stop.
-    pub fn accept(&self, triggers: &mut [Accepted]) -> Result<Receipt, StoreError> {
+    pub fn accept(&self, triggers: &mut [Accepted], names: &Names) -> Result<Receipt, StoreError> {
         self.accepts()?;
         let rows = self.rows_of(triggers);
-        let mut batch = sled::Batch::default();
-        rows.iter().for_each(|(key, value)| batch.insert(key, value.as_slice()));
-        self.trees.accepted.apply_batch(batch).map_err(|e| self.stop_after("accept a trigger", e))?;
+        let answered = names.batch();
+        self.transaction("accept a trigger", || {
+            (&self.trees.accepted, &self.trees.answered).transaction(
+                |(accepted, known)| -> ConflictableTransactionResult<(), Infallible> {
+                    for (key, value) in &rows {
+                        accepted.insert(key, value.as_slice())?;
+                    }
+                    known.apply_batch(&answered)?;
+                    Ok(())
+                },
+            )
+        })?;
         Ok(Receipt(self.sync.request(Ends::default())))
     }
 
@@ -182,14 +193,17 @@ impl Store {
         self.sync.wait(ticket)
     }
 
-    /// Withdraws triggers of which no camera has heard.
+    /// Withdraws the triggers of a command of which no camera has heard, and what it is known by.
     ///
     /// # Errors
     /// `StoreError`; after it stop.
-    pub fn withdraw(&self, triggers: &[Accepted]) -> Result<(), StoreError> {
+    pub fn withdraw(&self, triggers: &[Accepted], names: &Names) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for ticket in triggers.iter().filter_map(|a| a.trigger.ticket) {
             self.keys_of(ticket)?.iter().for_each(|key| batch.remove(key));
+        }
+        for added in &names.add {
+            self.forget_answered(&added.name)?;
         }
         self.trees.accepted.apply_batch(batch).map_err(|e| self.stop_after("withdraw a trigger", e))
     }
@@ -225,6 +239,7 @@ mod tests {
     use super::super::tests::sample;
     use super::*;
     use crate::domain::part::PartRef;
+    use crate::store::answered::Answered;
     use crate::store::StoreOptions;
 
     fn accepted(camera: &str, expected: usize) -> Accepted {
@@ -257,24 +272,33 @@ mod tests {
         let store = open();
         // The second takes several values.
         let mut triggers = [accepted("top", 1), accepted("side", 32)];
-        let receipt = store.accept(&mut triggers).unwrap();
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        let known =
+            |n: u8| Answered { name: [n; 16], contents: [n + 1; 16], at: at + Duration::from_secs(n.into()) };
+        let names = Names { add: vec![known(7), known(3)], remove: vec![] };
+        let receipt = store.accept(&mut triggers, &names).unwrap();
         store.confirm(receipt).unwrap();
         assert_ne!(triggers[0].trigger.ticket, triggers[1].trigger.ticket);
         drop(store);
 
         let store = open();
         assert_eq!(store.accepted().unwrap(), triggers);
+        assert_eq!(store.answered().unwrap(), [known(3), known(7)], "oldest first, and as durable");
         let mut inspected = sample(1);
         inspected.trigger.ticket = triggers[1].trigger.ticket;
         store.commit(&inspected, None).unwrap();
         assert_eq!(store.accepted().unwrap(), triggers[..1]);
+        assert_eq!(store.answered().unwrap().len(), 2, "known beyond the inspection");
+        store.forget_answered(&[7; 16]).unwrap();
         let mut newer = [accepted("top", 0)];
-        let receipt = store.accept(&mut newer).unwrap();
+        let receipt = store.accept(&mut newer, &Names::default()).unwrap();
         assert!(newer[0].trigger.ticket > triggers[1].trigger.ticket, "no ticket is given twice");
-        store.withdraw(&newer).unwrap();
+        store.withdraw(&newer, &Names::default()).unwrap();
         store.confirm(receipt).unwrap();
         drop(store);
-        assert_eq!(open().accepted().unwrap(), triggers[..1]);
+        let store = open();
+        assert_eq!(store.accepted().unwrap(), triggers[..1]);
+        assert_eq!(store.answered().unwrap(), [known(3)]);
     }
 
     #[test]
@@ -282,7 +306,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions { outbox_entries_max: 0, ..StoreOptions::default() };
         let store = Store::open(dir.path(), options).unwrap();
-        let refused = store.accept(&mut [accepted("top", 0)]);
+        let refused = store.accept(&mut [accepted("top", 0)], &Names::default());
         assert!(matches!(refused, Err(StoreError::OutboxFull { .. })), "{refused:?}");
         assert!(store.accepted().unwrap().is_empty());
     }

@@ -1,6 +1,7 @@
 //! Store: every inspection, kept; every message about it, kept until the broker has it.
 //!
 //!     accept -------> accepted: a trigger that is owed an inspection         (`accepted`)
+//!          '--------> answered: what it is known by when it comes again      (`answered`)
 //!     put_image ----> images/ab/cdef….jpg                      (file, fsynced before its name appears)
 //!     commit -------> parts/ab/cdef….json                      (only what does not fit in a value)
 //!          '--------> results + outbox + meta, one transaction (sled); its trigger is no longer owed
@@ -30,6 +31,7 @@
 pub mod accepted;
 pub mod accounts;
 pub mod ageing;
+pub mod answered;
 pub mod backup;
 mod compact;
 mod disk;
@@ -149,6 +151,8 @@ struct Trees {
     review: review::ReviewTrees,
     /// ticket, chunk -> accepted trigger
     accepted: sled::Tree,
+    /// what a trigger is known by -> what it said, and when
+    answered: sled::Tree,
     accounts: accounts::AccountTrees,
     parts: multiview::PartTrees,
     /// name -> what the station knows again after a restart
@@ -434,6 +438,7 @@ impl Trees {
             files: tree("files")?,
             review: review::ReviewTrees::open(db)?,
             accepted: tree("accepted")?,
+            answered: tree("answered")?,
             accounts: accounts::AccountTrees::open(db)?,
             parts: multiview::PartTrees::open(db)?,
             state: tree("state")?,

@@ -20,6 +20,7 @@ use crate::domain::inspection::Inspection;
 use crate::domain::part::{complete, judge, Outcome, PartRef, PartVerdict, View};
 use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _, TransactionalTree};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -210,17 +211,24 @@ impl Store {
     }
 
     /// Decides about the parts of which a former process has not stored all views: what is missing was
-    /// interrupted. Called before the line starts; returns how many there were.
+    /// interrupted. A part of which a view is still owed, by this process or because the store was full, is left:
+    /// its last view decides, so that no part is decided twice. Returns how many there were.
     ///
     /// # Errors
     /// `StoreError`; after it stop.
     pub fn decide_interrupted_parts(&self) -> Result<usize, StoreError> {
         let chain = self.lock_chain()?;
         let t = &self.trees.parts;
+        // Under the chain's lock: no view of a trigger that is accepted after this is stored before we are done.
+        let owed: BTreeSet<String> =
+            self.accepted()?.into_iter().filter_map(|a| Some(a.trigger.part?.id)).collect();
         let mut steps = Vec::new();
         for row in &t.open {
             let (_, value) = row.map_err(|e| StoreError::sled("read the open parts", e))?;
             let mut state = PartV1::unseal(&value)?;
+            if owed.contains(&state.id) {
+                continue;
+            }
             state.at = rfc3339(SystemTime::now());
             let (key, seq) = (id_key(&state.id)?, state.seq);
             steps.push(Step { key, seq, value: state.seal(), decides: true });

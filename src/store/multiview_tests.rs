@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::domain::grade::{Reason, Verdict};
+use crate::store::accepted::Accepted;
+use crate::store::answered::Names;
 use crate::store::outbox::{Kind, Owed};
 use crate::store::tests::{open, sample};
 
@@ -181,4 +183,34 @@ fn old_verdicts_stay_readable() {
     let part = stored.into_domain().unwrap();
     assert_eq!((part.outcome, part.reason.as_deref()), (Outcome::Review, Some("interrupted")));
     assert_eq!(part.views[0].grade, Grade::Cosmetic);
+}
+
+/// A full store at the start: the view that was interrupted is recorded later, and its part decided then, once.
+#[test]
+fn a_part_whose_view_is_still_owed_is_not_decided_before_it_and_not_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let [mut first, mut second] =
+        [view(1, 1, 0, Verdict::Pass), view(2, 1, 1, Verdict::Review(Reason::Interrupted))];
+    let accepted = |view: &Inspection| Accepted {
+        camera: view.camera.clone(),
+        pipeline: "plate".into(),
+        trigger: view.trigger.clone(),
+        received: SystemTime::UNIX_EPOCH,
+        origin: None,
+    };
+    let mut owed = [accepted(&first), accepted(&second)];
+    let receipt = store.accept(&mut owed, &Names::default()).unwrap();
+    store.confirm(receipt).unwrap();
+    first.trigger.ticket = owed[0].trigger.ticket;
+    second.trigger.ticket = owed[1].trigger.ticket;
+    store.commit(&first, None).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.decide_interrupted_parts().unwrap(), 0, "its other view is owed");
+    let seq = store.commit(&second, None).unwrap().seq;
+    assert_eq!(store.parts_owed(9).unwrap(), [seq]);
+    let part = store.part(seq).unwrap().unwrap();
+    assert!(part.views.iter().all(|v| v.inspection_id.is_some()) && part.outcome == Outcome::Review);
+    assert_eq!(store.decide_interrupted_parts().unwrap(), 0);
 }

@@ -1,7 +1,7 @@
 //! All routes, and the OpenAPI document that is made from them.
 
 use super::{
-    accounts, charts, commands, decide, download, events, images, metrics, outbox, pages, queue, App,
+    accounts, cameras, charts, commands, decide, download, events, images, metrics, outbox, pages, queue, App,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -50,6 +50,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(decide::bulk))
         .routes(routes!(commands::command))
         .routes(routes!(outbox::outbox))
+        .routes(routes!(cameras::cameras))
         .routes(routes!(charts::charts))
         .routes(routes!(events::stream))
         .routes(routes!(images::full))

@@ -10,7 +10,7 @@ use super::auth::{Operator, Role};
 use super::error::{ApiError, Problem};
 use super::App;
 use crate::command::{self, Handler, Order, Verb, Words};
-use crate::domain::trigger::Refusal;
+use crate::domain::trigger::{Refusal, Sender};
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{header, HeaderMap, StatusCode};
@@ -50,18 +50,26 @@ pub async fn command(
         let error = "send Content-Type: application/json";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", error));
     }
-    let verb = Verb::parse(&word)?;
-    if verb == Verb::Retry && who.role < Role::Engineer {
+    let verb = Verb::parse(&word);
+    if verb == Ok(Verb::Retry) && who.role < Role::Engineer {
         let error =
             format!("the command retry needs the role engineer, {} is {}", who.name, who.role.as_str());
         return Err(ApiError::new(StatusCode::FORBIDDEN, "role", error));
     }
-    let Order { command, correlation_id } = command::parse(verb, &body, received)?;
+    let sender = Sender::Http { name: who.name };
+    let parsed = verb.and_then(|verb| Ok((verb, command::parse(verb, &body, received)?)));
+    let (verb, Order { command, correlation_id }) = match parsed {
+        Ok(parsed) => parsed,
+        Err(refusal) => {
+            command::log::outcome(&word, &sender, None, &Err(refusal.clone()));
+            return Err(refusal.into());
+        }
+    };
     let outcome = match app.commands.get() {
-        Some(handler) => command::carry_out(handler, command).await,
+        Some(handler) => command::carry_out(handler, command, sender.clone()).await,
         None => Err(Refusal::Starting),
     };
-    tracing::info!(verb = verb.as_str(), by = %who.name, ?correlation_id, refused = ?outcome.as_ref().err(), "command");
+    command::log::outcome(verb.as_str(), &sender, correlation_id.as_deref(), &outcome);
     outcome?;
     Ok((StatusCode::ACCEPTED, Json(Accepted { command: verb.as_str(), correlation_id })))
 }
@@ -82,11 +90,15 @@ impl App {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
-            Refusal::Malformed { .. } => StatusCode::BAD_REQUEST,
+            Refusal::Malformed { .. } | Refusal::ResponseTopic { .. } => StatusCode::BAD_REQUEST,
             Refusal::NoCamera { .. } | Refusal::NoPart { .. } | Refusal::NoPipeline { .. } => {
                 StatusCode::NOT_FOUND
             }
-            Refusal::NotTriggered { .. } | Refusal::Paused { .. } => StatusCode::CONFLICT,
+            Refusal::NotTriggered { .. }
+            | Refusal::Paused { .. }
+            | Refusal::Unfit { .. }
+            | Refusal::Fault { .. }
+            | Refusal::Repeated { .. } => StatusCode::CONFLICT,
             Refusal::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refusal::NotStored { .. } | Refusal::Starting | Refusal::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE

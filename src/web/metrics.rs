@@ -72,8 +72,12 @@ pub async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Healthy>) 
     if app.store.accepts().is_err() {
         return no("the store accepts nothing");
     }
-    if !(app.probe)().alive {
+    let health = (app.probe)();
+    if !health.alive {
         return no("the inspector shows no life");
+    }
+    if !health.commands {
+        return no("the broker refuses the subscription to commands");
     }
     (StatusCode::OK, Json(Healthy { status: "ok".into() }))
 }

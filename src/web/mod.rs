@@ -14,6 +14,7 @@
 //!     images       pictures and small copies          events    what is new, one stream a page
 //!     download     exports                            commands  what the line is told
 //!     outbox       what the broker has not taken      streams   how many streams, and whose
+//!     cameras      how the cameras are
 //!
 //! The routes and the OpenAPI document are made from the same functions. A route says in its
 //! signature who may use it: `Viewer`, `Operator` or `Engineer`; the few without are the login, the
@@ -23,6 +24,7 @@ pub mod accounts;
 pub mod api;
 pub mod auth;
 pub mod body;
+pub mod cameras;
 pub mod charts;
 pub mod commands;
 pub mod decide;
@@ -103,6 +105,8 @@ pub struct Health {
     pub alive: bool,
     /// The broker is connected.
     pub broker: bool,
+    /// The broker does not refuse to let the station hear commands.
+    pub commands: bool,
 }
 
 /// Asks the daemon how it is.
@@ -132,6 +136,8 @@ pub struct App {
     probe: Probe,
     /// Where commands go, once the cameras are open: the page is there before them.
     commands: OnceLock<Handler>,
+    /// How the cameras are, once they are open.
+    cameras: OnceLock<cameras::Cameras>,
     closing: AtomicBool,
 }
 
@@ -163,6 +169,7 @@ impl App {
             counters: Counters::default(),
             probe,
             commands: OnceLock::new(),
+            cameras: OnceLock::new(),
             closing: AtomicBool::new(false),
         })
     }

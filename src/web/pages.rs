@@ -25,6 +25,7 @@ pub const FILES: &[(&str, &str, &str)] = &[
     ("picture.js", JS, include_str!("assets/picture.js")),
     ("charts.js", JS, include_str!("assets/charts.js")),
     ("people.js", JS, include_str!("assets/people.js")),
+    ("cameras.js", JS, include_str!("assets/cameras.js")),
 ];
 
 /// The page.

@@ -27,6 +27,7 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("get", "/api/v1/inspections/{id}", Some(Role::Viewer)),
     ("get", "/api/v1/facets", Some(Role::Viewer)),
     ("get", "/api/v1/charts", Some(Role::Viewer)),
+    ("get", "/api/v1/cameras", Some(Role::Viewer)),
     ("get", "/api/v1/events", Some(Role::Viewer)),
     ("get", "/api/v1/images/{sha256}", Some(Role::Viewer)),
     ("get", "/api/v1/thumbs/{sha256}", Some(Role::Viewer)),
@@ -217,7 +218,7 @@ fn beyond_loopback_there_is_tls_with_a_certificate_of_its_own() {
     let store = Arc::new(Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap());
     let mut options = options(dir.path());
     options.listen = ([0, 0, 0, 0], 0).into();
-    let probe = Box::new(|| Health { alive: true, broker: true });
+    let probe = Box::new(|| Health { alive: true, broker: true, commands: true });
     let web = Web::start(App::new(store, options, Vec::new(), probe).unwrap()).unwrap();
     assert!(web.url.starts_with("https://"));
     let mut roots = RootCertStore::empty();

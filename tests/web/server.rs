@@ -117,13 +117,13 @@ impl Server {
 
     /// Over a store as it is, with options of its own.
     pub fn with(store: Arc<Store>, dir: tempfile::TempDir, options: WebOptions) -> Self {
-        let probe = Box::new(|| Health { alive: true, broker: true });
+        let probe = Box::new(|| Health { alive: true, broker: true, commands: true });
         let app = App::new(Arc::clone(&store), options, Vec::new(), probe).unwrap();
         // The page has a runtime of its own, which cannot be started inside that of a test.
         let web = std::thread::spawn(move || Web::start(app)).join().unwrap().unwrap();
         let commanded = Arc::new(Mutex::new(Vec::new()));
         let line = Arc::clone(&commanded);
-        web.app.take_commands(Arc::new(move |command| {
+        web.app.take_commands(Arc::new(move |command, _| {
             if command == (Command::Pause { camera: Some("nowhere".into()) }) {
                 return Err(Refusal::NoCamera { camera: "nowhere".into(), known: "cam1".into() });
             }

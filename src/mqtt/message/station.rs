@@ -1,6 +1,7 @@
 //! What a station says about itself: its state, its cameras', alarms, counts.
 
 use super::{known, to_json, PROBABILITY_DIGITS, SCHEMA, SIZE_DIGITS};
+use crate::domain::camera::CameraStatus;
 use crate::store::record::rfc3339;
 use serde::Serialize;
 use std::time::SystemTime;
@@ -28,25 +29,37 @@ pub fn status(state: StationState, since: SystemTime) -> Vec<u8> {
     to_json(&StatusV1 { schema: SCHEMA, state, since: rfc3339(since), version: env!("CARGO_PKG_VERSION") })
 }
 
-/// What `camera/{id}/status` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CameraState {
-    Ready,
-    Busy,
-    Fault,
-}
-
-/// The bytes of `camera/{id}/status`; `reason` is empty unless the state is a fault.
-pub fn camera_status(state: CameraState, reason: &str, at: SystemTime) -> Vec<u8> {
+/// The bytes of `camera/{id}/status`; texts that do not apply are empty.
+pub fn camera_status(status: &CameraStatus, at: SystemTime) -> Vec<u8> {
     #[derive(Serialize)]
     struct CameraV1<'a> {
         schema: u16,
-        state: CameraState,
+        state: &'static str,
+        /// Empty unless the state is a fault.
         reason: &'a str,
         ts: String,
+        /// The recipe of the next picture; empty while there is none.
+        pipeline: &'a str,
+        pipeline_version: &'a str,
+        /// Who commanded this recipe; empty: it is the config's.
+        pipeline_by: &'a str,
+        paused: bool,
+        paused_by: &'a str,
+        /// When recipe or pause were last commanded; empty: never.
+        since: &'a str,
     }
-    to_json(&CameraV1 { schema: SCHEMA, state, reason, ts: rfc3339(at) })
+    to_json(&CameraV1 {
+        schema: SCHEMA,
+        state: status.state.as_str(),
+        reason: &status.reason,
+        ts: rfc3339(at),
+        pipeline: &status.line.pipeline,
+        pipeline_version: &status.line.pipeline_version,
+        pipeline_by: &status.line.pipeline_by,
+        paused: status.line.paused,
+        paused_by: &status.line.paused_by,
+        since: &status.line.since,
+    })
 }
 
 /// The bytes of `alarm/{code}`.

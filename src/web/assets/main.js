@@ -9,6 +9,7 @@ import { switchLanguage, t } from "./words.js";
 import { Queue } from "./queue.js";
 import { charts } from "./charts.js";
 import { people } from "./people.js";
+import { cameras } from "./cameras.js";
 
 const app = document.getElementById("app");
 export const state = { me: null, view: null, queue: null, live: false };
@@ -78,6 +79,7 @@ function frame() {
     onclick: () => { setParams(view === "queue" ? {} : { view }, true); show(); },
   }, icon(name), h("span", {}, t(view === "queue" ? "review" : view)));
   const main = h("main#main");
+  const line = h("div#cameras.cameras", { role: "status" });
   replace(app,
     h("header.bar", {},
       h("div.brand", {}, h("img", { src: "/assets/icon.svg", alt: "", width: 28, height: 28 }), h("strong", {}, "inspectd")),
@@ -88,7 +90,9 @@ function frame() {
         h("button.plain", { onclick: switchTheme, "aria-label": t("theme"), title: t("theme") }, icon("sun")),
         h("button.plain.who", { id: "me", title: `${t(state.me.role)} · ${t("changePassword")}`, onclick: password }, state.me.name),
         h("button.plain", { id: "logout", onclick: leave, "aria-label": t("logout"), title: t("logout") }, icon("out")))),
+    line,
     main);
+  cameras(line);
   return main;
 }
 

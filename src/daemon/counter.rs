@@ -1,0 +1,161 @@
+//! One camera's place at the desk: its orders, and the triggers that wait for it.
+
+use super::commanded::{Commanded, Orders, Recipe};
+use crate::config::{unfit, Camera, TriggerOn};
+use crate::domain::camera::LineState;
+use crate::domain::pipeline::Pipeline;
+use crate::domain::trigger::{Refusal, Request};
+use crate::queue::{Policy, Popped, Pushed, Queue};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Triggers that wait for one camera.
+pub const WAITING_MAX: usize = 8;
+
+/// Share it in an `Arc`.
+pub struct Counter {
+    camera: Camera,
+    orders: Mutex<Orders>,
+    requests: Queue<Request>,
+}
+
+/// What a command changes.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Pause,
+    Resume,
+    Pipeline(Arc<Pipeline>),
+}
+
+impl Counter {
+    /// A place with the orders that hold now.
+    pub fn new(camera: &Camera, orders: Orders) -> Self {
+        Self {
+            camera: camera.clone(),
+            orders: Mutex::new(orders),
+            requests: Queue::new(Policy::DropNewest, WAITING_MAX),
+        }
+    }
+
+    /// `id` of the camera.
+    pub fn id(&self) -> &str {
+        &self.camera.id
+    }
+
+    /// False when the camera's own trigger decides.
+    pub fn is_triggered(&self) -> bool {
+        self.camera.trigger.on == TriggerOn::Command
+    }
+
+    /// The recipe for the next picture.
+    pub fn pipeline(&self) -> Arc<Pipeline> {
+        Arc::clone(&self.orders().pipeline)
+    }
+
+    /// No pictures are taken: it was commanded, or there is no recipe to judge them by.
+    pub fn is_paused(&self) -> bool {
+        let orders = self.orders();
+        orders.commanded.paused_by.is_some() || orders.no_recipe.is_some()
+    }
+
+    /// As the station says it, and why nothing may be judged.
+    pub fn line(&self) -> (LineState, Option<String>) {
+        let orders = self.orders();
+        (orders.line(), orders.no_recipe.clone())
+    }
+
+    /// The next request, waiting for one at most so long.
+    pub fn next(&self, wait: Duration) -> Popped<Request> {
+        self.requests.pop(Some(wait))
+    }
+
+    /// When the trigger came that waits first, after the one that is served.
+    pub fn next_received(&self) -> Option<Instant> {
+        self.requests.peek(|request| request.received)
+    }
+
+    /// Whether a trigger would be taken now; stays so while nobody else places one.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn has_room(&self) -> Result<(), Refusal> {
+        let camera = || self.camera.id.clone();
+        if !self.is_triggered() {
+            return Err(Refusal::NotTriggered { camera: camera() });
+        }
+        if self.orders().commanded.paused_by.is_some() {
+            return Err(Refusal::Paused { camera: camera() });
+        }
+        if let Some(reason) = self.orders().no_recipe.clone() {
+            return Err(Refusal::Fault { camera: camera(), reason });
+        }
+        if self.requests.is_closed() {
+            return Err(Refusal::Stopping);
+        }
+        if self.waiting() >= WAITING_MAX {
+            return Err(Refusal::Full { camera: camera(), waiting: WAITING_MAX });
+        }
+        Ok(())
+    }
+
+    /// Triggers that wait.
+    pub fn waiting(&self) -> usize {
+        self.requests.counters().depth
+    }
+
+    /// Where `has_room` said so, it is queued: only a close can come in between.
+    ///
+    /// # Errors
+    /// `Stopping`.
+    pub fn place(&self, request: Request) -> Result<(), Refusal> {
+        match self.requests.push(request) {
+            Pushed::Queued => Ok(()),
+            Pushed::Dropped(_) => Err(Refusal::Full { camera: self.camera.id.clone(), waiting: WAITING_MAX }),
+            Pushed::Closed(_) => Err(Refusal::Stopping),
+        }
+    }
+
+    /// What is to be kept when `change` is commanded.
+    ///
+    /// # Errors
+    /// `Unfit`: the pipeline is none for this camera, by the checks that the config's own has passed.
+    pub fn after(&self, change: &Change, by: &str, at: &str) -> Result<Commanded, Refusal> {
+        let mut commanded = self.orders().commanded.clone();
+        commanded.since = Some(at.to_owned());
+        match change {
+            Change::Pause => commanded.paused_by = Some(by.to_owned()),
+            Change::Resume => commanded.paused_by = None,
+            Change::Pipeline(pipeline) => {
+                if let Some(reason) = unfit(&self.camera, pipeline) {
+                    let (camera, pipeline) = (self.camera.id.clone(), pipeline.name.clone());
+                    return Err(Refusal::Unfit { camera, pipeline, reason });
+                }
+                commanded.recipe = Some(Recipe {
+                    pipeline: pipeline.name.clone(),
+                    version: pipeline.version.clone(),
+                    configured: self.camera.pipeline.clone(),
+                    by: by.to_owned(),
+                });
+            }
+        }
+        Ok(commanded)
+    }
+
+    /// From now on it holds; it is durable already.
+    pub fn apply(&self, change: &Change, commanded: Commanded) {
+        let mut orders = self.orders();
+        orders.commanded = commanded;
+        if let Change::Pipeline(pipeline) = change {
+            (orders.pipeline, orders.no_recipe) = (Arc::clone(pipeline), None);
+        }
+    }
+
+    /// Takes no more; those that wait can still be taken out.
+    pub fn close(&self) {
+        self.requests.close();
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,345 @@
+//! Tests of the desk: what it takes, refuses, remembers, and knows again.
+
+use super::super::commanded::{Commanded, Orders};
+use super::super::counter::WAITING_MAX;
+use super::*;
+use crate::config::{self, TriggerOn};
+use crate::domain::frame::Trigger;
+use crate::queue::Popped;
+use crate::store::StoreOptions;
+use std::time::Duration;
+
+fn store(dir: &tempfile::TempDir) -> Arc<Store> {
+    Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap())
+}
+
+fn pipeline(name: &str) -> Arc<Pipeline> {
+    let text = std::fs::read_to_string(format!("pipelines/{name}.toml")).unwrap();
+    Arc::new(config::pipeline_from_str(name, &text).unwrap())
+}
+
+/// The shipped recipe with a clip, which lasts a second.
+fn clip() -> Arc<Pipeline> {
+    let text = std::fs::read_to_string("pipelines/machined-plate.toml").unwrap();
+    let text = text.replace("machined-plate", "clip").replace("[[prompt]]", "[[prompt]]\nclip = true");
+    let text = format!("{text}\n[clip]\nframes = 2\ninterval_ms = 10000\n");
+    Arc::new(config::pipeline_from_str("clip", &text).unwrap())
+}
+
+fn pipelines() -> BTreeMap<String, Arc<Pipeline>> {
+    let known = [pipeline("machined-plate"), pipeline("any-part"), clip()];
+    known.map(|p| (p.name.clone(), p)).into_iter().collect()
+}
+
+fn camera(id: &str, on: TriggerOn) -> config::Camera {
+    config::Camera {
+        id: id.into(),
+        source: config::SourceConfig::Folder { path: "nowhere".into(), watch: true },
+        pipeline: "machined-plate".into(),
+        trigger: config::TriggerConfig { on, ..config::TriggerConfig::default() },
+        queue: config::QueueConfig { policy: crate::queue::Policy::Wait, frames: 1 },
+    }
+}
+
+/// A desk over a store, as a start makes it.
+fn desk_over(
+    store: &Arc<Store>,
+    cameras: &[config::Camera],
+    pipelines: &BTreeMap<String, Arc<Pipeline>>,
+) -> Desk {
+    let counter = |camera: &config::Camera| {
+        Arc::new(Counter::new(camera, Orders::restore(camera, pipelines, store).unwrap()))
+    };
+    let station = Arc::new(Station::new(tokio::sync::mpsc::channel(256).0));
+    let counters = cameras.iter().map(counter).collect();
+    Desk::new(counters, vec![], pipelines.clone(), Arc::clone(store), station).unwrap()
+}
+
+/// A desk whose store lasts as long as the process.
+fn desk_of(cameras: &[config::Camera]) -> Desk {
+    desk_over(&store(&tempfile::tempdir().unwrap()), cameras, &pipelines())
+}
+
+fn desk() -> Desk {
+    desk_of(&[camera("cam1", TriggerOn::Command), camera("cam2", TriggerOn::Interval)])
+}
+
+/// Three cameras; two parts share the second.
+fn desk_of_parts() -> Desk {
+    let mut desk = desk_of(&["top", "side", "back"].map(|id| camera(id, TriggerOn::Command)));
+    let part = |name: &str, cameras: [&str; 2]| (name.to_owned(), cameras.map(str::to_owned).to_vec());
+    desk.parts = vec![part("housing", ["top", "side"]), part("cover", ["side", "back"])];
+    desk
+}
+
+fn waiting(desk: &Desk) -> Vec<usize> {
+    desk.counters.iter().map(|c| c.waiting()).collect()
+}
+
+fn trigger(camera: Option<&str>) -> Command {
+    let trigger = Trigger { part_id: Some("P1".into()), ..Trigger::default() };
+    Command::Trigger(Request {
+        camera: camera.map(Into::into),
+        part: None,
+        name: None,
+        trigger,
+        received: Instant::now(),
+    })
+}
+
+fn of_part(part: &str, part_id: Option<&str>) -> Command {
+    let trigger = Trigger { part_id: part_id.map(Into::into), ..Trigger::default() };
+    Command::Trigger(Request {
+        camera: None,
+        part: Some(part.into()),
+        name: None,
+        trigger,
+        received: Instant::now(),
+    })
+}
+
+#[test]
+fn a_trigger_reaches_its_camera_or_is_refused_with_its_reason() {
+    let desk = desk();
+    assert_eq!(desk.take(trigger(None), &Sender::Mqtt), Ok(()));
+    assert_eq!(desk.take(trigger(Some("cam1")), &Sender::Mqtt), Ok(()));
+    assert_eq!(desk.take(trigger(Some("cam2")), &Sender::Mqtt).unwrap_err().code(), "not_triggered");
+    assert_eq!(desk.take(trigger(Some("cam3")), &Sender::Mqtt).unwrap_err().code(), "no_camera");
+    for _ in 0..2 {
+        assert!(
+            matches!(desk.counters[0].next(Duration::ZERO), Popped::Item(r) if r.trigger.part_id.is_some())
+        );
+    }
+    assert_eq!(desk.counters[0].next(Duration::ZERO), Popped::TimedOut);
+}
+
+#[test]
+fn a_full_a_paused_and_a_closed_desk_refuse() {
+    let desk = desk();
+    for _ in 0..WAITING_MAX {
+        assert_eq!(desk.take(trigger(None), &Sender::Mqtt), Ok(()));
+    }
+    assert_eq!(desk.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "full");
+    assert_eq!(desk.take(Command::Pause { camera: None }, &Sender::Mqtt), Ok(()));
+    assert_eq!(desk.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "paused");
+    assert_eq!(desk.take(Command::Resume { camera: Some("cam1".into()) }, &Sender::Mqtt), Ok(()));
+    desk.close();
+    assert_eq!(desk.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "stopping");
+}
+
+#[test]
+fn a_pipeline_is_changed_to_a_known_one_only() {
+    let desk = desk();
+    let change = |pipeline: &str| Command::Pipeline { camera: None, pipeline: pipeline.into() };
+    assert_eq!(desk.take(change("nowhere"), &Sender::Mqtt).unwrap_err().code(), "no_pipeline");
+    assert_eq!(desk.take(change("any-part"), &Sender::Mqtt), Ok(()));
+    assert_eq!(desk.counters[0].pipeline().name, "any-part");
+}
+
+#[test]
+fn a_part_goes_to_all_its_cameras_under_one_id() {
+    let desk = desk_of_parts();
+    assert_eq!(desk.take(of_part("housing", Some("P7")), &Sender::Mqtt), Ok(()));
+    assert_eq!(waiting(&desk), [1, 1, 0]);
+    let views = [0, 1].map(|i| match desk.counters[i].next(Duration::ZERO) {
+        Popped::Item(request) => request.trigger,
+        other => panic!("{other:?}"),
+    });
+    let tickets = [0, 1].map(|i| views[i].ticket.unwrap());
+    assert_ne!(tickets[0], tickets[1]);
+    let part = views[0].part.as_ref().unwrap();
+    assert_eq!((part.name.as_str(), views[0].part_id.as_deref()), ("housing", Some("P7")));
+    assert_eq!(part.cameras, ["top", "side"]);
+    assert_eq!(desk.take(of_part("cover", None), &Sender::Mqtt), Ok(()));
+    let Popped::Item(request) = desk.counters[2].next(Duration::ZERO) else { panic!("nothing came") };
+    assert_eq!(request.trigger.part_id, request.trigger.part.map(|p| p.id), "a part without an id gets one");
+    assert_eq!(desk.take(of_part("lid", None), &Sender::Mqtt).unwrap_err().code(), "no_part");
+}
+
+#[test]
+fn a_part_is_taken_by_all_its_cameras_or_by_none() {
+    let desk = desk_of_parts();
+    assert_eq!(desk.take(Command::Pause { camera: Some("back".into()) }, &Sender::Mqtt), Ok(()));
+    assert_eq!(desk.take(of_part("cover", None), &Sender::Mqtt).unwrap_err().code(), "paused");
+    assert_eq!(waiting(&desk), [0, 0, 0]);
+    for _ in 0..WAITING_MAX {
+        assert_eq!(desk.take(trigger(Some("side")), &Sender::Mqtt), Ok(()));
+    }
+    assert_eq!(desk.take(of_part("housing", None), &Sender::Mqtt).unwrap_err().code(), "full");
+    assert_eq!(
+        desk.take(trigger(None), &Sender::Mqtt).unwrap_err().code(),
+        "full",
+        "all that take triggers, or none"
+    );
+    assert_eq!(waiting(&desk), [0, WAITING_MAX, 0]);
+}
+
+#[test]
+fn the_only_part_needs_no_name_and_a_named_camera_is_no_part() {
+    let mut desk = desk_of_parts();
+    assert_eq!(desk.take(Command::Resume { camera: None }, &Sender::Mqtt), Ok(()));
+    desk.parts.truncate(1);
+    assert_eq!(desk.take(trigger(None), &Sender::Mqtt), Ok(()));
+    assert_eq!(waiting(&desk), [1, 1, 0]);
+    assert_eq!(desk.take(trigger(Some("back")), &Sender::Mqtt), Ok(()));
+    let Popped::Item(request) = desk.counters[2].next(Duration::ZERO) else { panic!("nothing came") };
+    assert_eq!(request.trigger.part, None);
+}
+
+/// A trigger that its sender calls `name`.
+fn named(name: &str, camera: &str, part_id: &str) -> Command {
+    let trigger = Trigger { part_id: Some(part_id.into()), ..Trigger::default() };
+    let (camera, name) = (Some(camera.into()), Some(name.into()));
+    Command::Trigger(Request { camera, part: None, name, trigger, received: Instant::now() })
+}
+
+#[test]
+fn a_trigger_that_comes_again_is_carried_out_once_and_answered_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let cameras = [camera("cam1", TriggerOn::Command), camera("cam2", TriggerOn::Command)];
+    let desk = desk_over(&store(&dir), &cameras, &pipelines());
+    let http = Sender::Http { name: "gateway".into() };
+    for sender in [&Sender::Mqtt, &Sender::Mqtt, &http] {
+        assert_eq!(desk.take(named("c1", "cam1", "P1"), sender), Ok(()));
+    }
+    assert_eq!(waiting(&desk), [1, 0]);
+    assert_eq!(desk.take(named("c1", "cam1", "P2"), &http).unwrap_err().code(), "repeated");
+    assert_eq!(desk.take(named("c1", "cam2", "P1"), &http), Ok(()), "another camera's is another trigger");
+    assert_eq!(desk.take(trigger(Some("cam1")), &http), Ok(()));
+    assert_eq!(desk.take(trigger(Some("cam1")), &http), Ok(()), "without a name nobody can tell");
+    assert_eq!(waiting(&desk), [3, 1]);
+
+    // What was refused stays refused: the part may have gone by since.
+    desk.take(Command::Pause { camera: None }, &http).unwrap();
+    assert_eq!(desk.take(named("c2", "cam1", "P2"), &http).unwrap_err().code(), "paused");
+    desk.take(Command::Resume { camera: None }, &http).unwrap();
+    assert_eq!(desk.take(named("c2", "cam1", "P2"), &http).unwrap_err().code(), "paused");
+    assert_eq!(desk.take(named("c3", "cam1", "P2"), &http), Ok(()));
+
+    drop(desk);
+    let desk = desk_over(&store(&dir), &cameras, &pipelines());
+    assert_eq!(desk.take(named("c1", "cam1", "P1"), &Sender::Mqtt), Ok(()));
+    assert_eq!(waiting(&desk), [0, 0], "it was accepted before the restart");
+    assert_eq!(desk.store.accepted().unwrap().len(), 5);
+}
+
+#[test]
+fn the_fate_of_a_file_is_known_after_a_crash_until_it_is_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let cameras = [camera("cam1", TriggerOn::Command)];
+    let file = |stamp: &str| Sender::File { name: "a.json".into(), stamp: stamp.into() };
+    let desk = desk_over(&store(&dir), &cameras, &pipelines());
+    assert_eq!(desk.take(trigger(None), &file("1")), Ok(()));
+    assert_eq!(desk.take(named("c1", "cam1", "P1"), &file("2")), Ok(()));
+    assert_eq!(desk.take(named("c1", "cam1", "P1"), &file("3")), Ok(()), "the same trigger, in another file");
+    assert_eq!(desk.take(of_part("lid", None), &file("4")).unwrap_err().code(), "no_part");
+    assert_eq!(waiting(&desk), [2]);
+    drop(desk);
+    let desk = desk_over(&store(&dir), &cameras, &pipelines());
+    let known = |stamp: &&str| desk.was_accepted(stamp);
+    assert!(["1", "2", "3"].iter().all(known) && !known(&"4"));
+    desk.is_settled("2");
+    drop(desk);
+    let desk = desk_over(&store(&dir), &cameras, &pipelines());
+    assert!(desk.was_accepted("1") && !desk.was_accepted("2"));
+}
+
+#[test]
+fn a_file_that_finds_no_room_is_no_second_trigger_when_it_asks_again() {
+    let desk = desk();
+    for _ in 0..WAITING_MAX {
+        desk.take(trigger(None), &Sender::Mqtt).unwrap();
+    }
+    let file = Sender::File { name: "a.json".into(), stamp: "1".into() };
+    assert_eq!(desk.take(named("c1", "cam1", "P1"), &file).unwrap_err().code(), "full");
+    assert!(matches!(desk.counters[0].next(Duration::ZERO), Popped::Item(_)));
+    assert_eq!(desk.take(named("c1", "cam1", "P1"), &file), Ok(()));
+    // Any other sender was told, and has acted on it.
+    assert_eq!(desk.take(named("c2", "cam1", "P2"), &Sender::Mqtt).unwrap_err().code(), "full");
+    assert!(matches!(desk.counters[0].next(Duration::ZERO), Popped::Item(_)));
+    assert_eq!(desk.take(named("c2", "cam1", "P2"), &Sender::Mqtt).unwrap_err().code(), "full");
+}
+
+#[test]
+fn what_was_commanded_holds_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let cameras = [camera("cam1", TriggerOn::Command), camera("cam2", TriggerOn::Interval)];
+    let engineer = Sender::Http { name: "anna".into() };
+    let desk = desk_over(&store(&dir), &cameras, &pipelines());
+    let change = Command::Pipeline { camera: Some("cam1".into()), pipeline: "any-part".into() };
+    desk.take(change, &engineer).unwrap();
+    desk.take(Command::Pause { camera: Some("cam2".into()) }, &Sender::Mqtt).unwrap();
+    drop(desk);
+    let desk = desk_over(&store(&dir), &cameras, &pipelines());
+    let (line, no_recipe) = desk.counters[0].line();
+    assert_eq!(
+        (line.pipeline.as_str(), line.pipeline_by.as_str(), no_recipe),
+        ("any-part", "http:anna", None)
+    );
+    assert!(!line.paused && line.since.ends_with('Z'), "{line:?}");
+    let (line, _) = desk.counters[1].line();
+    assert_eq!((line.pipeline.as_str(), line.pipeline_by.as_str()), ("machined-plate", ""));
+    assert!(line.paused && line.paused_by == "mqtt" && desk.counters[1].is_paused());
+    desk.take(Command::Resume { camera: None }, &engineer).unwrap();
+    drop(desk);
+    let desk = desk_over(&store(&dir), &cameras, &pipelines());
+    assert!(!desk.counters[1].is_paused());
+    assert_eq!(desk.counters[0].pipeline().name, "any-part");
+}
+
+#[test]
+fn a_commanded_pipeline_that_is_gone_judges_nothing_and_no_other_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let cameras = [camera("cam1", TriggerOn::Command)];
+    let desk = desk_over(&store(&dir), &cameras, &pipelines());
+    let change = |pipeline: &str| Command::Pipeline { camera: None, pipeline: pipeline.into() };
+    desk.take(change("any-part"), &Sender::Mqtt).unwrap();
+    drop(desk);
+
+    let mut gone = pipelines();
+    gone.remove("any-part");
+    let desk = desk_over(&store(&dir), &cameras, &gone);
+    let (line, no_recipe) = desk.counters[0].line();
+    assert!(no_recipe.unwrap().contains("\"any-part\" is not in pipelines_dir"));
+    assert!(line.pipeline.is_empty() && !line.paused && desk.counters[0].is_paused());
+    assert_eq!(desk.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "fault");
+    desk.take(Command::Resume { camera: None }, &Sender::Mqtt).unwrap();
+    assert_eq!(desk.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "fault");
+    drop(desk);
+
+    // Back again, in another version.
+    let mut edited = pipelines();
+    let other = Pipeline { version: "edited".into(), ..(*edited["any-part"]).clone() };
+    edited.insert("any-part".into(), Arc::new(other));
+    let desk = desk_over(&store(&dir), &cameras, &edited);
+    assert_eq!(desk.counters[0].line().0.pipeline_version, "edited");
+    assert_eq!(desk.take(trigger(None), &Sender::Mqtt), Ok(()));
+    drop(desk);
+
+    // An engineer has changed the config since: it is the newer word, and the command is forgotten.
+    let mut newer = cameras.clone();
+    newer[0].pipeline = "clip".into();
+    newer[0].trigger.on = TriggerOn::Interval;
+    let desk = desk_over(&store(&dir), &newer, &pipelines());
+    assert_eq!(desk.counters[0].pipeline().name, "clip");
+    let kept = desk.store.remembered::<Commanded>("commanded/cam1").unwrap().unwrap();
+    assert_eq!(kept.recipe, None);
+    drop(desk);
+    let desk = desk_over(&store(&dir), &cameras, &pipelines());
+    assert_eq!(desk.counters[0].pipeline().name, "machined-plate");
+}
+
+#[test]
+fn each_camera_takes_only_pipelines_that_its_config_could_name() {
+    let desk = desk_of(&[camera("cam1", TriggerOn::Interval), camera("cam2", TriggerOn::Command)]);
+    let change =
+        |camera: Option<&str>| Command::Pipeline { camera: camera.map(Into::into), pipeline: "clip".into() };
+    let refused = desk.take(change(None), &Sender::Mqtt).unwrap_err();
+    assert!(
+        refused.code() == "unfit" && refused.to_string().contains("cam2: its clip takes 10000 ms"),
+        "{refused}"
+    );
+    assert_eq!(desk.counters[0].pipeline().name, "machined-plate", "all cameras or none");
+    assert_eq!(desk.take(change(Some("cam1")), &Sender::Mqtt), Ok(()));
+    assert_eq!(desk.counters[0].pipeline().name, "clip");
+}

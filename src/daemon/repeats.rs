@@ -1,0 +1,229 @@
+//! Triggers that come again: a broker, a gateway or a sender that heard no answer may send one twice.
+//!
+//!     trigger with a correlation id: its name is (correlation_id, camera, part)
+//!         not known --> carried out; its answer is remembered for `WINDOW`, the newest `KEPT_MAX` of them
+//!         known, and it says the same --> the first answer again, and nothing is carried out
+//!         known, and it says something else --> refused: `repeated`
+//!     trigger by file: its name is the file itself, so that a start knows which files were accepted
+//!
+//! Acceptances are durable with the trigger (`store::answered`), so that one that comes again after a crash or a
+//! restart is known. Refusals are remembered by the process. One without a correlation id cannot be told from a
+//! new trigger: it is carried out as often as it comes.
+
+use crate::domain::trigger::{Refusal, Request, Sender};
+use crate::store::answered::{Answered, Contents, Name, Names};
+use sha2::{Digest as _, Sha256};
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long a trigger that comes again is known. A sender that retries does so within seconds; an outage of the
+/// broker between sender and station takes minutes.
+pub const WINDOW: Duration = Duration::from_secs(600);
+/// Triggers that are known at the same time; beyond it the oldest are forgotten before their window ends. Enough for
+/// 27 a second.
+pub const KEPT_MAX: usize = 16_384;
+
+/// What a trigger is known by, and what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub name: Name,
+    contents: Contents,
+}
+
+/// What is known of a trigger that has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    New,
+    /// It has come before and was answered so.
+    Again(Result<(), Refusal>),
+}
+
+/// The answers of the last while.
+#[derive(Default)]
+pub struct Repeats {
+    known: HashMap<Name, Known>,
+    /// Oldest first; an entry that `known` has with another time is of an earlier life.
+    order: VecDeque<(Instant, Name)>,
+}
+
+struct Known {
+    at: Instant,
+    contents: Contents,
+    outcome: Result<(), Refusal>,
+}
+
+impl Identity {
+    /// Of a trigger with a correlation id of its sender's.
+    fn of(request: &Request) -> Option<Self> {
+        let id = request.name.as_deref()?;
+        let name =
+            digest(&[Some("correlation"), Some(id), request.camera.as_deref(), request.part.as_deref()]);
+        let t = &request.trigger;
+        let deadline = t.deadline.map(|d| d.as_millis().to_string());
+        let mut words = vec![t.part_id.as_deref(), t.lot.as_deref(), deadline.as_deref()];
+        words.extend(t.expected.iter().flat_map(|(key, value)| [Some(key.as_str()), Some(value.as_str())]));
+        Some(Self { name, contents: digest(&words) })
+    }
+
+    /// Of a file, by the stamp that stays with it.
+    pub fn of_file(stamp: &str) -> Self {
+        Self { name: digest(&[Some("file"), Some(stamp)]), contents: Contents::default() }
+    }
+}
+
+/// No two lists of words have one text: each word stands behind its length, and a missing one is not an empty one.
+fn digest(words: &[Option<&str>]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for word in words {
+        hash.update(word.map_or(u64::MAX, |w| w.len() as u64).to_be_bytes());
+        hash.update(word.unwrap_or_default());
+    }
+    *hash.finalize().first_chunk().expect("a sha256 has 32 bytes")
+}
+
+impl Repeats {
+    /// What a former process has accepted, oldest first; their age counts by the wall clock.
+    pub fn restore(answered: Vec<Answered>) -> Self {
+        let mut repeats = Self::default();
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        for Answered { name, contents, at } in answered {
+            let age = wall.duration_since(at).unwrap_or_default();
+            // What is older than the machine's own clock is older than the window.
+            let at = now.checked_sub(age).or_else(|| now.checked_sub(WINDOW)).unwrap_or(now);
+            repeats.insert(Identity { name, contents }, at, Ok(()));
+        }
+        repeats
+    }
+
+    /// # Errors
+    /// `Repeated`: the name is known for another trigger.
+    pub fn look(&self, identity: &Identity, correlation_id: &str) -> Result<Look, Refusal> {
+        let found = self.known.get(&identity.name).map(|known| (known, known.at.elapsed()));
+        match found {
+            Some((known, age)) if age < WINDOW && known.contents == identity.contents => {
+                Ok(Look::Again(known.outcome.clone()))
+            }
+            Some((_, age)) if age < WINDOW => {
+                Err(Refusal::Repeated { correlation_id: correlation_id.to_owned(), ago_s: age.as_secs() })
+            }
+            _ => Ok(Look::New),
+        }
+    }
+
+    /// Whether a trigger of this name was accepted, however long ago, as long as it is kept.
+    pub fn was_accepted(&self, name: &Name) -> bool {
+        self.known.get(name).is_some_and(|known| known.outcome.is_ok())
+    }
+
+    /// What an acceptance writes beside its triggers: its names, and those whose window is over.
+    pub fn names(&mut self, identities: &[Identity]) -> Names {
+        let at = SystemTime::now();
+        let add = identities.iter().map(|i| Answered { name: i.name, contents: i.contents, at }).collect();
+        Names { add, remove: self.expire(Instant::now(), identities.len()) }
+    }
+
+    /// Remembers an answer.
+    pub fn insert(&mut self, identity: Identity, at: Instant, outcome: Result<(), Refusal>) {
+        self.order.push_back((at, identity.name));
+        self.known.insert(identity.name, Known { at, contents: identity.contents, outcome });
+    }
+
+    /// Forgets one that nobody needs any more.
+    pub fn forget(&mut self, name: &Name) {
+        self.known.remove(name);
+    }
+
+    /// Forgets what is out of its window, and the oldest beyond `KEPT_MAX` less the room that is wanted.
+    fn expire(&mut self, now: Instant, wanted: usize) -> Vec<Name> {
+        let mut gone = Vec::new();
+        while let Some((at, name)) = self.order.front().copied() {
+            let over = now.saturating_duration_since(at) >= WINDOW || self.order.len() + wanted > KEPT_MAX;
+            if !over {
+                break;
+            }
+            self.order.pop_front();
+            if self.known.get(&name).is_some_and(|known| known.at == at) {
+                self.known.remove(&name);
+                gone.push(name);
+            }
+        }
+        gone
+    }
+}
+
+/// The names of a trigger: first by its correlation id, where it has one, then by its file, where it is one.
+pub fn identities(request: &Request, sender: &Sender) -> Vec<Identity> {
+    let by_file = match sender {
+        Sender::File { stamp, .. } => Some(Identity::of_file(stamp)),
+        Sender::Mqtt | Sender::Http { .. } => None,
+    };
+    Identity::of(request).into_iter().chain(by_file).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::frame::Trigger;
+
+    fn request(id: Option<&str>, camera: &str, part_id: &str) -> Request {
+        let trigger = Trigger { part_id: Some(part_id.into()), ..Trigger::default() };
+        let name = id.map(Into::into);
+        Request { camera: Some(camera.into()), part: None, name, trigger, received: Instant::now() }
+    }
+
+    fn identity(camera: &str, part_id: &str) -> Identity {
+        Identity::of(&request(Some("c7"), camera, part_id)).unwrap()
+    }
+
+    #[test]
+    fn a_name_is_of_one_trigger_for_one_window() {
+        let now = Instant::now();
+        let mut repeats = Repeats::default();
+        let first = identity("cam1", "P1");
+        assert_eq!(repeats.look(&first, "c7"), Ok(Look::New));
+        repeats.insert(first, now, Ok(()));
+        assert_eq!(repeats.look(&first, "c7"), Ok(Look::Again(Ok(()))));
+        let other = repeats.look(&identity("cam1", "P2"), "c7").unwrap_err();
+        assert!(other.code() == "repeated" && other.to_string().contains("\"c7\""), "{other}");
+        assert_eq!(
+            repeats.look(&identity("cam2", "P1"), "c7"),
+            Ok(Look::New),
+            "another camera, another trigger"
+        );
+        assert_eq!(Identity::of(&request(None, "cam1", "P1")), None);
+        assert_eq!(repeats.expire(now + WINDOW, 0), [first.name]);
+        assert_eq!(repeats.look(&first, "c7"), Ok(Look::New));
+    }
+
+    #[test]
+    fn the_table_has_its_size_and_the_oldest_go_first() {
+        let now = Instant::now();
+        let mut repeats = Repeats::default();
+        for n in 0..KEPT_MAX {
+            repeats.insert(identity("cam1", &n.to_string()), now, Ok(()));
+            // A camera's name makes names differ.
+            repeats.insert(identity(&n.to_string(), ""), now, Ok(()));
+        }
+        let gone = repeats.expire(now, 1);
+        assert_eq!(repeats.order.len(), KEPT_MAX - 1);
+        assert!(repeats.known.len() < KEPT_MAX && gone.contains(&identity("0", "").name));
+    }
+
+    #[test]
+    fn a_restart_knows_what_was_accepted_within_the_window() {
+        let (name, contents) = ([1; 16], [2; 16]);
+        let ago =
+            |s: u64, name: Name| Answered { name, contents, at: SystemTime::now() - Duration::from_secs(s) };
+        let repeats = Repeats::restore(vec![ago(700, [9; 16]), ago(60, name)]);
+        let of = |name| Identity { name, contents };
+        assert_eq!(repeats.look(&of(name), "c7"), Ok(Look::Again(Ok(()))));
+        assert_eq!(repeats.look(&of([9; 16]), "c7"), Ok(Look::New));
+        assert!(repeats.was_accepted(&[9; 16]), "a file is known until its fate is settled");
+    }
+
+    #[test]
+    fn words_do_not_run_into_each_other() {
+        assert_ne!(digest(&[Some("ab"), Some("c")]), digest(&[Some("a"), Some("bc")]));
+        assert_ne!(digest(&[None, Some("")]), digest(&[Some(""), None]));
+    }
+}

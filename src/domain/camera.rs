@@ -1,0 +1,44 @@
+//! How a camera is, as the station says it to machines and people.
+
+/// Whether pictures come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CameraState {
+    #[default]
+    Ready,
+    Busy,
+    Fault,
+}
+
+impl CameraState {
+    /// Stable word for machines.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Busy => "busy",
+            Self::Fault => "fault",
+        }
+    }
+}
+
+/// What a camera does with its pictures, and on whose word. Texts that do not apply are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LineState {
+    /// The recipe of the next picture; empty while there is none.
+    pub pipeline: String,
+    pub pipeline_version: String,
+    /// Who commanded the recipe; empty: it is the config's.
+    pub pipeline_by: String,
+    pub paused: bool,
+    pub paused_by: String,
+    /// When recipe or pause were last commanded (RFC 3339); empty: never.
+    pub since: String,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CameraStatus {
+    pub state: CameraState,
+    /// Empty unless the state is a fault.
+    pub reason: String,
+    pub line: LineState,
+}

@@ -1,0 +1,140 @@
+//! A station that cannot hear commands says so: a broker that refuses the subscription, and a second client under
+//! the same id.
+
+use super::{camera, http, SIMULATOR};
+use crate::broker::{until, Broker};
+use crate::station::Station;
+use inspectd::mqtt::command::{listen, ALARM_REFUSED, ALARM_TAKEN};
+use inspectd::mqtt::{MqttOptions, Protocol, StationEvent};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as Port};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Messages that a broker has got.
+type Got = Arc<Mutex<Vec<String>>>;
+
+/// A broker that takes everything and lets nobody subscribe.
+async fn deaf_broker() -> (u16, Got) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let got = Got::default();
+    let list = Arc::clone(&got);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream, Arc::clone(&list)));
+        }
+    });
+    (port, got)
+}
+
+/// Speaks as much MQTT (3.1.1 or 5, as the client does) as a station needs; ends with the connection.
+async fn serve(mut stream: TcpStream, got: Got) -> std::io::Result<()> {
+    let mut v5 = false;
+    loop {
+        let kind = stream.read_u8().await?;
+        let (mut length, mut shift) = (0usize, 0);
+        loop {
+            let byte = stream.read_u8().await?;
+            length |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        let answer: Vec<u8> = match kind >> 4 {
+            1 => {
+                v5 = body[6] == 5;
+                if v5 {
+                    vec![0x20, 3, 0, 0, 0]
+                } else {
+                    vec![0x20, 2, 0, 0]
+                }
+            }
+            3 if kind & 0b110 == 0 => vec![],
+            3 => {
+                let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
+                got.lock().unwrap().push(String::from_utf8_lossy(&body).into_owned());
+                vec![0x40, 2, body[2 + topic], body[3 + topic]]
+            }
+            8 if v5 => vec![0x90, 7, body[0], body[1], 0, 0x87, 0x87, 0x87, 0x87],
+            8 => vec![0x90, 6, body[0], body[1], 0x80, 0x80, 0x80, 0x80],
+            12 => vec![0xd0, 0],
+            _ => vec![],
+        };
+        stream.write_all(&answer).await?;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_station_whose_subscription_is_refused_raises_an_alarm_and_is_not_ready() {
+    for protocol in [5, 4] {
+        let (port, got) = deaf_broker().await;
+        let page = Port::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let sections = format!("{}[web]\nlisten = \"{page}\"\n", camera("cam1", SIMULATOR));
+        let station = Station::new(port, &sections);
+        station.edit("[mqtt]", &format!("[mqtt]\nprotocol = {protocol}"));
+        let _daemon = station.start();
+        let raised = |m: &String| m.contains("alarm/commands_refused") && m.contains("\"raised\"");
+        until("the alarm is raised", || got.lock().unwrap().iter().any(raised)).await;
+        let message = got.lock().unwrap().iter().find(|m| raised(m)).cloned().unwrap();
+        assert!(message.contains("cmd/trigger") && message.contains("cmd/pause"), "{message}");
+        let ready = ready(page).await;
+        assert!(ready.0 == 503 && ready.1.contains("subscription to commands"), "{ready:?}");
+    }
+}
+
+async fn ready(page: SocketAddr) -> (u16, String) {
+    let asked = tokio::task::spawn_blocking(move || http::ask(page, "GET", "/readyz", &[], ""));
+    let answer = asked.await.unwrap();
+    (answer.status, answer.json().to_string())
+}
+
+/// Alarms by their codes, as they are now.
+type Alarms = Arc<Mutex<BTreeMap<String, String>>>;
+
+/// A station's listener under an id of its own or of somebody else, and its alarms.
+fn ears(port: u16, protocol: Protocol, client_id: &str) -> (inspectd::mqtt::command::Listening, Alarms) {
+    let options = MqttOptions {
+        host: "127.0.0.1".into(),
+        port,
+        protocol,
+        client_id: client_id.into(),
+        username: None,
+        password: None,
+        tls: None,
+        prefix: "inspectd/test/body/line1/st10".into(),
+        keep_alive: Duration::from_secs(5),
+    };
+    let alarms = Alarms::default();
+    let now = Arc::clone(&alarms);
+    let tell = move |event| {
+        if let StationEvent::Alarm { code, message, .. } = event {
+            now.lock().unwrap().insert(code, message);
+        }
+    };
+    (listen(options, Arc::new(|_, _| Ok(())), Box::new(tell)), alarms)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_stations_under_one_client_id_say_so() {
+    let broker = Broker::start("", "").await;
+    for (protocol, words) in [(Protocol::V5, "taken over"), (Protocol::V311, "perhaps a second station")] {
+        let id = format!("station-{protocol:?}");
+        let [(_one, alarms), (_two, others)] =
+            [ears(broker.port, protocol, &id), ears(broker.port, protocol, &id)];
+        let (_alone, fine) = ears(broker.port, protocol, &format!("alone-{protocol:?}"));
+        let text = |alarms: &Alarms| alarms.lock().unwrap().get(ALARM_TAKEN).cloned().unwrap_or_default();
+        until("both raise the alarm", || text(&alarms).contains(words) && text(&others).contains(words))
+            .await;
+        assert!(text(&alarms).contains(&format!("{id}-cmd")), "{}", text(&alarms));
+        assert_eq!(
+            (text(&fine), fine.lock().unwrap()[ALARM_REFUSED].clone()),
+            (String::new(), String::new())
+        );
+    }
+}
