@@ -149,15 +149,16 @@ async fn line(
     let desk = cameras.desk();
     let fates: Arc<dyn inbox::Fates> = Arc::<desk::Desk>::clone(&desk);
     let handler: Handler = Arc::new(move |command, sender| desk.take(command, sender));
+    let dir = config.trigger_dir.as_deref();
+    let start =
+        |dir| inbox::start(dir, Arc::clone(&handler), Arc::clone(&fates), Arc::clone(station), stop.clone());
+    // First, while the desk still knows all files of the former process.
+    let inbox = dir.map(start).transpose().context("[trigger] dir")?;
     if let Some(page) = page {
         page.app.take_commands(Arc::clone(&handler));
         let station = Arc::clone(station);
         page.app.show_cameras(Box::new(move || station.cameras()));
     }
-    let dir = config.trigger_dir.as_deref();
-    let start =
-        |dir| inbox::start(dir, Arc::clone(&handler), Arc::clone(&fates), Arc::clone(station), stop.clone());
-    let inbox = dir.map(start).transpose().context("[trigger] dir")?;
     let commands = mqtt::command::listen(mqtt_options(config)?, handler, station::hearing(station));
     let gate = gate::Gate::new(Arc::clone(store));
     let inspector =

@@ -87,7 +87,11 @@ impl Orders {
             tracing::warn!(camera = %camera.id, commanded = %pipeline, config = %camera.pipeline, was = %was,
                 "the config names another pipeline since the command, and it is the newer word");
             orders.commanded.recipe = None;
-            orders.commanded.remember(&camera.id, store)?;
+            match orders.commanded.remember(&camera.id, store) {
+                // A full disk is no reason not to start: the next start finds and decides the same.
+                Err(error) if error.passes() => tracing::warn!(%error, "the command is not forgotten yet"),
+                kept => kept?,
+            }
             return Ok(orders);
         }
         orders.use_recipe(camera, &recipe, pipelines);

@@ -255,7 +255,7 @@ impl Fates for Desk {
         self.lock().was_accepted(&Identity::of_file(stamp).name)
     }
 
-    fn is_settled(&self, stamp: &str) {
+    fn settle(&self, stamp: &str) {
         let name = Identity::of_file(stamp).name;
         self.lock().forget(&name);
         if let Err(error) = self.store.forget_answered(&name) {

@@ -238,7 +238,7 @@ fn the_fate_of_a_file_is_known_after_a_crash_until_it_is_settled() {
     let desk = desk_over(&store(&dir), &cameras, &pipelines());
     let known = |stamp: &&str| desk.was_accepted(stamp);
     assert!(["1", "2", "3"].iter().all(known) && !known(&"4"));
-    desk.is_settled("2");
+    desk.settle("2");
     drop(desk);
     let desk = desk_over(&store(&dir), &cameras, &pipelines());
     assert!(desk.was_accepted("1") && !desk.was_accepted("2"));

@@ -24,7 +24,7 @@
 //!   following links, and whatever is done in them is done in the folder that was opened.
 
 use super::station::Station;
-use crate::camera::folder::{hidden, Stamp};
+use crate::camera::folder::hidden;
 use crate::camera::Stop;
 use crate::command::{self, Handler, Verb};
 use crate::domain::trigger::{Command, Refusal, Sender};
@@ -49,7 +49,7 @@ const SCAN_MAX: usize = 1_000;
 /// Files that stay in `done` and in `refused`; beyond them the oldest go.
 const KEPT_MAX: usize = 1_000;
 /// The folder's own folders.
-pub const KEPT: [&str; 3] = ["taken", "done", "refused"];
+const KEPT: [&str; 3] = ["taken", "done", "refused"];
 /// Raised while the folder cannot be read or its files cannot be moved.
 const ALARM: &str = "trigger_folder";
 
@@ -58,7 +58,7 @@ pub trait Fates: Send + Sync {
     /// The trigger in it was accepted, perhaps from a former process.
     fn was_accepted(&self, stamp: &str) -> bool;
     /// It lies where its outcome is read, durably, and need not be known any more.
-    fn is_settled(&self, stamp: &str);
+    fn settle(&self, stamp: &str);
 }
 
 /// Starts to watch a folder; ends when the station stops.
@@ -97,7 +97,7 @@ struct Inbox {
     handler: Handler,
     fates: Arc<dyn Fates>,
     /// Files that hold no command yet, and in how many looks they stood still.
-    waiting: HashMap<OsString, (Stamp, u32)>,
+    waiting: HashMap<OsString, (String, u32)>,
     /// A file in `taken` whose command finds no room; no other is looked at before it.
     held: Option<Taken>,
 }
@@ -128,7 +128,7 @@ struct Found {
     name: OsString,
     /// When it came, by the file system's clock.
     came: SystemTime,
-    stamp: Stamp,
+    stamp: String,
 }
 
 impl Inbox {
@@ -162,7 +162,7 @@ impl Inbox {
             // Gone already: its sender has taken it back.
             let Ok(meta) = entry.metadata() else { continue };
             let since = Duration::new(meta.ctime().max(0) as u64, meta.ctime_nsec().max(0) as u32);
-            found.push(Found { name: entry.file_name(), came: UNIX_EPOCH + since, stamp: Stamp::of(&meta) });
+            found.push(Found { name: entry.file_name(), came: UNIX_EPOCH + since, stamp: stamp(&meta) });
         }
         found.sort_by(|a, b| (a.came, &a.name).cmp(&(b.came, &b.name)));
         self.waiting.retain(|name, _| found.iter().any(|f| f.name == *name));
@@ -192,10 +192,10 @@ impl Inbox {
         self.claim(own, &file.name)?;
         // What was claimed is what counts: another may have taken its place since it was read.
         let taken = own.taken.path().join(&file.name);
-        let meta = fs::symlink_metadata(&taken)?;
-        let came = if Stamp::of(&meta) == file.stamp { file.came } else { SystemTime::now() };
+        let stamp = stamp(&fs::symlink_metadata(&taken)?);
+        let came = if stamp == file.stamp { file.came } else { SystemTime::now() };
         match read(&taken, &file.name, came) {
-            Ok(command) => self.hand_over(own, Taken { name: file.name, stamp: stamp(&meta), command }),
+            Ok(command) => self.hand_over(own, Taken { name: file.name, stamp, command }),
             Err(refusal) => refuse(own, &file.name, &said(&refusal)),
         }
     }
@@ -229,7 +229,7 @@ impl Inbox {
     /// An accepted file goes where its sender sees it.
     fn done(&self, own: &Own, name: &OsStr, stamp: &str) -> io::Result<()> {
         keep(own, name, &own.done, &own.refused)?;
-        self.fates.is_settled(stamp);
+        self.fates.settle(stamp);
         Ok(())
     }
 

@@ -22,7 +22,7 @@ impl Fates for Known {
         self.0.lock().unwrap().contains(stamp)
     }
 
-    fn is_settled(&self, stamp: &str) {
+    fn settle(&self, stamp: &str) {
         self.0.lock().unwrap().remove(stamp);
     }
 }
@@ -268,7 +268,7 @@ fn a_file_that_takes_the_place_of_one_that_was_read_is_the_one_that_counts() {
     let mut inbox = rig.open();
     rig.put("a.json", r#"{"part_id":"P1"}"#);
     let meta = fs::metadata(rig.dir.path().join("a.json")).unwrap();
-    let found = Found { name: "a.json".into(), came: SystemTime::now(), stamp: Stamp::of(&meta) };
+    let found = Found { name: "a.json".into(), came: SystemTime::now(), stamp: stamp(&meta) };
     rig.put("a.json", r#"{"part_id":"P2"}"#);
     inbox.look(&Own::open(rig.dir.path()).unwrap(), found).unwrap();
     assert_eq!(rig.parts(), ["P2"]);
