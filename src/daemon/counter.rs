@@ -159,3 +159,26 @@ impl Counter {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::config::{QueueConfig, SourceConfig, TriggerConfig};
+
+    /// A camera that no test opens.
+    pub fn camera(id: &str, on: TriggerOn) -> Camera {
+        Camera {
+            id: id.into(),
+            source: SourceConfig::Simulator {
+                product: "machined-plate".into(),
+                seed: 1,
+                count: None,
+                width_px: 64,
+                height_px: 64,
+            },
+            pipeline: "machined-plate".into(),
+            trigger: TriggerConfig { on, ..TriggerConfig::default() },
+            queue: QueueConfig { policy: Policy::Wait, frames: 1 },
+        }
+    }
+}

@@ -67,11 +67,6 @@ impl Desk {
                 };
                 self.change(camera.as_deref(), &Change::Pipeline(Arc::clone(found)), sender)
             }
-            Command::Retry => {
-                let letters = self.store.retry_all().map_err(|e| not_stored(&e))?;
-                tracing::info!(letters, "what was given up is owed to the broker again");
-                Ok(())
-            }
             Command::Retry => match self.store.retry_all() {
                 Ok(letters) => {
                     tracing::info!(letters, "what was given up is owed to the broker again");

@@ -1,9 +1,10 @@
 //! Tests of the desk: what it takes, refuses, remembers, and knows again.
 
-use super::super::commanded::{Commanded, Orders};
-use super::super::counter::WAITING_MAX;
 use super::*;
 use crate::config::{self, TriggerOn};
+use crate::daemon::commanded::{Commanded, Orders};
+use crate::daemon::counter::tests::camera;
+use crate::daemon::counter::WAITING_MAX;
 use crate::domain::frame::Trigger;
 use crate::queue::Popped;
 use crate::store::StoreOptions;
@@ -29,16 +30,6 @@ fn clip() -> Arc<Pipeline> {
 fn pipelines() -> BTreeMap<String, Arc<Pipeline>> {
     let known = [pipeline("machined-plate"), pipeline("any-part"), clip()];
     known.map(|p| (p.name.clone(), p)).into_iter().collect()
-}
-
-fn camera(id: &str, on: TriggerOn) -> config::Camera {
-    config::Camera {
-        id: id.into(),
-        source: config::SourceConfig::Folder { path: "nowhere".into(), watch: true },
-        pipeline: "machined-plate".into(),
-        trigger: config::TriggerConfig { on, ..config::TriggerConfig::default() },
-        queue: config::QueueConfig { policy: crate::queue::Policy::Wait, frames: 1 },
-    }
 }
 
 /// A desk over a store, as a start makes it.

@@ -212,7 +212,9 @@ impl Inbox {
         let sender = Sender::File { name: name.to_string_lossy().into_owned(), stamp: stamp.clone() };
         let correlation_id = match command {
             Command::Trigger(request) => request.trigger.correlation_id.clone(),
-            Command::Pipeline { .. } | Command::Pause { .. } | Command::Resume { .. } => None,
+            Command::Pipeline { .. } | Command::Pause { .. } | Command::Resume { .. } | Command::Retry => {
+                None
+            }
         };
         let outcome = (self.handler)(command.clone(), &sender);
         if outcome.as_ref().is_err_and(Refusal::passes) {

@@ -7,7 +7,7 @@
 //! Invariant: a file has one inspection, whatever ends the process: it is noted before anybody inspects it, and
 //! what is noted is owed until it is recorded.
 
-use super::desk::Counter;
+use super::counter::Counter;
 use crate::camera::folder::{Stamp, Taken};
 use crate::domain::frame::Trigger;
 use crate::store::accepted::Accepted;
@@ -121,7 +121,9 @@ fn forget(store: &Store, keys: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::pipeline_from_str;
+    use crate::config::{pipeline_from_str, TriggerOn};
+    use crate::daemon::commanded::Orders;
+    use crate::daemon::counter::tests::camera;
     use crate::store::StoreOptions;
 
     #[test]
@@ -131,7 +133,10 @@ mod tests {
         let pipeline = Arc::new(pipeline_from_str("any-part", &text).unwrap());
         let start = || {
             let store = Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
-            let counter = Arc::new(Counter::new("cam1", false, Arc::clone(&pipeline)));
+            let counter = Arc::new(Counter::new(
+                &camera("cam1", TriggerOn::Interval),
+                Orders::configured(Arc::clone(&pipeline)),
+            ));
             (Files::load(Arc::clone(&store), counter, "cam1", "in".into()).unwrap(), store)
         };
         let stamp = Stamp { len: 7, modified_ns: 1, changed_ns: 1_790_000_000_123_456_789, inode: 5 };

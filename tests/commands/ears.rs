@@ -61,13 +61,24 @@ async fn serve(mut stream: TcpStream, got: Got) -> std::io::Result<()> {
                 got.lock().unwrap().push(String::from_utf8_lossy(&body).into_owned());
                 vec![0x40, 2, body[2 + topic], body[3 + topic]]
             }
-            8 if v5 => vec![0x90, 7, body[0], body[1], 0, 0x87, 0x87, 0x87, 0x87],
-            8 => vec![0x90, 6, body[0], body[1], 0x80, 0x80, 0x80, 0x80],
+            8 => subscribed(&body, v5),
             12 => vec![0xd0, 0],
             _ => vec![],
         };
         stream.write_all(&answer).await?;
     }
+}
+
+/// SUBACK: each filter is refused.
+fn subscribed(subscribe: &[u8], v5: bool) -> Vec<u8> {
+    // The packet's number and, in MQTT 5, the length of properties that nobody sends.
+    let head = 2 + usize::from(v5);
+    let (mut rest, mut codes) = (&subscribe[head..], vec![]);
+    while let [high, low, after @ ..] = rest {
+        rest = &after[usize::from(u16::from_be_bytes([*high, *low])) + 1..];
+        codes.push(if v5 { 0x87 } else { 0x80 });
+    }
+    [&[0x90, (head + codes.len()) as u8], &subscribe[..head], &codes].concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]
