@@ -4,8 +4,8 @@
 //!                              '--no: an error like others; systemd starts the daemon again
 
 use crate::config::Config;
+use crate::domain::camera::{CameraState, CameraStatus, LineState};
 use crate::mqtt::last_words::last_words;
-use crate::mqtt::message::CameraState;
 use crate::mqtt::StationEvent;
 use crate::store::error::StoreError;
 use anyhow::Context as _;
@@ -43,8 +43,11 @@ pub fn report(config: &Config, error: &anyhow::Error) -> Damaged {
     let alarm = StationEvent::Alarm { code: ALARM.to_owned(), raised: true, message: words };
     let fault = |id: &String| StationEvent::Camera {
         id: id.clone(),
-        state: CameraState::Fault,
-        reason: "the store is damaged".to_owned(),
+        status: CameraStatus {
+            state: CameraState::Fault,
+            reason: "the store is damaged".to_owned(),
+            line: LineState::default(),
+        },
     };
     let cameras = config.cameras.iter().map(|c| fault(&c.id));
     let events: Vec<StationEvent> = std::iter::once(alarm).chain(cameras).collect();

@@ -27,8 +27,8 @@ pub async fn last_words(
     let messages: Vec<(String, Vec<u8>)> = events
         .iter()
         .filter_map(|event| match event {
-            StationEvent::Camera { id, state, reason } => {
-                Some((topics.camera_status(id), message::camera_status(*state, reason, now)))
+            StationEvent::Camera { id, status } => {
+                Some((topics.camera_status(id), message::camera_status(status, now)))
             }
             StationEvent::Alarm { code, raised, message } => {
                 Some((topics.alarm(code), message::alarm(code, *raised, message, now)))
