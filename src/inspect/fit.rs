@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn noise_of_any_strength_is_refused() {
         for seed in 0..12 {
-            for spread in [7, 20, 60, 120, 400] {
+            for spread in [14, 25, 60, 120, 400] {
                 refused(&noise(320, 240, 128, spread, seed), "noise");
             }
             refused(&noise(40, 40, 100, 90, seed), "noise");

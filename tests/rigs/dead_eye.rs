@@ -89,7 +89,7 @@ fn spoilt(kind: &str, part: &RgbImage, random: &mut ChaCha8Rng) -> Vec<u8> {
         "black" => png(change(&mut |r, _| r.gen_range(0..3))),
         "dark" => png(change(&mut |_, v| v / 12)),
         "white" => png(change(&mut |r, _| r.gen_range(252..=255))),
-        "overexposed" => png(change(&mut |_, v| v * 12)),
+        "overexposed" => png(change(&mut |_, v| v * 20)),
         "even grey" => {
             let shade = random.gen_range(30..220);
             png(RgbImage::from_pixel(SIDE, SIDE, Rgb([shade; 3])))
