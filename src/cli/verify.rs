@@ -62,6 +62,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let whole = is_whole(&found);
     if args.json {
+        // Only where there is one: the object of a whole store is as it was.
+        for chain in ["", "/reviews"] {
+            if let Some(of) = found.pointer_mut(chain).and_then(Value::as_object_mut) {
+                of.retain(|key, value| key != "reason" || !value.is_null());
+            }
+        }
         if found["pictures"].is_object() {
             found["pictures"]["listed"] = json!(bad);
         }

@@ -31,18 +31,12 @@ pub(super) struct Builder {
 }
 
 /// One end of a ledger's chain, as far as it was inserted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ledger {
     pub first: Option<u64>,
     pub before_first: Digest,
     pub last: u64,
     pub last_hash: Digest,
-}
-
-impl Default for Ledger {
-    fn default() -> Self {
-        Self { first: None, before_first: [0; 32], last: 0, last_hash: [0; 32] }
-    }
 }
 
 impl Ledger {

@@ -58,13 +58,16 @@ fn guarded<T>(read: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
     }
 }
 
+/// Takes a number and what stands under it.
+type Each<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), BackupError>;
+
 /// All rows of a tree with numbers for keys, in their order, around what cannot be read; `end` is the highest number
 /// that was ever known. Returns what was wrong first.
 pub(super) fn stream(
     db: &sled::Db,
     name: &str,
     end: u64,
-    each: &mut dyn FnMut(u64, &[u8]) -> Result<(), BackupError>,
+    each: Each<'_>,
 ) -> Result<Option<String>, BackupError> {
     let tree = match guarded(|| db.open_tree(name)) {
         Ok(tree) => tree,

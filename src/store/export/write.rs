@@ -81,6 +81,9 @@ pub struct Summary {
     pub named: Vec<(u64, String, String)>,
 }
 
+/// What a picture is called in an export, and its width and height.
+type Named = (String, (u32, u32));
+
 /// Why an export ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
@@ -149,7 +152,7 @@ impl Store {
         one: &Exported,
         sink: &mut dyn Sink,
         summary: &mut Summary,
-    ) -> Result<Option<(String, (u32, u32))>, ExportError> {
+    ) -> Result<Option<Named>, ExportError> {
         let Some(image) = one.stored.image.as_ref().map(|s| &s.image) else {
             summary.without_picture += 1;
             return Ok(None);
