@@ -27,6 +27,7 @@ mod read;
 mod section;
 #[cfg(test)]
 mod tests;
+mod warnings;
 mod web;
 
 pub use camera::{DeviceConfig, Health};
@@ -77,6 +78,8 @@ pub struct Config {
     pub pipelines: BTreeMap<String, Pipeline>,
     /// What is wrong with files of that folder that no camera names.
     pub notes: Vec<String>,
+    /// What is valid and risky, here and in the pipelines: above all recipes by which defective parts pass.
+    pub warnings: Vec<Problem>,
 }
 
 /// The ISA-95 path of the station: each part is one level of its topics.
@@ -310,8 +313,17 @@ pub fn load_with_files(path: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// `Unreadable` when the file cannot be read, `Invalid` with everything that is wrong in it.
 pub fn load_pipeline(path: &Path) -> Result<Pipeline, ConfigError> {
-    let file = path.display().to_string();
-    pipeline_from_str(&file, &read_text(path)?)
+    Ok(load_pipeline_with_warnings(path)?.0)
+}
+
+/// `load_pipeline`, and also what is valid and risky in the file.
+///
+/// # Errors
+/// As `load_pipeline`.
+pub fn load_pipeline_with_warnings(path: &Path) -> Result<(Pipeline, Vec<Problem>), ConfigError> {
+    let text = read_text(path)?;
+    pipeline::from_str(&path.display().to_string(), &text)
+        .map_err(|problems| ConfigError::Invalid { problems })
 }
 
 /// A pipeline from a file's text; `file` only names it in messages.
@@ -319,7 +331,8 @@ pub fn load_pipeline(path: &Path) -> Result<Pipeline, ConfigError> {
 /// # Errors
 /// `Invalid` with everything that is wrong in it.
 pub fn pipeline_from_str(file: &str, text: &str) -> Result<Pipeline, ConfigError> {
-    pipeline::from_str(file, text).map_err(|problems| ConfigError::Invalid { problems })
+    let read = pipeline::from_str(file, text).map_err(|problems| ConfigError::Invalid { problems })?;
+    Ok(read.0)
 }
 
 fn load_file(path: &Path, files: bool) -> Result<Config, ConfigError> {

@@ -65,15 +65,18 @@ fn keys_that_let_any_picture_through_are_warnings() {
     let photo = std::fs::read_to_string("pipelines/photo.toml").expect("it ships");
     let path = folder.path().join("photo.toml");
     for (keys, words) in [
-        ("health = \"off\"", "[frame] health = \"off\""),
-        ("repeats = \"allow\"", "[frame] repeats = \"allow\""),
-        ("roi = [0, 0, 640, 480]", "[frame] roi without size"),
-        ("size = \"any\"\nroi = [0, 0, 640, 480]", "[frame] roi with size = \"any\""),
+        ("health = \"off\"", "frame.health = \"off\": black"),
+        ("repeats = \"allow\"", "frame.repeats = \"allow\": "),
+        ("roi = [0, 0, 640, 480]", "frame.roi = [0, 0, 640, 480]: without size"),
+        ("size = \"any\"\nroi = [0, 0, 640, 480]", "frame.roi = [0, 0, 640, 480]: with size = \"any\""),
     ] {
         std::fs::write(&path, photo.replacen("size = \"any\"", keys, 1)).expect("a file");
         let (code, out) = check(&[path.to_str().expect("UTF-8")], &[]);
         assert_eq!(code, Some(0), "{out}");
-        assert!(out.contains(&format!("warning  {}: {words}", path.display())), "{keys}: {out}");
+        let warned = out
+            .lines()
+            .any(|line| line.starts_with(&format!("warning  {}:", path.display())) && line.contains(words));
+        assert!(warned, "{keys}: {out}");
     }
     let (_, out) = check(&["pipelines/photo.toml", "pipelines/machined-plate.toml"], &[]);
     assert!(!out.contains("warning"), "{out}");
@@ -90,4 +93,23 @@ fn every_pipeline_file_is_checked_on_its_own() {
     assert!(out.contains(&format!("problem  {bad}:2:1: nam = \"bad\": unknown key; known here: schema,")));
     assert!(out.contains("ok       pipelines/photo.toml: photo version "), "{out}");
     assert!(out.contains("problem  pipelines/none.toml: cannot be read: No such file"), "{out}");
+}
+
+#[test]
+fn a_recipe_that_lets_defects_pass_is_warned_of_and_strictly_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let recipe = std::fs::read_to_string("pipelines/photo.toml").expect("it ships");
+    let blind = recipe.replacen("tile_px = 512 ", "tile_px = 8192", 1);
+    assert_ne!(blind, recipe);
+    let line = 1 + blind.lines().position(|line| line.starts_with("tile_px")).expect("the key");
+    let path = folder.path().join("blind.toml");
+    std::fs::write(&path, blind).expect("a file");
+    let path = path.to_str().expect("UTF-8");
+    let (code, out) = check(&[path], &[]);
+    assert_eq!(code, Some(0), "{out}");
+    let place = format!("warning  {path}:{line}:1: tiling.tile_px = 8192: ");
+    assert!(out.contains(&place) && out.contains("a defect below 1024 px (102.4 mm)"), "{out}");
+    assert_eq!(check(&["--strict", path], &[]), (Some(78), out));
+    let (code, out) = check(&["--strict", "pipelines/photo.toml", "pipelines/machined-plate.toml"], &[]);
+    assert_eq!(code, Some(0), "{out}");
 }

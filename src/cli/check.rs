@@ -3,7 +3,7 @@
 //! Prints one line for what is fine, one for what is risky and one for every problem, with its file, line, key and value.
 //! Opens no model, camera, store or connection; it only looks whether the named files are there.
 
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Problem};
 use crate::domain::pipeline::{Pipeline, PromptKind};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -16,12 +16,15 @@ pub struct Args {
     /// /etc/inspectd/inspectd.toml].
     #[arg(long, value_name = "FILE", env = "INSPECTD_CONFIG")]
     config: Option<PathBuf>,
+    /// Warnings count as problems: they end in the same exit code.
+    #[arg(long)]
+    strict: bool,
     /// Pipeline files to check on their own.
     #[arg(value_name = "PIPELINE")]
     pipelines: Vec<PathBuf>,
 }
 
-/// Runs the command. Problems make the exit code `config::EXIT_CODE`.
+/// Runs the command. Problems, and with `--strict` warnings, make the exit code `config::EXIT_CODE`.
 ///
 /// # Errors
 /// Only when standard output cannot be written.
@@ -31,7 +34,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut fine = true;
     if let Some(path) = args.config.or(installed) {
         match config::load_with_files(&path) {
-            Ok(config) => report_config(out, &path, &config)?,
+            Ok(config) => {
+                report_config(out, &path, &config)?;
+                fine &= report_warnings(out, &config.warnings)? || !args.strict;
+            }
             Err(error) => {
                 fine = false;
                 report_problems(out, &error)?;
@@ -39,8 +45,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     for path in &args.pipelines {
-        match config::load_pipeline(path) {
-            Ok(pipeline) => report_pipeline(out, path, &pipeline)?,
+        match config::load_pipeline_with_warnings(path) {
+            Ok((pipeline, warnings)) => {
+                report_pipeline(out, path, &pipeline)?;
+                fine &= report_warnings(out, &warnings)? || !args.strict;
+            }
             Err(error) => {
                 fine = false;
                 report_problems(out, &error)?;
@@ -54,9 +63,6 @@ fn report_config(out: &mut impl Write, path: &Path, config: &Config) -> io::Resu
     let ids: Vec<_> = config.cameras.iter().map(|camera| camera.id.as_str()).collect();
     let url = config.mqtt.url();
     writeln!(out, "ok       {}: {}, broker {url}", path.display(), counted(&ids, "camera"))?;
-    if let Some(warning) = config.mqtt.warning() {
-        writeln!(out, "warning  {}: {warning}", path.display())?;
-    }
     for (name, pipeline) in &config.pipelines {
         report_pipeline(out, &config.pipelines_dir.join(format!("{name}.toml")), pipeline)?;
     }
@@ -74,8 +80,13 @@ fn report_pipeline(out: &mut impl Write, path: &Path, pipeline: &Pipeline) -> io
     let prompts: Vec<_> = pipeline.prompts.iter().map(|p| format!("{}: {}", p.id, kind(&p.kind))).collect();
     let prompts: Vec<_> = prompts.iter().map(String::as_str).collect();
     let (path, name, version) = (path.display(), &pipeline.name, &pipeline.version);
-    writeln!(out, "ok       {path}: {name} version {version}, {}", counted(&prompts, "prompt"))?;
-    pipeline.frame.warnings().iter().try_for_each(|warning| writeln!(out, "warning  {path}: {warning}"))
+    writeln!(out, "ok       {path}: {name} version {version}, {}", counted(&prompts, "prompt"))
+}
+
+/// Prints what is risky. True when nothing is.
+fn report_warnings(out: &mut impl Write, warnings: &[Problem]) -> io::Result<bool> {
+    warnings.iter().try_for_each(|warning| writeln!(out, "warning  {warning}"))?;
+    Ok(warnings.is_empty())
 }
 
 fn report_problems(out: &mut impl Write, error: &ConfigError) -> io::Result<()> {

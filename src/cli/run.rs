@@ -19,6 +19,9 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = config::load_with_files(&args.config)?;
     tracing::info!(file = %args.config.display(), "effective config:\n{}", config.effective());
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     daemon::run(config)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -77,6 +77,7 @@ pub(super) struct Document {
     /// Key path -> variable that overrides it.
     overrides: BTreeMap<String, String>,
     problems: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<Problem>>,
 }
 
 impl Document {
@@ -90,6 +91,7 @@ impl Document {
             places: BTreeMap::new(),
             overrides: BTreeMap::new(),
             problems: RefCell::default(),
+            warnings: RefCell::default(),
         };
         document.note_table(text, "", table.get_ref());
         for error in &errors {
@@ -123,7 +125,19 @@ impl Document {
     /// Reports a problem with the key at `path`. A key that is not in the file is reported at the
     /// nearest section around it.
     pub(super) fn problem(&self, path: &str, message: impl Into<String>) {
-        let message = message.into();
+        self.push(self.at(path, message.into()));
+    }
+
+    /// Reports what is valid and risky about the key at `path`, once.
+    pub(super) fn warning(&self, path: &str, message: impl Into<String>) {
+        let warning = self.at(path, message.into());
+        let mut warnings = self.warnings.borrow_mut();
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    fn at(&self, path: &str, message: String) -> Problem {
         let known = self.place_around(path);
         let variable = self.variable_of(path);
         let value = match &variable {
@@ -131,22 +145,22 @@ impl Document {
             None => self.places.get(path).and_then(|p| p.value.as_ref()).map(|text| shown(path, text)),
         };
         let (line, column) = known.map_or((1, 1), |place| (place.line, place.column));
-        self.push(Problem {
-            file: self.file.clone(),
-            line,
-            column,
-            variable,
-            key: path.to_owned(),
-            value,
-            message,
-        });
+        Problem { file: self.file.clone(), line, column, variable, key: path.to_owned(), value, message }
     }
 
     /// Everything reported, in the order of the file.
     pub(super) fn into_problems(self) -> Vec<Problem> {
-        let mut problems = self.problems.into_inner();
-        problems.sort_by_key(|p| (p.variable.is_some(), p.line, p.column));
-        problems
+        self.into_problems_and_warnings().0
+    }
+
+    /// Everything reported and everything warned of, each in the order of the file.
+    pub(super) fn into_problems_and_warnings(self) -> (Vec<Problem>, Vec<Problem>) {
+        let sorted = |list: RefCell<Vec<Problem>>| {
+            let mut list = list.into_inner();
+            list.sort_by_key(|p| (p.variable.is_some(), p.line, p.column));
+            list
+        };
+        (sorted(self.problems), sorted(self.warnings))
     }
 
     /// True when something was reported about exactly this key.

@@ -55,7 +55,7 @@ impl Mqtt {
         let has_password = self.password.is_some() || self.password_file.is_some();
         (self.tls.is_none() && has_password && !is_local).then(|| {
             let url = self.url();
-            format!("mqtt.url = {url:?}: the password goes to the broker in clear text; use mqtts:// with ca")
+            format!("the password goes to {url} in clear text; use mqtts:// with ca")
         })
     }
 

@@ -3,6 +3,7 @@
 use super::document::{Document, Problem};
 use super::frame;
 use super::section::Section;
+use super::warnings;
 use crate::domain::grade::{Grade, Severity};
 use crate::domain::pipeline::{
     CheckKind, ClipRule, Expect, FrameRule, GradeRule, Pipeline, PixelBudget, Prompt, PromptKind, Tiling,
@@ -36,8 +37,8 @@ const DEADLINE_MS_MAX: u64 = 3_600_000;
 const CLIP_FRAMES: std::ops::RangeInclusive<usize> = 2..=16;
 const CLIP_INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=10_000;
 
-/// Reads a pipeline from a file's text, or everything that is wrong in it.
-pub(super) fn from_str(file: &str, text: &str) -> Result<Pipeline, Vec<Problem>> {
+/// Reads a pipeline from a file's text, with what is valid and risky in it, or everything that is wrong in it.
+pub(super) fn from_str(file: &str, text: &str) -> Result<(Pipeline, Vec<Problem>), Vec<Problem>> {
     let document = Document::parse(file, text, &[]);
     if !document.is_fine() {
         return Err(document.into_problems());
@@ -67,7 +68,8 @@ pub(super) fn from_str(file: &str, text: &str) -> Result<Pipeline, Vec<Problem>>
     };
     root.finish();
     if document.is_fine() {
-        Ok(pipeline)
+        warnings::add(&pipeline, &document);
+        Ok((pipeline, document.into_problems_and_warnings().1))
     } else {
         Err(document.into_problems())
     }

@@ -91,7 +91,7 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
     let mut pipelines = Pipelines::new(origin.input_of(&root, "pipelines_dir", "pipelines"));
     let cameras = cameras(origin, &root, &mut pipelines);
     let notes = pipelines.read_others();
-    let config = Config {
+    let mut config = Config {
         model: model(origin, root.child("model")),
         trigger_dir: trigger_dir(origin, root.child("trigger"), &cameras),
         parts: parts(&root, &cameras),
@@ -103,7 +103,11 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         pipelines_dir: pipelines.dir,
         pipelines: pipelines.loaded,
         notes,
+        warnings: vec![],
     };
+    if let Some(message) = config.mqtt.warning() {
+        document.warning("mqtt.url", message);
+    }
     if let Some(path) = &config.mqtt.password_file {
         origin.must_be_file(&root, "mqtt.password_file", path);
     }
@@ -114,9 +118,11 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         }
     }
     root.finish();
-    let mut problems = document.into_problems();
+    let (mut problems, warnings) = document.into_problems_and_warnings();
     problems.extend(pipelines.problems);
     if problems.is_empty() {
+        config.warnings = warnings;
+        config.warnings.extend(pipelines.warnings);
         Ok(config)
     } else {
         Err(problems)
@@ -394,11 +400,19 @@ struct Pipelines {
     tried: BTreeMap<String, Result<(), String>>,
     /// What is wrong inside the pipeline files.
     problems: Vec<Problem>,
+    /// What is valid and risky in them.
+    warnings: Vec<Problem>,
 }
 
 impl Pipelines {
     const fn new(dir: PathBuf) -> Self {
-        Self { dir, loaded: BTreeMap::new(), tried: BTreeMap::new(), problems: Vec::new() }
+        Self {
+            dir,
+            loaded: BTreeMap::new(),
+            tried: BTreeMap::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     /// Reads a pipeline unless it was read before. `Err` says what is wrong with the name; problems
@@ -458,10 +472,11 @@ impl Pipelines {
             ConfigError::Invalid { .. } => error.to_string(),
         })?;
         match pipeline::from_str(&file, &text) {
-            Ok(pipeline) if pipeline.name == name => {
+            Ok((pipeline, warnings)) if pipeline.name == name => {
+                self.warnings.extend(warnings);
                 self.loaded.insert(name.to_owned(), pipeline);
             }
-            Ok(pipeline) => {
+            Ok((pipeline, _)) => {
                 return Err(format!("{file} calls itself {:?}: name it as its file", pipeline.name));
             }
             Err(problems) => self.problems.extend(problems),

@@ -11,6 +11,7 @@ use crate::vlm::ModelInfo;
 use proptest::prelude::*;
 
 mod door;
+mod warnings;
 
 const SMALL: &str = r#"[station]
 site = "p"

@@ -36,29 +36,6 @@ pub struct FrameRule {
     pub repeats: Repeats,
 }
 
-impl FrameRule {
-    /// What lets a picture through that is none of the part, in words that name the key.
-    pub fn warnings(&self) -> Vec<&'static str> {
-        let mut warnings = vec![];
-        if self.health == Health::Off {
-            warnings.push("[frame] health = \"off\": black, white and noise are inspected, and pass where no text is expected");
-        }
-        if self.repeats == Repeats::Allow {
-            warnings
-                .push("[frame] repeats = \"allow\": the pictures of a camera that is frozen are inspected");
-        }
-        if self.roi.is_some() && self.size == FrameSize::Unknown {
-            warnings.push("[frame] roi without size: until a part is confirmed, a camera of another resolution is not noticed");
-        }
-        if self.roi.is_some() && self.size == FrameSize::Any {
-            warnings.push(
-                "[frame] roi with size = \"any\": at another resolution the roi lies elsewhere on the part",
-            );
-        }
-        warnings
-    }
-}
-
 /// Which size frames must have: regions, masks and millimetres hold for one size only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FrameSize {
