@@ -18,6 +18,7 @@
 //! that what was taken is inspected, what was inspected is stored, and what was stored is published
 //! or kept for the next start.
 
+mod anew;
 mod board;
 mod cameras;
 mod care;
@@ -162,7 +163,7 @@ async fn line(
     let commands = mqtt::command::listen(mqtt_options(config)?, handler, station::hearing(station));
     let gate = gate::Gate::new(Arc::clone(store));
     let inspector =
-        inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station), gate);
+        inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station), gate)?;
     notify(&[NotifyState::Ready]);
     tracing::info!(cameras = config.cameras.len(), broker = %config.mqtt.url(), "inspecting");
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -14,6 +14,7 @@
 //! - No length is believed: both are checked against their limits before anything is allocated.
 //! - No read or write is without its limit of time.
 
+use crate::threads;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 use std::ffi::OsString;
@@ -307,7 +308,10 @@ impl Drop for Child {
             std::thread::sleep(Duration::from_millis(1));
         }
         tracing::warn!(pid = process.id(), "a killed child does not end; a thread waits for it");
-        std::thread::spawn(move || process.wait());
+        // Without the thread it is a zombie until this process ends.
+        if let Err(error) = threads::spawn("reaper", move || process.wait()) {
+            tracing::error!(%error, "nobody waits for the killed child");
+        }
     }
 }
 
@@ -341,9 +345,11 @@ fn spawn_from_lasting_thread(mut command: Command) -> io::Result<std::process::C
             Some(orders) => orders.clone(),
             None => {
                 let (tx, orders) = sync_channel::<Order>(SPAWNS_MAX);
-                std::thread::Builder::new().name("spawner".into()).spawn(move || {
+                threads::spawn("spawner", move || {
                     for (mut command, answer) in orders {
-                        let _ = answer.send(command.spawn());
+                        // Its end would kill every child.
+                        let child = threads::caught(|| command.spawn());
+                        let _ = answer.send(child.unwrap_or_else(|words| Err(io::Error::other(words))));
                     }
                 })?;
                 spawner.insert(tx).clone()

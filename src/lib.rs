@@ -41,5 +41,6 @@ pub mod mqtt;
 pub mod queue;
 pub mod simulator;
 pub mod store;
+pub mod threads;
 pub mod vlm;
 pub mod web;

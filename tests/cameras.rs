@@ -9,6 +9,8 @@
 mod awake;
 #[path = "common/film.rs"]
 mod film;
+#[path = "cameras/lies.rs"]
+mod lies;
 #[path = "cameras/right_part.rs"]
 mod right_part;
 #[path = "common/rtsp.rs"]
@@ -116,19 +118,38 @@ fn scripted(script: &Path) {
             "wrong_size" => {
                 let _ = channel.send(&frame(None, pictures), &[&[0; 11]], within);
             }
-            // Both have the bytes of their sizes.
+            // Both have the bytes of their sizes, and answer an order that nobody waits for any more.
             "shrinks" => {
                 let small = Told::Frame {
-                    order: None,
+                    order: Some(0),
                     older: 0,
                     width_px: 2,
                     height_px: 2,
                     stamp: Stamp::now(),
                     number: 9,
                 };
-                let _ = channel.send(&frame(None, pictures), &[&[0; 4 * 4 * 3]], within);
+                let _ = channel.send(&frame(Some(0), pictures), &[&[0; 4 * 4 * 3]], within);
                 let _ = channel.send(&small, &[&[0; 2 * 2 * 3]], within);
             }
+            // What no honest child sends.
+            "lost" => {
+                let lies = [Told::Lost { count: 3 }, Told::Lost { count: u64::MAX }];
+                let _ = lies.map(|lie| channel.send(&lie, &[], within));
+            }
+            "huge" => {
+                let (width_px, height_px) = (u32::MAX, u32::MAX);
+                let lie = Told::Frame {
+                    order: Some(1),
+                    older: 0,
+                    width_px,
+                    height_px,
+                    stamp: Stamp::now(),
+                    number: 1,
+                };
+                let _ = channel.send(&lie, &[], within);
+            }
+            "opened" => _ = channel.send(&Told::Opened, &[], within),
+            "unordered" => _ = channel.send(&frame(None, pictures), &[&[0; 4 * 4 * 3]], within),
             // More parts than anybody takes, and then a fault, which tells that they were all sent.
             "line" => {
                 for number in 1..=12 {
@@ -157,6 +178,11 @@ fn scripted(script: &Path) {
     }
 }
 
+fn scripted_kind(script: &Path) -> Kind {
+    let device = script.to_owned();
+    Kind::V4l2 { device, width_px: None, height_px: None, fps: None, controls: Default::default() }
+}
+
 fn frame(order: Option<u64>, number: u64) -> Told {
     Told::Frame { order, older: 0, width_px: 4, height_px: 4, stamp: Stamp::now(), number }
 }
@@ -181,7 +207,8 @@ impl Rig {
         let report = Box::new(move |report| heard.lock().unwrap().push((Instant::now(), report)));
         let pushed = matches!(&settings.kind, Kind::Genicam { trigger: Exposure::Line(_), .. });
         let camera =
-            Supervised::new(settings, program(role, script), limits, pushed, Stop::default(), report);
+            Supervised::new(settings, program(role, script), limits, pushed, Stop::default(), report)
+                .unwrap();
         Self { camera, reports }
     }
 
@@ -253,15 +280,8 @@ fn failing_camera(faults: impl Iterator<Item = &'static str>, awake: &Awake, out
         std::fs::rename(&new, &script).unwrap();
     };
     write("good");
-    let kind = Kind::V4l2 {
-        device: script.clone(),
-        width_px: None,
-        height_px: None,
-        fps: None,
-        controls: Default::default(),
-    };
     let began = Instant::now();
-    let mut rig = Rig::new(kind, "scripted", &script, Policy::All, Limits::default());
+    let mut rig = Rig::new(scripted_kind(&script), "scripted", &script, Policy::All, Limits::default());
     rig.ready(began);
     for fault in faults {
         assert_eq!(rig.take().pixels.dimensions(), (4, 4), "{fault}");

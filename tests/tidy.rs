@@ -6,9 +6,9 @@
 //!     main > cli, daemon > config > inspect > vlm
 //!                        > camera, mqtt, web, control > store > domain
 //!
-//! `queue`, `clock`, `health` and `ipc` are leaves: every room that runs threads may use them; `command` is
-//! one on `domain`, for the rooms that take commands. Test code is free to reach further; a file's tests begin
-//! at `#[cfg(test)]` and end it.
+//! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them;
+//! `command` is one on `domain`, for the rooms that take commands. Test code is free to reach further; a file's
+//! tests begin at `#[cfg(test)]` and end it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,14 +25,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("queue", &[]),
     ("clock", &[]),
     ("health", &[]),
-    ("ipc", &[]),
+    ("threads", &[]),
+    ("ipc", &["threads"]),
     ("command", &["domain"]),
-    ("store", &["domain", "clock", "health"]),
-    ("camera", &["domain", "simulator", "queue", "clock", "health", "ipc"]),
-    ("mqtt", &["store", "domain", "command", "queue", "clock", "health"]),
-    ("web", &["store", "domain", "command", "queue", "clock", "health"]),
-    ("control", &["store", "domain", "clock", "ipc"]),
-    ("inspect", &["domain", "vlm", "queue", "clock", "health", "ipc"]),
+    ("store", &["domain", "clock", "health", "threads"]),
+    ("camera", &["domain", "simulator", "queue", "clock", "health", "ipc", "threads"]),
+    ("mqtt", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
+    ("web", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
+    ("control", &["store", "domain", "clock", "ipc", "threads"]),
+    ("inspect", &["domain", "vlm", "queue", "clock", "health", "ipc", "threads"]),
     ("config", &["domain", "store", "inspect", "vlm", "queue", "simulator", "camera"]),
 ];
 const FREE: &[&str] = &["main", "lib", "cli", "daemon"];
@@ -91,6 +92,17 @@ fn no_unfinished_work_is_checked_in() {
             let found = unfinished(&text);
             assert!(found.is_empty(), "{}: {found:?}", path.display());
         }
+    }
+}
+
+/// A thread without a name cannot be told from the others, and one that nobody looks at ends in silence.
+#[test]
+fn threads_start_in_one_place() {
+    for (path, text) in sources("src") {
+        let code = without_comments_and_texts(before_tests(&text));
+        let starts = code.contains("thread::spawn(") || code.contains("thread::Builder");
+        let may = is_test_file(&text) || path.ends_with("threads.rs");
+        assert!(may || !starts, "{}: use threads::spawn", path.display());
     }
 }
 

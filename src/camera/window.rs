@@ -130,6 +130,12 @@ impl Window {
         }
     }
 
+    /// A part that was triggered at `received` ends without having been waited for: its picture may still come.
+    pub fn gave_up(&mut self, received: Instant) {
+        self.received = Some(received);
+        self.in_doubt |= self.rule.stamps == Stamps::Arrival;
+    }
+
     /// A part was triggered; the one before it has had its outcome. Returns what to ask the source for, by
     /// `late` at most.
     fn begin(&mut self, received: Instant, late: Option<Instant>) -> Want {
@@ -251,6 +257,20 @@ mod tests {
         assert!(matches!(window.judge(picture(t - 900 * MS), None), Match::Older));
         assert!(matches!(window.judge(picture(t), None), Match::Mine(_)));
         assert!(reason(window.nothing_came()).ends_with("(2 older pictures were discarded)"));
+    }
+
+    #[test]
+    fn after_a_part_that_was_given_up_the_next_is_in_doubt() {
+        let t = Instant::now();
+        for (stamps, in_doubt) in [(Stamps::Arrival, true), (Stamps::Exposure, false)] {
+            let mut window = Window::new(rule(stamps));
+            window.gave_up(t);
+            window.begin(t + 1_200 * MS, None);
+            let outcome = window.judge(picture(t + 1_300 * MS), None);
+            assert_eq!(matches!(outcome, Match::Missing(_)), in_doubt, "{outcome:?}");
+            window.begin(t + 5_000 * MS, None);
+            assert!(matches!(window.judge(picture(t + 5_100 * MS), None), Match::Mine(_)));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::server::{address, own_uid, peer_uid, serve};
 use super::{Answer, Heard, Refusal, Request, Talk, SEND_WAIT, SOCKET};
 use crate::ipc::{BecomeUser, Channel, Child, IpcError, Program};
 use crate::store::{Store, StoreOptions};
+use crate::threads;
 use serde_json::Value;
 use std::fs::File;
 use std::io;
@@ -81,7 +82,7 @@ impl Client {
         let (ours, theirs) = UnixStream::pair()?;
         let dir = dir.to_owned();
         let work = move || serve_dir(&dir, Channel::over(theirs));
-        let thread = std::thread::Builder::new().name("store".into()).spawn(work)?;
+        let thread = threads::spawn("store", work)?;
         Ok(Self { channel: Channel::over(ours), server: Server::Thread(Some(thread)) })
     }
 

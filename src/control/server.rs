@@ -3,6 +3,7 @@
 use super::{service, Failure, Refusal, Talk, SOCKET};
 use crate::ipc::Channel;
 use crate::store::Store;
+use crate::threads;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -90,9 +91,13 @@ impl Door {
         fs::rename(dir.join("control.new"), &path)?;
         let closing = Arc::new(AtomicBool::new(false));
         let (ears, flag) = (Arc::clone(&listener), Arc::clone(&closing));
-        let thread =
-            std::thread::Builder::new().name("control".into()).spawn(move || listen(&ears, &store, &flag))?;
+        let thread = threads::spawn("control", move || listen(&ears, &store, &flag))?;
         Ok(Self { listener, path, closing, thread: Some(thread) })
+    }
+
+    /// True when nobody listens any more, which only a panic does.
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 }
 
@@ -153,7 +158,7 @@ fn admit(
     }
     let store = Arc::clone(store);
     let work = move || serve(&store, &mut talk);
-    let thread = std::thread::Builder::new().name("control-client".into()).spawn(work)?;
+    let thread = threads::spawn("control-client", work)?;
     clients.push(Serving { stream, thread });
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The one owner of `camera/{id}/status`: what is known of each camera, combined, said when it changes.
 //!
 //!     taker, supervisor --source: pictures, or why not--.
+//!     anew --the camera's thread has failed, or runs-----+
 //!     care --the store is full, or no longer-------------+--> combined --changed?--> StationEvent::Camera
 //!     desk --pause, recipe, no recipe-------------------'                  '--> the page
 //!
@@ -30,6 +31,8 @@ struct Camera {
     heard: bool,
     /// Why it gives no pictures.
     source: Option<String>,
+    /// Why its thread takes none.
+    thread: Option<String>,
     line: LineState,
     /// Why no recipe is in force.
     no_recipe: Option<String>,
@@ -39,8 +42,8 @@ struct Camera {
 impl Camera {
     /// `None` while nothing is known that could be said.
     fn status(&self, full: Option<&String>) -> Option<CameraStatus> {
-        let reasons: Vec<_> =
-            [self.no_recipe.as_ref(), self.source.as_ref(), full].into_iter().flatten().cloned().collect();
+        let own = [&self.no_recipe, &self.source, &self.thread].map(Option::as_ref);
+        let reasons: Vec<_> = own.into_iter().chain([full]).flatten().cloned().collect();
         if reasons.is_empty() && !self.heard {
             return None;
         }
@@ -55,6 +58,11 @@ impl Board {
         let mut cameras = self.lock();
         let camera = cameras.by_id.entry(camera.to_owned()).or_default();
         (camera.heard, camera.source) = (true, fault);
+    }
+
+    /// The thread of a camera runs, or why it has failed.
+    pub fn thread(&self, camera: &str, fault: Option<String>) {
+        self.lock().by_id.entry(camera.to_owned()).or_default().thread = fault;
     }
 
     /// What the desk has a camera do; `no_recipe` says why it may judge nothing.
@@ -139,6 +147,17 @@ mod tests {
         assert_eq!(said(&board), [dead, ("live".into(), CameraState::Ready, String::new())]);
         assert!(said(&board).is_empty(), "only what has changed");
         assert_eq!(board.all()[2].1.state, CameraState::Busy);
+    }
+
+    #[test]
+    fn a_thread_that_runs_again_does_not_hide_a_dead_source() {
+        let board = Board::default();
+        board.source("cam1", Some("no picture for 5 s".into()));
+        board.thread("cam1", Some("its thread failed".into()));
+        let both = ("cam1".into(), CameraState::Fault, "no picture for 5 s; its thread failed".into());
+        assert_eq!(said(&board), [both]);
+        board.thread("cam1", None);
+        assert_eq!(said(&board), [("cam1".into(), CameraState::Fault, "no picture for 5 s".into())]);
     }
 
     #[test]

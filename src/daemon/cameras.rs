@@ -7,6 +7,7 @@
 //!
 //! What kind of device a frame came from is known here and to nobody behind the queue.
 
+use super::anew;
 use super::commanded::Orders;
 use super::counter::Counter;
 use super::desk::Desk;
@@ -27,6 +28,7 @@ use crate::domain::pipeline::Pipeline;
 use crate::queue::Queue;
 use crate::simulator::Product;
 use crate::store::Store;
+use crate::threads;
 use crate::vlm::ModelInfo;
 use anyhow::Context;
 use std::collections::BTreeMap;
@@ -55,7 +57,7 @@ pub struct Feeds {
 
 /// The running cameras.
 pub struct Cameras {
-    threads: Vec<JoinHandle<()>>,
+    takers: Vec<JoinHandle<()>>,
     queues: Vec<Arc<Queue<Shot>>>,
     desk: Arc<Desk>,
     feeds: Mutex<Option<Feeds>>,
@@ -74,7 +76,7 @@ pub fn start(
     stop: &Stop,
 ) -> anyhow::Result<Cameras> {
     let (ring, bell) = sync_channel(1);
-    let (mut threads, mut feeds, mut counters) = (vec![], vec![], vec![]);
+    let (mut takers, mut feeds, mut counters) = (vec![], vec![], vec![]);
     let pipelines: BTreeMap<String, Arc<Pipeline>> =
         config.pipelines.iter().map(|(name, p)| (name.clone(), Arc::new(p.clone()))).collect();
     for camera in &config.cameras {
@@ -102,15 +104,17 @@ pub fn start(
             window: Window::new(camera.window()),
             station: Arc::clone(station),
             without_own: false,
+            under_way: None,
+            lost: 0,
         };
         taker.clear_alarm();
         feeds.push(feed);
-        threads.push(std::thread::Builder::new().name(camera.id.clone()).spawn(move || taker.run())?);
+        takers.push(threads::spawn(&format!("take:{}", camera.id), move || anew::run(taker))?);
     }
     let queues = feeds.iter().map(|f| Arc::clone(&f.frames)).collect();
     let parts = config.parts.iter().map(|p| (p.name.clone(), p.cameras.clone())).collect();
     let desk = Arc::new(Desk::new(counters, parts, pipelines, Arc::clone(store), Arc::clone(station))?);
-    Ok(Cameras { threads, queues, desk, feeds: Mutex::new(Some(Feeds { feeds, bell })) })
+    Ok(Cameras { takers, queues, desk, feeds: Mutex::new(Some(Feeds { feeds, bell })) })
 }
 
 impl Cameras {
@@ -129,7 +133,7 @@ impl Cameras {
     pub fn close(self) {
         self.desk.close();
         self.queues.iter().for_each(|q| q.close());
-        for thread in self.threads {
+        for thread in self.takers {
             if thread.join().is_err() {
                 tracing::error!("a camera's thread panicked");
             }
@@ -174,7 +178,7 @@ fn open(
             };
             Box::new(Simulator::new(settings, stop.clone())?)
         }
-        SourceConfig::Device(config) => Box::new(device::open(&camera.id, config, station, stop)),
+        SourceConfig::Device(config) => Box::new(device::open(&camera.id, config, station, stop)?),
         SourceConfig::Folder { path, watch: false, .. } => {
             Box::new(Folder::once(&camera.id, path, stop.clone())?.with_depth(depth))
         }

@@ -11,6 +11,7 @@ use crate::mqtt::StationEvent;
 use crate::store::ageing::{Held, Round};
 use crate::store::error::StoreError;
 use crate::store::Store;
+use crate::threads;
 use sd_notify::NotifyState;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -151,7 +152,7 @@ impl Care {
             }
             let store = Arc::clone(&self.store);
             let clean = move || clean(&store, &Clock::system(), look);
-            self.cleaning = Some(std::thread::Builder::new().name("retention".into()).spawn(clean)?);
+            self.cleaning = Some(threads::spawn("retention", clean)?);
         }
         Ok(Due::Nothing)
     }

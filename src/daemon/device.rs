@@ -19,7 +19,15 @@ const AGREEING: u32 = 3;
 const OPEN_EXTRA: Duration = Duration::from_secs(1);
 
 /// Starts the supervisor of a camera.
-pub fn open(id: &str, config: &DeviceConfig, station: &Arc<Station>, stop: &Stop) -> Supervised {
+///
+/// # Errors
+/// Its thread cannot be started.
+pub fn open(
+    id: &str,
+    config: &DeviceConfig,
+    station: &Arc<Station>,
+    stop: &Stop,
+) -> std::io::Result<Supervised> {
     let settings = Settings {
         camera: id.to_owned(),
         kind: config.kind.clone(),

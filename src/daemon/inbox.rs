@@ -29,6 +29,7 @@ use crate::camera::Stop;
 use crate::command::{self, Handler, Verb};
 use crate::domain::trigger::{Command, Refusal, Sender};
 use crate::mqtt::StationEvent;
+use crate::threads;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirEntry, File, Metadata};
@@ -88,7 +89,7 @@ pub fn start(
         }
         inbox.put_back();
     };
-    std::thread::Builder::new().name("triggers".into()).spawn(watch)
+    threads::spawn("triggers", watch)
 }
 
 /// A trigger folder.

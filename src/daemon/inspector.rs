@@ -12,6 +12,7 @@ use crate::inspect::worker::{Health, Worker};
 use crate::inspect::{uninspected, Work};
 use crate::mqtt::StationEvent;
 use crate::queue::Popped;
+use crate::threads;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,14 +27,17 @@ const ALARM_ENGINE: &str = "engine";
 const ALARM_MODEL: &str = "model_changed";
 
 /// Starts the inspector; it ends when every feed is closed and empty.
+///
+/// # Errors
+/// The thread cannot be started.
 pub fn start(
     mut worker: Worker,
     feeds: Feeds,
     recorder: Arc<Recorder>,
     station: Arc<Station>,
     mut gate: Gate,
-) -> JoinHandle<()> {
-    std::thread::spawn(move || {
+) -> std::io::Result<JoinHandle<()>> {
+    threads::spawn("inspector", move || {
         let beat = || station.beat();
         let mut told = Health::default();
         // Alarms that stand from a former run are cleared or raised anew.

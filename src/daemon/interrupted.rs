@@ -17,6 +17,7 @@ use crate::inspect::uninspected;
 use crate::store::accepted::Accepted;
 use crate::store::error::StoreError;
 use crate::store::Store;
+use crate::threads;
 use crate::vlm::ModelInfo;
 use image::RgbImage;
 use std::sync::Arc;
@@ -50,7 +51,7 @@ pub fn record(
     tracing::error!(%error, left = left.len(), "accepted triggers of the former process are not recorded yet");
     let (store, recorder, stop) = (Arc::clone(store), Arc::clone(recorder), stop.clone());
     let later = move || record_later(left, &store, &recorder, &stop);
-    Ok(Some(std::thread::Builder::new().name("interrupted".into()).spawn(later)?))
+    Ok(Some(threads::spawn("interrupted", later)?))
 }
 
 /// Records until there is no room, and says why there is none; what is recorded is taken out.

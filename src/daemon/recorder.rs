@@ -10,9 +10,11 @@
 
 use super::station::Station;
 use crate::camera::Stop;
+use crate::domain::frame::Trigger;
 use crate::domain::inspection::Inspection;
 use crate::store::error::StoreError;
 use crate::store::Store;
+use crate::threads;
 use crate::web::images;
 use anyhow::Context;
 use image::codecs::jpeg::JpegEncoder;
@@ -114,6 +116,11 @@ impl Recorder {
         Ok(self.store.commit(inspection, image)?.seq)
     }
 
+    /// Whether a trigger that was accepted still waits for its inspection; one that nobody noted always does.
+    pub fn owes(&self, trigger: &Trigger) -> bool {
+        trigger.ticket.is_none_or(|ticket| self.store.owes(ticket).unwrap_or(true))
+    }
+
     /// The source of a camera gives pictures, or a reason why not.
     pub fn source(&self, camera: &str, fault: Option<String>) {
         self.station.source(camera, fault);
@@ -143,11 +150,14 @@ struct Thumbs {
 
 fn start_thumbs(store: Arc<Store>) -> std::io::Result<Thumbs> {
     let (waiting, pictures) = sync_channel::<Thumb>(THUMBS_MAX);
-    let thread = std::thread::Builder::new().name("thumbs".into()).spawn(move || {
+    let thread = threads::spawn("thumbs", move || {
         while let Ok((sha256, picture)) = pictures.recv() {
-            let made = images::shrink(&picture).map(|jpeg| store.put_thumbnail(&sha256, &jpeg));
-            if let Some(Err(error)) = made {
-                tracing::warn!(%error, "no small copy");
+            let make = || images::shrink(&picture).map(|jpeg| store.put_thumbnail(&sha256, &jpeg));
+            match threads::caught(make) {
+                Ok(Some(Err(error))) => tracing::warn!(%error, "no small copy"),
+                // The next picture has its copy all the same.
+                Err(words) => tracing::error!(sha256, words, "no small copy"),
+                Ok(_) => {}
             }
         }
     })?;

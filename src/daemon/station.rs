@@ -78,6 +78,12 @@ impl Station {
         self.say_cameras();
     }
 
+    /// The thread of a camera runs, or why it has failed.
+    pub fn thread(&self, camera: &str, fault: Option<String>) {
+        self.board.thread(camera, fault);
+        self.say_cameras();
+    }
+
     /// What the desk has a camera do; `no_recipe` says why it may judge nothing.
     pub fn line(&self, camera: &str, line: LineState, no_recipe: Option<String>) {
         self.board.line(camera, line, no_recipe);

@@ -51,6 +51,10 @@ pub struct Taker {
     pub station: Arc<Station>,
     /// The alarm stands: the last triggered part had no picture of its own.
     pub without_own: bool,
+    /// The part that is being served, until its picture is handed over or its review is stored.
+    pub under_way: Option<(Trigger, Instant)>,
+    /// Parts that hardware triggered and nobody has seen, which are not recorded yet.
+    pub lost: u64,
 }
 
 impl Taker {
@@ -62,19 +66,49 @@ impl Taker {
         }
     }
 
-    /// Takes frames until the source ends or the station stops.
-    pub fn run(mut self) {
+    /// Takes frames until the source ends or the station stops. After a panic it may be called again.
+    pub fn run(&mut self) {
         self.tell(None);
         if self.on_command {
             self.on_commands();
         } else {
             self.on_clock();
         }
+    }
+
+    /// No more frames come.
+    pub fn end(&self) {
         self.feed.frames.close();
         self.ring();
     }
 
+    /// After a panic, until the pause is over or the station stops: records what was under way, and everybody who
+    /// triggers meanwhile.
+    pub fn rest(&mut self, reason: &str, until: Instant) {
+        self.station.thread(&self.id, Some(reason.to_owned()));
+        let failed = || Reason::Frame { message: reason.to_owned() };
+        if let Some((trigger, received)) = self.under_way.take() {
+            self.window.gave_up(received);
+            if self.recorder.owes(&trigger) {
+                self.record_unseen(trigger, received, failed());
+            }
+        }
+        while self.on_command && Instant::now() < until && !self.stop.is_set() {
+            match self.counter.next(LOOK) {
+                Popped::Item(request) => {
+                    self.window.gave_up(request.received);
+                    self.record_unseen(request.trigger, request.received, failed());
+                }
+                Popped::TimedOut => {}
+                Popped::Closed => return,
+            }
+        }
+        self.stop.wait_until(until);
+        self.station.thread(&self.id, None);
+    }
+
     fn on_clock(&mut self) {
+        self.record_those_lost();
         let mut due = Instant::now();
         let mut fault = None;
         while !self.stop.wait_until(due) {
@@ -87,7 +121,11 @@ impl Taker {
                 Some(interval) => (due + interval).max(Instant::now()),
                 None => Instant::now(),
             };
-            match self.source.next() {
+            // Where the source panics there was a picture, and so a part.
+            self.under_way = Some((Trigger::default(), Instant::now()));
+            let next = self.source.next();
+            self.under_way = None;
+            match next {
                 Ok(Some(mut frame)) => {
                     if fault.take().is_some() {
                         self.tell(None);
@@ -100,10 +138,8 @@ impl Taker {
                 Ok(None) => break,
                 Err(CameraError::Lost { count }) => {
                     tracing::error!(camera = %self.id, count, "hardware triggered while there was no room");
-                    for _ in 0..count {
-                        let unseen = self.without_picture(Trigger::default(), Instant::now());
-                        self.record_lost(&unseen, Reason::QueueFull, true);
-                    }
+                    self.lost = self.lost.saturating_add(count);
+                    self.record_those_lost();
                 }
                 Err(error) if error.is_one_picture() => self.record_broken(&error),
                 Err(error) => {
@@ -127,7 +163,9 @@ impl Taker {
                     self.record_unseen(request.trigger, request.received, Reason::Interrupted);
                 }
                 Popped::Item(request) => {
+                    self.under_way = Some((request.trigger.clone(), request.received));
                     over = !self.serve(request);
+                    self.under_way = None;
                     if over {
                         self.counter.close();
                     }
@@ -215,18 +253,30 @@ impl Taker {
         self.record_lost(&self.without_picture(trigger, received), reason, false);
     }
 
+    fn record_those_lost(&mut self) {
+        while self.lost > 0 {
+            let unseen = self.without_picture(Trigger::default(), Instant::now());
+            self.record_lost(&unseen, Reason::QueueFull, true);
+            self.lost -= 1;
+        }
+    }
+
     fn record_lost(&self, frame: &Frame, reason: Reason, dropped: bool) {
         let inspection = uninspected(frame, &self.counter.pipeline(), &self.model, reason);
         self.recorder.record(&inspection, &frame.pixels, dropped);
     }
 
     /// False when the queue is closed.
-    fn push(&self, mut frame: Frame) -> bool {
+    fn push(&mut self, mut frame: Frame) -> bool {
+        // From here on it is in the queue, or recorded below.
+        self.under_way = None;
         frame.camera.clone_from(&self.id);
         let open = match self.feed.frames.push(Shot { frame, pipeline: self.counter.pipeline() }) {
             Pushed::Queued => true,
             Pushed::Dropped(lost) => {
+                self.under_way = Some((lost.frame.trigger.clone(), lost.frame.captured));
                 self.record_lost(&lost.frame, Reason::QueueFull, true);
+                self.under_way = None;
                 true
             }
             Pushed::Closed(lost) => {

@@ -28,13 +28,13 @@ use crate::domain::grade::{Reason, Verdict};
 use crate::domain::inspection::{Inspection, Latency, ModelRef, RawAnswer, TileCount};
 use crate::domain::pipeline::{Pipeline, PromptKind, VerdictRule};
 use crate::domain::text::TextLine;
+use crate::threads;
 use crate::vlm::{Answers, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
 use answer::{empty_probability, parse_defects, parse_lines};
 use grade::Evidence;
 use merge::{merge, MergeRule};
 use plan::{Plan, Region};
 use sha2::{Digest, Sha256};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A frame and the recipe that it is inspected by.
@@ -81,9 +81,8 @@ pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &(dyn Fn() + Syn
         alive();
         work.iter().any(|w| w.frame.captured.elapsed() < w.deadline())
     };
-    let answers = catch_unwind(AssertUnwindSafe(|| vlm.answer(&jobs, &in_time)));
-    let panic =
-        answers.as_ref().err().map(|payload| Reason::Engine { message: panic_words(payload.as_ref()) });
+    let answers = threads::caught(|| vlm.answer(&jobs, &in_time));
+    let panic = answers.as_ref().err().map(|words| Reason::Engine { message: words.clone() });
     let (mut answered, timing) = match answers {
         Ok(Answers { jobs, timing }) => (jobs.into_iter(), timing),
         Err(_) => (vec![].into_iter(), Timing::default()),
@@ -109,10 +108,8 @@ pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &(dyn Fn() + Syn
 
 /// The inspection that `put_together` makes; a review when it panics, and the line goes on.
 fn guarded(work: Work<'_>, model: &ModelInfo, put_together: impl FnOnce() -> Inspection) -> Inspection {
-    catch_unwind(AssertUnwindSafe(put_together)).unwrap_or_else(|payload| {
-        let reason = Reason::Engine { message: panic_words(payload.as_ref()) };
-        uninspected(work.frame, work.pipeline, model, reason)
-    })
+    threads::caught(put_together)
+        .unwrap_or_else(|message| uninspected(work.frame, work.pipeline, model, Reason::Engine { message }))
 }
 
 /// The inspection of a frame that was never looked at: a review with its reason.
@@ -133,12 +130,6 @@ pub fn prompt_hash(pipeline: &Pipeline, model: &ModelInfo) -> String {
         hasher.update([0]);
     }
     hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
-}
-
-pub(crate) fn panic_words(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(ToString::to_string);
-    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    format!("panic: {}", text.unwrap_or_else(|| "without a message".into()))
 }
 
 /// An inspection while it is put together.

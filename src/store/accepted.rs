@@ -208,6 +208,14 @@ impl Store {
         self.trees.accepted.apply_batch(batch).map_err(|e| self.stop_after("withdraw a trigger", e))
     }
 
+    /// Whether the trigger of this ticket still waits for its inspection.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn owes(&self, ticket: Ticket) -> Result<bool, StoreError> {
+        Ok(!self.keys_of(ticket)?.is_empty())
+    }
+
     /// The keys of an entry.
     pub(super) fn keys_of(&self, ticket: Ticket) -> Result<Vec<sled::IVec>, StoreError> {
         let keys = self.trees.accepted.scan_prefix(ticket.0.to_be_bytes()).keys();
@@ -290,6 +298,8 @@ mod tests {
         assert_eq!(store.accepted().unwrap(), triggers[..1]);
         assert_eq!(store.answered().unwrap().len(), 2, "known beyond the inspection");
         store.forget_answered(&[7; 16]).unwrap();
+        let owes = [0, 1].map(|i| store.owes(triggers[i].trigger.ticket.unwrap()).unwrap());
+        assert_eq!(owes, [true, false]);
         let mut newer = [accepted("top", 0)];
         let receipt = store.accept(&mut newer, &Names::default()).unwrap();
         assert!(newer[0].trigger.ticket > triggers[1].trigger.ticket, "no ticket is given twice");

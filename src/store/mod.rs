@@ -57,6 +57,7 @@ pub mod thumbs;
 mod value;
 
 use crate::domain::inspection::{ImageRef, Inspection};
+use crate::threads;
 use ends::{Ends, EndsFile};
 use error::StoreError;
 use images::{hex, sha256, sync_dir, unhex, Digest, Files};
@@ -527,8 +528,7 @@ fn open_database(ledger: &Path) -> Result<sled::Db, StoreError> {
         sled::Config::new().path(ledger).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
     for _ in 0..OPEN_RETRIES {
         // A damaged file may make sled panic: an error, too, and one that no restart mends.
-        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
-        let opened = opened.map_err(|panic| StoreError::Panicked { reason: panic_words(&*panic) })?;
+        let opened = threads::caught(|| config.open()).map_err(|reason| StoreError::Panicked { reason })?;
         match opened {
             Ok(db) => {
                 disk::write_through(&ledger.join("db"));
@@ -542,11 +542,6 @@ fn open_database(ledger: &Path) -> Result<sled::Db, StoreError> {
         }
     }
     Err(StoreError::Locked { dir: ledger.to_owned() })
-}
-
-fn panic_words(panic: &(dyn std::any::Any + Send)) -> String {
-    let words = panic.downcast_ref::<String>().map(String::as_str);
-    words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
 
 fn check_format(trees: &Trees) -> Result<(), StoreError> {

@@ -15,6 +15,7 @@
 
 use super::ends::{Ends, EndsFile};
 use super::error::StoreError;
+use crate::threads;
 use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -62,9 +63,7 @@ impl Sync {
             .map_err(StoreError::io("start the runtime of the sync thread", ""))?;
         let inner = Arc::clone(&shared);
         let kept = db.clone();
-        let thread = std::thread::Builder::new()
-            .name("store-sync".into())
-            .spawn(move || run(&inner, &Disk { db, file, runtime }, ends))
+        let thread = threads::spawn("store-sync", move || run(&inner, &Disk { db, file, runtime }, ends))
             .map_err(StoreError::io("start the sync thread", ""))?;
         Ok(Self { shared, db: kept, thread: Some(thread) })
     }

@@ -48,6 +48,7 @@ pub mod wire;
 use crate::command::Handler;
 use crate::domain::pipeline::Pipeline;
 use crate::store::Store;
+use crate::threads;
 use events::Event;
 use gate::Gate;
 use metrics::Counters;
@@ -242,8 +243,11 @@ impl Drop for Web {
         if let Some(runtime) = self.runtime.take() {
             // What still reads the store for a page that nobody waits for is not waited for. On a thread
             // of its own, since tokio refuses to end a runtime inside a task of another.
-            let ended = std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(2)));
-            let _ = ended.join();
+            match threads::spawn("web-end", move || runtime.shutdown_timeout(Duration::from_secs(2))) {
+                Ok(ends) => _ = ends.join(),
+                // The runtime went with the thread that was not to be.
+                Err(error) => tracing::error!(%error, "the web server was not waited for"),
+            }
         }
     }
 }

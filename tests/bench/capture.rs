@@ -172,7 +172,8 @@ fn supervised(name: &str, kind: Kind, span: Duration) {
             eprintln!("{reason}");
         }
     });
-    let camera = Supervised::new(settings, program("capture"), limits, false, Stop::default(), report);
+    let camera =
+        Supervised::new(settings, program("capture"), limits, false, Stop::default(), report).unwrap();
     measure(name, camera, span);
 }
 

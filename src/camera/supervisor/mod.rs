@@ -5,8 +5,11 @@
 //!                              '--Alive, Fault----+--> machine --> kill, wait, spawn
 //!                                                 '--> report: ready, fault with its reason
 //!
-//! Nothing a child sends is believed: sizes must fit the bytes and stay what they were, and stamps must rise and not lie in the
-//! future. The line sees `domain::Frame`s and never learns what kind of device they came from.
+//! Nothing a child sends is believed: sizes must fit the bytes and stay what they were, stamps must rise and not lie
+//! in the future, no more parts are lost than a line can trigger, and reasons are cut to a length. What does not fit
+//! is a bad message, and so a fault of the child. A panic of the supervisor itself is a fault like any other: the
+//! child is ended, and a new one started when the machine allows it. The line sees `domain::Frame`s and never
+//! learns what kind of device they came from.
 //!
 //! An order that nobody waits for any more is forgotten here and in the child, and a child that is started
 //! anew gets the order only while it is still waited for.
@@ -20,6 +23,7 @@ use super::wire::{Order, Told};
 use super::{CameraError, Source, Stop, Want};
 use crate::domain::frame::{Frame, Trigger};
 use crate::ipc::{Channel, Child, IpcError, Program};
+use crate::threads;
 use image::RgbImage;
 use machine::{Limits, Machine, State, Step};
 use presence::Presence;
@@ -35,6 +39,13 @@ const MESSAGE_WITHIN: Duration = Duration::from_secs(2);
 const PRESENCE_EVERY: Duration = Duration::from_millis(500);
 /// Frames that hardware triggered and nobody has taken yet.
 const PUSHED_MAX: usize = 8;
+/// Parts that a child may call lost: so many at once, as a driver's buffers hold and more, and so many for each
+/// second since the last time, ten times what any line inspects; at most `LOST_MAX` in one message.
+const LOST_AT_ONCE: u64 = 256;
+const LOST_PER_SECOND: u64 = 100;
+const LOST_MAX: u64 = 10_000;
+/// A child's reason in characters; it ends up in records, messages and pages.
+const REASON_CHARS_MAX: usize = 300;
 
 /// What the camera's supervisor has to say.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,6 +130,9 @@ impl Shared {
 impl Supervised {
     /// Starts the supervisor and its first child. `program` is `inspectd capture`, or what a test puts
     /// in its place; `pushed` says that hardware triggers the camera.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
     pub fn new(
         settings: Settings,
         program: Program,
@@ -126,7 +140,7 @@ impl Supervised {
         pushed: bool,
         stop: Stop,
         report: Reporter,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let (shared, over) = (Arc::new(Shared::default()), Stop::default());
         let keeper = Keeper {
             presence: Presence::of(&settings.kind),
@@ -141,10 +155,12 @@ impl Supervised {
             looked: Instant::now(),
             last_ns: 0,
             size: None,
+            lost_since: Instant::now(),
+            pushed,
         };
         let camera = keeper.settings.camera.clone();
-        let thread = std::thread::spawn(move || keeper.run());
-        Self { camera, shared, stop, over, thread: Some(thread), orders: 0, pushed }
+        let thread = threads::spawn(&format!("watch:{camera}"), move || keeper.run())?;
+        Ok(Self { camera, shared, stop, over, thread: Some(thread), orders: 0, pushed })
     }
 
     fn order(&mut self, slot: &mut Slot, want: Want) {
@@ -231,10 +247,27 @@ struct Keeper {
     last_ns: u64,
     /// Of this child's pictures.
     size: Option<(u32, u32)>,
+    /// When this child was started, or called parts lost for the last time.
+    lost_since: Instant,
+    pushed: bool,
 }
 
 impl Keeper {
     fn run(mut self) {
+        while let Err(words) = threads::caught(|| self.watch()) {
+            let reason = format!("the camera's supervisor failed: {words}");
+            let step = self.machine.fault(Instant::now(), reason);
+            self.carry_out(step);
+        }
+        self.child = None;
+        let mut slot = self.shared.lock();
+        slot.sender = None;
+        slot.ended = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Until the station stops, or the recording is over.
+    fn watch(&mut self) {
         while !self.stop.is_set() && !self.over.is_set() {
             let step = match &mut self.child {
                 Some(child) => match child.channel.recv::<Told>(LOOK, MESSAGE_WITHIN) {
@@ -252,11 +285,6 @@ impl Keeper {
             let step = self.machine.tick(Instant::now());
             self.carry_out(step);
         }
-        self.child = None;
-        let mut slot = self.shared.lock();
-        slot.sender = None;
-        slot.ended = true;
-        self.shared.changed.notify_all();
     }
 
     fn carry_out(&mut self, step: Step) {
@@ -276,6 +304,7 @@ impl Keeper {
 
     fn spawn(&mut self) {
         (self.last_ns, self.size) = (0, None);
+        self.lost_since = Instant::now();
         let open = Order::Open(Box::new(self.settings.clone()));
         let child = Child::spawn(&self.program).and_then(|mut child| {
             child.channel.send(&open, &[], MESSAGE_WITHIN)?;
@@ -325,13 +354,17 @@ impl Keeper {
     fn told(&mut self, told: Told, payload: Vec<u8>) -> Step {
         let now = Instant::now();
         match told {
-            Told::Opened => self.opened(now),
+            Told::Opened if matches!(self.machine.state, State::Starting { .. }) => self.opened(now),
+            Told::Opened => self.machine.fault(now, "a bad message: the device was opened twice".into()),
             Told::Alive(alive) => {
                 self.machine.alive(now, alive);
                 if let Some(condition) = alive.condition {
                     (self.report)(Report::Condition(condition));
                 }
                 Step::Nothing
+            }
+            Told::Frame { order: None, .. } if !self.pushed => {
+                self.machine.fault(now, "a bad message: a picture that nobody has ordered".into())
             }
             Told::Frame { order, older, width_px, height_px, stamp, number } => {
                 if older > 0 {
@@ -345,24 +378,39 @@ impl Keeper {
                     Err(reason) => self.machine.fault(now, reason),
                 }
             }
-            Told::Lost { count } => {
-                self.shared.lock().lost += count;
-                self.shared.changed.notify_all();
-                Step::Nothing
-            }
+            Told::Lost { count } => match self.lost(now, count) {
+                Ok(()) => Step::Nothing,
+                Err(reason) => self.machine.fault(now, reason),
+            },
             Told::Missed { order, reason } => {
                 let mut slot = self.shared.lock();
                 if slot.wanted.is_some_and(|wanted| wanted.order == order) {
                     slot.wanted = None;
-                    slot.missed = Some(reason);
+                    slot.missed = Some(readable(&reason));
                 }
                 drop(slot);
                 self.shared.changed.notify_all();
                 Step::Nothing
             }
-            Told::Fault { reason } => self.machine.fault(now, reason),
+            Told::Fault { reason } => self.machine.fault(now, readable(&reason)),
             Told::Ended => Step::Nothing,
         }
+    }
+
+    /// Parts that nobody has seen, when so many can have been.
+    fn lost(&mut self, now: Instant, count: u64) -> Result<(), String> {
+        if !self.pushed {
+            return Err(format!("a bad message: {count} parts lost that no hardware has triggered"));
+        }
+        let since = now.saturating_duration_since(self.lost_since);
+        if count > lost_max(since) {
+            return Err(format!("a bad message: {count} parts lost within {} ms", since.as_millis()));
+        }
+        self.lost_since = now;
+        let mut slot = self.shared.lock();
+        slot.lost = slot.lost.saturating_add(count);
+        self.shared.changed.notify_all();
+        Ok(())
     }
 
     fn opened(&mut self, now: Instant) -> Step {
@@ -395,8 +443,8 @@ impl Keeper {
         payload: Vec<u8>,
     ) -> Result<Frame, String> {
         let (bytes, now_ns) = (payload.len(), monotonic_ns());
-        let expected = u64::from(width_px) * u64::from(height_px) * 3;
-        if expected == 0 || bytes as u64 != expected {
+        let expected = u128::from(width_px) * u128::from(height_px) * 3;
+        if expected == 0 || bytes as u128 != expected {
             return Err(format!("a picture of {width_px}x{height_px} pixels with {bytes} bytes"));
         }
         let (w, h) = *self.size.get_or_insert((width_px, height_px));
@@ -438,9 +486,39 @@ impl Keeper {
         if slot.frames.len() < PUSHED_MAX {
             slot.frames.push_back(frame);
         } else {
-            slot.lost += 1;
+            slot.lost = slot.lost.saturating_add(1);
         }
         drop(slot);
         self.shared.changed.notify_all();
+    }
+}
+
+/// How many parts a line can have triggered in such a time.
+fn lost_max(since: Duration) -> u64 {
+    since.as_secs().saturating_mul(LOST_PER_SECOND).saturating_add(LOST_AT_ONCE).min(LOST_MAX)
+}
+
+/// A child's words on one line, cut to a length.
+fn readable(reason: &str) -> String {
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    reason.chars().take(REASON_CHARS_MAX).map(printable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_parts_are_lost_than_a_line_can_trigger() {
+        let second = Duration::from_secs(1);
+        assert_eq!(lost_max(Duration::ZERO), LOST_AT_ONCE);
+        assert_eq!(lost_max(3 * second), LOST_AT_ONCE + 300);
+        assert_eq!((lost_max(3600 * second), lost_max(Duration::MAX)), (LOST_MAX, LOST_MAX));
+    }
+
+    #[test]
+    fn a_reason_is_one_line_of_a_bounded_length() {
+        assert_eq!(readable("EIO\nlost \u{1b}[31m"), "EIO lost  [31m");
+        assert_eq!(readable(&"ä".repeat(70_000)), "ä".repeat(REASON_CHARS_MAX));
     }
 }

@@ -5,8 +5,8 @@
 
 use super::wire::{self, FromEngine, ToEngine};
 use crate::ipc::{Channel, IpcError};
+use crate::threads;
 use crate::vlm::{Answers, Job, Vlm, VlmError};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use std::sync::Arc;
@@ -37,11 +37,12 @@ pub fn serve(
     load: impl FnOnce() -> Result<Box<dyn Vlm>, VlmError>,
 ) -> Result<(), IpcError> {
     let signals = Arc::new(Signals::default());
-    let messages = read_on_a_thread(channel.try_clone()?, Arc::clone(&signals));
-    let mut vlm = match catch_unwind(AssertUnwindSafe(load)) {
+    let messages = read_on_a_thread(channel.try_clone()?, Arc::clone(&signals))
+        .map_err(|source| IpcError::Spawn { source })?;
+    let mut vlm = match threads::caught(load) {
         Ok(Ok(vlm)) => vlm,
         Ok(Err(error)) => return fail(&mut channel, error.to_string()),
-        Err(payload) => return fail(&mut channel, crate::inspect::panic_words(payload.as_ref())),
+        Err(words) => return fail(&mut channel, words),
     };
     channel.send(&wire::ready(vlm.info()), &[], PATIENCE)?;
     let mut jobs: Vec<Job> = vec![];
@@ -55,10 +56,10 @@ pub fn serve(
                         && signals.stopped_run.load(Ordering::Relaxed) < run
                 };
                 let jobs = std::mem::take(&mut jobs);
-                match catch_unwind(AssertUnwindSafe(|| vlm.answer(&jobs, &go_on))) {
+                match threads::caught(|| vlm.answer(&jobs, &go_on)) {
                     Ok(answers) => reply(&mut channel, run, answers)?,
                     // Nobody can vouch for the state of an engine that panicked.
-                    Err(payload) => return fail(&mut channel, crate::inspect::panic_words(payload.as_ref())),
+                    Err(words) => return fail(&mut channel, words),
                 }
             }
         }
@@ -83,15 +84,15 @@ enum Message {
     Bad(String),
 }
 
-fn read_on_a_thread(mut channel: Channel, signals: Arc<Signals>) -> Receiver<Message> {
+fn read_on_a_thread(mut channel: Channel, signals: Arc<Signals>) -> std::io::Result<Receiver<Message>> {
     let (tx, messages) = sync_channel(MESSAGES_MAX);
-    std::thread::spawn(move || {
+    threads::spawn("engine-reader", move || {
         if let Err(error) = read(&mut channel, &signals, &tx) {
             tracing::debug!(%error, "the engine's connection ends");
         }
         signals.closed.store(true, Ordering::Relaxed);
-    });
-    messages
+    })?;
+    Ok(messages)
 }
 
 fn read(channel: &mut Channel, signals: &Signals, messages: &SyncSender<Message>) -> Result<(), IpcError> {

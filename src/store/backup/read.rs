@@ -3,10 +3,10 @@
 //!     rows in their order --damage--> number by number, until one can be read --> on from there
 
 use super::BackupError;
-use crate::store::{key_of, open_database, panic_words, seq_of};
+use crate::store::{key_of, open_database, seq_of};
+use crate::threads;
 use std::collections::BTreeMap;
 use std::fs;
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
 
 /// A ledger whose end nobody knows is asked for so many numbers after the last one that was found.
@@ -52,10 +52,7 @@ fn copy_files(from: &Path, to: &Path, snapshots: bool) -> Result<(), String> {
 
 /// What sled says, or what it panicked with.
 fn guarded<T>(read: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(outcome) => outcome.map_err(|e| e.to_string()),
-        Err(panic) => Err(panic_words(&*panic)),
-    }
+    threads::caught(read)?.map_err(|e| e.to_string())
 }
 
 /// Takes a number and what stands under it.
