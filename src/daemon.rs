@@ -11,6 +11,20 @@
 //!     commands: MQTT, HTTP, files (`inbox`) --> desk --> cameras
 //!     `inspectd verify` and its like: control (threads of its own) --> store
 //!
+//! Every thread and task is watched. What each one's end means:
+//!
+//!     take:CAMERA         a panic is a fault of the camera; it starts anew after a pause   (`anew`)
+//!     watch:CAMERA        a panic is a fault of the camera; its capture process, too       (camera::supervisor)
+//!     inspector           the end of all sources, or a panic: the daemon ends
+//!     triggers, control   a panic: the daemon ends with an error, and systemd starts it again
+//!     commands by MQTT    so does a panic of their task
+//!     web                 so does a panic of what accepts or follows; one of a request is that request's answer
+//!     mqtt                an error of the store, or a panic: so does the end of the task that delivers
+//!     store-sync          a panic stops the store, and with it the daemon
+//!     retention           a panic: the daemon ends with an error
+//!     interrupted         a panic leaves what it had not recorded to the next start
+//!     thumbs              a panic costs one small copy
+//!
 //! Nothing opens before the config is checked. While the disk or the outbox is full the line stands,
 //! visibly (`care` says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
 //! every source has ended and everything is delivered, or when the store fails: then it stops
@@ -33,9 +47,11 @@ mod inbox;
 mod inspector;
 mod interrupted;
 mod model;
+mod progress;
 mod recorder;
 mod repeats;
 mod station;
+mod systemd;
 mod taken;
 mod taker;
 mod web;
@@ -46,27 +62,29 @@ use crate::config::{BrokerTls, Config, Model};
 use crate::control::server::Door;
 use crate::inspect::worker::{Worker, WorkerOptions};
 use crate::ipc::Program;
+use crate::mqtt::command::Listening;
 use crate::mqtt::state::Phase;
 use crate::mqtt::{self, MqttOptions, Protocol};
 use crate::store::{Store, StoreOptions};
 use crate::web::Web;
 use anyhow::Context;
+use cameras::Cameras;
 use care::{Care, Due};
 use recorder::Recorder;
-use sd_notify::NotifyState;
 use station::Station;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use systemd::Systemd;
 use tokio::signal::unix::{signal, SignalKind};
 use tokio::sync::mpsc;
+use tokio::sync::watch::Receiver;
+use tokio::time::MissedTickBehavior;
 
 /// Events of cameras and alarms that wait for MQTT; they are rare, and the newest state wins.
 const EVENTS_MAX: usize = 256;
 /// How long the daemon stays to deliver the last results after all sources have ended.
 const DELIVER: Duration = Duration::from_secs(30);
-
-/// By how much a start may go on after the last sign of life while the model is loaded.
-const EXTEND: Duration = Duration::from_secs(30);
 
 /// Why a line has ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +101,9 @@ enum Ended {
 /// When a part cannot be opened, or the store fails while running; `damaged::Damaged` when no restart mends it.
 pub fn run(config: Config) -> anyhow::Result<()> {
     heap::bound();
+    let systemd = Arc::new(Systemd::new());
     loop {
-        match run_once(&config) {
+        match run_once(&config, &systemd) {
             Ok(Ended::Done) => return Ok(()),
             Ok(Ended::ToCompact) => {
                 tracing::info!("the line starts again after its database was closed for compaction");
@@ -95,7 +114,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     }
 }
 
-fn run_once(config: &Config) -> anyhow::Result<Ended> {
+fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -111,7 +130,8 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
         free_bytes_min: config.store.free_bytes_min,
         ..StoreOptions::default()
     };
-    let store = Arc::new(Store::open(&config.store.dir, options)?);
+    let store = progress::while_it_moves(systemd, || Store::open(&config.store.dir, options))??;
+    let store = Arc::new(store);
     for note in &config.notes {
         tracing::warn!(note, "a pipeline that no camera names cannot be used");
     }
@@ -121,11 +141,19 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
     let mqtt_options = mqtt_options(config)?;
     let link = runtime.block_on(async { mqtt::spawn(mqtt_options, Arc::clone(&store), event_queue) })?;
     let station = Arc::new(Station::new(events));
-    let worker = load(&config.model, &store)?;
+    let worker = load(&config.model, &store, systemd)?;
     let page = web::start(config, &store, &station, link.phase())?;
     let stop = Stop::default();
-    let outcome =
-        runtime.block_on(line(config, &store, &station, worker, page.as_ref(), &stop, link.phase()));
+    let parts = Parts {
+        config,
+        systemd,
+        store: &store,
+        station: &station,
+        page: page.as_ref(),
+        door: &control,
+        stop: &stop,
+    };
+    let outcome = runtime.block_on(parts.line(worker, link.phase()));
     // They hold the store, which a compaction opens anew.
     drop((page, control));
     runtime.block_on(async { link.stop().await })?;
@@ -133,105 +161,172 @@ fn run_once(config: &Config) -> anyhow::Result<Ended> {
     outcome
 }
 
-/// Starts the threads of the line and watches them.
-async fn line(
-    config: &Config,
-    store: &Arc<Store>,
-    station: &Arc<Station>,
-    worker: Worker,
-    page: Option<&Web>,
-    stop: &Stop,
-    mut phase: tokio::sync::watch::Receiver<Phase>,
-) -> anyhow::Result<Ended> {
-    let recorder =
-        Arc::new(Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), config.web.is_some())?);
-    let interrupted = interrupted::record(config, store, &recorder, worker.info(), stop)?;
-    let cameras = cameras::start(config, store, &recorder, station, worker.info(), stop)?;
-    let desk = cameras.desk();
-    let fates: Arc<dyn inbox::Fates> = Arc::<desk::Desk>::clone(&desk);
-    let handler: Handler = Arc::new(move |command, sender| desk.take(command, sender));
-    let dir = config.trigger_dir.as_deref();
-    let start =
-        |dir| inbox::start(dir, Arc::clone(&handler), Arc::clone(&fates), Arc::clone(station), stop.clone());
-    // First, while the desk still knows all files of the former process.
-    let inbox = dir.map(start).transpose().context("[trigger] dir")?;
-    if let Some(page) = page {
-        page.app.take_commands(Arc::clone(&handler));
-        let station = Arc::clone(station);
-        page.app.show_cameras(Box::new(move || station.cameras()));
-    }
-    let commands = mqtt::command::listen(mqtt_options(config)?, handler, station::hearing(station));
-    let gate = gate::Gate::new(Arc::clone(store));
-    let inspector =
-        inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station), gate)?;
-    notify(&[NotifyState::Ready]);
-    tracing::info!(cameras = config.cameras.len(), broker = %config.mqtt.url(), "inspecting");
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut care = Care::new(Arc::clone(store), Arc::clone(station));
-    let mut tick = tokio::time::interval(care::TICK);
-    let (mut told, mut ended) = (false, Ended::Done);
-    // A source that ends would begin anew.
-    let endless = config.cameras.iter().all(|c| c.source.is_endless());
-    loop {
-        tokio::select! {
-            _ = term.recv() => told = true,
-            _ = int.recv() => told = true,
-            // Its error comes with `stop`.
-            () = gone(&mut phase) => break,
-            _ = tick.tick() => if care.tick()? == Due::Compaction && endless {
-                ended = Ended::ToCompact;
-            },
+/// What a line is made of.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    config: &'a Config,
+    systemd: &'a Arc<Systemd>,
+    store: &'a Arc<Store>,
+    station: &'a Arc<Station>,
+    page: Option<&'a Web>,
+    door: &'a Door,
+    stop: &'a Stop,
+}
+
+/// The running threads and tasks of a line.
+struct Line {
+    cameras: Cameras,
+    inbox: Option<JoinHandle<()>>,
+    interrupted: Option<JoinHandle<()>>,
+    commands: Listening,
+    inspector: JoinHandle<()>,
+    recorder: Arc<Recorder>,
+}
+
+impl Parts<'_> {
+    /// Starts the threads of the line, watches them and drains them.
+    async fn line(self, worker: Worker, mut phase: Receiver<Phase>) -> anyhow::Result<Ended> {
+        let line = self.start(worker)?;
+        self.systemd.ready();
+        tracing::info!(cameras = self.config.cameras.len(), broker = %self.config.mqtt.url(), "inspecting");
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (store, station) = (Arc::clone(self.store), Arc::clone(self.station));
+        let mut care = Care::new(store, station, Arc::clone(self.systemd));
+        let mut tick = tokio::time::interval(care::TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut told, mut ended) = (false, Ended::Done);
+        // A source that ends would begin anew.
+        let endless = self.config.cameras.iter().all(|c| c.source.is_endless());
+        let gone = loop {
+            tokio::select! {
+                _ = term.recv() => told = true,
+                _ = int.recv() => told = true,
+                // Its error comes with `stop`.
+                () = closed(&mut phase) => break Some("the task that delivers results"),
+                _ = tick.tick() => if care.tick()? == Due::Compaction && endless {
+                    ended = Ended::ToCompact;
+                },
+            }
+            let gone = line.gone(self.page, self.door);
+            let over = line.inspector.is_finished() || line.recorder.failed();
+            if told || over || ended == Ended::ToCompact || gone.is_some() {
+                break gone;
+            }
+        };
+        if ended == Ended::Done {
+            self.systemd.stopping();
         }
-        if told || ended == Ended::ToCompact || inspector.is_finished() || recorder.failed() {
-            break;
+        tracing::info!(told, ?ended, ?gone, "draining");
+        let recorder = Arc::clone(&line.recorder);
+        self.drain(line).await?;
+        if !told && ended == Ended::Done && gone.is_none() {
+            self.deliver(phase).await;
+        }
+        progress::while_it_moves(self.systemd, || care.finish())?;
+        recorder.outcome()?;
+        match gone {
+            Some(name) => Err(anyhow::anyhow!("{name} has ended by itself; its panic stands before this")),
+            None => Ok(if told { Ended::Done } else { ended }),
         }
     }
-    if ended == Ended::Done {
-        notify(&[NotifyState::Stopping]);
+
+    fn start(self, worker: Worker) -> anyhow::Result<Line> {
+        let Self { config, store, station, stop, .. } = self;
+        let page = config.web.is_some();
+        let recorder = Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), page)?;
+        let recorder = Arc::new(recorder);
+        let left = || interrupted::record(config, store, &recorder, worker.info(), stop);
+        let interrupted = progress::while_it_moves(self.systemd, left)??;
+        let cameras = cameras::start(config, store, &recorder, station, worker.info(), stop)?;
+        let desk = cameras.desk();
+        let fates: Arc<dyn inbox::Fates> = Arc::<desk::Desk>::clone(&desk);
+        let handler: Handler = Arc::new(move |command, sender| desk.take(command, sender));
+        let dir = config.trigger_dir.as_deref();
+        let watch = |dir| {
+            inbox::start(dir, Arc::clone(&handler), Arc::clone(&fates), Arc::clone(station), stop.clone())
+        };
+        // First, while the desk still knows all files of the former process.
+        let inbox = dir.map(watch).transpose().context("[trigger] dir")?;
+        if let Some(page) = self.page {
+            page.app.take_commands(Arc::clone(&handler));
+            let station = Arc::clone(station);
+            page.app.show_cameras(Box::new(move || station.cameras()));
+        }
+        let commands = mqtt::command::listen(mqtt_options(config)?, handler, station::hearing(station));
+        let gate = gate::Gate::new(Arc::clone(store));
+        station.beat();
+        let inspector =
+            inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station), gate)?;
+        Ok(Line { cameras, inbox, interrupted, commands, inspector, recorder })
     }
-    tracing::info!(told, ?ended, "draining");
-    drop(commands);
-    stop.set();
-    cameras.close();
-    if inbox.is_some_and(|thread| thread.join().is_err()) {
-        tracing::error!("the thread of triggers by file had panicked");
+
+    /// Ends the threads in the order of the line; systemd waits on while the inspector shows life.
+    async fn drain(self, line: Line) -> anyhow::Result<()> {
+        let Line { cameras, inbox, interrupted, commands, inspector, .. } = line;
+        drop(commands);
+        self.stop.set();
+        let mut drained = tokio::task::spawn_blocking(move || {
+            cameras.close();
+            if inbox.is_some_and(|thread| thread.join().is_err()) {
+                tracing::error!("the thread of triggers by file had panicked");
+            }
+            if interrupted.is_some_and(|thread| thread.join().is_err()) {
+                tracing::error!("the thread of interrupted triggers had panicked");
+            }
+            inspector.join()
+        });
+        let mut tick = tokio::time::interval(care::TICK);
+        loop {
+            tokio::select! {
+                ended = &mut drained => {
+                    return ended?.map_err(|_| anyhow::anyhow!("the inspector panicked"));
+                }
+                _ = tick.tick() => if self.station.alive_within(care::STALL) {
+                    self.systemd.alive();
+                },
+            }
+        }
     }
-    if interrupted.is_some_and(|thread| thread.join().is_err()) {
-        tracing::error!("the thread of interrupted triggers had panicked");
+
+    /// Waits until everything is acknowledged, as long as there is a broker that might do it.
+    async fn deliver(self, phase: Receiver<Phase>) {
+        let until = Instant::now() + DELIVER;
+        let mut left = self.store.outbox_len();
+        while left > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let before = std::mem::replace(&mut left, self.store.outbox_len());
+            if left < before {
+                self.systemd.alive();
+            }
+        }
+        if left > 0 {
+            tracing::warn!(left, phase = ?*phase.borrow(), "results stay in the outbox for the next start");
+        }
     }
-    let drained = tokio::task::spawn_blocking(move || inspector.join());
-    drained.await?.map_err(|_| anyhow::anyhow!("the inspector panicked"))?;
-    if !told && ended == Ended::Done {
-        deliver(store, phase).await;
+}
+
+impl Line {
+    /// Which of those that end only with the station has ended before it.
+    fn gone(&self, page: Option<&Web>, door: &Door) -> Option<&'static str> {
+        let inbox = self.inbox.as_ref().is_some_and(JoinHandle::is_finished);
+        let inbox = inbox.then_some("the thread of triggers by file");
+        let commands = self.commands.is_over().then_some("the task of commands by MQTT");
+        let door = door.is_over().then_some("the thread of the local door");
+        inbox.or(commands).or(door).or_else(|| page.and_then(Web::gone))
     }
-    care.finish();
-    recorder.outcome().map(|()| if told { Ended::Done } else { ended })
 }
 
 /// Waits until the MQTT task has ended, which it only does on an error of the store.
-async fn gone(phase: &mut tokio::sync::watch::Receiver<Phase>) {
+async fn closed(phase: &mut Receiver<Phase>) {
     while phase.changed().await.is_ok() {}
 }
 
-/// Waits until everything is acknowledged, as long as there is a broker that might do it.
-async fn deliver(store: &Store, phase: tokio::sync::watch::Receiver<Phase>) {
-    let until = Instant::now() + DELIVER;
-    while store.outbox_len() > 0 && Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let left = store.outbox_len();
-    if left > 0 {
-        tracing::warn!(left, phase = ?*phase.borrow(), "results stay in the outbox for the next start");
-    }
-}
-
 /// The model, loaded and let in; or the worker without it, with the reason in its health.
-fn load(model: &Model, store: &Arc<Store>) -> anyhow::Result<Worker> {
+fn load(model: &Model, store: &Arc<Store>, systemd: &Systemd) -> anyhow::Result<Worker> {
     let mut options = WorkerOptions::new(engine_program(model), model.unload_after_idle);
     options.gate = Arc::new(model::Accepted::new(Arc::clone(store), model));
-    // A large model may take minutes: systemd is told to wait on, while the engine's process lives.
-    let alive = || notify(&[NotifyState::ExtendTimeoutUsec(EXTEND.as_micros() as u32)]);
-    model::load(Worker::new(options), &alive)
+    // A large model may take minutes: systemd waits on while the engine's process works.
+    model::load(Worker::new(options), &|| systemd.alive())
 }
 
 /// `inspectd infer` with what the config says of the model.
@@ -278,11 +373,4 @@ fn mqtt_options(config: &Config) -> anyhow::Result<MqttOptions> {
         prefix: config.station.topic("").trim_end_matches('/').to_owned(),
         keep_alive: Duration::from_secs(m.keep_alive_s.into()),
     })
-}
-
-/// Tells systemd; without systemd nobody listens.
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd does not listen");
-    }
 }

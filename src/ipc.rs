@@ -64,6 +64,8 @@ pub enum IpcError {
 #[derive(Debug)]
 pub struct Channel {
     stream: UnixStream,
+    /// What this end takes in.
+    payload_bytes_max: usize,
 }
 
 impl Channel {
@@ -75,12 +77,17 @@ impl Channel {
         let io = |source| IpcError::Io { source };
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(io)?);
         stream.peer_addr().map_err(io)?;
-        Ok(Self { stream })
+        Ok(Self::over(stream))
+    }
+
+    /// Takes in no longer payloads than these: what the other side has to say is known to be short.
+    pub fn limit_payload(&mut self, bytes_max: usize) {
+        self.payload_bytes_max = bytes_max.min(PAYLOAD_BYTES_MAX);
     }
 
     /// One end of a connection that was made elsewhere.
     pub const fn over(stream: UnixStream) -> Self {
-        Self { stream }
+        Self { stream, payload_bytes_max: PAYLOAD_BYTES_MAX }
     }
 
     /// A second handle, for a thread that only sends (or only receives): messages of two senders
@@ -89,7 +96,8 @@ impl Channel {
     /// # Errors
     /// When the process has no descriptor left.
     pub fn try_clone(&self) -> Result<Self, IpcError> {
-        Ok(Self { stream: self.stream.try_clone().map_err(|source| IpcError::Io { source })? })
+        let stream = self.stream.try_clone().map_err(|source| IpcError::Io { source })?;
+        Ok(Self { stream, ..*self })
     }
 
     /// Sends one message; `payload` may come in pieces, which arrive as one.
@@ -141,7 +149,7 @@ impl Channel {
         self.fill(&mut head[1..], &limit)?;
         let length = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let header_bytes = checked("header", length(0) as usize, HEADER_BYTES_MAX)?;
-        let payload_bytes = checked("payload", length(4) as usize, PAYLOAD_BYTES_MAX)?;
+        let payload_bytes = checked("payload", length(4) as usize, self.payload_bytes_max)?;
         let mut header = vec![0; header_bytes as usize];
         self.fill(&mut header, &limit)?;
         let mut payload = vec![0; payload_bytes as usize];
@@ -281,7 +289,7 @@ impl Child {
             unsafe { command.pre_exec(move || user.apply()) };
         }
         let process = spawn_from_lasting_thread(command).map_err(spawn)?;
-        Ok(Self { process: Some(process), channel: Channel { stream: ours } })
+        Ok(Self { process: Some(process), channel: Channel::over(ours) })
     }
 
     /// The child's process id.
@@ -313,6 +321,19 @@ impl Drop for Child {
             tracing::error!(%error, "nobody waits for the killed child");
         }
     }
+}
+
+/// A number that changes while a process computes or takes pages in, and stands still while it hangs or is stopped;
+/// `None` when there is no such process.
+pub fn activity(pid: u32) -> Option<u64> {
+    activity_of(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Page faults and processor time of a line of `/proc/PID/stat`: fields 10, 12, 14 and 15, the name (the second)
+/// may hold spaces.
+fn activity_of(stat: &str) -> Option<u64> {
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    [7, 9, 11, 12].iter().try_fold(0_u64, |sum, at| Some(sum.wrapping_add(fields.get(*at)?.parse().ok()?)))
 }
 
 /// `PR_SET_PDEATHSIG` means the thread that forked, not its process: one thread that never ends

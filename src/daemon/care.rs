@@ -1,10 +1,17 @@
 //! What must be done now and then: the watchdog, the store's room, counts, old inspections.
 //!
-//!     every second   alive? feed the watchdog      does the store accept? alarm and cameras say so
-//!     now and then   stats      retention and the look at the database's size, on a thread of their own
+//!     every second   did the inspector show life within `STALL`? then the watchdog is fed
+//!                    does the store accept? alarm and cameras say so; a store that failed ends the daemon
+//!     now and then   stats      retention and, once a day, the look at the database's size, on a thread of
+//!                    their own
+//!
+//! Only the inspector's life feeds the watchdog, and a recorder that waits for room counts as life. A camera that
+//! is dead, a broker that is away and a page that hangs have other words: a restart would not mend them. A
+//! compaction, which happens while no line runs, shows its own life (`progress`).
 
+use super::damaged;
 use super::station::Station;
-use super::{damaged, notify};
+use super::systemd::Systemd;
 use crate::clock::Clock;
 use crate::command;
 use crate::mqtt::StationEvent;
@@ -12,7 +19,6 @@ use crate::store::ageing::{Held, Round};
 use crate::store::error::StoreError;
 use crate::store::Store;
 use crate::threads;
-use sd_notify::NotifyState;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -59,6 +65,7 @@ struct Cleaned {
 pub struct Care {
     store: Arc<Store>,
     station: Arc<Station>,
+    systemd: Arc<Systemd>,
     stats_due: Instant,
     retention_due: Instant,
     compaction_due: Instant,
@@ -71,7 +78,7 @@ pub struct Care {
 
 impl Care {
     /// Alarms that stand from a former run are cleared or raised anew with the first tick.
-    pub fn new(store: Arc<Store>, station: Arc<Station>) -> Self {
+    pub fn new(store: Arc<Store>, station: Arc<Station>, systemd: Arc<Systemd>) -> Self {
         let now = Instant::now();
         for code in [ALARM_FULL, ALARM_HELD, ALARM_STEP, damaged::ALARM] {
             station.tell(alarm(code, false, String::new()));
@@ -79,6 +86,7 @@ impl Care {
         Self {
             store,
             station,
+            systemd,
             stats_due: now + STATS_EVERY,
             retention_due: now,
             compaction_due: now + COMPACTION_EVERY,
@@ -94,7 +102,7 @@ impl Care {
     pub fn tick(&mut self) -> anyhow::Result<Due> {
         let now = Instant::now();
         if self.station.alive_within(STALL) {
-            notify(&[NotifyState::Watchdog]);
+            self.systemd.alive();
         } else {
             tracing::error!("the inspector shows no life: the watchdog is not fed");
         }

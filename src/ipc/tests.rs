@@ -17,7 +17,7 @@ fn header(word: &str) -> Header {
 
 fn pair() -> (Channel, Channel) {
     let (a, b) = UnixStream::pair().unwrap();
-    (Channel { stream: a }, Channel { stream: b })
+    (Channel::over(a), Channel::over(b))
 }
 
 /// What the child does, as its variable says.
@@ -82,6 +82,28 @@ fn a_child_ends_when_its_socket_closes_and_a_hung_one_when_it_is_dropped() {
 }
 
 #[test]
+fn a_child_that_hangs_shows_no_activity() {
+    let mut child = spawn("echo");
+    child.channel.send(&header("x"), &[], SOON).unwrap();
+    child.channel.recv::<Header>(SOON, SOON).unwrap().unwrap();
+    // SAFETY: a signal to a child that has not been waited for.
+    assert_eq!(unsafe { libc::kill(child.pid() as i32, libc::SIGSTOP) }, 0);
+    let began = Instant::now();
+    let mut seen = activity(child.pid());
+    // It stops at its next return from the kernel; then the number stands.
+    for quiet in 0..10 {
+        assert!(seen.is_some() && began.elapsed() < SOON, "{quiet}");
+        std::thread::sleep(Duration::from_millis(30));
+        seen = activity(child.pid());
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(activity(child.pid()), seen);
+    let stat = "7 (a (b) c) S 1 2 3 4 5 6 100 8 20 10 3 4 13 14";
+    assert_eq!(activity_of(stat), Some(127));
+    assert_eq!(activity_of("garbage"), None);
+}
+
+#[test]
 fn a_child_survives_the_thread_that_asked_for_it() {
     let mut child = std::thread::spawn(|| spawn("echo")).join().unwrap();
     child.channel.send(&header("still"), &[], SOON).unwrap();
@@ -98,6 +120,13 @@ fn lengths_are_checked_on_both_sides() {
     assert!(matches!(sent, Err(IpcError::TooLong { part: "payload", .. })));
     a.stream.write_all(&[0, 0, 0, 2, 0xff, 0xff, 0xff, 0xff]).unwrap();
     assert!(matches!(b.recv::<Header>(SOON, SOON), Err(IpcError::TooLong { bytes: 0xffff_ffff, .. })));
+    let (mut a, mut b) = pair();
+    b.limit_payload(1_000);
+    for bytes in [1_000, 1_001] {
+        a.send(&header("x"), &[&vec![0; bytes]], SOON).unwrap();
+    }
+    assert_eq!(b.recv::<Header>(SOON, SOON).unwrap().unwrap().1.len(), 1_000);
+    assert!(matches!(b.recv::<Header>(SOON, SOON), Err(IpcError::TooLong { bytes: 1_001, .. })));
 }
 
 #[test]

@@ -54,6 +54,13 @@ pub type Tell = Box<dyn Fn(StationEvent) + Send + Sync>;
 #[must_use]
 pub struct Listening(JoinHandle<()>);
 
+impl Listening {
+    /// True when it has ended by itself, which only a panic does.
+    pub fn is_over(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
 impl Drop for Listening {
     fn drop(&mut self) {
         self.0.abort();

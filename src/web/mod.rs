@@ -205,6 +205,8 @@ pub struct Web {
     pub url: String,
     pub app: Arc<App>,
     runtime: Option<tokio::runtime::Runtime>,
+    /// What ends only with the server.
+    tasks: [(&'static str, tokio::task::JoinHandle<()>); 2],
 }
 
 impl Web {
@@ -226,14 +228,24 @@ impl Web {
         let address = listener.local_addr().map_err(failed)?;
         let scheme = if acceptor.is_some() { "https" } else { "http" };
         let app = Arc::new(app);
-        runtime.spawn(events::follow(Arc::clone(&app)));
+        let events = runtime.spawn(events::follow(Arc::clone(&app)));
         runtime.spawn_blocking({
             let app = Arc::clone(&app);
-            move || load_index(&app)
+            move || {
+                if let Err(words) = threads::caught(|| load_index(&app)) {
+                    tracing::error!(words, "old inspections cannot be listed");
+                }
+            }
         });
-        runtime.spawn(server::serve(listener, acceptor, Arc::clone(&app)));
+        let server = runtime.spawn(server::serve(listener, acceptor, Arc::clone(&app)));
+        let tasks = [("the web server", server), ("the web server's task of events", events)];
         let url = app.options.public_url.clone().unwrap_or_else(|| format!("{scheme}://{address}"));
-        Ok(Self { address, url: format!("{url}/"), app, runtime: Some(runtime) })
+        Ok(Self { address, url: format!("{url}/"), app, runtime: Some(runtime), tasks })
+    }
+
+    /// What has ended by itself, so that the page does not answer or tells nothing new.
+    pub fn gone(&self) -> Option<&'static str> {
+        self.tasks.iter().find(|(_, task)| task.is_finished()).map(|(name, _)| *name)
     }
 }
 

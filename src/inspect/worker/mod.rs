@@ -15,7 +15,8 @@
 //! - No call waits beyond the deadline of its work and the grace, whatever the engine does; a model
 //!   that takes minutes to load or to prove does not hold up the line, whose frames become reviews meanwhile.
 //! - Every load is proven anew (`proof`): the files may have changed since, on purpose or by a failing disk.
-//! - `alive` is called all the while, so a slow engine never looks like a stalled line.
+//! - While frames are inspected `alive` is called all the while, so that a slow engine never looks like a
+//!   stalled line; at the first load only while the engine's process works, so that a hung one does.
 //! - A loss is counted and told; the first new start comes at once, further ones after a wait that
 //!   doubles, until an inspection succeeds.
 
@@ -28,7 +29,7 @@ use super::proof::{ByNamedProof, Gate, Refused};
 use super::{inspect_all, uninspected, Work};
 use crate::domain::grade::Reason;
 use crate::domain::inspection::Inspection;
-use crate::ipc::{IpcError, Program};
+use crate::ipc::{self, IpcError, Program};
 use crate::vlm::{ModelInfo, Vlm as _};
 use proving::{Proven, Proving};
 use remote::{Loading, Remote};
@@ -133,14 +134,19 @@ impl Worker {
         }
     }
 
-    /// Starts the engine and waits until its model is loaded, as long as that takes; `alive` is
-    /// called meanwhile.
+    /// Starts the engine and waits until its model is loaded, as long as that takes; `alive` is called
+    /// meanwhile whenever the engine's process has computed or read, so that a load that hangs shows no life.
     ///
     /// # Errors
     /// The first failure: at the start of the daemon a bad model must stop it.
     pub fn load(&mut self, alive: &dyn Fn()) -> Result<&ModelInfo, EngineError> {
+        let mut seen = None;
         loop {
-            alive();
+            let activity = self.pid().and_then(ipc::activity);
+            if activity.is_some() && activity != seen {
+                alive();
+            }
+            seen = activity;
             match self.step(POLL) {
                 Err(error) => return Err(error),
                 Ok(()) if matches!(self.state, State::Here(_)) => return Ok(&self.info),

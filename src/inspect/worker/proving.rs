@@ -6,6 +6,7 @@
 
 use super::remote::Remote;
 use crate::inspect::proof::{ask, Outcome, Proof};
+use crate::threads;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ impl Proving {
         let (pid, dropped) = (remote.pid(), Arc::new(AtomicBool::new(false)));
         let (tx, done) = sync_channel(1);
         let gone = Arc::clone(&dropped);
-        std::thread::Builder::new().name("proof".into()).spawn(move || {
+        threads::spawn("proof", move || {
             let since = Instant::now();
             let keep_going = || since.elapsed() < PROOF_MAX && !gone.load(Ordering::Relaxed);
             let outcomes = ask(&mut remote, &proof, &keep_going);

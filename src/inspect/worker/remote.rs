@@ -18,6 +18,12 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long a killed or crashed process is given to show how it ended.
 const STATUS_WAIT: Duration = Duration::from_millis(200);
 
+/// Longest answer to one job: a few hundred bytes a token, and no question has ten thousand.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Longest reason and name that are taken over, in characters: they end up in records and messages.
+const WORDS_CHARS_MAX: usize = 300;
+
 /// A process that is loading its model, or has.
 pub struct Remote {
     child: Child,
@@ -38,7 +44,8 @@ pub enum Loading {
 impl Remote {
     /// Starts the process; `poll_ready` says when its model is there.
     pub fn start(program: &Program, grace: Duration) -> Result<Self, IpcError> {
-        let child = Child::spawn(program)?;
+        let mut child = Child::spawn(program)?;
+        child.channel.limit_payload(ANSWER_BYTES_MAX);
         Ok(Self { child, info: ModelInfo::default(), grace, run: 0, lost: None })
     }
 
@@ -47,10 +54,12 @@ impl Remote {
         match self.child.channel.recv::<FromEngine>(wait, self.grace) {
             Ok(None) => Loading::NotYet,
             Ok(Some((FromEngine::Ready { name, text_sha256, mmproj_sha256, labels, proof }, _))) => {
+                let [name, text_sha256, mmproj_sha256] =
+                    [name, text_sha256, mmproj_sha256].map(|w| readable(&w));
                 self.info = ModelInfo { name, text_sha256, mmproj_sha256, labels, proof };
                 Loading::Ready
             }
-            Ok(Some((FromEngine::Failed { why }, _))) => Loading::Failed(why),
+            Ok(Some((FromEngine::Failed { why }, _))) => Loading::Failed(readable(&why)),
             Ok(Some(_)) => Loading::Failed("the engine answers before its model is loaded".into()),
             Err(error) => Loading::Failed(self.words(&error)),
         }
@@ -110,7 +119,7 @@ impl Remote {
                 Ok(Some((FromEngine::Done { run, timing_ms }, _))) if run == this => {
                     return Ok(wire::timing_of(timing_ms));
                 }
-                Ok(Some((FromEngine::Failed { why }, _))) => return Err(why),
+                Ok(Some((FromEngine::Failed { why }, _))) => return Err(readable(&why)),
                 Ok(Some(_)) => return Err("it speaks out of turn".into()),
                 Err(error) => return Err(self.words(&error)),
             }
@@ -129,6 +138,11 @@ impl Remote {
             }
         }
     }
+}
+
+/// The engine's words on one line, cut to a length.
+fn readable(words: &str) -> String {
+    words.chars().take(WORDS_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 impl Vlm for Remote {

@@ -1,0 +1,75 @@
+//! What systemd is told.
+//!
+//!                starting --ready--> running --stopping--> stopping
+//!     alive =    EXTEND_TIMEOUT_USEC   WATCHDOG=1          EXTEND_TIMEOUT_USEC
+//!
+//! `alive` is for whoever has just seen progress: never for a timer. Where nobody sees any, nothing is sent, and
+//! systemd ends the process and starts it again. A line that starts again for a compaction stays `running`
+//! from systemd's point of view: only WATCHDOG=1 counts then, however long the store takes to open.
+
+use sd_notify::NotifyState;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// By how much a start or a stop may go on after the last sign of life.
+const EXTEND: Duration = Duration::from_secs(30);
+/// Signs of life that come sooner after the last one are not sent.
+const EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Running,
+    Stopping,
+}
+
+/// The connection to systemd; without systemd nobody listens.
+pub struct Systemd(Mutex<Said>);
+
+struct Said {
+    phase: Phase,
+    alive: Option<Instant>,
+}
+
+impl Systemd {
+    /// Of a process that starts.
+    pub const fn new() -> Self {
+        Self(Mutex::new(Said { phase: Phase::Starting, alive: None }))
+    }
+
+    /// The line inspects.
+    pub fn ready(&self) {
+        self.enter(Phase::Running, NotifyState::Ready);
+    }
+
+    /// The process ends by itself.
+    pub fn stopping(&self) {
+        self.enter(Phase::Stopping, NotifyState::Stopping);
+    }
+
+    fn enter(&self, phase: Phase, state: NotifyState<'_>) {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *said = Said { phase, alive: None };
+        notify(state);
+    }
+
+    /// Progress was seen.
+    pub fn alive(&self) {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.alive.is_none_or(|at| at.elapsed() >= EVERY) {
+            said.alive = Some(Instant::now());
+            notify(match said.phase {
+                Phase::Running => NotifyState::Watchdog,
+                Phase::Starting | Phase::Stopping => {
+                    NotifyState::ExtendTimeoutUsec(EXTEND.as_micros() as u32)
+                }
+            });
+        }
+    }
+}
+
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "systemd does not listen");
+    }
+}
