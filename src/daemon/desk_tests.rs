@@ -19,11 +19,11 @@ fn pipeline(name: &str) -> Arc<Pipeline> {
     Arc::new(config::pipeline_from_str(name, &text).unwrap())
 }
 
-/// The shipped recipe with a clip, which lasts a second.
+/// The shipped recipe with a clip, which lasts as long as its deadline.
 fn clip() -> Arc<Pipeline> {
     let text = std::fs::read_to_string("pipelines/machined-plate.toml").unwrap();
     let text = text.replace("machined-plate", "clip").replace("[[prompt]]", "[[prompt]]\nclip = true");
-    let text = format!("{text}\n[clip]\nframes = 2\ninterval_ms = 10000\n");
+    let text = format!("{text}\n[clip]\nframes = 3\ninterval_ms = 10000\n");
     Arc::new(config::pipeline_from_str("clip", &text).unwrap())
 }
 
@@ -327,7 +327,7 @@ fn each_camera_takes_only_pipelines_that_its_config_could_name() {
         |camera: Option<&str>| Command::Pipeline { camera: camera.map(Into::into), pipeline: "clip".into() };
     let refused = desk.take(change(None), &Sender::Mqtt).unwrap_err();
     assert!(
-        refused.code() == "unfit" && refused.to_string().contains("cam2: its clip takes 10000 ms"),
+        refused.code() == "unfit" && refused.to_string().contains("cam2: its clip takes 20000 ms"),
         "{refused}"
     );
     assert_eq!(desk.counters[0].pipeline().name, "machined-plate", "all cameras or none");
