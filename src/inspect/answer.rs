@@ -165,7 +165,7 @@ pub fn parse_defects(answer: &Completion, tile: usize, labels: &[String]) -> Res
             return Err(AnswerError::Severity { word: item.severity });
         };
         let bbox_2d = proper_box(item.bbox_2d)?;
-        defects.opened.push(confidence(answer, &[opening.clone()])?);
+        defects.opened.push(confidence(answer, std::slice::from_ref(&opening))?);
         defects.detections.push(Detection {
             tile,
             label: item.label,
@@ -183,7 +183,7 @@ fn ended(answer: &Completion, items: usize) -> Result<f32, AnswerError> {
         None => Ok(empty_probability(answer)),
         // The grammar let it end only.
         Some(_) if items == DEFECTS_MAX => Ok(0.0),
-        Some(brace) => confidence(answer, &[brace + 1..answer.text.len()]),
+        Some(brace) => confidence(answer, std::slice::from_ref(&(brace + 1..answer.text.len()))),
     }
 }
 

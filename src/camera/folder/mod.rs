@@ -341,7 +341,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         png(&dir.path().join("old.png"), 1);
         let mut source = watch(dir.path(), Stop::default());
-        let after = Some(Instant::now() + Duration::from_millis(20));
+        let trigger = Instant::now() + Duration::from_millis(20);
+        let after = Some(trigger);
         let by = Some(Instant::now() + Duration::from_millis(700));
         let error = source.take(Want { after, by }).unwrap_err();
         assert!(matches!(error, CameraError::Late), "what lay there before is another part's: {error}");
@@ -351,7 +352,7 @@ mod tests {
         let by = Some(Instant::now() + Duration::from_secs(30));
         let frame = source.take(Want { after, by }).unwrap().unwrap();
         assert!(frame.origin.ends_with("new.png"));
-        assert!(frame.captured >= after.unwrap() && frame.captured <= Instant::now());
+        assert!(frame.captured >= trigger && frame.captured <= Instant::now());
         let by = Some(Instant::now() + Duration::from_millis(600));
         let broken = source.take(Want { after, by }).unwrap_err().to_string();
         assert!(broken.contains("zzz.png"), "{broken}");
