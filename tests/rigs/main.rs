@@ -8,6 +8,7 @@
 //!     hostile    P7   mutated models and pictures, bombs
 //!     endurance  P8   memory, descriptors and the store's size over many inserts
 //!     twins      P10  text in the picture that gives orders
+//!     damaged    P14  models with flipped bits or zeroed data
 //!     dead_eye   P14  pictures that show nothing, are cut, damaged or of another size
 //!
 //! (P5 is tests/faults.rs.) Short counts in `make test`; `make soak` runs the full ones, `make soak-p1`
@@ -18,6 +19,7 @@
 #[path = "../common/broker.rs"]
 mod broker;
 mod bytes;
+mod damaged;
 mod dead_eye;
 mod endurance;
 mod full;
