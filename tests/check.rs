@@ -113,3 +113,38 @@ fn a_recipe_that_lets_defects_pass_is_warned_of_and_strictly_refused() {
     let (code, out) = check(&["--strict", "pipelines/photo.toml", "pipelines/machined-plate.toml"], &[]);
     assert_eq!(code, Some(0), "{out}");
 }
+
+/// A command could not name it, and nothing else needs it.
+#[test]
+fn a_broken_pipeline_that_no_camera_names_is_a_note() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config_in(folder.path());
+    let recipes = folder.path().join("recipes");
+    std::fs::create_dir(&recipes).expect("a folder");
+    let photo = std::fs::read_to_string("pipelines/photo.toml").expect("it ships");
+    std::fs::write(recipes.join("photo.toml"), &photo).expect("a file");
+    std::fs::write(recipes.join("other.toml"), photo.replace("\"photo\"", "\"other\"")).expect("a file");
+    std::fs::write(recipes.join("broken.toml"), "name = 1\n").expect("a file");
+    let variable = ("INSPECTD_PIPELINES_DIR", recipes.to_str().expect("UTF-8"));
+    let (code, out) = check(&["--config", &config], &[variable]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("other.toml: other version "), "all of the folder are checked: {out}");
+    let noted =
+        |line: &str| line.starts_with("note ") && line.contains("broken.toml") && line.contains("no camera");
+    assert!(out.lines().any(noted), "{out}");
+}
+
+#[test]
+fn a_link_among_the_folders_of_triggers_is_a_problem() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config_in(folder.path());
+    let (inbox, elsewhere) = (folder.path().join("inbox"), folder.path().join("elsewhere"));
+    std::fs::create_dir(&inbox).and_then(|()| std::fs::create_dir(&elsewhere)).expect("folders");
+    std::os::unix::fs::symlink(&elsewhere, inbox.join("done")).expect("a link");
+    let text = std::fs::read_to_string(&config).expect("the config");
+    let text = text.replace("pipeline = \"photo\"", "pipeline = \"photo\"\ntrigger = { on = \"command\" }");
+    std::fs::write(&config, format!("{text}[trigger]\ndir = {inbox:?}\n")).expect("a file");
+    let (code, out) = check(&["--config", &config], &[]);
+    assert_eq!(code, Some(78), "{out}");
+    assert!(out.contains("done in it is a link"), "{out}");
+}
