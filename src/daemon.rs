@@ -136,7 +136,10 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
         tracing::warn!(note, "a pipeline that no camera names cannot be used");
     }
     tracing::info!(dir = %config.store.dir.display(), outbox = store.outbox_len(), "store open");
-    let control = Door::open(&config.store.dir, Arc::clone(&store)).context("the local door of the store")?;
+    // A file system without sockets is no reason to stand still.
+    let no_door =
+        |error| tracing::warn!(%error, "verify, export and backup must wait until the daemon is stopped");
+    let control = Door::open(&config.store.dir, Arc::clone(&store)).map_err(no_door).ok();
     let (events, event_queue) = mpsc::channel(EVENTS_MAX);
     let mqtt_options = mqtt_options(config)?;
     let link = runtime.block_on(async { mqtt::spawn(mqtt_options, Arc::clone(&store), event_queue) })?;
@@ -150,7 +153,7 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
         store: &store,
         station: &station,
         page: page.as_ref(),
-        door: &control,
+        door: control.as_ref(),
         stop: &stop,
     };
     let outcome = runtime.block_on(parts.line(worker, link.phase()));
@@ -169,7 +172,7 @@ struct Parts<'a> {
     store: &'a Arc<Store>,
     station: &'a Arc<Station>,
     page: Option<&'a Web>,
-    door: &'a Door,
+    door: Option<&'a Door>,
     stop: &'a Stop,
 }
 
@@ -307,11 +310,11 @@ impl Parts<'_> {
 
 impl Line {
     /// Which of those that end only with the station has ended before it.
-    fn gone(&self, page: Option<&Web>, door: &Door) -> Option<&'static str> {
+    fn gone(&self, page: Option<&Web>, door: Option<&Door>) -> Option<&'static str> {
         let inbox = self.inbox.as_ref().is_some_and(JoinHandle::is_finished);
         let inbox = inbox.then_some("the thread of triggers by file");
         let commands = self.commands.is_over().then_some("the task of commands by MQTT");
-        let door = door.is_over().then_some("the thread of the local door");
+        let door = door.is_some_and(Door::is_over).then_some("the thread of the local door");
         inbox.or(commands).or(door).or_else(|| page.and_then(Web::gone))
     }
 }

@@ -21,7 +21,7 @@ use crate::store::salvaged::{Salvaged, STATE_PREFIX};
 use crate::store::{key_of, outbox, record, review, review_record, value};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -109,6 +109,7 @@ pub fn salvage(from: &Path, to: &Path, step: &mut dyn FnMut(&str, u64, u64)) -> 
     if !from.join("ledger").is_dir() && !from.join("images").is_dir() {
         return Err(BackupError::bad(from, "there is no store"));
     }
+    let _lock = hold(from)?;
     let builder = Builder::create(to)?;
     let mut work = Salvage { from, to, builder, report: Report::default(), flawed: BTreeSet::new(), step };
     let copy = to.join(COPY);
@@ -146,6 +147,16 @@ pub fn salvage(from: &Path, to: &Path, step: &mut dyn FnMut(&str, u64, u64)) -> 
     fs::write(&path, json).map_err(BackupError::io("write", &path))?;
     unproven.accept()?;
     Ok(report)
+}
+
+/// Nobody may write while it is copied. The lock is taken on what is there; nothing is made.
+fn hold(from: &Path) -> Result<Option<File>, BackupError> {
+    let Ok(lock) = File::open(from.join("lock")) else { return Ok(None) };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(BackupError::bad(from, "it is in use: stop the daemon first")),
+        Err(TryLockError::Error(source)) => Err(BackupError::io("lock", from)(source)),
+    }
 }
 
 impl Salvage<'_> {

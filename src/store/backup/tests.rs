@@ -328,6 +328,8 @@ fn a_salvage_takes_what_can_be_read_and_says_what_is_lost() {
         |seq| store.image_path(&store.get(seq).unwrap().unwrap().image.unwrap().image.sha256).unwrap();
     std::fs::remove_file(image(9)).unwrap();
     std::fs::write(image(10), b"another one").unwrap();
+    let refused = salvage(&from, &to, &mut |_, _, _| {}).unwrap_err();
+    assert!(refused.to_string().contains("in use") && !to.exists(), "{refused}");
     drop(store);
     let before = snapshot(&from);
     let report = salvage(&from, &to, &mut |_, _, _| {}).unwrap();
