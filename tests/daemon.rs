@@ -79,6 +79,45 @@ async fn every_part_of_a_run_is_published_and_stored() {
     }
 }
 
+/// Who looks from outside, with `top -H` or a debugger, sees what each thread is for.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_thread_has_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let sections = format!(
+        "{SIMULATOR}[[camera]]\nid = \"cam2\"\npipeline = \"examples-defects\"\nsource = \"v4l2\"\n\
+         device = \"/dev/none\"\n[trigger]\ndir = \"{}\"\n[web]\nlisten = \"127.0.0.1:0\"\n",
+        folder.path().display()
+    );
+    let station = one_camera(9, &sections);
+    let child = station.start();
+    let names = || -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().map_while(Result::ok);
+        let name = |t: std::fs::DirEntry| std::fs::read_to_string(t.path().join("comm")).unwrap_or_default();
+        tasks.map(name).map(|name| name.trim_end().to_owned()).collect()
+    };
+    let expected = [
+        "inspectd",
+        "take:cam1",
+        "take:cam2",
+        "watch:cam2",
+        "inspector",
+        "store-sync",
+        "thumbs",
+        "triggers",
+        "control",
+        "mqtt",
+        "web",
+        "spawner",
+    ];
+    until("all threads run", || {
+        let names = names();
+        expected.iter().all(|e| names.iter().any(|n| n == e))
+    })
+    .await;
+    let nameless = names().iter().filter(|name| *name == "inspectd").count();
+    assert_eq!(nameless, 1, "the main thread alone has the process's name: {:?}", names());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_drains_and_kill_loses_nothing() {
     let broker = Broker::start("", "").await;

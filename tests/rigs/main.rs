@@ -9,12 +9,14 @@
 //!     endurance  P8   memory, descriptors and the store's size over many inserts
 //!     twins      P10  text in the picture that gives orders
 //!     damaged    P14  models with flipped bits or zeroed data
+//!     watchdog   P11  slow loads and compactions, real stalls, under a fake systemd
 //!     dead_eye   P14  pictures that show nothing, are cut, damaged or of another size
 //!
 //! (P5 is tests/faults.rs.) Short counts in `make test`; `make soak` runs the full ones, `make soak-p1`
 //! one of them, and `SOAK=100 make soak-p1` that many.
 //!
-//! The process that is killed, stopped and starved is this test binary again: `station`.
+//! The process that is killed, stopped and starved is this test binary again: `station`; under P11 it is the
+//! real one.
 
 #[path = "../common/broker.rs"]
 mod broker;
@@ -34,3 +36,4 @@ mod power;
 mod soak;
 mod station;
 mod twins;
+mod watchdog;
