@@ -13,6 +13,8 @@ name = "scripted"
 mm_per_px = 0.1
 [frame]
 mask = [[0, 0, 30, 30]]
+health = "off"                        # the scripted model looks at nothing
+repeats = "allow"
 [tiling]
 tile_px = 100
 overlap_px = 0

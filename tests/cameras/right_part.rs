@@ -336,7 +336,8 @@ fn p13_no_part_is_judged_on_another_parts_picture() {
     let parts = soak::count(TRIGGERS, TRIGGERS_FULL);
     let began = Instant::now();
     let figures = std::thread::scope(|scope| {
-        let sources: [(&str, Box<dyn FnOnce() -> Figures + Send>); 5] = [
+        type Line = Box<dyn FnOnce() -> Figures + Send>;
+        let sources: [(&str, Line); 5] = [
             ("folder", Box::new(move || folder_line(parts))),
             ("free-running", Box::new(move || scripted_line(parts, false))),
             ("by order", Box::new(move || scripted_line(parts, true))),
