@@ -184,7 +184,7 @@ fn p11_a_stalled_compaction_is_killed_once_and_a_slow_one_is_fed() {
     let ledger = dir.path().join("store/ledger");
     let copying = || dir.path().join("store/ledger.new").exists().then_some(());
     let (jump, library) = clock_that_jumps(dir.path());
-    unit.environment = vec![("LD_PRELOAD".into(), library.into()), ("TEST_JUMP".into(), jump.clone().into())];
+    unit.environment = vec![("LD_PRELOAD".into(), library), ("TEST_JUMP".into(), jump.clone())];
     fill(&ledger);
     make_due(&ledger);
     // Found at the start it is compacted there, while systemd waits for READY.
