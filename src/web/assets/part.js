@@ -82,6 +82,7 @@ export class Part {
 
   draw(keep) {
     const d = this.data;
+    const seen = d.image && (d.picture ?? "whole") === "whole";
     const p = this.picture;
     p.editable = may("operator");
     p.grid = d.grid || [];
@@ -91,7 +92,6 @@ export class Part {
       tool("fit", t("fit"), null, () => p.fit()), tool("plus", t("zoomIn"), null, () => p.zoom(1.5)), tool("minus", t("zoomOut"), null, () => p.zoom(1 / 1.5)),
       tool("boxes", t("boxes"), p.showBoxes, () => this.toggle("showBoxes"), "tool-boxes"), d.grid && tool("grid", t("grid"), p.showGrid, () => this.toggle("showGrid"), "tool-grid"),
       may("operator") && seen && tool("draw", t("draw"), p.drawing, () => this.toggle("drawing"), "tool-draw"));
-    const seen = d.image && (d.picture ?? "whole") === "whole";
     const look = seen ? h("div.look", {}, p.stage, this.tools) : h("div.look", {}, h("p.empty", { class: d.image ? "empty bad" : "empty" }, t(d.image ? `picture_${d.picture}` : "noImage")));
     this.side = h("div.side");
     this.foot = h("footer.decide");
