@@ -4,7 +4,7 @@
 //!
 //!     camera/     a source takes a picture when it is triggered              -> Frame
 //!     queue       bounded, with a named drop policy                          -> Frame
-//!     inspect/    Frame -> does it show anything (health)? -> Grid of Tiles -> (Tile x Prompt)                  -> jobs
+//!     inspect/    Frame -> does it show anything (health)? -> Tiles x Prompts -> jobs
 //!     ipc         the engine runs in a child process, which can be killed
 //!     vlm/        Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
 //!     inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
