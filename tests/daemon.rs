@@ -81,7 +81,6 @@ async fn every_part_of_a_run_is_published_and_stored() {
 
 /// Who looks from outside, with `top -H` or a debugger, sees what each thread is for.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not green yet: one of the expected threads does not come"]
 async fn every_thread_has_a_name() {
     let folder = tempfile::tempdir().unwrap();
     let sections = format!(

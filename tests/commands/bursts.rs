@@ -49,7 +49,6 @@ async fn every_command_of_a_burst_has_one_answer(protocol: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not green yet: a thousand commands take longer than a minute on two cores"]
 async fn every_command_of_a_burst_has_one_answer_by_mqtt_5() {
     every_command_of_a_burst_has_one_answer("protocol = 5").await;
 }

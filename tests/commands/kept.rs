@@ -125,7 +125,6 @@ async fn a_part_is_decided_once_when_the_disk_is_full_at_the_start() {
 
 /// Files that come while the daemon is killed again and again.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not green yet: kill -9 between acceptance and move"]
 async fn a_file_is_done_exactly_when_its_trigger_was_accepted() {
     const ROUNDS: u64 = 8;
     let broker = Broker::start("", "").await;

@@ -17,7 +17,6 @@ fn outbox(station: &Station, words: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not green yet"]
 async fn what_was_given_up_is_sent_again_when_the_line_is_told_so() {
     let broker = Broker::start("", "").await;
     let plc = Plc::new(broker.port).await;

@@ -23,10 +23,12 @@ use systemd::{Unit, WATCHDOG};
 /// Ends a rig that waits for nothing.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// A throttled process runs for the first and stands still for the second.
-const RUNS: Duration = Duration::from_millis(20);
+const RUNS: Duration = Duration::from_millis(10);
 const STANDS: Duration = Duration::from_millis(300);
-/// What is slow takes so long at least: several times what the fake systemd waits without a sign of life.
+/// Throttled no longer than this.
 const SLOW: Duration = Duration::from_secs(4 * WATCHDOG.as_secs());
+/// What takes longer than this was slow: without a sign of life the fake systemd would have killed it.
+const TOO_LONG: Duration = Duration::from_secs(WATCHDOG.as_secs() + 1);
 /// What lives in the database that is compacted, and the length of a file that is due for it, by far.
 const ROWS: u32 = 25_000;
 const ROW_BYTES: usize = 4000;
@@ -128,7 +130,7 @@ fn p11_a_slow_load_is_not_killed_and_a_hung_one_is_once() {
     });
     let (took, extensions) = (began.elapsed(), unit.extensions);
     assert_eq!((unit.kills, unit.ready), (0, 1), "{}", unit.log());
-    assert!(took > SLOW && extensions > 3, "the load was not slow: {took:?}, {extensions} extensions");
+    assert!(took > TOO_LONG && extensions > 3, "the load was not slow: {took:?}, {extensions} extensions");
     unit.stop();
 
     let (_dir, mut unit) = station();
@@ -147,15 +149,14 @@ fn p11_a_slow_load_is_not_killed_and_a_hung_one_is_once() {
 }
 
 #[test]
-#[ignore = "not green yet: takes over a minute, and was not seen to end"]
 fn p11_a_stalled_inspector_is_killed_once() {
     let (_dir, mut unit) = station();
     unit.start();
     unit.until(PATIENCE, |unit| unit.parts() > 3);
     let stalled = Instant::now();
     // The rest of the process goes on, and goes on looking at its inspector.
-    let _stopped = Stopped::thread(unit.pid(), "inspector");
-    unit.until(PATIENCE, |unit| unit.kills > 0);
+    let mut stopped = Some(Stopped::thread(unit.pid(), "inspector"));
+    unit.until_killed(PATIENCE, || drop(stopped.take()));
     let killed = stalled.elapsed();
     assert!(unit.log().contains("the inspector shows no life"), "{}", unit.log());
     let parts = unit.goes_on();
@@ -209,7 +210,7 @@ fn p11_a_stalled_compaction_is_killed_once_and_a_slow_one_is_fed() {
         unit.until(PATIENCE, |unit| unit.kills > 1 || unit.ready > ready);
     });
     let (took, feeds) = (began.elapsed(), unit.feeds - before);
-    assert!(took > SLOW && feeds > 3, "the compaction was not slow: {took:?}, {feeds} feeds: {}", unit.log());
+    assert!(took > TOO_LONG && feeds > 3, "the compaction was not slow: {took:?}, {feeds} feeds: {}", unit.log());
     let parts = unit.goes_on();
     println!(
         "\nP11 compaction: stalled, killed after {:.1} s, once; {:.0} s long, {feeds} times fed, 0 kills, then {parts} parts",
@@ -313,7 +314,11 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         let none = std::ptr::null_mut::<libc::c_void>();
-        // SAFETY: as above; who was killed is gone.
-        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, none, none) };
+        // SAFETY: as above. Who was killed cannot be let go, and is taken here: its process does not end before.
+        unsafe {
+            if libc::ptrace(libc::PTRACE_DETACH, self.0, none, none) != 0 {
+                libc::waitpid(self.0, std::ptr::null_mut(), libc::__WALL);
+            }
+        }
     }
 }

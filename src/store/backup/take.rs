@@ -70,7 +70,8 @@ struct Hold<'a>(&'a AtomicU64);
 impl<'a> Hold<'a> {
     fn new(held: &'a AtomicU64) -> Option<Self> {
         let taken = held.compare_exchange(NOT_HELD, 0, Ordering::AcqRel, Ordering::Acquire);
-        taken.is_ok().then_some(Self(held))
+        // Lazily: a hold that was never had would release the other's when it is dropped.
+        taken.is_ok().then(|| Self(held))
     }
 
     fn from(&self, seq: u64) {

@@ -195,7 +195,6 @@ fn a_backup_keeps_what_retention_has_removed_and_says_what_it_never_held() {
 }
 
 #[test]
-#[ignore = "not green yet: when a second backup is refused as busy"]
 fn retention_waits_for_a_running_backup_and_only_for_what_it_needs() {
     let dir = tempfile::tempdir().unwrap();
     let [from, to, new] = ["store", "backup", "new"].map(|name| dir.path().join(name));
