@@ -153,10 +153,14 @@ pub fn words(text: &[u8]) -> Result<Words, Refusal> {
 impl Words {
     /// Takes `id` for a correlation id that the sender did not write, where it could have been one.
     pub fn correlated_by(mut self, id: Option<&str>) -> Self {
-        let fits =
-            |id: &&str| !id.is_empty() && id.len() <= TEXT_BYTES_MAX && !id.chars().any(char::is_control);
-        self.correlation_id = self.correlation_id.or_else(|| id.filter(fits).map(str::to_owned));
+        self.correlation_id = self.correlation_id.or_else(|| id.filter(|id| is_id(id)).map(str::to_owned));
         self
+    }
+
+    /// The id by which the sender knows the answer, where it can be one: a command that is refused has it, too.
+    pub fn id(&self) -> Option<String> {
+        let id = self.correlation_id.as_deref().map(bare);
+        id.filter(|id| is_id(id)).map(str::to_owned)
     }
 
     /// The command that the fields make with this verb.
@@ -219,9 +223,8 @@ impl Words {
             &mut self.correlation_id,
         ];
         for text in single.into_iter().flatten().chain(self.expected.values_mut()) {
-            let bare = text.trim_matches([' ', '\0']);
-            if bare.len() < text.len() {
-                *text = bare.to_owned();
+            if bare(text).len() < text.len() {
+                *text = bare(text).to_owned();
             }
         }
         self
@@ -255,6 +258,15 @@ impl Words {
         }
         Ok(())
     }
+}
+
+/// Without the padding of a PLC.
+fn bare(text: &str) -> &str {
+    text.trim_matches([' ', '\0'])
+}
+
+fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control)
 }
 
 const fn malformed(reason: String) -> Refusal {

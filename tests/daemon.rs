@@ -85,7 +85,7 @@ async fn every_thread_has_a_name() {
     let folder = tempfile::tempdir().unwrap();
     let sections = format!(
         "{SIMULATOR}[[camera]]\nid = \"cam2\"\npipeline = \"examples-defects\"\nsource = \"v4l2\"\n\
-         device = \"/dev/none\"\n[trigger]\ndir = \"{}\"\n[web]\nlisten = \"127.0.0.1:0\"\n",
+         device = \"/dev/none\"\ntrigger = {{ on = \"command\" }}\n[trigger]\ndir = \"{}\"\n[web]\nlisten = \"127.0.0.1:0\"\n",
         folder.path().display()
     );
     let station = one_camera(9, &sections);

@@ -20,7 +20,7 @@ mod wire;
 
 use super::message::SCHEMA;
 use super::{MqttOptions, StationEvent};
-use crate::command::{self, Handler, Order, Verb};
+use crate::command::{self, Handler, Verb, Words};
 use crate::domain::trigger::{Refusal, Sender};
 use crate::store::record::rfc3339;
 use serde::Serialize;
@@ -231,11 +231,12 @@ impl Listener {
     async fn take(&self, arrived: &Arrived) -> Option<(String, Vec<u8>)> {
         let own = format!("{}/cmd/", self.options.prefix);
         let verb = arrived.topic.strip_prefix(&own)?;
-        let (correlation_id, outcome) = match self.parse(verb, &own, arrived) {
-            Ok(Order { command, correlation_id }) => {
-                (correlation_id, command::carry_out(&self.handler, command, Sender::Mqtt).await)
-            }
-            Err(refusal) => (None, Err(refusal)),
+        let words = self.words(verb, &own, arrived);
+        let correlation_id = words.as_ref().ok().and_then(Words::id);
+        let order = words.and_then(|words| words.order(Verb::parse(verb)?, arrived.at));
+        let outcome = match order {
+            Ok(order) => command::carry_out(&self.handler, order.command, Sender::Mqtt).await,
+            Err(refusal) => Err(refusal),
         };
         command::log::outcome(verb, &Sender::Mqtt, correlation_id.as_deref(), &outcome);
         let to = arrived.response_topic.clone().filter(|topic| is_response_topic(topic, &own));
@@ -243,8 +244,8 @@ impl Listener {
         Some((to, ack(verb, correlation_id.as_deref(), &outcome, SystemTime::now())))
     }
 
-    /// The command in a message that may command.
-    fn parse(&self, verb: &str, own: &str, arrived: &Arrived) -> Result<Order, Refusal> {
+    /// The fields of a message that may command.
+    fn words(&self, verb: &str, own: &str, arrived: &Arrived) -> Result<Words, Refusal> {
         if arrived.retained {
             let reason = "a retained command is old: publish it without retain".to_owned();
             return Err(Refusal::Malformed { reason });
@@ -253,7 +254,7 @@ impl Listener {
             let topic = topic.chars().take(SHOWN_CHARS_MAX).collect();
             return Err(Refusal::ResponseTopic { topic, below: own.to_owned() });
         }
-        parse(verb, arrived)
+        words(verb, arrived)
     }
 }
 
@@ -269,17 +270,16 @@ fn is_response_topic(topic: &str, own: &str) -> bool {
         && !topic.chars().any(char::is_control)
 }
 
-/// The command in a message; the correlation data of MQTT 5 stands in for a `correlation_id` that the
-/// payload does not have.
-fn parse(word: &str, arrived: &Arrived) -> Result<Order, Refusal> {
-    let verb = Verb::parse(word)?;
-    if verb == Verb::Trigger && arrived.payload.is_empty() {
+/// The fields of a command; the correlation data of MQTT 5 stands in for a `correlation_id` that the payload does not
+/// have.
+fn words(verb: &str, arrived: &Arrived) -> Result<Words, Refusal> {
+    if verb == Verb::Trigger.as_str() && arrived.payload.is_empty() {
         let reason =
             "an empty payload is no trigger: it clears a retained one; send {} for one without words";
         return Err(Refusal::Malformed { reason: reason.into() });
     }
     let data = arrived.correlation.as_deref().and_then(|data| std::str::from_utf8(data).ok());
-    command::words(&arrived.payload)?.correlated_by(data).order(verb, arrived.at)
+    Ok(command::words(&arrived.payload)?.correlated_by(data))
 }
 
 /// The bytes of an acknowledgement.
@@ -326,21 +326,23 @@ mod tests {
 
     #[test]
     fn correlation_data_stands_in_for_a_missing_id() {
-        let id = |payload: &str| parse("trigger", &arrived(payload)).unwrap().correlation_id;
+        let id = |payload: &str| words("trigger", &arrived(payload)).unwrap().id();
         assert_eq!(id("{}").as_deref(), Some("c7"));
         assert_eq!(id(r#"{"correlation_id":"own"}"#).as_deref(), Some("own"));
         for odd in [vec![0xff], b"a\nb".to_vec(), vec![b'x'; 300]] {
             let arrived = Arrived { correlation: Some(odd), ..arrived("{}") };
-            assert_eq!(parse("trigger", &arrived).unwrap().correlation_id, None);
+            assert_eq!(words("trigger", &arrived).unwrap().id(), None);
         }
-        assert!(parse("reboot", &arrived("")).unwrap_err().to_string().contains("no command"));
+        let refused = words("pause", &arrived(r#"{"correlation_id":"own ","deadline_ms":0}"#)).unwrap();
+        assert_eq!(refused.id().as_deref(), Some("own"), "a refusal finds its sender");
+        assert!(refused.order(Verb::Pause, Instant::now()).is_err());
     }
 
     #[test]
     fn an_empty_message_pauses_and_resumes_but_is_no_trigger() {
-        let refused = parse("trigger", &arrived("")).unwrap_err();
+        let refused = words("trigger", &arrived("")).unwrap_err();
         assert!(refused.code() == "malformed" && refused.to_string().contains("empty payload"), "{refused}");
-        assert!(parse("pause", &arrived("")).is_ok() && parse("resume", &arrived("")).is_ok());
+        assert!(words("pause", &arrived("")).is_ok() && words("resume", &arrived("")).is_ok());
     }
 
     #[test]

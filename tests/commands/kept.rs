@@ -153,6 +153,8 @@ async fn a_file_is_done_exactly_when_its_trigger_was_accepted() {
     until("no file waits", || waiting() == 0).await;
     let in_taken = || std::fs::read_dir(folder.path().join("taken")).unwrap().count();
     until("each has its fate", || in_taken() == 0).await;
+    // Before that a signal ends it without a word.
+    plc.until_listening().await;
     signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());
     let mut inspected: BTreeMap<String, usize> = BTreeMap::new();

@@ -210,7 +210,11 @@ fn p11_a_stalled_compaction_is_killed_once_and_a_slow_one_is_fed() {
         unit.until(PATIENCE, |unit| unit.kills > 1 || unit.ready > ready);
     });
     let (took, feeds) = (began.elapsed(), unit.feeds - before);
-    assert!(took > TOO_LONG && feeds > 3, "the compaction was not slow: {took:?}, {feeds} feeds: {}", unit.log());
+    assert!(
+        took > TOO_LONG && feeds > 3,
+        "the compaction was not slow: {took:?}, {feeds} feeds: {}",
+        unit.log()
+    );
     let parts = unit.goes_on();
     println!(
         "\nP11 compaction: stalled, killed after {:.1} s, once; {:.0} s long, {feeds} times fed, 0 kills, then {parts} parts",
