@@ -114,6 +114,32 @@ fn a_recipe_that_lets_defects_pass_is_warned_of_and_strictly_refused() {
     assert_eq!(code, Some(0), "{out}");
 }
 
+/// With the files that only an installed box has somewhere else.
+#[test]
+fn every_config_that_ships_is_strictly_fine() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let inbox = folder.path().to_str().expect("UTF-8");
+    let installed = [
+        ("INSPECTD_MODEL__TEXT", "fixtures/model/inspectd-small.gguf"),
+        ("INSPECTD_MODEL__MMPROJ", "fixtures/model/mmproj-inspectd-small.gguf"),
+        ("INSPECTD_CAMERA__0__PATH", inbox),
+    ];
+    let mut checked = vec![];
+    for entry in std::fs::read_dir("config").expect("the configs are there") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("UTF-8").to_owned();
+        let variables: &[_] = if name == "inspectd.toml" { &installed } else { &[] };
+        let (code, out) = check(&["--strict", "--config", path.to_str().expect("UTF-8")], variables);
+        assert_eq!(code, Some(0), "{out}");
+        let recipes = out.lines().filter(|line| line.starts_with("ok       pipelines/")).count();
+        let ship = std::fs::read_dir("pipelines").expect("the pipelines are there").count();
+        assert_eq!(recipes, ship, "all that a command may name are checked, too: {out}");
+        checked.push(name);
+    }
+    checked.sort_unstable();
+    assert_eq!(checked, ["cameras-demo.toml", "demo.toml", "inspectd.toml"]);
+}
+
 /// A command could not name it, and nothing else needs it.
 #[test]
 fn a_broken_pipeline_that_no_camera_names_is_a_note() {
