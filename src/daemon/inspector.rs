@@ -108,3 +108,7 @@ fn round(feeds: &Feeds) -> Option<Vec<Shot>> {
     }
     (open || !frames.is_empty()).then_some(frames)
 }
+
+#[cfg(test)]
+#[path = "inspector_tests.rs"]
+mod tests;
