@@ -35,29 +35,6 @@ const DEADLINE: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_millis(150);
 const LATE_MAX: Duration = Duration::from_secs(2);
 
-const PIPELINE: &str = r#"
-schema = 1
-name = "faults"
-mm_per_px = 0.1
-[frame]
-health = "off"
-[tiling]
-tile_px = 100
-overlap_px = 20
-max_tiles = 9
-min_pixels = 4096
-max_pixels = 65536
-[[prompt]]
-id = "surface"
-kind = "defects"
-labels = ["scratch"]
-text = "Find {labels}."
-[verdict]
-fail_at = "reject"
-review_below_confidence = 0.6
-deadline_ms = 250
-"#;
-
 /// What a frame does to the engine; its place is the value of the first pixel.
 const GOOD: u8 = 0;
 const KINDS: [&str; 12] = [
@@ -162,7 +139,8 @@ fn worker(load: &str, idle: Option<Duration>) -> Worker {
 }
 
 fn recipe() -> Pipeline {
-    pipeline_from_str("faults.toml", PIPELINE).expect("the recipe is sound")
+    let text = include_str!("common/scripted.toml");
+    pipeline_from_str("scripted.toml", text).expect("the recipe is sound")
 }
 
 /// 180 x 100 pixels, so two tiles.

@@ -19,24 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-const PIPELINE: &str = r#"
-schema = 1
-name = "scripted"
-mm_per_px = 0.1
-[frame]
-health = "off"                        # the scripted model looks at nothing
-size = "any"
-[tiling]
-tile_px = 100
-overlap_px = 20
-max_tiles = 9
-min_pixels = 4096
-max_pixels = 65536
-[[prompt]]
-id = "surface"
-kind = "defects"
-labels = ["scratch", "pit"]
-text = "Find {labels}."
+/// What the recipe of all scripted models has beside it here.
+const OWN: &str = r#"
 [[prompt]]
 id = "plate"
 kind = "text"
@@ -50,15 +34,18 @@ grade = "reject"
 [[grade]]
 severity = "minor"
 grade = "cosmetic"
-[verdict]
-fail_at = "reject"
-review_below_confidence = 0.6
-ignore_below_confidence = 0.2
-deadline_ms = 60000
 "#;
 
+/// With these sections, too.
+fn recipe(sections: &str) -> Pipeline {
+    let text = format!("{}{OWN}{sections}", include_str!("common/scripted.toml"));
+    let mut recipe = pipeline_from_str("scripted.toml", &text).expect("the recipe is sound");
+    recipe.verdict.ignore_below_confidence = 0.2;
+    recipe
+}
+
 fn pipeline() -> Pipeline {
-    pipeline_from_str("scripted.toml", PIPELINE).expect("the recipe is sound")
+    recipe("")
 }
 
 /// 180 x 100 pixels: two tiles, 0..100 and 80..180, and the region of the plate.
@@ -248,10 +235,10 @@ fn frames_that_share_a_batch_keep_their_answers_apart() {
 
 /// The recipe with a third prompt, about a clip of three pictures.
 fn clip_pipeline() -> Pipeline {
-    let prompt = "[[prompt]]\nid = \"motion\"\nkind = \"defects\"\nclip = true\nlabels = [\"pit\"]\ntext = \"What moves?\"\n\
-                  [clip]\nframes = 3\ninterval_ms = 100\n[[grade]]\nlabel = \"scratch\"";
-    let text = PIPELINE.replacen("[[grade]]\nlabel = \"scratch\"", prompt, 1);
-    pipeline_from_str("scripted.toml", &text).expect("the recipe is sound")
+    recipe(
+        "[[prompt]]\nid = \"motion\"\nkind = \"defects\"\nclip = true\nlabels = [\"pit\"]\ntext = \"What moves?\"\n\
+         [clip]\nframes = 3\ninterval_ms = 100\n",
+    )
 }
 
 /// A frame with two earlier pictures, each of another shade.

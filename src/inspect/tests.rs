@@ -3,41 +3,20 @@
 use super::*;
 use crate::config::pipeline_from_str;
 use crate::domain::frame::Trigger;
+use crate::domain::rect::Rect;
 use crate::vlm::{AnswerToken, Finish};
 use proptest::prelude::*;
 use std::sync::Arc;
 
-const PIPELINE: &str = r#"
-schema = 1
-name = "scripted"
-mm_per_px = 0.1
-[frame]
-mask = [[0, 0, 30, 30]]
-health = "off"                        # the scripted model looks at nothing
-repeats = "allow"
-[tiling]
-tile_px = 100
-overlap_px = 0
-max_tiles = 9
-min_pixels = 4096
-max_pixels = 65536
-[[prompt]]
-id = "surface"
-kind = "defects"
-labels = ["pit", "stain"]
-text = "Find {labels}."
-[[grade]]
-label = "stain"
-grade = "cosmetic"
-[verdict]
-fail_at = "rework"
-review_below_confidence = 0.6
-ignore_below_confidence = 0.5
-deadline_ms = 60000
-"#;
-
+/// The recipe of all scripted models, for another label, with a mask and a grade.
 fn pipeline() -> Pipeline {
-    pipeline_from_str("scripted.toml", PIPELINE).expect("the recipe is sound")
+    let base = include_str!("../../tests/common/scripted.toml");
+    let text = base.replace(r#"["scratch", "pit"]"#, r#"["pit", "stain"]"#);
+    assert_ne!(text, base);
+    let text = format!("{text}[[grade]]\nlabel = \"stain\"\ngrade = \"cosmetic\"\n");
+    let mut pipeline = pipeline_from_str("scripted.toml", &text).expect("the recipe is sound");
+    pipeline.frame.mask = vec![Rect::new(0, 0, 30, 30)];
+    pipeline
 }
 
 /// Two tiles.
