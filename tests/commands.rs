@@ -7,6 +7,8 @@ mod broker;
 mod bursts;
 #[path = "common/clips.rs"]
 mod clips;
+#[path = "common/config.rs"]
+mod config;
 #[path = "commands/ears.rs"]
 mod ears;
 #[path = "commands/folder.rs"]

@@ -7,6 +7,8 @@ mod backup;
 mod broker;
 #[path = "common/clips.rs"]
 mod clips;
+#[path = "common/config.rs"]
+mod config;
 #[path = "daemon/control.rs"]
 mod control;
 #[path = "common/film.rs"]

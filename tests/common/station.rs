@@ -1,8 +1,9 @@
 //! The real binary as a child process, with a config of its own.
 
 use crate::broker::{until, Message};
+use crate::config::config;
 use inspectd::store::{Store, StoreOptions};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 pub const PREFIX: &str = "inspectd/test/body/line1/st10";
@@ -16,30 +17,7 @@ impl Station {
     /// `sections` are those beside station, model, store and broker.
     pub fn new(port: u16, sections: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let config = format!(
-            r#"
-pipelines_dir = "{pipelines}"
-[station]
-root = "inspectd"
-site = "test"
-area = "body"
-line = "line1"
-station = "st10"
-[model]
-text = "{model}/inspectd-small.gguf"
-mmproj = "{model}/mmproj-inspectd-small.gguf"
-{sections}
-[store]
-dir = "{store}"
-free_bytes_min = 8388608
-[mqtt]
-url = "mqtt://127.0.0.1:{port}"
-"#,
-            pipelines = root.join("pipelines").display(),
-            model = root.join("fixtures/model").display(),
-            store = dir.path().join("store").display(),
-        );
+        let config = config(&dir.path().join("store"), port, sections);
         std::fs::write(dir.path().join("inspectd.toml"), config).unwrap();
         Self { dir }
     }

@@ -21,6 +21,8 @@
 #[path = "../common/broker.rs"]
 mod broker;
 mod bytes;
+#[path = "../common/config.rs"]
+mod config;
 mod damaged;
 mod dead_eye;
 mod endurance;

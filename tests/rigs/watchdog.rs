@@ -36,37 +36,10 @@ const DUE_BYTES: u64 = 600 << 20;
 
 /// A station without a broker whose store is `store`.
 fn config(dir: &Path, store: &Path) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = format!(
-        r#"
-pipelines_dir = "{root}/pipelines"
-[station]
-root = "inspectd"
-site = "test"
-area = "body"
-line = "line1"
-station = "st10"
-[model]
-text = "{root}/fixtures/model/inspectd-small.gguf"
-mmproj = "{root}/fixtures/model/mmproj-inspectd-small.gguf"
-[[camera]]
-id = "cam1"
-pipeline = "examples-defects"
-source = "simulator"
-width_px = 320
-height_px = 240
-trigger = {{ interval_ms = 200 }}
-[store]
-dir = "{store}"
-free_bytes_min = 8388608
-[mqtt]
-url = "mqtt://127.0.0.1:9"
-"#,
-        root = root.display(),
-        store = store.display(),
-    );
+    let camera = "[[camera]]\nid = \"cam1\"\npipeline = \"examples-defects\"\nsource = \"simulator\"\nwidth_px = 320\n\
+                  height_px = 240\ntrigger = { interval_ms = 200 }";
     let path = dir.join("inspectd.toml");
-    std::fs::write(&path, text).expect("the config is written");
+    std::fs::write(&path, crate::config::config(store, 9, camera)).expect("the config is written");
     path
 }
 
