@@ -82,6 +82,19 @@ pub struct Config {
     pub warnings: Vec<Problem>,
 }
 
+impl Config {
+    /// The file of a pipeline.
+    pub fn file_of(&self, pipeline: &str) -> PathBuf {
+        self.pipelines_dir.join(format!("{pipeline}.toml"))
+    }
+
+    /// The warnings about a pipeline.
+    pub fn warnings_of(&self, pipeline: &str) -> impl Iterator<Item = &Problem> {
+        let file = self.file_of(pipeline).display().to_string();
+        self.warnings.iter().filter(move |warning| warning.file == file)
+    }
+}
+
 /// The ISA-95 path of the station: each part is one level of its topics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Station {

@@ -253,7 +253,7 @@ impl Parts<'_> {
         if let Some(page) = self.page {
             page.app.take_commands(Arc::clone(&handler));
             let station = Arc::clone(station);
-            page.app.show_cameras(Box::new(move || station.cameras()));
+            page.app.show_cameras(Box::new(move || station.cameras()), web::warnings(config));
         }
         let commands = mqtt::command::listen(mqtt_options(config)?, handler, station::hearing(station));
         let gate = gate::Gate::new(Arc::clone(store));

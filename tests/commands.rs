@@ -21,6 +21,8 @@ mod inspections;
 mod kept;
 #[path = "commands/outbox.rs"]
 mod outbox;
+#[path = "commands/risks.rs"]
+mod risks;
 #[path = "common/station.rs"]
 mod station;
 #[path = "commands/tls.rs"]

@@ -64,7 +64,7 @@ fn report_config(out: &mut impl Write, path: &Path, config: &Config) -> io::Resu
     let url = config.mqtt.url();
     writeln!(out, "ok       {}: {}, broker {url}", path.display(), counted(&ids, "camera"))?;
     for (name, pipeline) in &config.pipelines {
-        report_pipeline(out, &config.pipelines_dir.join(format!("{name}.toml")), pipeline)?;
+        report_pipeline(out, &config.file_of(name), pipeline)?;
     }
     for note in &config.notes {
         writeln!(out, "note     {note}; no camera names it, and no command can")?;

@@ -2,9 +2,10 @@
 
 use super::care::STALL;
 use super::station::Station;
-use crate::config::Config;
+use crate::config::{Config, Problem};
 use crate::mqtt::state::Phase;
 use crate::store::Store;
+use crate::web::cameras::{Warning, Warnings};
 use crate::web::{App, Health, Probe, Web, WebOptions};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,19 @@ pub fn url_base(config: &Config) -> String {
         let host = o.hosts.first().map(|name| format!("{name}:{}", o.listen.port()));
         format!("{scheme}://{}", host.unwrap_or_else(|| o.listen.to_string()))
     })
+}
+
+/// What is risky about each recipe that a camera may run.
+pub fn warnings(config: &Config) -> Warnings {
+    let warning = |problem: &Problem| Warning {
+        file: problem.file.clone(),
+        line: problem.line,
+        key: problem.key.clone(),
+        value: problem.value.clone().unwrap_or_default(),
+        message: problem.message.clone(),
+    };
+    let of = |name: &String| (name.clone(), config.warnings_of(name).map(warning).collect());
+    config.pipelines.keys().map(of).collect()
 }
 
 /// Starts the page, where the config has one.

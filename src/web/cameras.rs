@@ -1,6 +1,9 @@
-//! How the cameras are: what they are inspected by, whether they are paused, and on whose word.
+//! How the cameras are: what they are inspected by, whether they are paused, on whose word, and what is risky about
+//! their recipes.
 //!
-//!     desk, takers, store --> the daemon's board --asked--> GET /api/v1/cameras --> the page's line of cameras
+//!     desk, takers, store --> the daemon's board --asked--.
+//!     config --the warnings about every recipe------------+--> GET /api/v1/cameras --> the page's line of cameras,
+//!                                                                                      and its warnings
 
 use super::auth::Viewer;
 use super::App;
@@ -8,13 +11,32 @@ use crate::domain::camera::CameraStatus;
 use axum::extract::State;
 use axum::Json;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// Asks the daemon how its cameras are, by id.
 pub type Cameras = Box<dyn Fn() -> Vec<(String, CameraStatus)> + Send + Sync>;
 
-/// One camera, as `camera/{id}/status` over MQTT says it; texts that do not apply are empty.
+/// What is risky about each recipe, by its name.
+pub type Warnings = BTreeMap<String, Vec<Warning>>;
+
+/// What is valid and risky in a recipe, as `inspectd check` says it: above all how a defective part could pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Warning {
+    /// The recipe's file.
+    pub file: String,
+    /// Where the key or, without it, the section around it stands: from 1.
+    pub line: usize,
+    /// Path of the key, as in `tiling.tile_px`.
+    pub key: String,
+    /// The value as written; empty where the key is not there or is a section.
+    pub value: String,
+    pub message: String,
+}
+
+/// One camera, as `camera/{id}/status` over MQTT says it, and what is risky about its recipe; texts that do not apply
+/// are empty.
 #[derive(Serialize, ToSchema)]
 pub struct Camera {
     pub id: String,
@@ -29,18 +51,21 @@ pub struct Camera {
     pub paused_by: String,
     /// When pause or pipeline were last commanded.
     pub since: String,
+    /// The warnings about the recipe in force; empty: there are none, or no recipe is in force.
+    pub warnings: Vec<Warning>,
 }
 
 /// The cameras; empty until they are open.
 #[utoipa::path(get, path = "/api/v1/cameras", tag = "commands", responses((status = 200, body = Vec<Camera>)))]
 pub async fn cameras(State(app): State<Arc<App>>, _: Viewer) -> Json<Vec<Camera>> {
-    let all = app.cameras.get().map_or_else(Vec::new, |cameras| cameras());
-    Json(all.into_iter().map(|(id, status)| wire(id, status)).collect())
+    let Some((cameras, warnings)) = app.cameras.get() else { return Json(vec![]) };
+    Json(cameras().into_iter().map(|(id, status)| wire(id, status, warnings)).collect())
 }
 
-fn wire(id: String, status: CameraStatus) -> Camera {
+fn wire(id: String, status: CameraStatus, warnings: &Warnings) -> Camera {
     let CameraStatus { state, reason, line } = status;
     Camera {
+        warnings: warnings.get(&line.pipeline).cloned().unwrap_or_default(),
         id,
         state: state.as_str(),
         reason,
@@ -54,8 +79,9 @@ fn wire(id: String, status: CameraStatus) -> Camera {
 }
 
 impl App {
-    /// From now on the page shows these cameras. The first call counts: a page lives as long as its line.
-    pub fn show_cameras(&self, cameras: Cameras) {
-        let _ = self.cameras.set(cameras);
+    /// From now on the page shows these cameras, and the warnings about the recipes that they run. The first call
+    /// counts: a page lives as long as its line, and so do the recipes that were read with the config.
+    pub fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
+        let _ = self.cameras.set((cameras, warnings));
     }
 }

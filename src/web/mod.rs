@@ -14,7 +14,7 @@
 //!     images       pictures and small copies          events    what is new, one stream a page
 //!     download     exports                            commands  what the line is told
 //!     outbox       what the broker has not taken      streams   how many streams, and whose
-//!     cameras      how the cameras are
+//!     cameras      how the cameras and their recipes are
 //!
 //! The routes and the OpenAPI document are made from the same functions. A route says in its
 //! signature who may use it: `Viewer`, `Operator` or `Engineer`; the few without are the login, the
@@ -137,8 +137,8 @@ pub struct App {
     probe: Probe,
     /// Where commands go, once the cameras are open: the page is there before them.
     commands: OnceLock<Handler>,
-    /// How the cameras are, once they are open.
-    cameras: OnceLock<cameras::Cameras>,
+    /// How the cameras are, once they are open, and what is risky about their recipes.
+    cameras: OnceLock<(cameras::Cameras, cameras::Warnings)>,
     closing: AtomicBool,
 }
 

@@ -5,7 +5,9 @@ use super::server::{options, token, Server};
 use inspectd::domain::camera::{CameraState, CameraStatus, LineState};
 use inspectd::domain::trigger::Command;
 use inspectd::store::{Store, StoreOptions};
+use inspectd::web::api;
 use inspectd::web::auth::Role;
+use inspectd::web::cameras::Warnings;
 use inspectd::web::{App, Health, Web};
 use serde_json::json;
 use std::sync::Arc;
@@ -118,10 +120,46 @@ fn the_cameras_are_shown_with_what_they_were_commanded() {
         since: "2026-01-01T00:00:00.000Z".into(),
     };
     let status = CameraStatus { state: CameraState::Fault, reason: "no picture".into(), line };
-    server.web.app.show_cameras(Box::new(move || vec![("cam1".into(), status.clone())]));
+    server.web.app.show_cameras(Box::new(move || vec![("cam1".into(), status.clone())]), Warnings::new());
     let answer = server.get("/api/v1/cameras", Role::Viewer);
     let expected = json!([{"id": "cam1", "state": "fault", "reason": "no picture", "pipeline": "photo",
         "pipeline_version": "0a1b2c3d4e5f", "pipeline_by": "http:anna", "paused": true, "paused_by": "mqtt",
-        "since": "2026-01-01T00:00:00.000Z"}]);
+        "since": "2026-01-01T00:00:00.000Z", "warnings": []}]);
     assert_eq!((answer.status, answer.json()), (200, expected));
+}
+
+#[test]
+fn each_camera_has_the_warnings_about_the_recipe_that_it_runs() {
+    let server = Server::start(0);
+    let runs = server.run_recipes(&[("cam1", "blind"), ("cam2", "sound"), ("cam3", "")]);
+    let warnings = || {
+        let cameras = server.get("/api/v1/cameras", Role::Viewer).json();
+        ["cam1", "cam2", "cam3"].map(|id| {
+            let camera = cameras.as_array().unwrap().iter().find(|camera| camera["id"] == id);
+            camera.unwrap()["warnings"].clone()
+        })
+    };
+    let blind = json!([
+        {"file": "pipelines/blind.toml", "line": 12, "key": "tiling.tile_px", "value": "8192",
+            "message": "it cannot be relied on to see a defect below 1024 px"},
+        {"file": "pipelines/blind.toml", "line": 1, "key": "prompt", "value": "",
+            "message": "<img src=x onerror=alert(1)>"},
+    ]);
+    assert_eq!(warnings(), [blind.clone(), json!([]), json!([])]);
+    // Another recipe is commanded, and then the first again.
+    runs.change("cam1", "sound");
+    assert_eq!(warnings(), [json!([]), json!([]), json!([])]);
+    runs.change("cam2", "blind");
+    assert_eq!(warnings(), [json!([]), blind, json!([])]);
+}
+
+/// Whoever reads the document may rely on every key being there.
+#[test]
+fn the_document_says_that_warnings_are_always_there() {
+    let document = serde_json::to_value(api::document()).unwrap();
+    let schemas = &document["components"]["schemas"];
+    let required = |name: &str| schemas[name]["required"].as_array().unwrap().clone();
+    assert!(required("Camera").contains(&json!("warnings")), "{}", schemas["Camera"]);
+    assert_eq!(schemas["Camera"]["properties"]["warnings"]["type"], "array");
+    assert_eq!(required("Warning"), ["file", "line", "key", "value", "message"]);
 }

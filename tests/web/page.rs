@@ -142,6 +142,47 @@ async fn a_view_shows_its_part_and_the_others() {
     browser.end().await;
 }
 
+/// An engineer reads them at once; others see that they are there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_warnings_about_a_recipe_are_shown_until_another_one_runs() {
+    let server = Server::start(3);
+    let runs = server.run_recipes(&[("side", "sound"), ("top", "blind")]);
+    let browser = Browser::start(1280, 800).await;
+    log_in(&browser, &server, "engineer").await;
+    browser.until("document.querySelector('#risks details[open] li')").await;
+    let lines = "[...document.querySelectorAll('#risks summary, #risks li')].map(e => e.innerText.replace(/\\s+/g, ' '))";
+    let shown = serde_json::json!([
+        "Defective parts may pass this recipe: blind (top) · 2",
+        "pipelines/blind.toml:12 tiling.tile_px = 8192 it cannot be relied on to see a defect below 1024 px",
+        "pipelines/blind.toml:1 prompt <img src=x onerror=alert(1)>",
+    ]);
+    assert_eq!(browser.value(lines).await, shown, "text stays text");
+    assert_eq!(browser.value("document.querySelector('#risks img')").await, serde_json::Value::Null);
+    // Both run it: it is said once. What was closed stays closed.
+    browser.click("#risks summary").await;
+    browser.until("!document.querySelector('#risks details').open").await;
+    runs.change("side", "blind");
+    browser.until("document.querySelector('#risks summary').innerText.includes('(side, top)')").await;
+    let open = "[...document.querySelectorAll('#risks details')].map(e => e.open)";
+    assert_eq!(browser.value(open).await, serde_json::json!([false]));
+    runs.change("side", "sound");
+    runs.change("top", "sound");
+    browser.until("document.querySelector('[data-camera=top]').textContent.includes('sound') && !document.querySelector('#risks').offsetParent && !document.querySelector('#risks details')").await;
+    browser.end().await;
+
+    runs.change("top", "blind");
+    let browser = Browser::start(500, 840).await;
+    log_in(&browser, &server, "operator").await;
+    browser.until("document.querySelector('#risks details')").await;
+    assert_eq!(browser.value(open).await, serde_json::json!([false]));
+    assert_eq!(browser.value("document.querySelector('#risks summary').offsetHeight >= 44").await, true);
+    browser.click("#risks summary").await;
+    browser.until("document.querySelector('#risks li').offsetParent").await;
+    let wide = browser.value("document.documentElement.scrollWidth <= innerWidth").await;
+    assert_eq!(wide, true, "nothing leaves the screen");
+    browser.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_phone_everything_can_be_tapped_with_gloves() {
     let server = Server::start(6);

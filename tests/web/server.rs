@@ -2,6 +2,7 @@
 
 use super::http::{ask, Answer};
 use super::inspections::inspection;
+use inspectd::domain::camera::{CameraStatus, LineState};
 use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::inspection::Inspection;
 use inspectd::domain::rect::BoxPx;
@@ -11,7 +12,9 @@ use inspectd::store::accounts::{Account, Token};
 use inspectd::store::images::sha256;
 use inspectd::store::{Store, StoreOptions};
 use inspectd::web::auth::{self, Role};
+use inspectd::web::cameras::{Warning, Warnings};
 use inspectd::web::{App, Health, Web, WebOptions};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,6 +32,40 @@ pub struct Server {
     /// Commands that reached the line.
     pub commanded: Arc<Mutex<Vec<Command>>>,
     pub dir: tempfile::TempDir,
+}
+
+/// Which recipe each camera runs, as the daemon's board would say it.
+#[derive(Clone, Default)]
+pub struct Runs(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Runs {
+    pub fn change(&self, camera: &str, recipe: &str) {
+        self.0.lock().unwrap().insert(camera.into(), recipe.into());
+    }
+
+    fn status(&self) -> Vec<(String, CameraStatus)> {
+        let status = |(id, pipeline): (&String, &String)| {
+            let line = LineState { pipeline: pipeline.clone(), ..LineState::default() };
+            (id.clone(), CameraStatus { line, ..CameraStatus::default() })
+        };
+        self.0.lock().unwrap().iter().map(status).collect()
+    }
+}
+
+/// The warnings about the recipe `blind`; of another that is known there are none.
+fn warnings() -> Warnings {
+    let warning = |line, key: &str, value: &str, message: &str| Warning {
+        file: "pipelines/blind.toml".into(),
+        line,
+        key: key.into(),
+        value: value.into(),
+        message: message.into(),
+    };
+    let blind = vec![
+        warning(12, "tiling.tile_px", "8192", "it cannot be relied on to see a defect below 1024 px"),
+        warning(1, "prompt", "", "<img src=x onerror=alert(1)>"),
+    ];
+    Warnings::from([("blind".into(), blind), ("sound".into(), vec![])])
 }
 
 /// Part `n`: every third passes, every third fails, every third is a review with text.
@@ -131,6 +168,15 @@ impl Server {
             Ok(())
         }));
         Self { web, store, commanded, dir }
+    }
+
+    /// From now on it has these cameras and the recipes that they run.
+    pub fn run_recipes(&self, cameras: &[(&str, &str)]) -> Runs {
+        let runs = Runs::default();
+        cameras.iter().for_each(|(camera, recipe)| runs.change(camera, recipe));
+        let board = runs.clone();
+        self.web.app.show_cameras(Box::new(move || board.status()), warnings());
+        runs
     }
 
     /// Its store and folder, after the server has ended.

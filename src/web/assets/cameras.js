@@ -1,11 +1,15 @@
-// The line of cameras: what each is inspected by, whether it is paused or in fault, and on whose word.
+// The line of cameras: what each is inspected by, whether it is paused or in fault, and on whose word. Below it what is
+// risky about the recipes that they run, as `inspectd check` says it.
 
 import { get } from "./api.js";
 import { h, replace } from "./dom.js";
+import { may } from "./main.js";
 import { t } from "./words.js";
 
 const EVERY_MS = 5000;
 let timer = null;
+// Recipes whose warnings somebody has opened or closed.
+const opened = new Map();
 
 const by = (who) => who && `${t("by")} ${who}`.trim();
 
@@ -18,14 +22,36 @@ function one(c) {
   return h("span.camera", { class: `camera ${kind}`, title, "data-camera": c.id }, h("strong", {}, c.id), h("span", {}, said.filter(Boolean).join(" · ")));
 }
 
-/// Shows the cameras in `node` for as long as it is on the page.
-export function cameras(node) {
+/// The warnings about one recipe, and the cameras that run it. They lie open for who can change it.
+function risk({ pipeline, pipeline_version, warnings, ids }) {
+  const recipe = `${pipeline}@${pipeline_version}`;
+  const warning = (w) => h("li", {},
+    h("code", {}, `${w.file}:${w.line}`), h("code", {}, w.value ? `${w.key} = ${w.value}` : w.key), h("span", {}, w.message));
+  return h("details", {
+    "data-recipe": pipeline, open: opened.get(recipe) ?? may("engineer"),
+    ontoggle: (e) => opened.set(recipe, e.target.open),
+  }, h("summary", {}, `${t("risky")}: ${pipeline} (${ids.join(", ")}) · ${warnings.length}`), h("ul", {}, warnings.map(warning)));
+}
+
+/// Shows the cameras in `line` and the warnings in `risks` for as long as they are on the page.
+export function cameras(line, risks) {
   clearInterval(timer);
+  let shown = "";
   const look = async () => {
-    if (!node.isConnected) return clearInterval(timer);
+    if (!line.isConnected) return clearInterval(timer);
     // Without an answer the page's own sign says that it is not live.
     const all = await get("/api/v1/cameras").catch(() => null);
-    if (all) replace(node, all.map(one));
+    if (!all) return;
+    replace(line, all.map(one));
+    const recipes = new Map();
+    for (const c of all.filter((c) => c.warnings.length)) {
+      if (!recipes.has(c.pipeline)) recipes.set(c.pipeline, { ...c, ids: [] });
+      recipes.get(c.pipeline).ids.push(c.id);
+    }
+    const now = JSON.stringify([...recipes.values()].map((r) => [r.pipeline, r.pipeline_version, r.warnings, r.ids]));
+    // What somebody reads stays where it is.
+    if (now !== shown) replace(risks, [...recipes.values()].map(risk));
+    shown = now;
   };
   timer = setInterval(look, EVERY_MS);
   look();

@@ -80,6 +80,7 @@ function frame() {
   }, icon(name), h("span", {}, t(view === "queue" ? "review" : view)));
   const main = h("main#main");
   const line = h("div#cameras.cameras", { role: "status" });
+  const risks = h("section#risks.risks", { "aria-label": t("risky") });
   replace(app,
     h("header.bar", {},
       h("div.brand", {}, h("img", { src: "/assets/icon.svg", alt: "", width: 28, height: 28 }), h("strong", {}, "inspectd")),
@@ -91,8 +92,9 @@ function frame() {
         h("button.plain.who", { id: "me", title: `${t(state.me.role)} · ${t("changePassword")}`, onclick: password }, state.me.name),
         h("button.plain", { id: "logout", onclick: leave, "aria-label": t("logout"), title: t("logout") }, icon("out")))),
     line,
+    risks,
     main);
-  cameras(line);
+  cameras(line, risks);
   return main;
 }
 

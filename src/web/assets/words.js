@@ -29,7 +29,7 @@ const WORDS = {
     outbox: "Messages for the broker", owed: "not yet taken", givenUp: "given up", retry: "Send again what was given up", retried: "They are owed to the broker again",
     tokens: "Tokens for machines", add: "Add", tokenOnce: "Copy it now. It is shown this once.", copy: "Copy", created: "Made", failed: "That did not work", cancel: "Cancel", parts: "parts", newPassword: "Password (8 or more)", oldPassword: "Password until now", changePassword: "Change password", passwordChanged: "Changed. Your other sessions have ended.",
     awaited: "awaited", help: "j next · k previous · y confirm · n override · z undo · b boxes · g tiles · d draw · f fit · / search · ? keys", newToken: "New token", language: "中文", theme: "Theme", nothingToUndo: "There is nothing to take back.",
-    paused: "paused", noPipeline: "no pipeline", c_fault: "fault", c_busy: "starting",
+    paused: "paused", noPipeline: "no pipeline", risky: "Defective parts may pass this recipe", c_fault: "fault", c_busy: "starting",
   },
   zh: {
     review: "复核", charts: "图表", people: "用户", login: "登录", logout: "退出", name: "用户名", password: "密码", code: "初始代码", setup: "首次启动", setupHint: "用终端打印的代码创建第一个账户。",
@@ -48,7 +48,7 @@ const WORDS = {
     accounts: "账户", role: "角色", viewer: "查看者", operator: "操作员", engineer: "工程师", outbox: "发往代理的消息", owed: "尚未接收", givenUp: "已放弃", retry: "重新发送已放弃的消息", retried: "已重新加入发送队列",
     tokens: "机器令牌", add: "添加", tokenOnce: "请立即复制，只显示这一次。", copy: "复制", created: "创建", failed: "操作失败", cancel: "取消", parts: "件", newPassword: "密码（至少 8 位）", oldPassword: "当前密码", changePassword: "修改密码", passwordChanged: "已修改，您的其他会话已结束。",
     awaited: "等待中", help: "j 下一个 · k 上一个 · y 确认 · n 改判 · z 撤销 · b 方框 · g 图块 · d 画框 · f 全图 · / 搜索 · ? 按键", newToken: "新令牌", language: "English", theme: "主题", nothingToUndo: "没有可撤销的决定。",
-    paused: "已暂停", noPipeline: "无配方", c_fault: "故障", c_busy: "正在启动",
+    paused: "已暂停", noPipeline: "无配方", risky: "此配方可能放行缺陷件", c_fault: "故障", c_busy: "正在启动",
   },
 };
 
