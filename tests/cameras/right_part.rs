@@ -298,9 +298,10 @@ fn gige_line(parts: usize) -> Figures {
         figures.parts += 1;
         match window.take(&mut rig.camera, received, received.checked_add(PATIENCE), &|| None) {
             Taken::Frame(frame) => {
-                let number: usize = frame.origin.rsplit(':').next().unwrap().parse().unwrap();
-                let start = *first.get_or_insert(number - part);
-                let own = number == start + part && frame.captured >= received;
+                let number: i64 = frame.origin.rsplit(':').next().unwrap().parse().unwrap();
+                // The camera may count from 0, and one that is not yet ready makes nothing of an order.
+                let offset = number - part as i64;
+                let own = offset == *first.get_or_insert(offset) && frame.captured >= received;
                 figures.own += usize::from(own);
                 figures.wrong += usize::from(!own);
             }
