@@ -144,7 +144,7 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
     let mqtt_options = mqtt_options(config)?;
     let link = runtime.block_on(async { mqtt::spawn(mqtt_options, Arc::clone(&store), event_queue) })?;
     let station = Arc::new(Station::new(events));
-    let worker = load(&config.model, &store, systemd)?;
+    let worker = load(config, &store, systemd)?;
     let page = web::start(config, &store, &station, link.phase())?;
     let stop = Stop::default();
     let parts = Parts {
@@ -325,9 +325,10 @@ async fn closed(phase: &mut Receiver<Phase>) {
 }
 
 /// The model, loaded and let in; or the worker without it, with the reason in its health.
-fn load(model: &Model, store: &Arc<Store>, systemd: &Systemd) -> anyhow::Result<Worker> {
+fn load(config: &Config, store: &Arc<Store>, systemd: &Systemd) -> anyhow::Result<Worker> {
+    let model = &config.model;
     let mut options = WorkerOptions::new(engine_program(model), model.unload_after_idle);
-    options.gate = Arc::new(model::Accepted::new(Arc::clone(store), model));
+    options.gate = Arc::new(model::Accepted::new(Arc::clone(store), config));
     // A large model may take minutes: systemd waits on while the engine's process works.
     model::load(Worker::new(options), &|| systemd.alive())
 }

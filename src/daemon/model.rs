@@ -5,16 +5,23 @@
 //!                     others --> refused: reviews, alarm `model_changed`, until the files are back or
 //!                                `inspectd model accept` accepts them
 //!
+//! The proof is the one that the model names; of one that names none it is what it makes of parts that people have
+//! confirmed (`confirmed`). Files that were accepted while they were damaged are not let in either.
+//!
 //! That holds for a load within a run, too: an engine that was lost is started again from files that somebody may
 //! have exchanged meanwhile. Hashes in the config take precedence over what was accepted.
 
-use crate::config::Model;
+mod confirmed;
+
+use crate::config::Config;
+use crate::domain::pipeline::Pipeline;
 use crate::inspect::proof::{named, Gate, Outcome, Proof, Refused};
 use crate::inspect::worker::{EngineError, Worker};
 use crate::store::pins::ModelPin;
 use crate::store::record::rfc3339;
 use crate::store::Store;
 use crate::vlm::ModelInfo;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -24,6 +31,8 @@ pub struct Accepted {
     /// Hashes that the config names.
     text_sha256: Option<String>,
     mmproj_sha256: Option<String>,
+    /// The recipes by which confirmed parts are asked again.
+    pipelines: BTreeMap<String, Pipeline>,
 }
 
 impl std::fmt::Debug for Accepted {
@@ -36,9 +45,14 @@ impl std::fmt::Debug for Accepted {
 }
 
 impl Accepted {
-    /// The gate of a store, with the hashes of the config.
-    pub fn new(store: Arc<Store>, model: &Model) -> Self {
-        Self { store, text_sha256: model.text_sha256.clone(), mmproj_sha256: model.mmproj_sha256.clone() }
+    /// The gate of a store, with the hashes and the recipes of the config.
+    pub fn new(store: Arc<Store>, config: &Config) -> Self {
+        Self {
+            store,
+            text_sha256: config.model.text_sha256.clone(),
+            mmproj_sha256: config.model.mmproj_sha256.clone(),
+            pipelines: config.pipelines.clone(),
+        }
     }
 
     fn accept(&self, model: &ModelInfo) -> Result<(), Refused> {
@@ -70,23 +84,9 @@ impl Accepted {
             )),
         }
     }
-}
 
-fn is_of(pin: &ModelPin, model: &ModelInfo) -> bool {
-    pin.text_sha256 == model.text_sha256 && pin.mmproj_sha256 == model.mmproj_sha256
-}
-
-impl Gate for Accepted {
-    fn admit(&self, model: &ModelInfo) -> Result<Proof, Refused> {
-        self.accept(model)?;
-        if let Some(proof) = named(model)? {
-            return Ok(proof);
-        }
-        tracing::warn!(model = %model.name, "the model names no proof: only its hashes say that it is whole");
-        Ok(Proof::default())
-    }
-
-    fn proven(&self, model: &ModelInfo, _: &Proof, _: &[Outcome]) {
+    /// Accepts the first pair that has given its proof.
+    fn pin(&self, model: &ModelInfo) {
         match self.store.model_pin() {
             Ok(Some(pin)) if is_of(&pin, model) => return,
             Ok(_) => {}
@@ -106,6 +106,34 @@ impl Gate for Accepted {
             }
             // The next load tries again; until then another pair would be taken.
             Err(error) => tracing::error!(%error, "which model is accepted was not kept"),
+        }
+    }
+}
+
+fn is_of(pin: &ModelPin, model: &ModelInfo) -> bool {
+    pin.text_sha256 == model.text_sha256 && pin.mmproj_sha256 == model.mmproj_sha256
+}
+
+impl Gate for Accepted {
+    fn admit(&self, model: &ModelInfo) -> Result<Proof, Refused> {
+        self.accept(model)?;
+        if let Some(proof) = named(model)? {
+            return Ok(proof);
+        }
+        let proof = confirmed::proof(&self.store, &self.pipelines, model).map_err(|error| {
+            Refused::NoProof { why: format!("which parts people have confirmed cannot be read: {error}") }
+        })?;
+        if proof.known.is_empty() {
+            tracing::warn!(model = %model.name,
+                "the model names no proof, and no confirmed part can be asked: only its hashes say that it is whole");
+        }
+        Ok(proof)
+    }
+
+    fn proven(&self, model: &ModelInfo, proof: &Proof, outcomes: &[Outcome]) {
+        self.pin(model);
+        if model.proof.is_none() && !proof.known.is_empty() {
+            confirmed::keep_held(&self.store, model, proof, outcomes);
         }
     }
 }
@@ -141,7 +169,12 @@ mod tests {
 
     fn gate(store: &Arc<Store>, text: Option<&str>, mmproj: Option<&str>) -> Accepted {
         let of = |hash: Option<&str>| hash.map(str::to_owned);
-        Accepted { store: Arc::clone(store), text_sha256: of(text), mmproj_sha256: of(mmproj) }
+        Accepted {
+            store: Arc::clone(store),
+            text_sha256: of(text),
+            mmproj_sha256: of(mmproj),
+            pipelines: BTreeMap::new(),
+        }
     }
 
     fn refused(gate: &Accepted, model: &ModelInfo) -> String {

@@ -58,50 +58,7 @@ impl Plan {
     pub fn new(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo) -> Result<Self, Reason> {
         let (width, height) = frame.pixels.dimensions();
         let pictures = pictures(frame, pipeline)?;
-        for prompt in &pipeline.prompts {
-            if let Some(message) = unknown_label(prompt, &model.labels) {
-                return Err(Reason::Engine { message });
-            }
-        }
-        let asks: Vec<Ask> = pipeline.prompts.iter().map(|prompt| ask(prompt, model)).collect();
-        let mut regions: Vec<Region> = vec![];
-        let mut add = |tile: Tile, prompt: usize| {
-            let Prompt { budget, clip, .. } = pipeline.prompts[prompt];
-            match regions.iter_mut().find(|r| r.tile == tile && r.budget == budget && r.clip == clip) {
-                Some(region) => {
-                    region.prompts.push(prompt);
-                    region.asks.push(asks[prompt].clone());
-                }
-                None => regions.push(Region {
-                    tile,
-                    prompts: vec![prompt],
-                    budget,
-                    clip,
-                    shown: Shown::Images(vec![]),
-                    asks: vec![asks[prompt].clone()],
-                }),
-            }
-        };
-        let everywhere: Vec<usize> =
-            (0..pipeline.prompts.len()).filter(|p| pipeline.prompts[*p].roi.is_none()).collect();
-        let mut next = 0;
-        if !everywhere.is_empty() {
-            let grid =
-                Grid::new(width, height, &pipeline.frame, &pipeline.tiling).map_err(|e| refused(&e))?;
-            next = grid.tiles.len();
-            for tile in grid.tiles {
-                everywhere.iter().for_each(|p| add(tile, *p));
-            }
-        }
-        for (i, prompt) in pipeline.prompts.iter().enumerate() {
-            if let Some(roi) = prompt.roi {
-                add(Tile { index: next, rect: whole(width, height, roi)? }, i);
-                next += 1;
-            }
-        }
-        if regions.is_empty() {
-            return Err(Reason::Frame { message: "the pipeline asks nothing".into() });
-        }
+        let mut regions = regions(width, height, pipeline, model)?;
         for r in &mut regions {
             r.shown = if r.clip {
                 Shown::Clip(
@@ -130,6 +87,92 @@ impl Plan {
     }
 }
 
+/// The cuts of a picture of this size with what is asked of them; nothing is shown yet.
+fn regions(width: u32, height: u32, pipeline: &Pipeline, model: &ModelInfo) -> Result<Vec<Region>, Reason> {
+    for prompt in &pipeline.prompts {
+        if let Some(message) = unknown_label(prompt, &model.labels) {
+            return Err(Reason::Engine { message });
+        }
+    }
+    let asks: Vec<Ask> = pipeline.prompts.iter().map(|prompt| ask(prompt, model)).collect();
+    let mut regions: Vec<Region> = vec![];
+    let mut add = |tile: Tile, prompt: usize| {
+        let Prompt { budget, clip, .. } = pipeline.prompts[prompt];
+        match regions.iter_mut().find(|r| r.tile == tile && r.budget == budget && r.clip == clip) {
+            Some(region) => {
+                region.prompts.push(prompt);
+                region.asks.push(asks[prompt].clone());
+            }
+            None => regions.push(Region {
+                tile,
+                prompts: vec![prompt],
+                budget,
+                clip,
+                shown: Shown::Images(vec![]),
+                asks: vec![asks[prompt].clone()],
+            }),
+        }
+    };
+    let everywhere: Vec<usize> =
+        (0..pipeline.prompts.len()).filter(|p| pipeline.prompts[*p].roi.is_none()).collect();
+    let mut next = 0;
+    if !everywhere.is_empty() {
+        let grid = Grid::new(width, height, &pipeline.frame, &pipeline.tiling).map_err(|e| refused(&e))?;
+        next = grid.tiles.len();
+        for tile in grid.tiles {
+            everywhere.iter().for_each(|p| add(tile, *p));
+        }
+    }
+    for (i, prompt) in pipeline.prompts.iter().enumerate() {
+        if let Some(roi) = prompt.roi {
+            add(Tile { index: next, rect: whole(width, height, roi)? }, i);
+            next += 1;
+        }
+    }
+    if regions.is_empty() {
+        return Err(Reason::Frame { message: "the pipeline asks nothing".into() });
+    }
+    Ok(regions)
+}
+
+/// A question about defects, as the line asks it of one cut of a still.
+#[derive(Clone, Debug)]
+pub struct AskedDefects {
+    pub tile: Tile,
+    /// Index into the pipeline's prompts.
+    pub prompt: usize,
+    pub question: Arc<str>,
+    /// The labels that the answer may name.
+    pub labels: Vec<String>,
+    pub budget: PixelBudget,
+}
+
+/// All questions about defects that the line asks of a still of this size, in the order of the plan.
+///
+/// # Errors
+/// As `Plan::new`.
+pub fn asked_of_a_still(
+    width: u32,
+    height: u32,
+    pipeline: &Pipeline,
+    model: &ModelInfo,
+) -> Result<Vec<AskedDefects>, Reason> {
+    let regions = regions(width, height, pipeline, model)?;
+    let stills = regions.iter().filter(|region| !region.clip);
+    let all = stills.flat_map(|region| region.prompts.iter().zip(&region.asks).map(move |ask| (region, ask)));
+    let of_defects = all.filter_map(|(region, (&prompt, ask))| match &pipeline.prompts[prompt].kind {
+        PromptKind::Defects { labels } => Some(AskedDefects {
+            tile: region.tile,
+            prompt,
+            question: Arc::clone(&ask.text),
+            labels: asked_labels(labels, model).to_vec(),
+            budget: region.budget,
+        }),
+        PromptKind::Text { .. } => None,
+    });
+    Ok(of_defects.collect())
+}
+
 /// All pictures of the frame's clip with their times, the frame's own last; none when the pipeline takes
 /// stills. Of a clip that is longer than the pipeline's, the last pictures are taken.
 fn pictures(frame: &Frame, pipeline: &Pipeline) -> Result<Vec<ClipFrame>, Reason> {
@@ -151,7 +194,8 @@ fn pictures(frame: &Frame, pipeline: &Pipeline) -> Result<Vec<ClipFrame>, Reason
     Ok(earlier.chain([of(Arc::clone(&frame.pixels), Duration::ZERO)]).collect())
 }
 
-fn cut(picture: &RgbImage, tile: Tile) -> Arc<RgbImage> {
+/// What a tile shows of a picture.
+pub fn cut(picture: &RgbImage, tile: Tile) -> Arc<RgbImage> {
     let Rect { x0, y0, .. } = tile.rect;
     Arc::new(crop_imm(picture, x0, y0, tile.rect.width(), tile.rect.height()).to_image())
 }

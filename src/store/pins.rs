@@ -1,11 +1,14 @@
-//! The model that was accepted: its files' hashes, by whom and when. Another pair does not answer the line.
+//! The model that was accepted: its files' hashes, by whom and when. Another pair does not answer the line. Beside it
+//! stands which known pictures it has told.
 
 use super::error::StoreError;
 use super::Store;
 use serde::{Deserialize, Serialize};
 
-/// The name of the value.
+/// The name of the accepted pair.
 const MODEL: &str = "pins/model";
+/// Of what a pair has told.
+const PROOF: &str = "pins/proof";
 
 /// An accepted pair of model files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +24,33 @@ pub struct ModelPin {
     pub by: String,
 }
 
+/// Known pictures that a pair has told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProofPin {
+    /// sha256 (hex) of the text file and of the vision file.
+    pub text_sha256: String,
+    pub mmproj_sha256: String,
+    /// A digest of each picture and its question, the newest first. Whoever writes them bounds them.
+    pub held: Vec<String>,
+}
+
 impl Store {
+    /// What some pair has told; `None`: nothing was asked yet.
+    ///
+    /// # Errors
+    /// As `remembered`.
+    pub fn proof_pin(&self) -> Result<Option<ProofPin>, StoreError> {
+        self.remembered(PROOF)
+    }
+
+    /// Keeps what a pair has told instead of the former; durable when it returns.
+    ///
+    /// # Errors
+    /// As `remember`.
+    pub fn pin_proof(&self, pin: &ProofPin) -> Result<(), StoreError> {
+        self.remember(PROOF, pin)
+    }
+
     /// The accepted pair; `None`: none was accepted yet.
     ///
     /// # Errors

@@ -90,7 +90,7 @@ pub struct Known {
     pub budget: PixelBudget,
     pub question: Arc<str>,
     pub expected: Expected,
-    /// It has held before: it must hold. Of those that are asked for the first time half must.
+    /// It has held before: it must hold. With those that are asked for the first time, half of its kind must.
     pub firm: bool,
 }
 
@@ -147,10 +147,16 @@ pub fn judge(proof: &Proof, outcomes: &[Outcome]) -> Result<(), String> {
         return Err(format!("the model does not answer {count} of {of} known pictures as it must; {first}"));
     }
     for (kind, is_found) in [("defective", true), ("clean", false)] {
-        let asked = || all().filter(move |(known, _)| !known.firm && known.expected.is_found() == is_found);
-        let (held, of) = (asked().filter(|(_, outcome)| outcome.is_ok()).count(), asked().count());
-        if held * 2 < of {
-            return Err(format!("the model tells {held} of {of} {kind} pictures of confirmed parts"));
+        let asked = || all().filter(move |(known, _)| known.expected.is_found() == is_found);
+        let wrong: Vec<String> = asked()
+            .filter_map(|(known, outcome)| Some(format!("{}: {}", known.name, outcome.as_ref().err()?)))
+            .collect();
+        let (wrongs, of) = (wrong.len(), asked().count());
+        if let Some(first) = wrong.first().filter(|_| wrongs * 2 > of) {
+            let held = of - wrongs;
+            return Err(format!(
+                "the model tells {held} of {of} {kind} pictures of confirmed parts; {first}"
+            ));
         }
     }
     Ok(())

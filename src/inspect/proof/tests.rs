@@ -75,6 +75,15 @@ fn of_pictures_that_were_never_asked_half_of_each_kind_must_hold() {
     assert!(outcome(&set, &["[]", "[]", "[]", "[]"]).expect_err("blind").contains("0 of 2 defective"));
     assert!(outcome(&set, &[PIT, PIT, PIT, PIT]).expect_err("sees ghosts").contains("0 of 2 clean"));
     assert_eq!(outcome(&[], &[]), Ok(()), "nothing known is nothing asked");
+    let firm = || known(Expected::Found { labels: labels() }, true);
+    assert_eq!(
+        outcome(&[firm(), found()], &[PIT, "[]"]),
+        Ok(()),
+        "those that held before count with the others"
+    );
+    assert!(outcome(&[firm(), found(), found()], &[PIT, "[]", "[]"])
+        .expect_err("a third")
+        .contains("1 of 3"));
 }
 
 #[test]

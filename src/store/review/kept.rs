@@ -59,6 +59,20 @@ impl Store {
         }
     }
 
+    /// The newest `limit` inspections that people have looked at, with how they stand, newest inspection first.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn newest_standings(&self, limit: usize) -> Result<Vec<(u64, Standing)>, StoreError> {
+        let rows = self.trees.review.reviewed.iter().rev().take(limit);
+        rows.map(|row| {
+            let (key, value) = row.map_err(|e| StoreError::sled("read a standing", e))?;
+            let seq = seq_of(&key)?;
+            Ok((seq, open_standing(seq, &value)?))
+        })
+        .collect()
+    }
+
     /// The highest review that is on the disk; a task that follows it learns of every decision.
     pub fn subscribe_reviews(&self) -> tokio::sync::watch::Receiver<u64> {
         self.reviews.durable.subscribe()
