@@ -1,6 +1,9 @@
 //! The contracts of the command line with users' scripts: JSON on stdout and nothing else there,
 //! exit codes, errors that name what is wrong.
 
+#[path = "common/shipped.rs"]
+mod shipped;
+
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -227,6 +230,25 @@ fn inspect_takes_a_clip() {
     ] {
         let out = run(&[&["inspect", "--pipeline", pipeline], args.as_slice()].concat());
         assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains(words), "{out:?}");
+    }
+}
+
+#[test]
+fn a_damaged_model_answers_no_command() {
+    let pair = shipped::Pair::new();
+    pair.exchange(shipped::VISION, &shipped::blinded(&pair.bytes(shipped::VISION)));
+    let [text, vision] = [shipped::TEXT, shipped::VISION].map(|name| pair.path(name).display().to_string());
+    for command in [
+        vec!["inspect", TILE],
+        vec!["replay", "fixtures/model/examples"],
+        vec!["ask", "Is it?"],
+        vec!["bench", "--quick"],
+    ] {
+        let out = run(&[command.as_slice(), &["--model", &text, "--mmproj", &vision]].concat());
+        let why = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success() && out.stdout.is_empty(), "{command:?}: {why}");
+        assert!(why.contains("is not proven to be whole") && why.contains(&vision), "{command:?}: {why}");
+        assert!(why.contains("known pictures as it must"), "{command:?}: {why}");
     }
 }
 

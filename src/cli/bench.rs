@@ -166,10 +166,11 @@ fn measure_all(model: &ModelArgs, whole: &Whole, effort: &Effort) -> anyhow::Res
     // What the frame's stage would refuse is refused before anything was measured.
     measure::plan(&part, &whole.pipeline, &ModelInfo::default())?;
     let started = Instant::now();
-    let mut engine = model.load()?;
+    let mut engine = model.load_unproven()?;
     let load = Load { ms: ms(started.elapsed()), peak_rss_bytes: peak_rss_bytes() };
     let name = &engine.model().info.name;
     say(&format!("loaded {name} in {:.0} ms", load.ms));
+    model.prove(&mut engine)?;
     measure::warm_up(&mut engine)?;
     let mut vision = vec![];
     for &side in effort.vision_px {

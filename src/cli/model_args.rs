@@ -1,10 +1,12 @@
-//! Which model a command uses.
+//! Which model a command uses. As on the line, it answers only after it has given the proof that it names.
 
 use crate::config::Config;
+use crate::inspect::proof::give_named;
 use crate::vlm::engine::EngineOptions;
 use crate::vlm::kv::KvPrecision;
 use crate::vlm::processor::Processor;
 use crate::vlm::{Qwen3Vl, VlmError};
+use anyhow::Context;
 use std::path::PathBuf;
 
 /// The model that ships with the product.
@@ -62,13 +64,34 @@ impl ModelArgs {
         (or(&self.model, SHIPPED_TEXT), or(&self.mmproj, SHIPPED_MMPROJ))
     }
 
-    /// Loads the pair.
+    /// Loads the pair and has it give its proof.
+    ///
+    /// # Errors
+    /// As `Qwen3Vl::load`; the pair does not answer known pictures as it must.
+    pub fn load(&self) -> anyhow::Result<Qwen3Vl> {
+        let mut engine = self.load_unproven()?;
+        self.prove(&mut engine)?;
+        Ok(engine)
+    }
+
+    /// Loads the pair alone.
     ///
     /// # Errors
     /// As `Qwen3Vl::load`.
-    pub fn load(&self) -> Result<Qwen3Vl, VlmError> {
+    pub fn load_unproven(&self) -> Result<Qwen3Vl, VlmError> {
         let (text, mmproj) = self.files();
         let options = EngineOptions { threads: self.threads, memory_mb: 0, kv: self.kv };
         Qwen3Vl::load(&text, &mmproj, options, &self.device.open()?)
+    }
+
+    /// Has the loaded pair give its proof.
+    ///
+    /// # Errors
+    /// It does not answer known pictures as it must.
+    pub fn prove(&self, engine: &mut Qwen3Vl) -> anyhow::Result<()> {
+        let (text, mmproj) = self.files();
+        give_named(engine).with_context(|| {
+            format!("the pair {} and {} is not proven to be whole", text.display(), mmproj.display())
+        })
     }
 }

@@ -162,6 +162,16 @@ pub fn judge(proof: &Proof, outcomes: &[Outcome]) -> Result<(), String> {
     Ok(())
 }
 
+/// Has a loaded model give the proof that it names, if it names one.
+///
+/// # Errors
+/// It cannot be proven, or what speaks against it.
+pub fn give_named(vlm: &mut dyn Vlm) -> Result<(), Refused> {
+    let Some(proof) = named(vlm.info())? else { return Ok(()) };
+    let outcomes = ask(vlm, &proof, &|| true);
+    judge(&proof, &outcomes).map_err(|why| Refused::NoProof { why })
+}
+
 fn job(known: &Known) -> Job {
     let (grammar, max_tokens) = match &known.expected {
         Expected::Clean { labels } | Expected::Found { labels } | Expected::Boxes { labels, .. } => {
