@@ -14,6 +14,7 @@
 //! - The same store and the same recipes give the same pictures.
 //! - However much was decided, a load looks at `STANDINGS_MAX` parts and opens `PICTURES_MAX` pictures at most.
 
+use crate::domain::finding::Finding;
 use crate::domain::inspection::{ImageRef, Inspection};
 use crate::domain::pipeline::{Pipeline, PromptKind};
 use crate::domain::rect::{BoxPx, Rect};
@@ -42,8 +43,9 @@ const PICTURES_MAX: usize = 24;
 /// Pictures that are remembered as told: those of the last few loads. With their digests the value stays far below
 /// the longest that the store keeps.
 const HELD_MAX: usize = 64;
-/// How sure the model was of what a person confirmed. Pictures are kept as JPEG, and kernels differ: what it was less
-/// sure of may turn out otherwise without a fault of its files.
+/// How sure the model was, by the part's score, that something is there or that nothing is. Pictures are kept as JPEG,
+/// and kernels differ: what it was less sure of may turn out otherwise without a fault of its files. How sure it is of
+/// the label does not matter here.
 const SURE: f32 = 0.75;
 /// A tile shows a finding when it holds more than this share of its box.
 const SHOWN_MIN: f32 = 0.5;
@@ -182,21 +184,28 @@ impl<'a> Part<'a> {
         Ok(asked.map(|asked| Self { inspection, review, image, pipeline, asked }))
     }
 
-    /// The tile that shows most of a finding which the model was sure of and the person left.
+    /// The tile that shows most of the surest finding of the model that the person left.
     fn found(&self) -> Option<&AskedDefects> {
-        let sure = self.inspection.findings.iter().filter(|f| f.confidence >= SURE);
-        let shown = sure.flat_map(move |finding| {
-            let is_left = self.review.findings.as_ref().is_none_or(|boxes| {
-                let smaller = |b: &BoxPx| b.area().min(finding.bbox_px.area());
-                let same = |b: &BoxPx| b.overlap(&finding.bbox_px) > SHOWN_MIN * smaller(b);
-                boxes.iter().any(|b| b.label == finding.label && same(&b.bbox_px))
-            });
-            let asked = self.asked.iter().filter(move |asked| is_left && self.lists(asked, &finding.label));
+        if self.inspection.score.is_nan() || self.inspection.score < SURE {
+            return None;
+        }
+        let left = self.inspection.findings.iter().filter(|finding| self.is_left(finding));
+        let shown = left.flat_map(move |finding| {
+            let asked = self.asked.iter().filter(move |asked| self.lists(asked, &finding.label));
             let answered = asked.filter(move |asked| self.has_answered(asked));
-            answered.map(move |asked| (share(&finding.bbox_px, asked.tile.rect), asked))
+            answered.map(move |asked| (finding.confidence, share(&finding.bbox_px, asked.tile.rect), asked))
         });
-        let most = shown.filter(|(share, _)| *share > SHOWN_MIN).reduce(|a, b| if b.0 > a.0 { b } else { a });
-        most.map(|(_, asked)| asked)
+        let shown = shown.filter(|(_, share, _)| *share > SHOWN_MIN);
+        let best = shown.reduce(|a, b| if (b.0, b.1) > (a.0, a.1) { b } else { a });
+        best.map(|(_, _, asked)| asked)
+    }
+
+    /// The person drew nothing, or the same defect.
+    fn is_left(&self, finding: &Finding) -> bool {
+        let Some(drawn) = &self.review.findings else { return true };
+        let smaller = |b: &BoxPx| b.area().min(finding.bbox_px.area());
+        let same = |b: &BoxPx| b.overlap(&finding.bbox_px) > SHOWN_MIN * smaller(b);
+        drawn.iter().any(|b| b.label == finding.label && same(&b.bbox_px))
     }
 
     /// A tile about which the model said nothing and the person neither; which of several, the part's number says.

@@ -3,7 +3,6 @@
 use super::*;
 use crate::config::load_pipeline;
 use crate::daemon::model::Accepted;
-use crate::domain::finding::Finding;
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::grade::{Grade, Reason, Severity, Verdict};
 use crate::domain::grid::Tile;
@@ -148,6 +147,11 @@ fn the_tiles_are_those_of_the_line_with_its_question() {
     let bench = Bench::new();
     let (bad, good) = (bench.part(1, |_| {}), bench.clean(2, |_| {}));
     let half = bench.part(3, |i| i.score = 0.1);
+    let two = bench.part(4, |i| {
+        i.findings.push(scratch(BoxPx::new(10.0, 10.0, 30.0, 30.0), 0.95));
+        i.answers.push(RawAnswer { tile: 0, ..i.answers[0].clone() });
+    });
+    bench.decide(&two, Decided::Fail);
     bench.decide(&bad, Decided::Fail);
     bench.decide(&good, Decided::Pass);
     // The person says that the scratch of the right tile is none: the left tile is clean.
@@ -155,6 +159,8 @@ fn the_tiles_are_those_of_the_line_with_its_question() {
     let known = bench.known();
     let names: Vec<&str> = known.iter().map(|k| k.name.as_str()).collect();
     let expected = [
+        // Of two findings the surer one.
+        format!("inspection {two}, tile 0"),
         format!("inspection {half}, tile 0"),
         format!("inspection {good}, tile 0"),
         format!("inspection {bad}, tile 1"),
@@ -162,13 +168,14 @@ fn the_tiles_are_those_of_the_line_with_its_question() {
     assert_eq!(names, expected);
     let pipeline = bench.pipelines.values().next().unwrap();
     let PromptKind::Defects { labels } = pipeline.prompts[0].kind.clone() else { panic!("it asks defects") };
-    for (known, (n, tile)) in known.iter().zip([(3, 0), (2, 0), (1, 1)]) {
+    for (known, (n, tile, is_bad)) in
+        known.iter().zip([(4, 0, true), (3, 0, false), (2, 0, false), (1, 1, true)])
+    {
         let job = plan(n, pipeline).jobs().nth(tile).unwrap();
         let Shown::Images(shown) = job.shown else { panic!("a still") };
         assert_eq!(known.picture, shown[0], "{}", known.name);
         assert_eq!(known.question, job.asks[0].text);
         assert_eq!((known.budget.min_pixels, known.budget.max_pixels), (job.min_pixels, job.max_pixels));
-        let is_bad = tile == 1;
         let expected = if is_bad {
             Expected::Found { labels: labels.clone() }
         } else {
@@ -186,13 +193,14 @@ fn what_nobody_confirmed_or_the_line_would_ask_otherwise_is_left_out() {
         n += 1;
         n
     };
-    let left_out: [fn(&mut Inspection); 9] = [
+    let left_out: [fn(&mut Inspection); 10] = [
         |i| i.pipeline_version = "another".into(),
         |i| i.pipeline = "gone".into(),
         |i| i.clip = vec![Duration::from_millis(40)],
         |i| i.tiles.inspected = 1,
         |i| i.tiles = TileCount::default(),
-        |i| i.findings[0].confidence = 0.7,
+        |i| i.score = 0.5,
+        |i| i.score = f32::NAN,
         |i| i.findings[0].label = "unlisted".into(),
         // Between the tiles, and in a tile that the model said nothing about.
         |i| i.findings[0].bbox_px = BoxPx::new(54.0, 10.0, 74.0, 30.0),
