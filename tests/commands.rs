@@ -19,10 +19,14 @@ mod http;
 mod inspections;
 #[path = "commands/kept.rs"]
 mod kept;
+#[path = "commands/model.rs"]
+mod model;
 #[path = "commands/outbox.rs"]
 mod outbox;
 #[path = "commands/risks.rs"]
 mod risks;
+#[path = "common/shipped.rs"]
+mod shipped;
 #[path = "common/station.rs"]
 mod station;
 #[path = "commands/tls.rs"]

@@ -103,6 +103,7 @@ pub fn engine(daemon: u32) -> Option<u32> {
     processes.filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1).map(str::to_owned));
-        parent.is_some_and(|parent| parent == daemon.to_string())
+        let args = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        parent.is_some_and(|parent| parent == daemon.to_string()) && args.contains("infer")
     })
 }
