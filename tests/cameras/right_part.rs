@@ -283,7 +283,12 @@ fn folder_line(parts: usize) -> Figures {
     })
 }
 
-/// Each picture is the one that its own order made: numbers rise by one an order, whatever came broken.
+/// GigE Vision numbers pictures from 1 to this, and begins again.
+const GIGE_NUMBERS: i64 = 65_535;
+
+/// Each picture is the one that its own order made: it was exposed after it, and its number says so. Numbers rise by
+/// one an order, whatever came broken; a camera that makes nothing of an order falls behind by one, with a part that
+/// has no picture. A picture of a former order would fall behind, too, and the next of its own would not.
 fn gige_line(parts: usize) -> Figures {
     let _alone = one_gige_at_a_time();
     let _camera = lossy_gige();
@@ -292,16 +297,19 @@ fn gige_line(parts: usize) -> Figures {
     rig.ready(began);
     let ms = Duration::from_millis;
     let rule = Rule { within: Some(ms(200)), on_its_way: ms(400), stamps: Stamps::Exposure };
-    let (mut window, mut figures, mut first) = (Window::new(rule), Figures::default(), None);
+    let (mut window, mut figures) = (Window::new(rule), Figures::default());
+    let (mut offset, mut without_before) = (None, 0);
     for part in 1..=parts {
         let received = Instant::now();
         figures.parts += 1;
         match window.take(&mut rig.camera, received, received.checked_add(PATIENCE), &|| None) {
             Taken::Frame(frame) => {
                 let number: i64 = frame.origin.rsplit(':').next().unwrap().parse().unwrap();
-                // The camera may count from 0, and one that is not yet ready makes nothing of an order.
-                let offset = number - part as i64;
-                let own = offset == *first.get_or_insert(offset) && frame.captured >= received;
+                let found = (number - part as i64).rem_euclid(GIGE_NUMBERS);
+                let fallen = (offset.unwrap_or(found) - found).rem_euclid(GIGE_NUMBERS);
+                let unmade = figures.without as i64 - without_before;
+                let own = fallen <= unmade && frame.captured >= received;
+                (offset, without_before) = (Some(found), figures.without as i64);
                 figures.own += usize::from(own);
                 figures.wrong += usize::from(!own);
             }
