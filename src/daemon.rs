@@ -42,7 +42,7 @@ pub mod damaged;
 pub mod desk;
 mod device;
 mod gate;
-mod heap;
+pub mod heap;
 mod inbox;
 mod inspector;
 mod interrupted;

@@ -24,7 +24,13 @@ use tokio::sync::watch;
 const RESULTS: usize = 3000;
 const DAY_S: usize = 86_400;
 
-const MEMORY_GROWTH_MAX_BYTES: u64 = 20 << 20;
+/// How far the station may grow with the commits, and again from where its store rests to the end of it all.
+///
+/// What lies between is the database's own, and as much without any broker: for some 40 s after the commits of a
+/// day it cleans its file and keeps the pages that it reads for that, since its cache evicts only when one of 256
+/// shards was asked 64 times. A station without MQTT went from 33 MiB to 46 then, and stayed there; with 200,000
+/// records it was 42 and 56. What of it happens to fall into the delivery says nothing of the delivery.
+const MEMORY_GROWTH_MAX_BYTES: u64 = 15 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -257,6 +263,23 @@ fn rss_bytes(pid: u32) -> u64 {
     line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("a number") * 1024
 }
 
+/// Waits until the process has stopped growing; returns its most.
+fn rss_bytes_at_rest(pid: u32) -> u64 {
+    const RESTS_FOR: Duration = Duration::from_secs(5);
+    const STEP_BYTES: u64 = 256 << 10;
+    let began = Instant::now();
+    let (mut most, mut noted, mut noted_at) = (0, 0, began);
+    while noted_at.elapsed() < RESTS_FOR {
+        most = most.max(rss_bytes(pid));
+        if most > noted + STEP_BYTES {
+            (noted, noted_at) = (most, Instant::now());
+        }
+        assert!(began.elapsed() < Duration::from_secs(300), "a station that only waits for its broker grows");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    most
+}
+
 const PREFIX: &str = "rig/p3/station";
 const ALLOW: &str = "topic readwrite #\n";
 
@@ -346,7 +369,8 @@ async fn p3_a_day_without_a_broker_and_every_fault_lose_nothing() {
     let rss_away = rss_bytes(station.process.id());
     let stored = began.elapsed();
     let pid = station.process.id();
-    let mut rig = Rig { broker, proxy, watcher, restarts: 0, refusals: 0, rss_max: rss_away, pid };
+    let rss_rest = tokio::task::block_in_place(|| rss_bytes_at_rest(pid));
+    let mut rig = Rig { broker, proxy, watcher, restarts: 0, refusals: 0, rss_max: rss_rest, pid };
 
     // Half-open from the first moment: only the keep-alive or the wait for acknowledgements ends it.
     rig.proxy.set(Mode::Open);
@@ -361,7 +385,7 @@ async fn p3_a_day_without_a_broker_and_every_fault_lose_nothing() {
     tokio::task::block_in_place(|| station.until("drained", Duration::from_secs(300)));
     until("all are heard", || rig.watcher.distinct() >= results).await;
     let growth_away = rss_away.saturating_sub(rss_first);
-    let growth_after = rig.rss_max.saturating_sub(rss_away);
+    let growth_after = rig.rss_max.saturating_sub(rss_rest);
     station.kill();
 
     let store = Store::open(dir.path(), StoreOptions::default()).expect("it opens");
@@ -376,7 +400,7 @@ async fn p3_a_day_without_a_broker_and_every_fault_lose_nothing() {
     println!(
         "\nP3: {results} results, broker away for {:.0} s of commits, {faults} cuts and faults, {} restarts without memory, \
          {} refusals, {} heard ({} twice, same bytes), {} lost, {} out of order, {} changed, {} other ids, {dead} dead \
-         letters, memory +{:.1} MiB while away and +{:.1} MiB after, {:.0} s",
+         letters, memory +{:.1} MiB with the commits, +{:.1} while the store came to rest, +{:.1} after, {:.0} s",
         stored.as_secs_f64(),
         rig.restarts,
         rig.refusals,
@@ -387,6 +411,7 @@ async fn p3_a_day_without_a_broker_and_every_fault_lose_nothing() {
         seen.changed,
         wrong_ids,
         mb(growth_away),
+        mb(rss_rest.saturating_sub(rss_away)),
         mb(growth_after),
         began.elapsed().as_secs_f64()
     );

@@ -8,6 +8,7 @@
 
 use crate::inspections::inspection;
 use inspectd::clock::Clock;
+use inspectd::daemon::heap;
 use inspectd::mqtt::{self, MqttOptions, Protocol};
 use inspectd::store::{Store, StoreOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -62,6 +63,10 @@ fn end() -> ! {
 #[test]
 fn child() {
     let Ok(order) = std::env::var(CHILD) else { return };
+    // As the daemon does, so that a rig that weighs this process weighs what the daemon keeps. Without it each
+    // thread that the database frees on (committers, its own, those that read for MQTT) keeps what it freed, in
+    // up to 16 heaps: of 43,200 delivered results 10 MiB were in use, and 17 MiB more free and not given back.
+    heap::bound();
     let order: Order = serde_json::from_str(&order).expect("the order parses");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let options = StoreOptions {
