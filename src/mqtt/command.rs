@@ -4,7 +4,7 @@
 //!     broker <--PUBACK-- after the answer <--cmd/ack, or the sender's response topic: accepted, or the reason--'
 //!
 //! Who hears never waits for who carries out, and who carries out may wait for room in the client: so a burst is
-//! answered command by command, however long it is, and the broker keeps what it may not have open.
+//! answered command by command, however long it is.
 //!
 //! Invariants:
 //! - Packets of more than `COMMAND_BYTES_MAX` end the connection, which is made anew; results flow on.
@@ -24,7 +24,7 @@ use crate::command::{self, Handler, Verb, Words};
 use crate::domain::trigger::{Refusal, Sender};
 use crate::store::record::rfc3339;
 use serde::Serialize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -32,8 +32,13 @@ use wire::{Arrived, Ears, Heard, Lost, Receipt, Voice};
 
 /// Longest packet that is taken in.
 pub const COMMAND_BYTES_MAX: u32 = command::BYTES_MAX as u32;
-/// Commands that wait for their turn; a broker of MQTT 5 is told not to have more open.
-pub const QUEUE_MAX: u16 = 512;
+/// A broker of MQTT 5 is told not to have more commands open.
+pub const OPEN_MAX: u16 = 512;
+/// Commands that wait for their turn: as many as packets have numbers. Brokers of MQTT 3.1.1 have a limit of their own,
+/// or none; mosquitto 2.0.11 goes far beyond the one that it has.
+const QUEUE_MAX: usize = u16::MAX as usize;
+/// Bytes of commands that wait.
+const QUEUE_BYTES_MAX: usize = 16 << 20;
 /// Waits between connections double from the first to the last of these.
 const RECONNECT_MIN: Duration = Duration::from_millis(500);
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
@@ -74,6 +79,28 @@ pub fn listen(options: MqttOptions, handler: Handler, tell: Tell) -> Listening {
     Listening(tokio::spawn(async move { listener.run().await }))
 }
 
+/// Commands of a connection that wait for their turn.
+struct Commands {
+    queue: mpsc::Sender<Arrived>,
+    bytes: AtomicUsize,
+}
+
+impl Commands {
+    /// Puts one in; it comes back when there is no room.
+    fn put(&self, arrived: Arrived) -> Result<(), Arrived> {
+        let length = arrived.payload.len();
+        if self.bytes.load(Ordering::Relaxed) + length > QUEUE_BYTES_MAX {
+            return Err(arrived);
+        }
+        // Before it can be taken out.
+        self.bytes.fetch_add(length, Ordering::Relaxed);
+        self.queue.try_send(arrived).map_err(|full| {
+            self.bytes.fetch_sub(length, Ordering::Relaxed);
+            full.into_inner()
+        })
+    }
+}
+
 struct Listener {
     options: MqttOptions,
     handler: Handler,
@@ -108,24 +135,19 @@ impl Listener {
     /// One connection, from CONNECT to its end; whether it was up.
     async fn connection(&self) -> (bool, Lost) {
         let (voice, ears) = wire::connection(&self.options, &self.client_id());
-        let (queue, waiting) = mpsc::channel(QUEUE_MAX.into());
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let queue = Commands { queue, bytes: AtomicUsize::new(0) };
         let mut up = false;
         let lost = tokio::select! {
             lost = self.hear(&voice, ears, &queue, &mut up) => lost,
-            never = self.carry_out(&voice, waiting) => never,
+            never = self.carry_out(&voice, waiting, &queue.bytes) => never,
             never = self.settle(&voice) => never,
         };
         (up, lost)
     }
 
     /// Queues what comes in. Never waits but for the network.
-    async fn hear(
-        &self,
-        voice: &Voice,
-        mut ears: Ears,
-        queue: &mpsc::Sender<Arrived>,
-        up: &mut bool,
-    ) -> Lost {
+    async fn hear(&self, voice: &Voice, mut ears: Ears, queue: &Commands, up: &mut bool) -> Lost {
         let gone = |reason: String| Lost { reason, taken_over: false };
         loop {
             match ears.next().await {
@@ -136,15 +158,13 @@ impl Listener {
                     }
                 }
                 Ok(Heard::Subscribed { refused }) => self.subscribed(&refused),
-                Ok(Heard::Command(arrived)) => match queue.try_send(arrived) {
+                Ok(Heard::Command(arrived)) => match queue.put(arrived) {
                     Ok(()) => {}
                     // QoS 0 promises nothing, and its sender waits for an answer that says so.
-                    Err(mpsc::error::TrySendError::Full(Arrived {
-                        receipt: Receipt::None, topic, ..
-                    })) => {
-                        tracing::warn!(topic, "a command with QoS 0 is lost: {QUEUE_MAX} wait already");
+                    Err(Arrived { receipt: Receipt::None, topic, .. }) => {
+                        tracing::warn!(topic, "a command with QoS 0 is lost: too many wait already");
                     }
-                    Err(_) => return gone(format!("the broker has more than {QUEUE_MAX} commands open")),
+                    Err(_) => return gone("the broker has more commands open than can wait here".into()),
                 },
                 Ok(Heard::Other) => {}
                 Err(lost) => return lost,
@@ -153,8 +173,14 @@ impl Listener {
     }
 
     /// Carries out what waits, in its order; the broker has its PUBACK when the answer is on its way.
-    async fn carry_out(&self, voice: &Voice, mut waiting: mpsc::Receiver<Arrived>) -> Lost {
+    async fn carry_out(
+        &self,
+        voice: &Voice,
+        mut waiting: mpsc::Receiver<Arrived>,
+        bytes: &AtomicUsize,
+    ) -> Lost {
         while let Some(arrived) = waiting.recv().await {
+            bytes.fetch_sub(arrived.payload.len(), Ordering::Relaxed);
             let answer = self.take(&arrived).await;
             let answered = match answer {
                 Some((to, answer)) => voice.answer(to, answer, arrived.correlation).await,

@@ -3,10 +3,9 @@
 //!     Ears --next--> Up, Subscribed, Command, Lost
 //!     Voice --subscribe, answer, acknowledge--> broker
 //!
-//! Acknowledgements are ours to give: the broker has its PUBACK when the command's answer is on its way, and so it
-//! never sends more than it may have open.
+//! Acknowledgements are ours to give: the broker has its PUBACK when the command's answer is on its way.
 
-use super::{COMMAND_BYTES_MAX, QUEUE_MAX};
+use super::{COMMAND_BYTES_MAX, OPEN_MAX};
 use crate::mqtt::{MqttOptions, Protocol};
 use rumqttc::v5;
 use std::time::Instant;
@@ -82,7 +81,7 @@ pub fn connection(options: &MqttOptions, client_id: &str) -> (Voice, Ears) {
             o.set_keep_alive(options.keep_alive);
             o.set_clean_start(true);
             o.set_manual_acks(true);
-            o.set_receive_maximum(Some(QUEUE_MAX));
+            o.set_receive_maximum(Some(OPEN_MAX));
             o.set_max_packet_size(Some(COMMAND_BYTES_MAX));
             o.set_connection_timeout(CONNECT_WAIT_S);
             if let Some(user) = &options.username {
