@@ -1,8 +1,8 @@
-//! Pictures of the jobs of one `answer`: grouped for the vision tower, then waiting for the text model.
+//! Pictures of jobs: grouped for the vision tower, then waiting for the text model.
 
 use super::batch::Picture;
 use super::image::{PatchGrid, Patches};
-use std::collections::VecDeque;
+use super::Rank;
 use std::sync::Arc;
 
 /// Most patches in one pass of the vision tower, unless one picture has more. It bounds the memory; with eight
@@ -11,7 +11,7 @@ pub(super) const VISION_PATCHES_MAX: usize = 1024;
 
 /// A job whose pictures are encoded; a pair of a clip's pictures counts as one.
 pub(super) struct Encoded {
-    pub(super) job: usize,
+    pub(super) job: u64,
     pub(super) pictures: Vec<Arc<Picture>>,
 }
 
@@ -30,26 +30,36 @@ impl Piece {
     }
 }
 
-/// Grid and frames that all pictures of some jobs have in common, their patches, and the jobs.
-type Group = (Option<(PatchGrid, usize)>, usize, Vec<usize>);
+/// A job whose pictures the tower has not seen.
+pub(super) struct Unseen {
+    pub(super) id: u64,
+    pub(super) rank: Rank,
+    pub(super) patches: Vec<Patches>,
+}
 
-/// Jobs whose pictures have one size, in batches that the vision tower takes at once; stills and pairs
-/// are not mixed.
-pub(super) fn group(pictures: &[Option<Vec<Patches>>]) -> VecDeque<Vec<usize>> {
-    let mut groups: Vec<Group> = vec![];
-    for (job, pictures) in pictures.iter().enumerate() {
-        let Some(pictures) = pictures else { continue };
-        let first = pictures.first().filter(|first| pictures.iter().all(|p| p.is_like(first)));
-        let grid = first.map(|p| (p.grid, p.frames));
-        let patches: usize = pictures.iter().map(|p| p.grid.patches()).sum();
-        let fits = |g: &&mut Group| g.0 == grid && grid.is_some() && g.1 + patches <= VISION_PATCHES_MAX;
-        match groups.iter_mut().find(fits) {
-            Some(g) => {
-                g.1 += patches;
-                g.2.push(job);
-            }
-            None => groups.push((grid, patches, vec![job])),
-        }
+impl Unseen {
+    pub(super) fn count(&self) -> usize {
+        self.patches.iter().map(|p| p.grid.patches()).sum()
     }
-    groups.into_iter().map(|(_, _, jobs)| jobs).collect()
+
+    /// Grid and frames of its pictures, where they have them in common.
+    fn form(&self) -> Option<(PatchGrid, usize)> {
+        let first = self.patches.first().filter(|first| self.patches.iter().all(|p| p.is_like(first)))?;
+        Some((first.grid, first.frames))
+    }
+}
+
+/// Takes the first job out, and others whose pictures have the same size, as many as the tower takes at once; stills
+/// and pairs are not mixed.
+pub(super) fn next_group(unseen: &mut Vec<Unseen>) -> Vec<Unseen> {
+    let Some(first) = unseen.first() else { return vec![] };
+    let (form, mut patches) = (first.form(), 0);
+    let mut is_first = true;
+    let taken = |job: &mut Unseen| {
+        let fits = form.is_some() && job.form() == form && patches + job.count() <= VISION_PATCHES_MAX;
+        let takes = std::mem::take(&mut is_first) || fits;
+        patches += if takes { job.count() } else { 0 };
+        takes
+    };
+    unseen.extract_if(.., taken).collect()
 }

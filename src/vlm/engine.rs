@@ -1,6 +1,6 @@
-//! Answers sets of jobs: one owner of the model, one thread pool, ragged batches.
+//! Answers jobs as they come: one owner of the model, one thread pool, ragged batches.
 //!
-//!     jobs --run: vision, then ragged passes of the text model--> answers
+//!     submit --> queue --step: a group of pictures, a ragged pass of the text model--> answered
 //!
 //! Keys and values of the prefix are computed once a model, of a job's pictures once a job; its
 //! questions name those spans and copy nothing. Which jobs share a pass changes no answer beyond
@@ -12,9 +12,9 @@ use super::error::VlmError;
 use super::grammar::Grammars;
 use super::kv::{Arena, KvPrecision};
 use super::load::{load, Loaded};
-use super::run::Run;
+use super::run::{Queue, Run};
 use super::text::Work;
-use super::{Answers, Job, ModelInfo, Vlm};
+use super::{Answered, Job, ModelInfo, Rank, Steps};
 use candle_core::Device;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,6 +43,7 @@ pub struct EngineOptions {
 /// A loaded Qwen3-VL, and the threads that it computes on.
 pub struct Qwen3Vl {
     engine: Engine,
+    queue: Queue,
     pool: rayon::ThreadPool,
 }
 
@@ -56,18 +57,25 @@ pub(super) struct Engine {
     pub(super) work: Work,
 }
 
-impl Vlm for Qwen3Vl {
+impl Steps for Qwen3Vl {
     fn info(&self) -> &ModelInfo {
         &self.engine.model.info
     }
 
-    fn answer(&mut self, jobs: &[Job], keep_going: &(dyn Fn() -> bool + Sync)) -> Answers {
-        let Self { engine, pool } = self;
-        pool.install(|| {
-            let mut run = Run::new(engine, jobs);
-            run.all(keep_going);
-            Answers { jobs: run.finish(), timing: run.timing }
-        })
+    fn submit(&mut self, id: u64, rank: Rank, job: Job) {
+        self.queue.submit(id, rank, job);
+    }
+
+    fn cancel(&mut self, id: u64) -> Option<Answered> {
+        Run::new(&mut self.engine, &mut self.queue).cancel(id)
+    }
+
+    fn step(&mut self, out: &mut Vec<Answered>) -> bool {
+        let Self { engine, queue, pool } = self;
+        if !queue.is_empty() {
+            pool.install(|| Run::new(engine, queue).step(out));
+        }
+        !queue.is_empty()
     }
 }
 
@@ -101,7 +109,7 @@ impl Qwen3Vl {
         let (prefix, work) = (Span { start: 0, rows: 0 }, Work::default());
         let mut engine = Engine { model, grammars, arena, prefix, work };
         pool.install(|| engine.prefill_prefix())?;
-        Ok(Self { engine, pool })
+        Ok(Self { engine, queue: Queue::default(), pool })
     }
 
     /// The model's parts, for tests and benches.
@@ -112,7 +120,7 @@ impl Qwen3Vl {
     /// Runs `stage` on the engine's threads, with the model, the memory for keys and values, and that of a pass: for
     /// benches of single stages. What `stage` lends from the arena it gives back.
     pub fn stage<T: Send>(&mut self, stage: impl FnOnce(&Loaded, &mut Arena, &mut Work) -> T + Send) -> T {
-        let Self { engine, pool } = self;
+        let Self { engine, pool, .. } = self;
         pool.install(|| stage(&engine.model, &mut engine.arena, &mut engine.work))
     }
 }

@@ -16,7 +16,7 @@ use toktrie::SimpleVob;
 
 /// One answer in the making.
 pub(super) struct Live {
-    pub(super) job: usize,
+    pub(super) job: u64,
     pub(super) ask: usize,
     pub(super) matcher: Option<Matcher>,
     pub(super) sampler: Sampler,

@@ -45,7 +45,7 @@ pub use sample::Sampling;
 
 use std::sync::Arc;
 
-/// What answers questions about pictures. The line knows the model only by this trait, so that its
+/// What answers questions about pictures, a set of jobs at a time. The line knows the model only by this trait, so that its
 /// tests may script the answers.
 pub trait Vlm {
     /// Name and hashes of the model.
@@ -54,6 +54,60 @@ pub trait Vlm {
     /// Answers all questions of all jobs. `keep_going` is asked between passes, on whatever thread; once it says
     /// no, the answers that are not complete are `VlmError::Stopped`.
     fn answer(&mut self, jobs: &[Job], keep_going: &(dyn Fn() -> bool + Sync)) -> Answers;
+}
+
+/// A model that takes jobs while it answers others, and gives each out as soon as it is answered.
+pub trait Steps {
+    /// Name and hashes of the model.
+    fn info(&self) -> &ModelInfo;
+
+    /// Takes a job in under an id that no other job under way has.
+    fn submit(&mut self, id: u64, rank: Rank, job: Job);
+
+    /// Takes a job out. Its answers that were complete come out with it, the others are `VlmError::Stopped`; `None`:
+    /// no such job is under way.
+    fn cancel(&mut self, id: u64) -> Option<Answered>;
+
+    /// Goes one step on, which takes a bounded time, and adds what is answered to `out`; false when nothing is under
+    /// way any more.
+    fn step(&mut self, out: &mut Vec<Answered>) -> bool;
+}
+
+/// Asked all at once, it is asked job by job.
+impl<T: Steps> Vlm for T {
+    fn info(&self) -> &ModelInfo {
+        Steps::info(self)
+    }
+
+    fn answer(&mut self, jobs: &[Job], keep_going: &(dyn Fn() -> bool + Sync)) -> Answers {
+        for (id, job) in jobs.iter().enumerate() {
+            self.submit(id as u64, Rank::default(), job.clone());
+        }
+        let mut answered = Vec::with_capacity(jobs.len());
+        while keep_going() && self.step(&mut answered) {}
+        answered.extend((0..jobs.len() as u64).filter_map(|id| self.cancel(id)));
+        answered.sort_by_key(|a| a.id);
+        let timing = answered.iter().fold(Timing::default(), |sum, a| sum + a.timing);
+        Answers { jobs: answered.into_iter().map(|a| a.answers).collect(), timing }
+    }
+}
+
+/// Which job goes first: the lower class, in it the earlier due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    pub class: u8,
+    /// On a clock of the sender's.
+    pub due: u64,
+}
+
+/// A job that is answered.
+#[derive(Debug)]
+pub struct Answered {
+    pub id: u64,
+    /// One entry a question, in order.
+    pub answers: Vec<Result<Completion, VlmError>>,
+    /// The job's share of the time.
+    pub timing: Timing,
 }
 
 /// Which model answers.
@@ -103,13 +157,26 @@ pub struct Answers {
     pub timing: Timing,
 }
 
-/// Time of one `answer`, in milliseconds.
+/// Time in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Timing {
     pub preprocess_ms: f64,
     pub vision_ms: f64,
     pub prefill_ms: f64,
     pub decode_ms: f64,
+}
+
+impl std::ops::Add for Timing {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            preprocess_ms: self.preprocess_ms + other.preprocess_ms,
+            vision_ms: self.vision_ms + other.vision_ms,
+            prefill_ms: self.prefill_ms + other.prefill_ms,
+            decode_ms: self.decode_ms + other.decode_ms,
+        }
+    }
 }
 
 /// One answer. The bytes of `tokens`, one after the other, are `text`.

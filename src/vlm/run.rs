@@ -1,23 +1,28 @@
-//! One call of `answer`: jobs come in, share passes, and leave one by one.
+//! The jobs under way: each comes in, shares passes with others, and leaves when its last answer is there.
 //!
-//!     preprocess --> groups of equal size --encode--> waiting --admit--> live --pass--> done
-//!                                                                 ^        |
-//!                                              rows of the arena -'--------'
+//!     submit --> fresh --preprocess--> unseen --encode, in groups of equal size--> encoded --admit--> live --pass--> left
+//!                                                                                  ^                 |
+//!                                                         rows of the arena -------'-----------------'
+//!
+//! One `step` does at most one group of the tower and one pass of the text model, so that a job which comes meanwhile
+//! waits for no more than these, whatever else is under way.
+//!
+//! Invariant: of what waits, the best rank goes first; of equal ranks what came first.
 
 use super::attention::Span;
 use super::batch::{Batch, Picture};
 use super::clip::{pair_seconds, Shown};
-use super::encoded::{group, Encoded, Piece, VISION_PATCHES_MAX};
+use super::encoded::{next_group, Encoded, Piece, Unseen, VISION_PATCHES_MAX};
 use super::engine::Engine;
 use super::error::VlmError;
 use super::image::Patches;
 use super::live::{force, Live};
 use super::rope::image_advance;
 use super::sample::Sampler;
-use super::{Ask, Completion, Job, Timing};
+use super::{Answered, Ask, Completion, Job, Rank, Timing};
 use candle_core::Tensor;
 use rayon::prelude::*;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,86 +35,172 @@ const BYTES_A_TOKEN: usize = 8;
 /// Most answers decoded side by side.
 const LIVE_MAX: usize = 64;
 
-type Slot = Option<Result<Completion, VlmError>>;
-
-/// Rows of pictures behind the prefix, shared by the questions of one job.
+/// Rows of pictures after the prefix, shared by the questions of one job.
 struct Shared {
-    job: usize,
+    job: u64,
     span: Span,
     /// Questions that still use the span.
     users: usize,
 }
 
-/// One call of `answer`, on a thread of the engine's pool.
-pub(super) struct Run<'a> {
-    engine: &'a mut Engine,
-    jobs: &'a [Job],
-    results: Vec<Vec<Slot>>,
+/// A job that is not answered yet.
+struct Open {
+    job: Job,
+    rank: Rank,
+    results: Vec<Option<Result<Completion, VlmError>>>,
+    /// Its share of the time.
+    timing: Timing,
+}
+
+/// Rows of a pass that belong to a job.
+struct Share {
+    job: u64,
+    rows: usize,
+    is_prefill: bool,
+}
+
+/// All jobs under way.
+#[derive(Default)]
+pub(super) struct Queue {
+    open: BTreeMap<u64, Open>,
+    /// Jobs whose pictures are not cut yet.
+    fresh: Vec<u64>,
+    /// Jobs whose pictures the tower has not seen, best first.
+    unseen: Vec<Unseen>,
+    /// Jobs that the text model has not begun, best first.
+    encoded: VecDeque<Encoded>,
     shared: Vec<Shared>,
     live: Vec<Live>,
     /// The next pass: pictures and words of new jobs that their questions share, then what is pending of answers.
     batch: Batch,
     /// The rows of the pass whose logits are wanted: the last one of every answer.
     last: Vec<usize>,
-    pub(super) timing: Timing,
+    shares: Vec<Share>,
+    /// Jobs whose last answer is there.
+    left: Vec<u64>,
+}
+
+impl Queue {
+    /// Takes a job in.
+    pub(super) fn submit(&mut self, id: u64, rank: Rank, job: Job) {
+        let results = job.asks.iter().map(|_| None).collect::<Vec<_>>();
+        if results.is_empty() {
+            self.left.push(id);
+        } else {
+            self.fresh.push(id);
+        }
+        self.open.insert(id, Open { job, rank, results, timing: Timing::default() });
+    }
+
+    /// True when nothing is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    fn fail(&mut self, id: u64, e: &VlmError) {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        for slot in &mut open.results {
+            slot.get_or_insert_with(|| Err(copy(e)));
+        }
+        self.left.push(id);
+    }
+}
+
+/// One step, on a thread of the engine's pool.
+pub(super) struct Run<'a> {
+    engine: &'a mut Engine,
+    queue: &'a mut Queue,
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(engine: &'a mut Engine, jobs: &'a [Job]) -> Self {
-        let results = jobs.iter().map(|j| j.asks.iter().map(|_| None).collect()).collect();
-        let (batch, timing) = (Batch::default(), Timing::default());
-        Self { engine, jobs, results, shared: vec![], live: vec![], batch, last: vec![], timing }
+    pub(super) const fn new(engine: &'a mut Engine, queue: &'a mut Queue) -> Self {
+        Self { engine, queue }
     }
 
-    pub(super) fn all(&mut self, keep_going: &dyn Fn() -> bool) {
-        let pictures = self.preprocess();
-        let mut waiting: VecDeque<Encoded> = VecDeque::new();
-        let mut groups = group(&pictures);
-        while keep_going() {
-            if waiting.is_empty() {
-                let Some(jobs) = groups.pop_front() else {
-                    if self.live.is_empty() {
-                        return;
-                    }
-                    self.pass();
-                    continue;
-                };
-                waiting.extend(self.encode(&jobs, &pictures));
+    /// At most one group of the tower and one pass of the text model; jobs that are answered come out.
+    pub(super) fn step(&mut self, out: &mut Vec<Answered>) {
+        self.preprocess();
+        let first = |q: &Queue| q.encoded.front().and_then(|e| q.open.get(&e.job)).map(|open| open.rank);
+        if let Some(next) = self.queue.unseen.first() {
+            // What is encoded holds memory: no more of it than is used at once, unless something better comes.
+            if first(self.queue).is_none_or(|rank| next.rank < rank) {
+                self.encode();
             }
-            self.admit(&mut waiting);
-            self.pass();
+        }
+        self.admit();
+        self.pass();
+        while let Some(id) = self.queue.left.pop() {
+            let Some(Open { results, timing, .. }) = self.queue.open.remove(&id) else { continue };
+            let answers = results.into_iter().map(|r| r.unwrap_or(Err(VlmError::Stopped))).collect();
+            out.push(Answered { id, answers, timing });
         }
     }
 
-    /// Resizes and cuts all pictures; a job whose picture is refused has its error at once.
-    fn preprocess(&mut self) -> Vec<Option<Vec<Patches>>> {
-        let started = Instant::now();
-        let c = &self.engine.model.vision.config;
-        let cut = |job: &Job| -> Result<Vec<Patches>, VlmError> {
-            job.shown.preprocess(c.patch, c.merge, job.min_pixels, job.max_pixels)
-        };
-        let cut: Vec<_> = self.jobs.par_iter().map(cut).collect();
-        self.timing.preprocess_ms += ms(started);
-        cut.into_iter().enumerate().map(|(job, p)| p.map_err(|e| self.fail_job(job, &e)).ok()).collect()
+    /// Takes a job out; its answers that are complete come out, the others were stopped.
+    pub(super) fn cancel(&mut self, id: u64) -> Option<Answered> {
+        let q = &mut *self.queue;
+        q.fresh.retain(|job| *job != id);
+        q.unseen.retain(|job| job.id != id);
+        q.encoded.retain(|job| job.job != id);
+        q.left.retain(|job| *job != id);
+        let stopped: Vec<Live> = q.live.extract_if(.., |live| live.job == id).collect();
+        stopped.iter().for_each(|live| self.release(live));
+        let Open { results, timing, .. } = self.queue.open.remove(&id)?;
+        let answers = results.into_iter().map(|r| r.unwrap_or(Err(VlmError::Stopped))).collect();
+        Some(Answered { id, answers, timing })
     }
 
-    /// Runs the pictures of some jobs, all of one size, through the vision tower.
-    fn encode(&mut self, jobs: &[usize], pictures: &[Option<Vec<Patches>>]) -> Vec<Encoded> {
+    /// Resizes and cuts the pictures of what is new; a job whose picture is refused has its error at once.
+    fn preprocess(&mut self) {
+        if self.queue.fresh.is_empty() {
+            return;
+        }
         let started = Instant::now();
-        let of = |job: usize| pictures[job].as_deref().unwrap_or(&[]);
-        let all: Vec<&Patches> = jobs.iter().flat_map(|j| of(*j)).collect();
-        let encoded = self.see(&all).map(VecDeque::from);
-        self.timing.vision_ms += ms(started);
-        match encoded {
-            Ok(mut seen) => {
-                let encoded =
-                    |job: &usize| Encoded { job: *job, pictures: seen.drain(..of(*job).len()).collect() };
-                jobs.iter().map(encoded).collect()
+        let fresh = std::mem::take(&mut self.queue.fresh);
+        let c = &self.engine.model.vision.config;
+        let open = &self.queue.open;
+        let cut = |id: &u64| -> Result<Vec<Patches>, VlmError> {
+            let job = &open[id].job;
+            job.shown.preprocess(c.patch, c.merge, job.min_pixels, job.max_pixels)
+        };
+        let cut: Vec<_> = fresh.par_iter().map(cut).collect();
+        let each = ms(started) / fresh.len() as f64;
+        for (id, patches) in fresh.into_iter().zip(cut) {
+            let Some(open) = self.queue.open.get_mut(&id) else { continue };
+            open.timing.preprocess_ms += each;
+            let rank = open.rank;
+            match patches {
+                Ok(patches) => {
+                    let at = self.queue.unseen.partition_point(|other| other.rank <= rank);
+                    self.queue.unseen.insert(at, Unseen { id, rank, patches });
+                }
+                Err(e) => self.queue.fail(id, &e),
             }
+        }
+    }
+
+    /// Runs the pictures of the next jobs, all of one size, through the vision tower.
+    fn encode(&mut self) {
+        let started = Instant::now();
+        let jobs = next_group(&mut self.queue.unseen);
+        let all: Vec<&Patches> = jobs.iter().flat_map(|job| &job.patches).collect();
+        let seen = self.see(&all).map(VecDeque::from);
+        let (spent, patches) = (ms(started), jobs.iter().map(Unseen::count).sum::<usize>().max(1));
+        let mut seen = match seen {
+            Ok(seen) => seen,
             Err(e) => {
-                jobs.iter().for_each(|job| self.fail_job(*job, &e));
-                vec![]
+                jobs.iter().for_each(|job| self.queue.fail(job.id, &e));
+                return;
             }
+        };
+        for job in jobs {
+            let pictures = seen.drain(..job.patches.len()).collect();
+            let q = &mut *self.queue;
+            let Some(open) = q.open.get_mut(&job.id) else { continue };
+            open.timing.vision_ms += spent * job.count() as f64 / patches as f64;
+            let rank_of = |e: &Encoded| q.open.get(&e.job).map(|open| open.rank);
+            let at = q.encoded.partition_point(|other| rank_of(other) <= Some(job.rank));
+            q.encoded.insert(at, Encoded { job: job.id, pictures });
         }
     }
 
@@ -136,31 +227,38 @@ impl<'a> Run<'a> {
     }
 
     /// Takes waiting jobs while there is room.
-    fn admit(&mut self, waiting: &mut VecDeque<Encoded>) {
+    fn admit(&mut self) {
         let mut rows = 0;
-        while let Some(next) = waiting.front() {
-            if rows > PREFILL_ROWS_MAX || self.live.len() >= LIVE_MAX {
+        while let Some(next) = self.queue.encoded.pop_front() {
+            if rows > PREFILL_ROWS_MAX || self.queue.live.len() >= LIVE_MAX {
+                self.queue.encoded.push_front(next);
                 break;
             }
-            match self.enter(next) {
+            match self.enter(&next) {
                 Ok(Some(entered)) => rows += entered,
                 // No room now: it waits for a live answer to end.
-                Ok(None) if !self.live.is_empty() => break,
-                Ok(None) => {
-                    let needed = self.rows_needed(next).unwrap_or(0);
-                    let error = self.engine.arena.too_long(needed);
-                    self.fail_job(next.job, &error);
+                Ok(None) if !self.queue.live.is_empty() => {
+                    self.queue.encoded.push_front(next);
+                    break;
                 }
-                Err(e) => self.fail_job(next.job, &e),
+                Ok(None) => {
+                    let needed = self.rows_needed(&next).unwrap_or(0);
+                    let error = self.engine.arena.too_long(needed);
+                    self.queue.fail(next.job, &error);
+                }
+                Err(e) => self.queue.fail(next.job, &e),
             }
-            waiting.pop_front();
         }
+    }
+
+    fn job(&self, e: &Encoded) -> &Job {
+        &self.queue.open[&e.job].job
     }
 
     fn rows_needed(&self, e: &Encoded) -> Result<usize, VlmError> {
         let (shared, _) = self.shared_ids(e)?;
         let mut rows = shared.iter().map(Piece::rows).sum();
-        for ask in &self.jobs[e.job].asks {
+        for ask in &self.job(e).asks {
             rows += self.question(ask, e)?.len() + ask.max_tokens;
         }
         Ok(rows)
@@ -175,7 +273,7 @@ impl<'a> Run<'a> {
     /// `<|vision_start|>`.
     fn before(&self, e: &Encoded) -> Span {
         let Span { start, rows } = self.engine.prefix;
-        match &self.jobs[e.job].shown {
+        match &self.job(e).shown {
             Shown::Images(images) if images.is_empty() => Span { start, rows: 0 },
             Shown::Images(_) => Span { start, rows },
             Shown::Clip(_) => Span { start, rows: rows - 1 },
@@ -186,7 +284,7 @@ impl<'a> Run<'a> {
     fn shared_ids(&self, e: &Encoded) -> Result<(Vec<Piece>, u32), VlmError> {
         let m = &self.engine.model;
         let t = &m.template;
-        let before_each: Vec<Vec<u32>> = match &self.jobs[e.job].shown {
+        let before_each: Vec<Vec<u32>> = match &self.job(e).shown {
             Shown::Images(_) => (0..e.pictures.len())
                 .map(|i| if i == 0 { vec![] } else { vec![t.vision_end, t.vision_start] })
                 .collect(),
@@ -213,7 +311,7 @@ impl<'a> Run<'a> {
     /// The tokens that stand for the shared spans, for the record of what the model was given.
     fn shown_ids(&self, e: &Encoded, pieces: &[Piece]) -> Vec<u32> {
         let t = &self.engine.model.template;
-        let pad = match self.jobs[e.job].shown {
+        let pad = match self.job(e).shown {
             Shown::Images(_) => t.image_pad,
             Shown::Clip(_) => t.video_pad.unwrap_or(t.image_pad),
         };
@@ -231,12 +329,9 @@ impl<'a> Run<'a> {
     /// Lends the rows of a job, opens its answers and puts what they share into the next pass: how many rows came
     /// new, `None` when the arena has no room.
     fn enter(&mut self, e: &Encoded) -> Result<Option<usize>, VlmError> {
-        let asks = &self.jobs[e.job].asks;
-        if asks.is_empty() {
-            return Ok(Some(0));
-        }
+        let asks = self.job(e).asks.clone();
         let mut opened = vec![];
-        for ask in asks {
+        for ask in &asks {
             let mut ids = self.question(ask, e)?;
             let mut matcher = ask.grammar.as_ref().map(|g| self.engine.grammars.start(g)).transpose()?;
             let forced = force(&mut matcher)?;
@@ -246,8 +341,8 @@ impl<'a> Run<'a> {
         let (pieces, next) = self.shared_ids(e)?;
         let shared_rows = pieces.iter().map(Piece::rows).sum();
         let mut spans = vec![];
-        for rows in
-            std::iter::once(shared_rows).chain(opened.iter().zip(asks).map(|(o, a)| o.0.len() + a.max_tokens))
+        for rows in std::iter::once(shared_rows)
+            .chain(opened.iter().zip(&asks).map(|(o, a)| o.0.len() + a.max_tokens))
         {
             match self.engine.arena.lend(rows) {
                 Some(span) => spans.push(span),
@@ -284,108 +379,95 @@ impl<'a> Run<'a> {
                 outcome: None,
             };
             forced.iter().for_each(|id| live.push(*id, 1.0, self.engine.model.tokenizer.bytes(*id)));
-            self.live.push(live);
+            self.queue.live.push(live);
         }
         if !e.pictures.is_empty() {
             for piece in &pieces {
                 match piece {
-                    Piece::Ids(ids, start) => self.batch.tokens(ids, *start),
-                    Piece::Picture(picture, start) => self.batch.picture(picture, *start),
+                    Piece::Ids(ids, start) => self.queue.batch.tokens(ids, *start),
+                    Piece::Picture(picture, start) => self.queue.batch.picture(picture, *start),
                 }
             }
-            self.batch.part([before], span.start);
-            self.shared.push(Shared { job: e.job, span, users: asks.len() });
+            self.queue.batch.part([before], span.start);
+            self.queue.shares.push(Share { job: e.job, rows: shared_rows, is_prefill: true });
+            self.queue.shared.push(Shared { job: e.job, span, users: asks.len() });
         }
         Ok(Some(rows))
     }
 
     /// One pass of the text model: what new jobs share, and the pending tokens of all answers.
     fn pass(&mut self) {
-        if self.live.is_empty() {
+        if self.queue.live.is_empty() {
             return;
         }
         let started = Instant::now();
-        let new_rows = self.add_pending();
-        let prefill_share = new_rows as f64 / self.batch.rows() as f64;
+        self.add_pending();
+        let rows = self.queue.batch.rows();
         let outcome = self.forward();
-        self.batch.clear();
+        self.queue.batch.clear();
         if let Err(e) = outcome {
-            self.live.iter_mut().for_each(|live| live.outcome = Some(Err(copy(&e))));
+            self.queue.live.iter_mut().for_each(|live| live.outcome = Some(Err(copy(&e))));
+        }
+        let each = ms(started) / rows as f64;
+        let Queue { shares, open, .. } = &mut *self.queue;
+        for Share { job, rows, is_prefill } in shares.drain(..) {
+            let Some(Open { timing, .. }) = open.get_mut(&job) else { continue };
+            *(if is_prefill { &mut timing.prefill_ms } else { &mut timing.decode_ms }) += each * rows as f64;
         }
         self.leave();
-        let spent = ms(started);
-        self.timing.prefill_ms += spent * prefill_share;
-        self.timing.decode_ms += spent * (1.0 - prefill_share);
     }
 
-    /// Adds the pending tokens of all answers to the pass; returns how many of its rows are not steps of an answer.
-    fn add_pending(&mut self) -> usize {
-        let mut new_rows = self.batch.rows();
-        self.last.clear();
-        for live in &mut self.live {
-            let n = live.pending.len();
-            if live.filled == 0 {
-                new_rows += n;
-            }
+    /// Adds the pending tokens of all answers to the pass.
+    fn add_pending(&mut self) {
+        let Queue { live, batch, last, shares, .. } = &mut *self.queue;
+        last.clear();
+        for live in live {
+            let rows = live.pending.len();
+            shares.push(Share { job: live.job, rows, is_prefill: live.filled == 0 });
             let filled = Span { start: live.own.start, rows: live.filled };
-            self.batch.tokens(&live.pending, live.next);
-            self.batch.part(live.context.iter().copied().chain([filled]), live.own.start + live.filled);
+            batch.tokens(&live.pending, live.next);
+            batch.part(live.context.iter().copied().chain([filled]), live.own.start + live.filled);
             live.pending.clear();
-            live.filled += n;
-            live.next += n as u32;
-            self.last.push(self.batch.rows() - 1);
+            live.filled += rows;
+            live.next += rows as u32;
+            last.push(batch.rows() - 1);
         }
-        new_rows
     }
 
     /// Gives every live answer its next tokens.
     fn forward(&mut self) -> Result<(), VlmError> {
         let Engine { model, arena, work, .. } = &mut *self.engine;
-        self.live.par_iter_mut().for_each(Live::look_ahead);
-        model.text.forward(&self.batch, arena, work)?;
-        let live = &self.live;
-        let logits = model.text.next_logits(work, &self.last, |i| live[i].allowed_tiles())?;
-        self.live.par_iter_mut().enumerate().for_each(|(i, live)| live.step(logits.row(i), model));
+        let Queue { live, batch, last, .. } = &mut *self.queue;
+        live.par_iter_mut().for_each(Live::look_ahead);
+        model.text.forward(batch, arena, work)?;
+        let logits = model.text.next_logits(work, last, |i| live[i].allowed_tiles())?;
+        live.par_iter_mut().enumerate().for_each(|(i, live)| live.step(logits.row(i), model));
         Ok(())
     }
 
     /// Takes the answers that ended out.
     fn leave(&mut self) {
-        let mut ended: Vec<Live> = self.live.extract_if(.., |live| live.outcome.is_some()).collect();
+        let mut ended: Vec<Live> = self.queue.live.extract_if(.., |live| live.outcome.is_some()).collect();
         for live in &mut ended {
             let outcome = live.outcome.take().unwrap_or(Err(VlmError::Stopped));
-            self.results[live.job][live.ask] = Some(outcome.map(|finish| live.complete(finish)));
             self.release(live);
+            let Some(open) = self.queue.open.get_mut(&live.job) else { continue };
+            open.results[live.ask] = Some(outcome.map(|finish| live.complete(finish)));
+            if open.results.iter().all(Option::is_some) {
+                self.queue.left.push(live.job);
+            }
         }
     }
 
     /// Returns the rows of an answer, and those of its pictures after their last question.
     fn release(&mut self, live: &Live) {
         self.engine.arena.give_back(live.own);
-        if let Some(s) = self.shared.iter_mut().find(|s| s.job == live.job) {
-            s.users -= 1;
-            if s.users == 0 {
-                self.engine.arena.give_back(s.span);
-            }
+        let shared = &mut self.queue.shared;
+        let Some(at) = shared.iter().position(|s| s.job == live.job) else { return };
+        shared[at].users -= 1;
+        if shared[at].users == 0 {
+            self.engine.arena.give_back(shared.swap_remove(at).span);
         }
-    }
-
-    fn fail_job(&mut self, job: usize, e: &VlmError) {
-        for slot in &mut self.results[job] {
-            slot.get_or_insert_with(|| Err(copy(e)));
-        }
-    }
-
-    /// All results; what is not complete was stopped.
-    pub(super) fn finish(&mut self) -> Vec<Vec<Result<Completion, VlmError>>> {
-        for live in std::mem::take(&mut self.live) {
-            self.release(&live);
-        }
-        let stopped = |slot: Slot| slot.unwrap_or(Err(VlmError::Stopped));
-        std::mem::take(&mut self.results)
-            .into_iter()
-            .map(|job| job.into_iter().map(stopped).collect())
-            .collect()
     }
 }
 
