@@ -16,6 +16,7 @@
 //!     take:CAMERA         a panic is a fault of the camera; it starts anew after a pause   (`anew`)
 //!     watch:CAMERA        a panic is a fault of the camera; its capture process, too       (camera::supervisor)
 //!     inspector           the end of all sources, or a panic: the daemon ends
+//!     engine              a panic: the inspector panics with it
 //!     triggers, control   a panic: the daemon ends with an error, and systemd starts it again
 //!     commands by MQTT    so does a panic of their task
 //!     web                 so does a panic of what accepts or follows; one of a request is that request's answer
@@ -60,7 +61,9 @@ use crate::camera::Stop;
 use crate::command::Handler;
 use crate::config::{BrokerTls, Config, Model};
 use crate::control::server::Door;
-use crate::inspect::worker::{Worker, WorkerOptions};
+use crate::engine::child::{Child, ChildOptions};
+use crate::engine::{Backend as _, Engine};
+use crate::inspect::proof::ByProof;
 use crate::ipc::Program;
 use crate::mqtt::command::Listening;
 use crate::mqtt::state::Phase;
@@ -144,7 +147,7 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
     let mqtt_options = mqtt_options(config)?;
     let link = runtime.block_on(async { mqtt::spawn(mqtt_options, Arc::clone(&store), event_queue) })?;
     let station = Arc::new(Station::new(events));
-    let worker = load(config, &store, systemd)?;
+    let engine = load(config, &store, systemd)?;
     let page = web::start(config, &store, &station, link.phase())?;
     let stop = Stop::default();
     let parts = Parts {
@@ -156,7 +159,7 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
         door: control.as_ref(),
         stop: &stop,
     };
-    let outcome = runtime.block_on(parts.line(worker, link.phase()));
+    let outcome = runtime.block_on(parts.line(engine, link.phase()));
     // They hold the store, which a compaction opens anew.
     drop((page, control));
     runtime.block_on(async { link.stop().await })?;
@@ -188,8 +191,8 @@ struct Line {
 
 impl Parts<'_> {
     /// Starts the threads of the line, watches them and drains them.
-    async fn line(self, worker: Worker, mut phase: Receiver<Phase>) -> anyhow::Result<Ended> {
-        let line = self.start(worker)?;
+    async fn line(self, engine: Child, mut phase: Receiver<Phase>) -> anyhow::Result<Ended> {
+        let line = self.start(engine)?;
         self.systemd.ready();
         tracing::info!(cameras = self.config.cameras.len(), broker = %self.config.mqtt.url(), "inspecting");
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -233,14 +236,15 @@ impl Parts<'_> {
         }
     }
 
-    fn start(self, worker: Worker) -> anyhow::Result<Line> {
+    fn start(self, engine: Child) -> anyhow::Result<Line> {
         let Self { config, store, station, stop, .. } = self;
         let page = config.web.is_some();
         let recorder = Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), page)?;
         let recorder = Arc::new(recorder);
-        let left = || interrupted::record(config, store, &recorder, worker.info(), stop);
+        let model = engine.identity().clone();
+        let left = || interrupted::record(config, store, &recorder, &model, stop);
         let interrupted = progress::while_it_moves(self.systemd, left)??;
-        let cameras = cameras::start(config, store, &recorder, station, worker.info(), stop)?;
+        let cameras = cameras::start(config, store, &recorder, station, &model, stop)?;
         let desk = cameras.desk();
         let fates: Arc<dyn inbox::Fates> = Arc::<desk::Desk>::clone(&desk);
         let handler: Handler = Arc::new(move |command, sender| desk.take(command, sender));
@@ -257,9 +261,13 @@ impl Parts<'_> {
         }
         let commands = mqtt::command::listen(mqtt_options(config)?, handler, station::hearing(station));
         let gate = gate::Gate::new(Arc::clone(store));
+        let feeds = cameras.feeds();
+        let ring = feeds.ring.clone();
+        // It wakes the inspector; a bell that rings already needs no second ring.
+        let changed = Box::new(move || _ = ring.try_send(()));
+        let engine = Engine::start(Box::new(engine), changed).context("the engine's thread")?;
         station.beat();
-        let inspector =
-            inspector::start(worker, cameras.feeds(), Arc::clone(&recorder), Arc::clone(station), gate)?;
+        let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), gate)?;
         Ok(Line { cameras, inbox, interrupted, commands, inspector, recorder })
     }
 
@@ -324,13 +332,13 @@ async fn closed(phase: &mut Receiver<Phase>) {
     while phase.changed().await.is_ok() {}
 }
 
-/// The model, loaded and let in; or the worker without it, with the reason in its health.
-fn load(config: &Config, store: &Arc<Store>, systemd: &Systemd) -> anyhow::Result<Worker> {
+/// The model, loaded and let in; or the engine without it, with the reason in its health.
+fn load(config: &Config, store: &Arc<Store>, systemd: &Systemd) -> anyhow::Result<Child> {
     let model = &config.model;
-    let mut options = WorkerOptions::new(engine_program(model), model.unload_after_idle);
-    options.gate = Arc::new(model::Accepted::new(Arc::clone(store), config));
+    let gate = ByProof(Arc::new(model::Accepted::new(Arc::clone(store), config)));
+    let options = ChildOptions::new(engine_program(model), model.unload_after_idle, Arc::new(gate));
     // A large model may take minutes: systemd waits on while the engine's process works.
-    model::load(Worker::new(options), &|| systemd.alive())
+    model::load(Child::new(options), &|| systemd.alive())
 }
 
 /// `inspectd infer` with what the config says of the model.

@@ -5,7 +5,7 @@
 //!     camera/     a source takes a picture when it is triggered              -> Frame
 //!     queue       bounded, with a named drop policy                          -> Frame
 //!     inspect/    Frame -> does it show anything (health)? -> Tiles x Prompts -> jobs
-//!     ipc         the engine runs in a child process, which can be killed
+//!     engine/     who is asked next, and until when; the model runs in a child process, which can be killed (ipc)
 //!     vlm/        Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
 //!     inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
 //!     store/      image file, then record and outbox entry in one commit, flushed to the disk
@@ -20,7 +20,7 @@
 //! `daemon` builds these parts and joins them with queues of `domain` types. A file imports only
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):
 //!
-//!     main > cli, daemon > config > inspect > vlm
+//!     main > cli, daemon > config > inspect > engine > vlm
 //!                         > camera, mqtt, web, control > store > domain
 //!
 //! An error never becomes a pass: whatever goes wrong between a frame and its verdict ends in
@@ -34,6 +34,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod domain;
+pub mod engine;
 pub mod health;
 pub mod inspect;
 pub mod ipc;

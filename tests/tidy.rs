@@ -3,7 +3,7 @@
 //!
 //! Imports go to the right only, and siblings never import each other; they meet in `daemon`:
 //!
-//!     main > cli, daemon > config > inspect > vlm
+//!     main > cli, daemon > config > inspect > engine > vlm
 //!                        > camera, mqtt, web, control > store > domain
 //!
 //! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them;
@@ -33,8 +33,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("mqtt", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
     ("web", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
     ("control", &["store", "domain", "clock", "ipc", "threads"]),
-    ("inspect", &["domain", "vlm", "queue", "clock", "health", "ipc", "threads"]),
-    ("config", &["domain", "store", "inspect", "vlm", "queue", "simulator", "camera"]),
+    ("engine", &["vlm", "queue", "ipc", "threads"]),
+    ("inspect", &["domain", "engine", "vlm", "queue", "clock", "health", "threads"]),
+    ("config", &["domain", "store", "inspect", "engine", "vlm", "queue", "simulator", "camera"]),
 ];
 const FREE: &[&str] = &["main", "lib", "cli", "daemon"];
 

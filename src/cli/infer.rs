@@ -2,12 +2,12 @@
 //! input; nobody else has a use for it, so it stands in no help.
 
 use super::model_args::{kv, processor};
-use crate::inspect::worker::serve::serve;
+use crate::engine::child::serve::serve;
 use crate::ipc::Channel;
 use crate::vlm::engine::EngineOptions;
 use crate::vlm::kv::KvPrecision;
 use crate::vlm::processor::Processor;
-use crate::vlm::{Qwen3Vl, Vlm};
+use crate::vlm::{Qwen3Vl, Steps};
 use anyhow::Context as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,7 +43,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = EngineOptions { threads: args.threads, memory_mb: args.memory_mb, kv: args.kv };
     serve(channel, move || {
         let engine = Qwen3Vl::load(&args.text, &args.mmproj, options, &args.device.open()?)?;
-        Ok(Box::new(engine) as Box<dyn Vlm>)
+        Ok(Box::new(engine) as Box<dyn Steps>)
     })?;
     Ok(ExitCode::SUCCESS)
 }

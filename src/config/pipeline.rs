@@ -10,9 +10,9 @@ use crate::domain::pipeline::{
     VerdictRule,
 };
 use crate::domain::rect::Rect;
+use crate::engine::child::wire::PIXEL_BYTES_MAX;
 use crate::inspect::expect::whole_line;
 use crate::inspect::plan::LABELS_PLACE;
-use crate::inspect::worker::wire::PIXEL_BYTES_MAX;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fmt::Write;

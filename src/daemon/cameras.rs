@@ -32,7 +32,7 @@ use crate::threads;
 use crate::vlm::ModelInfo;
 use anyhow::Context;
 use std::collections::BTreeMap;
-use std::sync::mpsc::{sync_channel, Receiver};
+use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,6 +53,8 @@ pub struct Feed {
 pub struct Feeds {
     pub feeds: Vec<Feed>,
     pub bell: Receiver<()>,
+    /// Rings it.
+    pub ring: SyncSender<()>,
 }
 
 /// The running cameras.
@@ -114,7 +116,7 @@ pub fn start(
     let queues = feeds.iter().map(|f| Arc::clone(&f.frames)).collect();
     let parts = config.parts.iter().map(|p| (p.name.clone(), p.cameras.clone())).collect();
     let desk = Arc::new(Desk::new(counters, parts, pipelines, Arc::clone(store), Arc::clone(station))?);
-    Ok(Cameras { takers, queues, desk, feeds: Mutex::new(Some(Feeds { feeds, bell })) })
+    Ok(Cameras { takers, queues, desk, feeds: Mutex::new(Some(Feeds { feeds, bell, ring })) })
 }
 
 impl Cameras {
@@ -126,7 +128,10 @@ impl Cameras {
     /// The inspector's end; there is one inspector, and the second call has no feeds.
     pub fn feeds(&self) -> Feeds {
         let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner).take();
-        feeds.unwrap_or_else(|| Feeds { feeds: vec![], bell: sync_channel(1).1 })
+        feeds.unwrap_or_else(|| {
+            let (ring, bell) = sync_channel(1);
+            Feeds { feeds: vec![], bell, ring }
+        })
     }
 
     /// Closes the queues and waits for the threads; `Stop` must be set before.

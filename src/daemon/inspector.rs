@@ -1,23 +1,30 @@
-//! The inspector: one frame of each camera a round, inspected together, recorded in order. The gate keeps frames
-//! away from the engine that are no new pictures.
+//! The inspector: at most one frame of each camera under way, each recorded as soon as it is concluded. The gate keeps
+//! frames away from the engine that are no new pictures.
 //!
-//! Taking at most one frame a camera and round shares the model fairly: a fast camera waits for no
-//! one, and starves no one.
+//! ```text
+//! feeds --one a camera--> gate --> under way --orders--> engine
+//!                           |          ^------answers------'
+//!                           '----------'--concluded--> recorder
+//! ```
+//!
+//! A bell wakes it: a new frame, an answer, an engine that has changed. Taking one frame a camera shares the model
+//! fairly: the engine takes the deadline that comes first, and a fast camera has no second frame in its queue.
 
 use super::cameras::{Feeds, Shot};
 use super::gate::Gate;
 use super::recorder::Recorder;
 use super::station::Station;
-use crate::inspect::worker::{Health, Worker};
-use crate::inspect::{uninspected, Work};
+use crate::engine::{Engine, Health, Reply};
+use crate::inspect::under_way::{Inbox, UnderWay};
+use crate::inspect::uninspected;
 use crate::mqtt::StationEvent;
 use crate::queue::Popped;
 use crate::threads;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// The inspector shows life at least this often, and sees then whether the model is idle.
+/// The inspector shows life at least this often.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// Raised while the engine's process is lost, or cannot be started.
@@ -31,50 +38,99 @@ const ALARM_MODEL: &str = "model_changed";
 /// # Errors
 /// The thread cannot be started.
 pub fn start(
-    mut worker: Worker,
+    engine: Engine,
     feeds: Feeds,
     recorder: Arc<Recorder>,
     station: Arc<Station>,
-    mut gate: Gate,
+    gate: Gate,
 ) -> std::io::Result<JoinHandle<()>> {
-    threads::spawn("inspector", move || {
-        let beat = || station.beat();
-        let mut told = Health::default();
+    let inbox = Inbox::new(feeds.ring.clone());
+    let reply = inbox.reply();
+    let under_way = feeds.feeds.iter().map(|_| None).collect();
+    let mut inspector = Inspector { engine, feeds, recorder, station, gate, under_way, inbox, reply };
+    threads::spawn("inspector", move || inspector.run())
+}
+
+struct Inspector {
+    engine: Engine,
+    feeds: Feeds,
+    recorder: Arc<Recorder>,
+    station: Arc<Station>,
+    gate: Gate,
+    /// By camera, as the feeds.
+    under_way: Vec<Option<UnderWay>>,
+    inbox: Arc<Inbox>,
+    reply: Reply,
+}
+
+impl Inspector {
+    fn run(&mut self) {
         // Alarms that stand from a former run are cleared or raised anew.
-        tell(worker.health(), &mut Health { losses: u64::MAX, ..Health::default() }, &station);
-        told.clone_from(worker.health());
+        let mut told = Health { losses: u64::MAX, ..Health::default() };
         loop {
-            beat();
-            let Some(frames) = round(&feeds) else { return };
-            if frames.is_empty() {
-                if worker.tend() {
-                    tracing::info!("the model had no work: its process has ended");
-                }
-                tell(worker.health(), &mut told, &station);
-                // Whether it rang or not, the feeds are looked at again.
-                let _ = feeds.bell.recv_timeout(WAIT);
-                continue;
-            }
-            let (frames, refused) = gate.sort(frames);
-            for (Shot { frame, pipeline }, reason) in refused {
-                let inspection = uninspected(&frame, &pipeline, worker.info(), reason);
-                recorder.record(&inspection, &frame.pixels, false);
-                beat();
-            }
-            let work: Vec<Work<'_>> =
-                frames.iter().map(|Shot { frame, pipeline }| Work { frame, pipeline }).collect();
-            // Nothing to ask wakes no engine.
-            let inspections = if work.is_empty() { vec![] } else { worker.inspect(&work, &beat) };
-            tell(worker.health(), &mut told, &station);
-            for (inspection, shot) in inspections.iter().zip(&frames) {
-                recorder.record(inspection, &shot.frame.pixels, false);
-                beat();
-            }
-            if recorder.failed() {
+            self.station.beat();
+            assert!(!self.engine.is_over(), "the engine's thread has ended: nothing is answered any more");
+            self.take_answers();
+            let open = self.round();
+            tell(&self.engine.health(), &mut told, &self.station);
+            if !open || self.recorder.failed() {
                 return;
             }
+            let due = self.under_way.iter().flatten().map(UnderWay::due).min();
+            let wait = due.map_or(WAIT, |due| due.saturating_duration_since(Instant::now()));
+            // After its deadline, not at it. Whether it rang or not, everything is looked at again.
+            let _ = self.feeds.bell.recv_timeout((wait + Duration::from_millis(1)).min(WAIT));
         }
-    })
+    }
+
+    fn take_answers(&mut self) {
+        for mut answer in self.inbox.take() {
+            // One that belongs to nobody came after its frame was concluded.
+            let _ = self.under_way.iter_mut().flatten().any(|frame| frame.take(&mut answer));
+        }
+    }
+
+    /// Goes on with every camera as far as can be; false when no frame will ever come.
+    fn round(&mut self) -> bool {
+        let mut open = false;
+        for camera in 0..self.under_way.len() {
+            loop {
+                if let Some(mut frame) = self.under_way[camera].take() {
+                    match frame.advance(&self.engine, &self.reply) {
+                        Some(inspection) => self.recorder.record(&inspection, &frame.frame.pixels, false),
+                        None => self.under_way[camera] = Some(frame),
+                    }
+                    self.station.beat();
+                }
+                if self.under_way[camera].is_some() {
+                    open = true;
+                    break;
+                }
+                match self.feeds.feeds[camera].frames.pop(Some(Duration::ZERO)) {
+                    Popped::Item(shot) => self.under_way[camera] = self.admit(shot),
+                    Popped::TimedOut => {
+                        open = true;
+                        break;
+                    }
+                    Popped::Closed => break,
+                }
+                if self.recorder.failed() {
+                    return false;
+                }
+            }
+        }
+        open
+    }
+
+    /// A frame that is to be inspected; one that is not is recorded with its reason.
+    fn admit(&mut self, shot: Shot) -> Option<UnderWay> {
+        let (admitted, refused) = self.gate.sort(vec![shot]);
+        for (Shot { frame, pipeline }, reason) in refused {
+            let inspection = uninspected(&frame, &pipeline, &self.engine.info(), reason);
+            self.recorder.record(&inspection, &frame.pixels, false);
+        }
+        admitted.into_iter().next().map(|Shot { frame, pipeline }| UnderWay::new(frame, pipeline))
+    }
 }
 
 /// Tells the alarms of the engine when something about it has changed. Files that are not accepted are no failure
@@ -93,20 +149,6 @@ fn tell(health: &Health, told: &mut Health, station: &Station) {
         let raised = !message.is_empty();
         station.tell(StationEvent::Alarm { code: code.to_owned(), raised, message });
     }
-}
-
-/// At most one frame of each camera; `None` when no frame will ever come.
-fn round(feeds: &Feeds) -> Option<Vec<Shot>> {
-    let mut frames = vec![];
-    let mut open = false;
-    for feed in &feeds.feeds {
-        match feed.frames.pop(Some(Duration::ZERO)) {
-            Popped::Item(shot) => frames.push(shot),
-            Popped::TimedOut => open = true,
-            Popped::Closed => {}
-        }
-    }
-    (open || !frames.is_empty()).then_some(frames)
 }
 
 #[cfg(test)]

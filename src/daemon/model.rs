@@ -15,8 +15,9 @@ mod confirmed;
 
 use crate::config::Config;
 use crate::domain::pipeline::Pipeline;
-use crate::inspect::proof::{named, Gate, Outcome, Proof, Refused};
-use crate::inspect::worker::{EngineError, Worker};
+use crate::engine::child::Child;
+use crate::engine::{EngineError, Refused};
+use crate::inspect::proof::{named, Acceptance, Outcome, Proof};
 use crate::store::pins::ModelPin;
 use crate::store::record::rfc3339;
 use crate::store::Store;
@@ -114,7 +115,7 @@ fn is_of(pin: &ModelPin, model: &ModelInfo) -> bool {
     pin.text_sha256 == model.text_sha256 && pin.mmproj_sha256 == model.mmproj_sha256
 }
 
-impl Gate for Accepted {
+impl Acceptance for Accepted {
     fn admit(&self, model: &ModelInfo) -> Result<Proof, Refused> {
         self.accept(model)?;
         if let Some(proof) = named(model)? {
@@ -143,9 +144,9 @@ impl Gate for Accepted {
 ///
 /// # Errors
 /// The model cannot be loaded.
-pub fn load(mut worker: Worker, alive: &dyn Fn()) -> anyhow::Result<Worker> {
+pub fn load(mut engine: Child, alive: &dyn Fn()) -> anyhow::Result<Child> {
     let started = Instant::now();
-    match worker.load(alive) {
+    match engine.load(alive) {
         Ok(info) => {
             let ms = started.elapsed().as_millis() as u64;
             tracing::info!(model = %info.name, sha256 = %info.text_sha256, ms, "model loaded");
@@ -155,7 +156,7 @@ pub fn load(mut worker: Worker, alive: &dyn Fn()) -> anyhow::Result<Worker> {
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(worker)
+    Ok(engine)
 }
 
 #[cfg(test)]

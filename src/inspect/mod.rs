@@ -2,7 +2,7 @@
 //!
 //!     Frame --fit--> a proper picture of the recipe's size that shows something
 //!           --plan--> regions (tiles of the grid, regions of text) with their prompts
-//!           --jobs--> vlm answers (Tile x Prompt), in a process of its own under the daemon: `worker`
+//!           --jobs--> answers (Tile x Prompt): a `vlm` in this process, or the engine room (`under_way`)
 //!           --answer--> detections and lines of text, each with its confidence
 //!           --merge--> findings in frame coordinates, in millimetres
 //!           --expect--> lines checked against what they should say
@@ -20,7 +20,7 @@ pub mod grade;
 pub mod merge;
 pub mod plan;
 pub mod proof;
-pub mod worker;
+pub mod under_way;
 
 use crate::domain::detection::Detection;
 use crate::domain::frame::Frame;
@@ -69,14 +69,9 @@ pub fn inspect(vlm: &mut dyn Vlm, frame: &Frame, pipeline: &Pipeline) -> Inspect
 /// Inspects frames together. The engine stops when all of them are late; `alive` is called between
 /// its passes.
 pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &(dyn Fn() + Sync)) -> Inspected {
-    let started = Instant::now();
     let model = vlm.info().clone();
-    let plans: Vec<Result<Plan, Reason>> = work
-        .iter()
-        .map(|w| fit::judge(w.frame, w.pipeline).and_then(|()| Plan::new(w.frame, w.pipeline, &model)))
-        .collect();
-    let jobs: Vec<Job> = plans.iter().flatten().flat_map(|p| p.jobs()).collect();
-    let cut_ms = started.elapsed().as_secs_f64() * 1e3;
+    let plans: Vec<Result<Planned, Reason>> = work.iter().map(|w| Planned::new(*w, &model)).collect();
+    let jobs: Vec<Job> = plans.iter().flatten().flat_map(|p| p.plan.jobs()).collect();
     let in_time = || {
         alive();
         work.iter().any(|w| w.frame.captured.elapsed() < w.deadline())
@@ -88,22 +83,58 @@ pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &(dyn Fn() + Syn
         Err(_) => (vec![].into_iter(), Timing::default()),
     };
     let mut inspections = vec![];
-    for (w, plan) in work.iter().zip(plans) {
-        let asked = plan.as_ref().map_or(0, |plan| plan.regions.len());
-        let answers: Vec<_> = answered.by_ref().take(asked).collect();
-        inspections.push(guarded(*w, &model, || {
-            let mut record = Record::new(*w, &model, started, timing, cut_ms);
-            match plan {
-                Err(reason) => record.faults.push(reason),
-                Ok(plan) => {
-                    record.faults.extend(panic.clone());
-                    record.take(&plan, answers);
-                }
+    for (w, planned) in work.iter().zip(plans) {
+        inspections.push(match planned {
+            Err(reason) => uninspected(w.frame, w.pipeline, &model, reason),
+            Ok(planned) => {
+                let answers = answered.by_ref().take(planned.plan.regions.len()).map(Some).collect();
+                conclude(*w, &model, &planned, answers, timing, panic.clone())
             }
-            record.finish()
-        }));
+        });
     }
     Inspected { inspections, engine_broken: panic.is_some() }
+}
+
+/// What is asked about a frame, and how long it took to find that out.
+#[derive(Debug)]
+pub struct Planned {
+    pub plan: Plan,
+    started: Instant,
+    cut_ms: f64,
+}
+
+impl Planned {
+    /// Looks whether a frame shows what its recipe expects, and cuts it.
+    ///
+    /// # Errors
+    /// `Reason::Frame` when it does not, `Reason::Engine` when the model cannot be asked this.
+    pub fn new(work: Work<'_>, model: &ModelInfo) -> Result<Self, Reason> {
+        let started = Instant::now();
+        fit::judge(work.frame, work.pipeline)?;
+        let plan = Plan::new(work.frame, work.pipeline, model)?;
+        Ok(Self { plan, started, cut_ms: started.elapsed().as_secs_f64() * 1e3 })
+    }
+}
+
+/// The answers to the prompts of one region, in their order.
+pub type RegionAnswers = Vec<Result<Completion, VlmError>>;
+
+/// The inspection that the answers of the plan's regions make, in their order; a region without answers is a fault.
+/// `fault` is whatever else went wrong.
+pub fn conclude(
+    work: Work<'_>,
+    model: &ModelInfo,
+    planned: &Planned,
+    answers: Vec<Option<RegionAnswers>>,
+    timing: Timing,
+    fault: Option<Reason>,
+) -> Inspection {
+    guarded(work, model, || {
+        let mut record = Record::new(work, model, planned.started, timing, planned.cut_ms);
+        record.faults.extend(fault);
+        record.take(&planned.plan, answers);
+        record.finish()
+    })
 }
 
 /// The inspection that `put_together` makes; a review when it panics, and the line goes on.
@@ -175,9 +206,10 @@ impl<'a> Record<'a> {
     }
 
     /// Takes the answers of the plan's regions, in their order; what is missing is a fault.
-    fn take(&mut self, plan: &Plan, answers: Vec<Vec<Result<Completion, VlmError>>>) {
+    fn take(&mut self, plan: &Plan, answers: Vec<Option<RegionAnswers>>) {
         self.tiles.planned = plan.regions.len();
         for (region, answers) in plan.regions.iter().zip(answers) {
+            let Some(answers) = answers else { continue };
             let (faults_before, count) = (self.faults.len(), answers.len());
             for (prompt, answer) in region.prompts.iter().zip(answers) {
                 if let Err(fault) = self.take_answer(region, *prompt, answer) {

@@ -32,6 +32,9 @@ pub enum VlmError {
     /// The model computed a number that is not finite.
     #[error("the model's output is not finite")]
     NotFinite,
+    /// What answers is gone, or gave no answer that could be one.
+    #[error("model process: {why}")]
+    Lost { why: String },
     /// The caller asked to stop.
     #[error("stopped before the answer was complete")]
     Stopped,

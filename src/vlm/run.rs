@@ -484,6 +484,7 @@ fn copy(e: &VlmError) -> VlmError {
         VlmError::Tokenizer { why } => VlmError::Tokenizer { why: why.clone() },
         VlmError::NotFinite => VlmError::NotFinite,
         VlmError::Stopped => VlmError::Stopped,
+        VlmError::Lost { why } => VlmError::Lost { why: why.clone() },
         other => VlmError::Candle(candle_core::Error::Msg(other.to_string())),
     }
 }

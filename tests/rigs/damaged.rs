@@ -1,23 +1,23 @@
 //! P14, the model: a damaged file gives no proof, or still fails the parts that the sound one fails.
 //!
 //!     copy of the shipped pair --1,000 flipped bits or a tenth zeroed in the tensors' data--> engine's process
-//!     worker --its proof--> refused: the part is a review
+//!     engine --its proof--> refused: the part is a review
 //!              '----------> let in: the known defective parts are inspected
 //!
 //! The engine's process is this test binary again: `engine`.
 
-use crate::soak;
+use crate::{room, soak};
 use inspectd::config::load_pipeline;
 use inspectd::domain::frame::{Frame, Trigger};
 use inspectd::domain::grade::Verdict;
 use inspectd::domain::pipeline::Pipeline;
-use inspectd::inspect::worker::serve::serve;
-use inspectd::inspect::worker::{Worker, WorkerOptions};
-use inspectd::inspect::Work;
-use inspectd::ipc::{Channel, Program};
+use inspectd::engine::child::serve::serve;
+use inspectd::engine::child::Child;
+use inspectd::engine::Engine;
+use inspectd::ipc::Channel;
 use inspectd::simulator::{tile, Mix};
 use inspectd::vlm::engine::EngineOptions;
-use inspectd::vlm::{Qwen3Vl, Vlm};
+use inspectd::vlm::{Qwen3Vl, Steps};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
@@ -44,19 +44,16 @@ fn engine() {
         let options = EngineOptions { threads: 2, ..EngineOptions::default() };
         let [text, mmproj] = NAMES.map(|name| folder.join(name));
         let engine = Qwen3Vl::load(&text, &mmproj, options, &candle_core::Device::Cpu)?;
-        Ok(Box::new(engine) as Box<dyn Vlm>)
+        Ok(Box::new(engine) as Box<dyn Steps>)
     })
-    .expect("the worker is there");
+    .expect("the rig is there");
 }
 
-fn worker(folder: &Path) -> Worker {
-    let mut program =
-        Program::new(["--exact", "damaged::engine", "--nocapture", "--test-threads=1", "--quiet"]);
-    program.env.push((CHILD.into(), folder.into()));
-    Worker::new(WorkerOptions::new(program, None))
+fn backend(folder: &Path) -> Child {
+    Child::new(room::options("damaged::engine", (CHILD.into(), folder.into())))
 }
 
-fn verdict(worker: &mut Worker, picture: &Arc<image::RgbImage>, recipe: &Pipeline) -> Verdict {
+fn verdict(engine: &Engine, picture: &Arc<image::RgbImage>, recipe: &Pipeline) -> Verdict {
     let frame = Frame {
         camera: "cam1".into(),
         pixels: Arc::clone(picture),
@@ -68,7 +65,7 @@ fn verdict(worker: &mut Worker, picture: &Arc<image::RgbImage>, recipe: &Pipelin
         origin: "test".into(),
         replayed: false,
     };
-    worker.inspect(&[Work { frame: &frame, pipeline: recipe }], &|| {}).remove(0).verdict
+    room::inspect(engine, &frame, recipe).verdict
 }
 
 /// Where the data of the tensors begins.
@@ -94,8 +91,9 @@ fn damage(data: &mut [u8], by_bits: bool, rng: &mut ChaCha8Rng) {
 
 /// Rendered tiles with defects that the sound pair surely fails.
 fn defective(sound: &Path, recipe: &Pipeline) -> Vec<Arc<image::RgbImage>> {
-    let mut worker = worker(sound);
-    worker.load(&|| {}).expect("the shipped pair gives its proof");
+    let mut backend = backend(sound);
+    backend.load(&|| {}).expect("the shipped pair gives its proof");
+    let engine = room::start(backend);
     let mut parts = vec![];
     for seed in 1..=TILES_MAX {
         let (rgb, truth) = tile(970_000, seed, 256, 256, Mix::Defect);
@@ -103,7 +101,7 @@ fn defective(sound: &Path, recipe: &Pipeline) -> Vec<Arc<image::RgbImage>> {
             continue;
         }
         let picture = Arc::new(image::RgbImage::from_raw(256, 256, rgb).expect("its size fits"));
-        if matches!(verdict(&mut worker, &picture, recipe), Verdict::Fail(_)) {
+        if matches!(verdict(&engine, &picture, recipe), Verdict::Fail(_)) {
             parts.push(picture);
         }
         if parts.len() == PARTS {
@@ -135,12 +133,13 @@ fn p14_damaged_models_pass_no_defective_part() {
             }
             std::fs::write(path, bytes).expect("it is written");
         }
-        let mut worker = worker(dir.path());
-        let is_refused = worker.load(&|| {}).is_err();
+        let mut backend = backend(dir.path());
+        let is_refused = backend.load(&|| {}).is_err();
+        let engine = room::start(backend);
         refused += usize::from(is_refused);
         // A refused pair answers nothing: one part shows that.
         for part in parts.iter().take(if is_refused { 1 } else { PARTS }) {
-            let verdict = verdict(&mut worker, part, &recipe);
+            let verdict = verdict(&engine, part, &recipe);
             let at = ["pass", "fail", "review"].iter().position(|v| *v == verdict.as_str());
             by_verdict[at.expect("a verdict has a word")] += 1;
             assert!(!is_refused || matches!(verdict, Verdict::Review(_)), "pair {n}: {verdict:?}");

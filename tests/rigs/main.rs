@@ -34,6 +34,8 @@ mod kill;
 mod loopdisk;
 mod outage;
 mod power;
+#[path = "../common/room.rs"]
+mod room;
 #[path = "../common/soak.rs"]
 mod soak;
 mod station;

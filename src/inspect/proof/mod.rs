@@ -1,8 +1,8 @@
 //! Proof: before a model answers the line, it answers pictures whose answers are known.
 //!
-//!     the model is loaded --Gate::admit--> refused: these are not the files that were accepted
+//!     the model is loaded --Acceptance::admit--> refused: these are not the files that were accepted
 //!              '--> Proof: known pictures --ask--> Outcome of each --judge--> it answers the line | a fault
-//!                                                                       '--> Gate::proven
+//!                                                                       '--> Acceptance::proven
 //!
 //! A damaged file loads as well as a sound one: of a vision file with a thousand flipped bits every shape is right,
 //! and every part looks clean. What it says about a known defect is wrong, and that shows here.
@@ -17,6 +17,7 @@ use super::answer::{defects_grammar, empty_probability, lines_grammar, parse_def
 use super::plan::{DEFECTS_TOKENS_MAX, LINES_TOKENS_MAX};
 use crate::domain::detection::Detection;
 use crate::domain::pipeline::PixelBudget;
+use crate::engine::{self, Refused};
 use crate::vlm::{Ask, Completion, Job, ModelInfo, Sampling, Shown, Vlm, VlmError};
 use image::RgbImage;
 use std::fmt::Debug;
@@ -26,8 +27,8 @@ use std::sync::Arc;
 /// processors differ in the last digits of a sum, and so by a step or two of a coordinate.
 const CORNER_OFF_MAX: u16 = 30;
 
-/// Who lets a loaded model in.
-pub trait Gate: Send + Sync + Debug {
+/// Which loaded models may answer, and what they must answer first.
+pub trait Acceptance: Send + Sync + Debug {
     /// What the model must answer before it answers the line; without known pictures it answers at once.
     ///
     /// # Errors
@@ -38,22 +39,42 @@ pub trait Gate: Send + Sync + Debug {
     fn proven(&self, model: &ModelInfo, proof: &Proof, outcomes: &[Outcome]);
 }
 
-/// Why a loaded model must not answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Its files are not those that were accepted.
-    #[error("{why}")]
-    NotAccepted { why: String },
-    /// It cannot be proven.
-    #[error("{why}")]
-    NoProof { why: String },
+/// The engine's gate by an acceptance.
+#[derive(Clone, Debug)]
+pub struct ByProof<A>(pub Arc<A>);
+
+impl<A: Acceptance + 'static> engine::Gate for ByProof<A> {
+    fn admit(&self, model: &ModelInfo) -> Result<Box<dyn engine::Trial>, Refused> {
+        let proof = self.0.admit(model)?;
+        Ok(Box::new(Trial { acceptance: Arc::clone(&self.0), model: model.clone(), proof }))
+    }
+}
+
+/// A proof that is being given.
+struct Trial<A> {
+    acceptance: Arc<A>,
+    model: ModelInfo,
+    proof: Proof,
+}
+
+impl<A: Acceptance> engine::Trial for Trial<A> {
+    fn jobs(&self) -> Vec<Job> {
+        self.proof.known.iter().map(job).collect()
+    }
+
+    fn judge(&mut self, answers: Vec<Vec<Result<Completion, VlmError>>>) -> Result<(), String> {
+        let outcomes = outcomes(&self.proof, answers);
+        judge(&self.proof, &outcomes)?;
+        self.acceptance.proven(&self.model, &self.proof, &outcomes);
+        Ok(())
+    }
 }
 
 /// Lets every model in that gives the proof which it names, if it names one.
 #[derive(Clone, Copy, Debug)]
 pub struct ByNamedProof;
 
-impl Gate for ByNamedProof {
+impl Acceptance for ByNamedProof {
     fn admit(&self, model: &ModelInfo) -> Result<Proof, Refused> {
         named(model).map(Option::unwrap_or_default)
     }
@@ -120,7 +141,12 @@ pub type Outcome = Result<(), String>;
 /// Asks all known pictures, one outcome each, in order.
 pub fn ask(vlm: &mut dyn Vlm, proof: &Proof, keep_going: &(dyn Fn() -> bool + Sync)) -> Vec<Outcome> {
     let jobs: Vec<Job> = proof.known.iter().map(job).collect();
-    let mut answers = vlm.answer(&jobs, keep_going).jobs.into_iter();
+    outcomes(proof, vlm.answer(&jobs, keep_going).jobs)
+}
+
+/// What the answers to all known pictures, in their order, make of each.
+fn outcomes(proof: &Proof, answers: Vec<Vec<Result<Completion, VlmError>>>) -> Vec<Outcome> {
+    let mut answers = answers.into_iter();
     let missing = || vec![Err(VlmError::Stopped)];
     let outcome = |known: &Known| {
         let mut answer = answers.next().filter(|answers| !answers.is_empty()).unwrap_or_else(missing);

@@ -10,7 +10,7 @@ use crate::domain::inspection::{RawAnswer, TileCount};
 use crate::domain::pipeline::Tiling;
 use crate::domain::review::{Decision, OperatorBox};
 use crate::inspect::plan::Plan;
-use crate::inspect::proof::{judge, Gate as _};
+use crate::inspect::proof::{judge, Acceptance as _};
 use crate::store::tests::sample;
 use crate::store::StoreOptions;
 use crate::vlm::Shown;

@@ -1,14 +1,16 @@
-//! What the line and the engine's process say to each other.
+//! What the daemon and the engine's process say to each other.
 //!
-//!     parent:  Job + questions and pixels, …, Go            Stop: everybody is late
-//!     child:   Ready | Failed    Answer + completions, …, Done
+//! ```text
+//! parent:  Job + questions and pixels, …            Stop: it is late
+//! child:   Ready | Failed    Answer + completions, once for each job, in whatever order they come
+//! ```
 //!
 //! Both sides are the same binary, so the form needs no version; the parent still believes nothing:
 //! an engine whose memory is corrupt may say anything. Offsets that leave a text and probabilities
 //! that are none are errors of that answer.
 
 use crate::ipc::PAYLOAD_BYTES_MAX;
-use crate::vlm::{AnswerToken, Answers, Ask, ClipFrame, Completion, Finish, Job, ModelInfo, Sampling};
+use crate::vlm::{AnswerToken, Answered, Ask, ClipFrame, Completion, Finish, Job, ModelInfo, Rank, Sampling};
 use crate::vlm::{Shown, Timing, VlmError};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -21,11 +23,14 @@ const ASKS_BYTES_MAX: usize = 1 << 20;
 /// Most bytes that the pictures of one job may have, three a pixel.
 pub const PIXEL_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - ASKS_BYTES_MAX;
 
-/// From the line to the engine. `run` counts the calls of `answer`.
+/// From the daemon to the engine.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToEngine {
     /// Payload: `asks_bytes` of JSON, then the pixels of the pictures, one after the other.
     Job {
+        id: u64,
+        /// Class and due time: the lower goes first.
+        rank: (u8, u64),
         /// Width and height of each picture.
         images: Vec<(u32, u32)>,
         /// The pictures are a clip, exposed so many nanoseconds after its first one.
@@ -34,16 +39,11 @@ pub enum ToEngine {
         max_pixels: u32,
         asks_bytes: usize,
     },
-    /// All jobs of the run were sent.
-    Go {
-        run: u64,
-    },
-    Stop {
-        run: u64,
-    },
+    /// The job is to be answered with what is complete.
+    Stop { id: u64 },
 }
 
-/// From the engine to the line.
+/// From the engine to the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromEngine {
     /// The model is loaded.
@@ -56,10 +56,8 @@ pub enum FromEngine {
     },
     /// The engine gives up and ends: the model cannot be loaded, or it panicked.
     Failed { why: String },
-    /// Payload: JSON, one entry a question.
-    Answer { run: u64, job: usize },
-    /// Time of the run, in milliseconds: preprocess, vision, prefill, decode.
-    Done { run: u64, timing_ms: [f64; 4] },
+    /// Payload: JSON, one entry a question. Times of the job in milliseconds: preprocess, vision, prefill, decode.
+    Answer { id: u64, timing_ms: [f64; 4] },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,16 +86,18 @@ enum AnswerWire {
     Failed(String),
 }
 
-/// An error of the engine as a whole, with the reason in words.
-pub fn engine_error(why: impl Into<String>) -> VlmError {
-    VlmError::Io { path: "model process".into(), source: std::io::Error::other(why.into()) }
+/// An answer that is none, with the reason in words.
+fn lost(why: impl Into<String>) -> VlmError {
+    VlmError::Lost { why: why.into() }
 }
 
-/// The header and the pieces of a job's payload.
-pub fn job_message(job: &Job) -> (ToEngine, Vec<u8>) {
+/// The header and the questions of a job; its pixels follow them in the payload.
+pub fn job_message(id: u64, rank: Rank, job: &Job) -> (ToEngine, Vec<u8>) {
     let wire: Vec<AskWire> = job.asks.iter().map(ask_to_wire).collect();
     let asks = serde_json::to_vec(&wire).expect("numbers and strings always serialise");
     let header = ToEngine::Job {
+        id,
+        rank: (rank.class, rank.due),
         images: job.shown.images().iter().map(|i| i.dimensions()).collect(),
         clip_ns: clip_ns(&job.shown),
         min_pixels: job.min_pixels,
@@ -169,7 +169,7 @@ fn ask_of_wire(wire: AskWire) -> Ask {
 }
 
 /// The payload of `Answer`.
-pub fn answer_message(answers: Vec<Result<Completion, VlmError>>) -> Vec<u8> {
+fn answer_message(answers: Vec<Result<Completion, VlmError>>) -> Vec<u8> {
     let wire: Vec<AnswerWire> = answers.into_iter().map(answer_to_wire).collect();
     serde_json::to_vec(&wire).expect("numbers and strings always serialise")
 }
@@ -202,13 +202,13 @@ fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
         AnswerWire::Complete { text, tokens, prompt_ids, cut_off } => (text, tokens, prompt_ids, cut_off),
         AnswerWire::Stopped => return Err(VlmError::Stopped),
         AnswerWire::NotFinite => return Err(VlmError::NotFinite),
-        AnswerWire::Failed(why) => return Err(engine_error(why)),
+        AnswerWire::Failed(why) => return Err(lost(why)),
     };
     let mut checked = Vec::with_capacity(tokens.len());
     for (id, start, end, prob) in tokens {
         let prob = prob.filter(|p| (0.0..=1.0).contains(p)).ok_or(VlmError::NotFinite)?;
         if start > end || end > text.len() {
-            return Err(engine_error("an answer's tokens leave its text"));
+            return Err(lost("an answer's tokens leave its text"));
         }
         checked.push(AnswerToken { id, start, end, prob });
     }
@@ -222,13 +222,15 @@ pub fn ready(info: &ModelInfo) -> FromEngine {
     FromEngine::Ready { name, text_sha256, mmproj_sha256, labels, proof }
 }
 
-/// The header of `Done`.
-pub fn done(run: u64, answers: &Answers) -> FromEngine {
-    let Timing { preprocess_ms, vision_ms, prefill_ms, decode_ms } = answers.timing;
-    FromEngine::Done { run, timing_ms: [preprocess_ms, vision_ms, prefill_ms, decode_ms] }
+/// The header and the payload of `Answer`.
+pub fn answered(answered: Answered) -> (FromEngine, Vec<u8>) {
+    let Answered { id, answers, timing } = answered;
+    let Timing { preprocess_ms, vision_ms, prefill_ms, decode_ms } = timing;
+    let header = FromEngine::Answer { id, timing_ms: [preprocess_ms, vision_ms, prefill_ms, decode_ms] };
+    (header, answer_message(answers))
 }
 
-/// The timing of `Done`.
+/// The times of `Answer`.
 pub fn timing_of([preprocess_ms, vision_ms, prefill_ms, decode_ms]: [f64; 4]) -> Timing {
     Timing { preprocess_ms, vision_ms, prefill_ms, decode_ms }
 }
@@ -255,10 +257,12 @@ mod tests {
         let clip = vec![frame(picture(3, 2, 9), 0), frame(picture(3, 2, 8), 250)];
         for shown in [Shown::Images(vec![picture(3, 2, 9), picture(1, 1, 8)]), Shown::Clip(clip)] {
             let job = Job { shown, min_pixels: 1, max_pixels: 2, asks: vec![ask.clone()] };
-            let (header, mut payload) = job_message(&job);
+            let (header, mut payload) = job_message(4, Rank { class: 1, due: 9 }, &job);
             job.shown.images().iter().for_each(|i| payload.extend_from_slice(i.as_raw()));
             let header = serde_json::from_slice(&serde_json::to_vec(&header).unwrap()).unwrap();
-            let ToEngine::Job { images, clip_ns, min_pixels, max_pixels, asks_bytes } = header else {
+            let ToEngine::Job { id: 4, rank: (1, 9), images, clip_ns, min_pixels, max_pixels, asks_bytes } =
+                header
+            else {
                 panic!()
             };
             let of =
@@ -270,7 +274,7 @@ mod tests {
             }
             assert!(of(Some(&[0]), &payload).is_err(), "a clip has a time for each picture");
         }
-        let answers = vec![Ok(completion(0.1, 2)), Err(VlmError::Stopped), Err(engine_error("x"))];
+        let answers = vec![Ok(completion(0.1, 2)), Err(VlmError::Stopped), Err(lost("x"))];
         let back = answers_of(&answer_message(answers), 3).unwrap();
         assert_eq!(back[0].as_ref().unwrap(), &completion(0.1, 2));
         assert!(matches!(back[1], Err(VlmError::Stopped)));

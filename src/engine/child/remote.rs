@@ -1,0 +1,160 @@
+//! One process of the engine, which may be lost at any moment.
+//!
+//! ```text
+//! submit: Job -->            <-- Answer, in whatever order
+//! stop:   Stop --within the grace--> Answer, with what is complete
+//!                  '--no word: hung-------> lost
+//! ```
+//!
+//! Every error says why it is lost, and then it is: whoever has it drops it, which kills the process.
+
+use super::wire::{self, FromEngine, ToEngine};
+use crate::ipc::{Child, IpcError, Program};
+use crate::vlm::{Answered, Job, ModelInfo, Rank};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long a killed or crashed process is given to show how it ended.
+const STATUS_WAIT: Duration = Duration::from_millis(200);
+
+/// Longest answer to one job: a few hundred bytes a token, and no question has ten thousand.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Longest reason and name that are taken over, in characters: they end up in records and messages.
+const WORDS_CHARS_MAX: usize = 300;
+
+/// A process that is loading its model, or has.
+pub struct Remote {
+    child: Child,
+    info: ModelInfo,
+    /// From "stop" to "hung"; also the limit of a message that began.
+    grace: Duration,
+    jobs: BTreeMap<u64, Sent>,
+}
+
+/// A job that it owes an answer.
+struct Sent {
+    questions: usize,
+    /// When it was told to stop it.
+    stopped: Option<Instant>,
+}
+
+/// How far loading has come.
+pub enum Loading {
+    Ready,
+    NotYet,
+    Failed(String),
+}
+
+impl Remote {
+    /// Starts the process; `poll_ready` says when its model is there.
+    pub fn start(program: &Program, grace: Duration) -> Result<Self, IpcError> {
+        let mut child = Child::spawn(program)?;
+        child.channel.limit_payload(ANSWER_BYTES_MAX);
+        Ok(Self { child, info: ModelInfo::default(), grace, jobs: BTreeMap::new() })
+    }
+
+    /// Waits a moment for the model.
+    pub fn poll_ready(&mut self, wait: Duration) -> Loading {
+        match self.child.channel.recv::<FromEngine>(wait, self.grace) {
+            Ok(None) => Loading::NotYet,
+            Ok(Some((FromEngine::Ready { name, text_sha256, mmproj_sha256, labels, proof }, _))) => {
+                let [name, text_sha256, mmproj_sha256] =
+                    [name, text_sha256, mmproj_sha256].map(|w| readable(&w));
+                self.info = ModelInfo { name, text_sha256, mmproj_sha256, labels, proof };
+                Loading::Ready
+            }
+            Ok(Some((FromEngine::Failed { why }, _))) => Loading::Failed(readable(&why)),
+            Ok(Some(_)) => Loading::Failed("the engine answers before its model is loaded".into()),
+            Err(error) => Loading::Failed(self.words(&error)),
+        }
+    }
+
+    /// Name and hashes of its model; empty until it is loaded.
+    pub const fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// An error of the connection, with how the process ended when that explains it.
+    fn words(&mut self, error: &IpcError) -> String {
+        let since = Instant::now();
+        while matches!(error, IpcError::Closed | IpcError::Io { .. }) && since.elapsed() < STATUS_WAIT {
+            if let Some(status) = self.child.exited() {
+                return format!("its process ended: {status}");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        error.to_string()
+    }
+
+    /// Gives it a job.
+    ///
+    /// # Errors
+    /// Why it is lost.
+    pub fn submit(&mut self, id: u64, rank: Rank, job: &Job) -> Result<(), String> {
+        let (header, asks) = wire::job_message(id, rank, job);
+        let images = job.shown.images();
+        let pixels = images.iter().map(|i| i.as_raw().as_slice());
+        let payload: Vec<&[u8]> = std::iter::once(asks.as_slice()).chain(pixels).collect();
+        self.jobs.insert(id, Sent { questions: job.asks.len(), stopped: None });
+        self.child.channel.send(&header, &payload, self.grace).map_err(|e| self.words(&e))
+    }
+
+    /// Tells it to stop a job, which it must answer within the grace.
+    ///
+    /// # Errors
+    /// Why it is lost.
+    pub fn stop(&mut self, id: u64) -> Result<(), String> {
+        let Some(sent) = self.jobs.get_mut(&id) else { return Ok(()) };
+        sent.stopped.get_or_insert_with(Instant::now);
+        self.child.channel.send(&ToEngine::Stop { id }, &[], self.grace).map_err(|e| self.words(&e))
+    }
+
+    /// Waits at most `wait` for an answer, and takes in what came.
+    ///
+    /// # Errors
+    /// Why it is lost.
+    pub fn next(&mut self, wait: Duration, out: &mut Vec<Answered>) -> Result<(), String> {
+        let mut wait = wait;
+        while !self.jobs.is_empty() || self.has_ended() {
+            match self.child.channel.recv::<FromEngine>(wait, self.grace) {
+                Ok(None) => break,
+                Ok(Some((FromEngine::Answer { id, timing_ms }, payload))) => {
+                    let sent = self.jobs.get(&id).ok_or("it answers a job that it was not given")?;
+                    let answers = wire::answers_of(&payload, sent.questions)?;
+                    self.jobs.remove(&id);
+                    out.push(Answered { id, answers, timing: wire::timing_of(timing_ms) });
+                }
+                Ok(Some((FromEngine::Failed { why }, _))) => return Err(readable(&why)),
+                Ok(Some((FromEngine::Ready { .. }, _))) => return Err("it speaks out of turn".into()),
+                Err(error) => return Err(self.words(&error)),
+            }
+            wait = Duration::ZERO;
+        }
+        let longest = self.jobs.values().filter_map(|sent| sent.stopped).map(|at| at.elapsed()).max();
+        match longest.filter(|waited| *waited > self.grace) {
+            Some(waited) => Err(format!("hung: no word {} ms after the deadline", waited.as_millis())),
+            None => Ok(()),
+        }
+    }
+
+    /// The jobs that it owes an answer, and how many questions each has.
+    pub fn owed(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
+        self.jobs.iter().map(|(id, sent)| (*id, sent.questions))
+    }
+
+    /// Looks now and then whether its process is still there, although it has nothing to say.
+    fn has_ended(&mut self) -> bool {
+        self.child.exited().is_some()
+    }
+}
+
+/// The engine's words on one line, cut to a length.
+fn readable(words: &str) -> String {
+    words.chars().take(WORDS_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

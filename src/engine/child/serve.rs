@@ -1,0 +1,108 @@
+//! The engine's process: loads the model, answers job by job, ends when its socket closes.
+//!
+//! ```text
+//! reader thread: socket --Job, Stop--> main thread: step by step --Answer--> socket
+//! ```
+
+use super::wire::{self, FromEngine, ToEngine};
+use crate::ipc::{Channel, IpcError};
+use crate::threads;
+use crate::vlm::{Answered, Job, Rank, Steps, VlmError};
+use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TryRecvError};
+use std::time::Duration;
+
+/// How long the daemon may take to read an answer, and a message to come through once it began.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the reader waits before it waits again.
+const POLL: Duration = Duration::from_secs(60);
+
+/// Messages between the two threads. The daemon has at most 64 jobs under way, each with one stop, so that it never
+/// waits for a step to end.
+const MESSAGES_MAX: usize = 256;
+
+/// Serves the daemon at the other end of `channel` until it goes away.
+///
+/// # Errors
+/// When the connection breaks in another way than by its end.
+pub fn serve(
+    mut channel: Channel,
+    load: impl FnOnce() -> Result<Box<dyn Steps>, VlmError>,
+) -> Result<(), IpcError> {
+    let messages = read_on_a_thread(channel.try_clone()?).map_err(|source| IpcError::Spawn { source })?;
+    let mut model = match threads::caught(load) {
+        Ok(Ok(model)) => model,
+        Ok(Err(error)) => return fail(&mut channel, error.to_string()),
+        Err(words) => return fail(&mut channel, words),
+    };
+    channel.send(&wire::ready(model.info()), &[], PATIENCE)?;
+    let (mut busy, mut answered) = (false, vec![]);
+    loop {
+        // Without work there is nothing to do but to wait.
+        let mut next = if busy { messages.try_recv() } else { messages.recv().map_err(Into::into) };
+        while let Ok(message) = next {
+            match message {
+                Message::Job(id, rank, job) => model.submit(id, rank, job),
+                Message::Stop(id) => answered.extend(model.cancel(id)),
+                Message::Bad(why) => return fail(&mut channel, why),
+            }
+            next = messages.try_recv();
+        }
+        if next.is_err_and(|e| e == TryRecvError::Disconnected) {
+            return Ok(());
+        }
+        match threads::caught(|| model.step(&mut answered)) {
+            Ok(goes_on) => busy = goes_on,
+            // Nobody can vouch for the state of an engine that panicked.
+            Err(words) => return fail(&mut channel, words),
+        }
+        reply(&mut channel, &mut answered)?;
+    }
+}
+
+fn reply(channel: &mut Channel, answered: &mut Vec<Answered>) -> Result<(), IpcError> {
+    for answered in answered.drain(..) {
+        let (header, payload) = wire::answered(answered);
+        channel.send(&header, &[&payload], PATIENCE)?;
+    }
+    Ok(())
+}
+
+fn fail(channel: &mut Channel, why: String) -> Result<(), IpcError> {
+    channel.send(&FromEngine::Failed { why }, &[], PATIENCE)
+}
+
+enum Message {
+    Job(u64, Rank, Job),
+    Stop(u64),
+    Bad(String),
+}
+
+fn read_on_a_thread(mut channel: Channel) -> std::io::Result<Receiver<Message>> {
+    let (tx, messages) = sync_channel(MESSAGES_MAX);
+    threads::spawn("engine-reader", move || {
+        if let Err(error) = read(&mut channel, &tx) {
+            tracing::debug!(%error, "the engine's connection ends");
+        }
+    })?;
+    Ok(messages)
+}
+
+fn read(channel: &mut Channel, messages: &SyncSender<Message>) -> Result<(), IpcError> {
+    loop {
+        let Some((header, payload)) = channel.recv(POLL, PATIENCE)? else { continue };
+        let message = match header {
+            ToEngine::Job { id, rank: (class, due), images, clip_ns, min_pixels, max_pixels, asks_bytes } => {
+                let clip_ns = clip_ns.as_deref();
+                match wire::job_of(&images, clip_ns, min_pixels, max_pixels, asks_bytes, &payload) {
+                    Ok(job) => Message::Job(id, Rank { class, due }, job),
+                    Err(why) => Message::Bad(why),
+                }
+            }
+            ToEngine::Stop { id } => Message::Stop(id),
+        };
+        if messages.send(message).is_err() {
+            return Ok(());
+        }
+    }
+}

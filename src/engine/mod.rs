@@ -1,0 +1,147 @@
+//! The engine room: jobs with deadlines in, answers out one by one.
+//!
+//! ```text
+//! line, review, guests, replay --submit--> scheduler (a thread) --Backend--> child: a process with the model
+//!                              <--answers, in whatever order they come--'
+//! ```
+//!
+//! The room knows nothing of inspection: a job is pictures and questions, and what an answer means is its asker's
+//! business. A backend is what answers: today a process of its own (`child`), which may hang, crash and be killed.
+//!
+//! Invariants:
+//! - Every job is answered exactly once: with what the model said, or with the reason why it said nothing.
+//! - The line goes first, in it the job whose deadline comes first.
+//! - A job is stopped at its deadline, wherever it is.
+
+pub mod child;
+pub mod scheduler;
+
+pub use scheduler::{Answer, Engine, Order, Reply, Ticket};
+
+use crate::vlm::{Answered, Completion, Job, ModelInfo, Rank, VlmError};
+use std::fmt::Debug;
+use std::time::Duration;
+
+/// What a job is for, the most urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// A part waits for its verdict.
+    Line,
+    /// A person waits.
+    Review,
+    /// Somebody else's question.
+    Guest,
+    /// What is done when nobody waits: replays, learning.
+    Replay,
+}
+
+impl Class {
+    pub const ALL: [Self; 4] = [Self::Line, Self::Review, Self::Guest, Self::Replay];
+}
+
+/// Whether a backend can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// Not yet, for this reason, or not any more until somebody wants it.
+    Coming {
+        why: String,
+    },
+    /// Not before this time has passed, for this reason.
+    Resting {
+        left: Duration,
+        why: String,
+    },
+}
+
+/// What answers jobs.
+pub trait Backend: Send {
+    /// Name and hashes of the model; empty until it was first there.
+    fn identity(&self) -> &ModelInfo;
+
+    fn readiness(&self) -> Readiness;
+
+    /// What the station says about it.
+    fn health(&self) -> &Health;
+
+    /// Starts that failed and losses so far.
+    fn failures(&self) -> u64;
+
+    /// The process that holds the model, if there is one.
+    fn pid(&self) -> Option<u32>;
+
+    /// Takes a job in; only while it is ready, under an id that no other job under way has.
+    fn submit(&mut self, id: u64, rank: Rank, job: Job);
+
+    /// Stops a job, which is answered with what is complete.
+    fn cancel(&mut self, id: u64);
+
+    /// Waits at most `wait` and goes on with whatever is to be done; what was answered is added to `out`. `wanted` says
+    /// that somebody would ask it. When it is lost, all of its jobs are answered `VlmError::Lost`.
+    fn next(&mut self, wait: Duration, wanted: bool, out: &mut Vec<Answered>);
+}
+
+/// What the station says about a backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Processes that were lost since the start: hung, crashed, or spoke garbage.
+    pub losses: u64,
+    /// Why there is no engine now, or why the last one was lost, until a job is answered.
+    pub fault: Option<String>,
+    /// Why the files that are there now are not accepted, until a model is let in.
+    pub refused: Option<String>,
+    /// The last proof that held: known pictures, and milliseconds that they took.
+    pub proof: Option<(usize, u64)>,
+}
+
+/// Why there is no engine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The process cannot be started at all.
+    #[error("the engine's process: {why}")]
+    Start { why: String },
+    /// The model cannot be loaded, or its process ended while loading.
+    #[error("{why}")]
+    Load { why: String },
+    /// It took longer than anything that will still come.
+    #[error("the model was not loaded after {waited_s} s")]
+    TooSlow { waited_s: u64 },
+    /// The model's files are not those that were accepted.
+    #[error("{why}")]
+    NotAccepted { why: String },
+    /// The model does not answer known pictures as it must, or cannot be asked.
+    #[error("{why}")]
+    NotProven { why: String },
+}
+
+/// Who lets a loaded model in.
+pub trait Gate: Send + Sync + Debug {
+    /// What the model must answer before it is asked anything else.
+    ///
+    /// # Errors
+    /// It must not answer at all.
+    fn admit(&self, model: &ModelInfo) -> Result<Box<dyn Trial>, Refused>;
+}
+
+/// What a loaded model must answer before it is let in.
+pub trait Trial: Send {
+    /// The jobs; none: it is let in at once.
+    fn jobs(&self) -> Vec<Job>;
+
+    /// What the answers to all jobs, in their order, say about the model.
+    ///
+    /// # Errors
+    /// What speaks against it, in words.
+    fn judge(&mut self, answers: Vec<Vec<Result<Completion, VlmError>>>) -> Result<(), String>;
+}
+
+/// Why a loaded model must not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Its files are not those that were accepted.
+    #[error("{why}")]
+    NotAccepted { why: String },
+    /// It cannot be proven.
+    #[error("{why}")]
+    NoProof { why: String },
+}

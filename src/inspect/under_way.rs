@@ -1,0 +1,190 @@
+//! A frame under inspection by the engine room.
+//!
+//! ```text
+//! waiting for the engine --ready: plan, an order a region--> asked --last answer, or the deadline--> concluded
+//!        '--the deadline, or an engine that does not come-----------------------------------------------^
+//! ```
+//!
+//! Invariant: it is concluded by its deadline, whatever the engine does; what is missing then is a fault.
+
+use super::{conclude, uninspected, Planned, RegionAnswers, Work};
+use crate::domain::frame::Frame;
+use crate::domain::grade::Reason;
+use crate::domain::inspection::Inspection;
+use crate::domain::pipeline::Pipeline;
+use crate::engine::{Answer, Class, Engine, Order, Readiness, Reply, Ticket};
+use crate::vlm::{ModelInfo, Timing, VlmError};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{sync_channel, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A deadline further away than this is none.
+const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// How often somebody who waits for one frame looks at the engine.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What was asked about a frame, and what came.
+struct Asked {
+    planned: Planned,
+    model: ModelInfo,
+    /// The region of each order.
+    regions: BTreeMap<Ticket, usize>,
+    answers: Vec<Option<RegionAnswers>>,
+    timing: Timing,
+    /// The engine was lost over it: nothing more is asked, and no other process gets what may have killed this one.
+    is_lost: bool,
+}
+
+/// A frame, its recipe, and how far its inspection is.
+pub struct UnderWay {
+    pub frame: Frame,
+    pub pipeline: Arc<Pipeline>,
+    asked: Option<Asked>,
+    /// How often the engine had failed when this frame began to wait for it.
+    failures: Option<u64>,
+}
+
+impl UnderWay {
+    pub const fn new(frame: Frame, pipeline: Arc<Pipeline>) -> Self {
+        Self { frame, pipeline, asked: None, failures: None }
+    }
+
+    fn work(&self) -> Work<'_> {
+        Work { frame: &self.frame, pipeline: &self.pipeline }
+    }
+
+    /// When it is concluded at the latest.
+    pub fn due(&self) -> Instant {
+        let deadline = self.work().deadline().min(FAR);
+        self.frame.captured.checked_add(deadline).unwrap_or(self.frame.captured)
+    }
+
+    /// True when the answer is about this frame; it is noted.
+    pub fn take(&mut self, answer: &mut Answer) -> bool {
+        let Some(asked) = &mut self.asked else { return false };
+        let Some(region) = asked.regions.remove(&answer.ticket) else { return false };
+        asked.timing = asked.timing + answer.timing;
+        asked.is_lost |= answer.answers.iter().any(|a| matches!(a, Err(VlmError::Lost { .. })));
+        asked.answers[region] = Some(std::mem::take(&mut answer.answers));
+        true
+    }
+
+    /// Goes on as far as can be; the inspection when it is concluded. Orders are given with `reply`.
+    pub fn advance(&mut self, engine: &Engine, reply: &Reply) -> Option<Inspection> {
+        if self.asked.is_none() {
+            if let Some(inspection) = self.begin(engine, reply) {
+                return Some(inspection);
+            }
+        }
+        let late = Instant::now() > self.due();
+        let Some(asked) = &mut self.asked else {
+            return late.then(|| self.uninspected(engine, not_there(engine.readiness())));
+        };
+        if !late && !asked.is_lost && !asked.regions.is_empty() {
+            return None;
+        }
+        // What is concluded needs no more answers.
+        std::mem::take(&mut asked.regions).into_keys().for_each(|ticket| engine.cancel(ticket));
+        let fault = match engine.readiness() {
+            readiness if late && asked.answers.iter().any(Option::is_none) => not_there(readiness),
+            _ => None,
+        };
+        let Asked { planned, model, answers, timing, .. } = self.asked.take()?;
+        Some(conclude(self.work(), &model, &planned, answers, timing, fault))
+    }
+
+    /// Asks, where there is an engine and time; the inspection when there will be none.
+    fn begin(&mut self, engine: &Engine, reply: &Reply) -> Option<Inspection> {
+        let due = self.due();
+        match engine.readiness() {
+            _ if Instant::now() > due => return None,
+            Readiness::Ready => {}
+            // Waiting is only of use when the wait ends before the deadline.
+            Readiness::Resting { left, why } if Instant::now() + left >= due => {
+                return Some(self.uninspected(engine, Some(Reason::Engine { message: why })));
+            }
+            Readiness::Coming { .. } | Readiness::Resting { .. } => {
+                engine.want();
+                // It waits for one start, and not for the next when that fails.
+                let failures = engine.failures();
+                let has_failed = *self.failures.get_or_insert(failures) < failures;
+                let message = engine.health().fault.filter(|_| has_failed)?;
+                return Some(self.uninspected(engine, Some(Reason::Engine { message })));
+            }
+        }
+        let model = engine.info();
+        let planned = match Planned::new(self.work(), &model) {
+            Ok(planned) => planned,
+            Err(reason) => return Some(self.uninspected(engine, Some(reason))),
+        };
+        let mut regions = BTreeMap::new();
+        for (region, job) in planned.plan.jobs().enumerate() {
+            let order = Order { class: Class::Line, deadline: due, job, reply: Arc::clone(reply) };
+            if let Ok(ticket) = engine.submit(order) {
+                regions.insert(ticket, region);
+            }
+        }
+        let answers = planned.plan.regions.iter().map(|_| None).collect();
+        self.asked =
+            Some(Asked { planned, model, regions, answers, timing: Timing::default(), is_lost: false });
+        None
+    }
+
+    fn uninspected(&self, engine: &Engine, reason: Option<Reason>) -> Inspection {
+        // Late, and nothing else is wrong: the verdict sees the deadline itself.
+        let reason = reason.unwrap_or(Reason::MissingTile { inspected: 0, planned: 0 });
+        uninspected(&self.frame, &self.pipeline, &engine.info(), reason)
+    }
+}
+
+/// What an engine that is not there has to do with it.
+fn not_there(readiness: Readiness) -> Option<Reason> {
+    match readiness {
+        Readiness::Ready => None,
+        Readiness::Coming { why } | Readiness::Resting { why, .. } => Some(Reason::Engine { message: why }),
+    }
+}
+
+/// Answers that were not looked at, and a bell that rings when one comes.
+pub struct Inbox {
+    came: Mutex<Vec<Answer>>,
+    ring: SyncSender<()>,
+}
+
+impl Inbox {
+    pub fn new(ring: SyncSender<()>) -> Arc<Self> {
+        Arc::new(Self { came: Mutex::default(), ring })
+    }
+
+    /// Puts answers in.
+    pub fn reply(self: &Arc<Self>) -> Reply {
+        let this = Arc::clone(self);
+        Arc::new(move |answer| {
+            this.came.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+            // A bell that rings already needs no second ring.
+            let _ = this.ring.try_send(());
+        })
+    }
+
+    /// Takes out what came.
+    pub fn take(&self) -> Vec<Answer> {
+        std::mem::take(&mut *self.came.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Inspects one frame by the engine, and waits for it.
+pub fn inspect(engine: &Engine, frame: Frame, pipeline: Arc<Pipeline>) -> Inspection {
+    let (ring, bell) = sync_channel(1);
+    let inbox = Inbox::new(ring);
+    let reply = inbox.reply();
+    let mut under_way = UnderWay::new(frame, pipeline);
+    loop {
+        if let Some(inspection) = under_way.advance(engine, &reply) {
+            return inspection;
+        }
+        // Whether it rang or not, everything is looked at again.
+        let _ = bell.recv_timeout(LOOK);
+        inbox.take().iter_mut().for_each(|answer| _ = under_way.take(answer));
+    }
+}
