@@ -87,16 +87,16 @@ struct Commands {
 
 impl Commands {
     /// Puts one in; it comes back when there is no room.
-    fn put(&self, arrived: Arrived) -> Result<(), Arrived> {
+    fn put(&self, arrived: Arrived) -> Result<(), Box<Arrived>> {
         let length = arrived.payload.len();
         if self.bytes.load(Ordering::Relaxed) + length > QUEUE_BYTES_MAX {
-            return Err(arrived);
+            return Err(Box::new(arrived));
         }
         // Before it can be taken out.
         self.bytes.fetch_add(length, Ordering::Relaxed);
         self.queue.try_send(arrived).map_err(|full| {
             self.bytes.fetch_sub(length, Ordering::Relaxed);
-            full.into_inner()
+            Box::new(full.into_inner())
         })
     }
 }
@@ -161,7 +161,8 @@ impl Listener {
                 Ok(Heard::Command(arrived)) => match queue.put(arrived) {
                     Ok(()) => {}
                     // QoS 0 promises nothing, and its sender waits for an answer that says so.
-                    Err(Arrived { receipt: Receipt::None, topic, .. }) => {
+                    Err(arrived) if matches!(arrived.receipt, Receipt::None) => {
+                        let topic = &arrived.topic;
                         tracing::warn!(topic, "a command with QoS 0 is lost: too many wait already");
                     }
                     Err(_) => return gone("the broker has more commands open than can wait here".into()),
