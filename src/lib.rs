@@ -12,7 +12,7 @@
 //!     web/        the review page: queue, pictures, decisions               -> Review, in the store
 //!     mqtt/       outbox -> PUBLISH -> PUBACK -> entry removed
 //!
-//! `control` is the door for the commands of this machine that need the store: verify, export and their like.
+//! `evaluate` scores inspections against what is known of their pictures. `control` is the door for the commands of this machine that need the store: verify, export and their like.
 //!
 //! And against the stream: what MQTT, HTTP and files tell the line (trigger, pause, resume, pipeline) is
 //! read by `command` and goes to the cameras over the desk in `daemon`.
@@ -35,6 +35,7 @@ pub mod control;
 pub mod daemon;
 pub mod domain;
 pub mod engine;
+pub mod evaluate;
 pub mod health;
 pub mod inspect;
 pub mod ipc;

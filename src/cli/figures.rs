@@ -1,8 +1,8 @@
 //! The figures of `replay` for people.
 
-use super::boxes::{MISSED, NOTHING};
-use super::{BoxMetrics, Metrics};
-use crate::cli::columns::{clean, rate, Align, Columns};
+use super::columns::{clean, rate, Align, Columns};
+use crate::evaluate::score::boxes::{MISSED, NOTHING};
+use crate::evaluate::score::{BoxMetrics, Metrics};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -101,4 +101,40 @@ fn times(m: &Metrics) -> Option<String> {
     let l = &m.latency_ms;
     let (p50, p95, max) = (l.p50?, l.p95?, l.max?);
     Some(format!("time     p50 {p50:.0} ms, p95 {p95:.0} ms, max {max:.0} ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::inspection::Inspection;
+    use crate::evaluate::score::score;
+    use crate::evaluate::score::tests::*;
+
+    #[test]
+    fn the_table_shows_the_figures() {
+        let t =
+            truth(&[("pit", Some([0.0, 0.0, 10.0, 10.0])), ("dent", Some([40.0, 0.0, 50.0, 10.0]))], &["AB"]);
+        let i = Inspection {
+            texts: vec![line("plate", 1, Some("AC"))],
+            ..found(vec![finding("pit", [0.0, 0.0, 10.0, 10.0], 0.9)])
+        };
+        let shown = report(&score(&[(&t, &i)], &asked(&["dent", "pit"], &["plate"])));
+        let hand = "\
+defects       right  wrong  missed  precision  recall    F1
+dent              0      0       1          -    0.00  0.00
+pit               1      0       0       1.00    1.00  1.00
+all               1      0       1       1.00    0.50  0.67
+all, IoU 0.3      1      0       1       1.00    0.50  0.67
+
+is \\ found  pit  missed
+dent                  1
+pit           1
+
+images   1: 1 defective, 0 clean; recall 1.00, false alarms -, AUROC -
+verdicts 1 pass, 0 fail, 0 review; escapes 1.00
+text     1 lines, 0 exact (0.00), character error rate 0.500
+time     p50 800 ms, p95 800 ms, max 800 ms
+";
+        assert_eq!(shown, hand);
+    }
 }

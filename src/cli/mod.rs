@@ -5,13 +5,11 @@
 //!     infer                                                         the engine's process, for the daemon
 //!     store_args, serve_store      which store a command works on; the process that opens it for root
 //!     model_args, setup                                             the model and the pipeline they use
-//!     truth, score, assertion      labelled images and the figures that come of them
 //!     annotate, picture            annotated copies of frames; reading and writing image files
-//!     output, columns, progress    words for people
+//!     output, figures, columns, progress    words for people
 
 pub mod annotate;
 pub mod ask;
-pub mod assertion;
 pub mod backup;
 pub mod bench;
 pub mod cameras;
@@ -19,6 +17,7 @@ pub mod capture;
 pub mod check;
 pub mod columns;
 pub mod export;
+pub mod figures;
 pub mod infer;
 pub mod inspect;
 pub mod model;
@@ -29,12 +28,10 @@ pub mod picture;
 pub mod progress;
 pub mod replay;
 pub mod run;
-pub mod score;
 pub mod serve_store;
 pub mod setup;
 pub mod simulate;
 pub mod store_args;
-pub mod truth;
 pub mod verify;
 
 use clap::{Parser, Subcommand};

@@ -179,8 +179,8 @@ pub const fn badge(verdict: &Verdict) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::score::tests::{finding, inspection, line};
     use crate::domain::grade::Grade;
+    use crate::evaluate::score::tests::{finding, inspection, line};
 
     #[test]
     fn an_inspection_in_words() {

@@ -12,16 +12,17 @@
 
 use crate::camera::decode::Depth;
 use crate::cli::annotate::annotate;
-use crate::cli::assertion::Assertion;
+use crate::cli::figures;
 use crate::cli::output;
 use crate::cli::picture;
 use crate::cli::progress::Progress;
-use crate::cli::score::{self, Asked, Metrics};
 use crate::cli::setup::{frame, with_rois, without_trigger, SetupArgs};
-use crate::cli::truth::{self, Truth};
 use crate::domain::frame::Trigger;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
+use crate::evaluate::assertion::Assertion;
+use crate::evaluate::score::{self, Asked, Metrics};
+use crate::evaluate::truth::{self, Truth};
 use crate::inspect::inspect;
 use anyhow::{ensure, Context};
 use image::RgbImage;
@@ -186,7 +187,7 @@ fn load(truth: &Truth, dir: &Path, depth: Depth) -> anyhow::Result<RgbImage> {
 
 /// Prints figures and assertions; the exit code is 1 when one fails.
 fn report(metrics: &Metrics, plan: &Plan, stdout: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let table = score::table::report(metrics);
+    let table = figures::report(metrics);
     if plan.json {
         eprint!("{table}");
         writeln!(stdout, "{}", serde_json::to_string(metrics)?)?;
@@ -209,9 +210,9 @@ fn report(metrics: &Metrics, plan: &Plan, stdout: &mut dyn Write) -> anyhow::Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::score::tests::{finding, inspection};
-    use crate::cli::score::AskedText;
     use crate::domain::grade::{Reason, Verdict};
+    use crate::evaluate::score::tests::{finding, inspection};
+    use crate::evaluate::score::AskedText;
     use clap::Parser;
 
     /// A directory of two images: one with a pit, one clean.

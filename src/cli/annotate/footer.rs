@@ -47,7 +47,7 @@ impl Footer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::score::tests::line;
+    use crate::evaluate::score::tests::line;
 
     #[test]
     fn signs_stand_in_rows_without_touching() {

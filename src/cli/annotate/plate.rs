@@ -238,8 +238,8 @@ fn notes(line: &TextLine) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::score::tests::line;
     use crate::domain::text::Mismatch;
+    use crate::evaluate::score::tests::line;
 
     fn shape(line: &TextLine) -> String {
         let show = |p: &Piece| match p {

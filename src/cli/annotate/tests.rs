@@ -1,9 +1,9 @@
 //! Annotated pictures: what must be true of them whatever they look like.
 
 use super::*;
-use crate::cli::score::tests::{finding, inspection, line};
 use crate::domain::grade::{Grade, Reason, Severity, Verdict};
 use crate::domain::text::Mismatch;
+use crate::evaluate::score::tests::{finding, inspection, line};
 use image::Rgb;
 use proptest::prelude::*;
 

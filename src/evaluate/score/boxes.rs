@@ -10,10 +10,10 @@
 //! - A defect whose label was not asked is no box to miss. A finding that covers it says the wrong word.
 
 use super::{Asked, BoxMetrics};
-use crate::cli::truth::Truth;
 use crate::domain::finding::Finding;
 use crate::domain::inspection::Inspection;
 use crate::domain::rect::BoxPx;
+use crate::evaluate::truth::Truth;
 use std::collections::BTreeMap;
 
 /// Overlap at which a finding counts as right in `labels` and `micro`.

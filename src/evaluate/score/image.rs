@@ -5,9 +5,9 @@
 //! makes of it stands beside it: an escape is a defective image whose verdict is pass.
 
 use super::share;
-use crate::cli::truth::Truth;
 use crate::domain::grade::Verdict;
 use crate::domain::inspection::Inspection;
+use crate::evaluate::truth::Truth;
 use serde::Serialize;
 
 /// Figures by image.

@@ -11,13 +11,12 @@
 
 pub mod boxes;
 pub mod image;
-pub mod table;
 pub mod text;
 
-use crate::cli::truth::Truth;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::{Pipeline, PromptKind};
 use crate::domain::rect::Rect;
+use crate::evaluate::truth::Truth;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 

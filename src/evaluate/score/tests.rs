@@ -1,13 +1,13 @@
 //! Figures computed by hand.
 
 use super::*;
-use crate::cli::truth::{TrueDefect, TrueText};
 use crate::domain::finding::Finding;
 use crate::domain::frame::Trigger;
 use crate::domain::grade::{Grade, Reason, Severity, Verdict};
 use crate::domain::inspection::{Latency, ModelRef, TileCount};
 use crate::domain::rect::BoxPx;
 use crate::domain::text::TextLine;
+use crate::evaluate::truth::{TrueDefect, TrueText};
 use std::time::{Duration, SystemTime};
 
 /// An inspection with nothing in it.
@@ -83,11 +83,11 @@ pub(crate) fn truth(defects: &[(&str, Option<[f32; 4]>)], texts: &[&str]) -> Tru
     }
 }
 
-fn found(findings: Vec<Finding>) -> Inspection {
+pub fn found(findings: Vec<Finding>) -> Inspection {
     Inspection { findings, ..inspection() }
 }
 
-fn asked(labels: &[&str], texts: &[&str]) -> Asked {
+pub fn asked(labels: &[&str], texts: &[&str]) -> Asked {
     Asked {
         labels: labels.iter().map(|l| (*l).to_owned()).collect(),
         texts: texts.iter().map(|t| AskedText { id: (*t).into(), roi: None }).collect(),
@@ -320,31 +320,4 @@ fn the_json_has_the_contract_s_keys() {
             .contains(&path.rsplit('/').next().unwrap_or_default());
         assert_eq!(value.is_null(), !is_count, "{path} without cases");
     }
-}
-
-#[test]
-fn the_table_shows_the_figures() {
-    let t = truth(&[("pit", Some([0.0, 0.0, 10.0, 10.0])), ("dent", Some([40.0, 0.0, 50.0, 10.0]))], &["AB"]);
-    let i = Inspection {
-        texts: vec![line("plate", 1, Some("AC"))],
-        ..found(vec![finding("pit", [0.0, 0.0, 10.0, 10.0], 0.9)])
-    };
-    let shown = table::report(&score(&[(&t, &i)], &asked(&["dent", "pit"], &["plate"])));
-    let hand = "\
-defects       right  wrong  missed  precision  recall    F1
-dent              0      0       1          -    0.00  0.00
-pit               1      0       0       1.00    1.00  1.00
-all               1      0       1       1.00    0.50  0.67
-all, IoU 0.3      1      0       1       1.00    0.50  0.67
-
-is \\ found  pit  missed
-dent                  1
-pit           1
-
-images   1: 1 defective, 0 clean; recall 1.00, false alarms -, AUROC -
-verdicts 1 pass, 0 fail, 0 review; escapes 1.00
-text     1 lines, 0 exact (0.00), character error rate 0.500
-time     p50 800 ms, p95 800 ms, max 800 ms
-";
-    assert_eq!(shown, hand);
 }

@@ -8,9 +8,9 @@
 //! that was not read is read as "". Lines read beyond the true ones are counted as `extra`.
 
 use super::{share, Asked};
-use crate::cli::truth::{TrueText, Truth};
 use crate::domain::inspection::Inspection;
 use crate::domain::rect::{BoxPx, Rect};
+use crate::evaluate::truth::{TrueText, Truth};
 use serde::Serialize;
 
 /// Figures of the text.

@@ -1,0 +1,12 @@
+//! What is known of pictures, and how well inspections agree with it.
+//!
+//! ```text
+//! truth.jsonl --truth--> Truth --.
+//!                  Inspections --+--score--> Metrics --assertion--> holds, or not
+//! ```
+//!
+//! The room asks no model and prints nothing: the commands do, and whoever else inspects what is known.
+
+pub mod assertion;
+pub mod score;
+pub mod truth;
