@@ -1,8 +1,8 @@
 //! The daemon: builds all parts, joins them, waits, drains.
 //!
-//!     cameras (a thread each) --Queue with its policy--> inspector (owner of the model)
-//!         '-- a dropped frame ------------------------------. |   '--> engine: a process of its own,
-//!                                                           v v        killed when it hangs
+//!     cameras (a thread each) --Queue with its policy--> inspector <--answers-- engine (a thread)
+//!         '-- a dropped frame ------------------------------. |   '---orders----> '--> the model's process,
+//!                                                           v v                        killed when it hangs
 //!                                         recorder: picture file, record + outbox, flushed
 //!                                                            |
 //!                                         web (threads of its own): the review page

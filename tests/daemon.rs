@@ -103,6 +103,7 @@ async fn every_thread_has_a_name() {
         "take:cam2",
         "watch:cam2",
         "inspector",
+        "engine",
         "store-sync",
         "thumbs",
         "triggers",
