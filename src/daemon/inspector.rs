@@ -51,6 +51,17 @@ pub fn start(
     threads::spawn("inspector", move || inspector.run())
 }
 
+/// How a round of all cameras ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Round {
+    /// No frame will ever come.
+    Over,
+    /// There is nothing to do until the bell rings or a deadline passes.
+    Waits,
+    /// A frame was taken, and may be gone on with at once.
+    GoesOn,
+}
+
 struct Inspector {
     engine: Engine,
     feeds: Feeds,
@@ -71,10 +82,13 @@ impl Inspector {
             self.station.beat();
             assert!(!self.engine.is_over(), "the engine's thread has ended: nothing is answered any more");
             self.take_answers();
-            let open = self.round();
+            let round = self.round();
             tell(&self.engine.health(), &mut told, &self.station);
-            if !open || self.recorder.failed() {
+            if round == Round::Over || self.recorder.failed() {
                 return;
+            }
+            if round == Round::GoesOn {
+                continue;
             }
             let due = self.under_way.iter().flatten().map(UnderWay::due).min();
             let wait = due.map_or(WAIT, |due| due.saturating_duration_since(Instant::now()));
@@ -90,36 +104,30 @@ impl Inspector {
         }
     }
 
-    /// Goes on with every camera as far as can be; false when no frame will ever come.
-    fn round(&mut self) -> bool {
-        let mut open = false;
+    /// Goes on with every camera, by one frame at most.
+    fn round(&mut self) -> Round {
+        let mut round = Round::Over;
         for camera in 0..self.under_way.len() {
-            loop {
-                if let Some(mut frame) = self.under_way[camera].take() {
-                    match frame.advance(&self.engine, &self.reply) {
-                        Some(inspection) => self.recorder.record(&inspection, &frame.frame.pixels, false),
-                        None => self.under_way[camera] = Some(frame),
-                    }
-                    self.station.beat();
+            if let Some(mut frame) = self.under_way[camera].take() {
+                match frame.advance(&self.engine, &self.reply) {
+                    Some(inspection) => self.recorder.record(&inspection, &frame.frame.pixels, false),
+                    None => self.under_way[camera] = Some(frame),
                 }
-                if self.under_way[camera].is_some() {
-                    open = true;
-                    break;
-                }
-                match self.feeds.feeds[camera].frames.pop(Some(Duration::ZERO)) {
-                    Popped::Item(shot) => self.under_way[camera] = self.admit(shot),
-                    Popped::TimedOut => {
-                        open = true;
-                        break;
-                    }
-                    Popped::Closed => break,
-                }
-                if self.recorder.failed() {
-                    return false;
-                }
+                self.station.beat();
             }
+            round = round.max(match self.under_way[camera] {
+                Some(_) => Round::Waits,
+                None => match self.feeds.feeds[camera].frames.pop(Some(Duration::ZERO)) {
+                    Popped::Item(shot) => {
+                        self.under_way[camera] = self.admit(shot);
+                        Round::GoesOn
+                    }
+                    Popped::TimedOut => Round::Waits,
+                    Popped::Closed => Round::Over,
+                },
+            });
         }
-        open
+        round
     }
 
     /// A frame that is to be inspected; one that is not is recorded with its reason.

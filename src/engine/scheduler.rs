@@ -261,6 +261,8 @@ impl Scheduler {
             self.after_a_loss();
             self.show();
         }
+        // Who still waits, waits for nobody.
+        self.lose(|_| true, "the station ends");
     }
 
     /// Takes commands in, waiting for one only when there is nothing else to do; false at the end.
@@ -345,11 +347,15 @@ impl Scheduler {
             return;
         }
         let why = fault.clone().unwrap_or_default();
-        let of_the_line = |(_, open): &(&Ticket, &Open)| open.class == Class::Line && open.job.is_some();
-        let waiting: Vec<(Ticket, usize)> =
-            self.orders.iter().filter(of_the_line).map(|(ticket, open)| (*ticket, open.questions)).collect();
-        for (ticket, questions) in waiting {
-            let answers = (0..questions).map(|_| Err(VlmError::Lost { why: why.clone() })).collect();
+        self.lose(|open| open.class == Class::Line && open.job.is_some(), &why);
+    }
+
+    /// Answers orders that nobody will answer.
+    fn lose(&mut self, which: impl Fn(&Open) -> bool, why: &str) {
+        let lost = self.orders.iter().filter(|(_, open)| which(open));
+        let lost: Vec<(Ticket, usize)> = lost.map(|(ticket, open)| (*ticket, open.questions)).collect();
+        for (ticket, questions) in lost {
+            let answers = (0..questions).map(|_| Err(VlmError::Lost { why: why.to_owned() })).collect();
             self.reply(ticket, answers, Timing::default());
         }
     }

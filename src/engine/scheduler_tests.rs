@@ -215,3 +215,16 @@ fn guests_have_their_room_and_no_more() {
     assert!(rig.order(Class::Replay, LONG).is_ok(), "another class has a room of its own");
     assert!((0..2 * WAITING_MAX).all(|_| rig.order(Class::Line, LONG).is_ok()), "the line always has");
 }
+
+#[test]
+fn an_engine_that_ends_answers_what_is_left() {
+    let rig = Rig::new(false);
+    rig.order(Class::Line, LONG).unwrap();
+    rig.until("it is under way", |hand, _| hand.given.len() == 1);
+    rig.order(Class::Guest, LONG).unwrap();
+    let Rig { engine, came, .. } = rig;
+    drop(engine);
+    let came = came.lock().unwrap();
+    assert_eq!(came.len(), 2);
+    assert!(came.iter().all(|a| matches!(a.answers[0], Err(VlmError::Lost { .. }))));
+}
