@@ -227,7 +227,7 @@ fn frames_that_share_a_batch_keep_their_answers_apart() {
         good().into_iter().chain(second).collect()
     });
     let work = [Work { frame: &a, pipeline: &recipe }, Work { frame: &b, pipeline: &recipe }];
-    let done = inspect_all(&mut vlm, &work, &|| {}).inspections;
+    let done = inspect_all(&mut vlm, &work);
     assert_eq!(done[0].verdict, Verdict::Pass);
     assert_eq!(done[1].verdict, Verdict::Fail(Reason::Finding { label: "pit".into() }));
     assert_ne!(done[0].id, done[1].id);

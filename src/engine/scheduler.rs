@@ -7,7 +7,8 @@
 //!
 //! Invariants:
 //! - Every order has exactly one reply, also when its backend is lost.
-//! - At most `UNDER_WAY_MAX` jobs, and about `UNDER_WAY_BYTES` of pictures, are with the backend.
+//! - At most `UNDER_WAY_MAX` jobs, and about `UNDER_WAY_BYTES` of pictures, are with the backend; half of it only the
+//!   line may take.
 //! - The queues of guests and of replay are bounded; the line bounds itself, by its frames.
 
 use super::{Backend, Class, Health, Readiness};
@@ -327,7 +328,11 @@ impl Scheduler {
         while self.backend.readiness() == Readiness::Ready && self.under_way.len() < UNDER_WAY_MAX {
             let Some((_, ticket)) = self.waiting.first().copied() else { return };
             let Some(open) = self.orders.get_mut(&ticket) else { return };
-            if !self.under_way.is_empty() && self.under_way_bytes + open.bytes > UNDER_WAY_BYTES {
+            // Whatever others have under way, the line finds room.
+            let share = if open.class == Class::Line { 1 } else { 2 };
+            let is_full = self.under_way.len() >= UNDER_WAY_MAX / share
+                || self.under_way_bytes + open.bytes > UNDER_WAY_BYTES / share;
+            if is_full && !self.under_way.is_empty() {
                 return;
             }
             self.waiting.pop_first();

@@ -228,3 +228,16 @@ fn an_engine_that_ends_answers_what_is_left() {
     assert_eq!(came.len(), 2);
     assert!(came.iter().all(|a| matches!(a.answers[0], Err(VlmError::Lost { .. }))));
 }
+
+#[test]
+fn the_line_finds_room_beside_others() {
+    let rig = Rig::new(false);
+    (0..WAITING_MAX).for_each(|_| assert!(rig.order(Class::Guest, LONG).is_ok()));
+    let part = rig.order(Class::Line, LONG).unwrap();
+    let is_given = |hand: &Hand| hand.given.iter().any(|(_, id)| *id == part);
+    rig.until("it is with the backend, beside its share of guests", |hand, _| {
+        is_given(hand) && hand.given.len() >= UNDER_WAY_MAX / 2
+    });
+    let guests = rig.hand.lock().unwrap().given.iter().filter(|(_, id)| *id != part).count();
+    assert!(guests <= UNDER_WAY_MAX / 2, "{guests} guests");
+}

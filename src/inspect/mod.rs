@@ -51,31 +51,17 @@ impl Work<'_> {
     }
 }
 
-/// What came of a set of frames.
-#[derive(Debug)]
-pub struct Inspected {
-    /// One inspection a frame, in order.
-    pub inspections: Vec<Inspection>,
-    /// The engine panicked: its state is not to be trusted, load it anew.
-    pub engine_broken: bool,
-}
-
 /// Inspects one frame.
 pub fn inspect(vlm: &mut dyn Vlm, frame: &Frame, pipeline: &Pipeline) -> Inspection {
-    let mut inspected = inspect_all(vlm, &[Work { frame, pipeline }], &|| {});
-    inspected.inspections.swap_remove(0)
+    inspect_all(vlm, &[Work { frame, pipeline }]).swap_remove(0)
 }
 
-/// Inspects frames together. The engine stops when all of them are late; `alive` is called between
-/// its passes.
-pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &(dyn Fn() + Sync)) -> Inspected {
+/// Inspects frames together, one inspection a frame, in order. The model stops when all of them are late.
+pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>]) -> Vec<Inspection> {
     let model = vlm.info().clone();
     let plans: Vec<Result<Planned, Reason>> = work.iter().map(|w| Planned::new(*w, &model)).collect();
     let jobs: Vec<Job> = plans.iter().flatten().flat_map(|p| p.plan.jobs()).collect();
-    let in_time = || {
-        alive();
-        work.iter().any(|w| w.frame.captured.elapsed() < w.deadline())
-    };
+    let in_time = || work.iter().any(|w| w.frame.captured.elapsed() < w.deadline());
     let answers = threads::caught(|| vlm.answer(&jobs, &in_time));
     let panic = answers.as_ref().err().map(|words| Reason::Engine { message: words.clone() });
     let (mut answered, timing) = match answers {
@@ -92,7 +78,7 @@ pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>], alive: &(dyn Fn() + Syn
             }
         });
     }
-    Inspected { inspections, engine_broken: panic.is_some() }
+    inspections
 }
 
 /// What is asked about a frame, and how long it took to find that out.

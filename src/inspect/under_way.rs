@@ -5,7 +5,9 @@
 //!        '--the deadline, or an engine that does not come-----------------------------------------------^
 //! ```
 //!
-//! Invariant: it is concluded by its deadline, whatever the engine does; what is missing then is a fault.
+//! Invariants:
+//! - It is concluded by its deadline, whatever the engine does; what is missing then is a fault.
+//! - It passes by the answers of one model, the one that its record names.
 
 use super::{conclude, uninspected, Planned, RegionAnswers, Work};
 use crate::domain::frame::Frame;
@@ -87,6 +89,10 @@ impl UnderWay {
         // What is concluded needs no more answers.
         std::mem::take(&mut asked.regions).into_keys().for_each(|ticket| engine.cancel(ticket));
         let fault = match engine.readiness() {
+            // An engine that was lost may have come back with other files that were accepted meanwhile.
+            _ if engine.info() != asked.model => Some(Reason::Engine {
+                message: "the model was exchanged while the part was inspected".into(),
+            }),
             readiness if late && asked.answers.iter().any(Option::is_none) => not_there(readiness),
             _ => None,
         };
@@ -186,5 +192,89 @@ pub fn inspect(engine: &Engine, frame: Frame, pipeline: Arc<Pipeline>) -> Inspec
         // Whether it rang or not, everything is looked at again.
         let _ = bell.recv_timeout(LOOK);
         inbox.take().iter_mut().for_each(|answer| _ = under_way.take(answer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::pipeline_from_str;
+    use crate::domain::frame::Trigger;
+    use crate::domain::grade::Verdict;
+    use crate::engine::{Backend, Health};
+    use crate::vlm::{AnswerToken, Answered, Completion, Finish, Job, Rank};
+    use std::time::SystemTime;
+
+    /// Finds nothing; after its first job it is another model, if it is told to be.
+    struct Exchanged {
+        info: ModelInfo,
+        health: Health,
+        after: Option<&'static str>,
+        jobs: Vec<u64>,
+    }
+
+    impl Backend for Exchanged {
+        fn identity(&self) -> &ModelInfo {
+            &self.info
+        }
+
+        fn readiness(&self) -> Readiness {
+            Readiness::Ready
+        }
+
+        fn health(&self) -> &Health {
+            &self.health
+        }
+
+        fn failures(&self) -> u64 {
+            0
+        }
+
+        fn pid(&self) -> Option<u32> {
+            None
+        }
+
+        fn submit(&mut self, id: u64, _: Rank, _: Job) {
+            self.jobs.push(id);
+            self.info.text_sha256 = self.after.unwrap_or_default().to_owned();
+        }
+
+        fn cancel(&mut self, _: u64) {}
+
+        fn next(&mut self, wait: Duration, _: bool, out: &mut Vec<Answered>) {
+            std::thread::sleep(wait);
+            let tokens = vec![AnswerToken { id: 0, start: 0, end: 2, prob: 0.99 }];
+            let nothing = Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish: Finish::Stop };
+            let answered =
+                |id| Answered { id, answers: vec![Ok(nothing.clone())], timing: Timing::default() };
+            out.extend(std::mem::take(&mut self.jobs).into_iter().map(answered));
+        }
+    }
+
+    fn verdict(after: Option<&'static str>) -> Verdict {
+        let (info, health) = (ModelInfo::default(), Health::default());
+        let backend = Exchanged { info, health, after, jobs: vec![] };
+        let engine = Engine::start(Box::new(backend), Box::new(|| {})).unwrap();
+        let text = include_str!("../../tests/common/scripted.toml");
+        let frame = Frame {
+            pixels: Arc::new(image::RgbImage::new(180, 100)),
+            captured: Instant::now(),
+            ..Frame::without_picture("cam1", Trigger::default(), SystemTime::now())
+        };
+        let frame = Frame {
+            trigger: Trigger { deadline: Some(Duration::from_secs(60)), ..Trigger::default() },
+            ..frame
+        };
+        inspect(&engine, frame, Arc::new(pipeline_from_str("scripted.toml", text).unwrap())).verdict
+    }
+
+    #[test]
+    fn a_part_that_two_models_have_seen_is_a_review() {
+        assert_eq!(verdict(None), Verdict::Pass);
+        let exchanged = verdict(Some("another"));
+        assert!(
+            matches!(&exchanged, Verdict::Review(Reason::Engine { message }) if message.contains("exchanged")),
+            "{exchanged:?}"
+        );
     }
 }

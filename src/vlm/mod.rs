@@ -45,8 +45,7 @@ pub use sample::Sampling;
 
 use std::sync::Arc;
 
-/// What answers questions about pictures, a set of jobs at a time. The line knows the model only by this trait, so that its
-/// tests may script the answers.
+/// What answers questions about pictures, a set of jobs at a time: how commands and tests ask a model in this process.
 pub trait Vlm {
     /// Name and hashes of the model.
     fn info(&self) -> &ModelInfo;
