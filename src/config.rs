@@ -17,34 +17,28 @@
 //! Nothing is opened here but the config and the pipelines.
 
 mod camera;
-mod document;
 mod effective;
-mod frame;
 mod mqtt;
 mod pair;
-mod pipeline;
 mod read;
-mod section;
 #[cfg(test)]
 mod tests;
-mod warnings;
 mod web;
 
 pub use camera::{DeviceConfig, Health};
-pub use document::Problem;
 pub use mqtt::{BrokerTls, Mqtt, Protocol, Secret};
 pub use pair::unfit;
 
 use crate::camera::device::Kind;
 use crate::camera::folder::FileTime;
 use crate::camera::window::{Rule, Stamps};
+use crate::document::{self, Problem, ReadError, read_text};
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
 use crate::store::ageing::Trust;
 use crate::vlm::kv::KvPrecision;
 use crate::vlm::processor::Processor;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,8 +47,6 @@ use std::time::Duration;
 pub const DEFAULT_FILE: &str = "/etc/inspectd/inspectd.toml";
 /// The exit code of sysexits.h for a bad config (EX_CONFIG); systemd does not restart after it.
 pub const EXIT_CODE: u8 = 78;
-/// A config or pipeline file beyond this many bytes is not one.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Everything that an operator can set, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -279,36 +271,12 @@ pub struct Web {
     pub open_metrics: bool,
 }
 
-/// Why there is no config.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("{file}: cannot be read")]
-    Unreadable { file: String, source: std::io::Error },
-    #[error("{}", AllOf(.problems))]
-    Invalid { problems: Vec<Problem> },
-}
-
-/// Problems as one message: one on the same line, several on a line each.
-struct AllOf<'a>(&'a [Problem]);
-
-impl fmt::Display for AllOf<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [only] => write!(f, "{only}"),
-            problems => {
-                write!(f, "{} problems in the config", problems.len())?;
-                problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
-            }
-        }
-    }
-}
-
 /// Reads a config and the pipelines of its folder.
 ///
 /// # Errors
 /// `Unreadable` when the file cannot be read, `Invalid` with everything that is wrong in it, in the
 /// `INSPECTD_` variables and in the pipelines.
-pub fn load(path: &Path) -> Result<Config, ConfigError> {
+pub fn load(path: &Path) -> Result<Config, ReadError> {
     load_file(path, false)
 }
 
@@ -317,38 +285,11 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 ///
 /// # Errors
 /// As `load`; a file that is missing is a problem of the key that names it.
-pub fn load_with_files(path: &Path) -> Result<Config, ConfigError> {
+pub fn load_with_files(path: &Path) -> Result<Config, ReadError> {
     load_file(path, true)
 }
 
-/// Reads one pipeline file.
-///
-/// # Errors
-/// `Unreadable` when the file cannot be read, `Invalid` with everything that is wrong in it.
-pub fn load_pipeline(path: &Path) -> Result<Pipeline, ConfigError> {
-    Ok(load_pipeline_with_warnings(path)?.0)
-}
-
-/// `load_pipeline`, and also what is valid and risky in the file.
-///
-/// # Errors
-/// As `load_pipeline`.
-pub fn load_pipeline_with_warnings(path: &Path) -> Result<(Pipeline, Vec<Problem>), ConfigError> {
-    let text = read_text(path)?;
-    pipeline::from_str(&path.display().to_string(), &text)
-        .map_err(|problems| ConfigError::Invalid { problems })
-}
-
-/// A pipeline from a file's text; `file` only names it in messages.
-///
-/// # Errors
-/// `Invalid` with everything that is wrong in it.
-pub fn pipeline_from_str(file: &str, text: &str) -> Result<Pipeline, ConfigError> {
-    let read = pipeline::from_str(file, text).map_err(|problems| ConfigError::Invalid { problems })?;
-    Ok(read.0)
-}
-
-fn load_file(path: &Path, files: bool) -> Result<Config, ConfigError> {
+fn load_file(path: &Path, files: bool) -> Result<Config, ReadError> {
     let text = read_text(path)?;
     let environment = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
@@ -359,15 +300,5 @@ fn load_file(path: &Path, files: bool) -> Result<Config, ConfigError> {
         environment: environment.collect(),
         files_must_exist: files,
     };
-    read::config(&origin, &text).map_err(|problems| ConfigError::Invalid { problems })
-}
-
-/// The text of a file, not more than `FILE_BYTES_MAX` of it.
-fn read_text(path: &Path) -> Result<String, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable { file: path.display().to_string(), source };
-    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(unreadable(std::io::Error::other(format!("{bytes} bytes are no config"))));
-    }
-    std::fs::read_to_string(path).map_err(unreadable)
+    read::config(&origin, &text).map_err(|problems| ReadError::Invalid { problems })
 }

@@ -20,12 +20,13 @@
 //! `daemon` builds these parts and joins them with queues of `domain` types. A file imports only
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):
 //!
-//!     main > cli, daemon > config > inspect > engine > vlm
+//!     main > cli, daemon > config > recipe > inspect > engine > vlm
 //!                         > camera, mqtt, web, control > store > domain
 //!
 //! An error never becomes a pass: whatever goes wrong between a frame and its verdict ends in
 //! `Verdict::Review` with its reason.
 
+pub mod address;
 pub mod camera;
 pub mod cli;
 pub mod clock;
@@ -33,6 +34,7 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod document;
 pub mod domain;
 pub mod engine;
 pub mod evaluate;
@@ -41,6 +43,7 @@ pub mod inspect;
 pub mod ipc;
 pub mod mqtt;
 pub mod queue;
+pub mod recipe;
 pub mod simulator;
 pub mod store;
 pub mod threads;

@@ -1,8 +1,9 @@
 //! Parses the arguments, starts the logging, runs the command and chooses the exit code.
 
 use clap::Parser;
-use inspectd::config::{self, ConfigError};
+use inspectd::config;
 use inspectd::daemon::damaged::{self, Damaged};
+use inspectd::document::ReadError;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
 
 /// A bad config and a damaged store have codes of their own: systemd must not restart what only a person can mend.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|cause| cause.is::<ConfigError>()) {
+    if error.chain().any(|cause| cause.is::<ReadError>()) {
         ExitCode::from(config::EXIT_CODE)
     } else if error.chain().any(|cause| cause.is::<Damaged>()) {
         ExitCode::from(damaged::EXIT_CODE)

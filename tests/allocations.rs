@@ -4,11 +4,11 @@
 
 use inspectd::vlm::engine::EngineOptions;
 use inspectd::vlm::kv::KvPrecision;
-use inspectd::vlm::synth::{write_pair, Quant, Shape, Vocabulary};
+use inspectd::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
 use inspectd::vlm::{Ask, Finish, Job, Qwen3Vl, Sampling, Shown, Vlm};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Blocks that were taken so far; one that was made larger counts again.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);

@@ -319,14 +319,16 @@ fn p4_every_fault_is_told_in_time_and_mended_in_time() {
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..SIDE_BY_SIDE {
-            scope.spawn(|| loop {
-                let camera = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                let mine = camera * each..total.min((camera + 1) * each);
-                if mine.is_empty() {
-                    return;
+            scope.spawn(|| {
+                loop {
+                    let camera = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let mine = camera * each..total.min((camera + 1) * each);
+                    if mine.is_empty() {
+                        return;
+                    }
+                    // Each camera begins with another fault, so that they do not hang in step.
+                    failing_camera(mine.map(|i| FAULTS[(camera + i) % FAULTS.len()]), &awake, &outcomes);
                 }
-                // Each camera begins with another fault, so that they do not hang in step.
-                failing_camera(mine.map(|i| FAULTS[(camera + i) % FAULTS.len()]), &awake, &outcomes);
             });
         }
     });

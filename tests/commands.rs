@@ -32,16 +32,16 @@ mod station;
 #[path = "commands/tls.rs"]
 mod tls;
 
-use broker::{until, Broker, Subscriber};
+use broker::{Broker, Subscriber, until};
 use clips::ask_about_clips;
 use inspectd::mqtt::message::PART_JSON_SCHEMA;
 use inspectd::store::accounts::Token;
 use inspectd::store::images::sha256;
-use rumqttc::v5::mqttbytes::v5::{Packet, PublishProperties};
 use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{Packet, PublishProperties};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
-use serde_json::{json, Value};
-use station::{engine, results, signal, wait, Station, PREFIX};
+use serde_json::{Value, json};
+use station::{PREFIX, Station, engine, results, signal, wait};
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -481,9 +481,9 @@ async fn triggers_by_http_and_by_file_have_results_like_others() {
     put("bad.json", json!({"camera": "cam7", "part_id": "F3"}));
     let outcome = |path: &str| std::fs::read_to_string(folder.path().join(path));
     until("the bad file is refused", || outcome("refused/bad.json").is_ok()).await;
-    assert!(outcome("refused/bad.json.reason")
-        .unwrap()
-        .starts_with("no_camera: there is no camera \"cam7\""));
+    assert!(
+        outcome("refused/bad.json.reason").unwrap().starts_with("no_camera: there is no camera \"cam7\"")
+    );
     until("the good files are done", || {
         outcome("done/early.json").is_ok() && outcome("done/good.json").is_ok()
     })

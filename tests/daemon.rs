@@ -22,11 +22,11 @@ mod soak;
 #[path = "common/station.rs"]
 mod station;
 
-use broker::{until, Broker, Subscriber};
+use broker::{Broker, Subscriber, until};
 use clips::ask_about_clips;
 use inspectd::mqtt::message::RESULT_JSON_SCHEMA;
 use inspectd::store::{Store, StoreOptions};
-use station::{engine, results, signal, wait, Station, PREFIX};
+use station::{PREFIX, Station, engine, results, signal, wait};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -447,7 +447,13 @@ async fn p8_frames_leave_memory_and_descriptors_flat() {
     println!(
         "\nP8 frames: {frames} frames, daemon {:.1} MiB ({of_daemon:+.2} MiB per 10,000 in the second half), \
          engine {:.1} MiB ({of_engine:+.2} MiB per 10,000), descriptors {} -> {} and {} -> {}, {:.0} s",
-        end[0], end[1], half[0][2], end[2], half[0][3], end[3], began.elapsed().as_secs_f64()
+        end[0],
+        end[1],
+        half[0][2],
+        end[2],
+        half[0][3],
+        end[3],
+        began.elapsed().as_secs_f64()
     );
     assert!(end[2] <= half[0][2] + 4.0 && end[3] <= half[0][3] + 4.0, "descriptors grow");
     if frames >= 5000 {

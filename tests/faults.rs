@@ -11,14 +11,14 @@ mod room;
 #[path = "common/soak.rs"]
 mod soak;
 
-use inspectd::config::pipeline_from_str;
 use inspectd::domain::frame::{Frame, Trigger};
 use inspectd::domain::grade::Verdict;
 use inspectd::domain::pipeline::Pipeline;
-use inspectd::engine::child::serve::serve;
 use inspectd::engine::child::Child;
+use inspectd::engine::child::serve::serve;
 use inspectd::engine::{Engine, EngineError};
 use inspectd::ipc::Channel;
+use inspectd::recipe::pipeline_from_str;
 use inspectd::vlm::{
     AnswerToken, Answered, Completion, Finish, Job, ModelInfo, Rank, Steps, Timing, VlmError,
 };
@@ -124,7 +124,7 @@ impl Steps for Scripted {
             }
             // The others are forgotten, and nothing is said of them when they are to be stopped.
             Some("too_few_answers") if std::mem::replace(&mut self.has_answered, true) => {
-                return !self.jobs.is_empty()
+                return !self.jobs.is_empty();
             }
             Some("too_few_answers") => {}
             // Not before it is stopped.

@@ -2,12 +2,12 @@
 //! wrong becomes a review, never a pass. And with the shipped model: batching changes no answer.
 
 use inspectd::cli::picture;
-use inspectd::config::pipeline_from_str;
 use inspectd::domain::frame::{ClipPicture, Frame, Trigger};
 use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::pipeline::Pipeline;
 use inspectd::domain::rect::Rect;
-use inspectd::inspect::{inspect, inspect_all, Work};
+use inspectd::inspect::{Work, inspect, inspect_all};
+use inspectd::recipe::pipeline_from_str;
 use inspectd::vlm::engine::EngineOptions;
 use inspectd::vlm::kv::KvPrecision;
 use inspectd::vlm::{

@@ -8,12 +8,12 @@ mod gate;
 #[path = "common/inspections.rs"]
 mod inspections;
 
-use broker::{until, Broker, Message, Subscriber};
+use broker::{Broker, Message, Subscriber, until};
 use gate::Gate;
 use inspectd::domain::camera::CameraStatus;
 use inspectd::domain::part::PartRef;
 use inspectd::domain::review::{Decided, Decision};
-use inspectd::mqtt::message::{Stats, RESULT_JSON_SCHEMA};
+use inspectd::mqtt::message::{RESULT_JSON_SCHEMA, Stats};
 use inspectd::mqtt::state::Phase;
 use inspectd::mqtt::{self, Handle, MqttOptions, Protocol, StationEvent};
 use inspectd::store::outbox::{Cause, Kind, Owed};

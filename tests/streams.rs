@@ -4,10 +4,10 @@
 #[path = "common/film.rs"]
 mod film;
 
-use inspectd::camera::device::{open, Backend, Device, Kind, Reading, Settings, BROKEN_MAX};
+use inspectd::camera::device::{BROKEN_MAX, Backend, Device, Kind, Reading, Settings, open};
 use inspectd::camera::keyframe::Policy;
 use inspectd::camera::picture::Correction;
-use inspectd::simulator::{part, Product};
+use inspectd::simulator::{Product, part};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

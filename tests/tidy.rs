@@ -30,13 +30,31 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ipc", &["threads"]),
     ("command", &["domain"]),
     ("store", &["domain", "clock", "health", "threads"]),
-    ("camera", &["domain", "simulator", "queue", "clock", "health", "ipc", "threads"]),
+    ("camera", &["address", "document", "domain", "simulator", "queue", "clock", "health", "ipc", "threads"]),
     ("mqtt", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
     ("web", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
     ("control", &["store", "domain", "clock", "ipc", "threads"]),
     ("engine", &["vlm", "queue", "ipc", "threads"]),
     ("inspect", &["domain", "engine", "vlm", "queue", "clock", "health", "threads"]),
-    ("config", &["domain", "store", "inspect", "engine", "vlm", "queue", "simulator", "camera"]),
+    ("recipe", &["document", "domain", "engine", "inspect"]),
+    ("document", &["address", "domain"]),
+    ("address", &[]),
+    (
+        "config",
+        &[
+            "address",
+            "document",
+            "domain",
+            "recipe",
+            "store",
+            "inspect",
+            "engine",
+            "vlm",
+            "queue",
+            "simulator",
+            "camera",
+        ],
+    ),
 ];
 const FREE: &[&str] = &["main", "lib", "cli", "daemon"];
 

@@ -3,7 +3,7 @@
 use flate2::read::GzDecoder;
 use inspectd::vlm::tokenizer::{Tokenizer, Vocabulary};
 use serde_json::Value;
-use std::fs::{read_to_string, File};
+use std::fs::{File, read_to_string};
 use std::path::{Path, PathBuf};
 
 fn fixture(name: &str) -> PathBuf {

@@ -12,9 +12,9 @@
 //!   picture answers an order that nobody waits for.
 //! - A picture from before an order's `after_ns` never answers it.
 
-use super::device::{monotonic_ns, Device, DeviceError, Picture, Reading, Settings};
+use super::device::{Device, DeviceError, Picture, Reading, Settings, monotonic_ns};
 use super::keyframe::KeyFrames;
-use super::picture::{condition, Corrector};
+use super::picture::{Corrector, condition};
 use super::wire::{Alive, Order, Told};
 use crate::ipc::{Channel, IpcError};
 use std::time::{Duration, Instant};

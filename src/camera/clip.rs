@@ -120,8 +120,8 @@ mod tests {
     use crate::domain::frame::Trigger;
     use image::RgbImage;
     use std::collections::VecDeque;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::SystemTime;
 
     /// Frames with these times in milliseconds, or without; an error in between is a word.

@@ -11,9 +11,9 @@
 //! H.264 and H.265 have no checksum: damage that is another valid stream is not seen. RTSP goes over TCP. A file is a recording: its pictures carry the times of the film, counted from when it was
 //! opened. Rotation that a film asks for is ignored: regions of a pipeline are about the sensor's pixels.
 
-use super::address::{scrubbed, shown};
 use super::decode::check_camera_jpeg;
-use super::device::{Device, DeviceError, Kind, Picture, Reading, Stamp, BROKEN_MAX};
+use super::device::{BROKEN_MAX, Device, DeviceError, Kind, Picture, Reading, Stamp};
+use crate::address::{scrubbed, shown};
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 use ffmpeg_next::format::context::Input;
@@ -21,7 +21,7 @@ use ffmpeg_next::software::scaling;
 use ffmpeg_next::util::format::Pixel;
 use ffmpeg_next::util::frame::Video;
 use image::RgbImage;
-use std::ffi::{c_int, c_void, CString};
+use std::ffi::{CString, c_int, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 

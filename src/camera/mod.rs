@@ -21,7 +21,6 @@
 //! An error of `take` is about one picture, or about the source being unreachable for now: the caller
 //! reports it and calls `take` again. `Ok(None)` is the end: nothing comes after it.
 
-pub mod address;
 pub mod child;
 pub mod clip;
 pub mod decode;
@@ -189,7 +188,7 @@ impl Stop {
 
     /// True once `set` was called.
     pub fn is_set(&self) -> bool {
-        *self.0 .0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until `deadline` or until it is set, whichever comes first; returns whether it is set.

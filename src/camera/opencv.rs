@@ -3,8 +3,8 @@
 //! A pipeline that reads a file is a recording: its pictures carry the times of the film, counted from when it was
 //! opened. What the elements of a pipeline fill in where a picture is broken cannot be seen from here.
 
-use super::address::{scrubbed, shown};
 use super::device::{Device, DeviceError, Kind, Picture, Reading, Stamp};
+use crate::address::{scrubbed, shown};
 use image::RgbImage;
 use opencv::core::Mat;
 use opencv::prelude::*;

@@ -6,7 +6,7 @@
 
 use super::device::DeviceError;
 use image::RgbImage;
-use opencv::core::{self, Mat, Scalar, Size, Vec3b, Vector, CV_64F};
+use opencv::core::{self, CV_64F, Mat, Scalar, Size, Vec3b, Vector};
 use opencv::prelude::*;
 use opencv::{calib3d, imgproc};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! V4L2 through nokhwa: USB cameras and capture cards.
 
 use super::decode::camera_jpeg;
-use super::device::{Device, DeviceError, Kind, Picture, Reading, Stamp, BROKEN_MAX};
+use super::device::{BROKEN_MAX, Device, DeviceError, Kind, Picture, Reading, Stamp};
 use image::RgbImage;
 use nokhwa::pixel_format::RgbFormat;
 use nokhwa::utils::{
@@ -177,8 +177,8 @@ fn details(index: u32, node: &Path) -> Vec<String> {
 mod tests {
     use super::{choose, decode, node_index, sizes};
     use image::{ImageFormat, Rgb, RgbImage};
-    use nokhwa::utils::{CameraFormat, FrameFormat, Resolution};
     use nokhwa::Buffer;
+    use nokhwa::utils::{CameraFormat, FrameFormat, Resolution};
     use std::path::Path;
 
     /// USB cameras leave the Huffman tables out of their JPEG pictures, because they are always the same.

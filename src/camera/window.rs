@@ -337,7 +337,9 @@ mod tests {
         for second in [1, 2, 4] {
             let trigger = t + second * 1_000 * MS;
             window.begin(trigger, None);
-            assert!(reason(window.judge(picture(trigger + 100 * MS), None)).contains("may be another part's"));
+            assert!(
+                reason(window.judge(picture(trigger + 100 * MS), None)).contains("may be another part's")
+            );
         }
         let trigger = t + 7_000 * MS;
         window.begin(trigger, None);

@@ -1,7 +1,7 @@
 //! `inspectd ask`: a free question, with or without pictures.
 
 use super::model_args::ModelArgs;
-use crate::camera::decode::{decode, Depth};
+use crate::camera::decode::{Depth, decode};
 use crate::vlm::{Ask, ClipFrame, Finish, Job, Sampling, Shown, Vlm};
 use anyhow::Context;
 use image::RgbImage;

@@ -6,12 +6,12 @@
 
 use super::progress::Phases;
 use super::store_args::StoreArgs;
-use crate::control::client::{Piece, Taken};
 use crate::control::Request;
+use crate::control::client::{Piece, Taken};
+use crate::store::backup::Flawed;
 use crate::store::backup::keep::{Keeper, Report as Kept};
 use crate::store::backup::restore::{self, Restored};
-use crate::store::backup::salvage::{self, Report as Saved, REPORT};
-use crate::store::backup::Flawed;
+use crate::store::backup::salvage::{self, REPORT, Report as Saved};
 use anyhow::Context as _;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -132,13 +132,19 @@ fn tell_restore(restored: &Restored, args: &RestoreArgs) {
     let Restored { at, inspections, reviews, last_seq, owed, .. } = restored;
     println!("restore: {inspections} inspections and {reviews} reviews in {}, as at {at}", args.to.display());
     if let Some(seq) = restored.left_out_through {
-        println!("restore: older inspections, up to {seq}, stay in the backup: there is a gap between them and these");
+        println!(
+            "restore: older inspections, up to {seq}, stay in the backup: there is a gap between them and these"
+        );
     }
     if restored.unfinished_run {
         println!("restore: the last run of the backup was cut off, and is not in it");
     }
-    println!("restore: {owed} messages are owed and will be published. What was acknowledged after the backup is published");
-    println!("restore: again, with the same ids and bytes. What was stored after it is not here: its sequence numbers,");
+    println!(
+        "restore: {owed} messages are owed and will be published. What was acknowledged after the backup is published"
+    );
+    println!(
+        "restore: again, with the same ids and bytes. What was stored after it is not here: its sequence numbers,"
+    );
     println!("restore: from {} on, are given to new inspections, with new ids.", last_seq + 1);
     name("restore", restored.flaws, &restored.named);
     for Flawed { seq, what } in &restored.broken {

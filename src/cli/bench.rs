@@ -12,7 +12,7 @@ mod measure;
 use super::columns::{Align, Columns};
 use super::model_args::{ModelArgs, SHIPPED_TEXT};
 use crate::vlm::gguf::{Gguf, Value};
-use crate::vlm::synth::{write_pair, Quant, Shape, Vocabulary};
+use crate::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
 use crate::vlm::{ModelInfo, Qwen3Vl};
 use anyhow::Context;
 use measure::{Allowed, Effort, Frame, Whole};

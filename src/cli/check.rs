@@ -3,7 +3,8 @@
 //! Prints one line for what is fine, one for what is risky and one for every problem, with its file, line, key and value.
 //! Opens no model, camera, store or connection; it only looks whether the named files are there.
 
-use crate::config::{self, Config, ConfigError, Problem};
+use crate::config::{self, Config};
+use crate::document::{Problem, ReadError};
 use crate::domain::pipeline::{Pipeline, PromptKind};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     for path in &args.pipelines {
-        match config::load_pipeline_with_warnings(path) {
+        match crate::recipe::load_pipeline_with_warnings(path) {
             Ok((pipeline, warnings)) => {
                 report_pipeline(out, path, &pipeline)?;
                 fine &= report_warnings(out, &warnings)? || !args.strict;
@@ -89,10 +90,10 @@ fn report_warnings(out: &mut impl Write, warnings: &[Problem]) -> io::Result<boo
     Ok(warnings.is_empty())
 }
 
-fn report_problems(out: &mut impl Write, error: &ConfigError) -> io::Result<()> {
+fn report_problems(out: &mut impl Write, error: &ReadError) -> io::Result<()> {
     match error {
-        ConfigError::Unreadable { source, .. } => writeln!(out, "problem  {error}: {source}"),
-        ConfigError::Invalid { problems } => {
+        ReadError::Unreadable { source, .. } => writeln!(out, "problem  {error}: {source}"),
+        ReadError::Invalid { problems } => {
             problems.iter().try_for_each(|problem| writeln!(out, "problem  {problem}"))
         }
     }

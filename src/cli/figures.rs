@@ -1,6 +1,6 @@
 //! The figures of `replay` for people.
 
-use super::columns::{clean, rate, Align, Columns};
+use super::columns::{Align, Columns, clean, rate};
 use crate::evaluate::score::boxes::{MISSED, NOTHING};
 use crate::evaluate::score::{BoxMetrics, Metrics};
 use std::collections::BTreeSet;

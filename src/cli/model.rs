@@ -3,12 +3,12 @@
 
 use super::store_args::StoreArgs;
 use crate::config;
-use crate::control::client::{ControlError, Taken};
 use crate::control::Request;
-use crate::vlm::gguf::{brief, Gguf, Value};
-use crate::vlm::load::{sha256, stated_labels, LABELS_KEY, PROOF_KEY};
+use crate::control::client::{ControlError, Taken};
+use crate::vlm::gguf::{Gguf, Value, brief};
+use crate::vlm::load::{LABELS_KEY, PROOF_KEY, sha256, stated_labels};
 use crate::vlm::state::with_keys;
-use serde_json::{json, Map};
+use serde_json::{Map, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;

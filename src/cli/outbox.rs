@@ -4,7 +4,7 @@ use super::store_args::StoreArgs;
 use crate::control::client::{ControlError, Piece, Taken};
 use crate::control::{Letter, Request};
 use crate::store::outbox::{Kind, Owed};
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use std::process::ExitCode;
 
 /// Arguments of `outbox`.

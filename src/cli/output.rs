@@ -1,6 +1,6 @@
 //! One inspection in words: for the terminal of `inspect` and for the header of annotated pictures.
 
-use crate::cli::columns::{clean, Align, Columns};
+use crate::cli::columns::{Align, Columns, clean};
 use crate::domain::finding::Finding;
 use crate::domain::grade::{Reason, Verdict};
 use crate::domain::inspection::Inspection;
@@ -98,7 +98,15 @@ fn effort(inspection: &Inspection) -> String {
     let (t, l) = (&inspection.tiles, &inspection.latency);
     format!(
         "{} of {} tiles, score {:.2}, {:.0} ms (queue {:.0}, preprocess {:.0}, vision {:.0}, prefill {:.0}, decode {:.0})",
-        t.inspected, t.planned, inspection.score, l.total_ms, l.queue_ms, l.preprocess_ms, l.vision_ms, l.prefill_ms, l.decode_ms
+        t.inspected,
+        t.planned,
+        inspection.score,
+        l.total_ms,
+        l.queue_ms,
+        l.preprocess_ms,
+        l.vision_ms,
+        l.prefill_ms,
+        l.decode_ms
     )
 }
 

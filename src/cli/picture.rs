@@ -2,8 +2,8 @@
 //!
 //! A file from outside is decoded as a camera's are (see `camera::decode`): under limits, and whole.
 
-use crate::camera::decode::{decode, Depth};
 use crate::camera::CameraError;
+use crate::camera::decode::{Depth, decode};
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder, RgbImage};
@@ -120,7 +120,7 @@ mod tests {
     fn an_image_above_the_limits_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("wide.png");
-        save(&path, &RgbImage::new(crate::camera::decode::SIDE_MAX_PX + 1, 1)).expect("writes");
+        save(&path, &RgbImage::new(crate::domain::frame::SIDE_MAX_PX + 1, 1)).expect("writes");
         assert!(load(&path).is_err());
     }
 

@@ -16,7 +16,7 @@ use crate::cli::figures;
 use crate::cli::output;
 use crate::cli::picture;
 use crate::cli::progress::Progress;
-use crate::cli::setup::{frame, with_rois, without_trigger, SetupArgs};
+use crate::cli::setup::{SetupArgs, frame, with_rois, without_trigger};
 use crate::domain::frame::Trigger;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
@@ -24,7 +24,7 @@ use crate::evaluate::assertion::Assertion;
 use crate::evaluate::score::{self, Asked, Metrics};
 use crate::evaluate::truth::{self, Truth};
 use crate::inspect::inspect;
-use anyhow::{ensure, Context};
+use anyhow::{Context, ensure};
 use image::RgbImage;
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -211,8 +211,8 @@ fn report(metrics: &Metrics, plan: &Plan, stdout: &mut dyn Write) -> anyhow::Res
 mod tests {
     use super::*;
     use crate::domain::grade::{Reason, Verdict};
-    use crate::evaluate::score::tests::{finding, inspection};
     use crate::evaluate::score::AskedText;
+    use crate::evaluate::score::tests::{finding, inspection};
     use clap::Parser;
 
     /// A directory of two images: one with a pit, one clean.

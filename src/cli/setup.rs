@@ -47,7 +47,7 @@ impl SetupArgs {
     /// The pipeline and the model's files.
     ///
     /// # Errors
-    /// `ConfigError` with file, line and key.
+    /// `ReadError` with file, line and key.
     pub fn resolve(&self) -> anyhow::Result<(Pipeline, ModelArgs)> {
         let config = self.config.as_deref().map(config::load).transpose()?;
         let mut pipeline = self.pipeline(config.as_ref())?;
@@ -73,7 +73,7 @@ fn named(config: Option<&Config>, name: &str) -> anyhow::Result<Pipeline> {
     let dir = config.map_or(Path::new(PIPELINES_DIR), |c| &c.pipelines_dir);
     let file = dir.join(format!("{name}.toml"));
     let path = if name.ends_with(".toml") || !file.exists() { Path::new(name) } else { &file };
-    config::load_pipeline(path).with_context(|| format!("--pipeline {name}"))
+    crate::recipe::load_pipeline(path).with_context(|| format!("--pipeline {name}"))
 }
 
 /// The pipeline with the regions of text prompts where they lie in one very picture.

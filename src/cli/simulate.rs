@@ -6,7 +6,7 @@
 //! `truth.jsonl` is what `inspectd replay` reads.
 
 use crate::simulator::{self, Defect, FrameTruth, Mix, Product, Text};
-use anyhow::{ensure, Context};
+use anyhow::{Context, ensure};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -3,9 +3,9 @@
 
 use super::progress::Phases;
 use super::store_args::StoreArgs;
-use crate::control::client::{ControlError, Piece, Taken};
 use crate::control::Request;
-use serde_json::{json, Value};
+use crate::control::client::{ControlError, Piece, Taken};
+use serde_json::{Value, json};
 use std::process::ExitCode;
 
 /// Pictures that `--json` lists; `bad` has the number of all.
@@ -120,11 +120,7 @@ fn tell(found: &Value) {
 fn runs(of: &Value) -> String {
     let run = |r: &Value| if r[0] == r[1] { r[0].to_string() } else { format!("{} to {}", r[0], r[1]) };
     let all: Vec<String> = of.as_array().into_iter().flatten().map(run).collect();
-    if all.is_empty() {
-        "none".to_owned()
-    } else {
-        all.join(", ")
-    }
+    if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
 
 fn chain(what: &str, count: &Value, found: &Value) {

@@ -1,13 +1,13 @@
 //! The `[[camera]]` keys of devices that a capture child opens, and how they are written back.
 
-use super::effective::{path, quoted, Text};
-use super::section::Section;
+use super::effective::{Text, path, quoted};
 use super::{TriggerConfig, TriggerOn};
-use crate::camera::address::shown;
+use crate::address::shown;
 use crate::camera::device::{Backend, Exposure, Kind};
 use crate::camera::keyframe::Policy;
 use crate::camera::picture::{Correction, Lens};
 use crate::camera::window::{Rule, Stamps};
+use crate::document::Section;
 use std::collections::BTreeMap;
 
 const TEXT_CHARS_MAX: usize = 4096;

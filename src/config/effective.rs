@@ -1,8 +1,8 @@
 //! The config in force, as TOML for the log: defaults filled in, overrides applied, secrets masked.
 
-use super::document::MASK;
-use super::{camera, Config, SourceConfig, TriggerConfig, TriggerOn};
+use super::{Config, SourceConfig, TriggerConfig, TriggerOn, camera};
 use crate::camera::folder::FileTime;
+use crate::document::MASK;
 use std::fmt::{Display, Write};
 use std::path::Path;
 

@@ -2,8 +2,8 @@
 //!
 //! Secrets never reach a log: `Secret` prints as `***`, and messages mask what looks like one.
 
-use super::document::MASK;
-use super::section::Section;
+use crate::document::MASK;
+use crate::document::Section;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Whether a pipeline fits a camera: the checks of a pair, for the pair that the config names and for the one
 //! that somebody commands later.
 
-use super::{camera, Camera, DeviceConfig, SourceConfig, TriggerConfig, TriggerOn};
+use super::{Camera, DeviceConfig, SourceConfig, TriggerConfig, TriggerOn, camera};
 use crate::domain::pipeline::Pipeline;
 use std::time::Duration;
 

@@ -1,12 +1,12 @@
 //! The sections of the config file, one function each.
 
-use super::document::{Document, Problem};
-use super::section::Section;
 use super::{
-    camera, mqtt, pair, pipeline, read_text, web, Camera, Config, ConfigError, Model, Part, QueueConfig,
-    SourceConfig, Station, Store, TriggerConfig, TriggerOn,
+    Camera, Config, Model, Part, QueueConfig, ReadError, SourceConfig, Station, Store, TriggerConfig,
+    TriggerOn, camera, mqtt, pair, read_text, web,
 };
 use crate::camera::folder::FileTime;
+use crate::document::Section;
+use crate::document::{Document, Problem};
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
 use crate::simulator::Product;
@@ -49,11 +49,7 @@ impl Origin {
     /// the config file.
     pub(super) fn input(&self, path: &Path) -> PathBuf {
         let beside = self.dir.join(path);
-        if !path.exists() && beside.exists() {
-            beside
-        } else {
-            path.to_owned()
-        }
+        if !path.exists() && beside.exists() { beside } else { path.to_owned() }
     }
 
     /// The input that a key names, or its default.
@@ -468,10 +464,10 @@ impl Pipelines {
         let path = self.dir.join(format!("{name}.toml"));
         let file = path.display().to_string();
         let text = read_text(&path).map_err(|error| match error {
-            ConfigError::Unreadable { source, .. } => format!("{file} cannot be read: {source}"),
-            ConfigError::Invalid { .. } => error.to_string(),
+            ReadError::Unreadable { source, .. } => format!("{file} cannot be read: {source}"),
+            ReadError::Invalid { .. } => error.to_string(),
         })?;
-        match pipeline::from_str(&file, &text) {
+        match crate::recipe::file::from_str(&file, &text) {
             Ok((pipeline, warnings)) if pipeline.name == name => {
                 self.warnings.extend(warnings);
                 self.loaded.insert(name.to_owned(), pipeline);

@@ -7,6 +7,7 @@ use crate::domain::grade::Grade;
 use crate::domain::pipeline::PromptKind;
 use crate::domain::rect::Rect;
 use crate::inspect::plan::question;
+use crate::recipe::{load_pipeline, pipeline_from_str};
 use crate::vlm::ModelInfo;
 use proptest::prelude::*;
 
@@ -95,7 +96,7 @@ fn only_problem(result: Result<Config, Vec<String>>) -> String {
 }
 
 fn pipeline_problems(text: &str) -> Vec<String> {
-    let problems = pipeline::from_str("p.toml", text).err().unwrap_or_default();
+    let problems = crate::recipe::file::from_str("p.toml", text).err().unwrap_or_default();
     problems.iter().map(Problem::to_string).collect()
 }
 
@@ -216,7 +217,7 @@ fn a_pipeline_file_becomes_what_it_says() {
 #[test]
 fn the_version_is_the_start_of_the_sha256() {
     let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    assert_eq!(pipeline::version(""), empty[..12]);
+    assert_eq!(crate::recipe::file::version(""), empty[..12]);
 }
 
 /// What is wrong with `SMALL` after an edit: `from => to => the problem`.
@@ -300,7 +301,9 @@ fn an_empty_config_says_what_is_missing() {
 #[test]
 fn parts_name_cameras_that_take_triggers() {
     let camera = |id: &str| {
-        format!("[[camera]]\nid = \"{id}\"\nsource = \"simulator\"\npipeline = \"photo\"\ntrigger = {{ on = \"command\" }}\n")
+        format!(
+            "[[camera]]\nid = \"{id}\"\nsource = \"simulator\"\npipeline = \"photo\"\ntrigger = {{ on = \"command\" }}\n"
+        )
     };
     let part = |name: &str, cameras: &str| format!("[[part]]\nname = \"{name}\"\ncameras = {cameras}\n");
     let text =
@@ -434,7 +437,7 @@ fn missing_files_are_problems_of_their_keys() {
     let error = load_with_files(&path).expect_err("the text model is missing").to_string();
     let expected = format!("{}:3:1: model.text = \"t.gguf\": there is no file t.gguf", path.display());
     assert_eq!(error, expected);
-    assert!(matches!(load(&dir.path().join("none")), Err(ConfigError::Unreadable { .. })));
+    assert!(matches!(load(&dir.path().join("none")), Err(ReadError::Unreadable { .. })));
 }
 
 /// What is wrong with `PLATE` after an edit: `from => to => the problem`.

@@ -1,8 +1,8 @@
 //! The `[web]` keys.
 
-use super::read::{Origin, PATH_CHARS_MAX};
-use super::section::Section;
 use super::Web;
+use super::read::{Origin, PATH_CHARS_MAX};
+use crate::document::Section;
 use std::path::Path;
 
 const URL_CHARS_MAX: usize = 300;

@@ -1,7 +1,7 @@
 //! The command's side: reaches whoever has the store, asks, and takes the answer.
 
 use super::server::{address, own_uid, peer_uid, serve};
-use super::{Answer, Heard, Refusal, Request, Talk, SEND_WAIT, SOCKET};
+use super::{Answer, Heard, Refusal, Request, SEND_WAIT, SOCKET, Talk};
 use crate::ipc::{BecomeUser, Channel, Child, IpcError, Program};
 use crate::store::{Store, StoreOptions};
 use crate::threads;

@@ -26,9 +26,9 @@ use crate::store::backup::Since;
 use crate::store::error::StoreError;
 use crate::store::export::write::Form;
 use serde::{Deserialize, Serialize};
-use serde_json::{json, Value};
-use std::sync::atomic::{AtomicBool, Ordering};
+use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Name of the socket in the store's directory.

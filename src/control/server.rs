@@ -1,6 +1,6 @@
 //! The daemon's side: listens on the socket, and serves each client on a thread of its own.
 
-use super::{service, Failure, Refusal, Talk, SOCKET};
+use super::{Failure, Refusal, SOCKET, Talk, service};
 use crate::ipc::Channel;
 use crate::store::Store;
 use crate::threads;
@@ -47,11 +47,7 @@ pub(super) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
             &raw mut size,
         )
     };
-    if outcome == 0 {
-        Ok(peer.uid)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if outcome == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The user of this process.
@@ -174,8 +170,8 @@ pub fn serve(store: &Store, talk: &mut Talk) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::client::{Client, ControlError, Taken};
     use crate::control::Request;
+    use crate::control::client::{Client, ControlError, Taken};
     use crate::store::StoreOptions;
     use std::io::{Read as _, Write as _};
     use std::time::Instant;

@@ -1,8 +1,9 @@
 //! What each request does: the same beside a running daemon and without one.
 
 use super::{Failure, Letter, Refusal, Request, Talk, Which};
-use crate::store::backup::take::{TakeError, Taker};
+use crate::store::Store;
 use crate::store::backup::Since;
+use crate::store::backup::take::{TakeError, Taker};
 use crate::store::error::StoreError;
 use crate::store::export::write::{ExportError, Form, Sink};
 use crate::store::ledger::Verified;
@@ -11,9 +12,8 @@ use crate::store::pins::ModelPin;
 use crate::store::proof::{FileStep, FilesVerified};
 use crate::store::query::Filter;
 use crate::store::record::rfc3339;
-use crate::store::Store;
 use serde::{Deserialize, Serialize};
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};

@@ -46,10 +46,10 @@ mod tests {
     use super::*;
     use crate::camera::window::{Rule, Stamps, Window};
     use crate::camera::{CameraError, Source, Stop, Want};
-    use crate::config::{self, TriggerOn};
+    use crate::config::TriggerOn;
     use crate::daemon::cameras::Feed;
     use crate::daemon::commanded::Orders;
-    use crate::daemon::counter::{tests::camera, Counter};
+    use crate::daemon::counter::{Counter, tests::camera};
     use crate::daemon::desk::Desk;
     use crate::daemon::recorder::Recorder;
     use crate::daemon::station::Station;
@@ -58,11 +58,12 @@ mod tests {
     use crate::domain::trigger::{Command, Request, Sender};
     use crate::mqtt::StationEvent;
     use crate::queue::{Policy, Popped, Queue};
+    use crate::recipe;
     use crate::store::{Store, StoreOptions};
     use crate::vlm::ModelInfo;
     use std::collections::BTreeMap;
-    use std::sync::mpsc::sync_channel;
     use std::sync::Arc;
+    use std::sync::mpsc::sync_channel;
     use std::time::SystemTime;
     use tokio::sync::mpsc;
 
@@ -94,7 +95,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let store = Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
             let text = std::fs::read_to_string("pipelines/any-part.toml").unwrap();
-            let pipeline = Arc::new(config::pipeline_from_str("any-part", &text).unwrap());
+            let pipeline = Arc::new(recipe::pipeline_from_str("any-part", &text).unwrap());
             let (events_tx, events) = mpsc::channel(64);
             let (station, stop) = (Arc::new(Station::new(events_tx)), Stop::default());
             let recorder =

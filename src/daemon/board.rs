@@ -138,9 +138,10 @@ mod tests {
         board.store_full(Some("10 MB left"));
         board.store_full(Some("9 MB left"));
         let full = said(&board);
-        assert!(full
-            .iter()
-            .all(|(_, state, reason)| *state == CameraState::Fault && reason.ends_with("10 MB left")));
+        assert!(
+            full.iter()
+                .all(|(_, state, reason)| *state == CameraState::Fault && reason.ends_with("10 MB left"))
+        );
         assert_eq!(full.len(), 3);
         board.store_full(None);
         let dead = ("dead".into(), CameraState::Fault, "no picture for 5 s".into());

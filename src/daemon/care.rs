@@ -15,9 +15,9 @@ use super::systemd::Systemd;
 use crate::clock::Clock;
 use crate::command;
 use crate::mqtt::StationEvent;
+use crate::store::Store;
 use crate::store::ageing::{Held, Round};
 use crate::store::error::StoreError;
-use crate::store::Store;
 use crate::threads;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -45,8 +45,7 @@ const HELD_UNDELIVERED: &str = "the store is over its limits, and the oldest res
 const HELD_UNSYNCHRONISED: &str = "inspections older than retain_days are kept: no time server has set the \
                                    clock; on a box without one, [store] clock = \"trusted\" counts all the same";
 const HELD_DOUBTED: &str = "inspections older than retain_days are kept: the clock has stepped";
-const STEP_WORDS: &str =
-    "until it has run on for a tenth of that, a week at most, the age of inspections is \
+const STEP_WORDS: &str = "until it has run on for a tenth of that, a week at most, the age of inspections is \
                           counted from the earlier time";
 
 /// What a tick asks of the daemon.
@@ -182,11 +181,7 @@ impl Care {
             let text = step.as_ref().map(|step| format!("{step}: {STEP_WORDS}"));
             self.station.tell(alarm(ALARM_STEP, self.stepped, text.unwrap_or_default()));
         }
-        if cleaned.compaction_due {
-            Due::Compaction
-        } else {
-            Due::Nothing
-        }
+        if cleaned.compaction_due { Due::Compaction } else { Due::Nothing }
     }
 }
 

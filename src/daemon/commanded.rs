@@ -16,11 +16,11 @@
 //!
 //! So no picture is ever judged by a recipe that neither the config's newest word nor a command has chosen.
 
-use crate::config::{unfit, Camera};
+use crate::config::{Camera, unfit};
 use crate::domain::camera::LineState;
 use crate::domain::pipeline::Pipeline;
-use crate::store::error::StoreError;
 use crate::store::Store;
+use crate::store::error::StoreError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! One camera's place at the desk: its orders, and the triggers that wait for it.
 
 use super::commanded::{Commanded, Orders, Recipe};
-use crate::config::{unfit, Camera, TriggerOn};
+use crate::config::{Camera, TriggerOn, unfit};
 use crate::domain::camera::LineState;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::trigger::{Refusal, Request};

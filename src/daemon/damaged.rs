@@ -5,8 +5,8 @@
 
 use crate::config::Config;
 use crate::domain::camera::{CameraState, CameraStatus, LineState};
-use crate::mqtt::last_words::last_words;
 use crate::mqtt::StationEvent;
+use crate::mqtt::last_words::last_words;
 use crate::store::error::StoreError;
 use anyhow::Context as _;
 use std::path::PathBuf;

@@ -1,12 +1,13 @@
 //! Tests of the desk: what it takes, refuses, remembers, and knows again.
 
 use super::*;
-use crate::config::{self, TriggerOn};
+use crate::config::TriggerOn;
 use crate::daemon::commanded::{Commanded, Orders};
-use crate::daemon::counter::tests::camera;
 use crate::daemon::counter::WAITING_MAX;
+use crate::daemon::counter::tests::camera;
 use crate::domain::frame::Trigger;
 use crate::queue::Popped;
+use crate::recipe;
 use crate::store::StoreOptions;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ fn store(dir: &tempfile::TempDir) -> Arc<Store> {
 
 fn pipeline(name: &str) -> Arc<Pipeline> {
     let text = std::fs::read_to_string(format!("pipelines/{name}.toml")).unwrap();
-    Arc::new(config::pipeline_from_str(name, &text).unwrap())
+    Arc::new(recipe::pipeline_from_str(name, &text).unwrap())
 }
 
 /// The shipped recipe with a clip, which lasts as long as its deadline.
@@ -24,7 +25,7 @@ fn clip() -> Arc<Pipeline> {
     let text = std::fs::read_to_string("pipelines/machined-plate.toml").unwrap();
     let text = text.replace("machined-plate", "clip").replace("[[prompt]]", "[[prompt]]\nclip = true");
     let text = format!("{text}\n[clip]\nframes = 3\ninterval_ms = 10000\n");
-    Arc::new(config::pipeline_from_str("clip", &text).unwrap())
+    Arc::new(recipe::pipeline_from_str("clip", &text).unwrap())
 }
 
 fn pipelines() -> BTreeMap<String, Arc<Pipeline>> {
@@ -35,10 +36,10 @@ fn pipelines() -> BTreeMap<String, Arc<Pipeline>> {
 /// A desk over a store, as a start makes it.
 fn desk_over(
     store: &Arc<Store>,
-    cameras: &[config::Camera],
+    cameras: &[crate::config::Camera],
     pipelines: &BTreeMap<String, Arc<Pipeline>>,
 ) -> Desk {
-    let counter = |camera: &config::Camera| {
+    let counter = |camera: &crate::config::Camera| {
         Arc::new(Counter::new(camera, Orders::restore(camera, pipelines, store).unwrap()))
     };
     let station = Arc::new(Station::new(tokio::sync::mpsc::channel(256).0));
@@ -47,7 +48,7 @@ fn desk_over(
 }
 
 /// A desk whose store lasts as long as the process.
-fn desk_of(cameras: &[config::Camera]) -> Desk {
+fn desk_of(cameras: &[crate::config::Camera]) -> Desk {
     desk_over(&store(&tempfile::tempdir().unwrap()), cameras, &pipelines())
 }
 

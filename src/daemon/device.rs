@@ -2,11 +2,11 @@
 //! an alarm `image_{id}` while its pictures are dark, blinded or without edges.
 
 use super::station::Station;
+use crate::camera::Stop;
 use crate::camera::device::{Kind, Settings};
 use crate::camera::picture::Condition;
 use crate::camera::supervisor::machine::Limits;
 use crate::camera::supervisor::{Report, Supervised};
-use crate::camera::Stop;
 use crate::config::{DeviceConfig, Health};
 use crate::ipc::Program;
 use crate::mqtt::StationEvent;

@@ -11,8 +11,8 @@ use super::cameras::Shot;
 use crate::domain::frame::Frame;
 use crate::domain::grade::Reason;
 use crate::domain::pipeline::{FrameSize, Pipeline, Repeats};
-use crate::store::error::StoreError;
 use crate::store::Store;
+use crate::store::error::StoreError;
 use ahash::RandomState;
 use image::RgbImage;
 use std::collections::{BTreeMap, VecDeque};
@@ -114,8 +114,8 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::pipeline_from_str;
     use crate::domain::frame::{ClipPicture, Trigger};
+    use crate::recipe::pipeline_from_str;
     use crate::store::StoreOptions;
     use std::time::{Duration, Instant};
 

@@ -24,8 +24,8 @@
 //!   following links, and whatever is done in them is done in the folder that was opened.
 
 use super::station::Station;
-use crate::camera::folder::hidden;
 use crate::camera::Stop;
+use crate::camera::folder::hidden;
 use crate::command::{self, Handler, Verb};
 use crate::domain::trigger::{Command, Refusal, Sender};
 use crate::mqtt::StationEvent;

@@ -6,7 +6,6 @@
 use super::super::cameras::Feed;
 use super::*;
 use crate::camera::Stop;
-use crate::config::pipeline_from_str;
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::grade::{Reason, Verdict};
 use crate::engine::child::serve::serve;
@@ -14,6 +13,7 @@ use crate::engine::child::{Child, ChildOptions};
 use crate::inspect::proof::{ByNamedProof, ByProof};
 use crate::ipc::{Channel, Program};
 use crate::queue::{Policy, Pushed, Queue};
+use crate::recipe::pipeline_from_str;
 use crate::store::{Store, StoreOptions};
 use crate::vlm::{AnswerToken, Answered, Completion, Finish, Job, ModelInfo, Rank, Steps, Timing, VlmError};
 use std::sync::mpsc::sync_channel;

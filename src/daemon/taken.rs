@@ -10,9 +10,9 @@
 use super::counter::Counter;
 use crate::camera::folder::{Stamp, Taken};
 use crate::domain::frame::Trigger;
+use crate::store::Store;
 use crate::store::accepted::Accepted;
 use crate::store::error::StoreError;
-use crate::store::Store;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -121,9 +121,10 @@ fn forget(store: &Store, keys: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{pipeline_from_str, TriggerOn};
+    use crate::config::TriggerOn;
     use crate::daemon::commanded::Orders;
     use crate::daemon::counter::tests::camera;
+    use crate::recipe::pipeline_from_str;
     use crate::store::StoreOptions;
 
     #[test]

@@ -22,8 +22,8 @@ use crate::inspect::uninspected;
 use crate::mqtt::StationEvent;
 use crate::queue::{Popped, Pushed};
 use crate::vlm::ModelInfo;
-use std::sync::mpsc::SyncSender;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A source that fails is asked again after this long, so that it does not fill the log.

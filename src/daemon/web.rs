@@ -2,7 +2,8 @@
 
 use super::care::STALL;
 use super::station::Station;
-use crate::config::{Config, Problem};
+use crate::config::Config;
+use crate::document::Problem;
 use crate::mqtt::state::Phase;
 use crate::store::Store;
 use crate::web::cameras::{Warning, Warnings};
@@ -58,7 +59,10 @@ pub fn start(
     tracing::info!(url = %web.url, "review page");
     if let Some(code) = web.app.setup_code() {
         // For people who start it in a terminal; the journal of a service keeps it, too.
-        eprintln!("\n    review page    {url}#setup={code}\n    setup code     {code}   (makes the first account, once)\n", url = web.url);
+        eprintln!(
+            "\n    review page    {url}#setup={code}\n    setup code     {code}   (makes the first account, once)\n",
+            url = web.url
+        );
     }
     Ok(Some(web))
 }

@@ -7,6 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+/// Most pixels a side of a picture.
+pub const SIDE_MAX_PX: u32 = 16_384;
+/// Bits of a 16-bit sample that can be stated to carry the picture.
+pub const DEPTH_BITS: std::ops::RangeInclusive<u32> = 9..=16;
+
 /// One picture from one camera. Pixels are 8-bit RGB and shared, never copied.
 #[derive(Clone, Debug)]
 pub struct Frame {

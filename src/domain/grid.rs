@@ -39,7 +39,9 @@ pub enum GridError {
     Overlap { tile_px: u32, overlap_px: u32 },
     #[error("region of interest {roi:?} lies outside the frame of {width}x{height} px")]
     Outside { roi: Rect, width: u32, height: u32 },
-    #[error("region {roi:?} is more than {ASPECT_RATIO_MAX} times longer than wide in a frame of {width}x{height} px")]
+    #[error(
+        "region {roi:?} is more than {ASPECT_RATIO_MAX} times longer than wide in a frame of {width}x{height} px"
+    )]
     TooThin { roi: Rect, width: u32, height: u32 },
     #[error("masks cover the whole region of interest {roi:?}")]
     AllMasked { roi: Rect },

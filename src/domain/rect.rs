@@ -87,10 +87,6 @@ impl BoxPx {
     pub fn iou(&self, other: &Self) -> f32 {
         let both = self.overlap(other);
         let all = self.area() + other.area() - both;
-        if all > 0.0 {
-            both / all
-        } else {
-            0.0
-        }
+        if all > 0.0 { both / all } else { 0.0 }
     }
 }

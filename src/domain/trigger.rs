@@ -88,7 +88,9 @@ pub enum Refusal {
     #[error("camera {camera} is in fault: {reason}")]
     Fault { camera: String, reason: String },
     /// A correlation id names one trigger.
-    #[error("correlation_id {correlation_id:?} was that of another trigger of the same camera or part {ago_s} s ago")]
+    #[error(
+        "correlation_id {correlation_id:?} was that of another trigger of the same camera or part {ago_s} s ago"
+    )]
     Repeated { correlation_id: String, ago_s: u64 },
     /// Who may send commands may not thereby publish anywhere.
     #[error("the response topic {topic:?} is not below {below}, or is a command's own")]

@@ -216,11 +216,7 @@ fn file(object: &Map<String, Value>) -> Result<String, Bad> {
     let name = value.as_str().filter(|n| !n.is_empty());
     let name = name.ok_or_else(|| Bad::new("file", value, "the path of an image"))?;
     let inside = Path::new(name).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-    if inside {
-        Ok(name.to_owned())
-    } else {
-        Err(Bad::new("file", value, "a relative path without `..`"))
-    }
+    if inside { Ok(name.to_owned()) } else { Err(Bad::new("file", value, "a relative path without `..`")) }
 }
 
 fn defect(key: &str, value: &Value, size: (u32, u32)) -> Result<TrueDefect, Bad> {
@@ -348,7 +344,9 @@ mod tests {
     #[test]
     fn good_overrides_the_defects() {
         let line = |good| {
-            format!("{{\"file\":\"a\",\"width\":9,\"height\":9,\"good\":{good},\"defects\":[{{\"label\":\"pit\",\"bbox\":null}}]}}")
+            format!(
+                "{{\"file\":\"a\",\"width\":9,\"height\":9,\"good\":{good},\"defects\":[{{\"label\":\"pit\",\"bbox\":null}}]}}"
+            )
         };
         assert!(!load(&line("true")).expect("loads")[0].is_defective());
         assert!(load(&line("null")).expect("loads")[0].is_defective());

@@ -221,11 +221,7 @@ pub fn empty_probability(answer: &Completion) -> f32 {
             return 1.0 - way;
         }
     }
-    if text == NOTHING && !answer.tokens.is_empty() {
-        way
-    } else {
-        0.0
-    }
+    if text == NOTHING && !answer.tokens.is_empty() { way } else { 0.0 }
 }
 
 /// An answer that may be read: ended by itself, with probabilities throughout.

@@ -17,7 +17,7 @@ mod digits;
 mod gs1;
 
 pub use align::mismatches;
-pub use gs1::{elements, Date, Element};
+pub use gs1::{Date, Element, elements};
 
 use crate::domain::frame::Trigger;
 use crate::domain::pipeline::{CheckKind, Expect};

@@ -10,7 +10,7 @@ use crate::domain::frame::Frame;
 use crate::domain::grade::Reason;
 use crate::domain::pipeline::{FrameRule, FrameSize, Health, HealthLimits, Pipeline};
 use crate::domain::rect::Rect;
-use crate::health::{measure, Measure, Region};
+use crate::health::{Measure, Region, measure};
 use image::RgbImage;
 
 /// Least pixels a side, with any recipe: one cell of the model's vision.
@@ -104,7 +104,7 @@ fn first_missed(m: &Measure, limits: &HealthLimits) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::{part, Product};
+    use crate::simulator::{Product, part};
     use image::Rgb;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -150,7 +150,7 @@ mod tests {
             refused(&noise(40, 40, 100, 90, seed), "noise");
             // Each colour by itself.
             let mut random = ChaCha8Rng::seed_from_u64(seed);
-            refused(&RgbImage::from_fn(640, 480, |_, _| Rgb(random.gen())), "noise");
+            refused(&RgbImage::from_fn(640, 480, |_, _| Rgb(random.r#gen())), "noise");
         }
     }
 

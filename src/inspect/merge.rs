@@ -20,7 +20,7 @@
 use crate::domain::detection::Detection;
 use crate::domain::finding::Finding;
 use crate::domain::grade::{Grade, Severity};
-use crate::domain::grid::{uncovered_px, Tile};
+use crate::domain::grid::{Tile, uncovered_px};
 use crate::domain::rect::{BoxPx, Rect};
 
 /// Boxes of different tiles and one label that overlap more are the same defect.
@@ -248,11 +248,7 @@ fn joined<'a>(mut group: Group<'a>, one: &Seen<'a>) -> Group<'a> {
 
 /// The higher confidence. `f32::max` would hide a NaN, which must reach the verdict.
 fn surer(a: f32, b: f32) -> f32 {
-    if a.is_nan() || b.is_nan() {
-        f32::NAN
-    } else {
-        a.max(b)
-    }
+    if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) }
 }
 
 /// Keeps one label where different tiles named one place differently.

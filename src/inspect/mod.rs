@@ -32,7 +32,7 @@ use crate::threads;
 use crate::vlm::{Answers, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
 use answer::{empty_probability, parse_defects, parse_lines};
 use grade::Evidence;
-use merge::{merge, MergeRule};
+use merge::{MergeRule, merge};
 use plan::{Plan, Region};
 use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant, SystemTime};

@@ -14,8 +14,8 @@ use crate::domain::grid::{Grid, Tile};
 use crate::domain::pipeline::{FrameRule, Pipeline, PixelBudget, Prompt, PromptKind, Tiling};
 use crate::domain::rect::Rect;
 use crate::vlm::{Ask, ClipFrame, Job, ModelInfo, Sampling, Shown};
-use image::imageops::crop_imm;
 use image::RgbImage;
+use image::imageops::crop_imm;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -220,11 +220,7 @@ fn refused(error: &impl ToString) -> Reason {
 
 /// The labels that a model is asked: all of its own where it states them, otherwise the recipe's.
 pub fn asked_labels<'a>(labels: &'a [String], model: &'a ModelInfo) -> &'a [String] {
-    if model.labels.is_empty() {
-        labels
-    } else {
-        &model.labels
-    }
+    if model.labels.is_empty() { labels } else { &model.labels }
 }
 
 /// What a model is asked, with the labels in their place.

@@ -1,9 +1,9 @@
 //! Tests of the line: what is put together from answers, and what happens when that fails.
 
 use super::*;
-use crate::config::pipeline_from_str;
 use crate::domain::frame::Trigger;
 use crate::domain::rect::Rect;
+use crate::recipe::pipeline_from_str;
 use crate::vlm::{AnswerToken, Finish};
 use proptest::prelude::*;
 use std::sync::Arc;

@@ -9,7 +9,7 @@
 //! - It is concluded by its deadline, whatever the engine does; what is missing then is a fault.
 //! - It passes by the answers of one model, the one that its record names.
 
-use super::{conclude, uninspected, Planned, RegionAnswers, Work};
+use super::{Planned, RegionAnswers, Work, conclude, uninspected};
 use crate::domain::frame::Frame;
 use crate::domain::grade::Reason;
 use crate::domain::inspection::Inspection;
@@ -17,7 +17,7 @@ use crate::domain::pipeline::Pipeline;
 use crate::engine::{Answer, Class, Engine, Order, Readiness, Reply, Ticket};
 use crate::vlm::{ModelInfo, Timing, VlmError};
 use std::collections::BTreeMap;
-use std::sync::mpsc::{sync_channel, SyncSender};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -198,10 +198,10 @@ pub fn inspect(engine: &Engine, frame: Frame, pipeline: Arc<Pipeline>) -> Inspec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::pipeline_from_str;
     use crate::domain::frame::Trigger;
     use crate::domain::grade::Verdict;
     use crate::engine::{Backend, Health};
+    use crate::recipe::pipeline_from_str;
     use crate::vlm::{AnswerToken, Answered, Completion, Finish, Job, Rank};
     use std::time::SystemTime;
 

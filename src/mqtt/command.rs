@@ -236,10 +236,15 @@ impl Listener {
     fn suspect(&self, lost: &Lost, short: u32) {
         let id = self.client_id();
         let text = if lost.taken_over {
-            format!("another client has taken over the session of {id}: does a second station have this client_id?")
+            format!(
+                "another client has taken over the session of {id}: does a second station have this client_id?"
+            )
         } else if short >= SHORT_MAX {
-            format!("{short} connections of {id} in a row have ended within {} s: perhaps a second station has this \
-                     client_id", SETTLED.as_secs())
+            format!(
+                "{short} connections of {id} in a row have ended within {} s: perhaps a second station has this \
+                     client_id",
+                SETTLED.as_secs()
+            )
         } else {
             return;
         };

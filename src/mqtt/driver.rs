@@ -15,15 +15,15 @@
 mod alarms;
 
 use super::link::{
-    Link, LinkEvent, CLIENT_INFLIGHT_MAX, PAYLOAD_BYTES_MAX, PUBLISH_OVERHEAD_BYTES, TOPIC_BYTES_MAX,
+    CLIENT_INFLIGHT_MAX, Link, LinkEvent, PAYLOAD_BYTES_MAX, PUBLISH_OVERHEAD_BYTES, TOPIC_BYTES_MAX,
 };
 use super::message::{self, StationState, Topics};
 use super::owed::{self, Read};
 use super::state::{Action, Event, Hold, Machine, Phase, Side, What};
 use super::{MqttError, MqttOptions, StationEvent};
+use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::outbox::{Cause, Kind, Owed};
-use crate::store::Store;
 use alarms::Held;
 use rand::Rng as _;
 use std::collections::{BTreeMap, VecDeque};

@@ -7,7 +7,7 @@ use super::link::{Link, LinkEvent};
 use super::message::{self, StationState, Topics};
 use super::{MqttError, MqttOptions, StationEvent};
 use std::time::{Duration, SystemTime};
-use tokio::time::{timeout_at, Instant};
+use tokio::time::{Instant, timeout_at};
 
 /// Pause before the next attempt to connect.
 const RETRY: Duration = Duration::from_millis(500);

@@ -9,7 +9,7 @@
 
 use super::state::Outcome;
 use super::{MqttOptions, Protocol};
-use rumqttc::{v5, Outgoing};
+use rumqttc::{Outgoing, v5};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -132,7 +132,7 @@ impl Drop for Link {
 }
 
 fn client_v5(options: &MqttOptions, will_topic: &str, will: Vec<u8>) -> (v5::AsyncClient, v5::EventLoop) {
-    use v5::mqttbytes::{v5::LastWill, QoS};
+    use v5::mqttbytes::{QoS, v5::LastWill};
     let mut o = v5::MqttOptions::new(&options.client_id, &options.host, options.port);
     o.set_transport(options.transport());
     o.set_keep_alive(options.keep_alive);

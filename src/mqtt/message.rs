@@ -13,13 +13,13 @@ pub mod part;
 mod station;
 mod topics;
 
-pub use station::{alarm, camera_status, stats, status, StationState, Stats};
+pub use station::{StationState, Stats, alarm, camera_status, stats, status};
 pub use topics::Topics;
 
 use crate::domain::inspection::Inspection;
 use crate::domain::review::{OperatorBox, Review};
 use crate::store::outbox::RESULT_SCHEMA;
-use crate::store::record::{rfc3339, Stored};
+use crate::store::record::{Stored, rfc3339};
 use serde::Serialize;
 
 /// JSON Schema (draft 2020-12) of `result`.

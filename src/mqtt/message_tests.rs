@@ -123,8 +123,10 @@ fn last_is_flat_and_of_one_type_whatever_the_part() {
 fn small_messages_and_topics() {
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_120);
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    assert!(text(status(StationState::Offline, at))
-        .starts_with(r#"{"schema":1,"state":"offline","since":"2023-11-14T22:13:20.120Z","version":""#));
+    assert!(
+        text(status(StationState::Offline, at))
+            .starts_with(r#"{"schema":1,"state":"offline","since":"2023-11-14T22:13:20.120Z","version":""#)
+    );
     let mut camera = CameraStatus::default();
     (camera.state, camera.reason) = (CameraState::Fault, "no frame for 5 s".into());
     camera.line =
@@ -166,7 +168,7 @@ fn small_messages_and_topics() {
 
 #[test]
 fn verdicts_of_parts_satisfy_the_shipped_schema_and_broken_ones_do_not() {
-    use crate::domain::part::{complete, judge, Outcome, PartRef, PartVerdict, View};
+    use crate::domain::part::{Outcome, PartRef, PartVerdict, View, complete, judge};
     let schema: Value = serde_json::from_str(PART_JSON_SCHEMA).unwrap();
     let validator = jsonschema::draft202012::new(&schema).unwrap();
     let id = sample(1).id;

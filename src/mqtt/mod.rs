@@ -31,8 +31,8 @@ mod tls;
 pub use tls::Tls;
 
 use crate::domain::camera::CameraStatus;
-use crate::store::error::StoreError;
 use crate::store::Store;
+use crate::store::error::StoreError;
 use message::Stats;
 use state::Phase;
 use std::path::PathBuf;

@@ -6,9 +6,9 @@
 
 use super::link::PAYLOAD_BYTES_MAX;
 use super::message::{self, Topics};
+use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::outbox::{Cause, DeadLetter, Kind, OutboxEntry, Owed, RESULT_SCHEMA};
-use crate::store::Store;
 
 /// Messages that were read for the machine, of one kind.
 pub struct Read {
@@ -98,11 +98,7 @@ fn message_of(
         Kind::Review => store.review_entry(owed.seq).map(|found| {
             found.map(|review| {
                 let whole = message::review(&review, true);
-                if whole.len() <= payload_max {
-                    whole
-                } else {
-                    message::review(&review, false)
-                }
+                if whole.len() <= payload_max { whole } else { message::review(&review, false) }
             })
         }),
     };

@@ -493,11 +493,7 @@ impl Session {
     fn rest(self, live: bool) -> State {
         let refused = self.lanes.iter().any(|lane| !lane.is_free() || lane.skip);
         let behind = self.lanes.iter().any(|lane| lane.has_more() || self.is_in_flight(lane.kind));
-        if refused || (behind && !live) {
-            State::CatchingUp(self)
-        } else {
-            State::Live(self)
-        }
+        if refused || (behind && !live) { State::CatchingUp(self) } else { State::Live(self) }
     }
 
     fn leave_when_done(self, actions: &mut Vec<Action>) -> State {

@@ -1,6 +1,6 @@
 use super::*;
 use proptest::prelude::*;
-use world::{owed, result, World};
+use world::{World, owed, result};
 
 #[path = "state/world.rs"]
 mod world;

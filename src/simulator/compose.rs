@@ -7,13 +7,13 @@
 //! seed depend on it.
 
 use crate::simulator::defects;
-use crate::simulator::geom::{chance, pick, uni, Edge, Place, Rand, Rect, P};
-use crate::simulator::label::{worst, Defect, Text, LABELS};
+use crate::simulator::geom::{Edge, P, Place, Rand, Rect, chance, pick, uni};
+use crate::simulator::label::{Defect, LABELS, Text, worst};
 use crate::simulator::layers::Mask;
 use crate::simulator::noise::Noise;
 use crate::simulator::parts::{self, Rim, Screw};
 use crate::simulator::scene::Scene;
-use crate::simulator::text::{self, strings, Block, Style};
+use crate::simulator::text::{self, Block, Style, strings};
 use rand::Rng;
 
 /// Ground truth of one frame. Boxes are `[x1, y1, x2, y2]` in pixels, x2 and y2 exclusive.

@@ -1,7 +1,7 @@
 //! Surface defects: each planner gives a region and a drawing at a given strength.
 
-use crate::simulator::geom::{angle, chance, smooth, uni, Rand, Rect, P};
-use crate::simulator::layers::{ribbon, Layers, Mask};
+use crate::simulator::geom::{P, Rand, Rect, angle, chance, smooth, uni};
+use crate::simulator::layers::{Layers, Mask, ribbon};
 use crate::simulator::noise::Noise;
 use crate::simulator::scene::{Need, Scene};
 use rand::Rng;
@@ -102,7 +102,7 @@ fn scratch(sc: &Scene, r: &mut Rand) -> Option<Plan> {
     let roi = masks.iter().fold(Rect::EMPTY, |a, m| a.union(m.rect));
     let (tone, groove) =
         (if chance(r, 0.55) { 1.0 } else { -1.0 }, if chance(r, 0.4) { uni(r, 0.4, 1.2) } else { 0.0 });
-    let gaps = Noise::new(r.gen());
+    let gaps = Noise::new(r.r#gen());
     let broken = uni(r, 0.0, 0.6);
     let bare = if sc.surface.metal() { 0.85 } else { uni(r, 0.6, 0.9) };
     Some(Plan {
@@ -131,7 +131,7 @@ fn dent(sc: &Scene, r: &mut Rand) -> Option<Plan> {
     let c = spot(sc, r, rad * 0.8 + 3.0)?;
     let (squash, t) = (uni(r, 0.55, 1.0), uni(r, 0.0, angle::HALF_2));
     let (cs, sn) = (t.cos(), t.sin());
-    let lump = Noise::new(r.gen());
+    let lump = Noise::new(r.r#gen());
     let sign = if chance(r, 0.85) { -1.0 } else { 1.0 };
     let sharp = uni(r, 1.2, 3.0);
     let bump = sc.light.bump;
@@ -220,7 +220,7 @@ fn pit(sc: &Scene, r: &mut Rand) -> Option<Plan> {
     }
     let pts: Vec<P> = holes.iter().map(|h| h.0).collect();
     let roi = Rect::around(&pts, 8.0 * u);
-    let rough = Noise::new(r.gen());
+    let rough = Noise::new(r.r#gen());
     let light = sc.light.dir;
     let dark = uni(r, 0.1, 0.4);
     Some(Plan {
@@ -253,7 +253,7 @@ fn stain(sc: &Scene, r: &mut Rand) -> Option<Plan> {
     let c = spot(sc, r, (rad * 0.6).min(20.0 * sc.unit))?;
     let (stretch, t) = (uni(r, 0.5, 1.0), uni(r, 0.0, angle::HALF_2));
     let (cs, sn) = (t.cos(), t.sin());
-    let (shape, mottle) = (Noise::new(r.gen()), Noise::new(r.gen()));
+    let (shape, mottle) = (Noise::new(r.r#gen()), Noise::new(r.r#gen()));
     let kinds: [([f32; 3], f32); 6] = [
         ([0.32, 0.17, 0.07], 0.4),
         ([0.10, 0.08, 0.05], 1.6),
@@ -316,7 +316,7 @@ fn flake(sc: &Scene, r: &mut Rand) -> Option<Plan> {
     let m = Mask::polygon(&pts, 2, sc.layers.rect());
     let v = uni(r, 0.15, 0.8);
     let under = if chance(r, 0.3) { [v, v * 0.6, v * 0.4] } else { [v, v, v * 0.97] };
-    let grain = Noise::new(r.gen());
+    let grain = Noise::new(r.r#gen());
     let u = sc.unit;
     Some(Plan {
         roi: m.rect,
@@ -367,7 +367,7 @@ fn edge_chip(sc: &Scene, r: &mut Rand) -> Option<Plan> {
     let (m, f) = (Mask::polygon(&pts, 2, clip), Mask::polygon(&face, 0, clip));
     let void = sc.void;
     let bright = uni(r, 0.3, 1.5);
-    let grain = Noise::new(r.gen());
+    let grain = Noise::new(r.r#gen());
     let u = sc.unit;
     Some(Plan {
         roi: m.rect,

@@ -1,11 +1,11 @@
 //! Whole parts of random designs: no two frames show the same product.
 
 use crate::simulator::compose::{self, Base, FrameTruth, Identity, Plate, Screws};
-use crate::simulator::geom::{self, chance, pick, uni, Place, Rand, Rect, P};
+use crate::simulator::geom::{self, P, Place, Rand, Rect, chance, pick, uni};
 use crate::simulator::parts::{self, Bore, Rim, Screw};
 use crate::simulator::scene::Scene;
-use crate::simulator::surface::{metal_colour, Surface};
-use crate::simulator::text::{self, strings, Block, Style};
+use crate::simulator::surface::{Surface, metal_colour};
+use crate::simulator::text::{self, Block, Style, strings};
 use rand::Rng;
 
 const SURFACES: [Surface; 7] = [
@@ -57,7 +57,7 @@ fn nameplate(sc: &mut Scene, r: &mut Rand, view: &Place, half: P) -> (Rect, Stri
     let room = [(half[0] - size[0] - 75.0 * u).max(0.0), (half[1] - size[1] - 75.0 * u).max(0.0)];
     let centre = [uni(r, -1.0, 1.0) * room[0], pick(r, &[-1.0, 1.0]) * uni(r, 0.6, 1.0) * room[1]];
     let tone = if chance(r, 0.3) { [0.1, 0.1, 0.11] } else { metal_colour(r, 0.45, 0.8) };
-    let rect = Base { centre, half: size, tone, grain: r.gen() }.draw(sc, view);
+    let rect = Base { centre, half: size, tone, grain: r.r#gen() }.draw(sc, view);
     let id = strings::part_number(r);
     let mut lines = vec![id.clone(), strings::any(r)];
     if chance(r, 0.5) {

@@ -33,12 +33,12 @@ pub fn rand_for(seed: u64, index: u64) -> Rand {
 
 /// Uniform draw from `a..b` (returns `a` when the range is empty).
 pub fn uni(r: &mut Rand, a: f32, b: f32) -> f32 {
-    a + (b - a) * r.gen::<f32>()
+    a + (b - a) * r.r#gen::<f32>()
 }
 
 /// True with probability `p`.
 pub fn chance(r: &mut Rand, p: f32) -> bool {
-    r.gen::<f32>() < p
+    r.r#gen::<f32>() < p
 }
 
 /// One element of a slice.

@@ -1,6 +1,6 @@
 //! The scene before lighting: colour, relief and gloss per pixel, and coverage masks.
 
-use crate::simulator::geom::{Rect, P};
+use crate::simulator::geom::{P, Rect};
 use tiny_skia::{FillRule, Path, PathBuilder, Transform};
 
 /// Per-pixel material of the scene.

@@ -1,6 +1,6 @@
 //! Lighting: turns layers into display values (before the camera).
 
-use crate::simulator::geom::{chance, uni, Rand, Rect, P};
+use crate::simulator::geom::{P, Rand, Rect, chance, uni};
 use crate::simulator::layers::Layers;
 use rand::Rng;
 
@@ -79,8 +79,8 @@ pub struct Lighting {
 impl Lighting {
     /// Random light without highlights.
     pub fn random(r: &mut Rand, bump: f32) -> Lighting {
-        let t = r.gen::<f32>() * std::f32::consts::TAU;
-        let g = r.gen::<f32>() * std::f32::consts::TAU;
+        let t = r.r#gen::<f32>() * std::f32::consts::TAU;
+        let g = r.r#gen::<f32>() * std::f32::consts::TAU;
         let k = uni(r, 0.0, 0.35);
         Lighting {
             dir: [t.cos(), t.sin()],

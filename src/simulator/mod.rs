@@ -37,9 +37,9 @@ mod tile;
 
 pub use compose::FrameTruth;
 pub use frame::frame;
-pub use label::{CharBox, Defect, Text, Truth, LABELS};
-pub use product::{part, Product};
-pub use tile::{tile, Mix};
+pub use label::{CharBox, Defect, LABELS, Text, Truth};
+pub use product::{Product, part};
+pub use tile::{Mix, tile};
 
 /// Fewest pixels a side that can hold a scene.
 pub const SIDE_MIN_PX: usize = 32;

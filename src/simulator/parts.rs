@@ -1,7 +1,7 @@
 //! Ordinary features of parts that are not defects: screws, holes, edges, seams, shadows, dust.
 
-use crate::simulator::geom::{angle, chance, pick, smooth, uni, Edge, Rand, Rect, P};
-use crate::simulator::layers::{ribbon, Layers, Mask};
+use crate::simulator::geom::{Edge, P, Rand, Rect, angle, chance, pick, smooth, uni};
+use crate::simulator::layers::{Layers, Mask, ribbon};
 use crate::simulator::noise::Noise;
 use crate::simulator::scene::Scene;
 use crate::simulator::surface::metal_colour;
@@ -69,7 +69,7 @@ impl Screw {
         let (rad, sq) = (self.radius, self.squash);
         let turn = uni(r, 0.0, angle::FULL_3);
         let (c, s) = (turn.cos(), turn.sin());
-        let grain = Noise::new(r.gen());
+        let grain = Noise::new(r.r#gen());
         let shift = [light[0] * rad * 0.12, light[1] * rad * 0.12];
         l.each(self.rect(at).pad((rad * 0.3) as i32 + 2), |l, i, x, y| {
             let (dx, dy) = (x - at[0], (y - at[1]) / sq);
@@ -159,7 +159,7 @@ impl Rim {
     /// Random border at `u` pixels per reference pixel.
     pub fn random(r: &mut Rand, u: f32) -> Rim {
         Rim {
-            grain: r.gen(),
+            grain: r.r#gen(),
             chamfer: uni(r, 1.0, 6.0) * u,
             tilt: uni(r, 0.2, 0.55),
             lift: uni(r, 0.0, 0.2),
@@ -169,7 +169,7 @@ impl Rim {
 
     /// The same border before another background.
     pub fn regrain(self, r: &mut Rand) -> Rim {
-        Rim { grain: r.gen(), ..self }
+        Rim { grain: r.r#gen(), ..self }
     }
 }
 

@@ -10,7 +10,7 @@
 //! - Serial numbers repeat only after `SERIALS` parts of one seed.
 
 use crate::simulator::compose::{self, Base, FrameTruth, Identity, Plate, Screws};
-use crate::simulator::geom::{self, uni, Place, Rand, Rect, P};
+use crate::simulator::geom::{self, P, Place, Rand, Rect, uni};
 use crate::simulator::layers::Layers;
 use crate::simulator::light::Lighting;
 use crate::simulator::parts::{self, Bore, Rim, Screw};
@@ -258,7 +258,7 @@ pub fn part(product: &Product, seed: u64, i: u64, w: usize, h: usize) -> (Vec<u8
     let plate = Plate { half: design.plate.half, rim: design.plate.rim.regrain(r) };
     compose::cut_plate(&mut sc, &view, &plate);
     sc.auto_expose(r);
-    let base = Base { grain: r.gen(), ..design.base };
+    let base = Base { grain: r.r#gen(), ..design.base };
     let nameplate = base.draw(&mut sc, &view);
     mark(&mut sc, r, product, &design, &view, vec![part_id.clone(), lot.clone()]);
     sc.busy.push(product.roi(w, h, &design.base));

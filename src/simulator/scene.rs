@@ -1,7 +1,7 @@
 //! A scene under construction: layers, light, camera and the truth so far.
 
-use crate::simulator::geom::{uni, Edge, Rand, Rect, P};
-use crate::simulator::label::{severity, Defect, Text};
+use crate::simulator::geom::{Edge, P, Rand, Rect, uni};
+use crate::simulator::label::{Defect, Text, severity};
 use crate::simulator::layers::Layers;
 use crate::simulator::light::Lighting;
 use crate::simulator::sensor::Sensor;

@@ -1,7 +1,7 @@
 //! The camera's sensor and lens: defocus, sensor noise, eight-bit values, sometimes JPEG.
 
-use crate::simulator::geom::{chance, uni, Rand};
-use crate::simulator::noise::{gauss_table, Fast};
+use crate::simulator::geom::{Rand, chance, uni};
+use crate::simulator::noise::{Fast, gauss_table};
 use rand::Rng;
 
 /// Camera settings of one picture.
@@ -28,14 +28,14 @@ impl Sensor {
             shot: uni(r, 0.004, 0.018),
             jpeg: if chance(r, 0.2) { Some(uni(r, 45.0, 92.0) as u8) } else { None },
             balance: [uni(r, 0.95, 1.05), 1.0, uni(r, 0.94, 1.06)],
-            seed: r.gen(),
+            seed: r.r#gen(),
         }
     }
 
     /// The same camera taking another picture: other noise, and values as they are, never through a coder.
     pub fn reseed(&mut self, r: &mut Rand) {
         self.jpeg = None;
-        self.seed = r.gen();
+        self.seed = r.r#gen();
     }
 
     /// Noise sigma at a brightness, display units.

@@ -1,13 +1,13 @@
 //! Composition of one training tile.
 
 use crate::simulator::defects;
-use crate::simulator::geom::{angle, chance, pick, uni, Edge, Place, Rand, P};
-use crate::simulator::label::{Truth, LABELS};
+use crate::simulator::geom::{Edge, P, Place, Rand, angle, chance, pick, uni};
+use crate::simulator::label::{LABELS, Truth};
 use crate::simulator::light::Glare;
 use crate::simulator::parts::{self, Bore, Rim, Screw};
 use crate::simulator::scene::Scene;
-use crate::simulator::surface::{paint_colour, Surface};
-use crate::simulator::text::{self, strings, Block, Style};
+use crate::simulator::surface::{Surface, paint_colour};
+use crate::simulator::text::{self, Block, Style, strings};
 use rand::Rng;
 
 /// What the tiles of a file show.
@@ -170,7 +170,7 @@ fn defect_tile(sc: &mut Scene, r: &mut Rand, mix: Mix) {
         Mix::CleanHeavy => 0.8,
         _ => 0.45,
     };
-    let n = match r.gen::<f32>() {
+    let n = match r.r#gen::<f32>() {
         x if x < clean => 0,
         x if x < clean + (1.0 - clean) * 0.727 => 1,
         _ => r.gen_range(2..4),
@@ -235,15 +235,7 @@ fn text_tile(sc: &mut Scene, r: &mut Rand, mix: Mix) {
     sc.auto_expose(r);
     sc.busy.clear();
     let wide = w / h;
-    let n = if wide > 2.2 {
-        if chance(r, 0.15) {
-            2
-        } else {
-            1
-        }
-    } else {
-        r.gen_range(1..4)
-    };
+    let n = if wide > 2.2 { if chance(r, 0.15) { 2 } else { 1 } } else { r.gen_range(1..4) };
     for _ in 0..4 {
         let lines: Vec<String> = (0..n).map(|_| strings::any(r)).collect();
         let style = Style::random(r, sc.surface);

@@ -13,8 +13,8 @@
 use super::answered::Names;
 use super::ends::Ends;
 use super::error::StoreError;
-use super::record::{parse_rfc3339, rfc3339, whole_ms, ViewOfV1};
-use super::{value, Store};
+use super::record::{ViewOfV1, parse_rfc3339, rfc3339, whole_ms};
+use super::{Store, value};
 use crate::domain::frame::{Ticket, Trigger};
 use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _};
@@ -247,8 +247,8 @@ mod tests {
     use super::super::tests::sample;
     use super::*;
     use crate::domain::part::PartRef;
-    use crate::store::answered::Answered;
     use crate::store::StoreOptions;
+    use crate::store::answered::Answered;
 
     fn accepted(camera: &str, expected: usize) -> Accepted {
         let value = |i: usize| (format!("value {i}"), "x".repeat(250));

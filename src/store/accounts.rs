@@ -9,7 +9,7 @@
 
 use super::ends::Ends;
 use super::error::StoreError;
-use super::{value, Store};
+use super::{Store, value};
 use serde::{Deserialize, Serialize};
 
 /// Accounts and tokens that a box has at most.

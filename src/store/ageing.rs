@@ -15,9 +15,9 @@
 //! - In any hour of agreed time at most one of `SHARE` inspections goes by age, however often the process starts.
 //! - A record counts as no older than any before it: a clock that was behind for a while ages nothing.
 
+use super::Store;
 use super::error::StoreError;
 use super::record::rfc3339;
-use super::Store;
 use crate::clock::{Clock, Reading};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime};

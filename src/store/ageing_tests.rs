@@ -1,8 +1,8 @@
 //! Tests of ageing: a store under a clock that is turned.
 
+use super::super::StoreOptions;
 use super::super::retention::Pruned;
 use super::super::tests::sample;
-use super::super::StoreOptions;
 use super::*;
 use crate::clock::Hands;
 use crate::store::error::StoreError;

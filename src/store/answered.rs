@@ -6,7 +6,7 @@
 //! An entry outlives its trigger's inspection: what was inspected already must not be inspected again.
 
 use super::error::StoreError;
-use super::{value, Store};
+use super::{Store, value};
 use std::time::{Duration, SystemTime};
 
 /// What a trigger is known by: a digest of its sender's name for it.

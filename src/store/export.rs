@@ -10,12 +10,12 @@
 
 pub mod write;
 
+use super::Store;
 use super::error::StoreError;
 use super::query::Filter;
-use super::record::{rfc3339, Stored};
-use super::Store;
+use super::record::{Stored, rfc3339};
 use crate::domain::review::{Decided, Review};
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, Seek as _, Write as _};
 use write::Sink;

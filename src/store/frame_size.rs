@@ -5,8 +5,8 @@
 //! A pipeline that states a size needs none: then what was learned is forgotten, so that a new size can be learned
 //! should the statement go.
 
-use super::error::StoreError;
 use super::Store;
+use super::error::StoreError;
 use crate::domain::review::{Decided, Review, ReviewKind};
 
 /// Whose values these are in the state.

@@ -9,10 +9,10 @@
 //! and the value holds the hashes of the picture and of the part file, so these are covered too.
 
 use super::error::StoreError;
-use super::images::{hex, sha256, unhex, Digest};
+use super::images::{Digest, hex, sha256, unhex};
 use super::record::{self, Stored};
 use super::salvaged::Salvaged;
-use super::{id_key, key_of, open_seq, seq_of, value, Store, Trees};
+use super::{Store, Trees, id_key, key_of, open_seq, seq_of, value};
 use serde::{Deserialize, Serialize};
 
 pub(super) const CHAIN_KEY: &[u8] = b"chain";

@@ -60,7 +60,7 @@ use crate::domain::inspection::{ImageRef, Inspection};
 use crate::threads;
 use ends::{Ends, EndsFile};
 use error::StoreError;
-use images::{hex, sha256, sync_dir, unhex, Digest, Files};
+use images::{Digest, Files, hex, sha256, sync_dir, unhex};
 use ledger::Chain;
 use record::{Draft, ImageV1};
 use sled::transaction::{ConflictableTransactionResult, TransactionError, Transactional as _};

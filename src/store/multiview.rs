@@ -14,10 +14,10 @@
 use super::ends::Ends;
 use super::error::StoreError;
 use super::record::{parse_rfc3339, rfc3339};
-use super::{id_key, key_of, value, Store};
+use super::{Store, id_key, key_of, value};
 use crate::domain::grade::Grade;
 use crate::domain::inspection::Inspection;
-use crate::domain::part::{complete, judge, Outcome, PartRef, PartVerdict, View};
+use crate::domain::part::{Outcome, PartRef, PartVerdict, View, complete, judge};
 use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _, TransactionalTree};
 use std::collections::BTreeSet;
@@ -299,7 +299,7 @@ impl Store {
             Some(PartState::Open(views)) => views,
             Some(PartState::Decided(verdict)) if verdict.part == **part => verdict.views,
             Some(PartState::Decided(_)) => {
-                return Err(format!("the verdict about {} has other cameras", part.id))
+                return Err(format!("the verdict about {} has other cameras", part.id));
             }
         };
         let own = ViewV1::from_domain(inspection).into_domain()?;

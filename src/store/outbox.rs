@@ -21,7 +21,7 @@
 //!   the same moment may go beyond it by their number.
 
 use super::error::StoreError;
-use super::{key_of, record, seq_of, value, Store};
+use super::{Store, key_of, record, seq_of, value};
 use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _};
 use std::convert::Infallible;

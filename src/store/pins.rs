@@ -1,8 +1,8 @@
 //! The model that was accepted: its files' hashes, by whom and when. Another pair does not answer the line. Beside it
 //! stands which known pictures it has told.
 
-use super::error::StoreError;
 use super::Store;
+use super::error::StoreError;
 use serde::{Deserialize, Serialize};
 
 /// The name of the accepted pair.

@@ -7,8 +7,8 @@
 //! has to go around the file system. `verify_files` believes no stamp and hashes everything.
 
 use super::error::StoreError;
-use super::images::{unhex, Digest, Files, Kind};
-use super::{key_of, record, seq_of, Store};
+use super::images::{Digest, Files, Kind, unhex};
+use super::{Store, key_of, record, seq_of};
 use crate::domain::inspection::ImageRef;
 use crate::domain::review::PictureFault;
 use sha2::{Digest as _, Sha256};
@@ -317,8 +317,8 @@ mod tests {
     use super::super::tests::sample;
     use super::*;
     use crate::domain::review::{Decided, Decision};
-    use crate::store::review::ReviewError;
     use crate::store::StoreOptions;
+    use crate::store::review::ReviewError;
     use std::fs;
 
     fn picture(n: u64) -> Vec<u8> {

@@ -16,7 +16,7 @@ use super::error::StoreError;
 use super::ledger::Chain;
 use super::record::Stored;
 use super::review::open_standing;
-use super::{key_of, seq_of, Store};
+use super::{Store, key_of, seq_of};
 use crate::domain::grade::{Grade, Verdict};
 use crate::domain::review::Decided;
 use std::collections::BTreeMap;

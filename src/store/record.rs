@@ -8,7 +8,7 @@
 //! A field is never renamed or retyped here; a change makes a version 2 beside it, and version 1
 //! stays readable (tests keep stored values of every version).
 
-use super::images::{hex, sha256, unhex, Digest};
+use super::images::{Digest, hex, sha256, unhex};
 use super::value::{self, HEADER_BYTES, VALUE_BYTES_MAX};
 use crate::domain::finding::Finding;
 use crate::domain::frame::Trigger;

@@ -18,10 +18,10 @@ mod kept;
 
 use super::ends::Ends;
 use super::error::StoreError;
-use super::images::{hex, sha256, unhex, Digest};
+use super::images::{Digest, hex, sha256, unhex};
 use super::ledger::Chain;
 use super::review_record::Draft;
-use super::{id_key, key_of, open_seq, seal_seq, value, Store};
+use super::{Store, id_key, key_of, open_seq, seal_seq, value};
 use crate::domain::review::{Decided, Decision, PictureFault, Review, ReviewKind};
 use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _};

@@ -5,9 +5,9 @@
 //!
 //! A field is never renamed or retyped; a change makes a version 2 beside it.
 
-use super::images::{hex, sha256, Digest};
-use super::record::{parse_rfc3339, rfc3339, PartV1};
-use super::review::{digest, Standing};
+use super::images::{Digest, hex, sha256};
+use super::record::{PartV1, parse_rfc3339, rfc3339};
+use super::review::{Standing, digest};
 use super::value::{self, HEADER_BYTES, VALUE_BYTES_MAX};
 use crate::domain::grade::Severity;
 use crate::domain::rect::BoxPx;

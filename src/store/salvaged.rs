@@ -5,7 +5,7 @@
 //! `verify` counts these numbers as gaps for as long as they are kept, and does not take them for new damage.
 
 use super::error::StoreError;
-use super::{value, Store};
+use super::{Store, value};
 use serde::{Deserialize, Serialize};
 
 /// Names of the rows in `state`.

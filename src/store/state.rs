@@ -8,9 +8,9 @@
 
 use super::ends::Ends;
 use super::error::StoreError;
-use super::{value, Store};
-use serde::de::DeserializeOwned;
+use super::{Store, value};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 fn bad(name: &str, reason: impl std::fmt::Display) -> StoreError {
     StoreError::BadMeta { reason: format!("state {name:?}: {reason}") }

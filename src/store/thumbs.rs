@@ -2,9 +2,9 @@
 //!
 //! They are derived: one that is missing or broken is made again, so nothing waits for the disk.
 
+use super::Store;
 use super::error::StoreError;
 use super::images::unhex;
-use super::Store;
 use std::fs;
 use std::path::PathBuf;
 

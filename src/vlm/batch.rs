@@ -3,7 +3,7 @@
 //!     tokens | picture --> rows, with their positions     part --> the rows since the last one are a sequence
 
 use super::attention::{Parts, Span};
-use super::rope::{image_positions, text_positions, Position};
+use super::rope::{Position, image_positions, text_positions};
 use candle_core::Tensor;
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@
 //! two times. Source: `Qwen3VLProcessor` and `Qwen3VLVideoProcessor` of Hugging Face transformers.
 
 use super::error::VlmError;
-use super::image::{preprocess, Patches};
+use super::image::{Patches, preprocess};
 use image::RgbImage;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Pictures of jobs: grouped for the vision tower, then waiting for the text model.
 
+use super::Rank;
 use super::batch::Picture;
 use super::image::{PatchGrid, Patches};
-use super::Rank;
 use std::sync::Arc;
 
 /// Most patches in one pass of the vision tower, unless one picture has more. It bounds the memory; with eight

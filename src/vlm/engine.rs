@@ -11,7 +11,7 @@ use super::batch::Batch;
 use super::error::VlmError;
 use super::grammar::Grammars;
 use super::kv::{Arena, KvPrecision};
-use super::load::{load, Loaded};
+use super::load::{Loaded, load};
 use super::run::{Queue, Run};
 use super::text::Work;
 use super::{Answered, Job, ModelInfo, Rank, Steps};

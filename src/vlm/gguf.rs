@@ -12,8 +12,8 @@
 use super::error::VlmError;
 use super::kernel::Packed;
 use super::precision::Precision;
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::Device;
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -145,11 +145,7 @@ impl Gguf {
             Value::Int(n) => n as f64,
             _ => f64::NAN,
         };
-        if x.is_finite() {
-            Ok(x)
-        } else {
-            Err(self.wrong(key, "a number"))
-        }
+        if x.is_finite() { Ok(x) } else { Err(self.wrong(key, "a number")) }
     }
 
     /// A text.
@@ -273,7 +269,9 @@ fn header(c: &mut Cursor<'_>, file_bytes: u64) -> Result<Header, VlmError> {
         None => ALIGNMENT_DEFAULT,
         Some(&Value::Uint(n)) if n.is_power_of_two() && n <= ALIGNMENT_MAX => n,
         Some(v) => {
-            return Err(c.bad("key general.alignment", format!("a power of two expected, found {}", brief(v))))
+            return Err(
+                c.bad("key general.alignment", format!("a power of two expected, found {}", brief(v)))
+            );
         }
     };
     let metadata_end = c.at as u64;

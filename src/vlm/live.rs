@@ -8,7 +8,7 @@ use super::attention::Span;
 use super::error::VlmError;
 use super::grammar::bad;
 use super::load::Loaded;
-use super::logits::{put_tiles, Logits};
+use super::logits::{Logits, put_tiles};
 use super::sample::Sampler;
 use super::{AnswerToken, Completion, Finish};
 use llguidance::Matcher;

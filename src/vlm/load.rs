@@ -1,5 +1,6 @@
 //! Opens a GGUF pair and checks that both files belong together.
 
+use super::ModelInfo;
 use super::error::VlmError;
 use super::gguf::Gguf;
 use super::precision::Precision;
@@ -7,7 +8,6 @@ use super::template::Template;
 use super::text::Text;
 use super::tokenizer::Tokenizer;
 use super::vision::Vision;
-use super::ModelInfo;
 use candle_core::Device;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;

@@ -10,7 +10,7 @@
 pub mod host;
 pub mod rows;
 
-use candle_core::{CpuStorage, Device, IndexOp, InplaceOp1, Layout, Result, Storage, Tensor, D};
+use candle_core::{CpuStorage, D, Device, IndexOp, InplaceOp1, Layout, Result, Storage, Tensor};
 
 /// Gives the values of a contiguous f32 tensor on the CPU to `f`.
 pub fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {

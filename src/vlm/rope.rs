@@ -20,11 +20,7 @@ pub fn image_positions(start: u32, rows: usize, cols: usize) -> impl Iterator<It
 
 /// Positions that a picture takes from the text behind it.
 pub const fn image_advance(rows: usize, cols: usize) -> u32 {
-    if rows > cols {
-        rows as u32
-    } else {
-        cols as u32
-    }
+    if rows > cols { rows as u32 } else { cols as u32 }
 }
 
 /// The frequencies of a text model and the axis that turns each of them.

@@ -11,12 +11,12 @@
 
 use super::attention::Span;
 use super::batch::{Batch, Picture};
-use super::clip::{pair_seconds, Shown};
-use super::encoded::{next_group, Encoded, Piece, Unseen, VISION_PATCHES_MAX};
+use super::clip::{Shown, pair_seconds};
+use super::encoded::{Encoded, Piece, Unseen, VISION_PATCHES_MAX, next_group};
 use super::engine::Engine;
 use super::error::VlmError;
 use super::image::Patches;
-use super::live::{force, Live};
+use super::live::{Live, force};
 use super::rope::image_advance;
 use super::sample::Sampler;
 use super::{Answered, Ask, Completion, Job, Rank, Timing};

@@ -49,8 +49,8 @@ fn io_error(path: &Path, source: io::Error) -> VlmError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::load::{load, LABELS_KEY, PROOF_KEY};
-    use crate::vlm::synth::{write_pair, Quant, Shape, Vocabulary};
+    use crate::vlm::load::{LABELS_KEY, PROOF_KEY, load};
+    use crate::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
 
     #[test]
     fn a_copy_states_more_and_its_tensors_are_byte_for_byte_the_same() {

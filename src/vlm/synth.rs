@@ -193,11 +193,7 @@ impl Quant {
     const fn more_bits(self, i: usize, blocks: usize) -> GgmlDType {
         let (most, best) = self.kinds();
         let chosen = i < blocks / 8 || i >= 7 * blocks / 8 || (i - blocks / 8) % 3 == 2;
-        if matches!(self, Self::Q4KM | Self::Q5KM) && chosen {
-            best
-        } else {
-            most
-        }
+        if matches!(self, Self::Q4KM | Self::Q5KM) && chosen { best } else { most }
     }
 
     /// Quantisation of the vision file's matrices.

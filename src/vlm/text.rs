@@ -20,7 +20,7 @@ use super::error::VlmError;
 use super::gguf::Gguf;
 use super::kernel::Activations;
 use super::kv::Arena;
-use super::linear::{vector, Linear};
+use super::linear::{Linear, vector};
 use super::logits::NextLogits;
 use super::rope::Rope;
 use candle_core::{Device, Result, Tensor};
@@ -71,7 +71,7 @@ impl TextConfig {
                 return Err(g.error(
                     format!("key {key}"),
                     format!("{sections:?} does not fill {} frequencies", head_dim / 2),
-                ))
+                ));
             }
         };
         let config = Self {

@@ -71,7 +71,7 @@ impl Tokenizer {
             return Err(bad(format!("{} tokens but {} token types", v.tokens.len(), v.types.len())));
         }
         let mut inner = HfTokenizer::new(bpe(v)?);
-        inner.with_normalizer(Some(NFC));
+        inner.with_normalizer(Some(NFC)).map_err(|e| bad(e.to_string()))?;
         let split =
             Split::new(SplitPattern::Regex(QWEN2_SPLIT.into()), SplitDelimiterBehavior::Isolated, false)
                 .map_err(|e| bad(e.to_string()))?;
@@ -88,7 +88,7 @@ impl Tokenizer {
             }
         }
         // Ids are kept because every added token is in the model's vocabulary too.
-        inner.add_tokens(&added);
+        inner.add_tokens(added).map_err(|e| bad(e.to_string()))?;
         let unicode = byte_alphabet();
         let bytes = v.tokens.iter().zip(&v.types).map(|(t, kind)| token_bytes(t, *kind, &unicode)).collect();
         let is_special = v.types.iter().map(|k| *k == TYPE_CONTROL).collect();

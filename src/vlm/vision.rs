@@ -9,13 +9,13 @@
 //! Everything follows the merge order of `image.rs`. Source: `Qwen3VLVisionModel` of Hugging Face
 //! transformers 5.23; names of keys and tensors: llama.cpp's converter.
 
-use super::attention::{attend, Attended, Heads, Kept, Matrix, Parts};
+use super::attention::{Attended, Heads, Kept, Matrix, Parts, attend};
 use super::error::VlmError;
 use super::gguf::{Gguf, Value};
-use super::image::{merge_order, PatchGrid, Patches};
-use super::linear::{vector, Linear};
-use super::ops::{add_residual, bias_gelu, bias_norm_rotate, layer_norm, with_values, Gelu, Rotary};
-use candle_core::{DType, Device, Result, Tensor, D};
+use super::image::{PatchGrid, Patches, merge_order};
+use super::linear::{Linear, vector};
+use super::ops::{Gelu, Rotary, add_residual, bias_gelu, bias_norm_rotate, layer_norm, with_values};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 const ROPE_BASE: f32 = 10_000.0;
 const CHANNELS: usize = 3;

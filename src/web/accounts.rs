@@ -4,17 +4,17 @@
 //!     account removed, or its role lowered --> the tokens that it made end, and those made with them
 //!     each of these, and a logout --> open event streams look whether they may go on (`events`)
 
+use super::App;
 use super::auth::{self, Credential, Engineer, Role, Viewer, Who};
 use super::error::{ApiError, Problem};
 use super::peer::Peer;
-use super::App;
-use crate::store::accounts::{Account, Session, Token, ACCOUNTS_MAX};
+use crate::store::accounts::{ACCOUNTS_MAX, Account, Session, Token};
 use crate::store::images::sha256;
 use crate::store::record::rfc3339;
-use axum::extract::{Extension, Path, State};
-use axum::http::{header, HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
 use axum::Json;
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;

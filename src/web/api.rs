@@ -1,7 +1,7 @@
 //! All routes, and the OpenAPI document that is made from them.
 
 use super::{
-    accounts, cameras, charts, commands, decide, download, events, images, metrics, outbox, pages, queue, App,
+    App, accounts, cameras, charts, commands, decide, download, events, images, metrics, outbox, pages, queue,
 };
 use axum::routing::get;
 use axum::{Json, Router};

@@ -8,14 +8,14 @@
 //!
 //! A route names its role as an argument; without a sufficient one it is never entered.
 
-use super::error::ApiError;
 use super::App;
+use super::error::ApiError;
 use crate::store::images::sha256;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{header, HeaderMap, StatusCode};
-use rand::rngs::OsRng;
+use axum::http::{HeaderMap, StatusCode, header};
 use rand::RngCore as _;
+use rand::rngs::OsRng;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::sync::Arc;

@@ -9,8 +9,8 @@ use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 use std::future::Future as _;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
@@ -133,7 +133,7 @@ impl HttpBody for Sent {
 mod tests {
     use super::*;
     use crate::web::places::Places;
-    use futures_util::{stream, StreamExt as _};
+    use futures_util::{StreamExt as _, stream};
     use std::convert::Infallible;
     use std::net::IpAddr;
 

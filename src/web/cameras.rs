@@ -5,11 +5,11 @@
 //!     config --the warnings about every recipe------------+--> GET /api/v1/cameras --> the page's line of cameras,
 //!                                                                                      and its warnings
 
-use super::auth::Viewer;
 use super::App;
+use super::auth::Viewer;
 use crate::domain::camera::CameraStatus;
-use axum::extract::State;
 use axum::Json;
+use axum::extract::State;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -9,14 +9,14 @@
 //! a point outside its limits, eight points in a row on one side (Western Electric rule 4), and a run
 //! of rejects so long that it comes less than once in a thousand parts' time at the mean rate.
 
+use super::App;
 use super::accounts::blocking;
 use super::auth::Viewer;
 use super::error::{ApiError, Problem};
 use super::queue::Search;
-use super::App;
 use crate::store::query::Row;
-use axum::extract::{Query, State};
 use axum::Json;
+use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;

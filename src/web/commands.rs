@@ -6,15 +6,15 @@
 //! Accepted means that the desk has it: the picture is taken and the result published as for any other
 //! trigger, and what comes of it is in the result.
 
+use super::App;
 use super::auth::{Operator, Role};
 use super::error::{ApiError, Problem};
-use super::App;
 use crate::command::{self, Handler, Order, Verb, Words};
 use crate::domain::trigger::{Refusal, Sender};
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{header, HeaderMap, StatusCode};
-use axum::Json;
+use axum::http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,15 +1,15 @@
 //! Decisions: one, one taken back, and many at once.
 
+use super::App;
 use super::accounts::blocking;
 use super::auth::Operator;
 use super::error::{ApiError, Problem};
-use super::queue::{stored, Search};
+use super::queue::{Search, stored};
 use super::wire::{BoxBody, ReviewView, TextBody};
-use super::App;
 use crate::domain::review::{Decided, Decision};
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::Json;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::ToSchema;

@@ -5,21 +5,21 @@
 //! At most `EXPORTS_MAX` at a time. A reader that has gone, or takes nothing for `READ_WAIT`, ends its export: nobody
 //! holds a place by not reading.
 
+use super::App;
 use super::auth::Operator;
 use super::error::{ApiError, Problem};
 use super::queue::Search;
-use super::App;
 use crate::store::export::write::{ExportError, Form, Sink, Summary};
 use crate::store::query::Filter;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
-use axum::http::{header, StatusCode};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use std::io::{self, Seek as _, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};

@@ -2,9 +2,9 @@
 
 use crate::store::error::StoreError;
 use crate::store::review::ReviewError;
+use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use serde::Serialize;
 use utoipa::ToSchema;
 

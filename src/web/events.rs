@@ -10,13 +10,13 @@
 //! A stream lives as long as the access it was opened with: that is looked at again whenever somebody's
 //! access changes, and at every sign of life, since a session also ends by its time.
 
+use super::App;
 use super::auth::{self, Credential, Viewer, Who};
 use super::error::{ApiError, Problem};
 use super::peer::Peer;
 use super::queue::summary;
 use super::streams::{self, STREAMS_MAX};
 use super::wire::Summary;
-use super::App;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};

@@ -1,14 +1,14 @@
 //! Pictures by their sha256, and small copies of them.
 
+use super::App;
 use super::accounts::blocking;
 use super::auth::Viewer;
 use super::error::{ApiError, Problem};
-use super::App;
 use crate::store::images::{hex, sha256 as digest};
 use crate::store::proof::FileState;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{header, HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use image::codecs::jpeg::JpegEncoder;
 use image::{ImageReader, Limits, RgbImage};

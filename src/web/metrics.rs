@@ -2,12 +2,12 @@
 
 use super::auth::{self, Role};
 use super::error::{ApiError, Problem};
-use super::{accounts, App};
+use super::{App, accounts};
+use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{header, HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

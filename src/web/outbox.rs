@@ -1,11 +1,11 @@
 //! What the broker has not taken: how much is owed, and what was given up. Another try is the command `retry`.
 
+use super::App;
 use super::auth::Viewer;
 use super::error::{ApiError, Problem};
-use super::App;
 use crate::store::outbox::DeadLetter;
-use axum::extract::State;
 use axum::Json;
+use axum::extract::State;
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;

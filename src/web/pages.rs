@@ -3,7 +3,7 @@
 use super::error::ApiError;
 use crate::store::images::{hex, sha256};
 use axum::extract::Path;
-use axum::http::{header, HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 const HTML: &str = "text/html; charset=utf-8";

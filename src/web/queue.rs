@@ -1,20 +1,20 @@
 //! The queue and one inspection.
 
+use super::App;
 use super::accounts::blocking;
 use super::auth::Viewer;
 use super::error::{ApiError, Problem};
 use super::wire::{
-    finite, AnswerView, Detail, FindingView, LatencyView, ModelView, PartView, ReviewView, Summary, TextView,
+    AnswerView, Detail, FindingView, LatencyView, ModelView, PartView, ReviewView, Summary, TextView, finite,
 };
-use super::App;
 use crate::domain::grade::Grade;
 use crate::domain::grid::Grid;
 use crate::domain::pipeline::{Pipeline, PromptKind};
 use crate::domain::review::Decided;
-use crate::store::query::{unix_ms, Filter};
-use crate::store::record::{parse_rfc3339, rfc3339, Stored};
-use axum::extract::{Path, Query, State};
+use crate::store::query::{Filter, unix_ms};
+use crate::store::record::{Stored, parse_rfc3339, rfc3339};
 use axum::Json;
+use axum::extract::{Path, Query, State};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;

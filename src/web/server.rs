@@ -3,10 +3,10 @@
 //!     accept --place?--> TLS (5 s) --> request's head (5 s) --> its body (`body`) --> route --> answer
 //!                '--no: closed at once                              '-- again, kept alive --------'
 
-use super::body::{Late, Received, Sent, PIECE, WHOLE};
+use super::body::{Late, PIECE, Received, Sent, WHOLE};
 use super::peer::Peer;
 use super::places::{Place, Places};
-use super::{guard, App};
+use super::{App, guard};
 use axum::body::Body;
 use axum::http::Request;
 use hyper::body::Incoming;

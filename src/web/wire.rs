@@ -7,7 +7,7 @@ use crate::domain::rect::BoxPx;
 use crate::domain::review::{OperatorBox, OperatorText, Review};
 use crate::domain::text::TextLine;
 use crate::store::multiview::PartState;
-use crate::store::record::{rfc3339, Stored};
+use crate::store::record::{Stored, rfc3339};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -3,12 +3,12 @@
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use divan::counter::ItemsCount;
 use divan::Bencher;
+use divan::counter::ItemsCount;
 use image::RgbImage;
-use inspectd::config::pipeline_from_str;
 use inspectd::domain::grid::Grid;
-use inspectd::vlm::attention::{attend, Attended, Heads, Kept, Matrix, Parts, Span};
+use inspectd::recipe::pipeline_from_str;
+use inspectd::vlm::attention::{Attended, Heads, Kept, Matrix, Parts, Span, attend};
 use inspectd::vlm::image::preprocess;
 use inspectd::vlm::kernel::{Activations, Bits, Packed, Shared};
 use std::sync::Arc;

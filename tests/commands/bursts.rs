@@ -1,8 +1,8 @@
 //! Many commands at once: each has its answer, and exactly one, by both versions of MQTT.
 
-use super::{camera, Plc, SIMULATOR};
-use crate::broker::{until, Broker};
-use crate::station::{Station, PREFIX};
+use super::{Plc, SIMULATOR, camera};
+use crate::broker::{Broker, until};
+use crate::station::{PREFIX, Station};
 use rumqttc::v5::mqttbytes::QoS;
 use serde_json::json;
 use std::collections::BTreeMap;

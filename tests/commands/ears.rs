@@ -1,10 +1,10 @@
 //! A station that cannot hear commands says so: a broker that refuses the subscription, and a second client under
 //! the same id.
 
-use super::{camera, http, SIMULATOR};
-use crate::broker::{until, Broker};
+use super::{SIMULATOR, camera, http};
+use crate::broker::{Broker, until};
 use crate::station::Station;
-use inspectd::mqtt::command::{listen, ALARM_REFUSED, ALARM_TAKEN};
+use inspectd::mqtt::command::{ALARM_REFUSED, ALARM_TAKEN, listen};
 use inspectd::mqtt::{MqttOptions, Protocol, StationEvent};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as Port};
@@ -49,11 +49,7 @@ async fn serve(mut stream: TcpStream, got: Got) -> std::io::Result<()> {
         let answer: Vec<u8> = match kind >> 4 {
             1 => {
                 v5 = body[6] == 5;
-                if v5 {
-                    vec![0x20, 3, 0, 0, 0]
-                } else {
-                    vec![0x20, 2, 0, 0]
-                }
+                if v5 { vec![0x20, 3, 0, 0, 0] } else { vec![0x20, 2, 0, 0] }
             }
             3 if kind & 0b110 == 0 => vec![],
             3 => {

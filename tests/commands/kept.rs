@@ -1,11 +1,11 @@
 //! What a station must still know after a kill: what it was commanded, which triggers it has accepted, and the fate
 //! of files.
 
-use super::{camera, housing, Plc, SIMULATOR};
-use crate::broker::{until, Broker};
-use crate::station::{signal, wait, Station, PREFIX};
+use super::{Plc, SIMULATOR, camera, housing};
+use crate::broker::{Broker, until};
+use crate::station::{PREFIX, Station, signal, wait};
 use rumqttc::v5::mqttbytes::QoS;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

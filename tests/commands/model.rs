@@ -1,14 +1,14 @@
 //! The model that was proven is the model that runs, from outside: files that change under the daemon, and files that
 //! were damaged before somebody accepted them.
 
-use super::{camera, Plc, PIPELINE, SIMULATOR};
-use crate::broker::{until, Broker};
-use crate::shipped::{blinded, Pair, TEXT, VISION};
-use crate::station::{engine, signal, wait, Station};
+use super::{PIPELINE, Plc, SIMULATOR, camera};
+use crate::broker::{Broker, until};
+use crate::shipped::{Pair, TEXT, VISION, blinded};
+use crate::station::{Station, engine, signal, wait};
 use inspectd::domain::review::{Decided, Decision};
-use inspectd::simulator::{tile, Mix};
+use inspectd::simulator::{Mix, tile};
 use inspectd::store::Store;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 

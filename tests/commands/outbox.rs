@@ -1,11 +1,11 @@
 //! What was given up, and the command that sends it again.
 
-use crate::broker::{until, Broker};
+use crate::broker::{Broker, until};
 use crate::inspections::inspection;
-use crate::station::{signal, wait, Station};
-use crate::{camera, Plc, SIMULATOR};
+use crate::station::{Station, signal, wait};
+use crate::{Plc, SIMULATOR, camera};
 use inspectd::store::outbox::{Cause, Kind, Owed};
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use std::process::Command;
 
 fn outbox(station: &Station, words: &[&str]) -> String {

@@ -1,11 +1,11 @@
 //! What is risky about a recipe, as the daemon tells it: once at the start, and on the page for as long as it runs.
 
-use super::{http, SIMULATOR};
+use super::{SIMULATOR, http};
 use crate::broker::until;
 use crate::station::Station;
 use inspectd::store::accounts::Token;
 use inspectd::store::images::sha256;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 

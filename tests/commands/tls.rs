@@ -1,8 +1,8 @@
 //! The real binary and a real mosquitto by TLS: certificates of an authority of the test's own, which the broker
 //! asks for, too; what is not vouched for is not spoken to.
 
-use crate::broker::{until, Broker, Subscriber};
-use crate::station::{self, results, Station, PREFIX};
+use crate::broker::{Broker, Subscriber, until};
+use crate::station::{self, PREFIX, Station, results};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::{AsyncClient, MqttOptions};

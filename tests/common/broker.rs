@@ -2,7 +2,7 @@
 //!
 //!     daemon's client --> Gate (open, cut) --> mosquitto <-- Subscriber
 
-use rumqttc::v5::mqttbytes::{v5::Packet, QoS};
+use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Small model pairs in a folder of their own, sound until a test changes them.
 
 use inspectd::vlm::synth::write::NewFile;
-use inspectd::vlm::synth::{text_file, vision_file, write_pair, Quant, Shape, Vocabulary};
+use inspectd::vlm::synth::{Quant, Shape, Vocabulary, text_file, vision_file, write_pair};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

@@ -3,8 +3,8 @@
 use inspectd::domain::frame::Frame;
 use inspectd::domain::inspection::Inspection;
 use inspectd::domain::pipeline::Pipeline;
-use inspectd::engine::child::{Child, ChildOptions};
 use inspectd::engine::Engine;
+use inspectd::engine::child::{Child, ChildOptions};
 use inspectd::inspect::proof::{ByNamedProof, ByProof};
 use inspectd::inspect::under_way;
 use inspectd::ipc::Program;

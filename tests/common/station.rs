@@ -1,6 +1,6 @@
 //! The real binary as a child process, with a config of its own.
 
-use crate::broker::{until, Message};
+use crate::broker::{Message, until};
 use crate::config::config;
 use inspectd::store::{Store, StoreOptions};
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 use super::broker::until;
 use super::control::{filled, inspectd, json};
-use super::station::{signal, wait, Station};
+use super::station::{Station, signal, wait};
 use inspectd::store::{Store, StoreOptions};
 use serde_json::Value;
 use std::path::Path;

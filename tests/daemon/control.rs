@@ -1,11 +1,11 @@
 //! The local door: commands beside a running daemon, and commands of root on a service's store.
 
-use super::broker::{until, Broker, Subscriber};
+use super::broker::{Broker, Subscriber, until};
 use super::inspections::inspection;
-use super::station::{signal, wait, Station, PREFIX};
+use super::station::{PREFIX, Station, signal, wait};
 use inspectd::store::{Store, StoreOptions};
 use serde_json::Value;
-use std::os::unix::fs::{chown, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

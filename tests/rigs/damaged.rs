@@ -7,15 +7,15 @@
 //! The engine's process is this test binary again: `engine`.
 
 use crate::{room, soak};
-use inspectd::config::load_pipeline;
 use inspectd::domain::frame::{Frame, Trigger};
 use inspectd::domain::grade::Verdict;
 use inspectd::domain::pipeline::Pipeline;
-use inspectd::engine::child::serve::serve;
-use inspectd::engine::child::Child;
 use inspectd::engine::Engine;
+use inspectd::engine::child::Child;
+use inspectd::engine::child::serve::serve;
 use inspectd::ipc::Channel;
-use inspectd::simulator::{tile, Mix};
+use inspectd::recipe::load_pipeline;
+use inspectd::simulator::{Mix, tile};
 use inspectd::vlm::engine::EngineOptions;
 use inspectd::vlm::{Qwen3Vl, Steps};
 use rand::{Rng as _, SeedableRng as _};

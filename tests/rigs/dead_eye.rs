@@ -5,15 +5,15 @@
 
 use crate::soak;
 use image::codecs::jpeg::JpegEncoder;
-use image::imageops::{resize, FilterType};
+use image::imageops::{FilterType, resize};
 use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, Rgb, RgbImage};
-use inspectd::camera::decode::{decode, Depth};
-use inspectd::config::pipeline_from_str;
+use inspectd::camera::decode::{Depth, decode};
 use inspectd::domain::frame::{Frame, Trigger};
 use inspectd::domain::grade::{Reason, Verdict};
 use inspectd::domain::pipeline::Pipeline;
 use inspectd::inspect::inspect;
-use inspectd::simulator::{tile, Mix};
+use inspectd::recipe::pipeline_from_str;
+use inspectd::simulator::{Mix, tile};
 use inspectd::vlm::engine::EngineOptions;
 use inspectd::vlm::{Qwen3Vl, Vlm};
 use rand::{Rng, SeedableRng};

@@ -2,7 +2,7 @@
 
 use crate::broker::{Broker, Subscriber};
 use crate::soak;
-use crate::station::{acked, Order, Station};
+use crate::station::{Order, Station, acked};
 use inspectd::clock::Clock;
 use inspectd::store::{Store, StoreOptions};
 use std::time::{Duration, Instant};
@@ -113,9 +113,11 @@ async fn p8_inserts_leave_memory_descriptors_and_disk_bounded() {
         u32::from(found.broken_at.is_some()),
         began.elapsed().as_secs_f64()
     );
-    assert!(subscriber
-        .newest("station/status")
-        .is_some_and(|s| s["state"] == "online" || s["state"] == "offline"));
+    assert!(
+        subscriber
+            .newest("station/status")
+            .is_some_and(|s| s["state"] == "online" || s["state"] == "offline")
+    );
     assert_eq!((found.gaps, found.broken_at), (0, None));
     assert!(usage <= order.max_bytes, "{usage} bytes");
     assert!(most - fewest <= 8, "{fewest} to {most} descriptors");

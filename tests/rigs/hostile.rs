@@ -4,7 +4,7 @@ use crate::soak;
 use inspectd::camera::folder::Folder;
 use inspectd::camera::{Source, Stop};
 use inspectd::vlm::load::load;
-use inspectd::vlm::synth::{write_pair, Quant, Shape, Vocabulary};
+use inspectd::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
@@ -41,7 +41,7 @@ fn mutate(bytes: &mut Vec<u8>, within: usize, rng: &mut ChaCha8Rng) {
         let at = rng.gen_range(0..within - 8);
         match rng.gen_range(0..6) {
             0 => bytes[at] ^= 1 << rng.gen_range(0..8),
-            1 => bytes[at] = rng.gen(),
+            1 => bytes[at] = rng.r#gen(),
             2 => bytes[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes()),
             3 => bytes[at..at + 8].copy_from_slice(&rng.gen_range(0..1u64 << 34).to_le_bytes()),
             4 => bytes[at..at + 4].copy_from_slice(&0x7fff_ffffu32.to_be_bytes()),

@@ -5,10 +5,10 @@
 //!       '-- acked lines --> parent: kill -9, a fifth of them in the first 200 ms
 //!     at the end of a round: what was acknowledged = what is stored = what was heard
 
-use crate::broker::{until, Broker, Subscriber};
+use crate::broker::{Broker, Subscriber, until};
 use crate::inspections::id;
 use crate::soak;
-use crate::station::{acked, Order, Station};
+use crate::station::{Order, Station, acked};
 use inspectd::store::{Store, StoreOptions};
 use rand::Rng as _;
 use std::collections::BTreeMap;
@@ -48,7 +48,15 @@ async fn p1_kill_minus_nine_loses_nothing() {
     println!(
         "\nP1: {} kills, {} in the first 200 ms, {} acknowledged, {} stored, {} heard ({} twice, same bytes), {} lost, \
          {} doubled ids, {} refused opens, {:.0} s",
-        f.kills, f.early, f.acknowledged, f.stored, f.heard, f.twice, f.lost, f.doubled, f.refused,
+        f.kills,
+        f.early,
+        f.acknowledged,
+        f.stored,
+        f.heard,
+        f.twice,
+        f.lost,
+        f.doubled,
+        f.refused,
         began.elapsed().as_secs_f64()
     );
     assert_eq!((f.lost, f.doubled, f.refused), (0, 0, 0));

@@ -6,18 +6,18 @@
 //! A day of one result a second is committed while the proxy is shut; the faults come while the
 //! backlog is delivered.
 
-use crate::broker::{until, Broker};
+use crate::broker::{Broker, until};
 use crate::soak;
 use crate::station::{Order, Station};
 use inspectd::store::{Store, StoreOptions};
-use rumqttc::v5::mqttbytes::{v5::Packet, QoS};
+use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{tcp, TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, tcp};
 use tokio::sync::watch;
 
 /// Results of the short form; the full count is a day.

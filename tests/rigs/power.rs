@@ -7,7 +7,7 @@
 
 use crate::loopdisk::{self, LoopDisk};
 use crate::soak;
-use crate::station::{acked, Order, Station};
+use crate::station::{Order, Station, acked};
 use inspectd::store::{Store, StoreOptions};
 use rand::Rng as _;
 use std::collections::BTreeMap;

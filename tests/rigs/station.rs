@@ -14,8 +14,8 @@ use inspectd::store::{Store, StoreOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, SystemTime};
 
 /// Set in the child.
@@ -114,17 +114,19 @@ fn commit_all(order: &Order, store: &Store) {
     let next = std::sync::atomic::AtomicU64::new(last + 1);
     std::thread::scope(|scope| {
         for _ in 0..order.committers.max(1) {
-            scope.spawn(|| loop {
-                let n = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                if order.records != 0 && n > order.records {
-                    return;
-                }
-                commit_one(order, store, n);
-                if order.max_bytes != 0 && n.is_multiple_of(200) {
-                    prune(store);
-                }
-                if order.pause_us != 0 {
-                    std::thread::sleep(Duration::from_micros(order.pause_us));
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if order.records != 0 && n > order.records {
+                        return;
+                    }
+                    commit_one(order, store, n);
+                    if order.max_bytes != 0 && n.is_multiple_of(200) {
+                        prune(store);
+                    }
+                    if order.pause_us != 0 {
+                        std::thread::sleep(Duration::from_micros(order.pause_us));
+                    }
                 }
             });
         }

@@ -99,7 +99,7 @@ impl Browser {
 
     /// Drags from one place of the window to another.
     pub async fn drag(&self, from: (i64, i64), to: (i64, i64)) {
-        use fantoccini::actions::{InputSource as _, MouseActions, PointerAction, MOUSE_BUTTON_LEFT};
+        use fantoccini::actions::{InputSource as _, MOUSE_BUTTON_LEFT, MouseActions, PointerAction};
         let at = |(x, y): (i64, i64)| PointerAction::MoveTo {
             duration: Some(Duration::from_millis(60)),
             x: x as f64,

@@ -1,7 +1,7 @@
 //! Commands over HTTP: the words of MQTT, answered with 202 or with the refusal.
 
 use super::http::ask;
-use super::server::{options, token, Server};
+use super::server::{Server, options, token};
 use inspectd::domain::camera::{CameraState, CameraStatus, LineState};
 use inspectd::domain::trigger::Command;
 use inspectd::store::{Store, StoreOptions};

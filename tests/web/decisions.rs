@@ -1,8 +1,8 @@
 //! Decisions over HTTP, to the broker, and out again.
 
-use super::broker::{until, Broker, Subscriber};
+use super::broker::{Broker, Subscriber, until};
 use super::inspections::id;
-use super::server::{commit, part, Server};
+use super::server::{Server, commit, part};
 use inspectd::mqtt::message::REVIEW_JSON_SCHEMA;
 use inspectd::mqtt::{MqttOptions, Protocol};
 use inspectd::store::outbox::Kind;

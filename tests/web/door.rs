@@ -1,7 +1,7 @@
 //! The door: sockets that only wait, guesses, and access that ends.
 
-use super::http::{ask, read, Answer};
-use super::server::{commit, part, token, Server, PASSWORD};
+use super::http::{Answer, ask, read};
+use super::server::{PASSWORD, Server, commit, part, token};
 use inspectd::store::accounts::Token;
 use inspectd::store::images::sha256;
 use inspectd::web::auth::Role;

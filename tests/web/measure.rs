@@ -6,7 +6,7 @@
 use super::browser::Browser;
 use super::http::ask;
 use super::inspections::id;
-use super::server::{commit, part, PASSWORD};
+use super::server::{PASSWORD, commit, part};
 use inspectd::store::{Store, StoreOptions};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -109,7 +109,9 @@ async fn hundred_thousand() {
     let url = format!("http://127.0.0.1:{port}/");
     browser.page.goto(&format!("{url}healthz")).await.unwrap();
     let login = format!("{{\"name\":\"anna\",\"password\":\"{PASSWORD}\"}}");
-    let script = format!("return fetch('/api/v1/login', {{method: 'POST', headers: {{'content-type': 'application/json'}}, body: '{login}'}}).then(r => r.status)");
+    let script = format!(
+        "return fetch('/api/v1/login', {{method: 'POST', headers: {{'content-type': 'application/json'}}, body: '{login}'}}).then(r => r.status)"
+    );
     assert_eq!(browser.page.execute(&script, vec![]).await.unwrap(), 200);
     for visit in 1..=5 {
         browser.page.goto(&url).await.unwrap();

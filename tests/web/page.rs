@@ -2,7 +2,7 @@
 
 use super::browser::Browser;
 use super::inspections::id;
-use super::server::{commit, part, Server, PASSWORD};
+use super::server::{PASSWORD, Server, commit, part};
 use inspectd::domain::inspection::Inspection;
 use inspectd::domain::part::PartRef;
 use inspectd::domain::review::{Decided, Decision, ReviewKind};

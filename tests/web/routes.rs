@@ -2,7 +2,7 @@
 
 use super::http::{ask, read};
 use super::inspections::id;
-use super::server::{options, Server, PASSWORD};
+use super::server::{PASSWORD, Server, options};
 use inspectd::store::{Store, StoreOptions};
 use inspectd::web::api;
 use inspectd::web::auth::Role;

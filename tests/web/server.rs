@@ -1,6 +1,6 @@
 //! A server on a free port, with a store that holds parts and one account a role.
 
-use super::http::{ask, Answer};
+use super::http::{Answer, ask};
 use super::inspections::inspection;
 use inspectd::domain::camera::{CameraStatus, LineState};
 use inspectd::domain::grade::{Grade, Reason, Verdict};

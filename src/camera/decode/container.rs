@@ -26,7 +26,7 @@ pub fn png(bytes: &[u8]) -> Result<(), String> {
             (b"gAMA", [a, b, c, d]) => gamma = Some(u32::from_be_bytes([*a, *b, *c, *d])),
             (b"sRGB" | b"iCCP" | b"cICP", _) => standard = true,
             (b"acTL", _) => {
-                return Err("it is an animation, and only its first picture would be looked at".into())
+                return Err("it is an animation, and only its first picture would be looked at".into());
             }
             _ => {}
         }

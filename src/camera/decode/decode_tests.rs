@@ -1,7 +1,7 @@
 //! Tests of decoding: what is whole is read, and what was cut, damaged or is ambiguous is refused by its name.
 
 use super::*;
-use crate::simulator::{part, Product};
+use crate::simulator::{Product, part};
 use image::{DynamicImage, ImageBuffer, Luma, Rgb};
 
 const PROGRESSIVE: &[u8] = include_bytes!("../../../fixtures/pictures/progressive.jpg");

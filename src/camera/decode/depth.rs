@@ -4,11 +4,10 @@
 //! defects. So the number is stated (`[frame] depth_bits` of the pipeline), or the values have to reach the upper
 //! half of their range by themselves.
 
+use crate::domain::frame::DEPTH_BITS;
 use image::{DynamicImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba};
 use std::sync::Arc;
 
-/// Numbers of bits that can be stated.
-pub const DEPTH_BITS: std::ops::RangeInclusive<u32> = 9..=16;
 /// A picture of 16 bits without a statement has a value at least so large.
 const UPPER_HALF: u16 = 0x8000;
 

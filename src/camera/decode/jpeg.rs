@@ -119,7 +119,7 @@ pub fn check(bytes: &[u8]) -> Outcome<()> {
             0xc3 | 0xc5..=0xcf | 0xdc | 0xde | 0xdf => {
                 return corrupt(
                     "it is a kind of JPEG that is not supported (lossless, arithmetic, hierarchical)",
-                )
+                );
             }
             // Application data and comments.
             0xe0..=0xfe => {}
@@ -289,11 +289,7 @@ impl Walk {
     fn finish(&self) -> Outcome<()> {
         let Some(frame) = &self.frame else { return Err(Broken::Truncated) };
         let whole = frame.components.iter().all(|c| c.missing.iter().all(|m| *m == Some(0)));
-        if whole {
-            Ok(())
-        } else {
-            Err(Broken::Truncated)
-        }
+        if whole { Ok(()) } else { Err(Broken::Truncated) }
     }
 }
 

@@ -19,17 +19,16 @@ mod depth;
 mod huffman;
 pub mod jpeg;
 
-pub use depth::{Depth, DepthRule, DEPTH_BITS};
+pub use depth::{Depth, DepthRule};
 
 use super::CameraError;
+use crate::domain::frame::SIDE_MAX_PX;
 use image::error::{ImageError, LimitError, LimitErrorKind};
 use image::{ImageFormat, ImageReader, Limits, RgbImage};
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-/// Most pixels a side.
-pub const SIDE_MAX_PX: u32 = 16_384;
 /// Most memory that decoding one picture may take.
 pub const DECODE_MEMORY_MAX_BYTES: u64 = 1 << 30;
 /// Largest file: the largest picture, not compressed at all.
@@ -148,11 +147,7 @@ fn unwritten_rows(pixels: &RgbImage, bottom_up: bool) -> usize {
     let row = pixels.width() as usize * 3;
     let is_zero = |row: &&[u8]| row.iter().all(|v| *v == 0);
     let rows = pixels.as_raw().chunks_exact(row.max(1));
-    if bottom_up {
-        rows.take_while(is_zero).count()
-    } else {
-        rows.rev().take_while(is_zero).count()
-    }
+    if bottom_up { rows.take_while(is_zero).count() } else { rows.rev().take_while(is_zero).count() }
 }
 
 /// Sorts a decoder's error by what can be done about it.

@@ -15,7 +15,7 @@ mod watch;
 
 pub use watch::Stamp;
 
-use super::decode::{decode, Depth, DepthRule};
+use super::decode::{Depth, DepthRule, decode};
 use super::{CameraError, Source, Stop, Want};
 use crate::domain::frame::{Frame, Ticket, Trigger};
 use image::RgbImage;

@@ -21,9 +21,9 @@
 //! - A file is reported as bad at most once, and is still delivered if its writer finishes it later.
 //! - At most `FILES_MAX` files are remembered; those that leave the directory are forgotten.
 
-use super::{hidden, Taken};
-use crate::camera::decode::{self, Depth, DepthRule};
+use super::{Taken, hidden};
 use crate::camera::CameraError;
+use crate::camera::decode::{self, Depth, DepthRule};
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};

@@ -9,13 +9,13 @@
 mod clock;
 mod pixels;
 
-use super::device::{Device, DeviceError, Exposure, Kind, Picture, Reading, Stamp, BROKEN_MAX};
+use super::device::{BROKEN_MAX, Device, DeviceError, Exposure, Kind, Picture, Reading, Stamp};
 use aravis::prelude::*;
 use aravis::{AcquisitionMode, Aravis, Buffer, BufferStatus, Camera, Stream};
 use clock::CameraClock;
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Buffers between the camera and us; more would only make pictures older.

@@ -33,9 +33,9 @@ enum Colour {
 }
 
 fn layout(format: u32) -> Option<(Packing, Colour)> {
-    use imgproc::{COLOR_BayerBGGR2RGB, COLOR_BayerGBRG2RGB, COLOR_BayerGRBG2RGB, COLOR_BayerRGGB2RGB};
     use Colour::{Bayer, Bgr, Grey, Rgb};
     use Packing::{Bits8, Gev12, Lsb10, Lsb12, Word};
+    use imgproc::{COLOR_BayerBGGR2RGB, COLOR_BayerGBRG2RGB, COLOR_BayerGRBG2RGB, COLOR_BayerRGGB2RGB};
     let [gr, rg, gb, bg] =
         [COLOR_BayerGRBG2RGB, COLOR_BayerRGGB2RGB, COLOR_BayerGBRG2RGB, COLOR_BayerBGGR2RGB].map(Bayer);
     Some(match format {

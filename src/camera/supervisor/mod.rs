@@ -17,7 +17,7 @@
 pub mod machine;
 pub mod presence;
 
-use super::device::{monotonic_ns, Settings, Stamp};
+use super::device::{Settings, Stamp, monotonic_ns};
 use super::picture::Condition;
 use super::wire::{Order, Told};
 use super::{CameraError, Source, Stop, Want};

@@ -173,11 +173,7 @@ impl Piece {
 
 /// A length with as many decimals as a person uses.
 fn millimetres(length_mm: f64) -> String {
-    if length_mm < 10.0 {
-        format!("{length_mm:.1} mm")
-    } else {
-        format!("{length_mm:.0} mm")
-    }
+    if length_mm < 10.0 { format!("{length_mm:.1} mm") } else { format!("{length_mm:.0} mm") }
 }
 
 /// One line as read: runs of right characters, wrong ones marked, then whether it fits and how sure it is.

@@ -1,6 +1,6 @@
 //! One function a stage: set up, run `Effort::runs` times or as long as the stage may take, median.
 
-use crate::config::{self, ConfigError};
+use crate::document::ReadError;
 use crate::domain::frame::{Frame as Picture, Trigger};
 use crate::domain::pipeline::Pipeline;
 use crate::inspect::plan::Plan;
@@ -9,9 +9,9 @@ use crate::vlm::attention::Span;
 use crate::vlm::batch::Batch;
 use crate::vlm::image::{preprocess, smart_resize};
 use crate::vlm::{Job, ModelInfo, Qwen3Vl, Timing, Vlm, VlmError};
-use anyhow::{bail, Context};
-use image::imageops::crop_imm;
+use anyhow::{Context, bail};
 use image::RgbImage;
+use image::imageops::crop_imm;
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
@@ -110,10 +110,10 @@ pub struct Whole {
 }
 
 /// The pipeline of a file, or the shipped one.
-pub fn pipeline(file: Option<&Path>) -> Result<Pipeline, ConfigError> {
+pub fn pipeline(file: Option<&Path>) -> Result<Pipeline, ReadError> {
     match file {
-        Some(file) => config::load_pipeline(file),
-        None => config::pipeline_from_str("machined-plate.toml", PIPELINE),
+        Some(file) => crate::recipe::load_pipeline(file),
+        None => crate::recipe::pipeline_from_str("machined-plate.toml", PIPELINE),
     }
 }
 

@@ -1,12 +1,13 @@
 //! Recipes that are valid and let defective parts pass: each kind is warned of, and what ships is not.
 
 use super::*;
+use crate::recipe::load_pipeline_with_warnings;
 
 const RECIPE: &str = include_str!("../../../pipelines/machined-plate.toml");
 const QUESTION: &str = r#"text = 'Find surface defects: {labels}. Reply with a JSON list of {"bbox_2d", "label", "severity"}, or [] if there are none.'"#;
 
 fn warnings_of(text: &str) -> Vec<Problem> {
-    pipeline::from_str("p.toml", text).unwrap_or_else(|problems| panic!("{problems:#?}")).1
+    crate::recipe::file::from_str("p.toml", text).unwrap_or_else(|problems| panic!("{problems:#?}")).1
 }
 
 /// The text with every edit made, each of which finds its place.

@@ -8,7 +8,7 @@ use super::wire::{self, FromEngine, ToEngine};
 use crate::ipc::{Channel, IpcError};
 use crate::threads;
 use crate::vlm::{Answered, Job, Rank, Steps, VlmError};
-use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
 /// How long the daemon may take to read an answer, and a message to come through once it began.

@@ -7,7 +7,7 @@
 //! anywhere. Lines in no region were not asked: they are counted as `outside` and not scored. A line
 //! that was not read is read as "". Lines read beyond the true ones are counted as `extra`.
 
-use super::{share, Asked};
+use super::{Asked, share};
 use crate::domain::inspection::Inspection;
 use crate::domain::rect::{BoxPx, Rect};
 use crate::evaluate::truth::{TrueText, Truth};

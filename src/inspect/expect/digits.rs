@@ -9,7 +9,7 @@
 //!     mod37_36    digits, capital letters          2 or more      yes                          ISO 7064
 //!     vin         digits, capitals without I O Q   17             no                           see `vin`
 
-use super::{mismatch, Objection};
+use super::{Objection, mismatch};
 use crate::domain::text::Mismatch;
 
 /// GTIN-8, -12, -13 or -14 with its check digit; spaces and hyphens may group the digits, as they do under

@@ -19,7 +19,7 @@ mod codes;
 mod rules;
 mod table;
 
-use super::{mismatch, Objection};
+use super::{Objection, mismatch};
 use crate::domain::text::Mismatch;
 use rules::{Breach, Facts};
 use std::ops::Range;

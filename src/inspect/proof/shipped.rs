@@ -5,8 +5,8 @@
 
 use super::{Expected, Known, Proof};
 use crate::domain::pipeline::PixelBudget;
-use image::codecs::png::PngDecoder;
 use image::DynamicImage;
+use image::codecs::png::PngDecoder;
 use serde::Deserialize;
 use std::io::Cursor;
 use std::sync::Arc;

@@ -81,9 +81,9 @@ fn of_pictures_that_were_never_asked_half_of_each_kind_must_hold() {
         Ok(()),
         "those that held before count with the others"
     );
-    assert!(outcome(&[firm(), found(), found()], &[PIT, "[]", "[]"])
-        .expect_err("a third")
-        .contains("1 of 3"));
+    assert!(
+        outcome(&[firm(), found(), found()], &[PIT, "[]", "[]"]).expect_err("a third").contains("1 of 3")
+    );
 }
 
 #[test]

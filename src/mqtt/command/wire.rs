@@ -115,7 +115,7 @@ impl Voice {
     pub fn subscribe(&self, topics: impl Iterator<Item = String>) -> Result<(), Gone> {
         match self {
             Self::V5(client) => {
-                use v5::mqttbytes::{v5::Filter, QoS};
+                use v5::mqttbytes::{QoS, v5::Filter};
                 client.try_subscribe_many(topics.map(|t| Filter::new(t, QoS::AtLeastOnce))).map_err(|_| Gone)
             }
             Self::V4(client) => {
@@ -138,7 +138,7 @@ impl Voice {
     ) -> Result<(), Gone> {
         match self {
             Self::V5(client) => {
-                use v5::mqttbytes::{v5::PublishProperties, QoS};
+                use v5::mqttbytes::{QoS, v5::PublishProperties};
                 let correlation_data = correlation.map(Into::into);
                 let properties = PublishProperties { correlation_data, ..PublishProperties::default() };
                 let sent = client.publish_with_properties(to, QoS::AtLeastOnce, false, answer, properties);
@@ -180,8 +180,8 @@ impl Ears {
 }
 
 fn heard_v5(event: v5::Event) -> Heard {
-    use v5::mqttbytes::v5::{Packet, SubscribeReasonCode};
     use v5::mqttbytes::QoS;
+    use v5::mqttbytes::v5::{Packet, SubscribeReasonCode};
     match event {
         v5::Event::Incoming(Packet::ConnAck(_)) => Heard::Up,
         v5::Event::Incoming(Packet::SubAck(ack)) => {

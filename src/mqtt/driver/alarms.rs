@@ -1,11 +1,11 @@
 //! What the driver alarms: dead letters, what the broker refuses, what is too long for it.
 
 use super::Driver;
+use crate::mqtt::MqttError;
 use crate::mqtt::message;
 use crate::mqtt::state::Phase;
-use crate::mqtt::MqttError;
-use crate::store::outbox::Kind;
 use crate::store::Store;
+use crate::store::outbox::Kind;
 use std::time::SystemTime;
 
 const ALARM_DEAD: &str = "result_undeliverable";

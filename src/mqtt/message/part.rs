@@ -1,6 +1,6 @@
 //! `part`, schema 1: the one verdict about a part that several cameras looked at.
 
-use super::{to_json, SCHEMA};
+use super::{SCHEMA, to_json};
 use crate::domain::part::{PartVerdict, View};
 use crate::store::record::rfc3339;
 use serde::Serialize;

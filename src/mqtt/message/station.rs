@@ -1,6 +1,6 @@
 //! What a station says about itself: its state, its cameras', alarms, counts.
 
-use super::{known, to_json, PROBABILITY_DIGITS, SCHEMA, SIZE_DIGITS};
+use super::{PROBABILITY_DIGITS, SCHEMA, SIZE_DIGITS, known, to_json};
 use crate::domain::camera::CameraStatus;
 use crate::store::record::rfc3339;
 use serde::Serialize;

@@ -1,7 +1,7 @@
 //! Paint and plastic.
 
 use super::{paint_colour, times};
-use crate::simulator::geom::{chance, uni, Rand};
+use crate::simulator::geom::{Rand, chance, uni};
 use crate::simulator::layers::Layers;
 use crate::simulator::noise::Noise;
 use rand::Rng;
@@ -21,7 +21,7 @@ impl Painted {
     pub fn random(r: &mut Rand, u: f32) -> Painted {
         Painted {
             base: paint_colour(r),
-            grain: r.gen(),
+            grain: r.r#gen(),
             waves: 1.0 / (uni(r, 4.0, 9.0) * u),
             peel: uni(r, 0.02, 0.25) * u,
             shade: uni(r, 0.005, 0.03),
@@ -55,7 +55,7 @@ impl Plastic {
         let v = uni(r, 0.12, 0.75);
         Plastic {
             base: if chance(r, 0.6) { [v, v, v * uni(r, 0.9, 1.05)] } else { paint_colour(r) },
-            grain: r.gen(),
+            grain: r.r#gen(),
             fine: 1.0 / (uni(r, 1.2, 2.6) * u),
             rough: if chance(r, 0.5) { uni(r, 0.05, 0.25) * u.max(0.5) } else { uni(r, 0.0, 0.03) },
         }

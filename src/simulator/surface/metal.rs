@@ -1,7 +1,7 @@
 //! Bare metal: brushed, cast, turned.
 
 use super::{metal_colour, times};
-use crate::simulator::geom::{angle, chance, pick, uni, Rand, P};
+use crate::simulator::geom::{P, Rand, angle, chance, pick, uni};
 use crate::simulator::layers::Layers;
 use crate::simulator::light::{Glare, Lighting};
 use crate::simulator::noise::Noise;
@@ -28,7 +28,7 @@ impl Brushed {
             uni(r, 0.0, angle::HALF_2)
         };
         Brushed {
-            grain: r.gen(),
+            grain: r.r#gen(),
             base,
             angle,
             amp: uni(r, 0.05, 0.2),
@@ -75,7 +75,7 @@ impl Cast {
     pub fn random(r: &mut Rand, u: f32) -> Cast {
         Cast {
             base: metal_colour(r, 0.25, 0.6),
-            grain: r.gen(),
+            grain: r.r#gen(),
             cell: uni(r, 2.0, 5.0) * u,
             rough: uni(r, 0.1, 0.4) * u.max(0.5),
             mottled: uni(r, 0.03, 0.12),
@@ -122,7 +122,7 @@ impl Turned {
         Turned {
             base,
             centre,
-            grain: r.gen(),
+            grain: r.r#gen(),
             amp: uni(r, 0.05, 0.18),
             fine: uni(r, 0.3, 0.9) / u,
             coarse: uni(r, 0.05, 0.2) / u,

@@ -10,7 +10,7 @@ mod coat;
 mod metal;
 mod pcb;
 
-use crate::simulator::geom::{chance, uni, Rand};
+use crate::simulator::geom::{Rand, chance, uni};
 use crate::simulator::layers::Layers;
 use crate::simulator::light::Lighting;
 use rand::Rng;
@@ -80,12 +80,12 @@ impl Look {
     /// Gives the same material another grain, as two parts of one product have it.
     pub fn regrain(&mut self, r: &mut Rand) {
         match self {
-            Look::Brushed(m) => m.grain = r.gen(),
-            Look::Cast(m) => m.grain = r.gen(),
-            Look::Turned(m) => m.grain = r.gen(),
-            Look::Painted(m) => m.grain = r.gen(),
-            Look::Plastic(m) => m.grain = r.gen(),
-            Look::Pcb(m) => m.grain = r.gen(),
+            Look::Brushed(m) => m.grain = r.r#gen(),
+            Look::Cast(m) => m.grain = r.r#gen(),
+            Look::Turned(m) => m.grain = r.r#gen(),
+            Look::Painted(m) => m.grain = r.r#gen(),
+            Look::Plastic(m) => m.grain = r.r#gen(),
+            Look::Pcb(m) => m.grain = r.r#gen(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A bare circuit board: traces, vias, pads and printed outlines on a coloured mask.
 
 use super::times;
-use crate::simulator::geom::{chance, pick, uni, Rand, P};
+use crate::simulator::geom::{P, Rand, chance, pick, uni};
 use crate::simulator::layers::{Layers, Mask};
 use crate::simulator::noise::Noise;
 use rand::Rng;
@@ -24,7 +24,7 @@ impl Pcb {
             [0.36, 0.09, 0.09],
             [0.1, 0.1, 0.11],
         ];
-        Pcb { base: pick(r, &COLOURS), grain: r.gen() }
+        Pcb { base: pick(r, &COLOURS), grain: r.r#gen() }
     }
 
     pub fn paint(&self, l: &mut Layers, r: &mut Rand, u: f32) {

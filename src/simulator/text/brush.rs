@@ -1,7 +1,7 @@
 //! How a marking changes the material: relief, dots, burnt or inked colour.
 
 use super::{Glyph, Style};
-use crate::simulator::geom::{chance, pick, uni, Rand, Rect};
+use crate::simulator::geom::{Rand, Rect, chance, pick, uni};
 use crate::simulator::layers::Layers;
 use crate::simulator::noise::Noise;
 use rand::Rng;
@@ -39,7 +39,7 @@ impl Brush {
             colour: ink(r, ground),
             bright: if ground > 0.55 { false } else { ground < 0.34 || chance(r, 0.4) },
             depth: uni(r, 0.8, 1.6) * (cap / 24.0).clamp(0.6, 3.0),
-            wear: Noise::new(r.gen()),
+            wear: Noise::new(r.r#gen()),
             broken: uni(r, 0.0, 0.45),
             cell: 5.0 * (cap / 24.0).max(0.5),
             soft: (cap / 16.0).clamp(1.0, 6.0) as usize,
@@ -53,7 +53,7 @@ impl Brush {
 
     /// The same brush on another part, worn elsewhere.
     pub fn worn(self, r: &mut Rand) -> Brush {
-        Brush { wear: Noise::new(r.gen()), ..self }
+        Brush { wear: Noise::new(r.r#gen()), ..self }
     }
 
     /// Draws one glyph at strength `s`; `dot` is the radius of its dots in pixels.

@@ -2,10 +2,10 @@
 
 use super::brush::Brush;
 use super::{Block, Glyph};
-use crate::simulator::geom::{uni, Rand, Rect};
+use crate::simulator::geom::{Rand, Rect, uni};
 use crate::simulator::label::{CharBox, Text};
 use crate::simulator::layers::Layers;
-use crate::simulator::scene::{differ, Scene};
+use crate::simulator::scene::{Scene, differ};
 use crate::simulator::surface::Surface;
 
 /// Mean albedo brightness under a rectangle.
@@ -19,11 +19,7 @@ pub(super) fn ground(l: &Layers, rect: Rect) -> f32 {
             n += 1.0;
         }
     }
-    if n > 0.0 {
-        sum / n
-    } else {
-        0.5
-    }
+    if n > 0.0 { sum / n } else { 0.5 }
 }
 
 /// Keeps traces and pads of a board away from a print, as its designer would.

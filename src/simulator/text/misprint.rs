@@ -3,7 +3,7 @@
 use super::brush::Brush;
 use super::mark::{clear_board, ground};
 use super::{Block, Glyph, Style};
-use crate::simulator::geom::{angle, chance, uni, Rand, P};
+use crate::simulator::geom::{P, Rand, angle, chance, uni};
 use crate::simulator::layers::Mask;
 use crate::simulator::noise::Noise;
 use crate::simulator::scene::{Need, Scene};
@@ -121,7 +121,7 @@ fn damage(r: &mut Rand, m: &Mask, cap: f32) -> Mask {
         }
         _ => {
             let b = m.bounds(0.3);
-            let ragged = Noise::new(r.gen());
+            let ragged = Noise::new(r.r#gen());
             let bands: Vec<(f32, f32, bool)> = (0..r.gen_range(1..4))
                 .map(|_| {
                     let across = chance(r, 0.5);

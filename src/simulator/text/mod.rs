@@ -11,7 +11,7 @@ pub use brush::Brush;
 pub use mark::{mark, mark_with};
 pub use misprint::{clean_logo, misprint};
 
-use crate::simulator::geom::{chance, pick, uni, Place, Rand, Rect, P};
+use crate::simulator::geom::{P, Place, Rand, Rect, chance, pick, uni};
 use crate::simulator::layers::Mask;
 use crate::simulator::surface::Surface;
 use rand::Rng;

@@ -1,6 +1,6 @@
 //! Random marking strings over `A-Z 0-9 space - / . :`.
 
-use crate::simulator::geom::{pick, Rand};
+use crate::simulator::geom::{Rand, pick};
 use rand::Rng;
 
 fn letters(r: &mut Rand, n: usize) -> String {

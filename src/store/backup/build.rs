@@ -7,9 +7,9 @@
 
 use super::keep::UNFINISHED;
 use super::take::{RESULTS, REVIEWS};
-use super::{copy_proven, sync_all, BackupError, Copied};
+use super::{BackupError, Copied, copy_proven, sync_all};
 use crate::store::error::StoreError;
-use crate::store::images::{sha256, sync_dir, unhex, Digest};
+use crate::store::images::{Digest, sha256, sync_dir, unhex};
 use crate::store::ledger::{self, Chain};
 use crate::store::review::{self, Standing};
 use crate::store::{id_key, open_database, record, review_record, seal_seq, value};

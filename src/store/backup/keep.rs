@@ -4,10 +4,10 @@
 
 use super::take::{Moment, RESULTS, REVIEWS};
 use super::{
-    copy_proven, file_below, sync_all, BackupError, Copied, Flawed, Manifest, Row, Rows, Run, Since, Span,
-    FLAWS_NAMED, FORMAT,
+    BackupError, Copied, FLAWS_NAMED, FORMAT, Flawed, Manifest, Row, Rows, Run, Since, Span, copy_proven,
+    file_below, sync_all,
 };
-use crate::store::images::{hex, sha256, sync_dir, unhex, EXTENSIONS};
+use crate::store::images::{EXTENSIONS, hex, sha256, sync_dir, unhex};
 use crate::store::record::rfc3339;
 use crate::store::{record, review_record};
 use serde::{Deserialize, Serialize};

@@ -25,7 +25,7 @@ pub mod salvage;
 pub mod take;
 
 use super::error::StoreError;
-use super::images::{hex, unhex, Digest};
+use super::images::{Digest, hex, unhex};
 use super::proof;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};

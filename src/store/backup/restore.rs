@@ -7,9 +7,9 @@
 //! stored after it is not there, and its sequence numbers are given again.
 
 use super::build::{Builder, Ledger};
-use super::keep::{prove_run, read_run, wanted, Wanted, UNFINISHED};
+use super::keep::{UNFINISHED, Wanted, prove_run, read_run, wanted};
 use super::take::{RESULTS, REVIEWS};
-use super::{file_below, BackupError, Copied, Flawed, Manifest, Run, Since, FLAWS_NAMED};
+use super::{BackupError, Copied, FLAWS_NAMED, Flawed, Manifest, Run, Since, file_below};
 use crate::store::error::StoreError;
 use crate::store::images::unhex;
 use crate::store::{Store, StoreOptions};

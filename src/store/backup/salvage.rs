@@ -8,16 +8,16 @@
 //! these gaps for as long as they are kept. No number is given twice: it goes on after the highest that was ever known.
 
 use super::build::{Builder, Ledger};
-use super::keep::{wanted, Wanted};
+use super::keep::{Wanted, wanted};
 use super::read::{open_copy, read_small, stream};
-use super::restore::{prove, STATE_LEFT_OUT};
+use super::restore::{STATE_LEFT_OUT, prove};
 use super::take::{LEFT_OUT, PARTS, RESULTS, REVIEWS};
-use super::{copy_proven, file_below, files_in, BackupError, Copied, Flawed, Row, FLAWS_NAMED};
+use super::{BackupError, Copied, FLAWS_NAMED, Flawed, Row, copy_proven, file_below, files_in};
 use crate::store::ends;
-use crate::store::images::{hex, unhex, Digest};
+use crate::store::images::{Digest, hex, unhex};
 use crate::store::ledger::{self, Chain};
 use crate::store::record::rfc3339;
-use crate::store::salvaged::{Salvaged, STATE_PREFIX};
+use crate::store::salvaged::{STATE_PREFIX, Salvaged};
 use crate::store::{key_of, outbox, record, review, review_record, value};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,13 +5,13 @@
 //!
 //! Retention waits with what is still to be copied, and only with that.
 
-use super::{frame_row, Since, Span};
+use super::{Since, Span, frame_row};
 use crate::store::ends::Ends;
 use crate::store::error::StoreError;
-use crate::store::images::{hex, sha256, Digest};
+use crate::store::images::{Digest, hex, sha256};
 use crate::store::ledger::Chain;
 use crate::store::record::rfc3339;
-use crate::store::{key_of, seq_of, Store};
+use crate::store::{Store, key_of, seq_of};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -55,7 +55,9 @@ pub enum TakeError {
     #[error("a backup of this store is being taken already")]
     Busy,
     /// Its last entry is not the one of this store.
-    #[error("the backup is of another store, or of a later time of this one: its {ledger} end at {end} with another entry")]
+    #[error(
+        "the backup is of another store, or of a later time of this one: its {ledger} end at {end} with another entry"
+    )]
     Other { ledger: &'static str, end: u64 },
     #[error(transparent)]
     Store {

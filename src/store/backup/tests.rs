@@ -12,7 +12,7 @@ use crate::store::accounts::Account;
 use crate::store::outbox::{Cause, Kind, Owed};
 use crate::store::record::Draft;
 use crate::store::tests::{open, sample};
-use crate::store::{ledger, Store, StoreOptions};
+use crate::store::{Store, StoreOptions, ledger};
 use std::time::{Duration, SystemTime};
 
 fn picture(n: u64) -> Vec<u8> {

@@ -6,11 +6,11 @@
 //! What of a COCO document comes after its images waits in a spool, in memory while it is small and in a file without
 //! a name otherwise, so that no export is ever cut for want of memory.
 
-use super::{csv_head, Coco, Exported};
+use super::{Coco, Exported, csv_head};
+use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::proof::{FileKind, FileState, Flaw};
 use crate::store::query::Filter;
-use crate::store::Store;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;

@@ -1,12 +1,12 @@
 //! The reviews that are kept: read, published, proved, and at last removed.
 
-use super::{open_standing, pair_key, Standing, CHAIN_KEY, REVIEW_FILE};
+use super::{CHAIN_KEY, REVIEW_FILE, Standing, open_standing, pair_key};
 use crate::domain::review::Review;
 use crate::store::ends::Ends;
 use crate::store::error::StoreError;
-use crate::store::images::{hex, sha256, Digest, Kind};
+use crate::store::images::{Digest, Kind, hex, sha256};
 use crate::store::ledger::{self, Chain, Verified};
-use crate::store::{key_of, open_seq, review_record, seq_of, Store};
+use crate::store::{Store, key_of, open_seq, review_record, seq_of};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _};
 use std::convert::Infallible;
 

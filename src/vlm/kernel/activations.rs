@@ -1,7 +1,7 @@
 //! Activations as integers: one scale per 32 or 256 values, and the sums that the minima of weights need.
 
-use super::layout::{BLOCK, SUPERBLOCK};
 use super::Path;
+use super::layout::{BLOCK, SUPERBLOCK};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use rayon::prelude::*;

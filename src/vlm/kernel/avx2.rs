@@ -19,8 +19,8 @@ mod read;
 mod superblocks;
 
 use super::activations::{Bits, Head, PANEL};
-use super::layout::{Kind, BLOCK, TILE_ROWS};
-use super::x86::{in_steps, prefetch, Form, Q4, Q4K, Q5K, Q6K, Q8};
+use super::layout::{BLOCK, Kind, TILE_ROWS};
+use super::x86::{Form, Q4, Q4K, Q5K, Q6K, Q8, in_steps, prefetch};
 use super::{Activations, Out, Packed};
 pub use quantise::panel as quantise_panel;
 use read::{Groups, Read, Scales};

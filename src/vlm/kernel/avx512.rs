@@ -8,8 +8,8 @@ mod quantise;
 mod superblocks;
 
 use super::activations::{Bits, Head, PANEL};
-use super::layout::{Kind, BLOCK, GROUP, TILE_ROWS};
-use super::x86::{in_steps, prefetch, prefetch_for_write, Form, Stored, Q4, Q4K, Q5K, Q6K, Q8};
+use super::layout::{BLOCK, GROUP, Kind, TILE_ROWS};
+use super::x86::{Form, Q4, Q4K, Q5K, Q6K, Q8, Stored, in_steps, prefetch, prefetch_for_write};
 use super::{Activations, Out, Packed};
 pub use quantise::panel as quantise_panel;
 use std::arch::x86_64::*;

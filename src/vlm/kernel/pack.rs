@@ -2,7 +2,7 @@
 //!
 //! The layouts of the blocks: ggml-quants.h and ggml-quants.c of ggml-org/ggml.
 
-use super::layout::{Kind, BLOCK, GROUP, TILE_ROWS};
+use super::layout::{BLOCK, GROUP, Kind, TILE_ROWS};
 use candle_core::quantized::GgmlDType;
 use half::f16;
 use rayon::prelude::*;

@@ -1,7 +1,7 @@
 //! What the AVX2 and the AVX-512 kernels share: the kinds of weights, and the walk over rows.
 
 use super::layout::Kind;
-use std::arch::x86_64::{_mm_prefetch, _MM_HINT_ET0, _MM_HINT_T0};
+use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
 /// Two pages: what a core computes with in the time that memory takes to answer.

@@ -128,11 +128,7 @@ fn exp(x: f32) -> f32 {
     let value = (p * r * r + r + 1.0) * power;
     // A NaN fails both comparisons and goes through `value`.
     let low = if x < -87.3 { 0.0 } else { value };
-    if x > 88.3 {
-        f32::INFINITY
-    } else {
-        low
-    }
+    if x > 88.3 { f32::INFINITY } else { low }
 }
 
 /// Error function to 1.5e-7 absolute: Abramowitz and Stegun, 7.1.26.

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::vlm::tokenizer::Tokenizer;
-use candle_core::quantized::{QStorage, QTensor};
 use candle_core::Device;
+use candle_core::quantized::{QStorage, QTensor};
 use std::borrow::Cow;
 
 fn values(dtype: GgmlDType, rows: usize, cols: usize) -> Vec<f32> {
@@ -19,7 +19,7 @@ fn values(dtype: GgmlDType, rows: usize, cols: usize) -> Vec<f32> {
 
 #[test]
 fn weights_have_mean_0_and_variance_1_over_in() {
-    use GgmlDType::{BF16, F16, F32, Q4K, Q4_0, Q5K, Q6K, Q8_0};
+    use GgmlDType::{BF16, F16, F32, Q4_0, Q4K, Q5K, Q6K, Q8_0};
     for dtype in [Q4_0, Q8_0, Q4K, Q5K, Q6K, F16, BF16, F32] {
         let v = values(dtype, 256, 1024);
         let mean = v.iter().sum::<f32>() / v.len() as f32;

@@ -7,8 +7,8 @@ use super::{Block, See, Text, Work};
 use crate::vlm::attention::{Heads, Parts, Span};
 use crate::vlm::batch::{Batch, Rows};
 use crate::vlm::kv::Arena;
-use crate::vlm::ops::{add_residual, bias_norm_rotate, rms_norm, swiglu, Rotary};
-use candle_core::{Device, Result, Tensor, D};
+use crate::vlm::ops::{Rotary, add_residual, bias_norm_rotate, rms_norm, swiglu};
+use candle_core::{D, Device, Result, Tensor};
 
 impl Text {
     /// As `forward_with`, by tensors on whatever device.

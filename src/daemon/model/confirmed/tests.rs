@@ -1,7 +1,6 @@
 //! Tests of proofs by confirmed parts, on a real store with real pictures.
 
 use super::*;
-use crate::config::load_pipeline;
 use crate::daemon::model::Accepted;
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::grade::{Grade, Reason, Severity, Verdict};
@@ -10,9 +9,10 @@ use crate::domain::inspection::{RawAnswer, TileCount};
 use crate::domain::pipeline::Tiling;
 use crate::domain::review::{Decision, OperatorBox};
 use crate::inspect::plan::Plan;
-use crate::inspect::proof::{judge, Acceptance as _};
-use crate::store::tests::sample;
+use crate::inspect::proof::{Acceptance as _, judge};
+use crate::recipe::load_pipeline;
 use crate::store::StoreOptions;
+use crate::store::tests::sample;
 use crate::vlm::Shown;
 use image::{ImageFormat, Rgb};
 use std::io::Cursor;

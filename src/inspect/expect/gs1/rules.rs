@@ -3,8 +3,8 @@
 //! The rules are those of the GS1 Barcode Syntax Dictionary, one each. A code of a list that grows is
 //! only surely good: one that is not in the list here may be new.
 
-use super::codes;
 use super::Date;
+use super::codes;
 use crate::inspect::expect::digits::gs1_check_digit;
 use std::ops::Range;
 

@@ -10,7 +10,7 @@
 
 use super::read::ReadSuperblock;
 use super::store;
-use crate::vlm::kernel::activations::{Head, Sums, PANEL};
+use crate::vlm::kernel::activations::{Head, PANEL, Sums};
 use crate::vlm::kernel::layout::{BLOCK, SUPERBLOCK};
 use crate::vlm::kernel::x86::{in_steps, prefetch};
 use crate::vlm::kernel::{Activations, Out, Packed};

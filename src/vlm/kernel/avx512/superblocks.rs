@@ -6,10 +6,10 @@
 //!
 //! Both add up in the same order, so that a row gives the same bits among few and among many.
 
-use super::{dots, Block, Cursor, Read};
+use super::{Block, Cursor, Read, dots};
 use crate::vlm::kernel::activations::Shared;
 use crate::vlm::kernel::layout::{BLOCK, SUPERBLOCK};
-use crate::vlm::kernel::x86::{in_steps, prefetch, Form};
+use crate::vlm::kernel::x86::{Form, in_steps, prefetch};
 use crate::vlm::kernel::{Activations, Out, Packed};
 use std::arch::x86_64::*;
 use std::ops::Range;

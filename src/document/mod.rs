@@ -7,20 +7,28 @@
 //! file, line, column and value, or the variable that overrode the file. Reading goes on after a
 //! problem, so that one `inspectd check` shows all of them.
 
-use crate::camera::address;
+mod section;
+
+pub use section::Section;
+
+use crate::address;
 use config::{Map, Source, Value, ValueKind};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 /// Variables with the prefix that are no keys: the log filter and the config's own path.
 const NOT_KEYS: [&str; 2] = ["INSPECTD_LOG", "INSPECTD_CONFIG"];
-pub(super) const PREFIX: &str = "INSPECTD_";
+pub const PREFIX: &str = "INSPECTD_";
 /// Longest value that a message repeats, in characters.
 const SHOWN_CHARS_MAX: usize = 60;
-pub(super) use crate::camera::address::MASK;
+pub use crate::address::MASK;
+
+/// A file beyond this many bytes is none of ours.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +67,43 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("{file}: cannot be read")]
+    Unreadable { file: String, source: std::io::Error },
+    #[error("{}", AllOf(.problems))]
+    Invalid { problems: Vec<Problem> },
+}
+
+/// Problems as one message: one on the same line, several on a line each.
+struct AllOf<'a>(&'a [Problem]);
+
+impl fmt::Display for AllOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [only] => write!(f, "{only}"),
+            problems => {
+                write!(f, "{} problems in the config", problems.len())?;
+                problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+/// The text of a file, not more than `FILE_BYTES_MAX` of it.
+///
+/// # Errors
+/// `Unreadable`.
+pub fn read_text(path: &Path) -> Result<String, ReadError> {
+    let unreadable = |source| ReadError::Unreadable { file: path.display().to_string(), source };
+    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(unreadable(std::io::Error::other(format!("{bytes} bytes are no config"))));
+    }
+    std::fs::read_to_string(path).map_err(unreadable)
+}
+
 /// Where a key stands in the text. Keys are ASCII in everything that we accept, so that byte columns
 /// are the columns of an editor.
 #[derive(Clone, Debug)]
@@ -70,7 +115,7 @@ struct Place {
 
 /// A merged document and the problems found in it so far.
 #[derive(Debug)]
-pub(super) struct Document {
+pub struct Document {
     file: String,
     tree: Map<String, Value>,
     places: BTreeMap<String, Place>,
@@ -83,7 +128,7 @@ pub(super) struct Document {
 impl Document {
     /// Parses `text` and lays the variables of `environment` over it. `file` only names the text in
     /// messages. What does not parse is reported; what does is kept.
-    pub(super) fn parse(file: &str, text: &str, environment: &[(String, String)]) -> Self {
+    pub fn parse(file: &str, text: &str, environment: &[(String, String)]) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
         let mut document = Self {
             file: file.to_owned(),
@@ -113,23 +158,23 @@ impl Document {
     }
 
     /// The merged tree; empty when the text did not parse.
-    pub(super) const fn tree(&self) -> &Map<String, Value> {
+    pub const fn tree(&self) -> &Map<String, Value> {
         &self.tree
     }
 
     /// True when a value of the environment stands at this path: it is text, whatever its type.
-    pub(super) fn is_override(&self, path: &str) -> bool {
+    pub fn is_override(&self, path: &str) -> bool {
         self.overrides.contains_key(path)
     }
 
     /// Reports a problem with the key at `path`. A key that is not in the file is reported at the
     /// nearest section around it.
-    pub(super) fn problem(&self, path: &str, message: impl Into<String>) {
+    pub fn problem(&self, path: &str, message: impl Into<String>) {
         self.push(self.at(path, message.into()));
     }
 
     /// Reports what is valid and risky about the key at `path`, once.
-    pub(super) fn warning(&self, path: &str, message: impl Into<String>) {
+    pub fn warning(&self, path: &str, message: impl Into<String>) {
         let warning = self.at(path, message.into());
         let mut warnings = self.warnings.borrow_mut();
         if !warnings.contains(&warning) {
@@ -149,12 +194,12 @@ impl Document {
     }
 
     /// Everything reported, in the order of the file.
-    pub(super) fn into_problems(self) -> Vec<Problem> {
+    pub fn into_problems(self) -> Vec<Problem> {
         self.into_problems_and_warnings().0
     }
 
     /// Everything reported and everything warned of, each in the order of the file.
-    pub(super) fn into_problems_and_warnings(self) -> (Vec<Problem>, Vec<Problem>) {
+    pub fn into_problems_and_warnings(self) -> (Vec<Problem>, Vec<Problem>) {
         let sorted = |list: RefCell<Vec<Problem>>| {
             let mut list = list.into_inner();
             list.sort_by_key(|p| (p.variable.is_some(), p.line, p.column));
@@ -164,12 +209,12 @@ impl Document {
     }
 
     /// True when something was reported about exactly this key.
-    pub(super) fn has_problem(&self, path: &str) -> bool {
+    pub fn has_problem(&self, path: &str) -> bool {
         self.problems.borrow().iter().any(|problem| problem.key == path)
     }
 
     /// True while nothing was reported.
-    pub(super) fn is_fine(&self) -> bool {
+    pub fn is_fine(&self) -> bool {
         self.problems.borrow().is_empty()
     }
 
@@ -286,12 +331,8 @@ impl Document {
 }
 
 /// `a.b` from `a` and `b`; `b` at the top.
-pub(super) fn join(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
+pub fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 /// True for `mqtt.url` inside `mqtt`, and for `camera[0]` inside `camera`.

@@ -1,9 +1,9 @@
 //! A pipeline file into a checked `Pipeline`: keys and ranges first, then what must fit together.
 
-use super::document::{Document, Problem};
 use super::frame;
-use super::section::Section;
 use super::warnings;
+use crate::document::Section;
+use crate::document::{Document, Problem, ReadError, read_text};
 use crate::domain::grade::{Grade, Severity};
 use crate::domain::pipeline::{
     CheckKind, ClipRule, Expect, FrameRule, GradeRule, Pipeline, PixelBudget, Prompt, PromptKind, Tiling,
@@ -16,6 +16,7 @@ use crate::inspect::plan::LABELS_PLACE;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 /// The version of the file format.
@@ -37,8 +38,34 @@ const DEADLINE_MS_MAX: u64 = 3_600_000;
 const CLIP_FRAMES: std::ops::RangeInclusive<usize> = 2..=16;
 const CLIP_INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=10_000;
 
+/// Reads one pipeline file.
+///
+/// # Errors
+/// `Unreadable` when the file cannot be read, `Invalid` with everything that is wrong in it.
+pub fn load_pipeline(path: &Path) -> Result<Pipeline, ReadError> {
+    Ok(load_pipeline_with_warnings(path)?.0)
+}
+
+/// `load_pipeline`, and also what is valid and risky in the file.
+///
+/// # Errors
+/// As `load_pipeline`.
+pub fn load_pipeline_with_warnings(path: &Path) -> Result<(Pipeline, Vec<Problem>), ReadError> {
+    let text = read_text(path)?;
+    from_str(&path.display().to_string(), &text).map_err(|problems| ReadError::Invalid { problems })
+}
+
+/// A pipeline from a file's text; `file` only names it in messages.
+///
+/// # Errors
+/// `Invalid` with everything that is wrong in it.
+pub fn pipeline_from_str(file: &str, text: &str) -> Result<Pipeline, ReadError> {
+    let read = from_str(file, text).map_err(|problems| ReadError::Invalid { problems })?;
+    Ok(read.0)
+}
+
 /// Reads a pipeline from a file's text, with what is valid and risky in it, or everything that is wrong in it.
-pub(super) fn from_str(file: &str, text: &str) -> Result<(Pipeline, Vec<Problem>), Vec<Problem>> {
+pub(crate) fn from_str(file: &str, text: &str) -> Result<(Pipeline, Vec<Problem>), Vec<Problem>> {
     let document = Document::parse(file, text, &[]);
     if !document.is_fine() {
         return Err(document.into_problems());
@@ -76,7 +103,7 @@ pub(super) fn from_str(file: &str, text: &str) -> Result<(Pipeline, Vec<Problem>
 }
 
 /// The first digits of the text's sha256.
-pub(super) fn version(text: &str) -> String {
+pub(crate) fn version(text: &str) -> String {
     let mut digits = String::new();
     for byte in Sha256::digest(text.as_bytes()).iter().take(VERSION_DIGITS / 2) {
         write!(digits, "{byte:02x}").expect("a String takes everything that is written to it");

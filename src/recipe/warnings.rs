@@ -11,8 +11,8 @@
 //! A warning names its file, line, key and value as a problem does. Only what is known counts: without a roi and a
 //! stated size the frame has no size yet, and nothing is said about shares of it.
 
-use super::document::Document;
-use crate::camera::decode::SIDE_MAX_PX;
+use crate::document::Document;
+use crate::domain::frame::SIDE_MAX_PX;
 use crate::domain::grade::{Grade, Severity};
 use crate::domain::pipeline::{FrameSize, GradeRule, Health, Pipeline, Prompt, PromptKind, Repeats};
 use crate::domain::rect::Rect;

@@ -1,7 +1,7 @@
 //! The section [frame] of a pipeline: what is inspected, and what a proper frame looks like.
 
-use super::section::Section;
-use crate::camera::decode::{DEPTH_BITS, SIDE_MAX_PX};
+use crate::document::Section;
+use crate::domain::frame::{DEPTH_BITS, SIDE_MAX_PX};
 use crate::domain::pipeline::{FrameRule, FrameSize, Health, HealthLimits, Repeats};
 use crate::inspect::fit::SIDE_MIN_PX;
 
@@ -90,8 +90,8 @@ fn health(section: &Section<'_>) -> Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::pipeline_from_str;
     use crate::domain::pipeline::Pipeline;
+    use crate::recipe::pipeline_from_str;
 
     const RECIPE: &str = include_str!("../../pipelines/photo.toml");
     const PLATE: &str = include_str!("../../pipelines/machined-plate.toml");
@@ -130,7 +130,9 @@ mod tests {
         let frame = pipeline_from_str("machined-plate.toml", &text).unwrap().frame;
         assert_eq!(frame, pipeline_from_str("machined-plate.toml", PLATE).unwrap().frame);
         assert_eq!(frame.size, FrameSize::Stated { width: 2448, height: 2048 });
-        assert!(pipeline_from_str("machined-plate.toml", &PLATE.replace("#depth_bits", "depth_bits")).is_ok());
+        assert!(
+            pipeline_from_str("machined-plate.toml", &PLATE.replace("#depth_bits", "depth_bits")).is_ok()
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! returned, so that reading goes on; whoever builds something from a document throws it away when
 //! the document is not fine.
 
-use super::document::{join, Document};
+use super::{Document, join};
 use crate::domain::rect::Rect;
 use config::{Map, Value, ValueKind};
 use std::cell::RefCell;
@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// One table (or the whole file), possibly absent: then it has no keys, and required ones are missing.
-pub(super) struct Section<'a> {
+pub struct Section<'a> {
     document: &'a Document,
     path: String,
     table: Option<&'a Map<String, Value>>,
@@ -24,32 +24,32 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// The whole document.
-    pub(super) fn root(document: &'a Document) -> Self {
+    pub fn root(document: &'a Document) -> Self {
         Self { document, path: String::new(), table: Some(document.tree()), asked: RefCell::default() }
     }
 
     /// True when the table stands in the document.
-    pub(super) const fn is_present(&self) -> bool {
+    pub const fn is_present(&self) -> bool {
         self.table.is_some()
     }
 
     /// Reports a problem with one key.
-    pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
+    pub fn problem(&self, key: &str, message: impl Into<String>) {
         self.document.problem(&join(&self.path, key), message);
     }
 
     /// Reports a problem with the section itself.
-    pub(super) fn problem_here(&self, message: impl Into<String>) {
+    pub fn problem_here(&self, message: impl Into<String>) {
         self.document.problem(&self.path, message);
     }
 
     /// True when nothing is wrong with these keys by themselves, so that they can be compared.
-    pub(super) fn are_fine(&self, keys: &[&str]) -> bool {
+    pub fn are_fine(&self, keys: &[&str]) -> bool {
         !keys.iter().any(|key| self.document.has_problem(&join(&self.path, key)))
     }
 
     /// Reports every key that nobody asked for. Call it last.
-    pub(super) fn finish(self) {
+    pub fn finish(self) {
         let asked = self.asked.into_inner();
         for key in self.table.iter().flat_map(|table| table.keys()) {
             if !asked.contains(&key.as_str()) {
@@ -60,7 +60,7 @@ impl<'a> Section<'a> {
     }
 
     /// The value of an optional key.
-    pub(super) fn get<T: Scalar>(&self, key: &'static str) -> Option<T> {
+    pub fn get<T: Scalar>(&self, key: &'static str) -> Option<T> {
         let value = self.value(key)?;
         let path = join(&self.path, key);
         let scalar = self.scalar(&path, value);
@@ -71,7 +71,7 @@ impl<'a> Section<'a> {
     }
 
     /// The value of a key that must be there.
-    pub(super) fn required<T: Scalar + Default>(&self, key: &'static str) -> T {
+    pub fn required<T: Scalar + Default>(&self, key: &'static str) -> T {
         if self.value(key).is_none() {
             self.problem(key, format!("is missing; it must be {}", T::WORDS));
             return T::default();
@@ -80,7 +80,7 @@ impl<'a> Section<'a> {
     }
 
     /// An optional number in a range.
-    pub(super) fn ranged<T>(&self, key: &'static str, range: RangeInclusive<T>) -> Option<T>
+    pub fn ranged<T>(&self, key: &'static str, range: RangeInclusive<T>) -> Option<T>
     where
         T: Scalar + PartialOrd + Display + Copy,
     {
@@ -93,7 +93,7 @@ impl<'a> Section<'a> {
     }
 
     /// A number in a range that must be there.
-    pub(super) fn required_ranged<T>(&self, key: &'static str, range: RangeInclusive<T>) -> T
+    pub fn required_ranged<T>(&self, key: &'static str, range: RangeInclusive<T>) -> T
     where
         T: Scalar + PartialOrd + Display + Copy,
     {
@@ -105,7 +105,7 @@ impl<'a> Section<'a> {
     }
 
     /// The files of `certificate` and `key`, both or none; `file` reads one of them.
-    pub(super) fn certificate_and_key(
+    pub fn certificate_and_key(
         &self,
         file: impl Fn(&'static str) -> Option<PathBuf>,
     ) -> Option<(PathBuf, PathBuf)> {
@@ -124,7 +124,7 @@ impl<'a> Section<'a> {
     }
 
     /// An optional string that is not empty and has no control characters.
-    pub(super) fn text(&self, key: &'static str, chars_max: usize) -> Option<String> {
+    pub fn text(&self, key: &'static str, chars_max: usize) -> Option<String> {
         let text: String = self.get(key)?;
         let length = text.chars().count();
         if text.trim().is_empty() {
@@ -142,7 +142,7 @@ impl<'a> Section<'a> {
     }
 
     /// Like `text`, for a key that must be there.
-    pub(super) fn required_text(&self, key: &'static str, chars_max: usize) -> String {
+    pub fn required_text(&self, key: &'static str, chars_max: usize) -> String {
         if self.value(key).is_none() {
             self.problem(key, format!("is missing; it must be {}", String::WORDS));
         }
@@ -150,7 +150,7 @@ impl<'a> Section<'a> {
     }
 
     /// A name that stands in topics, file names and messages: `[A-Za-z0-9_-]{1,64}`.
-    pub(super) fn required_id(&self, key: &'static str) -> String {
+    pub fn required_id(&self, key: &'static str) -> String {
         let id: String = self.required(key);
         let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
         if self.value(key).is_some() && !((1..=64).contains(&id.len()) && id.bytes().all(fits)) {
@@ -160,12 +160,7 @@ impl<'a> Section<'a> {
     }
 
     /// An optional word of a fixed list.
-    pub(super) fn word<T>(
-        &self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Option<T>,
-        words: &[&str],
-    ) -> Option<T> {
+    pub fn word<T>(&self, key: &'static str, parse: impl Fn(&str) -> Option<T>, words: &[&str]) -> Option<T> {
         let word: String = self.get(key)?;
         let parsed = parse(&word);
         if parsed.is_none() {
@@ -175,7 +170,7 @@ impl<'a> Section<'a> {
     }
 
     /// A word of a fixed list that must be there.
-    pub(super) fn required_word<T>(
+    pub fn required_word<T>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Option<T>,
@@ -188,7 +183,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of strings; `None` when the key is absent.
-    pub(super) fn strings(&self, key: &'static str) -> Option<Vec<String>> {
+    pub fn strings(&self, key: &'static str) -> Option<Vec<String>> {
         let path = join(&self.path, key);
         let items = self.array(key, "a list of strings")?;
         let mut strings = Vec::new();
@@ -202,7 +197,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of numbers; `None` when the key is absent or wrong.
-    pub(super) fn numbers(&self, key: &'static str) -> Option<Vec<f64>> {
+    pub fn numbers(&self, key: &'static str) -> Option<Vec<f64>> {
         let items = self.array(key, "a list of numbers")?;
         let numbers: Option<Vec<f64>> = items.iter().map(|item| f64::from_kind(&item.kind)).collect();
         if numbers.is_none() {
@@ -212,7 +207,7 @@ impl<'a> Section<'a> {
     }
 
     /// A word (`Ok`) or a list of numbers (`Err`).
-    pub(super) fn get_text_or_numbers(&self, key: &'static str) -> Option<Result<String, Vec<f64>>> {
+    pub fn get_text_or_numbers(&self, key: &'static str) -> Option<Result<String, Vec<f64>>> {
         match &self.value(key)?.kind {
             ValueKind::String(word) => Some(Ok(word.clone())),
             _ => self.numbers(key).map(Err),
@@ -220,12 +215,12 @@ impl<'a> Section<'a> {
     }
 
     /// True when the key holds a text.
-    pub(super) fn is_text(&self, key: &'static str) -> bool {
+    pub fn is_text(&self, key: &'static str) -> bool {
         self.value(key).is_some_and(|value| matches!(value.kind, ValueKind::String(_)))
     }
 
     /// A table of whole numbers whose keys are free; empty when the key is absent.
-    pub(super) fn integers(&self, key: &'static str) -> BTreeMap<String, i64> {
+    pub fn integers(&self, key: &'static str) -> BTreeMap<String, i64> {
         let path = join(&self.path, key);
         let table = self.value(key).and_then(|value| self.table_of(&path, value));
         let number = |(name, value): (&String, &Value)| match &value.kind {
@@ -240,12 +235,12 @@ impl<'a> Section<'a> {
     }
 
     /// A rectangle `[x1, y1, x2, y2]` in pixels that holds at least one pixel.
-    pub(super) fn rect(&self, key: &'static str) -> Option<Rect> {
+    pub fn rect(&self, key: &'static str) -> Option<Rect> {
         self.rect_of(&join(&self.path, key), self.value(key)?)
     }
 
     /// A list of rectangles; empty when the key is absent.
-    pub(super) fn rects(&self, key: &'static str) -> Vec<Rect> {
+    pub fn rects(&self, key: &'static str) -> Vec<Rect> {
         let path = join(&self.path, key);
         let items = self.array(key, "a list of rectangles [x1, y1, x2, y2]").unwrap_or_default();
         let rect = |(index, item)| self.rect_of(&format!("{path}[{index}]"), item);
@@ -253,14 +248,14 @@ impl<'a> Section<'a> {
     }
 
     /// The section under a key; absent when the key is.
-    pub(super) fn child(&self, key: &'static str) -> Self {
+    pub fn child(&self, key: &'static str) -> Self {
         let path = join(&self.path, key);
         let table = self.value(key).and_then(|value| self.table_of(&path, value));
         Self { document: self.document, path, table, asked: RefCell::default() }
     }
 
     /// The tables of a list, `[[key]]`; empty when the key is absent.
-    pub(super) fn children(&self, key: &'static str) -> Vec<Self> {
+    pub fn children(&self, key: &'static str) -> Vec<Self> {
         let path = join(&self.path, key);
         let items = self.array(key, "a list of sections").unwrap_or_default();
         let child = |(index, item): (usize, &'a Value)| {
@@ -325,7 +320,7 @@ impl<'a> Section<'a> {
 }
 
 /// A type that one value can have.
-pub(super) trait Scalar: Sized {
+pub trait Scalar: Sized {
     /// What the value must be, for messages.
     const WORDS: &'static str;
     /// From the file, where types are strict.

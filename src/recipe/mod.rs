@@ -1,0 +1,12 @@
+//! Recipes: a pipeline file, read and checked once.
+//!
+//! ```text
+//! pipelines_dir/NAME.toml --file: every key, typed and ranged--> Pipeline
+//!                         --warnings: what is valid and risky--> Problem
+//! ```
+
+pub mod file;
+mod frame;
+mod warnings;
+
+pub use file::{load_pipeline, load_pipeline_with_warnings, pipeline_from_str};
