@@ -52,10 +52,12 @@ pub enum Verb {
     Pause,
     Resume,
     Retry,
+    Reload,
 }
 
 impl Verb {
-    pub const ALL: [Self; 5] = [Self::Trigger, Self::Pipeline, Self::Pause, Self::Resume, Self::Retry];
+    pub const ALL: [Self; 6] =
+        [Self::Trigger, Self::Pipeline, Self::Pause, Self::Resume, Self::Retry, Self::Reload];
 
     /// The word in topics and paths.
     pub const fn as_str(self) -> &'static str {
@@ -65,6 +67,7 @@ impl Verb {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Retry => "retry",
+            Self::Reload => "reload",
         }
     }
 
@@ -180,8 +183,8 @@ impl Words {
             let what = "part, part_id, lot, expected and deadline_ms mean nothing to the command";
             return Err(malformed(format!("{what} {word}")));
         }
-        if verb == Verb::Retry && this.camera.is_some() {
-            return Err(malformed("camera means nothing to the command retry".into()));
+        if matches!(verb, Verb::Retry | Verb::Reload) && this.camera.is_some() {
+            return Err(malformed(format!("camera means nothing to the command {word}")));
         }
         if this.part.is_some() && this.camera.is_some() {
             return Err(malformed("camera and part: a trigger means one of them".into()));
@@ -192,6 +195,7 @@ impl Words {
             (Verb::Pause, None) => Command::Pause { camera },
             (Verb::Resume, None) => Command::Resume { camera },
             (Verb::Retry, None) => Command::Retry,
+            (Verb::Reload, None) => Command::Reload,
             (Verb::Trigger, None) => Command::Trigger(Request {
                 camera,
                 part,

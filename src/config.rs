@@ -33,8 +33,8 @@ use crate::camera::device::Kind;
 use crate::camera::folder::FileTime;
 use crate::camera::window::{Rule, Stamps};
 use crate::document::{self, Problem, ReadError, read_text};
-use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
+use crate::recipe::registry::Recipe;
 use crate::store::ageing::Trust;
 use crate::vlm::kv::KvPrecision;
 use crate::vlm::processor::Processor;
@@ -67,7 +67,9 @@ pub struct Config {
     pub pipelines_dir: PathBuf,
     /// Every pipeline of that folder that has no errors, by name: those that cameras name, and those that a command
     /// may name.
-    pub pipelines: BTreeMap<String, Pipeline>,
+    pub recipes: BTreeMap<String, Recipe>,
+    /// What is wrong with recipes that cameras name, by name; empty but for `load_to_run`.
+    pub broken: BTreeMap<String, Vec<Problem>>,
     /// What is wrong with files of that folder that no camera names.
     pub notes: Vec<String>,
     /// What is valid and risky, here and in the pipelines: above all recipes by which defective parts pass.
@@ -78,12 +80,6 @@ impl Config {
     /// The file of a pipeline.
     pub fn file_of(&self, pipeline: &str) -> PathBuf {
         self.pipelines_dir.join(format!("{pipeline}.toml"))
-    }
-
-    /// The warnings about a pipeline.
-    pub fn warnings_of(&self, pipeline: &str) -> impl Iterator<Item = &Problem> {
-        let file = self.file_of(pipeline).display().to_string();
-        self.warnings.iter().filter(move |warning| warning.file == file)
     }
 }
 
@@ -277,19 +273,27 @@ pub struct Web {
 /// `Unreadable` when the file cannot be read, `Invalid` with everything that is wrong in it, in the
 /// `INSPECTD_` variables and in the pipelines.
 pub fn load(path: &Path) -> Result<Config, ReadError> {
-    load_file(path, false)
+    load_file(path, false, false)
 }
 
 /// `load`, and also proves that the files which the config names are there: the model's, the
-/// password's, the folders of folder cameras. The daemon starts with this.
-///
+/// password's, the folders of folder cameras. ///
 /// # Errors
 /// As `load`; a file that is missing is a problem of the key that names it.
 pub fn load_with_files(path: &Path) -> Result<Config, ReadError> {
-    load_file(path, true)
+    load_file(path, true, false)
 }
 
-fn load_file(path: &Path, files: bool) -> Result<Config, ReadError> {
+/// `load_with_files` for a station that may know an earlier version of a recipe whose file has errors: these are in
+/// `Config::broken`.
+///
+/// # Errors
+/// As `load_with_files`, but for errors in recipes.
+pub fn load_to_run(path: &Path) -> Result<Config, ReadError> {
+    load_file(path, true, true)
+}
+
+fn load_file(path: &Path, files: bool, may_break: bool) -> Result<Config, ReadError> {
     let text = read_text(path)?;
     let environment = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
@@ -299,6 +303,7 @@ fn load_file(path: &Path, files: bool) -> Result<Config, ReadError> {
         dir: path.parent().unwrap_or(Path::new("")).to_owned(),
         environment: environment.collect(),
         files_must_exist: files,
+        may_break,
     };
     read::config(&origin, &text).map_err(|problems| ReadError::Invalid { problems })
 }

@@ -49,6 +49,7 @@ mod inspector;
 mod interrupted;
 mod model;
 mod progress;
+mod recipes;
 mod recorder;
 mod repeats;
 mod station;
@@ -68,13 +69,16 @@ use crate::ipc::Program;
 use crate::mqtt::command::Listening;
 use crate::mqtt::state::Phase;
 use crate::mqtt::{self, MqttOptions, Protocol};
+use crate::recipe::registry::Registry;
 use crate::store::{Store, StoreOptions};
 use crate::web::Web;
 use anyhow::Context;
 use cameras::Cameras;
 use care::{Care, Due};
+use recipes::Recipes;
 use recorder::Recorder;
 use station::Station;
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -147,12 +151,14 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
     let mqtt_options = mqtt_options(config)?;
     let link = runtime.block_on(async { mqtt::spawn(mqtt_options, Arc::clone(&store), event_queue) })?;
     let station = Arc::new(Station::new(events));
-    let engine = load(config, &store, systemd)?;
-    let page = web::start(config, &store, &station, link.phase())?;
+    let registry = recipes::open(config, &store)?;
+    let engine = load(config, &registry, &store, systemd)?;
+    let page = web::start(config, &registry, &store, &station, link.phase())?;
     let stop = Stop::default();
     let parts = Parts {
         config,
         systemd,
+        recipes: &registry,
         store: &store,
         station: &station,
         page: page.as_ref(),
@@ -172,6 +178,7 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
 struct Parts<'a> {
     config: &'a Config,
     systemd: &'a Arc<Systemd>,
+    recipes: &'a Arc<Registry>,
     store: &'a Arc<Store>,
     station: &'a Arc<Station>,
     page: Option<&'a Web>,
@@ -185,17 +192,28 @@ struct Line {
     inbox: Option<JoinHandle<()>>,
     interrupted: Option<JoinHandle<()>>,
     commands: Listening,
+    keeper: Keeper,
     inspector: JoinHandle<()>,
     recorder: Arc<Recorder>,
+}
+
+/// The thread of recipes, and the way to it.
+struct Keeper {
+    book: Arc<Recipes>,
+    thread: JoinHandle<()>,
 }
 
 impl Parts<'_> {
     /// Starts the threads of the line, watches them and drains them.
     async fn line(self, engine: Child, mut phase: Receiver<Phase>) -> anyhow::Result<Ended> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        // Its terminal was closed.
+        let by_hand = std::io::stdin().is_terminal();
         let line = self.start(engine)?;
         self.systemd.ready();
         tracing::info!(cameras = self.config.cameras.len(), broker = %self.config.mqtt.url(), "inspecting");
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+
         let (store, station) = (Arc::clone(self.store), Arc::clone(self.station));
         let mut care = Care::new(store, station, Arc::clone(self.systemd));
         let mut tick = tokio::time::interval(care::TICK);
@@ -207,6 +225,7 @@ impl Parts<'_> {
             tokio::select! {
                 _ = term.recv() => told = true,
                 _ = int.recv() => told = true,
+                _ = hangup.recv() => if by_hand { told = true } else { line.reload() },
                 // Its error comes with `stop`.
                 () = closed(&mut phase) => break Some("the task that delivers results"),
                 _ = tick.tick() => if care.tick()? == Due::Compaction && endless {
@@ -237,17 +256,18 @@ impl Parts<'_> {
     }
 
     fn start(self, engine: Child) -> anyhow::Result<Line> {
-        let Self { config, store, station, stop, .. } = self;
+        let Self { config, recipes, store, station, stop, .. } = self;
         let page = config.web.is_some();
         let recorder = Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), page)?;
         let recorder = Arc::new(recorder);
         let model = engine.identity().clone();
-        let left = || interrupted::record(config, store, &recorder, &model, stop);
+        let left = || interrupted::record(recipes, store, &recorder, &model, stop);
         let interrupted = progress::while_it_moves(self.systemd, left)??;
-        let cameras = cameras::start(config, store, &recorder, station, &model, stop)?;
+        let cameras = cameras::start(config, recipes, store, &recorder, station, &model, stop)?;
         let desk = cameras.desk();
         let fates: Arc<dyn inbox::Fates> = Arc::<desk::Desk>::clone(&desk);
-        let handler: Handler = Arc::new(move |command, sender| desk.take(command, sender));
+        let taking = Arc::clone(&desk);
+        let handler: Handler = Arc::new(move |command, sender| taking.take(command, sender));
         let dir = config.trigger_dir.as_deref();
         let watch = |dir| {
             inbox::start(dir, Arc::clone(&handler), Arc::clone(&fates), Arc::clone(station), stop.clone())
@@ -257,7 +277,7 @@ impl Parts<'_> {
         if let Some(page) = self.page {
             page.app.take_commands(Arc::clone(&handler));
             let station = Arc::clone(station);
-            page.app.show_cameras(Box::new(move || station.cameras()), web::warnings(config));
+            page.app.show_cameras(Box::new(move || station.cameras()), web::warnings(recipes));
         }
         let commands = mqtt::command::listen(mqtt_options(config)?, handler, station::hearing(station));
         let gate = gate::Gate::new(Arc::clone(store));
@@ -265,17 +285,30 @@ impl Parts<'_> {
         let ring = feeds.ring.clone();
         // It wakes the inspector; a bell that rings already needs no second ring.
         let changed = Box::new(move || _ = ring.try_send(()));
-        let engine = Engine::start(Box::new(engine), changed).context("the engine's thread")?;
+        let engine = Arc::new(Engine::start(Box::new(engine), changed).context("the engine's thread")?);
         station.beat();
+        let keeper = self.keep_recipes(&desk, &engine)?;
         let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), gate)?;
-        Ok(Line { cameras, inbox, interrupted, commands, inspector, recorder })
+        Ok(Line { cameras, inbox, interrupted, commands, keeper, inspector, recorder })
+    }
+
+    /// Starts the thread of recipes.
+    fn keep_recipes(self, desk: &Arc<desk::Desk>, engine: &Arc<Engine>) -> anyhow::Result<Keeper> {
+        let book = Arc::new(Recipes::new(Arc::clone(self.recipes), Arc::clone(self.store)));
+        let (asked, station) = (Arc::clone(&book), Arc::clone(self.station));
+        desk.reload_with(Box::new(move |sender| asked.reload(sender.to_string()).map_err(recipes::refused)));
+        let dir = &self.config.pipelines_dir;
+        let (desk, engine) = (Arc::clone(desk), Arc::clone(engine));
+        let thread = recipes::start(&book, dir, desk, engine, station, self.stop.clone())?;
+        Ok(Keeper { book, thread })
     }
 
     /// Ends the threads in the order of the line; systemd waits on while the inspector shows life.
     async fn drain(self, line: Line) -> anyhow::Result<()> {
-        let Line { cameras, inbox, interrupted, commands, inspector, .. } = line;
+        let Line { cameras, inbox, interrupted, commands, keeper, inspector, .. } = line;
         drop(commands);
         self.stop.set();
+        keeper.book.close();
         let mut drained = tokio::task::spawn_blocking(move || {
             cameras.close();
             if inbox.is_some_and(|thread| thread.join().is_err()) {
@@ -283,6 +316,9 @@ impl Parts<'_> {
             }
             if interrupted.is_some_and(|thread| thread.join().is_err()) {
                 tracing::error!("the thread of interrupted triggers had panicked");
+            }
+            if keeper.thread.join().is_err() {
+                tracing::error!("the thread of recipes had panicked");
             }
             inspector.join()
         });
@@ -317,13 +353,21 @@ impl Parts<'_> {
 }
 
 impl Line {
+    /// systemd's `ExecReload`.
+    fn reload(&self) {
+        if let Err(error) = self.keeper.book.reload("SIGHUP".to_owned()) {
+            tracing::warn!(%error, "the recipes are not looked at");
+        }
+    }
+
     /// Which of those that end only with the station has ended before it.
     fn gone(&self, page: Option<&Web>, door: Option<&Door>) -> Option<&'static str> {
         let inbox = self.inbox.as_ref().is_some_and(JoinHandle::is_finished);
         let inbox = inbox.then_some("the thread of triggers by file");
         let commands = self.commands.is_over().then_some("the task of commands by MQTT");
+        let keeper = self.keeper.thread.is_finished().then_some("the thread of recipes");
         let door = door.is_some_and(Door::is_over).then_some("the thread of the local door");
-        inbox.or(commands).or(door).or_else(|| page.and_then(Web::gone))
+        inbox.or(commands).or(keeper).or(door).or_else(|| page.and_then(Web::gone))
     }
 }
 
@@ -333,9 +377,14 @@ async fn closed(phase: &mut Receiver<Phase>) {
 }
 
 /// The model, loaded and let in; or the engine without it, with the reason in its health.
-fn load(config: &Config, store: &Arc<Store>, systemd: &Systemd) -> anyhow::Result<Child> {
+fn load(
+    config: &Config,
+    recipes: &Arc<Registry>,
+    store: &Arc<Store>,
+    systemd: &Systemd,
+) -> anyhow::Result<Child> {
     let model = &config.model;
-    let gate = ByProof(Arc::new(model::Accepted::new(Arc::clone(store), config)));
+    let gate = ByProof(Arc::new(model::Accepted::new(Arc::clone(store), config, Arc::clone(recipes))));
     let options = ChildOptions::new(engine_program(model), model.unload_after_idle, Arc::new(gate));
     // A large model may take minutes: systemd waits on while the engine's process works.
     model::load(Child::new(options), &|| systemd.alive())

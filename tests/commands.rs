@@ -23,6 +23,8 @@ mod kept;
 mod model;
 #[path = "commands/outbox.rs"]
 mod outbox;
+#[path = "commands/recipes.rs"]
+mod recipes;
 #[path = "commands/risks.rs"]
 mod risks;
 #[path = "common/shipped.rs"]

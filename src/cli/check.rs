@@ -64,8 +64,8 @@ fn report_config(out: &mut impl Write, path: &Path, config: &Config) -> io::Resu
     let ids: Vec<_> = config.cameras.iter().map(|camera| camera.id.as_str()).collect();
     let url = config.mqtt.url();
     writeln!(out, "ok       {}: {}, broker {url}", path.display(), counted(&ids, "camera"))?;
-    for (name, pipeline) in &config.pipelines {
-        report_pipeline(out, &config.file_of(name), pipeline)?;
+    for (name, recipe) in &config.recipes {
+        report_pipeline(out, &config.file_of(name), &recipe.pipeline)?;
     }
     for note in &config.notes {
         writeln!(out, "note     {note}; no camera names it, and no command can")?;

@@ -17,7 +17,7 @@ pub struct Args {
 /// # Errors
 /// A bad config (exit code 78), a part that cannot be opened, a store that fails.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = config::load_with_files(&args.config)?;
+    let config = config::load_to_run(&args.config)?;
     tracing::info!(file = %args.config.display(), "effective config:\n{}", config.effective());
     for warning in &config.warnings {
         tracing::warn!("{warning}");

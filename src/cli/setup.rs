@@ -8,6 +8,7 @@ use super::model_args::ModelArgs;
 use crate::config::{self, Config};
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::pipeline::{Pipeline, PromptKind};
+use crate::recipe::registry::Recipe;
 use anyhow::Context;
 use image::RgbImage;
 use std::collections::BTreeMap;
@@ -59,12 +60,13 @@ impl SetupArgs {
     }
 
     fn pipeline(&self, config: Option<&Config>) -> anyhow::Result<Pipeline> {
-        let loaded = config.map(|c| &c.pipelines);
-        let only = || loaded.filter(|p| p.len() == 1).and_then(|p| p.values().next().cloned());
+        let loaded = config.map(|c| &c.recipes);
+        let of = |recipe: &Recipe| (*recipe.pipeline).clone();
+        let only = || loaded.filter(|p| p.len() == 1).and_then(|p| p.values().next().map(of));
         let Some(name) = &self.pipeline else {
             return only().map_or_else(|| named(config, DEFAULT_PIPELINE), Ok);
         };
-        let known = loaded.and_then(|p| p.get(name).cloned());
+        let known = loaded.and_then(|p| p.get(name).map(of));
         known.map_or_else(|| named(config, name), Ok)
     }
 }

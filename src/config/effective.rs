@@ -52,8 +52,8 @@ impl Config {
         out.pair("free_bytes_min", self.store.free_bytes_min);
         self.broker(&mut out);
         self.page(&mut out);
-        for (name, pipeline) in &self.pipelines {
-            out.line(&format!("# pipeline {name} version {}", pipeline.version));
+        for (name, recipe) in &self.recipes {
+            out.line(&format!("# pipeline {name} version {}", recipe.pipeline.version));
         }
         out.0
     }

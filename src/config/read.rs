@@ -9,6 +9,7 @@ use crate::document::Section;
 use crate::document::{Document, Problem};
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
+use crate::recipe::registry::Recipe;
 use crate::simulator::Product;
 use crate::store::ageing::Trust;
 use crate::vlm::kv::KvPrecision;
@@ -42,6 +43,9 @@ pub(super) struct Origin {
     pub environment: Vec<(String, String)>,
     /// A named file that does not exist is a problem.
     pub files_must_exist: bool,
+    /// Errors in a recipe that a camera names are told apart (`Config::broken`): the version that was active before may
+    /// stand in for it.
+    pub may_break: bool,
 }
 
 impl Origin {
@@ -97,7 +101,8 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         web: web::read(origin, root.child("web")),
         station,
         pipelines_dir: pipelines.dir,
-        pipelines: pipelines.loaded,
+        recipes: pipelines.loaded,
+        broken: pipelines.broken,
         notes,
         warnings: vec![],
     };
@@ -115,7 +120,9 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
     }
     root.finish();
     let (mut problems, warnings) = document.into_problems_and_warnings();
-    problems.extend(pipelines.problems);
+    if !origin.may_break {
+        problems.extend(config.broken.values().flatten().cloned());
+    }
     if problems.is_empty() {
         config.warnings = warnings;
         config.warnings.extend(pipelines.warnings);
@@ -200,8 +207,9 @@ fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Ve
         }
         let trigger = trigger(section.child("trigger"));
         let queue = queue(section.child("queue"));
-        check_clip(&section, pipelines.loaded.get(&pipeline), trigger);
-        if let Some(source) = source(origin, &section, trigger, pipelines.loaded.get(&pipeline)) {
+        let recipe = pipelines.loaded.get(&pipeline).map(|recipe| &*recipe.pipeline);
+        check_clip(&section, recipe, trigger);
+        if let Some(source) = source(origin, &section, trigger, recipe) {
             let camera = Camera { id, source, pipeline, trigger, queue };
             if let SourceConfig::Device(device) = &camera.source {
                 camera::check_key_frames(&section, device.key_frames, trigger, camera.window());
@@ -391,11 +399,11 @@ fn store(section: Section<'_>) -> Store {
 /// The files of `pipelines_dir`, each read once: first those that cameras name, then the others.
 struct Pipelines {
     dir: PathBuf,
-    loaded: BTreeMap<String, Pipeline>,
+    loaded: BTreeMap<String, Recipe>,
     /// Names that were tried.
     tried: BTreeMap<String, Result<(), String>>,
-    /// What is wrong inside the pipeline files.
-    problems: Vec<Problem>,
+    /// What is wrong inside the files that cameras name, by name.
+    broken: BTreeMap<String, Vec<Problem>>,
     /// What is valid and risky in them.
     warnings: Vec<Problem>,
 }
@@ -406,7 +414,7 @@ impl Pipelines {
             dir,
             loaded: BTreeMap::new(),
             tried: BTreeMap::new(),
-            problems: Vec::new(),
+            broken: BTreeMap::new(),
             warnings: Vec::new(),
         }
     }
@@ -447,11 +455,10 @@ impl Pipelines {
                 ));
                 break;
             }
-            let named = self.problems.len();
             if let Err(message) = self.need(name) {
                 notes.push(message);
             }
-            notes.extend(self.problems.drain(named..).map(|problem| problem.to_string()));
+            notes.extend(self.broken.remove(name).iter().flatten().map(ToString::to_string));
         }
         notes
     }
@@ -467,15 +474,17 @@ impl Pipelines {
             ReadError::Unreadable { source, .. } => format!("{file} cannot be read: {source}"),
             ReadError::Invalid { .. } => error.to_string(),
         })?;
-        match crate::recipe::file::from_str(&file, &text) {
-            Ok((pipeline, warnings)) if pipeline.name == name => {
-                self.warnings.extend(warnings);
-                self.loaded.insert(name.to_owned(), pipeline);
+        match Recipe::read(&file, &text) {
+            Ok(recipe) if recipe.pipeline.name == name => {
+                self.warnings.extend(recipe.warnings.iter().cloned());
+                self.loaded.insert(name.to_owned(), recipe);
             }
-            Ok((pipeline, _)) => {
-                return Err(format!("{file} calls itself {:?}: name it as its file", pipeline.name));
+            Ok(recipe) => {
+                return Err(format!("{file} calls itself {:?}: name it as its file", recipe.pipeline.name));
             }
-            Err(problems) => self.problems.extend(problems),
+            Err(problems) => {
+                self.broken.insert(name.to_owned(), problems);
+            }
         }
         Ok(())
     }

@@ -80,6 +80,7 @@ fn config_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, Vec<Str
         dir: PathBuf::from("config"),
         environment: variables.iter().map(variable).collect(),
         files_must_exist: false,
+        may_break: false,
     };
     read::config(&origin, text).map_err(|problems| problems.iter().map(Problem::to_string).collect())
 }
@@ -217,7 +218,7 @@ fn a_pipeline_file_becomes_what_it_says() {
 #[test]
 fn the_version_is_the_start_of_the_sha256() {
     let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    assert_eq!(crate::recipe::file::version(""), empty[..12]);
+    assert_eq!(crate::recipe::file::version_of(""), empty[..12]);
 }
 
 /// What is wrong with `SMALL` after an edit: `from => to => the problem`.

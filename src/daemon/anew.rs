@@ -104,7 +104,7 @@ mod tests {
             let rule = Rule { within: None, on_its_way: Duration::ZERO, stamps: Stamps::Order };
             let counter = Arc::new(Counter::new(&camera("cam1", on), Orders::configured(pipeline)));
             let counters = vec![Arc::clone(&counter)];
-            let desk = Desk::new(counters, vec![], BTreeMap::new(), Arc::clone(&store), Arc::clone(&station));
+            let desk = Desk::new(counters, vec![], Arc::default(), Arc::clone(&store), Arc::clone(&station));
             let desk = desk.unwrap();
             let frames = Arc::new(Queue::new(Policy::Wait, 64));
             let taker = Taker {

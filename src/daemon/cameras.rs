@@ -26,12 +26,12 @@ use crate::config::{Camera, Config, SourceConfig, TriggerOn};
 use crate::domain::frame::Frame;
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Queue;
+use crate::recipe::registry::Registry;
 use crate::simulator::Product;
 use crate::store::Store;
 use crate::threads;
 use crate::vlm::ModelInfo;
 use anyhow::Context;
-use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -71,6 +71,7 @@ pub struct Cameras {
 /// When a source cannot be opened.
 pub fn start(
     config: &Config,
+    recipes: &Arc<Registry>,
     store: &Arc<Store>,
     recorder: &Arc<Recorder>,
     station: &Arc<Station>,
@@ -79,12 +80,10 @@ pub fn start(
 ) -> anyhow::Result<Cameras> {
     let (ring, bell) = sync_channel(1);
     let (mut takers, mut feeds, mut counters) = (vec![], vec![], vec![]);
-    let pipelines: BTreeMap<String, Arc<Pipeline>> =
-        config.pipelines.iter().map(|(name, p)| (name.clone(), Arc::new(p.clone()))).collect();
     for camera in &config.cameras {
         let feed = Feed { frames: Arc::new(Queue::new(camera.queue.policy, camera.queue.frames)) };
         let on_command = camera.trigger.on == TriggerOn::Command;
-        let counter = Arc::new(Counter::new(camera, Orders::restore(camera, &pipelines, store)?));
+        let counter = Arc::new(Counter::new(camera, Orders::restore(camera, recipes, store)?));
         let (line, no_recipe) = counter.line();
         station.line(&camera.id, line, no_recipe);
         let source =
@@ -115,7 +114,8 @@ pub fn start(
     }
     let queues = feeds.iter().map(|f| Arc::clone(&f.frames)).collect();
     let parts = config.parts.iter().map(|p| (p.name.clone(), p.cameras.clone())).collect();
-    let desk = Arc::new(Desk::new(counters, parts, pipelines, Arc::clone(store), Arc::clone(station))?);
+    let desk =
+        Arc::new(Desk::new(counters, parts, Arc::clone(recipes), Arc::clone(store), Arc::clone(station))?);
     Ok(Cameras { takers, queues, desk, feeds: Mutex::new(Some(Feeds { feeds, bell, ring })) })
 }
 

@@ -19,10 +19,10 @@
 use crate::config::{Camera, unfit};
 use crate::domain::camera::LineState;
 use crate::domain::pipeline::Pipeline;
+use crate::recipe::registry::Registry;
 use crate::store::Store;
 use crate::store::error::StoreError;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What stands in the store.
@@ -66,16 +66,15 @@ impl Orders {
     /// What was commanded before this start or, where nothing was, what the config says.
     ///
     /// # Errors
-    /// `StoreError`; a camera without its pipeline among `pipelines`.
-    pub fn restore(
-        camera: &Camera,
-        pipelines: &BTreeMap<String, Arc<Pipeline>>,
-        store: &Store,
-    ) -> anyhow::Result<Self> {
-        let configured = pipelines.get(&camera.pipeline);
+    /// `StoreError`; a camera without its pipeline among `recipes`.
+    pub fn restore(camera: &Camera, recipes: &Registry, store: &Store) -> anyhow::Result<Self> {
+        let configured = recipes.pipeline(&camera.pipeline);
         let configured =
             configured.ok_or_else(|| anyhow::anyhow!("there is no pipeline {:?}", camera.pipeline))?;
-        let mut orders = Self::configured(Arc::clone(configured));
+        // The config was checked with the file's version, and another one may be active.
+        let no_recipe = unfit(camera, &configured)
+            .map(|reason| format!("version {} of its pipeline does not fit: {reason}", configured.version));
+        let mut orders = Self { no_recipe, ..Self::configured(configured) };
         let Some(commanded) = store.remembered::<Commanded>(&name(&camera.id))? else { return Ok(orders) };
         orders.commanded = commanded;
         if let Some(by) = &orders.commanded.paused_by {
@@ -94,15 +93,15 @@ impl Orders {
             }
             return Ok(orders);
         }
-        orders.use_recipe(camera, &recipe, pipelines);
+        orders.use_recipe(camera, &recipe, recipes);
         Ok(orders)
     }
 
-    fn use_recipe(&mut self, camera: &Camera, recipe: &Recipe, pipelines: &BTreeMap<String, Arc<Pipeline>>) {
+    fn use_recipe(&mut self, camera: &Camera, recipe: &Recipe, recipes: &Registry) {
         let name = &recipe.pipeline;
-        let found = pipelines.get(name).ok_or_else(|| "is not in pipelines_dir or has errors".to_owned());
+        let found = recipes.pipeline(name).ok_or_else(|| "is not in pipelines_dir or has errors".to_owned());
         let fitting = found.and_then(|found| {
-            unfit(camera, found).map_or(Ok(found), |reason| Err(format!("does not fit: {reason}")))
+            unfit(camera, &found).map_or(Ok(found), |reason| Err(format!("does not fit: {reason}")))
         });
         match fitting {
             Ok(found) => {
@@ -111,7 +110,7 @@ impl Orders {
                         now = %found.version, "the commanded pipeline has changed since the command");
                 }
                 tracing::info!(camera = %camera.id, pipeline = %name, by = %recipe.by, "the commanded pipeline is in force");
-                self.pipeline = Arc::clone(found);
+                (self.pipeline, self.no_recipe) = (found, None);
             }
             Err(reason) => {
                 let reason = format!("its commanded pipeline {name:?} {reason}: command another one");

@@ -141,6 +141,31 @@ impl Counter {
         Ok(commanded)
     }
 
+    /// Whether a version of the pipeline that this camera runs goes with it; of another pipeline every one does.
+    ///
+    /// # Errors
+    /// `Unfit`.
+    pub fn fits(&self, pipeline: &Pipeline) -> Result<(), Refusal> {
+        let runs = self.pipeline().name == pipeline.name;
+        match unfit(&self.camera, pipeline).filter(|_| runs) {
+            None => Ok(()),
+            Some(reason) => {
+                let (camera, pipeline) = (self.camera.id.clone(), pipeline.name.clone());
+                Err(Refusal::Unfit { camera, pipeline, reason })
+            }
+        }
+    }
+
+    /// True when this camera runs the pipeline: its next picture is judged by this version.
+    pub fn renew(&self, pipeline: &Arc<Pipeline>) -> bool {
+        let mut orders = self.orders();
+        let runs = orders.pipeline.name == pipeline.name;
+        if runs {
+            orders.pipeline = Arc::clone(pipeline);
+        }
+        runs
+    }
+
     /// From now on it holds; it is durable already.
     pub fn apply(&self, change: &Change, commanded: Commanded) {
         let mut orders = self.orders();

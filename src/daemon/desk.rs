@@ -1,6 +1,7 @@
 //! The desk: where commands from outside (MQTT, HTTP, files) reach the cameras.
 //!
 //!     Command --> Desk --trigger, once (`repeats`)--> accepted, in the store --> queue of its camera (bounded) --> taker
+//!                  |--reload--> thread of recipes (`recipes`) --renew--> its pipeline's cameras
 //!                  |--pause, resume, pipeline--> durable (`commanded`) --> its camera's orders (`counter`)
 //!                  '--> Refusal, back to the sender
 //!
@@ -10,45 +11,51 @@
 
 use super::counter::{Change, Counter};
 use super::inbox::Fates;
+use super::recipes::Renewed;
 use super::repeats::{self, Identity, Look, Repeats};
 use super::station::Station;
 use crate::domain::part::PartRef;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::trigger::{Command, Refusal, Request, Sender};
+use crate::recipe::registry::{Recipe, Registry};
 use crate::store::Store;
 use crate::store::accepted::{Accepted, Receipt};
 use crate::store::error::StoreError;
 use crate::store::record::rfc3339;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
+
+/// Carries `cmd/reload` out.
+pub type Reload = Box<dyn Fn(&Sender) -> Result<(), Refusal> + Send + Sync>;
 
 /// The desk of a station; share it in an `Arc`.
 pub struct Desk {
     counters: Vec<Arc<Counter>>,
     /// Names of the parts with several views, and the cameras that look at each.
     parts: Vec<(String, Vec<String>)>,
-    pipelines: BTreeMap<String, Arc<Pipeline>>,
+    recipes: Arc<Registry>,
     store: Arc<Store>,
     station: Arc<Station>,
+    /// Who looks at the folder of recipes.
+    reload: OnceLock<Reload>,
     /// Held while a command is carried out: who else would fill the room that was found?
     repeats: Mutex<Repeats>,
 }
 
 impl Desk {
-    /// A desk for these cameras and parts (name, cameras); `pipelines` are those that they may be changed to.
+    /// A desk for these cameras and parts (name, cameras); `recipes` are those that they may be changed to.
     ///
     /// # Errors
     /// `StoreError`: what former processes have accepted cannot be read.
     pub fn new(
         counters: Vec<Arc<Counter>>,
         parts: Vec<(String, Vec<String>)>,
-        pipelines: BTreeMap<String, Arc<Pipeline>>,
+        recipes: Arc<Registry>,
         store: Arc<Store>,
         station: Arc<Station>,
     ) -> Result<Self, StoreError> {
         let repeats = Mutex::new(Repeats::restore(store.answered()?));
-        Ok(Self { counters, parts, pipelines, store, station, repeats })
+        Ok(Self { counters, parts, recipes, store, station, reload: OnceLock::new(), repeats })
     }
 
     /// Carries a command out or says why not. It waits for the disk, once a camera.
@@ -58,14 +65,21 @@ impl Desk {
     pub fn take(&self, command: Command, sender: &Sender) -> Result<(), Refusal> {
         match command {
             Command::Trigger(request) => self.trigger(request, sender),
-            Command::Pause { camera } => self.change(camera.as_deref(), &Change::Pause, sender),
-            Command::Resume { camera } => self.change(camera.as_deref(), &Change::Resume, sender),
+            Command::Pause { camera } => self.change(camera.as_deref(), || Ok(Change::Pause), sender),
+            Command::Resume { camera } => self.change(camera.as_deref(), || Ok(Change::Resume), sender),
             Command::Pipeline { camera, pipeline } => {
-                let Some(found) = self.pipelines.get(&pipeline) else {
-                    let known: Vec<_> = self.pipelines.keys().map(String::as_str).collect();
-                    return Err(Refusal::NoPipeline { pipeline, known: known.join(", ") });
+                let found = || match self.recipes.pipeline(&pipeline) {
+                    Some(found) => Ok(Change::Pipeline(found)),
+                    None => {
+                        let known = self.recipes.names().join(", ");
+                        Err(Refusal::NoPipeline { pipeline: pipeline.clone(), known })
+                    }
                 };
-                self.change(camera.as_deref(), &Change::Pipeline(Arc::clone(found)), sender)
+                self.change(camera.as_deref(), found, sender)
+            }
+            Command::Reload => {
+                let reload = self.reload.get().ok_or(Refusal::Starting)?;
+                reload(sender)
             }
             Command::Retry => match self.store.retry_all() {
                 Ok(letters) => {
@@ -78,9 +92,16 @@ impl Desk {
     }
 
     /// Changes what cameras are to do: all of those that are meant or, when one does not go, none.
-    fn change(&self, camera: Option<&str>, change: &Change, sender: &Sender) -> Result<(), Refusal> {
+    /// `change` is made while nothing else changes: a version that becomes active meanwhile is in it or comes after it.
+    fn change(
+        &self,
+        camera: Option<&str>,
+        change: impl FnOnce() -> Result<Change, Refusal>,
+        sender: &Sender,
+    ) -> Result<(), Refusal> {
         let counters = self.at(camera)?;
         let _one_at_a_time = self.lock();
+        let change = &change()?;
         let (by, at) = (sender.to_string(), rfc3339(SystemTime::now()));
         let after = counters.iter().map(|counter| counter.after(change, &by, &at));
         let after = after.collect::<Result<Vec<_>, _>>()?;
@@ -99,6 +120,41 @@ impl Desk {
             self.station.line(counter.id(), line, no_recipe);
         }
         Ok(())
+    }
+
+    /// Whether a version of a recipe goes with every camera that runs its pipeline.
+    ///
+    /// # Errors
+    /// `Unfit`, for the first that it does not.
+    pub fn fits(&self, pipeline: &Pipeline) -> Result<(), Refusal> {
+        self.counters.iter().try_for_each(|counter| counter.fits(pipeline))
+    }
+
+    /// Makes a version of a recipe active, once `keep` has made it durable: the next picture of every camera that runs
+    /// its pipeline is judged by it.
+    ///
+    /// # Errors
+    /// It does not go with a camera; `keep` failed. Nothing has changed then.
+    pub fn renew(
+        &self,
+        recipe: Arc<Recipe>,
+        keep: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<(), Renewed> {
+        let _one_at_a_time = self.lock();
+        self.fits(&recipe.pipeline).map_err(|refusal| Renewed::Unfit(refusal.to_string()))?;
+        keep().map_err(Renewed::Store)?;
+        let pipeline = Arc::clone(&recipe.pipeline);
+        self.recipes.put(recipe);
+        for counter in self.counters.iter().filter(|counter| counter.renew(&pipeline)) {
+            let (line, no_recipe) = counter.line();
+            self.station.line(counter.id(), line, no_recipe);
+        }
+        Ok(())
+    }
+
+    /// From now on `cmd/reload` is carried out by this. The first call counts.
+    pub fn reload_with(&self, reload: Reload) {
+        let _ = self.reload.set(reload);
     }
 
     /// Carries a trigger out, unless it has come before: then it is answered as before.

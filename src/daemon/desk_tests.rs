@@ -28,7 +28,7 @@ fn clip() -> Arc<Pipeline> {
     Arc::new(recipe::pipeline_from_str("clip", &text).unwrap())
 }
 
-fn pipelines() -> BTreeMap<String, Arc<Pipeline>> {
+fn pipelines() -> std::collections::BTreeMap<String, Arc<Pipeline>> {
     let known = [pipeline("machined-plate"), pipeline("any-part"), clip()];
     known.map(|p| (p.name.clone(), p)).into_iter().collect()
 }
@@ -37,14 +37,15 @@ fn pipelines() -> BTreeMap<String, Arc<Pipeline>> {
 fn desk_over(
     store: &Arc<Store>,
     cameras: &[crate::config::Camera],
-    pipelines: &BTreeMap<String, Arc<Pipeline>>,
+    pipelines: &std::collections::BTreeMap<String, Arc<Pipeline>>,
 ) -> Desk {
+    let recipes = Arc::new(Registry::new(pipelines.values().map(|p| Recipe::of(p))));
     let counter = |camera: &crate::config::Camera| {
-        Arc::new(Counter::new(camera, Orders::restore(camera, pipelines, store).unwrap()))
+        Arc::new(Counter::new(camera, Orders::restore(camera, &recipes, store).unwrap()))
     };
     let station = Arc::new(Station::new(tokio::sync::mpsc::channel(256).0));
     let counters = cameras.iter().map(counter).collect();
-    Desk::new(counters, vec![], pipelines.clone(), Arc::clone(store), station).unwrap()
+    Desk::new(counters, vec![], Arc::clone(&recipes), Arc::clone(store), station).unwrap()
 }
 
 /// A desk whose store lasts as long as the process.

@@ -213,9 +213,11 @@ impl Inbox {
         let sender = Sender::File { name: name.to_string_lossy().into_owned(), stamp: stamp.clone() };
         let correlation_id = match command {
             Command::Trigger(request) => request.trigger.correlation_id.clone(),
-            Command::Pipeline { .. } | Command::Pause { .. } | Command::Resume { .. } | Command::Retry => {
-                None
-            }
+            Command::Pipeline { .. }
+            | Command::Pause { .. }
+            | Command::Resume { .. }
+            | Command::Retry
+            | Command::Reload => None,
         };
         let outcome = (self.handler)(command.clone(), &sender);
         if outcome.as_ref().is_err_and(Refusal::passes) {

@@ -38,7 +38,7 @@ const ALARM_MODEL: &str = "model_changed";
 /// # Errors
 /// The thread cannot be started.
 pub fn start(
-    engine: Engine,
+    engine: Arc<Engine>,
     feeds: Feeds,
     recorder: Arc<Recorder>,
     station: Arc<Station>,
@@ -63,7 +63,7 @@ enum Round {
 }
 
 struct Inspector {
-    engine: Engine,
+    engine: Arc<Engine>,
     feeds: Feeds,
     recorder: Arc<Recorder>,
     station: Arc<Station>,

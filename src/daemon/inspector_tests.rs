@@ -123,7 +123,7 @@ fn a_camera_with_a_short_deadline_does_not_wait_for_the_parts_of_another() {
     let feeds = [&fast, &slow].map(|queue| Feed { frames: Arc::clone(queue) });
     let feeds = Feeds { feeds: feeds.into(), bell, ring: ring.clone() };
     let gate = Gate::new(Arc::clone(&store));
-    let inspector = start(engine(), feeds, recorder, station, gate).expect("it starts");
+    let inspector = start(Arc::new(engine()), feeds, recorder, station, gate).expect("it starts");
     let take = |queue: &Queue<Shot>, shot| {
         assert!(matches!(queue.push(shot), Pushed::Queued), "there is room");
         // Full: it has been rung already.

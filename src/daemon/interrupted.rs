@@ -8,12 +8,12 @@
 
 use super::recorder::Recorder;
 use crate::camera::Stop;
-use crate::config::Config;
 use crate::domain::frame::Frame;
 use crate::domain::grade::Reason;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::Pipeline;
 use crate::inspect::uninspected;
+use crate::recipe::registry::Registry;
 use crate::store::Store;
 use crate::store::accepted::Accepted;
 use crate::store::error::StoreError;
@@ -33,14 +33,14 @@ const LOOK: Duration = Duration::from_millis(200);
 /// # Errors
 /// `StoreError`, on reading what was accepted and on deciding about parts; failed commits stop the recorder.
 pub fn record(
-    config: &Config,
+    recipes: &Registry,
     store: &Arc<Store>,
     recorder: &Arc<Recorder>,
     model: &ModelInfo,
     stop: &Stop,
 ) -> anyhow::Result<Option<JoinHandle<()>>> {
     let mut left: Vec<_> =
-        store.accepted()?.iter().filter_map(|accepted| unseen(config, accepted, model)).collect();
+        store.accepted()?.iter().filter_map(|accepted| unseen(recipes, accepted, model)).collect();
     let triggers = left.len();
     let full = record_while_room(&mut left, store, recorder);
     let parts = store.decide_interrupted_parts()?;
@@ -81,8 +81,8 @@ fn record_later(mut left: Vec<Inspection>, store: &Store, recorder: &Recorder, s
 }
 
 /// The review that stands for a trigger.
-fn unseen(config: &Config, accepted: &Accepted, model: &ModelInfo) -> Option<Inspection> {
-    let pipeline = pipeline(config, accepted)?;
+fn unseen(recipes: &Registry, accepted: &Accepted, model: &ModelInfo) -> Option<Inspection> {
+    let pipeline = pipeline(recipes, accepted)?;
     let mut frame = Frame::without_picture(&accepted.camera, accepted.trigger.clone(), accepted.received);
     if let Some(origin) = &accepted.origin {
         frame.origin.clone_from(origin);
@@ -90,9 +90,10 @@ fn unseen(config: &Config, accepted: &Accepted, model: &ModelInfo) -> Option<Ins
     Some(uninspected(&frame, &pipeline, model, Reason::Interrupted))
 }
 
-/// The recipe in force when the trigger was accepted. The config may have lost it since, and its camera; then its
+/// The recipe in force when the trigger was accepted. `pipelines_dir` may have lost it since, and its camera; then its
 /// name is kept, with the words of another.
-fn pipeline(config: &Config, accepted: &Accepted) -> Option<Pipeline> {
-    let known = config.pipelines.get(&accepted.pipeline).or_else(|| config.pipelines.values().next())?;
-    Some(Pipeline { name: accepted.pipeline.clone(), ..known.clone() })
+fn pipeline(recipes: &Registry, accepted: &Accepted) -> Option<Pipeline> {
+    let any = || recipes.all().first().map(|recipe| Arc::clone(&recipe.pipeline));
+    let known = recipes.pipeline(&accepted.pipeline).or_else(any)?;
+    Some(Pipeline { name: accepted.pipeline.clone(), ..(*known).clone() })
 }

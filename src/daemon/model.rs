@@ -14,15 +14,14 @@
 mod confirmed;
 
 use crate::config::Config;
-use crate::domain::pipeline::Pipeline;
 use crate::engine::child::Child;
 use crate::engine::{EngineError, Refused};
 use crate::inspect::proof::{Acceptance, Outcome, Proof, named};
+use crate::recipe::registry::Registry;
 use crate::store::Store;
 use crate::store::pins::ModelPin;
 use crate::store::record::rfc3339;
 use crate::vlm::ModelInfo;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -33,7 +32,7 @@ pub struct Accepted {
     text_sha256: Option<String>,
     mmproj_sha256: Option<String>,
     /// The recipes by which confirmed parts are asked again.
-    pipelines: BTreeMap<String, Pipeline>,
+    recipes: Arc<Registry>,
 }
 
 impl std::fmt::Debug for Accepted {
@@ -46,13 +45,13 @@ impl std::fmt::Debug for Accepted {
 }
 
 impl Accepted {
-    /// The gate of a store, with the hashes and the recipes of the config.
-    pub fn new(store: Arc<Store>, config: &Config) -> Self {
+    /// The gate of a store, with the hashes of the config and the active recipes.
+    pub fn new(store: Arc<Store>, config: &Config, recipes: Arc<Registry>) -> Self {
         Self {
             store,
             text_sha256: config.model.text_sha256.clone(),
             mmproj_sha256: config.model.mmproj_sha256.clone(),
-            pipelines: config.pipelines.clone(),
+            recipes,
         }
     }
 
@@ -121,8 +120,10 @@ impl Acceptance for Accepted {
         if let Some(proof) = named(model)? {
             return Ok(proof);
         }
-        let proof = confirmed::proof(&self.store, &self.pipelines, model).map_err(|error| {
-            Refused::NoProof { why: format!("which parts people have confirmed cannot be read: {error}") }
+        let all = self.recipes.all();
+        let pipelines = all.iter().map(|r| (r.pipeline.name.clone(), (*r.pipeline).clone())).collect();
+        let proof = confirmed::proof(&self.store, &pipelines, model).map_err(|error| Refused::NoProof {
+            why: format!("which parts people have confirmed cannot be read: {error}"),
         })?;
         if proof.known.is_empty() {
             tracing::warn!(model = %model.name,
@@ -174,7 +175,7 @@ mod tests {
             store: Arc::clone(store),
             text_sha256: of(text),
             mmproj_sha256: of(mmproj),
-            pipelines: BTreeMap::new(),
+            recipes: Arc::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use super::station::Station;
 use crate::config::Config;
 use crate::document::Problem;
 use crate::mqtt::state::Phase;
+use crate::recipe::registry::Registry;
 use crate::store::Store;
 use crate::web::cameras::{Warning, Warnings};
 use crate::web::{App, Health, Probe, Web, WebOptions};
@@ -24,8 +25,8 @@ pub fn url_base(config: &Config) -> String {
     })
 }
 
-/// What is risky about each recipe that a camera may run.
-pub fn warnings(config: &Config) -> Warnings {
+/// What is risky about an active recipe.
+pub fn warnings(recipes: &Arc<Registry>) -> Warnings {
     let warning = |problem: &Problem| Warning {
         file: problem.file.clone(),
         line: problem.line,
@@ -33,8 +34,8 @@ pub fn warnings(config: &Config) -> Warnings {
         value: problem.value.clone().unwrap_or_default(),
         message: problem.message.clone(),
     };
-    let of = |name: &String| (name.clone(), config.warnings_of(name).map(warning).collect());
-    config.pipelines.keys().map(of).collect()
+    let recipes = Arc::clone(recipes);
+    Box::new(move |name| recipes.get(name).iter().flat_map(|r| &r.warnings).map(warning).collect())
 }
 
 /// Starts the page, where the config has one.
@@ -43,6 +44,7 @@ pub fn warnings(config: &Config) -> Warnings {
 /// The address is taken; the certificate cannot be used.
 pub fn start(
     config: &Config,
+    recipes: &Arc<Registry>,
     store: &Arc<Store>,
     station: &Arc<Station>,
     phase: watch::Receiver<Phase>,
@@ -54,7 +56,8 @@ pub fn start(
         commands: station.hears_commands(),
         broker: matches!(*phase.borrow(), Phase::CatchingUp | Phase::Live),
     });
-    let pipelines = config.pipelines.values().cloned().collect();
+    let recipes = Arc::clone(recipes);
+    let pipelines = Box::new(move || recipes.all().iter().map(|r| Arc::clone(&r.pipeline)).collect());
     let web = Web::start(App::new(Arc::clone(store), options, pipelines, probe)?)?;
     tracing::info!(url = %web.url, "review page");
     if let Some(code) = web.app.setup_code() {

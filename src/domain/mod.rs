@@ -14,6 +14,7 @@ pub mod grid;
 pub mod inspection;
 pub mod part;
 pub mod pipeline;
+pub mod recipe;
 pub mod rect;
 pub mod review;
 pub mod text;

@@ -20,6 +20,21 @@ pub struct Pipeline {
     /// The first rule that matches a finding gives its grade; no rule: reject.
     pub grades: Vec<GradeRule>,
     pub verdict: VerdictRule,
+    /// What a new version must show on confirmed parts; `None`: nothing.
+    pub gate: Option<GateRule>,
+}
+
+/// What a new version of a recipe must show on parts that people have confirmed, before it judges others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GateRule {
+    /// Most parts that are replayed.
+    pub parts_max: usize,
+    /// Confirmed defective parts that were found and may pass now.
+    pub lost_max: usize,
+    /// Confirmed good parts that passed and may not pass now; `None`: any number.
+    pub alarms_max: Option<usize>,
+    /// Figures of the replay, each as `image.recall >= 0.99`.
+    pub require: Vec<String>,
 }
 
 /// Which part of a frame is inspected, and what a proper frame looks like.

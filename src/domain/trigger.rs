@@ -42,6 +42,8 @@ pub enum Command {
     },
     /// Messages that were given up are owed to the broker again.
     Retry,
+    /// The folder of recipes is looked at now.
+    Reload,
 }
 
 /// Who sent a command, and by which door.

@@ -7,6 +7,6 @@
 //!
 //! The room asks no model and prints nothing: the commands do, and whoever else inspects what is known.
 
-pub mod assertion;
+pub mod gate;
 pub mod score;
 pub mod truth;

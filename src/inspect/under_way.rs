@@ -15,7 +15,7 @@ use crate::domain::grade::Reason;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::Pipeline;
 use crate::engine::{Answer, Class, Engine, Order, Readiness, Reply, Ticket};
-use crate::vlm::{ModelInfo, Timing, VlmError};
+use crate::vlm::{Job, ModelInfo, Timing, VlmError};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,24 +32,45 @@ struct Asked {
     model: ModelInfo,
     /// The region of each order.
     regions: BTreeMap<Ticket, usize>,
+    /// Regions for which its class had no room yet, the first one last.
+    unasked: Vec<(usize, Job)>,
     answers: Vec<Option<RegionAnswers>>,
     timing: Timing,
     /// The engine was lost over it: nothing more is asked, and no other process gets what may have killed this one.
     is_lost: bool,
 }
 
+impl Asked {
+    /// Gives the orders for which there is room: the line always has it, other classes perhaps later.
+    fn submit(&mut self, engine: &Engine, class: Class, deadline: Instant, reply: &Reply) {
+        while let Some((region, job)) = self.unasked.last() {
+            let order = Order { class, deadline, job: job.clone(), reply: Arc::clone(reply) };
+            let Ok(ticket) = engine.submit(order) else { return };
+            self.regions.insert(ticket, *region);
+            self.unasked.pop();
+        }
+    }
+}
+
 /// A frame, its recipe, and how far its inspection is.
 pub struct UnderWay {
     pub frame: Frame,
     pub pipeline: Arc<Pipeline>,
+    class: Class,
     asked: Option<Asked>,
     /// How often the engine had failed when this frame began to wait for it.
     failures: Option<u64>,
 }
 
 impl UnderWay {
+    /// A part of the line, which waits for its verdict.
     pub const fn new(frame: Frame, pipeline: Arc<Pipeline>) -> Self {
-        Self { frame, pipeline, asked: None, failures: None }
+        Self::of(Class::Line, frame, pipeline)
+    }
+
+    /// A frame that is inspected for another reason.
+    pub const fn of(class: Class, frame: Frame, pipeline: Arc<Pipeline>) -> Self {
+        Self { frame, pipeline, class, asked: None, failures: None }
     }
 
     fn work(&self) -> Work<'_> {
@@ -79,12 +100,16 @@ impl UnderWay {
                 return Some(inspection);
             }
         }
-        let late = Instant::now() > self.due();
+        let due = self.due();
+        let late = Instant::now() > due;
         let Some(asked) = &mut self.asked else {
             return late.then(|| self.uninspected(engine, not_there(engine.readiness())));
         };
-        if !late && !asked.is_lost && !asked.regions.is_empty() {
-            return None;
+        if !late && !asked.is_lost {
+            asked.submit(engine, self.class, due, reply);
+            if !asked.regions.is_empty() || !asked.unasked.is_empty() {
+                return None;
+            }
         }
         // What is concluded needs no more answers.
         std::mem::take(&mut asked.regions).into_keys().for_each(|ticket| engine.cancel(ticket));
@@ -98,6 +123,12 @@ impl UnderWay {
         };
         let Asked { planned, model, answers, timing, .. } = self.asked.take()?;
         Some(conclude(self.work(), &model, &planned, answers, timing, fault))
+    }
+
+    /// Stops what was asked.
+    pub fn give_up(&mut self, engine: &Engine) {
+        let asked = self.asked.take().map(|asked| asked.regions);
+        asked.into_iter().flatten().for_each(|(ticket, _)| engine.cancel(ticket));
     }
 
     /// Asks, where there is an engine and time; the inspection when there will be none.
@@ -124,16 +155,13 @@ impl UnderWay {
             Ok(planned) => planned,
             Err(reason) => return Some(self.uninspected(engine, Some(reason))),
         };
-        let mut regions = BTreeMap::new();
-        for (region, job) in planned.plan.jobs().enumerate() {
-            let order = Order { class: Class::Line, deadline: due, job, reply: Arc::clone(reply) };
-            if let Ok(ticket) = engine.submit(order) {
-                regions.insert(ticket, region);
-            }
-        }
+        let mut unasked: Vec<_> = planned.plan.jobs().enumerate().collect();
+        unasked.reverse();
         let answers = planned.plan.regions.iter().map(|_| None).collect();
-        self.asked =
-            Some(Asked { planned, model, regions, answers, timing: Timing::default(), is_lost: false });
+        let (regions, timing) = (BTreeMap::new(), Timing::default());
+        let mut asked = Asked { planned, model, regions, unasked, answers, timing, is_lost: false };
+        asked.submit(engine, self.class, due, reply);
+        self.asked = Some(asked);
         None
     }
 
@@ -179,15 +207,25 @@ impl Inbox {
     }
 }
 
-/// Inspects one frame by the engine, and waits for it.
-pub fn inspect(engine: &Engine, frame: Frame, pipeline: Arc<Pipeline>) -> Inspection {
+/// Inspects one frame by the engine, and waits for it; `None` when `go_on` says no before that.
+pub fn inspect(
+    engine: &Engine,
+    class: Class,
+    frame: Frame,
+    pipeline: Arc<Pipeline>,
+    go_on: &dyn Fn() -> bool,
+) -> Option<Inspection> {
     let (ring, bell) = sync_channel(1);
     let inbox = Inbox::new(ring);
     let reply = inbox.reply();
-    let mut under_way = UnderWay::new(frame, pipeline);
+    let mut under_way = UnderWay::of(class, frame, pipeline);
     loop {
         if let Some(inspection) = under_way.advance(engine, &reply) {
-            return inspection;
+            return Some(inspection);
+        }
+        if !go_on() {
+            under_way.give_up(engine);
+            return None;
         }
         // Whether it rang or not, everything is looked at again.
         let _ = bell.recv_timeout(LOOK);
@@ -265,7 +303,8 @@ mod tests {
             trigger: Trigger { deadline: Some(Duration::from_secs(60)), ..Trigger::default() },
             ..frame
         };
-        inspect(&engine, frame, Arc::new(pipeline_from_str("scripted.toml", text).unwrap())).verdict
+        let recipe = Arc::new(pipeline_from_str("scripted.toml", text).unwrap());
+        inspect(&engine, Class::Line, frame, recipe, &|| true).unwrap().verdict
     }
 
     #[test]

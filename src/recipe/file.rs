@@ -1,13 +1,14 @@
 //! A pipeline file into a checked `Pipeline`: keys and ranges first, then what must fit together.
 
+use super::assertion::Assertion;
 use super::frame;
 use super::warnings;
 use crate::document::Section;
 use crate::document::{Document, Problem, ReadError, read_text};
 use crate::domain::grade::{Grade, Severity};
 use crate::domain::pipeline::{
-    CheckKind, ClipRule, Expect, FrameRule, GradeRule, Pipeline, PixelBudget, Prompt, PromptKind, Tiling,
-    VerdictRule,
+    CheckKind, ClipRule, Expect, FrameRule, GateRule, GradeRule, Pipeline, PixelBudget, Prompt, PromptKind,
+    Tiling, VerdictRule,
 };
 use crate::domain::rect::Rect;
 use crate::engine::child::wire::PIXEL_BYTES_MAX;
@@ -37,6 +38,12 @@ const DEADLINE_MS_MAX: u64 = 3_600_000;
 /// The model sees two pictures of a clip as one; more than this is a film, which no tile has room for.
 const CLIP_FRAMES: std::ops::RangeInclusive<usize> = 2..=16;
 const CLIP_INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=10_000;
+
+/// Parts that a gate replays, unless it says how many; each takes the model as long as a part of the line.
+const GATE_PARTS: usize = 200;
+const GATE_PARTS_MAX: usize = 2_000;
+/// Figures that a gate may require.
+const REQUIRED_MAX: usize = 32;
 
 /// Reads one pipeline file.
 ///
@@ -84,13 +91,14 @@ pub(crate) fn from_str(file: &str, text: &str) -> Result<(Pipeline, Vec<Problem>
     });
     let pipeline = Pipeline {
         name: root.required_id("name"),
-        version: version(text),
+        version: version_of(text),
         mm_per_px: root.required_ranged("mm_per_px", 1e-6..=1e3),
         frame,
         tiling,
         clip,
         grades: grades(&root, &labels.map(String::as_str).collect()),
         verdict: verdict(present(&root, "verdict")),
+        gate: gate(root.child("gate")),
         prompts,
     };
     root.finish();
@@ -103,7 +111,7 @@ pub(crate) fn from_str(file: &str, text: &str) -> Result<(Pipeline, Vec<Problem>
 }
 
 /// The first digits of the text's sha256.
-pub(crate) fn version(text: &str) -> String {
+pub fn version_of(text: &str) -> String {
     let mut digits = String::new();
     for byte in Sha256::digest(text.as_bytes()).iter().take(VERSION_DIGITS / 2) {
         write!(digits, "{byte:02x}").expect("a String takes everything that is written to it");
@@ -366,6 +374,31 @@ fn verdict(section: Section<'_>) -> VerdictRule {
     };
     section.finish();
     verdict
+}
+
+/// What a new version must show; the figures themselves are known to `evaluate`.
+fn gate(section: Section<'_>) -> Option<GateRule> {
+    if !section.is_present() {
+        return None;
+    }
+    let require = section.strings("require").unwrap_or_default();
+    if require.len() > REQUIRED_MAX {
+        section
+            .problem("require", format!("has {} entries; at most {REQUIRED_MAX} are allowed", require.len()));
+    }
+    for text in &require {
+        if let Err(error) = text.parse::<Assertion>() {
+            section.problem("require", error.to_string());
+        }
+    }
+    let rule = GateRule {
+        parts_max: section.ranged("parts_max", 1..=GATE_PARTS_MAX).unwrap_or(GATE_PARTS),
+        lost_max: section.ranged("lost_max", 0..=GATE_PARTS_MAX).unwrap_or(0),
+        alarms_max: section.ranged("alarms_max", 0..=GATE_PARTS_MAX),
+        require,
+    };
+    section.finish();
+    Some(rule)
 }
 
 /// Confidences are compared as the f32 that the engine computes.

@@ -3,10 +3,13 @@
 //! ```text
 //! pipelines_dir/NAME.toml --file: every key, typed and ranged--> Pipeline
 //!                         --warnings: what is valid and risky--> Problem
+//!                                       registry: of each pipeline the active version
 //! ```
 
+pub mod assertion;
 pub mod file;
 mod frame;
+pub mod registry;
 mod warnings;
 
 pub use file::{load_pipeline, load_pipeline_with_warnings, pipeline_from_str};

@@ -46,6 +46,7 @@ pub mod outbox;
 pub mod pins;
 pub mod proof;
 pub mod query;
+pub mod recipes;
 pub mod record;
 pub mod retention;
 pub mod review;
@@ -174,6 +175,8 @@ pub struct Store {
     index: std::sync::RwLock<query::Index>,
     /// Held by whoever reads what is new into it.
     indexing: Mutex<()>,
+    /// Held by whoever appends to the ledger of recipes.
+    recipes: Mutex<()>,
     /// Results and verdicts of parts that are owed.
     outbox_entries: AtomicU64,
     /// The next accepted trigger's.
@@ -246,6 +249,7 @@ impl Store {
             reviews,
             index: std::sync::RwLock::default(),
             indexing: Mutex::default(),
+            recipes: Mutex::default(),
             outbox_entries,
             next_ticket,
             retried: tokio::sync::watch::channel(0).0,

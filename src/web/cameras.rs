@@ -2,7 +2,7 @@
 //! their recipes.
 //!
 //!     desk, takers, store --> the daemon's board --asked--.
-//!     config --the warnings about every recipe------------+--> GET /api/v1/cameras --> the page's line of cameras,
+//!     registry --the warnings about every active recipe---+--> GET /api/v1/cameras --> the page's line of cameras,
 //!                                                                                      and its warnings
 
 use super::App;
@@ -11,15 +11,14 @@ use crate::domain::camera::CameraStatus;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// Asks the daemon how its cameras are, by id.
 pub type Cameras = Box<dyn Fn() -> Vec<(String, CameraStatus)> + Send + Sync>;
 
-/// What is risky about each recipe, by its name.
-pub type Warnings = BTreeMap<String, Vec<Warning>>;
+/// Asks the daemon what is risky about an active recipe, by its name.
+pub type Warnings = Box<dyn Fn(&str) -> Vec<Warning> + Send + Sync>;
 
 /// What is valid and risky in a recipe, as `inspectd check` says it: above all how a defective part could pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -65,7 +64,7 @@ pub async fn cameras(State(app): State<Arc<App>>, _: Viewer) -> Json<Vec<Camera>
 fn wire(id: String, status: CameraStatus, warnings: &Warnings) -> Camera {
     let CameraStatus { state, reason, line } = status;
     Camera {
-        warnings: warnings.get(&line.pipeline).cloned().unwrap_or_default(),
+        warnings: warnings(&line.pipeline),
         id,
         state: state.as_str(),
         reason,
@@ -80,7 +79,7 @@ fn wire(id: String, status: CameraStatus, warnings: &Warnings) -> Camera {
 
 impl App {
     /// From now on the page shows these cameras, and the warnings about the recipes that they run. The first call
-    /// counts: a page lives as long as its line, and so do the recipes that were read with the config.
+    /// counts: a page lives as long as its line.
     pub fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
         let _ = self.cameras.set((cameras, warnings));
     }

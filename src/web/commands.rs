@@ -23,16 +23,16 @@ use utoipa::ToSchema;
 /// What the desk has taken.
 #[derive(Serialize, ToSchema)]
 pub struct Accepted {
-    /// trigger, pipeline, pause, resume, retry.
+    /// trigger, pipeline, pause, resume, retry, reload.
     pub command: &'static str,
     /// Echoed.
     pub correlation_id: Option<String>,
 }
 
 /// Commands the line: trigger, pipeline, pause, resume or, for an engineer, retry (messages that were given up are
-/// owed to the broker again), in the words of `cmd/…` over MQTT.
+/// owed to the broker again) and reload (the folder of recipes is looked at now), in the words of `cmd/…` over MQTT.
 #[utoipa::path(post, path = "/api/v1/commands/{command}", tag = "commands",
-    params(("command" = String, Path, description = "trigger, pipeline, pause, resume or retry")),
+    params(("command" = String, Path, description = "trigger, pipeline, pause, resume, retry or reload")),
     request_body = Words, responses(
     (status = 202, body = Accepted), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
@@ -51,9 +51,9 @@ pub async fn command(
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", error));
     }
     let verb = Verb::parse(&word);
-    if verb == Ok(Verb::Retry) && who.role < Role::Engineer {
+    if matches!(verb, Ok(Verb::Retry | Verb::Reload)) && who.role < Role::Engineer {
         let error =
-            format!("the command retry needs the role engineer, {} is {}", who.name, who.role.as_str());
+            format!("the command {word} needs the role engineer, {} is {}", who.name, who.role.as_str());
         return Err(ApiError::new(StatusCode::FORBIDDEN, "role", error));
     }
     let sender = Sender::Http { name: who.name };

@@ -113,12 +113,15 @@ pub struct Health {
 /// Asks the daemon how it is.
 pub type Probe = Box<dyn Fn() -> Health + Send + Sync>;
 
+/// Asks the daemon for the active recipes.
+pub type Pipelines = Box<dyn Fn() -> Vec<Arc<Pipeline>> + Send + Sync>;
+
 /// What all requests share.
 pub struct App {
     pub store: Arc<Store>,
     pub options: WebOptions,
-    /// By name; for tile grids and labels.
-    pub pipelines: Vec<Pipeline>,
+    /// The active recipes; for tile grids and labels.
+    pub pipelines: Pipelines,
     /// Lets the first account in; `None` once there is one.
     setup_code: Mutex<Option<String>>,
     gate: Gate,
@@ -150,7 +153,7 @@ impl App {
     pub fn new(
         store: Arc<Store>,
         options: WebOptions,
-        pipelines: Vec<Pipeline>,
+        pipelines: Pipelines,
         probe: Probe,
     ) -> Result<Self, crate::store::error::StoreError> {
         let code = store.accounts()?.is_empty().then(auth::setup_code);

@@ -270,7 +270,8 @@ fn detail(app: &App, stored: &Stored) -> Result<Detail, ApiError> {
     let picture = stored.image.as_ref().map(|s| app.store.picture(&s.image));
     let whole = stored.image.as_ref().filter(|_| picture.as_ref().is_some_and(|p| p.fault().is_none()));
     let size = whole.and_then(|s| app.store.picture_size(&s.image.sha256));
-    let pipeline = app.pipelines.iter().find(|p| p.name == i.pipeline && p.version == i.pipeline_version);
+    let pipelines = (app.pipelines)();
+    let pipeline = pipelines.iter().find(|p| p.name == i.pipeline && p.version == i.pipeline_version);
     let l = &i.latency;
     let part = match i.trigger.part.as_deref() {
         Some(part) => app.store.part_of_view(part, stored.seq)?.map(|state| PartView::new(part, state)),
@@ -325,7 +326,7 @@ fn grid(pipeline: &Pipeline, width: u32, height: u32) -> Option<Vec<[u32; 4]>> {
 /// Labels of all recipes and those of the findings themselves.
 fn known_labels<'a>(app: &App, found: impl Iterator<Item = &'a String>) -> Vec<String> {
     let mut all: BTreeSet<String> = found.cloned().collect();
-    for prompt in app.pipelines.iter().flat_map(|p| &p.prompts) {
+    for prompt in (app.pipelines)().iter().flat_map(|p| &p.prompts) {
         if let PromptKind::Defects { labels } = &prompt.kind {
             all.extend(labels.iter().cloned());
         }

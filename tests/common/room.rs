@@ -3,8 +3,8 @@
 use inspectd::domain::frame::Frame;
 use inspectd::domain::inspection::Inspection;
 use inspectd::domain::pipeline::Pipeline;
-use inspectd::engine::Engine;
 use inspectd::engine::child::{Child, ChildOptions};
+use inspectd::engine::{Class, Engine};
 use inspectd::inspect::proof::{ByNamedProof, ByProof};
 use inspectd::inspect::under_way;
 use inspectd::ipc::Program;
@@ -24,5 +24,7 @@ pub fn start(child: Child) -> Engine {
 }
 
 pub fn inspect(engine: &Engine, frame: &Frame, recipe: &Pipeline) -> Inspection {
-    under_way::inspect(engine, frame.clone(), Arc::new(recipe.clone()))
+    let inspected =
+        under_way::inspect(engine, Class::Line, frame.clone(), Arc::new(recipe.clone()), &|| true);
+    inspected.expect("nobody gives up")
 }

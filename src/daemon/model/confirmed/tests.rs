@@ -11,6 +11,7 @@ use crate::domain::review::{Decision, OperatorBox};
 use crate::inspect::plan::Plan;
 use crate::inspect::proof::{Acceptance as _, judge};
 use crate::recipe::load_pipeline;
+use crate::recipe::registry::{Recipe, Registry};
 use crate::store::StoreOptions;
 use crate::store::tests::sample;
 use crate::vlm::Shown;
@@ -116,7 +117,7 @@ impl Bench {
             store: Arc::clone(&self.store),
             text_sha256: None,
             mmproj_sha256: None,
-            pipelines: self.pipelines.clone(),
+            recipes: Arc::new(Registry::new(self.pipelines.values().map(Recipe::of))),
         }
     }
 

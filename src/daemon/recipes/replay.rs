@@ -1,0 +1,226 @@
+//! The replay of confirmed parts by a version that is not active yet, while the line goes on.
+//!
+//! ```text
+//! newest decisions in force --this pipeline, a still, its picture whole--> sample --one part at a time-->
+//!     engine, class replay (the line goes first) --Inspection--> evaluate::gate::judge --> entry of the ledger
+//! ```
+//!
+//! Between two parts the thread serves requests, and looks whether the version is still the one that is wanted.
+
+use super::{Candidate, Keeper};
+use crate::domain::finding::Finding;
+use crate::domain::frame::{Frame, Trigger};
+use crate::domain::inspection::{ImageRef, Inspection};
+use crate::domain::pipeline::{GateRule, Pipeline};
+use crate::domain::recipe::Progress;
+use crate::engine::Class;
+use crate::evaluate::gate::{self, Part};
+use crate::inspect::under_way;
+use crate::store::Store;
+use crate::store::error::StoreError;
+use crate::store::images::hex;
+use crate::store::proof::FileState;
+use crate::store::recipes::{ChangedPart, PARTS_NAMED_MAX, ReplayEntry};
+use image::{DynamicImage, ImageReader, RgbImage};
+use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Decided parts that are looked at for a sample: reading a record and its decision takes some tens of microseconds.
+const STANDINGS_MAX: usize = 5_000;
+/// A part that is not answered by then was not judged. The line goes first, for as long as it has work.
+const PART_MAX: Duration = Duration::from_secs(3_600);
+/// Findings of a part that an entry shows.
+const FINDINGS_MAX: usize = 12;
+/// Digits of the sha256 that names a sample.
+const SAMPLE_DIGITS: usize = 12;
+
+/// What came of a replay.
+pub enum Replayed {
+    Judged(Box<ReplayEntry>),
+    /// The station stops, the file has another text meanwhile, or an engineer has decided: nothing is said about it.
+    Outdated,
+}
+
+/// A confirmed part whose picture is kept.
+pub struct Confirmed {
+    pub part: Part,
+    pub inspection: Inspection,
+    pub image: ImageRef,
+}
+
+/// Confirmed parts of a pipeline, the newest first, and how many could not be taken.
+///
+/// # Errors
+/// `StoreError` when the database cannot be read; a record that does not read is left out.
+pub fn confirmed(store: &Store, pipeline: &str) -> Result<(Vec<Confirmed>, usize), StoreError> {
+    let (mut parts, mut left_out) = (vec![], 0);
+    for (seq, standing) in store.newest_standings(STANDINGS_MAX)? {
+        let Some(effective) = standing.effective else { continue };
+        let (stored, review) = match (store.get(seq), store.review_entry(effective)) {
+            (Ok(Some(stored)), Ok(Some(review))) => (stored, review),
+            (Err(StoreError::BadRecord { .. }), _) | (_, Err(StoreError::BadRecord { .. })) => {
+                left_out += 1;
+                continue;
+            }
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+            _ => continue,
+        };
+        if stored.inspection.pipeline != pipeline {
+            continue;
+        }
+        let image = stored.image.map(|kept| kept.image).filter(|_| review.picture.is_none());
+        let is_still = stored.inspection.clip.is_empty();
+        let size = image.as_ref().filter(|_| is_still).and_then(|image| store.picture_size(&image.sha256));
+        match (image, size) {
+            (Some(image), Some(size)) => {
+                let part = Part::new(&stored.inspection, &review, size);
+                parts.push(Confirmed { part, inspection: stored.inspection, image });
+            }
+            _ => left_out += 1,
+        }
+    }
+    Ok((parts, left_out))
+}
+
+/// The pixels, if the file is what its record says.
+pub fn picture(store: &Store, image: &ImageRef) -> Option<RgbImage> {
+    let FileState::Whole(path) = store.picture(image) else { return None };
+    let reader = ImageReader::open(path).ok()?.with_guessed_format().ok()?;
+    reader.decode().ok().map(DynamicImage::into_rgb8)
+}
+
+/// The first digits of the sha256 over the ids, each with a line's end.
+pub fn name_of(ids: impl Iterator<Item = impl AsRef<str>>) -> String {
+    let mut hasher = Sha256::new();
+    for id in ids {
+        hasher.update(id.as_ref().as_bytes());
+        hasher.update(b"\n");
+    }
+    hex(&hasher.finalize().into())[..SAMPLE_DIGITS].to_owned()
+}
+
+/// The picture of a kept part as a frame that is exposed now.
+pub fn frame(inspection: &Inspection, pixels: Arc<RgbImage>) -> Frame {
+    Frame {
+        camera: inspection.camera.clone(),
+        pixels,
+        captured_at: inspection.captured_at,
+        captured: Instant::now(),
+        exposed: None,
+        clip: vec![],
+        trigger: Trigger { deadline: Some(PART_MAX), part: None, ..inspection.trigger.clone() },
+        origin: inspection.origin.clone(),
+        replayed: true,
+    }
+}
+
+impl Keeper {
+    /// Replays the sample of the gates by the candidate.
+    ///
+    /// # Errors
+    /// Why it says nothing about the candidate, in words.
+    pub(super) fn replay(
+        &self,
+        candidate: &Candidate<'_>,
+        pipeline: &Arc<Pipeline>,
+        rules: &[GateRule],
+    ) -> Result<Replayed, String> {
+        let started = SystemTime::now();
+        let store = &self.recipes.store;
+        let (all, mut left_out) = confirmed(store, &pipeline.name).map_err(|e| e.to_string())?;
+        let most = rules.iter().map(|rule| rule.parts_max).max().unwrap_or_default();
+        let sample = gate::stratified(all, most, |one| one.part.kind());
+        let (total, mut replayed) = (sample.len(), Vec::with_capacity(sample.len()));
+        let mut model = None;
+        for Confirmed { part, inspection, image } in sample {
+            if self.is_outdated(candidate) {
+                self.recipes.set_progress(None);
+                return Ok(Replayed::Outdated);
+            }
+            let progress = Progress {
+                pipeline: pipeline.name.clone(),
+                version: candidate.version.clone(),
+                done: replayed.len() + left_out.min(total),
+                total,
+            };
+            self.recipes.set_progress(Some(progress));
+            let Some(pixels) = picture(store, &image) else {
+                left_out += 1;
+                continue;
+            };
+            let frame = frame(&inspection, Arc::new(pixels));
+            let go_on = || !self.stop.is_set();
+            let now = under_way::inspect(&self.engine, Class::Replay, frame, Arc::clone(pipeline), &go_on);
+            let Some(now) = now else {
+                self.recipes.set_progress(None);
+                return Ok(Replayed::Outdated);
+            };
+            if model.get_or_insert_with(|| now.model.clone()) != &now.model {
+                self.recipes.set_progress(None);
+                return Err("the model was exchanged meanwhile".into());
+            }
+            replayed.push((part, now));
+        }
+        self.recipes.set_progress(None);
+        let mut entry = judged(rules, pipeline, &replayed);
+        entry.left_out = left_out;
+        entry.ms = started.elapsed().map_or(0, |took| took.as_millis() as u64);
+        Ok(Replayed::Judged(Box::new(entry)))
+    }
+
+    /// Serves requests; true when the candidate is not wanted any more.
+    fn is_outdated(&self, candidate: &Candidate<'_>) -> bool {
+        while let crate::queue::Popped::Item(request) = self.recipes.requests.pop(Some(Duration::ZERO)) {
+            // A look comes by itself, after this.
+            let _ = self.serve(request);
+        }
+        let path = self.dir.join(format!("{}.toml", candidate.pipeline));
+        let now = crate::document::read_text(&path).ok();
+        let active = self.recipes.registry.pipeline(candidate.pipeline);
+        self.stop.is_set()
+            || now.is_some_and(|text| text != candidate.text)
+            || active.is_some_and(|active| active.version == candidate.version)
+    }
+}
+
+/// What a replay gave, as the ledger keeps it.
+pub fn judged(rules: &[GateRule], pipeline: &Pipeline, replayed: &[(Part, Inspection)]) -> ReplayEntry {
+    let outcome = gate::judge(rules, pipeline, replayed);
+    let model = replayed.first().map(|(_, inspection)| inspection.model.clone());
+    let named = |those: &[usize]| {
+        let of = |i: &usize| changed(&replayed[*i].0, &replayed[*i].1);
+        those.iter().take(PARTS_NAMED_MAX).map(of).collect()
+    };
+    ReplayEntry {
+        sample: name_of(replayed.iter().map(|(part, _)| &part.id)),
+        parts: replayed.len(),
+        left_out: 0,
+        text_sha256: model.as_ref().map(|m| m.text_sha256.clone()).unwrap_or_default(),
+        mmproj_sha256: model.map(|m| m.mmproj_sha256).unwrap_or_default(),
+        figures: serde_json::to_value(&outcome.figures).unwrap_or_default(),
+        lost: named(&outcome.lost),
+        alarms: named(&outcome.alarms),
+        lost_count: outcome.lost.len(),
+        alarms_count: outcome.alarms.len(),
+        failed: outcome.failed,
+        ms: 0,
+    }
+}
+
+fn changed(part: &Part, now: &Inspection) -> ChangedPart {
+    let finding = |f: &Finding| (f.label.clone(), [f.bbox_px.x0, f.bbox_px.y0, f.bbox_px.x1, f.bbox_px.y1]);
+    ChangedPart {
+        id: part.id.clone(),
+        decided: part.decided.as_str().to_owned(),
+        was: verdict(&part.was),
+        now: verdict(&now.verdict),
+        findings: now.findings.iter().take(FINDINGS_MAX).map(finding).collect(),
+    }
+}
+
+/// `pass`, or the verdict with its reason.
+fn verdict(verdict: &crate::domain::grade::Verdict) -> String {
+    let word = verdict.as_str();
+    verdict.reason().map_or_else(|| word.to_owned(), |reason| format!("{word}, {reason}"))
+}

@@ -1,0 +1,46 @@
+//! Words about the versions of recipes that cross rooms.
+
+/// How far the replay of a version is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub pipeline: String,
+    pub version: String,
+    /// Parts that were replayed, of those that will be.
+    pub done: usize,
+    pub total: usize,
+}
+
+/// Why a request about a recipe is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecipeError {
+    #[error("there is no version {version:?} of the pipeline {pipeline:?}")]
+    NoVersion { pipeline: String, version: String },
+    #[error("a reason must be given")]
+    NoReason,
+    /// It does not read any more, or does not go with the cameras that run the pipeline.
+    #[error("{reason}")]
+    Unfit { reason: String },
+    #[error("{waiting} requests about recipes wait already")]
+    Full { waiting: usize },
+    #[error("it cannot be noted now: {reason}")]
+    NotStored { reason: String },
+    #[error("the station is starting: its recipes cannot be changed yet")]
+    Starting,
+    #[error("the station is stopping")]
+    Stopping,
+}
+
+impl RecipeError {
+    /// Stable word for machines.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoVersion { .. } => "no_version",
+            Self::NoReason => "reason",
+            Self::Unfit { .. } => "unfit",
+            Self::Full { .. } => "full",
+            Self::NotStored { .. } => "not_stored",
+            Self::Starting => "starting",
+            Self::Stopping => "stopping",
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The recipe book in memory: of each pipeline the one version that is active.
+//!
+//! ```text
+//! start, a version that became active --put--> registry --get--> dispatcher, page, model's proof
+//! ```
+//!
+//! Whoever takes a recipe out keeps it as long as it needs: a frame is judged by the version that was active when it
+//! was taken, whatever becomes active meanwhile.
+
+use crate::document::Problem;
+use crate::domain::pipeline::Pipeline;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A checked pipeline with the text that it was read from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    pub pipeline: Arc<Pipeline>,
+    /// The whole file, as it was read.
+    pub text: Arc<str>,
+    /// What is valid and risky in it.
+    pub warnings: Vec<Problem>,
+}
+
+impl Recipe {
+    /// Reads a recipe from a file's text; `file` only names it in messages.
+    ///
+    /// # Errors
+    /// Everything that is wrong in it.
+    pub fn read(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
+        let (pipeline, warnings) = super::file::from_str(file, text)?;
+        Ok(Self { pipeline: Arc::new(pipeline), text: text.into(), warnings })
+    }
+
+    /// A recipe that no file holds.
+    #[cfg(test)]
+    pub fn of(pipeline: &Pipeline) -> Self {
+        Self { pipeline: Arc::new(pipeline.clone()), text: "".into(), warnings: vec![] }
+    }
+}
+
+/// The active recipes by their names. Share it in an `Arc`.
+#[derive(Debug, Default)]
+pub struct Registry {
+    active: RwLock<BTreeMap<String, Arc<Recipe>>>,
+}
+
+impl Registry {
+    /// A registry with these recipes.
+    pub fn new(recipes: impl IntoIterator<Item = Recipe>) -> Self {
+        let registry = Self::default();
+        recipes.into_iter().for_each(|recipe| registry.put(Arc::new(recipe)));
+        registry
+    }
+
+    /// From now on this version of the recipe's pipeline is active.
+    pub fn put(&self, recipe: Arc<Recipe>) {
+        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        active.insert(recipe.pipeline.name.clone(), recipe);
+    }
+
+    /// The active recipe of a pipeline.
+    pub fn get(&self, name: &str) -> Option<Arc<Recipe>> {
+        self.active.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// The active pipeline of this name.
+    pub fn pipeline(&self, name: &str) -> Option<Arc<Pipeline>> {
+        self.get(name).map(|recipe| Arc::clone(&recipe.pipeline))
+    }
+
+    /// All active recipes, by name.
+    pub fn all(&self) -> Vec<Arc<Recipe>> {
+        self.active.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The names of all pipelines, in their order.
+    pub fn names(&self) -> Vec<String> {
+        self.active.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+}

@@ -1,0 +1,419 @@
+//! Recipes: every version's text, the version that is active, and the ledger of what was done to them.
+//!
+//! ```text
+//! a step in the life of a version --one batch, then synced--> recipes/ledger/SEQ            who, when, what, figures
+//!                                                             recipes/version/NAME/VERSION  its newest step
+//!                                                             recipes/book/NAME             which one is active
+//!                                                             recipes/text/NAME/VERSION/N   its file, in pieces
+//! ```
+//!
+//! Invariants:
+//! - A step and what it changes are one batch: after a crash both are there, or neither.
+//! - The text of an active version is kept.
+//! - At most `ENTRIES_MAX` entries, and `VERSIONS_MAX` versions of a pipeline, are kept; the oldest go first.
+
+use super::Store;
+use super::ends::Ends;
+use super::error::StoreError;
+use super::state::seal;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Entries of the ledger.
+pub const ENTRIES_MAX: usize = 4_096;
+/// Versions of one pipeline.
+pub const VERSIONS_MAX: usize = 64;
+/// Characters of a reason.
+pub const REASON_CHARS_MAX: usize = 2_000;
+/// Parts that an entry names one by one.
+pub const PARTS_NAMED_MAX: usize = 50;
+/// Bytes of a long value in one row: however JSON escapes them, they stay below the longest value.
+const PIECE_BYTES: usize = 600;
+
+/// A step in the life of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The file has this text.
+    Found,
+    /// Every key is right, and it fits its cameras.
+    Checked,
+    /// It was replayed on confirmed parts, and its gate holds.
+    Replayed,
+    /// Pictures from now on are judged by it.
+    Active,
+    /// It does not become active, for the reason that is given.
+    Refused,
+}
+
+impl Step {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Checked => "checked",
+            Self::Replayed => "replayed",
+            Self::Active => "active",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// A confirmed part about which two versions differ.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChangedPart {
+    /// Id of its inspection.
+    pub id: String,
+    /// What people decided: pass, fail.
+    pub decided: String,
+    /// The verdict in its record, and the one by the new version.
+    pub was: String,
+    pub now: String,
+    /// What the new version found: label and box (x1, y1, x2, y2) in pixels of the picture.
+    pub findings: Vec<(String, [f32; 4])>,
+}
+
+/// What a replay of confirmed parts gave.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReplayEntry {
+    /// Names the sample: the first digits of the sha256 over the ids of its parts, in their order.
+    pub sample: String,
+    /// Parts that were replayed, and confirmed parts that could not be.
+    pub parts: usize,
+    pub left_out: usize,
+    /// sha256 (hex) of the model's text file and vision file.
+    pub text_sha256: String,
+    pub mmproj_sha256: String,
+    /// As `replay --json` has them.
+    pub figures: serde_json::Value,
+    /// Confirmed defective, found by their records, and passed now.
+    pub lost: Vec<ChangedPart>,
+    /// Confirmed good, passed by their records, and not passed now.
+    pub alarms: Vec<ChangedPart>,
+    pub lost_count: usize,
+    pub alarms_count: usize,
+    /// What of the gate does not hold.
+    pub failed: Vec<String>,
+    /// How long it took.
+    pub ms: u64,
+}
+
+/// One entry of the ledger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Place in the ledger, from 1.
+    pub seq: u64,
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub pipeline: String,
+    pub version: String,
+    pub step: Step,
+    /// Who: a sender of a command, an account, the start, the folder.
+    pub by: String,
+    /// Why: of a refusal, of an override, of a roll-back; empty where none is needed.
+    pub reason: String,
+    /// Its gate did not hold, or was not asked: an engineer made it active all the same.
+    pub is_override: bool,
+    pub replay: Option<ReplayEntry>,
+}
+
+/// Where a version stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionState {
+    pub version: String,
+    /// Its first and its newest entry in the ledger.
+    pub first: u64,
+    pub last: u64,
+    pub step: Step,
+    pub at: String,
+    pub by: String,
+    /// It was active at some time, so that it may be again without a replay.
+    pub was_active: bool,
+}
+
+/// Which version of a pipeline is active.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Book {
+    /// Empty: none yet.
+    pub active: String,
+    /// The version that the file had when it was last decided about: it is not looked at again.
+    pub decided: String,
+}
+
+fn version_key(pipeline: &str, version: &str) -> String {
+    format!("recipes/version/{pipeline}/{version}")
+}
+
+fn text_key(pipeline: &str, version: &str) -> String {
+    format!("recipes/text/{pipeline}/{version}")
+}
+
+fn book_key(pipeline: &str) -> String {
+    format!("recipes/book/{pipeline}")
+}
+
+fn entry_key(seq: u64) -> String {
+    format!("recipes/ledger/{seq:016x}")
+}
+
+/// Adds a long text in pieces.
+fn insert_pieces(batch: &mut sled::Batch, name: &str, text: &str) -> Result<(), StoreError> {
+    let mut rest = text;
+    for n in 0.. {
+        let end = (0..=PIECE_BYTES.min(rest.len())).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(0);
+        let (piece, after) = rest.split_at(end);
+        let key = format!("{name}/{n:04}");
+        batch.insert(key.as_bytes(), seal(&key, &piece)?);
+        rest = after;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Appends an entry with what it changes, in one step; its `seq` is given here. Durable when it returns.
+    ///
+    /// # Errors
+    /// `DiskFull`: nothing was changed. After any other error stop.
+    pub fn append_recipe_step(
+        &self,
+        mut entry: Entry,
+        text: Option<&str>,
+        book: Option<&Book>,
+    ) -> Result<Entry, StoreError> {
+        self.disk.check()?;
+        self.sync.check()?;
+        let _one_at_a_time = self.recipes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        entry.seq = self.last_recipe_seq()? + 1;
+        let mut batch = sled::Batch::default();
+        let json = serde_json::to_string(&entry)
+            .map_err(|e| StoreError::BadMeta { reason: format!("an entry about a recipe: {e}") })?;
+        insert_pieces(&mut batch, &entry_key(entry.seq), &json)?;
+        self.remove_oldest_entry(&mut batch, entry.seq)?;
+        let key = version_key(&entry.pipeline, &entry.version);
+        let former: Option<VersionState> = self.remembered(&key)?;
+        let state = VersionState {
+            version: entry.version.clone(),
+            first: former.as_ref().map_or(entry.seq, |former| former.first),
+            last: entry.seq,
+            step: entry.step,
+            at: entry.at.clone(),
+            by: entry.by.clone(),
+            was_active: entry.step == Step::Active || former.is_some_and(|former| former.was_active),
+        };
+        batch.insert(key.as_bytes(), seal(&key, &state)?);
+        if let Some(book) = book {
+            let key = book_key(&entry.pipeline);
+            batch.insert(key.as_bytes(), seal(&key, book)?);
+        }
+        if let Some(text) = text {
+            insert_pieces(&mut batch, &text_key(&entry.pipeline, &entry.version), text)?;
+            self.remove_oldest_version(&mut batch, &entry.pipeline, &entry.version)?;
+        }
+        self.trees.state.apply_batch(batch).map_err(|e| self.stop_after("keep a step of a recipe", e))?;
+        self.sync.wait(self.sync.request(Ends::default()))?;
+        Ok(entry)
+    }
+
+    /// Keeps which version is active and which was decided about, without an entry. Durable when it returns.
+    ///
+    /// # Errors
+    /// As `remember`.
+    pub fn keep_recipe_book(&self, pipeline: &str, book: &Book) -> Result<(), StoreError> {
+        self.remember(&book_key(pipeline), book)
+    }
+
+    /// Which version of a pipeline is active; `None`: nothing was decided about it yet.
+    ///
+    /// # Errors
+    /// As `remembered`.
+    pub fn recipe_book(&self, pipeline: &str) -> Result<Option<Book>, StoreError> {
+        self.remembered(&book_key(pipeline))
+    }
+
+    /// The text of a version.
+    ///
+    /// # Errors
+    /// As `remembered`.
+    pub fn recipe_text(&self, pipeline: &str, version: &str) -> Result<Option<String>, StoreError> {
+        let pieces = self.remembered_under::<String>(&format!("{}/", text_key(pipeline, version)))?;
+        Ok((!pieces.is_empty()).then(|| pieces.into_iter().map(|(_, piece)| piece).collect()))
+    }
+
+    /// The versions of a pipeline that are kept, the newest first.
+    ///
+    /// # Errors
+    /// As `remembered`.
+    pub fn recipe_versions(&self, pipeline: &str) -> Result<Vec<VersionState>, StoreError> {
+        let found = self.remembered_under::<VersionState>(&format!("recipes/version/{pipeline}/"))?;
+        let mut versions: Vec<VersionState> = found.into_iter().map(|(_, state)| state).collect();
+        versions.sort_by_key(|state| std::cmp::Reverse(state.last));
+        Ok(versions)
+    }
+
+    /// The newest entries of the ledger, about one pipeline or about all, the newest first.
+    ///
+    /// # Errors
+    /// As `remembered`.
+    pub fn recipe_entries(&self, pipeline: Option<&str>, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        let last = self.last_recipe_seq()?;
+        let mut entries = vec![];
+        for seq in (last.saturating_sub(ENTRIES_MAX as u64 - 1)..=last).rev() {
+            if entries.len() == limit {
+                break;
+            }
+            let Some(entry) = self.recipe_entry(seq)? else { continue };
+            if pipeline.is_none_or(|name| entry.pipeline == name) {
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// One entry of the ledger; `None`: there is none, or it is too old to be kept.
+    ///
+    /// # Errors
+    /// As `remembered`.
+    pub fn recipe_entry(&self, seq: u64) -> Result<Option<Entry>, StoreError> {
+        self.whole(&entry_key(seq))
+    }
+
+    fn whole<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        let pieces = self.remembered_under::<String>(&format!("{name}/"))?;
+        if pieces.is_empty() {
+            return Ok(None);
+        }
+        let text: String = pieces.into_iter().map(|(_, piece)| piece).collect();
+        let bad = |e| StoreError::BadMeta { reason: format!("state {name:?}: {e}") };
+        serde_json::from_str(&text).map(Some).map_err(bad)
+    }
+
+    fn last_recipe_seq(&self) -> Result<u64, StoreError> {
+        let last = self.trees.state.scan_prefix("recipes/ledger/").next_back();
+        let Some(row) = last else { return Ok(0) };
+        let (key, _) = row.map_err(|e| StoreError::sled("read the ledger of recipes", e))?;
+        let digits = key.get("recipes/ledger/".len()..).and_then(|rest| rest.get(..16));
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let seq = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        seq.ok_or_else(|| StoreError::BadMeta { reason: format!("state {key:?} is no entry about a recipe") })
+    }
+
+    fn remove_oldest_entry(&self, batch: &mut sled::Batch, seq: u64) -> Result<(), StoreError> {
+        let Some(oldest) = seq.checked_sub(ENTRIES_MAX as u64) else { return Ok(()) };
+        self.remove_under(batch, &format!("{}/", entry_key(oldest)))
+    }
+
+    /// Makes room for one more version of the pipeline.
+    fn remove_oldest_version(
+        &self,
+        batch: &mut sled::Batch,
+        pipeline: &str,
+        new: &str,
+    ) -> Result<(), StoreError> {
+        let active = self.recipe_book(pipeline)?.unwrap_or_default().active;
+        let mut others = self.recipe_versions(pipeline)?;
+        others.retain(|state| state.version != new && state.version != active);
+        for state in others.iter().skip(VERSIONS_MAX - 2) {
+            batch.remove(version_key(pipeline, &state.version).as_bytes());
+            self.remove_under(batch, &format!("{}/", text_key(pipeline, &state.version)))?;
+        }
+        Ok(())
+    }
+
+    fn remove_under(&self, batch: &mut sled::Batch, prefix: &str) -> Result<(), StoreError> {
+        for row in self.trees.state.scan_prefix(prefix) {
+            batch.remove(row.map_err(|e| StoreError::sled("read the values", e))?.0);
+        }
+        Ok(())
+    }
+
+    /// All pipelines about which something was decided, with their books.
+    ///
+    /// # Errors
+    /// As `remembered`.
+    pub fn recipe_books(&self) -> Result<BTreeMap<String, Book>, StoreError> {
+        let found = self.remembered_under::<Book>("recipes/book/")?;
+        Ok(found.into_iter().map(|(key, book)| (key["recipes/book/".len()..].to_owned(), book)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreOptions;
+
+    fn entry(version: &str, step: Step) -> Entry {
+        Entry {
+            seq: 0,
+            at: "2026-11-29T00:00:00Z".into(),
+            pipeline: "plate".into(),
+            version: version.into(),
+            step,
+            by: "test".into(),
+            reason: String::new(),
+            is_override: false,
+            replay: None,
+        }
+    }
+
+    #[test]
+    fn a_step_keeps_its_text_its_version_and_the_book_over_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let store = open();
+        let text: String = "prüfen \"\\\n".repeat(2_000);
+        let book = Book { active: "a".into(), decided: "a".into() };
+        store.append_recipe_step(entry("a", Step::Found), Some(&text), None).unwrap();
+        store.append_recipe_step(entry("a", Step::Active), None, Some(&book)).unwrap();
+        store.append_recipe_step(entry("b", Step::Refused), Some("b"), None).unwrap();
+        drop(store);
+        let store = open();
+        assert_eq!(store.recipe_text("plate", "a").unwrap().as_deref(), Some(text.as_str()));
+        assert_eq!(store.recipe_text("plate", "c").unwrap(), None);
+        assert_eq!(store.recipe_book("plate").unwrap(), Some(book.clone()));
+        assert_eq!(store.recipe_books().unwrap(), [("plate".to_owned(), book)].into());
+        let steps: Vec<_> = store.recipe_entries(Some("plate"), 9).unwrap();
+        let steps: Vec<_> = steps.iter().map(|e| (e.seq, e.version.as_str(), e.step)).collect();
+        assert_eq!(steps, [(3, "b", Step::Refused), (2, "a", Step::Active), (1, "a", Step::Found)]);
+        assert!(store.recipe_entries(Some("other"), 9).unwrap().is_empty());
+        let versions = store.recipe_versions("plate").unwrap();
+        assert_eq!((versions[0].version.as_str(), versions[0].was_active), ("b", false));
+        assert_eq!((versions[1].version.as_str(), versions[1].first, versions[1].last), ("a", 1, 2));
+        assert!(versions[1].was_active);
+    }
+
+    #[test]
+    fn the_oldest_versions_go_and_the_active_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let book = Book { active: "first".into(), decided: "first".into() };
+        store.append_recipe_step(entry("first", Step::Active), Some("first"), Some(&book)).unwrap();
+        for n in 0..VERSIONS_MAX + 3 {
+            store.append_recipe_step(entry(&n.to_string(), Step::Refused), Some("text"), None).unwrap();
+        }
+        assert_eq!(store.recipe_versions("plate").unwrap().len(), VERSIONS_MAX);
+        assert!(store.recipe_text("plate", "first").unwrap().is_some(), "the active one");
+        assert!(store.recipe_text("plate", "0").unwrap().is_none(), "the oldest");
+        let newest = (VERSIONS_MAX + 2).to_string();
+        assert!(store.recipe_text("plate", &newest).unwrap().is_some(), "the newest");
+    }
+
+    #[test]
+    fn long_entries_come_back_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let part = ChangedPart {
+            id: "01J".into(),
+            decided: "fail".into(),
+            was: "fail".into(),
+            now: "pass".into(),
+            findings: vec![("scratch".into(), [1.0, 2.0, 3.5, 4.0]); 20],
+        };
+        let replay = ReplayEntry { lost: vec![part; PARTS_NAMED_MAX], ..ReplayEntry::default() };
+        let sent = Entry { replay: Some(replay), ..entry("a", Step::Refused) };
+        let kept = store.append_recipe_step(sent, None, None).unwrap();
+        assert_eq!(store.recipe_entry(kept.seq).unwrap(), Some(kept));
+    }
+}

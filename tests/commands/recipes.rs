@@ -1,0 +1,277 @@
+//! Recipes that change under a running line: each part is judged by one version, and a version becomes active only
+//! when it has shown on confirmed parts what its gate asks.
+
+use super::model::{decide, render};
+use super::{PIPELINE, Plc, SIMULATOR, camera};
+use crate::broker::{Broker, until};
+use crate::station::{Daemon, Station, signal, wait};
+use inspectd::store::Store;
+use inspectd::store::recipes::{Entry, Step};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const NAME: &str = "examples-defects";
+
+/// A station with a folder of recipes of its own, which holds the one of the tests.
+struct Kitchen {
+    station: Station,
+    file: PathBuf,
+    sound: String,
+}
+
+impl Kitchen {
+    fn new(port: u16, sections: &str) -> Self {
+        let station = Station::new(port, sections);
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+        let own = station.dir.path().join("pipelines");
+        std::fs::create_dir(&own).unwrap();
+        station.edit(&format!("\"{}\"", shipped.display()), &format!("\"{}\"", own.display()));
+        let sound = std::fs::read_to_string(shipped.join(format!("{NAME}.toml"))).unwrap();
+        let file = own.join(format!("{NAME}.toml"));
+        std::fs::write(&file, &sound).unwrap();
+        Self { station, file, sound }
+    }
+
+    /// Writes the recipe as editors do: another file, moved over it.
+    fn write(&self, text: &str) {
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &self.file).unwrap();
+    }
+
+    /// The recipe with another key, in a version of its own.
+    fn with(&self, from: &str, to: &str) -> String {
+        assert!(self.sound.contains(from), "{from}");
+        self.sound.replace(from, to)
+    }
+}
+
+/// The version that camera cam1 is inspected by next.
+fn active(plc: &Plc) -> Option<String> {
+    let status = plc.heard.newest("camera/cam1/status")?;
+    status["pipeline_version"].as_str().map(str::to_owned)
+}
+
+async fn becomes_active(plc: &Plc, version: &str) {
+    until(&format!("version {version} is active"), || active(plc).as_deref() == Some(version)).await;
+}
+
+fn version_of(text: &str) -> String {
+    inspectd::recipe::file::version_of(text)
+}
+
+fn entries(store: &Store) -> Vec<Entry> {
+    let mut entries = store.recipe_entries(Some(NAME), 1_000).unwrap();
+    entries.reverse();
+    entries
+}
+
+/// What happened to one version, in order.
+fn steps(entries: &[Entry], version: &str) -> Vec<Step> {
+    entries.iter().filter(|e| e.version == version).map(|e| e.step).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipe_that_changes_ten_times_judges_every_part_by_one_version() {
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let cameras = camera("cam1", SIMULATOR) + &camera("cam2", SIMULATOR);
+    let kitchen = Kitchen::new(broker.port, &cameras);
+    let mut daemon = kitchen.station.start();
+    plc.until_listening().await;
+
+    let scale = |n: usize| 0.1 * (n + 1) as f64;
+    let mut scales = vec![(version_of(&kitchen.sound), 0.1)];
+    for n in 1..=10 {
+        // Parts of the second camera are on their way whatever happens.
+        for k in 0..3 {
+            plc.send(
+                "trigger",
+                json!({ "camera": "cam2", "part_id": format!("on-its-way-{n}-{k}") }).to_string(),
+            );
+        }
+        let text = kitchen.with("mm_per_px = 0.1", &format!("mm_per_px = {:.1}", scale(n)));
+        let version = version_of(&text);
+        scales.push((version.clone(), scale(n)));
+        kitchen.write(&text);
+        if n % 2 == 0 {
+            assert_eq!(plc.command("reload", json!({})).await["accepted"], true);
+        } else if n % 3 == 0 {
+            signal(daemon.id(), libc::SIGHUP);
+        }
+        // Every third time nobody says a word, and the folder is looked at all the same.
+        becomes_active(&plc, &version).await;
+        let part = format!("after-{n}");
+        let ack = plc.command("trigger", json!({ "camera": "cam1", "part_id": part })).await;
+        assert_eq!(ack["accepted"], true, "{ack}");
+        assert_eq!(plc.result(&part).await["pipeline"]["version"], version.as_str());
+    }
+    until("all parts have results", || plc.results().len() >= 40).await;
+    signal(daemon.id(), libc::SIGTERM);
+    assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", kitchen.station.log());
+
+    let mut findings = 0;
+    for result in plc.results() {
+        let version = result["pipeline"]["version"].as_str().unwrap();
+        let (_, mm_per_px) =
+            scales.iter().find(|(known, _)| known == version).expect("a version of the file");
+        for finding in result["findings"].as_array().unwrap() {
+            let px: Vec<f64> =
+                finding["bbox_px"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+            let longest = (px[2] - px[0]).max(px[3] - px[1]) * mm_per_px;
+            let said = finding["longest_mm"].as_f64().unwrap();
+            assert!(
+                (said - longest).abs() <= 0.01 + longest * 0.01,
+                "{version}: {said} mm, and {longest} by its scale"
+            );
+            findings += 1;
+        }
+    }
+    assert!(findings > 0, "some part shows something");
+    let entries = entries(&kitchen.station.store());
+    for (version, _) in &scales[1..] {
+        assert_eq!(steps(&entries, version), [Step::Found, Step::Checked, Step::Active], "{version}");
+    }
+}
+
+/// A station whose archive holds confirmed parts, good and bad, and a recipe with a gate that is active.
+async fn with_archive(broker: &Broker) -> (Kitchen, String, tempfile::TempDir) {
+    let pictures = tempfile::tempdir().unwrap();
+    render(pictures.path());
+    let folder = format!(
+        "[[camera]]\nid = \"cam1\"\n{PIPELINE}source = \"folder\"\nwatch = false\npath = \"{}\"\n",
+        pictures.path().display()
+    );
+    let kitchen = Kitchen::new(broker.port, &folder);
+    let gated = format!("{}\n[gate]\nparts_max = 20\nrequire = [\"image.recall >= 0.5\"]\n", kitchen.sound);
+    kitchen.write(&gated);
+    let status = wait(&mut kitchen.station.start(), "the folder is done").await;
+    assert!(status.success(), "{}", kitchen.station.log());
+    decide(&kitchen.station.store());
+    kitchen.station.edit(
+        &format!("source = \"folder\"\nwatch = false\npath = \"{}\"\n", pictures.path().display()),
+        &format!("{SIMULATOR}trigger = {{ on = \"command\" }}\n"),
+    );
+    (kitchen, gated, pictures)
+}
+
+/// A recipe that drops nearly everything that the model finds.
+fn blind(gated: &str) -> String {
+    gated.replace(
+        "review_below_confidence = 0.0",
+        "review_below_confidence = 0.0\nignore_below_confidence = 1.0",
+    )
+}
+
+fn alarm(plc: &Plc) -> Option<Value> {
+    plc.heard.newest(&format!("alarm/recipe_{NAME}"))
+}
+
+async fn started(kitchen: &Kitchen, plc: &Plc) -> Daemon {
+    let daemon = kitchen.station.start();
+    plc.until_listening().await;
+    daemon
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worse_recipe_is_refused_with_the_parts_that_it_loses_and_a_better_one_becomes_active() {
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let (kitchen, gated, _pictures) = with_archive(&broker).await;
+    let mut daemon = started(&kitchen, &plc).await;
+    let (sound, worse) = (version_of(&gated), blind(&gated));
+    assert_eq!(active(&plc).as_deref(), Some(sound.as_str()));
+
+    // The gate cannot be edited away together with what it guards.
+    let without_gate = worse.split("[gate]").next().unwrap().to_owned();
+    for text in [&worse, &without_gate] {
+        kitchen.write(text);
+        plc.command("reload", json!({})).await;
+        let version = version_of(text);
+        until("the refusal is an alarm", || {
+            alarm(&plc).is_some_and(|a| a["state"] == "raised" && a["message"].to_string().contains(&version))
+        })
+        .await;
+        assert_eq!(active(&plc).as_deref(), Some(sound.as_str()), "the line goes on as before");
+    }
+    // What nobody can read is refused as well, and says where.
+    kitchen.write(&gated.replace("mm_per_px = 0.1", "mm_per_px = -1"));
+    plc.command("reload", json!({})).await;
+    until("the refusal names the key", || {
+        alarm(&plc).is_some_and(|a| a["message"].to_string().contains("mm_per_px = -1"))
+    })
+    .await;
+
+    let better = format!("{gated}\n# Looked at again.\n");
+    kitchen.write(&better);
+    becomes_active(&plc, &version_of(&better)).await;
+    until("the alarm is cleared", || alarm(&plc).is_some_and(|a| a["state"] == "cleared")).await;
+    let ack = plc.command("trigger", json!({ "part_id": "P" })).await;
+    assert_eq!(ack["accepted"], true, "{ack}");
+    assert_eq!(plc.result("P").await["pipeline"]["version"], version_of(&better).as_str());
+    signal(daemon.id(), libc::SIGTERM);
+    assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", kitchen.station.log());
+
+    let store = kitchen.station.store();
+    let entries = entries(&store);
+    for text in [&worse, &without_gate] {
+        let version = version_of(text);
+        assert_eq!(steps(&entries, &version), [Step::Found, Step::Checked, Step::Refused]);
+        let refused = entries.iter().find(|e| e.version == version && e.step == Step::Refused).unwrap();
+        let replay = refused.replay.as_ref().expect("its replay stands there");
+        assert_eq!((replay.parts, replay.left_out), (20, 0));
+        assert!(!replay.lost.is_empty() && refused.reason.contains("pass now"), "{}", refused.reason);
+        for part in &replay.lost {
+            assert!(part.decided == "fail" && part.was.starts_with("fail") && part.now == "pass", "{part:?}");
+            assert!(store.get_by_id(&part.id).unwrap().is_some(), "it can be looked at");
+        }
+    }
+    assert_eq!(
+        steps(&entries, &version_of(&better)),
+        [Step::Found, Step::Checked, Step::Replayed, Step::Active]
+    );
+    let book = store.recipe_book(NAME).unwrap().unwrap();
+    assert_eq!(book.active, version_of(&better));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_killed_at_any_step_has_one_active_version_and_goes_on_with_the_other() {
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let (kitchen, gated, _pictures) = with_archive(&broker).await;
+    let (sound, worse) = (version_of(&gated), blind(&gated));
+    // From before the version is found to after it is refused.
+    for (n, after_ms) in [0, 150, 600, 1_500, 4_000].into_iter().enumerate() {
+        let text = format!("{worse}# {n}\n");
+        let mut daemon = started(&kitchen, &plc).await;
+        kitchen.write(&text);
+        plc.send("reload", "");
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        signal(daemon.id(), libc::SIGKILL);
+        wait(&mut daemon, "it is killed").await;
+        let book = kitchen.station.store().recipe_book(NAME).unwrap().unwrap();
+        assert_eq!(book.active, sound, "after {after_ms} ms");
+
+        let mut daemon = started(&kitchen, &plc).await;
+        assert_eq!(active(&plc).as_deref(), Some(sound.as_str()), "after {after_ms} ms");
+        until("it is decided about", || {
+            let log = kitchen.station.log();
+            log.contains("this version of the recipe is refused")
+                || alarm(&plc).is_some_and(|a| a["message"].to_string().contains(&version_of(&text)))
+        })
+        .await;
+        signal(daemon.id(), libc::SIGTERM);
+        assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", kitchen.station.log());
+        let entries = entries(&kitchen.station.store());
+        assert_eq!(steps(&entries, &version_of(&text)).last(), Some(&Step::Refused));
+        assert!(!steps(&entries, &version_of(&text)).contains(&Step::Active));
+    }
+
+    // A file that nobody can read does not keep the line from starting: the active version is known.
+    kitchen.write("schema = 1\nname = ");
+    let mut daemon = started(&kitchen, &plc).await;
+    assert_eq!(active(&plc).as_deref(), Some(sound.as_str()));
+    signal(daemon.id(), libc::SIGTERM);
+    assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", kitchen.station.log());
+}
