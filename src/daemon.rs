@@ -64,7 +64,7 @@ use crate::config::{BrokerTls, Config, Model};
 use crate::control::server::Door;
 use crate::engine::child::{Child, ChildOptions};
 use crate::engine::{Backend as _, Engine};
-use crate::inspect::proof::ByProof;
+use crate::inspect::proof::{ByNamedProof, ByProof};
 use crate::ipc::Program;
 use crate::mqtt::command::Listening;
 use crate::mqtt::state::Phase;
@@ -294,12 +294,19 @@ impl Parts<'_> {
 
     /// Starts the thread of recipes.
     fn keep_recipes(self, desk: &Arc<desk::Desk>, engine: &Arc<Engine>) -> anyhow::Result<Keeper> {
-        let book = Arc::new(Recipes::new(Arc::clone(self.recipes), Arc::clone(self.store)));
-        let (asked, station) = (Arc::clone(&book), Arc::clone(self.station));
+        let (registry, store) = (Arc::clone(self.recipes), Arc::clone(self.store));
+        let (dir, station) = (self.config.pipelines_dir.clone(), Arc::clone(self.station));
+        let book = Arc::new(Recipes::new(registry, store, dir, Arc::clone(desk), station));
+        let asked = Arc::clone(&book);
         desk.reload_with(Box::new(move |sender| asked.reload(sender.to_string()).map_err(recipes::refused)));
-        let dir = &self.config.pipelines_dir;
-        let (desk, engine) = (Arc::clone(desk), Arc::clone(engine));
-        let thread = recipes::start(&book, dir, desk, engine, station, self.stop.clone())?;
+        if let Some(page) = self.page {
+            page.app.keep_recipes(Arc::<Recipes>::clone(&book));
+        }
+        let room = candidate(&self.config.model);
+        let thread = recipes::start(&book, Arc::clone(engine), room, self.stop.clone())?;
+        if let Some(door) = self.door {
+            door.judge_with(Arc::<Recipes>::clone(&book));
+        }
         Ok(Keeper { book, thread })
     }
 
@@ -388,6 +395,17 @@ fn load(
     let options = ChildOptions::new(engine_program(model), model.unload_after_idle, Arc::new(gate));
     // A large model may take minutes: systemd waits on while the engine's process works.
     model::load(Child::new(options), &|| systemd.alive())
+}
+
+/// Another room with the model whose files are there when it is asked for, accepted or not: for its gate.
+fn candidate(model: &Model) -> recipes::Room {
+    let (program, named) = (engine_program(model), Arc::new(ByNamedProof));
+    Box::new(move || {
+        let mut child =
+            Child::new(ChildOptions::new(program.clone(), None, Arc::new(ByProof(Arc::clone(&named)))));
+        child.load(&|| {})?;
+        Ok(Engine::start(Box::new(child), Box::new(|| {}))?)
+    })
 }
 
 /// `inspectd infer` with what the config says of the model.

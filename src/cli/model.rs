@@ -1,10 +1,11 @@
 //! `inspectd model info FILE`: what a GGUF file holds. `inspectd model state`: a copy that states what its text
 //! model was trained with. `inspectd model accept`: this pair answers the line.
 
+use super::progress::Phases;
 use super::store_args::StoreArgs;
 use crate::config;
 use crate::control::Request;
-use crate::control::client::{ControlError, Taken};
+use crate::control::client::{ControlError, Piece, Taken};
 use crate::vlm::gguf::{Gguf, Value, brief};
 use crate::vlm::load::{LABELS_KEY, PROOF_KEY, sha256, stated_labels};
 use crate::vlm::state::with_keys;
@@ -45,9 +46,15 @@ enum Command {
         proof: Option<String>,
     },
     /// Accept the config's model files as they are now: from now on this pair answers the line, and no other.
+    ///
+    /// Where active recipes have a [gate], the running daemon first replays the parts that people have confirmed by the
+    /// new pair, beside the line; one that does not hold is refused, with the parts that it loses.
     Accept {
         #[command(flatten)]
         store: StoreArgs,
+        /// Accept it without a replay, for this reason, which stays in the ledger of recipes.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
 }
 
@@ -75,14 +82,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             stated_labels(&Gguf::open(&to)?)?;
             println!("{} sha256 {}", to.display(), sha256(&to)?);
         }
-        Command::Accept { store } => accept(&store)?,
+        Command::Accept { store, reason } => accept(&store, reason)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Accepts the pair through whoever has the store: the daemon where one runs.
-fn accept(store: &StoreArgs) -> anyhow::Result<()> {
-    let model = config::load(&store.config)?.model;
+fn accept(store: &StoreArgs, reason: Option<String>) -> anyhow::Result<()> {
+    let config::Config { model, recipes, .. } = config::load(&store.config)?;
+    anyhow::ensure!(
+        reason.as_ref().is_none_or(|reason| !reason.trim().is_empty()),
+        "--reason: must not be empty"
+    );
     let text = Gguf::open(&model.text)?;
     Gguf::open(&model.mmproj)?;
     let name = text.text("general.name").unwrap_or_default().to_owned();
@@ -102,13 +113,28 @@ fn accept(store: &StoreArgs) -> anyhow::Result<()> {
     let by = ["SUDO_USER", "USER"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
     let by = format!("command line ({by})");
     let (_, mut client) = store.reach()?;
+    let gated = recipes.values().find(|recipe| recipe.pipeline.gate.is_some()).filter(|_| reason.is_none());
+    if let Some(recipe) = gated.filter(|_| !client.is_daemon()) {
+        let name = &recipe.pipeline.name;
+        anyhow::bail!(
+            "the recipe {name} has a [gate]: accept the model while the daemon runs, which replays confirmed parts by it, or give --reason"
+        );
+    }
     let request = Request::AcceptModel {
         name,
         text_sha256: text_sha256.clone(),
         mmproj_sha256: mmproj_sha256.clone(),
         by,
+        reason,
     };
-    let summary = client.ask(request, |_| Ok::<_, ControlError>(Taken::Silently))?;
+    let mut phases = Phases::default();
+    let summary = client.ask(request, |piece| {
+        if let Piece::Progress { what, done, total, note } = piece {
+            phases.show(&what, done, total, &note);
+        }
+        Ok::<_, ControlError>(Taken::Silently)
+    })?;
+    drop(phases);
     println!("accepted: {} {text_sha256}, {} {mmproj_sha256}", model.text.display(), model.mmproj.display());
     if let Some(former) = summary["former"].as_object() {
         let of = |key: &str| former.get(key).and_then(|v| v.as_str()).unwrap_or_default();

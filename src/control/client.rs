@@ -179,7 +179,7 @@ pub fn serve_dir(dir: &Path, channel: Channel) {
     // It looks; it does not tidy up.
     let options = StoreOptions { compact_above_bytes: u64::MAX, ..StoreOptions::default() };
     match Store::open(dir, options) {
-        Ok(store) => serve(&store, &mut talk),
+        Ok(store) => serve(&store, None, &mut talk),
         Err(error) => talk.end(Err(Refusal::from(error).into())),
     }
 }

@@ -25,10 +25,11 @@ use crate::ipc::{Channel, IpcError};
 use crate::store::backup::Since;
 use crate::store::error::StoreError;
 use crate::store::export::write::Form;
+use crate::store::pins::ModelPin;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Name of the socket in the store's directory.
@@ -41,6 +42,29 @@ const TAKE_WAIT: Duration = Duration::from_secs(120);
 /// Signs of progress come at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
+/// Judges a model before it is accepted: what the store alone cannot do.
+pub trait ModelGate: Send + Sync {
+    /// Replays confirmed parts by the model whose files are there now. `progress` hears of which pipeline how many parts
+    /// of how many are done, and says whether anybody still waits.
+    ///
+    /// # Errors
+    /// What speaks against the model, or why it could not be judged, in words.
+    fn replay(
+        &self,
+        model: &ModelPin,
+        progress: &mut dyn FnMut(&str, u64, u64) -> bool,
+    ) -> Result<(), String>;
+
+    /// Notes that a model is accepted without a replay, and why.
+    ///
+    /// # Errors
+    /// It cannot be noted now.
+    fn accepted_without(&self, model: &ModelPin, reason: &str) -> Result<(), String>;
+}
+
+/// Who judges models, once there is anybody.
+pub type Judge = Arc<OnceLock<Arc<dyn ModelGate>>>;
+
 /// What a command asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -50,7 +74,15 @@ pub enum Request {
     /// Write inspections with what people decided.
     Export { form: Form, which: Which },
     /// From now on this pair of model files answers the line.
-    AcceptModel { name: String, text_sha256: String, mmproj_sha256: String, by: String },
+    AcceptModel {
+        name: String,
+        text_sha256: String,
+        mmproj_sha256: String,
+        by: String,
+        /// Why it is accepted without a replay; `None`: the gates of the active recipes are asked.
+        #[serde(default)]
+        reason: Option<String>,
+    },
     /// List what was given up on the way to the broker, an item each, and count what is owed.
     Outbox,
     /// Owe these to the broker again, or all that were given up.

@@ -1,6 +1,6 @@
 //! The daemon's side: listens on the socket, and serves each client on a thread of its own.
 
-use super::{Failure, Refusal, SOCKET, Talk, service};
+use super::{Failure, Judge, ModelGate, Refusal, SOCKET, Talk, service};
 use crate::ipc::Channel;
 use crate::store::Store;
 use crate::threads;
@@ -66,6 +66,7 @@ pub struct Door {
     listener: Arc<UnixListener>,
     path: PathBuf,
     closing: Arc<AtomicBool>,
+    judge: Judge,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -75,6 +76,7 @@ impl Door {
     /// # Errors
     /// The socket cannot be made.
     pub fn open(dir: &Path, store: Arc<Store>) -> io::Result<Self> {
+        let judge = Judge::default();
         let path = dir.join(SOCKET);
         let (fresh, _folder) = address(dir, "control.new")?;
         match fs::remove_file(&fresh) {
@@ -86,9 +88,14 @@ impl Door {
         // Under its name only with its permissions; what a killed process left there is replaced.
         fs::rename(dir.join("control.new"), &path)?;
         let closing = Arc::new(AtomicBool::new(false));
-        let (ears, flag) = (Arc::clone(&listener), Arc::clone(&closing));
-        let thread = threads::spawn("control", move || listen(&ears, &store, &flag))?;
-        Ok(Self { listener, path, closing, thread: Some(thread) })
+        let (ears, flag, asked) = (Arc::clone(&listener), Arc::clone(&closing), Arc::clone(&judge));
+        let thread = threads::spawn("control", move || listen(&ears, &store, &asked, &flag))?;
+        Ok(Self { listener, path, closing, judge, thread: Some(thread) })
+    }
+
+    /// From now on models are judged before they are accepted. The first call counts.
+    pub fn judge_with(&self, judge: Arc<dyn ModelGate>) {
+        let _ = self.judge.set(judge);
     }
 
     /// True when nobody listens any more, which only a panic does.
@@ -109,14 +116,14 @@ impl Drop for Door {
     }
 }
 
-fn listen(listener: &UnixListener, store: &Arc<Store>, closing: &Arc<AtomicBool>) {
+fn listen(listener: &UnixListener, store: &Arc<Store>, judge: &Judge, closing: &Arc<AtomicBool>) {
     let clients: Mutex<Vec<Serving>> = Mutex::default();
     while !closing.load(Ordering::Relaxed) {
         let accepted = listener.accept();
         if closing.load(Ordering::Relaxed) {
             break;
         }
-        match accepted.and_then(|(stream, _)| admit(stream, store, closing, &clients)) {
+        match accepted.and_then(|(stream, _)| admit(stream, store, judge, closing, &clients)) {
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!(%error, "a client of the local door was not served");
@@ -135,6 +142,7 @@ fn listen(listener: &UnixListener, store: &Arc<Store>, closing: &Arc<AtomicBool>
 fn admit(
     stream: UnixStream,
     store: &Arc<Store>,
+    judge: &Judge,
     closing: &Arc<AtomicBool>,
     clients: &Mutex<Vec<Serving>>,
 ) -> io::Result<()> {
@@ -152,17 +160,17 @@ fn admit(
         talk.end(Err(Failure::Refused(Refusal::new("busy", reason))));
         return Ok(());
     }
-    let store = Arc::clone(store);
-    let work = move || serve(&store, &mut talk);
+    let (store, judge) = (Arc::clone(store), Arc::clone(judge));
+    let work = move || serve(&store, judge.get().map(|judge| &**judge), &mut talk);
     let thread = threads::spawn("control-client", work)?;
     clients.push(Serving { stream, thread });
     Ok(())
 }
 
 /// Serves one request.
-pub fn serve(store: &Store, talk: &mut Talk) {
+pub fn serve(store: &Store, judge: Option<&dyn ModelGate>, talk: &mut Talk) {
     if let Some(request) = talk.request() {
-        let outcome = service::answer(store, request, talk);
+        let outcome = service::answer(store, request, judge, talk);
         talk.end(outcome);
     }
 }

@@ -1,6 +1,6 @@
 //! What each request does: the same beside a running daemon and without one.
 
-use super::{Failure, Letter, Refusal, Request, Talk, Which};
+use super::{Failure, Letter, ModelGate, Refusal, Request, Talk, Which};
 use crate::store::Store;
 use crate::store::backup::Since;
 use crate::store::backup::take::{TakeError, Taker};
@@ -31,13 +31,28 @@ const PIECE_BYTES: usize = 64 * 1024;
 ///
 /// # Errors
 /// `Failure`.
-pub fn answer(store: &Store, request: Request, talk: &mut Talk) -> Result<Value, Failure> {
+pub fn answer(
+    store: &Store,
+    request: Request,
+    judge: Option<&dyn ModelGate>,
+    talk: &mut Talk,
+) -> Result<Value, Failure> {
     match request {
         Request::Verify { pictures, resume } => verify(store, pictures, resume, talk),
         Request::Export { form, which } => export(store, form, which, talk),
-        Request::AcceptModel { name, text_sha256, mmproj_sha256, by } => {
+        Request::AcceptModel { name, text_sha256, mmproj_sha256, by, reason } => {
             let at = rfc3339(SystemTime::now());
-            accept_model(store, &ModelPin { name, text_sha256, mmproj_sha256, at, by })
+            let pin = ModelPin { name, text_sha256, mmproj_sha256, at, by };
+            if let Some(judge) = judge {
+                let mut progress =
+                    |pipeline: &str, done, total| talk.progress("replay", done, total, pipeline).is_ok();
+                let judged = match &reason {
+                    Some(reason) => judge.accepted_without(&pin, reason),
+                    None => judge.replay(&pin, &mut progress),
+                };
+                judged.map_err(|why| Refusal::new("gate", format!("the model is not accepted: {why}")))?;
+            }
+            accept_model(store, &pin)
         }
         Request::Outbox => outbox(store, talk),
         Request::Retry { letters } => retry(store, letters),

@@ -61,7 +61,6 @@ mod tests {
     use crate::recipe;
     use crate::store::{Store, StoreOptions};
     use crate::vlm::ModelInfo;
-    use std::collections::BTreeMap;
     use std::sync::Arc;
     use std::sync::mpsc::sync_channel;
     use std::time::SystemTime;

@@ -193,3 +193,144 @@ fn is_unjudged(inspection: &Inspection) -> bool {
     };
     inspection.verdict.reason().is_some_and(fault)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::score::tests::{finding, inspection};
+    use crate::recipe::pipeline_from_str;
+
+    const RULE: GateRule = GateRule { parts_max: 200, lost_max: 0, alarms_max: None, require: vec![] };
+
+    fn recipe(gate: &str) -> Pipeline {
+        let text = include_str!("../../tests/common/scripted.toml");
+        pipeline_from_str("scripted.toml", &format!("{text}\n{gate}")).unwrap()
+    }
+
+    fn verdict(word: &str) -> Verdict {
+        match word {
+            "pass" => Verdict::Pass,
+            "fail" => Verdict::Fail(Reason::Finding { label: "pit".into() }),
+            "unsure" => Verdict::Review(Reason::LowConfidence { what: "pit".into(), confidence: 0.3 }),
+            "lost engine" => Verdict::Review(Reason::Engine { message: "it was lost".into() }),
+            "wrong size" => Verdict::Review(Reason::Frame { message: "it does not fit".into() }),
+            "not whole" => Verdict::Review(Reason::MissingTile { inspected: 1, planned: 2 }),
+            "late" => Verdict::Review(Reason::Deadline { late_ms: 5 }),
+            other => panic!("{other}"),
+        }
+    }
+
+    /// A part that people decided about so, whose record said `was`, and that a new version judges as `now`.
+    fn part(decided: Decided, was: &str, now: &str) -> (Part, Inspection) {
+        let good = decided == Decided::Pass;
+        let pit = TrueDefect { label: "pit".into(), bbox_px: None, severity: None };
+        let truth = Truth {
+            file: format!("{was} {now}"),
+            width: 64,
+            height: 48,
+            defects: if good { vec![] } else { vec![pit] },
+            texts: vec![],
+            good: Some(good),
+            rois: BTreeMap::new(),
+            part_id: None,
+            lot: None,
+        };
+        let part = Part { id: format!("{decided:?} {was} {now}"), decided, was: verdict(was), truth };
+        let mut inspection = inspection();
+        inspection.verdict = verdict(now);
+        if now == "fail" {
+            inspection.findings = vec![finding("pit", [10.0, 10.0, 20.0, 20.0], 0.8)];
+            inspection.score = 0.9;
+        }
+        (part, inspection)
+    }
+
+    #[test]
+    fn lost_and_alarms_are_what_has_changed_for_the_worse() {
+        use Decided::{Fail, Pass};
+        let replayed = [
+            part(Fail, "fail", "fail"),
+            part(Fail, "fail", "pass"),
+            part(Fail, "unsure", "pass"),
+            part(Fail, "fail", "unsure"),
+            // Nobody found it before, either.
+            part(Fail, "pass", "pass"),
+            part(Pass, "pass", "pass"),
+            part(Pass, "pass", "fail"),
+            part(Pass, "pass", "unsure"),
+            part(Pass, "fail", "fail"),
+        ];
+        let outcome = judge(&[RULE], &recipe(""), &replayed);
+        assert_eq!((outcome.lost, outcome.alarms), (vec![1, 2], vec![6, 7]));
+        assert_eq!(outcome.failed, ["confirmed defective parts that pass now: 2, at most 0 may"]);
+
+        let lenient = GateRule { lost_max: 2, alarms_max: Some(2), ..RULE };
+        assert_eq!(judge(&[lenient.clone()], &recipe(""), &replayed).failed, [""; 0]);
+        let both = [lenient, GateRule { lost_max: 2, alarms_max: Some(1), ..RULE }];
+        let failed = judge(&both, &recipe(""), &replayed).failed;
+        assert_eq!(
+            failed,
+            ["confirmed good parts that do not pass any more: 2, at most 1 may"],
+            "both must hold"
+        );
+    }
+
+    #[test]
+    fn a_part_that_was_not_judged_never_holds_a_gate() {
+        for now in ["lost engine", "wrong size", "not whole", "late"] {
+            for decided in Decided::ALL {
+                let replayed = [part(decided, "fail", "fail"), part(decided, "fail", now)];
+                let failed = judge(&[GateRule { lost_max: 9, ..RULE }], &recipe(""), &replayed).failed;
+                assert!(
+                    failed.len() == 1 && failed[0].starts_with("1 of 2 parts were not judged"),
+                    "{failed:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn figures_are_required_and_one_without_cases_does_not_hold() {
+        let rule = |text: &str| GateRule { require: vec![text.to_owned()], lost_max: 9, ..RULE };
+        let half = [part(Decided::Fail, "fail", "fail"), part(Decided::Fail, "fail", "pass")];
+        for (text, holds) in
+            [("image.recall >= 0.5", true), ("image.recall >= 0.51", false), ("images == 2", true)]
+        {
+            assert_eq!(judge(&[rule(text)], &recipe(""), &half).failed.is_empty(), holds, "{text}");
+        }
+        let none = judge(&[rule("image.recall >= 0.5")], &recipe(""), &[]).failed;
+        assert!(none[0].contains("there was no case"), "{none:?}");
+    }
+
+    #[test]
+    fn a_gate_is_checked_before_a_replay() {
+        assert_eq!(check(&recipe("")), Ok(()));
+        assert_eq!(check(&recipe("[gate]\nrequire = [\"labels.pit.recall >= 0.9\"]")), Ok(()));
+        let unknown = check(&recipe("[gate]\nrequire = [\"labels.dent.recall >= 0.9\"]")).unwrap_err();
+        assert!(
+            unknown.contains("labels.dent.recall") && unknown.contains("`dent` is not among"),
+            "{unknown}"
+        );
+        let text = include_str!("../../tests/common/scripted.toml");
+        let wrong =
+            pipeline_from_str("p.toml", &format!("{text}\n[gate]\nrequire = [\"recall\"]\nparts_max = 0\n"));
+        let wrong = wrong.unwrap_err().to_string();
+        assert!(wrong.contains("no operator in `recall`") && wrong.contains("gate.parts_max = 0"), "{wrong}");
+    }
+
+    #[test]
+    fn a_sample_takes_every_kind_in_turn_the_first_ones_first() {
+        let items = ["good", "good", "good", "good", "pit", "dent", "pit"];
+        let items: Vec<(usize, &str)> = items.into_iter().enumerate().collect();
+        let chosen = |max| -> Vec<usize> {
+            stratified(items.clone(), max, |(_, kind)| (*kind).to_owned())
+                .into_iter()
+                .map(|(i, _)| i)
+                .collect()
+        };
+        assert_eq!(chosen(0), [0; 0]);
+        assert_eq!(chosen(3), [0, 4, 5]);
+        assert_eq!(chosen(5), [0, 1, 4, 5, 6]);
+        assert_eq!(chosen(99), [0, 1, 2, 3, 4, 5, 6]);
+    }
+}

@@ -45,6 +45,10 @@ pub enum Step {
     Active,
     /// It does not become active, for the reason that is given.
     Refused,
+    /// Another model was replayed by the active version, and its gate holds.
+    ModelHeld,
+    /// It does not, and the model is not accepted.
+    ModelRefused,
 }
 
 impl Step {
@@ -55,7 +59,14 @@ impl Step {
             Self::Replayed => "replayed",
             Self::Active => "active",
             Self::Refused => "refused",
+            Self::ModelHeld => "model_held",
+            Self::ModelRefused => "model_refused",
         }
+    }
+
+    /// It is about a model, and leaves the version as it is.
+    const fn is_of_model(self) -> bool {
+        matches!(self, Self::ModelHeld | Self::ModelRefused)
     }
 }
 
@@ -192,6 +203,24 @@ impl Store {
             .map_err(|e| StoreError::BadMeta { reason: format!("an entry about a recipe: {e}") })?;
         insert_pieces(&mut batch, &entry_key(entry.seq), &json)?;
         self.remove_oldest_entry(&mut batch, entry.seq)?;
+        if !entry.step.is_of_model() {
+            self.insert_version(&mut batch, &entry)?;
+        }
+        if let Some(book) = book {
+            let key = book_key(&entry.pipeline);
+            batch.insert(key.as_bytes(), seal(&key, book)?);
+        }
+        if let Some(text) = text {
+            insert_pieces(&mut batch, &text_key(&entry.pipeline, &entry.version), text)?;
+            self.remove_oldest_version(&mut batch, &entry.pipeline, &entry.version)?;
+        }
+        self.trees.state.apply_batch(batch).map_err(|e| self.stop_after("keep a step of a recipe", e))?;
+        self.sync.wait(self.sync.request(Ends::default()))?;
+        Ok(entry)
+    }
+
+    /// Where the version stands after this entry.
+    fn insert_version(&self, batch: &mut sled::Batch, entry: &Entry) -> Result<(), StoreError> {
         let key = version_key(&entry.pipeline, &entry.version);
         let former: Option<VersionState> = self.remembered(&key)?;
         let state = VersionState {
@@ -204,17 +233,7 @@ impl Store {
             was_active: entry.step == Step::Active || former.is_some_and(|former| former.was_active),
         };
         batch.insert(key.as_bytes(), seal(&key, &state)?);
-        if let Some(book) = book {
-            let key = book_key(&entry.pipeline);
-            batch.insert(key.as_bytes(), seal(&key, book)?);
-        }
-        if let Some(text) = text {
-            insert_pieces(&mut batch, &text_key(&entry.pipeline, &entry.version), text)?;
-            self.remove_oldest_version(&mut batch, &entry.pipeline, &entry.version)?;
-        }
-        self.trees.state.apply_batch(batch).map_err(|e| self.stop_after("keep a step of a recipe", e))?;
-        self.sync.wait(self.sync.request(Ends::default()))?;
-        Ok(entry)
+        Ok(())
     }
 
     /// Keeps which version is active and which was decided about, without an entry. Durable when it returns.

@@ -1,7 +1,8 @@
 //! All routes, and the OpenAPI document that is made from them.
 
 use super::{
-    App, accounts, cameras, charts, commands, decide, download, events, images, metrics, outbox, pages, queue,
+    App, accounts, cameras, charts, commands, decide, download, events, images, metrics, outbox, pages,
+    queue, recipes,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -51,6 +52,10 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(commands::command))
         .routes(routes!(outbox::outbox))
         .routes(routes!(cameras::cameras))
+        .routes(routes!(recipes::recipes))
+        .routes(routes!(recipes::ledger))
+        .routes(routes!(recipes::version))
+        .routes(routes!(recipes::activate))
         .routes(routes!(charts::charts))
         .routes(routes!(events::stream))
         .routes(routes!(images::full))

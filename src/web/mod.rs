@@ -15,6 +15,7 @@
 //!     download     exports                            commands  what the line is told
 //!     outbox       what the broker has not taken      streams   how many streams, and whose
 //!     cameras      how the cameras and their recipes are
+//!     recipes      versions of recipes, and what became of them
 //!
 //! The routes and the OpenAPI document are made from the same functions. A route says in its
 //! signature who may use it: `Viewer`, `Operator` or `Engineer`; the few without are the login, the
@@ -40,6 +41,7 @@ pub mod pages;
 pub mod peer;
 pub mod places;
 pub mod queue;
+pub mod recipes;
 pub mod server;
 pub mod streams;
 pub mod tls;
@@ -142,6 +144,8 @@ pub struct App {
     commands: OnceLock<Handler>,
     /// How the cameras are, once they are open, and what is risky about their recipes.
     cameras: OnceLock<(cameras::Cameras, cameras::Warnings)>,
+    /// Who makes versions of recipes active, once the cameras are open.
+    recipes: OnceLock<Arc<dyn recipes::Recipes>>,
     closing: AtomicBool,
 }
 
@@ -174,6 +178,7 @@ impl App {
             probe,
             commands: OnceLock::new(),
             cameras: OnceLock::new(),
+            recipes: OnceLock::new(),
             closing: AtomicBool::new(false),
         })
     }

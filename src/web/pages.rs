@@ -21,6 +21,7 @@ pub const FILES: &[(&str, &str, &str)] = &[
     ("dom.js", JS, include_str!("assets/dom.js")),
     ("words.js", JS, include_str!("assets/words.js")),
     ("queue.js", JS, include_str!("assets/queue.js")),
+    ("recipes.js", JS, include_str!("assets/recipes.js")),
     ("part.js", JS, include_str!("assets/part.js")),
     ("picture.js", JS, include_str!("assets/picture.js")),
     ("charts.js", JS, include_str!("assets/charts.js")),

@@ -8,7 +8,7 @@
 //! | the active version | has another one that a gate must prove, or that was decided about, or that has errors | the known one stays, by its kept text |
 //! | nothing, or a text that does not read any more | has errors | the config is refused |
 
-use super::entry;
+use super::steps::entry;
 use crate::config::Config;
 use crate::document::{Problem, ReadError};
 use crate::evaluate::gate;
@@ -112,3 +112,7 @@ fn of_file(recipe: &Recipe, store: &Store) -> anyhow::Result<Recipe> {
     }
     Ok(recipe.clone())
 }
+
+#[cfg(test)]
+#[path = "opened_tests.rs"]
+mod tests;

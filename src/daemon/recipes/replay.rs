@@ -7,15 +7,18 @@
 //!
 //! Between two parts the thread serves requests, and looks whether the version is still the one that is wanted.
 
-use super::{Candidate, Keeper};
+use super::Keeper;
+use super::steps::Candidate;
+use crate::document::read_text;
 use crate::domain::finding::Finding;
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::inspection::{ImageRef, Inspection};
 use crate::domain::pipeline::{GateRule, Pipeline};
 use crate::domain::recipe::Progress;
-use crate::engine::Class;
+use crate::engine::{Class, Engine};
 use crate::evaluate::gate::{self, Part};
 use crate::inspect::under_way;
+use crate::queue::Popped;
 use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::images::hex;
@@ -24,7 +27,7 @@ use crate::store::recipes::{ChangedPart, PARTS_NAMED_MAX, ReplayEntry};
 use image::{DynamicImage, ImageReader, RgbImage};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Decided parts that are looked at for a sample: reading a record and its decision takes some tens of microseconds.
 const STANDINGS_MAX: usize = 5_000;
@@ -35,11 +38,11 @@ const FINDINGS_MAX: usize = 12;
 /// Digits of the sha256 that names a sample.
 const SAMPLE_DIGITS: usize = 12;
 
-/// What came of a replay.
-pub enum Replayed {
-    Judged(Box<ReplayEntry>),
-    /// The station stops, the file has another text meanwhile, or an engineer has decided: nothing is said about it.
-    Outdated,
+/// Whether somebody still wants what a replay will show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Yes,
+    No,
 }
 
 /// A confirmed part whose picture is kept.
@@ -116,67 +119,75 @@ pub fn frame(inspection: &Inspection, pixels: Arc<RgbImage>) -> Frame {
 }
 
 impl Keeper {
-    /// Replays the sample of the gates by the candidate.
+    /// Replays the sample of the gates by a pipeline on an engine; `None` as soon as `wanted`, which hears how many parts
+    /// of how many are done, says no.
     ///
     /// # Errors
-    /// Why it says nothing about the candidate, in words.
+    /// Why it says nothing, in words.
     pub(super) fn replay(
         &self,
-        candidate: &Candidate<'_>,
+        engine: &Engine,
         pipeline: &Arc<Pipeline>,
         rules: &[GateRule],
-    ) -> Result<Replayed, String> {
-        let started = SystemTime::now();
+        wanted: &dyn Fn(usize, usize) -> Wanted,
+    ) -> Result<Option<ReplayEntry>, String> {
+        let started = Instant::now();
         let store = &self.recipes.store;
         let (all, mut left_out) = confirmed(store, &pipeline.name).map_err(|e| e.to_string())?;
         let most = rules.iter().map(|rule| rule.parts_max).max().unwrap_or_default();
         let sample = gate::stratified(all, most, |one| one.part.kind());
         let (total, mut replayed) = (sample.len(), Vec::with_capacity(sample.len()));
-        let mut model = None;
-        for Confirmed { part, inspection, image } in sample {
-            if self.is_outdated(candidate) {
-                self.recipes.set_progress(None);
-                return Ok(Replayed::Outdated);
+        for (done, Confirmed { part, inspection, image }) in sample.into_iter().enumerate() {
+            if wanted(done, total) == Wanted::No {
+                return Ok(None);
             }
-            let progress = Progress {
-                pipeline: pipeline.name.clone(),
-                version: candidate.version.clone(),
-                done: replayed.len() + left_out.min(total),
-                total,
-            };
-            self.recipes.set_progress(Some(progress));
             let Some(pixels) = picture(store, &image) else {
                 left_out += 1;
                 continue;
             };
             let frame = frame(&inspection, Arc::new(pixels));
             let go_on = || !self.stop.is_set();
-            let now = under_way::inspect(&self.engine, Class::Replay, frame, Arc::clone(pipeline), &go_on);
-            let Some(now) = now else {
-                self.recipes.set_progress(None);
-                return Ok(Replayed::Outdated);
-            };
-            if model.get_or_insert_with(|| now.model.clone()) != &now.model {
-                self.recipes.set_progress(None);
+            let now = under_way::inspect(engine, Class::Replay, frame, Arc::clone(pipeline), &go_on);
+            let Some(now) = now else { return Ok(None) };
+            if replayed.first().is_some_and(|(_, first): &(Part, Inspection)| first.model != now.model) {
                 return Err("the model was exchanged meanwhile".into());
             }
             replayed.push((part, now));
         }
-        self.recipes.set_progress(None);
         let mut entry = judged(rules, pipeline, &replayed);
         entry.left_out = left_out;
-        entry.ms = started.elapsed().map_or(0, |took| took.as_millis() as u64);
-        Ok(Replayed::Judged(Box::new(entry)))
+        entry.ms = started.elapsed().as_millis() as u64;
+        Ok(Some(entry))
+    }
+
+    /// Replays a candidate, and serves requests meanwhile.
+    ///
+    /// # Errors
+    /// As `replay`.
+    pub(super) fn replay_candidate(
+        &self,
+        candidate: &Candidate<'_>,
+        pipeline: &Arc<Pipeline>,
+        rules: &[GateRule],
+    ) -> Result<Option<ReplayEntry>, String> {
+        let wanted = |done, total| {
+            let (pipeline, version) = (pipeline.name.clone(), candidate.version.clone());
+            self.recipes.set_progress(Some(Progress { pipeline, version, done, total }));
+            if self.is_outdated(candidate) { Wanted::No } else { Wanted::Yes }
+        };
+        let replayed = self.replay(&self.engine, pipeline, rules, &wanted);
+        self.recipes.set_progress(None);
+        replayed
     }
 
     /// Serves requests; true when the candidate is not wanted any more.
     fn is_outdated(&self, candidate: &Candidate<'_>) -> bool {
-        while let crate::queue::Popped::Item(request) = self.recipes.requests.pop(Some(Duration::ZERO)) {
+        while let Popped::Item(request) = self.recipes.requests.pop(Some(Duration::ZERO)) {
             // A look comes by itself, after this.
             let _ = self.serve(request);
         }
-        let path = self.dir.join(format!("{}.toml", candidate.pipeline));
-        let now = crate::document::read_text(&path).ok();
+        let path = self.recipes.dir.join(format!("{}.toml", candidate.pipeline));
+        let now = read_text(&path).ok();
         let active = self.recipes.registry.pipeline(candidate.pipeline);
         self.stop.is_set()
             || now.is_some_and(|text| text != candidate.text)

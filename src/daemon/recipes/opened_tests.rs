@@ -1,0 +1,97 @@
+use super::*;
+use crate::config;
+use crate::store::StoreOptions;
+use crate::store::recipes::{Entry, Step};
+use std::path::Path;
+
+/// A station whose only camera runs `photo` out of a folder of its own.
+struct Kitchen {
+    dir: tempfile::TempDir,
+    text: String,
+}
+
+impl Kitchen {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("pipelines");
+        std::fs::create_dir(&own).unwrap();
+        let text = std::fs::read_to_string("pipelines/photo.toml").unwrap();
+        let config = format!(
+            "pipelines_dir = \"{}\"\n[station]\nsite = \"p\"\narea = \"a\"\nline = \"l\"\nstation = \"s\"\n[store]\ndir = \
+             \"{}\"\n[mqtt]\nurl = \"mqtt://broker\"\n[[camera]]\nid = \"cam1\"\nsource = \"simulator\"\npipeline = \"photo\"\n",
+            own.display(),
+            dir.path().join("store").display()
+        );
+        std::fs::write(dir.path().join("inspectd.toml"), config).unwrap();
+        let kitchen = Self { dir, text };
+        kitchen.write(&kitchen.text);
+        kitchen
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.path("pipelines/photo.toml"), text).unwrap();
+    }
+
+    fn store(&self) -> Store {
+        Store::open(&self.path("store"), StoreOptions::default()).unwrap()
+    }
+
+    /// The version that is active after a start.
+    fn start(&self) -> anyhow::Result<String> {
+        let store = self.store();
+        let config = read(&self.path("inspectd.toml"));
+        Ok(open(&config, &store)?.pipeline("photo").unwrap().version.clone())
+    }
+}
+
+fn read(path: &Path) -> Config {
+    config::load_to_run(path).unwrap()
+}
+
+fn version(text: &str) -> String {
+    crate::recipe::file::version_of(text)
+}
+
+#[test]
+fn the_first_version_is_active_and_a_later_one_without_a_gate_replaces_it_at_the_next_start() {
+    let kitchen = Kitchen::new();
+    assert_eq!(kitchen.start().unwrap(), version(&kitchen.text));
+    let edited = format!("{}\n# edited\n", kitchen.text);
+    kitchen.write(&edited);
+    assert_eq!(kitchen.start().unwrap(), version(&edited));
+    let entries = kitchen.store().recipe_entries(Some("photo"), 9).unwrap();
+    let steps: Vec<_> = entries.iter().map(|e: &Entry| (e.version.clone(), e.step)).collect();
+    assert_eq!(steps, [(version(&edited), Step::Active), (version(&kitchen.text), Step::Active)]);
+}
+
+#[test]
+fn what_a_gate_must_prove_or_has_errors_leaves_the_known_version_active() {
+    let kitchen = Kitchen::new();
+    let gated = format!("{}\n[gate]\n", kitchen.text);
+    kitchen.write(&gated);
+    assert_eq!(kitchen.start().unwrap(), version(&gated), "the first has nothing to prove");
+    // Neither with its gate nor without it.
+    for edited in [format!("{gated}# edited\n"), kitchen.text.clone()] {
+        kitchen.write(&edited);
+        assert_eq!(kitchen.start().unwrap(), version(&gated));
+        assert_eq!(
+            kitchen.store().recipe_book("photo").unwrap().unwrap().decided,
+            version(&gated),
+            "it is still to be replayed"
+        );
+    }
+    kitchen.write("schema = ");
+    assert_eq!(kitchen.start().unwrap(), version(&gated));
+}
+
+#[test]
+fn a_first_version_with_errors_is_an_error_of_the_config() {
+    let kitchen = Kitchen::new();
+    kitchen.write(&kitchen.text.replace("mm_per_px", "mm_for_px"));
+    let error = kitchen.start().unwrap_err();
+    assert!(error.is::<ReadError>() && error.to_string().contains("mm_for_px"), "{error}");
+}

@@ -1,0 +1,206 @@
+//! The steps of a version: checked, refused, active; each in the ledger, each decision alone.
+
+use super::Recipes;
+use crate::domain::pipeline::{GateRule, Pipeline};
+use crate::domain::recipe::RecipeError;
+use crate::evaluate::gate;
+use crate::mqtt::StationEvent;
+use crate::recipe::registry::Recipe;
+use crate::store::error::StoreError;
+use crate::store::recipes::{Book, Entry, REASON_CHARS_MAX, ReplayEntry, Step};
+use crate::store::record::rfc3339;
+use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
+
+/// A version that is considered.
+pub struct Candidate<'a> {
+    pub pipeline: &'a str,
+    pub version: String,
+    pub text: &'a str,
+    /// Who brought it.
+    pub by: &'a str,
+}
+
+/// Why a version did not become active at the last moment.
+#[derive(Debug)]
+pub enum Renewed {
+    Unfit(String),
+    Store(StoreError),
+}
+
+impl Recipes {
+    /// The text of the file needs no more looks: it is what is active already.
+    pub(super) fn decided(&self, pipeline: &str, version: &str) -> Result<(), StoreError> {
+        let _one_at_a_time = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        let book = self.store.recipe_book(pipeline)?.unwrap_or_default();
+        self.store.keep_recipe_book(pipeline, &Book { decided: version.to_owned(), ..book })
+    }
+
+    /// Everything about the text itself, and about the cameras that run the pipeline.
+    pub(super) fn checked(&self, candidate: &Candidate<'_>) -> Result<Recipe, String> {
+        let file = self.dir.join(format!("{}.toml", candidate.pipeline)).display().to_string();
+        let recipe = Recipe::read(&file, candidate.text).map_err(|problems| {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            lines.join("\n")
+        })?;
+        if recipe.pipeline.name != candidate.pipeline {
+            return Err(format!("{file} calls itself {:?}: name it as its file", recipe.pipeline.name));
+        }
+        gate::check(&recipe.pipeline).map_err(|reason| format!("{file}: {reason}"))?;
+        self.desk.fits(&recipe.pipeline).map_err(|refusal| refusal.to_string())?;
+        Ok(recipe)
+    }
+
+    /// What a new version of this pipeline must show. A pipeline that nobody has used yet has nothing to show.
+    pub(super) fn rules(&self, new: &Pipeline) -> Vec<GateRule> {
+        let Some(active) = self.registry.pipeline(&new.name) else { return vec![] };
+        let mut rules: Vec<GateRule> = [&active.gate, &new.gate].into_iter().flatten().cloned().collect();
+        rules.dedup();
+        rules
+    }
+
+    pub(super) fn make_active(&self, candidate: &Candidate<'_>, recipe: Recipe) -> Result<(), StoreError> {
+        let deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        let book = Book { active: candidate.version.clone(), decided: candidate.version.clone() };
+        let entry = self.entry(candidate, Step::Active, String::new(), None);
+        let keep = || self.store.append_recipe_step(entry, None, Some(&book)).map(drop);
+        match self.desk.renew(Arc::new(recipe), keep) {
+            Ok(()) => {
+                self.alarm(candidate.pipeline, None);
+                tracing::info!(
+                    pipeline = candidate.pipeline,
+                    version = candidate.version,
+                    by = candidate.by,
+                    "this version of the recipe is active"
+                );
+                Ok(())
+            }
+            Err(Renewed::Store(error)) => Err(error),
+            Err(Renewed::Unfit(reason)) => {
+                drop(deciding);
+                self.refuse(candidate, reason, None)
+            }
+        }
+    }
+
+    /// A version that is kept becomes active, by an engineer's word.
+    pub(super) fn activate_kept(
+        &self,
+        pipeline: &str,
+        version: &str,
+        by: &str,
+        reason: &str,
+    ) -> Result<Entry, RecipeError> {
+        let not_stored = |e: StoreError| RecipeError::NotStored { reason: e.to_string() };
+        if reason.trim().is_empty() {
+            return Err(RecipeError::NoReason);
+        }
+        let store = &self.store;
+        let no_version =
+            || RecipeError::NoVersion { pipeline: pipeline.to_owned(), version: version.to_owned() };
+        let text = store.recipe_text(pipeline, version).map_err(not_stored)?.ok_or_else(no_version)?;
+        let known = store.recipe_versions(pipeline).map_err(not_stored)?;
+        let was_active = known.iter().any(|state| state.version == version && state.was_active);
+        let candidate = Candidate { pipeline, version: version.to_owned(), text: &text, by };
+        let recipe = self.checked(&candidate).map_err(|reason| RecipeError::Unfit { reason })?;
+        let _one_at_a_time = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        let book = store.recipe_book(pipeline).map_err(not_stored)?.unwrap_or_default();
+        let book = Book { active: version.to_owned(), ..book };
+        let mut entry = self.entry(&candidate, Step::Active, reason.trim().to_owned(), None);
+        entry.is_override = !was_active;
+        let mut kept = None;
+        let keep = || {
+            kept = Some(store.append_recipe_step(entry, None, Some(&book))?);
+            Ok(())
+        };
+        match self.desk.renew(Arc::new(recipe), keep) {
+            Ok(()) => {
+                self.alarm(pipeline, None);
+                tracing::warn!(
+                    pipeline,
+                    version,
+                    by,
+                    reason,
+                    overrides = !was_active,
+                    "an engineer has made this version of the recipe active"
+                );
+                kept.ok_or(RecipeError::Stopping)
+            }
+            Err(Renewed::Store(error)) => Err(not_stored(error)),
+            Err(Renewed::Unfit(reason)) => Err(RecipeError::Unfit { reason }),
+        }
+    }
+
+    pub(super) fn refuse(
+        &self,
+        candidate: &Candidate<'_>,
+        reason: String,
+        replay: Option<ReplayEntry>,
+    ) -> Result<(), StoreError> {
+        let _one_at_a_time = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        let book = self.store.recipe_book(candidate.pipeline)?.unwrap_or_default();
+        let book = Book { decided: candidate.version.clone(), ..book };
+        let shown: String = reason.chars().take(REASON_CHARS_MAX).collect();
+        tracing::error!(
+            pipeline = candidate.pipeline,
+            version = candidate.version,
+            by = candidate.by,
+            reason = shown,
+            "this version of the recipe is refused"
+        );
+        self.note(candidate, Step::Refused, shown.clone(), replay, None, Some(&book))?;
+        self.alarm(candidate.pipeline, Some(format!("version {} is refused: {shown}", candidate.version)));
+        Ok(())
+    }
+
+    pub(super) fn note(
+        &self,
+        candidate: &Candidate<'_>,
+        step: Step,
+        reason: String,
+        replay: Option<ReplayEntry>,
+        text: Option<&str>,
+        book: Option<&Book>,
+    ) -> Result<(), StoreError> {
+        let entry = self.entry(candidate, step, reason, replay);
+        self.store.append_recipe_step(entry, text, book).map(drop)
+    }
+
+    fn entry(
+        &self,
+        candidate: &Candidate<'_>,
+        step: Step,
+        reason: String,
+        replay: Option<ReplayEntry>,
+    ) -> Entry {
+        entry(candidate.pipeline, &candidate.version, step, candidate.by, reason, replay)
+    }
+
+    /// Raised while the newest text of a recipe is refused.
+    fn alarm(&self, pipeline: &str, message: Option<String>) {
+        let (raised, message) = (message.is_some(), message.unwrap_or_default());
+        self.station.tell(StationEvent::Alarm { code: format!("recipe_{pipeline}"), raised, message });
+    }
+}
+
+/// An entry of now.
+pub fn entry(
+    pipeline: &str,
+    version: &str,
+    step: Step,
+    by: &str,
+    reason: String,
+    replay: Option<ReplayEntry>,
+) -> Entry {
+    Entry {
+        seq: 0,
+        at: rfc3339(SystemTime::now()),
+        pipeline: pipeline.to_owned(),
+        version: version.to_owned(),
+        step,
+        by: by.to_owned(),
+        reason,
+        is_override: false,
+        replay,
+    }
+}
