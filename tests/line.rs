@@ -11,8 +11,8 @@ use inspectd::recipe::pipeline_from_str;
 use inspectd::vlm::engine::EngineOptions;
 use inspectd::vlm::kv::KvPrecision;
 use inspectd::vlm::{
-    AnswerToken, Answers, Ask, ClipFrame, Completion, Finish, Job, ModelInfo, Qwen3Vl, Sampling, Shown,
-    Timing, Vlm, VlmError,
+    AnswerToken, Answers, Ask, ClipFrame, Completion, Finish, Form, Job, ModelInfo, Qwen3Vl, Shown, Timing,
+    Vlm, VlmError,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -323,9 +323,7 @@ fn examples() -> Vec<(Arc<image::RgbImage>, String, String)> {
 }
 
 fn job(image: &Arc<image::RgbImage>, prompts: &[&str]) -> Job {
-    let ask =
-        |p: &&str| Ask { text: (*p).into(), grammar: None, max_tokens: 200, sampling: Sampling::default() };
-    let asks = prompts.iter().map(ask).collect();
+    let asks = prompts.iter().map(|prompt| Ask::new(prompt, Form::Free, 200)).collect();
     Job { shown: Shown::Images(vec![Arc::clone(image)]), min_pixels: 4096, max_pixels: 65536, asks }
 }
 

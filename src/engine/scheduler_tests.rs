@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::Backend;
-use crate::vlm::{Ask, Sampling, Shown};
+use crate::vlm::{Ask, Form, Shown};
 use std::time::Duration;
 
 /// What the backend was given, and what it is to say.
@@ -111,7 +111,7 @@ impl Rig {
     }
 
     fn order(&self, class: Class, within: Duration) -> Result<Ticket, Full> {
-        let ask = Ask { text: "?".into(), grammar: None, max_tokens: 1, sampling: Sampling::default() };
+        let ask = Ask::new("?", Form::Free, 1);
         let job = Job { shown: Shown::Images(vec![]), min_pixels: 1, max_pixels: 1, asks: vec![ask] };
         let came = Arc::clone(&self.came);
         let reply: Reply = Arc::new(move |answer| came.lock().unwrap().push(answer));

@@ -1,14 +1,14 @@
-//! Answers: the grammar that holds the model to a form, and the reading of what it said.
+//! Answers: the reading of what the model said.
 //!
-//!     labels --defects_grammar--> Lark --> decoding --> Completion --parse_defects--> Detections
-//!               lines_grammar                                      --parse_lines----> (line, confidence)
+//!     Form::Defects --> a backend --> Completion --parse_defects--> Detections
+//!     Form::Lines                                --parse_lines----> (line, confidence)
 //!
 //!     [{"bbox_2d":[0,700,275,1000],"label":"stain","severity":"major"}]
 //!                                            ^^^^^  the tokens that touch these characters carry
 //!                                                   the confidence: the product of their probabilities
 //!
-//! The grammars write compact JSON in the very form that the model was trained on; the readers
-//! accept any JSON of that shape, because an answer may also come from an unconstrained engine.
+//! A form is compact JSON, as the model was trained on it; the readers accept any JSON of that shape, because an answer
+//! may also come from a backend that holds it to nothing.
 //!
 //! An answer says three things, each with its probability: that an item was opened (something is there), what its
 //! label is, and that the list ends (nothing else is there). The last is the tile's doubt, whatever the list holds.
@@ -18,19 +18,11 @@
 
 use crate::domain::detection::Detection;
 use crate::domain::grade::Severity;
+use crate::vlm::form::{COORDINATE_MAX, DEFECTS_MAX, LINES_MAX};
 use crate::vlm::{Completion, Finish};
 use serde::Deserialize;
 use std::ops::Range;
 
-/// Most defects that one answer may name. A tile with more is ruined anyway, and a model that
-/// repeats itself must come to an end.
-pub const DEFECTS_MAX: usize = 24;
-/// Most lines of text that one answer may hold.
-pub const LINES_MAX: usize = 12;
-/// Most characters of one line.
-pub const LINE_CHARS_MAX: usize = 64;
-/// Coordinates are thousandths of the tile's side.
-pub const COORDINATE_MAX: u16 = 1000;
 /// Side given to an empty box, in thousandths: the step in which the model counts.
 const EMPTY_SIDE: u16 = 5;
 /// The answer that nothing was found.
@@ -58,48 +50,6 @@ pub enum AnswerError {
     Probability { index: usize, prob: f32 },
     #[error("no tokens stand for the characters {start}..{end} of the answer")]
     Tokens { start: usize, end: usize },
-}
-
-/// Grammar of a list of defects, in llguidance's Lark dialect. Without labels only `[]` is left.
-pub fn defects_grammar(labels: &[String]) -> String {
-    if labels.is_empty() {
-        return "start: \"[]\"\n".to_owned();
-    }
-    let labels: Vec<String> = labels.iter().map(|label| literal(&json_string(label))).collect();
-    let severities: Vec<String> = Severity::ALL.iter().map(|s| literal(&json_string(s.as_str()))).collect();
-    format!(
-        "start: \"[\" (item (\",\" item){{0,{more}}})? \"]\"\n\
-         item: {head} NUMBER \",\" NUMBER \",\" NUMBER \",\" NUMBER {label_key} label {severity_key} severity \"}}\"\n\
-         NUMBER: /0|[1-9][0-9]{{0,2}}|{COORDINATE_MAX}/\n\
-         label: {labels}\n\
-         severity: {severities}\n",
-        more = DEFECTS_MAX - 1,
-        head = literal("{\"bbox_2d\":["),
-        label_key = literal("],\"label\":"),
-        severity_key = literal(",\"severity\":"),
-        labels = labels.join(" | "),
-        severities = severities.join(" | "),
-    )
-}
-
-/// Grammar of a list of text lines, in llguidance's Lark dialect: strings of 1 to `LINE_CHARS_MAX`
-/// characters without control characters, in which only `"` and `\` are escaped.
-pub fn lines_grammar() -> String {
-    format!(
-        "start: \"[\" (LINE (\",\" LINE){{0,{more}}})? \"]\"\n\
-         LINE: /\"([^\"\\\\\\x00-\\x1f\\x7f-\\x9f]|\\\\[\"\\\\]){{1,{LINE_CHARS_MAX}}}\"/\n",
-        more = LINES_MAX - 1,
-    )
-}
-
-/// `text` as a JSON string with its quotes.
-fn json_string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// `text` as a Lark literal. Lark's are JSON strings, but it wants DEL escaped, which JSON does not.
-fn literal(text: &str) -> String {
-    json_string(text).replace('\u{7f}', "\\u007f")
 }
 
 /// What one answer says about its tile.

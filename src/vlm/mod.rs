@@ -16,6 +16,7 @@ pub mod clip;
 mod encoded;
 pub mod engine;
 pub mod error;
+pub mod form;
 pub mod gguf;
 pub mod grammar;
 pub mod image;
@@ -41,6 +42,7 @@ pub mod vision;
 pub use clip::{ClipFrame, Shown};
 pub use engine::Qwen3Vl;
 pub use error::VlmError;
+pub use form::Form;
 pub use sample::Sampling;
 
 use std::sync::Arc;
@@ -142,10 +144,17 @@ pub struct Job {
 #[derive(Clone, Debug)]
 pub struct Ask {
     pub text: Arc<str>,
-    /// Grammar of the answer in llguidance's Lark dialect; `None`: free text.
-    pub grammar: Option<Arc<str>>,
+    /// What the answer may be.
+    pub form: Form,
     pub max_tokens: usize,
     pub sampling: Sampling,
+}
+
+impl Ask {
+    /// A question that is answered with the most likely tokens.
+    pub fn new(text: &str, form: Form, max_tokens: usize) -> Self {
+        Self { text: text.into(), form, max_tokens, sampling: Sampling::default() }
+    }
 }
 
 /// The answers of a set of jobs and where the time went.

@@ -333,7 +333,7 @@ impl<'a> Run<'a> {
         let mut opened = vec![];
         for ask in &asks {
             let mut ids = self.question(ask, e)?;
-            let mut matcher = ask.grammar.as_ref().map(|g| self.engine.grammars.start(g)).transpose()?;
+            let mut matcher = self.engine.grammars.start(&ask.form)?;
             let forced = force(&mut matcher)?;
             ids.extend(&forced);
             opened.push((ids, matcher, forced));

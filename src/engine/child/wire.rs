@@ -10,8 +10,8 @@
 //! that are none are errors of that answer.
 
 use crate::ipc::PAYLOAD_BYTES_MAX;
-use crate::vlm::{AnswerToken, Answered, Ask, ClipFrame, Completion, Finish, Job, ModelInfo, Rank, Sampling};
-use crate::vlm::{Shown, Timing, VlmError};
+use crate::vlm::{AnswerToken, Answered, Ask, ClipFrame, Completion, Finish, Form, Job, ModelInfo, Rank};
+use crate::vlm::{Sampling, Shown, Timing, VlmError};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -63,13 +63,22 @@ pub enum FromEngine {
 #[derive(Serialize, Deserialize)]
 struct AskWire {
     text: String,
-    grammar: Option<String>,
+    form: FormWire,
     max_tokens: usize,
     temperature: f64,
     top_p: Option<f64>,
     top_k: Option<usize>,
     repeat_penalty: f32,
     seed: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum FormWire {
+    Defects(Vec<String>),
+    Lines,
+    Schema(String),
+    Lark(String),
+    Free,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -152,7 +161,7 @@ fn ask_to_wire(ask: &Ask) -> AskWire {
     let Sampling { temperature, top_p, top_k, repeat_penalty, seed } = ask.sampling;
     AskWire {
         text: ask.text.to_string(),
-        grammar: ask.grammar.as_deref().map(str::to_owned),
+        form: form_to_wire(&ask.form),
         max_tokens: ask.max_tokens,
         temperature,
         top_p,
@@ -163,9 +172,29 @@ fn ask_to_wire(ask: &Ask) -> AskWire {
 }
 
 fn ask_of_wire(wire: AskWire) -> Ask {
-    let AskWire { text, grammar, max_tokens, temperature, top_p, top_k, repeat_penalty, seed } = wire;
+    let AskWire { text, form, max_tokens, temperature, top_p, top_k, repeat_penalty, seed } = wire;
     let sampling = Sampling { temperature, top_p, top_k, repeat_penalty, seed };
-    Ask { text: text.into(), grammar: grammar.map(Into::into), max_tokens, sampling }
+    Ask { sampling, ..Ask::new(&text, form_of_wire(form), max_tokens) }
+}
+
+fn form_to_wire(form: &Form) -> FormWire {
+    match form {
+        Form::Defects { labels } => FormWire::Defects(labels.to_vec()),
+        Form::Lines => FormWire::Lines,
+        Form::Schema(schema) => FormWire::Schema(schema.to_string()),
+        Form::Lark(grammar) => FormWire::Lark(grammar.to_string()),
+        Form::Free => FormWire::Free,
+    }
+}
+
+fn form_of_wire(wire: FormWire) -> Form {
+    match wire {
+        FormWire::Defects(labels) => Form::Defects { labels: labels.into() },
+        FormWire::Lines => Form::Lines,
+        FormWire::Schema(schema) => Form::Schema(schema.into()),
+        FormWire::Lark(grammar) => Form::Lark(grammar.into()),
+        FormWire::Free => Form::Free,
+    }
 }
 
 /// The payload of `Answer`.
@@ -247,16 +276,20 @@ mod tests {
     #[test]
     fn a_job_and_its_answers_come_through_unchanged() {
         let picture = |w, h, shade| Arc::new(RgbImage::from_pixel(w, h, image::Rgb([shade, 2, 3])));
-        let ask = Ask {
-            text: "Read.".into(),
-            grammar: Some("start: \"[]\"".into()),
-            max_tokens: 5,
-            sampling: Sampling { temperature: 0.7, top_k: Some(3), ..Sampling::default() },
-        };
+        let sampling = Sampling { temperature: 0.7, top_k: Some(3), ..Sampling::default() };
+        let labels = Arc::from(["pit".to_owned(), "stain".to_owned()]);
+        let forms = [
+            Form::Defects { labels },
+            Form::Lines,
+            Form::Schema("{}".into()),
+            Form::Lark("start: \"[]\"".into()),
+            Form::Free,
+        ];
+        let asks = forms.map(|form| Ask { sampling: sampling.clone(), ..Ask::new("Read.", form, 5) });
         let frame = |image, ms| ClipFrame { image, at: Duration::from_millis(ms) };
         let clip = vec![frame(picture(3, 2, 9), 0), frame(picture(3, 2, 8), 250)];
         for shown in [Shown::Images(vec![picture(3, 2, 9), picture(1, 1, 8)]), Shown::Clip(clip)] {
-            let job = Job { shown, min_pixels: 1, max_pixels: 2, asks: vec![ask.clone()] };
+            let job = Job { shown, min_pixels: 1, max_pixels: 2, asks: asks.to_vec() };
             let (header, mut payload) = job_message(4, Rank { class: 1, due: 9 }, &job);
             job.shown.images().iter().for_each(|i| payload.extend_from_slice(i.as_raw()));
             let header = serde_json::from_slice(&serde_json::to_vec(&header).unwrap()).unwrap();
