@@ -11,8 +11,8 @@ use inspectd::recipe::pipeline_from_str;
 use inspectd::vlm::engine::EngineOptions;
 use inspectd::vlm::kv::KvPrecision;
 use inspectd::vlm::{
-    AnswerToken, Answers, Ask, ClipFrame, Completion, Finish, Form, Job, ModelInfo, Qwen3Vl, Shown, Timing,
-    Vlm, VlmError,
+    AnswerToken, Answers, Ask, ClipFrame, Completion, Finish, Form, Ground, Job, ModelInfo, Qwen3Vl, Shown,
+    Timing, Vlm, VlmError,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -77,7 +77,8 @@ fn says(text: &str, prob: f32) -> Result<Completion, VlmError> {
         end: i + 1,
         prob: if i == 1 { prob } else { 1.0 },
     });
-    Ok(Completion { text: text.into(), tokens: tokens.collect(), prompt_ids: vec![1], finish: Finish::Stop })
+    let (finish, ground) = (Finish::Stop, Ground::Constrained);
+    Ok(Completion { text: text.into(), tokens: tokens.collect(), prompt_ids: vec![1], finish, ground })
 }
 
 /// Gives the same answers to every set of jobs.
@@ -176,6 +177,12 @@ fn no_failure_becomes_a_pass() {
         review(&with(region, says("the part is fine", 1.0)), "unparsable");
         review(&with(region, cut("[]")), "unparsable");
         review(&with(region, says("[]", f32::NAN)), "unparsable");
+        let bare = says("[]", 1.0).map(|said| Completion { tokens: vec![], ground: Ground::None, ..said });
+        review(&with(region, bare), "engine");
+        let gaps = |kept: usize| {
+            says("[]", 1.0).map(|said| Completion { tokens: said.tokens[kept..=kept].to_vec(), ..said })
+        };
+        (0..2).for_each(|kept| review(&with(region, gaps(kept)), "engine"));
     }
     review(&verdict_of(|_| vec![]), "missing_tile");
     review(&verdict_of(|_| good().into_iter().take(2).collect()), "missing_tile");

@@ -32,6 +32,7 @@ fn answers(error: Option<VlmError>) -> Vec<Result<Completion, VlmError>> {
         tokens: vec![],
         prompt_ids: vec![],
         finish: crate::vlm::Finish::Stop,
+        ground: crate::vlm::Ground::Constrained,
     };
     vec![error.map_or(Ok(said), Err)]
 }

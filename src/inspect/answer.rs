@@ -19,7 +19,7 @@
 use crate::domain::detection::Detection;
 use crate::domain::grade::Severity;
 use crate::vlm::form::{COORDINATE_MAX, DEFECTS_MAX, LINES_MAX};
-use crate::vlm::{Completion, Finish};
+use crate::vlm::{Completion, Finish, Ground};
 use serde::Deserialize;
 use std::ops::Range;
 
@@ -46,9 +46,11 @@ pub enum AnswerError {
     Severity { word: String },
     #[error("coordinate {value} is over {COORDINATE_MAX}")]
     Coordinate { value: u16 },
+    #[error("the answer comes without probabilities, and nobody knows how sure it is")]
+    Ground,
     #[error("token {index} has the probability {prob}")]
     Probability { index: usize, prob: f32 },
-    #[error("no tokens stand for the characters {start}..{end} of the answer")]
+    #[error("no token's probability stands for the characters {start}..{end} of the answer")]
     Tokens { start: usize, end: usize },
 }
 
@@ -75,6 +77,10 @@ impl Defects {
 
 /// Reads the defects of one tile.
 ///
+/// An answer whose form nothing has held it to, `Ground::Unconstrained`, is read like any other: each of its
+/// probabilities is at most what it would have been among the tokens of the form, so that it seems less sure, never
+/// surer.
+///
 /// The confidence of a defect is that of its being there times that of its label: the probability of
 /// the tokens that opened it instead of ending the list, and of the tokens of the label. The label's
 /// alone says which defect it is, if it is one: on clean parts it was 0.5 to 1.0 for things that were
@@ -84,8 +90,8 @@ impl Defects {
 /// the model saw something there, and a box a few pixels off is better than a lost defect.
 ///
 /// # Errors
-/// `AnswerError` when the answer was cut off, is not of the asked form, names an unknown label, or
-/// has a probability that is not a finite number.
+/// `AnswerError` when the answer was cut off, is not of the asked form, names an unknown label, has a probability that
+/// is not a finite number, or lacks one.
 pub fn parse_defects(answer: &Completion, tile: usize, labels: &[String]) -> Result<Defects, AnswerError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -140,8 +146,8 @@ fn ended(answer: &Completion, items: usize) -> Result<f32, AnswerError> {
 /// Reads the lines of one text, each with its confidence.
 ///
 /// # Errors
-/// `AnswerError` when the answer was cut off, is no list of strings, or has a probability that is
-/// not a finite number.
+/// `AnswerError` when the answer was cut off, is no list of strings, has a probability that is not a finite number, or
+/// lacks one.
 pub fn parse_lines(answer: &Completion) -> Result<Vec<(String, f32)>, AnswerError> {
     check_whole(answer)?;
     let lines: Vec<String> =
@@ -178,6 +184,19 @@ pub fn empty_probability(answer: &Completion) -> f32 {
 fn check_whole(answer: &Completion) -> Result<(), AnswerError> {
     if answer.finish == Finish::Length {
         return Err(AnswerError::CutOff { tokens: answer.tokens.len() });
+    }
+    if answer.ground == Ground::None {
+        return Err(AnswerError::Ground);
+    }
+    let mut start = 0;
+    for token in &answer.tokens {
+        if token.start > start {
+            return Err(AnswerError::Tokens { start, end: token.start });
+        }
+        start = start.max(token.end);
+    }
+    if start < answer.text.len() {
+        return Err(AnswerError::Tokens { start, end: answer.text.len() });
     }
     match answer.tokens.iter().position(|token| !token.prob.is_finite() || token.prob < 0.0) {
         Some(index) => Err(AnswerError::Probability { index, prob: answer.tokens[index].prob }),

@@ -202,7 +202,7 @@ mod tests {
     use crate::domain::grade::Verdict;
     use crate::engine::{Backend, Health};
     use crate::recipe::pipeline_from_str;
-    use crate::vlm::{AnswerToken, Answered, Completion, Finish, Job, Rank};
+    use crate::vlm::{AnswerToken, Answered, Completion, Finish, Ground, Job, Rank};
     use std::time::SystemTime;
 
     /// Finds nothing; after its first job it is another model, if it is told to be.
@@ -244,7 +244,8 @@ mod tests {
         fn next(&mut self, wait: Duration, _: bool, out: &mut Vec<Answered>) {
             std::thread::sleep(wait);
             let tokens = vec![AnswerToken { id: 0, start: 0, end: 2, prob: 0.99 }];
-            let nothing = Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish: Finish::Stop };
+            let (finish, ground) = (Finish::Stop, Ground::Constrained);
+            let nothing = Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish, ground };
             let answered =
                 |id| Answered { id, answers: vec![Ok(nothing.clone())], timing: Timing::default() };
             out.extend(std::mem::take(&mut self.jobs).into_iter().map(answered));

@@ -10,7 +10,7 @@ use super::grammar::bad;
 use super::load::Loaded;
 use super::logits::{Logits, put_tiles};
 use super::sample::Sampler;
-use super::{AnswerToken, Completion, Finish};
+use super::{AnswerToken, Completion, Finish, Ground};
 use llguidance::Matcher;
 use toktrie::SimpleVob;
 
@@ -104,6 +104,7 @@ impl Live {
             tokens: std::mem::take(&mut self.tokens),
             prompt_ids: std::mem::take(&mut self.prompt_ids),
             finish,
+            ground: if self.matcher.is_some() { Ground::Constrained } else { Ground::Unconstrained },
         }
     }
 }

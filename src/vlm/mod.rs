@@ -196,6 +196,18 @@ pub struct Completion {
     /// `<|video_pad|>` for each row of a clip's pair.
     pub prompt_ids: Vec<u32>,
     pub finish: Finish,
+    pub ground: Ground,
+}
+
+/// What the probabilities of an answer's tokens stand on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// Each is the token's among those that the form allowed.
+    Constrained,
+    /// Each is the token's among all: of an answer that has the form by itself it is no more than the constrained one.
+    Unconstrained,
+    /// There are none, or not of all tokens: nobody knows how sure the answer is.
+    None,
 }
 
 /// One token of an answer.
@@ -205,7 +217,7 @@ pub struct AnswerToken {
     /// Bytes of `Completion::text` that it stands for: `start..end`.
     pub start: usize,
     pub end: usize,
-    /// Its probability among the tokens that the grammar allowed, 0..=1; 1 where it was forced.
+    /// Its probability, 0..=1, on the ground of the answer; 1 where it was forced.
     pub prob: f32,
 }
 

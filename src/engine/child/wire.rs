@@ -10,8 +10,8 @@
 //! that are none are errors of that answer.
 
 use crate::ipc::PAYLOAD_BYTES_MAX;
-use crate::vlm::{AnswerToken, Answered, Ask, ClipFrame, Completion, Finish, Form, Job, ModelInfo, Rank};
-use crate::vlm::{Sampling, Shown, Timing, VlmError};
+use crate::vlm::{AnswerToken, Answered, Ask, ClipFrame, Completion, Finish, Form, Ground, Job, ModelInfo};
+use crate::vlm::{Rank, Sampling, Shown, Timing, VlmError};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -81,6 +81,13 @@ enum FormWire {
     Free,
 }
 
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum GroundWire {
+    Constrained,
+    Unconstrained,
+    None,
+}
+
 #[derive(Serialize, Deserialize)]
 enum AnswerWire {
     Complete {
@@ -89,6 +96,7 @@ enum AnswerWire {
         tokens: Vec<(u32, usize, usize, Option<f32>)>,
         prompt_ids: Vec<u32>,
         cut_off: bool,
+        ground: GroundWire,
     },
     Stopped,
     NotFinite,
@@ -205,11 +213,16 @@ fn answer_message(answers: Vec<Result<Completion, VlmError>>) -> Vec<u8> {
 
 fn answer_to_wire(answer: Result<Completion, VlmError>) -> AnswerWire {
     match answer {
-        Ok(Completion { text, tokens, prompt_ids, finish }) => AnswerWire::Complete {
+        Ok(Completion { text, tokens, prompt_ids, finish, ground }) => AnswerWire::Complete {
             text,
             tokens: tokens.iter().map(|t| (t.id, t.start, t.end, Some(t.prob))).collect(),
             prompt_ids,
             cut_off: finish == Finish::Length,
+            ground: match ground {
+                Ground::Constrained => GroundWire::Constrained,
+                Ground::Unconstrained => GroundWire::Unconstrained,
+                Ground::None => GroundWire::None,
+            },
         },
         Err(VlmError::Stopped) => AnswerWire::Stopped,
         Err(VlmError::NotFinite) => AnswerWire::NotFinite,
@@ -227,8 +240,10 @@ pub fn answers_of(payload: &[u8], asked: usize) -> Result<Vec<Result<Completion,
 }
 
 fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
-    let (text, tokens, prompt_ids, cut_off) = match wire {
-        AnswerWire::Complete { text, tokens, prompt_ids, cut_off } => (text, tokens, prompt_ids, cut_off),
+    let (text, tokens, prompt_ids, cut_off, ground) = match wire {
+        AnswerWire::Complete { text, tokens, prompt_ids, cut_off, ground } => {
+            (text, tokens, prompt_ids, cut_off, ground)
+        }
         AnswerWire::Stopped => return Err(VlmError::Stopped),
         AnswerWire::NotFinite => return Err(VlmError::NotFinite),
         AnswerWire::Failed(why) => return Err(lost(why)),
@@ -242,7 +257,12 @@ fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
         checked.push(AnswerToken { id, start, end, prob });
     }
     let finish = if cut_off { Finish::Length } else { Finish::Stop };
-    Ok(Completion { text, tokens: checked, prompt_ids, finish })
+    let ground = match ground {
+        GroundWire::Constrained => Ground::Constrained,
+        GroundWire::Unconstrained => Ground::Unconstrained,
+        GroundWire::None => Ground::None,
+    };
+    Ok(Completion { text, tokens: checked, prompt_ids, finish, ground })
 }
 
 /// The header of `Ready`.
@@ -270,7 +290,13 @@ mod tests {
 
     fn completion(prob: f32, end: usize) -> Completion {
         let token = AnswerToken { id: 7, start: 0, end, prob };
-        Completion { text: "[]".into(), tokens: vec![token], prompt_ids: vec![1, 2], finish: Finish::Stop }
+        Completion {
+            text: "[]".into(),
+            tokens: vec![token],
+            prompt_ids: vec![1, 2],
+            finish: Finish::Stop,
+            ground: Ground::Constrained,
+        }
     }
 
     #[test]
@@ -307,9 +333,13 @@ mod tests {
             }
             assert!(of(Some(&[0]), &payload).is_err(), "a clip has a time for each picture");
         }
+        for ground in [Ground::Constrained, Ground::Unconstrained, Ground::None] {
+            let said = Completion { ground, ..completion(0.1, 2) };
+            let back = answers_of(&answer_message(vec![Ok(said.clone())]), 1).unwrap();
+            assert_eq!(back[0].as_ref().unwrap(), &said);
+        }
         let answers = vec![Ok(completion(0.1, 2)), Err(VlmError::Stopped), Err(lost("x"))];
         let back = answers_of(&answer_message(answers), 3).unwrap();
-        assert_eq!(back[0].as_ref().unwrap(), &completion(0.1, 2));
         assert!(matches!(back[1], Err(VlmError::Stopped)));
         assert!(back[2].as_ref().unwrap_err().to_string().contains('x'));
         assert!(answers_of(b"[]", 1).is_err() && answers_of(b"\xff", 0).is_err());

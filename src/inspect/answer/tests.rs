@@ -16,7 +16,7 @@ fn completion(pieces: &[(&str, f32)]) -> Completion {
         text.push_str(piece);
         tokens.push(AnswerToken { id, start, end: text.len(), prob: *prob });
     }
-    Completion { text, tokens, prompt_ids: vec![1], finish: Finish::Stop }
+    Completion { text, tokens, prompt_ids: vec![1], finish: Finish::Stop, ground: Ground::Constrained }
 }
 
 const STAIN: &str = r#"{"bbox_2d":[0,700,275,1000],"label":"stain","severity":"major"}"#;
@@ -206,5 +206,28 @@ proptest! {
         let pieces: Vec<(&str, f32)> = pieces.iter().map(|p| (p.as_str(), 1.0)).collect();
         let read = parse_lines(&completion(&pieces)).expect("reads");
         prop_assert_eq!(read, lines.into_iter().map(|l| (l, 1.0)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn nothing_is_believed_that_nobody_is_sure_of() {
+    let labels = words(&["stain"]);
+    let item = format!("[{STAIN}]");
+    for text in ["[]", &item] {
+        let whole = completion(&[(&text[..1], 0.9), (&text[1..], 0.9)]);
+        assert!(parse_defects(&whole, 0, &labels).is_ok());
+        let free = Completion { ground: Ground::Unconstrained, ..whole.clone() };
+        assert!(parse_defects(&free, 0, &labels).is_ok());
+        for tokens in [vec![], whole.tokens.clone()] {
+            let unsure = Completion { tokens, ground: Ground::None, ..whole.clone() };
+            assert!(matches!(parse_defects(&unsure, 0, &labels), Err(AnswerError::Ground)), "{text}");
+            assert!(matches!(parse_lines(&unsure), Err(AnswerError::Ground)));
+        }
+        for missing in 0..2 {
+            let mut gap = whole.clone();
+            gap.tokens.remove(missing);
+            assert!(matches!(parse_defects(&gap, 0, &labels), Err(AnswerError::Tokens { .. })), "{text}");
+            assert!(matches!(parse_lines(&gap), Err(AnswerError::Tokens { .. })));
+        }
     }
 }
