@@ -2,9 +2,9 @@
 //!
 //!     GGUF pair -> gguf -> linear (weights as stored) -> vision, text, tokenizer
 //!
-//!     Job -> clip, image: resize, patches -> vision: one row per 2x2 block
+//!     Job -> turn, clip, image: resize, patches -> vision: one row per 2x2 block
 //!         -> engine: rows of all jobs and questions in ragged batches -> text over kv's arena
-//!         -> sample, held to its grammar -> Completion
+//!         -> sample, held to its form -> Completion
 //!
 //! This room knows nothing of inspection. Work arrives as jobs (pictures, several questions); how
 //! they are batched is the engine's business alone. Source of every step: Hugging Face
@@ -23,20 +23,23 @@ pub mod image;
 pub mod kernel;
 pub mod kv;
 pub mod linear;
-mod live;
 pub mod load;
 pub mod logits;
 pub mod ops;
 pub mod precision;
+mod prefix;
 pub mod processor;
+mod prompt;
 pub mod rope;
 mod run;
 pub mod sample;
+mod sequence;
 pub mod state;
 pub mod synth;
 pub mod template;
 pub mod text;
 pub mod tokenizer;
+pub mod turn;
 pub mod vision;
 
 pub use clip::{ClipFrame, Shown};
@@ -44,6 +47,7 @@ pub use engine::Qwen3Vl;
 pub use error::VlmError;
 pub use form::Form;
 pub use sample::Sampling;
+pub use turn::{Content, Role, Turn};
 
 use std::sync::Arc;
 
@@ -72,6 +76,10 @@ pub trait Steps {
     /// Goes one step on, which takes a bounded time, and adds what is answered to `out`; false when nothing is under
     /// way any more.
     fn step(&mut self, out: &mut Vec<Answered>) -> bool;
+
+    /// Adds what streamed answers have said since the last call to `out`: in their order, and all of an answer before
+    /// it comes out of `step`.
+    fn deltas(&mut self, _out: &mut Vec<Delta>) {}
 }
 
 /// Asked all at once, it is asked job by job.
@@ -85,7 +93,10 @@ impl<T: Steps> Vlm for T {
             self.submit(id as u64, Rank::default(), job.clone());
         }
         let mut answered = Vec::with_capacity(jobs.len());
-        while keep_going() && self.step(&mut answered) {}
+        while keep_going() && self.step(&mut answered) {
+            // Here an answer is heard as a whole.
+            self.deltas(&mut vec![]);
+        }
         answered.extend((0..jobs.len() as u64).filter_map(|id| self.cancel(id)));
         answered.sort_by_key(|a| a.id);
         let timing = answered.iter().fold(Timing::default(), |sum, a| sum + a.timing);
@@ -109,6 +120,16 @@ pub struct Answered {
     pub answers: Vec<Result<Completion, VlmError>>,
     /// The job's share of the time.
     pub timing: Timing,
+}
+
+/// What a streamed answer says further. The deltas of an answer, one after the other, are its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// The job's.
+    pub id: u64,
+    /// Which of the job's questions it answers.
+    pub ask: usize,
+    pub text: String,
 }
 
 /// Which model answers.
@@ -143,17 +164,23 @@ pub struct Job {
 /// One question.
 #[derive(Clone, Debug)]
 pub struct Ask {
+    /// It follows what is shown; of a conversation it ends the last turn, and may be empty.
     pub text: Arc<str>,
     /// What the answer may be.
     pub form: Form,
     pub max_tokens: usize,
     pub sampling: Sampling,
+    /// An answer ends before the first of these words, wherever tokens begin and end.
+    pub stop: Vec<Arc<str>>,
+    /// What it says is to be heard while it is made, as `Delta`.
+    pub streams: bool,
 }
 
 impl Ask {
     /// A question that is answered with the most likely tokens.
     pub fn new(text: &str, form: Form, max_tokens: usize) -> Self {
-        Self { text: text.into(), form, max_tokens, sampling: Sampling::default() }
+        let sampling = Sampling::default();
+        Self { text: text.into(), form, max_tokens, sampling, stop: vec![], streams: false }
     }
 }
 
