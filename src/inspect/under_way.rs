@@ -14,7 +14,7 @@ use crate::domain::frame::Frame;
 use crate::domain::grade::Reason;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::Pipeline;
-use crate::engine::{Answer, Class, Engine, Order, Readiness, Reply, Ticket};
+use crate::engine::{Answer, Class, Engine, Event, Order, OrderId, Readiness, Reply};
 use crate::vlm::{ModelInfo, Timing, VlmError};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -31,7 +31,7 @@ struct Asked {
     planned: Planned,
     model: ModelInfo,
     /// The region of each order.
-    regions: BTreeMap<Ticket, usize>,
+    regions: BTreeMap<OrderId, usize>,
     answers: Vec<Option<RegionAnswers>>,
     timing: Timing,
     /// The engine was lost over it: nothing more is asked, and no other process gets what may have killed this one.
@@ -65,7 +65,7 @@ impl UnderWay {
     /// True when the answer is about this frame; it is noted.
     pub fn take(&mut self, answer: &mut Answer) -> bool {
         let Some(asked) = &mut self.asked else { return false };
-        let Some(region) = asked.regions.remove(&answer.ticket) else { return false };
+        let Some(region) = asked.regions.remove(&answer.id) else { return false };
         asked.timing = asked.timing + answer.timing;
         asked.is_lost |= answer.answers.iter().any(|a| matches!(a, Err(VlmError::Lost { .. })));
         asked.answers[region] = Some(std::mem::take(&mut answer.answers));
@@ -87,7 +87,7 @@ impl UnderWay {
             return None;
         }
         // What is concluded needs no more answers.
-        std::mem::take(&mut asked.regions).into_keys().for_each(|ticket| engine.cancel(ticket));
+        std::mem::take(&mut asked.regions).into_keys().for_each(|id| engine.cancel(id));
         let fault = match engine.readiness() {
             // An engine that was lost may have come back with other files that were accepted meanwhile.
             _ if engine.info() != asked.model => Some(Reason::Engine {
@@ -127,8 +127,8 @@ impl UnderWay {
         let mut regions = BTreeMap::new();
         for (region, job) in planned.plan.jobs().enumerate() {
             let order = Order { class: Class::Line, deadline: due, job, reply: Arc::clone(reply) };
-            if let Ok(ticket) = engine.submit(order) {
-                regions.insert(ticket, region);
+            if let Ok(id) = engine.submit(order) {
+                regions.insert(id, region);
             }
         }
         let answers = planned.plan.regions.iter().map(|_| None).collect();
@@ -166,7 +166,9 @@ impl Inbox {
     /// Puts answers in.
     pub fn reply(self: &Arc<Self>) -> Reply {
         let this = Arc::clone(self);
-        Arc::new(move |answer| {
+        Arc::new(move |event| {
+            // A part is judged by whole answers.
+            let Event::Answer(answer) = event else { return };
             this.came.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
             // A bell that rings already needs no second ring.
             let _ = this.ring.try_send(());
@@ -200,7 +202,7 @@ mod tests {
     use super::*;
     use crate::domain::frame::Trigger;
     use crate::domain::grade::Verdict;
-    use crate::engine::{Backend, Health};
+    use crate::engine::{Abilities, Backend, Health, child};
     use crate::recipe::pipeline_from_str;
     use crate::vlm::{AnswerToken, Answered, Completion, Finish, Ground, Job, Rank};
     use std::time::SystemTime;
@@ -216,6 +218,10 @@ mod tests {
     impl Backend for Exchanged {
         fn identity(&self) -> &ModelInfo {
             &self.info
+        }
+
+        fn abilities(&self) -> &Abilities {
+            &child::ABILITIES
         }
 
         fn readiness(&self) -> Readiness {
