@@ -58,6 +58,7 @@ mod taker;
 mod web;
 
 use crate::camera::Stop;
+use crate::clock::Clock;
 use crate::command::Handler;
 use crate::config::{BrokerTls, Config, Model};
 use crate::control::server::Door;
@@ -197,7 +198,7 @@ impl Parts<'_> {
         tracing::info!(cameras = self.config.cameras.len(), broker = %self.config.mqtt.url(), "inspecting");
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (store, station) = (Arc::clone(self.store), Arc::clone(self.station));
-        let mut care = Care::new(store, station, Arc::clone(self.systemd));
+        let mut care = Care::new(store, station, Arc::clone(self.systemd), Clock::system());
         let mut tick = tokio::time::interval(care::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut told, mut ended) = (false, Ended::Done);
