@@ -59,6 +59,7 @@ mod taker;
 mod web;
 
 use crate::camera::Stop;
+use crate::clock::Clock;
 use crate::command::Handler;
 use crate::config::{BrokerTls, Config, Model};
 use crate::control::server::Door;
@@ -215,7 +216,7 @@ impl Parts<'_> {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
 
         let (store, station) = (Arc::clone(self.store), Arc::clone(self.station));
-        let mut care = Care::new(store, station, Arc::clone(self.systemd));
+        let mut care = Care::new(store, station, Arc::clone(self.systemd), Clock::system());
         let mut tick = tokio::time::interval(care::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut told, mut ended) = (false, Ended::Done);

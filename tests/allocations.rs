@@ -5,7 +5,7 @@
 use inspectd::vlm::engine::EngineOptions;
 use inspectd::vlm::kv::KvPrecision;
 use inspectd::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
-use inspectd::vlm::{Ask, Finish, Job, Qwen3Vl, Sampling, Shown, Vlm};
+use inspectd::vlm::{Ask, Finish, Form, Job, Qwen3Vl, Shown, Vlm};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,12 +47,7 @@ fn a_step_of_decoding_allocates_nothing() {
     let shape = Shape::named("tiny-k").unwrap();
     write_pair(&shape, Quant::Q4KM, &Vocabulary::bytes(), 3, &text, &mmproj).unwrap();
     let picture = Arc::new(image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * y) as u8, x as u8, 9])));
-    let ask = |text: &str| Ask {
-        text: text.into(),
-        grammar: None,
-        max_tokens: TOKENS,
-        sampling: Sampling::default(),
-    };
+    let ask = |text: &str| Ask::new(text, Form::Free, TOKENS);
     let job = Job {
         shown: Shown::Images(vec![picture]),
         min_pixels: 4096,

@@ -20,7 +20,7 @@ use inspectd::engine::{Engine, EngineError};
 use inspectd::ipc::Channel;
 use inspectd::recipe::pipeline_from_str;
 use inspectd::vlm::{
-    AnswerToken, Answered, Completion, Finish, Job, ModelInfo, Rank, Steps, Timing, VlmError,
+    AnswerToken, Answered, Completion, Finish, Ground, Job, ModelInfo, Rank, Steps, Timing, VlmError,
 };
 use room::inspect;
 use std::io::Write as _;
@@ -71,7 +71,7 @@ struct Scripted {
 
 fn says(text: &str, prob: f32, finish: Finish) -> Result<Completion, VlmError> {
     let tokens = vec![AnswerToken { id: 0, start: 0, end: text.len(), prob }];
-    Ok(Completion { text: text.into(), tokens, prompt_ids: vec![1], finish })
+    Ok(Completion { text: text.into(), tokens, prompt_ids: vec![1], finish, ground: Ground::Constrained })
 }
 
 impl Steps for Scripted {

@@ -11,7 +11,7 @@ use inspectd::recipe::pipeline_from_str;
 use inspectd::vlm::engine::EngineOptions;
 use inspectd::vlm::kv::KvPrecision;
 use inspectd::vlm::{
-    AnswerToken, Answers, Ask, ClipFrame, Completion, Finish, Job, ModelInfo, Qwen3Vl, Sampling, Shown,
+    AnswerToken, Answers, Ask, ClipFrame, Completion, Finish, Form, Ground, Job, ModelInfo, Qwen3Vl, Shown,
     Timing, Vlm, VlmError,
 };
 use std::collections::BTreeMap;
@@ -77,7 +77,8 @@ fn says(text: &str, prob: f32) -> Result<Completion, VlmError> {
         end: i + 1,
         prob: if i == 1 { prob } else { 1.0 },
     });
-    Ok(Completion { text: text.into(), tokens: tokens.collect(), prompt_ids: vec![1], finish: Finish::Stop })
+    let (finish, ground) = (Finish::Stop, Ground::Constrained);
+    Ok(Completion { text: text.into(), tokens: tokens.collect(), prompt_ids: vec![1], finish, ground })
 }
 
 /// Gives the same answers to every set of jobs.
@@ -176,6 +177,12 @@ fn no_failure_becomes_a_pass() {
         review(&with(region, says("the part is fine", 1.0)), "unparsable");
         review(&with(region, cut("[]")), "unparsable");
         review(&with(region, says("[]", f32::NAN)), "unparsable");
+        let bare = says("[]", 1.0).map(|said| Completion { tokens: vec![], ground: Ground::None, ..said });
+        review(&with(region, bare), "engine");
+        let gaps = |kept: usize| {
+            says("[]", 1.0).map(|said| Completion { tokens: said.tokens[kept..=kept].to_vec(), ..said })
+        };
+        (0..2).for_each(|kept| review(&with(region, gaps(kept)), "engine"));
     }
     review(&verdict_of(|_| vec![]), "missing_tile");
     review(&verdict_of(|_| good().into_iter().take(2).collect()), "missing_tile");
@@ -323,9 +330,7 @@ fn examples() -> Vec<(Arc<image::RgbImage>, String, String)> {
 }
 
 fn job(image: &Arc<image::RgbImage>, prompts: &[&str]) -> Job {
-    let ask =
-        |p: &&str| Ask { text: (*p).into(), grammar: None, max_tokens: 200, sampling: Sampling::default() };
-    let asks = prompts.iter().map(ask).collect();
+    let asks = prompts.iter().map(|prompt| Ask::new(prompt, Form::Free, 200)).collect();
     Job { shown: Shown::Images(vec![Arc::clone(image)]), min_pixels: 4096, max_pixels: 65536, asks }
 }
 

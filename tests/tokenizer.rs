@@ -1,10 +1,14 @@
 //! The tokenizer against vectors of the `tokenizers` library with Qwen3's own vocabulary.
 
 use flate2::read::GzDecoder;
+use inspectd::vlm::template::Template;
 use inspectd::vlm::tokenizer::{Tokenizer, Vocabulary};
+use inspectd::vlm::turn::{Segment, segments};
+use inspectd::vlm::{Content, Role, Turn};
 use serde_json::Value;
 use std::fs::{File, read_to_string};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/reference/tokenizer").join(name)
@@ -65,4 +69,70 @@ fn users_text_never_becomes_a_control_token() {
     let ids = tokenizer.encode(text).unwrap();
     assert!(ids.iter().all(|id| !tokenizer.is_special(*id)), "{ids:?}");
     assert_eq!(tokenizer.decode(&ids, false), text);
+}
+
+fn turn(value: &Value) -> Turn {
+    let role = match value[0].as_str().unwrap() {
+        "system" => Role::System,
+        "user" => Role::User,
+        other => {
+            assert_eq!(other, "assistant");
+            Role::Assistant
+        }
+    };
+    let content = |text: &Value| match text.as_str() {
+        Some(text) => Content::Text(text.into()),
+        None => Content::Image(Arc::new(image::RgbImage::new(1, 1))),
+    };
+    Turn { role, content: value[1].as_array().unwrap().iter().map(content).collect() }
+}
+
+/// A picture is one `<|image_pad|>` here.
+fn ids(template: &Template, tokenizer: &Tokenizer, turns: &[Turn], question: &str) -> Vec<u32> {
+    let ids = |segment| match segment {
+        Segment::Ids(ids) => ids,
+        Segment::Picture => vec![template.image_pad],
+    };
+    segments(template, tokenizer, turns, question).unwrap().into_iter().flat_map(ids).collect()
+}
+
+#[test]
+fn conversations_have_the_tokens_of_the_model_s_own_template() {
+    let tokenizer = qwen3();
+    let template = Template::new(&tokenizer).unwrap();
+    let vectors = read_to_string(fixture("chat.jsonl")).unwrap();
+    for line in vectors.lines() {
+        let v: Value = serde_json::from_str(line).unwrap();
+        let mut turns: Vec<Turn> = v["turns"].as_array().unwrap().iter().map(turn).collect();
+        let expected: Vec<u32> =
+            v["ids"].as_array().unwrap().iter().map(|i| i.as_u64().unwrap() as u32).collect();
+        assert_eq!(ids(&template, &tokenizer, &turns, ""), expected, "{}", v["turns"]);
+        // The end of the last turn may come as the question, wherever it is cut.
+        let last = &mut turns.last_mut().unwrap().content;
+        let Some(Content::Text(text)) = last.pop() else { continue };
+        for (at, _) in text.char_indices() {
+            let mut turns = turns.clone();
+            turns.last_mut().unwrap().content.push(Content::Text(text[..at].into()));
+            assert_eq!(ids(&template, &tokenizer, &turns, &text[at..]), expected, "{}", v["turns"]);
+        }
+    }
+    assert_eq!(vectors.lines().count(), 7, "the file of vectors is whole");
+}
+
+/// A question about pictures is the conversation of one turn.
+#[test]
+fn a_question_has_the_tokens_of_its_turn() {
+    let tokenizer = qwen3();
+    let template = Template::new(&tokenizer).unwrap();
+    let image = Content::Image(Arc::new(image::RgbImage::new(1, 1)));
+    let text = "Find surface defects: scratch, dent.";
+    let shown = [template.prefix(), vec![template.image_pad]].concat();
+    for (content, question) in [
+        (vec![image, Content::Text(text.into())], template.question(&tokenizer, text, true).unwrap()),
+        (vec![Content::Text(text.into())], template.question(&tokenizer, text, false).unwrap()),
+    ] {
+        let shown = if content.len() == 2 { shown.clone() } else { vec![] };
+        let turn = Turn { role: Role::User, content };
+        assert_eq!(ids(&template, &tokenizer, &[turn], ""), [shown, question].concat());
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::model_args::ModelArgs;
 use crate::camera::decode::{Depth, decode};
-use crate::vlm::{Ask, ClipFrame, Finish, Job, Sampling, Shown, Vlm};
+use crate::vlm::{Ask, ClipFrame, Finish, Form, Job, Sampling, Shown, Vlm};
 use anyhow::Context;
 use image::RgbImage;
 use serde_json::json;
@@ -83,12 +83,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         repeat_penalty: args.repeat_penalty,
         seed: args.seed,
     };
-    let ask = Ask {
-        text: args.text.as_str().into(),
-        grammar: grammar.transpose()?,
-        max_tokens: args.max_tokens,
-        sampling,
-    };
+    let form = grammar.transpose()?.map_or(Form::Free, Form::Lark);
+    let ask = Ask { sampling, ..Ask::new(&args.text, form, args.max_tokens) };
     let shown = shown(images, args.interval_ms);
     let job = Job { shown, min_pixels: args.min_pixels, max_pixels: args.max_pixels, asks: vec![ask] };
     let mut engine = args.model.load()?;

@@ -21,7 +21,7 @@ use crate::store::error::StoreError;
 use crate::threads;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often the daemon looks after itself.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -65,9 +65,11 @@ pub struct Care {
     store: Arc<Store>,
     station: Arc<Station>,
     systemd: Arc<Systemd>,
-    stats_due: Instant,
-    retention_due: Instant,
-    compaction_due: Instant,
+    clock: Clock,
+    /// Since the boot, as the next two: no step of the time of day brings them nearer.
+    stats_due: Duration,
+    retention_due: Duration,
+    compaction_due: Duration,
     cleaning: Option<JoinHandle<Result<Cleaned, StoreError>>>,
     full: bool,
     /// Messages of the alarms about retention and clock, while they are raised.
@@ -77,8 +79,8 @@ pub struct Care {
 
 impl Care {
     /// Alarms that stand from a former run are cleared or raised anew with the first tick.
-    pub fn new(store: Arc<Store>, station: Arc<Station>, systemd: Arc<Systemd>) -> Self {
-        let now = Instant::now();
+    pub fn new(store: Arc<Store>, station: Arc<Station>, systemd: Arc<Systemd>, clock: Clock) -> Self {
+        let now = clock.read().since_boot;
         for code in [ALARM_FULL, ALARM_HELD, ALARM_STEP, damaged::ALARM] {
             station.tell(alarm(code, false, String::new()));
         }
@@ -86,6 +88,7 @@ impl Care {
             store,
             station,
             systemd,
+            clock,
             stats_due: now + STATS_EVERY,
             retention_due: now,
             compaction_due: now + COMPACTION_EVERY,
@@ -99,7 +102,7 @@ impl Care {
     /// # Errors
     /// When the store has failed: nothing more may be acknowledged.
     pub fn tick(&mut self) -> anyhow::Result<Due> {
-        let now = Instant::now();
+        let now = self.clock.read().since_boot;
         if self.station.alive_within(STALL) {
             self.systemd.alive();
         } else {
@@ -140,7 +143,7 @@ impl Care {
         Ok(())
     }
 
-    fn clean(&mut self, now: Instant) -> anyhow::Result<Due> {
+    fn clean(&mut self, now: Duration) -> anyhow::Result<Due> {
         if self.cleaning.as_ref().is_some_and(JoinHandle::is_finished) {
             let outcome = self.cleaning.take().map(JoinHandle::join);
             match outcome {
@@ -157,8 +160,8 @@ impl Care {
             if look {
                 self.compaction_due = now + COMPACTION_EVERY;
             }
-            let store = Arc::clone(&self.store);
-            let clean = move || clean(&store, &Clock::system(), look);
+            let (store, clock) = (Arc::clone(&self.store), self.clock.clone());
+            let clean = move || clean(&store, &clock, look);
             self.cleaning = Some(threads::spawn("retention", clean)?);
         }
         Ok(Due::Nothing)
@@ -197,3 +200,7 @@ fn clean(store: &Store, clock: &Clock, look_at_size: bool) -> Result<Cleaned, St
 fn alarm(code: &str, raised: bool, message: String) -> StationEvent {
     StationEvent::Alarm { code: code.to_owned(), raised, message }
 }
+
+#[cfg(test)]
+#[path = "clock_tests.rs"]
+mod clock_tests;

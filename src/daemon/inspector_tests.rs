@@ -15,7 +15,9 @@ use crate::ipc::{Channel, Program};
 use crate::queue::{Policy, Pushed, Queue};
 use crate::recipe::pipeline_from_str;
 use crate::store::{Store, StoreOptions};
-use crate::vlm::{AnswerToken, Answered, Completion, Finish, Job, ModelInfo, Rank, Steps, Timing, VlmError};
+use crate::vlm::{
+    AnswerToken, Answered, Completion, Finish, Ground, Job, ModelInfo, Rank, Steps, Timing, VlmError,
+};
 use std::sync::mpsc::sync_channel;
 use std::time::{Instant, SystemTime};
 
@@ -60,7 +62,8 @@ impl Steps for Steady {
         std::thread::sleep(TILE);
         let (_, id, _) = self.1.remove(0);
         let tokens = vec![AnswerToken { id: 0, start: 0, end: 2, prob: 0.99 }];
-        let nothing = Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish: Finish::Stop };
+        let (finish, ground) = (Finish::Stop, Ground::Constrained);
+        let nothing = Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish, ground };
         out.push(Answered { id, answers: vec![Ok(nothing)], timing: Timing::default() });
         !self.1.is_empty()
     }

@@ -10,6 +10,7 @@
 
 use super::station::Station;
 use crate::camera::Stop;
+use crate::clock::Clock;
 use crate::domain::frame::Trigger;
 use crate::domain::inspection::Inspection;
 use crate::store::Store;
@@ -22,7 +23,7 @@ use image::codecs::jpeg::JpegEncoder;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Quality of stored pictures: their defects must still be seen by a person who reviews them.
 const JPEG_QUALITY: u8 = 90;
@@ -43,6 +44,7 @@ pub struct Recorder {
     failure: Mutex<Option<StoreError>>,
     stop: Stop,
     thumbs: Option<Thumbs>,
+    clock: Clock,
 }
 
 impl Recorder {
@@ -53,12 +55,25 @@ impl Recorder {
     /// The thread cannot be started.
     pub fn new(store: Arc<Store>, station: Arc<Station>, stop: Stop, page: bool) -> std::io::Result<Self> {
         let thumbs = page.then(|| start_thumbs(Arc::clone(&store))).transpose()?;
-        Ok(Self { store, station, failure: Mutex::new(None), stop, thumbs })
+        Ok(Self { store, station, failure: Mutex::new(None), stop, thumbs, clock: Clock::system() })
     }
 
-    /// Stores an inspection and its picture; when it returns, both are on the disk or the recorder
-    /// has failed. `dropped` says that the frame was never inspected.
+    /// The same by another clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The time of day that records show.
+    pub fn now(&self) -> SystemTime {
+        self.clock.read().wall
+    }
+
+    /// Stores an inspection, which is finished with it, and its picture; when it returns, both are on the disk or the
+    /// recorder has failed. `dropped` says that the frame was never inspected.
     pub fn record(&self, inspection: &Inspection, picture: &Arc<RgbImage>, dropped: bool) {
+        let inspection = &Inspection { finished_at: self.now(), ..inspection.clone() };
         match self.store(inspection, picture) {
             Ok(seq) => {
                 self.station.count(inspection, dropped);

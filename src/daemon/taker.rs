@@ -24,7 +24,7 @@ use crate::queue::{Popped, Pushed};
 use crate::vlm::ModelInfo;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// A source that fails is asked again after this long, so that it does not fill the log.
 const RETRY: Duration = Duration::from_secs(1);
@@ -243,8 +243,8 @@ impl Taker {
 
     /// A frame that stands for a picture that never came.
     fn without_picture(&self, trigger: Trigger, received: Instant) -> Frame {
-        let age = received.elapsed();
-        let captured_at = SystemTime::now().checked_sub(age).unwrap_or_else(SystemTime::now);
+        let now = self.recorder.now();
+        let captured_at = now.checked_sub(received.elapsed()).unwrap_or(now);
         Frame { captured: received, ..Frame::without_picture(&self.id, trigger, captured_at) }
     }
 

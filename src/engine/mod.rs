@@ -9,16 +9,20 @@
 //! business. A backend is what answers: today a process of its own (`child`), which may hang, crash and be killed.
 //!
 //! Invariants:
-//! - Every job is answered exactly once: with what the model said, or with the reason why it said nothing.
+//! - Every job is answered exactly once: with what the model said, or with the reason why it said nothing. What it says
+//!   is heard before, where somebody wants to hear it.
+//! - A backend is asked nothing that it cannot answer.
 //! - The line goes first, in it the job whose deadline comes first.
 //! - A job is stopped at its deadline, wherever it is.
 
+pub mod abilities;
 pub mod child;
 pub mod scheduler;
 
-pub use scheduler::{Answer, Engine, Order, Reply, Ticket};
+pub use abilities::{Abilities, Forms};
+pub use scheduler::{Answer, Engine, Event, Order, OrderId, Reply};
 
-use crate::vlm::{Answered, Completion, Job, ModelInfo, Rank, VlmError};
+use crate::vlm::{Answered, Completion, Delta, Job, ModelInfo, Rank, VlmError};
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -59,6 +63,9 @@ pub trait Backend: Send {
     /// Name and hashes of the model; empty until it was first there.
     fn identity(&self) -> &ModelInfo;
 
+    /// What it can answer, whichever model it has.
+    fn abilities(&self) -> &Abilities;
+
     fn readiness(&self) -> Readiness;
 
     /// What the station says about it.
@@ -79,6 +86,10 @@ pub trait Backend: Send {
     /// Waits at most `wait` and goes on with whatever is to be done; what was answered is added to `out`. `wanted` says
     /// that somebody would ask it. When it is lost, all of its jobs are answered `VlmError::Lost`.
     fn next(&mut self, wait: Duration, wanted: bool, out: &mut Vec<Answered>);
+
+    /// Adds what streamed answers have said since the last call to `out`: in their order, and all of an answer before
+    /// it comes out of `next`.
+    fn deltas(&mut self, _out: &mut Vec<Delta>) {}
 }
 
 /// What the station says about a backend.

@@ -6,15 +6,15 @@
 //! ```
 //!
 //! Invariants:
-//! - Every order has exactly one reply, also when its backend is lost.
+//! - Every order has exactly one answer, also when its backend is lost or cannot answer it.
 //! - At most `UNDER_WAY_MAX` jobs, and about `UNDER_WAY_BYTES` of pictures, are with the backend; half of it only the
 //!   line may take.
 //! - The queues of guests and of replay are bounded; the line bounds itself, by its frames.
 
-use super::{Backend, Class, Health, Readiness};
+use super::{Abilities, Backend, Class, Health, Readiness};
 use crate::queue::{Policy, Popped, Queue};
 use crate::threads;
-use crate::vlm::{Answered, Completion, Job, ModelInfo, Rank, Timing, VlmError};
+use crate::vlm::{Answered, Completion, Delta, Job, ModelInfo, Rank, Timing, VlmError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,10 +35,23 @@ const BUSY_POLL: Duration = Duration::from_millis(2);
 const IDLE_POLL: Duration = Duration::from_millis(50);
 
 /// Names an order.
-pub type Ticket = u64;
+pub type OrderId = u64;
 
-/// Takes a reply. It is called on the scheduler's thread and must not wait.
-pub type Reply = Arc<dyn Fn(Answer) + Send + Sync>;
+/// Hears what comes of an order. It is called on the scheduler's thread and must not wait.
+pub type Reply = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What is heard of an order: any number of deltas, then its answer.
+#[derive(Debug)]
+pub enum Event {
+    /// A streamed answer says this further.
+    Delta {
+        id: OrderId,
+        /// Which of the order's questions it answers.
+        ask: usize,
+        text: String,
+    },
+    Answer(Answer),
+}
 
 /// What is asked, how urgently, and who hears the answer.
 pub struct Order {
@@ -52,7 +65,7 @@ pub struct Order {
 /// What came of an order.
 #[derive(Debug)]
 pub struct Answer {
-    pub ticket: Ticket,
+    pub id: OrderId,
     /// One entry a question, in order.
     pub answers: Vec<Result<Completion, VlmError>>,
     /// The job's share of the time.
@@ -65,8 +78,8 @@ pub struct Answer {
 pub struct Full;
 
 enum Command {
-    Submit(Ticket, Order),
-    Cancel(Ticket),
+    Submit(OrderId, Order),
+    Cancel(OrderId),
     /// Somebody would ask, were the backend ready.
     Want,
 }
@@ -82,6 +95,7 @@ struct Seen {
 }
 
 struct Shared {
+    abilities: Abilities,
     seen: Mutex<Seen>,
     /// Orders of each class that wait or are under way.
     open: [AtomicU64; Class::ALL.len()],
@@ -107,7 +121,11 @@ impl Engine {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(backend: Box<dyn Backend>, changed: Box<dyn Fn() + Send>) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { seen: Mutex::new(seen(&*backend)), open: Default::default() });
+        let shared = Arc::new(Shared {
+            abilities: backend.abilities().clone(),
+            seen: Mutex::new(seen(&*backend)),
+            open: Default::default(),
+        });
         let commands = Arc::new(Queue::new(Policy::Wait, COMMANDS_MAX));
         let inbox = Arc::clone(&commands);
         let mut scheduler = Scheduler {
@@ -134,25 +152,30 @@ impl Engine {
     ///
     /// # Errors
     /// `Full`: the class has no room. The line always has.
-    pub fn submit(&self, order: Order) -> Result<Ticket, Full> {
+    pub fn submit(&self, order: Order) -> Result<OrderId, Full> {
         let open = &self.shared.open[order.class as usize];
         if order.class != Class::Line && open.load(Ordering::Relaxed) >= WAITING_MAX as u64 {
             return Err(Full);
         }
         open.fetch_add(1, Ordering::Relaxed);
-        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        self.send(Command::Submit(ticket, order));
-        Ok(ticket)
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.send(Command::Submit(id, order));
+        Ok(id)
     }
 
     /// Stops an order; its reply comes all the same.
-    pub fn cancel(&self, ticket: Ticket) {
-        self.send(Command::Cancel(ticket));
+    pub fn cancel(&self, id: OrderId) {
+        self.send(Command::Cancel(id));
     }
 
     /// Says that somebody would ask, so that a backend which is not there comes.
     pub fn want(&self) {
         self.send(Command::Want);
+    }
+
+    /// What it can answer.
+    pub fn abilities(&self) -> &Abilities {
+        &self.shared.abilities
     }
 
     /// Whether it can be asked now.
@@ -236,10 +259,10 @@ struct Scheduler {
     backend: Box<dyn Backend>,
     shared: Arc<Shared>,
     changed: Box<dyn Fn() + Send>,
-    orders: BTreeMap<Ticket, Open>,
+    orders: BTreeMap<OrderId, Open>,
     /// Best first.
-    waiting: BTreeSet<(Rank, Ticket)>,
-    under_way: BTreeSet<Ticket>,
+    waiting: BTreeSet<(Rank, OrderId)>,
+    under_way: BTreeSet<OrderId>,
     under_way_bytes: usize,
     wanted: bool,
     /// Of the backend, so far.
@@ -249,13 +272,15 @@ struct Scheduler {
 
 impl Scheduler {
     fn run(&mut self, inbox: &Queue<Command>) {
-        let mut answered = vec![];
+        let (mut answered, mut deltas) = (vec![], vec![]);
         while self.listen(inbox) {
             self.stop_late();
             self.feed();
             let wait = if self.under_way.is_empty() { Duration::ZERO } else { BUSY_POLL };
             let wanted = self.wanted || !self.orders.is_empty();
             self.backend.next(wait, wanted, &mut answered);
+            self.backend.deltas(&mut deltas);
+            deltas.drain(..).for_each(|delta| self.say(delta));
             for Answered { id, answers, timing } in answered.drain(..) {
                 self.reply(id, answers, timing);
             }
@@ -276,8 +301,8 @@ impl Scheduler {
         };
         loop {
             match inbox.pop(Some(wait)) {
-                Popped::Item(Command::Submit(ticket, order)) => self.take(ticket, order),
-                Popped::Item(Command::Cancel(ticket)) => self.stop(ticket),
+                Popped::Item(Command::Submit(id, order)) => self.take(id, order),
+                Popped::Item(Command::Cancel(id)) => self.stop(id),
                 Popped::Item(Command::Want) => self.wanted = true,
                 Popped::Closed => return false,
                 Popped::TimedOut => return true,
@@ -286,32 +311,36 @@ impl Scheduler {
         }
     }
 
-    fn take(&mut self, ticket: Ticket, order: Order) {
+    fn take(&mut self, id: OrderId, order: Order) {
         let Order { class, deadline, job, reply } = order;
         let due = deadline.saturating_duration_since(self.began).as_micros();
         let rank = Rank { class: class as u8, due: u64::try_from(due).unwrap_or(u64::MAX) };
         let bytes = job.shown.images().iter().map(|i| i.as_raw().len()).sum();
         let questions = job.asks.len();
-        self.waiting.insert((rank, ticket));
+        self.waiting.insert((rank, id));
+        let unable = self.backend.abilities().check(&job).err();
         let job = Some(job);
-        self.orders
-            .insert(ticket, Open { class, rank, deadline, job, questions, bytes, stopped: false, reply });
+        self.orders.insert(id, Open { class, rank, deadline, job, questions, bytes, stopped: false, reply });
+        if let Some(why) = unable {
+            let unable = || Err(VlmError::Unable { why: why.clone() });
+            self.reply(id, (0..questions).map(|_| unable()).collect(), Timing::default());
+        }
     }
 
     /// Stops what is late.
     fn stop_late(&mut self) {
         let now = Instant::now();
         let late = |open: &Open| open.deadline <= now && !open.stopped;
-        let late: Vec<Ticket> =
-            self.orders.iter().filter(|(_, open)| late(open)).map(|(ticket, _)| *ticket).collect();
-        late.into_iter().for_each(|ticket| self.stop(ticket));
+        let late: Vec<OrderId> =
+            self.orders.iter().filter(|(_, open)| late(open)).map(|(id, _)| *id).collect();
+        late.into_iter().for_each(|id| self.stop(id));
     }
 
-    fn stop(&mut self, ticket: Ticket) {
-        let Some(open) = self.orders.get_mut(&ticket) else { return };
-        if self.under_way.contains(&ticket) {
+    fn stop(&mut self, id: OrderId) {
+        let Some(open) = self.orders.get_mut(&id) else { return };
+        if self.under_way.contains(&id) {
             if !std::mem::replace(&mut open.stopped, true) {
-                self.backend.cancel(ticket);
+                self.backend.cancel(id);
             }
             return;
         }
@@ -320,14 +349,14 @@ impl Scheduler {
             Readiness::Coming { why } | Readiness::Resting { why, .. } => VlmError::Lost { why },
         };
         let answers = (0..open.questions).map(|_| Err(error())).collect();
-        self.reply(ticket, answers, Timing::default());
+        self.reply(id, answers, Timing::default());
     }
 
     /// Gives the backend the best of what waits, as much as it should have at once.
     fn feed(&mut self) {
         while self.backend.readiness() == Readiness::Ready && self.under_way.len() < UNDER_WAY_MAX {
-            let Some((_, ticket)) = self.waiting.first().copied() else { return };
-            let Some(open) = self.orders.get_mut(&ticket) else { return };
+            let Some((_, id)) = self.waiting.first().copied() else { return };
+            let Some(open) = self.orders.get_mut(&id) else { return };
             // Whatever others have under way, the line finds room.
             let share = if open.class == Class::Line { 1 } else { 2 };
             let is_full = self.under_way.len() >= UNDER_WAY_MAX / share
@@ -337,10 +366,10 @@ impl Scheduler {
             }
             self.waiting.pop_first();
             let Some(job) = open.job.take() else { continue };
-            self.under_way.insert(ticket);
+            self.under_way.insert(id);
             self.under_way_bytes += open.bytes;
             self.wanted = false;
-            self.backend.submit(ticket, open.rank, job);
+            self.backend.submit(id, open.rank, job);
         }
     }
 
@@ -358,21 +387,27 @@ impl Scheduler {
     /// Answers orders that nobody will answer.
     fn lose(&mut self, which: impl Fn(&Open) -> bool, why: &str) {
         let lost = self.orders.iter().filter(|(_, open)| which(open));
-        let lost: Vec<(Ticket, usize)> = lost.map(|(ticket, open)| (*ticket, open.questions)).collect();
-        for (ticket, questions) in lost {
+        let lost: Vec<(OrderId, usize)> = lost.map(|(id, open)| (*id, open.questions)).collect();
+        for (id, questions) in lost {
             let answers = (0..questions).map(|_| Err(VlmError::Lost { why: why.to_owned() })).collect();
-            self.reply(ticket, answers, Timing::default());
+            self.reply(id, answers, Timing::default());
         }
     }
 
-    fn reply(&mut self, ticket: Ticket, answers: Vec<Result<Completion, VlmError>>, timing: Timing) {
-        let Some(open) = self.orders.remove(&ticket) else { return };
-        self.waiting.remove(&(open.rank, ticket));
-        if self.under_way.remove(&ticket) {
+    fn reply(&mut self, id: OrderId, answers: Vec<Result<Completion, VlmError>>, timing: Timing) {
+        let Some(open) = self.orders.remove(&id) else { return };
+        self.waiting.remove(&(open.rank, id));
+        if self.under_way.remove(&id) {
             self.under_way_bytes -= open.bytes;
         }
         self.shared.open[open.class as usize].fetch_sub(1, Ordering::Relaxed);
-        (open.reply)(Answer { ticket, answers, timing });
+        (open.reply)(Event::Answer(Answer { id, answers, timing }));
+    }
+
+    fn say(&self, Delta { id, ask, text }: Delta) {
+        if let Some(open) = self.orders.get(&id) {
+            (open.reply)(Event::Delta { id, ask, text });
+        }
     }
 
     /// Shows what the backend is now, and says so when it is another.

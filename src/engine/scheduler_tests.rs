@@ -1,8 +1,8 @@
 //! The scheduler over a backend that a test leads by the hand.
 
 use super::*;
-use crate::engine::Backend;
-use crate::vlm::{Ask, Sampling, Shown};
+use crate::engine::{Backend, Forms};
+use crate::vlm::{Ask, Form, Ground, Shown};
 use std::time::Duration;
 
 /// What the backend was given, and what it is to say.
@@ -14,6 +14,8 @@ struct Hand {
     cancelled: Vec<u64>,
     /// To be answered, or stopped.
     answer: Vec<(u64, bool)>,
+    /// What it says before it answers.
+    say: Vec<(u64, &'static str)>,
     /// Everything that is under way is lost.
     lose: bool,
     wanted: bool,
@@ -26,12 +28,25 @@ struct Scripted {
     under_way: BTreeSet<u64>,
 }
 
+/// It knows no schema.
+const ABILITIES: Abilities = Abilities {
+    forms: Forms { defects: true, lines: true, schema: false, lark: false },
+    ground: Ground::Constrained,
+    images_max: 9,
+    pixel_bytes_max: 99,
+    clips: false,
+    conversations: false,
+    streams: true,
+    prefix_cache: false,
+};
+
 fn answers(error: Option<VlmError>) -> Vec<Result<Completion, VlmError>> {
     let said = Completion {
         text: "[]".into(),
         tokens: vec![],
         prompt_ids: vec![],
         finish: crate::vlm::Finish::Stop,
+        ground: crate::vlm::Ground::Constrained,
     };
     vec![error.map_or(Ok(said), Err)]
 }
@@ -39,6 +54,10 @@ fn answers(error: Option<VlmError>) -> Vec<Result<Completion, VlmError>> {
 impl Backend for Scripted {
     fn identity(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn abilities(&self) -> &Abilities {
+        &ABILITIES
     }
 
     fn readiness(&self) -> Readiness {
@@ -89,12 +108,19 @@ impl Backend for Scripted {
             }
         }
     }
+
+    fn deltas(&mut self, out: &mut Vec<Delta>) {
+        let say = std::mem::take(&mut self.hand.lock().unwrap().say);
+        out.extend(say.into_iter().map(|(id, text)| Delta { id, ask: 0, text: text.into() }));
+    }
 }
 
 struct Rig {
     engine: Engine,
     hand: Arc<Mutex<Hand>>,
     came: Arc<Mutex<Vec<Answer>>>,
+    /// What each order has said, and that it was answered.
+    heard: Arc<Mutex<Vec<(u64, String)>>>,
 }
 
 impl Rig {
@@ -107,14 +133,25 @@ impl Rig {
             under_way: BTreeSet::new(),
         };
         let engine = Engine::start(Box::new(backend), Box::new(|| {})).unwrap();
-        Self { engine, hand, came: Arc::default() }
+        Self { engine, hand, came: Arc::default(), heard: Arc::default() }
     }
 
-    fn order(&self, class: Class, within: Duration) -> Result<Ticket, Full> {
-        let ask = Ask { text: "?".into(), grammar: None, max_tokens: 1, sampling: Sampling::default() };
+    fn order(&self, class: Class, within: Duration) -> Result<OrderId, Full> {
+        self.order_of(class, within, Form::Free)
+    }
+
+    fn order_of(&self, class: Class, within: Duration, form: Form) -> Result<OrderId, Full> {
+        let ask = Ask::new("?", form, 1);
         let job = Job { shown: Shown::Images(vec![]), min_pixels: 1, max_pixels: 1, asks: vec![ask] };
-        let came = Arc::clone(&self.came);
-        let reply: Reply = Arc::new(move |answer| came.lock().unwrap().push(answer));
+        let (came, heard) = (Arc::clone(&self.came), Arc::clone(&self.heard));
+        let reply: Reply = Arc::new(move |event| match event {
+            Event::Delta { id, ask: 0, text } => heard.lock().unwrap().push((id, text)),
+            Event::Delta { .. } => panic!("there is one question"),
+            Event::Answer(answer) => {
+                heard.lock().unwrap().push((answer.id, "answered".into()));
+                came.lock().unwrap().push(answer);
+            }
+        });
         self.engine.submit(Order { class, deadline: Instant::now() + within, job, reply })
     }
 
@@ -172,8 +209,8 @@ fn every_order_has_one_reply_whatever_happens_to_it() {
     rig.until("all are with it", |hand, _| hand.given.len() == 3);
     rig.answer(answered);
     // Twice is as good as once, and so is a number that nobody has.
-    for ticket in [cancelled, cancelled, 4711] {
-        rig.engine.cancel(ticket);
+    for id in [cancelled, cancelled, 4711] {
+        rig.engine.cancel(id);
     }
     rig.until("two are answered", |_, came| came.len() == 2);
     rig.hand.lock().unwrap().lose = true;
@@ -184,7 +221,7 @@ fn every_order_has_one_reply_whatever_happens_to_it() {
     rig.answer(after);
     rig.until("it is answered", |_, came| came.len() == 4);
     let came = rig.came.lock().unwrap();
-    let of = |ticket| came.iter().filter(|a| a.ticket == ticket).collect::<Vec<_>>();
+    let of = |id| came.iter().filter(|a| a.id == id).collect::<Vec<_>>();
     assert!(of(answered).len() == 1 && of(answered)[0].answers[0].is_ok());
     assert!(of(cancelled).len() == 1 && matches!(of(cancelled)[0].answers[0], Err(VlmError::Stopped)));
     assert!(of(lost).len() == 1 && matches!(of(lost)[0].answers[0], Err(VlmError::Lost { .. })));
@@ -240,4 +277,45 @@ fn the_line_finds_room_beside_others() {
     });
     let guests = rig.hand.lock().unwrap().given.iter().filter(|(_, id)| *id != part).count();
     assert!(guests <= UNDER_WAY_MAX / 2, "{guests} guests");
+}
+
+#[test]
+fn what_a_backend_cannot_answer_has_its_error_at_once() {
+    // It would be asked only when it is there.
+    let rig = Rig::new(true);
+    rig.order_of(Class::Guest, LONG, Form::Schema("{}".into())).unwrap();
+    rig.until("it is answered", |_, came| came.len() == 1);
+    let came = std::mem::take(&mut *rig.came.lock().unwrap());
+    assert!(
+        matches!(&came[0].answers[..], [Err(VlmError::Unable { why })] if why.contains("schema")),
+        "{came:?}"
+    );
+    rig.hand.lock().unwrap().absent = false;
+    let next = rig.order_of(Class::Guest, LONG, Form::Lines).unwrap();
+    rig.until("another is with it", |hand, _| hand.given.len() == 1);
+    assert_eq!(rig.hand.lock().unwrap().given[0].1, next, "it was asked nothing that it cannot answer");
+    assert!(!rig.engine.abilities().forms.schema, "everybody can see that");
+}
+
+#[test]
+fn what_is_said_is_heard_before_the_answer_and_nothing_after_it() {
+    let rig = Rig::new(false);
+    let [one, other] = [(); 2].map(|()| rig.order(Class::Guest, LONG).unwrap());
+    rig.until("both are with it", |hand, _| hand.given.len() == 2);
+    rig.hand.lock().unwrap().say = vec![(one, "a"), (other, "x"), (one, "b"), (4711, "nobody's")];
+    rig.until("all is said", |hand, _| hand.say.is_empty());
+    {
+        let mut hand = rig.hand.lock().unwrap();
+        hand.say.push((one, "c"));
+        hand.answer.push((one, true));
+    }
+    rig.until("it is answered", |_, came| came.len() == 1);
+    rig.hand.lock().unwrap().say.push((one, "too late"));
+    rig.answer(other);
+    rig.until("both are answered", |_, came| came.len() == 2);
+    let heard = rig.heard.lock().unwrap();
+    let of = |id| heard.iter().filter(|h| h.0 == id).map(|h| h.1.as_str()).collect::<Vec<_>>();
+    assert_eq!(of(one), ["a", "b", "c", "answered"]);
+    assert_eq!(of(other), ["x", "answered"]);
+    assert!(of(4711).is_empty());
 }

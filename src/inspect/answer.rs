@@ -1,14 +1,14 @@
-//! Answers: the grammar that holds the model to a form, and the reading of what it said.
+//! Answers: the reading of what the model said.
 //!
-//!     labels --defects_grammar--> Lark --> decoding --> Completion --parse_defects--> Detections
-//!               lines_grammar                                      --parse_lines----> (line, confidence)
+//!     Form::Defects --> a backend --> Completion --parse_defects--> Detections
+//!     Form::Lines                                --parse_lines----> (line, confidence)
 //!
 //!     [{"bbox_2d":[0,700,275,1000],"label":"stain","severity":"major"}]
 //!                                            ^^^^^  the tokens that touch these characters carry
 //!                                                   the confidence: the product of their probabilities
 //!
-//! The grammars write compact JSON in the very form that the model was trained on; the readers
-//! accept any JSON of that shape, because an answer may also come from an unconstrained engine.
+//! A form is compact JSON, as the model was trained on it; the readers accept any JSON of that shape, because an answer
+//! may also come from a backend that holds it to nothing.
 //!
 //! An answer says three things, each with its probability: that an item was opened (something is there), what its
 //! label is, and that the list ends (nothing else is there). The last is the tile's doubt, whatever the list holds.
@@ -18,19 +18,11 @@
 
 use crate::domain::detection::Detection;
 use crate::domain::grade::Severity;
-use crate::vlm::{Completion, Finish};
+use crate::vlm::form::{COORDINATE_MAX, DEFECTS_MAX, LINES_MAX};
+use crate::vlm::{Completion, Finish, Ground};
 use serde::Deserialize;
 use std::ops::Range;
 
-/// Most defects that one answer may name. A tile with more is ruined anyway, and a model that
-/// repeats itself must come to an end.
-pub const DEFECTS_MAX: usize = 24;
-/// Most lines of text that one answer may hold.
-pub const LINES_MAX: usize = 12;
-/// Most characters of one line.
-pub const LINE_CHARS_MAX: usize = 64;
-/// Coordinates are thousandths of the tile's side.
-pub const COORDINATE_MAX: u16 = 1000;
 /// Side given to an empty box, in thousandths: the step in which the model counts.
 const EMPTY_SIDE: u16 = 5;
 /// The answer that nothing was found.
@@ -54,52 +46,12 @@ pub enum AnswerError {
     Severity { word: String },
     #[error("coordinate {value} is over {COORDINATE_MAX}")]
     Coordinate { value: u16 },
+    #[error("the answer comes without probabilities, and nobody knows how sure it is")]
+    Ground,
     #[error("token {index} has the probability {prob}")]
     Probability { index: usize, prob: f32 },
-    #[error("no tokens stand for the characters {start}..{end} of the answer")]
+    #[error("no token's probability stands for the characters {start}..{end} of the answer")]
     Tokens { start: usize, end: usize },
-}
-
-/// Grammar of a list of defects, in llguidance's Lark dialect. Without labels only `[]` is left.
-pub fn defects_grammar(labels: &[String]) -> String {
-    if labels.is_empty() {
-        return "start: \"[]\"\n".to_owned();
-    }
-    let labels: Vec<String> = labels.iter().map(|label| literal(&json_string(label))).collect();
-    let severities: Vec<String> = Severity::ALL.iter().map(|s| literal(&json_string(s.as_str()))).collect();
-    format!(
-        "start: \"[\" (item (\",\" item){{0,{more}}})? \"]\"\n\
-         item: {head} NUMBER \",\" NUMBER \",\" NUMBER \",\" NUMBER {label_key} label {severity_key} severity \"}}\"\n\
-         NUMBER: /0|[1-9][0-9]{{0,2}}|{COORDINATE_MAX}/\n\
-         label: {labels}\n\
-         severity: {severities}\n",
-        more = DEFECTS_MAX - 1,
-        head = literal("{\"bbox_2d\":["),
-        label_key = literal("],\"label\":"),
-        severity_key = literal(",\"severity\":"),
-        labels = labels.join(" | "),
-        severities = severities.join(" | "),
-    )
-}
-
-/// Grammar of a list of text lines, in llguidance's Lark dialect: strings of 1 to `LINE_CHARS_MAX`
-/// characters without control characters, in which only `"` and `\` are escaped.
-pub fn lines_grammar() -> String {
-    format!(
-        "start: \"[\" (LINE (\",\" LINE){{0,{more}}})? \"]\"\n\
-         LINE: /\"([^\"\\\\\\x00-\\x1f\\x7f-\\x9f]|\\\\[\"\\\\]){{1,{LINE_CHARS_MAX}}}\"/\n",
-        more = LINES_MAX - 1,
-    )
-}
-
-/// `text` as a JSON string with its quotes.
-fn json_string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// `text` as a Lark literal. Lark's are JSON strings, but it wants DEL escaped, which JSON does not.
-fn literal(text: &str) -> String {
-    json_string(text).replace('\u{7f}', "\\u007f")
 }
 
 /// What one answer says about its tile.
@@ -125,6 +77,10 @@ impl Defects {
 
 /// Reads the defects of one tile.
 ///
+/// An answer whose form nothing has held it to, `Ground::Unconstrained`, is read like any other: each of its
+/// probabilities is at most what it would have been among the tokens of the form, so that it seems less sure, never
+/// surer.
+///
 /// The confidence of a defect is that of its being there times that of its label: the probability of
 /// the tokens that opened it instead of ending the list, and of the tokens of the label. The label's
 /// alone says which defect it is, if it is one: on clean parts it was 0.5 to 1.0 for things that were
@@ -134,8 +90,8 @@ impl Defects {
 /// the model saw something there, and a box a few pixels off is better than a lost defect.
 ///
 /// # Errors
-/// `AnswerError` when the answer was cut off, is not of the asked form, names an unknown label, or
-/// has a probability that is not a finite number.
+/// `AnswerError` when the answer was cut off, is not of the asked form, names an unknown label, has a probability that
+/// is not a finite number, or lacks one.
 pub fn parse_defects(answer: &Completion, tile: usize, labels: &[String]) -> Result<Defects, AnswerError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -190,8 +146,8 @@ fn ended(answer: &Completion, items: usize) -> Result<f32, AnswerError> {
 /// Reads the lines of one text, each with its confidence.
 ///
 /// # Errors
-/// `AnswerError` when the answer was cut off, is no list of strings, or has a probability that is
-/// not a finite number.
+/// `AnswerError` when the answer was cut off, is no list of strings, has a probability that is not a finite number, or
+/// lacks one.
 pub fn parse_lines(answer: &Completion) -> Result<Vec<(String, f32)>, AnswerError> {
     check_whole(answer)?;
     let lines: Vec<String> =
@@ -228,6 +184,19 @@ pub fn empty_probability(answer: &Completion) -> f32 {
 fn check_whole(answer: &Completion) -> Result<(), AnswerError> {
     if answer.finish == Finish::Length {
         return Err(AnswerError::CutOff { tokens: answer.tokens.len() });
+    }
+    if answer.ground == Ground::None {
+        return Err(AnswerError::Ground);
+    }
+    let mut start = 0;
+    for token in &answer.tokens {
+        if token.start > start {
+            return Err(AnswerError::Tokens { start, end: token.start });
+        }
+        start = start.max(token.end);
+    }
+    if start < answer.text.len() {
+        return Err(AnswerError::Tokens { start, end: answer.text.len() });
     }
     match answer.tokens.iter().position(|token| !token.prob.is_finite() || token.prob < 0.0) {
         Some(index) => Err(AnswerError::Probability { index, prob: answer.tokens[index].prob }),

@@ -11,7 +11,8 @@
 //! Frames of several cameras may be inspected together: their tiles share the engine's batches.
 //!
 //! Invariant: an error never becomes a pass. A refused frame, an engine error or panic, an answer
-//! that does not parse and a tile without an answer are faults, and every fault is a review.
+//! that does not parse or comes without probabilities, and a tile without an answer are faults, and
+//! every fault is a review.
 
 pub mod answer;
 pub mod expect;
@@ -30,7 +31,7 @@ use crate::domain::pipeline::{Pipeline, PromptKind, VerdictRule};
 use crate::domain::text::TextLine;
 use crate::threads;
 use crate::vlm::{Answers, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
-use answer::{empty_probability, parse_defects, parse_lines};
+use answer::{AnswerError, empty_probability, parse_defects, parse_lines};
 use grade::Evidence;
 use merge::{MergeRule, merge};
 use plan::{Plan, Region};
@@ -239,17 +240,22 @@ impl<'a> Record<'a> {
             let text = answer.text.clone();
             self.answers.push(RawAnswer { prompt: prompt.id.clone(), tile, text });
         }
-        let unparsable = || Reason::Unparsable { prompt: prompt.id.clone(), tile };
+        let unread = |error: AnswerError| match error {
+            AnswerError::Ground | AnswerError::Tokens { .. } => {
+                Reason::Engine { message: format!("{} tile {tile}: {error}", prompt.id) }
+            }
+            _ => Reason::Unparsable { prompt: prompt.id.clone(), tile },
+        };
         match &prompt.kind {
             PromptKind::Defects { labels } => {
                 self.score = self.score.max(1.0 - empty_probability(&answer));
                 let asked = plan::asked_labels(labels, self.model);
-                let read = parse_defects(&answer, tile, asked).map_err(|_| unparsable())?;
+                let read = parse_defects(&answer, tile, asked).map_err(unread)?;
                 self.doubt(&read, labels);
                 self.detections.extend(read.detections.into_iter().filter(|d| labels.contains(&d.label)));
             }
             PromptKind::Text { expect } => {
-                let lines = parse_lines(&answer).map_err(|_| unparsable())?;
+                let lines = parse_lines(&answer).map_err(unread)?;
                 let frame = self.work.frame;
                 let lines =
                     expect::check_lines(&prompt.id, &lines, expect, &frame.trigger, year(frame.captured_at));

@@ -7,13 +7,12 @@
 //! shorter list is another question, one that it may never have learned to answer. What it names beyond the
 //! recipe is dropped from its answer. A model that states none is asked the recipe's list.
 
-use super::answer::{defects_grammar, lines_grammar};
 use crate::domain::frame::Frame;
 use crate::domain::grade::Reason;
 use crate::domain::grid::{Grid, Tile};
 use crate::domain::pipeline::{FrameRule, Pipeline, PixelBudget, Prompt, PromptKind, Tiling};
 use crate::domain::rect::Rect;
-use crate::vlm::{Ask, ClipFrame, Job, ModelInfo, Sampling, Shown};
+use crate::vlm::{Ask, ClipFrame, Form, Job, ModelInfo, Shown};
 use image::RgbImage;
 use image::imageops::crop_imm;
 use std::sync::Arc;
@@ -245,14 +244,11 @@ pub fn unknown_label(prompt: &Prompt, stated: &[String]) -> Option<String> {
 }
 
 fn ask(prompt: &Prompt, model: &ModelInfo) -> Ask {
-    let (grammar, max_tokens) = match &prompt.kind {
-        PromptKind::Defects { labels } => (defects_grammar(asked_labels(labels, model)), DEFECTS_TOKENS_MAX),
-        PromptKind::Text { .. } => (lines_grammar(), LINES_TOKENS_MAX),
+    let (form, max_tokens) = match &prompt.kind {
+        PromptKind::Defects { labels } => {
+            (Form::Defects { labels: asked_labels(labels, model).into() }, DEFECTS_TOKENS_MAX)
+        }
+        PromptKind::Text { .. } => (Form::Lines, LINES_TOKENS_MAX),
     };
-    Ask {
-        text: question(prompt, model).into(),
-        grammar: Some(grammar.into()),
-        max_tokens,
-        sampling: Sampling::default(),
-    }
+    Ask::new(&question(prompt, model), form, max_tokens)
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::frame::Trigger;
 use crate::domain::rect::Rect;
 use crate::recipe::pipeline_from_str;
-use crate::vlm::{AnswerToken, Finish};
+use crate::vlm::{AnswerToken, Finish, Ground};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ fn answer(items: &[Item], end: f32) -> Completion {
         push("\",\"severity\":\"minor\"}", 1.0);
     }
     push("]", end);
-    Completion { text, tokens, prompt_ids: vec![1], finish: Finish::Stop }
+    Completion { text, tokens, prompt_ids: vec![1], finish: Finish::Stop, ground: Ground::Constrained }
 }
 
 struct Script {

@@ -14,7 +14,7 @@ use crate::domain::frame::Frame;
 use crate::domain::grade::Reason;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::Pipeline;
-use crate::engine::{Answer, Class, Engine, Order, Readiness, Reply, Ticket};
+use crate::engine::{Answer, Class, Engine, Event, Order, OrderId, Readiness, Reply};
 use crate::vlm::{Job, ModelInfo, Timing, VlmError};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -31,7 +31,7 @@ struct Asked {
     planned: Planned,
     model: ModelInfo,
     /// The region of each order.
-    regions: BTreeMap<Ticket, usize>,
+    regions: BTreeMap<OrderId, usize>,
     /// Regions for which its class had no room yet, the first one last.
     unasked: Vec<(usize, Job)>,
     answers: Vec<Option<RegionAnswers>>,
@@ -45,8 +45,8 @@ impl Asked {
     fn submit(&mut self, engine: &Engine, class: Class, deadline: Instant, reply: &Reply) {
         while let Some((region, job)) = self.unasked.last() {
             let order = Order { class, deadline, job: job.clone(), reply: Arc::clone(reply) };
-            let Ok(ticket) = engine.submit(order) else { return };
-            self.regions.insert(ticket, *region);
+            let Ok(id) = engine.submit(order) else { return };
+            self.regions.insert(id, *region);
             self.unasked.pop();
         }
     }
@@ -86,7 +86,7 @@ impl UnderWay {
     /// True when the answer is about this frame; it is noted.
     pub fn take(&mut self, answer: &mut Answer) -> bool {
         let Some(asked) = &mut self.asked else { return false };
-        let Some(region) = asked.regions.remove(&answer.ticket) else { return false };
+        let Some(region) = asked.regions.remove(&answer.id) else { return false };
         asked.timing = asked.timing + answer.timing;
         asked.is_lost |= answer.answers.iter().any(|a| matches!(a, Err(VlmError::Lost { .. })));
         asked.answers[region] = Some(std::mem::take(&mut answer.answers));
@@ -112,7 +112,7 @@ impl UnderWay {
             }
         }
         // What is concluded needs no more answers.
-        std::mem::take(&mut asked.regions).into_keys().for_each(|ticket| engine.cancel(ticket));
+        std::mem::take(&mut asked.regions).into_keys().for_each(|id| engine.cancel(id));
         let fault = match engine.readiness() {
             // An engine that was lost may have come back with other files that were accepted meanwhile.
             _ if engine.info() != asked.model => Some(Reason::Engine {
@@ -128,7 +128,7 @@ impl UnderWay {
     /// Stops what was asked.
     pub fn give_up(&mut self, engine: &Engine) {
         let asked = self.asked.take().map(|asked| asked.regions);
-        asked.into_iter().flatten().for_each(|(ticket, _)| engine.cancel(ticket));
+        asked.into_iter().flatten().for_each(|(id, _)| engine.cancel(id));
     }
 
     /// Asks, where there is an engine and time; the inspection when there will be none.
@@ -194,7 +194,9 @@ impl Inbox {
     /// Puts answers in.
     pub fn reply(self: &Arc<Self>) -> Reply {
         let this = Arc::clone(self);
-        Arc::new(move |answer| {
+        Arc::new(move |event| {
+            // A part is judged by whole answers.
+            let Event::Answer(answer) = event else { return };
             this.came.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
             // A bell that rings already needs no second ring.
             let _ = this.ring.try_send(());
@@ -238,9 +240,9 @@ mod tests {
     use super::*;
     use crate::domain::frame::Trigger;
     use crate::domain::grade::Verdict;
-    use crate::engine::{Backend, Health};
+    use crate::engine::{Abilities, Backend, Health, child};
     use crate::recipe::pipeline_from_str;
-    use crate::vlm::{AnswerToken, Answered, Completion, Finish, Job, Rank};
+    use crate::vlm::{AnswerToken, Answered, Completion, Finish, Ground, Job, Rank};
     use std::time::SystemTime;
 
     /// Finds nothing; after its first job it is another model, if it is told to be.
@@ -254,6 +256,10 @@ mod tests {
     impl Backend for Exchanged {
         fn identity(&self) -> &ModelInfo {
             &self.info
+        }
+
+        fn abilities(&self) -> &Abilities {
+            &child::ABILITIES
         }
 
         fn readiness(&self) -> Readiness {
@@ -282,7 +288,8 @@ mod tests {
         fn next(&mut self, wait: Duration, _: bool, out: &mut Vec<Answered>) {
             std::thread::sleep(wait);
             let tokens = vec![AnswerToken { id: 0, start: 0, end: 2, prob: 0.99 }];
-            let nothing = Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish: Finish::Stop };
+            let (finish, ground) = (Finish::Stop, Ground::Constrained);
+            let nothing = Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish, ground };
             let answered =
                 |id| Answered { id, answers: vec![Ok(nothing.clone())], timing: Timing::default() };
             out.extend(std::mem::take(&mut self.jobs).into_iter().map(answered));

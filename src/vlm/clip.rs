@@ -8,6 +8,7 @@
 
 use super::error::VlmError;
 use super::image::{Patches, preprocess};
+use super::turn::Turn;
 use image::RgbImage;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub enum Shown {
     Images(Vec<Arc<RgbImage>>),
     /// One scene over time, oldest picture first; all pictures have one size, and there is at least one.
     Clip(Vec<ClipFrame>),
+    /// A conversation, which the user's turn ends.
+    Turns(Vec<Turn>),
 }
 
 /// One picture of a clip.
@@ -38,6 +41,7 @@ impl Shown {
         match self {
             Self::Images(images) => images.iter().collect(),
             Self::Clip(frames) => frames.iter().map(|f| &f.image).collect(),
+            Self::Turns(turns) => turns.iter().flat_map(Turn::images).collect(),
         }
     }
 
@@ -60,7 +64,7 @@ impl Shown {
         let patches: Result<Vec<_>, _> =
             images.iter().map(|i| preprocess(i, patch, merge, min_pixels, max_pixels)).collect();
         Ok(match self {
-            Self::Images(_) => patches?,
+            Self::Images(_) | Self::Turns(_) => patches?,
             Self::Clip(_) => pairs(&patches?),
         })
     }

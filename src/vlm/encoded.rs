@@ -1,8 +1,9 @@
 //! Pictures of jobs: grouped for the vision tower, then waiting for the text model.
 
 use super::Rank;
-use super::batch::Picture;
+use super::batch::{Batch, Picture};
 use super::image::{PatchGrid, Patches};
+use super::prefix::Key;
 use std::sync::Arc;
 
 /// Most patches in one pass of the vision tower, unless one picture has more. It bounds the memory; with eight
@@ -13,6 +14,10 @@ pub(super) const VISION_PATCHES_MAX: usize = 1024;
 pub(super) struct Encoded {
     pub(super) job: u64,
     pub(super) pictures: Vec<Arc<Picture>>,
+    /// Of the pictures of a conversation.
+    pub(super) hashes: Vec<Key>,
+    /// Rows that a conversation needs; 0: not known yet.
+    pub(super) needed: usize,
 }
 
 /// A part of what the questions of a job share, with its first position.
@@ -28,6 +33,14 @@ impl Piece {
             Self::Picture(p, _) => p.rows * p.cols,
         }
     }
+
+    /// Adds its rows to a pass.
+    pub(super) fn put(&self, batch: &mut Batch) {
+        match self {
+            Self::Ids(ids, start) => batch.tokens(ids, *start),
+            Self::Picture(picture, start) => batch.picture(picture, *start),
+        }
+    }
 }
 
 /// A job whose pictures the tower has not seen.
@@ -35,15 +48,27 @@ pub(super) struct Unseen {
     pub(super) id: u64,
     pub(super) rank: Rank,
     pub(super) patches: Vec<Patches>,
+    /// Of the pictures of a conversation, which are encoded one by one.
+    pub(super) hashes: Vec<Key>,
+    /// Those that were encoded already.
+    pub(super) seen: Vec<Arc<Picture>>,
 }
 
 impl Unseen {
+    /// True for a conversation that shows something.
+    pub(super) fn is_conversation(&self) -> bool {
+        !self.hashes.is_empty()
+    }
+
     pub(super) fn count(&self) -> usize {
         self.patches.iter().map(|p| p.grid.patches()).sum()
     }
 
     /// Grid and frames of its pictures, where they have them in common.
     fn form(&self) -> Option<(PatchGrid, usize)> {
+        if self.is_conversation() {
+            return None;
+        }
         let first = self.patches.first().filter(|first| self.patches.iter().all(|p| p.is_like(first)))?;
         Some((first.grid, first.frames))
     }

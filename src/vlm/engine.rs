@@ -3,7 +3,7 @@
 //!     submit --> queue --step: a group of pictures, a ragged pass of the text model--> answered
 //!
 //! Keys and values of the prefix are computed once a model, of a job's pictures once a job; its
-//! questions name those spans and copy nothing. Which jobs share a pass changes no answer beyond
+//! questions name those spans and copy nothing. Those of conversations are kept for a while (`prefix`). Which jobs share a pass changes no answer beyond
 //! the rounding of sums.
 
 use super::attention::Span;
@@ -12,9 +12,10 @@ use super::error::VlmError;
 use super::grammar::Grammars;
 use super::kv::{Arena, KvPrecision};
 use super::load::{Loaded, load};
+use super::prefix::Prefixes;
 use super::run::{Queue, Run};
 use super::text::Work;
-use super::{Answered, Job, ModelInfo, Rank, Steps};
+use super::{Answered, Delta, Job, ModelInfo, Rank, Steps};
 use candle_core::Device;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ const ARENA_BYTES_DEFAULT: usize = 1 << 30;
 /// What a pass needs beside weights, keys and values: a random 4B pair (2.74 GiB) with an arena of 1 GiB
 /// peaked at 4.14 GiB over vision batches, prefills of 2048 tokens and 16 sequences.
 const WORKING_BYTES: u64 = 512 << 20;
+/// Keys and values of conversations that are kept while nobody uses them, and no more than half of the rows.
+const PREFIXES_BYTES_MAX: usize = 256 << 20;
 /// Fewest rows that are of any use.
 const ARENA_ROWS_MIN: usize = 256;
 
@@ -54,6 +57,7 @@ pub(super) struct Engine {
     pub(super) arena: Arena,
     /// Keys and values of `<|im_start|>user\n<|vision_start|>`.
     pub(super) prefix: Span,
+    pub(super) prefixes: Prefixes,
     pub(super) work: Work,
 }
 
@@ -76,6 +80,10 @@ impl Steps for Qwen3Vl {
             pool.install(|| Run::new(engine, queue).step(out));
         }
         !queue.is_empty()
+    }
+
+    fn deltas(&mut self, out: &mut Vec<Delta>) {
+        self.queue.take_deltas(out);
     }
 }
 
@@ -107,7 +115,8 @@ impl Qwen3Vl {
         let grammars = Grammars::new(Arc::clone(&model.tokenizer), model.template.im_end)?;
         let arena = Arena::new(c.blocks, rows, width, options.kv, device)?;
         let (prefix, work) = (Span { start: 0, rows: 0 }, Work::default());
-        let mut engine = Engine { model, grammars, arena, prefix, work };
+        let prefixes = Prefixes::new((PREFIXES_BYTES_MAX / row_bytes).min(rows / 2));
+        let mut engine = Engine { model, grammars, arena, prefix, prefixes, work };
         pool.install(|| engine.prefill_prefix())?;
         Ok(Self { engine, queue: Queue::default(), pool })
     }
@@ -122,6 +131,23 @@ impl Qwen3Vl {
     pub fn stage<T: Send>(&mut self, stage: impl FnOnce(&Loaded, &mut Arena, &mut Work) -> T + Send) -> T {
         let Self { engine, pool, .. } = self;
         pool.install(|| stage(&engine.model, &mut engine.arena, &mut engine.work))
+    }
+}
+
+#[cfg(test)]
+impl Qwen3Vl {
+    pub(super) fn parts(&mut self) -> (&mut Engine, &mut Queue) {
+        (&mut self.engine, &mut self.queue)
+    }
+
+    /// Begins anew with so many rows for keys and values.
+    pub(super) fn keep_rows(&mut self, rows: usize) {
+        let c = &self.engine.model.text.config;
+        let (blocks, width) = (c.blocks, c.kv_heads * c.head_dim);
+        let arena = Arena::new(blocks, rows, width, KvPrecision::Single, &Device::Cpu);
+        self.engine.arena = arena.expect("there is memory");
+        self.engine.prefixes = Prefixes::new(rows / 2);
+        self.engine.prefill_prefix().expect("there is room");
     }
 }
 

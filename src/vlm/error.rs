@@ -26,6 +26,9 @@ pub enum VlmError {
     /// The grammar of an answer is wrong, or the model left it.
     #[error("answer grammar: {why}")]
     Grammar { why: String },
+    /// A conversation that the model's template cannot say.
+    #[error("{why}")]
+    Turns { why: String },
     /// The tokenizer refused a text.
     #[error("tokenizer: {why}")]
     Tokenizer { why: String },
@@ -35,6 +38,9 @@ pub enum VlmError {
     /// What answers is gone, or gave no answer that could be one.
     #[error("model process: {why}")]
     Lost { why: String },
+    /// Whoever was asked cannot answer this, whenever it is asked.
+    #[error("the engine cannot answer this: {why}")]
+    Unable { why: String },
     /// The caller asked to stop.
     #[error("stopped before the answer was complete")]
     Stopped,

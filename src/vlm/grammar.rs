@@ -1,12 +1,12 @@
-//! Holds answers to a grammar, by the crate `llguidance`.
+//! Holds answers to their forms, by the crate `llguidance`.
 //!
 //! A grammar is compiled once and cloned for every answer. After each token the grammar says which
 //! tokens may follow; where its characters leave no choice it names the tokens themselves, and
 //! these are fed without asking the model.
 
 use super::error::VlmError;
+use super::form::Form;
 use super::tokenizer::Tokenizer;
-use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const CACHE_MAX: usize = 64;
 /// The grammars in use, over one tokenizer.
 pub struct Grammars {
     factory: ParserFactory,
-    compiled: HashMap<Arc<str>, Matcher>,
+    compiled: HashMap<Form, Matcher>,
 }
 
 impl Grammars {
@@ -33,24 +33,29 @@ impl Grammars {
         Ok(Self { factory, compiled: HashMap::new() })
     }
 
-    /// A matcher at the start of an answer.
+    /// A matcher at the start of an answer of this form; `None`: nothing holds it.
     ///
     /// # Errors
-    /// `Grammar` when the grammar does not compile.
-    pub fn start(&mut self, grammar: &Arc<str>) -> Result<Matcher, VlmError> {
-        if let Some(matcher) = self.compiled.get(grammar) {
-            return Ok(matcher.clone());
+    /// `Grammar` when the form's grammar does not compile.
+    pub fn start(&mut self, form: &Form) -> Result<Option<Matcher>, VlmError> {
+        if let Some(matcher) = self.compiled.get(form) {
+            return Ok(Some(matcher.clone()));
         }
-        let top = TopLevelGrammar::from_lark(grammar.to_string());
-        let matcher = Matcher::new(self.factory.create_parser(top));
+        let grammar = form.grammar().map_err(|e| VlmError::Grammar { why: format!("the schema: {e}") })?;
+        let Some(grammar) = grammar else { return Ok(None) };
+        let matcher = Matcher::new(self.factory.create_parser(grammar));
         if let Some(why) = matcher.get_error() {
             return Err(VlmError::Grammar { why });
         }
         if self.compiled.len() >= CACHE_MAX {
+            // Whatever others ask, the line's grammars stay.
+            self.compiled.retain(|form, _| matches!(form, Form::Defects { .. } | Form::Lines));
+        }
+        if self.compiled.len() >= CACHE_MAX {
             self.compiled.clear();
         }
-        self.compiled.insert(Arc::clone(grammar), matcher.clone());
-        Ok(matcher)
+        self.compiled.insert(form.clone(), matcher.clone());
+        Ok(Some(matcher))
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //!     GGUF pair -> gguf -> linear (weights as stored) -> vision, text, tokenizer
 //!
-//!     Job -> clip, image: resize, patches -> vision: one row per 2x2 block
+//!     Job -> turn, clip, image: resize, patches -> vision: one row per 2x2 block
 //!         -> engine: rows of all jobs and questions in ragged batches -> text over kv's arena
-//!         -> sample, held to its grammar -> Completion
+//!         -> sample, held to its form -> Completion
 //!
 //! This room knows nothing of inspection. Work arrives as jobs (pictures, several questions); how
 //! they are batched is the engine's business alone. Source of every step: Hugging Face
@@ -16,32 +16,38 @@ pub mod clip;
 mod encoded;
 pub mod engine;
 pub mod error;
+pub mod form;
 pub mod gguf;
 pub mod grammar;
 pub mod image;
 pub mod kernel;
 pub mod kv;
 pub mod linear;
-mod live;
 pub mod load;
 pub mod logits;
 pub mod ops;
 pub mod precision;
+mod prefix;
 pub mod processor;
+mod prompt;
 pub mod rope;
 mod run;
 pub mod sample;
+mod sequence;
 pub mod state;
 pub mod synth;
 pub mod template;
 pub mod text;
 pub mod tokenizer;
+pub mod turn;
 pub mod vision;
 
 pub use clip::{ClipFrame, Shown};
 pub use engine::Qwen3Vl;
 pub use error::VlmError;
+pub use form::Form;
 pub use sample::Sampling;
+pub use turn::{Content, Role, Turn};
 
 use std::sync::Arc;
 
@@ -70,6 +76,10 @@ pub trait Steps {
     /// Goes one step on, which takes a bounded time, and adds what is answered to `out`; false when nothing is under
     /// way any more.
     fn step(&mut self, out: &mut Vec<Answered>) -> bool;
+
+    /// Adds what streamed answers have said since the last call to `out`: in their order, and all of an answer before
+    /// it comes out of `step`.
+    fn deltas(&mut self, _out: &mut Vec<Delta>) {}
 }
 
 /// Asked all at once, it is asked job by job.
@@ -83,7 +93,10 @@ impl<T: Steps> Vlm for T {
             self.submit(id as u64, Rank::default(), job.clone());
         }
         let mut answered = Vec::with_capacity(jobs.len());
-        while keep_going() && self.step(&mut answered) {}
+        while keep_going() && self.step(&mut answered) {
+            // Here an answer is heard as a whole.
+            self.deltas(&mut vec![]);
+        }
         answered.extend((0..jobs.len() as u64).filter_map(|id| self.cancel(id)));
         answered.sort_by_key(|a| a.id);
         let timing = answered.iter().fold(Timing::default(), |sum, a| sum + a.timing);
@@ -107,6 +120,16 @@ pub struct Answered {
     pub answers: Vec<Result<Completion, VlmError>>,
     /// The job's share of the time.
     pub timing: Timing,
+}
+
+/// What a streamed answer says further. The deltas of an answer, one after the other, are its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// The job's.
+    pub id: u64,
+    /// Which of the job's questions it answers.
+    pub ask: usize,
+    pub text: String,
 }
 
 /// Which model answers.
@@ -141,11 +164,24 @@ pub struct Job {
 /// One question.
 #[derive(Clone, Debug)]
 pub struct Ask {
+    /// It follows what is shown; of a conversation it ends the last turn, and may be empty.
     pub text: Arc<str>,
-    /// Grammar of the answer in llguidance's Lark dialect; `None`: free text.
-    pub grammar: Option<Arc<str>>,
+    /// What the answer may be.
+    pub form: Form,
     pub max_tokens: usize,
     pub sampling: Sampling,
+    /// An answer ends before the first of these words, wherever tokens begin and end.
+    pub stop: Vec<Arc<str>>,
+    /// What it says is to be heard while it is made, as `Delta`.
+    pub streams: bool,
+}
+
+impl Ask {
+    /// A question that is answered with the most likely tokens.
+    pub fn new(text: &str, form: Form, max_tokens: usize) -> Self {
+        let sampling = Sampling::default();
+        Self { text: text.into(), form, max_tokens, sampling, stop: vec![], streams: false }
+    }
 }
 
 /// The answers of a set of jobs and where the time went.
@@ -187,6 +223,18 @@ pub struct Completion {
     /// `<|video_pad|>` for each row of a clip's pair.
     pub prompt_ids: Vec<u32>,
     pub finish: Finish,
+    pub ground: Ground,
+}
+
+/// What the probabilities of an answer's tokens stand on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// Each is the token's among those that the form allowed.
+    Constrained,
+    /// Each is the token's among all: of an answer that has the form by itself it is no more than the constrained one.
+    Unconstrained,
+    /// There are none, or not of all tokens: nobody knows how sure the answer is.
+    None,
 }
 
 /// One token of an answer.
@@ -196,7 +244,7 @@ pub struct AnswerToken {
     /// Bytes of `Completion::text` that it stands for: `start..end`.
     pub start: usize,
     pub end: usize,
-    /// Its probability among the tokens that the grammar allowed, 0..=1; 1 where it was forced.
+    /// Its probability, 0..=1, on the ground of the answer; 1 where it was forced.
     pub prob: f32,
 }
 

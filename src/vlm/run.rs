@@ -1,25 +1,32 @@
 //! The jobs under way: each comes in, shares passes with others, and leaves when its last answer is there.
 //!
-//!     submit --> fresh --preprocess--> unseen --encode, in groups of equal size--> encoded --admit--> live --pass--> left
-//!                                                                                  ^                 |
-//!                                                         rows of the arena -------'-----------------'
+//! ```text
+//! submit --> fresh --preprocess--> unseen --encode, in groups of equal size--> encoded --admit--> live --pass--> left
+//!                                                                              ^   '--> reading --^  |
+//!                                                     rows of the arena -------'---------------------'
+//! ```
 //!
 //! One `step` does at most one group of the tower and one pass of the text model, so that a job which comes meanwhile
-//! waits for no more than these, whatever else is under way.
+//! waits for no more than these, whatever else is under way. A conversation may be long: its pictures are encoded one a
+//! step, and its prompt is read in chunks, one a pass.
 //!
-//! Invariant: of what waits, the best rank goes first; of equal ranks what came first.
+//! Invariants:
+//! - Of what waits, the best rank goes first; of equal ranks what came first.
+//! - No chunk is read in a pass that answers a job of a better class.
+
+mod enter;
 
 use super::attention::Span;
 use super::batch::{Batch, Picture};
-use super::clip::{Shown, pair_seconds};
-use super::encoded::{Encoded, Piece, Unseen, VISION_PATCHES_MAX, next_group};
+use super::clip::Shown;
+use super::encoded::{Encoded, Unseen, VISION_PATCHES_MAX, next_group};
 use super::engine::Engine;
 use super::error::VlmError;
 use super::image::Patches;
-use super::live::{Live, force};
-use super::rope::image_advance;
-use super::sample::Sampler;
-use super::{Answered, Ask, Completion, Job, Rank, Timing};
+use super::prefix::{Key, hash_picture};
+use super::sequence::{Chunk, Read, Sequence};
+use super::{Answered, Completion, Delta, Job, Rank, Timing};
+use ::image::RgbImage;
 use candle_core::Tensor;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -30,8 +37,6 @@ use std::time::Instant;
 /// times as many rows are a fifth slower with a model of 4B: what they keep between products is larger than the
 /// caches, and the weights, which are read once a pass, are not what they wait for.
 const PREFILL_ROWS_MAX: usize = 512;
-/// Bytes of a token that an answer has room for from the start.
-const BYTES_A_TOKEN: usize = 8;
 /// Most answers decoded side by side.
 const LIVE_MAX: usize = 64;
 
@@ -70,7 +75,9 @@ pub(super) struct Queue {
     /// Jobs that the text model has not begun, best first.
     encoded: VecDeque<Encoded>,
     shared: Vec<Shared>,
-    live: Vec<Live>,
+    /// Conversations whose prompts are being read.
+    reading: Vec<Sequence>,
+    live: Vec<Sequence>,
     /// The next pass: pictures and words of new jobs that their questions share, then what is pending of answers.
     batch: Batch,
     /// The rows of the pass whose logits are wanted: the last one of every answer.
@@ -78,6 +85,8 @@ pub(super) struct Queue {
     shares: Vec<Share>,
     /// Jobs whose last answer is there.
     left: Vec<u64>,
+    /// What streamed answers have said and nobody has fetched yet.
+    deltas: Vec<Delta>,
 }
 
 impl Queue {
@@ -95,6 +104,11 @@ impl Queue {
     /// True when nothing is under way.
     pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty()
+    }
+
+    /// Gives what streamed answers have said since the last call.
+    pub(super) fn take_deltas(&mut self, out: &mut Vec<Delta>) {
+        out.append(&mut self.deltas);
     }
 
     fn fail(&mut self, id: u64, e: &VlmError) {
@@ -143,8 +157,10 @@ impl<'a> Run<'a> {
         q.unseen.retain(|job| job.id != id);
         q.encoded.retain(|job| job.job != id);
         q.left.retain(|job| *job != id);
-        let stopped: Vec<Live> = q.live.extract_if(.., |live| live.job == id).collect();
-        stopped.iter().for_each(|live| self.release(live));
+        let is_its = |sequence: &mut Sequence| sequence.job == id;
+        let mut stopped: Vec<Sequence> = q.live.extract_if(.., is_its).collect();
+        stopped.extend(q.reading.extract_if(.., is_its));
+        stopped.iter_mut().for_each(|sequence| self.release(sequence));
         let Open { results, timing, .. } = self.queue.open.remove(&id)?;
         let answers = results.into_iter().map(|r| r.unwrap_or(Err(VlmError::Stopped))).collect();
         Some(Answered { id, answers, timing })
@@ -159,9 +175,10 @@ impl<'a> Run<'a> {
         let fresh = std::mem::take(&mut self.queue.fresh);
         let c = &self.engine.model.vision.config;
         let open = &self.queue.open;
-        let cut = |id: &u64| -> Result<Vec<Patches>, VlmError> {
+        let cut = |id: &u64| -> Result<(Vec<Patches>, Vec<Key>), VlmError> {
             let job = &open[id].job;
-            job.shown.preprocess(c.patch, c.merge, job.min_pixels, job.max_pixels)
+            let patches = job.shown.preprocess(c.patch, c.merge, job.min_pixels, job.max_pixels)?;
+            Ok((patches, hashes(job)))
         };
         let cut: Vec<_> = fresh.par_iter().map(cut).collect();
         let each = ms(started) / fresh.len() as f64;
@@ -170,9 +187,10 @@ impl<'a> Run<'a> {
             open.timing.preprocess_ms += each;
             let rank = open.rank;
             match patches {
-                Ok(patches) => {
+                Ok((patches, hashes)) => {
                     let at = self.queue.unseen.partition_point(|other| other.rank <= rank);
-                    self.queue.unseen.insert(at, Unseen { id, rank, patches });
+                    let unseen = Unseen { id, rank, patches, hashes, seen: vec![] };
+                    self.queue.unseen.insert(at, unseen);
                 }
                 Err(e) => self.queue.fail(id, &e),
             }
@@ -181,6 +199,9 @@ impl<'a> Run<'a> {
 
     /// Runs the pictures of the next jobs, all of one size, through the vision tower.
     fn encode(&mut self) {
+        if self.queue.unseen.first().is_some_and(Unseen::is_conversation) {
+            return self.encode_one();
+        }
         let started = Instant::now();
         let jobs = next_group(&mut self.queue.unseen);
         let all: Vec<&Patches> = jobs.iter().flat_map(|job| &job.patches).collect();
@@ -195,13 +216,39 @@ impl<'a> Run<'a> {
         };
         for job in jobs {
             let pictures = seen.drain(..job.patches.len()).collect();
-            let q = &mut *self.queue;
-            let Some(open) = q.open.get_mut(&job.id) else { continue };
+            let Some(open) = self.queue.open.get_mut(&job.id) else { continue };
             open.timing.vision_ms += spent * job.count() as f64 / patches as f64;
-            let rank_of = |e: &Encoded| q.open.get(&e.job).map(|open| open.rank);
-            let at = q.encoded.partition_point(|other| rank_of(other) <= Some(job.rank));
-            q.encoded.insert(at, Encoded { job: job.id, pictures });
+            self.to_encoded(job.rank, Encoded { job: job.id, pictures, hashes: vec![], needed: 0 });
         }
+    }
+
+    /// Runs the next picture of the best conversation through the vision tower.
+    fn encode_one(&mut self) {
+        let started = Instant::now();
+        let mut job = self.queue.unseen.remove(0);
+        let seen = self.see(&[&job.patches[job.seen.len()]]);
+        if let Some(open) = self.queue.open.get_mut(&job.id) {
+            open.timing.vision_ms += ms(started);
+        }
+        match seen {
+            Ok(seen) => job.seen.extend(seen),
+            Err(e) => return self.queue.fail(job.id, &e),
+        }
+        if job.seen.len() < job.patches.len() {
+            self.queue.unseen.insert(0, job);
+        } else {
+            self.to_encoded(
+                job.rank,
+                Encoded { job: job.id, pictures: job.seen, hashes: job.hashes, needed: 0 },
+            );
+        }
+    }
+
+    fn to_encoded(&mut self, rank: Rank, encoded: Encoded) {
+        let q = &mut *self.queue;
+        let rank_of = |e: &Encoded| q.open.get(&e.job).map(|open| open.rank);
+        let at = q.encoded.partition_point(|other| rank_of(other) <= Some(rank));
+        q.encoded.insert(at, encoded);
     }
 
     /// What the vision tower says about each of some pictures.
@@ -226,187 +273,22 @@ impl<'a> Run<'a> {
         Ok(seen)
     }
 
-    /// Takes waiting jobs while there is room.
-    fn admit(&mut self) {
-        let mut rows = 0;
-        while let Some(next) = self.queue.encoded.pop_front() {
-            if rows > PREFILL_ROWS_MAX || self.queue.live.len() >= LIVE_MAX {
-                self.queue.encoded.push_front(next);
-                break;
-            }
-            match self.enter(&next) {
-                Ok(Some(entered)) => rows += entered,
-                // No room now: it waits for a live answer to end.
-                Ok(None) if !self.queue.live.is_empty() => {
-                    self.queue.encoded.push_front(next);
-                    break;
-                }
-                Ok(None) => {
-                    let needed = self.rows_needed(&next).unwrap_or(0);
-                    let error = self.engine.arena.too_long(needed);
-                    self.queue.fail(next.job, &error);
-                }
-                Err(e) => self.queue.fail(next.job, &e),
-            }
-        }
-    }
-
-    fn job(&self, e: &Encoded) -> &Job {
-        &self.queue.open[&e.job].job
-    }
-
-    fn rows_needed(&self, e: &Encoded) -> Result<usize, VlmError> {
-        let (shared, _) = self.shared_ids(e)?;
-        let mut rows = shared.iter().map(Piece::rows).sum();
-        for ask in &self.job(e).asks {
-            rows += self.question(ask, e)?.len() + ask.max_tokens;
-        }
-        Ok(rows)
-    }
-
-    fn question(&self, ask: &Ask, e: &Encoded) -> Result<Vec<u32>, VlmError> {
-        let m = &self.engine.model;
-        m.template.question(&m.tokenizer, &ask.text, !e.pictures.is_empty())
-    }
-
-    /// The rows of the prefix that a job stands behind: a clip's first time comes before its first
-    /// `<|vision_start|>`.
-    fn before(&self, e: &Encoded) -> Span {
-        let Span { start, rows } = self.engine.prefix;
-        match &self.job(e).shown {
-            Shown::Images(images) if images.is_empty() => Span { start, rows: 0 },
-            Shown::Images(_) => Span { start, rows },
-            Shown::Clip(_) => Span { start, rows: rows - 1 },
-        }
-    }
-
-    /// What all questions of a job share behind the prefix, and the position behind it.
-    fn shared_ids(&self, e: &Encoded) -> Result<(Vec<Piece>, u32), VlmError> {
-        let m = &self.engine.model;
-        let t = &m.template;
-        let before_each: Vec<Vec<u32>> = match &self.job(e).shown {
-            Shown::Images(_) => (0..e.pictures.len())
-                .map(|i| if i == 0 { vec![] } else { vec![t.vision_end, t.vision_start] })
-                .collect(),
-            Shown::Clip(frames) => {
-                let seconds = pair_seconds(&frames.iter().map(|f| f.at).collect::<Vec<_>>());
-                let ids = |(i, s): (usize, &f64)| t.before_pair(&m.tokenizer, *s, i == 0);
-                seconds.iter().enumerate().map(ids).collect::<Result<_, _>>()?
-            }
-        };
-        let mut next = self.before(e).rows as u32;
-        let mut pieces = vec![];
-        for (picture, ids) in e.pictures.iter().zip(before_each) {
-            if !ids.is_empty() {
-                let rows = ids.len() as u32;
-                pieces.push(Piece::Ids(ids, next));
-                next += rows;
-            }
-            pieces.push(Piece::Picture(Arc::clone(picture), next));
-            next += image_advance(picture.rows, picture.cols);
-        }
-        Ok((pieces, next))
-    }
-
-    /// The tokens that stand for the shared spans, for the record of what the model was given.
-    fn shown_ids(&self, e: &Encoded, pieces: &[Piece]) -> Vec<u32> {
-        let t = &self.engine.model.template;
-        let pad = match self.job(e).shown {
-            Shown::Images(_) => t.image_pad,
-            Shown::Clip(_) => t.video_pad.unwrap_or(t.image_pad),
-        };
-        let mut ids = t.prefix();
-        ids.truncate(self.before(e).rows);
-        for piece in pieces {
-            match piece {
-                Piece::Ids(inner, _) => ids.extend(inner),
-                Piece::Picture(..) => ids.extend(std::iter::repeat_n(pad, piece.rows())),
-            }
-        }
-        ids
-    }
-
-    /// Lends the rows of a job, opens its answers and puts what they share into the next pass: how many rows came
-    /// new, `None` when the arena has no room.
-    fn enter(&mut self, e: &Encoded) -> Result<Option<usize>, VlmError> {
-        let asks = self.job(e).asks.clone();
-        let mut opened = vec![];
-        for ask in &asks {
-            let mut ids = self.question(ask, e)?;
-            let mut matcher = ask.grammar.as_ref().map(|g| self.engine.grammars.start(g)).transpose()?;
-            let forced = force(&mut matcher)?;
-            ids.extend(&forced);
-            opened.push((ids, matcher, forced));
-        }
-        let (pieces, next) = self.shared_ids(e)?;
-        let shared_rows = pieces.iter().map(Piece::rows).sum();
-        let mut spans = vec![];
-        for rows in std::iter::once(shared_rows)
-            .chain(opened.iter().zip(&asks).map(|(o, a)| o.0.len() + a.max_tokens))
-        {
-            match self.engine.arena.lend(rows) {
-                Some(span) => spans.push(span),
-                None => {
-                    spans.into_iter().for_each(|s| self.engine.arena.give_back(s));
-                    return Ok(None);
-                }
-            }
-        }
-        let mut spans = spans.into_iter();
-        let span = spans.next().unwrap_or(Span { start: 0, rows: 0 });
-        let before = self.before(e);
-        let context = if e.pictures.is_empty() { vec![] } else { vec![before, span] };
-        let shown = self.shown_ids(e, &pieces);
-        let mut rows = shared_rows;
-        for (i, ((ids, matcher, forced), own)) in opened.into_iter().zip(spans).enumerate() {
-            rows += ids.len();
-            let mut live = Live {
-                job: e.job,
-                ask: i,
-                matcher,
-                sampler: Sampler::new(&asks[i].sampling),
-                context: context.clone(),
-                own,
-                filled: 0,
-                next,
-                prompt_ids: [&shown, &ids[..ids.len() - forced.len()]].concat(),
-                pending: ids,
-                max_tokens: asks[i].max_tokens,
-                tokens: Vec::with_capacity(asks[i].max_tokens),
-                bytes: Vec::with_capacity(BYTES_A_TOKEN * asks[i].max_tokens),
-                allowed: None,
-                tiles: vec![],
-                outcome: None,
-            };
-            forced.iter().for_each(|id| live.push(*id, 1.0, self.engine.model.tokenizer.bytes(*id)));
-            self.queue.live.push(live);
-        }
-        if !e.pictures.is_empty() {
-            for piece in &pieces {
-                match piece {
-                    Piece::Ids(ids, start) => self.queue.batch.tokens(ids, *start),
-                    Piece::Picture(picture, start) => self.queue.batch.picture(picture, *start),
-                }
-            }
-            self.queue.batch.part([before], span.start);
-            self.queue.shares.push(Share { job: e.job, rows: shared_rows, is_prefill: true });
-            self.queue.shared.push(Shared { job: e.job, span, users: asks.len() });
-        }
-        Ok(Some(rows))
-    }
-
-    /// One pass of the text model: what new jobs share, and the pending tokens of all answers.
+    /// One pass of the text model: what new jobs share, the pending tokens of all answers, and a chunk of a prompt.
     fn pass(&mut self) {
-        if self.queue.live.is_empty() {
+        let chunk = self.chunk_to_read();
+        if self.queue.live.is_empty() && chunk.is_none() {
             return;
         }
         let started = Instant::now();
         self.add_pending();
+        if let Some(chunk) = chunk {
+            self.add_chunk(chunk);
+        }
         let rows = self.queue.batch.rows();
         let outcome = self.forward();
         self.queue.batch.clear();
-        if let Err(e) = outcome {
-            self.queue.live.iter_mut().for_each(|live| live.outcome = Some(Err(copy(&e))));
+        if let Err(e) = &outcome {
+            self.queue.live.iter_mut().for_each(|live| live.outcome = Some(Err(copy(e))));
         }
         let each = ms(started) / rows as f64;
         let Queue { shares, open, .. } = &mut *self.queue;
@@ -414,7 +296,50 @@ impl<'a> Run<'a> {
             let Some(Open { timing, .. }) = open.get_mut(&job) else { continue };
             *(if is_prefill { &mut timing.prefill_ms } else { &mut timing.decode_ms }) += each * rows as f64;
         }
+        self.say();
         self.leave();
+        if let Some(chunk) = chunk {
+            self.end_chunk(chunk, outcome);
+        }
+    }
+
+    /// Which conversation reads a chunk in the next pass: the best, unless a job of a better class is answered in it.
+    fn chunk_to_read(&self) -> Option<usize> {
+        let Queue { reading, live, open, .. } = &*self.queue;
+        let rank = |sequence: &Sequence| open.get(&sequence.job).map(|open| open.rank);
+        let best = (0..reading.len()).min_by_key(|i| rank(&reading[*i]))?;
+        let class = rank(&reading[best])?.class;
+        live.iter().filter_map(rank).all(|rank| rank.class >= class).then_some(best)
+    }
+
+    /// Adds the next chunk of a conversation to the pass.
+    fn add_chunk(&mut self, at: usize) {
+        let Queue { reading, batch, shares, .. } = &mut *self.queue;
+        let sequence = &reading[at];
+        let Some(Chunk { piece, span, .. }) = sequence.unread.front() else { return };
+        piece.put(batch);
+        batch.part(sequence.context.iter().copied(), span.start);
+        shares.push(Share { job: sequence.job, rows: span.rows, is_prefill: true });
+    }
+
+    /// Notes that a chunk was read; after the last one its answer begins. When the pass has failed, the job has.
+    fn end_chunk(&mut self, at: usize, outcome: Result<(), VlmError>) {
+        if let Err(e) = outcome {
+            let job = self.queue.reading[at].job;
+            let failed = self.queue.reading.extract_if(.., |sequence| sequence.job == job);
+            failed.collect::<Vec<_>>().iter_mut().for_each(|sequence| self.release(sequence));
+            return self.queue.fail(job, &e);
+        }
+        let sequence = &mut self.queue.reading[at];
+        if let Some(Chunk { key, span, .. }) = sequence.unread.pop_front() {
+            sequence.context.push(span);
+            let is_kept = self.engine.prefixes.keep(key, span);
+            sequence.read.push(if is_kept { Read::Kept(key) } else { Read::Own(span) });
+        }
+        if sequence.unread.is_empty() {
+            let sequence = self.queue.reading.remove(at);
+            self.queue.live.push(sequence);
+        }
     }
 
     /// Adds the pending tokens of all answers to the pass.
@@ -438,16 +363,30 @@ impl<'a> Run<'a> {
     fn forward(&mut self) -> Result<(), VlmError> {
         let Engine { model, arena, work, .. } = &mut *self.engine;
         let Queue { live, batch, last, .. } = &mut *self.queue;
-        live.par_iter_mut().for_each(Live::look_ahead);
+        live.par_iter_mut().for_each(Sequence::look_ahead);
         model.text.forward(batch, arena, work)?;
+        if live.is_empty() {
+            return Ok(());
+        }
         let logits = model.text.next_logits(work, last, |i| live[i].allowed_tiles())?;
         live.par_iter_mut().enumerate().for_each(|(i, live)| live.step(logits.row(i), model));
         Ok(())
     }
 
+    /// Notes what streamed answers can say now.
+    fn say(&mut self) {
+        let Queue { live, deltas, .. } = &mut *self.queue;
+        for sequence in live {
+            if let Some(text) = sequence.say() {
+                deltas.push(Delta { id: sequence.job, ask: sequence.ask, text });
+            }
+        }
+    }
+
     /// Takes the answers that ended out.
     fn leave(&mut self) {
-        let mut ended: Vec<Live> = self.queue.live.extract_if(.., |live| live.outcome.is_some()).collect();
+        let mut ended: Vec<Sequence> =
+            self.queue.live.extract_if(.., |live| live.outcome.is_some()).collect();
         for live in &mut ended {
             let outcome = live.outcome.take().unwrap_or(Err(VlmError::Stopped));
             self.release(live);
@@ -460,13 +399,32 @@ impl<'a> Run<'a> {
     }
 
     /// Returns the rows of an answer, and those of its pictures after their last question.
-    fn release(&mut self, live: &Live) {
-        self.engine.arena.give_back(live.own);
+    fn release(&mut self, live: &mut Sequence) {
+        let Engine { arena, prefixes, .. } = &mut *self.engine;
+        arena.give_back(live.own);
+        live.unread.drain(..).for_each(|chunk| arena.give_back(chunk.span));
+        for read in live.read.drain(..).rev() {
+            match read {
+                Read::Kept(key) => prefixes.let_go(&key, arena),
+                Read::Own(span) => arena.give_back(span),
+            }
+        }
         let shared = &mut self.queue.shared;
         let Some(at) = shared.iter().position(|s| s.job == live.job) else { return };
         shared[at].users -= 1;
         if shared[at].users == 0 {
             self.engine.arena.give_back(shared.swap_remove(at).span);
+        }
+    }
+}
+
+/// The hashes of a conversation's pictures; nothing else needs them.
+fn hashes(job: &Job) -> Vec<Key> {
+    match &job.shown {
+        Shown::Images(_) | Shown::Clip(_) => vec![],
+        Shown::Turns(_) => {
+            let hash = |image: &Arc<RgbImage>| hash_picture(image, job.min_pixels, job.max_pixels);
+            job.shown.images().into_iter().map(hash).collect()
         }
     }
 }
@@ -481,6 +439,7 @@ fn copy(e: &VlmError) -> VlmError {
             VlmError::TooLong { needed: *needed, available: *available }
         }
         VlmError::Grammar { why } => VlmError::Grammar { why: why.clone() },
+        VlmError::Turns { why } => VlmError::Turns { why: why.clone() },
         VlmError::Tokenizer { why } => VlmError::Tokenizer { why: why.clone() },
         VlmError::NotFinite => VlmError::NotFinite,
         VlmError::Stopped => VlmError::Stopped,
@@ -492,3 +451,6 @@ fn copy(e: &VlmError) -> VlmError {
 fn ms(started: Instant) -> f64 {
     started.elapsed().as_secs_f64() * 1e3
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,11 +88,19 @@ impl Template {
     pub fn question(&self, t: &Tokenizer, text: &str, behind_picture: bool) -> Result<Vec<u32>, VlmError> {
         let mut ids = if behind_picture { vec![self.vision_end] } else { self.opening() };
         ids.extend(t.encode(text)?);
-        ids.push(self.im_end);
-        ids.extend(&self.newline);
-        ids.push(self.im_start);
-        ids.extend(&self.assistant);
+        ids.extend(self.turn_end());
+        ids.extend(self.answer_start());
         Ok(ids)
+    }
+
+    /// Tokens that end a turn.
+    pub fn turn_end(&self) -> impl Iterator<Item = u32> + '_ {
+        std::iter::once(self.im_end).chain(self.newline.iter().copied())
+    }
+
+    /// Tokens that open the assistant's turn.
+    pub fn answer_start(&self) -> impl Iterator<Item = u32> + '_ {
+        std::iter::once(self.im_start).chain(self.assistant.iter().copied())
     }
 
     /// True for tokens that end an answer.

@@ -23,13 +23,25 @@ mod remote;
 pub mod serve;
 pub mod wire;
 
-use super::{Backend, EngineError, Gate, Health, Readiness, Refused, Trial};
+use super::{Abilities, Backend, EngineError, Forms, Gate, Health, Readiness, Refused, Trial};
 use crate::ipc::{self, IpcError, Program};
-use crate::vlm::{Answered, Completion, Job, ModelInfo, Rank, Timing, VlmError};
+use crate::vlm::{Answered, Completion, Delta, Ground, Job, ModelInfo, Rank, Timing, VlmError};
 use remote::{Loading, Remote};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// What the engine in its process can answer.
+pub const ABILITIES: Abilities = Abilities {
+    forms: Forms { defects: true, lines: true, schema: true, lark: true },
+    ground: Ground::Constrained,
+    images_max: 64,
+    pixel_bytes_max: wire::PIXEL_BYTES_MAX,
+    clips: true,
+    conversations: true,
+    streams: true,
+    prefix_cache: true,
+};
 
 /// From the deadline of a job to the moment when a silent engine counts as hung.
 pub const GRACE: Duration = Duration::from_secs(1);
@@ -291,6 +303,10 @@ impl Backend for Child {
         &self.info
     }
 
+    fn abilities(&self) -> &Abilities {
+        &ABILITIES
+    }
+
     fn readiness(&self) -> Readiness {
         match &self.state {
             State::Here(_) => Readiness::Ready,
@@ -363,6 +379,12 @@ impl Backend for Child {
             let _ = self.step(wait, wanted || self.lost);
         }
         out.append(&mut self.orphans);
+    }
+
+    fn deltas(&mut self, out: &mut Vec<Delta>) {
+        if let State::Here(remote) = &mut self.state {
+            remote.deltas(out);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One process of the engine, which may be lost at any moment.
 //!
 //! ```text
-//! submit: Job -->            <-- Answer, in whatever order
+//! submit: Job -->            <-- Delta, …, Answer, in whatever order
 //! stop:   Stop --within the grace--> Answer, with what is complete
 //!                  '--no word: hung-------> lost
 //! ```
@@ -10,7 +10,7 @@
 
 use super::wire::{self, FromEngine, ToEngine};
 use crate::ipc::{Child, IpcError, Program};
-use crate::vlm::{Answered, Job, ModelInfo, Rank};
+use crate::vlm::{Answered, Delta, Job, ModelInfo, Rank};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -30,11 +30,15 @@ pub struct Remote {
     /// From "stop" to "hung"; also the limit of a message that began.
     grace: Duration,
     jobs: BTreeMap<u64, Sent>,
+    /// What streamed answers have said and nobody has fetched yet.
+    deltas: Vec<Delta>,
 }
 
 /// A job that it owes an answer.
 struct Sent {
     questions: usize,
+    /// Bytes that its streamed answers have said so far.
+    said: usize,
     /// When it was told to stop it.
     stopped: Option<Instant>,
 }
@@ -51,7 +55,7 @@ impl Remote {
     pub fn start(program: &Program, grace: Duration) -> Result<Self, IpcError> {
         let mut child = Child::spawn(program)?;
         child.channel.limit_payload(ANSWER_BYTES_MAX);
-        Ok(Self { child, info: ModelInfo::default(), grace, jobs: BTreeMap::new() })
+        Ok(Self { child, info: ModelInfo::default(), grace, jobs: BTreeMap::new(), deltas: vec![] })
     }
 
     /// Waits a moment for the model.
@@ -101,7 +105,7 @@ impl Remote {
         let images = job.shown.images();
         let pixels = images.iter().map(|i| i.as_raw().as_slice());
         let payload: Vec<&[u8]> = std::iter::once(asks.as_slice()).chain(pixels).collect();
-        self.jobs.insert(id, Sent { questions: job.asks.len(), stopped: None });
+        self.jobs.insert(id, Sent { questions: job.asks.len(), said: 0, stopped: None });
         self.child.channel.send(&header, &payload, self.grace).map_err(|e| self.words(&e))
     }
 
@@ -130,6 +134,7 @@ impl Remote {
                     self.jobs.remove(&id);
                     out.push(Answered { id, answers, timing: wire::timing_of(timing_ms) });
                 }
+                Ok(Some((FromEngine::Delta { id, ask }, payload))) => self.take_delta(id, ask, payload)?,
                 Ok(Some((FromEngine::Failed { why }, _))) => return Err(readable(&why)),
                 Ok(Some((FromEngine::Ready { .. }, _))) => return Err("it speaks out of turn".into()),
                 Err(error) => return Err(self.words(&error)),
@@ -141,6 +146,22 @@ impl Remote {
             Some(waited) => Err(format!("hung: no word {} ms after the deadline", waited.as_millis())),
             None => Ok(()),
         }
+    }
+
+    fn take_delta(&mut self, id: u64, ask: usize, payload: Vec<u8>) -> Result<(), String> {
+        let sent = self.jobs.get_mut(&id).ok_or("it says something of a job that it was not given")?;
+        sent.said += payload.len();
+        if ask >= sent.questions || sent.said > ANSWER_BYTES_MAX {
+            return Err("it says more than it was asked".into());
+        }
+        let text = String::from_utf8(payload).map_err(|_| "what it says is no text")?;
+        self.deltas.push(Delta { id, ask, text });
+        Ok(())
+    }
+
+    /// Gives what streamed answers have said since the last call.
+    pub fn deltas(&mut self, out: &mut Vec<Delta>) {
+        out.append(&mut self.deltas);
     }
 
     /// The jobs that it owes an answer, and how many questions each has.

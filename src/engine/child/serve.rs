@@ -1,13 +1,13 @@
 //! The engine's process: loads the model, answers job by job, ends when its socket closes.
 //!
 //! ```text
-//! reader thread: socket --Job, Stop--> main thread: step by step --Answer--> socket
+//! reader thread: socket --Job, Stop--> main thread: step by step --Delta, Answer--> socket
 //! ```
 
 use super::wire::{self, FromEngine, ToEngine};
 use crate::ipc::{Channel, IpcError};
 use crate::threads;
-use crate::vlm::{Answered, Job, Rank, Steps, VlmError};
+use crate::vlm::{Answered, Delta, Job, Rank, Steps, VlmError};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub fn serve(
         Err(words) => return fail(&mut channel, words),
     };
     channel.send(&wire::ready(model.info()), &[], PATIENCE)?;
-    let (mut busy, mut answered) = (false, vec![]);
+    let (mut busy, mut answered, mut deltas) = (false, vec![], vec![]);
     loop {
         // Without work there is nothing to do but to wait.
         let mut next = if busy { messages.try_recv() } else { messages.recv().map_err(Into::into) };
@@ -56,8 +56,17 @@ pub fn serve(
             // Nobody can vouch for the state of an engine that panicked.
             Err(words) => return fail(&mut channel, words),
         }
+        model.deltas(&mut deltas);
+        say(&mut channel, &mut deltas)?;
         reply(&mut channel, &mut answered)?;
     }
+}
+
+fn say(channel: &mut Channel, deltas: &mut Vec<Delta>) -> Result<(), IpcError> {
+    for Delta { id, ask, text } in deltas.drain(..) {
+        channel.send(&FromEngine::Delta { id, ask }, &[text.as_bytes()], PATIENCE)?;
+    }
+    Ok(())
 }
 
 fn reply(channel: &mut Channel, answered: &mut Vec<Answered>) -> Result<(), IpcError> {
@@ -92,9 +101,17 @@ fn read(channel: &mut Channel, messages: &SyncSender<Message>) -> Result<(), Ipc
     loop {
         let Some((header, payload)) = channel.recv(POLL, PATIENCE)? else { continue };
         let message = match header {
-            ToEngine::Job { id, rank: (class, due), images, clip_ns, min_pixels, max_pixels, asks_bytes } => {
+            ToEngine::Job {
+                id,
+                rank: (class, due),
+                images,
+                clip_ns,
+                min_pixels,
+                max_pixels,
+                words_bytes,
+            } => {
                 let clip_ns = clip_ns.as_deref();
-                match wire::job_of(&images, clip_ns, min_pixels, max_pixels, asks_bytes, &payload) {
+                match wire::job_of(&images, clip_ns, min_pixels, max_pixels, words_bytes, &payload) {
                     Ok(job) => Message::Job(id, Rank { class, due }, job),
                     Err(why) => Message::Bad(why),
                 }

@@ -1,8 +1,8 @@
 //! What the daemon and the engine's process say to each other.
 //!
 //! ```text
-//! parent:  Job + questions and pixels, …            Stop: it is late
-//! child:   Ready | Failed    Answer + completions, once for each job, in whatever order they come
+//! parent:  Job + words and pixels, …                Stop: it is late
+//! child:   Ready | Failed    Delta + text, …        Answer + completions, once for each job, in whatever order they come
 //! ```
 //!
 //! Both sides are the same binary, so the form needs no version; the parent still believes nothing:
@@ -10,23 +10,23 @@
 //! that are none are errors of that answer.
 
 use crate::ipc::PAYLOAD_BYTES_MAX;
-use crate::vlm::{AnswerToken, Answered, Ask, ClipFrame, Completion, Finish, Job, ModelInfo, Rank, Sampling};
-use crate::vlm::{Shown, Timing, VlmError};
+use crate::vlm::{AnswerToken, Answered, Ask, ClipFrame, Completion, Content, Finish, Form, Ground, Job};
+use crate::vlm::{ModelInfo, Rank, Role, Sampling, Shown, Timing, Turn, VlmError};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Room that the questions of a job have in its message: a pipeline's prompts and grammars need far less.
-const ASKS_BYTES_MAX: usize = 1 << 20;
+/// Room that the words of a job have in its message, which `abilities::TEXT_BYTES_MAX` is a part of.
+const WORDS_BYTES_MAX: usize = 1 << 20;
 
 /// Most bytes that the pictures of one job may have, three a pixel.
-pub const PIXEL_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - ASKS_BYTES_MAX;
+pub const PIXEL_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - WORDS_BYTES_MAX;
 
 /// From the daemon to the engine.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToEngine {
-    /// Payload: `asks_bytes` of JSON, then the pixels of the pictures, one after the other.
+    /// Payload: `words_bytes` of JSON (questions and turns), then the pixels of the pictures, one after the other.
     Job {
         id: u64,
         /// Class and due time: the lower goes first.
@@ -37,7 +37,7 @@ pub enum ToEngine {
         clip_ns: Option<Vec<u64>>,
         min_pixels: u32,
         max_pixels: u32,
-        asks_bytes: usize,
+        words_bytes: usize,
     },
     /// The job is to be answered with what is complete.
     Stop { id: u64 },
@@ -56,20 +56,62 @@ pub enum FromEngine {
     },
     /// The engine gives up and ends: the model cannot be loaded, or it panicked.
     Failed { why: String },
+    /// A streamed answer of the job, to its question `ask`, says this further. Payload: the text.
+    Delta { id: u64, ask: usize },
     /// Payload: JSON, one entry a question. Times of the job in milliseconds: preprocess, vision, prefill, decode.
     Answer { id: u64, timing_ms: [f64; 4] },
+}
+
+/// All that a job says besides its pictures.
+#[derive(Serialize, Deserialize)]
+struct WordsWire {
+    asks: Vec<AskWire>,
+    /// The pictures stand in these turns.
+    turns: Option<Vec<TurnWire>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TurnWire {
+    role: RoleWire,
+    /// Texts; `None` is the next picture.
+    content: Vec<Option<String>>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum RoleWire {
+    System,
+    User,
+    Assistant,
 }
 
 #[derive(Serialize, Deserialize)]
 struct AskWire {
     text: String,
-    grammar: Option<String>,
+    form: FormWire,
     max_tokens: usize,
     temperature: f64,
     top_p: Option<f64>,
     top_k: Option<usize>,
     repeat_penalty: f32,
     seed: u64,
+    stop: Vec<String>,
+    streams: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+enum FormWire {
+    Defects(Vec<String>),
+    Lines,
+    Schema(String),
+    Lark(String),
+    Free,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum GroundWire {
+    Constrained,
+    Unconstrained,
+    None,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,6 +122,7 @@ enum AnswerWire {
         tokens: Vec<(u32, usize, usize, Option<f32>)>,
         prompt_ids: Vec<u32>,
         cut_off: bool,
+        ground: GroundWire,
     },
     Stopped,
     NotFinite,
@@ -91,10 +134,10 @@ fn lost(why: impl Into<String>) -> VlmError {
     VlmError::Lost { why: why.into() }
 }
 
-/// The header and the questions of a job; its pixels follow them in the payload.
+/// The header and the words of a job; its pixels follow them in the payload.
 pub fn job_message(id: u64, rank: Rank, job: &Job) -> (ToEngine, Vec<u8>) {
-    let wire: Vec<AskWire> = job.asks.iter().map(ask_to_wire).collect();
-    let asks = serde_json::to_vec(&wire).expect("numbers and strings always serialise");
+    let wire = WordsWire { asks: job.asks.iter().map(ask_to_wire).collect(), turns: turns(&job.shown) };
+    let words = serde_json::to_vec(&wire).expect("numbers and strings always serialise");
     let header = ToEngine::Job {
         id,
         rank: (rank.class, rank.due),
@@ -102,9 +145,9 @@ pub fn job_message(id: u64, rank: Rank, job: &Job) -> (ToEngine, Vec<u8>) {
         clip_ns: clip_ns(&job.shown),
         min_pixels: job.min_pixels,
         max_pixels: job.max_pixels,
-        asks_bytes: asks.len(),
+        words_bytes: words.len(),
     };
-    (header, asks)
+    (header, words)
 }
 
 /// The job of a message; what does not fit together is said in words.
@@ -113,11 +156,11 @@ pub fn job_of(
     clip_ns: Option<&[u64]>,
     min_pixels: u32,
     max_pixels: u32,
-    asks_bytes: usize,
+    words_bytes: usize,
     payload: &[u8],
 ) -> Result<Job, String> {
-    let (asks, mut pixels) = payload.split_at_checked(asks_bytes).ok_or("the questions are cut off")?;
-    let asks: Vec<AskWire> = serde_json::from_slice(asks).map_err(|e| e.to_string())?;
+    let (words, mut pixels) = payload.split_at_checked(words_bytes).ok_or("the words are cut off")?;
+    let WordsWire { asks, turns } = serde_json::from_slice(words).map_err(|e| e.to_string())?;
     let mut pictures = vec![];
     for &(width, height) in images {
         let bytes = width as usize * height as usize * 3;
@@ -126,16 +169,59 @@ pub fn job_of(
         pixels = rest;
     }
     if !pixels.is_empty() {
-        return Err(format!("{} bytes behind the last picture", pixels.len()));
+        return Err(format!("{} bytes after the last picture", pixels.len()));
     }
     let asks = asks.into_iter().map(ask_of_wire).collect();
-    Ok(Job { shown: shown_of(pictures, clip_ns)?, min_pixels, max_pixels, asks })
+    let shown = match turns {
+        Some(_) if clip_ns.is_some() => return Err("a conversation is no clip".into()),
+        Some(turns) => Shown::Turns(turns_of(turns, pictures)?),
+        None => shown_of(pictures, clip_ns)?,
+    };
+    Ok(Job { shown, min_pixels, max_pixels, asks })
 }
 
 fn clip_ns(shown: &Shown) -> Option<Vec<u64>> {
     match shown {
-        Shown::Images(_) => None,
+        Shown::Images(_) | Shown::Turns(_) => None,
         Shown::Clip(frames) => Some(frames.iter().map(|f| f.at.as_nanos() as u64).collect()),
+    }
+}
+
+fn turns(shown: &Shown) -> Option<Vec<TurnWire>> {
+    let Shown::Turns(turns) = shown else { return None };
+    let content = |content: &Content| match content {
+        Content::Text(text) => Some(text.to_string()),
+        Content::Image(_) => None,
+    };
+    let turn = |turn: &Turn| TurnWire {
+        role: match turn.role {
+            Role::System => RoleWire::System,
+            Role::User => RoleWire::User,
+            Role::Assistant => RoleWire::Assistant,
+        },
+        content: turn.content.iter().map(content).collect(),
+    };
+    Some(turns.iter().map(turn).collect())
+}
+
+fn turns_of(wire: Vec<TurnWire>, pictures: Vec<Arc<RgbImage>>) -> Result<Vec<Turn>, String> {
+    let mut pictures = pictures.into_iter();
+    let mut content = |text: Option<String>| match text {
+        Some(text) => Ok(Content::Text(text.into())),
+        None => pictures.next().map(Content::Image).ok_or("a turn lacks its picture"),
+    };
+    let mut turns = vec![];
+    for TurnWire { role, content: pieces } in wire {
+        let role = match role {
+            RoleWire::System => Role::System,
+            RoleWire::User => Role::User,
+            RoleWire::Assistant => Role::Assistant,
+        };
+        turns.push(Turn { role, content: pieces.into_iter().map(&mut content).collect::<Result<_, _>>()? });
+    }
+    match pictures.len() {
+        0 => Ok(turns),
+        left => Err(format!("{left} pictures stand in no turn")),
     }
 }
 
@@ -152,20 +238,44 @@ fn ask_to_wire(ask: &Ask) -> AskWire {
     let Sampling { temperature, top_p, top_k, repeat_penalty, seed } = ask.sampling;
     AskWire {
         text: ask.text.to_string(),
-        grammar: ask.grammar.as_deref().map(str::to_owned),
+        form: form_to_wire(&ask.form),
         max_tokens: ask.max_tokens,
         temperature,
         top_p,
         top_k,
         repeat_penalty,
         seed,
+        stop: ask.stop.iter().map(|word| word.to_string()).collect(),
+        streams: ask.streams,
     }
 }
 
 fn ask_of_wire(wire: AskWire) -> Ask {
-    let AskWire { text, grammar, max_tokens, temperature, top_p, top_k, repeat_penalty, seed } = wire;
+    let AskWire { text, form, max_tokens, temperature, top_p, top_k, repeat_penalty, seed, stop, streams } =
+        wire;
     let sampling = Sampling { temperature, top_p, top_k, repeat_penalty, seed };
-    Ask { text: text.into(), grammar: grammar.map(Into::into), max_tokens, sampling }
+    let stop = stop.into_iter().map(Into::into).collect();
+    Ask { sampling, stop, streams, ..Ask::new(&text, form_of_wire(form), max_tokens) }
+}
+
+fn form_to_wire(form: &Form) -> FormWire {
+    match form {
+        Form::Defects { labels } => FormWire::Defects(labels.to_vec()),
+        Form::Lines => FormWire::Lines,
+        Form::Schema(schema) => FormWire::Schema(schema.to_string()),
+        Form::Lark(grammar) => FormWire::Lark(grammar.to_string()),
+        Form::Free => FormWire::Free,
+    }
+}
+
+fn form_of_wire(wire: FormWire) -> Form {
+    match wire {
+        FormWire::Defects(labels) => Form::Defects { labels: labels.into() },
+        FormWire::Lines => Form::Lines,
+        FormWire::Schema(schema) => Form::Schema(schema.into()),
+        FormWire::Lark(grammar) => Form::Lark(grammar.into()),
+        FormWire::Free => Form::Free,
+    }
 }
 
 /// The payload of `Answer`.
@@ -176,11 +286,16 @@ fn answer_message(answers: Vec<Result<Completion, VlmError>>) -> Vec<u8> {
 
 fn answer_to_wire(answer: Result<Completion, VlmError>) -> AnswerWire {
     match answer {
-        Ok(Completion { text, tokens, prompt_ids, finish }) => AnswerWire::Complete {
+        Ok(Completion { text, tokens, prompt_ids, finish, ground }) => AnswerWire::Complete {
             text,
             tokens: tokens.iter().map(|t| (t.id, t.start, t.end, Some(t.prob))).collect(),
             prompt_ids,
             cut_off: finish == Finish::Length,
+            ground: match ground {
+                Ground::Constrained => GroundWire::Constrained,
+                Ground::Unconstrained => GroundWire::Unconstrained,
+                Ground::None => GroundWire::None,
+            },
         },
         Err(VlmError::Stopped) => AnswerWire::Stopped,
         Err(VlmError::NotFinite) => AnswerWire::NotFinite,
@@ -198,8 +313,10 @@ pub fn answers_of(payload: &[u8], asked: usize) -> Result<Vec<Result<Completion,
 }
 
 fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
-    let (text, tokens, prompt_ids, cut_off) = match wire {
-        AnswerWire::Complete { text, tokens, prompt_ids, cut_off } => (text, tokens, prompt_ids, cut_off),
+    let (text, tokens, prompt_ids, cut_off, ground) = match wire {
+        AnswerWire::Complete { text, tokens, prompt_ids, cut_off, ground } => {
+            (text, tokens, prompt_ids, cut_off, ground)
+        }
         AnswerWire::Stopped => return Err(VlmError::Stopped),
         AnswerWire::NotFinite => return Err(VlmError::NotFinite),
         AnswerWire::Failed(why) => return Err(lost(why)),
@@ -213,7 +330,12 @@ fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
         checked.push(AnswerToken { id, start, end, prob });
     }
     let finish = if cut_off { Finish::Length } else { Finish::Stop };
-    Ok(Completion { text, tokens: checked, prompt_ids, finish })
+    let ground = match ground {
+        GroundWire::Constrained => Ground::Constrained,
+        GroundWire::Unconstrained => Ground::Unconstrained,
+        GroundWire::None => Ground::None,
+    };
+    Ok(Completion { text, tokens: checked, prompt_ids, finish, ground })
 }
 
 /// The header of `Ready`.
@@ -241,32 +363,58 @@ mod tests {
 
     fn completion(prob: f32, end: usize) -> Completion {
         let token = AnswerToken { id: 7, start: 0, end, prob };
-        Completion { text: "[]".into(), tokens: vec![token], prompt_ids: vec![1, 2], finish: Finish::Stop }
+        Completion {
+            text: "[]".into(),
+            tokens: vec![token],
+            prompt_ids: vec![1, 2],
+            finish: Finish::Stop,
+            ground: Ground::Constrained,
+        }
     }
 
     #[test]
     fn a_job_and_its_answers_come_through_unchanged() {
         let picture = |w, h, shade| Arc::new(RgbImage::from_pixel(w, h, image::Rgb([shade, 2, 3])));
-        let ask = Ask {
-            text: "Read.".into(),
-            grammar: Some("start: \"[]\"".into()),
-            max_tokens: 5,
-            sampling: Sampling { temperature: 0.7, top_k: Some(3), ..Sampling::default() },
+        let sampling = Sampling { temperature: 0.7, top_k: Some(3), ..Sampling::default() };
+        let labels = Arc::from(["pit".to_owned(), "stain".to_owned()]);
+        let forms = [
+            Form::Defects { labels },
+            Form::Lines,
+            Form::Schema("{}".into()),
+            Form::Lark("start: \"[]\"".into()),
+            Form::Free,
+        ];
+        let stop: Vec<Arc<str>> = vec!["\n".into(), "User:".into()];
+        let ask = |form| Ask {
+            sampling: sampling.clone(),
+            stop: stop.clone(),
+            streams: true,
+            ..Ask::new("Read.", form, 5)
         };
+        let asks = forms.map(ask);
         let frame = |image, ms| ClipFrame { image, at: Duration::from_millis(ms) };
         let clip = vec![frame(picture(3, 2, 9), 0), frame(picture(3, 2, 8), 250)];
-        for shown in [Shown::Images(vec![picture(3, 2, 9), picture(1, 1, 8)]), Shown::Clip(clip)] {
-            let job = Job { shown, min_pixels: 1, max_pixels: 2, asks: vec![ask.clone()] };
+        let images = vec![picture(3, 2, 9), picture(1, 1, 8)];
+        let said = [
+            vec![Content::Text("Look.".into())],
+            vec![Content::Image(images[0].clone()), Content::Text("Well?".into())],
+            vec![],
+            vec![Content::Image(images[1].clone())],
+        ];
+        let roles = [Role::System, Role::User, Role::Assistant, Role::User];
+        let turns = roles.into_iter().zip(said).map(|(role, content)| Turn { role, content }).collect();
+        for shown in [Shown::Images(images), Shown::Clip(clip), Shown::Turns(turns)] {
+            let job = Job { shown, min_pixels: 1, max_pixels: 2, asks: asks.to_vec() };
             let (header, mut payload) = job_message(4, Rank { class: 1, due: 9 }, &job);
             job.shown.images().iter().for_each(|i| payload.extend_from_slice(i.as_raw()));
             let header = serde_json::from_slice(&serde_json::to_vec(&header).unwrap()).unwrap();
-            let ToEngine::Job { id: 4, rank: (1, 9), images, clip_ns, min_pixels, max_pixels, asks_bytes } =
+            let ToEngine::Job { id: 4, rank: (1, 9), images, clip_ns, min_pixels, max_pixels, words_bytes } =
                 header
             else {
                 panic!()
             };
             let of =
-                |clip_ns, bytes: &[u8]| job_of(&images, clip_ns, min_pixels, max_pixels, asks_bytes, bytes);
+                |clip_ns, bytes: &[u8]| job_of(&images, clip_ns, min_pixels, max_pixels, words_bytes, bytes);
             let back = of(clip_ns.as_deref(), &payload).unwrap();
             assert_eq!(format!("{back:?}"), format!("{job:?}"));
             for bad in [&payload[..payload.len() - 1], &[&payload[..], &[0]].concat()] {
@@ -274,9 +422,13 @@ mod tests {
             }
             assert!(of(Some(&[0]), &payload).is_err(), "a clip has a time for each picture");
         }
+        for ground in [Ground::Constrained, Ground::Unconstrained, Ground::None] {
+            let said = Completion { ground, ..completion(0.1, 2) };
+            let back = answers_of(&answer_message(vec![Ok(said.clone())]), 1).unwrap();
+            assert_eq!(back[0].as_ref().unwrap(), &said);
+        }
         let answers = vec![Ok(completion(0.1, 2)), Err(VlmError::Stopped), Err(lost("x"))];
         let back = answers_of(&answer_message(answers), 3).unwrap();
-        assert_eq!(back[0].as_ref().unwrap(), &completion(0.1, 2));
         assert!(matches!(back[1], Err(VlmError::Stopped)));
         assert!(back[2].as_ref().unwrap_err().to_string().contains('x'));
         assert!(answers_of(b"[]", 1).is_err() && answers_of(b"\xff", 0).is_err());

@@ -1,21 +1,7 @@
 use super::*;
 use crate::vlm::AnswerToken;
-use llguidance::api::TopLevelGrammar;
-use llguidance::{Matcher, ParserFactory};
+use crate::vlm::form::SEVERITIES;
 use proptest::prelude::*;
-use toktrie::ApproximateTokEnv;
-
-/// True when the grammar accepts exactly this answer, byte by byte, and may end there.
-fn accepts(grammar: &str, answer: &str) -> bool {
-    let env = ApproximateTokEnv::single_byte_env();
-    let mut factory = ParserFactory::new_simple(&env).expect("a tokenizer of single bytes");
-    factory.quiet();
-    let mut matcher = Matcher::new(factory.create_parser(TopLevelGrammar::from_lark(grammar.to_owned())));
-    assert!(!matcher.is_error(), "{:?}\n{grammar}", matcher.get_error());
-    let tokens: Vec<u32> = answer.bytes().map(u32::from).collect();
-    let taken = matcher.try_consume_tokens(&tokens).expect("no parser error");
-    taken == tokens.len() && matcher.is_accepting().expect("no parser error")
-}
 
 fn words(labels: &[&str]) -> Vec<String> {
     labels.iter().map(|&l| l.to_owned()).collect()
@@ -30,134 +16,26 @@ fn completion(pieces: &[(&str, f32)]) -> Completion {
         text.push_str(piece);
         tokens.push(AnswerToken { id, start, end: text.len(), prob: *prob });
     }
-    Completion { text, tokens, prompt_ids: vec![1], finish: Finish::Stop }
+    Completion { text, tokens, prompt_ids: vec![1], finish: Finish::Stop, ground: Ground::Constrained }
 }
 
 const STAIN: &str = r#"{"bbox_2d":[0,700,275,1000],"label":"stain","severity":"major"}"#;
 
 #[test]
-fn the_grammar_of_defects_accepts_what_the_model_writes() {
-    let grammar = defects_grammar(&words(&["stain", "pit", "pitting"]));
-    let list = |n: usize| format!("[{}]", vec![STAIN; n].join(","));
-    for good in ["[]", &list(1), &list(2), &list(DEFECTS_MAX), &stain_as("pit"), &stain_as("pitting")] {
-        assert!(accepts(&grammar, good), "{good}");
-    }
-    for number in ["0", "5", "10", "99", "100", "999", "1000"] {
-        assert!(accepts(&grammar, &list(1).replace("275", number)), "{number}");
-    }
-}
-
-fn stain_as(label: &str) -> String {
-    format!("[{}]", STAIN.replace("stain", label))
-}
-
-#[test]
-fn the_grammar_of_defects_refuses_everything_else() {
-    let grammar = defects_grammar(&words(&["stain", "pit"]));
-    let good = format!("[{STAIN}]");
-    for (from, to) in [
-        ("stain", "crack"),
-        ("stain", "stai"),
-        ("stain", ""),
-        ("1000", "1001"),
-        ("1000", "10000"),
-        ("275", "0275"),
-        ("275", "00"),
-        ("275", "-5"),
-        ("275", "2.5"),
-        ("275,", ""),
-        ("275", "275,276"),
-        (",\"label\"", ", \"label\""),
-        ("[{", "[ {"),
-        ("major", "huge"),
-        ("}]", "},]"),
-        ("}]", "}"),
-        ("}]", "}]]"),
-        ("\"label\":\"stain\",", ""),
-    ] {
-        let bad = good.replacen(from, to, 1);
-        assert_ne!(good, bad);
-        assert!(!accepts(&grammar, &bad), "{bad}");
-    }
-    assert!(!accepts(&grammar, &format!("[{}]", vec![STAIN; DEFECTS_MAX + 1].join(","))));
-    assert!(!accepts(&grammar, ""));
-}
-
-/// Forced characters cost no decoding step, so the grammar must not hide them.
-#[test]
-fn the_grammar_forces_what_can_only_be_one_thing() {
-    let env = ApproximateTokEnv::single_byte_env();
-    let mut factory = ParserFactory::new_simple(&env).expect("a tokenizer of single bytes");
-    factory.quiet();
-    let grammar = TopLevelGrammar::from_lark(defects_grammar(&words(&["stain", "pit"])));
-    let mut matcher = Matcher::new(factory.create_parser(grammar));
-    let mut said = String::new();
-    for choice in ["{", "0,", "700,", "275,", "1000", "s", "ma"] {
-        said.push_str(&String::from_utf8(matcher.compute_ff_bytes()).expect("ascii"));
-        let bytes: Vec<u32> = said.bytes().chain(choice.bytes()).map(u32::from).collect();
-        matcher.reset().expect("resets");
-        said.push_str(choice);
-        matcher.consume_tokens(&bytes).expect("allowed");
-    }
-    said.push_str(&String::from_utf8(matcher.compute_ff_bytes()).expect("ascii"));
-    assert_eq!(said, format!("[{}", STAIN));
-}
-
-#[test]
-fn labels_are_escaped_for_the_grammar_and_for_json() {
+fn labels_in_any_spelling_are_read() {
     let odd = ["5\" disc", r"back\slash", "缺陷", "a|b", "new\nline", "del\u{7f}", "/re/", "<[1]>"];
-    let grammar = defects_grammar(&words(&odd));
     for label in odd {
-        let answer = format!(
-            r#"[{{"bbox_2d":[1,2,3,4],"label":{},"severity":"minor"}}]"#,
-            serde_json::Value::from(label)
-        );
-        assert!(accepts(&grammar, &answer), "{answer}");
+        let json = serde_json::Value::from(label);
+        let answer = format!(r#"[{{"bbox_2d":[1,2,3,4],"label":{json},"severity":"minor"}}]"#);
         let found = parse_defects(&completion(&[(&answer, 0.5)]), 0, &words(&odd)).expect("reads").detections;
         assert_eq!(found[0].label, label);
     }
-    assert!(!accepts(&grammar, r#"[{"bbox_2d":[1,2,3,4],"label":"a","severity":"minor"}]"#));
 }
 
+/// The form of an answer names the severities that its reader knows, in the order of the training answers.
 #[test]
-fn without_labels_nothing_can_be_found() {
-    assert!(accepts(&defects_grammar(&[]), "[]"));
-    assert!(!accepts(&defects_grammar(&[]), "["));
-}
-
-#[test]
-fn the_grammar_of_lines_holds_strings_and_counts() {
-    let grammar = lines_grammar();
-    let long = "é".repeat(LINE_CHARS_MAX);
-    let many = |n: usize| format!("[{}]", vec!["\"A\""; n].join(","));
-    for good in [
-        "[]",
-        r#"["VQQZAVKQ","AY6PBAXHBT3"]"#,
-        r#"["(01)09501101530003 Ø5±0.1"]"#,
-        r#"["a \"b\" \\"]"#,
-        &format!("[\"{long}\"]"),
-        &many(LINES_MAX),
-    ] {
-        assert!(accepts(&grammar, good), "{good}");
-    }
-    for bad in [
-        "[\"a\nb\"]",
-        "[\"a\tb\"]",
-        "[\"a\u{7f}b\"]",
-        "[\"a\u{85}b\"]",
-        r#"["a\nb"]"#,
-        r#"["a\u0041"]"#,
-        r#"["a""]"#,
-        r#"["a\"]"#,
-        r#"[""]"#,
-        r#"["a", "b"]"#,
-        r#"["a"] "#,
-        "[1]",
-        &format!("[\"{long}e\"]"),
-        &many(LINES_MAX + 1),
-    ] {
-        assert!(!accepts(&grammar, bad), "{bad:?}");
-    }
+fn the_form_and_the_reader_know_the_same_severities() {
+    assert_eq!(SEVERITIES, Severity::ALL.map(Severity::as_str));
 }
 
 #[test]
@@ -317,17 +195,39 @@ proptest! {
         }
     }
 
-    /// What the grammar accepts, the reader reads, wherever the tokens happen to be cut.
+    /// What the form allows, the reader reads, wherever the tokens happen to be cut.
     #[test]
     fn lines_come_back_as_they_were_written(
         lines in proptest::collection::vec("[ -~é\u{4e00}-\u{4e10}]{1,20}", 0..LINES_MAX),
         piece in 1usize..5,
     ) {
         let text = serde_json::Value::from(lines.clone()).to_string();
-        prop_assert!(accepts(&lines_grammar(), &text), "{}", text);
         let pieces: Vec<String> = text.chars().collect::<Vec<_>>().chunks(piece).map(String::from_iter).collect();
         let pieces: Vec<(&str, f32)> = pieces.iter().map(|p| (p.as_str(), 1.0)).collect();
         let read = parse_lines(&completion(&pieces)).expect("reads");
         prop_assert_eq!(read, lines.into_iter().map(|l| (l, 1.0)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn nothing_is_believed_that_nobody_is_sure_of() {
+    let labels = words(&["stain"]);
+    let item = format!("[{STAIN}]");
+    for text in ["[]", &item] {
+        let whole = completion(&[(&text[..1], 0.9), (&text[1..], 0.9)]);
+        assert!(parse_defects(&whole, 0, &labels).is_ok());
+        let free = Completion { ground: Ground::Unconstrained, ..whole.clone() };
+        assert!(parse_defects(&free, 0, &labels).is_ok());
+        for tokens in [vec![], whole.tokens.clone()] {
+            let unsure = Completion { tokens, ground: Ground::None, ..whole.clone() };
+            assert!(matches!(parse_defects(&unsure, 0, &labels), Err(AnswerError::Ground)), "{text}");
+            assert!(matches!(parse_lines(&unsure), Err(AnswerError::Ground)));
+        }
+        for missing in 0..2 {
+            let mut gap = whole.clone();
+            gap.tokens.remove(missing);
+            assert!(matches!(parse_defects(&gap, 0, &labels), Err(AnswerError::Tokens { .. })), "{text}");
+            assert!(matches!(parse_lines(&gap), Err(AnswerError::Tokens { .. })));
+        }
     }
 }

@@ -8,7 +8,7 @@ use super::mismatch;
 use crate::domain::text::Mismatch;
 
 /// Longer strings are compared as wholes: the table grows with the product of both lengths. Marked
-/// lines have at most `answer::LINE_CHARS_MAX` characters; what a trigger expects may be anything.
+/// lines have at most `vlm::form::LINE_CHARS_MAX` characters; what a trigger expects may be anything.
 const ALIGN_CHARS_MAX: usize = 512;
 
 /// The places where `read` differs from `expected`, from left to right; none when they are equal.

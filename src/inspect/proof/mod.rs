@@ -13,12 +13,12 @@
 
 pub mod shipped;
 
-use super::answer::{defects_grammar, empty_probability, lines_grammar, parse_defects, parse_lines};
+use super::answer::{empty_probability, parse_defects, parse_lines};
 use super::plan::{DEFECTS_TOKENS_MAX, LINES_TOKENS_MAX};
 use crate::domain::detection::Detection;
 use crate::domain::pipeline::PixelBudget;
 use crate::engine::{self, Refused};
-use crate::vlm::{Ask, Completion, Job, ModelInfo, Sampling, Shown, Vlm, VlmError};
+use crate::vlm::{Ask, Completion, Form, Job, ModelInfo, Shown, Vlm, VlmError};
 use image::RgbImage;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -199,18 +199,13 @@ pub fn give_named(vlm: &mut dyn Vlm) -> Result<(), Refused> {
 }
 
 fn job(known: &Known) -> Job {
-    let (grammar, max_tokens) = match &known.expected {
+    let (form, max_tokens) = match &known.expected {
         Expected::Clean { labels } | Expected::Found { labels } | Expected::Boxes { labels, .. } => {
-            (defects_grammar(labels), DEFECTS_TOKENS_MAX)
+            (Form::Defects { labels: labels.as_slice().into() }, DEFECTS_TOKENS_MAX)
         }
-        Expected::Lines(_) => (lines_grammar(), LINES_TOKENS_MAX),
+        Expected::Lines(_) => (Form::Lines, LINES_TOKENS_MAX),
     };
-    let ask = Ask {
-        text: Arc::clone(&known.question),
-        grammar: Some(grammar.into()),
-        max_tokens,
-        sampling: Sampling::default(),
-    };
+    let ask = Ask::new(&known.question, form, max_tokens);
     Job {
         shown: Shown::Images(vec![Arc::clone(&known.picture)]),
         min_pixels: known.budget.min_pixels,

@@ -1,7 +1,7 @@
 //! Tests of proofs: what holds, what does not, and what that says about a model.
 
 use super::*;
-use crate::vlm::{AnswerToken, Answers, Finish, Timing};
+use crate::vlm::{AnswerToken, Answers, Finish, Ground, Timing};
 
 /// Says the same about every picture, whichever was asked.
 struct Says<'a>(ModelInfo, &'a [&'a str]);
@@ -14,7 +14,8 @@ impl Vlm for Says<'_> {
     fn answer(&mut self, jobs: &[Job], _: &(dyn Fn() -> bool + Sync)) -> Answers {
         let says = |text: &&str| {
             let tokens = vec![AnswerToken { id: 0, start: 0, end: text.len(), prob: 1.0 }];
-            vec![Ok(Completion { text: (*text).into(), tokens, prompt_ids: vec![], finish: Finish::Stop })]
+            let (finish, ground) = (Finish::Stop, Ground::Constrained);
+            vec![Ok(Completion { text: (*text).into(), tokens, prompt_ids: vec![], finish, ground })]
         };
         assert!(jobs.len() >= self.1.len());
         Answers { jobs: self.1.iter().map(says).collect(), timing: Timing::default() }

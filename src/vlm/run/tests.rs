@@ -1,0 +1,231 @@
+//! Tests of jobs under way: conversations are read in chunks, kept, streamed and stopped, and the line goes before them.
+
+use super::*;
+use crate::vlm::engine::EngineOptions;
+use crate::vlm::turn::{Content, Role, Turn};
+use crate::vlm::{Ask, Finish, Form, Qwen3Vl, Steps};
+use candle_core::Device;
+use std::path::Path;
+
+/// Ranks of a part and of a guest.
+const LINE: Rank = Rank { class: 0, due: 0 };
+const GUEST: Rank = Rank { class: 2, due: 0 };
+const MAX_PIXELS: u32 = 32 * 32 * 6;
+
+/// The tiny model of the reference vectors; `rows` of keys and values.
+fn model(rows: usize) -> Qwen3Vl {
+    let file = |name: &str| Path::new("fixtures/reference/tiny").join(name);
+    let options = EngineOptions { threads: 1, ..EngineOptions::default() };
+    let (text, vision) = (file("tiny-q8_0.gguf"), file("mmproj-tiny-q8_0.gguf"));
+    let mut model = Qwen3Vl::load(&text, &vision, options, &Device::Cpu).expect("the pair is sound");
+    model.keep_rows(rows);
+    model
+}
+
+fn picture(shade: u8) -> Content {
+    Content::Image(Arc::new(RgbImage::from_fn(96, 64, |x, y| ::image::Rgb([shade, (x * 2) as u8, y as u8]))))
+}
+
+fn words(n: usize) -> String {
+    (0..n).map(|i| format!("{i} ")).collect()
+}
+
+fn user(content: impl IntoIterator<Item = Content>) -> Turn {
+    Turn { role: Role::User, content: content.into_iter().collect() }
+}
+
+fn said(text: &str) -> Content {
+    Content::Text(text.into())
+}
+
+fn job(shown: Shown, ask: Ask) -> Job {
+    Job { shown, min_pixels: 1024, max_pixels: MAX_PIXELS, asks: vec![ask] }
+}
+
+fn asked(turns: &[Turn]) -> Job {
+    job(Shown::Turns(turns.to_vec()), Ask::new("", Form::Free, 12))
+}
+
+/// A system's turn, a long text, two pictures, an answer and a further question.
+fn conversation() -> Vec<Turn> {
+    vec![
+        Turn::text(Role::System, "Be brief."),
+        user([said(&words(150)), picture(1), said("and"), picture(2), said("Which?")]),
+        Turn::text(Role::Assistant, "The first."),
+        Turn::text(Role::User, "Why?"),
+    ]
+}
+
+/// All that came of one job: its answers, what it said before, and after how many steps.
+struct Came {
+    answers: Vec<Result<Completion, VlmError>>,
+    deltas: Vec<Delta>,
+    steps: usize,
+}
+
+impl Came {
+    fn answer(&self) -> &Completion {
+        self.answers[0].as_ref().expect("it is answered")
+    }
+}
+
+fn run(model: &mut Qwen3Vl, rank: Rank, job: Job) -> Came {
+    model.submit(9, rank, job);
+    let (mut out, mut deltas, mut steps) = (vec![], vec![], 0);
+    while out.is_empty() {
+        assert!(model.step(&mut out) || !out.is_empty(), "it is answered");
+        model.deltas(&mut deltas);
+        steps += 1;
+    }
+    Came { answers: out.remove(0).answers, deltas, steps }
+}
+
+/// Tokens, and the bits of their probabilities.
+fn bits(answer: &Completion) -> Vec<(u32, u32)> {
+    answer.tokens.iter().map(|token| (token.id, token.prob.to_bits())).collect()
+}
+
+#[test]
+fn one_turn_of_the_user_is_given_to_the_model_as_a_question_is() {
+    let mut model = model(4000);
+    let Content::Image(image) = picture(1) else { unreachable!("it is a picture") };
+    let question = job(Shown::Images(vec![image.clone()]), Ask::new("What is it?", Form::Free, 12));
+    let turn = [user([Content::Image(image), said("What "), said("is")])];
+    let turn = job(Shown::Turns(turn.to_vec()), Ask::new(" it?", Form::Free, 12));
+    let [question, turn] = [question, turn].map(|job| run(&mut model, LINE, job));
+    assert_eq!(question.answer().prompt_ids, turn.answer().prompt_ids);
+    assert_eq!(question.answer().text, turn.answer().text);
+}
+
+#[test]
+fn what_is_kept_of_a_conversation_changes_no_bit_of_an_answer_and_saves_its_passes() {
+    let whole = conversation();
+    let (mut fresh, mut kept) = (model(8000), model(8000));
+    let begun = run(&mut kept, GUEST, asked(&whole[..2]));
+    let again = run(&mut kept, GUEST, asked(&whole[..2]));
+    assert_eq!(bits(begun.answer()), bits(again.answer()));
+    let alone = run(&mut fresh, GUEST, asked(&whole[..2]));
+    assert_eq!(bits(alone.answer()), bits(begun.answer()));
+    // The system's turn, two chunks of words, and twice a picture after tokens.
+    let chunks = kept.parts().0.prefixes.len();
+    assert!(chunks >= 6, "{chunks} chunks");
+    assert_eq!(begun.steps - again.steps, chunks, "no chunk is read twice");
+
+    let further = run(&mut kept, GUEST, asked(&whole));
+    let alone = run(&mut model(8000), GUEST, asked(&whole));
+    assert_eq!(bits(further.answer()), bits(alone.answer()));
+    assert_eq!(further.answer().prompt_ids, alone.answer().prompt_ids);
+    assert!(further.steps < alone.steps);
+
+    let mut other = whole.clone();
+    other[1] = user([said(&words(150)), picture(3), said("and"), picture(2), said("Which?")]);
+    let other_answer = run(&mut kept, GUEST, asked(&other));
+    let alone = run(&mut model(8000), GUEST, asked(&other));
+    assert_eq!(bits(other_answer.answer()), bits(alone.answer()), "another picture is another beginning");
+}
+
+#[test]
+fn several_questions_of_a_conversation_are_answered_as_alone() {
+    let mut model = model(8000);
+    let mut both = asked(&conversation());
+    both.asks = vec![Ask::new("", Form::Free, 12), Ask::new(" Say more.", Form::Lines, 12)];
+    let together = run(&mut model, GUEST, both.clone());
+    for (ask, answer) in both.asks.iter().zip(&together.answers) {
+        let alone = run(&mut model, GUEST, job(both.shown.clone(), ask.clone()));
+        assert_eq!(alone.answer().text, answer.as_ref().expect("it is answered").text);
+    }
+}
+
+#[test]
+fn the_line_takes_the_room_of_what_is_kept() {
+    let mut model = model(2000);
+    let free = |model: &mut Qwen3Vl| model.parts().0.arena.free_rows();
+    let before = free(&mut model);
+    run(&mut model, GUEST, asked(&conversation()[..2]));
+    let kept = before - free(&mut model);
+    assert!(kept > 200, "{kept} rows are kept");
+    let Content::Image(image) = picture(1) else { unreachable!("it is a picture") };
+    let tokens = free(&mut model) + kept / 2;
+    let part = job(Shown::Images(vec![image]), Ask::new("?", Form::Lines, tokens - 40));
+    assert!(run(&mut model, LINE, part).answers[0].is_ok());
+    assert!(before - free(&mut model) < kept, "some of it has gone");
+    let too_long = vec![user([said(&words(400))])];
+    let refused = run(&mut model, GUEST, asked(&too_long));
+    assert!(
+        matches!(refused.answers[0], Err(VlmError::TooLong { available: 1000, .. })),
+        "half is the line's"
+    );
+}
+
+#[test]
+fn a_part_does_not_wait_for_a_conversation() {
+    let mut model = model(8000);
+    model.submit(1, GUEST, asked(&conversation()));
+    let mut out = vec![];
+    while model.parts().1.reading.is_empty() {
+        assert!(model.step(&mut out) && out.is_empty());
+    }
+    let unread = |model: &mut Qwen3Vl| model.parts().1.reading[0].unread.len();
+    let before = unread(&mut model);
+    assert!(before > 2, "{before} chunks are unread");
+    let Content::Image(image) = picture(1) else { unreachable!("it is a picture") };
+    model.submit(2, LINE, job(Shown::Images(vec![image]), Ask::new("?", Form::Free, 3)));
+    while out.is_empty() {
+        model.step(&mut out);
+        assert_eq!(unread(&mut model), before, "nothing is read while a part is answered");
+    }
+    assert_eq!(out.remove(0).id, 2);
+    while out.is_empty() {
+        model.step(&mut out);
+    }
+    assert!(out.remove(0).answers[0].is_ok(), "then it goes on");
+}
+
+#[test]
+fn a_conversation_that_is_stopped_leaves_no_rows_behind() {
+    let mut model = model(8000);
+    let free = |model: &mut Qwen3Vl| {
+        let (engine, _) = model.parts();
+        while engine.prefixes.evict(&mut engine.arena) {}
+        engine.arena.free_rows()
+    };
+    let before = free(&mut model);
+    // Before and after its pictures are encoded, its chunks read, its first words said.
+    for steps in [1, 3, 6, 9, 13] {
+        model.submit(1, GUEST, asked(&conversation()));
+        let mut out = vec![];
+        (0..steps).for_each(|_| _ = model.step(&mut out));
+        assert!(out.is_empty(), "{steps} steps");
+        let stopped = model.cancel(1).expect("it was under way");
+        assert!(matches!(stopped.answers[..], [Err(VlmError::Stopped)]));
+        assert!(!model.step(&mut out), "nothing is left");
+        assert_eq!(free(&mut model), before, "after {steps} steps");
+    }
+}
+
+#[test]
+fn a_streamed_answer_says_all_of_itself_before_it_comes_and_ends_before_a_stop_word() {
+    let mut model = model(4000);
+    let turns = [user([said("What is a burr?")])];
+    let whole = run(&mut model, GUEST, asked(&turns));
+    assert!(whole.deltas.is_empty(), "nobody wants to hear it");
+    let text = &whole.answer().text;
+    let ask = |stop: &[&str]| Ask {
+        stop: stop.iter().map(|word| Arc::from(*word)).collect(),
+        streams: true,
+        ..Ask::new("", Form::Free, 12)
+    };
+    let streamed = |came: &Came| came.deltas.iter().map(|delta| delta.text.as_str()).collect::<String>();
+    let heard = run(&mut model, GUEST, job(Shown::Turns(turns.to_vec()), ask(&[])));
+    assert_eq!((&heard.answer().text, &streamed(&heard)), (text, text));
+    assert!(heard.deltas.len() > 3, "piece by piece: {:?}", heard.deltas);
+    // A word that begins in one token and ends in the next.
+    let border = whole.answer().tokens[5].start;
+    let from = (0..border).rev().find(|at| text.is_char_boundary(*at)).expect("a character before it");
+    let to = (border + 1..=text.len()).find(|at| text.is_char_boundary(*at)).expect("a character after it");
+    let word = &text[from..to];
+    let stopped = run(&mut model, GUEST, job(Shown::Turns(turns.to_vec()), ask(&["never said", word])));
+    let end = text.find(word).expect("it is said");
+    assert_eq!((stopped.answer().text.as_str(), stopped.answer().finish), (&text[..end], Finish::Stop));
+    assert_eq!(streamed(&stopped), text[..end]);
+}
