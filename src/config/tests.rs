@@ -543,6 +543,30 @@ fn a_rule_that_is_never_reached_is_a_problem() {
 }
 
 #[test]
+fn a_rule_that_counts_hides_only_rules_about_the_same_findings_and_as_many_of_them() {
+    let pit = |more: &str| format!("[[grade]]\nlabel = \"pit\"\n{more}\ngrade = \"cosmetic\"\n");
+    let any = |more: &str| format!("[[grade]]\n{more}\ngrade = \"reject\"\n");
+    let is_reached = |first: String, second: String| {
+        let text = PLATE.split("[[grade]]").next().unwrap().to_owned() + &first + &second;
+        let text = format!("{text}[verdict]{}", PLATE.split("[verdict]").nth(1).unwrap());
+        match pipeline_from_str("p.toml", &text) {
+            Ok(_) => true,
+            Err(error) => {
+                assert!(error.to_string().contains("is never reached"), "{error}");
+                false
+            }
+        }
+    };
+    assert!(is_reached(pit("count_over = 2"), pit("")));
+    assert!(is_reached(any("count_over = 2"), pit("")), "of any findings, not of pits");
+    assert!(is_reached(any("count_over = 2"), pit("count_over = 2")));
+    assert!(is_reached(pit("count_over = 5"), pit("count_over = 2")));
+    assert!(!is_reached(pit("count_over = 2"), pit("count_over = 5")));
+    assert!(!is_reached(pit(""), pit("count_over = 5")));
+    assert!(!is_reached(any(""), pit("count_over = 5")));
+}
+
+#[test]
 fn a_pipeline_must_be_named_as_its_file() {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("other.toml"), PLATE).expect("a file");

@@ -59,6 +59,7 @@ impl Recorder {
     }
 
     /// The same by another clock.
+    #[cfg(test)]
     #[must_use]
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;

@@ -221,6 +221,8 @@ pub struct GradeRule {
     pub severity: Option<Severity>,
     pub longest_mm_over: Option<f64>,
     pub area_mm2_over: Option<f64>,
+    /// About the whole part: the rule is in force when more than so many of its findings hold the other conditions.
+    pub count_over: Option<usize>,
     pub grade: Grade,
 }
 

@@ -34,22 +34,27 @@ use std::time::Duration;
 
 /// The grade of one defect: that of the first rule whose conditions all hold; `Reject` without one,
 /// because a defect that nobody wrote a rule for must not pass unseen.
-pub fn grade_of(found: &Merged, rules: &[GradeRule]) -> Grade {
+fn grade_of(found: &Merged, rules: &[&GradeRule]) -> Grade {
     rules.iter().find(|rule| holds(rule, found)).map_or(Grade::Reject, |rule| rule.grade)
 }
 
-/// Grades all defects, in their order.
+/// Grades all defects of a part, in their order. A rule about their number grades all that it matches, or none.
 pub fn grade_all(found: Vec<Merged>, rules: &[GradeRule]) -> Vec<Finding> {
+    let enough = |rule: &&GradeRule| {
+        let count = || found.iter().filter(|one| holds(rule, one)).count();
+        rule.count_over.is_none_or(|limit| count() > limit)
+    };
+    let rules: Vec<&GradeRule> = rules.iter().filter(enough).collect();
     found
         .into_iter()
         .map(|one| {
-            let grade = grade_of(&one, rules);
+            let grade = grade_of(&one, &rules);
             one.graded(grade)
         })
         .collect()
 }
 
-/// True when every condition of the rule holds. A measure that is not a number holds no condition.
+/// True when every condition of the rule that is about one finding holds. A measure that is not a number holds no condition.
 fn holds(rule: &GradeRule, found: &Merged) -> bool {
     rule.label.as_ref().is_none_or(|label| *label == found.label)
         && rule.severity.is_none_or(|severity| severity == found.severity)
@@ -176,6 +181,7 @@ mod tests {
         deadline: Duration::from_millis(8000),
     };
     const NO_CONDITION: GradeRule = GradeRule {
+        count_over: None,
         label: None,
         severity: None,
         longest_mm_over: None,
@@ -221,14 +227,33 @@ mod tests {
             GradeRule { severity: Some(Severity::Minor), grade: Grade::Cosmetic, ..NO_CONDITION },
             GradeRule { area_mm2_over: Some(50.0), grade: Grade::Rework, ..NO_CONDITION },
         ];
-        assert_eq!(grade_of(&found("scratch", Severity::Minor, 5.1), &rules), Grade::Reject);
-        assert_eq!(grade_of(&found("scratch", Severity::Minor, 5.0), &rules), Grade::Cosmetic);
-        assert_eq!(grade_of(&found("pit", Severity::Minor, 90.0), &rules), Grade::Cosmetic);
-        assert_eq!(grade_of(&found("pit", Severity::Major, 26.0), &rules), Grade::Rework);
-        assert_eq!(grade_of(&found("pit", Severity::Major, 25.0), &rules), Grade::Reject, "no rule");
-        assert_eq!(grade_of(&found("scratch", Severity::Major, f64::NAN), &rules), Grade::Reject);
+        let grade = |one: Merged| grade_all(vec![one], &rules)[0].grade;
+        assert_eq!(grade(found("scratch", Severity::Minor, 5.1)), Grade::Reject);
+        assert_eq!(grade(found("scratch", Severity::Minor, 5.0)), Grade::Cosmetic);
+        assert_eq!(grade(found("pit", Severity::Minor, 90.0)), Grade::Cosmetic);
+        assert_eq!(grade(found("pit", Severity::Major, 26.0)), Grade::Rework);
+        assert_eq!(grade(found("pit", Severity::Major, 25.0)), Grade::Reject, "no rule");
+        assert_eq!(grade(found("scratch", Severity::Major, f64::NAN)), Grade::Reject);
         let graded = grade_all(vec![found("pit", Severity::Minor, 1.0)], &rules);
         assert_eq!((graded[0].label.as_str(), graded[0].grade), ("pit", Grade::Cosmetic));
+    }
+
+    #[test]
+    fn three_small_pits_are_a_reject_and_two_are_not() {
+        let pits =
+            GradeRule { label: Some("pit".to_owned()), severity: Some(Severity::Minor), ..NO_CONDITION };
+        let rules = [
+            GradeRule { count_over: Some(2), grade: Grade::Reject, ..pits.clone() },
+            GradeRule { grade: Grade::Cosmetic, ..pits },
+        ];
+        let part = |small: usize| -> Vec<Grade> {
+            let others = [found("pit", Severity::Major, 1.0), found("dent", Severity::Minor, 1.0)];
+            let pits = (0..small).map(|_| found("pit", Severity::Minor, 1.0));
+            grade_all(pits.chain(others).collect(), &rules).iter().map(|f| f.grade).collect()
+        };
+        // The large pit and the dent are no small pits; nobody wrote a rule for them.
+        assert_eq!(part(2), [Grade::Cosmetic, Grade::Cosmetic, Grade::Reject, Grade::Reject]);
+        assert_eq!(part(3), [Grade::Reject; 5]);
     }
 
     #[test]

@@ -42,6 +42,8 @@ const CLIP_INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=10_000;
 /// Parts that a gate replays, unless it says how many; each takes the model as long as a part of the line.
 const GATE_PARTS: usize = 200;
 const GATE_PARTS_MAX: usize = 2_000;
+/// Findings of one part that a rule may count; more than one tile has room for are no defects any more.
+const COUNT_MAX: usize = 1_000;
 /// Figures that a gate may require.
 const REQUIRED_MAX: usize = 32;
 
@@ -328,6 +330,7 @@ fn grades(root: &Section<'_>, labels: &BTreeSet<&str>) -> Vec<GradeRule> {
             severity: section.word("severity", Severity::parse, &Severity::ALL.map(Severity::as_str)),
             longest_mm_over: section.ranged("longest_mm_over", 0.0..=1e6),
             area_mm2_over: section.ranged("area_mm2_over", 0.0..=1e12),
+            count_over: section.ranged("count_over", 1..=COUNT_MAX),
             grade: section
                 .required_word("grade", Grade::parse, &Grade::ALL.map(Grade::as_str))
                 .unwrap_or(Grade::Reject),
@@ -349,11 +352,19 @@ fn covers(earlier: &GradeRule, rule: &GradeRule) -> bool {
     fn wider<T: PartialEq>(earlier: &Option<T>, rule: &Option<T>) -> bool {
         earlier.is_none() || earlier == rule
     }
-    let lower = |earlier: Option<f64>, rule: Option<f64>| match (earlier, rule) {
-        (None, _) => true,
-        (Some(earlier), Some(rule)) => earlier <= rule,
-        (Some(_), None) => false,
-    };
+    fn lower<T: PartialOrd>(earlier: Option<T>, rule: Option<T>) -> bool {
+        match (earlier, rule) {
+            (None, _) => true,
+            (Some(earlier), Some(rule)) => earlier <= rule,
+            (Some(_), None) => false,
+        }
+    }
+    // A number of other findings says nothing about those of this rule.
+    let same = (&earlier.label, earlier.severity, earlier.longest_mm_over, earlier.area_mm2_over)
+        == (&rule.label, rule.severity, rule.longest_mm_over, rule.area_mm2_over);
+    if earlier.count_over.is_some() && !(same && lower(earlier.count_over, rule.count_over)) {
+        return false;
+    }
     wider(&earlier.label, &rule.label)
         && wider(&earlier.severity, &rule.severity)
         && lower(earlier.longest_mm_over, rule.longest_mm_over)

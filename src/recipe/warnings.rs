@@ -239,7 +239,7 @@ fn grades(pipeline: &Pipeline, document: &Document) {
         }
     }
     for (index, rule) in pipeline.grades.iter().enumerate() {
-        let any = rule.label.is_none() && rule.severity.is_none() && is_any_size(rule, pipeline.mm_per_px);
+        let any = rule.label.is_none() && rule.severity.is_none() && is_any(rule, pipeline.mm_per_px);
         if any && rule.grade < fail_at {
             let fails = fail_at.as_str();
             let message = format!("every finding that no rule before it matches passes: fail_at is {fails}");
@@ -286,16 +286,17 @@ fn worst(pipeline: &Pipeline, label: &str, severity: Severity) -> Grade {
     let mut worst = Grade::Ok;
     for rule in pipeline.grades.iter().filter(fits) {
         worst = worst.max(rule.grade);
-        if is_any_size(rule, pipeline.mm_per_px) {
+        if is_any(rule, pipeline.mm_per_px) {
             return worst;
         }
     }
     Grade::Reject
 }
 
-/// True when the rule asks for no size, or for one of at most a pixel.
-fn is_any_size(rule: &GradeRule, mm_per_px: f64) -> bool {
-    rule.longest_mm_over.is_none_or(|limit| limit <= mm_per_px)
+/// True when the rule asks for no size, or for one of at most a pixel, and for no number.
+fn is_any(rule: &GradeRule, mm_per_px: f64) -> bool {
+    rule.count_over.is_none()
+        && rule.longest_mm_over.is_none_or(|limit| limit <= mm_per_px)
         && rule.area_mm2_over.is_none_or(|limit| limit <= mm_per_px * mm_per_px)
 }
 

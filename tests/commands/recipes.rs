@@ -105,7 +105,7 @@ async fn a_recipe_that_changes_ten_times_judges_every_part_by_one_version() {
         let part = format!("after-{n}");
         let ack = plc.command("trigger", json!({ "camera": "cam1", "part_id": part })).await;
         assert_eq!(ack["accepted"], true, "{ack}");
-        assert_eq!(plc.result(&part).await["pipeline"]["version"], version.as_str());
+        assert_eq!(plc.result(&part).await["pipeline"], format!("{NAME}@{version}"));
     }
     until("all parts have results", || plc.results().len() >= 40).await;
     signal(daemon.id(), libc::SIGTERM);
@@ -113,7 +113,7 @@ async fn a_recipe_that_changes_ten_times_judges_every_part_by_one_version() {
 
     let mut findings = 0;
     for result in plc.results() {
-        let version = result["pipeline"]["version"].as_str().unwrap();
+        let (_, version) = result["pipeline"].as_str().unwrap().split_once('@').unwrap();
         let (_, mm_per_px) =
             scales.iter().find(|(known, _)| known == version).expect("a version of the file");
         for finding in result["findings"].as_array().unwrap() {
@@ -209,7 +209,7 @@ async fn a_worse_recipe_is_refused_with_the_parts_that_it_loses_and_a_better_one
     until("the alarm is cleared", || alarm(&plc).is_some_and(|a| a["state"] == "cleared")).await;
     let ack = plc.command("trigger", json!({ "part_id": "P" })).await;
     assert_eq!(ack["accepted"], true, "{ack}");
-    assert_eq!(plc.result("P").await["pipeline"]["version"], version_of(&better).as_str());
+    assert_eq!(plc.result("P").await["pipeline"], format!("{NAME}@{}", version_of(&better)));
     signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", kitchen.station.log());
 
