@@ -186,8 +186,13 @@ impl Rig {
         let engine = Engine::start(Box::new(backend), Box::new(move || _ = changed.try_send(())));
         let feeds = Feeds { feeds: vec![Feed { frames: Arc::clone(&frames) }], bell, ring };
         let gate = Gate::new(Arc::clone(&store));
-        let inspector =
-            inspector::start(engine.expect("it starts"), feeds, recorder, Arc::clone(&station), gate);
+        let inspector = inspector::start(
+            Arc::new(engine.expect("it starts")),
+            feeds,
+            recorder,
+            Arc::clone(&station),
+            gate,
+        );
         let taker = threads::spawn("take:cam1", move || taker.run());
         Self {
             care: Care::new(Arc::clone(&store), station, Arc::new(Systemd::new()), clock.clone()),

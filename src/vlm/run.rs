@@ -218,7 +218,7 @@ impl<'a> Run<'a> {
             let pictures = seen.drain(..job.patches.len()).collect();
             let Some(open) = self.queue.open.get_mut(&job.id) else { continue };
             open.timing.vision_ms += spent * job.count() as f64 / patches as f64;
-            self.to_encoded(job.rank, Encoded { job: job.id, pictures, hashes: vec![], needed: 0 });
+            self.enqueue_encoded(job.rank, Encoded { job: job.id, pictures, hashes: vec![], needed: 0 });
         }
     }
 
@@ -237,14 +237,14 @@ impl<'a> Run<'a> {
         if job.seen.len() < job.patches.len() {
             self.queue.unseen.insert(0, job);
         } else {
-            self.to_encoded(
+            self.enqueue_encoded(
                 job.rank,
                 Encoded { job: job.id, pictures: job.seen, hashes: job.hashes, needed: 0 },
             );
         }
     }
 
-    fn to_encoded(&mut self, rank: Rank, encoded: Encoded) {
+    fn enqueue_encoded(&mut self, rank: Rank, encoded: Encoded) {
         let q = &mut *self.queue;
         let rank_of = |e: &Encoded| q.open.get(&e.job).map(|open| open.rank);
         let at = q.encoded.partition_point(|other| rank_of(other) <= Some(rank));
