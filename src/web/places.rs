@@ -55,6 +55,10 @@ struct Slots {
     open: BTreeMap<u64, Slot>,
 }
 
+/// The connection answers health and nothing else; an extension of its requests.
+#[derive(Clone, Copy, Debug)]
+pub struct HealthOnly;
+
 /// The open connections.
 #[derive(Clone, Default)]
 pub struct Places(Arc<Mutex<Slots>>);
