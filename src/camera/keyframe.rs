@@ -11,8 +11,7 @@
 //! has not seen the end of is never kept for the next order, which is about another part.
 
 use super::device::{DeviceError, Picture};
-use super::picture::{difference, sharpness, thumbnail};
-use opencv::core::Mat;
+use super::picture::{Thumbnail, difference, sharpness, thumbnail};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ pub struct KeyFrames {
     /// Stamp of the picture that was chosen last, or with which the window began; nanoseconds.
     since_ns: Option<u64>,
     /// Of the picture that was chosen last.
-    seen: Option<Mat>,
+    seen: Option<Thumbnail>,
     best: Option<(f64, Picture)>,
 }
 

@@ -6,9 +6,9 @@
 //!            |                |                                            |
 //!     folder: files     simulator: parts with known truth     supervisor: a capture child
 //!                                                                          | Unix socket
-//!                                                             child: v4l2, ffmpeg, opencv, genicam
+//!                                                             child: v4l2, stream, genicam
 //!
-//! Between a source and its trigger stands `clip`, which collects the pictures of a clip where the
+//! Each kind of camera is a file in `kind`. Between a source and its trigger stands `clip`, which collects the pictures of a clip where the
 //! pipeline asks for one.
 //!
 //! What can hang or crash, drivers and network streams, lives in a child process (`inspectd capture`).
@@ -25,15 +25,11 @@ pub mod child;
 pub mod clip;
 pub mod decode;
 pub mod device;
-pub mod ffmpeg;
-pub mod folder;
-pub mod genicam;
 pub mod keyframe;
-pub mod opencv;
+pub mod kind;
 pub mod picture;
-pub mod simulator;
 pub mod supervisor;
-pub mod v4l2;
+pub mod trigger;
 pub mod window;
 pub mod wire;
 

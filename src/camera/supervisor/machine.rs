@@ -68,7 +68,7 @@ pub enum State {
     Starting {
         since: Instant,
         /// That it takes long was told.
-        told: bool,
+        reported: bool,
     },
     /// Pictures come, or could.
     Running {
@@ -88,7 +88,7 @@ pub enum Step {
     Nothing,
     Spawn,
     /// Say that there are no pictures for this reason; the child goes on.
-    Tell(String),
+    Report(String),
     /// End the child for this reason; the machine waits already.
     Kill(String),
 }
@@ -130,10 +130,10 @@ impl Machine {
         let silent = match &mut self.state {
             State::Waiting { until, .. } if now >= *until => return self.spawn(now),
             State::Waiting { .. } => None,
-            State::Starting { since, told } => {
-                if !*told && over(*since, self.limits.picture) {
-                    *told = true;
-                    return Step::Tell(format!(
+            State::Starting { since, reported } => {
+                if !*reported && over(*since, self.limits.picture) {
+                    *reported = true;
+                    return Step::Report(format!(
                         "the device is not open after {} ms",
                         ms(self.limits.picture)
                     ));
@@ -156,7 +156,7 @@ impl Machine {
     fn spawn(&mut self, now: Instant) -> Step {
         self.restarts.push_back(now);
         self.last = Alive::default();
-        self.state = State::Starting { since: now, told: false };
+        self.state = State::Starting { since: now, reported: false };
         Step::Spawn
     }
 
@@ -267,7 +267,7 @@ mod tests {
         let t = Instant::now();
         let mut m = machine(t);
         assert_eq!(m.tick(t), Step::Spawn);
-        assert_eq!(m.state, State::Starting { since: t, told: false });
+        assert_eq!(m.state, State::Starting { since: t, reported: false });
         assert_eq!(m.tick(t + ms(3_000)), Step::Nothing);
         m.opened(t + ms(3_000));
         assert!(matches!(m.state, State::Running { .. }));
@@ -278,7 +278,7 @@ mod tests {
         let t = Instant::now();
         let mut m = machine(t);
         assert_eq!(m.tick(t), Step::Spawn);
-        assert!(matches!(m.tick(t + ms(3_501)), Step::Tell(r) if r.contains("is not open")));
+        assert!(matches!(m.tick(t + ms(3_501)), Step::Report(r) if r.contains("is not open")));
         assert_eq!(m.tick(t + ms(7_999)), Step::Nothing, "it is told once");
         assert!(matches!(m.tick(t + ms(8_001)), Step::Kill(r) if r.contains("was not open")));
         assert_eq!(until(&m), t + ms(8_251));

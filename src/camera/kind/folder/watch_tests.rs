@@ -1,7 +1,7 @@
 //! Tests of the watcher, named by transition.
 
 use super::*;
-use crate::camera::folder::Untracked;
+use crate::camera::kind::folder::Untracked;
 use std::fs;
 use std::sync::{Arc, Mutex};
 

@@ -11,9 +11,10 @@
 //! H.264 and H.265 have no checksum: damage that is another valid stream is not seen. RTSP goes over TCP. A file is a recording: its pictures carry the times of the film, counted from when it was
 //! opened. Rotation that a film asks for is ignored: regions of a pipeline are about the sensor's pixels.
 
-use super::decode::check_camera_jpeg;
-use super::device::{BROKEN_MAX, Device, DeviceError, Kind, Picture, Reading, Stamp};
+use super::Settings;
 use crate::address::{scrubbed, shown};
+use crate::camera::decode::check_camera_jpeg;
+use crate::camera::device::{BROKEN_MAX, Device, DeviceError, Picture, Reading, Stamp, monotonic_ns};
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 use ffmpeg_next::format::context::Input;
@@ -32,13 +33,8 @@ type GiveUp = Box<AtomicU64>;
 ///
 /// # Errors
 /// Nothing answers within the timeout, or it is no video.
-pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
-    let Kind::OpenCv { url, live, open_timeout_ms, read_timeout_ms, .. } = kind else {
-        return Err(DeviceError::Open {
-            what: "FFmpeg".into(),
-            reason: "these are no settings of it".into(),
-        });
-    };
+pub(super) fn open(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
+    let Settings { url, live, open_timeout_ms, read_timeout_ms, .. } = settings;
     let film = Film::open(url, millis(*open_timeout_ms));
     // What the library says may repeat the URL.
     let refused = |reason: String| DeviceError::Open { what: shown(url), reason: scrubbed(&reason, url) };
@@ -261,7 +257,7 @@ impl Film {
 
 /// Lets the calls that follow wait so long.
 fn within(give_up: &GiveUp, timeout: Duration) {
-    let at = super::device::monotonic_ns().saturating_add(timeout.as_nanos() as u64);
+    let at = monotonic_ns().saturating_add(timeout.as_nanos() as u64);
     give_up.store(at, Ordering::Relaxed);
 }
 
@@ -269,7 +265,7 @@ fn within(give_up: &GiveUp, timeout: Duration) {
 extern "C" fn is_over(give_up: *mut c_void) -> c_int {
     // SAFETY: `input` hands over the number that `Film` keeps for longer than the demuxer.
     let at = unsafe { &*give_up.cast::<AtomicU64>() }.load(Ordering::Relaxed);
-    c_int::from(at != 0 && super::device::monotonic_ns() > at)
+    c_int::from(at != 0 && monotonic_ns() > at)
 }
 
 /// Opens the demuxer and looks at its streams.

@@ -3,8 +3,9 @@
 //! A pipeline that reads a file is a recording: its pictures carry the times of the film, counted from when it was
 //! opened. What the elements of a pipeline fill in where a picture is broken cannot be seen from here.
 
-use super::device::{Device, DeviceError, Kind, Picture, Reading, Stamp};
+use super::Settings;
 use crate::address::{scrubbed, shown};
+use crate::camera::device::{Device, DeviceError, Picture, Reading, Stamp};
 use image::RgbImage;
 use opencv::core::Mat;
 use opencv::prelude::*;
@@ -24,13 +25,8 @@ struct Stream {
 ///
 /// # Errors
 /// It is no pipeline, or gives no video.
-pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
-    let Kind::OpenCv { url, backend, live, .. } = kind else {
-        return Err(DeviceError::Open {
-            what: "OpenCV".into(),
-            reason: "these are no settings of it".into(),
-        });
-    };
+pub(super) fn open(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
+    let Settings { url, backend, live, .. } = settings;
     // What OpenCV and the libraries below it say may repeat the URL.
     let refused = |reason: String| DeviceError::Open { what: shown(url), reason: scrubbed(&reason, url) };
     // A pipeline has its timeouts in its elements; the supervisor has its own.
