@@ -90,10 +90,10 @@ pub trait Source: Send {
 /// Why a picture could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum CameraError {
-    /// The directory of a folder source cannot be listed; told once until it can be again.
+    /// The directory of a folder source cannot be listed; reported once until it can be again.
     #[error("cannot list the directory {}: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
-    /// More files lie in the directory than are watched; told once until there is room again.
+    /// More files lie in the directory than are watched; reported once until there is room again.
     #[error("more than {max} files in the directory {}: new ones wait until old ones are removed", path.display())]
     Crowded { path: PathBuf, max: usize },
     /// A file cannot be opened or read.
@@ -121,7 +121,7 @@ pub enum CameraError {
     #[error("the simulator cannot render {width}x{height} pixels, only {min} to {max} a side")]
     Size { width: usize, height: usize, min: usize, max: usize },
     /// Pictures of parts that hardware triggered, for which there was no room or which came broken; each
-    /// is one part that nobody has seen. Told once.
+    /// is one part that nobody has seen. Reported once.
     #[error("{count} pictures that hardware triggered were lost")]
     Lost { count: u64 },
     /// The picture that was ordered of a device came broken.

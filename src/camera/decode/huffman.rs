@@ -1,9 +1,27 @@
 //! The bits of a JPEG's entropy-coded data, and the Huffman codes in them.
 
-use super::jpeg::Broken;
+use std::fmt;
 
 /// Codes of so many bits are found by one look; longer ones are rare.
 const LOOK_BITS: u32 = 9;
+
+/// What is wrong with a JPEG.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// It ends before its last block, or before its end marker.
+    Truncated,
+    /// Its data contradicts itself; the words say where.
+    Corrupt(&'static str),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated => f.write_str("it is cut off before its end"),
+            Self::Corrupt(what) => write!(f, "its data is damaged: {what}"),
+        }
+    }
+}
 
 /// A table of codes.
 pub struct Table {
@@ -178,7 +196,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Where the marker behind the data stands; call it after `end`.
+    /// Where the marker after the data stands; call it after `end`.
     pub const fn at_marker(&self) -> usize {
         self.at
     }

@@ -87,8 +87,8 @@ pub fn from_bytes(path: &Path, bytes: Vec<u8>, depth: Depth) -> Result<RgbImage,
     let format = format.ok_or_else(|| CameraError::Format { path: path.into() })?;
     match format {
         ImageFormat::Jpeg => jpeg::check(&bytes).map_err(|broken| match broken {
-            jpeg::Broken::Truncated => CameraError::Truncated { path: path.into() },
-            jpeg::Broken::Corrupt(_) => unfit(broken.to_string()),
+            huffman::Broken::Truncated => CameraError::Truncated { path: path.into() },
+            huffman::Broken::Corrupt(_) => unfit(broken.to_string()),
         })?,
         ImageFormat::Png => container::png(&bytes).map_err(standing)?,
         ImageFormat::Tiff => container::tiff(&bytes).map_err(standing)?,

@@ -58,3 +58,8 @@ pub struct Found {
     /// Lines for people.
     pub text: String,
 }
+
+/// The build lacks what a key asks for.
+pub(super) fn not_built(what: &str, feature: &str) -> String {
+    format!("this build has no {what}: it was built without the feature {feature}")
+}

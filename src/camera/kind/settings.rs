@@ -1,6 +1,7 @@
 //! The keys that all devices in capture processes share, beside those of their kinds.
 
-use super::Kind;
+use super::common::not_built;
+use super::table::Kind;
 use crate::camera::keyframe::Policy;
 use crate::camera::picture::{Correction, Lens};
 use crate::camera::trigger::{TriggerConfig, TriggerOn};
@@ -13,7 +14,7 @@ use std::time::Duration;
 pub const LINE_ALONE: &str =
     "a hardware trigger (expose = \"line\") makes each picture, and each is a part: nothing else may choose";
 
-/// What a capture child is told to open.
+/// What a capture child opens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// `id` of the camera in the config.
@@ -82,7 +83,7 @@ impl DeviceConfig {
         Rule { within, on_its_way: on_its_way + Duration::from_millis(self.latency_ms.into()), stamps }
     }
 
-    /// What the capture child of this camera is told.
+    /// What the capture child of this camera opens.
     pub fn settings(&self, camera: &str) -> Settings {
         Settings {
             camera: camera.to_owned(),
@@ -231,6 +232,6 @@ fn health(section: Section<'_>) -> Health {
 /// The key asks for what OpenCV measures or corrects.
 fn needs_opencv(section: &Section<'_>, key: &'static str) {
     if !cfg!(feature = "opencv") {
-        section.problem(key, super::not_built("OpenCV, which this key needs", "opencv"));
+        section.problem(key, not_built("OpenCV, which this key needs", "opencv"));
     }
 }

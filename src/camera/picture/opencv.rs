@@ -1,6 +1,6 @@
 //! What is measured and corrected, by OpenCV.
 
-use super::{Condition, Correction};
+use super::measures::{Condition, Correction};
 use crate::camera::device::DeviceError;
 use image::RgbImage;
 use opencv::core::{self, CV_64F, Mat, Scalar, Size, Vec3b, Vector};
@@ -107,7 +107,7 @@ impl Corrector {
     /// A corrector that does what the settings say.
     ///
     /// # Errors
-    /// The calibration is none.
+    /// The calibration is invalid.
     pub fn new(correction: &Correction) -> Result<Self, DeviceError> {
         let lens = correction.lens.as_ref().map(|lens| {
             let [fx, fy, cx, cy] = lens.camera;

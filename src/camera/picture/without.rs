@@ -1,7 +1,7 @@
 //! In place of `opencv` in a build without it: nothing is measured, and whoever asks for what only OpenCV can do gets an
 //! error. A config that asks for it is refused before.
 
-use super::{Condition, Correction};
+use super::measures::{Condition, Correction};
 use crate::camera::device::DeviceError;
 use image::RgbImage;
 

@@ -16,8 +16,8 @@
 //! again. A device that was seen to be away is not tried until it is seen again, and then at once, or
 //! after `AWAY_TRY` in case that looking deceives.
 //!
-//! A dead camera is told within 5 s: a silent child is ended, and one that still opens its device is
-//! told, after `Limits::picture`. It is back within 10 s of its return: at worst a child has just begun
+//! A dead camera is reported within 5 s: a silent child is ended, and one that still opens its device is
+//! reported, after `Limits::picture`. It is back within 10 s of its return: at worst a child has just begun
 //! to hang in opening the device (`Limits::open`, long enough for a child on a busy machine). What
 //! opening took counts as waiting, so that the next one then follows after `BACKOFF_MIN`.
 //!
@@ -64,10 +64,10 @@ impl Default for Limits {
 /// Where the child is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It was started and has not yet said that its device is open.
+    /// It was started and has not yet reported that its device is open.
     Starting {
         since: Instant,
-        /// That it takes long was told.
+        /// That it takes long was reported.
         reported: bool,
     },
     /// Pictures come, or could.
@@ -123,7 +123,7 @@ impl Machine {
     }
 
     /// Waiting -> Starting, when the wait is over; Starting and Running -> Waiting, when the child was
-    /// silent for too long. Starting -> Starting, told, when opening takes longer than a picture may.
+    /// silent for too long. Starting -> Starting, reported, when opening takes longer than a picture may.
     pub fn tick(&mut self, now: Instant) -> Step {
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) > limit;
         let ms = |limit: Duration| limit.as_millis();
@@ -279,7 +279,7 @@ mod tests {
         let mut m = machine(t);
         assert_eq!(m.tick(t), Step::Spawn);
         assert!(matches!(m.tick(t + ms(3_501)), Step::Report(r) if r.contains("is not open")));
-        assert_eq!(m.tick(t + ms(7_999)), Step::Nothing, "it is told once");
+        assert_eq!(m.tick(t + ms(7_999)), Step::Nothing, "it is reported once");
         assert!(matches!(m.tick(t + ms(8_001)), Step::Kill(r) if r.contains("was not open")));
         assert_eq!(until(&m), t + ms(8_251));
     }

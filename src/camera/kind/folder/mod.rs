@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn once_takes_files_by_name_and_goes_on_behind_a_bad_one() {
+    fn once_takes_files_by_name_and_goes_on_after_a_bad_one() {
         let dir = tempfile::tempdir().unwrap();
         png(&dir.path().join("c.png"), 3);
         png(&dir.path().join("a.png"), 1);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watched_folder_that_is_missing_is_told_once() {
+    fn a_watched_folder_that_is_missing_is_reported_once() {
         let dir = tempfile::tempdir().unwrap();
         let late = dir.path().join("late");
         let mut source = watch(&late, Stop::default());

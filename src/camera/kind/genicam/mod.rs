@@ -1,7 +1,7 @@
 //! GenICam through Aravis: GigE Vision and USB3 Vision.
 //!
 //! The acquisition is continuous. With a trigger, software or a line, the camera exposes when it is
-//! told to, and a pause is no fault; a lost control channel is one, at once.
+//! triggered, and a pause is no fault; a lost control channel is one, at once.
 //!
 //! A picture's stamp is its exposure by the camera's own clock (`clock`), so that one that was long on its
 //! way is not taken for a newer one.
@@ -146,7 +146,7 @@ struct Genicam {
     trigger: Exposure,
     lost: Arc<AtomicBool>,
     broken: u32,
-    /// Pictures for which the library had no buffer, as far as they were told.
+    /// Pictures for which the library had no buffer, as far as they were reported.
     underruns: u64,
     clock: CameraClock,
 }

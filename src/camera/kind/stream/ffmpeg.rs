@@ -11,7 +11,6 @@
 //! H.264 and H.265 have no checksum: damage that is another valid stream is not seen. RTSP goes over TCP. A file is a recording: its pictures carry the times of the film, counted from when it was
 //! opened. Rotation that a film asks for is ignored: regions of a pipeline are about the sensor's pixels.
 
-use super::Settings;
 use crate::address::{scrubbed, shown};
 use crate::camera::decode::check_camera_jpeg;
 use crate::camera::device::{BROKEN_MAX, Device, DeviceError, Picture, Reading, Stamp, monotonic_ns};
@@ -29,23 +28,22 @@ use std::time::Duration;
 /// The moment, on the monotonic clock in nanoseconds, at which a call into the library gives up; 0: never.
 type GiveUp = Box<AtomicU64>;
 
-/// Opens a stream or a file.
+/// Opens a stream or a file; `live`: its pictures come by themselves.
 ///
 /// # Errors
 /// Nothing answers within the timeout, or it is no video.
-pub(super) fn open(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
-    let Settings { url, live, open_timeout_ms, read_timeout_ms, .. } = settings;
-    let film = Film::open(url, millis(*open_timeout_ms));
+pub(super) fn open(
+    url: &str,
+    live: bool,
+    open_timeout: Duration,
+    read_timeout: Duration,
+) -> Result<Box<dyn Device>, DeviceError> {
     // What the library says may repeat the URL.
     let refused = |reason: String| DeviceError::Open { what: shown(url), reason: scrubbed(&reason, url) };
-    let mut film = film.map_err(refused)?;
-    film.read_timeout = millis(*read_timeout_ms);
+    let mut film = Film::open(url, open_timeout).map_err(refused)?;
+    film.read_timeout = read_timeout;
     let opened = Stamp::now();
-    Ok(Box::new(Stream { film, url: url.clone(), live: *live, opened, number: 0, broken: 0 }))
-}
-
-fn millis(ms: u32) -> Duration {
-    Duration::from_millis(ms.into())
+    Ok(Box::new(Stream { film, url: url.to_owned(), live, opened, number: 0, broken: 0 }))
 }
 
 struct Stream {
@@ -59,7 +57,7 @@ struct Stream {
 }
 
 impl Device for Stream {
-    /// The library cannot be told how long to wait here: the read timeout of the settings holds.
+    /// The library has no limit for this wait: the read timeout of the settings holds.
     fn next(&mut self, _wait: Duration) -> Result<Reading, DeviceError> {
         let (what, url) = (shown(&self.url), &self.url);
         let failed =

@@ -10,7 +10,7 @@ mod ffmpeg;
 #[cfg(feature = "opencv")]
 mod gstreamer;
 
-use super::common::{ANSWER, DeviceKind, TEXT_CHARS_MAX, Usual};
+use super::common::{ANSWER, DeviceKind, TEXT_CHARS_MAX, Usual, not_built};
 use crate::address::shown;
 use crate::camera::device::{Device, DeviceError};
 use crate::camera::window::{Rule, Stamps};
@@ -75,7 +75,7 @@ impl Settings {
         let usual = if url.contains('!') { Backend::Gstreamer } else { Backend::Ffmpeg };
         let backend = section.word("backend", parse, &words).unwrap_or(usual);
         if let (feature, false) = backend.feature() {
-            section.problem("backend", super::not_built(backend.as_str(), feature));
+            section.problem("backend", not_built(backend.as_str(), feature));
         }
         Self {
             backend,
@@ -125,9 +125,12 @@ impl DeviceKind for Settings {
     fn open(&self) -> Result<Box<dyn Device>, DeviceError> {
         match self.backend {
             #[cfg(feature = "ffmpeg")]
-            Backend::Ffmpeg => ffmpeg::open(self),
+            Backend::Ffmpeg => {
+                let ms = |ms: u32| Duration::from_millis(ms.into());
+                ffmpeg::open(&self.url, self.live, ms(self.open_timeout_ms), ms(self.read_timeout_ms))
+            }
             #[cfg(feature = "opencv")]
-            Backend::Gstreamer => gstreamer::open(self),
+            Backend::Gstreamer => gstreamer::open(&self.url, self.live),
             #[allow(unreachable_patterns)]
             backend => Err(DeviceError::NotBuilt { what: shown(&self.url), feature: backend.feature().0 }),
         }
