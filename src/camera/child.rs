@@ -1,8 +1,10 @@
 //! The capture child: opens one device, reads it all the time, and hands over what is ordered.
 //!
-//!     Open --> device --next--> picture --count, check--> ordered, and exposed after the order?
-//!                                                            |--no--> forgotten
-//!                                                            '--yes-> key-frame policy --> Frame
+//! ```text
+//! Open --> device --next--> picture --count, check--> ordered, and exposed after the order?
+//!                                                        |--no--> forgotten
+//!                                                        '--yes-> key-frame policy --> Frame
+//! ```
 //!
 //! It reads whether pictures are wanted or not, so that what is ordered is new and not what lay in a
 //! driver's buffers. A recording is read only when ordered. It ends when its socket closes.
@@ -187,10 +189,10 @@ impl Session {
         self.alive.idle = false;
         if self.device.pushes() {
             self.channel.send(&FromCapture::Lost { count: 1 }, &[], SEND_WITHIN)?;
-        } else if self.device.exposes_on_order() {
-            if let Some(order) = self.order.take() {
-                self.channel.send(&FromCapture::Missed { order: order.number, reason }, &[], SEND_WITHIN)?;
-            }
+        } else if self.device.exposes_on_order()
+            && let Some(order) = self.order.take()
+        {
+            self.channel.send(&FromCapture::Missed { order: order.number, reason }, &[], SEND_WITHIN)?;
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
 //! Clips: a source whose frames bring the pictures before them along, as the pipeline in force says.
 //!
-//!     Source --next--> first --interval has passed--> … --> last: the frame, with the others in `clip`
-//!                        |                                   ^
-//!                        '-- fault, end, stop, too late -----'   with fewer pictures: never inspected
+//! ```text
+//! Source --next--> first --interval has passed--> … --> last: the frame, with the others in `clip`
+//!                    |                                   ^
+//!                    '-- fault, end, stop, too late -----'   with fewer pictures: never inspected
+//! ```
 //!
 //! What kind of source it is does not matter here, only which clock its pictures have: one that runs with
 //! ours is waited for, a recording's pictures are dropped until the film has come so far, and files,

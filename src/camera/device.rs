@@ -1,7 +1,7 @@
 //! An open device, and what is read from it.
 //!
 //! ```text
-//!     Kind (`kind`) --open--> Device --next--> Picture | Idle | Late | Broken | Lost | Ended
+//! Kind (`kind`) --open--> Device --next--> Picture | Idle | Late | Broken | Lost | Ended
 //! ```
 //!
 //! A `Device` lives in a child process and may hang in any call: the supervisor kills the child then.

@@ -1,9 +1,11 @@
 //! Key frames: which pictures of a stream are worth the model's time.
 //!
-//!     all        every picture
-//!     every_ms   the first picture, then none before so many milliseconds have passed
-//!     motion     a picture that differs from the last chosen one
-//!     sharpest   the sharpest picture of each window of so many milliseconds
+//! ```text
+//! all        every picture
+//! every_ms   the first picture, then none before so many milliseconds have passed
+//! motion     a picture that differs from the last chosen one
+//! sharpest   the sharpest picture of each window of so many milliseconds
+//! ```
 //!
 //! Times are those of the exposures, so that a recording is cut as the live stream would have been.
 //!

@@ -1,15 +1,17 @@
 //! Cameras: where frames come from.
 //!
-//!     daemon: trigger --> Source::next --> Frame --> queue
-//!                             |
-//!            +----------------+----------------+---------------------------+
-//!            |                |                                            |
-//!     folder: files     simulator: parts with known truth     supervisor: a capture child
-//!                                                                          | Unix socket
-//!                                                             child: v4l2, stream, genicam
+//! ```text
+//! daemon: trigger --> Source::next --> Frame --> queue
+//!                         |
+//!        +----------------+----------------+---------------------------+
+//!        |                |                                            |
+//! folder: files     simulator: parts with known truth     supervisor: a capture child
+//!                                                                      | Unix socket
+//!                                                         child: v4l2, stream, genicam
+//! ```
 //!
-//! Each kind of camera is a file in `kind`. Between a source and its trigger stands `clip`, which collects the pictures of a clip where the
-//! pipeline asks for one.
+//! Each kind of camera is a file in `kind`. Between a source and its trigger stands `clip`, which collects the
+//! pictures of a clip where the pipeline asks for one.
 //!
 //! What can hang or crash, drivers and network streams, lives in a child process (`inspectd capture`).
 //! `folder` and `simulator` are our own code on files and numbers and stay in the process.

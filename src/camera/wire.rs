@@ -1,8 +1,8 @@
 //! The messages between a capture child and its supervisor; frames travel as payloads of `FromCapture::Frame`.
 //!
 //! ```text
-//!     supervisor --Open, Take--> child                                            ToCapture
-//!     supervisor <--Opened, Alive, Frame, Missed, Lost, Ended, Fault-- child      FromCapture
+//! supervisor --Open, Take--> child                                            ToCapture
+//! supervisor <--Opened, Alive, Frame, Missed, Lost, Ended, Fault-- child      FromCapture
 //! ```
 
 use super::device::Stamp;

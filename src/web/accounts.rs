@@ -1,8 +1,10 @@
 //! Coming in and going out, and who may.
 //!
-//!     password, role or account changes --> its sessions end, all but the one that asks
-//!     account removed, or its role lowered --> the tokens that it made end, and those made with them
-//!     each of these, and a logout --> open event streams look whether they may go on (`events`)
+//! ```text
+//! password, role or account changes --> its sessions end, all but the one that asks
+//! account removed, or its role lowered --> the tokens that it made end, and those made with them
+//! each of these, and a logout --> open event streams look whether they may go on (`events`)
+//! ```
 
 use super::auth::{self, Credential, Engineer, Principal, Role, Sessions, Viewer};
 use super::blocking::blocking;

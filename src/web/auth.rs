@@ -1,10 +1,12 @@
 //! Who asks: a person by a cookie, a machine by a token; and what each role may do.
 //!
-//!     first start --code on the terminal--> setup --> first account, an engineer
-//!     login --argon2, one at a time--> session: a random cookie, kept as its sha256
-//!     Authorization: Bearer TOKEN ----> token: kept as its sha256, its scope is a role
+//! ```text
+//! first start --code on the terminal--> setup --> first account, an engineer
+//! login --argon2, one at a time--> session: a random cookie, kept as its sha256
+//! Authorization: Bearer TOKEN ----> token: kept as its sha256, its scope is a role
 //!
-//!     viewer < operator < engineer     look    decide, export    accounts and tokens
+//! viewer < operator < engineer     look    decide, export    accounts and tokens
+//! ```
 //!
 //! A route names its role as an argument; without a sufficient one it is never entered. Open streams hear when
 //! somebody's access has changed, and look whether it was theirs.

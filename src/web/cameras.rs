@@ -1,9 +1,11 @@
 //! How the cameras are: what they are inspected by, whether they are paused, on whose word, and what is risky about
 //! their recipes.
 //!
-//!     desk, takers, store --> the daemon's board --asked--.
-//!     registry --the warnings about every active recipe---+--> GET /api/v1/cameras --> the page's line of cameras,
-//!                                                                                      and its warnings
+//! ```text
+//! desk, takers, store --> the daemon's board --asked--.
+//! registry --the warnings about every active recipe---+--> GET /api/v1/cameras --> the page's line of cameras,
+//!                                                                                  and its warnings
+//! ```
 
 use super::auth::Viewer;
 use crate::domain::camera::CameraStatus;

@@ -1,8 +1,10 @@
 //! Figures for people: the page draws them, and the same numbers are here for machines.
 //!
-//!     rows of the index --one walk--> buckets of time: yield, p-chart with its limits and alarm
-//!                                     labels: Pareto           latencies: percentiles
-//!                                     decisions: agreement of operators with the model
+//! ```text
+//! rows of the index --one walk--> buckets of time: yield, p-chart with its limits and alarm
+//!                                 labels: Pareto           latencies: percentiles
+//!                                 decisions: agreement of operators with the model
+//! ```
 //!
 //! p-chart: the share rejected p of each bucket against the mean share p̄ of all, with the limits
 //! p̄ ± 3 √(p̄(1-p̄)/n) of its own size n (Shewhart; Montgomery, Introduction to SQC, ch. 7). Alarms are

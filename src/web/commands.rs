@@ -1,7 +1,9 @@
 //! Commands to the line over HTTP: the same words, the same refusals as `cmd/…` over MQTT.
 //!
-//!     POST --words--> command::parse --> the desk's handler (set when the cameras are open)
-//!          <-- 202 accepted | 4xx with the refusal's code and reason | 503 starting, stopping
+//! ```text
+//! POST --words--> command::parse --> the desk's handler (set when the cameras are open)
+//!      <-- 202 accepted | 4xx with the refusal's code and reason | 503 starting, stopping
+//! ```
 //!
 //! Accepted means that the desk has it: the picture is taken and the result published as for any other
 //! trigger, and what comes of it is in the result.

@@ -1,6 +1,8 @@
 //! The export button: a CSV, a COCO document, or a tar of pictures with their truth.
 //!
-//!     thread that reads the store --bounded channel--> body of the answer
+//! ```text
+//! thread that reads the store --bounded channel--> body of the answer
+//! ```
 //!
 //! At most `EXPORTS_MAX` at a time. A reader that has gone, or takes nothing for `READ_WAIT`, ends its export: nobody
 //! holds a place by not reading.

@@ -1,11 +1,13 @@
 //! What is new, published to every open page at once (server-sent events).
 //!
-//!     commit, review --> follow --> broadcast --> one stream a page
+//! ```text
+//! commit, review --> follow --> broadcast --> one stream a page
 //!
-//!     event: inspection   data: Summary             event: review   data: Summary, as it stands now
-//!     event: resync       the page fell behind, or too much came at once: load the list anew
-//!     event: end          data: {"reason": "access"}: logged out, or may something else now
-//!                         data: {"reason": "replaced"}: newer streams of the same account or address
+//! event: inspection   data: Summary             event: review   data: Summary, as it stands now
+//! event: resync       the page fell behind, or too much came at once: load the list anew
+//! event: end          data: {"reason": "access"}: logged out, or may something else now
+//!                     data: {"reason": "replaced"}: newer streams of the same account or address
+//! ```
 //!
 //! A stream lives as long as the access it was opened with: that is looked at again whenever somebody's
 //! access changes, and at every sign of life, since a session also ends by its time.

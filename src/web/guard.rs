@@ -1,6 +1,8 @@
 //! What every request goes through before a route sees it, and every answer before it leaves.
 //!
-//!     headers of security --> panic caught --> 30 s --> body of 256 KiB, in time --> Host --> Origin --> routes
+//! ```text
+//! headers of security --> panic caught --> 30 s --> body of 256 KiB, in time --> Host --> Origin --> routes
+//! ```
 //!
 //! - Host must name this machine: else a page of somebody else could be resolved to this address and
 //!   read what its visitors may read (DNS rebinding).

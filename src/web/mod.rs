@@ -1,22 +1,24 @@
 //! Web: the review page, and the same for machines.
 //!
-//!     browser --TLS?--> connections (128, who waits makes room) --> guard (Host, Origin, headers, limits)
-//!        --> who is it (cookie or token) --> route: queue, inspection, decision, charts, export --> store
-//!     commit, review ----> events (server-sent) ----> every open page
+//! ```text
+//! browser --TLS?--> connections (128, who waits makes room) --> guard (Host, Origin, headers, limits)
+//!    --> who is it (cookie or token) --> route: queue, inspection, decision, charts, export --> store
+//! commit, review ----> events (server-sent) ----> every open page
 //!
-//!     assets/      the page: plain HTML, CSS and JavaScript inside the binary
-//!     server       sockets, TLS, time limits          guard     what a request must look like
-//!     places       who may have a connection          body      bodies that must move
-//!     peer         who counts as one address          throttle  how often a password may be tried
-//!     auth         passwords, sessions, roles         accounts  who may come in
-//!     queue        lists and inspections              decide    decisions
-//!     charts       figures for people                 metrics   figures for machines, health
-//!     images       pictures and small copies          events    what is new, one stream a page
-//!     download     exports                            commands  what the line is told
-//!     outbox       what the broker has not taken      streams   how many streams, and whose
-//!     cameras      how the cameras and their recipes are
-//!     recipes      versions of recipes, and what became of them
-//!     shared       what routes take of all this       api       all routes, and the OpenAPI document
+//! assets/      the page: plain HTML, CSS and JavaScript inside the binary
+//! server       sockets, TLS, time limits          guard     what a request must look like
+//! places       who may have a connection          body      bodies that must move
+//! peer         who counts as one address          throttle  how often a password may be tried
+//! auth         passwords, sessions, roles         accounts  who may come in
+//! queue        lists and inspections              decide    decisions
+//! charts       figures for people                 metrics   figures for machines, health
+//! images       pictures and small copies          events    what is new, one stream a page
+//! download     exports                            commands  what the line is told
+//! outbox       what the broker has not taken      streams   how many streams, and whose
+//! cameras      how the cameras and their recipes are
+//! recipes      versions of recipes, and what became of them
+//! shared       what routes take of all this       api       all routes, and the OpenAPI document
+//! ```
 //!
 //! The routes and the OpenAPI document are made from the same functions. A route says in its
 //! signature who may use it: `Viewer`, `Operator` or `Engineer`; the few without are the login, the

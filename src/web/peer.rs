@@ -1,7 +1,9 @@
 //! Who is at the other end, as far as an address says.
 //!
-//!     socket address --a proxy on this machine, [web] public_url set--> last entry of X-Forwarded-For
-//!                    '--otherwise--> itself                                      '--> Home
+//! ```text
+//! socket address --a proxy on this machine, [web] public_url set--> last entry of X-Forwarded-For
+//!                '--otherwise--> itself                                      '--> Home
+//! ```
 
 use axum::http::HeaderMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -1,7 +1,9 @@
 //! Sockets: each has a place (`places`), and everything that is waited for has its time.
 //!
-//!     accept --place?--> TLS (5 s) --> request's head (5 s) --> its body (`body`) --> route --> answer
-//!                '--no: closed at once                              '-- again, kept alive --------'
+//! ```text
+//! accept --place?--> TLS (5 s) --> request's head (5 s) --> its body (`body`) --> route --> answer
+//!            '--no: closed at once                              '-- again, kept alive --------'
+//! ```
 
 use super::body::{Late, PIECE, Received, Sent, WHOLE};
 use super::peer::Peer;

@@ -1,11 +1,13 @@
 //! The throttle before passwords: how often one may be tried.
 //!
-//!     attempt(account, home) counts as failed at once, so that attempts side by side count, too
-//!        pair      this account from this home                         8 a minute
-//!        home      any account from this home                         32 a minute
-//!        account   this account from homes that never came in by it   64 a minute
-//!     succeeded    takes this attempt back and clears its pair, and nothing else: who has an account of
-//!                  his own does not lift the count of his guesses at others
+//! ```text
+//! attempt(account, home) counts as failed at once, so that attempts side by side count, too
+//!    pair      this account from this home                         8 a minute
+//!    home      any account from this home                         32 a minute
+//!    account   this account from homes that never came in by it   64 a minute
+//! succeeded    takes this attempt back and clears its pair, and nothing else: who has an account of
+//!              his own does not lift the count of his guesses at others
+//! ```
 //!
 //! The tables are bounded. A full one forgets the key with the fewest failures, of these the oldest:
 //! nobody is refused because others fill it, and nobody loses his own count sooner than he would have

@@ -1,7 +1,9 @@
 //! Is a JPEG whole? Walks every bit of its entropy-coded data, which decoders do not insist on: they fill
 //! what is missing with grey, and a grey half has no defects.
 //!
-//!     SOI --> tables, frame (SOF) --> scan (SOS): MCU, MCU, … padding --> RSTn, next scan or EOI
+//! ```text
+//! SOI --> tables, frame (SOF) --> scan (SOS): MCU, MCU, … padding --> RSTn, next scan or EOI
+//! ```
 //!
 //! A picture is whole when every code is one of its tables, every block has at most 64 coefficients in the
 //! range that 8-bit samples can give, every restart marker stands where it belongs, every scan ends with

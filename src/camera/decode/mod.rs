@@ -1,8 +1,10 @@
 //! From the bytes of a file or of a camera to pixels, with every limit checked first.
 //!
-//!     open -> plain file? -> size -> bytes -> format by content -> whole? -> limits -> samples -> RGB
-//!                                                                  |                     |
-//!                               JPEG: every bit (`jpeg`), PNG and TIFF: `container`      '- `depth`: 16 to 8 bits
+//! ```text
+//! open -> plain file? -> size -> bytes -> format by content -> whole? -> limits -> samples -> RGB
+//!                                                              |                     |
+//!                           JPEG: every bit (`jpeg`), PNG and TIFF: `container`      '- `depth`: 16 to 8 bits
+//! ```
 //!
 //! Pictures are never guessed at: a file that ends too early, holds damaged data, several pictures, linear
 //! light or samples of unknown range is an error, not a picture with a grey lower half or nearly black,

@@ -2,19 +2,19 @@
 //! this machine sees, and how it is opened.
 //!
 //! ```text
-//!     source = "simulator"   `simulator`   parts with known truth            in this process
-//!     source = "folder"      `folder`      files of a directory              in this process
-//!     source = "v4l2"        `v4l2`        USB cameras, capture cards        in a capture child, feature v4l2
-//!     source = "opencv"      `stream`      RTSP, films, GStreamer            in a capture child, features ffmpeg, opencv
-//!     source = "genicam"     `genicam`     GigE Vision, USB3 Vision          in a capture child, feature genicam
+//! source = "simulator"   `simulator`   parts with known truth            in this process
+//! source = "folder"      `folder`      files of a directory              in this process
+//! source = "v4l2"        `v4l2`        USB cameras, capture cards        in a capture child, feature v4l2
+//! source = "opencv"      `stream`      RTSP, films, GStreamer            in a capture child, features ffmpeg, opencv
+//! source = "genicam"     `genicam`     GigE Vision, USB3 Vision          in a capture child, feature genicam
 //!
-//!     [[camera]] --SourceConfig::read--> SourceConfig --> Source
-//!                                            '-- Device(DeviceConfig) --Settings (JSON)--> child: Kind::open --> Device
+//! [[camera]] --SourceConfig::read--> SourceConfig --> Source
+//!                                        '-- Device(DeviceConfig) --Settings (JSON)--> child: Kind::open --> Device
 //! ```
 //!
-//! A new kind of device is a file here, a line in `table`, and a feature in Cargo.toml. A kind without its feature
-//! is known by its word, so that a config that names it gets an error that names the feature. Simulator and folder need no library
-//! and are always there.
+//! A new kind of device is a file here, a line in `table`, and a feature in Cargo.toml. A kind without its feature is
+//! known by its word, so that a config that asks for it gets an error that names the feature. Simulator and folder need
+//! no library and are always there.
 
 #[cfg(any(feature = "v4l2", feature = "genicam"))]
 mod cable;

@@ -1,6 +1,8 @@
 //! A source that renders parts of one product, with known truth.
 //!
-//!     part 0 --> Frame + truth --> part 1 --> … --> part count - 1 --> None
+//! ```text
+//! part 0 --> Frame + truth --> part 1 --> … --> part count - 1 --> None
+//! ```
 //!
 //! A clip of it (see `clip`) shows successive parts, as a belt that moves between two exposures does.
 //!

@@ -109,3 +109,20 @@ impl Kind {
         self.parts().1.open()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_was_not_built_is_told_from_one_that_nobody_knows() {
+        let missing =
+            "this build has no cameras of the kind genicam: it was built without the feature genicam";
+        assert_eq!(unknown("genicam"), missing);
+        let none = unknown("gopro");
+        assert!(none.starts_with("there is no such source; there are simulator, folder, "), "{none}");
+        for (word, built) in DEVICES {
+            assert_eq!(none.contains(word), *built, "{none}: {word}");
+        }
+    }
+}

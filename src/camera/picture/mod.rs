@@ -1,9 +1,9 @@
 //! What is measured and corrected on a picture.
 //!
 //! ```text
-//!     condition   sharpness and exposure, which tell a dirty lens and a light that is off
-//!     thumbnail, difference, sharpness    what the key-frame policies compare
-//!     Corrector   undistortion by the camera's calibration, then white balance
+//! condition   sharpness and exposure, which tell a dirty lens and a light that is off
+//! thumbnail, difference, sharpness    what the key-frame policies compare
+//! Corrector   undistortion by the camera's calibration, then white balance
 //! ```
 //!
 //! OpenCV does it (feature `opencv`); without it no picture is measured.

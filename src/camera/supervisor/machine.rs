@@ -1,15 +1,17 @@
 //! The life of one capture child, as a state machine without clock, process or socket.
 //!
-//!              .------------- spawned -------------.
-//!              v                                   |
-//!     +----> Starting --opened--> Running          |
-//!     |         |                    |             |
-//!     |   refused, closed,      no picture, the same picture again and again,
-//!     |   not open in time      a bad message, closed, fault
-//!     |         '--------+-----------'             |
-//!     |                  v                         |
-//!     '--- due, or the device came back --- Waiting
-//!                                              (the child is dead)
+//! ```text
+//!          .------------- spawned -------------.
+//!          v                                   |
+//! +----> Starting --opened--> Running          |
+//! |         |                    |             |
+//! |   refused, closed,      no picture, the same picture again and again,
+//! |   not open in time      a bad message, closed, fault
+//! |         '--------+-----------'             |
+//! |                  v                         |
+//! '--- due, or the device came back --- Waiting
+//!                                          (the child is dead)
+//! ```
 //!
 //! Waits double from `BACKOFF_MIN` to `BACKOFF_MAX`, each by chance between half and all of it, so that
 //! cameras that fell together do not rise together; `CALM` without a fault makes the next one short
@@ -183,10 +185,10 @@ impl Machine {
 
     /// Starting, Running -> Waiting.
     pub fn fault(&mut self, now: Instant, reason: String) -> Step {
-        if let State::Running { since, .. } = self.state {
-            if now.saturating_duration_since(since) >= CALM {
-                self.faults = 0;
-            }
+        if let State::Running { since, .. } = self.state
+            && now.saturating_duration_since(since) >= CALM
+        {
+            self.faults = 0;
         }
         let doubled = BACKOFF_MIN.saturating_mul(1 << self.faults.min(16)).min(BACKOFF_MAX);
         self.faults += 1;

@@ -1,9 +1,11 @@
 //! The supervisor of one camera: a thread that owns the capture child, and the `Source` the line sees.
 //!
-//!     Source::take --Take--> child --Frame--> supervisor --slot--> Source::take
-//!                              |                  |
-//!                              '--Alive, Fault----+--> machine --> kill, wait, spawn
-//!                                                 '--> report: ready, fault with its reason
+//! ```text
+//! Source::take --Take--> child --Frame--> supervisor --slot--> Source::take
+//!                          |                  |
+//!                          '--Alive, Fault----+--> machine --> kill, wait, spawn
+//!                                             '--> report: ready, fault with its reason
+//! ```
 //!
 //! Nothing a child sends is believed: sizes must fit the bytes and stay what they were, stamps must rise and not lie
 //! in the future, no more parts are lost than a line can trigger, and reasons are cut to a length. What does not fit
@@ -418,11 +420,11 @@ impl Keeper {
             return self.machine.fault(now, "no descriptor is left".into());
         };
         let mut slot = self.shared.lock();
-        if let Some(wanted) = slot.wanted {
-            if let Err(error) = sender.send(&wanted.message(), &[], MESSAGE_WITHIN) {
-                drop(slot);
-                return self.broken(&error);
-            }
+        if let Some(wanted) = slot.wanted
+            && let Err(error) = sender.send(&wanted.message(), &[], MESSAGE_WITHIN)
+        {
+            drop(slot);
+            return self.broken(&error);
         }
         slot.sender = Some(sender);
         slot.fault = None;

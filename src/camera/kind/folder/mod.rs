@@ -1,8 +1,10 @@
 //! A source that takes pictures from a directory, once or for as long as new ones come.
 //!
-//!     once:     list, sorted by name --> file --> file --> … --> None
-//!     watch:    scan --> complete files, sorted by name --> … --> wait --> scan --> …     (see `watch`)
-//!     trigger:  scan --> the first complete file that came after it; earlier ones are discarded
+//! ```text
+//! once:     list, sorted by name --> file --> file --> … --> None
+//! watch:    scan --> complete files, sorted by name --> … --> wait --> scan --> …     (see `watch`)
+//! trigger:  scan --> the first complete file that came after it; earlier ones are discarded
+//! ```
 //!
 //! Hidden files and everything that is not a plain file are left alone. A file that cannot be
 //! decoded is an error that names it; the others go on.

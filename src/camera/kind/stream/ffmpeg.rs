@@ -1,7 +1,9 @@
 //! FFmpeg's libraries: RTSP and other streams, and video files.
 //!
-//!     demuxer --packet--> whole? --> decoder, which stops at errors --frame--> whole? --> RGB picture
-//!                           '-- broken ---------------------------'-- broken: until the next key frame
+//! ```text
+//! demuxer --packet--> whole? --> decoder, which stops at errors --frame--> whole? --> RGB picture
+//!                       '-- broken ---------------------------'-- broken: until the next key frame
+//! ```
 //!
 //! A decoder conceals what is missing: it fills the rest of a cut picture, and every picture that is predicted
 //! from a broken one is broken, too. So damaged packets, errors of the decoder and frames that it concealed are

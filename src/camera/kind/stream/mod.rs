@@ -1,8 +1,8 @@
 //! Streams and recordings: whatever has a URL, and GStreamer pipelines. Its word in a config is `opencv`.
 //!
 //! ```text
-//!     url --backend = "ffmpeg"-----> `ffmpeg`      RTSP and other streams, video files    feature ffmpeg
-//!      '---backend = "gstreamer"--> `gstreamer`   pipelines that end in `appsink`        feature opencv
+//! url --backend = "ffmpeg"-----> `ffmpeg`      RTSP and other streams, video files    feature ffmpeg
+//!  '---backend = "gstreamer"--> `gstreamer`   pipelines that end in `appsink`        feature opencv
 //! ```
 
 #[cfg(feature = "ffmpeg")]
