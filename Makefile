@@ -27,6 +27,9 @@ test: install-deps
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
 	  set -x; $(CARGO) clippy --release --locked --all-targets -- -D warnings; \
 	else echo "clippy is not installed: its lints are not checked"; fi
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	  set -x; $(CARGO) deny --locked --config .ci/deny.toml check licenses bans sources; \
+	else echo "cargo-deny is not installed: licences and duplicates are not checked"; fi
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	  set -x; $(CARGO) nextest run --release --locked; \
 	else set -x; $(CARGO) test --release --locked --lib --bins --tests; fi

@@ -16,7 +16,6 @@
 //!
 //! Nothing is opened here but the config and the pipelines.
 
-mod camera;
 mod effective;
 mod mqtt;
 mod pair;
@@ -25,14 +24,13 @@ mod read;
 mod tests;
 mod web;
 
-pub use camera::{DeviceConfig, Health};
+pub use crate::camera::trigger::{TriggerConfig, TriggerOn};
 pub use mqtt::{BrokerTls, Mqtt, Protocol, Secret};
 pub use pair::unfit;
 
-use crate::camera::device::Kind;
-use crate::camera::folder::FileTime;
-use crate::camera::window::{Rule, Stamps};
-use crate::document::{self, Problem, ReadError, read_text};
+use crate::camera::kind::SourceConfig;
+use crate::camera::window::Rule;
+use crate::document::{self, Origin, Problem, ReadError, read_text};
 use crate::queue::Policy;
 use crate::recipe::registry::Recipe;
 use crate::store::ageing::Trust;
@@ -135,33 +133,9 @@ pub struct Camera {
 }
 
 impl Camera {
-    /// How pictures are matched with triggers. Without a key: a second for a camera on a cable, two for a stream and
-    /// for files, and none where the order itself makes the picture.
+    /// How pictures are matched with triggers.
     pub fn window(&self) -> Rule {
-        let ms = Duration::from_millis;
-        let (stamps, within, on_its_way) = match &self.source {
-            SourceConfig::Device(device) => match &device.kind {
-                Kind::OpenCv { live: false, .. } => (Stamps::Order, None, ms(1_000)),
-                Kind::OpenCv { .. } => (Stamps::Exposure, Some(ms(2_000)), ms(1_000)),
-                Kind::V4l2 { .. } | Kind::Genicam { .. } => (Stamps::Exposure, Some(ms(1_000)), ms(1_000)),
-            },
-            SourceConfig::Simulator { .. } | SourceConfig::Folder { watch: false, .. } => {
-                (Stamps::Order, None, ms(1_000))
-            }
-            // A file that another user writes must stand still for two seconds before it counts.
-            SourceConfig::Folder { time: FileTime::Arrival, .. } => {
-                (Stamps::Arrival, Some(ms(2_000)), ms(3_000))
-            }
-            SourceConfig::Folder { time: FileTime::Modified, .. } => {
-                (Stamps::Exposure, Some(ms(2_000)), ms(3_000))
-            }
-        };
-        let latency = match &self.source {
-            SourceConfig::Device(device) => ms(device.latency_ms.into()),
-            _ => Duration::ZERO,
-        };
-        let within = self.trigger.exposed_within_ms.map(ms).or(within);
-        Rule { within, on_its_way: on_its_way + latency, stamps }
+        self.source.window(self.trigger)
     }
 }
 
@@ -171,61 +145,6 @@ pub struct Part {
     pub name: String,
     /// Ids of cameras that take triggers; at least two.
     pub cameras: Vec<String>,
-}
-
-/// Where frames come from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SourceConfig {
-    /// Rendered parts with known truth.
-    Simulator {
-        /// Name of the product (`simulator::Product`): all its parts share one design.
-        product: String,
-        /// Number of the first part; the same seed gives the same parts.
-        seed: u64,
-        /// Parts until the source ends; `None`: no end.
-        count: Option<u64>,
-        width_px: u32,
-        height_px: u32,
-    },
-    /// Pictures in a directory.
-    Folder {
-        path: PathBuf,
-        /// Wait for new files. Otherwise those that are there are taken once, and the source ends.
-        watch: bool,
-        /// What the time of a triggered part's file is.
-        time: FileTime,
-    },
-    /// `v4l2`, `opencv` or `genicam`: a device in a capture process.
-    Device(Box<DeviceConfig>),
-}
-
-impl SourceConfig {
-    /// True when the source ends only with the daemon.
-    pub const fn is_endless(&self) -> bool {
-        !matches!(self, Self::Simulator { count: Some(_), .. } | Self::Folder { watch: false, .. })
-    }
-}
-
-/// What asks for a picture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TriggerConfig {
-    pub on: TriggerOn,
-    /// Milliseconds from one picture to the next; `None`: as fast as source and queue allow.
-    pub interval_ms: Option<u64>,
-    /// Overrides the pipeline's deadline; counted from the trigger where there is one.
-    pub deadline_ms: Option<u64>,
-    /// From a command to the exposure of its part, at most; `None`: as is usual for the source.
-    pub exposed_within_ms: Option<u64>,
-}
-
-/// Who decides when a picture is taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TriggerOn {
-    /// The clock, or the source itself.
-    #[default]
-    Interval,
-    /// A command, by MQTT, HTTP or a file.
-    Command,
 }
 
 /// The queue between a camera and the inspection.
@@ -298,7 +217,7 @@ fn load_file(path: &Path, files: bool, may_break: bool) -> Result<Config, ReadEr
     let environment = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .filter(|(name, _)| name.starts_with(document::PREFIX));
-    let origin = read::Origin {
+    let origin = Origin {
         file: path.display().to_string(),
         dir: path.parent().unwrap_or(Path::new("")).to_owned(),
         environment: environment.collect(),

@@ -276,9 +276,9 @@ impl Parts<'_> {
         // First, while the desk still knows all files of the former process.
         let inbox = dir.map(watch).transpose().context("[trigger] dir")?;
         if let Some(page) = self.page {
-            page.app.take_commands(Arc::clone(&handler));
+            page.take_commands(Arc::clone(&handler));
             let station = Arc::clone(station);
-            page.app.show_cameras(Box::new(move || station.cameras()), web::warnings(recipes));
+            page.show_cameras(Box::new(move || station.cameras()), web::warnings(recipes));
         }
         let commands = mqtt::command::listen(mqtt_options(config)?, handler, station::hearing(station));
         let gate = gate::Gate::new(Arc::clone(store));
@@ -301,7 +301,7 @@ impl Parts<'_> {
         let asked = Arc::clone(&book);
         desk.reload_with(Box::new(move |sender| asked.reload(sender.to_string()).map_err(recipes::refused)));
         if let Some(page) = self.page {
-            page.app.keep_recipes(Arc::<Recipes>::clone(&book));
+            page.keep_recipes(Arc::<Recipes>::clone(&book));
         }
         let room = candidate(&self.config.model);
         let thread = recipes::start(&book, Arc::clone(engine), room, self.stop.clone())?;

@@ -26,6 +26,9 @@
 //! An error never becomes a pass: whatever goes wrong between a frame and its verdict ends in
 //! `Verdict::Review` with its reason.
 
+// The library alone: in tests an unwrap is an assertion. What holds everywhere is in Cargo.toml.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod address;
 pub mod camera;
 pub mod cli;

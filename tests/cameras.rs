@@ -5,6 +5,8 @@
 //!
 //! `SOAK=full` runs P4 at its full count.
 
+#![cfg(all(feature = "v4l2", feature = "genicam", feature = "ffmpeg", feature = "opencv"))]
+
 #[path = "common/awake.rs"]
 mod awake;
 #[path = "common/film.rs"]
@@ -23,12 +25,15 @@ use film::film;
 
 use image::{Rgb, RgbImage};
 use inspectd::camera::child;
-use inspectd::camera::device::{self, Backend, Exposure, Kind, Settings, Stamp};
+use inspectd::camera::device::{Device, DeviceError, Stamp};
 use inspectd::camera::keyframe::Policy;
+use inspectd::camera::kind::genicam::{self, Exposure};
+use inspectd::camera::kind::stream::{self, Backend};
+use inspectd::camera::kind::{Kind, Settings, v4l2};
 use inspectd::camera::picture::Correction;
 use inspectd::camera::supervisor::machine::Limits;
 use inspectd::camera::supervisor::{Report, Supervised};
-use inspectd::camera::wire::{Alive, Order, Told};
+use inspectd::camera::wire::{Alive, FromCapture, ToCapture};
 use inspectd::camera::{Source, Stop, Want};
 use inspectd::domain::frame::Frame;
 use inspectd::ipc::{Channel, Child, Program};
@@ -61,9 +66,11 @@ const AWAY: Duration = Duration::from_secs(2);
 fn a_child() {
     match std::env::var(ROLE).as_deref() {
         Ok("scripted") => scripted(Path::new(&std::env::var(SCRIPT).unwrap())),
-        Ok("real") => child::serve(Channel::of_this_process().unwrap(), device::open).unwrap(),
+        Ok("real") => {
+            child::serve(Channel::of_this_process().unwrap(), |settings| settings.kind.open()).unwrap()
+        }
         Ok(role @ ("line" | "line by order")) => {
-            let open = |_: &Settings| -> Result<Box<dyn device::Device>, device::DeviceError> {
+            let open = |_: &Settings| -> Result<Box<dyn Device>, DeviceError> {
                 let place = std::env::var(SCRIPT).unwrap();
                 Ok(Box::new(right_part::LineDevice::new(Path::new(&place), role == "line by order")))
             };
@@ -93,12 +100,12 @@ fn program(role: &str, script: &Path) -> Program {
 fn scripted(script: &Path) {
     let mut channel = Channel::of_this_process().unwrap();
     let within = Duration::from_secs(5);
-    let Ok(Some((Order::Open(_), _))) = channel.recv(within, within) else { return };
+    let Ok(Some((ToCapture::Open(_), _))) = channel.recv(within, within) else { return };
     if !script.exists() {
-        channel.send(&Told::Fault { reason: "no such device".into() }, &[], within).unwrap();
+        channel.send(&FromCapture::Fault { reason: "no such device".into() }, &[], within).unwrap();
         return;
     }
-    channel.send(&Told::Opened, &[], within).unwrap();
+    channel.send(&FromCapture::Opened, &[], within).unwrap();
     let (mut pictures, mut told) = (0_u64, Instant::now());
     loop {
         let order = match channel.recv(Duration::from_millis(20), within) {
@@ -109,7 +116,7 @@ fn scripted(script: &Path) {
         match word.as_str() {
             "hang" => std::thread::sleep(Duration::from_secs(3600)),
             "eio" => {
-                let _ = channel.send(&Told::Fault { reason: "EIO".into() }, &[], within);
+                let _ = channel.send(&FromCapture::Fault { reason: "EIO".into() }, &[], within);
                 return;
             }
             "crash" => panic!("a driver crashed"),
@@ -120,7 +127,7 @@ fn scripted(script: &Path) {
             }
             // Both have the bytes of their sizes, and answer an order that nobody waits for any more.
             "shrinks" => {
-                let small = Told::Frame {
+                let small = FromCapture::Frame {
                     order: Some(0),
                     older: 0,
                     width_px: 2,
@@ -133,12 +140,12 @@ fn scripted(script: &Path) {
             }
             // What no honest child sends.
             "lost" => {
-                let lies = [Told::Lost { count: 3 }, Told::Lost { count: u64::MAX }];
+                let lies = [FromCapture::Lost { count: 3 }, FromCapture::Lost { count: u64::MAX }];
                 let _ = lies.map(|lie| channel.send(&lie, &[], within));
             }
             "huge" => {
                 let (width_px, height_px) = (u32::MAX, u32::MAX);
-                let lie = Told::Frame {
+                let lie = FromCapture::Frame {
                     order: Some(1),
                     older: 0,
                     width_px,
@@ -148,22 +155,22 @@ fn scripted(script: &Path) {
                 };
                 let _ = channel.send(&lie, &[], within);
             }
-            "opened" => _ = channel.send(&Told::Opened, &[], within),
+            "opened" => _ = channel.send(&FromCapture::Opened, &[], within),
             "unordered" => _ = channel.send(&frame(None, pictures), &[&[0; 4 * 4 * 3]], within),
             // More parts than anybody takes, and then a fault, which tells that they were all sent.
             "line" => {
                 for number in 1..=12 {
                     channel.send(&frame(None, number), &[&[0; 4 * 4 * 3]], within).unwrap();
                 }
-                channel.send(&Told::Lost { count: 3 }, &[], within).unwrap();
+                channel.send(&FromCapture::Lost { count: 3 }, &[], within).unwrap();
                 std::fs::write(script, "good").unwrap();
-                let _ = channel.send(&Told::Fault { reason: "sent".into() }, &[], within);
+                let _ = channel.send(&FromCapture::Fault { reason: "sent".into() }, &[], within);
                 return;
             }
             _ => {}
         }
         pictures += 1;
-        if let Some(Order::Take { order, .. }) = order {
+        if let Some(ToCapture::Take { order, .. }) = order {
             let bytes = [pictures as u8; 4 * 4 * 3];
             channel.send(&frame(Some(order), pictures), &[&bytes], within).unwrap();
         }
@@ -171,7 +178,7 @@ fn scripted(script: &Path) {
             told = Instant::now();
             let checksum = if word == "frozen" { 7 } else { pictures as u32 };
             let alive = Alive { pictures, checksum, idle: false, condition: None };
-            if channel.send(&Told::Alive(alive), &[], within).is_err() {
+            if channel.send(&FromCapture::Alive(alive), &[], within).is_err() {
                 return;
             }
         }
@@ -180,11 +187,17 @@ fn scripted(script: &Path) {
 
 fn scripted_kind(script: &Path) -> Kind {
     let device = script.to_owned();
-    Kind::V4l2 { device, width_px: None, height_px: None, fps: None, controls: Default::default() }
+    Kind::V4l2(v4l2::Settings {
+        device,
+        width_px: None,
+        height_px: None,
+        fps: None,
+        controls: Default::default(),
+    })
 }
 
-fn frame(order: Option<u64>, number: u64) -> Told {
-    Told::Frame { order, older: 0, width_px: 4, height_px: 4, stamp: Stamp::now(), number }
+fn frame(order: Option<u64>, number: u64) -> FromCapture {
+    FromCapture::Frame { order, older: 0, width_px: 4, height_px: 4, stamp: Stamp::now(), number }
 }
 
 /// A camera under supervision, and all that its supervisor said.
@@ -205,7 +218,7 @@ impl Rig {
         let reports = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&reports);
         let report = Box::new(move |report| heard.lock().unwrap().push((Instant::now(), report)));
-        let pushed = matches!(&settings.kind, Kind::Genicam { trigger: Exposure::Line(_), .. });
+        let pushed = settings.kind.is_line_triggered();
         let camera =
             Supervised::new(settings, program(role, script), limits, pushed, Stop::default(), report)
                 .unwrap();
@@ -369,7 +382,7 @@ fn pictures_of_a_hardware_trigger_that_find_no_room_are_counted() {
 }
 
 fn opencv(url: String, backend: Backend, live: bool) -> Kind {
-    Kind::OpenCv { url, backend, live, open_timeout_ms: 5_000, read_timeout_ms: 2_000 }
+    Kind::Stream(stream::Settings { url, backend, live, open_timeout_ms: 5_000, read_timeout_ms: 2_000 })
 }
 
 #[test]
@@ -476,7 +489,7 @@ fn fake_camera(role: &str) -> Child {
 }
 
 fn genicam(format: &str, trigger: Exposure) -> Kind {
-    Kind::Genicam {
+    Kind::Genicam(genicam::Settings {
         name: "127.0.0.1".into(),
         exposure_us: Some(5_000.0),
         gain: Some(2.0),
@@ -485,7 +498,7 @@ fn genicam(format: &str, trigger: Exposure) -> Kind {
         height_px: Some(240),
         pixel_format: Some(format.into()),
         trigger,
-    }
+    })
 }
 
 /// One test for all of it, because the fake camera has one address and one port.
@@ -536,14 +549,16 @@ fn a_gige_vision_camera_streams_obeys_goes_and_comes_back() {
 #[test]
 #[ignore = "needs a /dev/video0 of the kernel's driver vivid: make test-v4l2"]
 fn v4l2_streams_obeys_controls_and_refuses_what_it_has_not() {
-    let kind = |controls: &[(&str, i64)], width_px| Kind::V4l2 {
-        device: "/dev/video0".into(),
-        width_px: Some(width_px),
-        height_px: Some(480),
-        fps: Some(30),
-        controls: controls.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+    let kind = |controls: &[(&str, i64)], width_px| {
+        Kind::V4l2(v4l2::Settings {
+            device: "/dev/video0".into(),
+            width_px: Some(width_px),
+            height_px: Some(480),
+            fps: Some(30),
+            controls: controls.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+        })
     };
-    for (node, name, details) in inspectd::camera::v4l2::list() {
+    for (node, name, details) in inspectd::camera::kind::v4l2::list() {
         println!("{} {name}\n  {}", node.display(), details.join("\n  "));
     }
     // An emulated processor takes longer over everything, and asking a driver for its formats takes thousands

@@ -1,12 +1,14 @@
 //! Streams and films whose pictures are cut, damaged or change: what is handed out is what was sent, bit by bit, and
 //! everything else is a broken picture or a fault. Read in this process, without the capture child.
 
+#![cfg(feature = "ffmpeg")]
+
 #[path = "common/film.rs"]
 mod film;
 
-use inspectd::camera::device::{BROKEN_MAX, Backend, Device, Kind, Reading, Settings, open};
-use inspectd::camera::keyframe::Policy;
-use inspectd::camera::picture::Correction;
+use inspectd::camera::device::{BROKEN_MAX, Device, Reading};
+use inspectd::camera::kind::Kind;
+use inspectd::camera::kind::stream::{self, Backend};
 use inspectd::simulator::{Product, part};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -18,21 +20,14 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn device(url: &str, live: bool) -> Box<dyn Device> {
-    let kind = Kind::OpenCv {
+    let kind = Kind::Stream(stream::Settings {
         url: url.to_owned(),
         backend: Backend::Ffmpeg,
         live,
         open_timeout_ms: 20_000,
         read_timeout_ms: 20_000,
-    };
-    let settings = Settings {
-        camera: "cam1".into(),
-        kind,
-        key_frames: Policy::All,
-        correction: Correction::default(),
-        latency_ms: 0,
-    };
-    open(&settings).expect("it opens")
+    });
+    kind.open().expect("it opens")
 }
 
 /// What came of a stream until its end: pictures with their times, broken ones, and the fault.

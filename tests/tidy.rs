@@ -7,12 +7,15 @@
 //!                        > camera, mqtt, web, control > store > domain
 //!
 //! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them;
-//! `command` is one on `domain`, for the rooms that take commands. Test code is free to reach further; a file's
-//! tests begin at `#[cfg(test)]` and end it.
+//! `command` is one on `domain`, for the rooms that take commands. Test code, what stands under `#[cfg(test)]`, is free
+//! to reach further.
 
+use proc_macro2::{TokenStream, TokenTree};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use syn::visit::{self, Visit};
+use syn::{Attribute, Item, ItemUse, Macro, UseName, UsePath, UseRename, UseTree};
 
 /// Longest file, in lines. Aim at 500.
 const LINES_MAX: usize = 600;
@@ -70,8 +73,6 @@ const TOP: &[&str] = &[
     "tests",
     "README.md",
     "Makefile",
-    "LICENSE-MIT",
-    "LICENSE-APACHE",
 ];
 
 #[test]
@@ -119,10 +120,8 @@ fn no_unfinished_work_is_checked_in() {
 #[test]
 fn threads_start_in_one_place() {
     for (path, text) in sources("src") {
-        let code = without_comments_and_texts(before_tests(&text));
-        let starts = code.contains("thread::spawn(") || code.contains("thread::Builder");
         let may = is_test_file(&text) || path.ends_with("threads.rs");
-        assert!(may || !starts, "{}: use threads::spawn", path.display());
+        assert!(may || !Paths::of(&text).starts_threads, "{}: use threads::spawn", path.display());
     }
 }
 
@@ -172,15 +171,15 @@ fn bad_imports(room: &str, text: &str) -> Vec<String> {
     if is_test_file(text) {
         return Vec::new();
     }
-    let code = without_comments_and_texts(before_tests(text));
-    let mut bad: Vec<_> = imported(&code)
+    let paths = Paths::of(text);
+    let mut bad: Vec<_> = paths
+        .rooms
         .into_iter()
         .filter(|other| other != room && !allowed.contains(&other.as_str()))
         .map(|other| format!("{room} must not import {other}"))
         .collect();
     // `super::super` out of a nested file could leave the room unseen.
-    let climbs = code.matches("super::super").count();
-    bad.extend((climbs > 0).then(|| "write crate::… instead of super::super".to_owned()));
+    bad.extend(paths.climbs.then(|| "write crate::… instead of super::super".to_owned()));
     bad
 }
 
@@ -189,75 +188,111 @@ fn is_test_file(text: &str) -> bool {
     text.starts_with("//! Tests of ")
 }
 
-fn before_tests(text: &str) -> &str {
-    text.split_once("#[cfg(test)]\nmod tests {").map_or(text, |(code, _)| code)
+/// The paths in the code of a file, without its tests.
+#[derive(Default)]
+struct Paths {
+    /// What `crate::` paths begin with: `a` and `c` in `use crate::{a::{b, x}, c};`.
+    rooms: BTreeSet<String>,
+    /// Some path begins with `super::super`.
+    climbs: bool,
+    /// Some path holds `thread::spawn` or `thread::Builder`.
+    starts_threads: bool,
 }
 
-/// The rooms that `crate::` paths name: `a` and `c` in `use crate::{a::{b, x}, c};`.
-fn imported(code: &str) -> BTreeSet<String> {
-    let mut rooms = BTreeSet::new();
-    for start in ["crate::", "inspectd::"] {
-        for (at, _) in code.match_indices(start) {
-            let before = code[..at].chars().next_back();
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
-                continue;
-            }
-            let rest = code[at + start.len()..].trim_start();
-            match rest.strip_prefix('{') {
-                Some(list) => rooms.extend(first_names(list)),
-                None => rooms.extend(name_at(rest)),
-            }
-        }
+impl Paths {
+    fn of(text: &str) -> Self {
+        let mut paths = Self::default();
+        paths.visit_file(&syn::parse_file(text).unwrap_or_else(|error| panic!("{error}: {text}")));
+        paths
     }
-    rooms
-}
 
-/// The first name of each item of a brace list whose opening brace was taken off.
-fn first_names(list: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut depth = 0;
-    let mut item = String::new();
-    for c in list.chars() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => names.extend(name_at(std::mem::take(&mut item).trim())),
-            _ if depth == 0 => item.push(c),
+    /// One path from its beginning.
+    fn path(&mut self, names: &[String]) {
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        match names.as_slice() {
+            ["crate" | "inspectd", room, ..] => _ = self.rooms.insert((*room).to_owned()),
+            ["super", "super", ..] => self.climbs = true,
             _ => {}
         }
+        self.starts_threads |= names.windows(2).any(|pair| matches!(pair, ["thread", "spawn" | "Builder"]));
     }
-    names.extend(name_at(item.trim()));
-    names
-}
 
-/// The identifier at the start of a text, if there is one.
-fn name_at(text: &str) -> Option<String> {
-    let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    (!name.is_empty()).then_some(name)
-}
-
-/// The code with comments and string literals blanked, so that words in them are no imports.
-fn without_comments_and_texts(text: &str) -> String {
-    let mut code = String::with_capacity(text.len());
-    for line in text.lines() {
-        let mut in_text = false;
-        let mut previous = ' ';
-        for (at, c) in line.char_indices() {
-            if !in_text && line[at..].starts_with("//") {
-                break;
+    /// The paths of a tree of imports, which begins with `names`.
+    fn tree(&mut self, names: &mut Vec<String>, tree: &UseTree) {
+        match tree {
+            UseTree::Path(UsePath { ident, tree, .. }) => {
+                names.push(ident.to_string());
+                self.tree(names, tree);
+                names.pop();
             }
-            // A quote in a character literal ('"') opens no text.
-            if c == '"' && previous != '\\' && previous != '\'' {
-                in_text = !in_text;
-            } else if !in_text {
-                code.push(c);
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.tree(names, tree)),
+            UseTree::Name(UseName { ident }) | UseTree::Rename(UseRename { ident, .. }) => {
+                names.push(ident.to_string());
+                self.path(names);
+                names.pop();
             }
-            previous = if previous == '\\' && c == '\\' { ' ' } else { c };
+            UseTree::Glob(_) => self.path(names),
         }
-        code.push('\n');
     }
-    code
+
+    /// The paths in the tokens of a macro, which are no syntax yet.
+    fn tokens(&mut self, tokens: TokenStream) {
+        let mut names = Vec::new();
+        let mut colons = 0;
+        for token in tokens {
+            match token {
+                TokenTree::Ident(ident) => {
+                    if colons != 2 {
+                        self.path(&std::mem::take(&mut names));
+                    }
+                    names.push(ident.to_string());
+                    colons = 0;
+                }
+                TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
+                TokenTree::Group(group) => self.tokens(group.stream()),
+                _ => colons = 0,
+            }
+        }
+        self.path(&names);
+    }
+}
+
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_item(&mut self, item: &'ast Item) {
+        if !attributes(item).iter().any(is_for_tests) {
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        self.tree(&mut Vec::new(), &item.tree);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        self.path(&path.segments.iter().map(|segment| segment.ident.to_string()).collect::<Vec<_>>());
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, call: &'ast Macro) {
+        self.tokens(call.tokens.clone());
+        visit::visit_macro(self, call);
+    }
+}
+
+/// The attributes of what can be left out of a build.
+fn attributes(item: &Item) -> &[Attribute] {
+    match item {
+        Item::Mod(item) => &item.attrs,
+        Item::Fn(item) => &item.attrs,
+        Item::Use(item) => &item.attrs,
+        Item::Impl(item) => &item.attrs,
+        _ => &[],
+    }
+}
+
+/// `#[cfg(test)]`.
+fn is_for_tests(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("cfg") && attribute.parse_args::<syn::Ident>().is_ok_and(|name| name == "test")
 }
 
 /// Words of unfinished work.
@@ -276,20 +311,37 @@ fn the_check_sees_broken_imports() {
     let sees = |room: &str, text: &str| !bad_imports(room, text).is_empty();
     assert!(sees("domain", "use crate::store::Store;"));
     assert!(sees("domain", "use crate::{domain::Frame, store::{Store, Outbox}};"));
+    assert!(sees("domain", "use {std::fmt, crate::store as kept};"));
+    assert!(sees("domain", "use crate::store::*;"));
     assert!(sees("vlm", "use crate::{\n    vlm::{\n        gguf, rope,\n    },\n    domain,\n};"));
     assert!(sees("mqtt", "fn f() { let x = crate::web::api(); }"));
+    assert!(sees("mqtt", "fn f(x: &crate::web::Web<u8>) -> Option<crate::domain::Frame> { None }"));
+    assert!(sees("mqtt", "fn f() { println!(\"{}\", crate::web::api()); }"));
+    assert!(sees("mqtt", "macro_rules! m { () => { $crate::web::api() }; }"));
     assert!(sees("inspect", "pub use crate::store;"));
     assert!(sees("camera", "use inspectd::mqtt::Client;"));
     assert!(sees("store", "fn f() { use super::super::mqtt; }"));
-    assert!(sees("queue", "let quote = '\"'; use crate::domain::Frame;"));
+    assert!(sees("store", "fn f() { super::super::mqtt::f(); }"));
+    assert!(sees("queue", "const QUOTE: char = '\"'; use crate::domain::Frame;"));
     assert!(sees("store", "const A: &str = \"a\"; use crate::mqtt;"));
+    assert!(sees("store", "#[cfg(test)]\nmod tests {}\nuse crate::mqtt;"));
 
     assert!(!sees("domain", "use crate::domain::rect::Rect;\nuse std::fmt;"));
     assert!(!sees("inspect", "use crate::{domain::{Frame, Grid}, vlm};"));
-    assert!(!sees("domain", "//! `crate::store` keeps these.\n/* */ let x = \"crate::store\";"));
+    assert!(!sees("domain", "//! `crate::store` keeps these.\n/* */ const X: &str = \"crate::store\";"));
     assert!(!sees("domain", "use my_crate::store;"));
     assert!(!sees("store", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::mqtt;\n}"));
     assert!(!sees("cli", "use crate::{mqtt, web};"));
+}
+
+#[test]
+fn the_check_sees_threads() {
+    for bad in ["fn f() { std::thread::spawn(g); }", "use std::thread::{Builder, sleep};"] {
+        assert!(Paths::of(bad).starts_threads, "{bad}");
+    }
+    for good in ["fn f() { threads::spawn(g); }", "use std::thread::JoinHandle; // thread::spawn(g)"] {
+        assert!(!Paths::of(good).starts_threads, "{good}");
+    }
 }
 
 #[test]

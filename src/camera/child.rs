@@ -1,8 +1,10 @@
 //! The capture child: opens one device, reads it all the time, and hands over what is ordered.
 //!
-//!     Open --> device --next--> picture --count, check--> ordered, and exposed after the order?
-//!                                                            |--no--> forgotten
-//!                                                            '--yes-> key-frame policy --> Frame
+//! ```text
+//! Open --> device --next--> picture --count, check--> ordered, and exposed after the order?
+//!                                                        |--no--> forgotten
+//!                                                        '--yes-> key-frame policy --> Frame
+//! ```
 //!
 //! It reads whether pictures are wanted or not, so that what is ordered is new and not what lay in a
 //! driver's buffers. A recording is read only when ordered. It ends when its socket closes.
@@ -12,10 +14,11 @@
 //!   picture answers an order that nobody waits for.
 //! - A picture from before an order's `after_ns` never answers it.
 
-use super::device::{Device, DeviceError, Picture, Reading, Settings, monotonic_ns};
+use super::device::{Device, DeviceError, Picture, Reading, monotonic_ns};
 use super::keyframe::KeyFrames;
+use super::kind::Settings;
 use super::picture::{Corrector, condition};
-use super::wire::{Alive, Order, Told};
+use super::wire::{Alive, FromCapture, ToCapture};
 use crate::ipc::{Channel, IpcError};
 use std::time::{Duration, Instant};
 
@@ -25,22 +28,22 @@ pub const ALIVE_EVERY: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(100);
 /// A message to the supervisor is through in this time, or there is no supervisor.
 const SEND_WITHIN: Duration = Duration::from_secs(5);
-/// How long the child waits to be told what to open.
+/// How long the child waits for what it is to open.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves until the other side closes the connection or the device fails.
 ///
 /// # Errors
-/// The connection failed; a failed device is told to the other side and is no error here.
+/// The connection failed; a failed device is reported to the other side and is no error here.
 pub fn serve(
     mut channel: Channel,
     open: impl FnOnce(&Settings) -> Result<Box<dyn Device>, DeviceError>,
 ) -> Result<(), IpcError> {
-    let Some((Order::Open(settings), _)) = channel.recv(OPEN_WITHIN, SEND_WITHIN)? else { return Ok(()) };
+    let Some((ToCapture::Open(settings), _)) = channel.recv(OPEN_WITHIN, SEND_WITHIN)? else { return Ok(()) };
     let ready = Corrector::new(&settings.correction).and_then(|corrector| Ok((open(&settings)?, corrector)));
     let outcome = match ready {
         Ok((device, corrector)) => {
-            channel.send(&Told::Opened, &[], SEND_WITHIN)?;
+            channel.send(&FromCapture::Opened, &[], SEND_WITHIN)?;
             let mut session = Session {
                 channel,
                 device,
@@ -50,7 +53,7 @@ pub fn serve(
                 latency: Duration::from_millis(settings.latency_ms.into()),
                 older: 0,
                 alive: Alive::default(),
-                told: Instant::now(),
+                reported: Instant::now(),
             };
             let outcome = session.run();
             channel = session.channel;
@@ -62,7 +65,7 @@ pub fn serve(
         Ok(()) | Err(Stop::Ipc(IpcError::Closed)) => Ok(()),
         Err(Stop::Ipc(error)) => Err(error),
         Err(Stop::Device(error)) => {
-            channel.send(&Told::Fault { reason: error.to_string() }, &[], SEND_WITHIN)
+            channel.send(&FromCapture::Fault { reason: error.to_string() }, &[], SEND_WITHIN)
         }
     }
 }
@@ -104,7 +107,7 @@ struct Session {
     older: u64,
     alive: Alive,
     /// When the last sign of life was sent.
-    told: Instant,
+    reported: Instant,
 }
 
 impl Session {
@@ -126,25 +129,27 @@ impl Session {
                     Reading::Broken(reason) => self.broken(reason)?,
                     Reading::Lost(count) => {
                         self.alive.idle = false;
-                        self.channel.send(&Told::Lost { count }, &[], SEND_WITHIN)?;
+                        self.channel.send(&FromCapture::Lost { count }, &[], SEND_WITHIN)?;
                     }
                     Reading::Ended => {
                         self.last()?;
-                        self.channel.send(&Told::Ended, &[], SEND_WITHIN)?;
+                        self.channel.send(&FromCapture::Ended, &[], SEND_WITHIN)?;
                         return Ok(());
                     }
                 }
             }
-            if self.told.elapsed() >= ALIVE_EVERY {
-                self.told = Instant::now();
-                self.channel.send(&Told::Alive(self.alive), &[], SEND_WITHIN)?;
+            if self.reported.elapsed() >= ALIVE_EVERY {
+                self.reported = Instant::now();
+                self.channel.send(&FromCapture::Alive(self.alive), &[], SEND_WITHIN)?;
                 self.alive.condition = None;
             }
         }
     }
 
     fn take_orders(&mut self, mut wait: Duration) -> Result<(), Stop> {
-        while let Some((Order::Take { order, after_ns, by_ns }, _)) = self.channel.recv(wait, SEND_WITHIN)? {
+        while let Some((ToCapture::Take { order, after_ns, by_ns }, _)) =
+            self.channel.recv(wait, SEND_WITHIN)?
+        {
             self.order = Some(Ordered { number: order, after_ns, by_ns });
             self.older = 0;
             self.key_frames.begin();
@@ -161,8 +166,8 @@ impl Session {
         self.alive.pictures += 1;
         self.alive.idle = false;
         self.alive.checksum = crc32fast::hash(picture.pixels.as_raw());
-        if self.told.elapsed() >= ALIVE_EVERY {
-            self.alive.condition = Some(condition(&picture.pixels)?);
+        if self.reported.elapsed() >= ALIVE_EVERY {
+            self.alive.condition = condition(&picture.pixels)?;
         }
         if !self.device.pushes() {
             let Some(order) = self.order else { return Ok(()) };
@@ -183,11 +188,11 @@ impl Session {
     fn broken(&mut self, reason: String) -> Result<(), Stop> {
         self.alive.idle = false;
         if self.device.pushes() {
-            self.channel.send(&Told::Lost { count: 1 }, &[], SEND_WITHIN)?;
-        } else if self.device.exposes_on_order() {
-            if let Some(order) = self.order.take() {
-                self.channel.send(&Told::Missed { order: order.number, reason }, &[], SEND_WITHIN)?;
-            }
+            self.channel.send(&FromCapture::Lost { count: 1 }, &[], SEND_WITHIN)?;
+        } else if self.device.exposes_on_order()
+            && let Some(order) = self.order.take()
+        {
+            self.channel.send(&FromCapture::Missed { order: order.number, reason }, &[], SEND_WITHIN)?;
         }
         Ok(())
     }
@@ -201,7 +206,7 @@ impl Session {
     }
 
     fn send(&mut self, picture: &Picture) -> Result<(), Stop> {
-        let told = Told::Frame {
+        let message = FromCapture::Frame {
             order: self.order.take().map(|order| order.number),
             older: self.older,
             width_px: picture.pixels.width(),
@@ -209,6 +214,6 @@ impl Session {
             stamp: picture.stamp,
             number: picture.number,
         };
-        Ok(self.channel.send(&told, &[picture.pixels.as_raw()], SEND_WITHIN)?)
+        Ok(self.channel.send(&message, &[picture.pixels.as_raw()], SEND_WITHIN)?)
     }
 }

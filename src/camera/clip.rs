@@ -1,8 +1,10 @@
 //! Clips: a source whose frames bring the pictures before them along, as the pipeline in force says.
 //!
-//!     Source --next--> first --interval has passed--> … --> last: the frame, with the others in `clip`
-//!                        |                                   ^
-//!                        '-- fault, end, stop, too late -----'   with fewer pictures: never inspected
+//! ```text
+//! Source --next--> first --interval has passed--> … --> last: the frame, with the others in `clip`
+//!                    |                                   ^
+//!                    '-- fault, end, stop, too late -----'   with fewer pictures: never inspected
+//! ```
 //!
 //! What kind of source it is does not matter here, only which clock its pictures have: one that runs with
 //! ours is waited for, a recording's pictures are dropped until the film has come so far, and files,
@@ -27,7 +29,7 @@ pub struct Clips {
     source: Box<dyn Source>,
     rule: Rule,
     stop: Stop,
-    /// A fault that cut a clip short and was not told yet.
+    /// A fault that cut a clip short and was not reported yet.
     fault: Option<CameraError>,
 }
 
@@ -70,7 +72,7 @@ impl Source for Clips {
             return Err(fault);
         }
         let Some(mut last) = self.source.take(want)? else { return Ok(None) };
-        // Each with the time from its exposure to that of the picture behind it.
+        // Each with the time from its exposure to that of the picture after it.
         let mut earlier: Vec<(Frame, Duration)> = vec![];
         while let Some(rule) = (self.rule)().filter(|rule| earlier.len() + 1 < rule.frames) {
             match self.following(&last, rule.interval, want) {
@@ -158,7 +160,7 @@ mod tests {
     }
 
     /// The frame's origin, and how long before it each of its other pictures was taken.
-    fn told(frame: &Frame) -> (String, Vec<u128>) {
+    fn times(frame: &Frame) -> (String, Vec<u128>) {
         (frame.origin.clone(), frame.clip.iter().map(|p| p.before.as_millis()).collect())
     }
 
@@ -170,47 +172,47 @@ mod tests {
     fn a_film_gives_pictures_that_are_the_interval_apart() {
         let mut source = clips(film(40), rule(3, 100));
         let frame = source.next().unwrap().unwrap();
-        assert_eq!(told(&frame), ("Some(240)".into(), vec![240, 120]));
+        assert_eq!(times(&frame), ("Some(240)".into(), vec![240, 120]));
         assert_eq!(frame.clip[0].pixels.get_pixel(0, 0).0[0], 0, "oldest first");
         assert_eq!(frame.clip[1].pixels.get_pixel(0, 0).0[0], 120);
-        assert_eq!(told(&source.next().unwrap().unwrap()), ("Some(520)".into(), vec![240, 120]));
-        assert_eq!(told(&source.next().unwrap().unwrap()).1, [120], "the film ends inside this clip");
+        assert_eq!(times(&source.next().unwrap().unwrap()), ("Some(520)".into(), vec![240, 120]));
+        assert_eq!(times(&source.next().unwrap().unwrap()).1, [120], "the film ends inside this clip");
         assert!(source.next().unwrap().is_none());
     }
 
     #[test]
     fn files_without_a_clock_count_as_the_interval_apart() {
         let mut source = clips([Ok(None), Ok(None), Ok(None), Ok(None)], rule(2, 250));
-        assert_eq!(told(&source.next().unwrap().unwrap()).1, [250]);
-        assert_eq!(told(&source.next().unwrap().unwrap()).1, [250]);
+        assert_eq!(times(&source.next().unwrap().unwrap()).1, [250]);
+        assert_eq!(times(&source.next().unwrap().unwrap()).1, [250]);
         assert!(source.next().unwrap().is_none());
     }
 
     #[test]
     fn without_a_rule_every_picture_is_a_still() {
         let mut source = clips(film(40), None);
-        assert_eq!(told(&source.next().unwrap().unwrap()), ("Some(0)".into(), vec![]));
-        assert_eq!(told(&source.next().unwrap().unwrap()), ("Some(40)".into(), vec![]));
+        assert_eq!(times(&source.next().unwrap().unwrap()), ("Some(0)".into(), vec![]));
+        assert_eq!(times(&source.next().unwrap().unwrap()), ("Some(40)".into(), vec![]));
     }
 
     #[test]
     fn a_fault_inside_a_clip_loses_neither_its_pictures_nor_itself() {
         let script = || [Ok(Some(0)), Ok(Some(100)), Err("EIO"), Ok(Some(300)), Ok(Some(400)), Ok(Some(500))];
         let mut source = clips(script(), rule(3, 100));
-        assert_eq!(told(&source.next().unwrap().unwrap()), ("Some(100)".into(), vec![100]));
+        assert_eq!(times(&source.next().unwrap().unwrap()), ("Some(100)".into(), vec![100]));
         assert_eq!(source.next().unwrap_err().to_string(), "EIO");
-        assert_eq!(told(&source.next().unwrap().unwrap()), ("Some(500)".into(), vec![200, 100]));
+        assert_eq!(times(&source.next().unwrap().unwrap()), ("Some(500)".into(), vec![200, 100]));
         let mut triggered = clips(script(), rule(3, 100));
         let want = Want::by(Instant::now() + Duration::from_secs(60));
-        assert_eq!(told(&triggered.take(want).unwrap().unwrap()).1, [100]);
+        assert_eq!(times(&triggered.take(want).unwrap().unwrap()).1, [100]);
         let next = triggered.take(want).unwrap().unwrap();
-        assert_eq!(told(&next).1, [200, 100], "the next part has nothing to do with the fault");
+        assert_eq!(times(&next).1, [200, 100], "the next part has nothing to do with the fault");
     }
 
     #[test]
     fn a_clock_that_jumps_back_begins_the_clip_anew() {
         let mut source = clips([900, 1000, 50, 150, 250].map(|ms| Ok(Some(ms))), rule(3, 100));
-        assert_eq!(told(&source.next().unwrap().unwrap()), ("Some(250)".into(), vec![200, 100]));
+        assert_eq!(times(&source.next().unwrap().unwrap()), ("Some(250)".into(), vec![200, 100]));
     }
 
     /// A source that runs by our clock.
@@ -247,6 +249,6 @@ mod tests {
         let rule = move || if asked.fetch_add(1, Ordering::Relaxed) == 0 { rule(4, 40) } else { None };
         let script = Script(film(40).collect());
         let mut source = Clips::new(Box::new(script), Box::new(rule), Stop::default());
-        assert_eq!(told(&source.next().unwrap().unwrap()), ("Some(40)".into(), vec![]));
+        assert_eq!(times(&source.next().unwrap().unwrap()), ("Some(40)".into(), vec![]));
     }
 }

@@ -1,95 +1,14 @@
-//! What a capture child opens, and what it reads from it.
+//! An open device, and what is read from it.
 //!
-//!     Settings (JSON, from the daemon) --open--> Device --next--> Picture | Idle | Late | Ended
+//! ```text
+//! Kind (`kind`) --open--> Device --next--> Picture | Idle | Late | Broken | Lost | Ended
+//! ```
 //!
 //! A `Device` lives in a child process and may hang in any call: the supervisor kills the child then.
 
-use super::keyframe::Policy;
-use super::picture::Correction;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// What a capture child is told to open.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    /// `id` of the camera in the config.
-    pub camera: String,
-    pub kind: Kind,
-    pub key_frames: Policy,
-    pub correction: Correction,
-    /// From an exposure to the stamp that the device, or the arrival of its picture, gives it; milliseconds.
-    pub latency_ms: u32,
-}
-
-/// A kind of device and how it is set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Kind {
-    V4l2 {
-        /// `/dev/video0` or a link to one, as in `/dev/v4l/by-id`.
-        device: PathBuf,
-        /// Pixels; the device's highest resolution when either is absent.
-        width_px: Option<u32>,
-        height_px: Option<u32>,
-        fps: Option<u32>,
-        /// Name of the control, as `inspectd cameras` prints it, and its value.
-        controls: BTreeMap<String, i64>,
-    },
-    OpenCv {
-        /// A URL, a file, or a GStreamer pipeline that ends in `appsink`.
-        url: String,
-        backend: Backend,
-        /// Pictures come by themselves. Otherwise it is a recording: none is skipped, and it ends.
-        live: bool,
-        open_timeout_ms: u32,
-        read_timeout_ms: u32,
-    },
-    Genicam {
-        /// As Aravis names it (`inspectd cameras` prints it), or its address.
-        name: String,
-        exposure_us: Option<f64>,
-        gain: Option<f64>,
-        fps: Option<f64>,
-        width_px: Option<u32>,
-        height_px: Option<u32>,
-        /// Of the GenICam standard, for example `BayerRG8` or `Mono12p`; absent: as the camera is set.
-        pixel_format: Option<String>,
-        trigger: Exposure,
-    },
-}
-
-/// Which library of OpenCV reads a stream: it is named because only a named one keeps its timeouts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Backend {
-    Ffmpeg,
-    Gstreamer,
-}
-
-impl Backend {
-    pub const ALL: [Self; 2] = [Self::Ffmpeg, Self::Gstreamer];
-
-    /// The word used in the config.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ffmpeg => "ffmpeg",
-            Self::Gstreamer => "gstreamer",
-        }
-    }
-}
-
-/// What makes a GenICam camera expose.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Exposure {
-    /// It exposes all the time.
-    #[default]
-    Free,
-    /// A command of ours, one a picture.
-    Software,
-    /// A line of its connector, for example `Line1`; a picture without an order is a part.
-    Line(String),
-}
 
 /// Broken pictures in a row, as after lost packets, before a camera counts as failed.
 pub const BROKEN_MAX: u32 = 10;
@@ -164,6 +83,9 @@ pub enum DeviceError {
     Setting { what: String, setting: String, reason: String },
     #[error("cannot read from {what}: {reason}")]
     Read { what: String, reason: String },
+    /// The program was built without what it takes.
+    #[error("{what}: this build was made without the feature {feature}")]
+    NotBuilt { what: String, feature: &'static str },
     /// The picture has a format that cannot be converted.
     #[error("{what} sends {format}, which is not supported")]
     Format { what: String, format: String },
@@ -198,18 +120,5 @@ pub trait Device {
     /// True when a picture nobody ordered is a part, as with a hardware trigger.
     fn pushes(&self) -> bool {
         false
-    }
-}
-
-/// Opens what the settings name.
-///
-/// # Errors
-/// It is not there, is somebody else's, or refuses a setting.
-pub fn open(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
-    match &settings.kind {
-        kind @ Kind::V4l2 { .. } => super::v4l2::open(kind),
-        kind @ Kind::OpenCv { backend: Backend::Ffmpeg, .. } => super::ffmpeg::open(kind),
-        kind @ Kind::OpenCv { backend: Backend::Gstreamer, .. } => super::opencv::open(kind),
-        kind @ Kind::Genicam { .. } => super::genicam::open(kind),
     }
 }

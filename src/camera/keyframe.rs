@@ -1,9 +1,11 @@
 //! Key frames: which pictures of a stream are worth the model's time.
 //!
-//!     all        every picture
-//!     every_ms   the first picture, then none before so many milliseconds have passed
-//!     motion     a picture that differs from the last chosen one
-//!     sharpest   the sharpest picture of each window of so many milliseconds
+//! ```text
+//! all        every picture
+//! every_ms   the first picture, then none before so many milliseconds have passed
+//! motion     a picture that differs from the last chosen one
+//! sharpest   the sharpest picture of each window of so many milliseconds
+//! ```
 //!
 //! Times are those of the exposures, so that a recording is cut as the live stream would have been.
 //!
@@ -11,8 +13,7 @@
 //! has not seen the end of is never kept for the next order, which is about another part.
 
 use super::device::{DeviceError, Picture};
-use super::picture::{difference, sharpness, thumbnail};
-use opencv::core::Mat;
+use super::picture::{Thumbnail, difference, sharpness, thumbnail};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub struct KeyFrames {
     /// Stamp of the picture that was chosen last, or with which the window began; nanoseconds.
     since_ns: Option<u64>,
     /// Of the picture that was chosen last.
-    seen: Option<Mat>,
+    seen: Option<Thumbnail>,
     best: Option<(f64, Picture)>,
 }
 

@@ -1,15 +1,17 @@
 //! Cameras: where frames come from.
 //!
-//!     daemon: trigger --> Source::next --> Frame --> queue
-//!                             |
-//!            +----------------+----------------+---------------------------+
-//!            |                |                                            |
-//!     folder: files     simulator: parts with known truth     supervisor: a capture child
-//!                                                                          | Unix socket
-//!                                                             child: v4l2, ffmpeg, opencv, genicam
+//! ```text
+//! daemon: trigger --> Source::next --> Frame --> queue
+//!                         |
+//!        +----------------+----------------+---------------------------+
+//!        |                |                                            |
+//! folder: files     simulator: parts with known truth     supervisor: a capture child
+//!                                                                      | Unix socket
+//!                                                         child: v4l2, stream, genicam
+//! ```
 //!
-//! Between a source and its trigger stands `clip`, which collects the pictures of a clip where the
-//! pipeline asks for one.
+//! Each kind of camera is a file in `kind`. Between a source and its trigger stands `clip`, which collects the
+//! pictures of a clip where the pipeline asks for one.
 //!
 //! What can hang or crash, drivers and network streams, lives in a child process (`inspectd capture`).
 //! `folder` and `simulator` are our own code on files and numbers and stay in the process.
@@ -25,15 +27,11 @@ pub mod child;
 pub mod clip;
 pub mod decode;
 pub mod device;
-pub mod ffmpeg;
-pub mod folder;
-pub mod genicam;
 pub mod keyframe;
-pub mod opencv;
+pub mod kind;
 pub mod picture;
-pub mod simulator;
 pub mod supervisor;
-pub mod v4l2;
+pub mod trigger;
 pub mod window;
 pub mod wire;
 
@@ -94,10 +92,10 @@ pub trait Source: Send {
 /// Why a picture could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum CameraError {
-    /// The directory of a folder source cannot be listed; told once until it can be again.
+    /// The directory of a folder source cannot be listed; reported once until it can be again.
     #[error("cannot list the directory {}: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
-    /// More files lie in the directory than are watched; told once until there is room again.
+    /// More files lie in the directory than are watched; reported once until there is room again.
     #[error("more than {max} files in the directory {}: new ones wait until old ones are removed", path.display())]
     Crowded { path: PathBuf, max: usize },
     /// A file cannot be opened or read.
@@ -125,7 +123,7 @@ pub enum CameraError {
     #[error("the simulator cannot render {width}x{height} pixels, only {min} to {max} a side")]
     Size { width: usize, height: usize, min: usize, max: usize },
     /// Pictures of parts that hardware triggered, for which there was no room or which came broken; each
-    /// is one part that nobody has seen. Told once.
+    /// is one part that nobody has seen. Reported once.
     #[error("{count} pictures that hardware triggered were lost")]
     Lost { count: u64 },
     /// The picture that was ordered of a device came broken.

@@ -1,14 +1,16 @@
 //! Which picture is of which triggered part: one rule for all sources.
 //!
-//!     trigger ------------ next trigger
-//!        |<-- window -->|       |
-//!     ---+--------------+-------+-------> exposures
-//!      A | B            | C     | D
+//! ```text
+//! trigger ------------ next trigger
+//!    |<-- window -->|       |
+//! ---+--------------+-------+-------> exposures
+//!  A | B            | C     | D
 //!
-//!     A  older than the trigger: another part's; discarded and counted, the source is asked again
-//!     B  the part's own
-//!     C  later than the window: nobody's; the part is a review
-//!     D  after the next trigger: kept for that one; this part is a review
+//! A  older than the trigger: another part's; discarded and counted, the source is asked again
+//! B  the part's own
+//! C  later than the window: nobody's; the part is a review
+//! D  after the next trigger: kept for that one; this part is a review
+//! ```
 //!
 //! A picture is matched by the time of its exposure and never by counting, so that a lost picture costs one
 //! part its verdict and not every later part its own picture.

@@ -1,15 +1,18 @@
-//! The messages between a capture child and its supervisor; frames travel as payloads of `Told::Frame`.
+//! The messages between a capture child and its supervisor; frames travel as payloads of `FromCapture::Frame`.
 //!
-//!     supervisor --Open, Take--> child
-//!     supervisor <--Opened, Alive, Frame, Missed, Lost, Ended, Fault-- child
+//! ```text
+//! supervisor --Open, Take--> child                                            ToCapture
+//! supervisor <--Opened, Alive, Frame, Missed, Lost, Ended, Fault-- child      FromCapture
+//! ```
 
-use super::device::{Settings, Stamp};
+use super::device::Stamp;
+use super::kind::Settings;
 use super::picture::Condition;
 use serde::{Deserialize, Serialize};
 
 /// To the child.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Order {
+pub enum ToCapture {
     /// The first message, and only the first.
     Open(Box<Settings>),
     /// The next picture that was exposed at `after_ns` or later, or any; numbers rise. A new order takes the
@@ -20,7 +23,7 @@ pub enum Order {
 
 /// From the child.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub enum Told {
+pub enum FromCapture {
     /// The device is open, and pictures can be ordered.
     Opened,
     /// Sent every `ALIVE_EVERY` while the device answers.

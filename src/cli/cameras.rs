@@ -1,6 +1,7 @@
 //! `inspectd cameras`: what this machine can see, in the words that the config wants.
 
-use crate::camera::{genicam, v4l2};
+use crate::camera::kind;
+use serde_json::{Map, Value};
 use std::process::ExitCode;
 
 /// Arguments of `cameras`.
@@ -16,29 +17,17 @@ pub struct Args {
 /// # Errors
 /// None; what cannot be opened is listed with the reason.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let (nodes, found) = (v4l2::list(), genicam::list());
+    let found = kind::list();
     if args.json {
-        let nodes: Vec<_> = nodes
-            .iter()
-            .map(
-                |(node, name, details)| serde_json::json!({"device": node, "name": name, "details": details}),
-            )
-            .collect();
-        let found: Vec<_> = found
-            .iter()
-            .map(|(id, address, what)| serde_json::json!({"name": id, "address": address, "what": what}))
-            .collect();
-        println!("{}", serde_json::json!({"v4l2": nodes, "genicam": found}));
+        let of_kind = |(word, found): (&str, Vec<kind::Found>)| {
+            (word.to_owned(), found.into_iter().map(|found| found.json).collect::<Value>())
+        };
+        println!("{}", Value::Object(found.into_iter().map(of_kind).collect::<Map<_, _>>()));
         return Ok(ExitCode::SUCCESS);
     }
-    for (node, name, details) in &nodes {
-        println!("v4l2     device = {:?}   {name}", node.display().to_string());
-        details.iter().for_each(|line| println!("           {line}"));
-    }
-    for (id, address, what) in &found {
-        println!("genicam  name = {id:?}   {what}, address {address}");
-    }
-    if nodes.is_empty() && found.is_empty() {
+    let texts: Vec<_> = found.into_iter().flat_map(|(_, found)| found).map(|found| found.text).collect();
+    texts.iter().for_each(|text| println!("{text}"));
+    if texts.is_empty() {
         eprintln!(
             "no V4L2 device and no GenICam camera answers; RTSP and other streams are not searched for"
         );

@@ -1,6 +1,6 @@
 //! `inspectd capture`: one camera's process, started by the daemon and by nobody else.
 
-use crate::camera::{child, device};
+use crate::camera::child;
 use crate::ipc::Channel;
 use anyhow::Context;
 use std::process::ExitCode;
@@ -15,6 +15,6 @@ pub struct Args {}
 /// Standard input is no socket of a daemon, or that connection failed.
 pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
     let channel = Channel::of_this_process().context("this command is for the daemon's own use")?;
-    child::serve(channel, device::open)?;
+    child::serve(channel, |settings| settings.kind.open())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,16 +1,13 @@
 //! The config in force, as TOML for the log: defaults filled in, overrides applied, secrets masked.
 
-use super::{Config, SourceConfig, TriggerConfig, TriggerOn, camera};
-use crate::camera::folder::FileTime;
-use crate::document::MASK;
-use std::fmt::{Display, Write};
-use std::path::Path;
+use super::{Config, TriggerConfig, TriggerOn};
+use crate::document::{MASK, Text, path, quoted};
 
 impl Config {
     /// The config in force as the text of a config file. Secrets stand as `***`; everything else can
     /// be loaded again. The pipelines' versions follow as comments.
     pub fn effective(&self) -> String {
-        let mut out = Text(String::new());
+        let mut out = Text::default();
         out.pair("pipelines_dir", path(&self.pipelines_dir));
         out.line("[station]");
         out.pair("root", quoted(&self.station.root));
@@ -55,33 +52,14 @@ impl Config {
         for (name, recipe) in &self.recipes {
             out.line(&format!("# pipeline {name} version {}", recipe.pipeline.version));
         }
-        out.0
+        out.into_string()
     }
 
     fn cameras(&self, out: &mut Text) {
         for camera in &self.cameras {
             out.line("[[camera]]");
             out.pair("id", quoted(&camera.id));
-            match &camera.source {
-                SourceConfig::Simulator { product, seed, count, width_px, height_px } => {
-                    out.pair("source", quoted("simulator"));
-                    out.pair("product", quoted(product));
-                    out.pair("seed", seed);
-                    if let Some(count) = count {
-                        out.pair("count", count);
-                    }
-                    out.pair("width_px", width_px);
-                    out.pair("height_px", height_px);
-                }
-                SourceConfig::Folder { path: dir, watch, time } => {
-                    out.pair("source", quoted("folder"));
-                    out.pair("path", path(dir));
-                    out.pair("watch", watch);
-                    let word = if *time == FileTime::Modified { "modified" } else { "arrival" };
-                    out.pair("file_time", quoted(word));
-                }
-                SourceConfig::Device(device) => camera::write(device, out),
-            }
+            camera.source.write(out);
             out.pair("pipeline", quoted(&camera.pipeline));
             if let Some(trigger) = trigger(&camera.trigger) {
                 out.pair("trigger", trigger);
@@ -144,25 +122,4 @@ fn trigger(trigger: &TriggerConfig) -> Option<String> {
     pairs.extend(trigger.deadline_ms.map(|ms| format!("deadline_ms = {ms}")));
     pairs.extend(trigger.exposed_within_ms.map(|ms| format!("exposed_within_ms = {ms}")));
     (!pairs.is_empty()).then(|| format!("{{ {} }}", pairs.join(", ")))
-}
-
-pub(super) struct Text(String);
-
-impl Text {
-    fn line(&mut self, line: &str) {
-        self.0.push_str(line);
-        self.0.push('\n');
-    }
-
-    pub(super) fn pair(&mut self, key: &str, value: impl Display) {
-        writeln!(self.0, "{key} = {value}").expect("a String takes everything that is written to it");
-    }
-}
-
-pub(super) fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
-}
-
-pub(super) fn path(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
 }

@@ -1,17 +1,14 @@
 //! Whether a pipeline fits a camera: the checks of a pair, for the pair that the config names and for the one
 //! that somebody commands later.
 
-use super::{Camera, DeviceConfig, SourceConfig, TriggerConfig, TriggerOn, camera};
+use super::{Camera, TriggerConfig, TriggerOn};
+use crate::camera::kind::{LINE_ALONE, SourceConfig};
 use crate::domain::pipeline::Pipeline;
 use std::time::Duration;
 
 /// Why this camera cannot be inspected by this pipeline; `None`: it can.
 pub fn unfit(camera: &Camera, pipeline: &Pipeline) -> Option<String> {
-    let of_line = || match &camera.source {
-        SourceConfig::Device(device) => line_clip(device, pipeline),
-        SourceConfig::Simulator { .. } | SourceConfig::Folder { .. } => None,
-    };
-    late_clip(camera.trigger, pipeline).or_else(of_line)
+    late_clip(camera.trigger, pipeline).or_else(|| line_clip(&camera.source, pipeline))
 }
 
 /// A triggered part whose clip takes longer than its deadline is always late.
@@ -24,7 +21,7 @@ pub(super) fn late_clip(trigger: TriggerConfig, pipeline: &Pipeline) -> Option<S
 }
 
 /// Each picture of a hardware trigger is a part, so that none is left for a clip.
-pub(super) fn line_clip(device: &DeviceConfig, pipeline: &Pipeline) -> Option<String> {
-    let asks = device.is_line_triggered() && pipeline.clip.is_some();
-    asks.then(|| format!("asks about clips, and {}", camera::LINE_ALONE))
+pub(super) fn line_clip(source: &SourceConfig, pipeline: &Pipeline) -> Option<String> {
+    let asks = source.is_line_triggered() && pipeline.clip.is_some();
+    asks.then(|| format!("asks about clips, and {}", LINE_ALONE))
 }

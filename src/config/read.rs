@@ -1,16 +1,14 @@
 //! The sections of the config file, one function each.
 
 use super::{
-    Camera, Config, Model, Part, QueueConfig, ReadError, SourceConfig, Station, Store, TriggerConfig,
-    TriggerOn, camera, mqtt, pair, read_text, web,
+    Camera, Config, Model, Part, QueueConfig, ReadError, Station, Store, TriggerConfig, TriggerOn, mqtt,
+    pair, read_text, web,
 };
-use crate::camera::folder::FileTime;
-use crate::document::Section;
-use crate::document::{Document, Problem};
+use crate::camera::kind::SourceConfig;
+use crate::document::{Document, Origin, PATH_CHARS_MAX, Problem, Section};
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
 use crate::recipe::registry::Recipe;
-use crate::simulator::Product;
 use crate::store::ageing::Trust;
 use crate::vlm::kv::KvPrecision;
 use crate::vlm::processor::Processor;
@@ -21,7 +19,6 @@ use std::time::Duration;
 /// Bytes that stay free on the store's file system where the config says nothing.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 
-pub(super) const PATH_CHARS_MAX: usize = 4096;
 /// A box has as many cameras as it can serve; more is a mistake in the file.
 const CAMERAS_MAX: usize = 32;
 /// Views of one part: as many fit into one entry of the store, with their reasons.
@@ -32,48 +29,6 @@ const PIPELINES_MAX: usize = 256;
 /// The default pair lies in the project, so that the box works out of the box.
 const DEFAULT_TEXT: &str = "fixtures/model/inspectd-small.gguf";
 const DEFAULT_MMPROJ: &str = "fixtures/model/mmproj-inspectd-small.gguf";
-
-/// Where a config came from, and what is asked of it.
-pub(super) struct Origin {
-    /// Names the config in messages.
-    pub file: String,
-    /// Folder of the config file: relative inputs are looked for here too.
-    pub dir: PathBuf,
-    /// Variables with our prefix.
-    pub environment: Vec<(String, String)>,
-    /// A named file that does not exist is a problem.
-    pub files_must_exist: bool,
-    /// Errors in a recipe that a camera names are told apart (`Config::broken`): the version that was active before may
-    /// stand in for it.
-    pub may_break: bool,
-}
-
-impl Origin {
-    /// Where an input lies: as written from the working directory or, when nothing is there, beside
-    /// the config file.
-    pub(super) fn input(&self, path: &Path) -> PathBuf {
-        let beside = self.dir.join(path);
-        if !path.exists() && beside.exists() { beside } else { path.to_owned() }
-    }
-
-    /// The input that a key names, or its default.
-    fn input_of(&self, section: &Section<'_>, key: &'static str, default: &str) -> PathBuf {
-        let path = section.text(key, PATH_CHARS_MAX);
-        self.input(Path::new(path.as_deref().unwrap_or(default)))
-    }
-
-    pub(super) fn must_be_file(&self, section: &Section<'_>, key: &str, path: &Path) {
-        if self.files_must_exist && !path.is_file() {
-            section.problem(key, format!("there is no file {}", path.display()));
-        }
-    }
-
-    fn must_be_dir(&self, section: &Section<'_>, key: &str, path: &Path) {
-        if self.files_must_exist && !path.is_dir() {
-            section.problem(key, format!("there is no folder {}", path.display()));
-        }
-    }
-}
 
 /// Reads the whole config and the pipelines that its cameras name; or everything that is wrong.
 pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>> {
@@ -209,13 +164,12 @@ fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Ve
         let queue = queue(section.child("queue"));
         let recipe = pipelines.loaded.get(&pipeline).map(|recipe| &*recipe.pipeline);
         check_clip(&section, recipe, trigger);
-        if let Some(source) = source(origin, &section, trigger, recipe) {
-            let camera = Camera { id, source, pipeline, trigger, queue };
-            if let SourceConfig::Device(device) = &camera.source {
-                camera::check_key_frames(&section, device.key_frames, trigger, camera.window());
+        if let Some(source) = SourceConfig::read(&section, origin, trigger) {
+            if let Some(reason) = recipe.and_then(|p| pair::line_clip(&source, p)) {
+                section.problem("pipeline", reason);
             }
             section.finish();
-            cameras.push(camera);
+            cameras.push(Camera { id, source, pipeline, trigger, queue });
         }
     }
     cameras
@@ -225,78 +179,6 @@ fn check_clip(section: &Section<'_>, pipeline: Option<&Pipeline>, trigger: Trigg
     if let Some(reason) = pipeline.and_then(|p| pair::late_clip(trigger, p)) {
         section.problem("pipeline", reason);
     }
-}
-
-/// The source and its own keys. Keys of another source are unknown here.
-fn source(
-    origin: &Origin,
-    section: &Section<'_>,
-    trigger: TriggerConfig,
-    pipeline: Option<&Pipeline>,
-) -> Option<SourceConfig> {
-    let kind: String = section.required("source");
-    let source = match kind.as_str() {
-        "simulator" => SourceConfig::Simulator {
-            product: product(section),
-            seed: section.get("seed").unwrap_or(1),
-            count: section.ranged("count", 1..=1_000_000_000),
-            width_px: section.ranged("width_px", 64..=8192).unwrap_or(2448),
-            height_px: section.ranged("height_px", 64..=8192).unwrap_or(2048),
-        },
-        "folder" => {
-            let text = section.required_text("path", PATH_CHARS_MAX);
-            let path = origin.input(Path::new(&text));
-            if !text.is_empty() {
-                origin.must_be_dir(section, "path", &path);
-            }
-            let watch = section.get("watch").unwrap_or(true);
-            let parse = |word: &str| match word {
-                "arrival" => Some(FileTime::Arrival),
-                "modified" => Some(FileTime::Modified),
-                _ => None,
-            };
-            let time = section.word("file_time", parse, &["arrival", "modified"]);
-            if time == Some(FileTime::Modified) && (!watch || trigger.on != TriggerOn::Command) {
-                section.problem(
-                    "file_time",
-                    "only means something to a watched folder with triggers by command",
-                );
-            }
-            SourceConfig::Folder { path, watch, time: time.unwrap_or_default() }
-        }
-        "" => return None,
-        device if camera::KINDS.contains(&device) => {
-            let device = camera::read(device, section);
-            let by_itself = trigger.on == TriggerOn::Interval && trigger.interval_ms.is_none();
-            if device.is_line_triggered() && !by_itself {
-                section.problem("trigger", camera::LINE_ALONE);
-            }
-            if let Some(reason) = pipeline.and_then(|p| pair::line_clip(&device, p)) {
-                section.problem("pipeline", reason);
-            }
-            SourceConfig::Device(Box::new(device))
-        }
-        _ => {
-            let devices = camera::KINDS.join(", ");
-            section.problem(
-                "source",
-                format!("there is no such source; there are simulator, folder, {devices}"),
-            );
-            return None;
-        }
-    };
-    Some(source)
-}
-
-/// A product of the simulator by its name.
-fn product(section: &Section<'_>) -> String {
-    let default = &Product::ALL[0];
-    let name = section.get::<String>("product").unwrap_or_else(|| default.name().to_owned());
-    if Product::by_name(&name).is_none() {
-        let known: Vec<_> = Product::ALL.iter().map(Product::name).collect();
-        section.problem("product", format!("there is no such product; there are {}", known.join(", ")));
-    }
-    name
 }
 
 fn trigger(section: Section<'_>) -> TriggerConfig {

@@ -1,8 +1,10 @@
 //! Tests of reading: what is shipped loads, what is wrong is named, the environment overrides, and
 //! secrets stay in.
 
-use super::read::{self, Origin};
+use super::read;
 use super::*;
+use crate::camera::kind::SourceConfig;
+use crate::document::Origin;
 use crate::domain::grade::Grade;
 use crate::domain::pipeline::PromptKind;
 use crate::domain::rect::Rect;
@@ -162,10 +164,10 @@ fn the_optional_keys_of_the_plant_config_are_the_defaults() {
     assert!(!std::mem::take(&mut web.hosts).is_empty() && web.certificate.take().is_some());
     assert!(web.public_url.take().is_some());
     assert_eq!(full.cameras[0].trigger.interval_ms.take(), Some(2000));
-    let SourceConfig::Simulator { count, .. } = &mut full.cameras[1].source else {
+    let SourceConfig::Simulator(simulator) = &mut full.cameras[1].source else {
         panic!("the second camera is simulated");
     };
-    assert_eq!(count.take(), Some(100));
+    assert_eq!(simulator.count.take(), Some(100));
     assert_eq!(full, plain);
 }
 

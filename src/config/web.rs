@@ -1,8 +1,7 @@
 //! The `[web]` keys.
 
 use super::Web;
-use super::read::{Origin, PATH_CHARS_MAX};
-use crate::document::Section;
+use crate::document::{Origin, PATH_CHARS_MAX, Section};
 use std::path::Path;
 
 const URL_CHARS_MAX: usize = 300;

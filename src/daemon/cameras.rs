@@ -18,16 +18,15 @@ use super::taken::Files;
 use super::taker::Taker;
 use crate::camera::clip::Clips;
 use crate::camera::decode::{Depth, DepthRule};
-use crate::camera::folder::Folder;
-use crate::camera::simulator::{Settings, Simulator};
+use crate::camera::kind::SourceConfig;
+use crate::camera::kind::folder::Taken;
 use crate::camera::window::Window;
 use crate::camera::{Source, Stop};
-use crate::config::{Camera, Config, SourceConfig, TriggerOn};
+use crate::config::{Camera, Config, TriggerOn};
 use crate::domain::frame::Frame;
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Queue;
 use crate::recipe::registry::Registry;
-use crate::simulator::Product;
 use crate::store::Store;
 use crate::threads;
 use crate::vlm::ModelInfo;
@@ -154,7 +153,7 @@ fn with_clips(
     counter: &Arc<Counter>,
     stop: &Stop,
 ) -> Box<dyn Source> {
-    if matches!(&camera.source, SourceConfig::Device(device) if device.is_line_triggered()) {
+    if camera.source.is_line_triggered() {
         return source;
     }
     let counter = Arc::clone(counter);
@@ -171,26 +170,14 @@ fn open(
     let states = Arc::clone(counter);
     let depth: DepthRule = Arc::new(move || Depth(states.pipeline().frame.depth_bits));
     Ok(match &camera.source {
-        SourceConfig::Simulator { product, seed, count, width_px, height_px } => {
-            let settings = Settings {
-                camera: camera.id.clone(),
-                product: Product::by_name(product).context("the config names only known products")?,
-                seed: *seed,
-                width: *width_px as usize,
-                height: *height_px as usize,
-                count: *count,
-                interval: None,
+        SourceConfig::Simulator(config) => Box::new(config.open(&camera.id, stop.clone())?),
+        SourceConfig::Folder(config) => {
+            let (store, counter) = (Arc::clone(store), Arc::clone(counter));
+            let taken = || -> anyhow::Result<Box<dyn Taken>> {
+                Ok(Box::new(Files::load(store, counter, &camera.id, config.path.clone())?))
             };
-            Box::new(Simulator::new(settings, stop.clone())?)
+            Box::new(config.open(&camera.id, taken, stop.clone())?.with_depth(depth))
         }
         SourceConfig::Device(config) => Box::new(device::open(&camera.id, config, station, stop)?),
-        SourceConfig::Folder { path, watch: false, .. } => {
-            Box::new(Folder::once(&camera.id, path, stop.clone())?.with_depth(depth))
-        }
-        SourceConfig::Folder { path, watch: true, time } => {
-            let files = Files::load(Arc::clone(store), Arc::clone(counter), &camera.id, path.clone())?;
-            let folder = Folder::watch(&camera.id, path, *time, Box::new(files), stop.clone());
-            Box::new(folder.with_depth(depth))
-        }
     })
 }

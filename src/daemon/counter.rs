@@ -188,19 +188,21 @@ impl Counter {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::config::{QueueConfig, SourceConfig, TriggerConfig};
+    use crate::camera::kind::{SourceConfig, simulator};
+    use crate::config::{QueueConfig, TriggerConfig};
+    use crate::simulator::Product;
 
     /// A camera that no test opens.
     pub fn camera(id: &str, on: TriggerOn) -> Camera {
         Camera {
             id: id.into(),
-            source: SourceConfig::Simulator {
-                product: "machined-plate".into(),
+            source: SourceConfig::Simulator(simulator::Config {
+                product: &Product::ALL[0],
                 seed: 1,
                 count: None,
                 width_px: 64,
                 height_px: 64,
-            },
+            }),
             pipeline: "machined-plate".into(),
             trigger: TriggerConfig { on, ..TriggerConfig::default() },
             queue: QueueConfig { policy: Policy::Wait, frames: 1 },

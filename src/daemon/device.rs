@@ -3,11 +3,10 @@
 
 use super::station::Station;
 use crate::camera::Stop;
-use crate::camera::device::{Kind, Settings};
+use crate::camera::kind::{DeviceConfig, Health};
 use crate::camera::picture::Condition;
 use crate::camera::supervisor::machine::Limits;
 use crate::camera::supervisor::{Report, Supervised};
-use crate::config::{DeviceConfig, Health};
 use crate::ipc::Program;
 use crate::mqtt::StationEvent;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,8 +14,6 @@ use std::time::Duration;
 
 /// Looks in a row, half a second apart, that must agree before the alarm is raised or cleared.
 const AGREEING: u32 = 3;
-/// Room that OpenCV's own timeout gets beyond its limit before the supervisor gives up on the opening.
-const OPEN_EXTRA: Duration = Duration::from_secs(1);
 
 /// Starts the supervisor of a camera.
 ///
@@ -28,22 +25,14 @@ pub fn open(
     station: &Arc<Station>,
     stop: &Stop,
 ) -> std::io::Result<Supervised> {
-    let settings = Settings {
-        camera: id.to_owned(),
-        kind: config.kind.clone(),
-        key_frames: config.key_frames,
-        correction: config.correction.clone(),
-        latency_ms: config.latency_ms,
-    };
+    let settings = config.settings(id);
     let mut limits = Limits {
         picture: Duration::from_millis(config.picture_timeout_ms.into()),
         frozen: Duration::from_millis(config.frozen_after_ms.into()),
         ..Limits::default()
     };
-    if let Kind::OpenCv { open_timeout_ms, .. } = config.kind {
-        limits.open = limits.open.max(Duration::from_millis(open_timeout_ms.into()) + OPEN_EXTRA);
-    }
-    let pushed = config.is_line_triggered();
+    limits.open = limits.open.max(config.kind.usual().open);
+    let pushed = config.kind.is_line_triggered();
     let (station, id) = (Arc::clone(station), id.to_owned());
     let watch = Mutex::new(Watch::new(config.health));
     let report = move |report: Report| match report {

@@ -25,7 +25,7 @@
 
 use super::station::Station;
 use crate::camera::Stop;
-use crate::camera::folder::hidden;
+use crate::camera::kind::folder::hidden;
 use crate::command::{self, Handler, Verb};
 use crate::domain::trigger::{Command, Refusal, Sender};
 use crate::mqtt::StationEvent;

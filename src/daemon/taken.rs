@@ -8,7 +8,7 @@
 //! what is noted is owed until it is recorded.
 
 use super::counter::Counter;
-use crate::camera::folder::{Stamp, Taken};
+use crate::camera::kind::folder::{Stamp, Taken};
 use crate::domain::frame::Trigger;
 use crate::store::Store;
 use crate::store::accepted::Accepted;

@@ -7,8 +7,10 @@ use crate::document::Problem;
 use crate::mqtt::state::Phase;
 use crate::recipe::registry::Registry;
 use crate::store::Store;
+use crate::web::Web;
 use crate::web::cameras::{Warning, Warnings};
-use crate::web::{App, Health, Probe, Web, WebOptions};
+use crate::web::metrics::{Health, Probe};
+use crate::web::options::WebOptions;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -58,9 +60,9 @@ pub fn start(
     });
     let recipes = Arc::clone(recipes);
     let pipelines = Box::new(move || recipes.all().iter().map(|r| Arc::clone(&r.pipeline)).collect());
-    let web = Web::start(App::new(Arc::clone(store), options, pipelines, probe)?)?;
+    let web = Web::start(options, Arc::clone(store), pipelines, probe)?;
     tracing::info!(url = %web.url, "review page");
-    if let Some(code) = web.app.setup_code() {
+    if let Some(code) = web.setup_code() {
         // For people who start it in a terminal; the journal of a service keeps it, too.
         eprintln!(
             "\n    review page    {url}#setup={code}\n    setup code     {code}   (makes the first account, once)\n",

@@ -7,9 +7,13 @@
 //! file, line, column and value, or the variable that overrode the file. Reading goes on after a
 //! problem, so that one `inspectd check` shows all of them.
 
+mod origin;
 mod section;
+mod text;
 
+pub(crate) use origin::{Origin, PATH_CHARS_MAX};
 pub use section::Section;
+pub(crate) use text::{Text, path, quoted};
 
 use crate::address;
 use config::{Map, Source, Value, ValueKind};

@@ -1,6 +1,8 @@
 //! The steps by which a part becomes a picture, in the order in which they are taken:
 //!
-//!     cut_plate -> auto exposure -> base, text -> bores -> screws_and_defects -> finish
+//! ```text
+//! cut_plate -> auto exposure -> base, text -> bores -> screws_and_defects -> finish
+//! ```
 //!
 //! Random designs (`frame`) and products (`product`) take the same steps; they differ in where the
 //! values come from. Every step draws from its generator in a fixed order, because pictures of a
@@ -41,21 +43,21 @@ pub struct FrameTruth {
 
 /// A part's plate: half its size in pixels, and its border.
 #[derive(Clone, Copy, Debug)]
-pub struct Plate {
+pub(super) struct Plate {
     pub half: P,
     pub rim: Rim,
 }
 
 /// Where the screws of a plate sit, in plate coordinates (pixels from its centre).
 #[derive(Clone, Debug)]
-pub struct Screws {
+pub(super) struct Screws {
     pub screw: Screw,
     pub spots: Vec<P>,
 }
 
 /// A nameplate without its text, in plate coordinates (pixels from the plate's centre).
 #[derive(Clone, Copy, Debug)]
-pub struct Base {
+pub(super) struct Base {
     pub centre: P,
     pub half: P,
     pub tone: [f32; 3],
@@ -64,7 +66,7 @@ pub struct Base {
 }
 
 /// Cuts the plate out of the material.
-pub fn cut_plate(sc: &mut Scene, view: &Place, plate: &Plate) {
+pub(super) fn cut_plate(sc: &mut Scene, view: &Place, plate: &Plate) {
     let half = plate.half;
     let q = [[-half[0], -half[1]], [half[0], -half[1]], [half[0], half[1]], [-half[0], half[1]]]
         .map(|p| view.map(p));
@@ -78,7 +80,7 @@ pub fn cut_plate(sc: &mut Scene, view: &Place, plate: &Plate) {
 }
 
 /// Random screw places along the border for screws of `radius` pixels, in plate coordinates.
-pub fn screw_spots(r: &mut Rand, half: P, radius: f32) -> Vec<P> {
+pub(super) fn screw_spots(r: &mut Rand, half: P, radius: f32) -> Vec<P> {
     let m = radius * uni(r, 2.2, 3.2);
     let (x, y) = (half[0] - m, half[1] - m);
     let mut v = vec![[-x, -y], [x, -y], [x, y], [-x, y]];
@@ -92,14 +94,14 @@ pub fn screw_spots(r: &mut Rand, half: P, radius: f32) -> Vec<P> {
 
 impl Base {
     /// Its corners in the image.
-    pub fn corners(&self, view: &Place) -> [P; 4] {
+    pub(super) fn corners(&self, view: &Place) -> [P; 4] {
         let (c, half) = (self.centre, self.half);
         [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]
             .map(|[k, l]: P| view.map([c[0] + k * half[0], c[1] + l * half[1]]))
     }
 
     /// Puts it on the plate, slightly raised; returns its box.
-    pub fn draw(&self, sc: &mut Scene, view: &Place) -> Rect {
+    pub(super) fn draw(&self, sc: &mut Scene, view: &Place) -> Rect {
         let (u, tone) = (sc.unit, self.tone);
         let m = Mask::polygon(&self.corners(view), 3, sc.layers.rect());
         let grain = Noise::new(self.grain);
@@ -116,7 +118,7 @@ impl Base {
 
 /// Draws how many defects a part has and which, then its screws with those that are missing, then
 /// the other defects where nothing else is.
-pub fn screws_and_defects(sc: &mut Scene, r: &mut Rand, view: &Place, half: P, screws: &Screws) {
+pub(super) fn screws_and_defects(sc: &mut Scene, r: &mut Rand, view: &Place, half: P, screws: &Screws) {
     let Screws { screw, spots } = screws;
     let n = pick(r, &[0, 0, 0, 1, 1, 2, 3, 4]);
     let labels: Vec<&'static str> = (0..n).map(|_| pick(r, &LABELS)).collect();
@@ -165,7 +167,7 @@ fn print_bad(sc: &mut Scene, r: &mut Rand, view: &Place, half: P) {
 }
 
 /// Who a part is and where its nameplate is seen.
-pub struct Identity {
+pub(super) struct Identity {
     pub i: u64,
     pub part_id: String,
     pub lot: Option<String>,
@@ -173,7 +175,7 @@ pub struct Identity {
 }
 
 /// Adds the dust and takes the picture: raw RGB bytes, row by row, and the truth.
-pub fn finish(mut sc: Scene, r: &mut Rand, who: Identity) -> (Vec<u8>, FrameTruth) {
+pub(super) fn finish(mut sc: Scene, r: &mut Rand, who: Identity) -> (Vec<u8>, FrameTruth) {
     parts::dust(&mut sc, r);
     let rgb = sc.render();
     let truth = FrameTruth {

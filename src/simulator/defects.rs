@@ -18,7 +18,7 @@ struct Plan {
 }
 
 /// Adds one defect of the label where it fits and can be seen; false if no place was found.
-pub fn add(sc: &mut Scene, r: &mut Rand, label: &'static str) -> bool {
+pub(super) fn add(sc: &mut Scene, r: &mut Rand, label: &'static str) -> bool {
     for _ in 0..12 {
         let plan = match label {
             "scratch" => scratch(sc, r),

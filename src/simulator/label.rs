@@ -51,7 +51,7 @@ pub struct Truth {
 /// | misprint        |              | always       |          |
 /// | missing_screw   |              |              | always   |
 /// | any other label | long < 40    | long < 110   | longer   |
-pub fn severity(label: &str, long: f32, area: f32, count: usize) -> &'static str {
+pub(super) fn severity(label: &str, long: f32, area: f32, count: usize) -> &'static str {
     let rank = |v: f32, major: f32, critical: f32| match v {
         v if v < major => "minor",
         v if v < critical => "major",
@@ -67,7 +67,7 @@ pub fn severity(label: &str, long: f32, area: f32, count: usize) -> &'static str
 }
 
 /// The worst severity of a list, or "none".
-pub fn worst(defects: &[Defect]) -> &'static str {
+pub(super) fn worst(defects: &[Defect]) -> &'static str {
     ["critical", "major", "minor"]
         .into_iter()
         .find(|s| defects.iter().any(|d| d.severity == *s))

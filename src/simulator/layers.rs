@@ -4,7 +4,7 @@ use crate::simulator::geom::{P, Rect};
 use tiny_skia::{FillRule, Path, PathBuilder, Transform};
 
 /// Per-pixel material of the scene.
-pub struct Layers {
+pub(super) struct Layers {
     pub w: usize,
     pub h: usize,
     pub albedo: Vec<[f32; 3]>,
@@ -13,7 +13,7 @@ pub struct Layers {
 }
 
 /// A saved rectangle of the layers.
-pub struct Patch {
+pub(super) struct Patch {
     rect: Rect,
     albedo: Vec<[f32; 3]>,
     height: Vec<f32>,
@@ -22,17 +22,17 @@ pub struct Patch {
 
 impl Layers {
     /// Flat grey layers.
-    pub fn new(w: usize, h: usize) -> Layers {
+    pub(super) fn new(w: usize, h: usize) -> Layers {
         Layers { w, h, albedo: vec![[0.5; 3]; w * h], height: vec![0.0; w * h], gloss: vec![1.0; w * h] }
     }
 
     /// The whole image rectangle.
-    pub fn rect(&self) -> Rect {
+    pub(super) fn rect(&self) -> Rect {
         Rect::image(self.w, self.h)
     }
 
     /// Saves a rectangle (clipped to the image).
-    pub fn save(&self, rect: Rect) -> Patch {
+    pub(super) fn save(&self, rect: Rect) -> Patch {
         let rect = rect.clip(self.rect());
         let mut p = Patch { rect, albedo: vec![], height: vec![], gloss: vec![] };
         for y in rect.y0..rect.y1 {
@@ -46,7 +46,7 @@ impl Layers {
     }
 
     /// Puts a saved rectangle back.
-    pub fn restore(&mut self, p: &Patch) {
+    pub(super) fn restore(&mut self, p: &Patch) {
         let n = p.rect.w() as usize;
         for (k, y) in (p.rect.y0..p.rect.y1).enumerate() {
             let a = y as usize * self.w + p.rect.x0 as usize;
@@ -57,7 +57,7 @@ impl Layers {
     }
 
     /// Calls `f(index, x, y)` for every pixel of a rectangle inside the image.
-    pub fn each(&mut self, rect: Rect, mut f: impl FnMut(&mut Layers, usize, f32, f32)) {
+    pub(super) fn each(&mut self, rect: Rect, mut f: impl FnMut(&mut Layers, usize, f32, f32)) {
         let r = rect.clip(self.rect());
         for y in r.y0..r.y1 {
             for x in r.x0..r.x1 {
@@ -67,14 +67,14 @@ impl Layers {
     }
 
     /// Mixes the colour of a pixel towards `c`.
-    pub fn tint(&mut self, i: usize, c: [f32; 3], a: f32) {
+    pub(super) fn tint(&mut self, i: usize, c: [f32; 3], a: f32) {
         for (v, c) in self.albedo[i].iter_mut().zip(c) {
             *v += (c - *v) * a;
         }
     }
 
     /// Multiplies the colour of a pixel.
-    pub fn scale(&mut self, i: usize, s: f32) {
+    pub(super) fn scale(&mut self, i: usize, s: f32) {
         for v in &mut self.albedo[i] {
             *v *= s;
         }
@@ -83,19 +83,19 @@ impl Layers {
 
 /// Coverage 0..1 over a rectangle.
 #[derive(Clone)]
-pub struct Mask {
+pub(super) struct Mask {
     pub rect: Rect,
     pub a: Vec<f32>,
 }
 
 impl Mask {
     /// Empty coverage.
-    pub fn new(rect: Rect) -> Mask {
+    pub(super) fn new(rect: Rect) -> Mask {
         Mask { rect, a: vec![0.0; rect.area().max(0) as usize] }
     }
 
     /// Anti-aliased fill of a path, kept within `clip`.
-    pub fn fill(path: &Path, pad: i32, clip: Rect) -> Mask {
+    pub(super) fn fill(path: &Path, pad: i32, clip: Rect) -> Mask {
         let b = path.bounds();
         let rect = Rect::around(&[[b.left(), b.top()], [b.right(), b.bottom()]], 1.0).pad(pad).clip(clip);
         let mut out = Mask::new(if rect.is_empty() { Rect { x0: 0, y0: 0, x1: 0, y1: 0 } } else { rect });
@@ -110,7 +110,7 @@ impl Mask {
     }
 
     /// Fill of a closed polygon.
-    pub fn polygon(pts: &[P], pad: i32, clip: Rect) -> Mask {
+    pub(super) fn polygon(pts: &[P], pad: i32, clip: Rect) -> Mask {
         match polygon_path(pts) {
             Some(p) => Mask::fill(&p, pad, clip),
             None => Mask::new(Rect { x0: 0, y0: 0, x1: 0, y1: 0 }),
@@ -118,7 +118,7 @@ impl Mask {
     }
 
     /// Coverage at a pixel, zero outside.
-    pub fn get(&self, x: i32, y: i32) -> f32 {
+    pub(super) fn get(&self, x: i32, y: i32) -> f32 {
         let r = self.rect;
         if x < r.x0 || y < r.y0 || x >= r.x1 || y >= r.y1 {
             return 0.0;
@@ -127,7 +127,7 @@ impl Mask {
     }
 
     /// Combines another mask into this one by maximum.
-    pub fn merge(&mut self, o: &Mask) {
+    pub(super) fn merge(&mut self, o: &Mask) {
         let r = o.rect.clip(self.rect);
         for y in r.y0..r.y1 {
             for x in r.x0..r.x1 {
@@ -138,7 +138,7 @@ impl Mask {
     }
 
     /// `n` passes of a 1-2-1 blur.
-    pub fn soften(&self, n: usize) -> Mask {
+    pub(super) fn soften(&self, n: usize) -> Mask {
         let (w, h) = (self.rect.w() as usize, self.rect.h() as usize);
         let mut m = self.clone();
         if w < 3 || h < 3 {
@@ -165,7 +165,7 @@ impl Mask {
     }
 
     /// Tight bounds of the coverage above `min`.
-    pub fn bounds(&self, min: f32) -> Rect {
+    pub(super) fn bounds(&self, min: f32) -> Rect {
         let mut r = Rect::EMPTY;
         let w = self.rect.w().max(1);
         for (i, a) in self.a.iter().enumerate() {
@@ -177,7 +177,7 @@ impl Mask {
     }
 
     /// Calls `f(layers, index, x, y, coverage)` where there is coverage.
-    pub fn paint(&self, l: &mut Layers, mut f: impl FnMut(&mut Layers, usize, f32, f32, f32)) {
+    pub(super) fn paint(&self, l: &mut Layers, mut f: impl FnMut(&mut Layers, usize, f32, f32, f32)) {
         let r = self.rect.clip(l.rect());
         for y in r.y0..r.y1 {
             for x in r.x0..r.x1 {
@@ -191,7 +191,7 @@ impl Mask {
 }
 
 /// Closed path through the points.
-pub fn polygon_path(pts: &[P]) -> Option<Path> {
+pub(super) fn polygon_path(pts: &[P]) -> Option<Path> {
     let mut b = PathBuilder::new();
     for (i, p) in pts.iter().enumerate() {
         if i == 0 {
@@ -205,7 +205,7 @@ pub fn polygon_path(pts: &[P]) -> Option<Path> {
 }
 
 /// Polygon of a line whose width at `t` in 0..1 is `width(t)`.
-pub fn ribbon(pts: &[P], width: impl Fn(f32) -> f32) -> Vec<P> {
+pub(super) fn ribbon(pts: &[P], width: impl Fn(f32) -> f32) -> Vec<P> {
     let n = pts.len();
     let mut left = Vec::with_capacity(2 * n);
     let mut right = Vec::with_capacity(n);

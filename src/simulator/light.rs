@@ -6,7 +6,7 @@ use rand::Rng;
 
 /// One mirror-like highlight.
 #[derive(Clone, Debug)]
-pub enum Glare {
+pub(super) enum Glare {
     /// Straight band: point, unit normal, width.
     Band { p: P, n: P, width: f32, amp: f32 },
     /// Round or oval hot spot: centre, radii, cos and sin of its turn.
@@ -42,7 +42,7 @@ impl Glare {
     }
 
     /// Random band or spot over an image.
-    pub fn random(r: &mut Rand, w: f32, h: f32, amp: f32) -> Glare {
+    pub(super) fn random(r: &mut Rand, w: f32, h: f32, amp: f32) -> Glare {
         let at = [uni(r, 0.0, w), uni(r, 0.0, h)];
         let t = uni(r, 0.0, std::f32::consts::PI);
         let s = w.min(h);
@@ -61,7 +61,7 @@ impl Glare {
 
 /// All light on a scene.
 #[derive(Clone, Debug)]
-pub struct Lighting {
+pub(super) struct Lighting {
     /// Direction the relief is lit from (unit vector times strength).
     pub dir: P,
     /// Relief strength of the material.
@@ -78,7 +78,7 @@ pub struct Lighting {
 
 impl Lighting {
     /// Random light without highlights.
-    pub fn random(r: &mut Rand, bump: f32) -> Lighting {
+    pub(super) fn random(r: &mut Rand, bump: f32) -> Lighting {
         let t = r.r#gen::<f32>() * std::f32::consts::TAU;
         let g = r.r#gen::<f32>() * std::f32::consts::TAU;
         let k = uni(r, 0.0, 0.35);
@@ -94,7 +94,7 @@ impl Lighting {
     }
 
     /// Adds a random highlight with probability `p` and a brightness in `amp`.
-    pub fn sometimes_glare(&mut self, r: &mut Rand, w: f32, h: f32, p: f32, amp: [f32; 2]) {
+    pub(super) fn sometimes_glare(&mut self, r: &mut Rand, w: f32, h: f32, p: f32, amp: [f32; 2]) {
         if chance(r, p) {
             let amp = uni(r, amp[0], amp[1]);
             self.glare.push(Glare::random(r, w, h, amp));
@@ -103,7 +103,7 @@ impl Lighting {
 
     /// The same lamps after a shift of the fixture: a little turned, moved, brighter or darker.
     /// `w` and `h` are the image's size in pixels.
-    pub fn jitter(&mut self, r: &mut Rand, w: f32, h: f32) {
+    pub(super) fn jitter(&mut self, r: &mut Rand, w: f32, h: f32) {
         let (s, c) = uni(r, -0.25, 0.25).sin_cos();
         self.dir = [c * self.dir[0] - s * self.dir[1], s * self.dir[0] + c * self.dir[1]];
         self.gain *= uni(r, 0.92, 1.08);
@@ -121,7 +121,7 @@ impl Lighting {
     }
 
     /// Shades a rectangle into `out` (row by row, values clipped to 0..1).
-    pub fn shade(&self, l: &Layers, rect: Rect, out: &mut Vec<[f32; 3]>) {
+    pub(super) fn shade(&self, l: &Layers, rect: Rect, out: &mut Vec<[f32; 3]>) {
         out.clear();
         let r = rect.clip(l.rect());
         let (w, h) = (l.w, l.h);

@@ -1,11 +1,13 @@
 //! A simulated line camera with exact ground truth. Imports nothing else of ours.
 //!
-//!     seed, i --> random numbers --> Look --paint--> Layers (colour, relief, gloss)
-//!                                      \--light--> Lighting        |
-//!                                                                  v
-//!     truth <-- record <-- change, look at the difference, undo if it cannot be seen
-//!                                                                  |
-//!     RGB bytes <-- Sensor (defocus, noise) <-- shade <------------'
+//! ```text
+//! seed, i --> random numbers --> Look --paint--> Layers (colour, relief, gloss)
+//!                                  \--light--> Lighting        |
+//!                                                              v
+//! truth <-- record <-- change, look at the difference, undo if it cannot be seen
+//!                                                              |
+//! RGB bytes <-- Sensor (defocus, noise) <-- shade <------------'
+//! ```
 //!
 //! A defect is in the truth only if its change shows after lighting, and a text only if each of its
 //! characters has enough contrast: what the truth says can be seen.

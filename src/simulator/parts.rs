@@ -9,7 +9,7 @@ use rand::Rng;
 
 /// Drive shape of a screw head.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Drive {
+pub(super) enum Drive {
     Slot,
     Phillips,
     Hex,
@@ -18,7 +18,7 @@ pub enum Drive {
 
 /// One screw type, shared by a pattern.
 #[derive(Clone, Copy, Debug)]
-pub struct Screw {
+pub(super) struct Screw {
     pub drive: Drive,
     pub radius: f32,
     pub colour: [f32; 3],
@@ -30,7 +30,7 @@ pub struct Screw {
 
 impl Screw {
     /// Random screw of about `radius` pixels.
-    pub fn random(r: &mut Rand, radius: f32) -> Screw {
+    pub(super) fn random(r: &mut Rand, radius: f32) -> Screw {
         Screw {
             drive: pick(r, &[Drive::Slot, Drive::Phillips, Drive::Hex, Drive::Torx]),
             radius,
@@ -42,7 +42,7 @@ impl Screw {
     }
 
     /// Box around the seat.
-    pub fn rect(&self, at: P) -> Rect {
+    pub(super) fn rect(&self, at: P) -> Rect {
         let (a, b) = (self.radius * self.seat, self.radius * self.seat * self.squash);
         Rect::around(&[[at[0] - a, at[1] - b], [at[0] + a, at[1] + b]], 0.0)
     }
@@ -64,7 +64,7 @@ impl Screw {
     }
 
     /// Draws the screw in its seat.
-    pub fn draw(&self, l: &mut Layers, r: &mut Rand, at: P, light: P) {
+    pub(super) fn draw(&self, l: &mut Layers, r: &mut Rand, at: P, light: P) {
         self.draw_seat(l, at, light);
         let (rad, sq) = (self.radius, self.squash);
         let turn = uni(r, 0.0, angle::FULL_3);
@@ -121,7 +121,7 @@ impl Screw {
     }
 
     /// Draws the empty threaded hole and returns its box.
-    pub fn draw_missing(&self, l: &mut Layers, r: &mut Rand, at: P, light: P) -> Rect {
+    pub(super) fn draw_missing(&self, l: &mut Layers, r: &mut Rand, at: P, light: P) -> Rect {
         self.draw_seat(l, at, light);
         let (rad, sq) = (self.radius * uni(r, 0.6, 0.8), self.squash);
         let dark = uni(r, 0.02, 0.07);
@@ -145,7 +145,7 @@ impl Screw {
 
 /// Look of a part's border, shared by all its edges. Lengths in pixels.
 #[derive(Clone, Copy, Debug)]
-pub struct Rim {
+pub(super) struct Rim {
     /// Seed of the background's texture.
     grain: u64,
     chamfer: f32,
@@ -157,7 +157,7 @@ pub struct Rim {
 
 impl Rim {
     /// Random border at `u` pixels per reference pixel.
-    pub fn random(r: &mut Rand, u: f32) -> Rim {
+    pub(super) fn random(r: &mut Rand, u: f32) -> Rim {
         Rim {
             grain: r.r#gen(),
             chamfer: uni(r, 1.0, 6.0) * u,
@@ -168,13 +168,13 @@ impl Rim {
     }
 
     /// The same border before another background.
-    pub fn regrain(self, r: &mut Rand) -> Rim {
+    pub(super) fn regrain(self, r: &mut Rand) -> Rim {
         Rim { grain: r.r#gen(), ..self }
     }
 }
 
 /// Cuts the part along edges: background beyond them, a chamfer on them, a shadow beside them.
-pub fn cut_edges(sc: &mut Scene, edges: &[Edge], rim: &Rim) {
+pub(super) fn cut_edges(sc: &mut Scene, edges: &[Edge], rim: &Rim) {
     let u = sc.unit;
     let void = sc.void;
     let grain = Noise::new(rim.grain);
@@ -216,7 +216,7 @@ pub fn cut_edges(sc: &mut Scene, edges: &[Edge], rim: &Rim) {
 }
 
 /// A joint between two pieces: a straight dark line with a light lip, right across the image.
-pub fn seam(sc: &mut Scene, r: &mut Rand) {
+pub(super) fn seam(sc: &mut Scene, r: &mut Rand) {
     let (w, h) = (sc.layers.w as f32, sc.layers.h as f32);
     let t = if chance(r, 0.7) {
         uni(r, -0.06, 0.06) + pick(r, &[0.0, angle::RIGHT_4])
@@ -242,7 +242,7 @@ pub fn seam(sc: &mut Scene, r: &mut Rand) {
 
 /// A large round bore or boss, bigger than any screw hole. Lengths in pixels.
 #[derive(Clone, Copy, Debug)]
-pub struct Bore {
+pub(super) struct Bore {
     pub radius: f32,
     bevel: f32,
     boss: bool,
@@ -251,13 +251,13 @@ pub struct Bore {
 
 impl Bore {
     /// Random look at `u` pixels per reference pixel.
-    pub fn random(r: &mut Rand, radius: f32, u: f32) -> Bore {
+    pub(super) fn random(r: &mut Rand, radius: f32, u: f32) -> Bore {
         Bore { radius, bevel: uni(r, 3.0, 8.0) * u, boss: chance(r, 0.4), floor: uni(r, 0.2, 0.8) }
     }
 }
 
 /// Draws a bore or boss with its centre at `c`.
-pub fn bore(sc: &mut Scene, c: P, bore: &Bore) {
+pub(super) fn bore(sc: &mut Scene, c: P, bore: &Bore) {
     let dir = sc.light.dir;
     let Bore { radius: rad, bevel, boss, floor } = *bore;
     sc.layers.each(Rect::around(&[c], rad + bevel + 2.0), |l, i, x, y| {
@@ -278,7 +278,7 @@ pub fn bore(sc: &mut Scene, c: P, bore: &Bore) {
 }
 
 /// A soft shadow band cast by something outside the view.
-pub fn shadow(sc: &mut Scene, r: &mut Rand) {
+pub(super) fn shadow(sc: &mut Scene, r: &mut Rand) {
     let (w, h) = (sc.layers.w as f32, sc.layers.h as f32);
     let t = uni(r, 0.0, angle::FULL_3);
     let (n, p) = ([t.cos(), t.sin()], [uni(r, 0.2, 0.8) * w, uni(r, 0.2, 0.8) * h]);
@@ -293,7 +293,7 @@ pub fn shadow(sc: &mut Scene, r: &mut Rand) {
 }
 
 /// Faint specks of dust, weaker than any labelled pit.
-pub fn dust(sc: &mut Scene, r: &mut Rand) {
+pub(super) fn dust(sc: &mut Scene, r: &mut Rand) {
     let (w, h, u) = (sc.layers.w as f32, sc.layers.h as f32, sc.unit);
     let n = (uni(r, 3.0, 25.0) * (w * h / (65536.0 * u * u)).clamp(0.3, 20.0)) as usize;
     for _ in 0..n {
@@ -307,7 +307,7 @@ pub fn dust(sc: &mut Scene, r: &mut Rand) {
 }
 
 /// Regular tool marks: parallel faint arcs or lines over a strip.
-pub fn tool_marks(sc: &mut Scene, r: &mut Rand) {
+pub(super) fn tool_marks(sc: &mut Scene, r: &mut Rand) {
     let (w, h, u) = (sc.layers.w as f32, sc.layers.h as f32, sc.unit);
     let all = sc.layers.rect();
     let (at, t) = ([uni(r, 0.0, w), uni(r, 0.0, h)], uni(r, 0.0, angle::FULL_3));

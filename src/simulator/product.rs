@@ -1,8 +1,10 @@
 //! Products: every part has the same design and differs in pose, light, noise, defects and text.
 //!
-//!     Product (table below) --design seed--> Design: look, lamps, camera, plate, screws, nameplate, bores
-//!                                               |
-//!     seed, i --> pose within the fixture's play, lamps a little moved, grain, serial, defects --> part
+//! ```text
+//! Product (table below) --design seed--> Design: look, lamps, camera, plate, screws, nameplate, bores
+//!                                           |
+//! seed, i --> pose within the fixture's play, lamps a little moved, grain, serial, defects --> part
+//! ```
 //!
 //! Invariants:
 //! - The nameplate of every part lies inside `Product::nameplate_roi` of the picture's size, and no

@@ -8,7 +8,7 @@ use crate::simulator::sensor::Sensor;
 use crate::simulator::surface::{Look, Surface};
 
 /// Everything about one picture.
-pub struct Scene {
+pub(super) struct Scene {
     pub layers: Layers,
     pub surface: Surface,
     pub light: Lighting,
@@ -27,7 +27,7 @@ pub struct Scene {
 
 /// How strongly a change must show to count.
 #[derive(Clone, Copy)]
-pub struct Need {
+pub(super) struct Need {
     /// Smallest display difference.
     pub floor: f32,
     /// Weight of the texture and noise around it.
@@ -38,7 +38,7 @@ pub struct Need {
 
 impl Scene {
     /// A clean surface with random light and camera.
-    pub fn new(w: usize, h: usize, unit: f32, surface: Surface, r: &mut Rand) -> Scene {
+    pub(super) fn new(w: usize, h: usize, unit: f32, surface: Surface, r: &mut Rand) -> Scene {
         let (fw, fh) = (w as f32, h as f32);
         let mut layers = Layers::new(w, h);
         let look = Look::random(surface, r, fw, fh, unit);
@@ -49,7 +49,7 @@ impl Scene {
     }
 
     /// A clean surface that is already painted, under a light and a camera.
-    pub fn of(layers: Layers, surface: Surface, light: Lighting, sensor: Sensor, unit: f32) -> Scene {
+    pub(super) fn of(layers: Layers, surface: Surface, light: Lighting, sensor: Sensor, unit: f32) -> Scene {
         Scene {
             layers,
             surface,
@@ -65,7 +65,7 @@ impl Scene {
     }
 
     /// Automatic exposure: neither mostly white nor nearly black, with room for a few hot spots.
-    pub fn auto_expose(&mut self, r: &mut Rand) {
+    pub(super) fn auto_expose(&mut self, r: &mut Rand) {
         let white = uni(r, 0.02, 0.22);
         let (w, h) = (self.layers.w as i32, self.layers.h as i32);
         for _ in 0..10 {
@@ -95,7 +95,7 @@ impl Scene {
     }
 
     /// True when a point is on the part, `margin` pixels from its border and the image border.
-    pub fn inside(&self, p: P, margin: f32) -> bool {
+    pub(super) fn inside(&self, p: P, margin: f32) -> bool {
         let (w, h) = (self.layers.w as f32, self.layers.h as f32);
         let m = margin.min(0.3 * w.min(h));
         p[0] >= m
@@ -106,19 +106,19 @@ impl Scene {
     }
 
     /// True when a rectangle touches nothing in `busy`.
-    pub fn free(&self, r: Rect) -> bool {
+    pub(super) fn free(&self, r: Rect) -> bool {
         self.busy.iter().all(|b| r.clip(*b).is_empty())
     }
 
     /// Shaded values of a rectangle.
-    pub fn shade(&self, rect: Rect) -> Vec<[f32; 3]> {
+    pub(super) fn shade(&self, rect: Rect) -> Vec<[f32; 3]> {
         let mut v = Vec::with_capacity(rect.area().max(0) as usize);
         self.light.shade(&self.layers, rect, &mut v);
         v
     }
 
     /// Draws a change; keeps it and returns its tight box if it shows, else undoes it.
-    pub fn change(&mut self, roi: Rect, need: Need, draw: impl FnOnce(&mut Layers)) -> Option<Rect> {
+    pub(super) fn change(&mut self, roi: Rect, need: Need, draw: impl FnOnce(&mut Layers)) -> Option<Rect> {
         let roi = roi.clip(self.layers.rect());
         if roi.is_empty() {
             return None;
@@ -170,7 +170,7 @@ impl Scene {
     }
 
     /// Records a defect.
-    pub fn record(&mut self, label: &'static str, bbox: Rect, count: usize) {
+    pub(super) fn record(&mut self, label: &'static str, bbox: Rect, count: usize) {
         let b = bbox.clip(self.layers.rect());
         let (w, h) = (b.w() as f32 / self.unit, b.h() as f32 / self.unit);
         self.defects.push(Defect {
@@ -182,13 +182,13 @@ impl Scene {
     }
 
     /// Takes the picture: raw RGB bytes.
-    pub fn render(&self) -> Vec<u8> {
+    pub(super) fn render(&self) -> Vec<u8> {
         let mut img = self.shade(self.layers.rect());
         self.sensor.expose(&mut img, self.layers.w, self.layers.h)
     }
 }
 
 /// Perceived difference of two display values.
-pub fn differ(a: &[f32; 3], b: &[f32; 3]) -> f32 {
+pub(super) fn differ(a: &[f32; 3], b: &[f32; 3]) -> f32 {
     0.3 * (a[0] - b[0]).abs() + 0.5 * (a[1] - b[1]).abs() + 0.2 * (a[2] - b[2]).abs()
 }

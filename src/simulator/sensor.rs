@@ -6,7 +6,7 @@ use rand::Rng;
 
 /// Camera settings of one picture.
 #[derive(Clone, Debug)]
-pub struct Sensor {
+pub(super) struct Sensor {
     /// Weight of each neighbour in the three-tap blur, 0..0.25.
     pub blur: f32,
     /// Read noise, display units.
@@ -21,7 +21,7 @@ pub struct Sensor {
 
 impl Sensor {
     /// Random settings.
-    pub fn random(r: &mut Rand) -> Sensor {
+    pub(super) fn random(r: &mut Rand) -> Sensor {
         Sensor {
             blur: if chance(r, 0.55) { uni(r, 0.05, 0.25) } else { 0.0 },
             read: uni(r, 0.002, 0.010),
@@ -33,18 +33,18 @@ impl Sensor {
     }
 
     /// The same camera taking another picture: other noise, and values as they are, never through a coder.
-    pub fn reseed(&mut self, r: &mut Rand) {
+    pub(super) fn reseed(&mut self, r: &mut Rand) {
         self.jpeg = None;
         self.seed = r.r#gen();
     }
 
     /// Noise sigma at a brightness, display units.
-    pub fn sigma(&self, v: f32) -> f32 {
+    pub(super) fn sigma(&self, v: f32) -> f32 {
         (self.read * self.read + self.shot * self.shot * v).sqrt()
     }
 
     /// Exposes shaded values to raw RGB bytes.
-    pub fn expose(&self, img: &mut [[f32; 3]], w: usize, h: usize) -> Vec<u8> {
+    pub(super) fn expose(&self, img: &mut [[f32; 3]], w: usize, h: usize) -> Vec<u8> {
         if self.blur > 0.0 {
             blur3(img, w, h, self.blur);
         }

@@ -1,14 +1,20 @@
 //! Coming in and going out, and who may.
 //!
-//!     password, role or account changes --> its sessions end, all but the one that asks
-//!     account removed, or its role lowered --> the tokens that it made end, and those made with them
-//!     each of these, and a logout --> open event streams look whether they may go on (`events`)
+//! ```text
+//! password, role or account changes --> its sessions end, all but the one that asks
+//! account removed, or its role lowered --> the tokens that it made end, and those made with them
+//! each of these, and a logout --> open event streams look whether they may go on (`events`)
+//! ```
 
-use super::App;
-use super::auth::{self, Credential, Engineer, Role, Viewer, Who};
+use super::auth::{self, Credential, Engineer, Principal, Role, Sessions, Viewer};
+use super::blocking::blocking;
 use super::error::{ApiError, Problem};
-use super::peer::Peer;
+use super::options::WebOptions;
+use super::peer::{Home, Peer};
+use super::throttle::LoginThrottle;
+use crate::store::Store;
 use crate::store::accounts::{ACCOUNTS_MAX, Account, Session, Token};
+use crate::store::error::StoreError;
 use crate::store::images::sha256;
 use crate::store::record::rfc3339;
 use axum::Json;
@@ -16,8 +22,9 @@ use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
 const PASSWORD_CHARS_MIN: usize = 8;
@@ -27,6 +34,45 @@ const NAME_CHARS_MAX: usize = 40;
 /// A hash that no password fits: an unknown name takes as long as a known one.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Who may come in, and what it takes.
+pub struct Accounts {
+    store: Arc<Store>,
+    sessions: Arc<Sessions>,
+    /// Lets the first account in; `None` once there is one.
+    setup_code: Mutex<Option<String>>,
+    throttle: LoginThrottle,
+    /// One password is hashed at a time: a hash takes memory and a core, which the line needs.
+    hashing: Semaphore,
+    /// How long a login lasts.
+    session: Duration,
+    /// Browsers come by TLS, and send the cookie by nothing else.
+    secure: bool,
+}
+
+impl Accounts {
+    /// The accounts of a store; makes the setup code when there is none yet.
+    ///
+    /// # Errors
+    /// The accounts cannot be read.
+    pub fn new(store: Arc<Store>, sessions: Arc<Sessions>, options: &WebOptions) -> Result<Self, StoreError> {
+        let code = store.accounts()?.is_empty().then(auth::setup_code);
+        Ok(Self {
+            store,
+            sessions,
+            setup_code: Mutex::new(code),
+            throttle: LoginThrottle::default(),
+            hashing: Semaphore::new(1),
+            session: options.session,
+            secure: options.seen_by_tls(),
+        })
+    }
+
+    /// The code that lets the first account in, while there is none.
+    pub fn setup_code(&self) -> Option<String> {
+        self.setup_code.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 #[derive(Deserialize, ToSchema)]
 pub struct Login {
@@ -92,10 +138,10 @@ pub struct MadeToken {
 
 /// Who is asking, and whether the box is new.
 #[utoipa::path(get, path = "/api/v1/me", tag = "accounts", security(()), responses((status = 200, body = Me)))]
-pub async fn me(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Me>, ApiError> {
-    let who = auth::who(&app, &headers)?;
-    let setup = app.setup_code().is_some();
-    let (name, role) = who.map_or((None, None), |w| (Some(w.name), Some(w.role)));
+pub async fn me(State(accounts): State<Arc<Accounts>>, headers: HeaderMap) -> Result<Json<Me>, ApiError> {
+    let principal = accounts.sessions.principal(&headers)?;
+    let setup = accounts.setup_code().is_some();
+    let (name, role) = principal.map_or((None, None), |p| (Some(p.name), Some(p.role)));
     Ok(Json(Me { name, role, setup, version: env!("CARGO_PKG_VERSION") }))
 }
 
@@ -113,58 +159,57 @@ pub struct NewPassword {
     (status = 200, body = Me), (status = 400, body = Problem), (status = 403, body = Problem),
     (status = 429, body = Problem)))]
 pub async fn setup(
-    State(app): State<Arc<App>>,
-    Extension(peer): Extension<Peer>,
-    headers: HeaderMap,
+    State(accounts): State<Arc<Accounts>>,
+    Extension(home): Extension<Home>,
     Json(body): Json<Setup>,
 ) -> Result<Response, ApiError> {
     // The code is no account's.
-    let attempt = app.gate.attempt("", peer.home(&app, &headers))?;
+    let attempt = accounts.throttle.attempt("", home)?;
     check_name(&body.name)?;
     check_password(&body.password)?;
     let wrong =
         || ApiError::new(StatusCode::FORBIDDEN, "code", "this is not the code that the start printed");
     let given = body.code.trim().to_uppercase();
-    if app.setup_code().is_none_or(|code| code != given) {
+    if accounts.setup_code().is_none_or(|code| code != given) {
         return Err(wrong());
     }
-    let password_hash = hash(&app, body.password).await?;
+    let password_hash = hash(&accounts, body.password).await?;
     // Taken out only now, and only by one: a second request with the same code comes too late.
-    let taken = app.setup_code.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let taken = accounts.setup_code.lock().unwrap_or_else(PoisonError::into_inner).take();
     taken.ok_or_else(wrong)?;
-    put(&app, body.name.clone(), Role::Engineer, password_hash).await?;
-    app.gate.succeeded(attempt);
+    put(&accounts, body.name.clone(), Role::Engineer, password_hash).await?;
+    accounts.throttle.succeeded(attempt);
     tracing::info!(name = %body.name, "the first account was made");
-    Ok(open(&app, body.name, Role::Engineer)?.0)
+    Ok(open(&accounts, body.name, Role::Engineer)?.0)
 }
 
 /// Opens a session; the cookie is the answer's.
 #[utoipa::path(post, path = "/api/v1/login", tag = "accounts", security(()), request_body = Login, responses(
     (status = 200, body = Me), (status = 401, body = Problem), (status = 429, body = Problem)))]
 pub async fn login(
-    State(app): State<Arc<App>>,
+    State(accounts): State<Arc<Accounts>>,
     Extension(peer): Extension<Peer>,
-    headers: HeaderMap,
+    Extension(home): Extension<Home>,
     Json(body): Json<Login>,
 ) -> Result<Response, ApiError> {
-    let attempt = app.gate.attempt(&body.name, peer.home(&app, &headers))?;
-    let account = app.store.account(&body.name)?;
+    let attempt = accounts.throttle.attempt(&body.name, home)?;
+    let account = accounts.store.account(&body.name)?;
     let known = account.as_ref().map_or_else(|| NOBODY.to_owned(), |a| a.password_hash.clone());
     let wrong = || {
         tracing::warn!(peer = %peer.0, "a login failed");
         ApiError::new(StatusCode::UNAUTHORIZED, "wrong", "name or password is wrong")
     };
-    let fits = is_password(&app, body.password, known).await?;
+    let fits = is_password(&accounts, body.password, known).await?;
     let account = account.filter(|_| fits).ok_or_else(wrong)?;
     let role = Role::parse(&account.role).ok_or_else(wrong)?;
-    let (answer, session) = open(&app, body.name, role)?;
+    let (answer, session) = open(&accounts, body.name, role)?;
     // The account may have changed while its password was checked: then what ended its sessions came before
     // this one was there.
-    if app.store.account(&account.name)?.as_ref() != Some(&account) {
-        app.store.remove_session(&session)?;
+    if accounts.store.account(&account.name)?.as_ref() != Some(&account) {
+        accounts.store.remove_session(&session)?;
         return Err(wrong());
     }
-    app.gate.succeeded(attempt);
+    accounts.throttle.succeeded(attempt);
     tracing::info!(name = %account.name, peer = %peer.0, "logged in");
     Ok(answer)
 }
@@ -174,9 +219,9 @@ pub async fn login(
     (status = 204, description = "changed"), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 409, body = Problem), (status = 429, body = Problem)))]
 pub async fn password(
-    State(app): State<Arc<App>>,
-    Viewer(who): Viewer,
-    Extension(peer): Extension<Peer>,
+    State(accounts): State<Arc<Accounts>>,
+    Viewer(principal): Viewer,
+    Extension(home): Extension<Home>,
     headers: HeaderMap,
     Json(body): Json<NewPassword>,
 ) -> Result<StatusCode, ApiError> {
@@ -184,25 +229,25 @@ pub async fn password(
         return Err(ApiError::new(StatusCode::FORBIDDEN, "person", "a token has no password"));
     };
     check_password(&body.new)?;
-    let attempt = app.gate.attempt(&who.name, peer.home(&app, &headers))?;
+    let attempt = accounts.throttle.attempt(&principal.name, home)?;
     let gone = || ApiError::new(StatusCode::CONFLICT, "changed", "the account was changed meanwhile");
-    let account = app.store.account(&who.name)?.ok_or_else(gone)?;
-    if !is_password(&app, body.old, account.password_hash.clone()).await? {
+    let account = accounts.store.account(&principal.name)?.ok_or_else(gone)?;
+    if !is_password(&accounts, body.old, account.password_hash.clone()).await? {
         return Err(ApiError::new(StatusCode::FORBIDDEN, "wrong", "the old password is wrong"));
     }
-    app.gate.succeeded(attempt);
-    let password_hash = hash(&app, body.new).await?;
-    if app.store.account(&who.name)?.as_ref() != Some(&account) {
+    accounts.throttle.succeeded(attempt);
+    let password_hash = hash(&accounts, body.new).await?;
+    if accounts.store.account(&principal.name)?.as_ref() != Some(&account) {
         return Err(gone());
     }
-    tracing::info!(name = %who.name, "password changed");
+    tracing::info!(name = %principal.name, "password changed");
     let changed = Account { password_hash, ..account };
-    blocking(&app, move |app| {
-        app.store.put_account(&changed)?;
-        Ok(app.store.end_sessions_of(&changed.name, Some(&session))?)
+    blocking(&accounts, move |accounts| {
+        accounts.store.put_account(&changed)?;
+        Ok(accounts.store.end_sessions_of(&changed.name, Some(&session))?)
     })
     .await?;
-    app.access.send_replace(());
+    accounts.sessions.publish_change();
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -210,23 +255,26 @@ pub async fn password(
 #[utoipa::path(post, path = "/api/v1/logout", tag = "accounts", responses(
     (status = 204, description = "ended"), (status = 401, body = Problem)))]
 pub async fn logout(
-    State(app): State<Arc<App>>,
+    State(accounts): State<Arc<Accounts>>,
     _: Viewer,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     if let Some(Credential::Session(session)) = auth::credential(&headers) {
-        blocking(&app, move |app| Ok(app.store.remove_session(&session)?)).await?;
-        app.access.send_replace(());
+        blocking(&accounts, move |accounts| Ok(accounts.store.remove_session(&session)?)).await?;
+        accounts.sessions.publish_change();
     }
-    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie(&app, "", 0))]).into_response())
+    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie(&accounts, "", 0))]).into_response())
 }
 
 /// All accounts.
 #[utoipa::path(get, path = "/api/v1/accounts", tag = "accounts", responses(
     (status = 200, body = [AccountView]), (status = 401, body = Problem), (status = 403, body = Problem)))]
-pub async fn accounts(State(app): State<Arc<App>>, _: Engineer) -> Result<Json<Vec<AccountView>>, ApiError> {
+pub async fn accounts(
+    State(accounts): State<Arc<Accounts>>,
+    _: Engineer,
+) -> Result<Json<Vec<AccountView>>, ApiError> {
     let view = |a: Account| AccountView { name: a.name, role: a.role, created_at: a.created_at };
-    Ok(Json(app.store.accounts()?.into_iter().map(view).collect()))
+    Ok(Json(accounts.store.accounts()?.into_iter().map(view).collect()))
 }
 
 /// Makes an account, or changes its role or password; its sessions end, all but the one that asks. Where the
@@ -235,56 +283,56 @@ pub async fn accounts(State(app): State<Arc<App>>, _: Engineer) -> Result<Json<V
     (status = 204, description = "made"), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 409, body = Problem)))]
 pub async fn put_account(
-    State(app): State<Arc<App>>,
-    Engineer(who): Engineer,
+    State(accounts): State<Arc<Accounts>>,
+    Engineer(principal): Engineer,
     headers: HeaderMap,
     Json(body): Json<NewAccount>,
 ) -> Result<StatusCode, ApiError> {
     check_name(&body.name)?;
-    let old = app.store.account(&body.name)?;
-    if old.is_none() && app.store.accounts()?.len() >= ACCOUNTS_MAX {
+    let old = accounts.store.account(&body.name)?;
+    if old.is_none() && accounts.store.accounts()?.len() >= ACCOUNTS_MAX {
         return Err(ApiError::bad(format!("a box has at most {ACCOUNTS_MAX} accounts")));
     }
-    keep_an_engineer(&app, &body.name, body.role == Role::Engineer)?;
+    keep_an_engineer(&accounts, &body.name, body.role == Role::Engineer)?;
     let password_hash = match (body.password, &old) {
         (Some(password), _) => {
             check_password(&password)?;
-            hash(&app, password).await?
+            hash(&accounts, password).await?
         }
         (None, Some(old)) => old.password_hash.clone(),
         (None, None) => return Err(ApiError::bad("a new account needs a password")),
     };
     let lowered = old.as_ref().and_then(|a| Role::parse(&a.role)).is_some_and(|role| body.role < role);
-    tracing::info!(by = %who.name, name = %body.name, role = body.role.as_str(), "account changed");
+    tracing::info!(by = %principal.name, name = %body.name, role = body.role.as_str(), "account changed");
     let name = body.name.clone();
-    put(&app, body.name, body.role, password_hash).await?;
+    put(&accounts, body.name, body.role, password_hash).await?;
     // After the change, so that nobody comes in by what it was before.
     let asks = match auth::credential(&headers) {
         Some(Credential::Session(session)) => Some(session),
         _ => None,
     };
-    end_access(&app, who, name, asks, lowered).await?;
+    end_access(&accounts, principal, name, asks, lowered).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Ends the sessions of an account but the one that asks and, where it makes none any more, its tokens.
 async fn end_access(
-    app: &Arc<App>,
-    by: Who,
+    accounts: &Arc<Accounts>,
+    by: Principal,
     name: String,
     asks: Option<[u8; 32]>,
     tokens: bool,
 ) -> Result<(), ApiError> {
-    blocking(app, move |app| {
-        app.store.end_sessions_of(&name, asks.as_ref())?;
+    blocking(accounts, move |accounts| {
+        accounts.store.end_sessions_of(&name, asks.as_ref())?;
         if tokens {
-            let ended = app.store.remove_tokens_made_by(&name)?;
+            let ended = accounts.store.remove_tokens_made_by(&name)?;
             tracing::info!(by = %by.name, name, ?ended, "the tokens that this account made ended with it");
         }
         Ok(())
     })
     .await?;
-    app.access.send_replace(());
+    accounts.sessions.publish_change();
     Ok(())
 }
 
@@ -293,32 +341,35 @@ async fn end_access(
     (status = 204, description = "removed"), (status = 401, body = Problem), (status = 403, body = Problem),
     (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn remove_account(
-    State(app): State<Arc<App>>,
-    Engineer(who): Engineer,
+    State(accounts): State<Arc<Accounts>>,
+    Engineer(principal): Engineer,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    if app.store.account(&name)?.is_none() {
+    if accounts.store.account(&name)?.is_none() {
         return Err(ApiError::not_found("there is no such account"));
     }
-    keep_an_engineer(&app, &name, false)?;
-    tracing::info!(by = %who.name, name, "account removed");
+    keep_an_engineer(&accounts, &name, false)?;
+    tracing::info!(by = %principal.name, name, "account removed");
     let removed = name.clone();
-    blocking(&app, move |app| Ok(app.store.remove_account(&removed)?)).await?;
-    end_access(&app, who, name, None, true).await?;
+    blocking(&accounts, move |accounts| Ok(accounts.store.remove_account(&removed)?)).await?;
+    end_access(&accounts, principal, name, None, true).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// All tokens, without their secrets.
 #[utoipa::path(get, path = "/api/v1/tokens", tag = "accounts", responses(
     (status = 200, body = [TokenView]), (status = 401, body = Problem), (status = 403, body = Problem)))]
-pub async fn tokens(State(app): State<Arc<App>>, _: Engineer) -> Result<Json<Vec<TokenView>>, ApiError> {
+pub async fn tokens(
+    State(accounts): State<Arc<Accounts>>,
+    _: Engineer,
+) -> Result<Json<Vec<TokenView>>, ApiError> {
     let view = |t: Token| TokenView {
         name: t.name,
         role: t.role,
         created_at: t.created_at,
         created_by: t.created_by,
     };
-    Ok(Json(app.store.tokens()?.into_iter().map(view).collect()))
+    Ok(Json(accounts.store.tokens()?.into_iter().map(view).collect()))
 }
 
 /// Makes a token for a machine.
@@ -326,12 +377,12 @@ pub async fn tokens(State(app): State<Arc<App>>, _: Engineer) -> Result<Json<Vec
     (status = 200, body = MadeToken), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 409, body = Problem)))]
 pub async fn put_token(
-    State(app): State<Arc<App>>,
-    Engineer(who): Engineer,
+    State(accounts): State<Arc<Accounts>>,
+    Engineer(principal): Engineer,
     Json(body): Json<NewToken>,
 ) -> Result<Json<MadeToken>, ApiError> {
     check_name(&body.name)?;
-    let tokens = app.store.tokens()?;
+    let tokens = accounts.store.tokens()?;
     if tokens.iter().any(|t| t.name == body.name) {
         return Err(ApiError::new(StatusCode::CONFLICT, "exists", "there is a token with this name"));
     }
@@ -343,10 +394,10 @@ pub async fn put_token(
         name: body.name.clone(),
         role: body.role.as_str().to_owned(),
         created_at: rfc3339(SystemTime::now()),
-        created_by: who.name,
+        created_by: principal.name,
     };
     let digest = sha256(token.as_bytes());
-    blocking(&app, move |app| Ok(app.store.put_token(&digest, &kept)?)).await?;
+    blocking(&accounts, move |accounts| Ok(accounts.store.put_token(&digest, &kept)?)).await?;
     Ok(Json(MadeToken { name: body.name, token }))
 }
 
@@ -355,78 +406,76 @@ pub async fn put_token(
     (status = 204, description = "removed"), (status = 401, body = Problem), (status = 403, body = Problem),
     (status = 404, body = Problem)))]
 pub async fn remove_token(
-    State(app): State<Arc<App>>,
-    Engineer(who): Engineer,
+    State(accounts): State<Arc<Accounts>>,
+    Engineer(principal): Engineer,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let there = blocking(&app, move |app| {
-        let there = app.store.remove_token(&name)?;
-        let ended = app.store.remove_tokens_made_by(&format!("token:{name}"))?;
-        tracing::info!(by = %who.name, name, ?ended, "token removed, with those that it made");
+    let there = blocking(&accounts, move |accounts| {
+        let there = accounts.store.remove_token(&name)?;
+        let ended = accounts.store.remove_tokens_made_by(&format!("token:{name}"))?;
+        tracing::info!(by = %principal.name, name, ?ended, "token removed, with those that it made");
         Ok(there)
     });
     if there.await? {
-        app.access.send_replace(());
+        accounts.sessions.publish_change();
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(ApiError::not_found("there is no such token"))
     }
 }
 
-/// Runs what waits for the disk or computes long, away from the threads that answer.
-pub async fn blocking<T: Send + 'static>(
-    app: &Arc<App>,
-    work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let app = Arc::clone(app);
-    tokio::task::spawn_blocking(move || work(&app)).await.map_err(ApiError::internal)?
-}
-
 /// One at a time.
 async fn on_hasher<T: Send + 'static>(
-    app: &Arc<App>,
+    accounts: &Arc<Accounts>,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let _turn = app.hashing.acquire().await.map_err(ApiError::internal)?;
+    let _turn = accounts.hashing.acquire().await.map_err(ApiError::internal)?;
     tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
 }
 
-async fn is_password(app: &Arc<App>, password: String, hash: String) -> Result<bool, ApiError> {
-    on_hasher(app, move || Ok(password.len() <= 4 * PASSWORD_CHARS_MAX && auth::fits(&password, &hash))).await
+async fn is_password(accounts: &Arc<Accounts>, password: String, hash: String) -> Result<bool, ApiError> {
+    on_hasher(accounts, move || Ok(password.len() <= 4 * PASSWORD_CHARS_MAX && auth::fits(&password, &hash)))
+        .await
 }
 
-async fn hash(app: &Arc<App>, password: String) -> Result<String, ApiError> {
-    on_hasher(app, move || auth::hash(&password)).await
+async fn hash(accounts: &Arc<Accounts>, password: String) -> Result<String, ApiError> {
+    on_hasher(accounts, move || auth::hash(&password)).await
 }
 
-async fn put(app: &Arc<App>, name: String, role: Role, password_hash: String) -> Result<(), ApiError> {
+async fn put(
+    accounts: &Arc<Accounts>,
+    name: String,
+    role: Role,
+    password_hash: String,
+) -> Result<(), ApiError> {
     let created_at = rfc3339(SystemTime::now());
     let account = Account { name, role: role.as_str().to_owned(), password_hash, created_at };
-    blocking(app, move |app| Ok(app.store.put_account(&account)?)).await
+    blocking(accounts, move |accounts| Ok(accounts.store.put_account(&account)?)).await
 }
 
 /// Opens a session: the answer that brings its cookie, and its hash.
-fn open(app: &App, name: String, role: Role) -> Result<(Response, [u8; 32]), ApiError> {
+fn open(accounts: &Accounts, name: String, role: Role) -> Result<(Response, [u8; 32]), ApiError> {
     let secret = auth::secret();
     let now_ms = auth::now_ms();
-    let lasts_s = app.options.session.as_secs();
+    let lasts_s = accounts.session.as_secs();
     let ends_ms = now_ms.saturating_add(i64::try_from(lasts_s * 1000).unwrap_or(i64::MAX));
     let session = Session { account: name.clone(), ends_ms };
     let digest = sha256(secret.as_bytes());
-    app.store.put_session(&digest, &session, now_ms)?;
+    accounts.store.put_session(&digest, &session, now_ms)?;
     let me = Me { name: Some(name), role: Some(role), setup: false, version: env!("CARGO_PKG_VERSION") };
-    Ok((([(header::SET_COOKIE, set_cookie(app, &secret, lasts_s))], Json(me)).into_response(), digest))
+    Ok((([(header::SET_COOKIE, set_cookie(accounts, &secret, lasts_s))], Json(me)).into_response(), digest))
 }
 
-fn set_cookie(app: &App, value: &str, lasts_s: u64) -> String {
-    let secure = if app.options.seen_by_tls() { "; Secure" } else { "" };
+fn set_cookie(accounts: &Accounts, value: &str, lasts_s: u64) -> String {
+    let secure = if accounts.secure { "; Secure" } else { "" };
     format!("{}={value}; Path=/; Max-Age={lasts_s}; HttpOnly; SameSite=Strict{secure}", auth::COOKIE)
 }
 
 /// Nobody could come in any more to make another.
-fn keep_an_engineer(app: &App, name: &str, stays: bool) -> Result<(), ApiError> {
-    let others = app.store.accounts()?.iter().any(|a| a.name != name && a.role == Role::Engineer.as_str());
-    let was = app.store.account(name)?.is_some_and(|a| a.role == Role::Engineer.as_str());
+fn keep_an_engineer(accounts: &Accounts, name: &str, stays: bool) -> Result<(), ApiError> {
+    let others =
+        accounts.store.accounts()?.iter().any(|a| a.name != name && a.role == Role::Engineer.as_str());
+    let was = accounts.store.account(name)?.is_some_and(|a| a.role == Role::Engineer.as_str());
     if was && !stays && !others {
         return Err(ApiError::new(StatusCode::CONFLICT, "last_engineer", "the last engineer must stay one"));
     }

@@ -1,7 +1,8 @@
 //! All routes, and the OpenAPI document that is made from them.
 
+use super::shared::Shared;
 use super::{
-    App, accounts, cameras, charts, commands, decide, download, events, images, metrics, outbox, pages,
+    accounts, cameras, charts, commands, decide, download, events, guard, images, metrics, outbox, pages,
     queue, recipes,
 };
 use axum::routing::get;
@@ -32,7 +33,7 @@ impl Modify for Schemes {
     }
 }
 
-fn described() -> OpenApiRouter<Arc<App>> {
+fn described() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(accounts::me))
         .routes(routes!(accounts::setup))
@@ -72,13 +73,15 @@ pub fn document() -> utoipa::openapi::OpenApi {
     described().into_openapi()
 }
 
-/// All routes.
-pub fn router(app: Arc<App>) -> Router {
+/// All routes, after the guard.
+pub fn router(shared: Shared) -> Router {
+    let (options, metrics) = (Arc::clone(&shared.options), Arc::clone(&shared.metrics));
     let (router, document) = described().split_for_parts();
-    router
+    let routes = router
         .route("/api/v1/openapi.json", get(move || async move { Json(document) }))
         .route("/", get(pages::index))
         .route("/assets/{name}", get(pages::asset))
         .fallback(pages::nothing)
-        .with_state(app)
+        .with_state(shared);
+    guard::before(routes, options, metrics)
 }

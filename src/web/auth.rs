@@ -1,17 +1,20 @@
 //! Who asks: a person by a cookie, a machine by a token; and what each role may do.
 //!
-//!     first start --code on the terminal--> setup --> first account, an engineer
-//!     login --argon2, one at a time--> session: a random cookie, kept as its sha256
-//!     Authorization: Bearer TOKEN ----> token: kept as its sha256, its scope is a role
+//! ```text
+//! first start --code on the terminal--> setup --> first account, an engineer
+//! login --argon2, one at a time--> session: a random cookie, kept as its sha256
+//! Authorization: Bearer TOKEN ----> token: kept as its sha256, its scope is a role
 //!
-//!     viewer < operator < engineer     look    decide, export    accounts and tokens
+//! viewer < operator < engineer     look    decide, export    accounts and tokens
+//! ```
 //!
-//! A route names its role as an argument; without a sufficient one it is never entered.
+//! A route names its role as an argument; without a sufficient one it is never entered. Open streams hear when
+//! somebody's access has changed, and look whether it was theirs.
 
-use super::App;
 use super::error::ApiError;
+use crate::store::Store;
 use crate::store::images::sha256;
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use rand::RngCore as _;
@@ -19,6 +22,7 @@ use rand::rngs::OsRng;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use tokio::sync::watch;
 use utoipa::ToSchema;
 
 pub const COOKIE: &str = "inspectd_session";
@@ -52,25 +56,29 @@ impl Role {
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Who {
+pub struct Principal {
     /// Name of the account, or `token:` and the token's name.
     pub name: String,
     pub role: Role,
 }
 
 /// May look.
-pub struct Viewer(pub Who);
+pub struct Viewer(pub Principal);
 /// May decide.
-pub struct Operator(pub Who);
+pub struct Operator(pub Principal);
 /// May change who comes in.
-pub struct Engineer(pub Who);
+pub struct Engineer(pub Principal);
 
 macro_rules! extract {
     ($name:ident, $role:expr) => {
-        impl FromRequestParts<Arc<App>> for $name {
+        impl<S> FromRequestParts<S> for $name
+        where
+            S: Send + Sync,
+            Arc<Sessions>: FromRef<S>,
+        {
             type Rejection = ApiError;
-            async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-                at_least(app, &parts.headers, $role).map(Self)
+            async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+                Arc::<Sessions>::from_ref(state).at_least(&parts.headers, $role).map(Self)
             }
         }
     };
@@ -79,15 +87,68 @@ extract!(Viewer, Role::Viewer);
 extract!(Operator, Role::Operator);
 extract!(Engineer, Role::Engineer);
 
-fn at_least(app: &App, headers: &HeaderMap, role: Role) -> Result<Who, ApiError> {
-    let who = who(app, headers)?.ok_or_else(|| {
-        ApiError::new(StatusCode::UNAUTHORIZED, "login", "log in first, or send Authorization: Bearer TOKEN")
-    })?;
-    if who.role < role {
-        let error = format!("this needs the role {}, {} is {}", role.as_str(), who.name, who.role.as_str());
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "role", error));
+/// Who may come in, as things stand now.
+pub struct Sessions {
+    store: Arc<Store>,
+    /// Somebody's access has changed.
+    changed: watch::Sender<()>,
+}
+
+impl Sessions {
+    /// The sessions and tokens of a store.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, changed: watch::Sender::new(()) }
     }
-    Ok(who)
+
+    /// Who asks, if it is anybody.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn principal(&self, headers: &HeaderMap) -> Result<Option<Principal>, ApiError> {
+        credential(headers).map_or(Ok(None), |credential| self.owner(&credential))
+    }
+
+    /// Whose credential that is.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn owner(&self, credential: &Credential) -> Result<Option<Principal>, ApiError> {
+        let session = match credential {
+            Credential::Token(digest) => {
+                let token = self.store.token(digest)?;
+                return Ok(token.and_then(|t| {
+                    Some(Principal { role: Role::parse(&t.role)?, name: format!("token:{}", t.name) })
+                }));
+            }
+            Credential::Session(digest) => self.store.session(digest)?,
+        };
+        let Some(session) = session.filter(|session| session.ends_ms >= now_ms()) else { return Ok(None) };
+        let account = self.store.account(&session.account)?;
+        Ok(account.and_then(|a| Some(Principal { role: Role::parse(&a.role)?, name: a.name })))
+    }
+
+    /// Hears of every change of somebody's access.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Somebody's access has changed.
+    pub fn publish_change(&self) {
+        self.changed.send_replace(());
+    }
+
+    fn at_least(&self, headers: &HeaderMap, role: Role) -> Result<Principal, ApiError> {
+        let principal = self.principal(headers)?.ok_or_else(|| {
+            let error = "log in first, or send Authorization: Bearer TOKEN";
+            ApiError::new(StatusCode::UNAUTHORIZED, "login", error)
+        })?;
+        if principal.role < role {
+            let (name, is) = (&principal.name, principal.role.as_str());
+            let error = format!("this needs the role {}, {name} is {is}", role.as_str());
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "role", error));
+        }
+        Ok(principal)
+    }
 }
 
 /// What somebody shows: the sha256 of a token or of a session's cookie.
@@ -104,26 +165,6 @@ pub fn credential(headers: &HeaderMap) -> Option<Credential> {
         return Some(Credential::Token(sha256(token.trim().as_bytes())));
     }
     cookie(headers).map(|cookie| Credential::Session(sha256(cookie.as_bytes())))
-}
-
-/// Who asks, if it is anybody.
-pub fn who(app: &App, headers: &HeaderMap) -> Result<Option<Who>, ApiError> {
-    credential(headers).map_or(Ok(None), |credential| who_shows(app, &credential))
-}
-
-/// Whose credential that is, as things stand now.
-pub fn who_shows(app: &App, credential: &Credential) -> Result<Option<Who>, ApiError> {
-    let session = match credential {
-        Credential::Token(digest) => {
-            let token = app.store.token(digest)?;
-            return Ok(token
-                .and_then(|t| Some(Who { role: Role::parse(&t.role)?, name: format!("token:{}", t.name) })));
-        }
-        Credential::Session(digest) => app.store.session(digest)?,
-    };
-    let Some(session) = session.filter(|session| session.ends_ms >= now_ms()) else { return Ok(None) };
-    let account = app.store.account(&session.account)?;
-    Ok(account.and_then(|a| Some(Who { role: Role::parse(&a.role)?, name: a.name })))
 }
 
 /// The value of our cookie.

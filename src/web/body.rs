@@ -1,6 +1,8 @@
 //! Bodies in both directions, which say at each step that something moves.
 //!
-//!     peer --Received: 5 s a piece, 20 s in all--> route --answer--> Sent --> peer
+//! ```text
+//! peer --Received: 5 s a piece, 20 s in all--> route --answer--> Sent --> peer
+//! ```
 //!
 //! A body that comes too slowly ends in an error, and the request in 408 (`guard`).
 

@@ -1,17 +1,18 @@
 //! How the cameras are: what they are inspected by, whether they are paused, on whose word, and what is risky about
 //! their recipes.
 //!
-//!     desk, takers, store --> the daemon's board --asked--.
-//!     registry --the warnings about every active recipe---+--> GET /api/v1/cameras --> the page's line of cameras,
-//!                                                                                      and its warnings
+//! ```text
+//! desk, takers, store --> the daemon's board --asked--.
+//! registry --the warnings about every active recipe---+--> GET /api/v1/cameras --> the page's line of cameras,
+//!                                                                                  and its warnings
+//! ```
 
-use super::App;
 use super::auth::Viewer;
 use crate::domain::camera::CameraStatus;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use utoipa::ToSchema;
 
 /// Asks the daemon how its cameras are, by id.
@@ -19,6 +20,18 @@ pub type Cameras = Box<dyn Fn() -> Vec<(String, CameraStatus)> + Send + Sync>;
 
 /// Asks the daemon what is risky about an active recipe, by its name.
 pub type Warnings = Box<dyn Fn(&str) -> Vec<Warning> + Send + Sync>;
+
+/// How the station's cameras are, once they are open.
+#[derive(Default)]
+pub struct StationView(OnceLock<(Cameras, Warnings)>);
+
+impl StationView {
+    /// From now on the page shows these cameras, and the warnings about the recipes that they run. The first call
+    /// counts: a page lives as long as its line.
+    pub fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
+        let _ = self.0.set((cameras, warnings));
+    }
+}
 
 /// What is valid and risky in a recipe, as `inspectd check` says it: above all how a defective part could pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -56,8 +69,8 @@ pub struct Camera {
 
 /// The cameras; empty until they are open.
 #[utoipa::path(get, path = "/api/v1/cameras", tag = "commands", responses((status = 200, body = Vec<Camera>)))]
-pub async fn cameras(State(app): State<Arc<App>>, _: Viewer) -> Json<Vec<Camera>> {
-    let Some((cameras, warnings)) = app.cameras.get() else { return Json(vec![]) };
+pub async fn cameras(State(view): State<Arc<StationView>>, _: Viewer) -> Json<Vec<Camera>> {
+    let Some((cameras, warnings)) = view.0.get() else { return Json(vec![]) };
     Json(cameras().into_iter().map(|(id, status)| wire(id, status, warnings)).collect())
 }
 
@@ -74,13 +87,5 @@ fn wire(id: String, status: CameraStatus, warnings: &Warnings) -> Camera {
         paused: line.paused,
         paused_by: line.paused_by,
         since: line.since,
-    }
-}
-
-impl App {
-    /// From now on the page shows these cameras, and the warnings about the recipes that they run. The first call
-    /// counts: a page lives as long as its line.
-    pub fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
-        let _ = self.cameras.set((cameras, warnings));
     }
 }

@@ -1,19 +1,21 @@
 //! Figures for people: the page draws them, and the same numbers are here for machines.
 //!
-//!     rows of the index --one walk--> buckets of time: yield, p-chart with its limits and alarm
-//!                                     labels: Pareto           latencies: percentiles
-//!                                     decisions: agreement of operators with the model
+//! ```text
+//! rows of the index --one walk--> buckets of time: yield, p-chart with its limits and alarm
+//!                                 labels: Pareto           latencies: percentiles
+//!                                 decisions: agreement of operators with the model
+//! ```
 //!
 //! p-chart: the share rejected p of each bucket against the mean share p̄ of all, with the limits
 //! p̄ ± 3 √(p̄(1-p̄)/n) of its own size n (Shewhart; Montgomery, Introduction to SQC, ch. 7). Alarms are
 //! a point outside its limits, eight points in a row on one side (Western Electric rule 4), and a run
 //! of rejects so long that it comes less than once in a thousand parts' time at the mean rate.
 
-use super::App;
-use super::accounts::blocking;
 use super::auth::Viewer;
+use super::blocking::blocking;
 use super::error::{ApiError, Problem};
 use super::queue::Search;
+use crate::store::Store;
 use crate::store::query::Row;
 use axum::Json;
 use axum::extract::{Query, State};
@@ -145,7 +147,7 @@ pub struct Agreement {
 #[utoipa::path(get, path = "/api/v1/charts", tag = "charts", params(Range), responses(
     (status = 200, body = Charts), (status = 400, body = Problem), (status = 401, body = Problem)))]
 pub async fn charts(
-    State(app): State<Arc<App>>,
+    State(store): State<Arc<Store>>,
     _: Viewer,
     Query(range): Query<Range>,
 ) -> Result<Json<Charts>, ApiError> {
@@ -155,17 +157,17 @@ pub async fn charts(
     if !(1..=BUCKETS_MAX).contains(&buckets) {
         return Err(ApiError::bad("buckets must be from 1 to 500"));
     }
-    blocking(&app, move |app| {
+    blocking(&store, move |store| {
         let mut rows = Vec::new();
         let mut known = None;
-        app.store.scan(&filter, |_, row, names| {
+        store.scan(&filter, |_, row, names| {
             known.get_or_insert_with(|| names.clone());
             rows.push(*row);
         })?;
         rows.reverse();
         let names = known.unwrap_or_default();
         let mut charts = compute(&rows, &names.labels, &names.pipelines, buckets);
-        charts.complete = app.store.index_complete()?;
+        charts.complete = store.index_complete()?;
         Ok(Json(charts))
     })
     .await

@@ -1,12 +1,13 @@
 //! Commands to the line over HTTP: the same words, the same refusals as `cmd/…` over MQTT.
 //!
-//!     POST --words--> command::parse --> the desk's handler (set when the cameras are open)
-//!          <-- 202 accepted | 4xx with the refusal's code and reason | 503 starting, stopping
+//! ```text
+//! POST --words--> command::parse --> the desk's handler (set when the cameras are open)
+//!      <-- 202 accepted | 4xx with the refusal's code and reason | 503 starting, stopping
+//! ```
 //!
 //! Accepted means that the desk has it: the picture is taken and the result published as for any other
 //! trigger, and what comes of it is in the result.
 
-use super::App;
 use super::auth::{Operator, Role};
 use super::error::{ApiError, Problem};
 use crate::command::{self, Handler, Order, Verb, Words};
@@ -16,9 +17,21 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use utoipa::ToSchema;
+
+/// The way to the line: where commands go, once the cameras are open. The page is there before them.
+#[derive(Default)]
+pub struct Line(OnceLock<Handler>);
+
+impl Line {
+    /// From now on commands are taken; until then they are refused as `starting`. The first call counts.
+    pub fn take_commands(&self, handler: Handler) {
+        // A second handler would be that of another line, and a page lives as long as its line.
+        let _ = self.0.set(handler);
+    }
+}
 
 /// What the desk has taken.
 #[derive(Serialize, ToSchema)]
@@ -38,8 +51,8 @@ pub struct Accepted {
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
     (status = 415, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub async fn command(
-    State(app): State<Arc<App>>,
-    Operator(who): Operator,
+    State(line): State<Arc<Line>>,
+    Operator(principal): Operator,
     Path(word): Path<String>,
     headers: HeaderMap,
     body: Bytes,
@@ -51,12 +64,15 @@ pub async fn command(
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", error));
     }
     let verb = Verb::parse(&word);
-    if matches!(verb, Ok(Verb::Retry | Verb::Reload)) && who.role < Role::Engineer {
-        let error =
-            format!("the command {word} needs the role engineer, {} is {}", who.name, who.role.as_str());
+    if matches!(verb, Ok(Verb::Retry | Verb::Reload)) && principal.role < Role::Engineer {
+        let error = format!(
+            "the command {word} needs the role engineer, {} is {}",
+            principal.name,
+            principal.role.as_str()
+        );
         return Err(ApiError::new(StatusCode::FORBIDDEN, "role", error));
     }
-    let sender = Sender::Http { name: who.name };
+    let sender = Sender::Http { name: principal.name };
     let parsed = verb.and_then(|verb| Ok((verb, command::parse(verb, &body, received)?)));
     let (verb, Order { command, correlation_id }) = match parsed {
         Ok(parsed) => parsed,
@@ -65,7 +81,7 @@ pub async fn command(
             return Err(refusal.into());
         }
     };
-    let outcome = match app.commands.get() {
+    let outcome = match line.0.get() {
         Some(handler) => command::carry_out(handler, command, sender.clone()).await,
         None => Err(Refusal::Starting),
     };
@@ -77,14 +93,6 @@ pub async fn command(
 fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
-}
-
-impl App {
-    /// From now on commands are taken; until then they are refused as `starting`. The first call counts.
-    pub fn take_commands(&self, handler: Handler) {
-        // A second handler would be that of another line, and a page lives as long as its line.
-        let _ = self.commands.set(handler);
-    }
 }
 
 impl From<Refusal> for ApiError {

@@ -1,12 +1,13 @@
 //! Decisions: one, one taken back, and many at once.
 
-use super::App;
-use super::accounts::blocking;
 use super::auth::Operator;
+use super::blocking::blocking;
 use super::error::{ApiError, Problem};
 use super::queue::{Search, stored};
 use super::wire::{BoxBody, ReviewView, TextBody};
 use crate::domain::review::{Decided, Decision};
+use crate::store::Store;
+use crate::store::record::Stored;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -80,19 +81,19 @@ pub struct BulkDone {
     (status = 201, body = ReviewView), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn decide(
-    State(app): State<Arc<App>>,
-    Operator(who): Operator,
+    State(store): State<Arc<Store>>,
+    Operator(principal): Operator,
     Path(id): Path<String>,
     Json(body): Json<DecisionBody>,
 ) -> Result<(StatusCode, Json<ReviewView>), ApiError> {
     let (based_on, without_picture) = (body.based_on, body.without_picture);
     let decision = decision(body)?;
-    let review = blocking(&app, move |app| {
-        inside(&decision, &stored(app, &id)?, app)?;
+    let review = blocking(&store, move |store| {
+        inside(&decision, &stored(store, &id)?, store)?;
         Ok(if without_picture {
-            app.store.review_without_picture(&id, &who.name, decision, based_on)?
+            store.review_without_picture(&id, &principal.name, decision, based_on)?
         } else {
-            app.store.review(&id, &who.name, decision, based_on)?
+            store.review(&id, &principal.name, decision, based_on)?
         })
     })
     .await?;
@@ -110,8 +111,8 @@ fn decision(body: DecisionBody) -> Result<Decision, ApiError> {
 }
 
 /// Boxes lie inside the picture, so that an export is never refused by who reads it.
-fn inside(decision: &Decision, stored: &crate::store::record::Stored, app: &App) -> Result<(), ApiError> {
-    let size = stored.image.as_ref().and_then(|s| app.store.picture_size(&s.image.sha256));
+fn inside(decision: &Decision, stored: &Stored, store: &Store) -> Result<(), ApiError> {
+    let size = stored.image.as_ref().and_then(|s| store.picture_size(&s.image.sha256));
     let (Some((width, height)), Some(findings)) = (size, &decision.findings) else { return Ok(()) };
     match findings.iter().position(|f| f.bbox_px.x1 > width as f32 || f.bbox_px.y1 > height as f32) {
         Some(i) => {
@@ -127,14 +128,15 @@ fn inside(decision: &Decision, stored: &crate::store::record::Stored, app: &App)
     (status = 201, body = ReviewView), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn undo(
-    State(app): State<Arc<App>>,
-    Operator(who): Operator,
+    State(store): State<Arc<Store>>,
+    Operator(principal): Operator,
     Path(id): Path<String>,
     Json(body): Json<UndoBody>,
 ) -> Result<(StatusCode, Json<ReviewView>), ApiError> {
-    let review =
-        blocking(&app, move |app| Ok(app.store.undo_review(&id, &who.name, &body.reason, body.based_on)?))
-            .await?;
+    let review = blocking(&store, move |store| {
+        Ok(store.undo_review(&id, &principal.name, &body.reason, body.based_on)?)
+    })
+    .await?;
     Ok((StatusCode::CREATED, Json(ReviewView::new(&review))))
 }
 
@@ -143,8 +145,8 @@ pub async fn undo(
     (status = 200, body = BulkDone), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 409, body = Problem)))]
 pub async fn bulk(
-    State(app): State<Arc<App>>,
-    Operator(who): Operator,
+    State(store): State<Arc<Store>>,
+    Operator(principal): Operator,
     Json(body): Json<BulkBody>,
 ) -> Result<Json<BulkDone>, ApiError> {
     if body.action != "confirm" {
@@ -152,11 +154,11 @@ pub async fn bulk(
     }
     let mut filter = body.search.filter()?;
     filter.reviewed = Some(false);
-    let done = blocking(&app, move |app| {
+    let done = blocking(&store, move |store| {
         // What the model sent to review needs a person's eyes, one by one.
         let mut groups = [(Decided::Pass, Vec::new()), (Decided::Fail, Vec::new())];
         let mut total = 0u64;
-        app.store.scan(&filter, |seq, row, _| {
+        store.scan(&filter, |seq, row, _| {
             if let Some((_, seqs)) = groups.get_mut(usize::from(row.verdict)) {
                 total += 1;
                 if total <= BULK_MAX {
@@ -173,7 +175,7 @@ pub async fn bulk(
         for (verdict, seqs) in groups {
             let mut ids = Vec::new();
             for seq in seqs {
-                ids.extend(app.store.get(seq)?.map(|s| s.inspection.id));
+                ids.extend(store.get(seq)?.map(|s| s.inspection.id));
             }
             let decision = Decision {
                 verdict,
@@ -183,7 +185,7 @@ pub async fn bulk(
                 texts: None,
             };
             asked += ids.len();
-            decided += app.store.review_many(&ids, &who.name, &decision)?.len();
+            decided += store.review_many(&ids, &principal.name, &decision)?.len();
         }
         Ok(BulkDone { decided, left: asked - decided })
     })

@@ -1,14 +1,16 @@
 //! The export button: a CSV, a COCO document, or a tar of pictures with their truth.
 //!
-//!     thread that reads the store --bounded channel--> body of the answer
+//! ```text
+//! thread that reads the store --bounded channel--> body of the answer
+//! ```
 //!
 //! At most `EXPORTS_MAX` at a time. A reader that has gone, or takes nothing for `READ_WAIT`, ends its export: nobody
 //! holds a place by not reading.
 
-use super::App;
 use super::auth::Operator;
 use super::error::{ApiError, Problem};
 use super::queue::Search;
+use crate::store::Store;
 use crate::store::export::write::{ExportError, Form, Sink, Summary};
 use crate::store::query::Filter;
 use axum::body::{Body, Bytes};
@@ -21,16 +23,30 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use utoipa::{IntoParams, ToSchema};
 
 /// Exports that run at the same time.
-pub const EXPORTS_MAX: usize = 3;
+const EXPORTS_MAX: usize = 3;
 /// How long a reader has for a piece of the body.
-pub const READ_WAIT: Duration = Duration::from_secs(30);
+const READ_WAIT: Duration = Duration::from_secs(30);
 /// Pieces of the body that wait for the reader.
 const PIECES_MAX: usize = 8;
 const PIECE_BYTES: usize = 64 * 1024;
+
+/// The exports of a store.
+pub struct Exports {
+    store: Arc<Store>,
+    /// A permit for each that may run.
+    permits: Arc<Semaphore>,
+}
+
+impl Exports {
+    /// None is running.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, permits: Arc::new(Semaphore::new(EXPORTS_MAX)) }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -74,7 +90,7 @@ pub struct AskAndSearch {
     (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
     (status = 429, body = Problem)))]
 pub async fn export(
-    State(app): State<Arc<App>>,
+    State(exports): State<Arc<Exports>>,
     _: Operator,
     Query(ask): Query<AskAndSearch>,
 ) -> Result<Response, ApiError> {
@@ -100,14 +116,14 @@ pub async fn export(
     let busy = |_| {
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "busy", format!("{EXPORTS_MAX} exports are running"))
     };
-    let turn = Arc::clone(&app.exporting).try_acquire_owned().map_err(busy)?;
+    let turn = Arc::clone(&exports.permits).try_acquire_owned().map_err(busy)?;
     let (pieces, body) = mpsc::channel(PIECES_MAX);
     let broken = Arc::new(AtomicBool::new(false));
     let cut = Arc::clone(&broken);
     tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Handle::current();
-        let mut out = Pieces { pieces, buffer: Vec::new(), runtime, read_wait: app.export_wait };
-        if let Err(error) = write(&app, &filter, format, &mut out).and_then(|()| out.flush()) {
+        let mut out = Pieces { pieces, buffer: Vec::new(), runtime, read_wait: READ_WAIT };
+        if let Err(error) = write(&exports.store, &filter, format, &mut out).and_then(|()| out.flush()) {
             tracing::warn!(%error, "an export ended early");
             // The reader must see that something is missing.
             broken.store(true, Ordering::Relaxed);
@@ -140,7 +156,7 @@ pub async fn export(
         .into_response())
 }
 
-fn write(app: &App, filter: &Filter, format: Format, out: &mut Pieces) -> io::Result<()> {
+fn write(store: &Store, filter: &Filter, format: Format, out: &mut Pieces) -> io::Result<()> {
     let form = match format {
         Format::Csv => Form::Csv,
         Format::Coco => Form::Coco,
@@ -148,12 +164,12 @@ fn write(app: &App, filter: &Filter, format: Format, out: &mut Pieces) -> io::Re
     };
     let failed = |e: ExportError| io::Error::other(e.to_string());
     let summary = if format == Format::Jsonl {
-        let mut tar = Tar { tar: tar::Builder::new(out), truth: app.store.spool() };
-        let summary = app.store.write_export(filter, form, &mut tar).map_err(failed)?;
+        let mut tar = Tar { tar: tar::Builder::new(out), truth: store.spool() };
+        let summary = store.write_export(filter, form, &mut tar).map_err(failed)?;
         tar.finish(&summary)?;
         summary
     } else {
-        app.store.write_export(filter, form, out).map_err(failed)?
+        store.write_export(filter, form, out).map_err(failed)?
     };
     if summary.damaged > 0 {
         tracing::error!(left_out = summary.damaged, first = ?summary.named.first(), "an export without damaged pictures");

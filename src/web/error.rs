@@ -1,4 +1,4 @@
-//! Answers that say no: a status, a stable word for machines, words for people.
+//! Answers that say no: a status, a stable word for machines, words for people; and why there is no page at all.
 
 use crate::store::error::StoreError;
 use crate::store::review::ReviewError;
@@ -6,6 +6,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::net::SocketAddr;
 use utoipa::ToSchema;
 
 /// The body of every answer that says no.
@@ -79,4 +80,20 @@ impl From<ReviewError> for ApiError {
             ReviewError::Store { source } => source.into(),
         }
     }
+}
+
+/// Why the page cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum WebError {
+    #[error("[web] listen {listen}: {source}")]
+    Listen { listen: SocketAddr, source: std::io::Error },
+    #[error("[web] certificate: {reason}")]
+    Certificate { reason: String },
+    #[error("the web server: {source}")]
+    Start { source: std::io::Error },
+    #[error("the web server: {source}")]
+    Store {
+        #[from]
+        source: StoreError,
+    },
 }

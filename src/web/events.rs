@@ -1,22 +1,25 @@
-//! What is new, told to every open page at once (server-sent events).
+//! What is new, published to every open page at once (server-sent events).
 //!
-//!     commit, review --> follow --> broadcast --> one stream a page
+//! ```text
+//! commit, review --> follow --> broadcast --> one stream a page
 //!
-//!     event: inspection   data: Summary             event: review   data: Summary, as it stands now
-//!     event: resync       the page fell behind, or too much came at once: load the list anew
-//!     event: end          data: {"reason": "access"}: logged out, or may something else now
-//!                         data: {"reason": "replaced"}: newer streams of the same account or address
+//! event: inspection   data: Summary             event: review   data: Summary, as it stands now
+//! event: resync       the page fell behind, or too much came at once: load the list anew
+//! event: end          data: {"reason": "access"}: logged out, or may something else now
+//!                     data: {"reason": "replaced"}: newer streams of the same account or address
+//! ```
 //!
 //! A stream lives as long as the access it was opened with: that is looked at again whenever somebody's
 //! access changes, and at every sign of life, since a session also ends by its time.
 
-use super::App;
-use super::auth::{self, Credential, Viewer, Who};
+use super::auth::{self, Credential, Principal, Sessions, Viewer};
+use super::blocking::blocking;
 use super::error::{ApiError, Problem};
-use super::peer::Peer;
+use super::peer::Home;
 use super::queue::summary;
-use super::streams::{self, STREAMS_MAX};
+use super::streams::{self, STREAMS_MAX, Streams};
 use super::wire::Summary;
+use crate::store::Store;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
@@ -27,7 +30,9 @@ use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
-/// New inspections or reviews that are told one by one; beyond it pages load anew.
+/// Events that a slow page may lag behind; beyond it the page is asked to load anew.
+const EVENTS_MAX: usize = 256;
+/// New inspections or reviews that are published one by one; beyond it pages load anew.
 const ONE_BY_ONE_MAX: u64 = 50;
 /// A sign of life, so that a dead connection is noticed.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
@@ -40,56 +45,79 @@ pub enum Event {
     Resync,
 }
 
-/// Follows the store until it is gone.
-pub async fn follow(app: Arc<App>) {
-    let (mut commits, mut reviews) = (app.store.subscribe(), app.store.subscribe_reviews());
-    let (mut seq, mut review) = (*commits.borrow_and_update(), *reviews.borrow_and_update());
-    loop {
-        let told = tokio::select! {
-            Ok(()) = commits.changed() => {
-                let (from, to) = (seq + 1, *commits.borrow_and_update());
-                seq = to.max(seq);
-                tell(&app, from, to, |app, n| Ok(summary(app, n)?.map(|s| Event::Inspection(Arc::new(s))))).await
+/// Who listens, and what is published to them.
+pub struct Events {
+    store: Arc<Store>,
+    sender: broadcast::Sender<Event>,
+    streams: Streams,
+}
+
+impl Events {
+    /// Nobody listens yet.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, sender: broadcast::channel(EVENTS_MAX).0, streams: Streams::default() }
+    }
+
+    /// Follows the store until it is gone.
+    pub async fn follow(self: Arc<Self>) {
+        let (mut commits, mut reviews) = (self.store.subscribe(), self.store.subscribe_reviews());
+        let (mut seq, mut review) = (*commits.borrow_and_update(), *reviews.borrow_and_update());
+        loop {
+            let published = tokio::select! {
+                Ok(()) = commits.changed() => {
+                    let (from, to) = (seq + 1, *commits.borrow_and_update());
+                    seq = to.max(seq);
+                    self.publish(from, to, inspected).await
+                }
+                Ok(()) = reviews.changed() => {
+                    let (from, to) = (review + 1, *reviews.borrow_and_update());
+                    review = to.max(review);
+                    self.publish(from, to, reviewed).await
+                }
+                else => return,
+            };
+            if published.is_err() {
+                let _ = self.sender.send(Event::Resync);
             }
-            Ok(()) = reviews.changed() => {
-                let (from, to) = (review + 1, *reviews.borrow_and_update());
-                review = to.max(review);
-                tell(&app, from, to, |app, n| {
-                    let Some(entry) = app.store.review_entry(n)? else { return Ok(None) };
-                    Ok(summary(app, entry.inspection_seq)?.map(|s| Event::Review(Arc::new(s))))
-                }).await
-            }
-            else => return,
-        };
-        if told.is_err() {
-            let _ = app.events.send(Event::Resync);
         }
+    }
+
+    /// Publishes the events `from..=to`, each as `read` finds it.
+    async fn publish(
+        self: &Arc<Self>,
+        from: u64,
+        to: u64,
+        read: fn(&Store, u64) -> Result<Option<Event>, ApiError>,
+    ) -> Result<(), ApiError> {
+        if self.sender.receiver_count() == 0 || to < from {
+            return Ok(());
+        }
+        if to - from >= ONE_BY_ONE_MAX {
+            let _ = self.sender.send(Event::Resync);
+            return Ok(());
+        }
+        blocking(self, move |events| {
+            for n in from..=to {
+                if let Some(event) = read(&events.store, n)? {
+                    // An error means that nobody listens any more.
+                    let _ = events.sender.send(event);
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 }
 
-async fn tell(
-    app: &Arc<App>,
-    from: u64,
-    to: u64,
-    read: impl Fn(&App, u64) -> Result<Option<Event>, ApiError> + Send + 'static,
-) -> Result<(), ApiError> {
-    if app.events.receiver_count() == 0 || to < from {
-        return Ok(());
-    }
-    if to - from >= ONE_BY_ONE_MAX {
-        let _ = app.events.send(Event::Resync);
-        return Ok(());
-    }
-    super::accounts::blocking(app, move |app| {
-        for n in from..=to {
-            if let Some(event) = read(app, n)? {
-                // Nobody listens any more: nobody needs to be told.
-                let _ = app.events.send(event);
-            }
-        }
-        Ok(())
-    })
-    .await
+/// The event of a new inspection; `None` when retention has just removed it.
+fn inspected(store: &Store, seq: u64) -> Result<Option<Event>, ApiError> {
+    Ok(summary(store, seq)?.map(|s| Event::Inspection(Arc::new(s))))
+}
+
+/// The event of a new entry in the ledger of reviews.
+fn reviewed(store: &Store, entry: u64) -> Result<Option<Event>, ApiError> {
+    let Some(entry) = store.review_entry(entry)? else { return Ok(None) };
+    Ok(summary(store, entry.inspection_seq)?.map(|s| Event::Review(Arc::new(s))))
 }
 
 /// What is new, as it comes.
@@ -97,19 +125,20 @@ async fn tell(
     (status = 200, description = "a stream of events", content_type = "text/event-stream", body = String),
     (status = 401, body = Problem), (status = 503, body = Problem)))]
 pub async fn stream(
-    State(app): State<Arc<App>>,
-    Viewer(who): Viewer,
-    Extension(peer): Extension<Peer>,
+    State(events): State<Arc<Events>>,
+    State(sessions): State<Arc<Sessions>>,
+    Viewer(principal): Viewer,
+    Extension(home): Extension<Home>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, ApiError> {
     let nobody = || ApiError::new(StatusCode::UNAUTHORIZED, "login", "log in first");
     let credential = auth::credential(&headers).ok_or_else(nobody)?;
-    let open = app.streams.open(&who.name, peer.home(&app, &headers)).ok_or_else(|| {
+    let open = events.streams.open(&principal.name, home).ok_or_else(|| {
         let error = format!("{STREAMS_MAX} pages are open already");
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "streams", error)
     })?;
-    let (events, access) = (app.events.subscribe(), app.access.subscribe());
-    let follower = Follower { app, who, credential, open, events, access };
+    let (events, changes) = (events.sender.subscribe(), sessions.changes());
+    let follower = Follower { sessions, principal, credential, open, events, changes };
     let hello = SseEvent::default().event("hello").data("{}");
     let rest = stream::unfold(Some(follower), |follower| async move {
         let mut follower = follower?;
@@ -127,12 +156,12 @@ pub async fn stream(
 
 /// What one stream waits for.
 struct Follower {
-    app: Arc<App>,
-    who: Who,
+    sessions: Arc<Sessions>,
+    principal: Principal,
     credential: Credential,
     open: streams::Stream,
     events: broadcast::Receiver<Event>,
-    access: watch::Receiver<()>,
+    changes: watch::Receiver<()>,
 }
 
 impl Follower {
@@ -142,7 +171,7 @@ impl Follower {
             let event = tokio::select! {
                 biased;
                 () = self.open.ended() => return Err("replaced"),
-                _ = self.access.changed() => None,
+                _ = self.changes.changed() => None,
                 event = self.events.recv() => Some(event),
                 () = tokio::time::sleep(ALIVE_EVERY) => None,
             };
@@ -160,7 +189,7 @@ impl Follower {
 
     /// A store that cannot be read ends the stream, too: nobody sees more than is sure.
     fn has_access(&self) -> bool {
-        matches!(auth::who_shows(&self.app, &self.credential), Ok(Some(who)) if who == self.who)
+        matches!(self.sessions.owner(&self.credential), Ok(Some(owner)) if owner == self.principal)
     }
 }
 

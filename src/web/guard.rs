@@ -1,6 +1,8 @@
 //! What every request goes through before a route sees it, and every answer before it leaves.
 //!
-//!     headers of security --> panic caught --> 30 s --> body of 256 KiB, in time --> Host --> Origin --> routes
+//! ```text
+//! headers of security --> panic caught --> 30 s --> body of 256 KiB, in time --> Host --> Origin --> routes
+//! ```
 //!
 //! - Host must name this machine: else a page of somebody else could be resolved to this address and
 //!   read what its visitors may read (DNS rebinding).
@@ -9,8 +11,9 @@
 
 use super::body::Late;
 use super::error::ApiError;
-use super::server::HealthOnly;
-use super::{App, api, metrics};
+use super::metrics::{self, Metrics};
+use super::options::WebOptions;
+use super::places::HealthOnly;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -34,17 +37,17 @@ const ANSWER: Duration = Duration::from_secs(30);
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data: blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// All routes behind the guard.
-pub fn router(app: Arc<App>) -> Router {
+/// The routes, after the guard.
+pub fn before(routes: Router, options: Arc<WebOptions>, metrics: Arc<Metrics>) -> Router {
     let header = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
-    api::router(Arc::clone(&app))
-        .layer(from_fn_with_state(Arc::clone(&app), check))
+    routes
+        .layer(from_fn_with_state(options, check))
         .layer(RequestBodyLimitLayer::new(BODY_BYTES_MAX))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(app, metrics::count))
+        .layer(from_fn_with_state(metrics, metrics::count))
         .layer(header(header::CONTENT_SECURITY_POLICY, POLICY))
         .layer(header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(header(header::X_FRAME_OPTIONS, "DENY"))
@@ -59,7 +62,7 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     ApiError::internal(format!("a route panicked: {words}")).into_response()
 }
 
-async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+async fn check(State(options): State<Arc<WebOptions>>, request: Request, next: Next) -> Response {
     if request.extensions().get::<HealthOnly>().is_some() && !HEALTH.contains(&request.uri().path()) {
         let busy = "all connections are at work; try again";
         return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", busy).into_response();
@@ -67,23 +70,17 @@ async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     let headers = request.headers();
     let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
     let host = text(header::HOST).unwrap_or("");
-    if !is_ours(&app, host_name(host)) {
+    if !is_ours(&options, host_name(host)) {
         let no = "this host name is not served here; [web] hosts lists those that are";
         return ApiError::new(StatusCode::MISDIRECTED_REQUEST, "host", no).into_response();
     }
     let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if !safe {
-        if let Some(origin) = headers.get(header::ORIGIN) {
-            let scheme = if app.options.uses_tls() { "https" } else { "http" };
-            let is = |page: &str| origin.as_bytes() == page.as_bytes();
-            if !is(&format!("{scheme}://{host}")) && !app.options.public_url.as_deref().is_some_and(is) {
-                return ApiError::new(
-                    StatusCode::FORBIDDEN,
-                    "origin",
-                    "only the page itself may ask for this",
-                )
-                .into_response();
-            }
+    if !safe && let Some(origin) = headers.get(header::ORIGIN) {
+        let scheme = if options.uses_tls() { "https" } else { "http" };
+        let is = |page: &str| origin.as_bytes() == page.as_bytes();
+        if !is(&format!("{scheme}://{host}")) && !options.public_url.as_deref().is_some_and(is) {
+            let foreign = "only the page itself may ask for this";
+            return ApiError::new(StatusCode::FORBIDDEN, "origin", foreign).into_response();
         }
     }
     let late = request.extensions().get::<Late>().cloned().unwrap_or_default();
@@ -103,16 +100,16 @@ fn host_name(host: &str) -> &str {
     host.split(':').next().unwrap_or(host)
 }
 
-fn is_ours(app: &App, name: &str) -> bool {
-    let ip = app.options.listen.ip();
+fn is_ours(options: &WebOptions, name: &str) -> bool {
+    let ip = options.listen.ip();
     let is = |one: &str| one.eq_ignore_ascii_case(name);
     is("localhost")
         || is("127.0.0.1")
         || is("[::1]")
         || is(&ip.to_string())
         || is(&format!("[{ip}]"))
-        || app.options.hosts.iter().any(|h| is(h))
-        || app.options.public_host().is_some_and(|host| is(host_name(host)))
+        || options.hosts.iter().any(|h| is(h))
+        || options.public_host().is_some_and(|host| is(host_name(host)))
 }
 
 #[cfg(test)]

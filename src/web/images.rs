@@ -1,9 +1,9 @@
 //! Pictures by their sha256, and small copies of them.
 
-use super::App;
-use super::accounts::blocking;
 use super::auth::Viewer;
+use super::blocking::blocking;
 use super::error::{ApiError, Problem};
+use crate::store::Store;
 use crate::store::images::{hex, sha256 as digest};
 use crate::store::proof::FileState;
 use axum::body::Body;
@@ -14,6 +14,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ImageReader, Limits, RgbImage};
 use std::io::BufReader;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// Longer side of a small copy, in pixels: sharp at 160 on a screen of double density.
 const THUMB_PX: u32 = 320;
@@ -24,12 +25,26 @@ const DECODE_BYTES_MAX: u64 = 512 << 20;
 /// A picture never changes under its name.
 const FOR_EVER: &str = "private, max-age=31536000, immutable";
 
+/// The pictures of a store.
+pub struct Pictures {
+    store: Arc<Store>,
+    /// One small copy is made at a time.
+    drawing: Semaphore,
+}
+
+impl Pictures {
+    /// No copy is being made.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, drawing: Semaphore::new(1) }
+    }
+}
+
 /// A picture.
 #[utoipa::path(get, path = "/api/v1/images/{sha256}", tag = "pictures", params(("sha256" = String, Path)), responses(
     (status = 200, description = "JPEG or PNG", content_type = "image/jpeg", body = Vec<u8>),
     (status = 304, description = "unchanged"), (status = 401, body = Problem), (status = 404, body = Problem)))]
 pub async fn full(
-    State(app): State<Arc<App>>,
+    State(store): State<Arc<Store>>,
     _: Viewer,
     Path(sha256): Path<String>,
     headers: HeaderMap,
@@ -37,8 +52,8 @@ pub async fn full(
     if is_known(&headers) {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
-    let (bytes, kind) = blocking(&app, move |app| {
-        let path = app.store.image_path(&sha256).ok_or_else(gone)?;
+    let (bytes, kind) = blocking(&store, move |store| {
+        let path = store.image_path(&sha256).ok_or_else(gone)?;
         let kind = if path.extension().is_some_and(|e| e == "png") { "image/png" } else { "image/jpeg" };
         let bytes = std::fs::read(path).map_err(|_| gone())?;
         // What is sent is what was hashed.
@@ -56,12 +71,12 @@ pub async fn full(
     (status = 200, description = "JPEG or PNG", content_type = "image/jpeg", body = Vec<u8>),
     (status = 304, description = "unchanged"), (status = 401, body = Problem), (status = 404, body = Problem)))]
 pub async fn by_message(
-    state: State<Arc<App>>,
+    store: State<Arc<Store>>,
     viewer: Viewer,
     path: Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    full(state, viewer, path, headers).await
+    full(store, viewer, path, headers).await
 }
 
 /// A small copy of a picture; made now when it was not made yet.
@@ -69,7 +84,7 @@ pub async fn by_message(
     (status = 200, description = "JPEG", content_type = "image/jpeg", body = Vec<u8>),
     (status = 304, description = "unchanged"), (status = 401, body = Problem), (status = 404, body = Problem)))]
 pub async fn thumb(
-    State(app): State<Arc<App>>,
+    State(pictures): State<Arc<Pictures>>,
     _: Viewer,
     Path(sha256): Path<String>,
     headers: HeaderMap,
@@ -77,30 +92,32 @@ pub async fn thumb(
     if is_known(&headers) {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
-    let kept = |app: &App, sha256: &str| app.store.thumbnail_path(sha256).and_then(|p| std::fs::read(p).ok());
+    let kept = |pictures: &Pictures, sha256: &str| {
+        pictures.store.thumbnail_path(sha256).and_then(|p| std::fs::read(p).ok())
+    };
     let wanted = sha256.clone();
-    let look = move |app: &App| {
+    let look = move |pictures: &Pictures| {
         // A small copy stands for its picture, and only as long as that is what it was.
-        match app.store.picture_file(&wanted) {
-            FileState::Whole(_) => Ok(kept(app, &wanted)),
+        match pictures.store.picture_file(&wanted) {
+            FileState::Whole(_) => Ok(kept(pictures, &wanted)),
             FileState::Missing => Err(gone()),
             FileState::Wrong { .. } => Err(wrong(&wanted)),
         }
     };
-    if let Some(bytes) = blocking(&app, look).await? {
+    if let Some(bytes) = blocking(&pictures, look).await? {
         return Ok(picture(bytes, "image/jpeg"));
     }
-    let _turn = app.drawing.acquire().await.map_err(ApiError::internal)?;
-    let bytes = blocking(&app, move |app| match kept(app, &sha256) {
+    let _turn = pictures.drawing.acquire().await.map_err(ApiError::internal)?;
+    let bytes = blocking(&pictures, move |pictures| match kept(pictures, &sha256) {
         Some(bytes) => Ok(bytes),
-        None => make(app, &sha256),
+        None => make(&pictures.store, &sha256),
     })
     .await?;
     Ok(picture(bytes, "image/jpeg"))
 }
 
-fn make(app: &App, sha256: &str) -> Result<Vec<u8>, ApiError> {
-    let path = app.store.image_path(sha256).ok_or_else(gone)?;
+fn make(store: &Store, sha256: &str) -> Result<Vec<u8>, ApiError> {
+    let path = store.image_path(sha256).ok_or_else(gone)?;
     let file = std::fs::File::open(path).map_err(|_| gone())?;
     let mut reader =
         ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(ApiError::internal)?;
@@ -110,7 +127,7 @@ fn make(app: &App, sha256: &str) -> Result<Vec<u8>, ApiError> {
     reader.limits(limits);
     let picture = reader.decode().map_err(ApiError::internal)?.into_rgb8();
     let jpeg = shrink(&picture).ok_or_else(|| ApiError::internal("a picture without pixels"))?;
-    app.store.put_thumbnail(sha256, &jpeg)?;
+    store.put_thumbnail(sha256, &jpeg)?;
     Ok(jpeg)
 }
 

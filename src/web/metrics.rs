@@ -1,8 +1,9 @@
 //! Health and figures for machines.
 
-use super::auth::{self, Role};
+use super::auth::{Role, Sessions};
+use super::blocking::blocking;
 use super::error::{ApiError, Problem};
-use super::{App, accounts};
+use crate::store::Store;
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -25,24 +26,49 @@ struct Times {
     sum_s: f64,
 }
 
-/// Requests by route and status.
-#[derive(Default)]
-pub struct Counters {
+/// How the rest of the station is.
+#[derive(Clone, Copy, Debug)]
+pub struct Health {
+    /// The inspector shows life.
+    pub alive: bool,
+    /// The broker is connected.
+    pub broker: bool,
+    /// The broker does not refuse to let the station hear commands.
+    pub commands: bool,
+}
+
+/// Asks the daemon how it is.
+pub type Probe = Box<dyn Fn() -> Health + Send + Sync>;
+
+/// What is counted and measured, and whom it may be shown.
+pub struct Metrics {
+    store: Arc<Store>,
+    probe: Probe,
+    /// `/metrics` asks for no login.
+    open: bool,
+    /// Requests by route and status.
     requests: Mutex<BTreeMap<(String, u16), u64>>,
     times: Mutex<BTreeMap<String, Times>>,
 }
 
+impl Metrics {
+    /// Nothing counted yet.
+    pub fn new(store: Arc<Store>, probe: Probe, open: bool) -> Self {
+        Self { store, probe, open, requests: Mutex::default(), times: Mutex::default() }
+    }
+}
+
 /// Counts a request; the time is until the answer begins. Routes are counted by their pattern, so
 /// that no visitor can make the list grow.
-pub async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let answer = next.run(request).await;
     let seconds = started.elapsed().as_secs_f64();
-    let mut requests = app.counters.requests.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut requests = metrics.requests.lock().unwrap_or_else(PoisonError::into_inner);
     *requests.entry((route.clone(), answer.status().as_u16())).or_default() += 1;
     drop(requests);
-    let mut times = app.counters.times.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut times = metrics.times.lock().unwrap_or_else(PoisonError::into_inner);
     let times = times.entry(route).or_default();
     times.count += 1;
     times.sum_s += seconds;
@@ -67,12 +93,12 @@ pub async fn healthz() -> Json<Healthy> {
 /// Parts are inspected and kept.
 #[utoipa::path(get, path = "/readyz", tag = "health", security(()), responses(
     (status = 200, body = Healthy), (status = 503, body = Healthy)))]
-pub async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Healthy>) {
+pub async fn readyz(State(metrics): State<Arc<Metrics>>) -> (StatusCode, Json<Healthy>) {
     let no = |what: &str| (StatusCode::SERVICE_UNAVAILABLE, Json(Healthy { status: what.to_owned() }));
-    if app.store.accepts().is_err() {
+    if metrics.store.accepts().is_err() {
         return no("the store accepts nothing");
     }
-    let health = (app.probe)();
+    let health = (metrics.probe)();
     if !health.alive {
         return no("the inspector shows no life");
     }
@@ -86,37 +112,32 @@ pub async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Healthy>) 
 #[utoipa::path(get, path = "/metrics", tag = "health", responses(
     (status = 200, description = "Prometheus text", content_type = "text/plain", body = String),
     (status = 401, body = Problem)))]
-pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    if !app.options.open_metrics {
-        let who = auth::who(&app, &headers)?;
-        if who.is_none_or(|w| w.role < Role::Viewer) {
+pub async fn metrics(
+    State(metrics): State<Arc<Metrics>>,
+    State(sessions): State<Arc<Sessions>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    if !metrics.open {
+        let principal = sessions.principal(&headers)?;
+        if principal.is_none_or(|p| p.role < Role::Viewer) {
             let error = "send Authorization: Bearer TOKEN, or set [web] open_metrics";
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, "login", error));
         }
     }
-    let text = accounts::blocking(&app, text).await?;
+    let text = blocking(&metrics, text).await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
-fn text(app: &App) -> Result<String, ApiError> {
-    let (facets, health) = (app.store.facets()?, (app.probe)());
+fn text(metrics: &Metrics) -> Result<String, ApiError> {
+    let (store, health) = (&metrics.store, (metrics.probe)());
+    let facets = store.facets()?;
     let mut out = String::new();
     let mut one = |name: &str, kind: &str, help: &str, value: u64| {
         let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
     };
-    one("inspectd_inspections_total", "counter", "Inspections ever stored.", *app.store.subscribe().borrow());
-    one(
-        "inspectd_reviews_total",
-        "counter",
-        "Decisions ever stored.",
-        *app.store.subscribe_reviews().borrow(),
-    );
-    one(
-        "inspectd_outbox_entries",
-        "gauge",
-        "Results the broker has not acknowledged.",
-        app.store.outbox_len(),
-    );
+    one("inspectd_inspections_total", "counter", "Inspections ever stored.", *store.subscribe().borrow());
+    one("inspectd_reviews_total", "counter", "Decisions ever stored.", *store.subscribe_reviews().borrow());
+    one("inspectd_outbox_entries", "gauge", "Results the broker has not acknowledged.", store.outbox_len());
     one("inspectd_undecided_inspections", "gauge", "Sent to review and not decided.", facets.undecided);
     one("inspectd_broker_connected", "gauge", "1 when the broker is connected.", u64::from(health.broker));
     one("inspectd_inspector_alive", "gauge", "1 when the inspector shows life.", u64::from(health.alive));
@@ -124,7 +145,7 @@ fn text(app: &App) -> Result<String, ApiError> {
         "inspectd_store_ok",
         "gauge",
         "0 when the store accepts nothing: it has stopped, or is full.",
-        u64::from(app.store.accepts().is_ok()),
+        u64::from(store.accepts().is_ok()),
     );
     let _ = writeln!(
         out,
@@ -134,19 +155,19 @@ fn text(app: &App) -> Result<String, ApiError> {
     for (word, n) in ["pass", "fail", "review"].into_iter().zip(facets.verdicts) {
         let _ = writeln!(out, "inspectd_stored_inspections{{verdict=\"{word}\"}} {n}");
     }
-    requests(app, &mut out);
+    requests(metrics, &mut out);
     Ok(out)
 }
 
-fn requests(app: &App, out: &mut String) {
+fn requests(metrics: &Metrics, out: &mut String) {
     let _ = writeln!(out, "# HELP inspectd_http_requests_total Requests by route and status.");
     let _ = writeln!(out, "# TYPE inspectd_http_requests_total counter");
-    for ((route, status), n) in app.counters.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+    for ((route, status), n) in metrics.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         let _ = writeln!(out, "inspectd_http_requests_total{{route=\"{route}\",status=\"{status}\"}} {n}");
     }
     let name = "inspectd_http_request_duration_seconds";
     let _ = writeln!(out, "# HELP {name} Time until an answer begins.\n# TYPE {name} histogram");
-    for (route, times) in app.counters.times.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+    for (route, times) in metrics.times.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         for (bound, n) in BUCKETS_S.iter().zip(times.buckets) {
             let _ = writeln!(out, "{name}_bucket{{route=\"{route}\",le=\"{bound}\"}} {n}");
         }

@@ -1,8 +1,9 @@
 //! What the broker has not taken: how much is owed, and what was given up. Another try is the command `retry`.
 
-use super::App;
 use super::auth::Viewer;
+use super::blocking::blocking;
 use super::error::{ApiError, Problem};
+use crate::store::Store;
 use crate::store::outbox::DeadLetter;
 use axum::Json;
 use axum::extract::State;
@@ -40,10 +41,8 @@ pub struct LetterView {
 /// What the broker has not taken.
 #[utoipa::path(get, path = "/api/v1/outbox", tag = "commands", responses(
     (status = 200, body = OutboxView), (status = 401, body = Problem), (status = 403, body = Problem)))]
-pub async fn outbox(State(app): State<Arc<App>>, _viewer: Viewer) -> Result<Json<OutboxView>, ApiError> {
-    let store = Arc::clone(&app.store);
-    let letters = tokio::task::spawn_blocking(move || store.dead_letters());
-    let letters = letters.await.map_err(ApiError::internal)??;
+pub async fn outbox(State(store): State<Arc<Store>>, _viewer: Viewer) -> Result<Json<OutboxView>, ApiError> {
+    let letters = blocking(&store, |store| Ok(store.dead_letters()?)).await?;
     let view = |DeadLetter { owed, cause, reason, at, .. }| LetterView {
         kind: owed.kind.as_str(),
         seq: owed.seq,
@@ -51,6 +50,6 @@ pub async fn outbox(State(app): State<Arc<App>>, _viewer: Viewer) -> Result<Json
         reason,
         at,
     };
-    let (owed, dead) = (app.store.outbox_len(), letters.len());
+    let (owed, dead) = (store.outbox_len(), letters.len());
     Ok(Json(OutboxView { owed, dead, letters: letters.into_iter().take(LISTED_MAX).map(view).collect() }))
 }

@@ -1,13 +1,14 @@
 //! Who is at the other end, as far as an address says.
 //!
-//!     socket address --a proxy on this machine, [web] public_url set--> last entry of X-Forwarded-For
-//!                    '--otherwise--> itself                                      '--> Home
+//! ```text
+//! socket address --a proxy on this machine, [web] public_url set--> last entry of X-Forwarded-For
+//!                '--otherwise--> itself                                      '--> Home
+//! ```
 
-use super::App;
 use axum::http::HeaderMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// Where a connection comes from.
+/// Where a connection comes from; an extension of its requests, as its `Home` is.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
@@ -28,8 +29,8 @@ impl From<IpAddr> for Home {
 impl Peer {
     /// Whose request this is. A proxy is believed where the config has one and it runs on this machine:
     /// anybody else could write what he likes into the header.
-    pub fn home(self, app: &App, headers: &HeaderMap) -> Home {
-        let proxied = app.options.public_url.is_some() && self.0.ip().to_canonical().is_loopback();
+    pub fn home(self, has_proxy: bool, headers: &HeaderMap) -> Home {
+        let proxied = has_proxy && self.0.ip().to_canonical().is_loopback();
         let forwarded = headers.get_all("x-forwarded-for").into_iter().next_back();
         let last = forwarded.and_then(|v| v.to_str().ok()?.rsplit(',').next()?.trim().parse::<IpAddr>().ok());
         last.filter(|_| proxied).unwrap_or_else(|| self.0.ip()).into()

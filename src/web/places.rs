@@ -1,11 +1,13 @@
 //! Places: who may have a connection, and who goes when there are no more.
 //!
-//!     new --a place is free--> open
-//!         '--no: somebody who waits for his peer goes--> open
-//!            '--no: a reserved place--> answers health and nothing else
-//!               '--no: closed at once
+//! ```text
+//! new --a place is free--> open
+//!     '--no: somebody who waits for his peer goes--> open
+//!        '--no: a reserved place--> answers health and nothing else
+//!           '--no: closed at once
 //!
-//!     Waiting (for a head) --head--> Receiving (a body) --whole--> Working --answer handed over--> Waiting
+//! Waiting (for a head) --head--> Receiving (a body) --whole--> Working --answer handed over--> Waiting
+//! ```
 //!
 //! Who waits for his peer may go at any time; who works, when nothing has moved for `BUSY`. Of these
 //! goes one of the home (`peer`) that has the most of them, and there the one that has waited longest:
@@ -54,6 +56,10 @@ struct Slots {
     next: u64,
     open: BTreeMap<u64, Slot>,
 }
+
+/// The connection answers health and nothing else; an extension of its requests.
+#[derive(Clone, Copy, Debug)]
+pub struct HealthOnly;
 
 /// The open connections.
 #[derive(Clone, Default)]

@@ -1,8 +1,7 @@
 //! The queue and one inspection.
 
-use super::App;
-use super::accounts::blocking;
 use super::auth::Viewer;
+use super::blocking::blocking;
 use super::error::{ApiError, Problem};
 use super::wire::{
     AnswerView, Detail, FindingView, LatencyView, ModelView, PartView, ReviewView, Summary, TextView, finite,
@@ -11,6 +10,7 @@ use crate::domain::grade::Grade;
 use crate::domain::grid::Grid;
 use crate::domain::pipeline::{Pipeline, PromptKind};
 use crate::domain::review::Decided;
+use crate::store::Store;
 use crate::store::query::{Filter, unix_ms};
 use crate::store::record::{Stored, parse_rfc3339, rfc3339};
 use axum::Json;
@@ -22,6 +22,34 @@ use utoipa::{IntoParams, ToSchema};
 
 /// Inspections of one page when nothing is asked.
 const PAGE: usize = 50;
+
+/// Asks the daemon for the active recipes.
+pub type Pipelines = Box<dyn Fn() -> Vec<Arc<Pipeline>> + Send + Sync>;
+
+/// The active recipes: for tile grids and labels.
+pub struct ActiveRecipes(Pipelines);
+
+impl ActiveRecipes {
+    /// Those that the daemon has whenever it is asked.
+    pub fn new(pipelines: Pipelines) -> Self {
+        Self(pipelines)
+    }
+
+    fn of(&self, name: &str, version: &str) -> Option<Arc<Pipeline>> {
+        (self.0)().into_iter().find(|p| p.name == name && p.version == version)
+    }
+
+    /// Labels of all recipes and those that were found.
+    fn labels<'a>(&self, found: impl Iterator<Item = &'a String>) -> Vec<String> {
+        let mut all: BTreeSet<String> = found.cloned().collect();
+        for prompt in (self.0)().iter().flat_map(|p| &p.prompts) {
+            if let PromptKind::Defects { labels } = &prompt.kind {
+                all.extend(labels.iter().cloned());
+            }
+        }
+        all.into_iter().collect()
+    }
+}
 
 /// What is looked for. Words may be several, joined by commas.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams, ToSchema)]
@@ -116,7 +144,7 @@ pub struct Listing {
 #[utoipa::path(get, path = "/api/v1/inspections", tag = "inspections", params(Search, Cursor), responses(
     (status = 200, body = Listing), (status = 400, body = Problem), (status = 401, body = Problem)))]
 pub async fn list(
-    State(app): State<Arc<App>>,
+    State(store): State<Arc<Store>>,
     _: Viewer,
     Query(search): Query<SearchAndCursor>,
 ) -> Result<Json<Listing>, ApiError> {
@@ -126,11 +154,11 @@ pub async fn list(
     if !(1..=crate::store::query::PAGE_MAX).contains(&limit) {
         return Err(ApiError::bad("limit must be from 1 to 500"));
     }
-    blocking(&app, move |app| {
-        let page = app.store.find(&filter, cursor.before, cursor.skip.unwrap_or(0), limit)?;
+    blocking(&store, move |store| {
+        let page = store.find(&filter, cursor.before, cursor.skip.unwrap_or(0), limit)?;
         let mut items = Vec::with_capacity(page.seqs.len());
         for seq in page.seqs {
-            items.extend(summary(app, seq)?);
+            items.extend(summary(store, seq)?);
         }
         Ok(Json(Listing {
             items,
@@ -185,11 +213,11 @@ impl SearchAndCursor {
 }
 
 /// The summary of one record; `None` when retention has just removed it.
-pub fn summary(app: &App, seq: u64) -> Result<Option<Summary>, ApiError> {
-    let Some(stored) = app.store.get(seq)? else { return Ok(None) };
-    let standing = app.store.standing(seq)?;
+pub fn summary(store: &Store, seq: u64) -> Result<Option<Summary>, ApiError> {
+    let Some(stored) = store.get(seq)? else { return Ok(None) };
+    let standing = store.standing(seq)?;
     let decision = match standing.and_then(|s| s.effective) {
-        Some(review) => app.store.review_entry(review)?,
+        Some(review) => store.review_entry(review)?,
         None => None,
     };
     Ok(Some(Summary::new(&stored, decision.as_ref(), standing.map(|s| s.last))))
@@ -217,9 +245,9 @@ pub struct Count {
 /// What there is to filter by.
 #[utoipa::path(get, path = "/api/v1/facets", tag = "inspections", responses(
     (status = 200, body = FacetView), (status = 401, body = Problem)))]
-pub async fn facets(State(app): State<Arc<App>>, _: Viewer) -> Result<Json<FacetView>, ApiError> {
-    blocking(&app, |app| {
-        let facets = app.store.facets()?;
+pub async fn facets(State(store): State<Arc<Store>>, _: Viewer) -> Result<Json<FacetView>, ApiError> {
+    blocking(&store, |store| {
+        let facets = store.facets()?;
         let counts =
             |all: Vec<(String, u64)>| all.into_iter().map(|(name, count)| Count { name, count }).collect();
         let words = |words: &[&str], n: &[u64]| {
@@ -236,7 +264,7 @@ pub async fn facets(State(app): State<Arc<App>>, _: Viewer) -> Result<Json<Facet
             verdicts: words(&["pass", "fail", "review"], &facets.verdicts),
             grades: words(&Grade::ALL.map(Grade::as_str), &facets.grades),
             undecided: facets.undecided,
-            complete: app.store.index_complete()?,
+            complete: store.index_complete()?,
         }))
     })
     .await
@@ -246,35 +274,35 @@ pub async fn facets(State(app): State<Arc<App>>, _: Viewer) -> Result<Json<Facet
 #[utoipa::path(get, path = "/api/v1/inspections/{id}", tag = "inspections", params(("id" = String, Path)), responses(
     (status = 200, body = Detail), (status = 401, body = Problem), (status = 404, body = Problem)))]
 pub async fn one(
-    State(app): State<Arc<App>>,
+    State(store): State<Arc<Store>>,
+    State(recipes): State<Arc<ActiveRecipes>>,
     _: Viewer,
     Path(id): Path<String>,
 ) -> Result<Json<Detail>, ApiError> {
-    blocking(&app, move |app| Ok(Json(detail(app, &stored(app, &id)?)?))).await
+    blocking(&store, move |store| Ok(Json(detail(store, &recipes, &stored(store, &id)?)?))).await
 }
 
 /// The inspection with this id.
-pub fn stored(app: &App, id: &str) -> Result<Stored, ApiError> {
-    let found = match app.store.get_by_id(id) {
+pub fn stored(store: &Store, id: &str) -> Result<Stored, ApiError> {
+    let found = match store.get_by_id(id) {
         Err(crate::store::error::StoreError::InvalidId { .. }) => None,
         other => other?,
     };
     found.ok_or_else(|| ApiError::not_found("there is no such inspection"))
 }
 
-fn detail(app: &App, stored: &Stored) -> Result<Detail, ApiError> {
+fn detail(store: &Store, recipes: &ActiveRecipes, stored: &Stored) -> Result<Detail, ApiError> {
     let i = &stored.inspection;
-    let reviews = app.store.reviews_of(stored.seq)?;
-    let standing = app.store.standing(stored.seq)?;
+    let reviews = store.reviews_of(stored.seq)?;
+    let standing = store.standing(stored.seq)?;
     let decision = standing.and_then(|s| s.effective).and_then(|e| reviews.iter().find(|r| r.seq == e));
-    let picture = stored.image.as_ref().map(|s| app.store.picture(&s.image));
+    let picture = stored.image.as_ref().map(|s| store.picture(&s.image));
     let whole = stored.image.as_ref().filter(|_| picture.as_ref().is_some_and(|p| p.fault().is_none()));
-    let size = whole.and_then(|s| app.store.picture_size(&s.image.sha256));
-    let pipelines = (app.pipelines)();
-    let pipeline = pipelines.iter().find(|p| p.name == i.pipeline && p.version == i.pipeline_version);
+    let size = whole.and_then(|s| store.picture_size(&s.image.sha256));
+    let pipeline = recipes.of(&i.pipeline, &i.pipeline_version);
     let l = &i.latency;
     let part = match i.trigger.part.as_deref() {
-        Some(part) => app.store.part_of_view(part, stored.seq)?.map(|state| PartView::new(part, state)),
+        Some(part) => store.part_of_view(part, stored.seq)?.map(|state| PartView::new(part, state)),
         None => None,
     };
     Ok(Detail {
@@ -295,9 +323,9 @@ fn detail(app: &App, stored: &Stored) -> Result<Detail, ApiError> {
         picture: picture.as_ref().map(|p| p.as_str()),
         width: size.map(|s| s.0),
         height: size.map(|s| s.1),
-        grid: pipeline.zip(size).and_then(|(p, (w, h))| grid(p, w, h)),
-        mm_per_px: pipeline.map(|p| p.mm_per_px),
-        known_labels: known_labels(app, i.findings.iter().map(|f| &f.label)),
+        grid: pipeline.as_ref().zip(size).and_then(|(p, (w, h))| grid(p, w, h)),
+        mm_per_px: pipeline.as_ref().map(|p| p.mm_per_px),
+        known_labels: recipes.labels(i.findings.iter().map(|f| &f.label)),
         latency: LatencyView {
             queue: finite(l.queue_ms),
             preprocess: finite(l.preprocess_ms),
@@ -321,15 +349,4 @@ fn detail(app: &App, stored: &Stored) -> Result<Detail, ApiError> {
 fn grid(pipeline: &Pipeline, width: u32, height: u32) -> Option<Vec<[u32; 4]>> {
     let grid = Grid::new(width, height, &pipeline.frame, &pipeline.tiling).ok()?;
     Some(grid.tiles.iter().map(|t| [t.rect.x0, t.rect.y0, t.rect.x1, t.rect.y1]).collect())
-}
-
-/// Labels of all recipes and those of the findings themselves.
-fn known_labels<'a>(app: &App, found: impl Iterator<Item = &'a String>) -> Vec<String> {
-    let mut all: BTreeSet<String> = found.cloned().collect();
-    for prompt in (app.pipelines)().iter().flat_map(|p| &p.prompts) {
-        if let PromptKind::Defects { labels } = &prompt.kind {
-            all.extend(labels.iter().cloned());
-        }
-    }
-    all.into_iter().collect()
 }

@@ -6,8 +6,8 @@
 //! POST /api/v1/recipes/{pipeline}/active --engineer, with a reason--> the daemon's thread of recipes --> the ledger
 //! ```
 
-use super::App;
 use super::auth::{Engineer, Viewer};
+use super::blocking::blocking;
 use super::error::{ApiError, Problem};
 use crate::domain::recipe::{Progress, RecipeError};
 use crate::store::Store;
@@ -18,7 +18,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use utoipa::{IntoParams, ToSchema};
 
 /// Entries of the ledger in one answer.
@@ -34,6 +34,17 @@ pub trait Recipes: Send + Sync {
     /// # Errors
     /// `RecipeError`.
     fn activate(&self, pipeline: &str, version: &str, by: &str, reason: &str) -> Result<Entry, RecipeError>;
+}
+
+/// Who makes versions of recipes active, once the cameras are open.
+#[derive(Default)]
+pub struct Keeper(OnceLock<Arc<dyn Recipes>>);
+
+impl Keeper {
+    /// From now on versions of recipes can be made active. The first call counts: a page lives as long as its line.
+    pub fn keep_recipes(&self, recipes: Arc<dyn Recipes>) {
+        let _ = self.0.set(recipes);
+    }
 }
 
 /// A recipe with its versions.
@@ -150,20 +161,16 @@ pub struct Newest {
     pub limit: Option<usize>,
 }
 
-impl App {
-    /// From now on versions of recipes can be made active. The first call counts: a page lives as long as its line.
-    pub fn keep_recipes(&self, recipes: Arc<dyn Recipes>) {
-        let _ = self.recipes.set(recipes);
-    }
-}
-
 /// All recipes that were ever active here.
 #[utoipa::path(get, path = "/api/v1/recipes", tag = "recipes", responses(
     (status = 200, body = Vec<RecipeView>), (status = 401, body = Problem)))]
-pub async fn recipes(State(app): State<Arc<App>>, _: Viewer) -> Result<Json<Vec<RecipeView>>, ApiError> {
-    let progress = app.recipes.get().and_then(|recipes| recipes.progress());
-    let store = Arc::clone(&app.store);
-    blocking(move || all(&store, progress.as_ref())).await.map(Json)
+pub async fn recipes(
+    State(store): State<Arc<Store>>,
+    State(keeper): State<Arc<Keeper>>,
+    _: Viewer,
+) -> Result<Json<Vec<RecipeView>>, ApiError> {
+    let progress = keeper.0.get().and_then(|recipes| recipes.progress());
+    blocking(&store, move |store| Ok(all(store, progress.as_ref())?)).await.map(Json)
 }
 
 /// The newest entries of the ledger about a recipe, the newest first.
@@ -171,14 +178,13 @@ pub async fn recipes(State(app): State<Arc<App>>, _: Viewer) -> Result<Json<Vec<
     params(("pipeline" = String, Path), Newest), responses(
     (status = 200, body = Vec<EntryView>), (status = 401, body = Problem)))]
 pub async fn ledger(
-    State(app): State<Arc<App>>,
+    State(store): State<Arc<Store>>,
     _: Viewer,
     Path(pipeline): Path<String>,
     Query(newest): Query<Newest>,
 ) -> Result<Json<Vec<EntryView>>, ApiError> {
-    let store = Arc::clone(&app.store);
     let limit = newest.limit.unwrap_or(ENTRIES_MAX).min(ENTRIES_MAX);
-    let entries = blocking(move || store.recipe_entries(Some(&pipeline), limit)).await?;
+    let entries = blocking(&store, move |store| Ok(store.recipe_entries(Some(&pipeline), limit)?)).await?;
     Ok(Json(entries.into_iter().map(EntryView::from).collect()))
 }
 
@@ -188,13 +194,12 @@ pub async fn ledger(
     (status = 200, body = String, content_type = "text/plain"), (status = 401, body = Problem),
     (status = 404, body = Problem)))]
 pub async fn version(
-    State(app): State<Arc<App>>,
+    State(store): State<Arc<Store>>,
     _: Viewer,
     Path((pipeline, version)): Path<(String, String)>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let store = Arc::clone(&app.store);
     let (name, wanted) = (pipeline.clone(), version.clone());
-    let text = blocking(move || store.recipe_text(&name, &wanted)).await?;
+    let text = blocking(&store, move |store| Ok(store.recipe_text(&name, &wanted)?)).await?;
     let text = text.ok_or(RecipeError::NoVersion { pipeline, version })?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
 }
@@ -207,22 +212,16 @@ pub async fn version(
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
     (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub async fn activate(
-    State(app): State<Arc<App>>,
-    Engineer(who): Engineer,
+    State(keeper): State<Arc<Keeper>>,
+    Engineer(principal): Engineer,
     Path(pipeline): Path<String>,
     Json(wanted): Json<Activation>,
 ) -> Result<Json<EntryView>, ApiError> {
-    let recipes = Arc::clone(app.recipes.get().ok_or(RecipeError::Starting)?);
-    let by = format!("http:{}", who.name);
+    let recipes = Arc::clone(keeper.0.get().ok_or(RecipeError::Starting)?);
+    let by = format!("http:{}", principal.name);
     let asked = move || recipes.activate(&pipeline, &wanted.version, &by, &wanted.reason);
     let entry = tokio::task::spawn_blocking(asked).await.map_err(ApiError::internal)??;
     Ok(Json(entry.into()))
-}
-
-async fn blocking<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, ApiError> {
-    Ok(tokio::task::spawn_blocking(read).await.map_err(ApiError::internal)??)
 }
 
 fn all(store: &Store, progress: Option<&Progress>) -> Result<Vec<RecipeView>, StoreError> {

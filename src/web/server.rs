@@ -1,12 +1,13 @@
 //! Sockets: each has a place (`places`), and everything that is waited for has its time.
 //!
-//!     accept --place?--> TLS (5 s) --> request's head (5 s) --> its body (`body`) --> route --> answer
-//!                '--no: closed at once                              '-- again, kept alive --------'
+//! ```text
+//! accept --place?--> TLS (5 s) --> request's head (5 s) --> its body (`body`) --> route --> answer
+//!            '--no: closed at once                              '-- again, kept alive --------'
+//! ```
 
 use super::body::{Late, PIECE, Received, Sent, WHOLE};
 use super::peer::Peer;
-use super::places::{Place, Places};
-use super::{App, guard};
+use super::places::{HealthOnly, Place, Places};
 use axum::body::Body;
 use axum::http::Request;
 use hyper::body::Incoming;
@@ -23,14 +24,18 @@ const HEAD: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed, for example for want of descriptors.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The connection answers health and nothing else; an extension of its requests.
-#[derive(Clone, Copy, Debug)]
-pub struct HealthOnly;
+/// How requests are answered.
+#[derive(Clone)]
+pub struct Service {
+    pub tls: Option<TlsAcceptor>,
+    pub router: axum::Router,
+    /// A proxy on this machine is believed about who asks.
+    pub has_proxy: bool,
+}
 
 /// Accepts until the runtime ends.
-pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, app: Arc<App>) {
+pub async fn serve(listener: TcpListener, service: Service) {
     let places = Places::default();
-    let router = guard::router(Arc::clone(&app));
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -42,9 +47,9 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, app: Arc<App
         };
         // Without a place the socket is closed at once: the peer sees it and may try again.
         let Some((place, close)) = places.enter(peer.ip().into(), Instant::now()) else { continue };
-        let (tls, router) = (tls.clone(), router.clone());
+        let service = service.clone();
         tokio::spawn(async move {
-            let work = connection(stream, peer, tls, router, Arc::new(place));
+            let work = connection(stream, peer, service, Arc::new(place));
             tokio::select! {
                 () = work => {}
                 () = close.notified() => {}
@@ -53,34 +58,31 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, app: Arc<App
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    router: axum::Router,
-    place: Arc<Place>,
-) {
+async fn connection(stream: TcpStream, peer: SocketAddr, service: Service, place: Arc<Place>) {
     let _ = stream.set_nodelay(true);
-    match tls {
+    match &service.tls {
         Some(tls) => {
             if let Ok(Ok(stream)) = tokio::time::timeout(HEAD, tls.accept(stream)).await {
-                requests(TokioIo::new(stream), peer, router, place).await;
+                requests(TokioIo::new(stream), peer, &service, place).await;
             }
         }
-        None => requests(TokioIo::new(stream), peer, router, place).await,
+        None => requests(TokioIo::new(stream), peer, &service, place).await,
     }
 }
 
-async fn requests<S>(stream: TokioIo<S>, peer: SocketAddr, router: axum::Router, place: Arc<Place>)
+async fn requests<S>(stream: TokioIo<S>, peer: SocketAddr, service: &Service, place: Arc<Place>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let reserved = place.reserved;
+    let Service { router, has_proxy, .. } = service;
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (router, place, late) = (router.clone(), Arc::clone(&place), Late::default());
         let mut request = request
             .map(|body| Body::new(Received::new(body, Arc::clone(&place), late.clone(), PIECE, WHOLE)));
+        let home = Peer(peer).home(*has_proxy, request.headers());
         request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(home);
         request.extensions_mut().insert(late);
         if place.reserved {
             request.extensions_mut().insert(HealthOnly);

@@ -1,7 +1,9 @@
 //! Open event streams: how many, whose, and which one ends when there are too many.
 //!
-//!     open --account has 8, home has 24--> its oldest ends
-//!          --48 in all--> the oldest of the account that has the most ends
+//! ```text
+//! open --account has 8, home has 24--> its oldest ends
+//!      --48 in all--> the oldest of the account that has the most ends
+//! ```
 
 use super::peer::Home;
 use std::collections::{BTreeMap, HashMap};

@@ -1,6 +1,7 @@
 //! TLS: the plant's certificate, or one that is made at the first start and kept.
 
-use super::{WebError, WebOptions};
+use super::error::WebError;
+use super::options::WebOptions;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -10,11 +10,13 @@
 mod rtsp;
 
 use inspectd::camera::child;
-use inspectd::camera::device::{self, Backend, Exposure, Kind, Settings};
-use inspectd::camera::folder::Folder;
 use inspectd::camera::keyframe::Policy;
+use inspectd::camera::kind::folder::Folder;
+use inspectd::camera::kind::genicam::{self, Exposure};
+use inspectd::camera::kind::simulator::{self, Simulator};
+use inspectd::camera::kind::stream::{self, Backend};
+use inspectd::camera::kind::{Kind, Settings};
 use inspectd::camera::picture::Correction;
-use inspectd::camera::simulator::{self, Simulator};
 use inspectd::camera::supervisor::machine::Limits;
 use inspectd::camera::supervisor::{Report, Supervised};
 use inspectd::camera::{Source, Stop, Want};
@@ -35,7 +37,7 @@ const WARM_UP: Duration = Duration::from_secs(4);
 
 fn main() {
     match std::env::var(ROLE).as_deref() {
-        Ok("capture") => return child::serve(channel(), device::open).unwrap(),
+        Ok("capture") => return child::serve(channel(), |settings| settings.kind.open()).unwrap(),
         Ok("gige") => return gige_camera(),
         _ => {}
     }
@@ -74,7 +76,7 @@ fn genicam(span: Duration) {
     let mut camera = Child::spawn(&program("gige")).unwrap();
     camera.channel.recv::<String>(PATIENCE, PATIENCE).unwrap().unwrap();
     for format in ["Mono8", "BayerRG8", "RGB8"] {
-        let kind = Kind::Genicam {
+        let kind = Kind::Genicam(genicam::Settings {
             name: "127.0.0.1".into(),
             exposure_us: Some(5_000.0),
             gain: None,
@@ -83,7 +85,7 @@ fn genicam(span: Duration) {
             height_px: Some(HEIGHT),
             pixel_format: Some(format.into()),
             trigger: Exposure::Free,
-        };
+        });
         supervised(&format!("genicam, GigE Vision, {format}"), kind, span);
     }
 }
@@ -128,7 +130,7 @@ fn opencv(dir: &Path, span: Duration) {
 }
 
 fn stream(url: String, backend: Backend, live: bool) -> Kind {
-    Kind::OpenCv { url, backend, live, open_timeout_ms: 5_000, read_timeout_ms: 2_000 }
+    Kind::Stream(stream::Settings { url, backend, live, open_timeout_ms: 5_000, read_timeout_ms: 2_000 })
 }
 
 fn in_process(dir: &Path, span: Duration) {

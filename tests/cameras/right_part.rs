@@ -9,8 +9,8 @@
 
 use super::*;
 use inspectd::camera::device::{Device, DeviceError, Picture, Reading};
-use inspectd::camera::folder::{FileTime, Folder, Untracked};
-use inspectd::camera::simulator::{self, Simulator};
+use inspectd::camera::kind::folder::{FileTime, Folder, Untracked};
+use inspectd::camera::kind::simulator::{self, Simulator};
 use inspectd::camera::window::{Rule, Stamps, Taken, Window};
 use inspectd::simulator::Product;
 use std::collections::VecDeque;
@@ -187,13 +187,13 @@ fn scripted_line(parts: usize, by_order: bool) -> Figures {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("place");
     std::fs::write(&place, "0").unwrap();
-    let kind = Kind::V4l2 {
+    let kind = Kind::V4l2(v4l2::Settings {
         device: place.clone(),
         width_px: None,
         height_px: None,
         fps: None,
         controls: Default::default(),
-    };
+    });
     // Pictures that arrive out of order have stamps that do not rise, for which a child is ended, and a part that
     // stays away is no frozen camera.
     let limits = Limits { frozen: Duration::ZERO, restarts_per_hour: 100_000, ..Limits::default() };

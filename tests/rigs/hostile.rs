@@ -1,7 +1,7 @@
 //! P7: no hostile file kills the daemon: mutated models and pictures are read or refused within 2 s.
 
 use crate::soak;
-use inspectd::camera::folder::Folder;
+use inspectd::camera::kind::folder::Folder;
 use inspectd::camera::{Source, Stop};
 use inspectd::vlm::load::load;
 use inspectd::vlm::synth::{Quant, Shape, Vocabulary, write_pair};

@@ -5,10 +5,11 @@ use super::server::{Server, options, token};
 use inspectd::domain::camera::{CameraState, CameraStatus, LineState};
 use inspectd::domain::trigger::Command;
 use inspectd::store::{Store, StoreOptions};
+use inspectd::web::Web;
 use inspectd::web::api;
 use inspectd::web::auth::Role;
 use inspectd::web::cameras::Warnings;
-use inspectd::web::{App, Health, Web};
+use inspectd::web::metrics::Health;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,7 +102,7 @@ fn before_the_cameras_are_open_it_says_starting() {
     };
     store.put_token(&inspectd::store::images::sha256(token(Role::Operator).as_bytes()), &kept).unwrap();
     let probe = Box::new(|| Health { alive: true, broker: true, commands: true });
-    let web = Web::start(App::new(store, options(dir.path()), Box::new(Vec::new), probe).unwrap()).unwrap();
+    let web = Web::start(options(dir.path()), store, Box::new(Vec::new), probe).unwrap();
     let bearer = format!("Authorization: Bearer {}", token(Role::Operator));
     let answer = ask(web.address, "POST", "/api/v1/commands/trigger", &[&bearer], "{}");
     assert_eq!((answer.status, answer.code().as_str()), (503, "starting"));
@@ -120,10 +121,7 @@ fn the_cameras_are_shown_with_what_they_were_commanded() {
         since: "2026-01-01T00:00:00.000Z".into(),
     };
     let status = CameraStatus { state: CameraState::Fault, reason: "no picture".into(), line };
-    server
-        .web
-        .app
-        .show_cameras(Box::new(move || vec![("cam1".into(), status.clone())]), Box::new(|_| vec![]));
+    server.web.show_cameras(Box::new(move || vec![("cam1".into(), status.clone())]), Box::new(|_| vec![]));
     let answer = server.get("/api/v1/cameras", Role::Viewer);
     let expected = json!([{"id": "cam1", "state": "fault", "reason": "no picture", "pipeline": "photo",
         "pipeline_version": "0a1b2c3d4e5f", "pipeline_by": "http:anna", "paused": true, "paused_by": "mqtt",

@@ -4,9 +4,10 @@ use super::http::{ask, read};
 use super::inspections::id;
 use super::server::{PASSWORD, Server, options};
 use inspectd::store::{Store, StoreOptions};
+use inspectd::web::Web;
 use inspectd::web::api;
 use inspectd::web::auth::Role;
-use inspectd::web::{App, Health, Web};
+use inspectd::web::metrics::Health;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpStream;
@@ -160,7 +161,7 @@ fn the_first_account_needs_the_code_and_guesses_are_slowed() {
     let store = Arc::new(Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap());
     let server = Server::over(store, dir);
     let to = server.web.address;
-    let code = server.web.app.setup_code().expect("nobody has an account");
+    let code = server.web.setup_code().expect("nobody has an account");
     let setup = |code: &str| {
         let body = format!("{{\"code\":\"{code}\",\"name\":\"anna\",\"password\":\"{PASSWORD}\"}}");
         ask(to, "POST", "/api/v1/setup", &[], &body)
@@ -219,7 +220,7 @@ fn beyond_loopback_there_is_tls_with_a_certificate_of_its_own() {
     let mut options = options(dir.path());
     options.listen = ([0, 0, 0, 0], 0).into();
     let probe = Box::new(|| Health { alive: true, broker: true, commands: true });
-    let web = Web::start(App::new(store, options, Box::new(Vec::new), probe).unwrap()).unwrap();
+    let web = Web::start(options, store, Box::new(Vec::new), probe).unwrap();
     assert!(web.url.starts_with("https://"));
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(dir.path().join("web-cert.pem")).unwrap()).unwrap();

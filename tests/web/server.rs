@@ -11,9 +11,11 @@ use inspectd::domain::trigger::{Command, Refusal};
 use inspectd::store::accounts::{Account, Token};
 use inspectd::store::images::sha256;
 use inspectd::store::{Store, StoreOptions};
+use inspectd::web::Web;
 use inspectd::web::auth::{self, Role};
 use inspectd::web::cameras::{Warning, Warnings};
-use inspectd::web::{App, Health, Web, WebOptions};
+use inspectd::web::metrics::Health;
+use inspectd::web::options::WebOptions;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -155,12 +157,13 @@ impl Server {
     /// Over a store as it is, with options of its own.
     pub fn with(store: Arc<Store>, dir: tempfile::TempDir, options: WebOptions) -> Self {
         let probe = Box::new(|| Health { alive: true, broker: true, commands: true });
-        let app = App::new(Arc::clone(&store), options, Box::new(Vec::new), probe).unwrap();
+        let kept = Arc::clone(&store);
         // The page has a runtime of its own, which cannot be started inside that of a test.
-        let web = std::thread::spawn(move || Web::start(app)).join().unwrap().unwrap();
+        let web = std::thread::spawn(move || Web::start(options, kept, Box::new(Vec::new), probe));
+        let web = web.join().unwrap().unwrap();
         let commanded = Arc::new(Mutex::new(Vec::new()));
         let line = Arc::clone(&commanded);
-        web.app.take_commands(Arc::new(move |command, _| {
+        web.take_commands(Arc::new(move |command, _| {
             if command == (Command::Pause { camera: Some("nowhere".into()) }) {
                 return Err(Refusal::NoCamera { camera: "nowhere".into(), known: "cam1".into() });
             }
@@ -175,7 +178,7 @@ impl Server {
         let runs = Runs::default();
         cameras.iter().for_each(|(camera, recipe)| runs.change(camera, recipe));
         let board = runs.clone();
-        self.web.app.show_cameras(Box::new(move || board.status()), warnings());
+        self.web.show_cameras(Box::new(move || board.status()), warnings());
         runs
     }
 

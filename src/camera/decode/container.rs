@@ -10,7 +10,7 @@ const GAMMA: std::ops::RangeInclusive<u32> = 40_000..=50_000;
 ///
 /// # Errors
 /// In words that follow the file's name.
-pub fn png(bytes: &[u8]) -> Result<(), String> {
+pub(super) fn png(bytes: &[u8]) -> Result<(), String> {
     let mut rest = bytes.get(PNG_SIGNATURE..).unwrap_or_default();
     let (mut gamma, mut standard) = (None, false);
     loop {
@@ -42,13 +42,13 @@ pub fn png(bytes: &[u8]) -> Result<(), String> {
 }
 
 /// What is said about a file that ends too early.
-pub const CUT: &str = "it is cut off before its end";
+pub(super) const CUT: &str = "it is cut off before its end";
 
 /// A TIFF of one picture.
 ///
 /// # Errors
 /// In words that follow the file's name.
-pub fn tiff(bytes: &[u8]) -> Result<(), String> {
+pub(super) fn tiff(bytes: &[u8]) -> Result<(), String> {
     let number = |at: usize, size: usize| -> Result<usize, String> {
         let field = at.checked_add(size).and_then(|end| bytes.get(at..end)).ok_or(CUT)?;
         let big_end = bytes.first() == Some(&b'M');
@@ -71,13 +71,13 @@ pub fn tiff(bytes: &[u8]) -> Result<(), String> {
 }
 
 /// The rows of most BMP files come from the bottom; a negative height says that they come from the top.
-pub fn bmp_is_bottom_up(bytes: &[u8]) -> bool {
+pub(super) fn bmp_is_bottom_up(bytes: &[u8]) -> bool {
     bytes.get(25).is_none_or(|high| high & 0x80 == 0)
 }
 
 /// A JPEG with the standard's tables of codes, where it brings none: USB cameras leave them out, because they
 /// are always the same. `None` where nothing is to be added.
-pub fn with_standard_codes(jpeg: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn with_standard_codes(jpeg: &[u8]) -> Option<Vec<u8>> {
     let mut at = 2;
     loop {
         match jpeg.get(at..)? {

@@ -59,7 +59,7 @@ fn content_decides_and_not_the_name() {
 fn a_cut_picture_is_an_error_that_names_the_file() {
     for format in FORMATS {
         let whole = encoded(format);
-        // Directory entries stand behind the pixels of a TIFF; the padding at the very end may be missing.
+        // Directory entries stand after the pixels of a TIFF; the padding at the very end may be missing.
         let last = whole.len() - if format == ImageFormat::Tiff { 16 } else { 0 };
         for n in 0..last {
             let error = read_bytes(&whole[..n]);

@@ -1,12 +1,30 @@
 //! The bits of a JPEG's entropy-coded data, and the Huffman codes in them.
 
-use super::jpeg::Broken;
+use std::fmt;
 
 /// Codes of so many bits are found by one look; longer ones are rare.
 const LOOK_BITS: u32 = 9;
 
+/// What is wrong with a JPEG.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// It ends before its last block, or before its end marker.
+    Truncated,
+    /// Its data contradicts itself; the words say where.
+    Corrupt(&'static str),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated => f.write_str("it is cut off before its end"),
+            Self::Corrupt(what) => write!(f, "its data is damaged: {what}"),
+        }
+    }
+}
+
 /// A table of codes.
-pub struct Table {
+pub(super) struct Table {
     /// By the next `LOOK_BITS` bits: length of the code, its symbol; length 0: a longer code.
     look: Vec<(u8, u8)>,
     /// By length: the first code that is too large, shifted to 16 bits.
@@ -18,7 +36,7 @@ pub struct Table {
 
 impl Table {
     /// A table from the numbers of codes of 1 to 16 bits and their symbols; `None` for codes that overflow.
-    pub fn new(counts: &[u8], symbols: &[u8]) -> Option<Self> {
+    pub(super) fn new(counts: &[u8], symbols: &[u8]) -> Option<Self> {
         let (mut code, mut index) = (0u32, 0usize);
         let mut table = Self {
             look: vec![(0, 0); 1 << LOOK_BITS],
@@ -48,7 +66,7 @@ impl Table {
 }
 
 /// Reads the data of one scan, bit by bit.
-pub struct Bits<'a> {
+pub(super) struct Bits<'a> {
     bytes: &'a [u8],
     /// The next byte to read; at the end of the data, its marker.
     at: usize,
@@ -59,7 +77,7 @@ pub struct Bits<'a> {
 
 impl<'a> Bits<'a> {
     /// Begins at a byte of the picture.
-    pub const fn new(bytes: &'a [u8], at: usize) -> Self {
+    pub(super) const fn new(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at, store: 0, count: 0 }
     }
 
@@ -86,7 +104,7 @@ impl<'a> Bits<'a> {
     ///
     /// # Errors
     /// The data ends before.
-    pub fn take(&mut self, count: u32) -> Result<u32, Broken> {
+    pub(super) fn take(&mut self, count: u32) -> Result<u32, Broken> {
         if count == 0 {
             return Ok(0);
         }
@@ -106,7 +124,7 @@ impl<'a> Bits<'a> {
     ///
     /// # Errors
     /// The data ends before.
-    pub fn signed(&mut self, size: u32) -> Result<i32, Broken> {
+    pub(super) fn signed(&mut self, size: u32) -> Result<i32, Broken> {
         let value = self.take(size)? as i32;
         Ok(if size > 0 && value < 1 << (size - 1) { value - (1 << size) + 1 } else { value })
     }
@@ -115,7 +133,7 @@ impl<'a> Bits<'a> {
     ///
     /// # Errors
     /// The data ends before, or there is no such code.
-    pub fn symbol(&mut self, table: &Table) -> Result<u8, Broken> {
+    pub(super) fn symbol(&mut self, table: &Table) -> Result<u8, Broken> {
         if self.count < 16 {
             self.fill();
         }
@@ -145,7 +163,7 @@ impl<'a> Bits<'a> {
     ///
     /// # Errors
     /// There is more, or the file ends here.
-    pub fn end(&mut self) -> Result<(), Broken> {
+    pub(super) fn end(&mut self) -> Result<(), Broken> {
         self.fill();
         if self.count >= 8 {
             return Err(Broken::Corrupt("it has more data than blocks"));
@@ -164,7 +182,7 @@ impl<'a> Bits<'a> {
     ///
     /// # Errors
     /// Another marker stands here.
-    pub fn restart(&mut self, number: u8) -> Result<(), Broken> {
+    pub(super) fn restart(&mut self, number: u8) -> Result<(), Broken> {
         let fill =
             self.bytes.get(self.at + 1..).unwrap_or_default().iter().take_while(|b| **b == 0xff).count();
         self.at += 1 + fill;
@@ -178,8 +196,8 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Where the marker behind the data stands; call it after `end`.
-    pub const fn at_marker(&self) -> usize {
+    /// Where the marker after the data stands; call it after `end`.
+    pub(super) const fn at_marker(&self) -> usize {
         self.at
     }
 }

@@ -1,7 +1,9 @@
 //! Is a JPEG whole? Walks every bit of its entropy-coded data, which decoders do not insist on: they fill
 //! what is missing with grey, and a grey half has no defects.
 //!
-//!     SOI --> tables, frame (SOF) --> scan (SOS): MCU, MCU, … padding --> RSTn, next scan or EOI
+//! ```text
+//! SOI --> tables, frame (SOF) --> scan (SOS): MCU, MCU, … padding --> RSTn, next scan or EOI
+//! ```
 //!
 //! A picture is whole when every code is one of its tables, every block has at most 64 coefficients in the
 //! range that 8-bit samples can give, every restart marker stands where it belongs, every scan ends with
@@ -10,8 +12,7 @@
 //!
 //! Baseline, extended and progressive pictures with Huffman codes are walked; no decoder here reads others.
 
-use super::huffman::{Bits, Table};
-use std::fmt;
+use super::huffman::{Bits, Broken, Table};
 
 /// Components of one picture.
 const COMPONENTS_MAX: usize = 4;
@@ -19,24 +20,6 @@ const COMPONENTS_MAX: usize = 4;
 const MCU_BLOCKS_MAX: usize = 10;
 /// Largest magnitude of a dequantised coefficient of 8-bit samples; quantisation adds up to one step.
 const COEFFICIENT_MAX: i32 = 1024;
-
-/// What is wrong with a JPEG.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    /// It ends before its last block, or before its end marker.
-    Truncated,
-    /// Its data contradicts itself; the words say where.
-    Corrupt(&'static str),
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Truncated => f.write_str("it is cut off before its end"),
-            Self::Corrupt(what) => write!(f, "its data is damaged: {what}"),
-        }
-    }
-}
 
 type Outcome<T> = Result<T, Broken>;
 
@@ -128,7 +111,7 @@ pub fn check(bytes: &[u8]) -> Outcome<()> {
     }
 }
 
-/// The next marker, behind its fill bytes.
+/// The next marker, after its fill bytes.
 fn marker(bytes: &[u8], at: &mut usize) -> Outcome<u8> {
     match bytes.get(*at) {
         None => return Err(Broken::Truncated),
@@ -239,7 +222,7 @@ impl Walk {
         Ok(())
     }
 
-    /// One scan; returns where the marker behind its data stands.
+    /// One scan; returns where the marker after its data stands.
     fn scan(&mut self, body: &[u8], bytes: &[u8], at: usize) -> Outcome<usize> {
         let Some(frame) = &mut self.frame else { return corrupt("its data comes before its frame") };
         let count = usize::from(byte(body, 0)?);

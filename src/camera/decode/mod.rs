@@ -1,8 +1,10 @@
 //! From the bytes of a file or of a camera to pixels, with every limit checked first.
 //!
-//!     open -> plain file? -> size -> bytes -> format by content -> whole? -> limits -> samples -> RGB
-//!                                                                  |                     |
-//!                               JPEG: every bit (`jpeg`), PNG and TIFF: `container`      '- `depth`: 16 to 8 bits
+//! ```text
+//! open -> plain file? -> size -> bytes -> format by content -> whole? -> limits -> samples -> RGB
+//!                                                              |                     |
+//!                           JPEG: every bit (`jpeg`), PNG and TIFF: `container`      '- `depth`: 16 to 8 bits
+//! ```
 //!
 //! Pictures are never guessed at: a file that ends too early, holds damaged data, several pictures, linear
 //! light or samples of unknown range is an error, not a picture with a grey lower half or nearly black,
@@ -87,8 +89,8 @@ pub fn from_bytes(path: &Path, bytes: Vec<u8>, depth: Depth) -> Result<RgbImage,
     let format = format.ok_or_else(|| CameraError::Format { path: path.into() })?;
     match format {
         ImageFormat::Jpeg => jpeg::check(&bytes).map_err(|broken| match broken {
-            jpeg::Broken::Truncated => CameraError::Truncated { path: path.into() },
-            jpeg::Broken::Corrupt(_) => unfit(broken.to_string()),
+            huffman::Broken::Truncated => CameraError::Truncated { path: path.into() },
+            huffman::Broken::Corrupt(_) => unfit(broken.to_string()),
         })?,
         ImageFormat::Png => container::png(&bytes).map_err(standing)?,
         ImageFormat::Tiff => container::tiff(&bytes).map_err(standing)?,

@@ -1,23 +1,25 @@
 //! The life of one capture child, as a state machine without clock, process or socket.
 //!
-//!              .------------- spawned -------------.
-//!              v                                   |
-//!     +----> Starting --opened--> Running          |
-//!     |         |                    |             |
-//!     |   refused, closed,      no picture, the same picture again and again,
-//!     |   not open in time      a bad message, closed, fault
-//!     |         '--------+-----------'             |
-//!     |                  v                         |
-//!     '--- due, or the device came back --- Waiting
-//!                                              (the child is dead)
+//! ```text
+//!          .------------- spawned -------------.
+//!          v                                   |
+//! +----> Starting --opened--> Running          |
+//! |         |                    |             |
+//! |   refused, closed,      no picture, the same picture again and again,
+//! |   not open in time      a bad message, closed, fault
+//! |         '--------+-----------'             |
+//! |                  v                         |
+//! '--- due, or the device came back --- Waiting
+//!                                          (the child is dead)
+//! ```
 //!
 //! Waits double from `BACKOFF_MIN` to `BACKOFF_MAX`, each by chance between half and all of it, so that
 //! cameras that fell together do not rise together; `CALM` without a fault makes the next one short
 //! again. A device that was seen to be away is not tried until it is seen again, and then at once, or
 //! after `AWAY_TRY` in case that looking deceives.
 //!
-//! A dead camera is told within 5 s: a silent child is ended, and one that still opens its device is
-//! told, after `Limits::picture`. It is back within 10 s of its return: at worst a child has just begun
+//! A dead camera is reported within 5 s: a silent child is ended, and one that still opens its device is
+//! reported, after `Limits::picture`. It is back within 10 s of its return: at worst a child has just begun
 //! to hang in opening the device (`Limits::open`, long enough for a child on a busy machine). What
 //! opening took counts as waiting, so that the next one then follows after `BACKOFF_MIN`.
 //!
@@ -64,11 +66,11 @@ impl Default for Limits {
 /// Where the child is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It was started and has not yet said that its device is open.
+    /// It was started and has not yet reported that its device is open.
     Starting {
         since: Instant,
-        /// That it takes long was told.
-        told: bool,
+        /// That it takes long was reported.
+        reported: bool,
     },
     /// Pictures come, or could.
     Running {
@@ -88,7 +90,7 @@ pub enum Step {
     Nothing,
     Spawn,
     /// Say that there are no pictures for this reason; the child goes on.
-    Tell(String),
+    Report(String),
     /// End the child for this reason; the machine waits already.
     Kill(String),
 }
@@ -123,17 +125,17 @@ impl Machine {
     }
 
     /// Waiting -> Starting, when the wait is over; Starting and Running -> Waiting, when the child was
-    /// silent for too long. Starting -> Starting, told, when opening takes longer than a picture may.
+    /// silent for too long. Starting -> Starting, reported, when opening takes longer than a picture may.
     pub fn tick(&mut self, now: Instant) -> Step {
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) > limit;
         let ms = |limit: Duration| limit.as_millis();
         let silent = match &mut self.state {
             State::Waiting { until, .. } if now >= *until => return self.spawn(now),
             State::Waiting { .. } => None,
-            State::Starting { since, told } => {
-                if !*told && over(*since, self.limits.picture) {
-                    *told = true;
-                    return Step::Tell(format!(
+            State::Starting { since, reported } => {
+                if !*reported && over(*since, self.limits.picture) {
+                    *reported = true;
+                    return Step::Report(format!(
                         "the device is not open after {} ms",
                         ms(self.limits.picture)
                     ));
@@ -156,7 +158,7 @@ impl Machine {
     fn spawn(&mut self, now: Instant) -> Step {
         self.restarts.push_back(now);
         self.last = Alive::default();
-        self.state = State::Starting { since: now, told: false };
+        self.state = State::Starting { since: now, reported: false };
         Step::Spawn
     }
 
@@ -183,10 +185,10 @@ impl Machine {
 
     /// Starting, Running -> Waiting.
     pub fn fault(&mut self, now: Instant, reason: String) -> Step {
-        if let State::Running { since, .. } = self.state {
-            if now.saturating_duration_since(since) >= CALM {
-                self.faults = 0;
-            }
+        if let State::Running { since, .. } = self.state
+            && now.saturating_duration_since(since) >= CALM
+        {
+            self.faults = 0;
         }
         let doubled = BACKOFF_MIN.saturating_mul(1 << self.faults.min(16)).min(BACKOFF_MAX);
         self.faults += 1;
@@ -267,7 +269,7 @@ mod tests {
         let t = Instant::now();
         let mut m = machine(t);
         assert_eq!(m.tick(t), Step::Spawn);
-        assert_eq!(m.state, State::Starting { since: t, told: false });
+        assert_eq!(m.state, State::Starting { since: t, reported: false });
         assert_eq!(m.tick(t + ms(3_000)), Step::Nothing);
         m.opened(t + ms(3_000));
         assert!(matches!(m.state, State::Running { .. }));
@@ -278,8 +280,8 @@ mod tests {
         let t = Instant::now();
         let mut m = machine(t);
         assert_eq!(m.tick(t), Step::Spawn);
-        assert!(matches!(m.tick(t + ms(3_501)), Step::Tell(r) if r.contains("is not open")));
-        assert_eq!(m.tick(t + ms(7_999)), Step::Nothing, "it is told once");
+        assert!(matches!(m.tick(t + ms(3_501)), Step::Report(r) if r.contains("is not open")));
+        assert_eq!(m.tick(t + ms(7_999)), Step::Nothing, "it is reported once");
         assert!(matches!(m.tick(t + ms(8_001)), Step::Kill(r) if r.contains("was not open")));
         assert_eq!(until(&m), t + ms(8_251));
     }

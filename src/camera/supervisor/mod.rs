@@ -1,9 +1,11 @@
 //! The supervisor of one camera: a thread that owns the capture child, and the `Source` the line sees.
 //!
-//!     Source::take --Take--> child --Frame--> supervisor --slot--> Source::take
-//!                              |                  |
-//!                              '--Alive, Fault----+--> machine --> kill, wait, spawn
-//!                                                 '--> report: ready, fault with its reason
+//! ```text
+//! Source::take --Take--> child --Frame--> supervisor --slot--> Source::take
+//!                          |                  |
+//!                          '--Alive, Fault----+--> machine --> kill, wait, spawn
+//!                                             '--> report: ready, fault with its reason
+//! ```
 //!
 //! Nothing a child sends is believed: sizes must fit the bytes and stay what they were, stamps must rise and not lie
 //! in the future, no more parts are lost than a line can trigger, and reasons are cut to a length. What does not fit
@@ -15,18 +17,17 @@
 //! anew gets the order only while it is still waited for.
 
 pub mod machine;
-pub mod presence;
 
-use super::device::{Settings, Stamp, monotonic_ns};
+use super::device::{Stamp, monotonic_ns};
+use super::kind::Settings;
 use super::picture::Condition;
-use super::wire::{Order, Told};
+use super::wire::{FromCapture, ToCapture};
 use super::{CameraError, Source, Stop, Want};
 use crate::domain::frame::{Frame, Trigger};
 use crate::ipc::{Channel, Child, IpcError, Program};
 use crate::threads;
 use image::RgbImage;
 use machine::{Limits, Machine, State, Step};
-use presence::Presence;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -89,7 +90,7 @@ struct Slot {
     /// The exposure of the wanted order came broken.
     missed: Option<String>,
     frames: std::collections::VecDeque<Frame>,
-    /// Frames that hardware triggered and that had no room, or came broken; not told yet.
+    /// Frames that hardware triggered and that had no room, or came broken; not reported yet.
     lost: u64,
     ended: bool,
     /// Why there is no child.
@@ -115,8 +116,8 @@ impl Wanted {
         Self { order, after_ns: want.after.map(ns), by_ns: want.by.map(ns) }
     }
 
-    const fn message(self) -> Order {
-        Order::Take { order: self.order, after_ns: self.after_ns, by_ns: self.by_ns }
+    const fn message(self) -> ToCapture {
+        ToCapture::Take { order: self.order, after_ns: self.after_ns, by_ns: self.by_ns }
     }
 }
 
@@ -143,7 +144,6 @@ impl Supervised {
     ) -> std::io::Result<Self> {
         let (shared, over) = (Arc::new(Shared::default()), Stop::default());
         let keeper = Keeper {
-            presence: Presence::of(&settings.kind),
             settings,
             program,
             machine: Machine::new(Instant::now(), limits, rand::random),
@@ -233,7 +233,6 @@ impl Drop for Supervised {
 /// The thread's side.
 struct Keeper {
     settings: Settings,
-    presence: Presence,
     program: Program,
     machine: Machine,
     child: Option<Child>,
@@ -270,9 +269,9 @@ impl Keeper {
     fn watch(&mut self) {
         while !self.stop.is_set() && !self.over.is_set() {
             let step = match &mut self.child {
-                Some(child) => match child.channel.recv::<Told>(LOOK, MESSAGE_WITHIN) {
-                    Ok(Some((Told::Ended, _))) => break,
-                    Ok(Some((told, payload))) => self.told(told, payload),
+                Some(child) => match child.channel.recv::<FromCapture>(LOOK, MESSAGE_WITHIN) {
+                    Ok(Some((FromCapture::Ended, _))) => break,
+                    Ok(Some((message, payload))) => self.receive(message, payload),
                     Ok(None) => Step::Nothing,
                     Err(error) => self.broken(&error),
                 },
@@ -291,12 +290,12 @@ impl Keeper {
         match step {
             Step::Nothing => {}
             Step::Spawn => self.spawn(),
-            Step::Tell(reason) => self.tell_fault(reason),
+            Step::Report(reason) => self.report_fault(reason),
             Step::Kill(reason) => self.kill(reason),
         }
     }
 
-    fn tell_fault(&self, reason: String) {
+    fn report_fault(&self, reason: String) {
         self.shared.lock().fault = Some(reason.clone());
         self.shared.changed.notify_all();
         (self.report)(Report::Fault { reason });
@@ -305,7 +304,7 @@ impl Keeper {
     fn spawn(&mut self) {
         (self.last_ns, self.size) = (0, None);
         self.lost_since = Instant::now();
-        let open = Order::Open(Box::new(self.settings.clone()));
+        let open = ToCapture::Open(Box::new(self.settings.clone()));
         let child = Child::spawn(&self.program).and_then(|mut child| {
             child.channel.send(&open, &[], MESSAGE_WITHIN)?;
             Ok(child)
@@ -337,7 +336,7 @@ impl Keeper {
         self.stop.wait_until((*until).min(Instant::now() + LOOK));
         if self.looked.elapsed() >= PRESENCE_EVERY {
             self.looked = Instant::now();
-            if let Some(there) = self.presence.look() {
+            if let Some(there) = self.settings.kind.is_there() {
                 self.machine.seen(Instant::now(), there);
             }
         }
@@ -351,22 +350,24 @@ impl Keeper {
         self.machine.fault(Instant::now(), reason)
     }
 
-    fn told(&mut self, told: Told, payload: Vec<u8>) -> Step {
+    fn receive(&mut self, message: FromCapture, payload: Vec<u8>) -> Step {
         let now = Instant::now();
-        match told {
-            Told::Opened if matches!(self.machine.state, State::Starting { .. }) => self.opened(now),
-            Told::Opened => self.machine.fault(now, "a bad message: the device was opened twice".into()),
-            Told::Alive(alive) => {
+        match message {
+            FromCapture::Opened if matches!(self.machine.state, State::Starting { .. }) => self.opened(now),
+            FromCapture::Opened => {
+                self.machine.fault(now, "a bad message: the device was opened twice".into())
+            }
+            FromCapture::Alive(alive) => {
                 self.machine.alive(now, alive);
                 if let Some(condition) = alive.condition {
                     (self.report)(Report::Condition(condition));
                 }
                 Step::Nothing
             }
-            Told::Frame { order: None, .. } if !self.pushed => {
+            FromCapture::Frame { order: None, .. } if !self.pushed => {
                 self.machine.fault(now, "a bad message: a picture that nobody has ordered".into())
             }
-            Told::Frame { order, older, width_px, height_px, stamp, number } => {
+            FromCapture::Frame { order, older, width_px, height_px, stamp, number } => {
                 if older > 0 {
                     tracing::debug!(camera = %self.settings.camera, older, "pictures from before the order");
                 }
@@ -378,11 +379,11 @@ impl Keeper {
                     Err(reason) => self.machine.fault(now, reason),
                 }
             }
-            Told::Lost { count } => match self.lost(now, count) {
+            FromCapture::Lost { count } => match self.lost(now, count) {
                 Ok(()) => Step::Nothing,
                 Err(reason) => self.machine.fault(now, reason),
             },
-            Told::Missed { order, reason } => {
+            FromCapture::Missed { order, reason } => {
                 let mut slot = self.shared.lock();
                 if slot.wanted.is_some_and(|wanted| wanted.order == order) {
                     slot.wanted = None;
@@ -392,8 +393,8 @@ impl Keeper {
                 self.shared.changed.notify_all();
                 Step::Nothing
             }
-            Told::Fault { reason } => self.machine.fault(now, readable(&reason)),
-            Told::Ended => Step::Nothing,
+            FromCapture::Fault { reason } => self.machine.fault(now, readable(&reason)),
+            FromCapture::Ended => Step::Nothing,
         }
     }
 
@@ -419,11 +420,11 @@ impl Keeper {
             return self.machine.fault(now, "no descriptor is left".into());
         };
         let mut slot = self.shared.lock();
-        if let Some(wanted) = slot.wanted {
-            if let Err(error) = sender.send(&wanted.message(), &[], MESSAGE_WITHIN) {
-                drop(slot);
-                return self.broken(&error);
-            }
+        if let Some(wanted) = slot.wanted
+            && let Err(error) = sender.send(&wanted.message(), &[], MESSAGE_WITHIN)
+        {
+            drop(slot);
+            return self.broken(&error);
         }
         slot.sender = Some(sender);
         slot.fault = None;
@@ -451,7 +452,7 @@ impl Keeper {
         if (w, h) != (width_px, height_px) {
             return Err(format!("the pictures changed from {w}x{h} to {width_px}x{height_px} pixels"));
         }
-        let recorded = matches!(self.settings.kind, super::device::Kind::OpenCv { live: false, .. });
+        let recorded = self.settings.kind.is_recording();
         if !recorded && (stamp.monotonic_ns > now_ns || stamp.monotonic_ns < self.last_ns) {
             return Err(format!("a picture's time stamp {} does not rise", stamp.monotonic_ns));
         }

@@ -8,7 +8,7 @@ use rand::Rng;
 
 /// Smooth paint with orange peel.
 #[derive(Clone, Debug)]
-pub struct Painted {
+pub(crate) struct Painted {
     pub grain: [u64; 2],
     base: [f32; 3],
     /// Waves of the peel per pixel.
@@ -18,7 +18,7 @@ pub struct Painted {
 }
 
 impl Painted {
-    pub fn random(r: &mut Rand, u: f32) -> Painted {
+    pub(crate) fn random(r: &mut Rand, u: f32) -> Painted {
         Painted {
             base: paint_colour(r),
             grain: r.r#gen(),
@@ -28,7 +28,7 @@ impl Painted {
         }
     }
 
-    pub fn paint(&self, l: &mut Layers, u: f32) {
+    pub(crate) fn paint(&self, l: &mut Layers, u: f32) {
         let Painted { base, waves: f, peel, shade, .. } = *self;
         let [a, d] = self.grain.map(Noise::new);
         let f2 = 1.0 / (60.0 * u);
@@ -42,7 +42,7 @@ impl Painted {
 
 /// Moulded plastic, often with a fine grain.
 #[derive(Clone, Debug)]
-pub struct Plastic {
+pub(crate) struct Plastic {
     pub grain: [u64; 2],
     base: [f32; 3],
     /// Grains per pixel.
@@ -51,7 +51,7 @@ pub struct Plastic {
 }
 
 impl Plastic {
-    pub fn random(r: &mut Rand, u: f32) -> Plastic {
+    pub(crate) fn random(r: &mut Rand, u: f32) -> Plastic {
         let v = uni(r, 0.12, 0.75);
         Plastic {
             base: if chance(r, 0.6) { [v, v, v * uni(r, 0.9, 1.05)] } else { paint_colour(r) },
@@ -61,7 +61,7 @@ impl Plastic {
         }
     }
 
-    pub fn paint(&self, l: &mut Layers, u: f32) {
+    pub(crate) fn paint(&self, l: &mut Layers, u: f32) {
         let Plastic { base, fine: f, rough, .. } = *self;
         let [a, d] = self.grain.map(Noise::new);
         l.each(l.rect(), |l, i, x, y| {

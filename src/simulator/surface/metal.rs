@@ -9,7 +9,7 @@ use rand::Rng;
 
 /// Straight fine streaks in one direction.
 #[derive(Clone, Debug)]
-pub struct Brushed {
+pub(crate) struct Brushed {
     pub grain: [u64; 3],
     base: [f32; 3],
     angle: f32,
@@ -20,7 +20,7 @@ pub struct Brushed {
 }
 
 impl Brushed {
-    pub fn random(r: &mut Rand) -> Brushed {
+    pub(crate) fn random(r: &mut Rand) -> Brushed {
         let base = metal_colour(r, 0.3, 0.68);
         let angle = if chance(r, 0.6) {
             uni(r, -0.08, 0.08) + if chance(r, 0.3) { angle::RIGHT_3 } else { 0.0 }
@@ -37,7 +37,7 @@ impl Brushed {
         }
     }
 
-    pub fn paint(&self, l: &mut Layers, u: f32) {
+    pub(crate) fn paint(&self, l: &mut Layers, u: f32) {
         let Brushed { base, amp, across: f1, along: f2, .. } = *self;
         let (c, s) = (self.angle.cos() / u, self.angle.sin() / u);
         let [a, b, d] = self.grain.map(Noise::new);
@@ -52,7 +52,7 @@ impl Brushed {
     }
 
     /// A bright band across the streaks, sometimes another highlight.
-    pub fn highlights(&self, light: &mut Lighting, r: &mut Rand, w: f32, h: f32) {
+    pub(crate) fn highlights(&self, light: &mut Lighting, r: &mut Rand, w: f32, h: f32) {
         let n = [self.angle.cos(), self.angle.sin()];
         let p = [uni(r, 0.0, w), uni(r, 0.0, h)];
         light.glare.push(Glare::Band { p, n, width: w.max(h) * uni(r, 0.15, 0.45), amp: uni(r, 0.1, 0.5) });
@@ -62,7 +62,7 @@ impl Brushed {
 
 /// Rough grey skin of a casting.
 #[derive(Clone, Debug)]
-pub struct Cast {
+pub(crate) struct Cast {
     pub grain: [u64; 3],
     base: [f32; 3],
     /// Size of a grain in pixels.
@@ -72,7 +72,7 @@ pub struct Cast {
 }
 
 impl Cast {
-    pub fn random(r: &mut Rand, u: f32) -> Cast {
+    pub(crate) fn random(r: &mut Rand, u: f32) -> Cast {
         Cast {
             base: metal_colour(r, 0.25, 0.6),
             grain: r.r#gen(),
@@ -82,7 +82,7 @@ impl Cast {
         }
     }
 
-    pub fn paint(&self, l: &mut Layers, u: f32) {
+    pub(crate) fn paint(&self, l: &mut Layers, u: f32) {
         let Cast { base, cell, rough, mottled, .. } = *self;
         let [a, b, d] = self.grain.map(Noise::new);
         let (f0, f1, f2) = (1.0 / cell, 2.3 / cell, 1.0 / (28.0 * u));
@@ -97,7 +97,7 @@ impl Cast {
 
 /// Rings of a lathe around a centre.
 #[derive(Clone, Debug)]
-pub struct Turned {
+pub(crate) struct Turned {
     pub grain: [u64; 2],
     base: [f32; 3],
     centre: P,
@@ -110,7 +110,7 @@ pub struct Turned {
 }
 
 impl Turned {
-    pub fn random(r: &mut Rand, w: f32, h: f32, u: f32) -> Turned {
+    pub(crate) fn random(r: &mut Rand, w: f32, h: f32, u: f32) -> Turned {
         let base = metal_colour(r, 0.3, 0.62);
         let centre = if chance(r, 0.35) {
             [uni(r, 0.25, 0.75) * w, uni(r, 0.25, 0.75) * h]
@@ -130,7 +130,7 @@ impl Turned {
         }
     }
 
-    pub fn paint(&self, l: &mut Layers) {
+    pub(crate) fn paint(&self, l: &mut Layers) {
         let Turned { base, centre: c, amp, fine: f1, coarse: f2, pitch, .. } = *self;
         let [a, b] = self.grain.map(Noise::new);
         l.each(l.rect(), |l, i, x, y| {
@@ -148,7 +148,7 @@ impl Turned {
     }
 
     /// The bow tie of light that rings throw back, sometimes another highlight.
-    pub fn highlights(&self, light: &mut Lighting, r: &mut Rand, w: f32, h: f32) {
+    pub(crate) fn highlights(&self, light: &mut Lighting, r: &mut Rand, w: f32, h: f32) {
         let c = self.centre;
         let t = if chance(r, 0.7) {
             (h / 2.0 - c[1]).atan2(w / 2.0 - c[0]) + uni(r, -0.5, 0.5)

@@ -1,7 +1,9 @@
 //! Base materials: what the surface of a part looks like before anything is on it.
 //!
-//!     Surface (kind) --random--> Look (values) --paint--> Layers
-//!                                     \--light--> Lighting
+//! ```text
+//! Surface (kind) --random--> Look (values) --paint--> Layers
+//!                                 \--light--> Lighting
+//! ```
 //!
 //! A look is drawn first, then painted, then lit, always in this order: pictures of a seed depend on
 //! it. All parts of one product share a look and differ in its grain.
@@ -17,7 +19,7 @@ use rand::Rng;
 
 /// The material of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Surface {
+pub(super) enum Surface {
     Brushed,
     Cast,
     Turned,
@@ -27,23 +29,23 @@ pub enum Surface {
 }
 
 impl Surface {
-    pub const ALL: [Surface; 6] =
+    pub(super) const ALL: [Surface; 6] =
         [Surface::Brushed, Surface::Cast, Surface::Turned, Surface::Painted, Surface::Plastic, Surface::Pcb];
 
     /// Name in the labels.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         ["brushed", "cast", "turned", "painted", "plastic", "pcb"][self as usize]
     }
 
     /// True for bare metal.
-    pub fn metal(self) -> bool {
+    pub(super) fn metal(self) -> bool {
         matches!(self, Surface::Brushed | Surface::Cast | Surface::Turned)
     }
 }
 
 /// One material with all its values. Lengths are in pixels of one image size.
 #[derive(Clone, Debug)]
-pub enum Look {
+pub(super) enum Look {
     Brushed(metal::Brushed),
     Cast(metal::Cast),
     Turned(metal::Turned),
@@ -54,7 +56,7 @@ pub enum Look {
 
 impl Look {
     /// Random look of a material on an image of `w` by `h` pixels, `u` pixels per reference pixel.
-    pub fn random(surface: Surface, r: &mut Rand, w: f32, h: f32, u: f32) -> Look {
+    pub(super) fn random(surface: Surface, r: &mut Rand, w: f32, h: f32, u: f32) -> Look {
         match surface {
             Surface::Brushed => Look::Brushed(metal::Brushed::random(r)),
             Surface::Cast => Look::Cast(metal::Cast::random(r, u)),
@@ -66,7 +68,7 @@ impl Look {
     }
 
     /// Which material it is.
-    pub fn surface(&self) -> Surface {
+    pub(super) fn surface(&self) -> Surface {
         match self {
             Look::Brushed(_) => Surface::Brushed,
             Look::Cast(_) => Surface::Cast,
@@ -78,7 +80,7 @@ impl Look {
     }
 
     /// Gives the same material another grain, as two parts of one product have it.
-    pub fn regrain(&mut self, r: &mut Rand) {
+    pub(super) fn regrain(&mut self, r: &mut Rand) {
         match self {
             Look::Brushed(m) => m.grain = r.r#gen(),
             Look::Cast(m) => m.grain = r.r#gen(),
@@ -90,7 +92,7 @@ impl Look {
     }
 
     /// Paints the material over all layers; only a circuit board draws from `r`, for its traces.
-    pub fn paint(&self, l: &mut Layers, r: &mut Rand, u: f32) {
+    pub(super) fn paint(&self, l: &mut Layers, r: &mut Rand, u: f32) {
         match self {
             Look::Brushed(m) => m.paint(l, u),
             Look::Cast(m) => m.paint(l, u),
@@ -102,7 +104,7 @@ impl Look {
     }
 
     /// Random light with the highlights that the material throws back.
-    pub fn light(&self, r: &mut Rand, w: f32, h: f32) -> Lighting {
+    pub(super) fn light(&self, r: &mut Rand, w: f32, h: f32) -> Lighting {
         let mut light = Lighting::random(r, 1.0);
         match self {
             Look::Brushed(m) => m.highlights(&mut light, r, w, h),
@@ -117,7 +119,7 @@ impl Look {
 }
 
 /// Grey of bare metal with a slight hue (steel, aluminium, brass, copper).
-pub fn metal_colour(r: &mut Rand, lo: f32, hi: f32) -> [f32; 3] {
+pub(super) fn metal_colour(r: &mut Rand, lo: f32, hi: f32) -> [f32; 3] {
     let v = uni(r, lo, hi);
     let hue = match r.gen_range(0..10) {
         0 => [1.15, 0.98, 0.68],
@@ -129,7 +131,7 @@ pub fn metal_colour(r: &mut Rand, lo: f32, hi: f32) -> [f32; 3] {
 }
 
 /// Any paint colour, often muted.
-pub fn paint_colour(r: &mut Rand) -> [f32; 3] {
+pub(super) fn paint_colour(r: &mut Rand) -> [f32; 3] {
     let v = uni(r, 0.18, 0.8);
     let sat = if chance(r, 0.4) { uni(r, 0.0, 0.1) } else { uni(r, 0.2, 0.75) };
     let h = uni(r, 0.0, 6.0);

@@ -9,13 +9,13 @@ use tiny_skia::{PathBuilder, Stroke};
 
 /// Colour and weave of the board; its traces are drawn while it is painted.
 #[derive(Clone, Debug)]
-pub struct Pcb {
+pub(crate) struct Pcb {
     pub grain: u64,
     base: [f32; 3],
 }
 
 impl Pcb {
-    pub fn random(r: &mut Rand) -> Pcb {
+    pub(crate) fn random(r: &mut Rand) -> Pcb {
         const COLOURS: [[f32; 3]; 6] = [
             [0.07, 0.32, 0.16],
             [0.05, 0.26, 0.13],
@@ -27,7 +27,7 @@ impl Pcb {
         Pcb { base: pick(r, &COLOURS), grain: r.r#gen() }
     }
 
-    pub fn paint(&self, l: &mut Layers, r: &mut Rand, u: f32) {
+    pub(crate) fn paint(&self, l: &mut Layers, r: &mut Rand, u: f32) {
         let base = self.base;
         let weave = Noise::new(self.grain);
         l.each(l.rect(), |l, i, x, y| {

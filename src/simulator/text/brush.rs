@@ -20,7 +20,7 @@ fn ink(r: &mut Rand, ground: f32) -> [f32; 3] {
 
 /// Applies one glyph mask in a style.
 #[derive(Clone)]
-pub struct Brush {
+pub(crate) struct Brush {
     style: Style,
     colour: [f32; 3],
     bright: bool,
@@ -33,7 +33,7 @@ pub struct Brush {
 
 impl Brush {
     /// Random brush for a style on a ground of that brightness, for capitals `cap` pixels high.
-    pub fn random(r: &mut Rand, style: Style, ground: f32, cap: f32) -> Brush {
+    pub(crate) fn random(r: &mut Rand, style: Style, ground: f32, cap: f32) -> Brush {
         Brush {
             style,
             colour: ink(r, ground),
@@ -52,7 +52,7 @@ impl Brush {
     }
 
     /// The same brush on another part, worn elsewhere.
-    pub fn worn(self, r: &mut Rand) -> Brush {
+    pub(crate) fn worn(self, r: &mut Rand) -> Brush {
         Brush { wear: Noise::new(r.r#gen()), ..self }
     }
 

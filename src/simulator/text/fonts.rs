@@ -6,13 +6,13 @@ use std::sync::OnceLock;
 use tiny_skia::{Path, PathBuilder};
 
 /// A font with its capital height in font units.
-pub struct Face {
+pub(crate) struct Face {
     font: FontRef<'static>,
     cap: f32,
 }
 
 /// All embedded fonts.
-pub fn faces() -> &'static [Face] {
+pub(crate) fn faces() -> &'static [Face] {
     static F: OnceLock<Vec<Face>> = OnceLock::new();
     F.get_or_init(|| {
         let files: [&'static [u8]; 6] = [
@@ -36,12 +36,12 @@ pub fn faces() -> &'static [Face] {
 
 impl Face {
     /// Advance of a character at a capital height.
-    pub fn advance(&self, c: char, cap: f32) -> f32 {
+    pub(crate) fn advance(&self, c: char, cap: f32) -> f32 {
         self.font.h_advance_unscaled(self.font.glyph_id(c)) * cap / self.cap
     }
 
     /// Outline of a character with its baseline start at `at`, through `map`.
-    pub fn path(&self, c: char, cap: f32, at: P, map: impl Fn(P) -> P) -> Option<Path> {
+    pub(crate) fn path(&self, c: char, cap: f32, at: P, map: impl Fn(P) -> P) -> Option<Path> {
         let o = self.font.outline(self.font.glyph_id(c))?;
         let k = cap / self.cap;
         let m = |p: ab_glyph::Point| map([at[0] + p.x * k, at[1] - p.y * k]);

@@ -51,14 +51,14 @@ fn region(sc: &Scene, block: &Block) -> Rect {
 }
 
 /// Marks a block with a random brush; see [`mark_with`].
-pub fn mark(sc: &mut Scene, r: &mut Rand, block: &Block) -> bool {
+pub(crate) fn mark(sc: &mut Scene, r: &mut Rand, block: &Block) -> bool {
     mark_with(sc, r, block, [0.7, 1.3], |r, ground| Brush::random(r, block.style, ground, block.cap))
 }
 
 /// Marks a block with the brush made for its ground, at a strength drawn between two: 1 is an average
 /// mark. Makes it stronger until every character can be read, and records the lines. False if they
 /// cannot be made readable: then nothing is drawn, but the light may have become softer.
-pub fn mark_with(
+pub(crate) fn mark_with(
     sc: &mut Scene,
     r: &mut Rand,
     block: &Block,

@@ -10,7 +10,7 @@ use crate::simulator::scene::{Need, Scene};
 use rand::Rng;
 
 /// Prints a damaged line or logo and records it as a misprint.
-pub fn misprint(sc: &mut Scene, r: &mut Rand, block: &Block) -> bool {
+pub(crate) fn misprint(sc: &mut Scene, r: &mut Rand, block: &Block) -> bool {
     let clip = sc.layers.rect();
     let roi = block.bounds().pad((block.cap * 0.6) as i32).clip(clip);
     if roi.is_empty() || !sc.free(roi) {
@@ -46,7 +46,7 @@ pub fn misprint(sc: &mut Scene, r: &mut Rand, block: &Block) -> bool {
 }
 
 /// An undamaged logo, as a distractor.
-pub fn clean_logo(sc: &mut Scene, r: &mut Rand, block: &Block) {
+pub(crate) fn clean_logo(sc: &mut Scene, r: &mut Rand, block: &Block) {
     let roi = block.bounds().pad((block.cap * 0.6) as i32).clip(sc.layers.rect());
     if roi.is_empty() || !sc.free(roi) {
         return;

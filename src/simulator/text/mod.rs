@@ -2,14 +2,14 @@
 
 mod brush;
 mod dots;
-pub mod fonts;
+pub(super) mod fonts;
 mod mark;
 mod misprint;
-pub mod strings;
+pub(super) mod strings;
 
-pub use brush::Brush;
-pub use mark::{mark, mark_with};
-pub use misprint::{clean_logo, misprint};
+pub(super) use brush::Brush;
+pub(super) use mark::{mark, mark_with};
+pub(super) use misprint::{clean_logo, misprint};
 
 use crate::simulator::geom::{P, Place, Rand, Rect, chance, pick, uni};
 use crate::simulator::layers::Mask;
@@ -19,7 +19,7 @@ use tiny_skia::PathBuilder;
 
 /// How a marking is made.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Style {
+pub(super) enum Style {
     Engraved,
     Embossed,
     DotPeen,
@@ -29,12 +29,12 @@ pub enum Style {
 
 impl Style {
     /// Name in the labels.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         ["engraved", "embossed", "dot_peen", "laser", "ink"][self as usize]
     }
 
     /// A style that suits the surface.
-    pub fn random(r: &mut Rand, surface: Surface) -> Style {
+    pub(super) fn random(r: &mut Rand, surface: Surface) -> Style {
         if surface == Surface::Pcb {
             pick(r, &[Style::Ink, Style::Ink, Style::Laser])
         } else if surface.metal() {
@@ -58,7 +58,7 @@ impl Style {
 }
 
 /// One to three lines with one look.
-pub struct Block {
+pub(super) struct Block {
     pub lines: Vec<String>,
     pub style: Style,
     /// Index of the outline font, or `None` for dots.
@@ -81,7 +81,7 @@ struct Glyph {
 
 impl Block {
     /// Random look for the lines; place and height are set later.
-    pub fn random(r: &mut Rand, lines: Vec<String>, style: Style) -> Block {
+    pub(super) fn random(r: &mut Rand, lines: Vec<String>, style: Style) -> Block {
         let dotted =
             style == Style::DotPeen || (matches!(style, Style::Ink | Style::Laser) && chance(r, 0.2));
         Block {
@@ -104,14 +104,14 @@ impl Block {
     }
 
     /// Width and height of the text before placement.
-    pub fn size(&self) -> P {
+    pub(super) fn size(&self) -> P {
         let w =
             self.lines.iter().map(|s| s.chars().map(|c| self.advance(c)).sum::<f32>()).fold(0.0, f32::max);
         [w, self.cap * (1.0 + self.pitch * (self.lines.len() as f32 - 1.0))]
     }
 
     /// Sets the height so that the text fits a box, at most `max`.
-    pub fn fit(&mut self, w: f32, h: f32, max: f32) {
+    pub(super) fn fit(&mut self, w: f32, h: f32, max: f32) {
         self.cap = 10.0;
         let s = self.size();
         self.cap = (10.0 * (w / s[0]).min(h / s[1])).min(max);
@@ -167,7 +167,7 @@ impl Block {
     }
 
     /// Box of the placed text without drawing.
-    pub fn bounds(&self) -> Rect {
+    pub(super) fn bounds(&self) -> Rect {
         let [w, h] = self.size();
         let (a, b) = (w / 2.0, h / 2.0);
         let pts = [[-a, -b], [a, -b], [a, b], [-a, b]].map(|p| self.place.map(p));

@@ -17,7 +17,7 @@ fn alnum(r: &mut Rand, n: usize) -> String {
 }
 
 /// A part or serial number such as "A7X-00913".
-pub fn part_number(r: &mut Rand) -> String {
+pub(crate) fn part_number(r: &mut Rand) -> String {
     match r.gen_range(0..4) {
         0 => format!("{}-{}", alnum(r, 3), digits(r, 5)),
         1 => format!("SN{}-{}{}", digits(r, 4), letters(r, 1), digits(r, 1)),
@@ -27,7 +27,7 @@ pub fn part_number(r: &mut Rand) -> String {
 }
 
 /// Any marking string, 4 to 14 characters.
-pub fn any(r: &mut Rand) -> String {
+pub(crate) fn any(r: &mut Rand) -> String {
     let (y, m, d) = (r.gen_range(22..35), r.gen_range(1..13), r.gen_range(1..29));
     match r.gen_range(0..16) {
         0..=2 => part_number(r),

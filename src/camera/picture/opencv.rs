@@ -1,15 +1,11 @@
-//! What OpenCV measures and mends on a picture.
-//!
-//!     condition   sharpness and exposure, which tell a dirty lens and a light that is off
-//!     thumbnail, difference, sharpness    what the key-frame policies compare
-//!     Corrector   undistortion by the camera's calibration, then white balance
+//! What is measured and corrected, by OpenCV.
 
-use super::device::DeviceError;
+use super::measures::{Condition, Correction};
+use crate::camera::device::DeviceError;
 use image::RgbImage;
 use opencv::core::{self, CV_64F, Mat, Scalar, Size, Vec3b, Vector};
 use opencv::prelude::*;
 use opencv::{calib3d, imgproc};
-use serde::{Deserialize, Serialize};
 
 /// Side of the pictures that motion is judged on, in pixels: noise averages out.
 const THUMBNAIL_PX: i32 = 64;
@@ -17,35 +13,6 @@ const THUMBNAIL_PX: i32 = 64;
 const MEASURE_PX: i32 = 640;
 /// A white balance that would need more than this is a coloured part, not a coloured light.
 const GAIN_MAX: f64 = 4.0;
-
-/// What a picture is worth, whatever it shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Condition {
-    /// Variance of the Laplacian of the grey picture; near 0 for a picture without any edge.
-    pub sharpness: f64,
-    /// Mean grey value, 0..255.
-    pub brightness: f64,
-    /// Share of pixels at the upper end, 0..1.
-    pub overexposed: f64,
-}
-
-/// How a picture is corrected before anybody sees it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Correction {
-    /// Calibration of the lens.
-    pub lens: Option<Lens>,
-    /// Gains of red, green and blue; `Some` of an empty list balances each picture to grey.
-    pub white_balance: Option<Vec<f64>>,
-}
-
-/// A calibration as OpenCV's tools print it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Lens {
-    /// fx, fy, cx, cy in pixels.
-    pub camera: [f64; 4],
-    /// k1, k2, p1, p2 and k3 where it is known.
-    pub distortion: Vec<f64>,
-}
 
 fn failed(error: &opencv::Error) -> DeviceError {
     DeviceError::Read { what: "OpenCV".into(), reason: error.to_string() }
@@ -79,16 +46,16 @@ fn laplacian_variance(grey: &Mat) -> opencv::Result<f64> {
 ///
 /// # Errors
 /// OpenCV cannot, which only memory can cause.
-pub fn condition(pixels: &RgbImage) -> Result<Condition, DeviceError> {
+pub fn condition(pixels: &RgbImage) -> Result<Option<Condition>, DeviceError> {
     let measure = || {
         let grey = grey(pixels, MEASURE_PX)?;
         let mut high = Mat::default();
         core::in_range(&grey, &Scalar::all(250.0), &Scalar::all(255.0), &mut high)?;
-        Ok(Condition {
+        Ok(Some(Condition {
             sharpness: laplacian_variance(&grey)?,
             brightness: core::mean_def(&grey)?[0],
             overexposed: f64::from(core::count_non_zero(&high)?) / grey.total().max(1) as f64,
-        })
+        }))
     };
     measure().map_err(|e| failed(&e))
 }
@@ -101,16 +68,19 @@ pub fn sharpness(pixels: &RgbImage) -> Result<f64, DeviceError> {
     grey(pixels, MEASURE_PX).and_then(|grey| laplacian_variance(&grey)).map_err(|e| failed(&e))
 }
 
-/// A small grey picture.
+/// A small grey picture, which motion is judged on.
+pub struct Thumbnail(Mat);
+
+/// The small grey picture of a picture.
 ///
 /// # Errors
 /// See `condition`.
-pub fn thumbnail(pixels: &RgbImage) -> Result<Mat, DeviceError> {
+pub fn thumbnail(pixels: &RgbImage) -> Result<Thumbnail, DeviceError> {
     let shrink = || {
         let (grey, mut small) = (grey(pixels, MEASURE_PX)?, Mat::default());
         let size = Size::new(THUMBNAIL_PX, THUMBNAIL_PX);
         imgproc::resize(&grey, &mut small, size, 0.0, 0.0, imgproc::INTER_AREA)?;
-        Ok(small)
+        Ok(Thumbnail(small))
     };
     shrink().map_err(|e| failed(&e))
 }
@@ -119,9 +89,11 @@ pub fn thumbnail(pixels: &RgbImage) -> Result<Mat, DeviceError> {
 ///
 /// # Errors
 /// See `condition`.
-pub fn difference(a: &Mat, b: &Mat) -> Result<f64, DeviceError> {
+pub fn difference(a: &Thumbnail, b: &Thumbnail) -> Result<f64, DeviceError> {
     let mut apart = Mat::default();
-    core::absdiff(a, b, &mut apart).and_then(|()| Ok(core::mean_def(&apart)?[0])).map_err(|e| failed(&e))
+    core::absdiff(&a.0, &b.0, &mut apart)
+        .and_then(|()| Ok(core::mean_def(&apart)?[0]))
+        .map_err(|e| failed(&e))
 }
 
 /// Corrects the pictures of one camera.
@@ -135,7 +107,7 @@ impl Corrector {
     /// A corrector that does what the settings say.
     ///
     /// # Errors
-    /// The calibration is none.
+    /// The calibration is invalid.
     pub fn new(correction: &Correction) -> Result<Self, DeviceError> {
         let lens = correction.lens.as_ref().map(|lens| {
             let [fx, fy, cx, cy] = lens.camera;
@@ -196,6 +168,7 @@ fn balance(pixels: &mut RgbImage, gains: &[f64]) -> Result<(), DeviceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::camera::picture::Lens;
     use image::Rgb;
 
     fn checks(side: u32, high: u8) -> RgbImage {
@@ -206,10 +179,10 @@ mod tests {
 
     #[test]
     fn a_dark_a_bright_and_a_soft_picture_are_told_apart() {
-        let sharp = condition(&checks(8, 200)).unwrap();
-        let soft = condition(&image::imageops::blur(&checks(8, 200), 4.0)).unwrap();
-        let dark = condition(&RgbImage::from_pixel(320, 240, Rgb([3; 3]))).unwrap();
-        let bright = condition(&RgbImage::from_pixel(320, 240, Rgb([255; 3]))).unwrap();
+        let sharp = condition(&checks(8, 200)).unwrap().unwrap();
+        let soft = condition(&image::imageops::blur(&checks(8, 200), 4.0)).unwrap().unwrap();
+        let dark = condition(&RgbImage::from_pixel(320, 240, Rgb([3; 3]))).unwrap().unwrap();
+        let bright = condition(&RgbImage::from_pixel(320, 240, Rgb([255; 3]))).unwrap().unwrap();
         assert!(sharp.sharpness > 20.0 * soft.sharpness, "{sharp:?} {soft:?}");
         assert!(dark.brightness < 4.0 && dark.sharpness < 1.0, "{dark:?}");
         assert!(bright.overexposed > 0.99 && sharp.overexposed < 0.01, "{bright:?}");

@@ -1,14 +1,16 @@
 //! Finds out which files of a directory are complete.
 //!
-//!     not there --seen--> New --unchanged at the next scan--> Queued --decodes--> Settled (delivered)
-//!                          ^                                    |
-//!                          |   somebody has it open for writing,|
-//!                          '---- or its stamp has changed ------+--does not decode--> Doubtful
-//!                          ^                                                              |
-//!                          '---------- its stamp has changed -----------------------------+
-//!                                                           unchanged BAD_AFTER_SCANS times
-//!                                                                                         v
-//!                                                                      Settled (reported, once)
+//! ```text
+//! not there --seen--> New --unchanged at the next scan--> Queued --decodes--> Settled (delivered)
+//!                      ^                                    |
+//!                      |   somebody has it open for writing,|
+//!                      '---- or its stamp has changed ------+--does not decode--> Doubtful
+//!                      ^                                                              |
+//!                      '---------- its stamp has changed -----------------------------+
+//!                                                       unchanged BAD_AFTER_SCANS times
+//!                                                                                     v
+//!                                                                  Settled (reported, once)
+//! ```
 //!
 //! Where the system does not say whether somebody writes to a file (it is another user's, or on a file system
 //! without leases), it must stand still over `STILL_SCANS` scans instead.
@@ -37,9 +39,9 @@ use std::sync::Once;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Most files of one directory that are watched.
-pub const FILES_MAX: usize = 100_000;
+pub(super) const FILES_MAX: usize = 100_000;
 /// Scans for which a file that does not decode may stand still before it is called bad: 5 s.
-pub const BAD_AFTER_SCANS: u32 = 25;
+pub(super) const BAD_AFTER_SCANS: u32 = 25;
 
 /// Scans over which a file must stand still where nobody can say whether it is being written: 2 s.
 const STILL_SCANS: u32 = 10;
@@ -48,7 +50,7 @@ const RECENT_MAX: usize = 64;
 
 /// A picture file.
 #[derive(Debug)]
-pub struct Picture {
+pub(super) struct Picture {
     pub path: PathBuf,
     pub pixels: RgbImage,
     /// When the file was complete, by the kernel's clock, between the two looks that saw it come.
@@ -59,7 +61,7 @@ pub struct Picture {
     pub modified: Option<SystemTime>,
 }
 
-pub struct Watcher {
+pub(super) struct Watcher {
     dir: PathBuf,
     files: HashMap<OsString, File>,
     /// Names of files that stood still, in the order in which they are taken.
@@ -156,7 +158,7 @@ fn is_being_written(path: &Path) -> Option<bool> {
 }
 
 impl Watcher {
-    pub fn new(dir: &Path, taken: Box<dyn Taken>) -> Watcher {
+    pub(super) fn new(dir: &Path, taken: Box<dyn Taken>) -> Watcher {
         Watcher {
             dir: dir.into(),
             files: HashMap::new(),
@@ -175,7 +177,7 @@ impl Watcher {
     ///
     /// # Errors
     /// The directory cannot be listed, once until it can be again.
-    pub fn scan(&mut self) -> Result<(), CameraError> {
+    pub(super) fn scan(&mut self) -> Result<(), CameraError> {
         let now = Instant::now();
         let found = match self.list() {
             Ok(found) => found,
@@ -228,17 +230,17 @@ impl Watcher {
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name();
-            if !hidden(&name) {
-                if let Some(stamp) = Stamp::at(&entry.path()) {
-                    found.insert(name, stamp);
-                }
+            if !hidden(&name)
+                && let Some(stamp) = Stamp::at(&entry.path())
+            {
+                found.insert(name, stamp);
             }
         }
         Ok(found)
     }
 
     /// The next picture or error that the scans so far have found, in the order of names.
-    pub fn pending(&mut self) -> Option<Result<Picture, CameraError>> {
+    pub(super) fn pending(&mut self) -> Option<Result<Picture, CameraError>> {
         if let Some(error) = self.errors.pop_front() {
             return Some(Err(error));
         }
@@ -252,7 +254,7 @@ impl Watcher {
 
     /// The next picture that came at `after` or later, in the order of arrival; the others are discarded, and so is
     /// one that came before with the same content. Returns how many were discarded, too.
-    pub fn pending_after(&mut self, after: Instant) -> (u64, Option<Picture>) {
+    pub(super) fn pending_after(&mut self, after: Instant) -> (u64, Option<Picture>) {
         let mut discarded = 0;
         // What is wrong with files is the triggered part's only as far as `broken_after` says so.
         self.errors.clear();
@@ -275,7 +277,7 @@ impl Watcher {
     }
 
     /// What is wrong with a file that came at `after` or later and does not decode; it is reported with it.
-    pub fn broken_after(&mut self, after: Instant) -> Option<CameraError> {
+    pub(super) fn broken_after(&mut self, after: Instant) -> Option<CameraError> {
         let is_broken = |file: &File| matches!(file.state, State::Doubtful { .. }) && file.arrived() >= after;
         let file =
             self.files.values_mut().filter(|file| is_broken(file)).min_by_key(|file| file.arrived())?;
@@ -331,13 +333,13 @@ impl Watcher {
     }
 
     /// The stamp of a file that was delivered or reported.
-    pub fn stamp_of(&self, path: &Path) -> Option<(OsString, Stamp)> {
+    pub(super) fn stamp_of(&self, path: &Path) -> Option<(OsString, Stamp)> {
         let name = path.file_name()?;
         self.files.get(name).map(|file| (name.to_owned(), file.stamp))
     }
 
     /// Where it is remembered which files were taken.
-    pub fn taken(&mut self) -> &mut dyn Taken {
+    pub(super) fn taken(&mut self) -> &mut dyn Taken {
         self.taken.as_mut()
     }
 }

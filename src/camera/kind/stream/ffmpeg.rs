@@ -1,7 +1,9 @@
 //! FFmpeg's libraries: RTSP and other streams, and video files.
 //!
-//!     demuxer --packet--> whole? --> decoder, which stops at errors --frame--> whole? --> RGB picture
-//!                           '-- broken ---------------------------'-- broken: until the next key frame
+//! ```text
+//! demuxer --packet--> whole? --> decoder, which stops at errors --frame--> whole? --> RGB picture
+//!                       '-- broken ---------------------------'-- broken: until the next key frame
+//! ```
 //!
 //! A decoder conceals what is missing: it fills the rest of a cut picture, and every picture that is predicted
 //! from a broken one is broken, too. So damaged packets, errors of the decoder and frames that it concealed are
@@ -11,9 +13,9 @@
 //! H.264 and H.265 have no checksum: damage that is another valid stream is not seen. RTSP goes over TCP. A file is a recording: its pictures carry the times of the film, counted from when it was
 //! opened. Rotation that a film asks for is ignored: regions of a pipeline are about the sensor's pixels.
 
-use super::decode::check_camera_jpeg;
-use super::device::{BROKEN_MAX, Device, DeviceError, Kind, Picture, Reading, Stamp};
 use crate::address::{scrubbed, shown};
+use crate::camera::decode::check_camera_jpeg;
+use crate::camera::device::{BROKEN_MAX, Device, DeviceError, Picture, Reading, Stamp, monotonic_ns};
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 use ffmpeg_next::format::context::Input;
@@ -28,28 +30,22 @@ use std::time::Duration;
 /// The moment, on the monotonic clock in nanoseconds, at which a call into the library gives up; 0: never.
 type GiveUp = Box<AtomicU64>;
 
-/// Opens a stream or a file.
+/// Opens a stream or a file; `live`: its pictures come by themselves.
 ///
 /// # Errors
 /// Nothing answers within the timeout, or it is no video.
-pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
-    let Kind::OpenCv { url, live, open_timeout_ms, read_timeout_ms, .. } = kind else {
-        return Err(DeviceError::Open {
-            what: "FFmpeg".into(),
-            reason: "these are no settings of it".into(),
-        });
-    };
-    let film = Film::open(url, millis(*open_timeout_ms));
+pub(super) fn open(
+    url: &str,
+    live: bool,
+    open_timeout: Duration,
+    read_timeout: Duration,
+) -> Result<Box<dyn Device>, DeviceError> {
     // What the library says may repeat the URL.
     let refused = |reason: String| DeviceError::Open { what: shown(url), reason: scrubbed(&reason, url) };
-    let mut film = film.map_err(refused)?;
-    film.read_timeout = millis(*read_timeout_ms);
+    let mut film = Film::open(url, open_timeout).map_err(refused)?;
+    film.read_timeout = read_timeout;
     let opened = Stamp::now();
-    Ok(Box::new(Stream { film, url: url.clone(), live: *live, opened, number: 0, broken: 0 }))
-}
-
-fn millis(ms: u32) -> Duration {
-    Duration::from_millis(ms.into())
+    Ok(Box::new(Stream { film, url: url.to_owned(), live, opened, number: 0, broken: 0 }))
 }
 
 struct Stream {
@@ -63,7 +59,7 @@ struct Stream {
 }
 
 impl Device for Stream {
-    /// The library cannot be told how long to wait here: the read timeout of the settings holds.
+    /// The library has no limit for this wait: the read timeout of the settings holds.
     fn next(&mut self, _wait: Duration) -> Result<Reading, DeviceError> {
         let (what, url) = (shown(&self.url), &self.url);
         let failed =
@@ -261,7 +257,7 @@ impl Film {
 
 /// Lets the calls that follow wait so long.
 fn within(give_up: &GiveUp, timeout: Duration) {
-    let at = super::device::monotonic_ns().saturating_add(timeout.as_nanos() as u64);
+    let at = monotonic_ns().saturating_add(timeout.as_nanos() as u64);
     give_up.store(at, Ordering::Relaxed);
 }
 
@@ -269,7 +265,7 @@ fn within(give_up: &GiveUp, timeout: Duration) {
 extern "C" fn is_over(give_up: *mut c_void) -> c_int {
     // SAFETY: `input` hands over the number that `Film` keeps for longer than the demuxer.
     let at = unsafe { &*give_up.cast::<AtomicU64>() }.load(Ordering::Relaxed);
-    c_int::from(at != 0 && super::device::monotonic_ns() > at)
+    c_int::from(at != 0 && monotonic_ns() > at)
 }
 
 /// Opens the demuxer and looks at its streams.

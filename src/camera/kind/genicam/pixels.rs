@@ -72,7 +72,7 @@ fn layout(format: u32) -> Option<(Packing, Colour)> {
 ///
 /// # Errors
 /// The words of what is wrong: an unknown format, or fewer bytes than the size needs.
-pub fn rgb(data: &[u8], width: u32, height: u32, format: u32) -> Result<RgbImage, String> {
+pub(super) fn rgb(data: &[u8], width: u32, height: u32, format: u32) -> Result<RgbImage, String> {
     let Some((packing, colour)) = layout(format) else { return Err(format!("pixel format {format:#010x}")) };
     let channels = if matches!(colour, Colour::Rgb | Colour::Bgr) { 3 } else { 1 };
     let count = width as usize * height as usize * channels;

@@ -3,8 +3,8 @@
 //! A pipeline that reads a file is a recording: its pictures carry the times of the film, counted from when it was
 //! opened. What the elements of a pipeline fill in where a picture is broken cannot be seen from here.
 
-use super::device::{Device, DeviceError, Kind, Picture, Reading, Stamp};
 use crate::address::{scrubbed, shown};
+use crate::camera::device::{Device, DeviceError, Picture, Reading, Stamp};
 use image::RgbImage;
 use opencv::core::Mat;
 use opencv::prelude::*;
@@ -20,27 +20,21 @@ struct Stream {
     bgr: Mat,
 }
 
-/// Opens a pipeline.
+/// Opens a pipeline; `live`: its pictures come by themselves.
 ///
 /// # Errors
 /// It is no pipeline, or gives no video.
-pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
-    let Kind::OpenCv { url, backend, live, .. } = kind else {
-        return Err(DeviceError::Open {
-            what: "OpenCV".into(),
-            reason: "these are no settings of it".into(),
-        });
-    };
+pub(super) fn open(url: &str, live: bool) -> Result<Box<dyn Device>, DeviceError> {
     // What OpenCV and the libraries below it say may repeat the URL.
     let refused = |reason: String| DeviceError::Open { what: shown(url), reason: scrubbed(&reason, url) };
     // A pipeline has its timeouts in its elements; the supervisor has its own.
     let capture =
         videoio::VideoCapture::from_file(url, videoio::CAP_GSTREAMER).map_err(|e| refused(e.message))?;
     if !capture.is_opened().map_err(|e| refused(e.message))? {
-        return Err(refused(format!("{} finds no video there", backend.as_str())));
+        return Err(refused("gstreamer finds no video there".into()));
     }
     let opened = Stamp::now();
-    Ok(Box::new(Stream { capture, url: url.clone(), live: *live, opened, number: 0, bgr: Mat::default() }))
+    Ok(Box::new(Stream { capture, url: url.to_owned(), live, opened, number: 0, bgr: Mat::default() }))
 }
 
 impl Stream {
@@ -68,7 +62,7 @@ impl Stream {
 }
 
 impl Device for Stream {
-    /// OpenCV cannot be told how long to wait here: the supervisor's limit holds.
+    /// OpenCV has no limit for this wait: the supervisor's limit holds.
     fn next(&mut self, _wait: Duration) -> Result<Reading, DeviceError> {
         let reason = match self.picture() {
             Ok(Some(picture)) => return Ok(Reading::Picture(picture)),

@@ -1,7 +1,7 @@
 //! GenICam through Aravis: GigE Vision and USB3 Vision.
 //!
 //! The acquisition is continuous. With a trigger, software or a line, the camera exposes when it is
-//! told to, and a pause is no fault; a lost control channel is one, at once.
+//! triggered, and a pause is no fault; a lost control channel is one, at once.
 //!
 //! A picture's stamp is its exposure by the camera's own clock (`clock`), so that one that was long on its
 //! way is not taken for a newer one.
@@ -9,11 +9,16 @@
 mod clock;
 mod pixels;
 
-use super::device::{BROKEN_MAX, Device, DeviceError, Exposure, Kind, Picture, Reading, Stamp};
+use super::cable::{self, size};
+use super::common::{ANSWER, DeviceKind, Found, Usual};
+use crate::camera::device::{BROKEN_MAX, Device, DeviceError, Picture, Reading, Stamp};
+use crate::document::{Section, Text, quoted};
 use aravis::prelude::*;
 use aravis::{AcquisitionMode, Aravis, Buffer, BufferStatus, Camera, Stream};
 use clock::CameraClock;
+use serde::{Deserialize, Serialize};
 use std::fmt::Display;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,6 +29,116 @@ const BUFFERS: usize = 4;
 /// take any.
 const WAITED_MAX: Duration = Duration::from_secs(60);
 
+/// How old a picture is when it gets its stamp, where the exposure is not known.
+const UNKNOWN_EXPOSURE_MS: u32 = 20;
+/// Where GigE Vision cameras listen.
+const GVCP_PORT: u16 = 3956;
+/// The discovery command of GigE Vision: key, acknowledge, DISCOVERY_CMD, no payload, id 1.
+const GVCP_DISCOVERY: [u8; 8] = [0x42, 0x01, 0x00, 0x02, 0x00, 0x00, 0x00, 0x01];
+/// Its answer's second word begins with DISCOVERY_ACK.
+const GVCP_DISCOVERY_ACK: [u8; 2] = [0x00, 0x03];
+
+/// Which camera, and how it is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// As Aravis names it (`inspectd cameras` prints it), or its address.
+    pub name: String,
+    pub exposure_us: Option<f64>,
+    pub gain: Option<f64>,
+    pub fps: Option<f64>,
+    pub width_px: Option<u32>,
+    pub height_px: Option<u32>,
+    /// Of the GenICam standard, for example `BayerRG8` or `Mono12p`; absent: as the camera is set.
+    pub pixel_format: Option<String>,
+    pub trigger: Exposure,
+}
+
+/// What makes a GenICam camera expose.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exposure {
+    /// It exposes all the time.
+    #[default]
+    Free,
+    /// A command of ours, one a picture.
+    Software,
+    /// A line of its connector, for example `Line1`; a picture without an order is a part.
+    Line(String),
+}
+
+impl Settings {
+    /// Reads its keys.
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let (width_px, height_px) = size(section);
+        let line = section.text("line", 64);
+        let trigger = match section.get::<String>("expose").as_deref() {
+            None | Some("free") => Exposure::Free,
+            Some("software") => Exposure::Software,
+            Some("line") => Exposure::Line(line.clone().unwrap_or_else(|| "Line1".into())),
+            Some(_) => {
+                section.problem("expose", "must be one of free, software, line");
+                Exposure::Free
+            }
+        };
+        if line.is_some() && !matches!(trigger, Exposure::Line(_)) {
+            section.problem("line", "only means something with expose = \"line\"");
+        }
+        Self {
+            name: section.required_text("name", 256),
+            exposure_us: section.ranged("exposure_us", 1.0..=60_000_000.0),
+            gain: section.ranged("gain", 0.0..=1_000.0),
+            fps: section.ranged("fps", 0.01..=10_000.0),
+            width_px,
+            height_px,
+            pixel_format: section.text("pixel_format", 64),
+            trigger,
+        }
+    }
+}
+
+impl DeviceKind for Settings {
+    fn write(&self, out: &mut Text) {
+        let Self { name, exposure_us, gain, fps, width_px, height_px, pixel_format, trigger } = self;
+        out.pair("name", quoted(name));
+        out.some("exposure_us", *exposure_us);
+        out.some("gain", *gain);
+        out.some("fps", *fps);
+        out.some("width_px", *width_px);
+        out.some("height_px", *height_px);
+        out.some("pixel_format", pixel_format.as_deref().map(quoted));
+        match trigger {
+            Exposure::Free => out.pair("expose", quoted("free")),
+            Exposure::Software => out.pair("expose", quoted("software")),
+            Exposure::Line(line) => {
+                out.pair("expose", quoted("line"));
+                out.pair("line", quoted(line));
+            }
+        }
+    }
+
+    /// A camera that exposes on order, or by itself with a known exposure, is stamped with its first packet.
+    fn usual(&self) -> Usual {
+        cable::usual(match (&self.trigger, self.exposure_us) {
+            (Exposure::Free, Some(us)) => (us / 1e3).ceil() as u32,
+            (Exposure::Free, None) => UNKNOWN_EXPOSURE_MS,
+            (Exposure::Software | Exposure::Line(_), _) => 0,
+        })
+    }
+
+    /// By a discovery, where the name is an address.
+    fn is_there(&self) -> Option<bool> {
+        let address = self.name.parse().ok()?;
+        Some(answers_discovery(address).unwrap_or(false))
+    }
+
+    fn open(&self) -> Result<Box<dyn Device>, DeviceError> {
+        open(self)
+    }
+
+    fn is_line_triggered(&self) -> bool {
+        matches!(self.trigger, Exposure::Line(_))
+    }
+}
+
 struct Genicam {
     camera: Camera,
     stream: Stream,
@@ -31,27 +146,19 @@ struct Genicam {
     trigger: Exposure,
     lost: Arc<AtomicBool>,
     broken: u32,
-    /// Pictures for which the library had no buffer, as far as they were told.
+    /// Pictures for which the library had no buffer, as far as they were reported.
     underruns: u64,
     clock: CameraClock,
 }
 
 /// Connects to a camera, sets it and starts the acquisition.
-///
-/// # Errors
-/// It does not answer, is controlled by somebody else, or refuses a setting.
-pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
-    let Kind::Genicam { name, trigger, .. } = kind else {
-        return Err(DeviceError::Open {
-            what: "Aravis".into(),
-            reason: "these are no settings of it".into(),
-        });
-    };
+fn open(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
+    let Settings { name, trigger, .. } = settings;
     let refused = |reason: String| DeviceError::Open { what: name.clone(), reason };
     // A second token in this process would say "already"; the library works all the same.
     let _ = Aravis::initialize();
     let camera = Camera::new(Some(name.as_str())).map_err(|e| refused(e.to_string()))?;
-    set_all(&camera, kind)?;
+    set_all(&camera, settings)?;
     let stream = camera.create_stream().map_err(|e| refused(e.to_string()))?;
     let payload = camera.payload().map_err(|e| refused(e.to_string()))?;
     for _ in 0..BUFFERS {
@@ -77,11 +184,8 @@ pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
     }))
 }
 
-fn set_all(camera: &Camera, kind: &Kind) -> Result<(), DeviceError> {
-    let Kind::Genicam { name, exposure_us, gain, fps, width_px, height_px, pixel_format, trigger } = kind
-    else {
-        return Ok(());
-    };
+fn set_all(camera: &Camera, settings: &Settings) -> Result<(), DeviceError> {
+    let Settings { name, exposure_us, gain, fps, width_px, height_px, pixel_format, trigger } = settings;
     fn refusal<E: Display>(what: &str, setting: String, outcome: Result<(), E>) -> Result<(), DeviceError> {
         outcome.map_err(|e| DeviceError::Setting { what: what.to_owned(), setting, reason: e.to_string() })
     }
@@ -200,15 +304,28 @@ impl Device for Genicam {
 }
 
 /// What `inspectd cameras` prints: id, address, and vendor with model of every camera that answers.
-pub fn list() -> Vec<(String, String, String)> {
+pub(super) fn found() -> Vec<Found> {
     let Ok(aravis) = Aravis::initialize() else { return vec![] };
     let text = |c: &std::ffi::CString| c.to_string_lossy().into_owned();
     let describe = |d: &aravis::DeviceInfo| {
-        (
-            text(&d.id),
-            text(&d.address),
-            format!("{} {} ({})", text(&d.vendor), text(&d.model), text(&d.protocol)),
-        )
+        let (id, address) = (text(&d.id), text(&d.address));
+        let what = format!("{} {} ({})", text(&d.vendor), text(&d.model), text(&d.protocol));
+        Found {
+            json: serde_json::json!({"name": id, "address": address, "what": what}),
+            text: format!("genicam  name = {id:?}   {what}, address {address}"),
+        }
     };
     aravis.get_device_list().iter().map(describe).collect()
+}
+
+/// Whether a GigE Vision camera at this address answers a discovery.
+fn answers_discovery(address: IpAddr) -> std::io::Result<bool> {
+    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(ANSWER))?;
+    socket.connect((address, GVCP_PORT))?;
+    socket.send(&GVCP_DISCOVERY)?;
+    let mut answer = [0; 1024];
+    let bytes = socket.recv(&mut answer)?;
+    Ok(bytes >= 8 && answer[2..4] == GVCP_DISCOVERY_ACK)
 }

@@ -1,20 +1,92 @@
 //! A source that renders parts of one product, with known truth.
 //!
-//!     part 0 --> Frame + truth --> part 1 --> … --> part count - 1 --> None
+//! ```text
+//! part 0 --> Frame + truth --> part 1 --> … --> part count - 1 --> None
+//! ```
 //!
 //! A clip of it (see `clip`) shows successive parts, as a belt that moves between two exposures does.
 //!
 //! The frame's trigger says what a line would know about the part: its serial and its lot. The
 //! frame's origin, `simulator:PRODUCT:SEED:I`, names the part so that it can be rendered again.
 
-use super::device::monotonic_ns;
-use super::{CameraError, Source, Stop, Want};
+use crate::camera::device::monotonic_ns;
+use crate::camera::window::{Rule, Stamps};
+use crate::camera::{CameraError, Source, Stop, Want};
+use crate::document::{Section, Text, quoted};
 use crate::domain::frame::{Frame, Trigger};
 use crate::simulator::{self, FrameTruth, Product};
 use image::RgbImage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+
+/// The keys of a simulated camera.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// All its parts share one design.
+    pub product: &'static Product,
+    /// Number of the first part; the same seed gives the same parts.
+    pub seed: u64,
+    /// Parts until the source ends; `None`: no end.
+    pub count: Option<u64>,
+    pub width_px: u32,
+    pub height_px: u32,
+}
+
+impl Config {
+    /// Reads its keys.
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        Self {
+            product: product(section),
+            seed: section.get("seed").unwrap_or(1),
+            count: section.ranged("count", 1..=1_000_000_000),
+            width_px: section.ranged("width_px", 64..=8192).unwrap_or(2448),
+            height_px: section.ranged("height_px", 64..=8192).unwrap_or(2048),
+        }
+    }
+
+    /// Writes its keys, defaults filled in.
+    pub(super) fn write(&self, out: &mut Text) {
+        out.pair("product", quoted(self.product.name()));
+        out.pair("seed", self.seed);
+        out.some("count", self.count);
+        out.pair("width_px", self.width_px);
+        out.pair("height_px", self.height_px);
+    }
+
+    /// The order itself makes the picture.
+    pub(super) const fn rule() -> Rule {
+        Rule { within: None, on_its_way: Duration::from_secs(1), stamps: Stamps::Order }
+    }
+
+    /// The camera with this id, before its first part.
+    ///
+    /// # Errors
+    /// A size that the simulator cannot render.
+    pub fn open(&self, camera: &str, stop: Stop) -> Result<Simulator, CameraError> {
+        let settings = Settings {
+            camera: camera.to_owned(),
+            product: self.product,
+            seed: self.seed,
+            width: self.width_px as usize,
+            height: self.height_px as usize,
+            count: self.count,
+            interval: None,
+        };
+        Simulator::new(settings, stop)
+    }
+}
+
+/// A product of the simulator by its name.
+fn product(section: &Section<'_>) -> &'static Product {
+    let default = &Product::ALL[0];
+    let Some(name) = section.get::<String>("product") else { return default };
+    Product::by_name(&name).unwrap_or_else(|| {
+        let known: Vec<_> = Product::ALL.iter().map(Product::name).collect();
+        section.problem("product", format!("there is no such product; there are {}", known.join(", ")));
+        default
+    })
+}
 
 /// What a simulated camera takes.
 #[derive(Clone, Debug)]

@@ -1,11 +1,13 @@
-//! The gate before passwords: how often one may be tried.
+//! The throttle before passwords: how often one may be tried.
 //!
-//!     attempt(account, home) counts as failed at once, so that attempts side by side count, too
-//!        pair      this account from this home                         8 a minute
-//!        home      any account from this home                         32 a minute
-//!        account   this account from homes that never came in by it   64 a minute
-//!     succeeded    takes this attempt back and clears its pair, and nothing else: who has an account of
-//!                  his own does not lift the count of his guesses at others
+//! ```text
+//! attempt(account, home) counts as failed at once, so that attempts side by side count, too
+//!    pair      this account from this home                         8 a minute
+//!    home      any account from this home                         32 a minute
+//!    account   this account from homes that never came in by it   64 a minute
+//! succeeded    takes this attempt back and clears its pair, and nothing else: who has an account of
+//!              his own does not lift the count of his guesses at others
+//! ```
 //!
 //! The tables are bounded. A full one forgets the key with the fewest failures, of these the oldest:
 //! nobody is refused because others fill it, and nobody loses his own count sooner than he would have
@@ -97,9 +99,9 @@ struct Tables {
 }
 
 /// Counts attempts.
-pub struct Gate(Mutex<Tables>);
+pub struct LoginThrottle(Mutex<Tables>);
 
-impl Default for Gate {
+impl Default for LoginThrottle {
     fn default() -> Self {
         Self(Mutex::new(Tables {
             pairs: Table::new(PAIR_MAX),
@@ -110,7 +112,7 @@ impl Default for Gate {
     }
 }
 
-impl Gate {
+impl LoginThrottle {
     /// Lets an attempt at an account pass, and counts it as failed.
     ///
     /// # Errors
@@ -165,64 +167,69 @@ mod tests {
     }
 
     /// How many attempts of those are let pass.
-    fn let_pass(gate: &Gate, account: &str, homes: impl Iterator<Item = u32>, now: Instant) -> usize {
-        homes.filter(|&n| gate.attempt_at(account, home(n), now).is_ok()).count()
+    fn let_pass(
+        throttle: &LoginThrottle,
+        account: &str,
+        homes: impl Iterator<Item = u32>,
+        now: Instant,
+    ) -> usize {
+        homes.filter(|&n| throttle.attempt_at(account, home(n), now).is_ok()).count()
     }
 
     #[test]
     fn who_fails_waits_and_others_do_not() {
-        let (gate, now) = (Gate::default(), Instant::now());
-        assert_eq!(let_pass(&gate, "anna", [1; 20].into_iter(), now), PAIR_MAX);
-        gate.attempt_at("anna", home(2), now).unwrap();
-        let bert = gate.attempt_at("bert", home(1), now).unwrap();
-        gate.succeeded(bert);
+        let (throttle, now) = (LoginThrottle::default(), Instant::now());
+        assert_eq!(let_pass(&throttle, "anna", [1; 20].into_iter(), now), PAIR_MAX);
+        throttle.attempt_at("anna", home(2), now).unwrap();
+        let bert = throttle.attempt_at("bert", home(1), now).unwrap();
+        throttle.succeeded(bert);
         // The right password of another account lifts nothing.
-        assert_eq!(let_pass(&gate, "anna", [1; 20].into_iter(), now), 0);
-        assert_eq!(let_pass(&gate, "anna", [1; 20].into_iter(), now + WINDOW), PAIR_MAX);
+        assert_eq!(let_pass(&throttle, "anna", [1; 20].into_iter(), now), 0);
+        assert_eq!(let_pass(&throttle, "anna", [1; 20].into_iter(), now + WINDOW), PAIR_MAX);
     }
 
     #[test]
     fn one_home_does_not_try_all_accounts_even_with_one_of_its_own() {
-        let (gate, now) = (Gate::default(), Instant::now());
+        let (throttle, now) = (LoginThrottle::default(), Instant::now());
         let mut guesses = 0;
         for n in 0..1000 {
-            if let Ok(own) = gate.attempt_at("mallory", home(1), now) {
-                gate.succeeded(own);
+            if let Ok(own) = throttle.attempt_at("mallory", home(1), now) {
+                throttle.succeeded(own);
             }
-            guesses += let_pass(&gate, &format!("a{n}"), [1].into_iter(), now);
+            guesses += let_pass(&throttle, &format!("a{n}"), [1].into_iter(), now);
         }
         assert_eq!(guesses, HOME_MAX);
     }
 
     #[test]
     fn many_homes_together_do_not_try_one_account_but_its_owner_comes_in() {
-        let (gate, now) = (Gate::default(), Instant::now());
-        let own = gate.attempt_at("anna", home(7), now).unwrap();
-        gate.succeeded(own);
-        assert_eq!(let_pass(&gate, "anna", 100..1000, now), ACCOUNT_MAX);
-        let own = gate.attempt_at("anna", home(7), now).expect("from where she came in before");
-        gate.succeeded(own);
-        assert_eq!(let_pass(&gate, "bert", 100..110, now), 10, "other accounts are not meant");
+        let (throttle, now) = (LoginThrottle::default(), Instant::now());
+        let own = throttle.attempt_at("anna", home(7), now).unwrap();
+        throttle.succeeded(own);
+        assert_eq!(let_pass(&throttle, "anna", 100..1000, now), ACCOUNT_MAX);
+        let own = throttle.attempt_at("anna", home(7), now).expect("from where she came in before");
+        throttle.succeeded(own);
+        assert_eq!(let_pass(&throttle, "bert", 100..110, now), 10, "other accounts are not meant");
     }
 
     #[test]
     fn a_full_table_locks_nobody_out_and_forgives_nobody() {
-        let (gate, now) = (Gate::default(), Instant::now());
-        assert_eq!(let_pass(&gate, "anna", [1; 20].into_iter(), now), PAIR_MAX);
+        let (throttle, now) = (LoginThrottle::default(), Instant::now());
+        assert_eq!(let_pass(&throttle, "anna", [1; 20].into_iter(), now), PAIR_MAX);
         for n in 0..3 * KEYS_MAX as u32 {
-            gate.attempt_at(&format!("a{n}"), home(1000 + n), now).expect("there is room for everybody");
+            throttle.attempt_at(&format!("a{n}"), home(1000 + n), now).expect("there is room for everybody");
         }
-        assert_eq!(let_pass(&gate, "anna", [1].into_iter(), now), 0, "still counted");
-        let all = gate.0.lock().unwrap();
+        assert_eq!(let_pass(&throttle, "anna", [1].into_iter(), now), 0, "still counted");
+        let all = throttle.0.lock().unwrap();
         assert!(all.pairs.failures.len() <= KEYS_MAX && all.homes.failures.len() <= KEYS_MAX);
     }
 
     #[test]
     fn many_who_come_in_from_one_home_wait_for_nobody() {
-        let (gate, now) = (Gate::default(), Instant::now());
+        let (throttle, now) = (LoginThrottle::default(), Instant::now());
         for n in 0..500 {
-            let attempt = gate.attempt_at(&format!("person{n}"), home(1), now).unwrap();
-            gate.succeeded(attempt);
+            let attempt = throttle.attempt_at(&format!("person{n}"), home(1), now).unwrap();
+            throttle.succeeded(attempt);
         }
     }
 }

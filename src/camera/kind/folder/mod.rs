@@ -1,8 +1,10 @@
 //! A source that takes pictures from a directory, once or for as long as new ones come.
 //!
-//!     once:     list, sorted by name --> file --> file --> … --> None
-//!     watch:    scan --> complete files, sorted by name --> … --> wait --> scan --> …     (see `watch`)
-//!     trigger:  scan --> the first complete file that came after it; earlier ones are discarded
+//! ```text
+//! once:     list, sorted by name --> file --> file --> … --> None
+//! watch:    scan --> complete files, sorted by name --> … --> wait --> scan --> …     (see `watch`)
+//! trigger:  scan --> the first complete file that came after it; earlier ones are discarded
+//! ```
 //!
 //! Hidden files and everything that is not a plain file are left alone. A file that cannot be
 //! decoded is an error that names it; the others go on.
@@ -15,8 +17,11 @@ mod watch;
 
 pub use watch::Stamp;
 
-use super::decode::{Depth, DepthRule, decode};
-use super::{CameraError, Source, Stop, Want};
+use crate::camera::decode::{Depth, DepthRule, decode};
+use crate::camera::trigger::{TriggerConfig, TriggerOn};
+use crate::camera::window::{Rule, Stamps};
+use crate::camera::{CameraError, Source, Stop, Want};
+use crate::document::{Origin, PATH_CHARS_MAX, Section, Text, path, quoted};
 use crate::domain::frame::{Frame, Ticket, Trigger};
 use image::RgbImage;
 use std::collections::VecDeque;
@@ -38,6 +43,84 @@ pub enum FileTime {
     /// The modification time that its writer set: the exposure, where the writer's clock is this machine's or
     /// agrees with it.
     Modified,
+}
+
+impl FileTime {
+    const ALL: [Self; 2] = [Self::Arrival, Self::Modified];
+
+    /// The word used in the config.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Arrival => "arrival",
+            Self::Modified => "modified",
+        }
+    }
+}
+
+/// The keys of a folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub path: PathBuf,
+    /// Wait for new files. Otherwise those that are there are taken once, and the source ends.
+    pub watch: bool,
+    /// What the time of a triggered part's file is.
+    pub time: FileTime,
+}
+
+impl Config {
+    /// Reads its keys.
+    pub(super) fn read(section: &Section<'_>, origin: &Origin, trigger: TriggerConfig) -> Self {
+        let text = section.required_text("path", PATH_CHARS_MAX);
+        let path = origin.input(Path::new(&text));
+        if !text.is_empty() {
+            origin.must_be_dir(section, "path", &path);
+        }
+        let watch = section.get("watch").unwrap_or(true);
+        let parse = |word: &str| FileTime::ALL.into_iter().find(|time| time.as_str() == word);
+        let time = section.word("file_time", parse, &FileTime::ALL.map(FileTime::as_str));
+        if time == Some(FileTime::Modified) && (!watch || trigger.on != TriggerOn::Command) {
+            section.problem("file_time", "only means something to a watched folder with triggers by command");
+        }
+        Self { path, watch, time: time.unwrap_or_default() }
+    }
+
+    /// Writes its keys, defaults filled in.
+    pub(super) fn write(&self, out: &mut Text) {
+        out.pair("path", path(&self.path));
+        out.pair("watch", self.watch);
+        out.pair("file_time", quoted(self.time.as_str()));
+    }
+
+    /// A file that another user writes must stand still for two seconds before it counts.
+    pub(super) const fn rule(&self) -> Rule {
+        let (second, two, three) = (Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3));
+        match (self.watch, self.time) {
+            (false, _) => Rule { within: None, on_its_way: second, stamps: Stamps::Order },
+            (true, FileTime::Arrival) => {
+                Rule { within: Some(two), on_its_way: three, stamps: Stamps::Arrival }
+            }
+            (true, FileTime::Modified) => {
+                Rule { within: Some(two), on_its_way: three, stamps: Stamps::Exposure }
+            }
+        }
+    }
+
+    /// The pictures of the folder, for the camera with this id; `taken` remembers those of a watched one.
+    ///
+    /// # Errors
+    /// A folder that is not watched cannot be listed; or `taken` cannot be read.
+    pub fn open<E: From<CameraError>>(
+        &self,
+        camera: &str,
+        taken: impl FnOnce() -> Result<Box<dyn Taken>, E>,
+        stop: Stop,
+    ) -> Result<Folder, E> {
+        if self.watch {
+            Ok(Folder::watch(camera, &self.path, self.time, taken()?, stop))
+        } else {
+            Ok(Folder::once(camera, &self.path, stop)?)
+        }
+    }
 }
 
 /// Remembers over restarts which files were taken.
@@ -291,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn once_takes_files_by_name_and_goes_on_behind_a_bad_one() {
+    fn once_takes_files_by_name_and_goes_on_after_a_bad_one() {
         let dir = tempfile::tempdir().unwrap();
         png(&dir.path().join("c.png"), 3);
         png(&dir.path().join("a.png"), 1);
@@ -326,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watched_folder_that_is_missing_is_told_once() {
+    fn a_watched_folder_that_is_missing_is_reported_once() {
         let dir = tempfile::tempdir().unwrap();
         let late = dir.path().join("late");
         let mut source = watch(&late, Stop::default());

@@ -1,7 +1,10 @@
 //! V4L2 through nokhwa: USB cameras and capture cards.
 
-use super::decode::camera_jpeg;
-use super::device::{BROKEN_MAX, Device, DeviceError, Kind, Picture, Reading, Stamp};
+use super::cable::{self, size};
+use super::common::{DeviceKind, Found, TEXT_CHARS_MAX, Usual};
+use crate::camera::decode::camera_jpeg;
+use crate::camera::device::{BROKEN_MAX, Device, DeviceError, Picture, Reading, Stamp};
+use crate::document::{Section, Text, path, quoted};
 use image::RgbImage;
 use nokhwa::pixel_format::RgbFormat;
 use nokhwa::utils::{
@@ -9,12 +12,67 @@ use nokhwa::utils::{
     RequestedFormat, RequestedFormatType, Resolution,
 };
 use nokhwa::{Buffer, Camera, FormatDecoder as _};
-use std::collections::BTreeSet;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Frames a second where the settings name no rate.
 const FPS_DEFAULT: u32 = 30;
+
+/// Which device, and how it is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// `/dev/video0` or a link to one, as in `/dev/v4l/by-id`.
+    pub device: PathBuf,
+    /// Pixels; the device's highest resolution when either is absent.
+    pub width_px: Option<u32>,
+    pub height_px: Option<u32>,
+    pub fps: Option<u32>,
+    /// Name of the control, as `inspectd cameras` prints it, and its value.
+    pub controls: BTreeMap<String, i64>,
+}
+
+impl Settings {
+    /// Reads its keys.
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let (width_px, height_px) = size(section);
+        Self {
+            device: section.required_text("device", TEXT_CHARS_MAX).into(),
+            width_px,
+            height_px,
+            fps: section.ranged("fps", 1..=1000),
+            controls: section.integers("controls"),
+        }
+    }
+}
+
+impl DeviceKind for Settings {
+    fn write(&self, out: &mut Text) {
+        let Self { device, width_px, height_px, fps, controls } = self;
+        out.pair("device", path(device));
+        out.some("width_px", *width_px);
+        out.some("height_px", *height_px);
+        out.some("fps", *fps);
+        if !controls.is_empty() {
+            let pairs = controls.iter().map(|(name, value)| format!("{} = {value}", quoted(name)));
+            out.pair("controls", format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", ")));
+        }
+    }
+
+    /// A webcam's picture is stamped with its end.
+    fn usual(&self) -> Usual {
+        cable::usual(1_000_u32.div_ceil(self.fps.unwrap_or(FPS_DEFAULT)))
+    }
+
+    fn is_there(&self) -> Option<bool> {
+        Some(self.device.exists())
+    }
+
+    fn open(&self) -> Result<Box<dyn Device>, DeviceError> {
+        open(self)
+    }
+}
 
 struct V4l2 {
     camera: Camera,
@@ -25,13 +83,8 @@ struct V4l2 {
 }
 
 /// Opens a device node, sets its format and controls, and starts the stream.
-///
-/// # Errors
-/// There is no such node, it is busy, or it refuses a setting.
-pub fn open(kind: &Kind) -> Result<Box<dyn Device>, DeviceError> {
-    let Kind::V4l2 { device, width_px, height_px, fps, controls } = kind else {
-        return Err(DeviceError::Open { what: "V4L2".into(), reason: "these are no settings of it".into() });
-    };
+fn open(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
+    let Settings { device, width_px, height_px, fps, controls } = settings;
     let what = device.display().to_string();
     let refused = |reason: String| DeviceError::Open { what: what.clone(), reason };
     let setting =
@@ -139,7 +192,17 @@ fn decode(buffer: &Buffer) -> Result<RgbImage, String> {
     }
 }
 
-/// What `inspectd cameras` prints: nodes with their names, links and, where they can be opened,
+/// What `inspectd cameras` prints.
+pub(super) fn found() -> Vec<Found> {
+    let found = |(node, name, details): (PathBuf, String, Vec<String>)| {
+        let mut text = format!("v4l2     device = {:?}   {name}", node.display().to_string());
+        details.iter().for_each(|line| text.push_str(&format!("\n           {line}")));
+        Found { json: serde_json::json!({"device": node, "name": name, "details": details}), text }
+    };
+    list().into_iter().map(found).collect()
+}
+
+/// Nodes with their names, links and, where they can be opened,
 /// formats and controls.
 pub fn list() -> Vec<(PathBuf, String, Vec<String>)> {
     let cameras = nokhwa::query(ApiBackend::Video4Linux).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Tests of the watcher, named by transition.
 
 use super::*;
-use crate::camera::folder::Untracked;
+use crate::camera::kind::folder::Untracked;
 use std::fs;
 use std::sync::{Arc, Mutex};
 
@@ -141,7 +141,7 @@ fn hidden_files_and_directories_are_left_alone() {
 }
 
 #[test]
-fn a_missing_directory_is_told_once_until_it_is_back() {
+fn a_missing_directory_is_reported_once_until_it_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let late = dir.path().join("late");
     let mut w = watcher(&late);

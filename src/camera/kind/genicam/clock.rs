@@ -1,6 +1,8 @@
 //! The camera's clock on ours.
 //!
-//!     camera's stamp + (arrival - stamp of the picture that was fastest on its way) = exposure on our clock
+//! ```text
+//! camera's stamp + (arrival - stamp of the picture that was fastest on its way) = exposure on our clock
+//! ```
 //!
 //! GenICam cameras stamp each exposure with a clock of their own, which began at any time and runs a little fast
 //! or slow. The picture that was the fastest to arrive shows how far the two clocks are apart; later ones that took
@@ -21,14 +23,14 @@ const LATE_MAX_NS: i128 = 2_000_000_000;
 
 /// Exposures of one camera.
 #[derive(Debug, Default)]
-pub struct CameraClock {
+pub(super) struct CameraClock {
     /// Our clock minus the camera's, in nanoseconds, and the arrival at which that was seen.
     apart: Option<(i128, u64)>,
 }
 
 impl CameraClock {
     /// The exposure on our monotonic clock, from the camera's stamp (0: it has none) and the arrival; nanoseconds.
-    pub fn stamp(&mut self, camera_ns: u64, arrival_ns: u64) -> u64 {
+    pub(super) fn stamp(&mut self, camera_ns: u64, arrival_ns: u64) -> u64 {
         if camera_ns == 0 {
             return arrival_ns;
         }

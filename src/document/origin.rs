@@ -1,0 +1,49 @@
+//! Where a document came from, and how the files that it names are found.
+
+use super::Section;
+use std::path::{Path, PathBuf};
+
+/// Longest path in a document, in characters.
+pub(crate) const PATH_CHARS_MAX: usize = 4096;
+
+/// Where a config came from, and what is asked of it.
+pub(crate) struct Origin {
+    /// Names the config in messages.
+    pub file: String,
+    /// Folder of the config file: relative inputs are looked for here too.
+    pub dir: PathBuf,
+    /// Variables with our prefix.
+    pub environment: Vec<(String, String)>,
+    /// A named file that does not exist is a problem.
+    pub files_must_exist: bool,
+    /// Errors in a recipe that a camera names are kept apart (`Config::broken`): the version that was active before may
+    /// stand in for it.
+    pub may_break: bool,
+}
+
+impl Origin {
+    /// Where an input lies: as written from the working directory or, when nothing is there, beside
+    /// the config file.
+    pub(crate) fn input(&self, path: &Path) -> PathBuf {
+        let beside = self.dir.join(path);
+        if !path.exists() && beside.exists() { beside } else { path.to_owned() }
+    }
+
+    /// The input that a key names, or its default.
+    pub(crate) fn input_of(&self, section: &Section<'_>, key: &'static str, default: &str) -> PathBuf {
+        let path = section.text(key, PATH_CHARS_MAX);
+        self.input(Path::new(path.as_deref().unwrap_or(default)))
+    }
+
+    pub(crate) fn must_be_file(&self, section: &Section<'_>, key: &str, path: &Path) {
+        if self.files_must_exist && !path.is_file() {
+            section.problem(key, format!("there is no file {}", path.display()));
+        }
+    }
+
+    pub(crate) fn must_be_dir(&self, section: &Section<'_>, key: &str, path: &Path) {
+        if self.files_must_exist && !path.is_dir() {
+            section.problem(key, format!("there is no folder {}", path.display()));
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What requests share: each route takes the part that it needs, and nothing else.
+//!
+//! ```text
+//! Sessions   who asks, and what he may do            Accounts   who may come in, passwords
+//! Store      records, reviews, the outbox            ActiveRecipes   tile grids and labels
+//! Pictures   pictures and small copies               Exports    how many run
+//! Events     who listens, and what is new            Line       commands to the line
+//! StationView   how the cameras are                  Metrics    figures, health
+//! Keeper     makes versions of recipes active
+//! ```
+//!
+//! A new part is a field here and a line in `parts!`; its routes are added in `api`.
+
+use super::accounts::Accounts;
+use super::auth::Sessions;
+use super::cameras::StationView;
+use super::commands::Line;
+use super::download::Exports;
+use super::error::WebError;
+use super::events::Events;
+use super::images::Pictures;
+use super::metrics::{Metrics, Probe};
+use super::options::WebOptions;
+use super::queue::{ActiveRecipes, Pipelines};
+use super::recipes::Keeper;
+use crate::store::Store;
+use axum::extract::FromRef;
+use std::sync::Arc;
+
+/// All parts; made once, and cloned for each request as axum wants it.
+#[derive(Clone)]
+pub struct Shared {
+    pub options: Arc<WebOptions>,
+    pub store: Arc<Store>,
+    pub sessions: Arc<Sessions>,
+    pub accounts: Arc<Accounts>,
+    pub recipes: Arc<ActiveRecipes>,
+    pub keeper: Arc<Keeper>,
+    pub pictures: Arc<Pictures>,
+    pub exports: Arc<Exports>,
+    pub events: Arc<Events>,
+    pub line: Arc<Line>,
+    pub view: Arc<StationView>,
+    pub metrics: Arc<Metrics>,
+}
+
+macro_rules! parts {
+    ($($field:ident: $part:ty),* $(,)?) => {$(
+        impl FromRef<Shared> for Arc<$part> {
+            fn from_ref(shared: &Shared) -> Self {
+                Arc::clone(&shared.$field)
+            }
+        }
+    )*};
+}
+parts! {
+    store: Store,
+    sessions: Sessions,
+    accounts: Accounts,
+    recipes: ActiveRecipes,
+    keeper: Keeper,
+    pictures: Pictures,
+    exports: Exports,
+    events: Events,
+    line: Line,
+    view: StationView,
+    metrics: Metrics,
+}
+
+impl Shared {
+    /// The parts over a store; makes the setup code when nobody has an account yet.
+    ///
+    /// # Errors
+    /// The accounts cannot be read.
+    pub fn new(
+        options: WebOptions,
+        store: Arc<Store>,
+        pipelines: Pipelines,
+        probe: Probe,
+    ) -> Result<Self, WebError> {
+        let sessions = Arc::new(Sessions::new(Arc::clone(&store)));
+        let accounts = Accounts::new(Arc::clone(&store), Arc::clone(&sessions), &options)?;
+        Ok(Self {
+            accounts: Arc::new(accounts),
+            sessions,
+            recipes: Arc::new(ActiveRecipes::new(pipelines)),
+            pictures: Arc::new(Pictures::new(Arc::clone(&store))),
+            exports: Arc::new(Exports::new(Arc::clone(&store))),
+            events: Arc::new(Events::new(Arc::clone(&store))),
+            keeper: Arc::default(),
+            line: Arc::default(),
+            view: Arc::default(),
+            metrics: Arc::new(Metrics::new(Arc::clone(&store), probe, options.open_metrics)),
+            options: Arc::new(options),
+            store,
+        })
+    }
+}
