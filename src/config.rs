@@ -26,7 +26,7 @@ mod tests;
 mod web;
 
 pub use camera::{DeviceConfig, Health};
-pub use mqtt::{BrokerTls, Mqtt, Protocol, Secret};
+pub use mqtt::{BrokerTls, Mqtt, Protocol, Secret, Sink};
 pub use pair::unfit;
 
 use crate::camera::device::Kind;
@@ -59,6 +59,8 @@ pub struct Config {
     pub parts: Vec<Part>,
     pub store: Store,
     pub mqtt: Mqtt,
+    /// Further brokers, in the order of their names.
+    pub sinks: Vec<Sink>,
     /// `None` without the section: there is no page.
     pub web: Option<Web>,
     /// `[trigger] dir`: a file in it is a trigger. `None`: there is no such folder.

@@ -4,7 +4,7 @@
 //! Imports go to the right only, and siblings never import each other; they meet in `daemon`:
 //!
 //!     main > cli, daemon > config > inspect > engine > vlm
-//!                        > camera, mqtt, web, control > store > domain
+//!                        > camera, publish, web, control > store > domain
 //!
 //! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them;
 //! `command` is one on `domain`, for the rooms that take commands. Test code is free to reach further; a file's
@@ -31,7 +31,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("command", &["domain"]),
     ("store", &["domain", "clock", "health", "threads"]),
     ("camera", &["address", "document", "domain", "simulator", "queue", "clock", "health", "ipc", "threads"]),
-    ("mqtt", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
+    ("publish", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
     ("web", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
     ("control", &["store", "domain", "clock", "ipc", "threads"]),
     ("engine", &["vlm", "queue", "ipc", "threads"]),
@@ -157,7 +157,7 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// `mqtt` for `src/mqtt/state.rs`, `config` for `src/config.rs`.
+/// `publish` for `src/publish/mqtt/state.rs`, `config` for `src/config.rs`.
 fn room_of(path: &Path) -> String {
     let inside = path.strip_prefix("src").expect("a path under src");
     let first = inside.iter().next().expect("a file has a name").to_string_lossy();
@@ -277,19 +277,19 @@ fn the_check_sees_broken_imports() {
     assert!(sees("domain", "use crate::store::Store;"));
     assert!(sees("domain", "use crate::{domain::Frame, store::{Store, Outbox}};"));
     assert!(sees("vlm", "use crate::{\n    vlm::{\n        gguf, rope,\n    },\n    domain,\n};"));
-    assert!(sees("mqtt", "fn f() { let x = crate::web::api(); }"));
+    assert!(sees("publish", "fn f() { let x = crate::web::api(); }"));
     assert!(sees("inspect", "pub use crate::store;"));
-    assert!(sees("camera", "use inspectd::mqtt::Client;"));
-    assert!(sees("store", "fn f() { use super::super::mqtt; }"));
+    assert!(sees("camera", "use inspectd::publish::mqtt::Client;"));
+    assert!(sees("store", "fn f() { use super::super::publish; }"));
     assert!(sees("queue", "let quote = '\"'; use crate::domain::Frame;"));
-    assert!(sees("store", "const A: &str = \"a\"; use crate::mqtt;"));
+    assert!(sees("store", "const A: &str = \"a\"; use crate::publish;"));
 
     assert!(!sees("domain", "use crate::domain::rect::Rect;\nuse std::fmt;"));
     assert!(!sees("inspect", "use crate::{domain::{Frame, Grid}, vlm};"));
     assert!(!sees("domain", "//! `crate::store` keeps these.\n/* */ let x = \"crate::store\";"));
     assert!(!sees("domain", "use my_crate::store;"));
-    assert!(!sees("store", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::mqtt;\n}"));
-    assert!(!sees("cli", "use crate::{mqtt, web};"));
+    assert!(!sees("store", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::publish;\n}"));
+    assert!(!sees("cli", "use crate::{publish, web};"));
 }
 
 #[test]

@@ -1,16 +1,15 @@
 //! The review page of the station: builds the server and tells people where it is.
 
 use super::care::STALL;
+use super::publishers::Connections;
 use super::station::Station;
 use crate::config::Config;
 use crate::document::Problem;
-use crate::mqtt::state::Phase;
 use crate::store::Store;
 use crate::web::cameras::{Warning, Warnings};
 use crate::web::{App, Health, Probe, Web, WebOptions};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 
 /// What stands before `/images/…` in messages; empty without a page.
 pub fn url_base(config: &Config) -> String {
@@ -45,14 +44,14 @@ pub fn start(
     config: &Config,
     store: &Arc<Store>,
     station: &Arc<Station>,
-    phase: watch::Receiver<Phase>,
+    connections: Connections,
 ) -> anyhow::Result<Option<Web>> {
     let Some(options) = options(config) else { return Ok(None) };
     let station = Arc::clone(station);
     let probe: Probe = Box::new(move || Health {
         alive: station.alive_within(STALL),
         commands: station.hears_commands(),
-        broker: matches!(*phase.borrow(), Phase::CatchingUp | Phase::Live),
+        sinks: connections.up(),
     });
     let pipelines = config.pipelines.values().cloned().collect();
     let web = Web::start(App::new(Arc::clone(store), options, pipelines, probe)?)?;

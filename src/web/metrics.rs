@@ -3,6 +3,7 @@
 use super::auth::{self, Role};
 use super::error::{ApiError, Problem};
 use super::{App, accounts};
+use crate::store::outbox::{MQTT, SinkState};
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -118,7 +119,8 @@ fn text(app: &App) -> Result<String, ApiError> {
         app.store.outbox_len(),
     );
     one("inspectd_undecided_inspections", "gauge", "Sent to review and not decided.", facets.undecided);
-    one("inspectd_broker_connected", "gauge", "1 when the broker is connected.", u64::from(health.broker));
+    let broker = health.sinks.iter().any(|(name, up)| name == MQTT && *up);
+    one("inspectd_broker_connected", "gauge", "1 when the broker is connected.", u64::from(broker));
     one("inspectd_inspector_alive", "gauge", "1 when the inspector shows life.", u64::from(health.alive));
     one(
         "inspectd_store_ok",
@@ -134,8 +136,25 @@ fn text(app: &App) -> Result<String, ApiError> {
     for (word, n) in ["pass", "fail", "review"].into_iter().zip(facets.verdicts) {
         let _ = writeln!(out, "inspectd_stored_inspections{{verdict=\"{word}\"}} {n}");
     }
+    sinks(app, &health.sinks, &mut out)?;
     requests(app, &mut out);
     Ok(out)
+}
+
+/// Figures of each sink that is known.
+fn sinks(app: &App, connected: &[(String, bool)], out: &mut String) -> Result<(), ApiError> {
+    let sinks = app.store.sinks()?;
+    let gauge = |out: &mut String, name: &str, help: &str, value: &dyn Fn(&SinkState) -> u64| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for sink in &sinks {
+            let _ = writeln!(out, "{name}{{sink=\"{}\"}} {}", sink.name, value(sink));
+        }
+    };
+    let up = |sink: &SinkState| connected.iter().any(|(name, up)| *name == sink.name && *up);
+    gauge(out, "inspectd_sink_entries", "Messages the sink has not acknowledged.", &|s| s.owed.iter().sum());
+    gauge(out, "inspectd_sink_connected", "1 when the sink is connected.", &|s| u64::from(up(s)));
+    gauge(out, "inspectd_sink_enabled", "1 when the sink is enabled.", &|s| u64::from(s.enabled));
+    Ok(())
 }
 
 fn requests(app: &App, out: &mut String) {

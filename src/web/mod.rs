@@ -100,13 +100,13 @@ impl WebOptions {
 }
 
 /// How the rest of the station is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Health {
     /// The inspector shows life.
     pub alive: bool,
-    /// The broker is connected.
-    pub broker: bool,
-    /// The broker does not refuse to let the station hear commands.
+    /// The enabled sinks, and whether each is connected.
+    pub sinks: Vec<(String, bool)>,
+    /// No broker refuses to let the station hear commands.
     pub commands: bool,
 }
 

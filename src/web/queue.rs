@@ -187,7 +187,7 @@ impl SearchAndCursor {
 /// The summary of one record; `None` when retention has just removed it.
 pub fn summary(app: &App, seq: u64) -> Result<Option<Summary>, ApiError> {
     let Some(stored) = app.store.get(seq)? else { return Ok(None) };
-    let standing = app.store.standing(seq)?;
+    let standing = app.store.review_state(seq)?;
     let decision = match standing.and_then(|s| s.effective) {
         Some(review) => app.store.review_entry(review)?,
         None => None,
@@ -265,7 +265,7 @@ pub fn stored(app: &App, id: &str) -> Result<Stored, ApiError> {
 fn detail(app: &App, stored: &Stored) -> Result<Detail, ApiError> {
     let i = &stored.inspection;
     let reviews = app.store.reviews_of(stored.seq)?;
-    let standing = app.store.standing(stored.seq)?;
+    let standing = app.store.review_state(stored.seq)?;
     let decision = standing.and_then(|s| s.effective).and_then(|e| reviews.iter().find(|r| r.seq == e));
     let picture = stored.image.as_ref().map(|s| app.store.picture(&s.image));
     let whole = stored.image.as_ref().filter(|_| picture.as_ref().is_some_and(|p| p.fault().is_none()));

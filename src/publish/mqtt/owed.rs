@@ -1,33 +1,26 @@
-//! What the store owes, as messages: where each kind is published, and what can be sent on a connection.
+//! What a sink is owed, as messages: what can be sent on a connection.
 //!
+//! ```text
 //!     store: owed --lowest first--> read --> ready     fits the connection
 //!                                       '--> held      too long for the broker: it stays owed, others go on
 //!                                       '--> dead      no message can be made of it, or none that is ever taken
+//! ```
 
+use super::dialect::Dialect;
 use super::link::PAYLOAD_BYTES_MAX;
-use super::message::{self, Topics};
 use crate::store::Store;
 use crate::store::error::StoreError;
-use crate::store::outbox::{Cause, DeadLetter, Kind, OutboxEntry, Owed, RESULT_SCHEMA};
+use crate::store::outbox::{Cause, DeadLetter, Kind, OutboxEntry, Owed};
 
-/// Messages that were read for the machine, of one kind.
+/// Messages that were read for the machine, of one kind, by their places in the log.
 pub struct Read {
     pub ready: Vec<(u64, Vec<u8>)>,
-    /// Numbers and lengths of those that are too long for this connection.
+    /// Places and lengths of those that are too long for this connection.
     pub held: Vec<(u64, usize)>,
     pub dead: Vec<(u64, Cause, String)>,
-    /// Where to read on, and whether the outbox ended there.
+    /// Where to read on, and whether the log ended there.
     pub next: u64,
     pub end: bool,
-}
-
-/// Where a kind is published.
-pub fn topic(topics: &Topics, kind: Kind) -> String {
-    match kind {
-        Kind::Result => topics.result(),
-        Kind::Part => topics.part(),
-        Kind::Review => topics.review(),
-    }
 }
 
 /// Reads up to `count` entries and makes their messages; `payload_max` is what the connection takes.
@@ -36,24 +29,26 @@ pub fn topic(topics: &Topics, kind: Kind) -> String {
 /// `StoreError`.
 pub fn read(
     store: &Store,
+    sink: &str,
+    dialect: &dyn Dialect,
     kind: Kind,
     from: u64,
     count: usize,
     payload_max: usize,
 ) -> Result<Read, StoreError> {
-    let entries = store.owed(kind, from, count)?;
-    let next = entries.last().map_or(from, |e| e.seq + 1);
-    let end = entries.len() < count;
-    let mut read = Read { ready: Vec::new(), held: Vec::new(), dead: Vec::new(), next, end };
-    for OutboxEntry { seq, schema } in entries {
-        match message_of(store, Owed { kind, seq }, schema, payload_max)? {
-            Ok(payload) if payload.len() <= payload_max => read.ready.push((seq, payload)),
-            Ok(payload) if payload.len() <= PAYLOAD_BYTES_MAX => read.held.push((seq, payload.len())),
+    let page = store.outbox(sink).owed(kind, from, count)?;
+    let mut read =
+        Read { ready: Vec::new(), held: Vec::new(), dead: Vec::new(), next: page.next, end: page.end };
+    for entry in page.entries {
+        let place = entry.place;
+        match dialect.owed(store, &entry, payload_max)? {
+            Ok(payload) if payload.len() <= payload_max => read.ready.push((place, payload)),
+            Ok(payload) if payload.len() <= PAYLOAD_BYTES_MAX => read.held.push((place, payload.len())),
             Ok(payload) => {
                 let reason = format!("{} bytes, the limit is {PAYLOAD_BYTES_MAX}", payload.len());
-                read.dead.push((seq, Cause::Size, reason));
+                read.dead.push((place, Cause::Size, reason));
             }
-            Err(reason) => read.dead.push((seq, Cause::Unreadable, reason)),
+            Err(reason) => read.dead.push((place, Cause::Unreadable, reason)),
         }
     }
     Ok(read)
@@ -64,49 +59,21 @@ pub fn read(
 ///
 /// # Errors
 /// `StoreError`.
-pub fn sendable(store: &Store, payload_max: [usize; Kind::ALL.len()]) -> Result<Vec<Owed>, StoreError> {
+pub fn sendable(
+    store: &Store,
+    sink: &str,
+    dialect: &dyn Dialect,
+    payload_max: [usize; Kind::ALL.len()],
+) -> Result<Vec<Owed>, StoreError> {
     let mut found = Vec::new();
-    for DeadLetter { owed, schema, cause, .. } in store.dead_letters()? {
+    for DeadLetter { place, owed, schema, cause, .. } in store.outbox(sink).dead_letters()? {
         let payload_max = payload_max[owed.kind as usize];
         let by_itself = matches!(cause, Cause::Size | Cause::Unreadable);
         let fits = |m: Result<Vec<u8>, String>| m.is_ok_and(|payload| payload.len() <= payload_max);
-        if by_itself && fits(message_of(store, owed, schema, payload_max)?) {
+        let entry = OutboxEntry { place, owed, schema };
+        if by_itself && fits(dialect.owed(store, &entry, payload_max)?) {
             found.push(owed);
         }
     }
     Ok(found)
-}
-
-/// The message, or why there is none. A review is told without its boxes and lines where it is too long with them.
-fn message_of(
-    store: &Store,
-    owed: Owed,
-    schema: u16,
-    payload_max: usize,
-) -> Result<Result<Vec<u8>, String>, StoreError> {
-    let missing = || "its record is missing".to_owned();
-    let known = match owed.kind {
-        Kind::Result => schema == RESULT_SCHEMA,
-        Kind::Part | Kind::Review => schema == message::SCHEMA,
-    };
-    if !known {
-        return Ok(Err(format!("message schema {schema} is not known to this version")));
-    }
-    let made = match owed.kind {
-        Kind::Result => store.get(owed.seq).map(|found| found.and_then(|s| message::result(&s, schema))),
-        Kind::Part => store.part(owed.seq).map(|found| found.map(|part| message::part::part(&part))),
-        Kind::Review => store.review_entry(owed.seq).map(|found| {
-            found.map(|review| {
-                let whole = message::review(&review, true);
-                if whole.len() <= payload_max { whole } else { message::review(&review, false) }
-            })
-        }),
-    };
-    match made {
-        Ok(message) => Ok(message.ok_or_else(missing)),
-        Err(error @ (StoreError::BadRecord { .. } | StoreError::BadMeta { .. })) => {
-            Ok(Err(error.to_string()))
-        }
-        Err(error) => Err(error),
-    }
 }
