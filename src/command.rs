@@ -1,7 +1,7 @@
 //! The words of a command: one JSON object, the same by MQTT, by HTTP and in a file, checked once.
 //!
 //!     mqtt    cmd/{verb} -----------------.
-//!     web     POST /api/v1/commands/{verb} +--> Words --check--> Command --> desk (in `daemon`)
+//!     web     POST /api/v1/commands/{verb} +--> CommandBody --check--> Command --> desk (in `daemon`)
 //!     daemon  a file in the trigger folder '      '--> Refusal, malformed: what is wrong, in words
 //!
 //! The texts of a command end up in records, messages, pages and logs, so lengths and characters are
@@ -86,7 +86,7 @@ impl Verb {
 /// The object of every command; which fields a verb may have is checked.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Words {
+pub struct CommandBody {
     /// `id` of the camera. Left out: all cameras; for a trigger the only part with several views or, where
     /// the config has not exactly one, all cameras that take triggers.
     #[schema(max_length = 256)]
@@ -128,14 +128,14 @@ pub struct Order {
 /// # Errors
 /// `Refusal::Malformed`, which says what is wrong.
 pub fn parse(verb: Verb, text: &[u8], received: Instant) -> Result<Order, Refusal> {
-    words(text)?.order(verb, received)
+    body(text)?.order(verb, received)
 }
 
 /// The fields in a text.
 ///
 /// # Errors
 /// `Refusal::Malformed`: it is no object, or holds what is no field.
-pub fn words(text: &[u8]) -> Result<Words, Refusal> {
+pub fn body(text: &[u8]) -> Result<CommandBody, Refusal> {
     if text.len() > BYTES_MAX {
         return Err(malformed(format!("{} bytes; at most {BYTES_MAX} are taken", text.len())));
     }
@@ -153,7 +153,7 @@ pub fn words(text: &[u8]) -> Result<Words, Refusal> {
     serde_json::from_slice(text).map_err(|e| malformed(format!("the payload: {e}")))
 }
 
-impl Words {
+impl CommandBody {
     /// Takes `id` for a correlation id that the sender did not write, where it could have been one.
     pub fn correlated_by(mut self, id: Option<&str>) -> Self {
         self.correlation_id = self.correlation_id.or_else(|| id.filter(|id| is_id(id)).map(str::to_owned));
@@ -319,7 +319,7 @@ mod tests {
         let Command::Trigger(request) = marked.command else { panic!("{:?}", marked.command) };
         assert_eq!(request.trigger.part_id.as_deref(), Some("P1"));
         let wide: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
-        assert!(words(&wide).unwrap_err().to_string().contains("UTF-16"));
+        assert!(body(&wide).unwrap_err().to_string().contains("UTF-16"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod tests;
 mod web;
 
 pub use crate::camera::trigger::{TriggerConfig, TriggerOn};
-pub use mqtt::{BrokerTls, Mqtt, Protocol, Secret};
+pub use mqtt::{BrokerTls, Mqtt, Protocol, Secret, Sink};
 pub use pair::unfit;
 
 use crate::camera::kind::SourceConfig;
@@ -57,6 +57,8 @@ pub struct Config {
     pub parts: Vec<Part>,
     pub store: Store,
     pub mqtt: Mqtt,
+    /// Further brokers, in the order of their names.
+    pub sinks: Vec<Sink>,
     /// `None` without the section: there is no page.
     pub web: Option<Web>,
     /// `[trigger] dir`: a file in it is a trigger. `None`: there is no such folder.

@@ -6,7 +6,7 @@
 //!                                         recorder: picture file, record + outbox, flushed
 //!                                                            |
 //!                                         web (threads of its own): the review page
-//!                                         mqtt (its own runtime thread): PUBLISH, PUBACK, removed
+//!                                         publishers (a task a sink): PUBLISH, PUBACK, the sink's cursor goes on
 //!
 //!     commands: MQTT, HTTP, files (`inbox`) --> desk --> cameras
 //!     `inspectd verify` and its like: control (threads of its own) --> store
@@ -20,7 +20,7 @@
 //!     triggers, control   a panic: the daemon ends with an error, and systemd starts it again
 //!     commands by MQTT    so does a panic of their task
 //!     web                 so does a panic of what accepts or follows; one of a request is that request's answer
-//!     mqtt                an error of the store, or a panic: so does the end of the task that delivers
+//!     publishers          an error of the store, or a panic: so does the end of a task that delivers
 //!     store-sync          a panic stops the store, and with it the daemon
 //!     retention           a panic: the daemon ends with an error
 //!     interrupted         a panic leaves what it had not recorded to the next start
@@ -49,6 +49,7 @@ mod inspector;
 mod interrupted;
 mod model;
 mod progress;
+mod publishers;
 mod recipes;
 mod recorder;
 mod repeats;
@@ -61,21 +62,21 @@ mod web;
 use crate::camera::Stop;
 use crate::clock::Clock;
 use crate::command::Handler;
-use crate::config::{BrokerTls, Config, Model};
+use crate::config::{Config, Model};
 use crate::control::server::Door;
 use crate::engine::child::{Child, ChildOptions};
 use crate::engine::{Backend as _, Engine};
 use crate::inspect::proof::{ByNamedProof, ByProof};
 use crate::ipc::Program;
-use crate::mqtt::command::Listening;
-use crate::mqtt::state::Phase;
-use crate::mqtt::{self, MqttOptions, Protocol};
+use crate::publish::mqtt;
+use crate::publish::mqtt::command::Listening;
 use crate::recipe::registry::Registry;
 use crate::store::{Store, StoreOptions};
 use crate::web::Web;
 use anyhow::Context;
 use cameras::Cameras;
 use care::{Care, Due};
+use publishers::{Connections, Publishers};
 use recipes::Recipes;
 use recorder::Recorder;
 use station::Station;
@@ -85,12 +86,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use systemd::Systemd;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::sync::watch::Receiver;
 use tokio::time::MissedTickBehavior;
 
-/// Events of cameras and alarms that wait for MQTT; they are rare, and the newest state wins.
-const EVENTS_MAX: usize = 256;
 /// How long the daemon stays to deliver the last results after all sources have ended.
 const DELIVER: Duration = Duration::from_secs(30);
 
@@ -135,6 +132,7 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
         clock: config.store.clock,
         image_url_base: web::url_base(config),
         outbox_entries_max: config.mqtt.outbox_entries_max,
+        sinks: publishers::names(config),
         free_bytes_min: config.store.free_bytes_min,
         ..StoreOptions::default()
     };
@@ -148,13 +146,12 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
     let no_door =
         |error| tracing::warn!(%error, "verify, export and backup must wait until the daemon is stopped");
     let control = Door::open(&config.store.dir, Arc::clone(&store)).map_err(no_door).ok();
-    let (events, event_queue) = mpsc::channel(EVENTS_MAX);
-    let mqtt_options = mqtt_options(config)?;
-    let link = runtime.block_on(async { mqtt::spawn(mqtt_options, Arc::clone(&store), event_queue) })?;
-    let station = Arc::new(Station::new(events));
+    let (station, queues) = publishers::station(publishers::enabled(config)?);
+    publishers::report_absent(config, &store, &station)?;
+    let publishers = runtime.block_on(async { Publishers::start(queues, &store, &station) })?;
     let registry = recipes::open(config, &store)?;
     let engine = load(config, &registry, &store, systemd)?;
-    let page = web::start(config, &registry, &store, &station, link.phase())?;
+    let page = web::start(config, &registry, &store, &station, publishers.connections())?;
     let stop = Stop::default();
     let parts = Parts {
         config,
@@ -166,10 +163,10 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
         door: control.as_ref(),
         stop: &stop,
     };
-    let outcome = runtime.block_on(parts.line(engine, link.phase()));
+    let outcome = runtime.block_on(parts.line(engine, publishers.connections()));
     // They hold the store, which a compaction opens anew.
     drop((page, control));
-    runtime.block_on(async { link.stop().await })?;
+    runtime.block_on(publishers.stop())?;
     tracing::info!(outbox = store.outbox_len(), "stopped");
     outcome
 }
@@ -192,7 +189,7 @@ struct Line {
     cameras: Cameras,
     inbox: Option<JoinHandle<()>>,
     interrupted: Option<JoinHandle<()>>,
-    commands: Listening,
+    commands: Vec<Listening>,
     keeper: Keeper,
     inspector: JoinHandle<()>,
     recorder: Arc<Recorder>,
@@ -206,7 +203,7 @@ struct Keeper {
 
 impl Parts<'_> {
     /// Starts the threads of the line, watches them and drains them.
-    async fn line(self, engine: Child, mut phase: Receiver<Phase>) -> anyhow::Result<Ended> {
+    async fn line(self, engine: Child, connections: Connections) -> anyhow::Result<Ended> {
         let mut hangup = signal(SignalKind::hangup())?;
         // Its terminal was closed.
         let by_hand = std::io::stdin().is_terminal();
@@ -228,7 +225,7 @@ impl Parts<'_> {
                 _ = int.recv() => told = true,
                 _ = hangup.recv() => if by_hand { told = true } else { line.reload() },
                 // Its error comes with `stop`.
-                () = closed(&mut phase) => break Some("the task that delivers results"),
+                () = connections.closed() => break Some("the task that delivers results"),
                 _ = tick.tick() => if care.tick()? == Due::Compaction && endless {
                     ended = Ended::ToCompact;
                 },
@@ -246,7 +243,7 @@ impl Parts<'_> {
         let recorder = Arc::clone(&line.recorder);
         self.drain(line).await?;
         if !told && ended == Ended::Done && gone.is_none() {
-            self.deliver(phase).await;
+            self.deliver(&connections).await;
         }
         progress::while_it_moves(self.systemd, || care.finish())?;
         recorder.outcome()?;
@@ -280,7 +277,11 @@ impl Parts<'_> {
             let station = Arc::clone(station);
             page.show_cameras(Box::new(move || station.cameras()), web::warnings(recipes));
         }
-        let commands = mqtt::command::listen(mqtt_options(config)?, handler, station::hearing(station));
+        let heard = publishers::enabled(config)?.into_iter().filter(|sink| sink.commands);
+        let listen = |sink: publishers::Enabled| {
+            mqtt::command::listen(sink.mqtt, Arc::clone(&handler), station::hearing(station))
+        };
+        let commands = heard.map(listen).collect();
         let gate = gate::Gate::new(Arc::clone(store));
         let feeds = cameras.feeds();
         let ring = feeds.ring.clone();
@@ -344,7 +345,7 @@ impl Parts<'_> {
     }
 
     /// Waits until everything is acknowledged, as long as there is a broker that might do it.
-    async fn deliver(self, phase: Receiver<Phase>) {
+    async fn deliver(self, connections: &Connections) {
         let until = Instant::now() + DELIVER;
         let mut left = self.store.outbox_len();
         while left > 0 && Instant::now() < until {
@@ -355,7 +356,7 @@ impl Parts<'_> {
             }
         }
         if left > 0 {
-            tracing::warn!(left, phase = ?*phase.borrow(), "results stay in the outbox for the next start");
+            tracing::warn!(left, connected = ?connections.up(), "results stay in the outbox for the next start");
         }
     }
 }
@@ -372,16 +373,11 @@ impl Line {
     fn gone(&self, page: Option<&Web>, door: Option<&Door>) -> Option<&'static str> {
         let inbox = self.inbox.as_ref().is_some_and(JoinHandle::is_finished);
         let inbox = inbox.then_some("the thread of triggers by file");
-        let commands = self.commands.is_over().then_some("the task of commands by MQTT");
+        let commands = self.commands.iter().any(Listening::is_over).then_some("the task of commands by MQTT");
         let keeper = self.keeper.thread.is_finished().then_some("the thread of recipes");
         let door = door.is_some_and(Door::is_over).then_some("the thread of the local door");
         inbox.or(commands).or(keeper).or(door).or_else(|| page.and_then(Web::gone))
     }
-}
-
-/// Waits until the MQTT task has ended, which it only does on an error of the store.
-async fn closed(phase: &mut Receiver<Phase>) {
-    while phase.changed().await.is_ok() {}
 }
 
 /// The model, loaded and let in; or the engine without it, with the reason in its health.
@@ -428,29 +424,4 @@ fn engine_program(model: &Model) -> Program {
         model.device.name().into(),
     ];
     Program::new(text)
-}
-
-fn tls(files: &BrokerTls) -> Result<mqtt::Tls, mqtt::MqttError> {
-    let identity =
-        files.certificate.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
-    mqtt::Tls::new(&files.ca, identity)
-}
-
-fn mqtt_options(config: &Config) -> anyhow::Result<MqttOptions> {
-    let m = &config.mqtt;
-    let secret = |s: crate::config::Secret| s.expose().to_owned();
-    Ok(MqttOptions {
-        host: m.host.clone(),
-        port: m.port,
-        protocol: match m.protocol {
-            crate::config::Protocol::V5 => Protocol::V5,
-            crate::config::Protocol::V311 => Protocol::V311,
-        },
-        client_id: m.client_id.clone(),
-        username: m.username.clone().map(secret),
-        password: m.read_password().context("[mqtt] password_file")?.map(secret),
-        tls: m.tls.as_ref().map(tls).transpose().context("[mqtt]")?,
-        prefix: config.station.topic("").trim_end_matches('/').to_owned(),
-        keep_alive: Duration::from_secs(m.keep_alive_s.into()),
-    })
 }

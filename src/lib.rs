@@ -10,7 +10,7 @@
 //!     inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
 //!     store/      image file, then record and outbox entry in one commit, flushed to the disk
 //!     web/        the review page: queue, pictures, decisions               -> Review, in the store
-//!     mqtt/       outbox -> PUBLISH -> PUBACK -> entry removed
+//!     publish/    outbox -> each sink: PUBLISH -> PUBACK -> its cursor goes on
 //!
 //! `evaluate` scores inspections against what is known of their pictures. `control` is the door for the commands of this machine that need the store: verify, export and their like.
 //!
@@ -21,7 +21,7 @@
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):
 //!
 //!     main > cli, daemon > config > recipe > inspect > engine > vlm
-//!                         > camera, mqtt, web, control > store > domain
+//!                         > camera, publish, web, control > store > domain
 //!
 //! An error never becomes a pass: whatever goes wrong between a frame and its verdict ends in
 //! `Verdict::Review` with its reason.
@@ -44,7 +44,7 @@ pub mod evaluate;
 pub mod health;
 pub mod inspect;
 pub mod ipc;
-pub mod mqtt;
+pub mod publish;
 pub mod queue;
 pub mod recipe;
 pub mod simulator;

@@ -29,6 +29,8 @@ mod recipes;
 mod risks;
 #[path = "common/shipped.rs"]
 mod shipped;
+#[path = "commands/sinks.rs"]
+mod sinks;
 #[path = "common/station.rs"]
 mod station;
 #[path = "commands/tls.rs"]
@@ -36,7 +38,7 @@ mod tls;
 
 use broker::{Broker, Subscriber, until};
 use clips::ask_about_clips;
-use inspectd::mqtt::message::PART_JSON_SCHEMA;
+use inspectd::publish::mqtt::dialect::json::message::PART_JSON_SCHEMA;
 use inspectd::store::accounts::Token;
 use inspectd::store::images::sha256;
 use rumqttc::v5::mqttbytes::QoS;

@@ -24,7 +24,7 @@ mod station;
 
 use broker::{Broker, Subscriber, until};
 use clips::ask_about_clips;
-use inspectd::mqtt::message::RESULT_JSON_SCHEMA;
+use inspectd::publish::mqtt::dialect::json::message::RESULT_JSON_SCHEMA;
 use inspectd::store::{Store, StoreOptions};
 use station::{PREFIX, Station, engine, results, signal, wait};
 use std::collections::BTreeMap;

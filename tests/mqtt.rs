@@ -7,16 +7,22 @@ mod broker;
 mod gate;
 #[path = "common/inspections.rs"]
 mod inspections;
+#[path = "mqtt/old_store.rs"]
+mod old_store;
+#[path = "common/packed.rs"]
+mod packed;
 
 use broker::{Broker, Message, Subscriber, until};
 use gate::Gate;
 use inspectd::domain::camera::CameraStatus;
 use inspectd::domain::part::PartRef;
 use inspectd::domain::review::{Decided, Decision};
-use inspectd::mqtt::message::{RESULT_JSON_SCHEMA, Stats};
-use inspectd::mqtt::state::Phase;
-use inspectd::mqtt::{self, Handle, MqttOptions, Protocol, StationEvent};
-use inspectd::store::outbox::{Cause, Kind, Owed};
+use inspectd::publish::mqtt::dialect::Spoken;
+use inspectd::publish::mqtt::dialect::json::message::RESULT_JSON_SCHEMA;
+use inspectd::publish::mqtt::state::Phase;
+use inspectd::publish::mqtt::{self, Handle, MqttOptions, Protocol};
+use inspectd::publish::{StationEvent, Stats};
+use inspectd::store::outbox::{Cause, Kind, MQTT, Owed};
 use inspectd::store::{Store, StoreOptions};
 use inspections::{id, inspection};
 use std::collections::HashMap;
@@ -28,6 +34,8 @@ const PREFIX: &str = "inspectd/plant1/body/line1/st10";
 
 fn options(port: u16, protocol: Protocol) -> MqttOptions {
     MqttOptions {
+        sink: "mqtt".into(),
+        dialect: Spoken::Json,
         host: "127.0.0.1".into(),
         port,
         protocol,
@@ -63,7 +71,7 @@ impl Station {
         }
         prepare(&store);
         let (events, receiver) = mpsc::channel(16);
-        let handle = mqtt::spawn(options(port, protocol), Arc::clone(&store), receiver).unwrap();
+        let handle = mqtt::spawn(options(port, protocol), Arc::clone(&store), receiver, None).unwrap();
         Self { store, events, handle, next: before + 1, _dir: dir }
     }
 
@@ -78,6 +86,18 @@ impl Station {
         let phase = self.handle.phase();
         until(&format!("the connection is {wanted:?}"), || *phase.borrow() == wanted).await;
     }
+}
+
+/// How much of a kind the sink `mqtt` waits for.
+fn owed(store: &Store, kind: Kind) -> usize {
+    store.outbox(MQTT).owed(kind, 0, 9).unwrap().entries.len()
+}
+
+/// The sink `mqtt` gives up a message.
+fn give_up(store: &Store, owed: Owed, cause: Cause, reason: &str) {
+    let outbox = store.outbox(MQTT);
+    let place = outbox.place_of(owed).unwrap().expect("it is owed");
+    outbox.give_up(place, cause, reason).unwrap();
 }
 
 /// Every id once or with the same bytes again; first arrivals in the order of the ledger.
@@ -375,8 +395,8 @@ async fn dead_letters_are_tried_again_when_they_fit_and_when_somebody_says_so() 
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
     let result = |seq| Owed { kind: Kind::Result, seq };
     let station = Station::start_with(broker.port, Protocol::V5, 3, |store| {
-        store.dead_letter(result(1), Cause::Size, "2113 bytes, the limit is 334").unwrap();
-        store.dead_letter(result(2), Cause::Dropped, "every connection is dropped on it").unwrap();
+        give_up(store, result(1), Cause::Size, "2113 bytes, the limit is 334");
+        give_up(store, result(2), Cause::Dropped, "every connection is dropped on it");
     });
     until("two arrive", || subscriber.on("/result").len() >= 2 && station.store.outbox_len() == 0).await;
     until("the alarm is raised", || alarm(&subscriber, "result_undeliverable", "raised")).await;
@@ -418,7 +438,7 @@ async fn a_kind_on_which_connections_drop_blocks_no_result(kind: Kind) {
         }
     });
     station.next = 5;
-    let left = |store: &Store| store.owed(kind, 0, 9).unwrap().len();
+    let left = |store: &Store| owed(store, kind);
     for more in 1..=3 {
         station.commit(4);
         let so_far = 4 + 4 * more;
@@ -427,7 +447,7 @@ async fn a_kind_on_which_connections_drop_blocks_no_result(kind: Kind) {
     until("the alarm is raised", || alarm(&subscriber, "result_refused", "raised")).await;
     let raised = subscriber.newest("/alarm/result_refused").unwrap();
     assert!(raised["message"].as_str().unwrap().contains(kind.as_str()), "{raised}");
-    until("no result is owed", || station.store.outbox(0, 9).unwrap().is_empty()).await;
+    until("no result is owed", || owed(&station.store, Kind::Result) == 0).await;
     assert_eq!((left(&station.store), station.store.dead_letters().unwrap().len()), (1, 0), "it is kept");
     check_results(&subscriber.on("/result"), 16);
     gate.forbid(None);

@@ -5,13 +5,15 @@
 
 #[path = "common/inspections.rs"]
 mod inspections;
+#[path = "common/packed.rs"]
+mod packed;
 
-use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use inspectd::store::outbox::{Cause, Kind, Owed};
+use inspectd::store::outbox::{Cause, Kind, MQTT, Owed};
 use inspectd::store::{Store, StoreOptions};
 use inspections::{id, inspection};
-use std::io::{Read as _, Write as _};
+use packed::unpack;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -56,22 +58,6 @@ fn pack(dir: &Path, top: &Path, out: &mut impl std::io::Write) {
     }
 }
 
-fn unpack(bytes: &[u8], dir: &Path) {
-    let mut rest = bytes;
-    let mut field = || {
-        let (length, after) = rest.split_at_checked(8)?;
-        let length = u64::from_le_bytes(length.try_into().expect("eight bytes")) as usize;
-        let (field, after) = after.split_at(length);
-        rest = after;
-        Some(field)
-    };
-    while let Some(name) = field() {
-        let path = dir.join(std::str::from_utf8(name).expect("text"));
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("it is made");
-        std::fs::write(path, field().expect("its bytes")).expect("it is written");
-    }
-}
-
 /// Not run with the others: a fixture is written once, by the version whose store it is.
 #[test]
 #[ignore = "writes the fixture"]
@@ -83,9 +69,9 @@ fn write_the_fixture() {
         store.commit(&part(n), Some(image)).expect("it is stored");
     }
     store.ack(&[1, 2, 3, 5]).expect("it is taken");
-    store
-        .dead_letter(Owed { kind: Kind::Result, seq: 4 }, Cause::Size, "too long for the broker")
-        .expect("it is moved");
+    let outbox = store.outbox(MQTT);
+    let place = outbox.place_of(Owed { kind: Kind::Result, seq: 4 }).expect("it reads").expect("it is owed");
+    outbox.give_up(place, Cause::Size, "too long for the broker").expect("it is moved");
     drop(store);
     let mut packed = GzEncoder::new(vec![], flate2::Compression::best());
     pack(dir.path(), dir.path(), &mut packed);
@@ -97,11 +83,8 @@ fn write_the_fixture() {
 
 #[test]
 fn a_store_of_format_1_opens_and_goes_on() {
-    let file = std::fs::File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join(FIXTURE)).expect("it is there");
-    let mut bytes = vec![];
-    GzDecoder::new(file).read_to_end(&mut bytes).expect("it unpacks");
     let dir = tempfile::tempdir().expect("a folder");
-    unpack(&bytes, dir.path());
+    unpack(FIXTURE, dir.path());
     let store = open(dir.path());
     let found = store.verify().expect("it reads");
     assert_eq!((found.inspections, found.gaps, found.broken_at), (RECORDS, 0, None), "{:?}", found.reason);
@@ -111,7 +94,8 @@ fn a_store_of_format_1_opens_and_goes_on() {
         let image = store.image_path(&stored.image.expect("it has one").image.sha256).expect("it is here");
         assert_eq!(std::fs::read(image).expect("it reads"), picture(n));
     }
-    let owed: Vec<u64> = store.outbox(0, 100).expect("it reads").iter().map(|e| e.seq).collect();
+    let page = store.outbox(MQTT).owed(Kind::Result, 0, 100).expect("it reads");
+    let owed: Vec<u64> = page.entries.iter().map(|e| e.owed.seq).collect();
     assert_eq!(owed, [6, 7, 8, 9, 10, 11, 12]);
     let dead = store.dead_letters().expect("they read");
     assert_eq!((dead.len(), dead[0].owed.seq, dead[0].reason.as_str()), (1, 4, "too long for the broker"));

@@ -4,7 +4,7 @@
 //! Imports go to the right only, and siblings never import each other; they meet in `daemon`:
 //!
 //!     main > cli, daemon > config > inspect > engine > vlm
-//!                        > camera, mqtt, web, control > store > domain
+//!                        > camera, publish, web, control > store > domain
 //!
 //! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them;
 //! `command` is one on `domain`, for the rooms that take commands. Test code, what stands under `#[cfg(test)]`, is free
@@ -34,7 +34,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("command", &["domain"]),
     ("store", &["domain", "clock", "health", "threads"]),
     ("camera", &["address", "document", "domain", "simulator", "queue", "clock", "health", "ipc", "threads"]),
-    ("mqtt", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
+    ("publish", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
     ("web", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
     ("control", &["store", "domain", "clock", "ipc", "threads"]),
     ("engine", &["vlm", "queue", "ipc", "threads"]),
@@ -156,7 +156,7 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// `mqtt` for `src/mqtt/state.rs`, `config` for `src/config.rs`.
+/// `publish` for `src/publish/mqtt/state.rs`, `config` for `src/config.rs`.
 fn room_of(path: &Path) -> String {
     let inside = path.strip_prefix("src").expect("a path under src");
     let first = inside.iter().next().expect("a file has a name").to_string_lossy();
@@ -314,24 +314,24 @@ fn the_check_sees_broken_imports() {
     assert!(sees("domain", "use {std::fmt, crate::store as kept};"));
     assert!(sees("domain", "use crate::store::*;"));
     assert!(sees("vlm", "use crate::{\n    vlm::{\n        gguf, rope,\n    },\n    domain,\n};"));
-    assert!(sees("mqtt", "fn f() { let x = crate::web::api(); }"));
-    assert!(sees("mqtt", "fn f(x: &crate::web::Web<u8>) -> Option<crate::domain::Frame> { None }"));
-    assert!(sees("mqtt", "fn f() { println!(\"{}\", crate::web::api()); }"));
-    assert!(sees("mqtt", "macro_rules! m { () => { $crate::web::api() }; }"));
+    assert!(sees("publish", "fn f() { let x = crate::web::api(); }"));
+    assert!(sees("publish", "fn f(x: &crate::web::Web<u8>) -> Option<crate::domain::Frame> { None }"));
+    assert!(sees("publish", "fn f() { println!(\"{}\", crate::web::api()); }"));
+    assert!(sees("publish", "macro_rules! m { () => { $crate::web::api() }; }"));
     assert!(sees("inspect", "pub use crate::store;"));
-    assert!(sees("camera", "use inspectd::mqtt::Client;"));
-    assert!(sees("store", "fn f() { use super::super::mqtt; }"));
-    assert!(sees("store", "fn f() { super::super::mqtt::f(); }"));
+    assert!(sees("camera", "use inspectd::publish::mqtt::Client;"));
+    assert!(sees("store", "fn f() { use super::super::publish; }"));
+    assert!(sees("store", "fn f() { super::super::publish::f(); }"));
     assert!(sees("queue", "const QUOTE: char = '\"'; use crate::domain::Frame;"));
-    assert!(sees("store", "const A: &str = \"a\"; use crate::mqtt;"));
-    assert!(sees("store", "#[cfg(test)]\nmod tests {}\nuse crate::mqtt;"));
+    assert!(sees("store", "const A: &str = \"a\"; use crate::publish;"));
+    assert!(sees("store", "#[cfg(test)]\nmod tests {}\nuse crate::publish;"));
 
     assert!(!sees("domain", "use crate::domain::rect::Rect;\nuse std::fmt;"));
     assert!(!sees("inspect", "use crate::{domain::{Frame, Grid}, vlm};"));
     assert!(!sees("domain", "//! `crate::store` keeps these.\n/* */ const X: &str = \"crate::store\";"));
     assert!(!sees("domain", "use my_crate::store;"));
-    assert!(!sees("store", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::mqtt;\n}"));
-    assert!(!sees("cli", "use crate::{mqtt, web};"));
+    assert!(!sees("store", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::publish;\n}"));
+    assert!(!sees("cli", "use crate::{publish, web};"));
 }
 
 #[test]

@@ -64,6 +64,12 @@ fn report_config(out: &mut impl Write, path: &Path, config: &Config) -> io::Resu
     let ids: Vec<_> = config.cameras.iter().map(|camera| camera.id.as_str()).collect();
     let url = config.mqtt.url();
     writeln!(out, "ok       {}: {}, broker {url}", path.display(), counted(&ids, "camera"))?;
+    for sink in &config.sinks {
+        let (name, url) = (&sink.name, sink.broker.url());
+        let enabled = if sink.enabled { "" } else { ", not enabled" };
+        let commands = if sink.commands { ", takes commands" } else { "" };
+        writeln!(out, "ok       {}: sink {name}, broker {url}{commands}{enabled}", path.display())?;
+    }
     for (name, recipe) in &config.recipes {
         report_pipeline(out, &config.file_of(name), &recipe.pipeline)?;
     }

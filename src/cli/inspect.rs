@@ -16,7 +16,7 @@ use crate::domain::frame::{ClipPicture, Frame, Trigger};
 use crate::domain::pipeline::Pipeline;
 use crate::evaluate::score::Asked;
 use crate::inspect::inspect;
-use crate::mqtt::message::ResultV1;
+use crate::publish::mqtt::dialect::json::message::ResultV1;
 use crate::store::record::Stored;
 use anyhow::Context;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! `inspectd outbox`: what the broker has not taken, and another try for what was given up.
+//! `inspectd outbox`: what the sinks have not taken, and another try for what was given up.
 
 use super::store_args::StoreArgs;
 use crate::control::client::{ControlError, Piece, Taken};
@@ -20,15 +20,21 @@ enum What {
     List {
         #[command(flatten)]
         store: StoreArgs,
+        /// Only of this sink: mqtt, or the NAME of a [sink.NAME].
+        #[arg(long, value_name = "NAME")]
+        sink: Option<String>,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Owe messages to the broker again. What was given up arrives late, after messages with higher numbers, under
+    /// Owe messages again. What was given up arrives late, after messages with higher numbers, under
     /// its own id and number and with its own bytes. What waits after a refusal is tried at once, too.
     Retry {
         #[command(flatten)]
         store: StoreArgs,
+        /// Only to this sink: mqtt, or the NAME of a [sink.NAME].
+        #[arg(long, value_name = "NAME")]
+        sink: Option<String>,
         /// For example result:17, part:9 or review:3; none: all that were given up.
         #[arg(value_name = "KIND:NUMBER", value_parser = parse)]
         letters: Vec<Owed>,
@@ -41,40 +47,56 @@ enum What {
 /// A bad config; no store; another user's.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
-        What::List { store, json } => list(&store, json),
-        What::Retry { store, letters } => retry(&store, &letters),
+        What::List { store, sink, json } => list(&store, sink.as_deref(), json),
+        What::Retry { store, sink, letters } => retry(&store, sink, &letters),
     }
 }
 
-fn list(store: &StoreArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+fn list(store: &StoreArgs, sink: Option<&str>, as_json: bool) -> anyhow::Result<ExitCode> {
     let (_, mut client) = store.reach()?;
     let mut letters = Vec::new();
     let summary = client.ask::<ControlError>(Request::Outbox, |piece| {
         if let Piece::Item { item, .. } = piece {
-            letters.push(item);
+            letters.extend(sink.is_none_or(|sink| item["sink"] == sink).then_some(item));
         }
         Ok(Taken::Silently)
     })?;
+    let sinks = summary["sinks"].as_object().cloned().unwrap_or_default();
+    if let Some(sink) = sink.filter(|sink| !sinks.contains_key(*sink)) {
+        let known: Vec<&str> = sinks.keys().map(String::as_str).collect();
+        anyhow::bail!("{sink:?} is no sink; there are {}", known.join(", "));
+    }
+    let of_sink = |sink: &str| sinks.get(sink).map_or(&Value::Null, |state| &state["owed"]);
     if as_json {
-        println!("{}", json!({ "owed": summary["owed"], "dead": letters }));
+        let owed = sink.map_or(&summary["owed"], of_sink);
+        println!("{}", json!({ "owed": owed, "dead": letters, "sinks": sinks }));
         return Ok(ExitCode::SUCCESS);
     }
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     for letter in &letters {
-        let [kind, seq, at, reason] = ["kind", "seq", "at", "reason"].map(|key| text(&letter[key]));
-        println!("{kind}:{seq}  {at}  {reason}");
+        let [sink, kind, seq, at, reason] =
+            ["sink", "kind", "seq", "at", "reason"].map(|key| text(&letter[key]));
+        let to = if sinks.len() > 1 { format!("{sink}  ") } else { String::new() };
+        println!("{kind}:{seq}  {to}{at}  {reason}");
     }
-    let owed = |kind: Kind| format!("{} {}s", summary["owed"][kind.as_str()], kind.as_str());
-    println!("{} given up; owed: {}", letters.len(), Kind::ALL.map(owed).join(", "));
+    println!("{} given up; owed: {}", letters.len(), counts(sink.map_or(&summary["owed"], of_sink)));
+    for (name, state) in sinks.iter().filter(|_| sinks.len() > 1 && sink.is_none()) {
+        let enabled = if state["enabled"] == true { "" } else { " (not enabled)" };
+        println!("  {name}{enabled}: {}", counts(&state["owed"]));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn retry(store: &StoreArgs, letters: &[Owed]) -> anyhow::Result<ExitCode> {
+fn counts(owed: &Value) -> String {
+    Kind::ALL.map(|kind| format!("{} {}s", owed[kind.as_str()], kind.as_str())).join(", ")
+}
+
+fn retry(store: &StoreArgs, sink: Option<String>, letters: &[Owed]) -> anyhow::Result<ExitCode> {
     let (_, mut client) = store.reach()?;
     let beside = client.is_daemon();
     let letter = |owed: &Owed| Letter { kind: owed.kind.as_str().to_owned(), seq: owed.seq };
     let letters = (!letters.is_empty()).then(|| letters.iter().map(letter).collect());
-    let summary = client.ask::<ControlError>(Request::Retry { letters }, |_| Ok(Taken::Silently))?;
+    let summary = client.ask::<ControlError>(Request::Retry { letters, sink }, |_| Ok(Taken::Silently))?;
     let when = if beside { "" } else { ", from the next start on" };
     println!("{} are owed to the broker again{when}", summary["retried"]);
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! The config in force, as TOML for the log: defaults filled in, overrides applied, secrets masked.
 
-use super::{Config, TriggerConfig, TriggerOn};
+use super::{Config, Mqtt, TriggerConfig, TriggerOn};
 use crate::document::{MASK, Text, path, quoted};
 
 impl Config {
@@ -47,7 +47,7 @@ impl Config {
         out.pair("retain_days", self.store.retain_days);
         out.pair("clock", quoted(self.store.clock.as_str()));
         out.pair("free_bytes_min", self.store.free_bytes_min);
-        self.broker(&mut out);
+        self.brokers(&mut out);
         self.page(&mut out);
         for (name, recipe) in &self.recipes {
             out.line(&format!("# pipeline {name} version {}", recipe.pipeline.version));
@@ -86,9 +86,23 @@ impl Config {
         out.pair("open_metrics", web.open_metrics);
     }
 
-    fn broker(&self, out: &mut Text) {
-        let mqtt = &self.mqtt;
+    fn brokers(&self, out: &mut Text) {
         out.line("[mqtt]");
+        out.broker(&self.mqtt);
+        out.pair("outbox_entries_max", self.mqtt.outbox_entries_max);
+        for sink in &self.sinks {
+            out.line(&format!("[sink.{}]", sink.name));
+            out.pair("kind", quoted("mqtt"));
+            out.pair("enabled", sink.enabled);
+            out.pair("commands", sink.commands);
+            out.broker(&sink.broker);
+        }
+    }
+}
+
+impl Text {
+    fn broker(&mut self, mqtt: &Mqtt) {
+        let out = self;
         out.pair("url", quoted(&mqtt.url()));
         out.pair("protocol", mqtt.protocol.level());
         out.pair("client_id", quoted(&mqtt.client_id));
@@ -109,7 +123,6 @@ impl Config {
             }
         }
         out.pair("keep_alive_s", mqtt.keep_alive_s);
-        out.pair("outbox_entries_max", mqtt.outbox_entries_max);
     }
 }
 

@@ -1,15 +1,25 @@
-//! The `[mqtt]` section: the broker's address and who we are to it.
+//! The sections `[mqtt]` and `[sink.NAME]`: the brokers' addresses and who we are to them.
 //!
 //! Secrets never reach a log: `Secret` prints as `***`, and messages mask what looks like one.
 
 use crate::document::MASK;
 use crate::document::Section;
+use crate::store::outbox::MQTT;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// A password file beyond this many bytes is not one.
 const PASSWORD_BYTES_MAX: usize = 64 * 1024;
+
+/// Results that wait, at most, where the config says nothing.
+const OUTBOX_ENTRIES_MAX: u64 = 200_000;
+
+/// Further brokers: each costs a connection, a task and its share of the outbox.
+const SINKS_MAX: usize = 8;
+
+/// Longest name of a sink: it stands in codes of alarms and names of figures.
+const SINK_NAME_MAX: usize = 32;
 
 /// How to reach the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +36,19 @@ pub struct Mqtt {
     pub password: Option<Secret>,
     pub password_file: Option<PathBuf>,
     pub keep_alive_s: u16,
-    /// Results that wait for the broker, at most; the outbox holds no more.
+    /// Results that wait for a broker, at most; the outbox holds no more. One limit for all sinks, of `[mqtt]`.
     pub outbox_entries_max: u64,
+}
+
+/// A further broker, `[sink.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sink {
+    pub name: String,
+    /// False: it keeps its place in the outbox and holds nobody back.
+    pub enabled: bool,
+    /// Commands are taken from it, too.
+    pub commands: bool,
+    pub broker: Mqtt,
 }
 
 /// Files (PEM) of a connection by TLS.
@@ -121,8 +142,40 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Reads the section. `client_id` is the default id; `input` finds a file that a path names.
+/// Reads `[mqtt]`. `client_id` is the default id; `input` finds a file that a path names.
 pub(super) fn read(section: Section<'_>, client_id: String, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
+    let max = section.ranged("outbox_entries_max", 1_000..=10_000_000).unwrap_or(OUTBOX_ENTRIES_MAX);
+    let broker = read_broker(&section, client_id, input);
+    section.finish();
+    Mqtt { outbox_entries_max: max, ..broker }
+}
+
+/// Reads all `[sink.NAME]`, in the order of their names; `client_id` gets the name behind it.
+pub(super) fn read_sinks(root: &Section<'_>, client_id: &str, input: impl Fn(&Path) -> PathBuf) -> Vec<Sink> {
+    let mut sinks = Vec::new();
+    for (name, section) in root.named("sink") {
+        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+        if name.len() > SINK_NAME_MAX || !name.bytes().all(fits) {
+            let what = "its name must be 1 to 32 of the characters a-z 0-9 _ -";
+            section.problem_here(what);
+        } else if name == MQTT {
+            section.problem_here("this name is that of the section [mqtt]");
+        }
+        section.required_word("kind", |word| (word == "mqtt").then_some(()), &["mqtt"]);
+        let enabled = section.get("enabled").unwrap_or(true);
+        let commands = section.get("commands").unwrap_or(false);
+        let broker = read_broker(&section, format!("{client_id}-{name}"), &input);
+        section.finish();
+        sinks.push(Sink { name, enabled, commands, broker });
+    }
+    if sinks.len() > SINKS_MAX {
+        root.problem("sink", format!("there are {}; at most {SINKS_MAX} are served", sinks.len()));
+    }
+    sinks
+}
+
+/// The keys that both sections have.
+fn read_broker(section: &Section<'_>, client_id: String, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
     let url: String = section.required("url");
     let address = parse_url(&url).unwrap_or_else(|message| {
         if !url.is_empty() {
@@ -130,7 +183,7 @@ pub(super) fn read(section: Section<'_>, client_id: String, input: impl Fn(&Path
         }
         Address::default()
     });
-    let tls = read_tls(&section, address.tls, &input);
+    let tls = read_tls(section, address.tls, &input);
     let protocol = match section.get::<u8>("protocol") {
         None | Some(5) => Protocol::V5,
         Some(4) => Protocol::V311,
@@ -155,7 +208,7 @@ pub(super) fn read(section: Section<'_>, client_id: String, input: impl Fn(&Path
         let key = if password_file.is_some() { "password_file" } else { "password" };
         section.problem(key, "a password needs a username");
     }
-    let mqtt = Mqtt {
+    Mqtt {
         host: address.host,
         port: address.port,
         tls,
@@ -165,10 +218,8 @@ pub(super) fn read(section: Section<'_>, client_id: String, input: impl Fn(&Path
         password: password.or(address.password).map(Secret),
         password_file,
         keep_alive_s: section.ranged("keep_alive_s", 5..=3600).unwrap_or(30),
-        outbox_entries_max: section.ranged("outbox_entries_max", 1_000..=10_000_000).unwrap_or(200_000),
-    };
-    section.finish();
-    mqtt
+        outbox_entries_max: OUTBOX_ENTRIES_MAX,
+    }
 }
 
 /// The keys of TLS, which only `mqtts://` has.

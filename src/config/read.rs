@@ -1,8 +1,8 @@
 //! The sections of the config file, one function each.
 
 use super::{
-    Camera, Config, Model, Part, QueueConfig, ReadError, Station, Store, TriggerConfig, TriggerOn, mqtt,
-    pair, read_text, web,
+    Camera, Config, Model, Mqtt, Part, QueueConfig, ReadError, Sink, Station, Store, TriggerConfig,
+    TriggerOn, mqtt, pair, read_text, web,
 };
 use crate::camera::kind::SourceConfig;
 use crate::document::{Document, Origin, PATH_CHARS_MAX, Problem, Section};
@@ -52,6 +52,7 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         parts: parts(&root, &cameras),
         cameras,
         store: store(root.child("store")),
+        sinks: mqtt::read_sinks(&root, &client_id, |path| origin.input(path)),
         mqtt: mqtt::read(broker, client_id, |path| origin.input(path)),
         web: web::read(origin, root.child("web")),
         station,
@@ -61,18 +62,11 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         notes,
         warnings: vec![],
     };
-    if let Some(message) = config.mqtt.warning() {
-        document.warning("mqtt.url", message);
+    check_broker(origin, &root, &document, "mqtt", &config.mqtt);
+    for sink in &config.sinks {
+        check_broker(origin, &root, &document, &format!("sink.{}", sink.name), &sink.broker);
     }
-    if let Some(path) = &config.mqtt.password_file {
-        origin.must_be_file(&root, "mqtt.password_file", path);
-    }
-    if let Some(tls) = &config.mqtt.tls {
-        let of_pair = tls.certificate.iter().flat_map(|(c, k)| [("mqtt.certificate", c), ("mqtt.key", k)]);
-        for (key, path) in of_pair.chain([("mqtt.ca", &tls.ca)]) {
-            origin.must_be_file(&root, key, path);
-        }
-    }
+    check_clients(&root, &config);
     root.finish();
     let (mut problems, warnings) = document.into_problems_and_warnings();
     if !origin.may_break {
@@ -84,6 +78,36 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         Ok(config)
     } else {
         Err(problems)
+    }
+}
+
+/// What a broker's section says of files and of the way to it.
+fn check_broker(origin: &Origin, root: &Section<'_>, document: &Document, at: &str, broker: &Mqtt) {
+    if let Some(message) = broker.warning() {
+        document.warning(&format!("{at}.url"), message);
+    }
+    let mut files = Vec::from_iter(broker.password_file.iter().map(|path| ("password_file", path)));
+    if let Some(tls) = &broker.tls {
+        files.extend(tls.certificate.iter().flat_map(|(c, k)| [("certificate", c), ("key", k)]));
+        files.push(("ca", &tls.ca));
+    }
+    for (key, path) in files {
+        origin.must_be_file(root, &format!("{at}.{key}"), path);
+    }
+}
+
+/// Two clients of one id throw each other out at their broker.
+fn check_clients(root: &Section<'_>, config: &Config) {
+    let mut ids = BTreeSet::new();
+    ids.insert((&config.mqtt.host, config.mqtt.port, &config.mqtt.client_id));
+    for Sink { name, broker, .. } in &config.sinks {
+        if !ids.insert((&broker.host, broker.port, &broker.client_id)) {
+            let key = format!("sink.{name}.client_id");
+            root.problem(
+                &key,
+                "another sink has this id at the same broker: they would throw each other out",
+            );
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::vlm::ModelInfo;
 use proptest::prelude::*;
 
 mod door;
+mod sinks;
 mod warnings;
 
 const SMALL: &str = r#"[station]

@@ -83,15 +83,19 @@ pub enum Request {
         #[serde(default)]
         reason: Option<String>,
     },
-    /// List what was given up on the way to the broker, an item each, and count what is owed.
+    /// List what was given up on the way to a sink, an item each, and count what is owed.
     Outbox,
-    /// Owe these to the broker again, or all that were given up.
-    Retry { letters: Option<Vec<Letter>> },
+    /// Owe these again, or all that were given up; `sink`: only those of this one.
+    Retry {
+        letters: Option<Vec<Letter>>,
+        #[serde(default)]
+        sink: Option<String>,
+    },
     /// Give what a backup needs that holds `since` already; each batch waits until it was taken.
     Backup { since: Since },
 }
 
-/// A message for the broker, by its kind (result, part, review) and its number there.
+/// An owed message, by its kind (result, part, review) and its number there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Letter {
     pub kind: String,

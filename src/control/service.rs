@@ -7,7 +7,7 @@ use crate::store::backup::take::{TakeError, Taker};
 use crate::store::error::StoreError;
 use crate::store::export::write::{ExportError, Form, Sink};
 use crate::store::ledger::Verified;
-use crate::store::outbox::{Kind, Owed};
+use crate::store::outbox::{Kind, MQTT, Owed, SinkState};
 use crate::store::pins::ModelPin;
 use crate::store::proof::{FileStep, FilesVerified};
 use crate::store::query::Filter;
@@ -55,7 +55,7 @@ pub fn answer(
             accept_model(store, &pin)
         }
         Request::Outbox => outbox(store, talk),
-        Request::Retry { letters } => retry(store, letters),
+        Request::Retry { letters, sink } => retry(store, letters, sink.as_deref()),
         Request::Backup { since } => backup(store, &since, talk),
     }
 }
@@ -73,26 +73,43 @@ fn accept_model(store: &Store, pin: &ModelPin) -> Result<Value, Failure> {
 fn outbox(store: &Store, talk: &mut Talk) -> Result<Value, Failure> {
     for letter in store.dead_letters()? {
         let item = json!({
-            "kind": letter.owed.kind.as_str(), "seq": letter.owed.seq, "cause": letter.cause.as_str(),
+            "sink": letter.sink, "kind": letter.owed.kind.as_str(), "seq": letter.owed.seq, "cause": letter.cause.as_str(),
             "reason": letter.reason, "at": letter.at,
         });
         talk.item(item, &[])?;
     }
-    let [result, part, review] = Kind::ALL.map(|kind| store.count_of(kind));
-    Ok(json!({ "owed": { "result": result, "part": part, "review": review } }))
+    let mut owed = json!({});
+    let mut sinks = json!({});
+    for SinkState { name, enabled, cursor, owed: [result, part, review], .. } in store.sinks()? {
+        let waiting = json!({ "result": result, "part": part, "review": review });
+        if name == MQTT {
+            owed = waiting.clone();
+        }
+        sinks[name] = json!({ "enabled": enabled, "cursor": cursor, "owed": waiting });
+    }
+    Ok(json!({ "owed": owed, "sinks": sinks }))
 }
 
-fn retry(store: &Store, letters: Option<Vec<Letter>>) -> Result<Value, Failure> {
-    let count = match letters {
-        None => store.retry_all()?,
+fn retry(store: &Store, letters: Option<Vec<Letter>>, sink: Option<&str>) -> Result<Value, Failure> {
+    let sinks: Vec<String> = store.sinks()?.into_iter().map(|s| s.name).collect();
+    if let Some(unknown) = sink.filter(|sink| !sinks.iter().any(|name| name == sink)) {
+        let known = sinks.join(", ");
+        return Err(Refusal::new("unknown", format!("{unknown:?} is no sink; there are {known}")).into());
+    }
+    let letters = match letters {
+        None => None,
         Some(letters) => {
             let owed = |Letter { kind, seq }: Letter| match Kind::parse(&kind) {
                 Some(kind) => Ok(Owed { kind, seq }),
                 None => Err(Refusal::new("unknown", format!("{kind:?} is no kind of message"))),
             };
-            store.retry(&letters.into_iter().map(owed).collect::<Result<Vec<_>, _>>()?)?
+            Some(letters.into_iter().map(owed).collect::<Result<Vec<_>, _>>()?)
         }
     };
+    let mut count = 0;
+    for name in sinks.iter().filter(|name| sink.is_none_or(|sink| sink == *name)) {
+        count += store.outbox(name).retry(letters.as_deref())?;
+    }
     Ok(json!({ "retried": count }))
 }
 
@@ -211,10 +228,10 @@ fn proof_of(
 
 /// A note that cannot be kept costs time, nothing else.
 fn keep_note(store: &Store, note: &Note) {
-    if note.flawed.len() <= NOTED_MAX {
-        if let Err(error) = store.remember(NOTE, note) {
-            tracing::debug!(%error, "how far the proof of files is was not noted");
-        }
+    if note.flawed.len() <= NOTED_MAX
+        && let Err(error) = store.remember(NOTE, note)
+    {
+        tracing::debug!(%error, "how far the proof of files is was not noted");
     }
 }
 

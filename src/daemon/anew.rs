@@ -56,7 +56,7 @@ mod tests {
     use crate::domain::camera::CameraState;
     use crate::domain::frame::{Frame, Trigger};
     use crate::domain::trigger::{Command, Request, Sender};
-    use crate::mqtt::StationEvent;
+    use crate::publish::StationEvent;
     use crate::queue::{Policy, Popped, Queue};
     use crate::recipe;
     use crate::store::{Store, StoreOptions};

@@ -1,7 +1,7 @@
 //! What must be done now and then: the watchdog, the store's room, counts, old inspections.
 //!
 //!     every second   did the inspector show life within `STALL`? then the watchdog is fed
-//!                    does the store accept? alarm and cameras say so; a store that failed ends the daemon
+//!                    does the store accept? alarm and cameras show it; a store that failed ends the daemon
 //!     now and then   stats      retention and, once a day, the look at the database's size, on a thread of
 //!                    their own
 //!
@@ -14,7 +14,7 @@ use super::station::Station;
 use super::systemd::Systemd;
 use crate::clock::Clock;
 use crate::command;
-use crate::mqtt::StationEvent;
+use crate::publish::StationEvent;
 use crate::store::Store;
 use crate::store::ageing::{Held, Round};
 use crate::store::error::StoreError;
@@ -82,7 +82,7 @@ impl Care {
     pub fn new(store: Arc<Store>, station: Arc<Station>, systemd: Arc<Systemd>, clock: Clock) -> Self {
         let now = clock.read().since_boot;
         for code in [ALARM_FULL, ALARM_HELD, ALARM_STEP, damaged::ALARM] {
-            station.tell(alarm(code, false, String::new()));
+            station.publish(alarm(code, false, String::new()));
         }
         Self {
             store,
@@ -113,7 +113,7 @@ impl Care {
         if now >= self.stats_due {
             self.stats_due = now + STATS_EVERY;
             let stats = self.station.take_stats(STATS_EVERY, self.store.outbox_len());
-            self.station.tell(StationEvent::Stats(stats));
+            self.station.publish(StationEvent::Stats(stats));
         }
         self.clean(now)
     }
@@ -127,7 +127,7 @@ impl Care {
         }
     }
 
-    /// A store that is full stops the line in the recorder; here it is said.
+    /// A store that is full stops the line in the recorder; here it is published.
     fn room(&mut self) -> anyhow::Result<()> {
         let reason = match self.store.accepts() {
             Ok(()) => None,
@@ -139,7 +139,7 @@ impl Care {
             return Ok(());
         }
         self.full = reason.is_some();
-        self.station.tell(alarm(ALARM_FULL, self.full, reason.unwrap_or_default()));
+        self.station.publish(alarm(ALARM_FULL, self.full, reason.unwrap_or_default()));
         Ok(())
     }
 
@@ -148,7 +148,7 @@ impl Care {
             let outcome = self.cleaning.take().map(JoinHandle::join);
             match outcome {
                 Some(Ok(Ok(cleaned))) => return Ok(self.take_cleaned(&cleaned)),
-                // A full disk passes; it is told as such.
+                // A full disk passes; it is reported as such.
                 Some(Ok(Err(error))) if !error.passes() => return Err(error.into()),
                 Some(Err(_)) => anyhow::bail!("retention panicked"),
                 Some(Ok(Err(_))) | None => {}
@@ -177,12 +177,12 @@ impl Care {
         };
         if held != self.held {
             self.held = held;
-            self.station.tell(alarm(ALARM_HELD, held.is_some(), held.unwrap_or_default().to_owned()));
+            self.station.publish(alarm(ALARM_HELD, held.is_some(), held.unwrap_or_default().to_owned()));
         }
         if step.is_some() != self.stepped {
             self.stepped = step.is_some();
             let text = step.as_ref().map(|step| format!("{step}: {STEP_WORDS}"));
-            self.station.tell(alarm(ALARM_STEP, self.stepped, text.unwrap_or_default()));
+            self.station.publish(alarm(ALARM_STEP, self.stepped, text.unwrap_or_default()));
         }
         if cleaned.compaction_due { Due::Compaction } else { Due::Nothing }
     }

@@ -5,10 +5,11 @@
 
 use crate::config::Config;
 use crate::domain::camera::{CameraState, CameraStatus, LineState};
-use crate::mqtt::StationEvent;
-use crate::mqtt::last_words::last_words;
+use crate::publish::StationEvent;
+use crate::publish::mqtt::last_words::last_words;
 use crate::store::error::StoreError;
 use anyhow::Context as _;
+use futures_util::future::join_all;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -58,15 +59,17 @@ pub fn report(config: &Config, error: &anyhow::Error) -> Damaged {
 }
 
 fn say(config: &Config, events: &[StationEvent]) -> anyhow::Result<()> {
-    let options = super::mqtt_options(config)?;
+    let sinks = super::publishers::enabled(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(last_words(&options, events, SAY)).context("the broker")
+    let words = sinks.iter().map(|sink| last_words(&sink.mqtt, events, SAY));
+    let said: Result<Vec<()>, _> = runtime.block_on(join_all(words)).into_iter().collect();
+    said.map(|_| ()).context("a broker")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqtt::MqttError;
+    use crate::publish::mqtt::MqttError;
 
     #[test]
     fn damage_is_told_from_what_passes_or_a_restart_mends() {

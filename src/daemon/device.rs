@@ -8,7 +8,7 @@ use crate::camera::picture::Condition;
 use crate::camera::supervisor::machine::Limits;
 use crate::camera::supervisor::{Report, Supervised};
 use crate::ipc::Program;
-use crate::mqtt::StationEvent;
+use crate::publish::StationEvent;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub fn open(
                 let raised = message.is_some();
                 let message = message.unwrap_or_default();
                 let code = format!("image_{id}");
-                station.tell(StationEvent::Alarm { code, raised, message });
+                station.publish(StationEvent::Alarm { code, raised, message });
             }
         }
     };

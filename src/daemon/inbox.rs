@@ -28,7 +28,7 @@ use crate::camera::Stop;
 use crate::camera::kind::folder::hidden;
 use crate::command::{self, Handler, Verb};
 use crate::domain::trigger::{Command, Refusal, Sender};
-use crate::mqtt::StationEvent;
+use crate::publish::StationEvent;
 use crate::threads;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -83,7 +83,7 @@ pub fn start(
                     tracing::error!(%error, "triggers by file are not taken");
                 }
                 let (raised, message) = (outcome.is_some(), outcome.clone().unwrap_or_default());
-                station.tell(StationEvent::Alarm { code: ALARM.to_owned(), raised, message });
+                station.publish(StationEvent::Alarm { code: ALARM.to_owned(), raised, message });
                 fault = outcome;
             }
         }
@@ -289,10 +289,10 @@ fn read(path: &Path, name: &OsStr, came: SystemTime) -> Result<Command, Refusal>
     let age = came.elapsed().unwrap_or_default();
     let now = Instant::now();
     let received = now.checked_sub(age).unwrap_or(now);
-    let words = command::words(&text)?;
-    let own_id = words.correlation_id.clone();
+    let body = command::body(&text)?;
+    let own_id = body.correlation_id.clone();
     let stem = Path::new(name).file_stem().and_then(OsStr::to_str);
-    let mut command = words.correlated_by(stem).order(Verb::Trigger, received)?.command;
+    let mut command = body.correlated_by(stem).order(Verb::Trigger, received)?.command;
     if let Command::Trigger(request) = &mut command {
         // Files of one name may follow each other, and each is a trigger.
         request.name = own_id;

@@ -17,7 +17,7 @@ use super::station::Station;
 use crate::engine::{Engine, Health, Reply};
 use crate::inspect::under_way::{Inbox, UnderWay};
 use crate::inspect::uninspected;
-use crate::mqtt::StationEvent;
+use crate::publish::StationEvent;
 use crate::queue::Popped;
 use crate::threads;
 use std::sync::Arc;
@@ -155,7 +155,7 @@ fn tell(health: &Health, told: &mut Health, station: &Station) {
     };
     for (code, message) in [(ALARM_ENGINE, message), (ALARM_MODEL, refused.clone().unwrap_or_default())] {
         let raised = !message.is_empty();
-        station.tell(StationEvent::Alarm { code: code.to_owned(), raised, message });
+        station.publish(StationEvent::Alarm { code: code.to_owned(), raised, message });
     }
 }
 

@@ -1,13 +1,15 @@
-//! What the station says about itself: states of cameras, alarms, counts, and whether it is alive.
+//! What the station publishes about itself: states of cameras, alarms, counts, and whether it is alive.
 
 use super::board::Board;
 use crate::domain::camera::{CameraStatus, LineState};
 use crate::domain::grade::Verdict;
 use crate::domain::inspection::Inspection;
-use crate::mqtt::StationEvent;
-use crate::mqtt::command::{ALARM_REFUSED, Tell};
-use crate::mqtt::message::Stats;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::publish::StationEvent;
+use crate::publish::mqtt::command::ALARM_REFUSED;
+use crate::publish::{Report, Stats};
+use crate::store::outbox::MQTT;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -17,10 +19,11 @@ const LATENCIES_MAX: usize = 4096;
 
 /// Shared by all threads of the line.
 pub struct Station {
-    events: mpsc::Sender<StationEvent>,
+    /// The queue of each sink, by its name.
+    sinks: Vec<(String, mpsc::Sender<StationEvent>)>,
     board: Board,
-    /// The broker lets nobody hear commands.
-    commands_refused: AtomicBool,
+    /// The alarms of brokers that let nobody hear commands.
+    commands_refused: Mutex<BTreeSet<String>>,
     counts: Mutex<Counts>,
     started: Instant,
     /// Milliseconds after `started` of the last sign of life.
@@ -36,64 +39,84 @@ struct Counts {
     latencies_ms: Vec<f64>,
 }
 
-/// Tells the alarms of the connection for commands; a station that hears none is not ready.
-pub fn hearing(station: &Arc<Station>) -> Tell {
+/// Publishes the alarms of a connection for commands; a station that hears none is not ready.
+pub fn hearing(station: &Arc<Station>) -> Report {
     let station = Arc::clone(station);
     Box::new(move |event| {
-        if let StationEvent::Alarm { code, raised, .. } = &event {
-            if code == ALARM_REFUSED {
-                station.commands_refused.store(*raised, Ordering::Relaxed);
-            }
+        if let StationEvent::Alarm { code, raised, .. } = &event
+            && code.starts_with(ALARM_REFUSED)
+        {
+            let mut refused = station.commands_refused.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.retain(|known| known != code);
+            refused.extend(raised.then(|| code.clone()));
         }
-        station.tell(event);
+        station.publish(event);
     })
 }
 
 impl Station {
-    /// A station that tells its events to `events`.
+    /// A station with the one sink `mqtt`, whose queue is `events`.
     pub fn new(events: mpsc::Sender<StationEvent>) -> Self {
+        Self::with_sinks(vec![(MQTT.to_owned(), events)])
+    }
+
+    /// A station with these sinks.
+    pub fn with_sinks(sinks: Vec<(String, mpsc::Sender<StationEvent>)>) -> Self {
         Self {
-            events,
+            sinks,
             board: Board::default(),
-            commands_refused: AtomicBool::new(false),
+            commands_refused: Mutex::default(),
             counts: Mutex::default(),
             started: Instant::now(),
             alive_ms: AtomicU64::new(0),
         }
     }
 
-    /// Tells an event to MQTT. False when its queue is full, and the event lost: the states that matter are
-    /// told again, and no result goes this way.
-    pub fn tell(&self, event: StationEvent) -> bool {
-        let sent = self.events.try_send(event);
-        if let Err(error) = &sent {
-            tracing::warn!(%error, "an event was not told");
+    /// Publishes an event to every sink. False when the queue of one is full, and the event lost to it: the states
+    /// that matter are published again, and no result goes this way.
+    pub fn publish(&self, event: StationEvent) -> bool {
+        self.publish_but(None, &event)
+    }
+
+    /// What publishes to every sink but this one.
+    pub fn others(self: &Arc<Self>, sink: &str) -> Report {
+        let (station, sink) = (Arc::clone(self), sink.to_owned());
+        Box::new(move |event| _ = station.publish_but(Some(&sink), &event))
+    }
+
+    fn publish_but(&self, left_out: Option<&str>, event: &StationEvent) -> bool {
+        let mut taken = true;
+        for (name, queue) in self.sinks.iter().filter(|(name, _)| Some(name.as_str()) != left_out) {
+            if let Err(error) = queue.try_send(event.clone()) {
+                tracing::warn!(sink = name, %error, "an event was not published");
+                taken = false;
+            }
         }
-        sent.is_ok()
+        taken
     }
 
     /// The source of a camera gives pictures, or a reason why not.
     pub fn source(&self, camera: &str, fault: Option<String>) {
         self.board.source(camera, fault);
-        self.say_cameras();
+        self.publish_cameras();
     }
 
     /// The thread of a camera runs, or why it has failed.
     pub fn thread(&self, camera: &str, fault: Option<String>) {
         self.board.thread(camera, fault);
-        self.say_cameras();
+        self.publish_cameras();
     }
 
     /// What the desk has a camera do; `no_recipe` says why it may judge nothing.
     pub fn line(&self, camera: &str, line: LineState, no_recipe: Option<String>) {
         self.board.line(camera, line, no_recipe);
-        self.say_cameras();
+        self.publish_cameras();
     }
 
-    /// Why the store accepts nothing. Called every second, so that what was not told is told again.
+    /// Why the store accepts nothing. Called every second, so that what was not published is published again.
     pub fn store_full(&self, reason: Option<&str>) {
         self.board.store_full(reason);
-        self.say_cameras();
+        self.publish_cameras();
     }
 
     /// How the cameras are, by id.
@@ -101,13 +124,13 @@ impl Station {
         self.board.all()
     }
 
-    fn say_cameras(&self) {
-        self.board.publish(|id, status| self.tell(StationEvent::Camera { id: id.to_owned(), status }));
+    fn publish_cameras(&self) {
+        self.board.publish(|id, status| self.publish(StationEvent::Camera { id: id.to_owned(), status }));
     }
 
-    /// False while the broker refuses the subscription to commands.
+    /// False while a broker refuses the subscription to commands.
     pub fn hears_commands(&self) -> bool {
-        !self.commands_refused.load(Ordering::Relaxed)
+        self.commands_refused.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// The inspector lives.

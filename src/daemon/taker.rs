@@ -19,7 +19,7 @@ use crate::domain::frame::{Frame, Trigger};
 use crate::domain::grade::Reason;
 use crate::domain::trigger::Request;
 use crate::inspect::uninspected;
-use crate::mqtt::StationEvent;
+use crate::publish::StationEvent;
 use crate::queue::{Popped, Pushed};
 use crate::vlm::ModelInfo;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Taker {
     pub fn clear_alarm(&self) {
         if self.on_command {
             let code = format!("trigger_{}", self.id);
-            self.station.tell(StationEvent::Alarm { code, raised: false, message: String::new() });
+            self.station.publish(StationEvent::Alarm { code, raised: false, message: String::new() });
         }
     }
 
@@ -223,7 +223,7 @@ impl Taker {
         if std::mem::replace(&mut self.without_own, raised) != raised {
             let message = missing.map_or_else(String::new, ToString::to_string);
             let code = format!("trigger_{}", self.id);
-            self.station.tell(StationEvent::Alarm { code, raised, message });
+            self.station.publish(StationEvent::Alarm { code, raised, message });
         }
     }
 

@@ -1,10 +1,10 @@
 //! The review page of the station: builds the server and tells people where it is.
 
 use super::care::STALL;
+use super::publishers::Connections;
 use super::station::Station;
 use crate::config::Config;
 use crate::document::Problem;
-use crate::mqtt::state::Phase;
 use crate::recipe::registry::Registry;
 use crate::store::Store;
 use crate::web::Web;
@@ -13,7 +13,6 @@ use crate::web::metrics::{Health, Probe};
 use crate::web::options::WebOptions;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 
 /// What stands before `/images/…` in messages; empty without a page.
 pub fn url_base(config: &Config) -> String {
@@ -49,14 +48,14 @@ pub fn start(
     recipes: &Arc<Registry>,
     store: &Arc<Store>,
     station: &Arc<Station>,
-    phase: watch::Receiver<Phase>,
+    connections: Connections,
 ) -> anyhow::Result<Option<Web>> {
     let Some(options) = options(config) else { return Ok(None) };
     let station = Arc::clone(station);
     let probe: Probe = Box::new(move || Health {
         alive: station.alive_within(STALL),
         commands: station.hears_commands(),
-        broker: matches!(*phase.borrow(), Phase::CatchingUp | Phase::Live),
+        sinks: connections.up(),
     });
     let recipes = Arc::clone(recipes);
     let pipelines = Box::new(move || recipes.all().iter().map(|r| Arc::clone(&r.pipeline)).collect());

@@ -266,6 +266,20 @@ impl<'a> Section<'a> {
         items.iter().enumerate().filter_map(child).collect()
     }
 
+    /// The tables under a key whose names are free, `[key.NAME]`, in the order of names; empty when the key is absent.
+    pub fn named(&self, key: &'static str) -> Vec<(String, Self)> {
+        let path = join(&self.path, key);
+        let table = self.value(key).and_then(|value| self.table_of(&path, value));
+        let child = |(name, value): (&String, &'a Value)| {
+            let path = join(&path, name);
+            let table = Some(self.table_of(&path, value)?);
+            Some((name.clone(), Self { document: self.document, path, table, asked: RefCell::default() }))
+        };
+        let mut found: Vec<_> = table.into_iter().flatten().filter_map(child).collect();
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        found
+    }
+
     fn value(&self, key: &'static str) -> Option<&'a Value> {
         let mut asked = self.asked.borrow_mut();
         if !asked.contains(&key) {

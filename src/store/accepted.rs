@@ -11,8 +11,8 @@
 //! - An entry is written before its camera hears of it, so that no inspection is stored before its entry.
 
 use super::answered::Names;
-use super::ends::Ends;
 use super::error::StoreError;
+use super::high_water::HighWaterMark;
 use super::record::{ViewOfV1, parse_rfc3339, rfc3339, whole_ms};
 use super::{Store, value};
 use crate::domain::frame::{Ticket, Trigger};
@@ -140,7 +140,7 @@ impl Store {
                 },
             )
         })?;
-        Ok(Receipt(self.sync.request(Ends::default())))
+        Ok(Receipt(self.sync.request(HighWaterMark::default())))
     }
 
     /// Notes the part of one picture and, in the same step, a value under a name (see `state`), which says that the
@@ -168,7 +168,7 @@ impl Store {
                 },
             )
         })?;
-        self.sync.wait(self.sync.request(Ends::default()))
+        self.sync.wait(self.sync.request(HighWaterMark::default()))
     }
 
     /// Gives each trigger its ticket; returns what is written of them.

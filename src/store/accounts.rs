@@ -7,8 +7,8 @@
 //! Changes of accounts and tokens, and the ends of sessions, are on the disk before they are answered;
 //! new sessions need not be.
 
-use super::ends::Ends;
 use super::error::StoreError;
+use super::high_water::HighWaterMark;
 use super::{Store, value};
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +106,7 @@ impl Store {
     /// Adds or replaces an account.
     pub fn put_account(&self, account: &Account) -> Result<(), StoreError> {
         self.trees.accounts.accounts.insert(account.name.as_bytes(), seal(account)).map_err(failed)?;
-        self.sync.wait(self.sync.request(Ends::default()))
+        self.sync.wait(self.sync.request(HighWaterMark::default()))
     }
 
     /// Removes an account and its sessions; false when there is none.
@@ -126,7 +126,7 @@ impl Store {
                 self.trees.accounts.sessions.remove(key).map_err(failed)?;
             }
         }
-        self.sync.wait(self.sync.request(Ends::default()))
+        self.sync.wait(self.sync.request(HighWaterMark::default()))
     }
 
     /// Removes the tokens that somebody made, and those that were made by these. Gives their names.
@@ -147,7 +147,7 @@ impl Store {
                 }
             }
         }
-        self.sync.wait(self.sync.request(Ends::default()))?;
+        self.sync.wait(self.sync.request(HighWaterMark::default()))?;
         Ok(removed)
     }
 
@@ -164,7 +164,7 @@ impl Store {
     /// Keeps a token under its hash.
     pub fn put_token(&self, sha256: &[u8; 32], token: &Token) -> Result<(), StoreError> {
         self.trees.accounts.tokens.insert(sha256, seal(token)).map_err(failed)?;
-        self.sync.wait(self.sync.request(Ends::default()))
+        self.sync.wait(self.sync.request(HighWaterMark::default()))
     }
 
     /// Removes the token with this name; false when there is none.
@@ -177,7 +177,7 @@ impl Store {
                 there = true;
             }
         }
-        self.sync.wait(self.sync.request(Ends::default()))?;
+        self.sync.wait(self.sync.request(HighWaterMark::default()))?;
         Ok(there)
     }
 
@@ -207,6 +207,6 @@ impl Store {
     /// Ends a session; it stays ended after a loss of power.
     pub fn remove_session(&self, sha256: &[u8; 32]) -> Result<(), StoreError> {
         self.trees.accounts.sessions.remove(sha256).map_err(failed)?;
-        self.sync.wait(self.sync.request(Ends::default()))
+        self.sync.wait(self.sync.request(HighWaterMark::default()))
     }
 }

@@ -83,6 +83,6 @@ impl Store {
     /// # Errors
     /// `StoreError`; after it stop.
     pub fn settle(&self) -> Result<(), StoreError> {
-        self.sync.wait(self.sync.request(super::ends::Ends::default()))
+        self.sync.wait(self.sync.request(super::high_water::HighWaterMark::default()))
     }
 }

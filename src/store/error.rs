@@ -55,6 +55,9 @@ pub enum StoreError {
     /// Nothing was changed.
     #[error("the outbox holds {entries} unacknowledged inspections, its limit")]
     OutboxFull { entries: u64 },
+    /// No sink has this name.
+    #[error("there is no sink {name:?}")]
+    NoSink { name: String },
     /// The file system has fewer free bytes than the store leaves alone. Nothing was changed; take no more
     /// parts, and try again: it passes when space comes back.
     #[error("the disk is full: {free_bytes} bytes free, {free_bytes_min} must stay free")]

@@ -4,13 +4,13 @@
 //!          '--------> answered: what it is known by when it comes again      (`answered`)
 //!     put_image ----> images/ab/cdef….jpg                      (file, fsynced before its name appears)
 //!     commit -------> parts/ab/cdef….json                      (only what does not fit in a value)
-//!          '--------> results + outbox + meta, one transaction (sled); its trigger is no longer owed
+//!          '--------> results + log of the outbox + meta, one transaction (sled); its trigger is no longer owed
 //!                     flush_async, fdatasync of `ledger/db`    (one for all who wait: `sync`)
 //!          <-- Ok --- only now may anybody be told
-//!     outbox -------> mqtt publishes -------> ack on PUBACK    (removes the entry, never the record)
+//!     outbox -------> each sink publishes --> ack              (moves its cursor on, never removes the record)
 //!     commit of a part's last view: its verdict, in the same transaction  (`multiview`)
 //!     review -------> reviews, a chain of its own, in the same way        (`review`, `query` finds)
-//!     retention ----> removes the oldest, never past an entry of the outbox; what is old says `ageing`
+//!     retention ----> removes the oldest, never past what an enabled sink waits for; what is old says `ageing`
 //!     remember -----> state: small values by name, for the next start      (`state`)
 //!
 //! The directory:
@@ -18,7 +18,7 @@
 //!     lock          flock: one process, one `Store`
 //!     ballast       blocks that are held back for a full disk: `disk`
 //!     ledger/       sled 0.34.7; `ledger.new/` while it is compacted: `compact`
-//!     ends          how far the ledgers reached, so that a cut-off end is noticed: `ends`
+//!     ends          how far the ledgers reached, so that a cut-off end is noticed: `high_water`
 //!     images/ parts/ tmp/
 //!     thumbs/       small copies of pictures; made again when they are missing
 //!     quarantine/   half-written snapshots of sled, moved aside and never deleted
@@ -35,10 +35,10 @@ pub mod answered;
 pub mod backup;
 mod compact;
 mod disk;
-mod ends;
 pub mod error;
 pub mod export;
 mod frame_size;
+mod high_water;
 pub mod images;
 pub mod ledger;
 pub mod multiview;
@@ -59,10 +59,12 @@ mod value;
 
 use crate::domain::inspection::{ImageRef, Inspection};
 use crate::threads;
-use ends::{Ends, EndsFile};
 use error::StoreError;
+use high_water::{HighWaterFile, HighWaterMark};
 use images::{Digest, Files, hex, sha256, sync_dir, unhex};
 use ledger::Chain;
+use outbox::log::{Log, OutboxTrees};
+use outbox::{Kind, Owed};
 use record::{Draft, ImageV1};
 use sled::transaction::{ConflictableTransactionResult, TransactionError, Transactional as _};
 use std::convert::Infallible;
@@ -83,8 +85,9 @@ const FLUSH_EVERY_MS: u64 = 500;
 const OPEN_RETRIES: u32 = 250;
 const OPEN_RETRY_MS: u64 = 20;
 
-/// Format of the directory as a whole.
-const FORMAT: u8 = 1;
+/// Format of the directory as a whole: 2 since all that is owed is one log; 1 is moved into it (`outbox::migrate`).
+const FORMAT: u8 = 2;
+const FORMAT_BEFORE_LOG: u8 = 1;
 const FORMAT_KEY: &[u8] = b"format";
 
 /// Unacknowledged inspections that are kept at most where the config says nothing: two days at one a
@@ -106,9 +109,11 @@ pub struct StoreOptions {
     /// What stands before `/images/<sha256>` in the URL of a picture, for example
     /// `http://10.0.0.5:8080`; empty: the URL is a path on whatever host serves the pages.
     pub image_url_base: String,
-    /// Beyond so many unacknowledged inspections `commit` refuses, so that the line stops visibly
-    /// instead of losing results silently.
+    /// Beyond so many inspections that one enabled sink has not acknowledged `commit` refuses, so that the line
+    /// stops visibly instead of losing results silently.
     pub outbox_entries_max: u64,
+    /// Names of the sinks that are enabled; one that is new begins at the end of the log.
+    pub sinks: Vec<String>,
     /// With fewer free bytes on its file system the store refuses; 0: no floor.
     pub free_bytes_min: u64,
     /// Smaller database files are never compacted.
@@ -123,6 +128,7 @@ impl Default for StoreOptions {
             clock: ageing::Trust::default(),
             image_url_base: String::new(),
             outbox_entries_max: OUTBOX_ENTRIES_MAX,
+            sinks: vec![outbox::MQTT.to_owned()],
             free_bytes_min: 0,
             compact_above_bytes: COMPACT_ABOVE_BYTES,
         }
@@ -140,10 +146,7 @@ pub struct Committed {
 struct Trees {
     /// seq -> record
     results: sled::Tree,
-    /// seq -> which message is still owed
-    outbox: sled::Tree,
-    /// seq -> which message was given up, and why
-    dead: sled::Tree,
+    outbox: OutboxTrees,
     /// bookkeeping: `chain`, `format`
     meta: sled::Tree,
     /// 16 bytes of the ULID -> seq
@@ -177,12 +180,12 @@ pub struct Store {
     indexing: Mutex<()>,
     /// Held by whoever appends to the ledger of recipes.
     recipes: Mutex<()>,
-    /// Results and verdicts of parts that are owed.
+    /// What is owed, and who waits for it. Locked after `chain` and the reviews' chain.
+    log: Mutex<Log>,
+    /// Results and verdicts of parts that are owed to the enabled sink that is furthest behind.
     outbox_entries: AtomicU64,
     /// The next accepted trigger's.
     next_ticket: AtomicU64,
-    /// How often dead letters were owed again.
-    retried: tokio::sync::watch::Sender<u64>,
     /// The newest verdict of a part that is on the disk.
     parts_durable: tokio::sync::watch::Sender<u64>,
     usage_bytes: Mutex<Option<u64>>,
@@ -224,20 +227,21 @@ impl Store {
         // Our own descriptor, opened before any commit: it sees every later write error.
         let data = File::open(ledger.join("db")).map_err(StoreError::io("open", ledger.join("db")))?;
         let trees = Trees::open(&db)?;
-        check_format(&trees)?;
+        bring_up_to_format(&db, &data, &trees)?;
         let chain = Chain::load(&trees)?;
         let reviews = review::Reviews::load(&trees)?;
-        let ends = EndsFile::open(dir)?;
-        let found = Ends { result: chain.last_seq, review: reviews.last_seq() };
-        whole(ends.last(), found)?;
-        let sync = sync::Sync::start(db, data, ends)?;
+        let log = Log::load(&trees.outbox, &options.sinks)?;
+        let mark = HighWaterFile::open(dir)?;
+        let found = HighWaterMark { result: chain.last_seq, review: reviews.last_seq(), log: log.last() };
+        whole(mark.last(), found)?;
+        let sync = sync::Sync::start(db, data, mark)?;
         // What was recovered may only be in the page cache: it must be durable before it is published.
         sync.wait(sync.request(found))?;
         let conf = ledger.join("conf");
         File::open(&conf).and_then(|f| f.sync_all()).map_err(StoreError::io("fsync", &conf))?;
         sync_dir(&ledger)?;
         sync_dir(dir)?;
-        let outbox_entries = AtomicU64::new((trees.outbox.len() + trees.parts.owed.len()) as u64);
+        let outbox_entries = AtomicU64::new(log.of_the_line());
         let next_ticket = AtomicU64::new(accepted::next_ticket(&trees.accepted)?);
         Ok(Self {
             sync,
@@ -250,9 +254,9 @@ impl Store {
             index: std::sync::RwLock::default(),
             indexing: Mutex::default(),
             recipes: Mutex::default(),
+            log: Mutex::new(log),
             outbox_entries,
             next_ticket,
-            retried: tokio::sync::watch::channel(0).0,
             parts_durable: tokio::sync::watch::channel(0).0,
             usage_bytes: Mutex::new(None),
             options,
@@ -289,7 +293,7 @@ impl Store {
         let (committed, ticket, decides) = outcome?;
         self.sync.wait(ticket)?;
         if decides {
-            self.tell_part(committed.seq);
+            self.report_part(committed.seq);
         }
         Ok(committed)
     }
@@ -371,18 +375,21 @@ impl Store {
         let hash = sha256(&value);
         let next = chain.with_appended(hash);
         let chain_value = next.seal();
-        let entry = outbox::seal_owed_result();
         let part = self.part_step(inspection, seq)?;
+        let decides = part.as_ref().is_some_and(|p| p.decides);
+        let mut log = self.lock_log()?;
+        let verdict = decides.then_some(Owed { kind: Kind::Part, seq });
+        let entries = log.entries([Owed { kind: Kind::Result, seq }].into_iter().chain(verdict));
         let accepted_keys = inspection.trigger.ticket.map(|t| self.keys_of(t)).transpose()?;
         let usage = value.len() as u64;
         let (trees, parts) = (&self.trees, &self.trees.parts);
         self.transaction("commit an inspection", || {
             let Trees { results, outbox, meta, ids, files, accepted, .. } = trees;
-            let multiview::PartTrees { open, decided, owed, .. } = parts;
-            (results, outbox, meta, ids, files, accepted, open, decided, owed).transaction(
-                |(results, outbox, meta, ids, files, accepted, open, decided, owed)| -> ConflictableTransactionResult<(), Infallible> {
+            let multiview::PartTrees { open, decided } = parts;
+            (results, &outbox.log, meta, ids, files, accepted, open, decided).transaction(
+                |(results, log, meta, ids, files, accepted, open, decided)| -> ConflictableTransactionResult<(), Infallible> {
                     results.insert(&key_of(seq), value.as_slice())?;
-                    outbox.insert(&key_of(seq), entry.as_slice())?;
+                    entries.write(log)?;
                     meta.insert(ledger::CHAIN_KEY, chain_value.as_slice())?;
                     ids.insert(&id_key, seal_seq(seq))?;
                     for digest in refers_to.iter().flatten() {
@@ -392,16 +399,19 @@ impl Store {
                         accepted.remove(key)?;
                     }
                     if let Some(part) = &part {
-                        part.write(open, decided, owed)?;
+                        part.write(open, decided)?;
                     }
                     Ok(())
                 },
             )
         })?;
         *chain = next;
-        let decides = part.is_some_and(|p| p.decides);
-        self.outbox_entries.fetch_add(1 + u64::from(decides), Ordering::AcqRel);
-        let ticket = self.sync.request(Ends { result: seq, ..Ends::default() });
+        log.appended(&entries);
+        self.note_owed(&log);
+        // Before the lock goes: the log is durable up to a place only with everything below it.
+        let ticket =
+            self.sync.request(HighWaterMark { result: seq, log: log.last(), ..HighWaterMark::default() });
+        drop(log);
         drop(chain);
         self.add_usage(usage);
         Ok((Committed { seq, hash: hex(&hash) }, ticket, decides))
@@ -436,8 +446,7 @@ impl Trees {
         let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
         Ok(Self {
             results: tree("results")?,
-            outbox: tree("outbox")?,
-            dead: tree("dead")?,
+            outbox: OutboxTrees::open(db)?,
             meta: tree("meta")?,
             ids: tree("ids")?,
             files: tree("files")?,
@@ -452,7 +461,7 @@ impl Trees {
 }
 
 /// Refuses a database that has lost the end of a ledger: going on would give its numbers a second time.
-fn whole(expected: Ends, found: Ends) -> Result<(), StoreError> {
+fn whole(expected: HighWaterMark, found: HighWaterMark) -> Result<(), StoreError> {
     let ledgers =
         [("inspections", expected.result, found.result), ("reviews", expected.review, found.review)];
     match ledgers.into_iter().find(|(_, expected, found)| found < expected) {
@@ -548,16 +557,32 @@ fn open_database(ledger: &Path) -> Result<sled::Db, StoreError> {
     Err(StoreError::Locked { dir: ledger.to_owned() })
 }
 
-fn check_format(trees: &Trees) -> Result<(), StoreError> {
+/// Refuses what a newer version wrote, and moves what an older one wrote into the form of this one.
+fn bring_up_to_format(db: &sled::Db, data: &File, trees: &Trees) -> Result<(), StoreError> {
     let failed = |e| StoreError::sled("read the store's format", e);
-    match trees.meta.get(FORMAT_KEY).map_err(failed)? {
+    let found = match trees.meta.get(FORMAT_KEY).map_err(failed)? {
         Some(value) => match value::open(&value) {
-            Ok((found, _)) if found > FORMAT => Err(StoreError::NewerFormat { found, known: FORMAT }),
-            Ok(_) => Ok(()),
-            Err(reason) => Err(StoreError::BadMeta { reason: format!("format: {reason}") }),
+            Ok((found, _)) if found > FORMAT => {
+                return Err(StoreError::NewerFormat { found, known: FORMAT });
+            }
+            Ok((found, _)) => found,
+            Err(reason) => return Err(StoreError::BadMeta { reason: format!("format: {reason}") }),
         },
-        None => trees.meta.insert(FORMAT_KEY, value::seal(FORMAT, b"")).map(|_| ()).map_err(failed),
+        None => FORMAT_BEFORE_LOG,
+    };
+    if found <= FORMAT_BEFORE_LOG {
+        outbox::migrate::run(db, &trees.outbox, &mut || Ok(()))?;
+        flush(db, data)?;
+        trees.meta.insert(FORMAT_KEY, value::seal(FORMAT, b"")).map_err(failed)?;
+        flush(db, data)?;
     }
+    outbox::migrate::drop_old(db)
+}
+
+/// Puts everything on the disk, before there is a thread for it.
+fn flush(db: &sled::Db, data: &File) -> Result<(), StoreError> {
+    db.flush().map_err(|e| StoreError::sled("flush the database", e))?;
+    data.sync_data().map_err(StoreError::io("fdatasync", "db"))
 }
 
 #[cfg(test)]

@@ -1,20 +1,21 @@
 //! Parts with several views: their verdicts, decided in the same commit as their last view.
 //!
 //!     commit of a view --not the last--> parts_open: the views so far
-//!                      '-the last------> parts + parts_owed (published, then acknowledged)
-//!     the next start: what is left in parts_open --> parts + parts_owed, its missing views interrupted
+//!                      '-the last------> parts + an entry of the outbox
+//!     the next start: what is left in parts_open --> parts + an entry, its missing views interrupted
 //!
 //! A verdict's number is that of the inspection of its newest view, which no other part has.
 //!
 //! Invariants:
 //! - A view and what it means for its part are in one transaction: no crash counts a view twice or not.
 //! - A part whose views are not all stored never passes.
-//! - A verdict is handed out only when it is durable, and is owed until the broker has acknowledged it.
+//! - A verdict is handed out only when it is durable, and is owed until each sink has acknowledged it.
 
-use super::ends::Ends;
 use super::error::StoreError;
+use super::high_water::HighWaterMark;
+use super::outbox::{Kind, Owed};
 use super::record::{parse_rfc3339, rfc3339};
-use super::{Store, id_key, key_of, value};
+use super::{Store, id_key, key_of, seq_of, value};
 use crate::domain::grade::Grade;
 use crate::domain::inspection::Inspection;
 use crate::domain::part::{Outcome, PartRef, PartVerdict, View, complete, judge};
@@ -22,7 +23,6 @@ use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _, TransactionalTree};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 /// Bytes of a view's reason that are kept; the inspection has all of it.
@@ -36,21 +36,12 @@ pub(super) struct PartTrees {
     pub open: sled::Tree,
     /// inspection seq of the newest view -> verdict
     pub decided: sled::Tree,
-    /// the same seq -> nothing; its message is owed to the broker
-    pub owed: sled::Tree,
-    /// the same seq -> which message was given up, and why
-    pub dead: sled::Tree,
 }
 
 impl PartTrees {
     pub fn open(db: &sled::Db) -> Result<Self, StoreError> {
         let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
-        Ok(Self {
-            open: tree("parts_open")?,
-            decided: tree("parts")?,
-            owed: tree("parts_owed")?,
-            dead: tree("parts_dead")?,
-        })
+        Ok(Self { open: tree("parts_open")?, decided: tree("parts")? })
     }
 }
 
@@ -102,12 +93,10 @@ impl Step {
         &self,
         open: &TransactionalTree,
         decided: &TransactionalTree,
-        owed: &TransactionalTree,
     ) -> ConflictableTransactionResult<(), Infallible> {
         if self.decides {
             open.remove(&self.key)?;
             decided.insert(&key_of(self.seq), self.value.as_slice())?;
-            owed.insert(&key_of(self.seq), value::seal(1, b""))?;
         } else {
             open.insert(&self.key, self.value.as_slice())?;
         }
@@ -202,12 +191,8 @@ impl Store {
     }
 
     /// A verdict is on the disk.
-    pub(super) fn tell_part(&self, seq: u64) {
-        self.parts_durable.send_if_modified(|known| {
-            let newer = seq > *known;
-            *known = seq.max(*known);
-            newer
-        });
+    pub(super) fn report_part(&self, seq: u64) {
+        self.parts_durable.send_modify(|known| *known = seq.max(*known));
     }
 
     /// Decides about the parts of which a former process has not stored all views: what is missing was
@@ -233,19 +218,24 @@ impl Store {
             let (key, seq) = (id_key(&state.id)?, state.seq);
             steps.push(Step { key, seq, value: state.seal(), decides: true });
         }
+        let mut last = 0;
         for step in &steps {
+            let mut log = self.lock_log()?;
+            let entries = log.entries([Owed { kind: Kind::Part, seq: step.seq }]);
             self.transaction("decide about an interrupted part", || {
-                (&t.open, &t.decided, &t.owed)
-                    .transaction(|(open, decided, owed)| step.write(open, decided, owed))
+                (&t.open, &t.decided, &self.trees.outbox.log).transaction(|(open, decided, log)| {
+                    step.write(open, decided)?;
+                    entries.write(log)
+                })
             })?;
-            self.outbox_entries.fetch_add(1, Ordering::AcqRel);
+            log.appended(&entries);
+            self.note_owed(&log);
+            last = log.last();
         }
         drop(chain);
-        self.sync.wait(self.sync.request(Ends::default()))?;
+        self.sync.wait(self.sync.request(HighWaterMark { log: last, ..HighWaterMark::default() }))?;
         if let Some(newest) = steps.iter().map(|s| s.seq).max() {
-            self.tell_part(newest);
-            // Their numbers may lie below those that were read already.
-            self.retried.send_modify(|times| *times += 1);
+            self.report_part(newest);
         }
         Ok(steps.len())
     }
@@ -309,7 +299,8 @@ impl Store {
         }
     }
 
-    /// The newest verdict that is on the disk; a task that follows it learns of every one.
+    /// The newest verdict that is on the disk; a task that follows it learns of every one, also of one about a part
+    /// that was interrupted long ago.
     pub fn subscribe_parts(&self) -> tokio::sync::watch::Receiver<u64> {
         self.parts_durable.subscribe()
     }
@@ -319,20 +310,22 @@ impl Store {
         let failed = |e| StoreError::sled("read the oldest parts", e);
         let t = &self.trees.parts;
         loop {
-            // Held, so that no dead letter is owed again meanwhile.
-            let chain = self.lock_chain()?;
-            let (mut verdicts, mut letters) = (sled::Batch::default(), sled::Batch::default());
+            let first_seq = self.lock_chain()?.first_seq;
+            let mut old = t.decided.range(..key_of(first_seq)).take(PRUNE_BATCH).peekable();
+            if old.peek().is_none() {
+                return Ok(());
+            }
+            let owed = self.all_owed(Kind::Part)?;
+            let mut verdicts = sled::Batch::default();
             let mut count = 0;
-            for row in t.decided.range(..key_of(chain.first_seq)).take(PRUNE_BATCH) {
+            for row in old {
                 let (key, _) = row.map_err(failed)?;
-                if t.owed.contains_key(&key).map_err(failed)? {
+                if owed.contains(&seq_of(&key)?) {
                     break;
                 }
-                letters.remove(&key);
                 verdicts.remove(key);
                 count += 1;
             }
-            t.dead.apply_batch(letters).map_err(|e| self.stop_after("remove old dead letters", e))?;
             t.decided.apply_batch(verdicts).map_err(|e| self.stop_after("remove old parts", e))?;
             if count < PRUNE_BATCH {
                 return Ok(());

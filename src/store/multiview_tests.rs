@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::grade::{Reason, Verdict};
 use crate::store::accepted::Accepted;
 use crate::store::answered::Names;
-use crate::store::outbox::{Kind, Owed};
+use crate::store::outbox::{Kind, MQTT, Owed};
 use crate::store::tests::{open, sample};
 
 /// View `n` of a part, from the camera at this place of the part's list.
@@ -19,11 +19,11 @@ fn view(n: u64, part: u64, camera: usize, verdict: Verdict) -> Inspection {
 }
 
 fn owed(store: &Store) -> Vec<u64> {
-    store.owed(Kind::Part, 0, 9).unwrap().iter().map(|entry| entry.seq).collect()
+    store.owed_now(Kind::Part)
 }
 
 fn ack(store: &Store, seq: u64) {
-    store.ack_owed(Owed { kind: Kind::Part, seq }).unwrap();
+    store.outbox(MQTT).ack_owed(&[Owed { kind: Kind::Part, seq }]).unwrap();
 }
 
 fn outcomes(part: &PartVerdict) -> Vec<Outcome> {

@@ -1,32 +1,52 @@
-//! Outbox: what the broker has not yet acknowledged: results, verdicts of parts, reviews.
+//! Outbox: one log of what is owed to others (results, verdicts of parts, reviews), and for each sink how far it is.
 //!
-//! `Store::commit` writes the record and its entry in one transaction, then flushes; the verdict of a part
-//! and a decision bring theirs in the same way. A message may be sent twice but never lost; receivers drop
-//! repeats by inspection id (part id, review number).
+//! `Store::commit` writes the record and its entry in one transaction, then flushes; a decision brings its entry in
+//! the same way. A message may be sent twice but never lost; receivers drop repeats by inspection id (part id,
+//! review number).
 //!
-//!     commit --> pending --publish--> in flight --PUBACK--> removed
-//!                 ^   ^---disconnect------'  '--given up--> dead (kept, with its reason)
-//!                 '----------- retry: it fits now, or somebody says so ----'
+//! ```text
+//!     commit --> log --owed to each sink--> published --acknowledged--> the sink's cursor goes on
+//!                 ^        ^---- lost -----------'  '---given up-----> a dead letter of that sink, with its reason
+//!                 |        '------------ retry: it fits now, or somebody says so ---------'
+//!                 '-- an entry goes when every known sink has acknowledged it or given it up     (`log`, `runs`)
+//! ```
 //!
-//! An entry holds no message: the record is immutable, and the entry names the schema by which the
-//! message is made from it, so that every send has the same bytes, also after an update.
+//! An entry holds no message: the record is immutable, and the entry names the schema by which the message is made
+//! from it, so that every send has the same bytes, also after an update.
 //!
 //! Invariants:
-//! - No inspection is deleted while its entry exists.
-//! - Keys are big-endian sequence numbers, of each kind its own: store order is publish order. What was dead
-//!   and is tried again is published late, after messages with higher numbers.
-//! - An entry is handed out only when its record is durable: what a power cut may take back is
-//!   never published, so no sequence number is ever seen with two inspections.
-//! - At most `outbox_entries_max` entries; beyond it `commit` refuses. Committers that were let in at
-//!   the same moment may go beyond it by their number.
+//! - No inspection is deleted while an enabled sink waits for its entry.
+//! - Places in the log are big-endian numbers, given once, in the order of commits; of each kind that is the order
+//!   of publishing. What was given up and is tried again is published late, after messages with higher numbers.
+//! - An entry is handed out only when its record is durable: what a power cut may take back is never published, so
+//!   no sequence number is ever seen with two inspections.
+//! - Beyond `outbox_entries_max` entries that one enabled sink waits for `commit` refuses. Committers that were let
+//!   in at the same moment may go beyond it by their number.
+//! - A sink that is not enabled (or no longer in the config) keeps its place and holds nothing back: what retention
+//!   removes, and what goes beyond half of `outbox_entries_max`, it misses. That is counted, and told when it is
+//!   enabled again. Half, so that the line does not stand when that sink comes back.
+
+mod absent;
+pub(super) mod log;
+pub(super) mod migrate;
+mod runs;
+pub(super) mod wire;
 
 use super::error::StoreError;
-use super::{Store, key_of, record, seq_of, value};
+use super::high_water::HighWaterMark;
+use super::{Store, key_of, record, seq_of};
+use log::{Changes, Log};
 use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
+use wire::LetterV1;
+
+/// The sink of the section `[mqtt]`, which every station has.
+pub const MQTT: &str = "mqtt";
 
 /// Schema of the `result` message that a record committed by this version owes.
 pub const RESULT_SCHEMA: u16 = 1;
@@ -34,10 +54,10 @@ pub const RESULT_SCHEMA: u16 = 1;
 /// Characters of a dead letter's reason that are kept.
 const REASON_CHARS_MAX: usize = 500;
 
-/// What former versions wrote of a result that was longer than the broker took.
-const SIZE_WORDS: &str = " bytes, the limit is ";
+/// Entries of the log that one read looks at, so that a long log of other kinds holds nobody up.
+const SCAN_MAX: usize = 8192;
 
-/// What is owed to the broker. Each kind has an order of its own.
+/// What is owed. Each kind is published in its own order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Result,
@@ -61,9 +81,17 @@ impl Kind {
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
+
+    /// The schema of the message that this version owes.
+    pub const fn schema(self) -> u16 {
+        match self {
+            Self::Result => RESULT_SCHEMA,
+            Self::Part | Self::Review => 1,
+        }
+    }
 }
 
-/// One owed message: its kind and its number there (inspection, newest view, review).
+/// What a message is about: its kind and its number there (inspection, newest view, review).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owed {
     pub kind: Kind,
@@ -76,12 +104,25 @@ impl std::fmt::Display for Owed {
     }
 }
 
-/// One message that is still owed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One entry of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboxEntry {
-    pub seq: u64,
+    /// Its place in the log, from 1.
+    pub place: u64,
+    pub owed: Owed,
     /// The schema of its message.
     pub schema: u16,
+}
+
+/// Some of what a sink waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// In the order of the log.
+    pub entries: Vec<OutboxEntry>,
+    /// The place to read on from.
+    pub next: u64,
+    /// The log has nothing after these.
+    pub end: bool,
 }
 
 /// Why a message was given up.
@@ -109,9 +150,12 @@ impl Cause {
     }
 }
 
-/// One message that was given up.
+/// One message that a sink has given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
+    /// The sink's name.
+    pub sink: String,
+    pub place: u64,
     pub owed: Owed,
     pub schema: u16,
     pub cause: Cause,
@@ -120,245 +164,335 @@ pub struct DeadLetter {
     pub at: String,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "owes", rename_all = "snake_case")]
-enum OwedV1 {
-    Result { schema: u16 },
-    Part { schema: u16 },
-    Review { schema: u16 },
+/// How a sink stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkState {
+    pub name: String,
+    pub enabled: bool,
+    /// The lowest place of the log that it has not acknowledged.
+    pub cursor: u64,
+    /// What it waits for, in the order of `Kind::ALL`.
+    pub owed: [u64; Kind::ALL.len()],
+    /// Messages that went without it while it was not enabled, and that nobody was told of yet.
+    pub missed: u64,
 }
 
-impl OwedV1 {
-    /// Of an entry of a part or a review, which is empty: they have had one schema so far.
-    const fn first(kind: Kind) -> Self {
-        match kind {
-            Kind::Result => Self::Result { schema: RESULT_SCHEMA },
-            Kind::Part => Self::Part { schema: 1 },
-            Kind::Review => Self::Review { schema: 1 },
-        }
-    }
-
-    const fn schema(&self) -> u16 {
-        match self {
-            Self::Result { schema } | Self::Part { schema } | Self::Review { schema } => *schema,
-        }
-    }
+/// The outbox as one sink sees it.
+#[derive(Clone, Copy)]
+pub struct Outbox<'a> {
+    store: &'a Store,
+    sink: &'a str,
 }
 
-#[derive(Serialize, Deserialize)]
-struct DeadV1 {
-    #[serde(flatten)]
-    owed: OwedV1,
-    /// Former versions wrote none.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    cause: Option<Cause>,
-    reason: String,
-    at: String,
-}
-
-impl DeadV1 {
-    fn cause(&self) -> Cause {
-        self.cause.unwrap_or_else(|| match self.reason.as_str() {
-            reason if reason.contains(SIZE_WORDS) => Cause::Size,
-            reason if reason.starts_with("every connection") => Cause::Dropped,
-            reason if reason.starts_with("the broker") => Cause::Invalid,
-            _ => Cause::Unreadable,
-        })
-    }
-}
-
-pub(super) fn seal_owed_result() -> Vec<u8> {
-    seal(&OwedV1::first(Kind::Result))
-}
-
-fn seal<T: Serialize>(wire: &T) -> Vec<u8> {
-    value::seal(1, &serde_json::to_vec(wire).expect("numbers and strings always serialise"))
-}
-
-fn open<'a, T: Deserialize<'a>>(seq: u64, bytes: &'a [u8]) -> Result<T, StoreError> {
-    let bad = |reason: String| StoreError::BadRecord { seq, reason: format!("outbox entry: {reason}") };
-    let (_, body) = value::open(bytes).map_err(|r| bad(r.to_owned()))?;
-    serde_json::from_slice(body).map_err(|e| bad(e.to_string()))
-}
-
-/// What the entry of a message says.
-fn open_owed(kind: Kind, seq: u64, bytes: &[u8]) -> Result<OwedV1, StoreError> {
-    match kind {
-        Kind::Result => open(seq, bytes),
-        Kind::Part | Kind::Review => Ok(OwedV1::first(kind)),
-    }
-}
-
-impl Store {
-    /// Up to `limit` results that are owed, from sequence number `from` on, lowest first, durable ones only.
-    pub fn outbox(&self, from: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.owed(Kind::Result, from, limit)
-    }
-
-    /// Up to `limit` entries of a kind from number `from` on, lowest first, durable ones only.
+impl Outbox<'_> {
+    /// Up to `limit` entries of a kind from a place on, lowest first, durable ones only. A page may be short, or
+    /// empty, before the end: `SCAN_MAX` entries of other kinds lay in between.
     ///
     /// # Errors
     /// `StoreError`.
-    pub fn owed(&self, kind: Kind, from: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        let durable = match kind {
-            Kind::Result | Kind::Part => self.sync.durable(),
-            Kind::Review => self.reviews.last_seq(),
-        };
-        if from > durable {
-            return Ok(Vec::new());
+    pub fn owed(&self, kind: Kind, from: u64, limit: usize) -> Result<Page, StoreError> {
+        self.page(Some(kind), from, self.store.sync.durable_log(), limit, SCAN_MAX)
+    }
+
+    /// Entries of a kind, or of all, up to and including `through`; `scan` are looked at, at most.
+    fn page(
+        &self,
+        kind: Option<Kind>,
+        from: u64,
+        through: u64,
+        limit: usize,
+        scan: usize,
+    ) -> Result<Page, StoreError> {
+        let failed = |e| StoreError::sled("read the outbox", e);
+        let mut page = Page { next: from, ..Page::default() };
+        let mut seen = 0;
+        loop {
+            page.next = self.free_from(page.next)?;
+            if page.next > through {
+                page.end = true;
+                return Ok(page);
+            }
+            let mut acknowledged = None;
+            for row in self.store.trees.outbox.log.range(key_of(page.next)..=key_of(through)) {
+                let (key, value) = row.map_err(failed)?;
+                let place = seq_of(&key)?;
+                if page.entries.len() == limit || seen == scan {
+                    return Ok(page);
+                }
+                let free = self.free_from(place)?;
+                if free > place {
+                    acknowledged = Some(free);
+                    break;
+                }
+                (seen, page.next) = (seen + 1, place + 1);
+                let entry = wire::open_entry(place, &value)?;
+                page.entries.extend(kind.is_none_or(|kind| entry.owed.kind == kind).then_some(entry));
+            }
+            page.next = acknowledged.unwrap_or(through + 1);
         }
-        let rows = self.owed_tree(kind).range(key_of(from)..=key_of(durable)).take(limit);
+    }
+
+    fn free_from(&self, place: u64) -> Result<u64, StoreError> {
+        Ok(self.store.lock_log()?.sink(self.sink)?.acked.free_from(place))
+    }
+
+    /// The sink has these. Unknown places are no error: an acknowledgement may repeat. The change is not waited
+    /// for; lost to a crash it is repeated.
+    ///
+    /// # Errors
+    /// `StoreError`; after it stop.
+    pub fn ack(&self, places: &[u64]) -> Result<(), StoreError> {
+        let mut log = self.store.lock_log()?;
+        let mut changes = Changes::default();
+        let trees = &self.store.trees.outbox;
+        log.settle(trees, self.sink, places, &mut changes)?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.store.transaction("acknowledge entries of the outbox", || {
+            (&trees.log, &trees.acked).transaction(
+                |(log, acked)| -> ConflictableTransactionResult<(), Infallible> { changes.write(log, acked) },
+            )
+        })?;
+        self.store.note_owed(&log);
+        Ok(())
+    }
+
+    /// As `ack`, for who knows only what the messages are about.
+    ///
+    /// # Errors
+    /// As `ack`.
+    pub fn ack_owed(&self, owed: &[Owed]) -> Result<(), StoreError> {
+        let mut places = Vec::new();
+        for owed in owed {
+            places.extend(self.place_of(*owed)?);
+        }
+        self.ack(&places)
+    }
+
+    /// Where the entry about this stands, while the sink waits for it.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn place_of(&self, owed: Owed) -> Result<Option<u64>, StoreError> {
+        let mut page = Page::default();
+        while !page.end {
+            page = self.owed(owed.kind, page.next, 256)?;
+            if let Some(entry) = page.entries.iter().find(|entry| entry.owed == owed) {
+                return Ok(Some(entry.place));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Moves an entry that cannot be sent out of the way of the others. What it is about stays, and the letter is
+    /// kept with its reason until retention removes that.
+    ///
+    /// # Errors
+    /// `StoreError`; after it stop.
+    pub fn give_up(&self, place: u64, cause: Cause, reason: &str) -> Result<(), StoreError> {
+        let mut log = self.store.lock_log()?;
+        let mut changes = Changes::default();
+        let trees = &self.store.trees.outbox;
+        let settled = log.settle(trees, self.sink, &[place], &mut changes)?;
+        let Some(OutboxEntry { owed, schema, .. }) = settled.first().copied() else { return Ok(()) };
+        let letter = LetterV1 {
+            kind: owed.kind.as_str().to_owned(),
+            seq: owed.seq,
+            schema,
+            cause,
+            reason: reason.chars().take(REASON_CHARS_MAX).collect(),
+            at: record::rfc3339(SystemTime::now()),
+        };
+        let (key, value) = (wire::sink_key(log.sink(self.sink)?.number, place), wire::seal(&letter));
+        self.store.transaction("move an entry to the dead letters", || {
+            (&trees.log, &trees.acked, &trees.letters).transaction(
+                |(log, acked, letters)| -> ConflictableTransactionResult<(), Infallible> {
+                    changes.write(log, acked)?;
+                    letters.insert(&key, value.as_slice())?;
+                    Ok(())
+                },
+            )
+        })?;
+        self.store.note_owed(&log);
+        Ok(())
+    }
+
+    /// What this sink has given up, in the order of the log.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn dead_letters(&self) -> Result<Vec<DeadLetter>, StoreError> {
+        let number = self.store.lock_log()?.sink(self.sink)?.number;
+        let rows = self.store.trees.outbox.letters.scan_prefix(number.to_be_bytes());
         rows.map(|row| {
-            let (key, value) = row.map_err(|e| StoreError::sled("read the outbox", e))?;
-            let seq = seq_of(&key)?;
-            Ok(OutboxEntry { seq, schema: open_owed(kind, seq, &value)?.schema() })
+            let (key, value) = row.map_err(|e| StoreError::sled("read the dead letters", e))?;
+            let letter: LetterV1 = wire::open("a dead letter", &value)?;
+            Ok(DeadLetter {
+                sink: self.sink.to_owned(),
+                place: wire::open_sink_key(&key)?.1,
+                owed: letter.owed()?,
+                schema: letter.schema,
+                cause: letter.cause,
+                reason: letter.reason,
+                at: letter.at,
+            })
         })
         .collect()
     }
 
-    /// How many messages of a kind are owed; counts them.
-    pub fn count_of(&self, kind: Kind) -> usize {
-        self.owed_tree(kind).len()
+    /// Dead letters are owed again, in their own places and with their own bytes; `None`: all. One that is none is
+    /// no error. What waits after a refusal is tried at once, too. Returns how many letters there were, when it is
+    /// on the disk.
+    ///
+    /// # Errors
+    /// `StoreError`; after it stop.
+    pub fn retry(&self, wanted: Option<&[Owed]>) -> Result<usize, StoreError> {
+        self.store.sync.check()?;
+        let mut count = 0;
+        for letter in self.dead_letters()? {
+            if wanted.is_none_or(|wanted| wanted.contains(&letter.owed)) {
+                count += usize::from(self.owe_again(&letter)?);
+            }
+        }
+        self.store.sync.wait(self.store.sync.request(HighWaterMark::default()))?;
+        self.store.lock_log()?.sink(self.sink)?.retried.send_modify(|times| *times += 1);
+        Ok(count)
     }
 
-    /// How many messages are owed: results and verdicts of parts, which the line makes.
+    fn owe_again(&self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        let mut log = self.store.lock_log()?;
+        let trees = &self.store.trees.outbox;
+        let key = wire::sink_key(log.sink(self.sink)?.number, letter.place);
+        // Somebody else was faster, or retention.
+        if !trees.letters.contains_key(key).map_err(|e| StoreError::sled("read a dead letter", e))? {
+            return Ok(false);
+        }
+        let mut changes = Changes::default();
+        let entry = OutboxEntry { place: letter.place, owed: letter.owed, schema: letter.schema };
+        log.wait_again(self.sink, &entry, &mut changes)?;
+        let value = wire::seal_entry(letter.owed, letter.schema);
+        self.store.transaction("owe a dead letter again", || {
+            (&trees.log, &trees.acked, &trees.letters).transaction(
+                |(log, acked, letters)| -> ConflictableTransactionResult<(), Infallible> {
+                    letters.remove(&key)?;
+                    log.insert(&key_of(letter.place), value.as_slice())?;
+                    changes.write(log, acked)
+                },
+            )
+        })?;
+        self.store.note_owed(&log);
+        Ok(true)
+    }
+
+    /// Changes whenever there is something to be tried again.
+    ///
+    /// # Errors
+    /// There is no such sink.
+    pub fn subscribe_retries(&self) -> Result<tokio::sync::watch::Receiver<u64>, StoreError> {
+        Ok(self.store.lock_log()?.sink(self.sink)?.retried.subscribe())
+    }
+}
+
+impl Store {
+    /// The outbox as a sink sees it; a name that is none is an error of each method.
+    pub const fn outbox<'a>(&'a self, sink: &'a str) -> Outbox<'a> {
+        Outbox { store: self, sink }
+    }
+
+    /// All sinks that are known, by name.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub fn sinks(&self) -> Result<Vec<SinkState>, StoreError> {
+        let log = self.lock_log()?;
+        let state = |(name, sink): (&String, &log::Sink)| SinkState {
+            name: name.clone(),
+            enabled: sink.enabled,
+            cursor: sink.acked.cursor(),
+            owed: sink.owed,
+            missed: sink.missed,
+        };
+        Ok(log.sinks.iter().map(state).collect())
+    }
+
+    /// How many messages are owed by the line (results and verdicts of parts) to the enabled sink that is furthest
+    /// behind.
     pub fn outbox_len(&self) -> u64 {
         self.outbox_entries.load(Ordering::Acquire)
     }
 
-    /// Removes results that the broker has acknowledged. Unknown numbers are no error: an
-    /// acknowledgement may repeat. The removal is not waited for; lost to a crash it is repeated.
+    /// The sink `mqtt` has these results.
+    ///
+    /// # Errors
+    /// As `Outbox::ack`.
     pub fn ack(&self, seqs: &[u64]) -> Result<(), StoreError> {
-        seqs.iter().try_for_each(|seq| self.ack_owed(Owed { kind: Kind::Result, seq: *seq }))
+        let owed: Vec<Owed> = seqs.iter().map(|seq| Owed { kind: Kind::Result, seq: *seq }).collect();
+        self.outbox(MQTT).ack_owed(&owed)
     }
 
-    /// Removes an entry that the broker has acknowledged, as `ack` does.
+    /// What any sink has given up: by sink, in the order of the log.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
-    pub fn ack_owed(&self, owed: Owed) -> Result<(), StoreError> {
-        let removed = self.owed_tree(owed.kind).remove(key_of(owed.seq));
-        if removed.map_err(|e| self.stop_after("remove an outbox entry", e))?.is_some() {
-            self.count_owed(owed.kind, false);
-        }
-        Ok(())
-    }
-
-    /// Moves an entry that cannot be sent out of the way of the others. What it is about stays, and the
-    /// letter is kept with its reason until retention removes that.
-    ///
-    /// # Errors
-    /// `StoreError`; after it stop.
-    pub fn dead_letter(&self, owed: Owed, cause: Cause, reason: &str) -> Result<(), StoreError> {
-        let _one_at_a_time = self.lock_chain()?;
-        let tree = self.owed_tree(owed.kind);
-        let entry = tree.get(key_of(owed.seq)).map_err(|e| StoreError::sled("read the outbox", e))?;
-        let Some(entry) = entry else { return Ok(()) };
-        let letter = DeadV1 {
-            owed: open_owed(owed.kind, owed.seq, &entry)?,
-            cause: Some(cause),
-            reason: reason.chars().take(REASON_CHARS_MAX).collect(),
-            at: record::rfc3339(SystemTime::now()),
-        };
-        let (value, dead) = (seal(&letter), self.dead_tree(owed.kind));
-        self.transaction("move an entry to the dead letters", || {
-            (tree, dead).transaction(|(tree, dead)| -> ConflictableTransactionResult<(), Infallible> {
-                tree.remove(&key_of(owed.seq))?;
-                dead.insert(&key_of(owed.seq), value.as_slice())?;
-                Ok(())
-            })
-        })?;
-        self.count_owed(owed.kind, false);
-        Ok(())
-    }
-
-    /// All messages that were given up: by kind, lowest first.
+    /// `StoreError`.
     pub fn dead_letters(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let mut letters = Vec::new();
-        for kind in Kind::ALL {
-            for row in self.dead_tree(kind) {
-                let (key, value) = row.map_err(|e| StoreError::sled("read the dead letters", e))?;
-                let seq = seq_of(&key)?;
-                let wire: DeadV1 = open(seq, &value)?;
-                let (schema, cause) = (wire.owed.schema(), wire.cause());
-                let owed = Owed { kind, seq };
-                letters.push(DeadLetter { owed, schema, cause, reason: wire.reason, at: wire.at });
-            }
+        for sink in self.sinks()? {
+            letters.extend(self.outbox(&sink.name).dead_letters()?);
         }
         Ok(letters)
     }
 
-    /// Dead letters are owed again, with their own numbers and bytes; one that is none is no error. Returns
-    /// how many there were, when it is on the disk.
+    /// All dead letters of all sinks are owed again, and what waits after a refusal is tried at once; returns how
+    /// many letters there were.
+    ///
+    /// # Errors
+    /// As `Outbox::retry`.
+    pub fn retry_all(&self) -> Result<usize, StoreError> {
+        let sinks = self.sinks()?;
+        sinks.iter().try_fold(0, |count, sink| Ok(count + self.outbox(&sink.name).retry(None)?))
+    }
+
+    /// Somebody was told what a sink has missed.
     ///
     /// # Errors
     /// `StoreError`; after it stop.
-    pub fn retry(&self, letters: &[Owed]) -> Result<usize, StoreError> {
-        self.sync.check()?;
-        let one_at_a_time = self.lock_chain()?;
-        let mut count = 0;
-        for owed in letters {
-            let (tree, dead) = (self.owed_tree(owed.kind), self.dead_tree(owed.kind));
-            let letter = dead.get(key_of(owed.seq)).map_err(|e| StoreError::sled("read a dead letter", e))?;
-            let Some(letter) = letter else { continue };
-            let entry = match owed.kind {
-                Kind::Result => seal(&open::<DeadV1>(owed.seq, &letter)?.owed),
-                Kind::Part | Kind::Review => value::seal(1, b""),
-            };
-            self.transaction("owe a dead letter again", || {
-                (tree, dead).transaction(|(tree, dead)| -> ConflictableTransactionResult<(), Infallible> {
-                    dead.remove(&key_of(owed.seq))?;
-                    tree.insert(&key_of(owed.seq), entry.as_slice())?;
-                    Ok(())
-                })
-            })?;
-            self.count_owed(owed.kind, true);
-            count += 1;
+    pub fn forget_missed(&self, sink: &str) -> Result<(), StoreError> {
+        let stored = self.lock_log()?.forget_missed(sink)?;
+        let written = self.trees.outbox.sinks.insert(sink, wire::seal(&stored));
+        written.map(|_| ()).map_err(|e| self.stop_after("write a sink", e))
+    }
+
+    pub(super) fn lock_log(&self) -> Result<MutexGuard<'_, Log>, StoreError> {
+        self.log.lock().map_err(|_| StoreError::Stopped { reason: "a writer of the outbox panicked".into() })
+    }
+
+    /// What the limit counts, for those who ask without the lock.
+    pub(super) fn note_owed(&self, log: &Log) {
+        self.outbox_entries.store(log.of_the_line(), Ordering::Release);
+    }
+
+    /// The lowest number of a kind that an enabled sink waits for; of kinds whose numbers are in the log's order.
+    pub(super) fn lowest_owed(&self, kind: Kind) -> Result<Option<u64>, StoreError> {
+        let mut lowest = None;
+        self.each_owed(kind, 1, |seq| lowest = Some(lowest.map_or(seq, |l: u64| l.min(seq))))?;
+        Ok(lowest)
+    }
+
+    /// All numbers of a kind that an enabled sink waits for.
+    pub(super) fn all_owed(&self, kind: Kind) -> Result<BTreeSet<u64>, StoreError> {
+        let mut all = BTreeSet::new();
+        self.each_owed(kind, usize::MAX, |seq| _ = all.insert(seq))?;
+        Ok(all)
+    }
+
+    fn each_owed(&self, kind: Kind, limit: usize, mut each: impl FnMut(u64)) -> Result<(), StoreError> {
+        for sink in self.sinks()?.iter().filter(|s| s.enabled && s.owed[kind as usize] > 0) {
+            let through = self.lock_log()?.last();
+            let page = self.outbox(&sink.name).page(Some(kind), 0, through, limit, usize::MAX)?;
+            page.entries.iter().for_each(|entry| each(entry.owed.seq));
         }
-        drop(one_at_a_time);
-        self.sync.wait(self.sync.request(super::Ends::default()))?;
-        self.retried.send_modify(|times| *times += 1);
-        Ok(count)
-    }
-
-    /// All dead letters are owed again, and what waits after a refusal is tried at once; returns how many
-    /// letters there were.
-    ///
-    /// # Errors
-    /// As `retry`.
-    pub fn retry_all(&self) -> Result<usize, StoreError> {
-        let letters: Vec<Owed> = self.dead_letters()?.iter().map(|letter| letter.owed).collect();
-        self.retry(&letters)
-    }
-
-    /// Changes whenever there is something to be tried again.
-    pub fn subscribe_retries(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.retried.subscribe()
-    }
-
-    fn owed_tree(&self, kind: Kind) -> &sled::Tree {
-        match kind {
-            Kind::Result => &self.trees.outbox,
-            Kind::Part => &self.trees.parts.owed,
-            Kind::Review => &self.trees.review.owed,
-        }
-    }
-
-    fn dead_tree(&self, kind: Kind) -> &sled::Tree {
-        match kind {
-            Kind::Result => &self.trees.dead,
-            Kind::Part => &self.trees.parts.dead,
-            Kind::Review => &self.trees.review.dead,
-        }
-    }
-
-    /// What people decide does not stop the line.
-    fn count_owed(&self, kind: Kind, more: bool) {
-        match (kind, more) {
-            (Kind::Review, _) => 0,
-            (Kind::Result | Kind::Part, true) => self.outbox_entries.fetch_add(1, Ordering::AcqRel),
-            (Kind::Result | Kind::Part, false) => self.outbox_entries.fetch_sub(1, Ordering::AcqRel),
-        };
+        Ok(())
     }
 }
 

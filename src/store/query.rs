@@ -15,7 +15,7 @@
 use super::error::StoreError;
 use super::ledger::Chain;
 use super::record::Stored;
-use super::review::open_standing;
+use super::review::open_review_state;
 use super::{Store, key_of, seq_of};
 use crate::domain::grade::{Grade, Verdict};
 use crate::domain::review::Decided;
@@ -395,9 +395,9 @@ impl Store {
     /// The decisions about these records; under the lock of the index, so that none is missed.
     fn load_decided(&self, index: &mut Index, from: u64, to: u64) -> Result<(), StoreError> {
         for row in self.trees.review.reviewed.range(key_of(from)..=key_of(to)) {
-            let (key, value) = row.map_err(|e| StoreError::sled("read a standing", e))?;
+            let (key, value) = row.map_err(|e| StoreError::sled("read a review state", e))?;
             let seq = seq_of(&key)?;
-            index.decide(seq, open_standing(seq, &value)?.verdict);
+            index.decide(seq, open_review_state(seq, &value)?.verdict);
         }
         Ok(())
     }

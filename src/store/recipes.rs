@@ -13,8 +13,8 @@
 //! - At most `ENTRIES_MAX` entries, and `VERSIONS_MAX` versions of a pipeline, are kept; the oldest go first.
 
 use super::Store;
-use super::ends::Ends;
 use super::error::StoreError;
+use super::high_water::HighWaterMark;
 use super::state::seal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -215,7 +215,7 @@ impl Store {
             self.remove_oldest_version(&mut batch, &entry.pipeline, &entry.version)?;
         }
         self.trees.state.apply_batch(batch).map_err(|e| self.stop_after("keep a step of a recipe", e))?;
-        self.sync.wait(self.sync.request(Ends::default()))?;
+        self.sync.wait(self.sync.request(HighWaterMark::default()))?;
         Ok(entry)
     }
 

@@ -1,11 +1,10 @@
 //! Retention: the oldest inspections go when they are too old or too many. What time it is, and how many
 //! may go because of it, says `ageing`; the limit by bytes asks no clock.
 //!
-//!     first kept --> … --> lowest entry of the outbox --> … --> last
+//!     first kept --> … --> lowest that an enabled sink waits for --> … --> last
 //!     |<- may be removed ->|<----------- never ------------------->|
 //!
-//! One batch: records, ids and dead letters are removed and the chain's new beginning is written in
-//! one transaction, that transaction is made durable, and only then do the files go. A crash in
+//! One batch: records and ids are removed and the chain's new beginning is written in one transaction, that transaction is made durable, and only then do the files go. A crash in
 //! between leaves files that no record refers to; the next count of the bytes removes them.
 //!
 //! Invariants:
@@ -15,10 +14,11 @@
 
 use super::ageing::Age;
 use super::backup::take::NOT_HELD;
-use super::ends::Ends;
 use super::error::StoreError;
+use super::high_water::HighWaterMark;
 use super::images::{Digest, Kind, sha256};
 use super::ledger::{CHAIN_KEY, Chain};
+use super::outbox::Kind as OutboxKind;
 use super::record::{self, Head};
 use super::{Store, id_key, key_of, open_seq, seq_of};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _};
@@ -80,6 +80,9 @@ impl Store {
         if self.held_from() == NOT_HELD {
             self.prune_reviews()?;
             self.prune_parts()?;
+            let (kept, review) = (self.lock_chain()?.first_seq, self.lock_reviews()?.first_seq);
+            self.prune_letters(kept, review)?;
+            self.leave_absent_sinks_behind(kept, review)?;
         }
         Ok((pruned, gone))
     }
@@ -102,7 +105,7 @@ impl Store {
         *gone = found.gone;
         // The lock is held until the files are gone: a commit that refers to one of them again waits
         // with its pin, or finds the file missing and writes it anew.
-        self.sync.wait(self.sync.request(Ends::default()))?;
+        self.sync.wait(self.sync.request(HighWaterMark::default()))?;
         let mut bytes: u64 = victims.iter().map(|v| v.value.len() as u64).sum();
         for (kind, digest) in orphans {
             bytes += self.files.remove(kind, &digest)?;
@@ -123,10 +126,7 @@ impl Store {
         usage_bytes: u64,
     ) -> Result<Found, StoreError> {
         let failed = |e| StoreError::sled("read the oldest records", e);
-        let lowest_owed = match self.trees.outbox.first().map_err(failed)? {
-            Some((key, _)) => seq_of(&key)?,
-            None => u64::MAX,
-        };
+        let lowest_owed = self.lowest_owed(OutboxKind::Result)?.unwrap_or(u64::MAX);
         let mut found = Found { victims: Vec::new(), gone, held_back: false };
         let (mut seen, mut left) = (Vec::new(), usage_bytes);
         for row in self.trees.results.range(key_of(chain.first_seq)..).take(BATCH) {
@@ -215,11 +215,10 @@ impl Store {
         let chain_value = next.seal();
         let t = &self.trees;
         self.transaction("remove old inspections", || {
-            (&t.results, &t.dead, &t.meta, &t.ids, &t.files).transaction(
-                |(results, dead, meta, id_tree, files)| -> ConflictableTransactionResult<(), Infallible> {
+            (&t.results, &t.meta, &t.ids, &t.files).transaction(
+                |(results, meta, id_tree, files)| -> ConflictableTransactionResult<(), Infallible> {
                     for (victim, id) in victims.iter().zip(&ids) {
                         results.remove(&key_of(victim.seq))?;
-                        dead.remove(&key_of(victim.seq))?;
                         id_tree.remove(id)?;
                     }
                     for (_, digest) in &orphans {

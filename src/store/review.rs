@@ -1,8 +1,8 @@
 //! Reviews: what people decided about inspections, as a ledger of its own beside that of the inspections.
 //!
 //!     review, undo --> one entry: who, when, what, why, which entry it supersedes, which record it is about
-//!                      reviews + reviewed + reviews_by + reviews_owed + meta, one transaction
-//!                      flushed and synced like a commit, and only then told
+//!                      reviews + reviewed + reviews_by + the outbox's log + meta, one transaction
+//!                      flushed and synced like a commit, and only then published
 //!
 //!     zeros <-- 1 <-- 2 <-- 3 <-- … <-- last           meta `reviews`: last_seq, last_hash
 //!               |     |     '- undo: supersedes 2, restores 1
@@ -12,14 +12,15 @@
 //! Invariants:
 //! - An entry is never changed nor deleted while its inspection is kept; taking back is a new entry.
 //! - A decision that was made on an outdated view is refused: `based_on` is the last entry seen.
-//! - An entry leaves `reviews_owed` only when the broker has acknowledged its message.
+//! - An entry is owed to each sink until that has acknowledged its message.
 
 mod kept;
 
-use super::ends::Ends;
 use super::error::StoreError;
+use super::high_water::HighWaterMark;
 use super::images::{Digest, hex, sha256, unhex};
 use super::ledger::Chain;
+use super::outbox::{Kind, Owed};
 use super::review_record::Draft;
 use super::{Store, id_key, key_of, open_seq, seal_seq, value};
 use crate::domain::review::{Decided, Decision, PictureFault, Review, ReviewKind};
@@ -65,7 +66,7 @@ pub enum ReviewError {
 
 /// Where the reviews of one inspection stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct ReviewState {
     /// The newest entry.
     pub last: u64,
     /// The entry in force; `None` when everything was taken back.
@@ -74,7 +75,7 @@ pub struct Standing {
 }
 
 #[derive(Serialize, Deserialize)]
-struct StandingV1 {
+struct ReviewStateV1 {
     last: u64,
     effective: Option<u64>,
     verdict: Option<String>,
@@ -84,14 +85,10 @@ struct StandingV1 {
 pub(super) struct ReviewTrees {
     /// review seq -> entry
     pub reviews: sled::Tree,
-    /// inspection seq -> standing
+    /// inspection seq -> review state
     pub reviewed: sled::Tree,
     /// inspection seq, review seq -> nothing
     pub by_inspection: sled::Tree,
-    /// review seq -> nothing; its message is owed to the broker
-    pub owed: sled::Tree,
-    /// review seq -> which message was given up, and why
-    pub dead: sled::Tree,
 }
 
 impl ReviewTrees {
@@ -101,8 +98,6 @@ impl ReviewTrees {
             reviews: tree("reviews")?,
             reviewed: tree("reviewed")?,
             by_inspection: tree("reviews_by")?,
-            owed: tree("reviews_owed")?,
-            dead: tree("reviews_dead")?,
         })
     }
 }
@@ -134,7 +129,7 @@ struct Subject {
     seq: u64,
     record: Digest,
     model_verdict: &'static str,
-    standing: Option<Standing>,
+    review_state: Option<ReviewState>,
 }
 
 impl Store {
@@ -230,7 +225,7 @@ impl Store {
             let mut review = blank(subject, actor, kind);
             review.verdict = Some(decision.verdict);
             review.picture = fault;
-            review.supersedes = subject.standing.and_then(|s| s.effective);
+            review.supersedes = subject.review_state.and_then(|s| s.effective);
             (review.reason, review.note) = (decision.reason.trim().to_owned(), decision.note.clone());
             (review.findings, review.texts) = (decision.findings.clone(), decision.texts.clone());
             Ok(review)
@@ -252,7 +247,7 @@ impl Store {
             return Err(invalid(&format!("a reason has at most {REASON_CHARS_MAX} characters")));
         }
         let (review, ticket) = self.append_review(id, based_on, |subject| {
-            let effective = subject.standing.and_then(|s| s.effective);
+            let effective = subject.review_state.and_then(|s| s.effective);
             let Some(undone) = effective else {
                 return Err(ReviewError::NothingToUndo { id: id.to_owned() });
             };
@@ -306,7 +301,7 @@ impl Store {
         self.disk.check()?;
         let mut chain = self.lock_reviews()?;
         let subject = self.subject(id)?;
-        let last = subject.standing.map(|s| s.last);
+        let last = subject.review_state.map(|s| s.last);
         if last != based_on {
             return Err(ReviewError::Changed { id: id.to_owned(), last: last.unwrap_or(0) });
         }
@@ -348,7 +343,7 @@ impl Store {
             seq,
             record: sha256(&record),
             model_verdict: stored.inspection.verdict.as_str(),
-            standing: self.standing(seq)?,
+            review_state: self.review_state(seq)?,
         })
     }
 
@@ -361,17 +356,19 @@ impl Store {
         chain: &mut Chain,
     ) -> Result<u64, StoreError> {
         let effective = if review.kind == ReviewKind::Undo { review.restores } else { Some(review.seq) };
-        let standing = Standing { last: review.seq, effective, verdict: review.verdict };
+        let review_state = ReviewState { last: review.seq, effective, verdict: review.verdict };
         let next = chain.with_appended(sha256(&draft.value));
-        let (chain_value, standing_value) = (next.seal(), seal_standing(&standing));
+        let (chain_value, state_value) = (next.seal(), seal_review_state(&review_state));
         let (t, r) = (&self.trees, &self.trees.review);
+        let mut log = self.lock_log()?;
+        let entries = log.entries([Owed { kind: Kind::Review, seq: review.seq }]);
         self.transaction("append a review", || {
-            (&r.reviews, &r.reviewed, &r.by_inspection, &r.owed, &t.meta, &t.files).transaction(
-                |(reviews, reviewed, by, owed, meta, files)| -> ConflictableTransactionResult<(), Infallible> {
+            (&r.reviews, &r.reviewed, &r.by_inspection, &t.outbox.log, &t.meta, &t.files).transaction(
+                |(reviews, reviewed, by, log, meta, files)| -> ConflictableTransactionResult<(), Infallible> {
                     reviews.insert(&key_of(review.seq), draft.value.as_slice())?;
-                    reviewed.insert(&key_of(review.inspection_seq), standing_value.as_slice())?;
+                    reviewed.insert(&key_of(review.inspection_seq), state_value.as_slice())?;
                     by.insert(pair_key(review.inspection_seq, review.seq).as_slice(), value::seal(1, b""))?;
-                    owed.insert(&key_of(review.seq), value::seal(1, b""))?;
+                    entries.write(log)?;
                     meta.insert(CHAIN_KEY, chain_value.as_slice())?;
                     if let Some(digest) = part {
                         files.insert(digest.as_slice(), seal_seq(REVIEW_FILE | review.seq))?;
@@ -381,8 +378,10 @@ impl Store {
             )
         })?;
         *chain = next;
+        log.appended(&entries);
         self.add_usage(draft.value.len() as u64);
-        Ok(self.sync.request(Ends { review: review.seq, ..Ends::default() }))
+        let log = log.last();
+        Ok(self.sync.request(HighWaterMark { review: review.seq, log, ..HighWaterMark::default() }))
     }
 
     pub(super) fn lock_reviews(&self) -> Result<MutexGuard<'_, Chain>, StoreError> {
@@ -455,18 +454,18 @@ pub(super) fn pair_key(inspection: u64, review: u64) -> Vec<u8> {
     [key_of(inspection), key_of(review)].concat()
 }
 
-pub(super) fn seal_standing(s: &Standing) -> Vec<u8> {
+pub(super) fn seal_review_state(s: &ReviewState) -> Vec<u8> {
     let verdict = s.verdict.map(|v| v.as_str().to_owned());
-    let wire = StandingV1 { last: s.last, effective: s.effective, verdict };
+    let wire = ReviewStateV1 { last: s.last, effective: s.effective, verdict };
     value::seal(1, &serde_json::to_vec(&wire).expect("numbers and strings always serialise"))
 }
 
-pub(super) fn open_standing(seq: u64, bytes: &[u8]) -> Result<Standing, StoreError> {
-    let bad = |reason: String| StoreError::BadRecord { seq, reason: format!("standing: {reason}") };
+pub(super) fn open_review_state(seq: u64, bytes: &[u8]) -> Result<ReviewState, StoreError> {
+    let bad = |reason: String| StoreError::BadRecord { seq, reason: format!("review state: {reason}") };
     let (_, body) = value::open(bytes).map_err(|r| bad(r.to_owned()))?;
-    let wire: StandingV1 = serde_json::from_slice(body).map_err(|e| bad(e.to_string()))?;
+    let wire: ReviewStateV1 = serde_json::from_slice(body).map_err(|e| bad(e.to_string()))?;
     let verdict = wire.verdict.as_deref().and_then(Decided::parse);
-    Ok(Standing { last: wire.last, effective: wire.effective, verdict })
+    Ok(ReviewState { last: wire.last, effective: wire.effective, verdict })
 }
 
 /// The digest in hex digits, or what is wrong with it.

@@ -7,7 +7,7 @@
 
 use super::images::{Digest, hex, sha256};
 use super::record::{PartV1, parse_rfc3339, rfc3339};
-use super::review::{Standing, digest};
+use super::review::{ReviewState, digest};
 use super::value::{self, HEADER_BYTES, VALUE_BYTES_MAX};
 use crate::domain::grade::Severity;
 use crate::domain::rect::BoxPx;
@@ -129,9 +129,9 @@ impl Head {
     }
 
     /// Where the reviews of its inspection stand with it as the newest.
-    pub fn standing(&self) -> Standing {
+    pub fn review_state(&self) -> ReviewState {
         let undo = self.kind == ReviewKind::Undo.as_str();
-        Standing {
+        ReviewState {
             last: self.seq,
             effective: if undo { self.restores } else { Some(self.seq) },
             verdict: self.verdict.as_deref().and_then(Decided::parse),

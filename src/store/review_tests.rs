@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::grade::Severity;
 use crate::domain::rect::BoxPx;
 use crate::domain::review::{OperatorBox, OperatorText};
-use crate::store::outbox::{Kind, Owed};
+use crate::store::outbox::{Kind, MQTT, Owed};
 use crate::store::tests::{open, sample};
 
 fn pass() -> Decision {
@@ -145,11 +145,10 @@ fn messages_are_owed_until_acknowledged_and_retention_waits_for_them() {
     assert_eq!(many.len(), 4);
     assert_eq!(store.review_many(&ids, "anna", &pass()).unwrap().len(), 0, "decided already");
     store.ack(&[1, 2, 3, 4]).unwrap();
-    store.ack_owed(Owed { kind: Kind::Review, seq: 1 }).unwrap();
+    store.outbox(MQTT).ack_owed(&[Owed { kind: Kind::Review, seq: 1 }]).unwrap();
     drop(store);
     let store = open(dir.path());
-    let owed = store.owed(Kind::Review, 0, 10).unwrap();
-    assert_eq!(owed.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!(store.owed_now(Kind::Review), [2, 3, 4]);
     let later = SystemTime::now() + std::time::Duration::from_secs(400 * 24 * 3600);
     assert_eq!(store.enforce_retention(later).unwrap().inspections, 4);
     let found = store.verify_reviews().unwrap();
@@ -160,10 +159,10 @@ fn messages_are_owed_until_acknowledged_and_retention_waits_for_them() {
         found.reason
     );
     for seq in 2..=4 {
-        store.ack_owed(Owed { kind: Kind::Review, seq }).unwrap();
+        store.outbox(MQTT).ack_owed(&[Owed { kind: Kind::Review, seq }]).unwrap();
     }
     store.enforce_retention(later).unwrap();
     let found = store.verify_reviews().unwrap();
     assert_eq!((found.inspections, found.broken_at), (0, None));
-    assert_eq!(store.standing(2).unwrap(), None);
+    assert_eq!(store.review_state(2).unwrap(), None);
 }

@@ -6,8 +6,8 @@
 //! Names are paths: the part before the first `/` says whose value it is, and only its owner reads and
 //! writes under it. A value is JSON in the envelope of every value, at most `value::VALUE_BYTES_MAX` long.
 
-use super::ends::Ends;
 use super::error::StoreError;
+use super::high_water::HighWaterMark;
 use super::{Store, value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -45,7 +45,7 @@ impl Store {
         self.sync.check()?;
         let sealed = seal(name, value)?;
         self.trees.state.insert(name, sealed).map_err(|e| self.stop_after("remember a value", e))?;
-        self.sync.wait(self.sync.request(Ends::default()))
+        self.sync.wait(self.sync.request(HighWaterMark::default()))
     }
 
     /// Removes a value; a name without one is no error. It is gone from the disk when this returns.
@@ -54,7 +54,7 @@ impl Store {
     /// `StoreError`; after it stop.
     pub fn forget(&self, name: &str) -> Result<(), StoreError> {
         self.trees.state.remove(name).map_err(|e| self.stop_after("forget a value", e))?;
-        self.sync.wait(self.sync.request(Ends::default()))
+        self.sync.wait(self.sync.request(HighWaterMark::default()))
     }
 
     /// Removes values without waiting for the disk: lost to a crash, they are there again.

@@ -1,6 +1,6 @@
 //! Group commit: many committers wait, one thread makes their records durable.
 //!
-//!     commit (holds the chain lock)   transaction, then `request(ends)` -> ticket
+//!     commit (holds the chain lock)   transaction, then `request(mark)` -> ticket
 //!     commit (lock released)          `wait(ticket)` --------.
 //!     sync thread                     takes all tickets up to now
 //!                                     sled flush_async, fdatasync of `db`, then `ends`
@@ -13,8 +13,8 @@
 //! - After the first failure `durable` never moves again: a failed fdatasync may have dropped the
 //!   dirty pages, so that a second, successful one proves nothing.
 
-use super::ends::{Ends, EndsFile};
 use super::error::StoreError;
+use super::high_water::{HighWaterFile, HighWaterMark};
 use crate::threads;
 use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -27,8 +27,8 @@ struct State {
     requested: u64,
     done: u64,
     /// How far the ledgers reach of which somebody asked for, and how far on the disk.
-    requested_ends: Ends,
-    durable: Ends,
+    requested_mark: HighWaterMark,
+    durable: HighWaterMark,
     failed: Option<String>,
     closing: bool,
 }
@@ -51,7 +51,7 @@ pub struct Sync {
 impl Sync {
     /// Starts the thread. `file` is our own descriptor of sled's data file, opened before any write
     /// that is to be waited for, so that it sees every write error.
-    pub fn start(db: sled::Db, file: File, ends: EndsFile) -> Result<Self, StoreError> {
+    pub fn start(db: sled::Db, file: File, mark: HighWaterFile) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
@@ -63,17 +63,17 @@ impl Sync {
             .map_err(StoreError::io("start the runtime of the sync thread", ""))?;
         let inner = Arc::clone(&shared);
         let kept = db.clone();
-        let thread = threads::spawn("store-sync", move || run(&inner, &Disk { db, file, runtime }, ends))
+        let thread = threads::spawn("store-sync", move || run(&inner, &Disk { db, file, runtime }, mark))
             .map_err(StoreError::io("start the sync thread", ""))?;
         Ok(Self { shared, db: kept, thread: Some(thread) })
     }
 
-    /// Asks for everything that was written up to now to be made durable, the ledgers up to `ends`
+    /// Asks for everything that was written up to now to be made durable, the ledgers up to `mark`
     /// among it; does not wait. Returns the ticket to wait for.
-    pub fn request(&self, ends: Ends) -> u64 {
+    pub fn request(&self, mark: HighWaterMark) -> u64 {
         let mut state = lock(&self.shared);
         state.requested += 1;
-        state.requested_ends = state.requested_ends.furthest(ends);
+        state.requested_mark = state.requested_mark.furthest(mark);
         self.shared.wake.notify_one();
         state.requested
     }
@@ -112,6 +112,11 @@ impl Sync {
         lock(&self.shared).durable.result
     }
 
+    /// The last place of the outbox's log that is on the disk.
+    pub fn durable_log(&self) -> u64 {
+        lock(&self.shared).durable.log
+    }
+
     /// Follows `durable`.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.shared.published.subscribe()
@@ -122,10 +127,10 @@ impl Drop for Sync {
     fn drop(&mut self) {
         lock(&self.shared).closing = true;
         self.shared.wake.notify_one();
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::error!("the store's sync thread had panicked");
-            }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's sync thread had panicked");
         }
     }
 }
@@ -151,7 +156,7 @@ impl Disk {
     }
 }
 
-fn run(shared: &Shared, disk: &Disk, mut file: EndsFile) {
+fn run(shared: &Shared, disk: &Disk, mut file: HighWaterFile) {
     // A panic inside sled must wake the waiters with an error, not leave them waiting for ever.
     struct OnPanic<'a>(&'a Shared);
     impl Drop for OnPanic<'_> {
@@ -170,15 +175,15 @@ fn run(shared: &Shared, disk: &Disk, mut file: EndsFile) {
         if state.failed.is_some() || state.requested <= state.done {
             return;
         }
-        let (ticket, ends) = (state.requested, state.requested_ends);
+        let (ticket, mark) = (state.requested, state.requested_mark);
         drop(state);
-        let outcome = disk.flush().and_then(|()| file.write(ends));
+        let outcome = disk.flush().and_then(|()| file.write(mark));
         state = lock(shared);
         match outcome {
             Ok(()) => {
                 state.done = ticket;
-                state.durable = ends;
-                shared.published.send_replace(ends.result);
+                state.durable = mark;
+                shared.published.send_replace(mark.result);
                 shared.finished.notify_all();
             }
             Err(error) => {

@@ -1,7 +1,7 @@
 //! The store as its callers see it; crash tests are in tests/store.rs.
 
 use super::images::EXTENSIONS;
-use super::outbox::{Cause, Kind, Owed};
+use super::outbox::{Cause, Kind, MQTT, Owed};
 use super::record::Stored;
 use super::*;
 use crate::domain::finding::Finding;
@@ -80,6 +80,19 @@ pub(crate) fn sample(n: u64) -> Inspection {
 }
 
 impl Store {
+    /// Numbers of what the sink `mqtt` waits for.
+    pub(super) fn owed_now(&self, kind: Kind) -> Vec<u64> {
+        let page = self.outbox(MQTT).owed(kind, 0, usize::MAX).unwrap();
+        page.entries.iter().map(|entry| entry.owed.seq).collect()
+    }
+
+    /// The sink `mqtt` gives up a message that it waits for.
+    pub(super) fn bury(&self, owed: Owed, cause: Cause, reason: &str) -> Result<(), StoreError> {
+        let outbox = self.outbox(MQTT);
+        let place = outbox.place_of(owed)?;
+        place.map_or(Ok(()), |place| outbox.give_up(place, cause, reason))
+    }
+
     /// A round of retention at a time that nobody doubts, without a share.
     pub(super) fn enforce_retention(&self, now: SystemTime) -> Result<retention::Pruned, StoreError> {
         self.prune(Some(ageing::Age::all(now))).map(|(pruned, _)| pruned)
@@ -271,13 +284,20 @@ fn the_outbox_gives_up_an_entry_only_on_ack_or_as_a_dead_letter() {
         store.commit(&sample(n), None).unwrap();
     }
     let seqs = |store: &Store, from, limit| -> Vec<u64> {
-        store.outbox(from, limit).unwrap().iter().map(|e| e.seq).collect()
+        store
+            .outbox(MQTT)
+            .owed(Kind::Result, from, limit)
+            .unwrap()
+            .entries
+            .iter()
+            .map(|e| e.owed.seq)
+            .collect()
     };
     assert_eq!(seqs(&store, 0, 10), [1, 2, 3, 4]);
     assert_eq!(seqs(&store, 2, 2), [2, 3]);
     store.ack(&[1, 3, 3, 99]).unwrap();
-    store.dead_letter(Owed { kind: Kind::Result, seq: 2 }, Cause::Size, "too large").unwrap();
-    store.dead_letter(Owed { kind: Kind::Result, seq: 2 }, Cause::Size, "too large").unwrap();
+    store.bury(Owed { kind: Kind::Result, seq: 2 }, Cause::Size, "too large").unwrap();
+    store.bury(Owed { kind: Kind::Result, seq: 2 }, Cause::Size, "too large").unwrap();
     assert_eq!((seqs(&store, 0, 10), store.outbox_len()), (vec![4], 1));
     drop(store);
     let store = open(dir.path());
@@ -365,7 +385,8 @@ fn many_committers_share_syncs_and_lose_nothing() {
             scope.spawn(move || {
                 for n in 0..10 {
                     let committed = store.commit(&sample(1000 * thread + n), None).unwrap();
-                    assert!(store.outbox(committed.seq, 1).unwrap().iter().any(|e| e.seq == committed.seq));
+                    let owed = Owed { kind: Kind::Result, seq: committed.seq };
+                    assert!(store.outbox(MQTT).place_of(owed).unwrap().is_some());
                 }
             });
         }
@@ -424,14 +445,14 @@ fn compaction_keeps_every_tree_and_gives_the_space_back() {
     for n in 1..=3000 {
         store.commit(&sample(n), None).unwrap();
     }
-    store.dead_letter(Owed { kind: Kind::Result, seq: 2995 }, Cause::Size, "reason").unwrap();
+    store.bury(Owed { kind: Kind::Result, seq: 2995 }, Cause::Size, "reason").unwrap();
     // A tree that this file knows nothing of, as a later version may have.
     let other = store.sync.db().open_tree("of_a_later_version").unwrap();
     other.insert(b"key", b"value").unwrap();
     drop(other);
     store.ack(&(1..=2990).collect::<Vec<_>>()).unwrap();
     store.enforce_retention(at(2900) + DAY).unwrap();
-    let (before, owed) = (store.verify().unwrap(), store.outbox(0, 100).unwrap());
+    let (before, owed) = (store.verify().unwrap(), store.owed_now(Kind::Result));
     assert!(before.inspections < 200 && store.compaction_due().unwrap());
     let file = dir.path().join("ledger/db");
     let bytes = file.metadata().unwrap().len();
@@ -439,7 +460,7 @@ fn compaction_keeps_every_tree_and_gives_the_space_back() {
 
     let store = Store::open(dir.path(), options.clone()).unwrap();
     assert!(file.metadata().unwrap().len() * 2 < bytes, "{} of {bytes}", file.metadata().unwrap().len());
-    assert_eq!((store.verify().unwrap(), store.outbox(0, 100).unwrap()), (before, owed));
+    assert_eq!((store.verify().unwrap(), store.owed_now(Kind::Result)), (before, owed));
     assert_eq!(store.dead_letters().unwrap()[0].owed.seq, 2995);
     let other = store.sync.db().open_tree("of_a_later_version").unwrap();
     assert_eq!(other.get(b"key").unwrap().unwrap(), b"value");

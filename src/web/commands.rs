@@ -10,7 +10,7 @@
 
 use super::auth::{Operator, Role};
 use super::error::{ApiError, Problem};
-use crate::command::{self, Handler, Order, Verb, Words};
+use crate::command::{self, CommandBody, Handler, Order, Verb};
 use crate::domain::trigger::{Refusal, Sender};
 use axum::Json;
 use axum::body::Bytes;
@@ -46,7 +46,7 @@ pub struct Accepted {
 /// owed to the broker again) and reload (the folder of recipes is looked at now), in the words of `cmd/…` over MQTT.
 #[utoipa::path(post, path = "/api/v1/commands/{command}", tag = "commands",
     params(("command" = String, Path, description = "trigger, pipeline, pause, resume, retry or reload")),
-    request_body = Words, responses(
+    request_body = CommandBody, responses(
     (status = 202, body = Accepted), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
     (status = 415, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]

@@ -4,6 +4,7 @@ use super::auth::{Role, Sessions};
 use super::blocking::blocking;
 use super::error::{ApiError, Problem};
 use crate::store::Store;
+use crate::store::outbox::{MQTT, SinkState};
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -27,13 +28,13 @@ struct Times {
 }
 
 /// How the rest of the station is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Health {
     /// The inspector shows life.
     pub alive: bool,
-    /// The broker is connected.
-    pub broker: bool,
-    /// The broker does not refuse to let the station hear commands.
+    /// The enabled sinks, and whether each is connected.
+    pub sinks: Vec<(String, bool)>,
+    /// No broker refuses to let the station hear commands.
     pub commands: bool,
 }
 
@@ -55,6 +56,11 @@ impl Metrics {
     /// Nothing counted yet.
     pub fn new(store: Arc<Store>, probe: Probe, open: bool) -> Self {
         Self { store, probe, open, requests: Mutex::default(), times: Mutex::default() }
+    }
+
+    /// The enabled sinks, and whether each is connected.
+    pub fn sinks(&self) -> Vec<(String, bool)> {
+        (self.probe)().sinks
     }
 }
 
@@ -139,7 +145,8 @@ fn text(metrics: &Metrics) -> Result<String, ApiError> {
     one("inspectd_reviews_total", "counter", "Decisions ever stored.", *store.subscribe_reviews().borrow());
     one("inspectd_outbox_entries", "gauge", "Results the broker has not acknowledged.", store.outbox_len());
     one("inspectd_undecided_inspections", "gauge", "Sent to review and not decided.", facets.undecided);
-    one("inspectd_broker_connected", "gauge", "1 when the broker is connected.", u64::from(health.broker));
+    let broker = health.sinks.iter().any(|(name, up)| name == MQTT && *up);
+    one("inspectd_broker_connected", "gauge", "1 when the broker is connected.", u64::from(broker));
     one("inspectd_inspector_alive", "gauge", "1 when the inspector shows life.", u64::from(health.alive));
     one(
         "inspectd_store_ok",
@@ -155,8 +162,25 @@ fn text(metrics: &Metrics) -> Result<String, ApiError> {
     for (word, n) in ["pass", "fail", "review"].into_iter().zip(facets.verdicts) {
         let _ = writeln!(out, "inspectd_stored_inspections{{verdict=\"{word}\"}} {n}");
     }
+    sinks(store, &health.sinks, &mut out)?;
     requests(metrics, &mut out);
     Ok(out)
+}
+
+/// Figures of each sink that is known.
+fn sinks(store: &Store, connected: &[(String, bool)], out: &mut String) -> Result<(), ApiError> {
+    let sinks = store.sinks()?;
+    let gauge = |out: &mut String, name: &str, help: &str, value: &dyn Fn(&SinkState) -> u64| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for sink in &sinks {
+            let _ = writeln!(out, "{name}{{sink=\"{}\"}} {}", sink.name, value(sink));
+        }
+    };
+    let up = |sink: &SinkState| connected.iter().any(|(name, up)| *name == sink.name && *up);
+    gauge(out, "inspectd_sink_entries", "Messages the sink has not acknowledged.", &|s| s.owed.iter().sum());
+    gauge(out, "inspectd_sink_connected", "1 when the sink is connected.", &|s| u64::from(up(s)));
+    gauge(out, "inspectd_sink_enabled", "1 when the sink is enabled.", &|s| u64::from(s.enabled));
+    Ok(())
 }
 
 fn requests(metrics: &Metrics, out: &mut String) {

@@ -215,7 +215,7 @@ impl SearchAndCursor {
 /// The summary of one record; `None` when retention has just removed it.
 pub fn summary(store: &Store, seq: u64) -> Result<Option<Summary>, ApiError> {
     let Some(stored) = store.get(seq)? else { return Ok(None) };
-    let standing = store.standing(seq)?;
+    let standing = store.review_state(seq)?;
     let decision = match standing.and_then(|s| s.effective) {
         Some(review) => store.review_entry(review)?,
         None => None,
@@ -294,7 +294,7 @@ pub fn stored(store: &Store, id: &str) -> Result<Stored, ApiError> {
 fn detail(store: &Store, recipes: &ActiveRecipes, stored: &Stored) -> Result<Detail, ApiError> {
     let i = &stored.inspection;
     let reviews = store.reviews_of(stored.seq)?;
-    let standing = store.standing(stored.seq)?;
+    let standing = store.review_state(stored.seq)?;
     let decision = standing.and_then(|s| s.effective).and_then(|e| reviews.iter().find(|r| r.seq == e));
     let picture = stored.image.as_ref().map(|s| store.picture(&s.image));
     let whole = stored.image.as_ref().filter(|_| picture.as_ref().is_some_and(|p| p.fault().is_none()));

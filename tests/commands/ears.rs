@@ -4,8 +4,10 @@
 use super::{SIMULATOR, camera, http};
 use crate::broker::{Broker, until};
 use crate::station::Station;
-use inspectd::mqtt::command::{ALARM_REFUSED, ALARM_TAKEN, listen};
-use inspectd::mqtt::{MqttOptions, Protocol, StationEvent};
+use inspectd::publish::StationEvent;
+use inspectd::publish::mqtt::command::{ALARM_REFUSED, ALARM_TAKEN, listen};
+use inspectd::publish::mqtt::dialect::Spoken;
+use inspectd::publish::mqtt::{MqttOptions, Protocol};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as Port};
 use std::sync::{Arc, Mutex};
@@ -105,8 +107,14 @@ async fn ready(page: SocketAddr) -> (u16, String) {
 type Alarms = Arc<Mutex<BTreeMap<String, String>>>;
 
 /// A station's listener under an id of its own or of somebody else, and its alarms.
-fn ears(port: u16, protocol: Protocol, client_id: &str) -> (inspectd::mqtt::command::Listening, Alarms) {
+fn ears(
+    port: u16,
+    protocol: Protocol,
+    client_id: &str,
+) -> (inspectd::publish::mqtt::command::Listening, Alarms) {
     let options = MqttOptions {
+        sink: "mqtt".into(),
+        dialect: Spoken::Json,
         host: "127.0.0.1".into(),
         port,
         protocol,

@@ -4,11 +4,19 @@ use crate::broker::{Broker, until};
 use crate::inspections::inspection;
 use crate::station::{Station, signal, wait};
 use crate::{Plc, SIMULATOR, camera};
-use inspectd::store::outbox::{Cause, Kind, Owed};
+use inspectd::store::Store;
+use inspectd::store::outbox::{Cause, Kind, MQTT, Owed};
 use serde_json::{Value, json};
 use std::process::Command;
 
-fn outbox(station: &Station, words: &[&str]) -> String {
+/// The sink `mqtt` gives up a message.
+fn give_up(store: &Store, owed: Owed, cause: Cause, reason: &str) {
+    let outbox = store.outbox(MQTT);
+    let place = outbox.place_of(owed).unwrap().expect("it is owed");
+    outbox.give_up(place, cause, reason).unwrap();
+}
+
+pub fn outbox(station: &Station, words: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
     command.arg("outbox").args(words).arg("--config").arg(station.config());
     let output = command.output().unwrap();
@@ -26,7 +34,7 @@ async fn what_was_given_up_is_sent_again_when_the_line_is_told_so() {
         for seq in 1..=2 {
             store.commit(&inspection(seq), None).unwrap();
             let letter = Owed { kind: Kind::Result, seq };
-            store.dead_letter(letter, Cause::Dropped, "every connection is dropped on it").unwrap();
+            give_up(&store, letter, Cause::Dropped, "every connection is dropped on it");
         }
     });
     let mut daemon = station.start();
@@ -62,7 +70,7 @@ async fn the_command_line_lists_what_was_given_up_and_owes_it_again() {
             store.commit(&inspection(seq), None).unwrap();
         }
         for (seq, reason) in [(1, "2113 bytes, the limit is 334"), (2, "every connection is dropped on it")] {
-            store.dead_letter(Owed { kind: Kind::Result, seq }, Cause::Size, reason).unwrap();
+            give_up(&store, Owed { kind: Kind::Result, seq }, Cause::Size, reason);
         }
     }
     let listed: Value = serde_json::from_str(&outbox(&station, &["list", "--json"])).unwrap();

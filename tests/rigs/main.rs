@@ -4,6 +4,7 @@
 //!     kill       P1   kill -9 at any moment, real broker, real subscriber
 //!     power      P2   the disk's image at the moment when the power goes
 //!     outage     P3   the broker away, cut, stalled, half-open, refusing, restarted
+//!     sinks      P3   two brokers, of which one is away for a day
 //!     full       P6   the disk full at any moment
 //!     hostile    P7   mutated models and pictures, bombs
 //!     endurance  P8   memory, descriptors and the store's size over many inserts
@@ -36,6 +37,7 @@ mod outage;
 mod power;
 #[path = "../common/room.rs"]
 mod room;
+mod sinks;
 #[path = "../common/soak.rs"]
 mod soak;
 mod station;

@@ -13,7 +13,7 @@ use inspectd::store::{Store, StoreOptions};
 use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use sha2::{Digest as _, Sha256};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -35,7 +35,7 @@ const MEMORY_GROWTH_MAX_BYTES: u64 = 15 << 20;
 const REST_GROWTH_MAX_BYTES: u64 = 20 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+pub enum Mode {
     Open,
     /// Cuts what is open, refuses what is new.
     Shut,
@@ -47,14 +47,14 @@ enum Mode {
     NoAcks,
 }
 
-struct Proxy {
-    port: u16,
+pub struct Proxy {
+    pub port: u16,
     mode: watch::Sender<Mode>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Proxy {
-    async fn new(to: u16) -> Self {
+    pub async fn new(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (mode, modes) = watch::channel(Mode::Shut);
@@ -81,7 +81,7 @@ impl Proxy {
         Self { port, mode, task }
     }
 
-    fn set(&self, mode: Mode) {
+    pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 
@@ -166,15 +166,18 @@ fn without_acks(mut bytes: &[u8]) -> Vec<u8> {
 }
 
 #[derive(Default)]
-struct Seen {
+pub struct Seen {
     /// seq -> hash of the bytes.
-    by_seq: HashMap<u64, [u8; 32]>,
-    ids: HashMap<u64, String>,
+    pub by_seq: HashMap<u64, [u8; 32]>,
+    pub ids: HashMap<u64, String>,
     heard: u64,
-    twice: u64,
-    changed: u64,
-    out_of_order: u64,
+    pub twice: u64,
+    pub changed: u64,
+    pub out_of_order: u64,
     highest: u64,
+    /// What came since the last `next_connection`, and how much of it twice.
+    here: HashSet<u64>,
+    pub twice_here: u64,
 }
 
 impl Seen {
@@ -183,6 +186,7 @@ impl Seen {
         let seq = json["seq"].as_u64().expect("a number");
         let hash: [u8; 32] = Sha256::digest(payload).into();
         self.heard += 1;
+        self.twice_here += u64::from(!self.here.insert(seq));
         match self.by_seq.insert(seq, hash) {
             Some(before) if before == hash => self.twice += 1,
             Some(_) => self.changed += 1,
@@ -196,14 +200,14 @@ impl Seen {
 }
 
 /// A subscriber that keeps hashes only.
-struct Watcher {
-    seen: Arc<Mutex<Seen>>,
+pub struct Watcher {
+    pub seen: Arc<Mutex<Seen>>,
     subscribed: watch::Receiver<u32>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Watcher {
-    async fn new(port: u16, topic: String) -> Self {
+    pub async fn new(port: u16, topic: String) -> Self {
         let mut options = MqttOptions::new("watcher", "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(5));
         let (client, mut eventloop) = AsyncClient::new(options, 10);
@@ -235,12 +239,17 @@ impl Watcher {
         until("the watcher is subscribed", || *subscribed.borrow() >= times).await;
     }
 
-    fn distinct(&self) -> u64 {
+    /// What comes from here on comes on another connection of the station.
+    pub fn next_connection(&self) {
+        self.seen.lock().expect("no panic").here.clear();
+    }
+
+    pub fn distinct(&self) -> u64 {
         self.seen.lock().expect("no panic").by_seq.len() as u64
     }
 
     /// Waits until nothing more comes: what the broker has acknowledged, it has passed on.
-    async fn quiet(&self) {
+    pub async fn quiet(&self) {
         let heard = || self.seen.lock().expect("no panic").heard;
         let mut before = heard();
         loop {

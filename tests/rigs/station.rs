@@ -9,7 +9,10 @@
 use crate::inspections::inspection;
 use inspectd::clock::Clock;
 use inspectd::daemon::heap;
-use inspectd::mqtt::{self, MqttOptions, Protocol};
+use inspectd::publish::StationEvent;
+use inspectd::publish::mqtt::dialect::Spoken;
+use inspectd::publish::mqtt::{self, MqttOptions, Protocol};
+use inspectd::store::outbox::MQTT;
 use inspectd::store::{Store, StoreOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -27,6 +30,8 @@ pub struct Order {
     pub dir: String,
     /// Broker; 0: none.
     pub port: u16,
+    /// A second one, of a sink `erp`; 0: none.
+    pub second_port: u16,
     pub prefix: String,
     pub free_bytes_min: u64,
     /// 0: no retention.
@@ -77,6 +82,10 @@ fn child() {
             0 => StoreOptions::default().compact_above_bytes,
             bytes => bytes,
         },
+        sinks: match order.second_port {
+            0 => vec![MQTT.into()],
+            _ => vec![MQTT.into(), "erp".into()],
+        },
         ..StoreOptions::default()
     };
     let store = match Store::open(Path::new(&order.dir), options) {
@@ -84,21 +93,8 @@ fn child() {
         Err(error) => return say(&format!("refused {error}")),
     };
     say("opened");
-    let (_events, receiver) = tokio::sync::mpsc::channel(16);
-    let _link = (order.port != 0).then(|| {
-        let options = MqttOptions {
-            host: "127.0.0.1".into(),
-            port: order.port,
-            protocol: Protocol::V5,
-            client_id: order.prefix.replace('/', "-"),
-            username: None,
-            password: None,
-            tls: None,
-            prefix: order.prefix.clone(),
-            keep_alive: Duration::from_secs(5),
-        };
-        runtime.block_on(async { mqtt::spawn(options, Arc::clone(&store), receiver) }).expect("it starts")
-    });
+    let ports = [(MQTT, order.port), ("erp", order.second_port)].into_iter().filter(|(_, port)| *port != 0);
+    let _links: Vec<_> = ports.map(|(sink, port)| connect(&runtime, &order, &store, sink, port)).collect();
     commit_all(&order, &store);
     say("done");
     while store.outbox_len() > 0 {
@@ -107,6 +103,32 @@ fn child() {
     say("drained");
     // The parent looks at the process, then ends it.
     std::thread::park();
+}
+
+/// A sink, and the end of its queue of events, which nobody fills.
+fn connect(
+    runtime: &tokio::runtime::Runtime,
+    order: &Order,
+    store: &Arc<Store>,
+    sink: &str,
+    port: u16,
+) -> (mqtt::Handle, tokio::sync::mpsc::Sender<StationEvent>) {
+    let options = MqttOptions {
+        sink: sink.into(),
+        dialect: Spoken::Json,
+        host: "127.0.0.1".into(),
+        port,
+        protocol: Protocol::V5,
+        client_id: order.prefix.replace('/', "-"),
+        username: None,
+        password: None,
+        tls: None,
+        prefix: order.prefix.clone(),
+        keep_alive: Duration::from_secs(5),
+    };
+    let (events, receiver) = tokio::sync::mpsc::channel(16);
+    let handle = runtime.block_on(async { mqtt::spawn(options, Arc::clone(store), receiver, None) });
+    (handle.expect("it starts"), events)
 }
 
 fn commit_all(order: &Order, store: &Store) {

@@ -101,7 +101,7 @@ fn before_the_cameras_are_open_it_says_starting() {
         created_by: "test".into(),
     };
     store.put_token(&inspectd::store::images::sha256(token(Role::Operator).as_bytes()), &kept).unwrap();
-    let probe = Box::new(|| Health { alive: true, broker: true, commands: true });
+    let probe = Box::new(|| Health { alive: true, sinks: vec![], commands: true });
     let web = Web::start(options(dir.path()), store, Box::new(Vec::new), probe).unwrap();
     let bearer = format!("Authorization: Bearer {}", token(Role::Operator));
     let answer = ask(web.address, "POST", "/api/v1/commands/trigger", &[&bearer], "{}");

@@ -3,9 +3,10 @@
 use super::broker::{Broker, Subscriber, until};
 use super::inspections::id;
 use super::server::{Server, commit, part};
-use inspectd::mqtt::message::REVIEW_JSON_SCHEMA;
-use inspectd::mqtt::{MqttOptions, Protocol};
-use inspectd::store::outbox::Kind;
+use inspectd::publish::mqtt::dialect::Spoken;
+use inspectd::publish::mqtt::dialect::json::message::REVIEW_JSON_SCHEMA;
+use inspectd::publish::mqtt::{MqttOptions, Protocol};
+use inspectd::store::outbox::{Kind, MQTT};
 use inspectd::web::auth::Role;
 use serde_json::json;
 use std::path::Path;
@@ -79,6 +80,8 @@ async fn a_decision_reaches_the_broker_even_if_it_was_away() {
     );
     assert_eq!(made.status, 201);
     let options = MqttOptions {
+        sink: "mqtt".into(),
+        dialect: Spoken::Json,
         host: "127.0.0.1".into(),
         port: broker.port,
         protocol: Protocol::V5,
@@ -90,17 +93,21 @@ async fn a_decision_reaches_the_broker_even_if_it_was_away() {
         keep_alive: Duration::from_secs(30),
     };
     let (_events, queue) = tokio::sync::mpsc::channel(1);
-    let link = inspectd::mqtt::spawn(options, Arc::clone(&server.store), queue).unwrap();
+    let link = inspectd::publish::mqtt::spawn(options, Arc::clone(&server.store), queue, None).unwrap();
     broker.restart().await;
     let subscriber = Subscriber::new(broker.port, "t/a").await;
     // Decided after the connection stands, too. What came before the subscription went to nobody.
-    until("connected", || server.store.owed(Kind::Review, 0, 9).unwrap().is_empty()).await;
+    until("connected", || server.store.outbox(MQTT).owed(Kind::Review, 0, 9).unwrap().entries.is_empty())
+        .await;
     for (based_on, verdict) in [(1, "pass"), (2, "fail")] {
         let body = json!({"verdict": verdict, "reason": "again", "based_on": based_on});
         assert_eq!(server.post(&reviews(2), Role::Operator, &body).status, 201);
     }
     until("both have arrived", || subscriber.on("t/a/review").len() >= 2).await;
-    until("nothing is owed", || server.store.owed(Kind::Review, 0, 9).unwrap().is_empty()).await;
+    until("nothing is owed", || {
+        server.store.outbox(MQTT).owed(Kind::Review, 0, 9).unwrap().entries.is_empty()
+    })
+    .await;
     let schema: serde_json::Value = serde_json::from_str(REVIEW_JSON_SCHEMA).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     for message in subscriber.on("t/a/review") {

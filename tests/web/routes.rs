@@ -219,7 +219,7 @@ fn beyond_loopback_there_is_tls_with_a_certificate_of_its_own() {
     let store = Arc::new(Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap());
     let mut options = options(dir.path());
     options.listen = ([0, 0, 0, 0], 0).into();
-    let probe = Box::new(|| Health { alive: true, broker: true, commands: true });
+    let probe = Box::new(|| Health { alive: true, sinks: vec![], commands: true });
     let web = Web::start(options, store, Box::new(Vec::new), probe).unwrap();
     assert!(web.url.starts_with("https://"));
     let mut roots = RootCertStore::empty();

@@ -156,7 +156,7 @@ impl Server {
 
     /// Over a store as it is, with options of its own.
     pub fn with(store: Arc<Store>, dir: tempfile::TempDir, options: WebOptions) -> Self {
-        let probe = Box::new(|| Health { alive: true, broker: true, commands: true });
+        let probe = Box::new(|| Health { alive: true, sinks: vec![], commands: true });
         let kept = Arc::clone(&store);
         // The page has a runtime of its own, which cannot be started inside that of a test.
         let web = std::thread::spawn(move || Web::start(options, kept, Box::new(Vec::new), probe));

@@ -12,7 +12,7 @@
 //!
 //! Invariants:
 //! - The same store and the same recipes give the same pictures.
-//! - However much was decided, a load looks at `STANDINGS_MAX` parts and opens `PICTURES_MAX` pictures at most.
+//! - However much was decided, a load looks at `REVIEW_STATES_MAX` parts and opens `PICTURES_MAX` pictures at most.
 
 use crate::domain::finding::Finding;
 use crate::domain::inspection::{ImageRef, Inspection};
@@ -26,7 +26,7 @@ use crate::store::error::StoreError;
 use crate::store::images::hex;
 use crate::store::pins::ProofPin;
 use crate::store::proof::FileState;
-use crate::store::review::Standing;
+use crate::store::review::ReviewState;
 use crate::vlm::ModelInfo;
 use image::{DynamicImage, ImageReader, RgbImage};
 use sha2::{Digest as _, Sha256};
@@ -37,7 +37,7 @@ use std::sync::Arc;
 /// tiles in about the time that it takes to load.
 const KNOWN_MAX: usize = 6;
 /// Decided parts that are looked at for them. A record and its decision are read in some tens of microseconds.
-const STANDINGS_MAX: usize = 512;
+const REVIEW_STATES_MAX: usize = 512;
 /// Pictures that are hashed and decoded for them, the wrong ones included: each takes milliseconds.
 const PICTURES_MAX: usize = 24;
 /// Pictures that are remembered as told: those of the last few loads. With their digests the value stays far below
@@ -61,13 +61,13 @@ pub fn proof(
 ) -> Result<Proof, StoreError> {
     let held = held(store, model);
     let (mut known, mut seen, mut opened) = (Vec::<Known>::new(), Vec::new(), 0);
-    for (seq, standing) in store.newest_standings(STANDINGS_MAX)? {
-        let Some(decided) = standing.verdict else { continue };
+    for (seq, review_state) in store.newest_review_states(REVIEW_STATES_MAX)? {
+        let Some(decided) = review_state.verdict else { continue };
         let is_found = decided == Decided::Fail;
         if known.iter().filter(|k| k.expected.is_found() == is_found).count() == KNOWN_MAX {
             continue;
         }
-        let Some(part) = Part::read(store, seq, standing, pipelines, model)? else { continue };
+        let Some(part) = Part::read(store, seq, review_state, pipelines, model)? else { continue };
         let Some(asked) = (if is_found { part.found() } else { part.clean(seq) }) else { continue };
         // A part that was shown twice is one picture.
         let this = (part.image.sha256.clone(), asked.tile, asked.prompt);
@@ -162,11 +162,11 @@ impl<'a> Part<'a> {
     fn read(
         store: &Store,
         seq: u64,
-        standing: Standing,
+        review_state: ReviewState,
         pipelines: &'a BTreeMap<String, Pipeline>,
         model: &ModelInfo,
     ) -> Result<Option<Self>, StoreError> {
-        let Some(effective) = standing.effective else { return Ok(None) };
+        let Some(effective) = review_state.effective else { return Ok(None) };
         let Some(stored) = readable(store.get(seq))? else { return Ok(None) };
         let (inspection, image) = (stored.inspection, stored.image.map(|stored| stored.image));
         let (Some(image), Some(pipeline)) = (image, pipelines.get(&inspection.pipeline)) else {

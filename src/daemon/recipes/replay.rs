@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Decided parts that are looked at for a sample: reading a record and its decision takes some tens of microseconds.
-const STANDINGS_MAX: usize = 5_000;
+const STATES_MAX: usize = 5_000;
 /// A part that is not answered by then was not judged. The line goes first, for as long as it has work.
 const PART_MAX: Duration = Duration::from_secs(3_600);
 /// Findings of a part that an entry shows.
@@ -58,8 +58,8 @@ pub struct Confirmed {
 /// `StoreError` when the database cannot be read; a record that does not read is left out.
 pub fn confirmed(store: &Store, pipeline: &str) -> Result<(Vec<Confirmed>, usize), StoreError> {
     let (mut parts, mut left_out) = (vec![], 0);
-    for (seq, standing) in store.newest_standings(STANDINGS_MAX)? {
-        let Some(effective) = standing.effective else { continue };
+    for (seq, state) in store.newest_review_states(STATES_MAX)? {
+        let Some(effective) = state.effective else { continue };
         let (stored, review) = match (store.get(seq), store.review_entry(effective)) {
             (Ok(Some(stored)), Ok(Some(review))) => (stored, review),
             (Err(StoreError::BadRecord { .. }), _) | (_, Err(StoreError::BadRecord { .. })) => {

@@ -4,7 +4,7 @@ use super::Recipes;
 use crate::domain::pipeline::{GateRule, Pipeline};
 use crate::domain::recipe::RecipeError;
 use crate::evaluate::gate;
-use crate::mqtt::StationEvent;
+use crate::publish::StationEvent;
 use crate::recipe::registry::Recipe;
 use crate::store::error::StoreError;
 use crate::store::recipes::{Book, Entry, REASON_CHARS_MAX, ReplayEntry, Step};
@@ -179,7 +179,7 @@ impl Recipes {
     /// Raised while the newest text of a recipe is refused.
     fn alarm(&self, pipeline: &str, message: Option<String>) {
         let (raised, message) = (message.is_some(), message.unwrap_or_default());
-        self.station.tell(StationEvent::Alarm { code: format!("recipe_{pipeline}"), raised, message });
+        self.station.publish(StationEvent::Alarm { code: format!("recipe_{pipeline}"), raised, message });
     }
 }
 

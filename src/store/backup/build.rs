@@ -1,6 +1,6 @@
 //! A store made of rows: what a restore and a salvage write.
 //!
-//!     marker `unfinished` --> rows into a new database, and what follows from them (ids, files, standings)
+//!     marker `unfinished` --> rows into a new database, and what follows from them (ids, files, review states)
 //!         --> chains, fsync --> the caller proves it --> the marker goes
 //!
 //! `Store::open` refuses a directory with the marker, so that half a store is never taken for one.
@@ -11,7 +11,7 @@ use super::{BackupError, Copied, copy_proven, sync_all};
 use crate::store::error::StoreError;
 use crate::store::images::{Digest, sha256, sync_dir, unhex};
 use crate::store::ledger::{self, Chain};
-use crate::store::review::{self, Standing};
+use crate::store::review::{self, ReviewState};
 use crate::store::{id_key, open_database, record, review_record, seal_seq, value};
 use std::collections::BTreeMap;
 use std::fs;
@@ -132,8 +132,8 @@ impl Builder {
             }
         };
         let about = head.inspection_seq;
-        let standing: Standing = head.standing();
-        self.row("reviewed", &about.to_be_bytes(), &review::seal_standing(&standing))?;
+        let review_state: ReviewState = head.review_state();
+        self.row("reviewed", &about.to_be_bytes(), &review::seal_review_state(&review_state))?;
         self.row("reviews_by", &review::pair_key(about, seq), &value::seal(1, b""))?;
         if let Some(digest) = head.part_digest().map_err(bad)? {
             self.row("files", &digest, &seal_seq(review::REVIEW_FILE | seq))?;

@@ -344,10 +344,12 @@ impl<'a> Walk<'a> {
                 "the store's ledger has a gap here, and so has the backup's"
             );
         }
-        if let Ok(prev) = prev(seq, &row.value) {
-            if follows && !self.before.is_empty() && prev != self.before {
-                tracing::warn!(seq, "the store's chain is broken here, and so is the backup's");
-            }
+        if let Ok(prev) = prev(seq, &row.value)
+            && follows
+            && !self.before.is_empty()
+            && prev != self.before
+        {
+            tracing::warn!(seq, "the store's chain is broken here, and so is the backup's");
         }
         self.before = hex(&sha256(&row.value));
         self.next = seq + 1;

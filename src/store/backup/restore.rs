@@ -12,6 +12,7 @@ use super::take::{RESULTS, REVIEWS};
 use super::{BackupError, Copied, FLAWS_NAMED, Flawed, Manifest, Run, Since, file_below};
 use crate::store::error::StoreError;
 use crate::store::images::unhex;
+use crate::store::outbox::log::LOG;
 use crate::store::{Store, StoreOptions};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -106,7 +107,7 @@ pub fn restore(from: &Path, to: &Path, step: &mut dyn FnMut(u64, u64)) -> Result
                 "state" if row.key.starts_with(STATE_LEFT_OUT) => return Ok(()),
                 "parts" => builder.row("parts", &row.key, &row.value)?,
                 tree if is_last => {
-                    restored.owed += u64::from(["outbox", "reviews_owed", "parts_owed"].contains(&tree));
+                    restored.owed += u64::from([LOG, "outbox", "reviews_owed", "parts_owed"].contains(&tree));
                     builder.row(tree, &row.key, &row.value)?;
                 }
                 _ => return Ok(()),

@@ -13,12 +13,15 @@ use super::read::{open_copy, read_small, stream};
 use super::restore::{STATE_LEFT_OUT, prove};
 use super::take::{LEFT_OUT, PARTS, RESULTS, REVIEWS};
 use super::{BackupError, Copied, FLAWS_NAMED, Flawed, Row, copy_proven, file_below, files_in};
-use crate::store::ends;
+use crate::store::high_water;
 use crate::store::images::{Digest, hex, unhex};
 use crate::store::ledger::{self, Chain};
+use crate::store::outbox::log::{ACKED, LETTERS, LOG, SINKS};
+use crate::store::outbox::wire::{self, LetterV1, SinkV1};
+use crate::store::outbox::{Kind, MQTT, Owed, migrate};
 use crate::store::record::rfc3339;
 use crate::store::salvaged::{STATE_PREFIX, Salvaged};
-use crate::store::{key_of, outbox, record, review, review_record, value};
+use crate::store::{key_of, record, review, review_record, value};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
@@ -114,6 +117,10 @@ pub fn salvage(from: &Path, to: &Path, step: &mut dyn FnMut(&str, u64, u64)) -> 
     let mut work = Salvage { from, to, builder, report: Report::default(), flawed: BTreeSet::new(), step };
     let copy = to.join(COPY);
     let db = open_copy(&from.join("ledger"), &copy)?;
+    let has_log = |db: &sled::Db| db.tree_names().iter().any(|name| name == LOG.as_bytes());
+    // What is owed in the trees of format 1 is copied as it is, and moved by the first open.
+    let is_old = db.as_ref().is_ok_and(|db| !has_log(db));
+    let format = if is_old { crate::store::FORMAT_BEFORE_LOG } else { crate::store::FORMAT };
     let (results, reviews) = match &db {
         Ok(db) => work.ledgers(db)?,
         Err(reason) => {
@@ -137,7 +144,7 @@ pub fn salvage(from: &Path, to: &Path, step: &mut dyn FnMut(&str, u64, u64)) -> 
     for (name, row) in note.rows() {
         builder.row("state", name.as_bytes(), &row)?;
     }
-    builder.row("meta", crate::store::FORMAT_KEY, &value::seal(crate::store::FORMAT, b""))?;
+    builder.row("meta", crate::store::FORMAT_KEY, &value::seal(format, b""))?;
     let unproven = builder.finish(&results, &reviews)?;
     for Flawed { seq, what } in prove(&unproven.dir)? {
         tracing::warn!(seq, what, "beside the gaps");
@@ -162,7 +169,7 @@ fn hold(from: &Path) -> Result<Option<File>, BackupError> {
 impl Salvage<'_> {
     /// Everything that can be read, and the chains of the new store.
     fn ledgers(&mut self, db: &sled::Db) -> Result<(Chain, Chain), BackupError> {
-        let ends = ends::read(self.from);
+        let ends = high_water::read(self.from);
         let meta = self.small(db, "meta");
         let known = |key: &[u8], end: u64| {
             let chain = meta.get(key).and_then(|bytes| Chain::unseal(bytes).ok());
@@ -215,7 +222,7 @@ impl Salvage<'_> {
 
     /// A ledger that cannot be opened: all that is known is how far it reached.
     fn nothing(&mut self) -> (Chain, Chain) {
-        let ends = ends::read(self.from);
+        let ends = high_water::read(self.from);
         let mut chain = |end: u64, lost: fn(&mut Report) -> &mut Vec<(u64, u64)>| {
             let chain = Chain { first_seq: 1, ..Ledger::default().chain(end) };
             lost(&mut self.report).extend((end > 0).then_some((1, end)));
@@ -236,50 +243,81 @@ impl Salvage<'_> {
         rows
     }
 
-    /// All other trees. Of what is owed only what is about something that was saved; where the list cannot be read
-    /// to its end, everything is owed again: receivers drop repeats.
+    /// All other trees. Of what is owed only what is about something that was saved; where the outbox cannot be read
+    /// to its end, everything is owed again to every sink: receivers drop repeats.
     fn rest(&mut self, db: &sled::Db, kept: &Kept, reviews: &Kept, parts: &[u64]) -> Result<(), BackupError> {
-        let saved = |tree: &str, seq: u64| match tree {
-            "outbox" | "dead" => kept.has(seq),
-            "parts_owed" | "parts_dead" => parts.binary_search(&seq).is_ok(),
-            _ => reviews.has(seq),
+        let saved = |owed: Owed| match owed.kind {
+            Kind::Result => kept.has(owed.seq),
+            Kind::Part => parts.binary_search(&owed.seq).is_ok(),
+            Kind::Review => reviews.has(owed.seq),
         };
+        let mut others = Vec::new();
+        let mut outbox = Vec::new();
         for name in db.tree_names() {
             let Ok(name) = String::from_utf8(name.to_vec()) else { continue };
             let done = [RESULTS, REVIEWS, PARTS, "meta"].contains(&name.as_str());
             if done || LEFT_OUT.contains(&name.as_str()) || name.starts_with("__") {
                 continue;
             }
-            let by_number = ["outbox", "dead", "parts_owed", "parts_dead", "reviews_owed", "reviews_dead"];
             let rows = self.small(db, &name);
+            let of_outbox = [LOG, SINKS, ACKED, LETTERS].contains(&name.as_str()) || migrate::is_old(&name);
+            if of_outbox { &mut outbox } else { &mut others }.push((name, rows));
+        }
+        for (name, rows) in &others {
             for (key, bytes) in rows.iter().filter(|(_, bytes)| value::open(bytes).is_ok()) {
-                let number = key.as_slice().try_into().map(u64::from_be_bytes);
                 let left_out = match name.as_str() {
-                    name if by_number.contains(&name) => !number.is_ok_and(|seq| saved(name, seq)),
                     "state" => key.starts_with(STATE_LEFT_OUT) || key.starts_with(STATE_PREFIX.as_bytes()),
-                    "accepted" => !is_whole_trigger(&rows, key),
+                    "accepted" => !is_whole_trigger(rows, key),
                     _ => false,
                 };
                 if !left_out {
-                    self.builder.row(&name, key, bytes)?;
+                    self.builder.row(name, key, bytes)?;
                 }
             }
         }
-        let damaged = |tree: &str| self.report.damaged.contains_key(tree);
-        let mut again: Vec<(&str, u64, Vec<u8>)> = Vec::new();
-        if damaged("outbox") {
-            let all = (1..kept.next).filter(|seq| kept.has(*seq));
-            again.extend(all.map(|seq| ("outbox", seq, outbox::seal_owed_result())));
+        if outbox.iter().any(|(name, _)| self.report.damaged.contains_key(name)) {
+            let sinks = outbox.iter().filter(|(name, _)| name == SINKS).flat_map(|(_, rows)| rows.keys());
+            return self.owe_all_again(kept, reviews, parts, sinks.cloned().collect());
         }
-        if damaged("parts_owed") {
-            again.extend(parts.iter().map(|seq| ("parts_owed", *seq, value::seal(1, b""))));
+        for (name, rows) in &outbox {
+            for (key, bytes) in rows.iter().filter(|(key, bytes)| is_about_saved(name, key, bytes, &saved)) {
+                self.builder.row(name, key, bytes)?;
+            }
         }
-        if damaged("reviews_owed") {
-            let all = (1..reviews.next).filter(|seq| reviews.has(*seq));
-            again.extend(all.map(|seq| ("reviews_owed", seq, value::seal(1, b""))));
+        Ok(())
+    }
+
+    /// A new log of all that was saved, for every sink that is known; each begins at its beginning.
+    fn owe_all_again(
+        &mut self,
+        kept: &Kept,
+        reviews: &Kept,
+        parts: &[u64],
+        mut sinks: BTreeSet<Vec<u8>>,
+    ) -> Result<(), BackupError> {
+        let mut place = 0;
+        let mut owe = |builder: &mut Builder, kind: Kind, seq: u64| {
+            place += 1;
+            let entry = wire::seal_entry(Owed { kind, seq }, kind.schema());
+            builder.row(LOG, &key_of(place), &entry)
+        };
+        for seq in (1..kept.next).filter(|seq| kept.has(*seq)) {
+            owe(&mut self.builder, Kind::Result, seq)?;
+            if parts.binary_search(&seq).is_ok() {
+                owe(&mut self.builder, Kind::Part, seq)?;
+            }
         }
-        self.report.owed_again = again.len() as u64;
-        again.iter().try_for_each(|(tree, seq, bytes)| self.builder.row(tree, &key_of(*seq), bytes))
+        for seq in (1..reviews.next).filter(|seq| reviews.has(*seq)) {
+            owe(&mut self.builder, Kind::Review, seq)?;
+        }
+        self.report.owed_again = place;
+        sinks.insert(MQTT.as_bytes().to_vec());
+        // The trees of format 1 were left out: nothing will be moved from them.
+        for (number, name) in (0..).zip(sinks) {
+            self.builder.row(ACKED, &wire::sink_key(number, 0), &value::seal(1, &key_of(0)))?;
+            self.builder.row(SINKS, &name, &wire::seal(&SinkV1 { number, missed: 0 }))?;
+        }
+        Ok(())
     }
 
     /// The files that a saved entry names.
@@ -337,6 +375,20 @@ impl Salvage<'_> {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Whether a row of the outbox is whole and about something that was saved.
+fn is_about_saved(tree: &str, key: &[u8], bytes: &[u8], saved: &dyn Fn(Owed) -> bool) -> bool {
+    let number = || key.try_into().map(u64::from_be_bytes).ok();
+    match tree {
+        SINKS | ACKED => value::open(bytes).is_ok(),
+        LOG => wire::open_entry(0, bytes).is_ok_and(|entry| saved(entry.owed)),
+        LETTERS => wire::open::<LetterV1>("a dead letter", bytes).and_then(|l| l.owed()).is_ok_and(saved),
+        old => {
+            let owed = number().zip(migrate::kind_of(old)).map(|(seq, kind)| Owed { kind, seq });
+            value::open(bytes).is_ok() && owed.is_some_and(saved)
+        }
     }
 }
 

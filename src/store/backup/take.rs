@@ -1,13 +1,13 @@
 //! The store's side of a backup: rows in batches, each dealt with before the next is read.
 //!
-//!     both ledgers locked: their ends, and all that changes, into memory  --> unlocked, durable
+//!     both ledgers and the outbox locked: their ends, and all that changes, into memory  --> unlocked, durable
 //!     decisions, records, verdicts since the run before --batch, taken?--> …    then what was held in memory
 //!
 //! Retention waits with what is still to be copied, and only with that.
 
 use super::{Since, Span, frame_row};
-use crate::store::ends::Ends;
 use crate::store::error::StoreError;
+use crate::store::high_water::HighWaterMark;
 use crate::store::images::{Digest, hex, sha256};
 use crate::store::ledger::Chain;
 use crate::store::record::rfc3339;
@@ -100,8 +100,8 @@ impl Store {
     pub fn take_backup(&self, since: &Since, taker: &mut dyn Taker) -> Result<Moment, TakeError> {
         let hold = Hold::new(&self.held).ok_or(TakeError::Busy)?;
         let (moment, changing) = self.moment(since)?;
-        let ends = Ends { result: moment.inspections.through, review: moment.reviews.through };
-        self.sync.wait(self.sync.request(ends))?;
+        let (result, review) = (moment.inspections.through, moment.reviews.through);
+        self.sync.wait(self.sync.request(HighWaterMark { result, review, log: 0 }))?;
         let spans = [&moment.reviews, &moment.inspections];
         let total: u64 = spans.iter().map(|s| (s.through + 1).saturating_sub(s.from)).sum();
         let mut done = 0;
@@ -124,6 +124,7 @@ impl Store {
     fn moment(&self, since: &Since) -> Result<(Moment, Vec<u8>), TakeError> {
         let chain = self.lock_chain()?;
         let reviews = self.lock_reviews()?;
+        let _log = self.lock_log()?;
         let failed = |e| StoreError::sled("copy what changes", e);
         let mut changing = Vec::new();
         let db = self.sync.db();

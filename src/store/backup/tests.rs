@@ -9,7 +9,7 @@ use crate::domain::inspection::Inspection;
 use crate::domain::part::PartRef;
 use crate::domain::review::{Decided, Decision};
 use crate::store::accounts::Account;
-use crate::store::outbox::{Cause, Kind, Owed};
+use crate::store::outbox::{Cause, Kind, MQTT, Owed};
 use crate::store::record::Draft;
 use crate::store::tests::{open, sample};
 use crate::store::{Store, StoreOptions, ledger};
@@ -77,7 +77,7 @@ fn told(store: &Store) -> String {
     for one in stored {
         let image = one.image.as_ref().and_then(|i| store.image_path(&i.image.sha256));
         say(format!("{one:?} {:?}", image.map(|p| std::fs::read(p).unwrap())));
-        say(format!("{:?} {:?}", store.standing(one.seq).unwrap(), store.reviews_of(one.seq).unwrap()));
+        say(format!("{:?} {:?}", store.review_state(one.seq).unwrap(), store.reviews_of(one.seq).unwrap()));
         say(format!(
             "{:?} {:?}",
             store.part(one.seq).unwrap(),
@@ -85,7 +85,7 @@ fn told(store: &Store) -> String {
         ));
     }
     for kind in Kind::ALL {
-        say(format!("{:?}", store.owed(kind, 0, 1000).unwrap()));
+        say(format!("{:?}", store.outbox(MQTT).owed(kind, 0, 1000).unwrap()));
     }
     say(format!("{:?} {:?}", store.dead_letters().unwrap(), store.accepted().unwrap()));
     say(format!("{:?} {:?}", store.accounts().unwrap(), store.remembered::<u32>("commanded/cam1").unwrap()));
@@ -101,7 +101,7 @@ fn busy(dir: &Path) -> Store {
     store.undo_review(&part(2).id, "anna", "", Some(2)).unwrap();
     store.review(&part(3).id, "anna", decision(Decided::Fail), None).unwrap();
     store.ack(&[1, 2]).unwrap();
-    store.dead_letter(Owed { kind: Kind::Result, seq: 4 }, Cause::Invalid, "no").unwrap();
+    store.bury(Owed { kind: Kind::Result, seq: 4 }, Cause::Invalid, "no").unwrap();
     store.remember("commanded/cam1", &7u32).unwrap();
     let account = Account {
         name: "anna".into(),
@@ -202,7 +202,7 @@ fn retention_waits_for_a_running_backup_and_only_for_what_it_needs() {
     commit(&store, 1..=4);
     store.review(&part(1).id, "anna", decision(Decided::Fail), None).unwrap();
     store.ack(&[1, 2, 3, 4]).unwrap();
-    store.ack_owed(Owed { kind: Kind::Review, seq: 1 }).unwrap();
+    store.outbox(MQTT).ack_owed(&[Owed { kind: Kind::Review, seq: 1 }]).unwrap();
     let mut removed = Vec::new();
     let report = backup_while(&store, &from, &to, &mut |_| {
         removed.push(store.enforce_retention(SystemTime::now()).unwrap().inspections);
@@ -344,8 +344,7 @@ fn a_salvage_takes_what_can_be_read_and_says_what_is_lost() {
     assert_eq!((found.inspections, found.gaps, found.broken_at), (8, 4, None), "{:?}", found.reason);
     assert_eq!(new.salvaged().unwrap().unwrap().inspections, report.lost);
     assert_eq!(new.get(7).unwrap().unwrap().inspection, part(7));
-    let owed: Vec<u64> = new.outbox(0, 100).unwrap().iter().map(|e| e.seq).collect();
-    assert_eq!(owed, [3, 7, 9, 10, 11], "of what is owed what is left");
+    assert_eq!(new.owed_now(Kind::Result), [3, 7, 9, 10, 11], "of what is owed what is left");
     // No number is given twice, and new damage is still found.
     commit(&new, [13]);
     let found = new.verify().unwrap();

@@ -1,11 +1,12 @@
 //! The reviews that are kept: read, published, proved, and at last removed.
 
-use super::{CHAIN_KEY, REVIEW_FILE, Standing, open_standing, pair_key};
+use super::{CHAIN_KEY, REVIEW_FILE, ReviewState, open_review_state, pair_key};
 use crate::domain::review::Review;
-use crate::store::ends::Ends;
 use crate::store::error::StoreError;
+use crate::store::high_water::HighWaterMark;
 use crate::store::images::{Digest, Kind, hex, sha256};
 use crate::store::ledger::{self, Chain, Verified};
+use crate::store::outbox::Kind as OutboxKind;
 use crate::store::{Store, key_of, open_seq, review_record, seq_of};
 use sled::transaction::{ConflictableTransactionResult, Transactional as _};
 use std::convert::Infallible;
@@ -18,10 +19,10 @@ impl Store {
     ///
     /// # Errors
     /// `StoreError`.
-    pub fn standing(&self, inspection_seq: u64) -> Result<Option<Standing>, StoreError> {
-        let failed = |e| StoreError::sled("read a standing", e);
+    pub fn review_state(&self, inspection_seq: u64) -> Result<Option<ReviewState>, StoreError> {
+        let failed = |e| StoreError::sled("read a review state", e);
         let value = self.trees.review.reviewed.get(key_of(inspection_seq)).map_err(failed)?;
-        value.map(|v| open_standing(inspection_seq, &v)).transpose()
+        value.map(|v| open_review_state(inspection_seq, &v)).transpose()
     }
 
     /// One entry of the ledger of reviews.
@@ -53,7 +54,7 @@ impl Store {
     /// # Errors
     /// `StoreError`.
     pub fn effective_review(&self, inspection_seq: u64) -> Result<Option<Review>, StoreError> {
-        match self.standing(inspection_seq)?.and_then(|s| s.effective) {
+        match self.review_state(inspection_seq)?.and_then(|s| s.effective) {
             Some(seq) => self.review_entry(seq),
             None => Ok(None),
         }
@@ -63,12 +64,12 @@ impl Store {
     ///
     /// # Errors
     /// `StoreError`.
-    pub fn newest_standings(&self, limit: usize) -> Result<Vec<(u64, Standing)>, StoreError> {
+    pub fn newest_review_states(&self, limit: usize) -> Result<Vec<(u64, ReviewState)>, StoreError> {
         let rows = self.trees.review.reviewed.iter().rev().take(limit);
         rows.map(|row| {
-            let (key, value) = row.map_err(|e| StoreError::sled("read a standing", e))?;
+            let (key, value) = row.map_err(|e| StoreError::sled("read a review state", e))?;
             let seq = seq_of(&key)?;
-            Ok((seq, open_standing(seq, &value)?))
+            Ok((seq, open_review_state(seq, &value)?))
         })
         .collect()
     }
@@ -142,12 +143,20 @@ impl Store {
         let r = &self.trees.review;
         let (mut victims, mut parts) = (Vec::new(), Vec::new());
         let mut before = chain.before_first;
+        let mut lowest_owed = None;
         for row in r.reviews.range(key_of(chain.first_seq)..).take(PRUNE_BATCH) {
             let (key, value) = row.map_err(failed)?;
             let seq = seq_of(&key)?;
             let bad = |reason| StoreError::BadRecord { seq, reason };
             let head = review_record::decode(seq, &value).map_err(bad)?;
-            if head.inspection_seq >= first_kept || r.owed.contains_key(key_of(seq)).map_err(failed)? {
+            if head.inspection_seq >= first_kept {
+                break;
+            }
+            let lowest = match lowest_owed {
+                Some(lowest) => lowest,
+                None => *lowest_owed.insert(self.lowest_owed(OutboxKind::Review)?.unwrap_or(u64::MAX)),
+            };
+            if seq >= lowest {
                 break;
             }
             if let Some(digest) = head.part_digest().map_err(bad)? {
@@ -161,13 +170,12 @@ impl Store {
         let next = Chain { first_seq: last + 1, before_first: before, ..chain.clone() };
         let chain_value = next.seal();
         self.transaction("remove old reviews", || {
-            (&r.reviews, &r.reviewed, &r.by_inspection, &r.dead, &self.trees.meta, &self.trees.files).transaction(
-                |(reviews, reviewed, by, dead, meta, files)| -> ConflictableTransactionResult<(), Infallible> {
+            (&r.reviews, &r.reviewed, &r.by_inspection, &self.trees.meta, &self.trees.files).transaction(
+                |(reviews, reviewed, by, meta, files)| -> ConflictableTransactionResult<(), Infallible> {
                     for &(seq, inspection) in &victims {
                         reviews.remove(&key_of(seq))?;
                         reviewed.remove(&key_of(inspection))?;
                         by.remove(pair_key(inspection, seq).as_slice())?;
-                        dead.remove(&key_of(seq))?;
                     }
                     for digest in &parts {
                         files.remove(digest.as_slice())?;
@@ -178,7 +186,7 @@ impl Store {
             )
         })?;
         *chain = next;
-        self.sync.wait(self.sync.request(Ends::default()))?;
+        self.sync.wait(self.sync.request(HighWaterMark::default()))?;
         for digest in parts {
             self.files.remove(Kind::Part, &digest)?;
         }

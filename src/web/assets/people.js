@@ -17,7 +17,8 @@ export async function people(main) {
   const account = (a) => h("tr", {}, h("td", {}, h("strong", {}, a.name)), h("td", {}, roles(a.role, (e) => tried(() => post("/api/v1/accounts", { name: a.name, role: e.target.value })))),
     h("td.quiet", {}, when(a.created_at)), h("td", {}, gone(`/api/v1/accounts/${encodeURIComponent(a.name)}`)));
   const token = (k) => h("tr", {}, h("td", {}, h("strong", {}, k.name)), h("td", {}, t(k.role)), h("td.quiet", {}, `${when(k.created_at)} · ${k.created_by}`), h("td", {}, gone(`/api/v1/tokens/${encodeURIComponent(k.name)}`)));
-  const letter = (l) => h("tr", {}, h("td", {}, h("strong", {}, `${l.kind} ${l.seq}`)), h("td", {}, l.reason), h("td.quiet", {}, when(l.at)));
+  const letter = (l) => h("tr", {}, h("td", {}, h("strong", {}, `${l.kind} ${l.seq}`), outbox.sinks.length > 1 ? h("span.quiet", {}, ` ${l.sink}`) : null), h("td", {}, l.reason), h("td.quiet", {}, when(l.at)));
+  const sink = (s) => h("tr", {}, h("td", {}, h("strong", {}, s.name)), h("td", {}, `${t("owed")}: ${s.result + s.part + s.review}`), h("td.quiet", {}, s.connected ? "✓" : "–"));
   const retry = () => tried(async () => { await post("/api/v1/commands/retry"); toast(t("retried")); });
   const form = (fields, send) => {
     const f = h("form.inline", { onsubmit: (e) => { e.preventDefault(); tried(() => send(Object.fromEntries(new FormData(f)))); } }, fields, h("button.primary", {}, t("add")));
@@ -32,5 +33,6 @@ export async function people(main) {
         sheet(made.name, () => h("div.body", {}, h("p", {}, t("tokenOnce")), h("code.secret", {}, made.token), h("button.primary", { onclick: () => navigator.clipboard?.writeText(made.token) }, t("copy"))));
       })),
     h("section.card", {}, h("h2", {}, t("outbox")), h("p", {}, `${t("owed")}: ${outbox.owed} · ${t("givenUp")}: ${outbox.dead}`),
+      outbox.sinks.length > 1 ? h("table", {}, h("tbody", {}, outbox.sinks.map(sink))) : null,
       h("table", {}, h("tbody", {}, outbox.letters.map(letter))), h("button.primary", { onclick: retry }, t("retry")))));
 }

@@ -14,16 +14,17 @@
 
 mod alarms;
 
+use super::dialect::{Dialect, Message};
 use super::link::{
     CLIENT_INFLIGHT_MAX, Link, LinkEvent, PAYLOAD_BYTES_MAX, PUBLISH_OVERHEAD_BYTES, TOPIC_BYTES_MAX,
 };
-use super::message::{self, StationState, Topics};
 use super::owed::{self, Read};
-use super::state::{Action, Event, Hold, Machine, Phase, Side, What};
-use super::{MqttError, MqttOptions, StationEvent};
+use super::state::{Action, Entry, Event, Hold, Machine, Phase, Side, What};
+use super::{MqttError, MqttOptions, Report, StationEvent};
+use crate::publish::StationState;
 use crate::store::Store;
 use crate::store::error::StoreError;
-use crate::store::outbox::{Cause, Kind, Owed};
+use crate::store::outbox::{Cause, Kind};
 use alarms::Held;
 use rand::Rng as _;
 use std::collections::{BTreeMap, VecDeque};
@@ -65,7 +66,9 @@ const POISON: &str = "every connection is dropped on it, and others of its kind 
 
 pub struct Driver {
     options: MqttOptions,
-    topics: Topics,
+    dialect: Arc<dyn Dialect>,
+    /// Passes the alarms about this sink on to the other sinks.
+    others: Option<Report>,
     store: Arc<Store>,
     machine: Machine,
     inbox: VecDeque<Event>,
@@ -75,15 +78,15 @@ pub struct Driver {
     packet_bytes_max: usize,
     broker_retains: bool,
     /// Payloads of what is fetched and not published yet.
-    payloads: BTreeMap<Owed, Vec<u8>>,
+    payloads: BTreeMap<Entry, Vec<u8>>,
     /// Newest payload of every camera and alarm, by topic.
     retained: BTreeMap<String, Vec<u8>>,
-    acknowledged: Vec<Owed>,
+    acknowledged: Vec<u64>,
     /// Why kinds pause, while the alarm is raised.
     refused: BTreeMap<Kind, String>,
-    /// By kind; `held_told`: how many the alarm speaks of.
+    /// By kind; `held_reported`: how many the alarm names.
     held: [Held; Kind::ALL.len()],
-    held_told: usize,
+    held_reported: usize,
     /// Dead letters may fit the connection that was just made.
     dead_due: bool,
     stopping: bool,
@@ -97,11 +100,17 @@ pub struct Driver {
 }
 
 impl Driver {
-    pub fn new(options: MqttOptions, store: Arc<Store>, phase: watch::Sender<Phase>) -> Self {
+    pub fn new(
+        options: MqttOptions,
+        store: Arc<Store>,
+        phase: watch::Sender<Phase>,
+        others: Option<Report>,
+    ) -> Self {
         let now = Instant::now();
         Self {
-            topics: Topics::new(&options.prefix),
+            dialect: options.dialect.dialect(&options.prefix),
             options,
+            others,
             store,
             machine: Machine::default(),
             inbox: VecDeque::new(),
@@ -114,7 +123,7 @@ impl Driver {
             acknowledged: Vec::new(),
             refused: BTreeMap::new(),
             held: Default::default(),
-            held_told: 0,
+            held_reported: 0,
             dead_due: false,
             stopping: false,
             connected_at: SystemTime::now(),
@@ -128,13 +137,13 @@ impl Driver {
     pub async fn run(
         mut self,
         mut events: mpsc::Receiver<StationEvent>,
+        mut retried: watch::Receiver<u64>,
         mut stop: oneshot::Receiver<()>,
     ) -> Result<(), MqttError> {
         let mut committed = self.store.subscribe();
         let mut reviewed = self.store.subscribe_reviews();
         let mut decided = self.store.subscribe_parts();
-        let mut retried = self.store.subscribe_retries();
-        self.tell_of_dead_letters().await?;
+        self.report_dead_letters().await?;
         self.clear_alarms();
         let mut events_open = true;
         while self.machine.phase() != Phase::Stopped {
@@ -155,7 +164,7 @@ impl Driver {
             }
             self.settle().await?;
             let phase = self.machine.phase();
-            self.phase.send_if_modified(|told| std::mem::replace(told, phase) != phase);
+            self.phase.send_if_modified(|known| std::mem::replace(known, phase) != phase);
         }
         Ok(())
     }
@@ -220,7 +229,7 @@ impl Driver {
                 self.inbox.push_back(Event::Acked { pkid, outcome });
             }
             LinkEvent::Down(reason) => {
-                tracing::info!(reason, broker = %self.broker(), "no connection to the broker");
+                tracing::info!(sink = self.options.sink, reason, broker = %self.broker(), "no connection to the broker");
                 self.inbox.push_back(Event::Lost);
             }
         }
@@ -232,7 +241,7 @@ impl Driver {
         self.broker_retains = retain;
         self.connected_at = SystemTime::now();
         let window = receive_max.map_or(WINDOW, |max| WINDOW.min(usize::from(max).saturating_sub(1)).max(1));
-        tracing::info!(broker = %self.broker(), window, owed = self.store.outbox_len(), "connected to the broker");
+        tracing::info!(sink = self.options.sink, broker = %self.broker(), window, "connected to the broker");
         self.inbox.push_back(Event::Connected { window });
         self.held = Default::default();
         self.dead_due = true;
@@ -246,13 +255,16 @@ impl Driver {
         let now = SystemTime::now();
         match event {
             StationEvent::Camera { id, status } => {
-                let topic = self.topics.camera_status(&id);
-                self.retain(topic, message::camera_status(&status, now));
+                let message = self.dialect.camera(&id, &status, now);
+                self.retain(message);
             }
-            StationEvent::Alarm { code, raised, message } => self.alarm(&code, raised, &message),
+            StationEvent::Alarm { code, raised, message } => {
+                let message = self.dialect.alarm(&code, raised, &message, now);
+                self.retain(message);
+            }
             StationEvent::Stats(stats) => {
                 let up = matches!(self.machine.phase(), Phase::CatchingUp | Phase::Live);
-                let (topic, payload) = (self.topics.stats(), message::stats(&stats, now));
+                let Message { topic, payload } = self.dialect.stats(&stats, now);
                 let fits = self.fits(&topic, &payload);
                 if let Some(link) = self.link.as_ref().filter(|_| up && fits) {
                     // Neither acknowledged nor retained: when it is not taken, the next ones come soon.
@@ -262,7 +274,7 @@ impl Driver {
         }
     }
 
-    fn retain(&mut self, topic: String, payload: Vec<u8>) {
+    fn retain(&mut self, Message { topic, payload }: Message) {
         let known = self.retained.contains_key(&topic);
         if topic.len() > TOPIC_BYTES_MAX || (!known && self.retained.len() >= RETAINED_MAX) {
             tracing::warn!(topic, "not published: the topic is too long, or there are too many");
@@ -272,24 +284,26 @@ impl Driver {
         self.inbox.push_back(Event::Changed(Side::Topic(topic)));
     }
 
-    /// Somebody, or `retry_dead_letters`, has said so; what waits because of a refusal is tried at once, too.
+    /// Somebody, or `retry_dead_letters`, asked for it; what waits because of a refusal is tried at once, too.
     async fn dead_letters_are_owed(&mut self) -> Result<(), MqttError> {
         // All is read again.
         self.held = Default::default();
         self.hold_until = Default::default();
         self.retry_at = self.retry_at.map(|_| Instant::now());
         self.inbox.push_back(Event::Retried);
-        self.tell_of_dead_letters().await
+        self.report_dead_letters().await
     }
 
     /// What was given up, and fits the connection that was just made, is owed again.
     async fn retry_dead_letters(&mut self) -> Result<(), MqttError> {
         if std::mem::take(&mut self.dead_due) {
             let payload_max = Kind::ALL.map(|kind| self.payload_max(kind));
-            let retry = move |store: &Store| match owed::sendable(store, payload_max)? {
-                letters if letters.is_empty() => Ok(0),
-                letters => store.retry(&letters),
-            };
+            let (sink, dialect) = (self.options.sink.clone(), Arc::clone(&self.dialect));
+            let retry =
+                move |store: &Store| match owed::sendable(store, &sink, dialect.as_ref(), payload_max)? {
+                    letters if letters.is_empty() => Ok(0),
+                    letters => store.outbox(&sink).retry(Some(&letters)),
+                };
             let count = self.on_disk(retry).await?;
             if count > 0 {
                 tracing::info!(count, "dead letters can be delivered now and are owed again");
@@ -304,7 +318,7 @@ impl Driver {
 
     /// The longest payload of a kind on this connection.
     fn payload_max(&self, kind: Kind) -> usize {
-        let around = owed::topic(&self.topics, kind).len() + PUBLISH_OVERHEAD_BYTES;
+        let around = self.dialect.owed_topic(kind).len() + PUBLISH_OVERHEAD_BYTES;
         self.packet_bytes_max.saturating_sub(around).min(PAYLOAD_BYTES_MAX)
     }
 
@@ -323,7 +337,7 @@ impl Driver {
             }
             self.write_removals().await?;
             self.retry_dead_letters().await?;
-            self.tell_of_held();
+            self.report_held();
             if self.inbox.is_empty() {
                 return Ok(());
             }
@@ -333,8 +347,8 @@ impl Driver {
     async fn carry_out(&mut self, action: Action) -> Result<(), MqttError> {
         match action {
             Action::Connect => {
-                let will = message::status(StationState::Offline, SystemTime::now());
-                self.link = Some(Link::connect(&self.options, &self.topics.status(), will));
+                let will = self.dialect.status(StationState::Offline, SystemTime::now());
+                self.link = Some(Link::connect(&self.options, will));
             }
             Action::Close => {
                 self.link = None;
@@ -353,19 +367,19 @@ impl Driver {
             Action::HoldFor { kind, times, why } => self.hold(kind, times, why),
             Action::Fetch { kind, from, count } => self.fetch(kind, from, count).await?,
             Action::Publish(what) => self.publish(what).await?,
-            Action::Remove(owed) => {
-                self.acknowledged.push(owed);
-                self.tell_of_refused(owed.kind, None);
+            Action::Remove(entry) => {
+                self.acknowledged.push(entry.place);
+                self.report_refused(entry.kind, None);
             }
-            Action::DeadLetter(owed) => self.bury(owed, Cause::Invalid, INVALID.into()).await?,
-            Action::Poison(owed) => self.bury(owed, Cause::Dropped, POISON.into()).await?,
+            Action::DeadLetter(entry) => self.bury(entry.place, Cause::Invalid, INVALID.into()).await?,
+            Action::Poison(entry) => self.bury(entry.place, Cause::Dropped, POISON.into()).await?,
             Action::SideRefused(side) => tracing::error!(?side, "the broker refused a message"),
         }
         Ok(())
     }
 
     fn hold(&mut self, kind: Kind, times: u32, why: Hold) {
-        self.payloads.retain(|owed, _| owed.kind != kind);
+        self.payloads.retain(|entry, _| entry.kind != kind);
         let most = match why {
             Hold::Refused => BACKOFF_MAX,
             Hold::Dropped => DROPPED_WAIT_MAX,
@@ -373,9 +387,9 @@ impl Driver {
         self.hold_until[kind as usize] = Some(Instant::now() + backoff(times, most));
         let word = kind.as_str();
         match why {
-            Hold::Refused => self.tell_of_refused(kind, Some(format!("the broker refuses {word}s"))),
+            Hold::Refused => self.report_refused(kind, Some(format!("the broker refuses {word}s"))),
             Hold::Dropped if times >= DROPPED_ALARM => {
-                self.tell_of_refused(kind, Some(format!("every connection is dropped on a {word}")));
+                self.report_refused(kind, Some(format!("every connection is dropped on a {word}")));
             }
             Hold::Dropped => {}
         }
@@ -383,30 +397,26 @@ impl Driver {
 
     async fn publish(&mut self, what: What) -> Result<(), MqttError> {
         let (topic, retain, payload) = match &what {
-            What::Owed(owed) => (owed::topic(&self.topics, owed.kind), false, self.payloads.remove(owed)),
+            What::Owed(entry) => (self.dialect.owed_topic(entry.kind), false, self.payloads.remove(entry)),
             What::Side(Side::Status) => {
                 let state = if self.stopping { StationState::Stopped } else { StationState::Online };
-                (self.topics.status(), true, Some(message::status(state, self.connected_at)))
+                let Message { topic, payload } = self.dialect.status(state, self.connected_at);
+                (topic, true, Some(payload))
             }
-            // Retention may just have removed the last inspection; an empty payload clears the topic.
             What::Side(Side::Last) => {
-                (self.topics.last(), true, Some(self.last().await?.unwrap_or_default()))
+                let Message { topic, payload } = self.last().await?;
+                (topic, true, Some(payload))
             }
             What::Side(Side::Topic(topic)) => (topic.clone(), true, self.retained.get(topic).cloned()),
         };
         let payload = payload.expect("a payload is stored before the machine hears of its message");
-        if let What::Side(side) = what {
-            if !self.fits(&topic, &payload) {
-                let limit = self.packet_bytes_max;
-                tracing::warn!(
-                    topic,
-                    bytes = payload.len(),
-                    limit,
-                    "not published: longer than the broker takes"
-                );
-                self.inbox.push_back(Event::Skipped(side));
-                return Ok(());
-            }
+        if let What::Side(side) = what
+            && !self.fits(&topic, &payload)
+        {
+            let (bytes, limit) = (payload.len(), self.packet_bytes_max);
+            tracing::warn!(topic, bytes, limit, "not published: longer than the broker takes");
+            self.inbox.push_back(Event::Skipped(side));
+            return Ok(());
         }
         let link = self.link.as_ref();
         if link.is_none_or(|l| l.try_publish(&topic, true, retain && self.broker_retains, payload).is_err()) {
@@ -416,19 +426,20 @@ impl Driver {
         Ok(())
     }
 
-    /// `last` of the newest inspection that can be read.
-    async fn last(&mut self) -> Result<Option<Vec<u8>>, MqttError> {
-        let newest = |store: &Store| {
+    /// `last` of the newest inspection that can be read; retention may just have removed it.
+    async fn last(&mut self) -> Result<Message, MqttError> {
+        let dialect = Arc::clone(&self.dialect);
+        let newest = move |store: &Store| {
             for stored in store.newest_first().take(WINDOW) {
                 match stored {
-                    Ok(stored) => return Ok(Some(message::last(&stored))),
+                    Ok(stored) => return Ok(dialect.last(Some(&stored))),
                     Err(error @ StoreError::BadRecord { .. }) => {
                         tracing::error!(%error, "skipped for `last`")
                     }
                     Err(error) => return Err(error),
                 }
             }
-            Ok(None)
+            Ok(dialect.last(None))
         };
         self.on_disk(newest).await
     }
@@ -437,23 +448,26 @@ impl Driver {
         // What was just acknowledged must not be read again.
         self.write_removals().await?;
         let payload_max = self.payload_max(kind);
-        let read = move |store: &Store| owed::read(store, kind, from, count, payload_max);
+        let (sink, dialect) = (self.options.sink.clone(), Arc::clone(&self.dialect));
+        let read =
+            move |store: &Store| owed::read(store, &sink, dialect.as_ref(), kind, from, count, payload_max);
         let Read { ready, held, dead, next, end } = self.on_disk(read).await?;
-        for (seq, cause, reason) in dead {
-            self.bury(Owed { kind, seq }, cause, reason).await?;
+        for (place, cause, reason) in dead {
+            self.bury(place, cause, reason).await?;
         }
         self.held[kind as usize].add(held);
-        let seqs = ready.iter().map(|(seq, _)| *seq).collect();
-        self.payloads.extend(ready.into_iter().map(|(seq, payload)| (Owed { kind, seq }, payload)));
-        self.inbox.push_back(Event::Fetched { kind, seqs, next, end });
+        let places = ready.iter().map(|(place, _)| *place).collect();
+        self.payloads.extend(ready.into_iter().map(|(place, payload)| (Entry { kind, place }, payload)));
+        self.inbox.push_back(Event::Fetched { kind, places, next, end });
         Ok(())
     }
 
     /// Moves an entry to the dead letters and raises the alarm.
-    async fn bury(&mut self, owed: Owed, cause: Cause, reason: String) -> Result<(), MqttError> {
-        tracing::error!(%owed, reason, "a message cannot be delivered and is kept as a dead letter");
-        self.on_disk(move |store| store.dead_letter(owed, cause, &reason)).await?;
-        self.tell_of_dead_letters().await
+    async fn bury(&mut self, place: u64, cause: Cause, reason: String) -> Result<(), MqttError> {
+        let sink = self.options.sink.clone();
+        tracing::error!(sink, place, reason, "a message cannot be delivered and is kept as a dead letter");
+        self.on_disk(move |store| store.outbox(&sink).give_up(place, cause, &reason)).await?;
+        self.report_dead_letters().await
     }
 
     async fn write_removals(&mut self) -> Result<(), MqttError> {
@@ -461,7 +475,8 @@ impl Driver {
             return Ok(());
         }
         let acknowledged = std::mem::take(&mut self.acknowledged);
-        self.on_disk(move |store| acknowledged.into_iter().try_for_each(|owed| store.ack_owed(owed))).await
+        let sink = self.options.sink.clone();
+        self.on_disk(move |store| store.outbox(&sink).ack(&acknowledged)).await
     }
 
     async fn on_disk<T: Send + 'static>(

@@ -1,4 +1,4 @@
-//! MQTT: what the store owes, delivered; what the station is, said.
+//! MQTT: what a sink is owed, delivered; how the station is, published.
 //!
 //!     Store --committed--> driver --try_publish--> link (rumqttc, its own task) --> broker
 //!       ^                   |  ^                     |
@@ -7,33 +7,24 @@
 //!     broker --cmd/…--> command (a client of its own) --> daemon's desk --> cmd/ack
 //!
 //! `state` decides, without clock, network or disk; `driver` carries out; `link` is one connection, by `tls` or in clear;
-//! `message` makes the payloads; `last_words` are said without a store. The outbox in the store is the only truth about what must be sent:
-//! a connection starts with nothing and reads it from its lowest entry.
-//!
-//! | topic | QoS | retained | when |
-//! | --- | --- | --- | --- |
-//! | `status` | 1 | yes | at every connect, at a clean stop; Last Will |
-//! | `result` | 1 | no | each outbox entry, in order |
-//! | `part`, `review` | 1 | no | as the store owes them |
-//! | `last` | 1 | yes | when the outbox was published to its end |
-//! | `camera/{id}/status`, `alarm/{code}` | 1 | yes | on change, and at every connect |
-//! | `stats` | 0 | no | as it comes, only while connected |
+//! `dialect` makes topics and payloads; `last_words` are published without a store. The outbox in the store is the only truth
+//! about what must be sent: a connection starts with nothing and reads it from its cursor.
 
 pub mod command;
+pub mod dialect;
 mod driver;
 pub mod last_words;
 mod link;
-pub mod message;
 mod owed;
 pub mod state;
 mod tls;
 
 pub use tls::Tls;
 
-use crate::domain::camera::CameraStatus;
+use super::{Report, StationEvent};
 use crate::store::Store;
 use crate::store::error::StoreError;
-use message::Stats;
+use dialect::Spoken;
 use state::Phase;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,6 +50,9 @@ pub enum Protocol {
 /// Where and how to connect.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MqttOptions {
+    /// The name of the sink, whose cursor it is.
+    pub sink: String,
+    pub dialect: Spoken,
     pub host: String,
     pub port: u16,
     pub protocol: Protocol,
@@ -78,6 +72,8 @@ impl std::fmt::Debug for MqttOptions {
     /// Without the password: options end up in logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MqttOptions")
+            .field("sink", &self.sink)
+            .field("dialect", &self.dialect)
             .field("host", &self.host)
             .field("port", &self.port)
             .field("protocol", &self.protocol)
@@ -143,14 +139,6 @@ pub enum MqttError {
     Task { reason: String },
 }
 
-/// What the rest of the station has to say.
-#[derive(Clone, Debug, PartialEq)]
-pub enum StationEvent {
-    Camera { id: String, status: CameraStatus },
-    Alarm { code: String, raised: bool, message: String },
-    Stats(Stats),
-}
-
 /// The running connection. Dropping it without `stop` looks like a crash to the broker: it
 /// publishes the Last Will.
 pub struct Handle {
@@ -190,17 +178,23 @@ impl Drop for Handle {
     }
 }
 
-/// Connects, and keeps delivering what the store owes until `stop`. Call it inside a tokio runtime.
+/// Connects, and keeps delivering what the store owes the sink until `stop`. `others` passes the alarms about it on to
+/// the other sinks. Call it inside a tokio runtime.
+///
+/// # Errors
+/// An option that cannot work; the store knows no such sink.
 pub fn spawn(
     options: MqttOptions,
     store: Arc<Store>,
     events: mpsc::Receiver<StationEvent>,
+    others: Option<Report>,
 ) -> Result<Handle, MqttError> {
     options.check()?;
+    let retries = store.outbox(&options.sink).subscribe_retries()?;
     let (stop, stopped) = oneshot::channel();
     let (phase_tx, phase) = watch::channel(Phase::Offline);
-    let driver = driver::Driver::new(options, store, phase_tx);
-    let task = tokio::spawn(driver.run(events, stopped));
+    let driver = driver::Driver::new(options, store, phase_tx, others);
+    let task = tokio::spawn(driver.run(events, retries, stopped));
     Ok(Handle { stop: Some(stop), task, phase })
 }
 
@@ -211,6 +205,8 @@ mod tests {
     #[test]
     fn options_that_cannot_work_are_named() {
         let good = MqttOptions {
+            sink: "mqtt".into(),
+            dialect: Spoken::Json,
             host: "localhost".into(),
             port: 1883,
             protocol: Protocol::V5,

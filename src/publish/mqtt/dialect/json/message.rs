@@ -1,4 +1,4 @@
-//! What is said on MQTT: the payloads of SCADA topics, each a versioned struct of its own.
+//! What is published as JSON: the payloads of SCADA topics, each a versioned struct of its own.
 //!
 //!     Stored inspection -> `result`   everything, null where unknown; result.schema.json describes it
 //!                       -> `last`     flat, for tag trees: every field always there, of one type
@@ -11,10 +11,8 @@
 
 pub mod part;
 mod station;
-mod topics;
 
-pub use station::{StationState, Stats, alarm, camera_status, stats, status};
-pub use topics::Topics;
+pub use station::{alarm, camera_status, stats, status};
 
 use crate::domain::inspection::Inspection;
 use crate::domain::review::{OperatorBox, Review};

@@ -8,22 +8,19 @@
 //!
 //! Invariants:
 //! - Packets of more than `COMMAND_BYTES_MAX` end the connection, which is made anew; results flow on.
-//! - Retained commands are refused: they are old, whoever sees them. So is a trigger without any text, which is what
-//!   clearing a retained one looks like.
 //! - The session is clean: a command that came while the station was away is not carried out late, nor is one that
 //!   waited when the connection ended. A sender without an answer may send it again under its correlation id.
-//! - Every command gets one acknowledgement, on `cmd/ack` or on the response topic that it names (MQTT 5), which must
-//!   lie below the station's own `cmd/`: who may command may not thereby publish elsewhere.
+//! - Every command gets one acknowledgement. Which may command, and where the answer goes, the dialect says.
 //! - A broker that lets nobody hear commands, or two stations under one client id, raise an alarm.
 
 mod wire;
 
-use super::message::SCHEMA;
-use super::{MqttOptions, StationEvent};
-use crate::command::{self, Handler, Verb, Words};
-use crate::domain::trigger::{Refusal, Sender};
-use crate::store::record::rfc3339;
-use serde::Serialize;
+use super::MqttOptions;
+use super::dialect::{Asked, Dialect};
+use crate::command::{self, CommandBody, Handler, Verb};
+use crate::domain::trigger::Sender;
+use crate::publish::{Report, StationEvent, alarm_of};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
@@ -52,9 +49,6 @@ pub const ALARM_REFUSED: &str = "commands_refused";
 /// Raised while another client seems to use the station's client id.
 pub const ALARM_TAKEN: &str = "client_id_taken";
 
-/// Says an alarm of the connection.
-pub type Tell = Box<dyn Fn(StationEvent) + Send + Sync>;
-
 /// The running listener; it ends when this is dropped, however the line ends.
 #[must_use]
 pub struct Listening(JoinHandle<()>);
@@ -72,10 +66,16 @@ impl Drop for Listening {
     }
 }
 
-/// Listens for commands. Call it inside a tokio runtime.
-pub fn listen(options: MqttOptions, handler: Handler, tell: Tell) -> Listening {
-    let listener =
-        Listener { options, handler, tell, refused: AtomicBool::new(false), taken: AtomicBool::new(false) };
+/// Listens for commands; `report` passes alarms of the connection on. Call it inside a tokio runtime.
+pub fn listen(options: MqttOptions, handler: Handler, report: Report) -> Listening {
+    let listener = Listener {
+        dialect: options.dialect.dialect(&options.prefix),
+        options,
+        handler,
+        report,
+        refused: AtomicBool::new(false),
+        taken: AtomicBool::new(false),
+    };
     Listening(tokio::spawn(async move { listener.run().await }))
 }
 
@@ -103,8 +103,9 @@ impl Commands {
 
 struct Listener {
     options: MqttOptions,
+    dialect: Arc<dyn Dialect>,
     handler: Handler,
-    tell: Tell,
+    report: Report,
     /// The alarms that stand.
     refused: AtomicBool,
     taken: AtomicBool,
@@ -212,8 +213,8 @@ impl Listener {
         format!("{}-cmd", self.options.client_id)
     }
 
-    fn topics(&self) -> impl Iterator<Item = String> + '_ {
-        Verb::ALL.into_iter().map(|verb| format!("{}/cmd/{}", self.options.prefix, verb.as_str()))
+    fn topics(&self) -> impl Iterator<Item = String> + use<> {
+        self.dialect.command_topics().into_iter()
     }
 
     fn subscribed(&self, refused: &[usize]) {
@@ -256,160 +257,21 @@ impl Listener {
 
     /// Raises an alarm or, without a text, clears it.
     fn alarm(&self, code: &str, message: String) {
-        (self.tell)(StationEvent::Alarm { code: code.to_owned(), raised: !message.is_empty(), message });
+        let code = alarm_of(&self.options.sink, code);
+        (self.report)(StationEvent::Alarm { code, raised: !message.is_empty(), message });
     }
 
     /// Carries one command out; the topic and the bytes of its acknowledgement.
     async fn take(&self, arrived: &Arrived) -> Option<(String, Vec<u8>)> {
-        let own = format!("{}/cmd/", self.options.prefix);
-        let verb = arrived.topic.strip_prefix(&own)?;
-        let words = self.words(verb, &own, arrived);
-        let correlation_id = words.as_ref().ok().and_then(Words::id);
-        let order = words.and_then(|words| words.order(Verb::parse(verb)?, arrived.at));
+        let Asked { verb, body, answer_to } = self.dialect.read_command(&arrived.incoming())?;
+        let correlation_id = body.as_ref().ok().and_then(CommandBody::id);
+        let order = body.and_then(|body| body.order(Verb::parse(&verb)?, arrived.at));
         let outcome = match order {
             Ok(order) => command::carry_out(&self.handler, order.command, Sender::Mqtt).await,
             Err(refusal) => Err(refusal),
         };
-        command::log::outcome(verb, &Sender::Mqtt, correlation_id.as_deref(), &outcome);
-        let to = arrived.response_topic.clone().filter(|topic| is_response_topic(topic, &own));
-        let to = to.unwrap_or_else(|| format!("{own}ack"));
-        Some((to, ack(verb, correlation_id.as_deref(), &outcome, SystemTime::now())))
-    }
-
-    /// The fields of a message that may command.
-    fn words(&self, verb: &str, own: &str, arrived: &Arrived) -> Result<Words, Refusal> {
-        if arrived.retained {
-            let reason = "a retained command is old: publish it without retain".to_owned();
-            return Err(Refusal::Malformed { reason });
-        }
-        if let Some(topic) = arrived.response_topic.as_ref().filter(|topic| !is_response_topic(topic, own)) {
-            let topic = topic.chars().take(SHOWN_CHARS_MAX).collect();
-            return Err(Refusal::ResponseTopic { topic, below: own.to_owned() });
-        }
-        words(verb, arrived)
-    }
-}
-
-/// Characters of a foreign topic that a reason repeats.
-const SHOWN_CHARS_MAX: usize = 100;
-
-/// An answer goes where the sender says, below the station's own `cmd/`, but never to wildcards or to where it would
-/// be a command.
-fn is_response_topic(topic: &str, own: &str) -> bool {
-    topic.len() <= super::PREFIX_BYTES_MAX
-        && topic.strip_prefix(own).is_some_and(|rest| !rest.is_empty() && Verb::parse(rest).is_err())
-        && !topic.contains(['+', '#'])
-        && !topic.chars().any(char::is_control)
-}
-
-/// The fields of a command; the correlation data of MQTT 5 stands in for a `correlation_id` that the payload does not
-/// have.
-fn words(verb: &str, arrived: &Arrived) -> Result<Words, Refusal> {
-    if verb == Verb::Trigger.as_str() && arrived.payload.is_empty() {
-        let reason =
-            "an empty payload is no trigger: it clears a retained one; send {} for one without words";
-        return Err(Refusal::Malformed { reason: reason.into() });
-    }
-    let data = arrived.correlation.as_deref().and_then(|data| std::str::from_utf8(data).ok());
-    Ok(command::words(&arrived.payload)?.correlated_by(data))
-}
-
-/// The bytes of an acknowledgement.
-fn ack(verb: &str, correlation_id: Option<&str>, outcome: &Result<(), Refusal>, at: SystemTime) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct AckV1<'a> {
-        schema: u16,
-        command: &'a str,
-        correlation_id: &'a str,
-        accepted: bool,
-        /// Empty when it is accepted.
-        code: &'a str,
-        reason: String,
-        ts: String,
-    }
-    let refused = outcome.as_ref().err();
-    let ack = AckV1 {
-        schema: SCHEMA,
-        command: verb,
-        correlation_id: correlation_id.unwrap_or_default(),
-        accepted: refused.is_none(),
-        code: refused.map_or("", Refusal::code),
-        reason: refused.map(ToString::to_string).unwrap_or_default(),
-        ts: rfc3339(at),
-    };
-    serde_json::to_vec(&ack).expect("strings and numbers always serialise")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn arrived(payload: &str) -> Arrived {
-        Arrived {
-            topic: String::new(),
-            payload: payload.into(),
-            retained: false,
-            at: Instant::now(),
-            response_topic: None,
-            correlation: Some(b"c7".to_vec()),
-            receipt: Receipt::None,
-        }
-    }
-
-    #[test]
-    fn correlation_data_stands_in_for_a_missing_id() {
-        let id = |payload: &str| words("trigger", &arrived(payload)).unwrap().id();
-        assert_eq!(id("{}").as_deref(), Some("c7"));
-        assert_eq!(id(r#"{"correlation_id":"own"}"#).as_deref(), Some("own"));
-        for odd in [vec![0xff], b"a\nb".to_vec(), vec![b'x'; 300]] {
-            let arrived = Arrived { correlation: Some(odd), ..arrived("{}") };
-            assert_eq!(words("trigger", &arrived).unwrap().id(), None);
-        }
-        let refused = words("pause", &arrived(r#"{"correlation_id":"own ","deadline_ms":0}"#)).unwrap();
-        assert_eq!(refused.id().as_deref(), Some("own"), "a refusal finds its sender");
-        assert!(refused.order(Verb::Pause, Instant::now()).is_err());
-    }
-
-    #[test]
-    fn an_empty_message_pauses_and_resumes_but_is_no_trigger() {
-        let refused = words("trigger", &arrived("")).unwrap_err();
-        assert!(refused.code() == "malformed" && refused.to_string().contains("empty payload"), "{refused}");
-        assert!(words("pause", &arrived("")).is_ok() && words("resume", &arrived("")).is_ok());
-    }
-
-    #[test]
-    fn answers_stay_below_the_own_commands_and_are_none() {
-        let own = "inspectd/p/a/l/st10/cmd/";
-        for good in ["ack", "ack/plc7", "plc/7/answers", "trigger/answers"] {
-            assert!(is_response_topic(&format!("{own}{good}"), own), "{good}");
-        }
-        for bad in [
-            "",
-            "$SYS/x",
-            "plc/7/answers",
-            "inspectd/p/a/l/st10/result",
-            "inspectd/p/a/l/st11/cmd/ack",
-            own,
-            "inspectd/p/a/l/st10/cmd/trigger",
-            "inspectd/p/a/l/st10/cmd/pause",
-            "inspectd/p/a/l/st10/cmd/a/+/b",
-            "inspectd/p/a/l/st10/cmd/#",
-            "inspectd/p/a/l/st10/cmd/a\nb",
-        ] {
-            assert!(!is_response_topic(bad, own), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn acknowledgements_are_flat_and_type_stable() {
-        let full = Refusal::Full { camera: "cam1".into(), waiting: 8 };
-        let at = SystemTime::UNIX_EPOCH;
-        let parse = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
-        let (good, bad) =
-            (parse(ack("trigger", Some("c7"), &Ok(()), at)), parse(ack("trigger", None, &Err(full), at)));
-        assert_eq!((&good["accepted"], &good["correlation_id"]), (&true.into(), &"c7".into()));
-        assert_eq!((&bad["accepted"], &bad["code"]), (&false.into(), &"full".into()));
-        let keys = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(keys(&good), keys(&bad));
+        command::log::outcome(&verb, &Sender::Mqtt, correlation_id.as_deref(), &outcome);
+        let answer = self.dialect.answer(&verb, correlation_id.as_deref(), &outcome, SystemTime::now());
+        Some((answer_to, answer))
     }
 }

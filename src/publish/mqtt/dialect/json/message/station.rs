@@ -1,32 +1,27 @@
-//! What a station says about itself: its state, its cameras', alarms, counts.
+//! What a station publishes about itself: its state, its cameras', alarms, counts.
 
 use super::{PROBABILITY_DIGITS, SCHEMA, SIZE_DIGITS, known, to_json};
 use crate::domain::camera::CameraStatus;
+use crate::publish::{StationState, Stats};
 use crate::store::record::rfc3339;
 use serde::Serialize;
 use std::time::SystemTime;
-
-/// What `status` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StationState {
-    Online,
-    /// Stopped on purpose.
-    Stopped,
-    /// Said by the broker (Last Will) when the connection broke.
-    Offline,
-}
 
 /// The bytes of `status`; `since` is when the connection was made (or, stopping, the stop).
 pub fn status(state: StationState, since: SystemTime) -> Vec<u8> {
     #[derive(Serialize)]
     struct StatusV1 {
         schema: u16,
-        state: StationState,
+        state: &'static str,
         since: String,
         version: &'static str,
     }
-    to_json(&StatusV1 { schema: SCHEMA, state, since: rfc3339(since), version: env!("CARGO_PKG_VERSION") })
+    to_json(&StatusV1 {
+        schema: SCHEMA,
+        state: state.as_str(),
+        since: rfc3339(since),
+        version: env!("CARGO_PKG_VERSION"),
+    })
 }
 
 /// The bytes of `camera/{id}/status`; texts that do not apply are empty.
@@ -74,22 +69,6 @@ pub fn alarm(code: &str, raised: bool, message: &str, at: SystemTime) -> Vec<u8>
     }
     let state = if raised { "raised" } else { "cleared" };
     to_json(&AlarmV1 { schema: SCHEMA, code, state, message, ts: rfc3339(at) })
-}
-
-/// Counts over a window of time; numbers that are not known are NaN.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Stats {
-    pub window_s: f64,
-    pub pass: u64,
-    pub fail: u64,
-    pub review: u64,
-    pub latency_p50_ms: f64,
-    pub latency_p95_ms: f64,
-    pub latency_max_ms: f64,
-    /// Frames that were dropped before they were inspected.
-    pub dropped: u64,
-    /// Results that are not acknowledged yet.
-    pub outbox: u64,
 }
 
 /// The bytes of `stats`.

@@ -1,11 +1,12 @@
-//! Last words: what a station says that has no store, and so delivers nothing.
+//! Last words: what a station publishes that has no store, and so delivers nothing.
 //!
 //!     connect --Up--> alarms and states of cameras, retained --all acknowledged--> leave
 //!        ^--Down, a pause--'                                    (until the time is over)
 
+use super::dialect::{Dialect, Message};
 use super::link::{Link, LinkEvent};
-use super::message::{self, StationState, Topics};
 use super::{MqttError, MqttOptions, StationEvent};
+use crate::publish::StationState;
 use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout_at};
 
@@ -22,24 +23,20 @@ pub async fn last_words(
     within: Duration,
 ) -> Result<(), MqttError> {
     options.check()?;
-    let topics = Topics::new(&options.prefix);
+    let dialect = options.dialect.dialect(&options.prefix);
     let now = SystemTime::now();
-    let messages: Vec<(String, Vec<u8>)> = events
+    let messages: Vec<Message> = events
         .iter()
         .filter_map(|event| match event {
-            StationEvent::Camera { id, status } => {
-                Some((topics.camera_status(id), message::camera_status(status, now)))
-            }
-            StationEvent::Alarm { code, raised, message } => {
-                Some((topics.alarm(code), message::alarm(code, *raised, message, now)))
-            }
-            _ => None,
+            StationEvent::Camera { id, status } => Some(dialect.camera(id, status, now)),
+            StationEvent::Alarm { code, raised, message } => Some(dialect.alarm(code, *raised, message, now)),
+            StationEvent::Stats(_) => None,
         })
         .collect();
     let deadline = Instant::now() + within;
     let mut reason = "the broker did not answer".to_owned();
     loop {
-        match timeout_at(deadline, say(options, &topics, &messages)).await {
+        match timeout_at(deadline, publish(options, dialect.as_ref(), &messages)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(why)) => reason = why,
             Err(_) => return Err(MqttError::Task { reason }),
@@ -49,14 +46,14 @@ pub async fn last_words(
 }
 
 /// One connection.
-async fn say(options: &MqttOptions, topics: &Topics, messages: &[(String, Vec<u8>)]) -> Result<(), String> {
-    let will = message::status(StationState::Offline, SystemTime::now());
-    let mut link = Link::connect(options, &topics.status(), will);
+async fn publish(options: &MqttOptions, dialect: &dyn Dialect, messages: &[Message]) -> Result<(), String> {
+    let will = dialect.status(StationState::Offline, SystemTime::now());
+    let mut link = Link::connect(options, will);
     let mut left = messages.len();
     while let Some(event) = link.events.recv().await {
         match event {
             LinkEvent::Up { .. } => {
-                for (topic, payload) in messages {
+                for Message { topic, payload } in messages {
                     let taken = link.try_publish(topic, true, true, payload.clone());
                     taken.map_err(|_| "the client takes no more".to_owned())?;
                 }

@@ -14,8 +14,8 @@
 //! While no other of its kind passes nothing is convicted: it may be an outage, a topic that is not allowed,
 //! a setting of the broker. Then the lane waits, longer and longer, and the other kinds go on.
 
-use super::{Action, Hold};
-use crate::store::outbox::{Kind, Owed};
+use super::{Action, Entry, Hold};
+use crate::store::outbox::Kind;
 use std::collections::VecDeque;
 
 /// Losses in a row with a message alone in flight that make it a suspect.
@@ -27,7 +27,7 @@ pub(super) const CONVICTIONS: u32 = 3;
 /// A message that may be what the connection is dropped for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Suspect {
-    pub seq: u64,
+    pub place: u64,
     /// In a row, alone in flight.
     pub strikes: u32,
     /// The same of whatever message of its kind, since one has passed.
@@ -38,8 +38,8 @@ pub(super) struct Suspect {
 }
 
 impl Suspect {
-    const fn new(seq: u64) -> Self {
-        Self { seq, strikes: 0, losses: 0, convictions: 0, invalid: false }
+    const fn new(place: u64) -> Self {
+        Self { place, strikes: 0, losses: 0, convictions: 0, invalid: false }
     }
 }
 
@@ -97,15 +97,15 @@ impl Lane {
         }
     }
 
-    pub fn take_fetched(&mut self, seqs: Vec<u64>, next: u64, end: bool) {
+    pub fn take_fetched(&mut self, places: Vec<u64>, next: u64, end: bool) {
         if !std::mem::take(&mut self.fetching) {
             return;
         }
         self.more = !end || self.again;
         self.again = false;
         if !self.rewind {
-            let held_back = self.suspect.filter(|_| self.skip).map(|s| s.seq);
-            self.fetched.extend(seqs.into_iter().filter(|seq| Some(*seq) != held_back));
+            let held_back = self.suspect.filter(|_| self.skip).map(|s| s.place);
+            self.fetched.extend(places.into_iter().filter(|place| Some(*place) != held_back));
             self.next = next;
         }
     }
@@ -157,23 +157,23 @@ impl Lane {
         }
     }
 
-    pub fn acknowledged(&mut self, seq: u64, actions: &mut Vec<Action>) {
+    pub fn acknowledged(&mut self, place: u64, actions: &mut Vec<Action>) {
         self.refusals = 0;
-        actions.push(Action::Remove(self.owed(seq)));
+        actions.push(Action::Remove(self.owed(place)));
         let Some(suspect) = &mut self.suspect else { return };
         suspect.losses = 0;
-        if suspect.seq == seq {
+        if suspect.place == place {
             self.suspect = None;
             self.skip = false;
         } else if std::mem::take(&mut self.skip) {
             suspect.convictions += 1;
             suspect.strikes = STRIKES - 1;
-            let Suspect { seq, invalid, convictions, .. } = *suspect;
+            let Suspect { place, invalid, convictions, .. } = *suspect;
             if invalid {
-                actions.push(Action::DeadLetter(self.owed(seq)));
+                actions.push(Action::DeadLetter(self.owed(place)));
                 self.suspect = None;
             } else if convictions >= CONVICTIONS {
-                actions.push(Action::Poison(self.owed(seq)));
+                actions.push(Action::Poison(self.owed(place)));
                 self.suspect = None;
             } else {
                 self.try_the_suspect();
@@ -191,12 +191,12 @@ impl Lane {
     }
 
     /// The broker calls this one invalid.
-    pub fn invalid(&mut self, seq: u64, actions: &mut Vec<Action>) {
+    pub fn invalid(&mut self, place: u64, actions: &mut Vec<Action>) {
         match self.suspect {
             // Once more, or others fare no better while it is held back.
-            Some(s) if s.invalid && (s.seq == seq || self.skip) => self.refused(actions),
+            Some(s) if s.invalid && (s.place == place || self.skip) => self.refused(actions),
             _ => {
-                let known = self.suspect.filter(|s| s.seq == seq).unwrap_or(Suspect::new(seq));
+                let known = self.suspect.filter(|s| s.place == place).unwrap_or(Suspect::new(place));
                 self.suspect = Some(Suspect { invalid: true, ..known });
                 self.rewind();
             }
@@ -209,7 +209,7 @@ impl Lane {
         let Some(lost) = alone else { return self.suspect };
         let losses = self.suspect.map_or(0, |s| s.losses).saturating_add(1);
         Some(match self.suspect {
-            Some(s) if s.seq == lost => Suspect { strikes: s.strikes.saturating_add(1), losses, ..s },
+            Some(s) if s.place == lost => Suspect { strikes: s.strikes.saturating_add(1), losses, ..s },
             // Another fared no better while it was held back: it is its turn again.
             Some(s) if self.skip => Suspect { strikes: STRIKES - 1, losses, ..s },
             _ => Suspect { strikes: 1, losses, ..Suspect::new(lost) },
@@ -226,7 +226,7 @@ impl Lane {
         self.rewind();
     }
 
-    const fn owed(&self, seq: u64) -> Owed {
-        Owed { kind: self.kind, seq }
+    const fn owed(&self, place: u64) -> Entry {
+        Entry { kind: self.kind, place }
     }
 }

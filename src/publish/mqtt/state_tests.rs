@@ -91,7 +91,7 @@ fn live(window: usize) -> World {
 
 /// The answers to reads that find nothing.
 fn nothing(machine: &mut Machine, kinds: &[Kind]) -> Vec<Action> {
-    let none = |kind| Event::Fetched { kind, seqs: vec![], next: 0, end: true };
+    let none = |kind| Event::Fetched { kind, places: vec![], next: 0, end: true };
     kinds.iter().flat_map(|kind| machine.handle(none(*kind))).collect()
 }
 
@@ -108,7 +108,7 @@ fn offline_to_connecting_to_catching_up_to_live() {
     assert_eq!((&actions[0], &actions[1..]), (&status, &reads[..]), "status goes first");
     assert_eq!(world.machine.phase(), Phase::CatchingUp);
     nothing(&mut world.machine, &[Kind::Part, Kind::Review]);
-    let read = Event::Fetched { kind: Kind::Result, seqs: vec![1], next: 2, end: true };
+    let read = Event::Fetched { kind: Kind::Result, places: vec![1], next: 2, end: true };
     let actions = world.machine.handle(read);
     let [result, last] = [What::Owed(result(1)), What::Side(Side::Last)].map(Action::Publish);
     assert_eq!(actions, [result, last]);
@@ -133,7 +133,7 @@ fn failures_count_up_until_a_result_is_acknowledged() {
     machine.handle(Event::Connected { window: 2 });
     machine.handle(Event::Sent { pkid: 1 });
     machine.handle(Event::Acked { pkid: 1, outcome: Outcome::Success });
-    machine.handle(Event::Fetched { kind: Kind::Result, seqs: vec![1], next: 2, end: true });
+    machine.handle(Event::Fetched { kind: Kind::Result, places: vec![1], next: 2, end: true });
     machine.handle(Event::Sent { pkid: 2 });
     machine.handle(Event::Acked { pkid: 2, outcome: Outcome::Success });
     assert_eq!(machine.handle(Event::Lost), [Action::Close, Action::RetryAfter { failures: 1 }]);
@@ -250,7 +250,7 @@ fn what_is_too_long_for_the_connection_leaves_the_window() {
 }
 
 /// Works until nothing is left, with a broker that drops the connection on some messages.
-fn run_against(world: &mut World, drops: impl Fn(Owed) -> bool, rounds: usize) {
+fn run_against(world: &mut World, drops: impl Fn(Entry) -> bool, rounds: usize) {
     for _ in 0..rounds {
         world.connect();
         world.answer_fetch();
@@ -341,7 +341,7 @@ fn a_kind_on_which_connections_drop_waits_longer_and_longer() {
         nothing(&mut machine, &[Kind::Result, Kind::Part]);
         // Read again where it was held back and no other is there.
         for _ in 0..2 {
-            machine.handle(Event::Fetched { kind: Kind::Review, seqs: vec![7], next: 8, end: true });
+            machine.handle(Event::Fetched { kind: Kind::Review, places: vec![7], next: 8, end: true });
         }
         assert_eq!(machine.unacknowledged(), 1, "it is on its way");
         machine.handle(Event::Lost);
@@ -369,7 +369,7 @@ fn what_the_broker_calls_invalid_is_given_up_only_when_another_of_its_kind_passe
     for _ in 0..200 {
         world.answer_fetch();
         world.write_one();
-        let bad = matches!(world.written.first(), Some((_, What::Owed(o))) if o.seq == 2);
+        let bad = matches!(world.written.first(), Some((_, What::Owed(o))) if o.place == 2);
         world.acknowledge(0, if bad { Outcome::Never } else { Outcome::Success });
         world.hold_over();
     }

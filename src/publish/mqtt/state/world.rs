@@ -1,22 +1,22 @@
 //! Tests of the machine: its world, as simple as can be.
 
-use crate::mqtt::state::lane::{CONVICTIONS, STRIKES};
-use crate::mqtt::state::*;
+use crate::publish::mqtt::state::lane::{CONVICTIONS, STRIKES};
+use crate::publish::mqtt::state::*;
 use std::collections::BTreeMap;
 
-pub const fn owed(kind: Kind, seq: u64) -> Owed {
-    Owed { kind, seq }
+pub const fn owed(kind: Kind, place: u64) -> Entry {
+    Entry { kind, place }
 }
 
-pub const fn result(seq: u64) -> Owed {
-    owed(Kind::Result, seq)
+pub const fn result(place: u64) -> Entry {
+    owed(Kind::Result, place)
 }
 
 /// A store, a client and a broker, as simple as can be, and the checks on what the machine does.
 pub struct World {
     pub machine: Machine,
     /// Entries of the outbox, and the number that the next commit of each kind gets.
-    pub outbox: BTreeSet<Owed>,
+    pub outbox: BTreeSet<Entry>,
     pub next_seq: [u64; Kind::ALL.len()],
     pub window: usize,
     pub connected: bool,
@@ -30,15 +30,15 @@ pub struct World {
     pub holding: BTreeSet<Kind>,
     pub retry: bool,
     /// Success acknowledgements that the broker gave, what it called invalid, and what it saw, in order.
-    pub accepted: BTreeSet<Owed>,
-    pub called_invalid: BTreeSet<Owed>,
-    pub dead: BTreeSet<Owed>,
-    pub removed: BTreeSet<Owed>,
+    pub accepted: BTreeSet<Entry>,
+    pub called_invalid: BTreeSet<Entry>,
+    pub dead: BTreeSet<Entry>,
+    pub removed: BTreeSet<Entry>,
     pub seen: Vec<What>,
     /// Losses with this one alone on its way.
-    pub blamed: BTreeMap<Owed, u32>,
-    /// Owed again after they were given up.
-    pub retried: BTreeSet<Owed>,
+    pub blamed: BTreeMap<Entry, u32>,
+    /// Entry again after they were given up.
+    pub retried: BTreeSet<Entry>,
 }
 
 impl World {
@@ -100,10 +100,10 @@ impl World {
                 let waits = |e: &Event| matches!(e, Event::Fetched { kind: k, .. } if *k == kind);
                 assert!(count > 0 && !self.fetched.iter().any(waits), "one read of a kind at a time");
                 let entries = self.outbox.range(owed(kind, from)..=owed(kind, u64::MAX));
-                let seqs: Vec<u64> = entries.take(count).map(|o| o.seq).collect();
-                let next = seqs.last().map_or(from, |s| s + 1);
-                let end = seqs.len() < count;
-                self.fetched.push_back(Event::Fetched { kind, seqs, next, end });
+                let places: Vec<u64> = entries.take(count).map(|o| o.place).collect();
+                let next = places.last().map_or(from, |s| s + 1);
+                let end = places.len() < count;
+                self.fetched.push_back(Event::Fetched { kind, places, next, end });
             }
             Action::Publish(what) => {
                 assert!(self.connected, "published without a connection");
@@ -131,21 +131,21 @@ impl World {
     }
 
     /// Nothing is given up while no other of its kind has passed.
-    pub fn bury(&mut self, owed: Owed) {
+    pub fn bury(&mut self, owed: Entry) {
         assert!(self.accepted.iter().any(|o| o.kind == owed.kind), "{owed} is given up without evidence");
         assert!(self.outbox.remove(&owed));
         self.dead.insert(owed);
     }
 
-    pub fn check_order(&self, owed: Owed) {
-        let on_the_way = |o: &Owed| {
+    pub fn check_order(&self, owed: Entry) {
+        let on_the_way = |o: &Entry| {
             let it = What::Owed(*o);
             self.queued.contains(&it) || self.written.iter().any(|(_, w)| *w == it)
         };
         assert!(!self.holding.contains(&owed.kind), "{owed} was published in a pause");
         assert!(self.outbox.contains(&owed), "{owed} is not owed");
         assert!(!on_the_way(&owed), "{owed} is already on the way");
-        for earlier in self.outbox.range(Owed { seq: 0, ..owed }..owed) {
+        for earlier in self.outbox.range(Entry { place: 0, ..owed }..owed) {
             let suspect = self.blamed.get(earlier).is_some_and(|n| *n >= STRIKES)
                 || self.called_invalid.contains(earlier)
                 || self.retried.contains(earlier);

@@ -6,7 +6,8 @@
 //! Acknowledgements are ours to give: the broker has its PUBACK when the command's answer is on its way.
 
 use super::{COMMAND_BYTES_MAX, OPEN_MAX};
-use crate::mqtt::{MqttOptions, Protocol};
+use crate::publish::mqtt::dialect::Incoming;
+use crate::publish::mqtt::{MqttOptions, Protocol};
 use rumqttc::v5;
 use std::time::Instant;
 
@@ -46,6 +47,19 @@ pub struct Arrived {
     pub response_topic: Option<String>,
     pub correlation: Option<Vec<u8>>,
     pub receipt: Receipt,
+}
+
+impl Arrived {
+    /// As a dialect reads it.
+    pub fn incoming(&self) -> Incoming<'_> {
+        Incoming {
+            topic: &self.topic,
+            payload: &self.payload,
+            retained: self.retained,
+            response_topic: self.response_topic.as_deref(),
+            correlation: self.correlation.as_deref(),
+        }
+    }
 }
 
 /// What the broker waits for.

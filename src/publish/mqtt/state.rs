@@ -32,7 +32,7 @@
 
 mod lane;
 
-use crate::store::outbox::{Kind, Owed};
+use crate::store::outbox::Kind;
 use lane::{Lane, Suspect};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -46,11 +46,24 @@ pub enum Side {
     Last,
 }
 
+/// An owed message: its kind, and its place in the outbox's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    pub kind: Kind,
+    pub place: u64,
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at {}", self.kind.as_str(), self.place)
+    }
+}
+
 /// One message that needs an acknowledgement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     Side(Side),
-    Owed(Owed),
+    Owed(Entry),
 }
 
 /// What a PUBACK says.
@@ -82,7 +95,7 @@ pub enum Event {
     /// outbox ended there.
     Fetched {
         kind: Kind,
-        seqs: Vec<u64>,
+        places: Vec<u64>,
         next: u64,
         end: bool,
     },
@@ -140,11 +153,11 @@ pub enum Action {
     },
     Publish(What),
     /// Acknowledged: remove the entry.
-    Remove(Owed),
+    Remove(Entry),
     /// The broker calls it invalid and takes others: move the entry to the dead letters.
-    DeadLetter(Owed),
+    DeadLetter(Entry),
     /// Every connection is dropped on it while others pass: the same.
-    Poison(Owed),
+    Poison(Entry),
     /// The broker refused a message that is not owed; it is sent again when it changes.
     SideRefused(Side),
 }
@@ -295,7 +308,7 @@ fn connected(mut session: Session, live: bool, event: Event, actions: &mut Vec<A
         }
         Event::Committed(kind) => session.lane(kind).committed(),
         Event::Retried => session.lanes.iter_mut().for_each(Lane::retry),
-        Event::Fetched { kind, seqs, next, end } => session.lane(kind).take_fetched(seqs, next, end),
+        Event::Fetched { kind, places, next, end } => session.lane(kind).take_fetched(places, next, end),
         Event::Changed(side) => {
             session.dirty.insert(side);
         }
@@ -364,9 +377,9 @@ impl Session {
     }
 
     /// What the next connection must know; `alone`: this one was alone in flight when this one was lost.
-    fn past(&self, alone: Option<Owed>) -> Past {
+    fn past(&self, alone: Option<Entry>) -> Past {
         let suspect = |kind: Kind| {
-            let lost = alone.filter(|owed| owed.kind == kind).map(|owed| owed.seq);
+            let lost = alone.filter(|owed| owed.kind == kind).map(|owed| owed.place);
             self.lanes[kind as usize].after_loss(lost)
         };
         Past { failures: self.failures, suspects: Kind::ALL.map(suspect) }
@@ -411,9 +424,9 @@ impl Session {
         match (flight.what.clone(), outcome) {
             (What::Owed(owed), Outcome::Success) => {
                 self.failures = 0;
-                self.lane(owed.kind).acknowledged(owed.seq, actions);
+                self.lane(owed.kind).acknowledged(owed.place, actions);
             }
-            (What::Owed(owed), Outcome::Never) => self.lane(owed.kind).invalid(owed.seq, actions),
+            (What::Owed(owed), Outcome::Never) => self.lane(owed.kind).invalid(owed.place, actions),
             (What::Owed(owed), Outcome::Later) => self.lane(owed.kind).refused(actions),
             (What::Side(_), Outcome::Success) => {}
             (What::Side(side), Outcome::Later | Outcome::Never) => actions.push(Action::SideRefused(side)),
@@ -449,14 +462,14 @@ impl Session {
     }
 
     /// The next owed message: of a lane on trial first, else of each lane in turn.
-    fn next_owed(&mut self) -> Option<Owed> {
+    fn next_owed(&mut self) -> Option<Entry> {
         let ready = |lane: &Lane| lane.is_free() && !lane.fetched.is_empty();
         let in_turn = (0..self.lanes.len()).map(|i| (self.turn + i) % self.lanes.len());
         let (trial, others): (Vec<_>, Vec<_>) = in_turn.partition(|at| self.lanes[*at].is_on_trial());
         let at = trial.into_iter().chain(others).find(|at| ready(&self.lanes[*at]))?;
         self.turn = at + 1;
         let lane = &mut self.lanes[at];
-        lane.fetched.pop_front().map(|seq| Owed { kind: lane.kind, seq })
+        lane.fetched.pop_front().map(|place| Entry { kind: lane.kind, place })
     }
 
     /// Fills the window: first what is not owed (it is little and always the newest), then what is.

@@ -7,6 +7,7 @@
 //! lives for one connection; `publish` can wait for ever, so only `try_publish`, and never from the
 //! task that polls. The driver never waits for the poller, so the poller may wait for the driver.
 
+use super::dialect::Message;
 use super::state::Outcome;
 use super::{MqttOptions, Protocol};
 use rumqttc::{Outgoing, v5};
@@ -74,17 +75,17 @@ pub struct NotTaken;
 
 impl Link {
     /// Starts to connect; `Up` or `Down` says how it went.
-    pub fn connect(options: &MqttOptions, will_topic: &str, will: Vec<u8>) -> Self {
+    pub fn connect(options: &MqttOptions, will: Message) -> Self {
         let (tx, events) = mpsc::channel(EVENTS_MAX);
         match options.protocol {
             Protocol::V5 => {
-                let (client, eventloop) = client_v5(options, will_topic, will);
+                let (client, eventloop) = client_v5(options, will);
                 let keep_alive = options.keep_alive;
                 let poller = tokio::spawn(poll_v5(eventloop, tx, keep_alive));
                 Self { client: Client::V5(client), poller, events }
             }
             Protocol::V311 => {
-                let (client, eventloop) = client_v4(options, will_topic, will);
+                let (client, eventloop) = client_v4(options, will);
                 let poller = tokio::spawn(poll_v4(eventloop, tx));
                 Self { client: Client::V4(client), poller, events }
             }
@@ -131,13 +132,13 @@ impl Drop for Link {
     }
 }
 
-fn client_v5(options: &MqttOptions, will_topic: &str, will: Vec<u8>) -> (v5::AsyncClient, v5::EventLoop) {
+fn client_v5(options: &MqttOptions, will: Message) -> (v5::AsyncClient, v5::EventLoop) {
     use v5::mqttbytes::{QoS, v5::LastWill};
     let mut o = v5::MqttOptions::new(&options.client_id, &options.host, options.port);
     o.set_transport(options.transport());
     o.set_keep_alive(options.keep_alive);
     o.set_clean_start(true);
-    o.set_last_will(LastWill::new(will_topic, will, QoS::AtLeastOnce, true, None));
+    o.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, true, None));
     o.set_outgoing_inflight_upper_limit(CLIENT_INFLIGHT_MAX);
     o.set_max_packet_size(Some(INCOMING_BYTES_MAX));
     o.set_connection_timeout(CONNECT_WAIT_S);
@@ -225,17 +226,13 @@ fn link_event_out(outgoing: &Outgoing) -> Option<LinkEvent> {
     }
 }
 
-fn client_v4(
-    options: &MqttOptions,
-    will_topic: &str,
-    will: Vec<u8>,
-) -> (rumqttc::AsyncClient, rumqttc::EventLoop) {
+fn client_v4(options: &MqttOptions, will: Message) -> (rumqttc::AsyncClient, rumqttc::EventLoop) {
     use rumqttc::{LastWill, QoS};
     let mut o = rumqttc::MqttOptions::new(&options.client_id, &options.host, options.port);
     o.set_transport(options.transport());
     o.set_keep_alive(options.keep_alive);
     o.set_clean_session(true);
-    o.set_last_will(LastWill::new(will_topic, will, QoS::AtLeastOnce, true));
+    o.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, true));
     o.set_inflight(CLIENT_INFLIGHT_MAX);
     o.set_max_packet_size(
         INCOMING_BYTES_MAX as usize,

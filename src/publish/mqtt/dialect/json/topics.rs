@@ -44,6 +44,11 @@ impl Topics {
         self.under(&format!("alarm/{}", level(code)))
     }
 
+    /// Where a command comes in; an empty verb gives what all of them begin with.
+    pub fn command(&self, verb: &str) -> String {
+        self.under(&format!("cmd/{verb}"))
+    }
+
     fn under(&self, name: &str) -> String {
         format!("{}/{name}", self.prefix)
     }

@@ -2,6 +2,8 @@ use super::*;
 use crate::domain::camera::{CameraState, CameraStatus, LineState};
 use crate::domain::grade::{Grade, Reason, Verdict};
 use crate::domain::inspection::ImageRef;
+use crate::publish::mqtt::dialect::json::Topics;
+use crate::publish::{StationState, Stats};
 use crate::store::record::StoredImage;
 use crate::store::tests::sample;
 use serde_json::Value;
@@ -154,9 +156,9 @@ fn small_messages_and_topics() {
         dropped: 0,
         outbox: 3,
     };
-    let said: Value = serde_json::from_slice(&stats(&counts, at)).unwrap();
-    assert_eq!((&said["yield"], &said["per_minute"]), (&Value::from(0.9), &Value::from(10.0)));
-    assert_eq!(said["latency_max_ms"], -1.0);
+    let sent: Value = serde_json::from_slice(&stats(&counts, at)).unwrap();
+    assert_eq!((&sent["yield"], &sent["per_minute"]), (&Value::from(0.9), &Value::from(10.0)));
+    assert_eq!(sent["latency_max_ms"], -1.0);
     let none = Stats { pass: 0, fail: 0, ..counts };
     assert!(text(stats(&none, at)).contains(r#""yield":-1.0"#));
 

@@ -1,0 +1,115 @@
+//! Dialect: topics and payloads of a connection, in the form that the other side understands.
+//!
+//! ```text
+//!     owed entry, state of the station --Dialect--> topic and payload --driver, link--> broker
+//!     broker --link--> Arrived --Dialect--> Asked --command's desk--> outcome --Dialect--> answer
+//! ```
+//!
+//! A dialect decides topics and payloads, birth (`status` online) and will (`status` offline), which commands come
+//! in and how they are read. The link, the state machine and the driver know none of it: they see topics, bytes and
+//! acknowledgements. A message about an owed entry is a pure function of what is stored and of the entry's schema,
+//! so that every send has the same bytes.
+
+pub mod json;
+
+use crate::command::CommandBody;
+use crate::domain::camera::CameraStatus;
+use crate::domain::trigger::Refusal;
+use crate::publish::{StationState, Stats};
+use crate::store::Store;
+use crate::store::error::StoreError;
+use crate::store::outbox::{Kind, OutboxEntry};
+use crate::store::record::Stored;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Which dialect a sink speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spoken {
+    /// JSON below `root/site/area/line/station/`.
+    #[default]
+    Json,
+}
+
+impl Spoken {
+    /// The dialect below a prefix of topics.
+    pub fn dialect(self, prefix: &str) -> Arc<dyn Dialect> {
+        match self {
+            Self::Json => Arc::new(json::Json::new(prefix)),
+        }
+    }
+}
+
+/// A topic and a payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub topic: String,
+    pub payload: Vec<u8>,
+}
+
+/// A message that came in, in the same words for every version of MQTT.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming<'a> {
+    pub topic: &'a str,
+    pub payload: &'a [u8],
+    pub retained: bool,
+    /// Of MQTT 5.
+    pub response_topic: Option<&'a str>,
+    pub correlation: Option<&'a [u8]>,
+}
+
+/// A command as it was read.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Its word; perhaps of no command that there is.
+    pub verb: String,
+    /// Its fields, or why it may not command.
+    pub body: Result<CommandBody, Refusal>,
+    /// Where its answer goes.
+    pub answer_to: String,
+}
+
+/// See the module's header.
+pub trait Dialect: Send + Sync {
+    /// Where owed messages of a kind go.
+    fn owed_topic(&self, kind: Kind) -> String;
+
+    /// The message about an entry; the inner error says why none can be made of it. One that may be shortened is,
+    /// where it is longer than `payload_max` bytes.
+    ///
+    /// # Errors
+    /// `StoreError`: the store failed.
+    fn owed(
+        &self,
+        store: &Store,
+        entry: &OutboxEntry,
+        payload_max: usize,
+    ) -> Result<Result<Vec<u8>, String>, StoreError>;
+
+    /// The station's own state; `Offline` is the will, the others are published at a connect and at a clean stop.
+    fn status(&self, state: StationState, since: SystemTime) -> Message;
+
+    fn camera(&self, id: &str, status: &CameraStatus, at: SystemTime) -> Message;
+
+    fn alarm(&self, code: &str, raised: bool, text: &str, at: SystemTime) -> Message;
+
+    fn stats(&self, stats: &Stats, at: SystemTime) -> Message;
+
+    /// The newest inspection, for who wants only that; without one the message says so.
+    fn last(&self, newest: Option<&Stored>) -> Message;
+
+    /// The topics on which commands come in.
+    fn command_topics(&self) -> Vec<String>;
+
+    /// What a message asks for; `None` when it is on no topic of a command.
+    fn read_command(&self, incoming: &Incoming<'_>) -> Option<Asked>;
+
+    /// The payload of a command's answer.
+    fn answer(
+        &self,
+        verb: &str,
+        correlation_id: Option<&str>,
+        outcome: &Result<(), Refusal>,
+        at: SystemTime,
+    ) -> Vec<u8>;
+}
