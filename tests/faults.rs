@@ -16,16 +16,17 @@ use inspectd::domain::grade::Verdict;
 use inspectd::domain::pipeline::Pipeline;
 use inspectd::engine::child::Child;
 use inspectd::engine::child::serve::serve;
-use inspectd::engine::{Engine, EngineError};
+use inspectd::engine::{Answer, Class, Engine, EngineError, Event, Order};
 use inspectd::ipc::Channel;
 use inspectd::recipe::pipeline_from_str;
 use inspectd::vlm::{
-    AnswerToken, Answered, Completion, Finish, Ground, Job, ModelInfo, Rank, Steps, Timing, VlmError,
+    AnswerToken, Answered, Ask, Completion, Delta, Finish, Form, Ground, Job, ModelInfo, Rank, Shown, Steps,
+    Timing, VlmError,
 };
 use room::inspect;
 use std::io::Write as _;
 use std::os::fd::FromRawFd as _;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Set in the child: how its model loads.
@@ -67,7 +68,13 @@ struct Scripted {
     jobs: Vec<(u64, Job)>,
     /// It has answered one job of a frame that gets no more.
     has_answered: bool,
+    /// Of questions that stream.
+    deltas: Vec<Delta>,
 }
+
+/// A question that is answered out of turn, and one that is answered without end.
+const OUT_OF_TURN: &str = "out of turn";
+const WITHOUT_END: &str = "without end";
 
 fn says(text: &str, prob: f32, finish: Finish) -> Result<Completion, VlmError> {
     let tokens = vec![AnswerToken { id: 0, start: 0, end: text.len(), prob }];
@@ -134,9 +141,22 @@ impl Steps for Scripted {
                 return true;
             }
         }
+        for (ask, question) in job.asks.iter().enumerate().filter(|(_, question)| question.streams) {
+            let (ask, pieces, text) = match &*question.text {
+                OUT_OF_TURN => (ask + 1, 1, "[]".to_owned()),
+                WITHOUT_END => (ask, 40, " ".repeat(1 << 20)),
+                _ => (ask, 2, "é".to_owned()),
+            };
+            self.deltas.extend((0..pieces).map(|_| Delta { id, ask, text: text.clone() }));
+            answer = || says("éé", 0.9, Finish::Stop);
+        }
         let answers = job.asks.iter().map(|_| answer()).collect();
         out.push(Answered { id, answers, timing: Timing::default() });
         !self.jobs.is_empty()
+    }
+
+    fn deltas(&mut self, out: &mut Vec<Delta>) {
+        out.append(&mut self.deltas);
     }
 }
 
@@ -337,4 +357,52 @@ fn a_frame_that_comes_late_costs_no_engine() {
     assert!(matches!(inspect(&engine, &late, &recipe).verdict, Verdict::Review(_)));
     assert_eq!((engine.pid(), engine.health().losses), (pid, 0));
     assert_eq!(inspect(&engine, &patient(GOOD), &recipe).verdict, Verdict::Pass);
+}
+
+/// Asks what streams, with a picture that shows nothing; what was said, and the answer.
+fn hear(engine: &Engine, questions: &[&str]) -> (Vec<(usize, String)>, Answer) {
+    until("it is there", || {
+        engine.want();
+        engine.readiness() == inspectd::engine::Readiness::Ready
+    });
+    let picture = Arc::new(image::RgbImage::new(32, 32));
+    let ask = |text: &&str| Ask { streams: true, ..Ask::new(text, Form::Free, 9) };
+    let asks = questions.iter().map(ask).collect();
+    let job = Job { shown: Shown::Images(vec![picture]), min_pixels: 1024, max_pixels: 1024, asks };
+    let (heard, events) = mpsc::channel();
+    let reply = Arc::new(move |event| heard.send(event).expect("somebody listens"));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    engine.submit(Order { class: Class::Guest, deadline, job, reply }).expect("there is room");
+    let mut said = vec![];
+    loop {
+        match events.recv_timeout(Duration::from_secs(60)).expect("it is answered") {
+            Event::Delta { ask, text, .. } => said.push((ask, text)),
+            Event::Answer(answer) => return (said, answer),
+        }
+    }
+}
+
+#[test]
+fn what_a_model_says_is_heard_before_its_answer() {
+    let engine = engine("good");
+    let (said, answer) = hear(&engine, &["one", "two"]);
+    let of = |ask: usize| -> String {
+        said.iter().filter(|(of, _)| *of == ask).map(|(_, text)| text.as_str()).collect()
+    };
+    assert_eq!(said.len(), 4, "piece by piece: {said:?}");
+    for (ask, answer) in answer.answers.iter().enumerate() {
+        assert_eq!(of(ask), answer.as_ref().expect("it is answered").text);
+    }
+}
+
+#[test]
+fn a_model_that_says_what_it_was_not_asked_is_lost() {
+    let engine = engine("good");
+    for (losses, question) in [OUT_OF_TURN, WITHOUT_END].into_iter().enumerate() {
+        assert_eq!(engine.health().losses, losses as u64);
+        let (_, answer) = hear(&engine, &[question]);
+        assert!(matches!(answer.answers[..], [Err(VlmError::Lost { .. })]), "{question}: {answer:?}");
+        until("the loss is shown", || engine.health().losses == losses as u64 + 1);
+    }
+    assert_eq!(inspect(&engine, &patient(GOOD), &recipe()).verdict, Verdict::Pass, "the line goes on");
 }
