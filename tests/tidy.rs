@@ -23,7 +23,7 @@ const LINES_MAX: usize = 600;
 /// Each room and the rooms that it may import beside itself. Rooms that are not here may import all.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("domain", &[]),
-    ("evaluate", &["domain"]),
+    ("evaluate", &["domain", "recipe"]),
     ("vlm", &[]),
     ("simulator", &[]),
     ("queue", &[]),

@@ -10,6 +10,23 @@ pub struct Progress {
     pub total: usize,
 }
 
+/// How a recipe stands: its active version, and how far the newest one is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecipeStatus {
+    pub pipeline: String,
+    pub active: String,
+    /// The version that the newest step is about, that step's stable word, on whose word it was done, and why.
+    pub version: String,
+    pub step: &'static str,
+    pub by: String,
+    pub reason: String,
+    /// Of the replay that goes on or is over: parts done and in all; confirmed parts lost, and new alarms.
+    pub done: usize,
+    pub total: usize,
+    pub lost: usize,
+    pub alarms: usize,
+}
+
 /// Why a request about a recipe is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecipeError {

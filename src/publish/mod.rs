@@ -11,6 +11,7 @@
 pub mod mqtt;
 
 use crate::domain::camera::CameraStatus;
+use crate::domain::recipe::RecipeStatus;
 use crate::store::outbox::MQTT;
 
 /// What the rest of the station reports.
@@ -18,6 +19,7 @@ use crate::store::outbox::MQTT;
 pub enum StationEvent {
     Camera { id: String, status: CameraStatus },
     Alarm { code: String, raised: bool, message: String },
+    Recipe(RecipeStatus),
     Stats(Stats),
 }
 

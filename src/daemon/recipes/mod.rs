@@ -178,6 +178,9 @@ impl Keeper {
     }
 
     fn keep(&mut self) {
+        if let Err(error) = self.recipes.publish_all() {
+            tracing::error!(%error, "how the recipes stand is not published");
+        }
         let mut by = Some("start".to_owned());
         while !self.stop.is_set() {
             if let Err(error) = self.look(by.take().as_deref()) {

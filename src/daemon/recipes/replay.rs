@@ -26,6 +26,7 @@ use crate::store::proof::FileState;
 use crate::store::recipes::{ChangedPart, PARTS_NAMED_MAX, ReplayEntry};
 use image::{DynamicImage, ImageReader, RgbImage};
 use sha2::{Digest as _, Sha256};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ use std::time::{Duration, Instant};
 const STATES_MAX: usize = 5_000;
 /// A part that is not answered by then was not judged. The line goes first, for as long as it has work.
 const PART_MAX: Duration = Duration::from_secs(3_600);
+/// How far a replay is comes at most this often.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Findings of a part that an entry shows.
 const FINDINGS_MAX: usize = 12;
 /// Digits of the sha256 that names a sample.
@@ -170,7 +173,12 @@ impl Keeper {
         pipeline: &Arc<Pipeline>,
         rules: &[GateRule],
     ) -> Result<Option<ReplayEntry>, String> {
+        let published = Cell::new(None::<Instant>);
         let wanted = |done, total| {
+            if published.get().is_none_or(|at| at.elapsed() >= PUBLISH_EVERY) {
+                published.set(Some(Instant::now()));
+                self.recipes.publish_progress(candidate, done, total);
+            }
             let (pipeline, version) = (pipeline.name.clone(), candidate.version.clone());
             self.recipes.set_progress(Some(Progress { pipeline, version, done, total }));
             if self.is_outdated(candidate) { Wanted::No } else { Wanted::Yes }

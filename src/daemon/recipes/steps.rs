@@ -2,7 +2,7 @@
 
 use super::Recipes;
 use crate::domain::pipeline::{GateRule, Pipeline};
-use crate::domain::recipe::RecipeError;
+use crate::domain::recipe::{RecipeError, RecipeStatus};
 use crate::evaluate::gate;
 use crate::publish::StationEvent;
 use crate::recipe::registry::Recipe;
@@ -63,10 +63,15 @@ impl Recipes {
         let deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         let book = Book { active: candidate.version.clone(), decided: candidate.version.clone() };
         let entry = self.entry(candidate, Step::Active, String::new(), None);
-        let keep = || self.store.append_recipe_step(entry, None, Some(&book)).map(drop);
+        let mut kept = None;
+        let keep = || {
+            kept = Some(self.store.append_recipe_step(entry, None, Some(&book))?);
+            Ok(())
+        };
         match self.desk.renew(Arc::new(recipe), keep) {
             Ok(()) => {
                 self.alarm(candidate.pipeline, None);
+                kept.iter().for_each(|entry| self.publish(entry));
                 tracing::info!(
                     pipeline = candidate.pipeline,
                     version = candidate.version,
@@ -124,6 +129,7 @@ impl Recipes {
                     overrides = !was_active,
                     "an engineer has made this version of the recipe active"
                 );
+                kept.iter().for_each(|entry| self.publish(entry));
                 kept.ok_or(RecipeError::Stopping)
             }
             Err(Renewed::Store(error)) => Err(not_stored(error)),
@@ -163,7 +169,9 @@ impl Recipes {
         book: Option<&Book>,
     ) -> Result<(), StoreError> {
         let entry = self.entry(candidate, step, reason, replay);
-        self.store.append_recipe_step(entry, text, book).map(drop)
+        let entry = self.store.append_recipe_step(entry, text, book)?;
+        self.publish(&entry);
+        Ok(())
     }
 
     fn entry(
@@ -174,6 +182,50 @@ impl Recipes {
         replay: Option<ReplayEntry>,
     ) -> Entry {
         entry(candidate.pipeline, &candidate.version, step, candidate.by, reason, replay)
+    }
+
+    /// Publishes how the recipe stands after a step.
+    pub(super) fn publish(&self, entry: &Entry) {
+        let active = self.registry.pipeline(&entry.pipeline).map(|pipeline| pipeline.version.clone());
+        let replay = entry.replay.as_ref();
+        let parts = replay.map_or(0, |replay| replay.parts);
+        self.station.publish(StationEvent::Recipe(RecipeStatus {
+            pipeline: entry.pipeline.clone(),
+            active: active.unwrap_or_default(),
+            version: entry.version.clone(),
+            step: entry.step.as_str(),
+            by: entry.by.clone(),
+            reason: entry.reason.clone(),
+            done: parts,
+            total: parts,
+            lost: replay.map_or(0, |replay| replay.lost_count),
+            alarms: replay.map_or(0, |replay| replay.alarms_count),
+        }));
+    }
+
+    /// Publishes how far the replay of a candidate is.
+    pub(super) fn publish_progress(&self, candidate: &Candidate<'_>, done: usize, total: usize) {
+        let active = self.registry.pipeline(candidate.pipeline).map(|pipeline| pipeline.version.clone());
+        self.station.publish(StationEvent::Recipe(RecipeStatus {
+            pipeline: candidate.pipeline.to_owned(),
+            active: active.unwrap_or_default(),
+            version: candidate.version.clone(),
+            step: Step::Checked.as_str(),
+            by: candidate.by.to_owned(),
+            done,
+            total,
+            ..RecipeStatus::default()
+        }));
+    }
+
+    /// Publishes how each recipe stands, as the ledger knows it.
+    pub(super) fn publish_all(&self) -> Result<(), StoreError> {
+        for recipe in self.registry.all() {
+            for entry in self.store.recipe_entries(Some(&recipe.pipeline.name), 1)? {
+                self.publish(&entry);
+            }
+        }
+        Ok(())
     }
 
     /// Raised while the newest text of a recipe is refused.

@@ -262,6 +262,10 @@ impl Driver {
                 let message = self.dialect.alarm(&code, raised, &message, now);
                 self.retain(message);
             }
+            StationEvent::Recipe(status) => {
+                let message = self.dialect.recipe(&status, now);
+                self.retain(message);
+            }
             StationEvent::Stats(stats) => {
                 let up = matches!(self.machine.phase(), Phase::CatchingUp | Phase::Live);
                 let Message { topic, payload } = self.dialect.stats(&stats, now);

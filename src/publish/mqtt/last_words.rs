@@ -30,6 +30,7 @@ pub async fn last_words(
         .filter_map(|event| match event {
             StationEvent::Camera { id, status } => Some(dialect.camera(id, status, now)),
             StationEvent::Alarm { code, raised, message } => Some(dialect.alarm(code, *raised, message, now)),
+            StationEvent::Recipe(status) => Some(dialect.recipe(status, now)),
             StationEvent::Stats(_) => None,
         })
         .collect();

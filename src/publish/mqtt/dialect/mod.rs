@@ -14,6 +14,7 @@ pub mod json;
 
 use crate::command::CommandBody;
 use crate::domain::camera::CameraStatus;
+use crate::domain::recipe::RecipeStatus;
 use crate::domain::trigger::Refusal;
 use crate::publish::{StationState, Stats};
 use crate::store::Store;
@@ -92,6 +93,8 @@ pub trait Dialect: Send + Sync {
     fn camera(&self, id: &str, status: &CameraStatus, at: SystemTime) -> Message;
 
     fn alarm(&self, code: &str, raised: bool, text: &str, at: SystemTime) -> Message;
+
+    fn recipe(&self, status: &RecipeStatus, at: SystemTime) -> Message;
 
     fn stats(&self, stats: &Stats, at: SystemTime) -> Message;
 

@@ -12,7 +12,7 @@
 pub mod part;
 mod station;
 
-pub use station::{alarm, camera_status, stats, status};
+pub use station::{alarm, camera_status, recipe, stats, status};
 
 use crate::domain::inspection::Inspection;
 use crate::domain::review::{OperatorBox, Review};

@@ -6,7 +6,7 @@
 //! | `result` | 1 | no | each result, in order |
 //! | `part`, `review` | 1 | no | as they are owed |
 //! | `last` | 1 | yes | when the results were published to their end |
-//! | `camera/{id}/status`, `alarm/{code}` | 1 | yes | on change, and at every connect |
+//! | `camera/{id}/status`, `recipe/{name}`, `alarm/{code}` | 1 | yes | on change, and at every connect |
 //! | `stats` | 0 | no | as it comes, only while connected |
 //! | `cmd/{verb}` in, `cmd/ack` out | 1 | no | a command, and its answer |
 
@@ -19,6 +19,7 @@ pub use topics::Topics;
 use super::{Asked, Dialect, Incoming, Message};
 use crate::command::Verb;
 use crate::domain::camera::CameraStatus;
+use crate::domain::recipe::RecipeStatus;
 use crate::domain::trigger::Refusal;
 use crate::publish::{StationState, Stats};
 use crate::store::Store;
@@ -89,6 +90,10 @@ impl Dialect for Json {
 
     fn alarm(&self, code: &str, raised: bool, text: &str, at: SystemTime) -> Message {
         Message { topic: self.topics.alarm(code), payload: message::alarm(code, raised, text, at) }
+    }
+
+    fn recipe(&self, status: &RecipeStatus, at: SystemTime) -> Message {
+        Message { topic: self.topics.recipe(&status.pipeline), payload: message::recipe(status, at) }
     }
 
     fn stats(&self, stats: &Stats, at: SystemTime) -> Message {

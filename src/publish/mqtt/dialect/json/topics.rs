@@ -40,6 +40,10 @@ impl Topics {
         self.under(&format!("camera/{}/status", level(id)))
     }
 
+    pub fn recipe(&self, name: &str) -> String {
+        self.under(&format!("recipe/{}", level(name)))
+    }
+
     pub fn alarm(&self, code: &str) -> String {
         self.under(&format!("alarm/{}", level(code)))
     }

@@ -2,6 +2,7 @@
 
 use super::{PROBABILITY_DIGITS, SCHEMA, SIZE_DIGITS, known, to_json};
 use crate::domain::camera::CameraStatus;
+use crate::domain::recipe::RecipeStatus;
 use crate::publish::{StationState, Stats};
 use crate::store::record::rfc3339;
 use serde::Serialize;
@@ -54,6 +55,42 @@ pub fn camera_status(status: &CameraStatus, at: SystemTime) -> Vec<u8> {
         paused: status.line.paused,
         paused_by: &status.line.paused_by,
         since: &status.line.since,
+    })
+}
+
+/// The bytes of `recipe/{name}`; flat, texts that do not apply are empty.
+pub fn recipe(status: &RecipeStatus, at: SystemTime) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct RecipeV1<'a> {
+        schema: u16,
+        ts: String,
+        pipeline: &'a str,
+        /// Pictures are judged by this version.
+        active: &'a str,
+        /// What the newest step is about: found, checked, replayed, active, refused, model_held, model_refused.
+        version: &'a str,
+        step: &'static str,
+        by: &'a str,
+        reason: &'a str,
+        /// Parts of the replay that goes on or is over; 0 of 0: there was none.
+        replay_done: usize,
+        replay_total: usize,
+        replay_lost: usize,
+        replay_alarms: usize,
+    }
+    to_json(&RecipeV1 {
+        schema: SCHEMA,
+        ts: rfc3339(at),
+        pipeline: &status.pipeline,
+        active: &status.active,
+        version: &status.version,
+        step: status.step,
+        by: &status.by,
+        reason: &status.reason,
+        replay_done: status.done,
+        replay_total: status.total,
+        replay_lost: status.lost,
+        replay_alarms: status.alarms,
     })
 }
 
