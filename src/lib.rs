@@ -12,7 +12,9 @@
 //!     web/        the review page: queue, pictures, decisions               -> Review, in the store
 //!     publish/    outbox -> each sink: PUBLISH -> PUBACK -> its cursor goes on
 //!
-//! `evaluate` scores inspections against what is known of their pictures. `control` is the door for the commands of this machine that need the store: verify, export and their like.
+//! `recipe` reads a pipeline file once and knows the active version of each. `evaluate` scores inspections against what
+//! is known of their pictures, and holds a new version, or another model, to its gate. `control` is the door for the
+//! commands of this machine that need the store: verify, export and their like.
 //!
 //! And against the stream: what MQTT, HTTP and files tell the line (trigger, pause, resume, pipeline) is
 //! read by `command` and goes to the cameras over the desk in `daemon`.
@@ -20,7 +22,7 @@
 //! `daemon` builds these parts and joins them with queues of `domain` types. A file imports only
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):
 //!
-//!     main > cli, daemon > config > recipe > inspect > engine > vlm
+//!     main > cli, daemon > config, evaluate > recipe > inspect > engine > vlm
 //!                         > camera, publish, web, control > store > domain
 //!
 //! An error never becomes a pass: whatever goes wrong between a frame and its verdict ends in

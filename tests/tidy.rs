@@ -3,7 +3,7 @@
 //!
 //! Imports go to the right only, and siblings never import each other; they meet in `daemon`:
 //!
-//!     main > cli, daemon > config > inspect > engine > vlm
+//!     main > cli, daemon > config, evaluate > recipe > inspect > engine > vlm
 //!                        > camera, publish, web, control > store > domain
 //!
 //! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them;

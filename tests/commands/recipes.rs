@@ -2,12 +2,15 @@
 //! when it has shown on confirmed parts what its gate asks.
 
 use super::model::{decide, render};
-use super::{PIPELINE, Plc, SIMULATOR, camera};
+use super::{PIPELINE, Plc, SIMULATOR, camera, http};
 use crate::broker::{Broker, until};
 use crate::station::{Daemon, Station, signal, wait};
 use inspectd::store::Store;
+use inspectd::store::accounts::Token;
+use inspectd::store::images::sha256;
 use inspectd::store::recipes::{Entry, Step};
 use serde_json::{Value, json};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -183,6 +186,12 @@ async fn a_worse_recipe_is_refused_with_the_parts_that_it_loses_and_a_better_one
     let (sound, worse) = (version_of(&gated), blind(&gated));
     assert_eq!(active(&plc).as_deref(), Some(sound.as_str()));
 
+    let recipe = || plc.heard.newest(&format!("recipe/{NAME}"));
+    until("the station says which version is active", || {
+        recipe().is_some_and(|r| r["active"] == sound.as_str())
+    })
+    .await;
+
     // The gate cannot be edited away together with what it guards.
     let without_gate = worse.split("[gate]").next().unwrap().to_owned();
     for text in [&worse, &without_gate] {
@@ -194,6 +203,11 @@ async fn a_worse_recipe_is_refused_with_the_parts_that_it_loses_and_a_better_one
         })
         .await;
         assert_eq!(active(&plc).as_deref(), Some(sound.as_str()), "the line goes on as before");
+        until("the refusal is published", || recipe().is_some_and(|r| r["step"] == "refused")).await;
+        let said = recipe().unwrap();
+        assert_eq!((&said["active"], &said["version"]), (&json!(sound), &json!(version)));
+        assert_eq!((&said["replay_done"], &said["replay_total"]), (&json!(20), &json!(20)));
+        assert!(said["replay_lost"].as_u64().is_some_and(|lost| lost > 0), "{said}");
     }
     // What nobody can read is refused as well, and says where.
     kitchen.write(&gated.replace("mm_per_px = 0.1", "mm_per_px = -1"));
@@ -274,4 +288,74 @@ async fn a_daemon_that_is_killed_at_any_step_has_one_active_version_and_goes_on_
     assert_eq!(active(&plc).as_deref(), Some(sound.as_str()));
     signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", kitchen.station.log());
+}
+
+/// Asks the page as the account whose token is `ispd_` and its role.
+fn ask(page: SocketAddr, method: &str, path: &str, role: &str, body: &str) -> http::Answer {
+    let bearer = format!("Authorization: Bearer ispd_{role}");
+    tokio::task::block_in_place(|| http::ask(page, method, path, &[&bearer], body))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engineer_may_override_a_refusal_and_go_back_and_the_ledger_keeps_why() {
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let (kitchen, gated, _pictures) = with_archive(&broker).await;
+    let page = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    kitchen.station.edit("[store]", &format!("[web]\nlisten = \"{page}\"\n[store]"));
+    for role in ["operator", "engineer"] {
+        let token = Token {
+            name: role.into(),
+            role: role.into(),
+            created_at: "2026-01-01T00:00:00.000Z".into(),
+            created_by: "test".into(),
+        };
+        kitchen.station.store().put_token(&sha256(format!("ispd_{role}").as_bytes()), &token).unwrap();
+    }
+    let mut daemon = started(&kitchen, &plc).await;
+    let (sound, worse) = (version_of(&gated), version_of(&blind(&gated)));
+    kitchen.write(&blind(&gated));
+    assert_eq!(ask(page, "POST", "/api/v1/commands/reload", "operator", "").status, 403);
+    assert_eq!(ask(page, "POST", "/api/v1/commands/reload", "engineer", "").status, 202);
+    let recipes = || ask(page, "GET", "/api/v1/recipes", "operator", "").json();
+    let newest = || recipes().as_array().unwrap().iter().find(|r| r["pipeline"] == NAME).cloned().unwrap();
+    until("the worse one is refused", || {
+        let newest = newest();
+        newest["versions"][0]["version"] == worse.as_str() && newest["versions"][0]["step"] == "refused"
+    })
+    .await;
+    assert_eq!(newest()["active"], sound.as_str());
+    let ledger = ask(page, "GET", &format!("/api/v1/recipes/{NAME}/ledger?limit=1"), "operator", "").json();
+    let lost = ledger[0]["replay"]["lost"].as_array().unwrap();
+    assert!(!lost.is_empty() && ledger[0]["replay"]["figures"]["image"]["recall"].is_number(), "{ledger}");
+    let part =
+        ask(page, "GET", &format!("/api/v1/inspections/{}", lost[0]["id"].as_str().unwrap()), "operator", "");
+    assert_eq!(part.status, 200, "the part that is lost can be looked at");
+    let text = ask(page, "GET", &format!("/api/v1/recipes/{NAME}/versions/{worse}"), "operator", "");
+    assert_eq!(String::from_utf8(text.body).unwrap(), blind(&gated));
+
+    let path = format!("/api/v1/recipes/{NAME}/active");
+    let words = |version: &str, reason: &str| json!({ "version": version, "reason": reason }).to_string();
+    assert_eq!(ask(page, "POST", &path, "operator", &words(&worse, "I want it")).status, 403);
+    assert_eq!(ask(page, "POST", &path, "engineer", &words(&worse, "  ")).status, 400);
+    assert_eq!(ask(page, "POST", &path, "engineer", &words("none", "why not")).status, 404);
+    let taken = ask(page, "POST", &path, "engineer", &words(&worse, "the customer accepts them")).json();
+    assert_eq!((&taken["step"], &taken["is_override"]), (&json!("active"), &json!(true)), "{taken}");
+    becomes_active(&plc, &worse).await;
+    let back = ask(page, "POST", &path, "engineer", &words(&sound, "he does not")).json();
+    assert_eq!((&back["step"], &back["is_override"]), (&json!("active"), &json!(false)), "{back}");
+    becomes_active(&plc, &sound).await;
+    signal(daemon.id(), libc::SIGKILL);
+    wait(&mut daemon, "it is killed").await;
+
+    let mut daemon = started(&kitchen, &plc).await;
+    assert_eq!(active(&plc).as_deref(), Some(sound.as_str()), "the file still has the other one");
+    signal(daemon.id(), libc::SIGTERM);
+    assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", kitchen.station.log());
+    let entries = entries(&kitchen.station.store());
+    let said: Vec<_> = entries.iter().rev().take(2).map(|e| (e.by.as_str(), e.reason.as_str())).collect();
+    assert_eq!(
+        said,
+        [("http:token:engineer", "he does not"), ("http:token:engineer", "the customer accepts them")]
+    );
 }
