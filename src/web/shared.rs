@@ -1,12 +1,12 @@
 //! What requests share: each route takes the part that it needs, and nothing else.
 //!
 //! ```text
-//! Sessions   who asks, and what he may do            Accounts   who may come in, passwords
-//! Store      records, reviews, the outbox            ActiveRecipes   tile grids and labels
-//! Pictures   pictures and small copies               Exports    how many run
-//! Events     who listens, and what is new            Line       commands to the line
-//! StationView   how the cameras are                  Metrics    figures, health
-//! Keeper     makes versions of recipes active
+//! Sessions       who asks, and what he may do     Accounts   who may come in, passwords
+//! Store          records, reviews, the outbox     Pictures   pictures and small copies
+//! ActiveRecipes  tile grids and labels            Keeper     makes versions of recipes active
+//! Exports        how many run                     Events     who listens, and what is new
+//! Line           commands to the line             Metrics    figures, health
+//! StationView    how the cameras are
 //! ```
 //!
 //! A new part is a field here and a line in `parts!`; its routes are added in `api`.

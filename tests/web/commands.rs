@@ -8,7 +8,6 @@ use inspectd::store::{Store, StoreOptions};
 use inspectd::web::Web;
 use inspectd::web::api;
 use inspectd::web::auth::Role;
-use inspectd::web::cameras::Warnings;
 use inspectd::web::metrics::Health;
 use serde_json::json;
 use std::sync::Arc;
