@@ -144,8 +144,8 @@ impl fmt::Debug for Secret {
 
 /// Reads `[mqtt]`. `client_id` is the default id; `input` finds a file that a path names.
 pub(super) fn read(section: Section<'_>, client_id: String, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
-    let max = section.ranged("outbox_entries_max", 1_000..=10_000_000).unwrap_or(OUTBOX_ENTRIES_MAX);
     let broker = read_broker(&section, client_id, input);
+    let max = section.ranged("outbox_entries_max", 1_000..=10_000_000).unwrap_or(OUTBOX_ENTRIES_MAX);
     section.finish();
     Mqtt { outbox_entries_max: max, ..broker }
 }

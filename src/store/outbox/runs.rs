@@ -52,11 +52,6 @@ impl Runs {
         self.free_from(0)
     }
 
-    /// The highest place that is in it.
-    pub fn last(&self) -> u64 {
-        self.0.last_key_value().map_or(0, |(_, last)| *last)
-    }
-
     pub fn contains(&self, place: u64) -> bool {
         self.free_from(place) != place
     }
@@ -117,7 +112,7 @@ mod tests {
         for place in 1..=1000 {
             assert_eq!(runs.insert(place), [(0, Some(place))]);
         }
-        assert_eq!((runs.cursor(), runs.last()), (1001, 1000));
+        assert_eq!(runs.cursor(), 1001);
         for place in 1002..=2000 {
             runs.insert(place);
         }
