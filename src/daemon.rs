@@ -8,7 +8,7 @@
 //!                                         web (threads of its own): the review page
 //!                                         publishers (a task a sink): PUBLISH, PUBACK, the sink's cursor goes on
 //!
-//!     commands: MQTT, HTTP, files (`inbox`) --> desk --> cameras
+//!     commands: MQTT, HTTP, files (`inbox`) --> dispatcher --> cameras
 //!     `inspectd verify` and its like: control (threads of its own) --> store
 //!
 //! Every thread and task is watched. What each one's end means:
@@ -27,7 +27,7 @@
 //!     thumbs              a panic costs one small copy
 //!
 //! Nothing opens before the config is checked. While the disk or the outbox is full the line stands,
-//! visibly (`care` says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
+//! visibly (`housekeeping` says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
 //! every source has ended and everything is delivered, or when the store fails: then it stops
 //! acknowledging at once and systemd starts it again, unless the store is `damaged`. Draining goes in the order of the line, so
 //! that what was taken is inspected, what was inspected is stored, and what was stored is published
@@ -36,14 +36,15 @@
 mod anew;
 mod board;
 mod cameras;
-mod care;
+mod capture_loop;
 mod commanded;
 mod counter;
 pub mod damaged;
-pub mod desk;
 mod device;
+pub mod dispatcher;
 mod gate;
 pub mod heap;
+mod housekeeping;
 mod inbox;
 mod inspector;
 mod interrupted;
@@ -56,7 +57,6 @@ mod repeats;
 mod station;
 mod systemd;
 mod taken;
-mod taker;
 mod web;
 
 use crate::camera::Stop;
@@ -75,7 +75,7 @@ use crate::store::{Store, StoreOptions};
 use crate::web::Web;
 use anyhow::Context;
 use cameras::Cameras;
-use care::{Care, Due};
+use housekeeping::{Due, Housekeeping};
 use publishers::{Connections, Publishers};
 use recipes::Recipes;
 use recorder::Recorder;
@@ -213,8 +213,8 @@ impl Parts<'_> {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
 
         let (store, station) = (Arc::clone(self.store), Arc::clone(self.station));
-        let mut care = Care::new(store, station, Arc::clone(self.systemd), Clock::system());
-        let mut tick = tokio::time::interval(care::TICK);
+        let mut housekeeping = Housekeeping::new(store, station, Arc::clone(self.systemd), Clock::system());
+        let mut tick = tokio::time::interval(housekeeping::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut told, mut ended) = (false, Ended::Done);
         // A source that ends would begin anew.
@@ -226,7 +226,7 @@ impl Parts<'_> {
                 _ = hangup.recv() => if by_hand { told = true } else { line.reload() },
                 // Its error comes with `stop`.
                 () = connections.closed() => break Some("the task that delivers results"),
-                _ = tick.tick() => if care.tick()? == Due::Compaction && endless {
+                _ = tick.tick() => if housekeeping.tick()? == Due::Compaction && endless {
                     ended = Ended::ToCompact;
                 },
             }
@@ -245,7 +245,7 @@ impl Parts<'_> {
         if !told && ended == Ended::Done && gone.is_none() {
             self.deliver(&connections).await;
         }
-        progress::while_it_moves(self.systemd, || care.finish())?;
+        progress::while_it_moves(self.systemd, || housekeeping.finish())?;
         recorder.outcome()?;
         match gone {
             Some(name) => Err(anyhow::anyhow!("{name} has ended by itself; its panic stands before this")),
@@ -262,15 +262,15 @@ impl Parts<'_> {
         let left = || interrupted::record(recipes, store, &recorder, &model, stop);
         let interrupted = progress::while_it_moves(self.systemd, left)??;
         let cameras = cameras::start(config, recipes, store, &recorder, station, &model, stop)?;
-        let desk = cameras.desk();
-        let fates: Arc<dyn inbox::Fates> = Arc::<desk::Desk>::clone(&desk);
-        let taking = Arc::clone(&desk);
+        let dispatcher = cameras.dispatcher();
+        let fates: Arc<dyn inbox::Fates> = Arc::<dispatcher::Dispatcher>::clone(&dispatcher);
+        let taking = Arc::clone(&dispatcher);
         let handler: Handler = Arc::new(move |command, sender| taking.take(command, sender));
         let dir = config.trigger_dir.as_deref();
         let watch = |dir| {
             inbox::start(dir, Arc::clone(&handler), Arc::clone(&fates), Arc::clone(station), stop.clone())
         };
-        // First, while the desk still knows all files of the former process.
+        // First, while the dispatcher still knows all files of the former process.
         let inbox = dir.map(watch).transpose().context("[trigger] dir")?;
         if let Some(page) = self.page {
             page.take_commands(Arc::clone(&handler));
@@ -289,18 +289,23 @@ impl Parts<'_> {
         let changed = Box::new(move || _ = ring.try_send(()));
         let engine = Arc::new(Engine::start(Box::new(engine), changed).context("the engine's thread")?);
         station.beat();
-        let keeper = self.keep_recipes(&desk, &engine)?;
+        let keeper = self.keep_recipes(&dispatcher, &engine)?;
         let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), gate)?;
         Ok(Line { cameras, inbox, interrupted, commands, keeper, inspector, recorder })
     }
 
     /// Starts the thread of recipes.
-    fn keep_recipes(self, desk: &Arc<desk::Desk>, engine: &Arc<Engine>) -> anyhow::Result<Keeper> {
+    fn keep_recipes(
+        self,
+        dispatcher: &Arc<dispatcher::Dispatcher>,
+        engine: &Arc<Engine>,
+    ) -> anyhow::Result<Keeper> {
         let (registry, store) = (Arc::clone(self.recipes), Arc::clone(self.store));
         let (dir, station) = (self.config.pipelines_dir.clone(), Arc::clone(self.station));
-        let book = Arc::new(Recipes::new(registry, store, dir, Arc::clone(desk), station));
+        let book = Arc::new(Recipes::new(registry, store, dir, Arc::clone(dispatcher), station));
         let asked = Arc::clone(&book);
-        desk.reload_with(Box::new(move |sender| asked.reload(sender.to_string()).map_err(recipes::refused)));
+        dispatcher
+            .reload_with(Box::new(move |sender| asked.reload(sender.to_string()).map_err(recipes::refused)));
         if let Some(page) = self.page {
             page.keep_recipes(Arc::<Recipes>::clone(&book));
         }
@@ -331,13 +336,13 @@ impl Parts<'_> {
             }
             inspector.join()
         });
-        let mut tick = tokio::time::interval(care::TICK);
+        let mut tick = tokio::time::interval(housekeeping::TICK);
         loop {
             tokio::select! {
                 ended = &mut drained => {
                     return ended?.map_err(|_| anyhow::anyhow!("the inspector panicked"));
                 }
-                _ = tick.tick() => if self.station.alive_within(care::STALL) {
+                _ = tick.tick() => if self.station.alive_within(housekeeping::STALL) {
                     self.systemd.alive();
                 },
             }

@@ -17,7 +17,7 @@
 //! commands of this machine that need the store: verify, export and their like.
 //!
 //! And against the stream: what MQTT, HTTP and files tell the line (trigger, pause, resume, pipeline) is
-//! read by `command` and goes to the cameras over the desk in `daemon`.
+//! read by `command` and goes to the cameras over the dispatcher in `daemon`.
 //!
 //! `daemon` builds these parts and joins them with queues of `domain` types. A file imports only
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):

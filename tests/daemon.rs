@@ -193,7 +193,7 @@ async fn a_folder_of_pictures_with_a_bad_one_among_them() {
     assert_eq!((&bad["verdict"], &bad["image"]), (&"review".into(), &serde_json::Value::Null));
 }
 
-/// A film goes through the capture child, the taker, the engine's process and the store as clips: two with
+/// A film goes through the capture child, the capture loop, the engine's process and the store as clips: two with
 /// their three pictures, and a rest that is too short and therefore reviewed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_film_is_inspected_clip_by_clip() {

@@ -3,7 +3,7 @@
 use super::{Failure, Letter, ModelGate, Refusal, Request, Talk, Which};
 use crate::store::Store;
 use crate::store::backup::Since;
-use crate::store::backup::take::{TakeError, Taker};
+use crate::store::backup::take::{BackupReceiver, TakeError};
 use crate::store::error::StoreError;
 use crate::store::export::write::{ExportError, Form, Sink};
 use crate::store::ledger::Verified;
@@ -262,7 +262,7 @@ struct Batches<'a> {
     ended: Option<Failure>,
 }
 
-impl Taker for Batches<'_> {
+impl BackupReceiver for Batches<'_> {
     fn rows(&mut self, rows: &[u8], done: u64, total: u64) -> Result<(), StoreError> {
         let told = self.talk.progress("backup", done, total, "");
         let given = told.and_then(|()| self.talk.item(json!({ "rows": rows.len() }), rows));

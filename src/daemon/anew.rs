@@ -8,7 +8,7 @@
 //! source stays open: what it knows of files and parts that it has given must not be forgotten. A panic while
 //! resting leaves its triggers to the next start, which finds them in the store.
 
-use super::taker::Taker;
+use super::capture_loop::CaptureLoop;
 use crate::threads;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 const CALM: Duration = Duration::from_secs(60);
 
 /// The body of a camera's thread: takes until the source ends or the station stops.
-pub fn run(mut taker: Taker) {
+pub fn run(mut taker: CaptureLoop) {
     let mut pause = PAUSE_MIN;
     loop {
         let began = Instant::now();
@@ -50,7 +50,7 @@ mod tests {
     use crate::daemon::cameras::Feed;
     use crate::daemon::commanded::Orders;
     use crate::daemon::counter::{Counter, tests::camera};
-    use crate::daemon::desk::Desk;
+    use crate::daemon::dispatcher::Dispatcher;
     use crate::daemon::recorder::Recorder;
     use crate::daemon::station::Station;
     use crate::domain::camera::CameraState;
@@ -81,7 +81,7 @@ mod tests {
 
     struct Rig {
         store: Arc<Store>,
-        desk: Desk,
+        dispatcher: Dispatcher,
         frames: Arc<Queue<crate::daemon::cameras::Shot>>,
         events: mpsc::Receiver<StationEvent>,
         stop: Stop,
@@ -103,10 +103,11 @@ mod tests {
             let rule = Rule { within: None, on_its_way: Duration::ZERO, stamps: Stamps::Order };
             let counter = Arc::new(Counter::new(&camera("cam1", on), Orders::configured(pipeline)));
             let counters = vec![Arc::clone(&counter)];
-            let desk = Desk::new(counters, vec![], Arc::default(), Arc::clone(&store), Arc::clone(&station));
-            let desk = desk.unwrap();
+            let dispatcher =
+                Dispatcher::new(counters, vec![], Arc::default(), Arc::clone(&store), Arc::clone(&station));
+            let dispatcher = dispatcher.unwrap();
             let frames = Arc::new(Queue::new(Policy::Wait, 64));
-            let taker = Taker {
+            let taker = CaptureLoop {
                 id: "cam1".into(),
                 source: Box::new(Scripted { calls: 0 }),
                 feed: Feed { frames: Arc::clone(&frames) },
@@ -125,19 +126,19 @@ mod tests {
                 lost: 0,
             };
             let thread = threads::spawn("take:cam1", move || run(taker)).unwrap();
-            Self { store, desk, frames, events, stop, thread, _dir: dir }
+            Self { store, dispatcher, frames, events, stop, thread, _dir: dir }
         }
 
         fn trigger(&self) -> bool {
             let (trigger, received) = (Trigger::default(), Instant::now());
             let request = Request { camera: None, part: None, name: None, trigger, received };
-            self.desk.take(Command::Trigger(request), &Sender::Mqtt).is_ok()
+            self.dispatcher.take(Command::Trigger(request), &Sender::Mqtt).is_ok()
         }
 
         /// Stops; the reasons of all inspections, oldest first, and the states that were reported.
         fn end(mut self) -> (Vec<String>, Vec<(CameraState, String)>) {
             self.stop.set();
-            self.desk.close();
+            self.dispatcher.close();
             self.frames.close();
             self.thread.join().unwrap();
             let reason = |s: Result<crate::store::record::Stored, _>| {

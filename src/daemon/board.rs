@@ -1,9 +1,9 @@
 //! The one owner of `camera/{id}/status`: what is known of each camera, combined, said when it changes.
 //!
-//!     taker, supervisor --source: pictures, or why not--.
+//!     capture loop, supervisor --source: pictures, or why not--.
 //!     anew --the camera's thread has failed, or runs-----+
-//!     care --the store is full, or no longer-------------+--> combined --changed?--> StationEvent::Camera
-//!     desk --pause, recipe, no recipe-------------------'                  '--> the page
+//!     housekeeping --the store is full, or no longer-------------+--> combined --changed?--> StationEvent::Camera
+//!     dispatcher --pause, recipe, no recipe-------------------'                  '--> the page
 //!
 //! Invariants:
 //! - Nobody else makes a `StationEvent::Camera`, so that the end of one trouble never hides another.
@@ -65,7 +65,7 @@ impl Board {
         self.lock().by_id.entry(camera.to_owned()).or_default().thread = fault;
     }
 
-    /// What the desk has a camera do; `no_recipe` says why it may judge nothing.
+    /// What the dispatcher has a camera do; `no_recipe` says why it may judge nothing.
     pub fn line(&self, camera: &str, line: LineState, no_recipe: Option<String>) {
         let mut cameras = self.lock();
         let camera = cameras.by_id.entry(camera.to_owned()).or_default();

@@ -2,20 +2,20 @@
 //! review(queue_full), and a trigger without a picture as a review, too.
 //!
 //!     clock, or the source itself --.
-//!                                    +--> taker --Source::next--> Frame, with its recipe --> queue
-//!     desk --Request (deadline)-----'         '-- no picture in time --> review(deadline)
+//!                                    +--> capture loop --Source::next--> Frame, with its recipe --> queue
+//!     dispatcher --Request (deadline)-----'         '-- no picture in time --> review(deadline)
 //!
 //! What kind of device a frame came from is known here and to nobody behind the queue.
 
 use super::anew;
+use super::capture_loop::CaptureLoop;
 use super::commanded::Orders;
 use super::counter::Counter;
-use super::desk::Desk;
 use super::device;
+use super::dispatcher::Dispatcher;
 use super::recorder::Recorder;
 use super::station::Station;
 use super::taken::Files;
-use super::taker::Taker;
 use crate::camera::clip::Clips;
 use crate::camera::decode::{Depth, DepthRule};
 use crate::camera::kind::SourceConfig;
@@ -58,9 +58,9 @@ pub struct Feeds {
 
 /// The running cameras.
 pub struct Cameras {
-    takers: Vec<JoinHandle<()>>,
+    loops: Vec<JoinHandle<()>>,
     queues: Vec<Arc<Queue<Shot>>>,
-    desk: Arc<Desk>,
+    dispatcher: Arc<Dispatcher>,
     feeds: Mutex<Option<Feeds>>,
 }
 
@@ -78,7 +78,7 @@ pub fn start(
     stop: &Stop,
 ) -> anyhow::Result<Cameras> {
     let (ring, bell) = sync_channel(1);
-    let (mut takers, mut feeds, mut counters) = (vec![], vec![], vec![]);
+    let (mut loops, mut feeds, mut counters) = (vec![], vec![], vec![]);
     for camera in &config.cameras {
         let feed = Feed { frames: Arc::new(Queue::new(camera.queue.policy, camera.queue.frames)) };
         let on_command = camera.trigger.on == TriggerOn::Command;
@@ -89,7 +89,7 @@ pub fn start(
             open(camera, store, &counter, station, stop).with_context(|| format!("camera {}", camera.id))?;
         let source = with_clips(source, camera, &counter, stop);
         counters.push(Arc::clone(&counter));
-        let taker = Taker {
+        let taker = CaptureLoop {
             id: camera.id.clone(),
             source,
             feed: feed.clone(),
@@ -109,19 +109,24 @@ pub fn start(
         };
         taker.clear_alarm();
         feeds.push(feed);
-        takers.push(threads::spawn(&format!("take:{}", camera.id), move || anew::run(taker))?);
+        loops.push(threads::spawn(&format!("take:{}", camera.id), move || anew::run(taker))?);
     }
     let queues = feeds.iter().map(|f| Arc::clone(&f.frames)).collect();
     let parts = config.parts.iter().map(|p| (p.name.clone(), p.cameras.clone())).collect();
-    let desk =
-        Arc::new(Desk::new(counters, parts, Arc::clone(recipes), Arc::clone(store), Arc::clone(station))?);
-    Ok(Cameras { takers, queues, desk, feeds: Mutex::new(Some(Feeds { feeds, bell, ring })) })
+    let dispatcher = Arc::new(Dispatcher::new(
+        counters,
+        parts,
+        Arc::clone(recipes),
+        Arc::clone(store),
+        Arc::clone(station),
+    )?);
+    Ok(Cameras { loops, queues, dispatcher, feeds: Mutex::new(Some(Feeds { feeds, bell, ring })) })
 }
 
 impl Cameras {
     /// Where commands from outside are taken.
-    pub fn desk(&self) -> Arc<Desk> {
-        Arc::clone(&self.desk)
+    pub fn dispatcher(&self) -> Arc<Dispatcher> {
+        Arc::clone(&self.dispatcher)
     }
 
     /// The inspector's end; there is one inspector, and the second call has no feeds.
@@ -135,9 +140,9 @@ impl Cameras {
 
     /// Closes the queues and waits for the threads; `Stop` must be set before.
     pub fn close(self) {
-        self.desk.close();
+        self.dispatcher.close();
         self.queues.iter().for_each(|q| q.close());
-        for thread in self.takers {
+        for thread in self.loops {
             if thread.join().is_err() {
                 tracing::error!("a camera's thread panicked");
             }

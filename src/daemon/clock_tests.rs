@@ -1,17 +1,17 @@
-//! Tests of a line whose clock jumps: its taker, inspector, recorder and care, with a store and retention.
+//! Tests of a line whose clock jumps: its capture loop, inspector, recorder and housekeeping, with a store and retention.
 //!
 //! ```text
-//! trigger --> taker --> inspector --> an engine that answers when it may --> recorder --> store <--retention-- care
+//! trigger --> capture loop --> inspector --> an engine that answers when it may --> recorder --> store <--retention-- housekeeping
 //!                        the test turns the clock while a part is under way
 //! ```
 
 use super::super::cameras::{Feed, Feeds};
+use super::super::capture_loop::CaptureLoop;
 use super::super::commanded::Orders;
 use super::super::counter::{Counter, tests::camera};
 use super::super::gate::Gate;
 use super::super::inspector;
 use super::super::recorder::Recorder;
-use super::super::taker::Taker;
 use super::*;
 use crate::camera::window::{Rule, Stamps, Window};
 use crate::camera::{CameraError, Source, Stop, Want};
@@ -129,7 +129,7 @@ impl Source for Camera {
 /// A line under a clock that is turned.
 struct Rig {
     store: Arc<Store>,
-    care: Care,
+    housekeeping: Housekeeping,
     clock: Clock,
     hands: Hands,
     hand: Arc<Hand>,
@@ -162,7 +162,7 @@ impl Rig {
         let (counter, frames) = (Arc::new(counter), Arc::new(Queue::new(Policy::Wait, 8)));
         let (ring, bell) = sync_channel(1);
         let hand = Arc::new(Hand::default());
-        let mut taker = Taker {
+        let mut taker = CaptureLoop {
             id: "cam1".into(),
             source: Box::new(Camera { clock: clock.clone(), hand: Arc::clone(&hand) }),
             feed: Feed { frames: Arc::clone(&frames) },
@@ -195,7 +195,12 @@ impl Rig {
         );
         let taker = threads::spawn("take:cam1", move || taker.run());
         Self {
-            care: Care::new(Arc::clone(&store), station, Arc::new(Systemd::new()), clock.clone()),
+            housekeeping: Housekeeping::new(
+                Arc::clone(&store),
+                station,
+                Arc::new(Systemd::new()),
+                clock.clone(),
+            ),
             store,
             clock,
             hands,
@@ -259,11 +264,11 @@ impl Rig {
     }
 
     /// A minute passes, and retention has its round.
-    fn care(&mut self) {
+    fn housekeeping(&mut self) {
         self.hands.pass(RETENTION_EVERY);
         loop {
-            assert_eq!(self.care.tick().expect("the store works"), Due::Nothing);
-            if self.care.cleaning.is_none() {
+            assert_eq!(self.housekeeping.tick().expect("the store works"), Due::Nothing);
+            if self.housekeeping.cleaning.is_none() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -275,7 +280,7 @@ impl Rig {
         self.counter.close();
         self.frames.close();
         self.threads.into_iter().for_each(|thread| thread.join().expect("no thread has panicked"));
-        self.care.finish();
+        self.housekeeping.finish();
     }
 }
 
@@ -283,7 +288,7 @@ impl Rig {
 fn a_clock_that_jumps_passes_no_late_part_loses_none_and_removes_none() {
     let mut rig = Rig::start();
     assert_eq!(rig.part("first", LONG, |_| {}), Verdict::Pass);
-    rig.care();
+    rig.housekeeping();
     let jumps: [(&str, i64); 6] =
         [("a", 200), ("b", -200), ("c", -400), ("d", 400), ("e", 3650), ("f", -3650)];
     for (name, days) in jumps {
@@ -297,11 +302,11 @@ fn a_clock_that_jumps_passes_no_late_part_loses_none_and_removes_none() {
         };
         let of = |kind: &str| format!("{name} {kind}");
         assert_eq!(rig.part(&of("in time"), LONG, jump), Verdict::Pass, "{days} days");
-        rig.care();
+        rig.housekeeping();
         for (kind, turn) in [("late", &back as &dyn Fn(&mut Reading)), ("late again", &jump)] {
             let late = rig.part(&of(kind), SHORT, turn);
             assert!(matches!(late, Verdict::Review(Reason::Deadline { .. })), "{days} days: {late:?}");
-            rig.care();
+            rig.housekeeping();
         }
         rig.hand.is_blind.store(true, Ordering::SeqCst);
         let unseen = rig.part(&of("unseen"), LONG, |_| {});
@@ -309,7 +314,7 @@ fn a_clock_that_jumps_passes_no_late_part_loses_none_and_removes_none() {
         let (_, unseen) = rig.stored(&of("unseen")).expect("it is recorded");
         let age = rig.clock.read().wall.duration_since(unseen.captured_at).expect("it is over");
         assert!(age < HOUR, "it was triggered a moment ago by this clock, and {age:?} by its record");
-        rig.care();
+        rig.housekeeping();
         assert_eq!(rig.kept().len(), rig.parts.len(), "{days} days: nothing is lost");
     }
     // Time that has passed removes what is old, a little at a time, and nothing that is not old by the clock.
@@ -317,7 +322,7 @@ fn a_clock_that_jumps_passes_no_late_part_loses_none_and_removes_none() {
     let mut before = rig.kept().len();
     for _ in 0..4 {
         rig.hands.pass(HOUR);
-        rig.care();
+        rig.housekeeping();
         let kept = rig.kept();
         assert!(
             before - kept.len() <= before.div_ceil(20),

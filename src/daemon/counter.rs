@@ -1,4 +1,4 @@
-//! One camera's place at the desk: its orders, and the triggers that wait for it.
+//! One camera's place at the dispatcher: its orders, and the triggers that wait for it.
 
 use super::commanded::{Commanded, Orders, Recipe};
 use crate::config::{Camera, TriggerOn, unfit};

@@ -1,23 +1,23 @@
 //! Triggers by file: a JSON file that appears in the trigger folder is a `cmd/trigger`, for who has no
 //! MQTT and no HTTP.
 //!
-//!     NAME.json --whole--> taken/ --accepted by the desk--> done/
+//!     NAME.json --whole--> taken/ --accepted by the dispatcher--> done/
 //!         |                  |  '--no room--> held, asked again; a stop puts it back
 //!         |                  '--refused--> refused/, with NAME.json.reason
 //!         '--still no command after STILL_SCANS looks--> refused/, malformed
 //!
-//!     found in taken/ at a start: done/ when the desk has accepted it, which it knows for certain; if not
+//!     found in taken/ at a start: done/ when the dispatcher has accepted it, which it knows for certain; if not
 //!                                 refused/, interrupted
 //!
 //! A file that is half-written is no whole JSON object: it waits until it is one, or has stood still for
 //! so long that it will be none. The deadline counts from when the file came, so that what lay there while
 //! the station was off is review("deadline") and not the picture of another part.
 //!
-//! The desk notes a file's stamp with the acceptance, in one step, so that acceptance and fate agree whenever the
+//! The dispatcher notes a file's stamp with the acceptance, in one step, so that acceptance and fate agree whenever the
 //! process ends.
 //!
 //! Invariants:
-//! - No file is taken twice: it has left the folder, durably, before the desk hears of it.
+//! - No file is taken twice: it has left the folder, durably, before the dispatcher hears of it.
 //! - None is lost: it lies in the folder, in `taken`, in `done` or, with its reason, in `refused`.
 //! - At most `SCAN_MAX` triggers are looked at in one look, and `KEPT_MAX` are kept in `done` and in `refused`. Foreign
 //!   files count for neither, and none is ever moved or removed: `taken`, `done` and `refused` are opened without
@@ -54,7 +54,7 @@ const KEPT: [&str; 3] = ["taken", "done", "refused"];
 /// Raised while the folder cannot be read or its files cannot be moved.
 const ALARM: &str = "trigger_folder";
 
-/// What the desk knows of files, by their stamps.
+/// What the dispatcher knows of files, by their stamps.
 pub trait Fates: Send + Sync {
     /// The trigger in it was accepted, perhaps from a former process.
     fn was_accepted(&self, stamp: &str) -> bool;

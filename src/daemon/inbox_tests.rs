@@ -4,11 +4,11 @@ use super::*;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
-/// A folder, and a desk that writes down what it accepts.
+/// A folder, and a dispatcher that writes down what it accepts.
 struct Rig {
     dir: tempfile::TempDir,
     accepted: Arc<Mutex<Vec<Command>>>,
-    /// What the desk says next; accepted without.
+    /// What the dispatcher says next; accepted without.
     refusal: Arc<Mutex<Option<Refusal>>>,
     /// Stamps of files that were accepted and are not settled.
     known: Arc<Known>,

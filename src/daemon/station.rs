@@ -107,7 +107,7 @@ impl Station {
         self.publish_cameras();
     }
 
-    /// What the desk has a camera do; `no_recipe` says why it may judge nothing.
+    /// What the dispatcher has a camera do; `no_recipe` says why it may judge nothing.
     pub fn line(&self, camera: &str, line: LineState, no_recipe: Option<String>) {
         self.board.line(camera, line, no_recipe);
         self.publish_cameras();

@@ -1,6 +1,6 @@
 //! The review page of the station: builds the server and tells people where it is.
 
-use super::care::STALL;
+use super::housekeeping::STALL;
 use super::publishers::Connections;
 use super::station::Station;
 use crate::config::Config;

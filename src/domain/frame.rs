@@ -76,6 +76,6 @@ pub struct Trigger {
     pub deadline: Option<Duration>,
     /// The part of which this is one view among several; boxed, because most pictures are no such view.
     pub part: Option<Box<PartRef>>,
-    /// Of a trigger that the desk has accepted; it ends with the commit of the inspection and is not stored there.
+    /// Of a trigger that the dispatcher has accepted; it ends with the commit of the inspection and is not stored there.
     pub ticket: Option<Ticket>,
 }

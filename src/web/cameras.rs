@@ -2,7 +2,7 @@
 //! their recipes.
 //!
 //! ```text
-//! desk, takers, store --> the daemon's board --asked--.
+//! dispatcher, capture loops, store --> the daemon's board --asked--.
 //! registry --the warnings about every active recipe---+--> GET /api/v1/cameras --> the page's line of cameras,
 //!                                                                                  and its warnings
 //! ```

@@ -1,11 +1,11 @@
 //! Commands to the line over HTTP: the same words, the same refusals as `cmd/…` over MQTT.
 //!
 //! ```text
-//! POST --words--> command::parse --> the desk's handler (set when the cameras are open)
+//! POST --words--> command::parse --> the dispatcher's handler (set when the cameras are open)
 //!      <-- 202 accepted | 4xx with the refusal's code and reason | 503 starting, stopping
 //! ```
 //!
-//! Accepted means that the desk has it: the picture is taken and the result published as for any other
+//! Accepted means that the dispatcher has it: the picture is taken and the result published as for any other
 //! trigger, and what comes of it is in the result.
 
 use super::auth::{Operator, Role};
@@ -33,7 +33,7 @@ impl Line {
     }
 }
 
-/// What the desk has taken.
+/// What the dispatcher has taken.
 #[derive(Serialize, ToSchema)]
 pub struct Accepted {
     /// trigger, pipeline, pause, resume, retry, reload.

@@ -41,7 +41,7 @@ async fn every_command_of_a_burst_has_one_answer(protocol: &str) {
         assert!(of_burst.iter().all(|(_, n)| **n == 1), "{of_burst:?}");
         let all = plc.heard.on("/cmd/ack");
         let refused = all.iter().filter(|m| m.json()["code"] == "full").count();
-        assert!(refused > 0, "the burst was larger than the desk");
+        assert!(refused > 0, "the burst was larger than the dispatcher");
     }
     let lines = station.log().matches("a command is refused").count();
     let minutes = 1 + began.elapsed().as_secs() as usize / 60;

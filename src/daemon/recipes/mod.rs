@@ -25,7 +25,7 @@ pub use steps::Renewed;
 
 use steps::Candidate;
 
-use super::desk::Desk;
+use super::dispatcher::Dispatcher;
 use super::station::Station;
 use crate::camera::Stop;
 use crate::document::read_text;
@@ -76,7 +76,7 @@ pub struct Recipes {
     registry: Arc<Registry>,
     store: Arc<Store>,
     dir: PathBuf,
-    desk: Arc<Desk>,
+    dispatcher: Arc<Dispatcher>,
     station: Arc<Station>,
     /// Held while something is decided: what is active, or which text of a file needs no more looks.
     deciding: Mutex<()>,
@@ -90,12 +90,12 @@ impl Recipes {
         registry: Arc<Registry>,
         store: Arc<Store>,
         dir: PathBuf,
-        desk: Arc<Desk>,
+        dispatcher: Arc<Dispatcher>,
         station: Arc<Station>,
     ) -> Self {
         let requests = Queue::new(Policy::DropNewest, REQUESTS_MAX);
         let (deciding, progress) = (Mutex::default(), Mutex::default());
-        Self { registry, store, dir, desk, station, deciding, requests, progress }
+        Self { registry, store, dir, dispatcher, station, deciding, requests, progress }
     }
 
     /// Looks at the folder as soon as may be.

@@ -47,7 +47,7 @@ impl Recipes {
             return Err(format!("{file} calls itself {:?}: name it as its file", recipe.pipeline.name));
         }
         gate::check(&recipe.pipeline).map_err(|reason| format!("{file}: {reason}"))?;
-        self.desk.fits(&recipe.pipeline).map_err(|refusal| refusal.to_string())?;
+        self.dispatcher.fits(&recipe.pipeline).map_err(|refusal| refusal.to_string())?;
         Ok(recipe)
     }
 
@@ -68,7 +68,7 @@ impl Recipes {
             kept = Some(self.store.append_recipe_step(entry, None, Some(&book))?);
             Ok(())
         };
-        match self.desk.renew(Arc::new(recipe), keep) {
+        match self.dispatcher.renew(Arc::new(recipe), keep) {
             Ok(()) => {
                 self.alarm(candidate.pipeline, None);
                 kept.iter().for_each(|entry| self.publish(entry));
@@ -118,7 +118,7 @@ impl Recipes {
             kept = Some(store.append_recipe_step(entry, None, Some(&book))?);
             Ok(())
         };
-        match self.desk.renew(Arc::new(recipe), keep) {
+        match self.dispatcher.renew(Arc::new(recipe), keep) {
             Ok(()) => {
                 self.alarm(pipeline, None);
                 tracing::warn!(

@@ -4,7 +4,7 @@
 //!       ^                   |  ^                     |
 //!       '---ack, dead letter'  '--- Sent, PUBACK ----'
 //!     daemon --StationEvent (bounded)--> driver     cameras, alarms, stats
-//!     broker --cmd/…--> command (a client of its own) --> daemon's desk --> cmd/ack
+//!     broker --cmd/…--> command (a client of its own) --> daemon's dispatcher --> cmd/ack
 //!
 //! `state` decides, without clock, network or disk; `driver` carries out; `link` is one connection, by `tls` or in clear;
 //! `dialect` makes topics and payloads; `last_words` are published without a store. The outbox in the store is the only truth

@@ -41,7 +41,7 @@ pub struct Moment {
 }
 
 /// Where a run goes. What it fails with ends the run.
-pub trait Taker {
+pub trait BackupReceiver {
     /// A batch of rows; when it returns they are dealt with, their files copied.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ impl Store {
     ///
     /// # Errors
     /// `TakeError`; the backup is then unfinished.
-    pub fn take_backup(&self, since: &Since, taker: &mut dyn Taker) -> Result<Moment, TakeError> {
+    pub fn take_backup(&self, since: &Since, receiver: &mut dyn BackupReceiver) -> Result<Moment, TakeError> {
         let hold = Hold::new(&self.held).ok_or(TakeError::Busy)?;
         let (moment, changing) = self.moment(since)?;
         let (result, review) = (moment.inspections.through, moment.reviews.through);
@@ -107,15 +107,15 @@ impl Store {
         let mut done = 0;
         hold.from(moment.inspections.from);
         let reviews = &self.trees.review.reviews;
-        self.take_span(reviews, REVIEWS, &moment.reviews, &mut done, total, taker, &|_| {})?;
+        self.take_span(reviews, REVIEWS, &moment.reviews, &mut done, total, receiver, &|_| {})?;
         let results = &self.trees.results;
-        self.take_span(results, RESULTS, &moment.inspections, &mut done, total, taker, &|seq| {
+        self.take_span(results, RESULTS, &moment.inspections, &mut done, total, receiver, &|seq| {
             hold.from(seq + 1)
         })?;
         let mut batch = Vec::new();
         self.take_parts(&moment, &since.open_parts, &mut batch)?;
         for piece in [batch, changing] {
-            taker.rows(&piece, done, total)?;
+            receiver.rows(&piece, done, total)?;
         }
         Ok(moment)
     }
@@ -158,7 +158,7 @@ impl Store {
         span: &Span,
         done: &mut u64,
         total: u64,
-        taker: &mut dyn Taker,
+        receiver: &mut dyn BackupReceiver,
         taken: &dyn Fn(u64),
     ) -> Result<(), StoreError> {
         let (mut batch, mut rows, mut last) = (Vec::new(), 0, span.from);
@@ -172,12 +172,12 @@ impl Store {
             rows += 1;
             if rows % BATCH_ROWS == 0 || batch.len() >= BATCH_BYTES {
                 *done += std::mem::take(&mut rows);
-                taker.rows(&std::mem::take(&mut batch), *done, total)?;
+                receiver.rows(&std::mem::take(&mut batch), *done, total)?;
                 taken(last);
             }
         }
         *done += rows;
-        taker.rows(&batch, *done, total)?;
+        receiver.rows(&batch, *done, total)?;
         taken(last);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::keep::{Keeper, Report, UNFINISHED};
 use super::restore::restore;
 use super::salvage::salvage;
-use super::take::{TakeError, Taker};
+use super::take::{BackupReceiver, TakeError};
 use super::*;
 use crate::domain::inspection::Inspection;
 use crate::domain::part::PartRef;
@@ -45,7 +45,7 @@ struct Through<'a> {
     at_batch: &'a mut dyn FnMut(u64),
 }
 
-impl Taker for Through<'_> {
+impl BackupReceiver for Through<'_> {
     fn rows(&mut self, rows: &[u8], done: u64, _total: u64) -> Result<(), StoreError> {
         (self.at_batch)(done);
         self.keeper.rows(rows).map_err(|_| StoreError::Cancelled)
@@ -217,7 +217,7 @@ fn retention_waits_for_a_running_backup_and_only_for_what_it_needs() {
 
 struct Nothing;
 
-impl Taker for Nothing {
+impl BackupReceiver for Nothing {
     fn rows(&mut self, _: &[u8], _: u64, _: u64) -> Result<(), StoreError> {
         Err(StoreError::Cancelled)
     }
@@ -232,8 +232,8 @@ fn a_run_that_was_cut_off_is_no_backup_and_takes_nothing_from_the_one_before() {
         let mut keeper = Keeper::open(&to, &from).unwrap();
         let since = keeper.since().clone();
         let mut left = at;
-        let mut taker = Cut { keeper: &mut keeper, left: &mut left };
-        assert!(store.take_backup(&since, &mut taker).is_err());
+        let mut receiver = Cut { keeper: &mut keeper, left: &mut left };
+        assert!(store.take_backup(&since, &mut receiver).is_err());
     };
     cut(1);
     assert!(to.join(UNFINISHED).exists());
@@ -259,7 +259,7 @@ struct Cut<'a> {
     left: &'a mut u64,
 }
 
-impl Taker for Cut<'_> {
+impl BackupReceiver for Cut<'_> {
     fn rows(&mut self, rows: &[u8], _: u64, _: u64) -> Result<(), StoreError> {
         self.keeper.rows(rows).unwrap();
         *self.left -= 1;

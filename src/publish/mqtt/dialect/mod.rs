@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!     owed entry, state of the station --Dialect--> topic and payload --driver, link--> broker
-//!     broker --link--> Arrived --Dialect--> Asked --command's desk--> outcome --Dialect--> answer
+//!     broker --link--> Arrived --Dialect--> Asked --command's dispatcher--> outcome --Dialect--> answer
 //! ```
 //!
 //! A dialect decides topics and payloads, birth (`status` online) and will (`status` offline), which commands come

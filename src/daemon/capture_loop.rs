@@ -28,16 +28,16 @@ use std::time::{Duration, Instant};
 
 /// A source that fails is asked again after this long, so that it does not fill the log.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often a taker without work sees whether it should stop.
+/// How often a capture loop without work sees whether it should stop.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// The thread of one camera.
-pub struct Taker {
+pub struct CaptureLoop {
     pub id: String,
     pub source: Box<dyn Source>,
     pub feed: Feed,
     pub counter: Arc<Counter>,
-    /// The desk decides when a picture is taken.
+    /// The dispatcher decides when a picture is taken.
     pub on_command: bool,
     pub recorder: Arc<Recorder>,
     pub model: ModelInfo,
@@ -57,7 +57,7 @@ pub struct Taker {
     pub lost: u64,
 }
 
-impl Taker {
+impl CaptureLoop {
     /// An alarm of a former run does not stand any more.
     pub fn clear_alarm(&self) {
         if self.on_command {
@@ -154,7 +154,7 @@ impl Taker {
         }
     }
 
-    /// Serves until the desk closes: whatever it has accepted is recorded, with a picture or without.
+    /// Serves until the dispatcher closes: whatever it has accepted is recorded, with a picture or without.
     fn on_commands(&mut self) {
         let mut over = false;
         loop {

@@ -1,6 +1,6 @@
-//! The desk: where commands from outside (MQTT, HTTP, files) reach the cameras.
+//! The dispatcher: where commands from outside (MQTT, HTTP, files) reach the cameras.
 //!
-//!     Command --> Desk --trigger, once (`repeats`)--> accepted, in the store --> queue of its camera (bounded) --> taker
+//!     Command --> Dispatcher --trigger, once (`repeats`)--> accepted, in the store --> queue of its camera (bounded) --> capture loop
 //!                  |--reload--> thread of recipes (`recipes`) --renew--> its pipeline's cameras
 //!                  |--pause, resume, pipeline--> durable (`commanded`) --> its camera's orders (`counter`)
 //!                  '--> Refusal, back to the sender
@@ -28,8 +28,8 @@ use std::time::{Instant, SystemTime};
 /// Carries `cmd/reload` out.
 pub type Reload = Box<dyn Fn(&Sender) -> Result<(), Refusal> + Send + Sync>;
 
-/// The desk of a station; share it in an `Arc`.
-pub struct Desk {
+/// The dispatcher of a station; share it in an `Arc`.
+pub struct Dispatcher {
     counters: Vec<Arc<Counter>>,
     /// Names of the parts with several views, and the cameras that look at each.
     parts: Vec<(String, Vec<String>)>,
@@ -42,8 +42,8 @@ pub struct Desk {
     repeats: Mutex<Repeats>,
 }
 
-impl Desk {
-    /// A desk for these cameras and parts (name, cameras); `recipes` are those that they may be changed to.
+impl Dispatcher {
+    /// A dispatcher for these cameras and parts (name, cameras); `recipes` are those that they may be changed to.
     ///
     /// # Errors
     /// `StoreError`: what former processes have accepted cannot be read.
@@ -204,8 +204,8 @@ impl Desk {
         identities: &[Identity],
         repeats: &mut Repeats,
     ) -> Result<Receipt, Refusal> {
-        let takers = self.takers(&mut request)?;
-        takers.iter().try_for_each(|counter| counter.has_room())?;
+        let cameras = self.cameras(&mut request)?;
+        cameras.iter().try_for_each(|counter| counter.has_room())?;
         let accepted = |counter: &&Arc<Counter>| Accepted {
             camera: counter.id().to_owned(),
             pipeline: counter.pipeline().name.clone(),
@@ -215,10 +215,10 @@ impl Desk {
                 .unwrap_or(SystemTime::UNIX_EPOCH),
             origin: None,
         };
-        let mut noted: Vec<Accepted> = takers.iter().map(accepted).collect();
+        let mut noted: Vec<Accepted> = cameras.iter().map(accepted).collect();
         let names = repeats.names(identities);
         let receipt = self.store.accept(&mut noted, &names).map_err(|e| not_stored(&e))?;
-        for (i, (counter, accepted)) in takers.iter().zip(&noted).enumerate() {
+        for (i, (counter, accepted)) in cameras.iter().zip(&noted).enumerate() {
             let request = Request { trigger: accepted.trigger.clone(), ..request.clone() };
             match counter.place(request) {
                 Ok(()) => {}
@@ -237,8 +237,8 @@ impl Desk {
     }
 
     /// The cameras that a trigger means; one for a part with several views becomes a view.
-    fn takers(&self, request: &mut Request) -> Result<Vec<&Arc<Counter>>, Refusal> {
-        let takers = match self.part(request)? {
+    fn cameras(&self, request: &mut Request) -> Result<Vec<&Arc<Counter>>, Refusal> {
+        let cameras = match self.part(request)? {
             Some((name, cameras)) => {
                 let id = ulid::Ulid::generate().to_string();
                 request.trigger.part_id.get_or_insert_with(|| id.clone());
@@ -255,10 +255,10 @@ impl Desk {
                 counters
             }
         };
-        if takers.is_empty() {
+        if cameras.is_empty() {
             return Err(Refusal::NotTriggered { camera: self.known() });
         }
-        Ok(takers)
+        Ok(cameras)
     }
 
     /// The part that a trigger means: the named one or, without any name, the only one.
@@ -301,7 +301,7 @@ impl Desk {
     }
 }
 
-impl Fates for Desk {
+impl Fates for Dispatcher {
     fn was_accepted(&self, stamp: &str) -> bool {
         self.lock().was_accepted(&Identity::of_file(stamp).name)
     }
@@ -325,5 +325,5 @@ fn not_stored(error: &StoreError) -> Refusal {
 }
 
 #[cfg(test)]
-#[path = "desk_tests.rs"]
+#[path = "dispatcher_tests.rs"]
 mod tests;

@@ -61,7 +61,7 @@ struct Cleaned {
 }
 
 /// Looks after the station; one call a second.
-pub struct Care {
+pub struct Housekeeping {
     store: Arc<Store>,
     station: Arc<Station>,
     systemd: Arc<Systemd>,
@@ -77,7 +77,7 @@ pub struct Care {
     stepped: bool,
 }
 
-impl Care {
+impl Housekeeping {
     /// Alarms that stand from a former run are cleared or raised anew with the first tick.
     pub fn new(store: Arc<Store>, station: Arc<Station>, systemd: Arc<Systemd>, clock: Clock) -> Self {
         let now = clock.read().since_boot;
