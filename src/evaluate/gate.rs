@@ -186,10 +186,20 @@ pub fn check(pipeline: &Pipeline) -> Result<(), String> {
     Ok(())
 }
 
-/// A fault of the station, not a judgement of the part.
+/// A fault of the station, or a picture that the recipe does not fit: no judgement of the part.
 fn is_unjudged(inspection: &Inspection) -> bool {
-    let fault = |reason: &Reason| {
-        matches!(reason, Reason::Engine { .. } | Reason::MissingTile { .. } | Reason::Deadline { .. })
+    let fault = |reason: &Reason| match reason {
+        Reason::Engine { .. }
+        | Reason::MissingTile { .. }
+        | Reason::Deadline { .. }
+        | Reason::Frame { .. }
+        | Reason::QueueFull
+        | Reason::Interrupted => true,
+        Reason::Finding { .. }
+        | Reason::TextMismatch { .. }
+        | Reason::TextUncertain { .. }
+        | Reason::LowConfidence { .. }
+        | Reason::Unparsable { .. } => false,
     };
     inspection.verdict.reason().is_some_and(fault)
 }
