@@ -29,6 +29,10 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("get", "/api/v1/facets", Some(Role::Viewer)),
     ("get", "/api/v1/charts", Some(Role::Viewer)),
     ("get", "/api/v1/cameras", Some(Role::Viewer)),
+    ("get", "/api/v1/recipes", Some(Role::Viewer)),
+    ("get", "/api/v1/recipes/{pipeline}/ledger", Some(Role::Viewer)),
+    ("get", "/api/v1/recipes/{pipeline}/versions/{version}", Some(Role::Viewer)),
+    ("post", "/api/v1/recipes/{pipeline}/active", Some(Role::Engineer)),
     ("get", "/api/v1/events", Some(Role::Viewer)),
     ("get", "/api/v1/images/{sha256}", Some(Role::Viewer)),
     ("get", "/api/v1/thumbs/{sha256}", Some(Role::Viewer)),
@@ -57,6 +61,7 @@ fn body(path: &str) -> &'static str {
         "/api/v1/inspections/{id}/undo" => r#"{"based_on":1}"#,
         "/api/v1/reviews/bulk" => r#"{"search":{},"action":"confirm","count":99999}"#,
         "/api/v1/commands/{command}" => r#"{"camera":"cam1","part_id":"P1"}"#,
+        "/api/v1/recipes/{pipeline}/active" => r#"{"version":"0a1b2c3d4e5f","reason":"because"}"#,
         "/api/v1/accounts" => r#"{"name":"new","password":"long enough","role":"viewer"}"#,
         "/api/v1/tokens" => r#"{"name":"new","role":"viewer"}"#,
         _ => "",
@@ -89,7 +94,9 @@ fn every_route_lets_in_whom_it_should_and_nobody_else() {
             .replace("{id}", &id(1))
             .replace("{sha256}", &"0".repeat(64))
             .replace("{name}", "ghost")
-            .replace("{command}", "trigger");
+            .replace("{command}", "trigger")
+            .replace("{pipeline}", "photo")
+            .replace("{version}", "0a1b2c3d4e5f");
         let real = if *path == "/api/v1/export" { format!("{real}?format=csv") } else { real };
         for role in [None, Some(Role::Viewer), Some(Role::Operator), Some(Role::Engineer)] {
             let before = everything();

@@ -5,17 +5,20 @@ use super::inspections::inspection;
 use inspectd::domain::camera::{CameraStatus, LineState};
 use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::inspection::Inspection;
+use inspectd::domain::recipe::{Progress, RecipeError};
 use inspectd::domain::rect::BoxPx;
 use inspectd::domain::text::TextLine;
 use inspectd::domain::trigger::{Command, Refusal};
 use inspectd::store::accounts::{Account, Token};
 use inspectd::store::images::sha256;
+use inspectd::store::recipes::Entry;
 use inspectd::store::{Store, StoreOptions};
 use inspectd::web::Web;
 use inspectd::web::auth::{self, Role};
 use inspectd::web::cameras::{Warning, Warnings};
 use inspectd::web::metrics::Health;
 use inspectd::web::options::WebOptions;
+use inspectd::web::recipes::Recipes;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -123,6 +126,19 @@ pub fn options(dir: &Path) -> WebOptions {
     }
 }
 
+/// Whom the page asks about recipes where no version is kept.
+struct NoVersions;
+
+impl Recipes for NoVersions {
+    fn progress(&self) -> Option<Progress> {
+        None
+    }
+
+    fn activate(&self, pipeline: &str, version: &str, _: &str, _: &str) -> Result<Entry, RecipeError> {
+        Err(RecipeError::NoVersion { pipeline: pipeline.into(), version: version.into() })
+    }
+}
+
 impl Server {
     /// With `parts` inspections, the accounts viewer, operator and engineer, and a token for each.
     pub fn start(parts: u64) -> Self {
@@ -170,6 +186,7 @@ impl Server {
             line.lock().unwrap().push(command);
             Ok(())
         }));
+        web.keep_recipes(Arc::new(NoVersions));
         Self { web, store, commanded, dir }
     }
 
