@@ -90,6 +90,8 @@ use tokio::time::MissedTickBehavior;
 
 /// How long the daemon stays to deliver the last results after all sources have ended.
 const DELIVER: Duration = Duration::from_secs(30);
+/// And after somebody has said so, where a broker is connected: what was just recorded is a moment behind the record.
+const DELIVER_TOLD: Duration = Duration::from_secs(2);
 
 /// Why a line has ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,8 +244,14 @@ impl Parts<'_> {
         tracing::info!(told, ?ended, ?gone, "draining");
         let recorder = Arc::clone(&line.recorder);
         self.drain(line).await?;
-        if !told && ended == Ended::Done && gone.is_none() {
-            self.deliver(&connections).await;
+        if gone.is_none() && ended == Ended::Done {
+            match told {
+                false => self.deliver(&connections, DELIVER).await,
+                true if connections.up().iter().any(|(_, up)| *up) => {
+                    self.deliver(&connections, DELIVER_TOLD).await;
+                }
+                true => {}
+            }
         }
         progress::while_it_moves(self.systemd, || housekeeping.finish())?;
         recorder.outcome()?;
@@ -350,8 +358,8 @@ impl Parts<'_> {
     }
 
     /// Waits until everything is acknowledged, as long as there is a broker that might do it.
-    async fn deliver(self, connections: &Connections) {
-        let until = Instant::now() + DELIVER;
+    async fn deliver(self, connections: &Connections, within: Duration) {
+        let until = Instant::now() + within;
         let mut left = self.store.outbox_len();
         while left > 0 && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(50)).await;
