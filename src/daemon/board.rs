@@ -87,10 +87,10 @@ impl Board {
         let Cameras { full, by_id } = &mut *cameras;
         for (id, camera) in by_id {
             let status = camera.status(full.as_ref());
-            if let Some(now) = status.filter(|now| camera.said.as_ref() != Some(now)) {
-                if say(id, now.clone()) {
-                    camera.said = Some(now);
-                }
+            if let Some(now) = status.filter(|now| camera.said.as_ref() != Some(now))
+                && say(id, now.clone())
+            {
+                camera.said = Some(now);
             }
         }
     }

@@ -162,11 +162,11 @@ impl Dispatcher {
         let identities = repeats::identities(&request, sender);
         let by_id = identities.first().copied().zip(request.name.clone());
         let mut repeats = self.lock();
-        if let Some((identity, id)) = &by_id {
-            if let Look::Again(outcome) = repeats.look(identity, id)? {
-                tracing::info!(correlation_id = id, %sender, "a trigger came again, and is answered as before");
-                return self.again(&mut repeats, outcome, &identities[1..]);
-            }
+        if let Some((identity, id)) = &by_id
+            && let Look::Again(outcome) = repeats.look(identity, id)?
+        {
+            tracing::info!(correlation_id = id, %sender, "a trigger came again, and is answered as before");
+            return self.again(&mut repeats, outcome, &identities[1..]);
         }
         let placed = self.place(request, &identities, &mut repeats);
         match &placed {

@@ -120,10 +120,8 @@ impl Housekeeping {
 
     /// Waits for what runs on its own thread, which holds the store open.
     pub fn finish(self) {
-        if let Some(cleaning) = self.cleaning {
-            if cleaning.join().is_err() {
-                tracing::error!("retention panicked");
-            }
+        if self.cleaning.is_some_and(|cleaning| cleaning.join().is_err()) {
+            tracing::error!("retention panicked");
         }
     }
 

@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(outcome.failed, ["confirmed defective parts that pass now: 2, at most 0 may"]);
 
         let lenient = GateRule { lost_max: 2, alarms_max: Some(2), ..RULE };
-        assert_eq!(judge(&[lenient.clone()], &recipe(""), &replayed).failed, [""; 0]);
+        assert_eq!(judge(std::slice::from_ref(&lenient), &recipe(""), &replayed).failed, [""; 0]);
         let both = [lenient, GateRule { lost_max: 2, alarms_max: Some(1), ..RULE }];
         let failed = judge(&both, &recipe(""), &replayed).failed;
         assert_eq!(

@@ -95,10 +95,10 @@ impl UnderWay {
 
     /// Goes on as far as can be; the inspection when it is concluded. Orders are given with `reply`.
     pub fn advance(&mut self, engine: &Engine, reply: &Reply) -> Option<Inspection> {
-        if self.asked.is_none() {
-            if let Some(inspection) = self.begin(engine, reply) {
-                return Some(inspection);
-            }
+        if self.asked.is_none()
+            && let Some(inspection) = self.begin(engine, reply)
+        {
+            return Some(inspection);
         }
         let due = self.due();
         let late = Instant::now() > due;

@@ -19,10 +19,10 @@ pub(super) fn frame(section: Section<'_>) -> FrameRule {
         if frame.mask.iter().any(|mask| mask.contains(&roi)) {
             section.problem("mask", "covers the whole roi: nothing would be inspected");
         }
-        if let FrameSize::Stated { width, height } = frame.size {
-            if roi.x1 > width || roi.y1 > height {
-                section.problem("roi", format!("leaves the frame, whose size is {width}x{height}"));
-            }
+        if let FrameSize::Stated { width, height } = frame.size
+            && (roi.x1 > width || roi.y1 > height)
+        {
+            section.problem("roi", format!("leaves the frame, whose size is {width}x{height}"));
         }
     }
     section.finish();

@@ -41,10 +41,10 @@ impl Linear {
             Precision::Sixteen => Some(Bits::Sixteen),
             Precision::Expanded => None,
         };
-        if let Some(bits) = bits.filter(|_| device.is_cpu() && Packed::is_fast_here()) {
-            if let Some(tiles) = gguf.packed(&name, out, inp)? {
-                return Ok(Self { weight: Weight::Tiles(Arc::new(tiles), bits), inp, bias: None });
-            }
+        if let Some(bits) = bits.filter(|_| device.is_cpu() && Packed::is_fast_here())
+            && let Some(tiles) = gguf.packed(&name, out, inp)?
+        {
+            return Ok(Self { weight: Weight::Tiles(Arc::new(tiles), bits), inp, bias: None });
         }
         let weight = Arc::new(gguf.tensor(&name, &[out, inp], device)?);
         Ok(Self { weight: Weight::Candle(matmul(weight, gguf.precision)?), inp, bias: None })

@@ -4,14 +4,16 @@
 use super::model::{decide, render};
 use super::{PIPELINE, Plc, SIMULATOR, camera, http};
 use crate::broker::{Broker, until};
+use crate::shipped::{Pair, TEXT, VISION, blinded};
 use crate::station::{Daemon, Station, signal, wait};
 use inspectd::store::Store;
 use inspectd::store::accounts::Token;
-use inspectd::store::images::sha256;
+use inspectd::store::images::{hex, sha256};
 use inspectd::store::recipes::{Entry, Step};
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 const NAME: &str = "examples-defects";
@@ -140,6 +142,11 @@ async fn a_recipe_that_changes_ten_times_judges_every_part_by_one_version() {
 
 /// A station whose archive holds confirmed parts, good and bad, and a recipe with a gate that is active.
 async fn with_archive(broker: &Broker) -> (Kitchen, String, tempfile::TempDir) {
+    with_archive_of(broker, None).await
+}
+
+/// The same by a model of its own.
+async fn with_archive_of(broker: &Broker, pair: Option<&Pair>) -> (Kitchen, String, tempfile::TempDir) {
     let pictures = tempfile::tempdir().unwrap();
     render(pictures.path());
     let folder = format!(
@@ -147,6 +154,10 @@ async fn with_archive(broker: &Broker) -> (Kitchen, String, tempfile::TempDir) {
         pictures.path().display()
     );
     let kitchen = Kitchen::new(broker.port, &folder);
+    if let Some(pair) = pair {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model");
+        kitchen.station.edit(&format!("{}/", shipped.display()), &pair.path("").display().to_string());
+    }
     let gated = format!("{}\n[gate]\nparts_max = 20\nrequire = [\"image.recall >= 0.5\"]\n", kitchen.sound);
     kitchen.write(&gated);
     let status = wait(&mut kitchen.station.start(), "the folder is done").await;
@@ -358,4 +369,54 @@ async fn an_engineer_may_override_a_refusal_and_go_back_and_the_ledger_keeps_why
         said,
         [("http:token:engineer", "he does not"), ("http:token:engineer", "the customer accepts them")]
     );
+}
+
+/// `inspectd model accept` beside the daemon.
+fn accept(kitchen: &Kitchen, more: &[&str]) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
+    command.args(["model", "accept", "--config"]).arg(kitchen.station.config()).args(more);
+    tokio::task::block_in_place(|| command.output().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_loses_confirmed_parts_is_not_accepted_while_the_line_goes_on_with_the_other() {
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let pair = Pair::new();
+    // The model names no proof that this program knows: what speaks for it are the confirmed parts alone.
+    let (mut text, key) = (pair.bytes(TEXT), b"inspectd.proof");
+    let at = text.windows(key.len()).position(|bytes| bytes == key).expect("it names its proof");
+    text[at..at + key.len()].copy_from_slice(b"inspectd.prxxf");
+    pair.exchange(TEXT, &text);
+    let (kitchen, _, _pictures) = with_archive_of(&broker, Some(&pair)).await;
+    let mut daemon = started(&kitchen, &plc).await;
+    let pin = |store: &Store| store.model_pin().unwrap().unwrap().mmproj_sha256;
+
+    let sound = pair.bytes(VISION);
+    pair.exchange(VISION, &blinded(&sound));
+    let refused = accept(&kitchen, &[]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("pass now") && said.contains("lost: 01"), "{said}");
+    let ack = plc.command("trigger", json!({ "part_id": "P" })).await;
+    assert_eq!(ack["accepted"], true, "{ack}");
+    assert_eq!(plc.result("P").await["tiles"], json!({"planned": 1, "inspected": 1}), "the line goes on");
+    let taken = accept(&kitchen, &["--reason", "it is the only one left"]);
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    signal(daemon.id(), libc::SIGTERM);
+    assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", kitchen.station.log());
+
+    let store = kitchen.station.store();
+    assert_eq!(pin(&store), hex(&sha256(&blinded(&sound))));
+    let entries = entries(&store);
+    let of_models: Vec<_> = entries.iter().filter(|e| e.replay.is_some() || e.is_override).collect();
+    let [refused, taken] = of_models.as_slice() else { panic!("{of_models:#?}") };
+    assert_eq!((refused.step, refused.is_override), (Step::ModelRefused, false));
+    assert!(refused.replay.as_ref().is_some_and(|replay| !replay.lost.is_empty() && replay.parts == 20));
+    assert_eq!((taken.step, taken.reason.as_str()), (Step::ModelHeld, "it is the only one left"));
+    drop(store);
+
+    // Without a daemon nobody can replay, and nothing is accepted on the quiet.
+    pair.exchange(VISION, &sound);
+    let alone = accept(&kitchen, &[]);
+    assert!(!alone.status.success() && String::from_utf8_lossy(&alone.stderr).contains("has a [gate]"));
 }

@@ -213,7 +213,7 @@ fn make_due(ledger: &Path) {
     file.set_len(DUE_BYTES).expect("it grows");
 }
 
-/// Once the file is there the monotonic clock is a day and an hour ahead, and so are the moments that are waited for.
+/// Once the file is there the clocks that only go on are a day and an hour ahead, and so are the moments that are waited for.
 const JUMP: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -233,7 +233,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     static int (*real)(clockid_t, struct timespec *);
     if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
     int outcome = real(clock, now);
-    if (outcome == 0 && clock == CLOCK_MONOTONIC) now->tv_sec += ahead();
+    if (outcome == 0 && (clock == CLOCK_MONOTONIC || clock == CLOCK_BOOTTIME)) now->tv_sec += ahead();
     return outcome;
 }
 long syscall(long number, ...) {
