@@ -185,11 +185,12 @@ fn commit_one(order: &Order, store: &Store, n: u64) {
                     say("room");
                 }
                 // Nobody else does; what is not delivered is never removed.
-                if order.port == 0 && order.max_bytes != 0 {
-                    if let Err(error) = store.ack(&[committed.seq]) {
-                        say(&format!("failed {error}"));
-                        end();
-                    }
+                if order.port == 0
+                    && order.max_bytes != 0
+                    && let Err(error) = store.ack(&[committed.seq])
+                {
+                    say(&format!("failed {error}"));
+                    end();
                 }
                 if order.say_every == 0 || n.is_multiple_of(order.say_every) {
                     say(&format!("acked {} {} .", committed.seq, part.id));
