@@ -64,6 +64,7 @@ use crate::clock::Clock;
 use crate::command::Handler;
 use crate::config::{Config, Model};
 use crate::control::server::Door;
+use crate::domain::trigger::Refusal;
 use crate::engine::child::{Child, ChildOptions};
 use crate::engine::{Backend as _, Engine};
 use crate::inspect::proof::{ByNamedProof, ByProof};
@@ -311,9 +312,12 @@ impl Parts<'_> {
         let (registry, store) = (Arc::clone(self.recipes), Arc::clone(self.store));
         let (dir, station) = (self.config.pipelines_dir.clone(), Arc::clone(self.station));
         let book = Arc::new(Recipes::new(registry, store, dir, Arc::clone(dispatcher), station));
-        let asked = Arc::clone(&book);
-        dispatcher
-            .reload_with(Box::new(move |sender| asked.reload(sender.to_string()).map_err(recipes::refused)));
+        // They know each other: one of them must not hold the other, and with it the store, which has to close.
+        let asked = Arc::downgrade(&book);
+        dispatcher.reload_with(Box::new(move |sender| {
+            let book = asked.upgrade().ok_or(Refusal::Stopping)?;
+            book.reload(sender.to_string()).map_err(recipes::refused)
+        }));
         if let Some(page) = self.page {
             page.keep_recipes(Arc::<Recipes>::clone(&book));
         }

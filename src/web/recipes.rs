@@ -23,6 +23,8 @@ use utoipa::{IntoParams, ToSchema};
 
 /// Entries of the ledger in one answer.
 const ENTRIES_MAX: usize = 200;
+/// Characters of an engineer's reason.
+const REASON_CHARS_MAX: usize = 500;
 
 /// What the page asks of the daemon.
 pub trait Recipes: Send + Sync {
@@ -217,6 +219,10 @@ pub async fn activate(
     Path(pipeline): Path<String>,
     Json(wanted): Json<Activation>,
 ) -> Result<Json<EntryView>, ApiError> {
+    if wanted.reason.chars().count() > REASON_CHARS_MAX {
+        let error = format!("the reason: at most {REASON_CHARS_MAX} characters");
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "reason", error));
+    }
     let recipes = Arc::clone(keeper.0.get().ok_or(RecipeError::Starting)?);
     let by = format!("http:{}", principal.name);
     let asked = move || recipes.activate(&pipeline, &wanted.version, &by, &wanted.reason);
