@@ -123,7 +123,7 @@ async fn a_recipe_that_changes_ten_times_judges_every_part_by_one_version() {
     };
     until("all triggers are answered", || answers().len() == 40).await;
     let accepted = answers().iter().filter(|answer| answer["accepted"] == true).count();
-    until("all parts have results", || plc.results().len() == accepted).await;
+    until("all parts have results", || plc.results().len() >= accepted).await;
     signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", kitchen.station.log());
 
