@@ -9,6 +9,7 @@
 //!                                         publishers (a task a sink): PUBLISH, PUBACK, the sink's cursor goes on
 //!
 //!     commands: MQTT, HTTP, files (`inbox`) --> dispatcher --> cameras
+//!     pipelines_dir --> recipes (a thread): checked, replayed by the engine --> dispatcher, for the next pictures
 //!     `inspectd verify` and its like: control (threads of its own) --> store
 //!
 //! Every thread and task is watched. What each one's end means:
@@ -23,10 +24,12 @@
 //!     publishers          an error of the store, or a panic: so does the end of a task that delivers
 //!     store-sync          a panic stops the store, and with it the daemon
 //!     retention           a panic: the daemon ends with an error
+//!     recipes             so does a panic of it, and its end before the station's
 //!     interrupted         a panic leaves what it had not recorded to the next start
 //!     thumbs              a panic costs one small copy
 //!
-//! Nothing opens before the config is checked. While the disk or the outbox is full the line stands,
+//! Nothing opens before the config is checked; for a recipe with errors the store may know the version that was active
+//! before. While the disk or the outbox is full the line stands,
 //! visibly (`housekeeping` says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
 //! every source has ended and everything is delivered, or when the store fails: then it stops
 //! acknowledging at once and systemd starts it again, unless the store is `damaged`. Draining goes in the order of the line, so

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! store --books, versions, ledger--> GET /api/v1/recipes…
-//! POST /api/v1/recipes/{pipeline}/active --engineer, with a reason--> the daemon's thread of recipes --> the ledger
+//! POST /api/v1/recipes/{pipeline}/active --engineer, with a reason--> the daemon's `Recipes` --> the ledger
 //! ```
 
 use super::auth::{Engineer, Viewer};

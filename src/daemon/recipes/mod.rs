@@ -6,8 +6,9 @@
 //! an engineer, with a reason: an earlier version, or one that was refused --------> active
 //! ```
 //!
-//! One thread does all of it, one version at a time; each step is an entry of the ledger (`store::recipes`), and the
-//! one that makes a version active is in one batch with the mark of the active version.
+//! One thread takes versions from the folder, one at a time; an engineer's word is carried out where it comes, beside a
+//! replay, too. Each step is an entry of the ledger (`store::recipes`), and the one that makes a version active is in one
+//! batch with the mark of the active version.
 //!
 //! Invariants:
 //! - At every moment, also after a crash, each pipeline has one active version, and its text is kept.

@@ -50,7 +50,7 @@ impl ModelGate for Recipes {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err("the station is stopping".into()),
             }
-            // Whoever does not wait any more ends the work with it: its answer has no capture loop.
+            // Whoever does not wait any more ends the work with it: its answer has no taker.
             if !progress(&last.0, last.1, last.2) {
                 return Err("nobody waits for it any more".into());
             }
