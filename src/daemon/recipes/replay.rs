@@ -194,12 +194,11 @@ impl Keeper {
             // A look comes by itself, after this.
             let _ = self.serve(request);
         }
-        let path = self.recipes.dir.join(format!("{}.toml", candidate.pipeline));
-        let now = read_text(&path).ok();
-        let active = self.recipes.registry.pipeline(candidate.pipeline);
+        let now = read_text(&self.recipes.file(candidate.pipeline)).ok();
         self.stop.is_set()
             || now.is_some_and(|text| text != candidate.text)
-            || active.is_some_and(|active| active.version == candidate.version)
+            // A store that cannot be read ends the station by itself.
+            || self.recipes.is_decided(candidate).unwrap_or(true)
     }
 }
 

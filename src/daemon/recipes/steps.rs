@@ -1,14 +1,17 @@
 //! The steps of a version: checked, refused, active; each in the ledger, each decision alone.
 
 use super::Recipes;
+use crate::document::read_text;
 use crate::domain::pipeline::{GateRule, Pipeline};
 use crate::domain::recipe::{RecipeError, RecipeStatus};
 use crate::evaluate::gate;
 use crate::publish::StationEvent;
+use crate::recipe::file::version_of;
 use crate::recipe::registry::Recipe;
 use crate::store::error::StoreError;
 use crate::store::recipes::{Book, Entry, REASON_CHARS_MAX, ReplayEntry, Step};
 use crate::store::record::rfc3339;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
@@ -36,9 +39,20 @@ impl Recipes {
         self.store.keep_recipe_book(pipeline, &Book { decided: version.to_owned(), ..book })
     }
 
+    /// An engineer has decided meanwhile.
+    pub(super) fn is_decided(&self, candidate: &Candidate<'_>) -> Result<bool, StoreError> {
+        let book = self.store.recipe_book(candidate.pipeline)?.unwrap_or_default();
+        Ok(book.decided == candidate.version)
+    }
+
+    /// The file of a pipeline.
+    pub(super) fn file(&self, pipeline: &str) -> PathBuf {
+        self.dir.join(format!("{pipeline}.toml"))
+    }
+
     /// Everything about the text itself, and about the cameras that run the pipeline.
     pub(super) fn checked(&self, candidate: &Candidate<'_>) -> Result<Recipe, String> {
-        let file = self.dir.join(format!("{}.toml", candidate.pipeline)).display().to_string();
+        let file = self.file(candidate.pipeline).display().to_string();
         let recipe = Recipe::read(&file, candidate.text).map_err(|problems| {
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
             lines.join("\n")
@@ -51,9 +65,11 @@ impl Recipes {
         Ok(recipe)
     }
 
-    /// What a new version of this pipeline must show. A pipeline that nobody has used yet has nothing to show.
+    /// What a new version of this pipeline must show. A pipeline that nobody has used yet has nothing to show, and what
+    /// is active already but was not noted for want of room has not, either.
     pub(super) fn rules(&self, new: &Pipeline) -> Vec<GateRule> {
-        let Some(active) = self.registry.pipeline(&new.name) else { return vec![] };
+        let active = self.registry.pipeline(&new.name);
+        let Some(active) = active.filter(|active| active.version != new.version) else { return vec![] };
         let mut rules: Vec<GateRule> = [&active.gate, &new.gate].into_iter().flatten().cloned().collect();
         rules.dedup();
         rules
@@ -61,6 +77,9 @@ impl Recipes {
 
     pub(super) fn make_active(&self, candidate: &Candidate<'_>, recipe: Recipe) -> Result<(), StoreError> {
         let deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_decided(candidate)? {
+            return Ok(());
+        }
         let book = Book { active: candidate.version.clone(), decided: candidate.version.clone() };
         let entry = self.entry(candidate, Step::Active, String::new(), None);
         let mut kept = None;
@@ -110,7 +129,9 @@ impl Recipes {
         let recipe = self.checked(&candidate).map_err(|reason| RecipeError::Unfit { reason })?;
         let _one_at_a_time = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         let book = store.recipe_book(pipeline).map_err(not_stored)?.unwrap_or_default();
-        let book = Book { active: version.to_owned(), ..book };
+        // It is the newer word: the file as it is now, perhaps under replay at this moment, needs no more looks.
+        let decided = read_text(&self.file(pipeline)).map_or(book.decided, |text| version_of(&text));
+        let book = Book { active: version.to_owned(), decided };
         let mut entry = self.entry(&candidate, Step::Active, reason.trim().to_owned(), None);
         entry.is_override = !was_active;
         let mut kept = None;
@@ -144,6 +165,9 @@ impl Recipes {
         replay: Option<ReplayEntry>,
     ) -> Result<(), StoreError> {
         let _one_at_a_time = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_decided(candidate)? {
+            return Ok(());
+        }
         let book = self.store.recipe_book(candidate.pipeline)?.unwrap_or_default();
         let book = Book { decided: candidate.version.clone(), ..book };
         let shown: String = reason.chars().take(REASON_CHARS_MAX).collect();
