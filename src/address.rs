@@ -14,7 +14,7 @@ pub const MASK: &str = "***";
 const SECRET_KEYS: [&str; 9] = ["pass", "pw", "user", "secret", "token", "key", "auth", "cookie", "headers"];
 
 /// A URL, a pipeline or a path, without what may be secret in it.
-pub fn shown(address: &str) -> String {
+pub(crate) fn shown(address: &str) -> String {
     let is_scheme = |s: &str| s.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     match address.split_once("://") {
         Some((scheme, rest)) if is_scheme(scheme) => url(scheme, rest),
@@ -24,7 +24,7 @@ pub fn shown(address: &str) -> String {
 }
 
 /// A text that others wrote about an address, such as an error of a library, without what may be secret.
-pub fn scrubbed(text: &str, address: &str) -> String {
+pub(crate) fn scrubbed(text: &str, address: &str) -> String {
     let safe = shown(address);
     let others: Vec<String> = text.split(address).map(words).collect();
     others.join(&safe)

@@ -8,7 +8,7 @@
 //! checked here, where they come in, and nowhere else. A PLC pads its strings with spaces or NUL up to
 //! their declared length: that padding is taken off here, before anything is compared or kept.
 
-pub mod log;
+pub(crate) mod log;
 
 use crate::domain::frame::Trigger;
 use crate::domain::trigger::{Command, Refusal, Request, Sender};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use utoipa::ToSchema;
 
 /// The longest object that is taken in.
-pub const BYTES_MAX: usize = 16 * 1024;
+pub(crate) const BYTES_MAX: usize = 16 * 1024;
 /// Longest text of a field, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
 /// Expected values of one trigger.
@@ -28,13 +28,13 @@ const EXPECTED_MAX: usize = 32;
 const DEADLINE_MS_MAX: u64 = 3_600_000;
 
 /// Carries a command out, or says why not; it waits for the disk.
-pub type Handler = Arc<dyn Fn(Command, &Sender) -> Result<(), Refusal> + Send + Sync>;
+pub(crate) type Handler = Arc<dyn Fn(Command, &Sender) -> Result<(), Refusal> + Send + Sync>;
 
 /// Carries a command out on a thread that may wait.
 ///
 /// # Errors
 /// As the handler.
-pub async fn carry_out(handler: &Handler, command: Command, sender: Sender) -> Result<(), Refusal> {
+pub(crate) async fn carry_out(handler: &Handler, command: Command, sender: Sender) -> Result<(), Refusal> {
     let handler = Arc::clone(handler);
     match tokio::task::spawn_blocking(move || handler(command, &sender)).await {
         Ok(outcome) => outcome,
@@ -127,7 +127,7 @@ pub struct Order {
 ///
 /// # Errors
 /// `Refusal::Malformed`, which says what is wrong.
-pub fn parse(verb: Verb, text: &[u8], received: Instant) -> Result<Order, Refusal> {
+pub(crate) fn parse(verb: Verb, text: &[u8], received: Instant) -> Result<Order, Refusal> {
     body(text)?.order(verb, received)
 }
 
@@ -135,7 +135,7 @@ pub fn parse(verb: Verb, text: &[u8], received: Instant) -> Result<Order, Refusa
 ///
 /// # Errors
 /// `Refusal::Malformed`: it is no object, or holds what is no field.
-pub fn body(text: &[u8]) -> Result<CommandBody, Refusal> {
+pub(crate) fn body(text: &[u8]) -> Result<CommandBody, Refusal> {
     if text.len() > BYTES_MAX {
         return Err(malformed(format!("{} bytes; at most {BYTES_MAX} are taken", text.len())));
     }

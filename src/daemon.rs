@@ -44,7 +44,7 @@ mod commanded;
 mod counter;
 pub mod damaged;
 mod device;
-pub mod dispatcher;
+mod dispatcher;
 mod gate;
 pub mod heap;
 mod housekeeping;

@@ -18,11 +18,11 @@ const BLOCKS_MAX: u64 = 4096;
 const WHITE: u8 = 250;
 
 /// A part of a picture in pixels: left, top, right, bottom; the last two are outside.
-pub type Region = [u32; 4];
+pub(crate) type Region = [u32; 4];
 
 /// What is measured on a picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Measure {
+pub(crate) struct Measure {
     /// Mean grey value, 0..255.
     pub brightness: f64,
     /// Share of pixels of 250 and more, 0..1.
@@ -38,7 +38,7 @@ pub struct Measure {
 
 /// Measures a region of a picture; what lies outside the picture, or wholly under one of the masks, is left out.
 /// `None`: nothing is left.
-pub fn measure(pixels: &RgbImage, region: Region, masks: &[Region]) -> Option<Measure> {
+pub(crate) fn measure(pixels: &RgbImage, region: Region, masks: &[Region]) -> Option<Measure> {
     let [x0, y0, x1, y1] = region;
     let (x1, y1) = (x1.min(pixels.width()), y1.min(pixels.height()));
     let (across, down) = (x1.saturating_sub(x0) / BLOCK, y1.saturating_sub(y0) / BLOCK);

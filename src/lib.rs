@@ -25,6 +25,8 @@
 //!     main > cli, daemon > config, evaluate > recipe > inspect > engine > vlm
 //!                         > camera, publish, web, control > store > domain
 //!
+//! What is public is what `main` and the tests in tests/ name; everything else is the crate's own.
+//!
 //! An error never becomes a pass: whatever goes wrong between a frame and its verdict ends in
 //! `Verdict::Review` with its reason.
 
@@ -48,26 +50,26 @@
     )
 )]
 
-pub mod address;
+mod address;
 pub mod camera;
 pub mod cli;
 pub mod clock;
-pub mod command;
+mod command;
 pub mod config;
-pub mod control;
+mod control;
 pub mod daemon;
 pub mod document;
 pub mod domain;
 pub mod engine;
-pub mod evaluate;
-pub mod health;
+mod evaluate;
+mod health;
 pub mod inspect;
 pub mod ipc;
 pub mod publish;
-pub mod queue;
+mod queue;
 pub mod recipe;
 pub mod simulator;
 pub mod store;
-pub mod threads;
+mod threads;
 pub mod vlm;
 pub mod web;

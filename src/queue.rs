@@ -49,7 +49,7 @@ impl Policy {
 /// What became of a pushed item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a dropped item must be recorded, never forgotten"]
-pub enum Pushed<T> {
+pub(crate) enum Pushed<T> {
     /// It is in the queue, and nothing had to give way.
     Queued,
     /// The queue was full. This item is out: under `DropOldest` another one than was pushed.
@@ -60,7 +60,7 @@ pub enum Pushed<T> {
 
 /// What a pop came back with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Popped<T> {
+pub(crate) enum Popped<T> {
     Item(T),
     /// Nothing came in time.
     TimedOut,
@@ -70,7 +70,7 @@ pub enum Popped<T> {
 
 /// What went through a queue since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Items that got in.
     pub pushed: u64,
     pub popped: u64,
@@ -86,7 +86,7 @@ pub struct Counters {
 
 /// The queue. Share it in an `Arc`; any number of threads may push and pop.
 #[derive(Debug)]
-pub struct Queue<T> {
+pub(crate) struct Queue<T> {
     policy: Policy,
     capacity: usize,
     state: Mutex<State<T>>,
@@ -104,7 +104,7 @@ struct State<T> {
 impl<T> Queue<T> {
     /// An empty queue for at most `capacity` items; a capacity of 0 counts as 1, because a queue
     /// without room would stop the line.
-    pub fn new(policy: Policy, capacity: usize) -> Self {
+    pub(crate) fn new(policy: Policy, capacity: usize) -> Self {
         let capacity = capacity.max(1);
         let state =
             State { items: VecDeque::with_capacity(capacity), closed: false, counters: Counters::default() };
@@ -113,7 +113,7 @@ impl<T> Queue<T> {
 
     /// Puts an item in, as the policy says. Blocks only under `Wait`, until there is room or the queue
     /// is closed.
-    pub fn push(&self, item: T) -> Pushed<T> {
+    pub(crate) fn push(&self, item: T) -> Pushed<T> {
         let mut state = self.lock();
         while self.policy == Policy::Wait && state.items.len() >= self.capacity && !state.closed {
             state = self.left.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +137,7 @@ impl<T> Queue<T> {
 
     /// Takes the oldest item out, waiting for one at most `timeout`, or for ever with `None`: until
     /// something comes or the queue is closed.
-    pub fn pop(&self, timeout: Option<Duration>) -> Popped<T> {
+    pub(crate) fn pop(&self, timeout: Option<Duration>) -> Popped<T> {
         // A timeout beyond the clock's end is the same as none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut state = self.lock();
@@ -164,25 +164,25 @@ impl<T> Queue<T> {
     }
 
     /// Something about the oldest item, which stays inside.
-    pub fn peek<R>(&self, about: impl FnOnce(&T) -> R) -> Option<R> {
+    pub(crate) fn peek<R>(&self, about: impl FnOnce(&T) -> R) -> Option<R> {
         self.lock().items.front().map(about)
     }
 
     /// No more items go in; those inside can still be popped. Everybody who waits wakes up. Closing
     /// twice is the same as closing once.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.came.notify_all();
         self.left.notify_all();
     }
 
     /// True after `close`.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
     /// What went through so far.
-    pub fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         let state = self.lock();
         Counters { depth: state.items.len(), ..state.counters }
     }

@@ -15,7 +15,7 @@ use std::thread::{Builder, JoinHandle};
 ///
 /// # Errors
 /// The system has no room for a thread.
-pub fn spawn<T: Send + 'static>(
+pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
@@ -27,7 +27,7 @@ pub fn spawn<T: Send + 'static>(
 ///
 /// # Errors
 /// The words of the panic.
-pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| panic_words(payload.as_ref()))
 }
 

@@ -22,10 +22,10 @@ use crate::domain::pipeline::ClipRule;
 use std::time::{Duration, Instant};
 
 /// Asked before every picture, because a command may change the pipeline at any moment.
-pub type Rule = Box<dyn Fn() -> Option<ClipRule> + Send>;
+pub(crate) type Rule = Box<dyn Fn() -> Option<ClipRule> + Send>;
 
 /// A source of clips, and of stills while the rule says so.
-pub struct Clips {
+pub(crate) struct Clips {
     source: Box<dyn Source>,
     rule: Rule,
     stop: Stop,
@@ -35,7 +35,7 @@ pub struct Clips {
 
 impl Clips {
     /// Makes clips of a source's pictures.
-    pub const fn new(source: Box<dyn Source>, rule: Rule, stop: Stop) -> Self {
+    pub(crate) const fn new(source: Box<dyn Source>, rule: Rule, stop: Stop) -> Self {
         Self { source, rule, stop, fault: None }
     }
 

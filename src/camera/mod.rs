@@ -24,14 +24,14 @@
 //! reports it and calls `take` again. `Ok(None)` is the end: nothing comes after it.
 
 pub mod child;
-pub mod clip;
+pub(crate) mod clip;
 pub mod decode;
 pub mod device;
 pub mod keyframe;
 pub mod kind;
 pub mod picture;
 pub mod supervisor;
-pub mod trigger;
+pub(crate) mod trigger;
 pub mod window;
 pub mod wire;
 

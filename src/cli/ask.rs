@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Arguments of `ask`.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     /// The question.
     text: String,
     /// A picture to show; may stand several times.
@@ -65,7 +65,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When a file cannot be read or the engine fails; clear words name the file.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(args.temperature >= 0.0, "--temperature {}: 0 or more expected", args.temperature);
     let images = args
         .images

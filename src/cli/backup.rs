@@ -22,7 +22,7 @@ const PRINTED_MAX: usize = 50;
 
 /// Arguments of `backup`.
 #[derive(clap::Args, Debug)]
-pub struct BackupArgs {
+pub(super) struct BackupArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// Directory of the backup: new, empty, or that of an earlier backup of this store.
@@ -35,7 +35,7 @@ pub struct BackupArgs {
 
 /// Arguments of `restore`.
 #[derive(clap::Args, Debug)]
-pub struct RestoreArgs {
+pub(super) struct RestoreArgs {
     /// Directory of the backup.
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
@@ -49,7 +49,7 @@ pub struct RestoreArgs {
 
 /// Arguments of `salvage`.
 #[derive(clap::Args, Debug)]
-pub struct SalvageArgs {
+pub(super) struct SalvageArgs {
     /// Directory of the damaged store; nothing in it is changed. No daemon may run on it.
     #[arg(long, value_name = "STORE_DIR")]
     from: PathBuf,
@@ -67,7 +67,7 @@ pub struct SalvageArgs {
 /// # Errors
 /// A store that cannot be read; a directory that holds something else, or cannot be written. The backup is then
 /// unfinished, and what former runs hold is as it was.
-pub fn backup(args: &BackupArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn backup(args: &BackupArgs) -> anyhow::Result<ExitCode> {
     let (dir, mut client) = args.store.reach()?;
     let mut keeper = Keeper::open(&args.to, &dir)?;
     let mut phases = Phases::default();
@@ -114,7 +114,7 @@ fn tell_backup(report: &Kept, to: &std::path::Path) {
 ///
 /// # Errors
 /// No finished backup; a target that is not empty; what cannot be read or written.
-pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     let mut phases = Phases::default();
     let restored =
         restore::restore(&args.from, &args.to, &mut |done, total| phases.show("restore", done, total, ""))?;
@@ -156,7 +156,7 @@ fn tell_restore(restored: &Restored, args: &RestoreArgs) {
 ///
 /// # Errors
 /// No store; a target that is not empty; what cannot be written.
-pub fn salvage(args: &SalvageArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn salvage(args: &SalvageArgs) -> anyhow::Result<ExitCode> {
     let mut phases = Phases::default();
     let saved =
         salvage::salvage(&args.from, &args.to, &mut |what, done, total| phases.show(what, done, total, ""))?;

@@ -26,7 +26,7 @@ const SEED: u64 = 1;
 
 /// Arguments of `bench`.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Measure random weights of a real shape instead: 2b, 4b, 8b or tiny-k. Needs no download.
@@ -108,7 +108,7 @@ struct Decode {
 ///
 /// # Errors
 /// A bad model; a stage that fails; output that cannot be written.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
     let pipeline = measure::pipeline(args.pipeline.as_deref())?;
     // Removed when it goes out of scope, after the last measurement.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 /// Arguments of `cameras`.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     /// One JSON object on standard output.
     #[arg(long)]
     json: bool,
@@ -16,7 +16,7 @@ pub struct Args {
 ///
 /// # Errors
 /// None; what cannot be opened is listed with the reason.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let found = kind::list();
     if args.json {
         let of_kind = |(word, found): (&str, Vec<kind::Found>)| {

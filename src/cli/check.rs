@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 /// What to check. Without anything, the installed config.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     /// The config, with the pipelines that its cameras name [default, without pipeline files:
     /// /etc/inspectd/inspectd.toml].
     #[arg(long, value_name = "FILE", env = "INSPECTD_CONFIG")]
@@ -29,7 +29,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Only when standard output cannot be written.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let installed = args.pipelines.is_empty().then(|| PathBuf::from(config::DEFAULT_FILE));
     let out = &mut io::stdout().lock();
     let mut fine = true;

@@ -4,26 +4,26 @@ use std::fmt;
 
 /// Where a column's cells stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Align {
+pub(super) enum Align {
     Left,
     Right,
 }
 
 /// A table of plain text. Widths count characters; two blanks stand between columns.
 #[derive(Clone, Debug)]
-pub struct Columns {
+pub(super) struct Columns {
     heads: Vec<(String, Align)>,
     rows: Vec<Vec<String>>,
 }
 
 impl Columns {
     /// An empty table under these heads.
-    pub fn new(heads: &[(&str, Align)]) -> Self {
+    pub(super) fn new(heads: &[(&str, Align)]) -> Self {
         Self { heads: heads.iter().map(|(h, a)| ((*h).to_owned(), *a)).collect(), rows: Vec::new() }
     }
 
     /// Adds one row. Missing cells stay blank; cells beyond the heads are not shown.
-    pub fn row<I: IntoIterator<Item = String>>(&mut self, cells: I) {
+    pub(super) fn row<I: IntoIterator<Item = String>>(&mut self, cells: I) {
         self.rows.push(cells.into_iter().collect());
     }
 }
@@ -55,12 +55,12 @@ impl fmt::Display for Columns {
 
 /// A word for a terminal: control characters, which could move the cursor or recolour the screen,
 /// become the replacement character. Text read from a picture is never trusted.
-pub fn clean(word: &str) -> String {
+pub(super) fn clean(word: &str) -> String {
     word.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// A rate with two decimals, `-` where there was no case.
-pub fn rate(value: Option<f64>) -> String {
+pub(super) fn rate(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"))
 }
 

@@ -28,7 +28,7 @@ enum Format {
 
 /// Arguments of `export`.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     store: StoreArgs,
     #[arg(long, value_enum, default_value = "jsonl")]
@@ -65,7 +65,7 @@ fn time(text: &str) -> Result<i64, String> {
 ///
 /// # Errors
 /// A bad config; a store that cannot be opened; a directory that is there already or cannot be written.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (dir, mut client) = args.store.reach()?;
     let form = match args.format {
         Format::Csv => Form::Csv,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// The whole report: boxes by label, confusion, images, text, times.
-pub fn report(m: &Metrics) -> String {
+pub(super) fn report(m: &Metrics) -> String {
     let mut out = String::new();
     if !m.labels.is_empty() {
         let _ = writeln!(out, "{}", labels(m));

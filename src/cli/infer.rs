@@ -17,7 +17,7 @@ use std::process::ExitCode;
 const OOM_SCORE_ADJ: &str = "500";
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[arg(long)]
     text: PathBuf,
     #[arg(long)]
@@ -36,7 +36,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When nobody is at the other end.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let channel = Channel::of_this_process().context("this command is for the daemon's own use")?;
     // A sandbox may forbid it; the engine works without.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);

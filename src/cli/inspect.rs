@@ -27,7 +27,7 @@ use std::time::Duration;
 
 /// Arguments of `inspect`.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     /// Pictures: PNG, JPEG, BMP or TIFF.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
@@ -89,7 +89,7 @@ fn load(
 ///
 /// # Errors
 /// A bad pipeline or model; output that cannot be written.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (pipeline, model) = args.setup.resolve()?;
     let mut engine = model.load()?;
     let trigger = Trigger { expected: args.expected.iter().cloned().collect(), ..Trigger::default() };

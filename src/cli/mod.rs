@@ -8,31 +8,31 @@
 //!     annotate, picture            annotated copies of frames; reading and writing image files
 //!     output, figures, columns, progress    words for people
 
-pub mod annotate;
-pub mod ask;
-pub mod backup;
-pub mod bench;
-pub mod cameras;
-pub mod capture;
-pub mod check;
-pub mod columns;
-pub mod export;
-pub mod figures;
-pub mod infer;
-pub mod inspect;
-pub mod model;
-pub mod model_args;
-pub mod outbox;
-pub mod output;
+mod annotate;
+mod ask;
+mod backup;
+mod bench;
+mod cameras;
+mod capture;
+mod check;
+mod columns;
+mod export;
+mod figures;
+mod infer;
+mod inspect;
+mod model;
+mod model_args;
+mod outbox;
+mod output;
 pub mod picture;
-pub mod progress;
-pub mod replay;
-pub mod run;
-pub mod serve_store;
-pub mod setup;
-pub mod simulate;
-pub mod store_args;
-pub mod verify;
+mod progress;
+mod replay;
+mod run;
+mod serve_store;
+mod setup;
+mod simulate;
+mod store_args;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

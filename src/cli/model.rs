@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 /// Arguments of `model`.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -62,7 +62,7 @@ enum Command {
 ///
 /// # Errors
 /// When the file is no sound GGUF file; the message names the key or tensor. When a copy cannot be written.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Info { file, json } => {
             let gguf = Gguf::open(&file)?;

@@ -10,12 +10,12 @@ use anyhow::Context;
 use std::path::PathBuf;
 
 /// The model that ships with the product.
-pub const SHIPPED_TEXT: &str = "fixtures/model/inspectd-small.gguf";
+pub(super) const SHIPPED_TEXT: &str = "fixtures/model/inspectd-small.gguf";
 const SHIPPED_MMPROJ: &str = "fixtures/model/mmproj-inspectd-small.gguf";
 
 /// The model pair; the shipped small model unless another one is named.
 #[derive(clap::Args, Clone, Debug)]
-pub struct ModelArgs {
+pub(super) struct ModelArgs {
     /// Text model (GGUF, architecture qwen3vl) [default: the shipped small model].
     #[arg(long, value_name = "FILE", env = "INSPECTD_MODEL__TEXT", requires = "mmproj")]
     pub model: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub(super) fn processor(name: &str) -> Result<Processor, String> {
 
 impl ModelArgs {
     /// These arguments, with what they leave open taken from a config.
-    pub fn or_config(&self, config: Option<&Config>) -> Self {
+    pub(super) fn or_config(&self, config: Option<&Config>) -> Self {
         let model = config.map(|c| &c.model);
         Self {
             model: self.model.clone().or_else(|| model.map(|m| m.text.clone())),
@@ -59,7 +59,7 @@ impl ModelArgs {
     }
 
     /// Both files.
-    pub fn files(&self) -> (PathBuf, PathBuf) {
+    pub(super) fn files(&self) -> (PathBuf, PathBuf) {
         let or = |path: &Option<PathBuf>, shipped: &str| path.clone().unwrap_or_else(|| shipped.into());
         (or(&self.model, SHIPPED_TEXT), or(&self.mmproj, SHIPPED_MMPROJ))
     }
@@ -68,7 +68,7 @@ impl ModelArgs {
     ///
     /// # Errors
     /// As `Qwen3Vl::load`; the pair does not answer known pictures as it must.
-    pub fn load(&self) -> anyhow::Result<Qwen3Vl> {
+    pub(super) fn load(&self) -> anyhow::Result<Qwen3Vl> {
         let mut engine = self.load_unproven()?;
         self.prove(&mut engine)?;
         Ok(engine)
@@ -78,7 +78,7 @@ impl ModelArgs {
     ///
     /// # Errors
     /// As `Qwen3Vl::load`.
-    pub fn load_unproven(&self) -> Result<Qwen3Vl, VlmError> {
+    pub(super) fn load_unproven(&self) -> Result<Qwen3Vl, VlmError> {
         let (text, mmproj) = self.files();
         let options = EngineOptions { threads: self.threads, memory_mb: 0, kv: self.kv };
         Qwen3Vl::load(&text, &mmproj, options, &self.device.open()?)
@@ -88,7 +88,7 @@ impl ModelArgs {
     ///
     /// # Errors
     /// It does not answer known pictures as it must.
-    pub fn prove(&self, engine: &mut Qwen3Vl) -> anyhow::Result<()> {
+    pub(super) fn prove(&self, engine: &mut Qwen3Vl) -> anyhow::Result<()> {
         let (text, mmproj) = self.files();
         give_named(engine).with_context(|| {
             format!("the pair {} and {} is not proven to be whole", text.display(), mmproj.display())

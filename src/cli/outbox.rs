@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 /// Arguments of `outbox`.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     what: What,
 }
@@ -45,7 +45,7 @@ enum What {
 ///
 /// # Errors
 /// A bad config; no store; another user's.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
         What::List { store, sink, json } => list(&store, sink.as_deref(), json),
         What::Retry { store, sink, letters } => retry(&store, sink, &letters),

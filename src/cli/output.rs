@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 
 /// Everything that an inspection found, as lines of plain text that end with a newline.
-pub fn describe(inspection: &Inspection) -> String {
+pub(super) fn describe(inspection: &Inspection) -> String {
     let mut out = String::new();
     let verdict = inspection.verdict.as_str().to_uppercase();
     let _ = writeln!(out, "{}: {verdict}, {}", clean(&inspection.origin), summary(inspection));
@@ -33,7 +33,7 @@ pub fn describe(inspection: &Inspection) -> String {
 }
 
 /// Why the verdict is what it is, in a few words.
-pub fn summary(inspection: &Inspection) -> String {
+pub(super) fn summary(inspection: &Inspection) -> String {
     match inspection.verdict.reason() {
         Some(reason) => words(reason),
         None => match inspection.findings.len() {
@@ -47,7 +47,7 @@ pub fn summary(inspection: &Inspection) -> String {
 }
 
 /// A reason as a person would say it.
-pub fn words(reason: &Reason) -> String {
+pub(super) fn words(reason: &Reason) -> String {
     match reason {
         Reason::Finding { label } => format!("{} found", spaced(label)),
         Reason::TextMismatch { prompt, line } => {
@@ -70,12 +70,12 @@ pub fn words(reason: &Reason) -> String {
 }
 
 /// A label as words: `missing_screw` is a missing screw.
-pub fn spaced(label: &str) -> String {
+pub(super) fn spaced(label: &str) -> String {
     clean(label).replace('_', " ")
 }
 
 /// Grade, part, lot, pipeline and time, as far as known.
-pub fn facts(inspection: &Inspection) -> Vec<String> {
+pub(super) fn facts(inspection: &Inspection) -> Vec<String> {
     let mut facts = vec![format!("grade {}", inspection.grade.as_str())];
     if let Some(part) = &inspection.trigger.part_id {
         facts.push(format!("part {}", clean(part)));
@@ -171,12 +171,12 @@ fn difference(line: &TextLine, m: &Mismatch) -> String {
 
 /// Whether a mismatch is a broken rule in words, not a character that differs: the characters that
 /// should be there are part of what was expected.
-pub fn is_rule(line: &TextLine, m: &Mismatch) -> bool {
+pub(super) fn is_rule(line: &TextLine, m: &Mismatch) -> bool {
     line.expected.as_ref().is_none_or(|expected| !expected.contains(&m.expected))
 }
 
 /// The word on the header's badge.
-pub const fn badge(verdict: &Verdict) -> &'static str {
+pub(super) const fn badge(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Pass => "PASS",
         Verdict::Fail(_) => "FAIL",

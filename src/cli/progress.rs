@@ -8,12 +8,12 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// Plain lines come at most this often: a log of a night's replay stays readable.
-pub const PLAIN_EVERY: Duration = Duration::from_secs(5);
+pub(super) const PLAIN_EVERY: Duration = Duration::from_secs(5);
 /// A bar redraws at most this many times a second.
 const BAR_HZ: u8 = 8;
 
 /// Progress of one piece of work with a known number of steps.
-pub struct Progress {
+pub(super) struct Progress {
     what: String,
     total: u64,
     done: u64,
@@ -27,7 +27,7 @@ enum Shape {
 
 impl Progress {
     /// Starts to show `what`, of `total` steps, in the way that stderr allows.
-    pub fn new(what: &str, total: u64) -> Self {
+    pub(super) fn new(what: &str, total: u64) -> Self {
         let shape = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(BAR_HZ));
             let style = ProgressStyle::with_template(
@@ -45,12 +45,12 @@ impl Progress {
     }
 
     /// One more step is done; `note` says which.
-    pub fn step(&mut self, note: &str) {
+    pub(super) fn step(&mut self, note: &str) {
         self.reach(self.done + 1, note);
     }
 
     /// So many steps are done; `note` says which was the last.
-    pub fn reach(&mut self, done: u64, note: &str) {
+    pub(super) fn reach(&mut self, done: u64, note: &str) {
         self.done = done;
         match &mut self.shape {
             Shape::Bar(bar) => {
@@ -66,7 +66,7 @@ impl Progress {
     }
 
     /// A line for people, above the bar where there is one.
-    pub fn say(&self, line: &str) {
+    pub(super) fn say(&self, line: &str) {
         match &self.shape {
             Shape::Bar(bar) => bar.suspend(|| eprintln!("{line}")),
             Shape::Plain(_) => eprintln!("{line}"),
@@ -85,11 +85,11 @@ impl Drop for Progress {
 
 /// Progress of work that comes in phases, each with its own name and number of steps.
 #[derive(Default)]
-pub struct Phases(Option<Progress>);
+pub(super) struct Phases(Option<Progress>);
 
 impl Phases {
     /// So many of `total` steps of `what` are done.
-    pub fn show(&mut self, what: &str, done: u64, total: u64, note: &str) {
+    pub(super) fn show(&mut self, what: &str, done: u64, total: u64, note: &str) {
         if self.0.as_ref().is_none_or(|p| p.what != what || p.total != total) {
             self.0 = Some(Progress::new(what, total));
         }
@@ -99,7 +99,7 @@ impl Phases {
     }
 
     /// A line of the result on stdout, clear of the bar.
-    pub fn print(&self, line: &str) {
+    pub(super) fn print(&self, line: &str) {
         match self.0.as_ref().map(|p| &p.shape) {
             Some(Shape::Bar(bar)) => bar.suspend(|| println!("{line}")),
             _ => println!("{line}"),

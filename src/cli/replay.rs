@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 /// Inspect labelled images and score the answers.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     /// Directory with truth.jsonl and the images that it names.
     dir: PathBuf,
     /// Print the figures as one JSON object on stdout, and nothing else there.
@@ -55,7 +55,7 @@ pub struct Args {
 
 /// What a replay is to do besides inspecting.
 #[derive(Clone, Debug, Default)]
-pub struct Plan {
+pub(super) struct Plan {
     /// Directory of the truth, and of the images.
     pub dir: PathBuf,
     pub json: bool,
@@ -73,7 +73,7 @@ pub struct Plan {
 /// # Errors
 /// The truth does not fit its form, the pipeline (which must ask about no clips) or the model is bad, an image
 /// cannot be read.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let truths = truth::read_dir(&args.dir)?;
     let (pipeline, model) = args.setup.resolve()?;
     anyhow::ensure!(
@@ -127,7 +127,7 @@ fn only_labelled(mut pipeline: Pipeline, truths: &[Truth]) -> Pipeline {
 ///
 /// # Errors
 /// An assertion names no figure, an image does not fit its truth, or a file cannot be written.
-pub fn replay(
+pub(super) fn replay(
     truths: &[Truth],
     plan: &Plan,
     mut inspect: impl FnMut(&Truth, Arc<RgbImage>) -> Inspection,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 /// Arguments of `run`.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     #[arg(long, value_name = "FILE", env = "INSPECTD_CONFIG", default_value = DEFAULT_FILE)]
     config: PathBuf,
 }
@@ -16,7 +16,7 @@ pub struct Args {
 ///
 /// # Errors
 /// A bad config (exit code 78), a part that cannot be opened, a store that fails.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = config::load_to_run(&args.config)?;
     tracing::info!(file = %args.config.display(), "effective config:\n{}", config.effective());
     for warning in &config.warnings {

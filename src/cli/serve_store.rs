@@ -9,7 +9,7 @@ use std::process::ExitCode;
 ///
 /// # Errors
 /// Standard input is no socket: a person started it.
-pub fn run() -> anyhow::Result<ExitCode> {
+pub(super) fn run() -> anyhow::Result<ExitCode> {
     serve_dir(Path::new("."), Channel::of_this_process()?);
     Ok(ExitCode::SUCCESS)
 }

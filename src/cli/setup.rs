@@ -25,7 +25,7 @@ const DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
 /// Where a one-shot command finds its pipeline and model.
 #[derive(clap::Args, Clone, Debug)]
-pub struct SetupArgs {
+pub(super) struct SetupArgs {
     /// Pipeline to inspect with: a name or a file [default: photo, or the config's only one].
     #[arg(long, value_name = "PIPELINE")]
     pub pipeline: Option<String>,
@@ -49,7 +49,7 @@ impl SetupArgs {
     ///
     /// # Errors
     /// `ReadError` with file, line and key.
-    pub fn resolve(&self) -> anyhow::Result<(Pipeline, ModelArgs)> {
+    pub(super) fn resolve(&self) -> anyhow::Result<(Pipeline, ModelArgs)> {
         let config = self.config.as_deref().map(config::load).transpose()?;
         let mut pipeline = self.pipeline(config.as_ref())?;
         if let Some(limit) = self.min_confidence {
@@ -79,7 +79,7 @@ fn named(config: Option<&Config>, name: &str) -> anyhow::Result<Pipeline> {
 }
 
 /// The pipeline with the regions of text prompts where they lie in one very picture.
-pub fn with_rois(pipeline: &Pipeline, rois: &BTreeMap<String, crate::domain::rect::Rect>) -> Pipeline {
+pub(super) fn with_rois(pipeline: &Pipeline, rois: &BTreeMap<String, crate::domain::rect::Rect>) -> Pipeline {
     let mut pipeline = pipeline.clone();
     for prompt in &mut pipeline.prompts {
         if let (PromptKind::Text { .. }, Some(roi)) = (&prompt.kind, rois.get(&prompt.id)) {
@@ -90,7 +90,7 @@ pub fn with_rois(pipeline: &Pipeline, rois: &BTreeMap<String, crate::domain::rec
 }
 
 /// The pipeline without comparisons with values that nothing brought along: a file has no trigger.
-pub fn without_trigger(pipeline: &Pipeline, expected: &BTreeMap<String, String>) -> Pipeline {
+pub(super) fn without_trigger(pipeline: &Pipeline, expected: &BTreeMap<String, String>) -> Pipeline {
     let mut pipeline = pipeline.clone();
     for prompt in &mut pipeline.prompts {
         if let PromptKind::Text { expect } = &mut prompt.kind {
@@ -103,7 +103,7 @@ pub fn without_trigger(pipeline: &Pipeline, expected: &BTreeMap<String, String>)
 }
 
 /// A frame from a file, exposed now.
-pub fn frame(pixels: Arc<RgbImage>, origin: &str, trigger: Trigger) -> Frame {
+pub(super) fn frame(pixels: Arc<RgbImage>, origin: &str, trigger: Trigger) -> Frame {
     Frame {
         camera: "file".into(),
         pixels,

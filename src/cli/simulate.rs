@@ -32,7 +32,7 @@ const FRAME_PX: (usize, usize) = (2448, 2048);
 const TILE_PX: (usize, usize) = (256, 256);
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     /// How many pictures.
     #[arg(long)]
     count: u64,
@@ -111,7 +111,7 @@ struct Rois {
 ///
 /// # Errors
 /// A size out of range; a file that cannot be written, by name.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (kind, default) = match (&args.product, args.tiles) {
         (Some(name), _) => {
             let product = Product::by_name(name).with_context(|| format!("no product is called {name:?}"))?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Where a command finds the store.
 #[derive(clap::Args, Debug)]
-pub struct StoreArgs {
+pub(super) struct StoreArgs {
     /// Config file that names the store.
     #[arg(long, value_name = "FILE", env = "INSPECTD_CONFIG", default_value = DEFAULT_FILE)]
     pub config: PathBuf,
@@ -20,7 +20,7 @@ impl StoreArgs {
     ///
     /// # Errors
     /// A bad config.
-    pub fn dir(&self) -> anyhow::Result<PathBuf> {
+    pub(super) fn dir(&self) -> anyhow::Result<PathBuf> {
         Ok(match &self.store {
             Some(dir) => dir.clone(),
             None => config::load(&self.config)?.store.dir,
@@ -31,7 +31,7 @@ impl StoreArgs {
     ///
     /// # Errors
     /// A bad config; no store; another user's.
-    pub fn reach(&self) -> anyhow::Result<(PathBuf, Client)> {
+    pub(super) fn reach(&self) -> anyhow::Result<(PathBuf, Client)> {
         let dir = self.dir()?;
         let client = Client::reach(&dir)?;
         Ok((dir, client))

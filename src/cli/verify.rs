@@ -13,7 +13,7 @@ const LISTED_MAX: usize = 10_000;
 
 /// Arguments of `verify`.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     store: StoreArgs,
     /// Prove the ledgers only.
@@ -35,7 +35,7 @@ pub struct Args {
 ///
 /// # Errors
 /// A bad config; a store that cannot be opened.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (_, mut client) = args.store.reach()?;
     let mut phases = Phases::default();
     let mut bad = Vec::new();

@@ -11,13 +11,18 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lines about refused commands that one minute has at most, beside the one that sums up the rest.
-pub const LINES_PER_MINUTE: u32 = 20;
+pub(crate) const LINES_PER_MINUTE: u32 = 20;
 const MINUTE: Duration = Duration::from_secs(60);
 
 static LINES: Mutex<Lines> = Mutex::new(Lines { began: None, said: 0, unsaid: BTreeMap::new() });
 
 /// Says what became of a command; every door calls this once a command, and nobody else logs it.
-pub fn outcome(verb: &str, sender: &Sender, correlation_id: Option<&str>, outcome: &Result<(), Refusal>) {
+pub(crate) fn outcome(
+    verb: &str,
+    sender: &Sender,
+    correlation_id: Option<&str>,
+    outcome: &Result<(), Refusal>,
+) {
     let correlation_id = correlation_id.unwrap_or("-");
     match outcome {
         Ok(()) => tracing::info!(verb, %sender, correlation_id, "command"),
@@ -33,7 +38,7 @@ pub fn outcome(verb: &str, sender: &Sender, correlation_id: Option<&str>, outcom
 }
 
 /// Sums up a minute that is over; to be called now and then, because no command may come to do it.
-pub fn tick() {
+pub(crate) fn tick() {
     sum_up(LINES.lock().unwrap_or_else(PoisonError::into_inner).over(Instant::now()));
 }
 

@@ -21,7 +21,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(300);
 
 /// Why a command got no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum ControlError {
+pub(crate) enum ControlError {
     #[error("{}: there is no store", dir.display())]
     NoStore { dir: PathBuf },
     /// Opening it would leave files of ours where they do not belong.
@@ -47,14 +47,14 @@ enum Server {
 }
 
 /// A connection for one request.
-pub struct Client {
+pub(crate) struct Client {
     channel: Channel,
     server: Server,
 }
 
 /// One piece of an answer.
 #[derive(Debug)]
-pub enum Piece {
+pub(crate) enum Piece {
     Progress { what: String, done: u64, total: u64, note: String },
     Item { item: Value, payload: Vec<u8> },
 }
@@ -64,7 +64,7 @@ impl Client {
     ///
     /// # Errors
     /// `ControlError`.
-    pub fn reach(dir: &Path) -> Result<Self, ControlError> {
+    pub(crate) fn reach(dir: &Path) -> Result<Self, ControlError> {
         let fail = |source| ControlError::Reach { dir: dir.to_owned(), source };
         let meta = std::fs::metadata(dir).ok().filter(std::fs::Metadata::is_dir);
         let owner = meta.ok_or_else(|| ControlError::NoStore { dir: dir.to_owned() })?;
@@ -97,7 +97,7 @@ impl Client {
     }
 
     /// True when a running daemon answers.
-    pub const fn is_daemon(&self) -> bool {
+    pub(crate) const fn is_daemon(&self) -> bool {
         matches!(self.server, Server::Daemon)
     }
 
@@ -106,7 +106,7 @@ impl Client {
     ///
     /// # Errors
     /// `ControlError`, or what `take` failed with.
-    pub fn ask<E: From<ControlError>>(
+    pub(crate) fn ask<E: From<ControlError>>(
         &mut self,
         request: Request,
         mut take: impl FnMut(Piece) -> Result<Taken, E>,
@@ -135,7 +135,7 @@ impl Client {
 
 /// Whether the server waits to hear that an item was dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub(crate) enum Taken {
     Silently,
     Say,
 }
@@ -174,7 +174,7 @@ fn daemon(dir: &Path) -> io::Result<Option<UnixStream>> {
 }
 
 /// Opens the store and serves one request.
-pub fn serve_dir(dir: &Path, channel: Channel) {
+pub(crate) fn serve_dir(dir: &Path, channel: Channel) {
     let mut talk = Talk::new(channel, Arc::default());
     // It looks; it does not tidy up.
     let options = StoreOptions { compact_above_bytes: u64::MAX, ..StoreOptions::default() };

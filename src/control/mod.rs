@@ -17,9 +17,9 @@
 //! - A connection carries one request. A client that goes away, or does not read, ends its work.
 //! - A server that is dropped has ended all its threads: nobody holds the store any more.
 
-pub mod client;
-pub mod server;
-pub mod service;
+pub(crate) mod client;
+pub(crate) mod server;
+mod service;
 
 use crate::ipc::{Channel, IpcError};
 use crate::store::backup::Since;
@@ -33,7 +33,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Name of the socket in the store's directory.
-pub const SOCKET: &str = "control";
+pub(crate) const SOCKET: &str = "control";
 /// How long a client has for its request, and for taking a message.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 const SEND_WAIT: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ const TAKE_WAIT: Duration = Duration::from_secs(120);
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// Judges a model before it is accepted: what the store alone cannot do.
-pub trait ModelGate: Send + Sync {
+pub(crate) trait ModelGate: Send + Sync {
     /// Replays confirmed parts by the model whose files are there now. `progress` hears of which pipeline how many parts
     /// of how many are done, and says whether anybody still waits.
     ///
@@ -63,12 +63,12 @@ pub trait ModelGate: Send + Sync {
 }
 
 /// Who judges models, once there is anybody.
-pub type Judge = Arc<OnceLock<Arc<dyn ModelGate>>>;
+pub(crate) type Judge = Arc<OnceLock<Arc<dyn ModelGate>>>;
 
 /// What a command asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Request {
+pub(crate) enum Request {
     /// Prove the ledgers and, with `pictures`, every file. `resume`: go on where the last proof of files stopped.
     Verify { pictures: bool, resume: bool },
     /// Write inspections with what people decided.
@@ -97,7 +97,7 @@ pub enum Request {
 
 /// An owed message, by its kind (result, part, review) and its number there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Letter {
+pub(crate) struct Letter {
     pub kind: String,
     pub seq: u64,
 }
@@ -146,7 +146,7 @@ enum Answer {
 /// Why a request is not done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{reason}")]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// Stable word, for example `busy`.
     pub code: String,
     pub reason: String,
@@ -156,7 +156,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub fn new(code: &str, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(code: &str, reason: impl Into<String>) -> Self {
         Self { code: code.to_owned(), reason: reason.into(), detail: Value::Null }
     }
 }
@@ -183,7 +183,7 @@ impl From<StoreError> for Refusal {
 
 /// Why a server ends its work before it is done.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The client has gone or does not read, or the server closes.
     #[error("nobody waits for it any more")]
     Ended,
@@ -208,7 +208,7 @@ impl From<IpcError> for Failure {
 }
 
 /// The server's side of one connection.
-pub struct Talk {
+pub(crate) struct Talk {
     channel: Channel,
     closing: Arc<AtomicBool>,
     told_at: Option<Instant>,
@@ -243,7 +243,7 @@ impl Talk {
     ///
     /// # Errors
     /// `Ended`: stop.
-    pub fn progress(&mut self, what: &str, done: u64, total: u64, note: &str) -> Result<(), Failure> {
+    pub(crate) fn progress(&mut self, what: &str, done: u64, total: u64, note: &str) -> Result<(), Failure> {
         if self.closing.load(Ordering::Relaxed) {
             return Err(Failure::Ended);
         }
@@ -261,7 +261,7 @@ impl Talk {
     ///
     /// # Errors
     /// `Ended`: stop.
-    pub fn item(&mut self, item: Value, payload: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn item(&mut self, item: Value, payload: &[u8]) -> Result<(), Failure> {
         self.say(&Answer::Item { item }, &[payload])
     }
 
@@ -269,7 +269,7 @@ impl Talk {
     ///
     /// # Errors
     /// `Ended`: stop.
-    pub fn taken(&mut self) -> Result<(), Failure> {
+    pub(crate) fn taken(&mut self) -> Result<(), Failure> {
         match self.channel.recv::<Heard>(TAKE_WAIT, REQUEST_WAIT)? {
             Some((Heard::Took, _)) => Ok(()),
             _ => Err(Failure::Ended),

@@ -62,7 +62,7 @@ struct Serving {
 }
 
 /// The open door. Dropping it ends all work that is done through it.
-pub struct Door {
+pub(crate) struct Door {
     listener: Arc<UnixListener>,
     path: PathBuf,
     closing: Arc<AtomicBool>,
@@ -75,7 +75,7 @@ impl Door {
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn open(dir: &Path, store: Arc<Store>) -> io::Result<Self> {
+    pub(crate) fn open(dir: &Path, store: Arc<Store>) -> io::Result<Self> {
         let judge = Judge::default();
         let path = dir.join(SOCKET);
         let (fresh, _folder) = address(dir, "control.new")?;
@@ -94,12 +94,12 @@ impl Door {
     }
 
     /// From now on models are judged before they are accepted. The first call counts.
-    pub fn judge_with(&self, judge: Arc<dyn ModelGate>) {
+    pub(crate) fn judge_with(&self, judge: Arc<dyn ModelGate>) {
         let _ = self.judge.set(judge);
     }
 
     /// True when nobody listens any more, which only a panic does.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 }
@@ -168,7 +168,7 @@ fn admit(
 }
 
 /// Serves one request.
-pub fn serve(store: &Store, judge: Option<&dyn ModelGate>, talk: &mut Talk) {
+pub(crate) fn serve(store: &Store, judge: Option<&dyn ModelGate>, talk: &mut Talk) {
     if let Some(request) = talk.request() {
         let outcome = service::answer(store, request, judge, talk);
         talk.end(outcome);

@@ -31,7 +31,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 ///
 /// # Errors
 /// `Failure`.
-pub fn answer(
+pub(super) fn answer(
     store: &Store,
     request: Request,
     judge: Option<&dyn ModelGate>,

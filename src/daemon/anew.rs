@@ -19,7 +19,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 const CALM: Duration = Duration::from_secs(60);
 
 /// The body of a camera's thread: takes until the source ends or the station stops.
-pub fn run(mut taker: CaptureLoop) {
+pub(super) fn run(mut taker: CaptureLoop) {
     let mut pause = PAUSE_MIN;
     loop {
         let began = Instant::now();

@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The cameras of a station.
 #[derive(Default)]
-pub struct Board(Mutex<Cameras>);
+pub(super) struct Board(Mutex<Cameras>);
 
 #[derive(Default)]
 struct Cameras {
@@ -54,26 +54,26 @@ impl Camera {
 
 impl Board {
     /// The source of a camera gives pictures, or a reason why not.
-    pub fn source(&self, camera: &str, fault: Option<String>) {
+    pub(super) fn source(&self, camera: &str, fault: Option<String>) {
         let mut cameras = self.lock();
         let camera = cameras.by_id.entry(camera.to_owned()).or_default();
         (camera.heard, camera.source) = (true, fault);
     }
 
     /// The thread of a camera runs, or why it has failed.
-    pub fn thread(&self, camera: &str, fault: Option<String>) {
+    pub(super) fn thread(&self, camera: &str, fault: Option<String>) {
         self.lock().by_id.entry(camera.to_owned()).or_default().thread = fault;
     }
 
     /// What the dispatcher has a camera do; `no_recipe` says why it may judge nothing.
-    pub fn line(&self, camera: &str, line: LineState, no_recipe: Option<String>) {
+    pub(super) fn line(&self, camera: &str, line: LineState, no_recipe: Option<String>) {
         let mut cameras = self.lock();
         let camera = cameras.by_id.entry(camera.to_owned()).or_default();
         (camera.line, camera.no_recipe) = (line, no_recipe);
     }
 
     /// Why the store accepts nothing; while it is full the first reason stays, since its figures change all the time.
-    pub fn store_full(&self, reason: Option<&str>) {
+    pub(super) fn store_full(&self, reason: Option<&str>) {
         let mut cameras = self.lock();
         match reason {
             Some(reason) => _ = cameras.full.get_or_insert_with(|| reason.to_owned()),
@@ -82,7 +82,7 @@ impl Board {
     }
 
     /// Says what has changed; `say` is false when there was no room for it.
-    pub fn publish(&self, say: impl Fn(&str, CameraStatus) -> bool) {
+    pub(super) fn publish(&self, say: impl Fn(&str, CameraStatus) -> bool) {
         let mut cameras = self.lock();
         let Cameras { full, by_id } = &mut *cameras;
         for (id, camera) in by_id {
@@ -96,7 +96,7 @@ impl Board {
     }
 
     /// All cameras, by id; one whose source has not said anything yet is busy.
-    pub fn all(&self) -> Vec<(String, CameraStatus)> {
+    pub(super) fn all(&self) -> Vec<(String, CameraStatus)> {
         let cameras = self.lock();
         let status = |camera: &Camera| {
             camera.status(cameras.full.as_ref()).unwrap_or_else(|| CameraStatus {

@@ -37,19 +37,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A frame and the recipe that held when it was taken.
-pub struct Shot {
+pub(super) struct Shot {
     pub frame: Frame,
     pub pipeline: Arc<Pipeline>,
 }
 
 /// What the inspector takes from one camera.
 #[derive(Clone)]
-pub struct Feed {
+pub(super) struct Feed {
     pub frames: Arc<Queue<Shot>>,
 }
 
 /// The feeds of all cameras, and a bell that rings when one of them has something new.
-pub struct Feeds {
+pub(super) struct Feeds {
     pub feeds: Vec<Feed>,
     pub bell: Receiver<()>,
     /// Rings it.
@@ -57,7 +57,7 @@ pub struct Feeds {
 }
 
 /// The running cameras.
-pub struct Cameras {
+pub(super) struct Cameras {
     loops: Vec<JoinHandle<()>>,
     queues: Vec<Arc<Queue<Shot>>>,
     dispatcher: Arc<Dispatcher>,
@@ -68,7 +68,7 @@ pub struct Cameras {
 ///
 /// # Errors
 /// When a source cannot be opened.
-pub fn start(
+pub(super) fn start(
     config: &Config,
     recipes: &Arc<Registry>,
     store: &Arc<Store>,
@@ -125,12 +125,12 @@ pub fn start(
 
 impl Cameras {
     /// Where commands from outside are taken.
-    pub fn dispatcher(&self) -> Arc<Dispatcher> {
+    pub(super) fn dispatcher(&self) -> Arc<Dispatcher> {
         Arc::clone(&self.dispatcher)
     }
 
     /// The inspector's end; there is one inspector, and the second call has no feeds.
-    pub fn feeds(&self) -> Feeds {
+    pub(super) fn feeds(&self) -> Feeds {
         let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner).take();
         feeds.unwrap_or_else(|| {
             let (ring, bell) = sync_channel(1);
@@ -139,7 +139,7 @@ impl Cameras {
     }
 
     /// Closes the queues and waits for the threads; `Stop` must be set before.
-    pub fn close(self) {
+    pub(super) fn close(self) {
         self.dispatcher.close();
         self.queues.iter().for_each(|q| q.close());
         for thread in self.loops {

@@ -32,7 +32,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(200);
 
 /// The thread of one camera.
-pub struct CaptureLoop {
+pub(super) struct CaptureLoop {
     pub id: String,
     pub source: Box<dyn Source>,
     pub feed: Feed,
@@ -59,7 +59,7 @@ pub struct CaptureLoop {
 
 impl CaptureLoop {
     /// An alarm of a former run does not stand any more.
-    pub fn clear_alarm(&self) {
+    pub(super) fn clear_alarm(&self) {
         if self.on_command {
             let code = format!("trigger_{}", self.id);
             self.station.publish(StationEvent::Alarm { code, raised: false, message: String::new() });
@@ -67,7 +67,7 @@ impl CaptureLoop {
     }
 
     /// Takes frames until the source ends or the station stops. After a panic it may be called again.
-    pub fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         self.tell(None);
         if self.on_command {
             self.on_commands();
@@ -77,14 +77,14 @@ impl CaptureLoop {
     }
 
     /// No more frames come.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         self.feed.frames.close();
         self.ring();
     }
 
     /// After a panic, until the pause is over or the station stops: records what was under way, and everybody who
     /// triggers meanwhile.
-    pub fn rest(&mut self, reason: &str, until: Instant) {
+    pub(super) fn rest(&mut self, reason: &str, until: Instant) {
         self.station.thread(&self.id, Some(reason.to_owned()));
         let failed = || Reason::Frame { message: reason.to_owned() };
         if let Some((trigger, received)) = self.under_way.take() {

@@ -28,7 +28,7 @@ use std::sync::Arc;
 /// What stands in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Commanded {
+pub(super) struct Commanded {
     /// Who paused the camera.
     pub paused_by: Option<String>,
     pub recipe: Option<Recipe>,
@@ -39,7 +39,7 @@ pub struct Commanded {
 /// A commanded pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Recipe {
+pub(super) struct Recipe {
     pub pipeline: String,
     pub version: String,
     /// What the config named when the command came.
@@ -49,7 +49,7 @@ pub struct Recipe {
 
 /// What a camera works by.
 #[derive(Clone, Debug)]
-pub struct Orders {
+pub(super) struct Orders {
     /// The recipe of the next picture or, without one that may be used, the config's, by which nothing is judged.
     pub pipeline: Arc<Pipeline>,
     /// Why nothing may be judged.
@@ -59,7 +59,7 @@ pub struct Orders {
 
 impl Orders {
     /// What the config says.
-    pub fn configured(pipeline: Arc<Pipeline>) -> Self {
+    pub(super) fn configured(pipeline: Arc<Pipeline>) -> Self {
         Self { pipeline, no_recipe: None, commanded: Commanded::default() }
     }
 
@@ -67,7 +67,7 @@ impl Orders {
     ///
     /// # Errors
     /// `StoreError`; a camera without its pipeline among `recipes`.
-    pub fn restore(camera: &Camera, recipes: &Registry, store: &Store) -> anyhow::Result<Self> {
+    pub(super) fn restore(camera: &Camera, recipes: &Registry, store: &Store) -> anyhow::Result<Self> {
         let configured = recipes.pipeline(&camera.pipeline);
         let configured =
             configured.ok_or_else(|| anyhow::anyhow!("there is no pipeline {:?}", camera.pipeline))?;
@@ -121,7 +121,7 @@ impl Orders {
     }
 
     /// As the station says it.
-    pub fn line(&self) -> LineState {
+    pub(super) fn line(&self) -> LineState {
         let Commanded { paused_by, recipe, since } = self.commanded.clone();
         let mut line = LineState {
             pipeline_by: recipe.map(|r| r.by).unwrap_or_default(),
@@ -143,7 +143,7 @@ impl Commanded {
     ///
     /// # Errors
     /// `DiskFull` leaves what was there.
-    pub fn remember(&self, camera: &str, store: &Store) -> Result<(), StoreError> {
+    pub(super) fn remember(&self, camera: &str, store: &Store) -> Result<(), StoreError> {
         store.remember(&name(camera), self)
     }
 }

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Triggers that wait for one camera.
-pub const WAITING_MAX: usize = 8;
+pub(super) const WAITING_MAX: usize = 8;
 
 /// Share it in an `Arc`.
-pub struct Counter {
+pub(super) struct Counter {
     camera: Camera,
     orders: Mutex<Orders>,
     requests: Queue<Request>,
@@ -21,7 +21,7 @@ pub struct Counter {
 
 /// What a command changes.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub(super) enum Change {
     Pause,
     Resume,
     Pipeline(Arc<Pipeline>),
@@ -29,7 +29,7 @@ pub enum Change {
 
 impl Counter {
     /// A place with the orders that hold now.
-    pub fn new(camera: &Camera, orders: Orders) -> Self {
+    pub(super) fn new(camera: &Camera, orders: Orders) -> Self {
         Self {
             camera: camera.clone(),
             orders: Mutex::new(orders),
@@ -38,39 +38,39 @@ impl Counter {
     }
 
     /// `id` of the camera.
-    pub fn id(&self) -> &str {
+    pub(super) fn id(&self) -> &str {
         &self.camera.id
     }
 
     /// False when the camera's own trigger decides.
-    pub fn is_triggered(&self) -> bool {
+    pub(super) fn is_triggered(&self) -> bool {
         self.camera.trigger.on == TriggerOn::Command
     }
 
     /// The recipe for the next picture.
-    pub fn pipeline(&self) -> Arc<Pipeline> {
+    pub(super) fn pipeline(&self) -> Arc<Pipeline> {
         Arc::clone(&self.orders().pipeline)
     }
 
     /// No pictures are taken: it was commanded, or there is no recipe to judge them by.
-    pub fn is_paused(&self) -> bool {
+    pub(super) fn is_paused(&self) -> bool {
         let orders = self.orders();
         orders.commanded.paused_by.is_some() || orders.no_recipe.is_some()
     }
 
     /// As the station says it, and why nothing may be judged.
-    pub fn line(&self) -> (LineState, Option<String>) {
+    pub(super) fn line(&self) -> (LineState, Option<String>) {
         let orders = self.orders();
         (orders.line(), orders.no_recipe.clone())
     }
 
     /// The next request, waiting for one at most so long.
-    pub fn next(&self, wait: Duration) -> Popped<Request> {
+    pub(super) fn next(&self, wait: Duration) -> Popped<Request> {
         self.requests.pop(Some(wait))
     }
 
     /// When the trigger came that waits first, after the one that is served.
-    pub fn next_received(&self) -> Option<Instant> {
+    pub(super) fn next_received(&self) -> Option<Instant> {
         self.requests.peek(|request| request.received)
     }
 
@@ -78,7 +78,7 @@ impl Counter {
     ///
     /// # Errors
     /// Why not.
-    pub fn has_room(&self) -> Result<(), Refusal> {
+    pub(super) fn has_room(&self) -> Result<(), Refusal> {
         let camera = || self.camera.id.clone();
         if !self.is_triggered() {
             return Err(Refusal::NotTriggered { camera: camera() });
@@ -99,7 +99,7 @@ impl Counter {
     }
 
     /// Triggers that wait.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.requests.counters().depth
     }
 
@@ -107,7 +107,7 @@ impl Counter {
     ///
     /// # Errors
     /// `Stopping`.
-    pub fn place(&self, request: Request) -> Result<(), Refusal> {
+    pub(super) fn place(&self, request: Request) -> Result<(), Refusal> {
         match self.requests.push(request) {
             Pushed::Queued => Ok(()),
             Pushed::Dropped(_) => Err(Refusal::Full { camera: self.camera.id.clone(), waiting: WAITING_MAX }),
@@ -119,7 +119,7 @@ impl Counter {
     ///
     /// # Errors
     /// `Unfit`: the pipeline is none for this camera, by the checks that the config's own has passed.
-    pub fn after(&self, change: &Change, by: &str, at: &str) -> Result<Commanded, Refusal> {
+    pub(super) fn after(&self, change: &Change, by: &str, at: &str) -> Result<Commanded, Refusal> {
         let mut commanded = self.orders().commanded.clone();
         commanded.since = Some(at.to_owned());
         match change {
@@ -145,7 +145,7 @@ impl Counter {
     ///
     /// # Errors
     /// `Unfit`.
-    pub fn fits(&self, pipeline: &Pipeline) -> Result<(), Refusal> {
+    pub(super) fn fits(&self, pipeline: &Pipeline) -> Result<(), Refusal> {
         let runs = self.pipeline().name == pipeline.name;
         match unfit(&self.camera, pipeline).filter(|_| runs) {
             None => Ok(()),
@@ -157,7 +157,7 @@ impl Counter {
     }
 
     /// True when this camera runs the pipeline: its next picture is judged by this version.
-    pub fn renew(&self, pipeline: &Arc<Pipeline>) -> bool {
+    pub(super) fn renew(&self, pipeline: &Arc<Pipeline>) -> bool {
         let mut orders = self.orders();
         let runs = orders.pipeline.name == pipeline.name;
         if runs {
@@ -167,7 +167,7 @@ impl Counter {
     }
 
     /// From now on it holds; it is durable already.
-    pub fn apply(&self, change: &Change, commanded: Commanded) {
+    pub(super) fn apply(&self, change: &Change, commanded: Commanded) {
         let mut orders = self.orders();
         orders.commanded = commanded;
         if let Change::Pipeline(pipeline) = change {
@@ -176,7 +176,7 @@ impl Counter {
     }
 
     /// Takes no more; those that wait can still be taken out.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.requests.close();
     }
 
@@ -186,14 +186,14 @@ impl Counter {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::camera::kind::{SourceConfig, simulator};
     use crate::config::{QueueConfig, TriggerConfig};
     use crate::simulator::Product;
 
     /// A camera that no test opens.
-    pub fn camera(id: &str, on: TriggerOn) -> Camera {
+    pub(crate) fn camera(id: &str, on: TriggerOn) -> Camera {
         Camera {
             id: id.into(),
             source: SourceConfig::Simulator(simulator::Config {

@@ -19,7 +19,7 @@ const AGREEING: u32 = 3;
 ///
 /// # Errors
 /// Its thread cannot be started.
-pub fn open(
+pub(super) fn open(
     id: &str,
     config: &DeviceConfig,
     station: &Arc<Station>,

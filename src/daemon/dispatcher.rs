@@ -26,10 +26,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 /// Carries `cmd/reload` out.
-pub type Reload = Box<dyn Fn(&Sender) -> Result<(), Refusal> + Send + Sync>;
+pub(super) type Reload = Box<dyn Fn(&Sender) -> Result<(), Refusal> + Send + Sync>;
 
 /// The dispatcher of a station; share it in an `Arc`.
-pub struct Dispatcher {
+pub(super) struct Dispatcher {
     counters: Vec<Arc<Counter>>,
     /// Names of the parts with several views, and the cameras that look at each.
     parts: Vec<(String, Vec<String>)>,
@@ -47,7 +47,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// `StoreError`: what former processes have accepted cannot be read.
-    pub fn new(
+    pub(super) fn new(
         counters: Vec<Arc<Counter>>,
         parts: Vec<(String, Vec<String>)>,
         recipes: Arc<Registry>,
@@ -62,7 +62,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// The reason, for the sender.
-    pub fn take(&self, command: Command, sender: &Sender) -> Result<(), Refusal> {
+    pub(super) fn take(&self, command: Command, sender: &Sender) -> Result<(), Refusal> {
         match command {
             Command::Trigger(request) => self.trigger(request, sender),
             Command::Pause { camera } => self.change(camera.as_deref(), || Ok(Change::Pause), sender),
@@ -126,7 +126,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// `Unfit`, for the first that it does not.
-    pub fn fits(&self, pipeline: &Pipeline) -> Result<(), Refusal> {
+    pub(super) fn fits(&self, pipeline: &Pipeline) -> Result<(), Refusal> {
         self.counters.iter().try_for_each(|counter| counter.fits(pipeline))
     }
 
@@ -135,7 +135,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// It does not go with a camera; `keep` failed. Nothing has changed then.
-    pub fn renew(
+    pub(super) fn renew(
         &self,
         recipe: Arc<Recipe>,
         keep: impl FnOnce() -> Result<(), StoreError>,
@@ -153,7 +153,7 @@ impl Dispatcher {
     }
 
     /// From now on `cmd/reload` is carried out by this. The first call counts.
-    pub fn reload_with(&self, reload: Reload) {
+    pub(super) fn reload_with(&self, reload: Reload) {
         let _ = self.reload.set(reload);
     }
 
@@ -290,7 +290,7 @@ impl Dispatcher {
     }
 
     /// No more triggers; those that wait are still served.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         // Not between the cameras of one trigger.
         let _one_at_a_time = self.lock();
         self.counters.iter().for_each(|c| c.close());

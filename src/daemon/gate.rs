@@ -30,7 +30,7 @@ struct Seen {
 }
 
 /// The memory of all cameras.
-pub struct Gate {
+pub(super) struct Gate {
     store: Arc<Store>,
     hasher: RandomState,
     /// By camera, the newest last.
@@ -40,12 +40,12 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub fn new(store: Arc<Store>) -> Self {
+    pub(super) fn new(store: Arc<Store>) -> Self {
         Self { store, hasher: RandomState::new(), seen: BTreeMap::new(), stated: BTreeMap::new() }
     }
 
     /// The shots that are to be inspected, and those that are not, with their reasons.
-    pub fn sort(&mut self, shots: Vec<Shot>) -> (Vec<Shot>, Vec<(Shot, Reason)>) {
+    pub(super) fn sort(&mut self, shots: Vec<Shot>) -> (Vec<Shot>, Vec<(Shot, Reason)>) {
         let (mut admitted, mut refused) = (vec![], vec![]);
         for mut shot in shots {
             match self.repeated(&shot.frame, &shot.pipeline) {

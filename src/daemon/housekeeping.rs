@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How often the daemon looks after itself.
-pub const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 /// How often counts are published.
 const STATS_EVERY: Duration = Duration::from_secs(30);
 /// How often old inspections are removed.
@@ -32,7 +32,7 @@ const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// How often the size of the database is compared with what lives in it, which reads all of it.
 const COMPACTION_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A stage that shows no life for so long is stalled, and the watchdog is not fed.
-pub const STALL: Duration = Duration::from_secs(20);
+pub(super) const STALL: Duration = Duration::from_secs(20);
 
 /// Raised while the line stands because the disk or the outbox is full.
 const ALARM_FULL: &str = "store_full";
@@ -50,7 +50,7 @@ const STEP_WORDS: &str = "until it has run on for a tenth of that, a week at mos
 
 /// What a tick asks of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
+pub(super) enum Due {
     Nothing,
     Compaction,
 }
@@ -61,7 +61,7 @@ struct Cleaned {
 }
 
 /// Looks after the station; one call a second.
-pub struct Housekeeping {
+pub(super) struct Housekeeping {
     store: Arc<Store>,
     station: Arc<Station>,
     systemd: Arc<Systemd>,
@@ -79,7 +79,7 @@ pub struct Housekeeping {
 
 impl Housekeeping {
     /// Alarms that stand from a former run are cleared or raised anew with the first tick.
-    pub fn new(store: Arc<Store>, station: Arc<Station>, systemd: Arc<Systemd>, clock: Clock) -> Self {
+    pub(super) fn new(store: Arc<Store>, station: Arc<Station>, systemd: Arc<Systemd>, clock: Clock) -> Self {
         let now = clock.read().since_boot;
         for code in [ALARM_FULL, ALARM_HELD, ALARM_STEP, damaged::ALARM] {
             station.publish(alarm(code, false, String::new()));
@@ -101,7 +101,7 @@ impl Housekeeping {
 
     /// # Errors
     /// When the store has failed: nothing more may be acknowledged.
-    pub fn tick(&mut self) -> anyhow::Result<Due> {
+    pub(super) fn tick(&mut self) -> anyhow::Result<Due> {
         let now = self.clock.read().since_boot;
         if self.station.alive_within(STALL) {
             self.systemd.alive();
@@ -119,7 +119,7 @@ impl Housekeeping {
     }
 
     /// Waits for what runs on its own thread, which holds the store open.
-    pub fn finish(self) {
+    pub(super) fn finish(self) {
         if self.cleaning.is_some_and(|cleaning| cleaning.join().is_err()) {
             tracing::error!("retention panicked");
         }

@@ -55,7 +55,7 @@ const KEPT: [&str; 3] = ["taken", "done", "refused"];
 const ALARM: &str = "trigger_folder";
 
 /// What the dispatcher knows of files, by their stamps.
-pub trait Fates: Send + Sync {
+pub(super) trait Fates: Send + Sync {
     /// The trigger in it was accepted, perhaps from a former process.
     fn was_accepted(&self, stamp: &str) -> bool;
     /// It lies where its outcome is read, durably, and need not be known any more.
@@ -66,7 +66,7 @@ pub trait Fates: Send + Sync {
 ///
 /// # Errors
 /// The folder's own folders cannot be made or are links, or what lies in `taken` cannot be moved.
-pub fn start(
+pub(super) fn start(
     dir: &Path,
     handler: Handler,
     fates: Arc<dyn Fates>,

@@ -37,7 +37,7 @@ const ALARM_MODEL: &str = "model_changed";
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn start(
+pub(super) fn start(
     engine: Arc<Engine>,
     feeds: Feeds,
     recorder: Arc<Recorder>,

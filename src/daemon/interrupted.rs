@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// `StoreError`, on reading what was accepted and on deciding about parts; failed commits stop the recorder.
-pub fn record(
+pub(super) fn record(
     recipes: &Registry,
     store: &Arc<Store>,
     recorder: &Arc<Recorder>,

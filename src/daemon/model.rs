@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 /// Lets only the accepted pair in.
-pub struct Accepted {
+pub(super) struct Accepted {
     store: Arc<Store>,
     /// Hashes that the config names.
     text_sha256: Option<String>,
@@ -46,7 +46,7 @@ impl std::fmt::Debug for Accepted {
 
 impl Accepted {
     /// The gate of a store, with the hashes of the config and the active recipes.
-    pub fn new(store: Arc<Store>, config: &Config, recipes: Arc<Registry>) -> Self {
+    pub(super) fn new(store: Arc<Store>, config: &Config, recipes: Arc<Registry>) -> Self {
         Self {
             store,
             text_sha256: config.model.text_sha256.clone(),
@@ -145,7 +145,7 @@ impl Acceptance for Accepted {
 ///
 /// # Errors
 /// The model cannot be loaded.
-pub fn load(mut engine: Child, alive: &dyn Fn()) -> anyhow::Result<Child> {
+pub(super) fn load(mut engine: Child, alive: &dyn Fn()) -> anyhow::Result<Child> {
     let started = Instant::now();
     match engine.load(alive) {
         Ok(info) => {

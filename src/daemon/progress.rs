@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The thread that looks cannot be started; the work was not begun.
-pub fn while_it_moves<T>(systemd: &Arc<Systemd>, work: impl FnOnce() -> T) -> io::Result<T> {
+pub(super) fn while_it_moves<T>(systemd: &Arc<Systemd>, work: impl FnOnce() -> T) -> io::Result<T> {
     let stop = Stop::default();
     let (systemd, stopped) = (Arc::clone(systemd), stop.clone());
     let look = move || {

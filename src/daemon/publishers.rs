@@ -27,7 +27,7 @@ const EVENTS_MAX: usize = 256;
 const ALARM_MISSED: &str = "sink_missed";
 
 /// One enabled sink.
-pub struct Enabled {
+pub(super) struct Enabled {
     pub mqtt: MqttOptions,
     /// Commands are taken from it.
     pub commands: bool,
@@ -37,7 +37,7 @@ pub struct Enabled {
 ///
 /// # Errors
 /// A file of a sink cannot be read.
-pub fn enabled(config: &Config) -> anyhow::Result<Vec<Enabled>> {
+pub(super) fn enabled(config: &Config) -> anyhow::Result<Vec<Enabled>> {
     let prefix = config.station.topic("").trim_end_matches('/').to_owned();
     let first = options(MQTT, "[mqtt]", &config.mqtt, &prefix)?;
     let mut sinks = vec![Enabled { mqtt: first, commands: true }];
@@ -76,19 +76,19 @@ fn tls(files: &BrokerTls) -> Result<Tls, MqttError> {
 }
 
 /// Names of the enabled sinks, for the store.
-pub fn names(config: &Config) -> Vec<String> {
+pub(super) fn names(config: &Config) -> Vec<String> {
     let further = config.sinks.iter().filter(|sink| sink.enabled).map(|sink| sink.name.clone());
     std::iter::once(MQTT.to_owned()).chain(further).collect()
 }
 
 /// The running sinks.
-pub struct Publishers(Vec<(String, Handle)>);
+pub(super) struct Publishers(Vec<(String, Handle)>);
 
 /// The queue of one sink, and what takes from it.
 type Queue = (Enabled, Receiver<StationEvent>);
 
 /// A station, and the queues by which its sinks hear of it.
-pub fn station(sinks: Vec<Enabled>) -> (Arc<Station>, Vec<Queue>) {
+pub(super) fn station(sinks: Vec<Enabled>) -> (Arc<Station>, Vec<Queue>) {
     let mut queues = Vec::new();
     let mut senders = Vec::new();
     for sink in sinks {
@@ -104,7 +104,11 @@ impl Publishers {
     ///
     /// # Errors
     /// An option that cannot work.
-    pub fn start(queues: Vec<Queue>, store: &Arc<Store>, station: &Arc<Station>) -> Result<Self, MqttError> {
+    pub(super) fn start(
+        queues: Vec<Queue>,
+        store: &Arc<Store>,
+        station: &Arc<Station>,
+    ) -> Result<Self, MqttError> {
         let one = |(sink, events): Queue| {
             let name = sink.mqtt.sink.clone();
             let handle = mqtt::spawn(sink.mqtt, Arc::clone(store), events, Some(station.others(&name)))?;
@@ -114,7 +118,7 @@ impl Publishers {
     }
 
     /// Their connections, to be followed.
-    pub fn connections(&self) -> Connections {
+    pub(super) fn connections(&self) -> Connections {
         Connections(self.0.iter().map(|(name, handle)| (name.clone(), handle.phase())).collect())
     }
 
@@ -122,7 +126,7 @@ impl Publishers {
     ///
     /// # Errors
     /// As `Handle::stop`.
-    pub async fn stop(self) -> Result<(), MqttError> {
+    pub(super) async fn stop(self) -> Result<(), MqttError> {
         let ended = join_all(self.0.into_iter().map(|(_, handle)| handle.stop())).await;
         ended.into_iter().collect()
     }
@@ -130,17 +134,17 @@ impl Publishers {
 
 /// How the connections of the sinks stand.
 #[derive(Clone)]
-pub struct Connections(Vec<(String, watch::Receiver<Phase>)>);
+pub(super) struct Connections(Vec<(String, watch::Receiver<Phase>)>);
 
 impl Connections {
     /// Each sink, and whether it is connected.
-    pub fn up(&self) -> Vec<(String, bool)> {
+    pub(super) fn up(&self) -> Vec<(String, bool)> {
         let up = |phase: &watch::Receiver<Phase>| matches!(*phase.borrow(), Phase::CatchingUp | Phase::Live);
         self.0.iter().map(|(name, phase)| (name.clone(), up(phase))).collect()
     }
 
     /// Waits until the task of one has ended, which it only does on an error of the store.
-    pub async fn closed(&self) {
+    pub(super) async fn closed(&self) {
         let ends = self.0.iter().map(|(_, phase)| {
             let mut phase = phase.clone();
             Box::pin(async move { while phase.changed().await.is_ok() {} })
@@ -153,7 +157,7 @@ impl Connections {
 ///
 /// # Errors
 /// `StoreError`.
-pub fn report_absent(config: &Config, store: &Store, station: &Station) -> Result<(), StoreError> {
+pub(super) fn report_absent(config: &Config, store: &Store, station: &Station) -> Result<(), StoreError> {
     for sink in store.sinks()? {
         let name = sink.name.as_str();
         let waiting: u64 = sink.owed.iter().sum();

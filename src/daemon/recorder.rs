@@ -38,7 +38,7 @@ const THUMBS_MAX: usize = 4;
 type Thumb = (String, Arc<RgbImage>);
 
 /// The one way into the store.
-pub struct Recorder {
+pub(super) struct Recorder {
     store: Arc<Store>,
     station: Arc<Station>,
     failure: Mutex<Option<StoreError>>,
@@ -53,7 +53,12 @@ impl Recorder {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn new(store: Arc<Store>, station: Arc<Station>, stop: Stop, page: bool) -> std::io::Result<Self> {
+    pub(super) fn new(
+        store: Arc<Store>,
+        station: Arc<Station>,
+        stop: Stop,
+        page: bool,
+    ) -> std::io::Result<Self> {
         let thumbs = page.then(|| start_thumbs(Arc::clone(&store))).transpose()?;
         Ok(Self { store, station, failure: Mutex::new(None), stop, thumbs, clock: Clock::system() })
     }
@@ -61,19 +66,19 @@ impl Recorder {
     /// The same by another clock.
     #[cfg(test)]
     #[must_use]
-    pub fn with_clock(mut self, clock: Clock) -> Self {
+    pub(super) fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
     /// The time of day that records show.
-    pub fn now(&self) -> SystemTime {
+    pub(super) fn now(&self) -> SystemTime {
         self.clock.read().wall
     }
 
     /// Stores an inspection, which is finished with it, and its picture; when it returns, both are on the disk or the
     /// recorder has failed. `dropped` says that the frame was never inspected.
-    pub fn record(&self, inspection: &Inspection, picture: &Arc<RgbImage>, dropped: bool) {
+    pub(super) fn record(&self, inspection: &Inspection, picture: &Arc<RgbImage>, dropped: bool) {
         let inspection = &Inspection { finished_at: self.now(), ..inspection.clone() };
         match self.store(inspection, picture) {
             Ok(seq) => {
@@ -133,17 +138,17 @@ impl Recorder {
     }
 
     /// Whether a trigger that was accepted still waits for its inspection; one that nobody noted always does.
-    pub fn owes(&self, trigger: &Trigger) -> bool {
+    pub(super) fn owes(&self, trigger: &Trigger) -> bool {
         trigger.ticket.is_none_or(|ticket| self.store.owes(ticket).unwrap_or(true))
     }
 
     /// The source of a camera gives pictures, or a reason why not.
-    pub fn source(&self, camera: &str, fault: Option<String>) {
+    pub(super) fn source(&self, camera: &str, fault: Option<String>) {
         self.station.source(camera, fault);
     }
 
     /// True once something could not be stored.
-    pub fn failed(&self) -> bool {
+    pub(super) fn failed(&self) -> bool {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
@@ -151,7 +156,7 @@ impl Recorder {
     ///
     /// # Errors
     /// That failure.
-    pub fn outcome(&self) -> anyhow::Result<()> {
+    pub(super) fn outcome(&self) -> anyhow::Result<()> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         failure.map_or(Ok(()), |e| Err(e).context("the store failed"))
     }

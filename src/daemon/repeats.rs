@@ -18,21 +18,21 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long a trigger that comes again is known. A sender that retries does so within seconds; an outage of the
 /// broker between sender and station takes minutes.
-pub const WINDOW: Duration = Duration::from_secs(600);
+pub(super) const WINDOW: Duration = Duration::from_secs(600);
 /// Triggers that are known at the same time; beyond it the oldest are forgotten before their window ends. Enough for
 /// 27 a second.
-pub const KEPT_MAX: usize = 16_384;
+pub(super) const KEPT_MAX: usize = 16_384;
 
 /// What a trigger is known by, and what it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub(super) struct Identity {
     pub name: Name,
     contents: Contents,
 }
 
 /// What is known of a trigger that has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Look {
+pub(super) enum Look {
     New,
     /// It has come before and was answered so.
     Again(Result<(), Refusal>),
@@ -40,7 +40,7 @@ pub enum Look {
 
 /// The answers of the last while.
 #[derive(Default)]
-pub struct Repeats {
+pub(super) struct Repeats {
     known: HashMap<Name, Known>,
     /// Oldest first; an entry that `known` has with another time is of an earlier life.
     order: VecDeque<(Instant, Name)>,
@@ -66,7 +66,7 @@ impl Identity {
     }
 
     /// Of a file, by the stamp that stays with it.
-    pub fn of_file(stamp: &str) -> Self {
+    pub(super) fn of_file(stamp: &str) -> Self {
         Self { name: digest(&[Some("file"), Some(stamp)]), contents: Contents::default() }
     }
 }
@@ -83,7 +83,7 @@ fn digest(words: &[Option<&str>]) -> [u8; 16] {
 
 impl Repeats {
     /// What a former process has accepted, oldest first; their age counts by the wall clock.
-    pub fn restore(answered: Vec<Answered>) -> Self {
+    pub(super) fn restore(answered: Vec<Answered>) -> Self {
         let mut repeats = Self::default();
         let (now, wall) = (Instant::now(), SystemTime::now());
         for Answered { name, contents, at } in answered {
@@ -97,7 +97,7 @@ impl Repeats {
 
     /// # Errors
     /// `Repeated`: the name is known for another trigger.
-    pub fn look(&self, identity: &Identity, correlation_id: &str) -> Result<Look, Refusal> {
+    pub(super) fn look(&self, identity: &Identity, correlation_id: &str) -> Result<Look, Refusal> {
         let found = self.known.get(&identity.name).map(|known| (known, known.at.elapsed()));
         match found {
             Some((known, age)) if age < WINDOW && known.contents == identity.contents => {
@@ -111,25 +111,25 @@ impl Repeats {
     }
 
     /// Whether a trigger of this name was accepted, however long ago, as long as it is kept.
-    pub fn was_accepted(&self, name: &Name) -> bool {
+    pub(super) fn was_accepted(&self, name: &Name) -> bool {
         self.known.get(name).is_some_and(|known| known.outcome.is_ok())
     }
 
     /// What an acceptance writes beside its triggers: its names, and those whose window is over.
-    pub fn names(&mut self, identities: &[Identity]) -> Names {
+    pub(super) fn names(&mut self, identities: &[Identity]) -> Names {
         let at = SystemTime::now();
         let add = identities.iter().map(|i| Answered { name: i.name, contents: i.contents, at }).collect();
         Names { add, remove: self.expire(Instant::now(), identities.len()) }
     }
 
     /// Remembers an answer.
-    pub fn insert(&mut self, identity: Identity, at: Instant, outcome: Result<(), Refusal>) {
+    pub(super) fn insert(&mut self, identity: Identity, at: Instant, outcome: Result<(), Refusal>) {
         self.order.push_back((at, identity.name));
         self.known.insert(identity.name, Known { at, contents: identity.contents, outcome });
     }
 
     /// Forgets one that nobody needs any more.
-    pub fn forget(&mut self, name: &Name) {
+    pub(super) fn forget(&mut self, name: &Name) {
         self.known.remove(name);
     }
 
@@ -152,7 +152,7 @@ impl Repeats {
 }
 
 /// The names of a trigger: first by its correlation id, where it has one, then by its file, where it is one.
-pub fn identities(request: &Request, sender: &Sender) -> Vec<Identity> {
+pub(super) fn identities(request: &Request, sender: &Sender) -> Vec<Identity> {
     let by_file = match sender {
         Sender::File { stamp, .. } => Some(Identity::of_file(stamp)),
         Sender::Mqtt | Sender::Http { .. } => None,

@@ -7,7 +7,6 @@ use crate::domain::inspection::Inspection;
 use crate::publish::StationEvent;
 use crate::publish::mqtt::command::ALARM_REFUSED;
 use crate::publish::{Report, Stats};
-use crate::store::outbox::MQTT;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +17,7 @@ use tokio::sync::mpsc;
 const LATENCIES_MAX: usize = 4096;
 
 /// Shared by all threads of the line.
-pub struct Station {
+pub(super) struct Station {
     /// The queue of each sink, by its name.
     sinks: Vec<(String, mpsc::Sender<StationEvent>)>,
     board: Board,
@@ -40,7 +39,7 @@ struct Counts {
 }
 
 /// Publishes the alarms of a connection for commands; a station that hears none is not ready.
-pub fn hearing(station: &Arc<Station>) -> Report {
+pub(super) fn hearing(station: &Arc<Station>) -> Report {
     let station = Arc::clone(station);
     Box::new(move |event| {
         if let StationEvent::Alarm { code, raised, .. } = &event
@@ -56,12 +55,13 @@ pub fn hearing(station: &Arc<Station>) -> Report {
 
 impl Station {
     /// A station with the one sink `mqtt`, whose queue is `events`.
-    pub fn new(events: mpsc::Sender<StationEvent>) -> Self {
-        Self::with_sinks(vec![(MQTT.to_owned(), events)])
+    #[cfg(test)]
+    pub(super) fn new(events: mpsc::Sender<StationEvent>) -> Self {
+        Self::with_sinks(vec![(crate::store::outbox::MQTT.to_owned(), events)])
     }
 
     /// A station with these sinks.
-    pub fn with_sinks(sinks: Vec<(String, mpsc::Sender<StationEvent>)>) -> Self {
+    pub(super) fn with_sinks(sinks: Vec<(String, mpsc::Sender<StationEvent>)>) -> Self {
         Self {
             sinks,
             board: Board::default(),
@@ -74,12 +74,12 @@ impl Station {
 
     /// Publishes an event to every sink. False when the queue of one is full, and the event lost to it: the states
     /// that matter are published again, and no result goes this way.
-    pub fn publish(&self, event: StationEvent) -> bool {
+    pub(super) fn publish(&self, event: StationEvent) -> bool {
         self.publish_but(None, &event)
     }
 
     /// What publishes to every sink but this one.
-    pub fn others(self: &Arc<Self>, sink: &str) -> Report {
+    pub(super) fn others(self: &Arc<Self>, sink: &str) -> Report {
         let (station, sink) = (Arc::clone(self), sink.to_owned());
         Box::new(move |event| _ = station.publish_but(Some(&sink), &event))
     }
@@ -96,31 +96,31 @@ impl Station {
     }
 
     /// The source of a camera gives pictures, or a reason why not.
-    pub fn source(&self, camera: &str, fault: Option<String>) {
+    pub(super) fn source(&self, camera: &str, fault: Option<String>) {
         self.board.source(camera, fault);
         self.publish_cameras();
     }
 
     /// The thread of a camera runs, or why it has failed.
-    pub fn thread(&self, camera: &str, fault: Option<String>) {
+    pub(super) fn thread(&self, camera: &str, fault: Option<String>) {
         self.board.thread(camera, fault);
         self.publish_cameras();
     }
 
     /// What the dispatcher has a camera do; `no_recipe` says why it may judge nothing.
-    pub fn line(&self, camera: &str, line: LineState, no_recipe: Option<String>) {
+    pub(super) fn line(&self, camera: &str, line: LineState, no_recipe: Option<String>) {
         self.board.line(camera, line, no_recipe);
         self.publish_cameras();
     }
 
     /// Why the store accepts nothing. Called every second, so that what was not published is published again.
-    pub fn store_full(&self, reason: Option<&str>) {
+    pub(super) fn store_full(&self, reason: Option<&str>) {
         self.board.store_full(reason);
         self.publish_cameras();
     }
 
     /// How the cameras are, by id.
-    pub fn cameras(&self) -> Vec<(String, CameraStatus)> {
+    pub(super) fn cameras(&self) -> Vec<(String, CameraStatus)> {
         self.board.all()
     }
 
@@ -129,23 +129,23 @@ impl Station {
     }
 
     /// False while a broker refuses the subscription to commands.
-    pub fn hears_commands(&self) -> bool {
+    pub(super) fn hears_commands(&self) -> bool {
         self.commands_refused.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// The inspector lives.
-    pub fn beat(&self) {
+    pub(super) fn beat(&self) {
         self.alive_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     /// True when the last sign of life is younger than `limit`.
-    pub fn alive_within(&self, limit: Duration) -> bool {
+    pub(super) fn alive_within(&self, limit: Duration) -> bool {
         let last = Duration::from_millis(self.alive_ms.load(Ordering::Relaxed));
         self.started.elapsed().saturating_sub(last) < limit
     }
 
     /// Counts an inspection.
-    pub fn count(&self, inspection: &Inspection, dropped: bool) {
+    pub(super) fn count(&self, inspection: &Inspection, dropped: bool) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         match inspection.verdict {
             Verdict::Pass => counts.pass += 1,
@@ -159,7 +159,7 @@ impl Station {
     }
 
     /// The counts since the last call.
-    pub fn take_stats(&self, window: Duration, outbox: u64) -> Stats {
+    pub(super) fn take_stats(&self, window: Duration, outbox: u64) -> Stats {
         let mut counts = std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
         counts.latencies_ms.sort_by(f64::total_cmp);
         let percentile = |p: f64| {

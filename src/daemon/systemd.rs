@@ -24,7 +24,7 @@ enum Phase {
 }
 
 /// The connection to systemd; without systemd nobody listens.
-pub struct Systemd(Mutex<Said>);
+pub(super) struct Systemd(Mutex<Said>);
 
 struct Said {
     phase: Phase,
@@ -33,17 +33,17 @@ struct Said {
 
 impl Systemd {
     /// Of a process that starts.
-    pub const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self(Mutex::new(Said { phase: Phase::Starting, alive: None }))
     }
 
     /// The line inspects.
-    pub fn ready(&self) {
+    pub(super) fn ready(&self) {
         self.enter(Phase::Running, NotifyState::Ready);
     }
 
     /// The process ends by itself.
-    pub fn stopping(&self) {
+    pub(super) fn stopping(&self) {
         self.enter(Phase::Stopping, NotifyState::Stopping);
     }
 
@@ -54,7 +54,7 @@ impl Systemd {
     }
 
     /// Progress was seen.
-    pub fn alive(&self) {
+    pub(super) fn alive(&self) {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if said.alive.is_none_or(|at| at.elapsed() >= EVERY) {
             said.alive = Some(Instant::now());

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// The files of one camera that were taken.
-pub struct Files {
+pub(super) struct Files {
     store: Arc<Store>,
     counter: Arc<Counter>,
     camera: String,
@@ -45,7 +45,7 @@ impl Files {
     ///
     /// # Errors
     /// `StoreError`.
-    pub fn load(
+    pub(super) fn load(
         store: Arc<Store>,
         counter: Arc<Counter>,
         camera: &str,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// What stands before `/images/…` in messages; empty without a page.
-pub fn url_base(config: &Config) -> String {
+pub(super) fn url_base(config: &Config) -> String {
     options(config).map_or_else(String::new, |o| {
         if let Some(url) = o.public_url {
             return url;
@@ -27,7 +27,7 @@ pub fn url_base(config: &Config) -> String {
 }
 
 /// What is risky about an active recipe.
-pub fn warnings(recipes: &Arc<Registry>) -> Warnings {
+pub(super) fn warnings(recipes: &Arc<Registry>) -> Warnings {
     let warning = |problem: &Problem| Warning {
         file: problem.file.clone(),
         line: problem.line,
@@ -43,7 +43,7 @@ pub fn warnings(recipes: &Arc<Registry>) -> Warnings {
 ///
 /// # Errors
 /// The address is taken; the certificate cannot be used.
-pub fn start(
+pub(super) fn start(
     config: &Config,
     recipes: &Arc<Registry>,
     store: &Arc<Store>,

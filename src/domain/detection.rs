@@ -4,7 +4,7 @@ use super::grade::Severity;
 
 /// One defect that the model reported in one tile.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Detection {
+pub(crate) struct Detection {
     /// Index of the tile in its grid.
     pub tile: usize,
     pub label: String,

@@ -6,7 +6,7 @@
 //! here never changes what is stored or published without anybody noticing.
 
 pub mod camera;
-pub mod detection;
+pub(crate) mod detection;
 pub mod finding;
 pub mod frame;
 pub mod grade;

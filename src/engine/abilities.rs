@@ -6,20 +6,20 @@ use crate::vlm::turn::{self, Turn};
 use crate::vlm::{Ask, Ground, Job, Sampling, Shown};
 
 /// Questions of one job: a recipe has a handful.
-pub const ASKS_MAX: usize = 64;
+pub(super) const ASKS_MAX: usize = 64;
 /// Turns of a conversation.
-pub const TURNS_MAX: usize = 256;
+pub(super) const TURNS_MAX: usize = 256;
 /// All texts of a conversation: some thirty thousand tokens, which are made of it between two passes.
-pub const TURNS_BYTES_MAX: usize = 128 << 10;
+pub(super) const TURNS_BYTES_MAX: usize = 128 << 10;
 /// All texts of a job, its forms included, as they stand in a message.
-pub const TEXT_BYTES_MAX: usize = 896 << 10;
+pub(super) const TEXT_BYTES_MAX: usize = 896 << 10;
 /// A schema or a grammar, which is compiled before the first token.
-pub const FORM_BYTES_MAX: usize = 32 << 10;
+pub(super) const FORM_BYTES_MAX: usize = 32 << 10;
 /// Stop words of a question, and the bytes of each.
-pub const STOP_WORDS_MAX: usize = 8;
-pub const STOP_WORD_BYTES_MAX: usize = 64;
+pub(super) const STOP_WORDS_MAX: usize = 8;
+pub(super) const STOP_WORD_BYTES_MAX: usize = 64;
 /// Tokens of one answer.
-pub const TOKENS_MAX: usize = 8192;
+pub(super) const TOKENS_MAX: usize = 8192;
 /// How far an answer may be from the most likely one.
 const TEMPERATURE_MAX: f64 = 10.0;
 const REPEAT_PENALTY_MAX: f32 = 10.0;

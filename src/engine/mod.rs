@@ -15,9 +15,9 @@
 //! - The line goes first, in it the job whose deadline comes first.
 //! - A job is stopped at its deadline, wherever it is.
 
-pub mod abilities;
+mod abilities;
 pub mod child;
-pub mod scheduler;
+mod scheduler;
 
 pub use abilities::{Abilities, Forms};
 pub use scheduler::{Answer, Engine, Event, Order, OrderId, Reply};

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// A confirmed part.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Part {
+pub(crate) struct Part {
     /// Id of its inspection.
     pub id: String,
     pub decided: Decided,
@@ -34,7 +34,7 @@ pub struct Part {
 
 impl Part {
     /// What is known of a part after a person's decision; `size` is that of its picture, in pixels.
-    pub fn new(inspection: &Inspection, review: &Review, size: (u32, u32)) -> Self {
+    pub(crate) fn new(inspection: &Inspection, review: &Review, size: (u32, u32)) -> Self {
         let good = review.verdict == Some(Decided::Pass);
         let drawn = review.findings.as_ref().map(|findings| {
             let of = |b: &crate::domain::review::OperatorBox| TrueDefect {
@@ -75,7 +75,7 @@ impl Part {
     }
 
     /// What kind of part it is: good, or defective with its first label.
-    pub fn kind(&self) -> String {
+    pub(crate) fn kind(&self) -> String {
         match (self.decided, self.truth.defects.first()) {
             (Decided::Pass, _) => "good".to_owned(),
             (Decided::Fail, Some(defect)) => format!("defective: {}", defect.label),
@@ -86,7 +86,7 @@ impl Part {
 
 /// Chooses at most `max` items: of every kind in turn, of each kind the first ones first. Returned in the order of
 /// `items`.
-pub fn stratified<T>(items: Vec<T>, max: usize, kind: impl Fn(&T) -> String) -> Vec<T> {
+pub(crate) fn stratified<T>(items: Vec<T>, max: usize, kind: impl Fn(&T) -> String) -> Vec<T> {
     let mut kinds: BTreeMap<String, VecDeque<usize>> = BTreeMap::new();
     for (i, item) in items.iter().enumerate() {
         kinds.entry(kind(item)).or_default().push_back(i);
@@ -105,7 +105,7 @@ pub fn stratified<T>(items: Vec<T>, max: usize, kind: impl Fn(&T) -> String) -> 
 
 /// What a replay has shown.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub figures: Metrics,
     /// Indexes of the parts that are lost, and of those that are new alarms.
     pub lost: Vec<usize>,
@@ -115,7 +115,7 @@ pub struct Outcome {
 }
 
 /// Judges the replay of all parts of a sample by their new inspections.
-pub fn judge(rules: &[GateRule], pipeline: &Pipeline, replayed: &[(Part, Inspection)]) -> Outcome {
+pub(crate) fn judge(rules: &[GateRule], pipeline: &Pipeline, replayed: &[(Part, Inspection)]) -> Outcome {
     let pairs: Vec<_> = replayed.iter().map(|(part, inspection)| (&part.truth, inspection)).collect();
     let figures = score::score(&pairs, &Asked::of(pipeline));
     let passes = |verdict: &Verdict| matches!(verdict, Verdict::Pass);
@@ -171,7 +171,7 @@ pub fn judge(rules: &[GateRule], pipeline: &Pipeline, replayed: &[(Part, Inspect
 ///
 /// # Errors
 /// The entry that names none, and why.
-pub fn check(pipeline: &Pipeline) -> Result<(), String> {
+pub(crate) fn check(pipeline: &Pipeline) -> Result<(), String> {
     let Some(rule) = &pipeline.gate else { return Ok(()) };
     if pipeline.clip.is_some() {
         return Err(

@@ -7,6 +7,6 @@
 //!
 //! The room asks no model and prints nothing: the commands do, and whoever else inspects what is known.
 
-pub mod gate;
-pub mod score;
-pub mod truth;
+pub(crate) mod gate;
+pub(crate) mod score;
+pub(crate) mod truth;

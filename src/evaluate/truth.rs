@@ -22,7 +22,7 @@ use std::path::{Component, Path, PathBuf};
 use thiserror::Error;
 
 /// Name of the labels' file inside a directory of images.
-pub const TRUTH_FILE: &str = "truth.jsonl";
+pub(crate) const TRUTH_FILE: &str = "truth.jsonl";
 /// A box may reach this far outside of its image, in pixels: labelling tools round.
 const OUTSIDE_MAX_PX: f64 = 1.0;
 /// Characters of a value that an error message repeats.
@@ -30,7 +30,7 @@ const SHOWN_CHARS_MAX: usize = 80;
 
 /// What is known about one image.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Truth {
+pub(crate) struct Truth {
     /// Path below the directory of `truth.jsonl`; relative and without `..`.
     pub file: String,
     /// Size of the image in pixels.
@@ -49,7 +49,7 @@ pub struct Truth {
 
 /// One labelled defect.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TrueDefect {
+pub(crate) struct TrueDefect {
     pub label: String,
     /// In pixels of the image; `None`: somewhere in it.
     pub bbox_px: Option<BoxPx>,
@@ -58,26 +58,26 @@ pub struct TrueDefect {
 
 /// One line of marked text.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TrueText {
+pub(crate) struct TrueText {
     pub text: String,
     pub bbox_px: Option<BoxPx>,
 }
 
 impl Truth {
     /// Whether the part is defective: what `good` says, else whether a defect is labelled.
-    pub fn is_defective(&self) -> bool {
+    pub(crate) fn is_defective(&self) -> bool {
         self.good.map_or(!self.defects.is_empty(), |good| !good)
     }
 
     /// Path of the image.
-    pub fn path(&self, dir: &Path) -> PathBuf {
+    pub(crate) fn path(&self, dir: &Path) -> PathBuf {
         dir.join(&self.file)
     }
 }
 
 /// Why a file of labels cannot be used.
 #[derive(Debug, Error)]
-pub enum TruthError {
+pub(crate) enum TruthError {
     #[error("cannot open {path}")]
     Open { path: PathBuf, source: std::io::Error },
     #[error("{path}:{line}: cannot be read")]
@@ -94,7 +94,7 @@ pub enum TruthError {
 ///
 /// # Errors
 /// The file is missing, has no image, or has a line that does not fit the form.
-pub fn read_dir(dir: &Path) -> Result<Vec<Truth>, TruthError> {
+pub(crate) fn read_dir(dir: &Path) -> Result<Vec<Truth>, TruthError> {
     let path = dir.join(TRUTH_FILE);
     let file =
         std::fs::File::open(&path).map_err(|source| TruthError::Open { path: path.clone(), source })?;
@@ -105,7 +105,7 @@ pub fn read_dir(dir: &Path) -> Result<Vec<Truth>, TruthError> {
 ///
 /// # Errors
 /// As `read_dir`.
-pub fn read(path: &Path, source: impl BufRead) -> Result<Vec<Truth>, TruthError> {
+pub(crate) fn read(path: &Path, source: impl BufRead) -> Result<Vec<Truth>, TruthError> {
     let mut truths = Vec::new();
     let mut files = BTreeSet::new();
     for (k, text) in source.lines().enumerate() {

@@ -30,7 +30,7 @@ const NOTHING: &[u8] = b"[]";
 
 /// Why an answer cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
+pub(super) enum AnswerError {
     #[error("the answer was cut off after {tokens} tokens")]
     CutOff { tokens: usize },
     #[error("the answer is not the JSON that was asked for")]
@@ -56,7 +56,7 @@ pub enum AnswerError {
 
 /// What one answer says about its tile.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Defects {
+pub(super) struct Defects {
     pub detections: Vec<Detection>,
     /// Of each detection, how likely it is that something is there: the probability that its item was opened and
     /// the list not ended.
@@ -69,7 +69,7 @@ pub struct Defects {
 impl Defects {
     /// How likely it is that the tile shows nothing that this answer leaves unexplained, 0..=1. A detection explains
     /// its own item and nothing else; `doubt` says how much of it remains unexplained, 0..=1, because it is dropped.
-    pub fn clean(&self, mut doubt: impl FnMut(&Detection, f32) -> f32) -> f32 {
+    pub(super) fn clean(&self, mut doubt: impl FnMut(&Detection, f32) -> f32) -> f32 {
         let explained = self.detections.iter().zip(&self.opened).map(|(d, opened)| 1.0 - doubt(d, *opened));
         explained.fold(self.complete, |all, one| all * one)
     }
@@ -92,7 +92,11 @@ impl Defects {
 /// # Errors
 /// `AnswerError` when the answer was cut off, is not of the asked form, names an unknown label, has a probability that
 /// is not a finite number, or lacks one.
-pub fn parse_defects(answer: &Completion, tile: usize, labels: &[String]) -> Result<Defects, AnswerError> {
+pub(super) fn parse_defects(
+    answer: &Completion,
+    tile: usize,
+    labels: &[String],
+) -> Result<Defects, AnswerError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Item {
@@ -148,7 +152,7 @@ fn ended(answer: &Completion, items: usize) -> Result<f32, AnswerError> {
 /// # Errors
 /// `AnswerError` when the answer was cut off, is no list of strings, has a probability that is not a finite number, or
 /// lacks one.
-pub fn parse_lines(answer: &Completion) -> Result<Vec<(String, f32)>, AnswerError> {
+pub(super) fn parse_lines(answer: &Completion) -> Result<Vec<(String, f32)>, AnswerError> {
     check_whole(answer)?;
     let lines: Vec<String> =
         serde_json::from_str(&answer.text).map_err(|source| AnswerError::Json { source })?;
@@ -162,7 +166,7 @@ pub fn parse_lines(answer: &Completion) -> Result<Vec<(String, f32)>, AnswerErro
 /// For `[]` it is the product of the tokens' probabilities. For anything else it is one minus the
 /// probability of the way that led away from it: the tokens up to the first that departs from `[]`.
 /// What cannot be told (no tokens, a probability that is not finite) counts as surely not empty.
-pub fn empty_probability(answer: &Completion) -> f32 {
+pub(super) fn empty_probability(answer: &Completion) -> f32 {
     let text = answer.text.as_bytes();
     let mut way = 1.0f32;
     for token in &answer.tokens {

@@ -16,8 +16,8 @@ mod align;
 mod digits;
 mod gs1;
 
-pub use align::mismatches;
-pub use gs1::{Date, Element, elements};
+pub(crate) use align::mismatches;
+pub(crate) use gs1::elements;
 
 use crate::domain::frame::Trigger;
 use crate::domain::pipeline::{CheckKind, Expect};
@@ -27,7 +27,7 @@ use std::collections::BTreeSet;
 
 /// What stands against a line.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Objection {
+pub(crate) enum Objection {
     /// The line breaks the standard.
     Broken(Mismatch),
     /// The standard may allow it, but what is known here does not say so.
@@ -44,7 +44,7 @@ impl From<Mismatch> for Objection {
 ///
 /// Gives one `TextLine` for every line that was read or expected, in their order. `year` is the
 /// current one: GS1 dates have two digits and are taken from the hundred years around it.
-pub fn check_lines(
+pub(crate) fn check_lines(
     prompt_id: &str,
     read: &[(String, f32)],
     expect: &[Expect],
@@ -150,7 +150,7 @@ impl Judged {
 ///
 /// # Errors
 /// The pattern by itself is no regular expression (`a)|(b` would balance inside a group), or is too large.
-pub fn whole_line(pattern: &str) -> Result<Regex, regex::Error> {
+pub(crate) fn whole_line(pattern: &str) -> Result<Regex, regex::Error> {
     Regex::new(pattern)?;
     // A comment of the verbose mode, `(?x)… # c`, reaches to the end of its line and would swallow what closes
     // the group. Only such a comment lets a sound pattern fail here, and in that mode a line break means nothing.

@@ -14,7 +14,7 @@ use crate::health::{Measure, Region, measure};
 use image::RgbImage;
 
 /// Least pixels a side, with any recipe: one cell of the model's vision.
-pub const SIDE_MIN_PX: u32 = 32;
+pub(crate) const SIDE_MIN_PX: u32 = 32;
 /// A recipe whose region covers less of the frame than this, and that states no size, may be another size's.
 const ROI_SHARE_MIN: f64 = 0.5;
 
@@ -22,7 +22,7 @@ const ROI_SHARE_MIN: f64 = 0.5;
 ///
 /// # Errors
 /// `Reason::Frame`, with the first thing that is wrong.
-pub fn judge(frame: &Frame, pipeline: &Pipeline) -> Result<(), Reason> {
+pub(crate) fn judge(frame: &Frame, pipeline: &Pipeline) -> Result<(), Reason> {
     let rule = &pipeline.frame;
     let earlier = frame.clip.iter().enumerate().map(|(i, p)| (Some(frame.clip.len() - i), &p.pixels));
     for (before, pixels) in earlier.chain([(None, &frame.pixels)]) {

@@ -39,7 +39,7 @@ fn grade_of(found: &Merged, rules: &[&GradeRule]) -> Grade {
 }
 
 /// Grades all defects of a part, in their order. A rule about their number grades all that it matches, or none.
-pub fn grade_all(found: Vec<Merged>, rules: &[GradeRule]) -> Vec<Finding> {
+pub(super) fn grade_all(found: Vec<Merged>, rules: &[GradeRule]) -> Vec<Finding> {
     let enough = |rule: &&GradeRule| {
         let count = || found.iter().filter(|one| holds(rule, one)).count();
         rule.count_over.is_none_or(|limit| count() > limit)
@@ -64,7 +64,7 @@ fn holds(rule: &GradeRule, found: &Merged) -> bool {
 
 /// What a verdict is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Evidence<'a> {
+pub(super) struct Evidence<'a> {
     pub findings: &'a [Finding],
     pub texts: &'a [TextLine],
     /// How sure the model is that nothing is there beside what it found: the lowest probability among the tiles,
@@ -79,7 +79,7 @@ pub struct Evidence<'a> {
 /// The grade of the part (the worst of its findings, `Ok` without any) and what happens to it.
 ///
 /// The module's header gives the precedence. A trigger's own deadline is put into `rule` by the caller.
-pub fn verdict(evidence: &Evidence<'_>, rule: &VerdictRule) -> (Grade, Verdict) {
+pub(super) fn verdict(evidence: &Evidence<'_>, rule: &VerdictRule) -> (Grade, Verdict) {
     let Evidence { findings, texts, clean, faults, elapsed } = *evidence;
     let grade = findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Ok);
     let review = [faults.first().cloned(), broken_number(evidence, rule), lateness(rule, elapsed)];

@@ -46,7 +46,7 @@ const MASKED_SHARE: f64 = 0.5;
 
 /// What merging needs to know besides the detections.
 #[derive(Clone, Copy, Debug)]
-pub struct MergeRule<'a> {
+pub(super) struct MergeRule<'a> {
     /// The tiles that were inspected; `Detection::tile` is a `Tile::index` of them.
     pub tiles: &'a [Tile],
     pub masks: &'a [Rect],
@@ -59,7 +59,7 @@ pub struct MergeRule<'a> {
 
 /// One defect of the part, measured but not yet graded.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Merged {
+pub(super) struct Merged {
     pub label: String,
     /// The worst severity among its detections.
     pub severity: Severity,
@@ -74,7 +74,7 @@ pub struct Merged {
 
 impl Merged {
     /// The finding of the record, with its grade.
-    pub fn graded(self, grade: Grade) -> Finding {
+    pub(super) fn graded(self, grade: Grade) -> Finding {
         let Self { label, severity, bbox_px, longest_mm, area_mm2, confidence } = self;
         Finding { label, severity, bbox_px, longest_mm, area_mm2, confidence, grade }
     }
@@ -82,7 +82,7 @@ impl Merged {
 
 /// Why detections cannot be merged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MergeError {
+pub(super) enum MergeError {
     #[error("a detection names tile {tile}, which was not inspected")]
     UnknownTile { tile: usize },
 }
@@ -92,7 +92,7 @@ pub enum MergeError {
 ///
 /// # Errors
 /// `MergeError` when a detection names a tile that is not in `rule.tiles`: dropping it could lose a defect.
-pub fn merge(detections: &[Detection], rule: &MergeRule<'_>) -> Result<Vec<Merged>, MergeError> {
+pub(super) fn merge(detections: &[Detection], rule: &MergeRule<'_>) -> Result<Vec<Merged>, MergeError> {
     let mut seen = Vec::new();
     for detection in detections {
         let unsure = detection.confidence < rule.ignore_below_confidence;

@@ -14,12 +14,12 @@
 //! that does not parse or comes without probabilities, and a tile without an answer are faults, and
 //! every fault is a review.
 
-pub mod answer;
-pub mod expect;
-pub mod fit;
-pub mod grade;
-pub mod merge;
-pub mod plan;
+mod answer;
+pub(crate) mod expect;
+pub(crate) mod fit;
+mod grade;
+mod merge;
+pub(crate) mod plan;
 pub mod proof;
 pub mod under_way;
 

@@ -25,7 +25,7 @@ pub(super) const DEFECTS_TOKENS_MAX: usize = 512;
 pub(super) const LINES_TOKENS_MAX: usize = 256;
 
 /// Where the labels go in a prompt's text.
-pub const LABELS_PLACE: &str = "{labels}";
+pub(crate) const LABELS_PLACE: &str = "{labels}";
 
 /// A cut of the frame, or of all pictures of its clip, and the prompts that are asked of it.
 #[derive(Clone, Debug)]
@@ -136,7 +136,7 @@ fn regions(width: u32, height: u32, pipeline: &Pipeline, model: &ModelInfo) -> R
 
 /// A question about defects, as the line asks it of one cut of a still.
 #[derive(Clone, Debug)]
-pub struct AskedDefects {
+pub(crate) struct AskedDefects {
     pub tile: Tile,
     /// Index into the pipeline's prompts.
     pub prompt: usize,
@@ -150,7 +150,7 @@ pub struct AskedDefects {
 ///
 /// # Errors
 /// As `Plan::new`.
-pub fn asked_of_a_still(
+pub(crate) fn asked_of_a_still(
     width: u32,
     height: u32,
     pipeline: &Pipeline,
@@ -194,7 +194,7 @@ fn pictures(frame: &Frame, pipeline: &Pipeline) -> Result<Vec<ClipFrame>, Reason
 }
 
 /// What a tile shows of a picture.
-pub fn cut(picture: &RgbImage, tile: Tile) -> Arc<RgbImage> {
+pub(crate) fn cut(picture: &RgbImage, tile: Tile) -> Arc<RgbImage> {
     let Rect { x0, y0, .. } = tile.rect;
     Arc::new(crop_imm(picture, x0, y0, tile.rect.width(), tile.rect.height()).to_image())
 }
@@ -218,12 +218,12 @@ fn refused(error: &impl ToString) -> Reason {
 }
 
 /// The labels that a model is asked: all of its own where it states them, otherwise the recipe's.
-pub fn asked_labels<'a>(labels: &'a [String], model: &'a ModelInfo) -> &'a [String] {
+pub(crate) fn asked_labels<'a>(labels: &'a [String], model: &'a ModelInfo) -> &'a [String] {
     if model.labels.is_empty() { labels } else { &model.labels }
 }
 
 /// What a model is asked, with the labels in their place.
-pub fn question(prompt: &Prompt, model: &ModelInfo) -> String {
+pub(crate) fn question(prompt: &Prompt, model: &ModelInfo) -> String {
     match &prompt.kind {
         PromptKind::Defects { labels } => {
             prompt.text.replace(LABELS_PLACE, &asked_labels(labels, model).join(", "))
@@ -233,7 +233,7 @@ pub fn question(prompt: &Prompt, model: &ModelInfo) -> String {
 }
 
 /// Why a model that states `stated` can never find what a prompt asks about; `None`: it can, or states nothing.
-pub fn unknown_label(prompt: &Prompt, stated: &[String]) -> Option<String> {
+pub(crate) fn unknown_label(prompt: &Prompt, stated: &[String]) -> Option<String> {
     let PromptKind::Defects { labels } = &prompt.kind else { return None };
     let unknown = labels.iter().find(|label| !stated.is_empty() && !stated.contains(label))?;
     Some(format!(

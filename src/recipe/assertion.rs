@@ -12,7 +12,7 @@ use thiserror::Error;
 
 /// One expectation of a figure.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Assertion {
+pub(crate) struct Assertion {
     path: String,
     op: Op,
     bound: f64,
@@ -59,7 +59,7 @@ impl Op {
 
 /// Why a text is no assertion.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum ParseError {
+pub(crate) enum ParseError {
     #[error("no operator in `{text}`, expected PATH>=NUMBER (or <=, >, <, ==, !=)")]
     Operator { text: String },
     #[error("`{path}` is no path, expected keys joined by dots as in micro.f1")]
@@ -71,7 +71,7 @@ pub enum ParseError {
 /// A path that leads to no figure.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("no figure `{path}`: `{key}` is not among {known}")]
-pub struct UnknownPath {
+pub(crate) struct UnknownPath {
     path: String,
     key: String,
     known: String,
@@ -105,14 +105,14 @@ impl fmt::Display for Assertion {
 
 /// What became of one assertion; its text is for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub holds: bool,
     pub text: String,
 }
 
 impl Assertion {
     /// Checks the assertion against the figures.
-    pub fn check(&self, figures: &Value) -> Outcome {
+    pub(crate) fn check(&self, figures: &Value) -> Outcome {
         let (holds, found) = match self.find(figures) {
             Err(unknown) => (false, unknown.to_string()),
             Ok(Value::Null) => (false, format!("`{}` is null: there was no case to measure", self.path)),
@@ -128,7 +128,7 @@ impl Assertion {
     ///
     /// # Errors
     /// A key on the way does not exist.
-    pub fn find<'v>(&self, figures: &'v Value) -> Result<&'v Value, UnknownPath> {
+    pub(crate) fn find<'v>(&self, figures: &'v Value) -> Result<&'v Value, UnknownPath> {
         let mut at = figures;
         for key in self.path.split('.') {
             at = at.get(key).ok_or_else(|| {

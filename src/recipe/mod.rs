@@ -6,10 +6,10 @@
 //!                                       registry: of each pipeline the active version
 //! ```
 
-pub mod assertion;
+pub(crate) mod assertion;
 pub mod file;
 mod frame;
-pub mod registry;
+pub(crate) mod registry;
 mod warnings;
 
 pub use file::{load_pipeline, load_pipeline_with_warnings, pipeline_from_str};

@@ -41,41 +41,41 @@ impl Recipe {
 
 /// The active recipes by their names. Share it in an `Arc`.
 #[derive(Debug, Default)]
-pub struct Registry {
+pub(crate) struct Registry {
     active: RwLock<BTreeMap<String, Arc<Recipe>>>,
 }
 
 impl Registry {
     /// A registry with these recipes.
-    pub fn new(recipes: impl IntoIterator<Item = Recipe>) -> Self {
+    pub(crate) fn new(recipes: impl IntoIterator<Item = Recipe>) -> Self {
         let registry = Self::default();
         recipes.into_iter().for_each(|recipe| registry.put(Arc::new(recipe)));
         registry
     }
 
     /// From now on this version of the recipe's pipeline is active.
-    pub fn put(&self, recipe: Arc<Recipe>) {
+    pub(crate) fn put(&self, recipe: Arc<Recipe>) {
         let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
         active.insert(recipe.pipeline.name.clone(), recipe);
     }
 
     /// The active recipe of a pipeline.
-    pub fn get(&self, name: &str) -> Option<Arc<Recipe>> {
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Recipe>> {
         self.active.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// The active pipeline of this name.
-    pub fn pipeline(&self, name: &str) -> Option<Arc<Pipeline>> {
+    pub(crate) fn pipeline(&self, name: &str) -> Option<Arc<Pipeline>> {
         self.get(name).map(|recipe| Arc::clone(&recipe.pipeline))
     }
 
     /// All active recipes, by name.
-    pub fn all(&self) -> Vec<Arc<Recipe>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Recipe>> {
         self.active.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// The names of all pipelines, in their order.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.active.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 }

@@ -61,7 +61,7 @@ pub(super) struct AccountTrees {
 }
 
 impl AccountTrees {
-    pub fn open(db: &sled::Db) -> Result<Self, StoreError> {
+    pub(super) fn open(db: &sled::Db) -> Result<Self, StoreError> {
         let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
         Ok(Self { accounts: tree("accounts")?, tokens: tree("tokens")?, sessions: tree("sessions")? })
     }

@@ -63,7 +63,7 @@ impl Trust {
 
 /// What may go by age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Age {
+pub(crate) struct Age {
     /// The time that counts.
     pub now: SystemTime,
     /// Inspections that may go.
@@ -74,7 +74,8 @@ pub struct Age {
 
 impl Age {
     /// All that is older at `now`, without a share.
-    pub const fn all(now: SystemTime) -> Self {
+    #[cfg(test)]
+    pub(crate) const fn all(now: SystemTime) -> Self {
         Self { now, at_most: u64::MAX, floor: SystemTime::UNIX_EPOCH }
     }
 }
@@ -105,7 +106,7 @@ pub enum Held {
 
 /// What the clock means for a round of retention.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opinion {
+pub(crate) struct Opinion {
     /// `None`: nothing goes by age.
     pub age: Option<Age>,
     /// Set while less goes by age than the time of day says.

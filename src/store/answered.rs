@@ -10,9 +10,9 @@ use super::{Store, value};
 use std::time::{Duration, SystemTime};
 
 /// What a trigger is known by: a digest of its sender's name for it.
-pub type Name = [u8; 16];
+pub(crate) type Name = [u8; 16];
 /// Digest of what the trigger says.
-pub type Contents = [u8; 16];
+pub(crate) type Contents = [u8; 16];
 
 /// A trigger that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,14 +30,14 @@ const BATCH_ROWS: usize = 1024;
 
 /// What a compaction did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Compacted {
+pub(super) struct Compacted {
     pub rows: u64,
     pub bytes_before: u64,
     pub bytes_after: u64,
 }
 
 /// Removes what an interrupted compaction left behind.
-pub fn clean_up(dir: &Path) -> Result<(), StoreError> {
+pub(super) fn clean_up(dir: &Path) -> Result<(), StoreError> {
     let copy = dir.join("ledger.new");
     if copy.exists() {
         fs::remove_dir_all(&copy).map_err(StoreError::io("remove", &copy))?;
@@ -48,7 +48,7 @@ pub fn clean_up(dir: &Path) -> Result<(), StoreError> {
 }
 
 /// Compacts when the file is larger than `above_bytes` and than `RATIO` times what lives in it.
-pub fn compact_if_due(dir: &Path, above_bytes: u64) -> Result<Option<Compacted>, StoreError> {
+pub(super) fn compact_if_due(dir: &Path, above_bytes: u64) -> Result<Option<Compacted>, StoreError> {
     let ledger = dir.join("ledger");
     let bytes_before = file_bytes(&ledger);
     if bytes_before <= above_bytes {
@@ -78,13 +78,13 @@ pub fn compact_if_due(dir: &Path, above_bytes: u64) -> Result<Option<Compacted>,
 }
 
 /// Whether `compact_if_due` would compact an open database.
-pub fn is_due(db: &sled::Db, dir: &Path, above_bytes: u64) -> Result<bool, StoreError> {
+pub(super) fn is_due(db: &sled::Db, dir: &Path, above_bytes: u64) -> Result<bool, StoreError> {
     let bytes = file_bytes(&dir.join("ledger"));
     Ok(bytes > above_bytes && bytes > live_bytes(db)?.saturating_mul(RATIO))
 }
 
 /// Size of sled's file; 0 when there is none yet.
-pub fn file_bytes(ledger: &Path) -> u64 {
+pub(super) fn file_bytes(ledger: &Path) -> u64 {
     fs::metadata(ledger.join("db")).map_or(0, |m| m.len())
 }
 

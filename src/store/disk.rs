@@ -26,7 +26,7 @@ const BALLAST_SHARE: u64 = 4;
 const MARGIN_SHARE: u64 = 8;
 
 /// The watch over the free bytes of the store's file system.
-pub struct Disk {
+pub(super) struct Disk {
     dir: PathBuf,
     /// 0: no floor.
     floor_bytes: u64,
@@ -41,7 +41,7 @@ struct State {
 
 impl Disk {
     /// Looks before anything else is written; releases the ballast when `open` may need its room.
-    pub fn open(dir: &Path, floor_bytes: u64) -> Result<Self, StoreError> {
+    pub(super) fn open(dir: &Path, floor_bytes: u64) -> Result<Self, StoreError> {
         let disk = Self {
             dir: dir.to_owned(),
             floor_bytes,
@@ -54,7 +54,7 @@ impl Disk {
     }
 
     /// Refuses while the disk is too full.
-    pub fn check(&self) -> Result<(), StoreError> {
+    pub(super) fn check(&self) -> Result<(), StoreError> {
         if self.floor_bytes == 0 {
             return Ok(());
         }
@@ -83,7 +83,7 @@ impl Disk {
     }
 
     /// An error of a write that only says that the disk is full, as that.
-    pub fn explain(&self, error: StoreError) -> StoreError {
+    pub(super) fn explain(&self, error: StoreError) -> StoreError {
         match &error {
             StoreError::Io { source, .. } if is_full(source) => {
                 let free_bytes = free_bytes(&self.dir).unwrap_or(0);
@@ -136,7 +136,7 @@ fn remove(path: &Path) -> Result<(), StoreError> {
 /// before the metadata is on the disk, too. In 2 of 1,000 power losses of the rig the next open was
 /// refused. A file system that does not know the flag keeps that risk; what was acknowledged is synced
 /// by `sync` in any case.
-pub fn write_through(path: &Path) {
+pub(super) fn write_through(path: &Path) {
     // FS_SYNC_FL of linux/fs.h.
     const SYNC: libc::c_long = 0x8;
     let Ok(file) = File::open(path) else { return };
@@ -155,7 +155,7 @@ pub fn write_through(path: &Path) {
 }
 
 /// Bytes that an ordinary user may still write to the file system of `dir`.
-pub fn free_bytes(dir: &Path) -> Result<u64, StoreError> {
+pub(super) fn free_bytes(dir: &Path) -> Result<u64, StoreError> {
     let failed = StoreError::io("look at the free space of", dir);
     let Ok(path) = CString::new(dir.as_os_str().as_bytes()) else {
         return Err(failed(std::io::ErrorKind::InvalidInput.into()));

@@ -8,7 +8,7 @@
 //! the person agreed. Without a decision the model's findings are only the model's, and the line says
 //! so (`"source": "model"`).
 
-pub mod write;
+pub(crate) mod write;
 
 use super::Store;
 use super::error::StoreError;
@@ -23,7 +23,7 @@ use write::Sink;
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Columns of a CSV, in their order.
-pub const COLUMNS: &[&str] = &[
+pub(crate) const COLUMNS: &[&str] = &[
     "seq",
     "inspection_id",
     "finished_at",
@@ -52,7 +52,7 @@ pub const COLUMNS: &[&str] = &[
 
 /// One inspection and the decision in force about it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Exported {
+pub(crate) struct Exported {
     pub stored: Stored,
     pub review: Option<Review>,
 }
@@ -66,7 +66,7 @@ struct Truth {
 
 impl Exported {
     /// Name of the picture inside an export; `extension` without a dot.
-    pub fn file(&self, extension: &str) -> String {
+    pub(crate) fn file(&self, extension: &str) -> String {
         format!("images/{:08}-{}.{extension}", self.stored.seq, self.stored.inspection.id)
     }
 
@@ -117,7 +117,7 @@ impl Exported {
     }
 
     /// A line of `truth.jsonl` about the picture `file` of this size.
-    pub fn truth(&self, file: &str, width: u32, height: u32) -> Value {
+    pub(crate) fn truth(&self, file: &str, width: u32, height: u32) -> Value {
         let i = &self.stored.inspection;
         let clip = |x: f32, max: u32| f64::from(x.clamp(0.0, max as f32));
         let defects: Vec<Value> = self
@@ -153,7 +153,7 @@ impl Exported {
     }
 
     /// A line of the CSV, with its end.
-    pub fn csv(&self) -> String {
+    pub(crate) fn csv(&self) -> String {
         let i = &self.stored.inspection;
         let r = self.review.as_ref();
         let of = |get: fn(&Review) -> String| r.map(get).unwrap_or_default();
@@ -219,7 +219,7 @@ fn cell(text: &str) -> String {
 }
 
 /// The head of the CSV, with its end.
-pub fn csv_head() -> String {
+pub(crate) fn csv_head() -> String {
     format!("{}\r\n", COLUMNS.join(","))
 }
 

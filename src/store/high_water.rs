@@ -21,7 +21,7 @@ const SLOT_BYTES: usize = 20;
 
 /// The last sequence numbers of both ledgers; 0: none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HighWaterMark {
+pub(super) struct HighWaterMark {
     pub result: u64,
     pub review: u64,
     /// The last place of the outbox's log. Not in the file: an entry is written with its record or review.
@@ -30,7 +30,7 @@ pub struct HighWaterMark {
 
 impl HighWaterMark {
     /// The further of the two, for each ledger.
-    pub fn furthest(self, other: Self) -> Self {
+    pub(super) fn furthest(self, other: Self) -> Self {
         Self {
             result: self.result.max(other.result),
             review: self.review.max(other.review),
@@ -55,14 +55,14 @@ impl HighWaterMark {
 }
 
 /// How far the ledgers of a store reached; nothing is opened for writing or made.
-pub fn read(dir: &Path) -> HighWaterMark {
+pub(super) fn read(dir: &Path) -> HighWaterMark {
     let bytes = std::fs::read(dir.join("ends")).unwrap_or_default();
     let slots = [0, SLOT_BYTES].map(|at| bytes.get(at..).and_then(HighWaterMark::open));
     slots.into_iter().flatten().reduce(HighWaterMark::furthest).unwrap_or_default()
 }
 
 /// The file.
-pub struct HighWaterFile {
+pub(super) struct HighWaterFile {
     file: File,
     path: PathBuf,
     /// What was written last, and into which slot the next goes.
@@ -72,7 +72,7 @@ pub struct HighWaterFile {
 
 impl HighWaterFile {
     /// Opens or creates `ends` in the store's directory.
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("ends");
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(StoreError::io("open", &path))?;
@@ -84,12 +84,12 @@ impl HighWaterFile {
     }
 
     /// How far both ledgers must reach.
-    pub const fn last(&self) -> HighWaterMark {
+    pub(super) const fn last(&self) -> HighWaterMark {
         self.last
     }
 
     /// Records how far they reach now; both are on the disk.
-    pub fn write(&mut self, mark: HighWaterMark) -> Result<(), StoreError> {
+    pub(super) fn write(&mut self, mark: HighWaterMark) -> Result<(), StoreError> {
         let mark = self.last.furthest(HighWaterMark { log: 0, ..mark });
         if mark != self.last {
             let at = self.slot * SLOT_BYTES as u64;

@@ -40,12 +40,12 @@ struct ChainV1 {
 impl Chain {
     const EMPTY: Self = Self { first_seq: 1, before_first: [0; 32], last_seq: 0, last_hash: [0; 32] };
 
-    pub fn load(trees: &Trees) -> Result<Self, StoreError> {
+    pub(super) fn load(trees: &Trees) -> Result<Self, StoreError> {
         Self::load_from(&trees.meta, &trees.results, CHAIN_KEY)
     }
 
     /// The chain of the entries in `rows`, whose ends stand in `meta` under `key`.
-    pub fn load_from(meta: &sled::Tree, rows: &sled::Tree, key: &[u8]) -> Result<Self, StoreError> {
+    pub(super) fn load_from(meta: &sled::Tree, rows: &sled::Tree, key: &[u8]) -> Result<Self, StoreError> {
         let bad = |reason: &str| StoreError::BadMeta { reason: format!("chain: {reason}") };
         let chain = match meta.get(key).map_err(|e| StoreError::sled("read the chain", e))? {
             Some(value) => Self::unseal(&value).map_err(|reason| bad(&reason))?,
@@ -61,7 +61,7 @@ impl Chain {
     }
 
     /// The chain in a value, or what is wrong with it.
-    pub fn unseal(value: &[u8]) -> Result<Self, String> {
+    pub(super) fn unseal(value: &[u8]) -> Result<Self, String> {
         let (_, body) = value::open(value)?;
         let wire: ChainV1 = serde_json::from_slice(body).map_err(|e| e.to_string())?;
         let hash = |text: &str| unhex(text).ok_or("not a hash");
@@ -74,11 +74,11 @@ impl Chain {
     }
 
     /// The chain with one more record.
-    pub fn with_appended(&self, hash: Digest) -> Self {
+    pub(super) fn with_appended(&self, hash: Digest) -> Self {
         Self { last_seq: self.last_seq + 1, last_hash: hash, ..self.clone() }
     }
 
-    pub fn seal(&self) -> Vec<u8> {
+    pub(super) fn seal(&self) -> Vec<u8> {
         let wire = ChainV1 {
             first_seq: self.first_seq,
             before_first: hex(&self.before_first),

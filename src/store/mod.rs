@@ -28,33 +28,33 @@
 //! - Sequence numbers have no gap and are never given twice: nothing is handed out before it is durable.
 //! - After a failed write or sync nothing more is accepted. Nothing is ever wiped.
 
-pub mod accepted;
+pub(crate) mod accepted;
 pub mod accounts;
-pub mod ageing;
-pub mod answered;
-pub mod backup;
+pub(crate) mod ageing;
+pub(crate) mod answered;
+pub(crate) mod backup;
 mod compact;
 mod disk;
-pub mod error;
-pub mod export;
+pub(crate) mod error;
+pub(crate) mod export;
 mod frame_size;
 mod high_water;
 pub mod images;
-pub mod ledger;
-pub mod multiview;
+pub(crate) mod ledger;
+pub(crate) mod multiview;
 pub mod outbox;
-pub mod pins;
-pub mod proof;
-pub mod query;
+pub(crate) mod pins;
+pub(crate) mod proof;
+pub(crate) mod query;
 pub mod recipes;
-pub mod record;
-pub mod retention;
-pub mod review;
+pub(crate) mod record;
+mod retention;
+pub(crate) mod review;
 mod review_record;
-pub mod salvaged;
-pub mod state;
+mod salvaged;
+mod state;
 mod sync;
-pub mod thumbs;
+mod thumbs;
 mod value;
 
 use crate::domain::inspection::{ImageRef, Inspection};

@@ -39,7 +39,7 @@ pub(super) struct PartTrees {
 }
 
 impl PartTrees {
-    pub fn open(db: &sled::Db) -> Result<Self, StoreError> {
+    pub(super) fn open(db: &sled::Db) -> Result<Self, StoreError> {
         let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
         Ok(Self { open: tree("parts_open")?, decided: tree("parts")? })
     }
@@ -89,7 +89,7 @@ pub(super) struct Step {
 
 impl Step {
     /// The part of the commit's transaction.
-    pub fn write(
+    pub(super) fn write(
         &self,
         open: &TransactionalTree,
         decided: &TransactionalTree,

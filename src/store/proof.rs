@@ -87,7 +87,7 @@ impl Stamp {
 
 /// The stamps of files that were hashed.
 #[derive(Default)]
-pub struct Stamps(Mutex<HashMap<Digest, Stamp>>);
+pub(crate) struct Stamps(Mutex<HashMap<Digest, Stamp>>);
 
 impl Stamps {
     fn knows(&self, digest: &Digest, stamp: Stamp) -> bool {
@@ -107,7 +107,7 @@ impl Stamps {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn hash(mut from: impl io::Read) -> io::Result<Digest> {
+pub(crate) fn hash(mut from: impl io::Read) -> io::Result<Digest> {
     let (mut hasher, mut chunk) = (Sha256::new(), vec![0; CHUNK_BYTES]);
     loop {
         match from.read(&mut chunk) {

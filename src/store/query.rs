@@ -30,7 +30,7 @@ const LABELS_MAX: usize = 64;
 /// Distinct cameras and pipelines that are told apart.
 const NAMES_MAX: usize = 4096;
 /// Most results of one page.
-pub const PAGE_MAX: usize = 500;
+pub(crate) const PAGE_MAX: usize = 500;
 
 /// One inspection, as far as it is filtered and counted by.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +97,7 @@ impl Block {
 
 /// All rows.
 #[derive(Debug, Default)]
-pub struct Index {
+pub(crate) struct Index {
     blocks: BTreeMap<u64, Block>,
     names: Names,
     /// Sequence numbers of the rows: from `from` to before `next`; both 0 before the first load.
@@ -278,7 +278,7 @@ impl Index {
 }
 
 /// Milliseconds since 1970.
-pub fn unix_ms(time: SystemTime) -> i64 {
+pub(crate) fn unix_ms(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

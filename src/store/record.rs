@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 /// Version byte of the values that this file writes.
-pub const RECORD_VERSION: u8 = 1;
+pub(crate) const RECORD_VERSION: u8 = 1;
 
 /// An inspection as it was stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +44,7 @@ pub struct StoredImage {
 
 /// What is in the value itself, whatever had to move into a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Head {
+pub(crate) struct Head {
     pub seq: u64,
     /// sha256 (hex) of the previous record's value; of the first record: zeros.
     pub prev: String,
@@ -61,14 +61,14 @@ pub struct Head {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageV1 {
+pub(crate) struct ImageV1 {
     pub sha256: String,
     pub bytes: u64,
     pub url: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartV1 {
+pub(crate) struct PartV1 {
     pub sha256: String,
     pub bytes: u64,
 }
@@ -190,7 +190,7 @@ struct AnswerV1 {
 }
 
 /// A record that only lacks its place in the chain.
-pub struct Draft {
+pub(crate) struct Draft {
     head: Head,
     /// Bytes of the file that must be stored before the record.
     pub part: Option<Vec<u8>>,
@@ -198,7 +198,7 @@ pub struct Draft {
 
 impl Draft {
     /// Decides what stays in the value and what moves into a file.
-    pub fn new(inspection: &Inspection, image: Option<ImageV1>) -> Result<Self, String> {
+    pub(crate) fn new(inspection: &Inspection, image: Option<ImageV1>) -> Result<Self, String> {
         let all = LongV1 {
             body: Some(Box::new(BodyV1::from_domain(inspection))),
             answers: Some(inspection.answers.iter().map(AnswerV1::from_domain).collect()),
@@ -231,7 +231,7 @@ impl Draft {
     }
 
     /// The value with its place in the chain.
-    pub fn seal(mut self, seq: u64, prev: &Digest) -> Result<Vec<u8>, String> {
+    pub(crate) fn seal(mut self, seq: u64, prev: &Digest) -> Result<Vec<u8>, String> {
         self.head.seq = seq;
         self.head.prev = hex(prev);
         Ok(value::seal(RECORD_VERSION, &to_json(&self.head)?))
@@ -239,7 +239,7 @@ impl Draft {
 }
 
 /// Opens a value and checks that it belongs under this sequence number.
-pub fn decode(seq: u64, bytes: &[u8]) -> Result<Head, String> {
+pub(crate) fn decode(seq: u64, bytes: &[u8]) -> Result<Head, String> {
     let (version, body) = value::open(bytes)?;
     if version != RECORD_VERSION {
         return Err(format!("record version {version} is not known"));
@@ -253,7 +253,7 @@ pub fn decode(seq: u64, bytes: &[u8]) -> Result<Head, String> {
 
 impl Head {
     /// The digest of the file that holds the rest, if there is one.
-    pub fn part_digest(&self) -> Result<Option<Digest>, String> {
+    pub(crate) fn part_digest(&self) -> Result<Option<Digest>, String> {
         self.part
             .as_ref()
             .map(|p| unhex(&p.sha256).ok_or_else(|| "its part has no sha256".into()))
@@ -261,7 +261,7 @@ impl Head {
     }
 
     /// The digest of the picture, if there is one.
-    pub fn image_digest(&self) -> Result<Option<Digest>, String> {
+    pub(crate) fn image_digest(&self) -> Result<Option<Digest>, String> {
         self.image
             .as_ref()
             .map(|p| unhex(&p.sha256).ok_or_else(|| "its image has no sha256".into()))
@@ -269,7 +269,7 @@ impl Head {
     }
 
     /// The inspection; `part` holds the bytes of the file that `part_digest` names.
-    pub fn into_stored(self, part: Option<&[u8]>) -> Result<Stored, String> {
+    pub(crate) fn into_stored(self, part: Option<&[u8]>) -> Result<Stored, String> {
         let outside: LongV1 = match part {
             Some(bytes) => serde_json::from_slice(bytes).map_err(|e| e.to_string())?,
             None => LongV1::default(),
@@ -286,13 +286,13 @@ impl Head {
 
 /// RFC 3339 in UTC with milliseconds, `2026-05-01T12:00:00.000Z`; times that no calendar holds
 /// become the last that one holds.
-pub fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let time = Timestamp::try_from(time).unwrap_or(Timestamp::MAX);
     format!("{time:.3}")
 }
 
 /// The time of an RFC 3339 text.
-pub fn parse_rfc3339(text: &str) -> Result<SystemTime, String> {
+pub(crate) fn parse_rfc3339(text: &str) -> Result<SystemTime, String> {
     text.parse::<Timestamp>().map(SystemTime::from).map_err(|e| format!("{text:?}: {e}"))
 }
 

@@ -33,10 +33,10 @@ use std::time::{Duration, SystemTime};
 pub(super) const CHAIN_KEY: &[u8] = b"reviews";
 
 /// Longest reason and note, in characters, and most boxes and lines of one entry.
-pub const REASON_CHARS_MAX: usize = 500;
-pub const NOTE_CHARS_MAX: usize = 1000;
-pub const FINDINGS_MAX: usize = 500;
-pub const TEXTS_MAX: usize = 100;
+pub(crate) const REASON_CHARS_MAX: usize = 500;
+pub(crate) const NOTE_CHARS_MAX: usize = 1000;
+pub(crate) const FINDINGS_MAX: usize = 500;
+pub(crate) const TEXTS_MAX: usize = 100;
 
 /// Marks, in the tree of files, a file that a review refers to: sequence numbers of inspections are
 /// far below it.
@@ -92,7 +92,7 @@ pub(super) struct ReviewTrees {
 }
 
 impl ReviewTrees {
-    pub fn open(db: &sled::Db) -> Result<Self, StoreError> {
+    pub(super) fn open(db: &sled::Db) -> Result<Self, StoreError> {
         let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
         Ok(Self {
             reviews: tree("reviews")?,
@@ -111,14 +111,14 @@ pub(super) struct Reviews {
 
 impl Reviews {
     /// What was recovered is durable: `open` syncs before anybody reads.
-    pub fn load(trees: &super::Trees) -> Result<Self, StoreError> {
+    pub(super) fn load(trees: &super::Trees) -> Result<Self, StoreError> {
         let chain = Chain::load_from(&trees.meta, &trees.review.reviews, CHAIN_KEY)?;
         let durable = tokio::sync::watch::channel(chain.last_seq).0;
         Ok(Self { chain: Mutex::new(chain), durable })
     }
 
     /// The newest entry that is on the disk; 0: none.
-    pub fn last_seq(&self) -> u64 {
+    pub(super) fn last_seq(&self) -> u64 {
         *self.durable.borrow()
     }
 }

@@ -15,11 +15,11 @@ use crate::domain::review::{Decided, OperatorBox, OperatorText, PictureFault, Re
 use serde::{Deserialize, Serialize};
 
 /// Version byte of the values that this file writes.
-pub const REVIEW_VERSION: u8 = 1;
+pub(super) const REVIEW_VERSION: u8 = 1;
 
 /// What is in the value itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Head {
+pub(super) struct Head {
     pub seq: u64,
     /// sha256 (hex) of the previous entry's value; of the first entry: zeros.
     pub prev: String,
@@ -67,14 +67,14 @@ struct TextV1 {
 }
 
 /// A sealed value and the file that must be stored before it.
-pub struct Draft {
+pub(super) struct Draft {
     pub value: Vec<u8>,
     pub part: Option<Vec<u8>>,
 }
 
 impl Draft {
     /// Decides what stays in the value and what moves into a file.
-    pub fn new(review: &Review, prev: &Digest) -> Result<Self, String> {
+    pub(super) fn new(review: &Review, prev: &Digest) -> Result<Self, String> {
         let body = BodyV1::from_review(review);
         let mut head = Head {
             seq: review.seq,
@@ -110,7 +110,7 @@ impl Draft {
 }
 
 /// Opens a value and checks that it belongs under this sequence number.
-pub fn decode(seq: u64, bytes: &[u8]) -> Result<Head, String> {
+pub(super) fn decode(seq: u64, bytes: &[u8]) -> Result<Head, String> {
     let (version, body) = value::open(bytes)?;
     if version != REVIEW_VERSION {
         return Err(format!("review version {version} is not known"));
@@ -124,12 +124,12 @@ pub fn decode(seq: u64, bytes: &[u8]) -> Result<Head, String> {
 
 impl Head {
     /// The digest of the file that holds the body, if there is one.
-    pub fn part_digest(&self) -> Result<Option<Digest>, String> {
+    pub(super) fn part_digest(&self) -> Result<Option<Digest>, String> {
         self.part.as_ref().map(|p| digest(&p.sha256)).transpose()
     }
 
     /// Where the reviews of its inspection stand with it as the newest.
-    pub fn review_state(&self) -> ReviewState {
+    pub(super) fn review_state(&self) -> ReviewState {
         let undo = self.kind == ReviewKind::Undo.as_str();
         ReviewState {
             last: self.seq,
@@ -140,7 +140,7 @@ impl Head {
 
     /// The review; `part` holds the bytes of the file that `part_digest` names, `value` is what was
     /// decoded.
-    pub fn into_review(self, part: Option<&[u8]>, value: &[u8]) -> Result<Review, String> {
+    pub(super) fn into_review(self, part: Option<&[u8]>, value: &[u8]) -> Result<Review, String> {
         let body = match part {
             Some(bytes) => serde_json::from_slice(bytes).map_err(|e| e.to_string())?,
             None => self.body.ok_or("it has no body")?,

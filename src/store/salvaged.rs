@@ -9,7 +9,7 @@ use super::{Store, value};
 use serde::{Deserialize, Serialize};
 
 /// Names of the rows in `state`.
-pub const STATE_PREFIX: &str = "salvaged/";
+pub(super) const STATE_PREFIX: &str = "salvaged/";
 /// Runs in one value: far below its limit of length.
 const RUNS_PER_ROW: usize = 64;
 

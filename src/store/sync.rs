@@ -41,7 +41,7 @@ struct Shared {
 }
 
 /// The sync thread and its clients' side.
-pub struct Sync {
+pub(super) struct Sync {
     shared: Arc<Shared>,
     /// For those that look at the database as a whole.
     db: sled::Db,
@@ -51,7 +51,7 @@ pub struct Sync {
 impl Sync {
     /// Starts the thread. `file` is our own descriptor of sled's data file, opened before any write
     /// that is to be waited for, so that it sees every write error.
-    pub fn start(db: sled::Db, file: File, mark: HighWaterFile) -> Result<Self, StoreError> {
+    pub(super) fn start(db: sled::Db, file: File, mark: HighWaterFile) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
@@ -70,7 +70,7 @@ impl Sync {
 
     /// Asks for everything that was written up to now to be made durable, the ledgers up to `mark`
     /// among it; does not wait. Returns the ticket to wait for.
-    pub fn request(&self, mark: HighWaterMark) -> u64 {
+    pub(super) fn request(&self, mark: HighWaterMark) -> u64 {
         let mut state = lock(&self.shared);
         state.requested += 1;
         state.requested_mark = state.requested_mark.furthest(mark);
@@ -79,7 +79,7 @@ impl Sync {
     }
 
     /// Waits until what the ticket asked for is on the disk.
-    pub fn wait(&self, ticket: u64) -> Result<(), StoreError> {
+    pub(super) fn wait(&self, ticket: u64) -> Result<(), StoreError> {
         let mut state = lock(&self.shared);
         loop {
             if state.done >= ticket {
@@ -93,32 +93,32 @@ impl Sync {
     }
 
     /// Refuses when an earlier write or sync failed.
-    pub fn check(&self) -> Result<(), StoreError> {
+    pub(super) fn check(&self) -> Result<(), StoreError> {
         lock(&self.shared).failed.as_ref().map_or(Ok(()), |r| Err(StoreError::Stopped { reason: r.clone() }))
     }
 
     /// Stops all further commits: after a write that failed half-way nobody knows what is stored.
-    pub fn fail(&self, reason: &str) {
+    pub(super) fn fail(&self, reason: &str) {
         fail(&self.shared, reason);
     }
 
     /// The database itself.
-    pub const fn db(&self) -> &sled::Db {
+    pub(super) const fn db(&self) -> &sled::Db {
         &self.db
     }
 
     /// The highest sequence number of an inspection that is on the disk.
-    pub fn durable(&self) -> u64 {
+    pub(super) fn durable(&self) -> u64 {
         lock(&self.shared).durable.result
     }
 
     /// The last place of the outbox's log that is on the disk.
-    pub fn durable_log(&self) -> u64 {
+    pub(super) fn durable_log(&self) -> u64 {
         lock(&self.shared).durable.log
     }
 
     /// Follows `durable`.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.shared.published.subscribe()
     }
 }

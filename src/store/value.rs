@@ -6,13 +6,13 @@
 //! (an edit through sled itself, a bug that swaps values).
 
 /// Largest value: far below the size at which sled moves values to blob files that it never syncs.
-pub const VALUE_BYTES_MAX: usize = 4096;
+pub(super) const VALUE_BYTES_MAX: usize = 4096;
 
 /// Bytes in front of the body.
-pub const HEADER_BYTES: usize = 5;
+pub(super) const HEADER_BYTES: usize = 5;
 
 /// Puts the envelope around a body.
-pub fn seal(version: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn seal(version: u8, body: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(HEADER_BYTES + body.len());
     value.push(version);
     value.extend_from_slice(&checksum(version, body).to_be_bytes());
@@ -21,7 +21,7 @@ pub fn seal(version: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// Takes the envelope off: (version, body), or what is wrong with it.
-pub fn open(value: &[u8]) -> Result<(u8, &[u8]), &'static str> {
+pub(super) fn open(value: &[u8]) -> Result<(u8, &[u8]), &'static str> {
     let (header, body) = value.split_at_checked(HEADER_BYTES).ok_or("value is shorter than its header")?;
     let stored = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
     if stored != checksum(header[0], body) {

@@ -12,15 +12,15 @@ use std::sync::Arc;
 
 /// Most defects that one answer may name. A tile with more is ruined anyway, and a model that
 /// repeats itself must come to an end.
-pub const DEFECTS_MAX: usize = 24;
+pub(crate) const DEFECTS_MAX: usize = 24;
 /// The words for how grave a defect is, the least first.
-pub const SEVERITIES: [&str; 3] = ["minor", "major", "critical"];
+pub(crate) const SEVERITIES: [&str; 3] = ["minor", "major", "critical"];
 /// Coordinates are thousandths of the picture's side.
-pub const COORDINATE_MAX: u16 = 1000;
+pub(crate) const COORDINATE_MAX: u16 = 1000;
 /// Most lines of text that one answer may hold.
-pub const LINES_MAX: usize = 12;
+pub(crate) const LINES_MAX: usize = 12;
 /// Most characters of one line.
-pub const LINE_CHARS_MAX: usize = 64;
+pub(crate) const LINE_CHARS_MAX: usize = 64;
 
 /// What an answer may be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -16,7 +16,7 @@ use toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
 const CACHE_MAX: usize = 64;
 
 /// The grammars in use, over one tokenizer.
-pub struct Grammars {
+pub(super) struct Grammars {
     factory: ParserFactory,
     compiled: HashMap<Form, Matcher>,
 }
@@ -26,7 +26,7 @@ impl Grammars {
     ///
     /// # Errors
     /// `Grammar` when the vocabulary cannot be indexed.
-    pub fn new(tokenizer: Arc<Tokenizer>, end: u32) -> Result<Self, VlmError> {
+    pub(super) fn new(tokenizer: Arc<Tokenizer>, end: u32) -> Result<Self, VlmError> {
         let env: TokEnv = Arc::new(Env { trie: trie(&tokenizer, end), tokenizer });
         let mut factory = ParserFactory::new_simple(&env).map_err(|e| bad(&e))?;
         factory.quiet();
@@ -37,7 +37,7 @@ impl Grammars {
     ///
     /// # Errors
     /// `Grammar` when the form's grammar does not compile.
-    pub fn start(&mut self, form: &Form) -> Result<Option<Matcher>, VlmError> {
+    pub(super) fn start(&mut self, form: &Form) -> Result<Option<Matcher>, VlmError> {
         if let Some(matcher) = self.compiled.get(form) {
             return Ok(Some(matcher.clone()));
         }
@@ -60,7 +60,7 @@ impl Grammars {
 }
 
 /// An error of llguidance in our words.
-pub fn bad(error: &anyhow::Error) -> VlmError {
+pub(super) fn bad(error: &anyhow::Error) -> VlmError {
     VlmError::Grammar { why: format!("{error:#}") }
 }
 

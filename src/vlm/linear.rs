@@ -197,6 +197,6 @@ fn matmul(weight: Arc<QTensor>, precision: Precision) -> candle_core::Result<QMa
 ///
 /// # Errors
 /// As `Gguf::tensor`.
-pub fn vector(gguf: &Gguf, name: &str, len: usize, device: &Device) -> Result<Tensor, VlmError> {
+pub(super) fn vector(gguf: &Gguf, name: &str, len: usize, device: &Device) -> Result<Tensor, VlmError> {
     Ok(gguf.tensor(name, &[len], device)?.dequantize(device)?.to_dtype(DType::F32)?)
 }

@@ -7,13 +7,13 @@
 //! are neither cleared nor copied. The text model works there on plain values, without tensors; `rms_norm` and
 //! `swiglu` are its compositions for other devices. The tests hold both ways to each other.
 
-pub mod host;
-pub mod rows;
+pub(crate) mod host;
+pub(crate) mod rows;
 
 use candle_core::{CpuStorage, D, Device, IndexOp, InplaceOp1, Layout, Result, Storage, Tensor};
 
 /// Gives the values of a contiguous f32 tensor on the CPU to `f`.
-pub fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+pub(super) fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(cpu) = &*storage else { candle_core::bail!("tensor is not on the CPU") };
     let Some((start, end)) = layout.contiguous_offsets() else {
@@ -23,7 +23,7 @@ pub fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<
 }
 
 /// As `with_slice`, for what cannot fail.
-pub fn with_values<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
+pub(super) fn with_values<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
     with_slice(x, |x| Ok(f(x)))
 }
 
@@ -65,13 +65,13 @@ impl<F: Fn(&mut [f32])> InplaceOp1 for Change<F> {
 }
 
 /// Root-mean-square norm over the last dimension of `[rows, width]`.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
     x.broadcast_mul(&scale)?.broadcast_mul(weight)
 }
 
 /// Layer norm over the last dimension of `[rows, width]`.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     if !x.device().is_cpu() {
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let scale = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
@@ -101,7 +101,7 @@ fn fits(x: &Tensor, vector: &[f32]) -> Result<()> {
 
 /// Which GELU a model was trained with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gelu {
+pub(super) enum Gelu {
     /// By tanh: the blocks of the vision tower.
     Tanh,
     /// By the error function: the mergers.
@@ -109,7 +109,7 @@ pub enum Gelu {
 }
 
 /// GELU of `x + bias`, `[rows, width]`, in the place of `x`.
-pub fn bias_gelu(x: Tensor, bias: &Tensor, kind: Gelu) -> Result<Tensor> {
+pub(super) fn bias_gelu(x: Tensor, bias: &Tensor, kind: Gelu) -> Result<Tensor> {
     if !x.device().is_cpu() {
         let x = x.broadcast_add(bias)?;
         return if kind == Gelu::Tanh { x.gelu() } else { x.gelu_erf() };
@@ -124,21 +124,21 @@ pub fn bias_gelu(x: Tensor, bias: &Tensor, kind: Gelu) -> Result<Tensor> {
 }
 
 /// `silu(gate) * up`, each `[rows, width]`.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+pub(super) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
 }
 
 /// Cosines and sines of the rotary angles, each `[rows, head_dim / 2]`; tensors of more rows take them
 /// again from the first.
 #[derive(Clone, Debug)]
-pub struct Rotary {
+pub(super) struct Rotary {
     pub cos: Tensor,
     pub sin: Tensor,
 }
 
 impl Rotary {
     /// From angles `[rows, half]`, row after row.
-    pub fn new(angles: impl Iterator<Item = f32>, half: usize, device: &Device) -> Result<Self> {
+    pub(super) fn new(angles: impl Iterator<Item = f32>, half: usize, device: &Device) -> Result<Self> {
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos(), a.sin())).unzip();
         let shape = (cos.len() / half, half);
         Ok(Self { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
@@ -147,7 +147,7 @@ impl Rotary {
 
 /// Adds a bias to whole rows, then norms (optional) and rotates the first `heads` heads of each, in the
 /// place of `x`. The rotation has its rotate-half form.
-pub fn bias_norm_rotate(
+pub(super) fn bias_norm_rotate(
     x: Tensor,
     heads: usize,
     bias: Option<&Tensor>,
@@ -205,7 +205,7 @@ fn bias_norm_rotate_composed(
 
 /// `x + y + bias` for `[rows, width]`, in the place of `y`: the end of a residual branch. An `x` of fewer
 /// rows is taken again from its first.
-pub fn add_residual(x: &Tensor, y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub(super) fn add_residual(x: &Tensor, y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let ((n, width), (rows, y_width)) = (x.dims2()?, y.dims2()?);
     if width != y_width || n == 0 || !rows.is_multiple_of(n) {
         candle_core::bail!("{:?} meets {:?}", x.dims(), y.dims())

@@ -19,7 +19,7 @@ const COUNT_BYTES: usize = 8;
 ///
 /// # Errors
 /// `Io` for either file; `Model` when `from` is not sound or has one of the keys already.
-pub fn with_keys(from: &Path, to: &Path, keys: &[(String, Value)]) -> Result<(), VlmError> {
+pub(crate) fn with_keys(from: &Path, to: &Path, keys: &[(String, Value)]) -> Result<(), VlmError> {
     let gguf = Gguf::open(from)?;
     if let Some((key, _)) = keys.iter().find(|(key, _)| gguf.metadata.contains_key(key)) {
         return Err(gguf.error(format!("key {key}"), "is there already: start from the file without it"));

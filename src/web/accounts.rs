@@ -75,13 +75,13 @@ impl Accounts {
 }
 
 #[derive(Deserialize, ToSchema)]
-pub struct Login {
+pub(super) struct Login {
     pub name: String,
     pub password: String,
 }
 
 #[derive(Deserialize, ToSchema)]
-pub struct Setup {
+pub(super) struct Setup {
     /// The one-time code that the first start prints.
     pub code: String,
     pub name: String,
@@ -89,7 +89,7 @@ pub struct Setup {
 }
 
 #[derive(Deserialize, ToSchema)]
-pub struct NewAccount {
+pub(super) struct NewAccount {
     /// 1 to 40 letters, digits, `.`, `_`, `-`.
     pub name: String,
     /// 8 to 200 characters. Left out for an account that exists: its password stays.
@@ -98,14 +98,14 @@ pub struct NewAccount {
 }
 
 #[derive(Deserialize, ToSchema)]
-pub struct NewToken {
+pub(super) struct NewToken {
     pub name: String,
     /// What the token may do.
     pub role: Role,
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct Me {
+pub(super) struct Me {
     /// Null when nobody is logged in.
     pub name: Option<String>,
     pub role: Option<Role>,
@@ -115,14 +115,14 @@ pub struct Me {
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct AccountView {
+pub(super) struct AccountView {
     pub name: String,
     pub role: String,
     pub created_at: String,
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct TokenView {
+pub(super) struct TokenView {
     pub name: String,
     pub role: String,
     pub created_at: String,
@@ -130,7 +130,7 @@ pub struct TokenView {
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct MadeToken {
+pub(super) struct MadeToken {
     pub name: String,
     /// Shown this once.
     pub token: String,
@@ -138,7 +138,10 @@ pub struct MadeToken {
 
 /// Who is asking, and whether the box is new.
 #[utoipa::path(get, path = "/api/v1/me", tag = "accounts", security(()), responses((status = 200, body = Me)))]
-pub async fn me(State(accounts): State<Arc<Accounts>>, headers: HeaderMap) -> Result<Json<Me>, ApiError> {
+pub(super) async fn me(
+    State(accounts): State<Arc<Accounts>>,
+    headers: HeaderMap,
+) -> Result<Json<Me>, ApiError> {
     let principal = accounts.sessions.principal(&headers)?;
     let setup = accounts.setup_code().is_some();
     let (name, role) = principal.map_or((None, None), |p| (Some(p.name), Some(p.role)));
@@ -147,7 +150,7 @@ pub async fn me(State(accounts): State<Arc<Accounts>>, headers: HeaderMap) -> Re
 
 /// A person's own new password.
 #[derive(Deserialize, ToSchema)]
-pub struct NewPassword {
+pub(super) struct NewPassword {
     /// The one until now.
     pub old: String,
     /// 8 to 200 characters.
@@ -158,7 +161,7 @@ pub struct NewPassword {
 #[utoipa::path(post, path = "/api/v1/setup", tag = "accounts", security(()), request_body = Setup, responses(
     (status = 200, body = Me), (status = 400, body = Problem), (status = 403, body = Problem),
     (status = 429, body = Problem)))]
-pub async fn setup(
+pub(super) async fn setup(
     State(accounts): State<Arc<Accounts>>,
     Extension(home): Extension<Home>,
     Json(body): Json<Setup>,
@@ -186,7 +189,7 @@ pub async fn setup(
 /// Opens a session; the cookie is the answer's.
 #[utoipa::path(post, path = "/api/v1/login", tag = "accounts", security(()), request_body = Login, responses(
     (status = 200, body = Me), (status = 401, body = Problem), (status = 429, body = Problem)))]
-pub async fn login(
+pub(super) async fn login(
     State(accounts): State<Arc<Accounts>>,
     Extension(peer): Extension<Peer>,
     Extension(home): Extension<Home>,
@@ -218,7 +221,7 @@ pub async fn login(
 #[utoipa::path(post, path = "/api/v1/password", tag = "accounts", request_body = NewPassword, responses(
     (status = 204, description = "changed"), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 409, body = Problem), (status = 429, body = Problem)))]
-pub async fn password(
+pub(super) async fn password(
     State(accounts): State<Arc<Accounts>>,
     Viewer(principal): Viewer,
     Extension(home): Extension<Home>,
@@ -254,7 +257,7 @@ pub async fn password(
 /// Ends the session.
 #[utoipa::path(post, path = "/api/v1/logout", tag = "accounts", responses(
     (status = 204, description = "ended"), (status = 401, body = Problem)))]
-pub async fn logout(
+pub(super) async fn logout(
     State(accounts): State<Arc<Accounts>>,
     _: Viewer,
     headers: HeaderMap,
@@ -269,7 +272,7 @@ pub async fn logout(
 /// All accounts.
 #[utoipa::path(get, path = "/api/v1/accounts", tag = "accounts", responses(
     (status = 200, body = [AccountView]), (status = 401, body = Problem), (status = 403, body = Problem)))]
-pub async fn accounts(
+pub(super) async fn accounts(
     State(accounts): State<Arc<Accounts>>,
     _: Engineer,
 ) -> Result<Json<Vec<AccountView>>, ApiError> {
@@ -282,7 +285,7 @@ pub async fn accounts(
 #[utoipa::path(post, path = "/api/v1/accounts", tag = "accounts", request_body = NewAccount, responses(
     (status = 204, description = "made"), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 409, body = Problem)))]
-pub async fn put_account(
+pub(super) async fn put_account(
     State(accounts): State<Arc<Accounts>>,
     Engineer(principal): Engineer,
     headers: HeaderMap,
@@ -340,7 +343,7 @@ async fn end_access(
 #[utoipa::path(delete, path = "/api/v1/accounts/{name}", tag = "accounts", params(("name" = String, Path)), responses(
     (status = 204, description = "removed"), (status = 401, body = Problem), (status = 403, body = Problem),
     (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub async fn remove_account(
+pub(super) async fn remove_account(
     State(accounts): State<Arc<Accounts>>,
     Engineer(principal): Engineer,
     Path(name): Path<String>,
@@ -359,7 +362,7 @@ pub async fn remove_account(
 /// All tokens, without their secrets.
 #[utoipa::path(get, path = "/api/v1/tokens", tag = "accounts", responses(
     (status = 200, body = [TokenView]), (status = 401, body = Problem), (status = 403, body = Problem)))]
-pub async fn tokens(
+pub(super) async fn tokens(
     State(accounts): State<Arc<Accounts>>,
     _: Engineer,
 ) -> Result<Json<Vec<TokenView>>, ApiError> {
@@ -376,7 +379,7 @@ pub async fn tokens(
 #[utoipa::path(post, path = "/api/v1/tokens", tag = "accounts", request_body = NewToken, responses(
     (status = 200, body = MadeToken), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 409, body = Problem)))]
-pub async fn put_token(
+pub(super) async fn put_token(
     State(accounts): State<Arc<Accounts>>,
     Engineer(principal): Engineer,
     Json(body): Json<NewToken>,
@@ -405,7 +408,7 @@ pub async fn put_token(
 #[utoipa::path(delete, path = "/api/v1/tokens/{name}", tag = "accounts", params(("name" = String, Path)), responses(
     (status = 204, description = "removed"), (status = 401, body = Problem), (status = 403, body = Problem),
     (status = 404, body = Problem)))]
-pub async fn remove_token(
+pub(super) async fn remove_token(
     State(accounts): State<Arc<Accounts>>,
     Engineer(principal): Engineer,
     Path(name): Path<String>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// Those of the work; `internal` when it panicked or was cut off.
-pub async fn blocking<S: Send + Sync + 'static, T: Send + 'static>(
+pub(super) async fn blocking<S: Send + Sync + 'static, T: Send + 'static>(
     state: &Arc<S>,
     work: impl FnOnce(&S) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {

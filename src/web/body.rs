@@ -18,22 +18,22 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 /// The longest wait for the next piece of a request's body.
-pub const PIECE: Duration = Duration::from_secs(5);
+pub(super) const PIECE: Duration = Duration::from_secs(5);
 /// The longest time that a whole body may take; 256 KiB in it are 13 KB a second.
-pub const WHOLE: Duration = Duration::from_secs(20);
+pub(super) const WHOLE: Duration = Duration::from_secs(20);
 
 /// Whether the body of a request came too slowly; an extension of the request.
 #[derive(Clone, Debug, Default)]
-pub struct Late(Arc<AtomicBool>);
+pub(super) struct Late(Arc<AtomicBool>);
 
 impl Late {
-    pub fn is_late(&self) -> bool {
+    pub(super) fn is_late(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// A request's body.
-pub struct Received<B> {
+pub(super) struct Received<B> {
     body: B,
     place: Arc<Place>,
     late: Late,
@@ -44,7 +44,7 @@ pub struct Received<B> {
 
 impl<B: HttpBody> Received<B> {
     /// The head is there: from now on the body is waited for, `piece` for each part and `whole` for all.
-    pub fn new(body: B, place: Arc<Place>, late: Late, piece: Duration, whole: Duration) -> Self {
+    pub(super) fn new(body: B, place: Arc<Place>, late: Late, piece: Duration, whole: Duration) -> Self {
         place.mark(if body.is_end_stream() { Phase::Working } else { Phase::Receiving });
         let timer = Box::pin(tokio::time::sleep(piece.min(whole)));
         Self { body, place, late, ends: Instant::now() + whole, patience: piece, timer }
@@ -88,13 +88,13 @@ where
 }
 
 /// An answer's body; its place works until the last byte was handed over.
-pub struct Sent {
+pub(super) struct Sent {
     body: Body,
     place: Arc<Place>,
 }
 
 impl Sent {
-    pub fn new(body: Body, place: Arc<Place>) -> Self {
+    pub(super) fn new(body: Body, place: Arc<Place>) -> Self {
         place.mark(Phase::Working);
         Self { body, place }
     }

@@ -36,7 +36,7 @@ const PARTS_MIN: u64 = 5;
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub struct Range {
+pub(super) struct Range {
     /// RFC 3339.
     pub from: Option<String>,
     /// RFC 3339.
@@ -50,7 +50,7 @@ pub struct Range {
 
 /// All charts over the same inspections.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
-pub struct Charts {
+pub(super) struct Charts {
     pub inspections: u64,
     /// Milliseconds since 1970 of the first and of the last inspection.
     pub from_ms: Option<i64>,
@@ -68,7 +68,7 @@ pub struct Charts {
 }
 
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
-pub struct Bucket {
+pub(super) struct Bucket {
     /// Milliseconds since 1970 of its beginning.
     pub at_ms: i64,
     pub pass: u64,
@@ -82,7 +82,7 @@ pub struct Bucket {
 }
 
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
-pub struct PChart {
+pub(super) struct PChart {
     pub pipeline: String,
     /// Mean share rejected.
     pub mean: f64,
@@ -92,7 +92,7 @@ pub struct PChart {
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Point {
+pub(super) struct Point {
     pub at_ms: i64,
     pub parts: u64,
     pub rejected: u64,
@@ -103,7 +103,7 @@ pub struct Point {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub struct Alarm {
+pub(super) struct Alarm {
     /// outside, shift or run.
     pub kind: &'static str,
     pub at_ms: i64,
@@ -112,7 +112,7 @@ pub struct Alarm {
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct LabelCount {
+pub(super) struct LabelCount {
     pub label: String,
     pub parts: u64,
     /// Share of this and all more frequent ones among all.
@@ -120,7 +120,7 @@ pub struct LabelCount {
 }
 
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
-pub struct Percentiles {
+pub(super) struct Percentiles {
     pub p50: Option<f64>,
     pub p90: Option<f64>,
     pub p95: Option<f64>,
@@ -130,7 +130,7 @@ pub struct Percentiles {
 
 /// What people made of the model's verdicts.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
-pub struct Agreement {
+pub(super) struct Agreement {
     /// Model pass, person pass; and so on.
     pub pass_pass: u64,
     pub pass_fail: u64,
@@ -146,7 +146,7 @@ pub struct Agreement {
 /// Yield, control chart, Pareto, latency and agreement.
 #[utoipa::path(get, path = "/api/v1/charts", tag = "charts", params(Range), responses(
     (status = 200, body = Charts), (status = 400, body = Problem), (status = 401, body = Problem)))]
-pub async fn charts(
+pub(super) async fn charts(
     State(store): State<Arc<Store>>,
     _: Viewer,
     Query(range): Query<Range>,

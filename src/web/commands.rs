@@ -35,7 +35,7 @@ impl Line {
 
 /// What the dispatcher has taken.
 #[derive(Serialize, ToSchema)]
-pub struct Accepted {
+pub(super) struct Accepted {
     /// trigger, pipeline, pause, resume, retry, reload.
     pub command: &'static str,
     /// Echoed.
@@ -50,7 +50,7 @@ pub struct Accepted {
     (status = 202, body = Accepted), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
     (status = 415, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
-pub async fn command(
+pub(super) async fn command(
     State(line): State<Arc<Line>>,
     Operator(principal): Operator,
     Path(word): Path<String>,

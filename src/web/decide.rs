@@ -16,12 +16,12 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// Inspections that one request may decide about.
-pub const BULK_MAX: u64 = 1000;
+pub(super) const BULK_MAX: u64 = 1000;
 
 /// What an operator decides.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DecisionBody {
+pub(super) struct DecisionBody {
     /// pass or fail. The same as the model's: a confirmation; the opposite: an override.
     pub verdict: String,
     /// At most 500 characters; an override needs one.
@@ -45,7 +45,7 @@ pub struct DecisionBody {
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct UndoBody {
+pub(super) struct UndoBody {
     #[serde(default)]
     #[schema(max_length = 500)]
     pub reason: String,
@@ -55,7 +55,7 @@ pub struct UndoBody {
 /// Many at once: all undecided inspections that fit the search.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct BulkBody {
+pub(super) struct BulkBody {
     pub search: Search,
     /// confirm: what the model says, where it says pass or fail.
     pub action: String,
@@ -67,7 +67,7 @@ pub struct BulkBody {
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct BulkDone {
+pub(super) struct BulkDone {
     /// Entries that were appended.
     pub decided: usize,
     /// Inspections that are left to a person, because their pictures are missing or wrong or somebody decided
@@ -80,7 +80,7 @@ pub struct BulkDone {
     request_body = DecisionBody, responses(
     (status = 201, body = ReviewView), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub async fn decide(
+pub(super) async fn decide(
     State(store): State<Arc<Store>>,
     Operator(principal): Operator,
     Path(id): Path<String>,
@@ -127,7 +127,7 @@ fn inside(decision: &Decision, stored: &Stored, store: &Store) -> Result<(), Api
     request_body = UndoBody, responses(
     (status = 201, body = ReviewView), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub async fn undo(
+pub(super) async fn undo(
     State(store): State<Arc<Store>>,
     Operator(principal): Operator,
     Path(id): Path<String>,
@@ -144,7 +144,7 @@ pub async fn undo(
 #[utoipa::path(post, path = "/api/v1/reviews/bulk", tag = "decisions", request_body = BulkBody, responses(
     (status = 200, body = BulkDone), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 409, body = Problem)))]
-pub async fn bulk(
+pub(super) async fn bulk(
     State(store): State<Arc<Store>>,
     Operator(principal): Operator,
     Json(body): Json<BulkBody>,

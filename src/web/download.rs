@@ -50,7 +50,7 @@ impl Exports {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub(super) enum Format {
     Csv,
     Coco,
     Jsonl,
@@ -58,7 +58,8 @@ pub enum Format {
 
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Ask {
+#[expect(dead_code, reason = "it describes the parameters; `AskAndSearch` reads them")]
+pub(super) struct Ask {
     // Parameters do not bring their schemas into the document, so that a reference would lead nowhere.
     #[param(inline)]
     pub format: Format,
@@ -69,7 +70,7 @@ pub struct Ask {
 /// `Ask` and `Search` in one query text.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AskAndSearch {
+pub(super) struct AskAndSearch {
     format: Format,
     all: Option<bool>,
     verdict: Option<String>,
@@ -89,7 +90,7 @@ pub struct AskAndSearch {
     (status = 200, description = "CSV, JSON, or a tar of truth.jsonl and images/", content_type = "application/octet-stream", body = Vec<u8>),
     (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
     (status = 429, body = Problem)))]
-pub async fn export(
+pub(super) async fn export(
     State(exports): State<Arc<Exports>>,
     _: Operator,
     Query(ask): Query<AskAndSearch>,

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 /// The body of every answer that says no.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Problem {
+pub(super) struct Problem {
     /// Stable word, for example `changed`.
     pub code: &'static str,
     /// What is wrong, in English.

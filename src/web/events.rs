@@ -39,7 +39,7 @@ const ALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// One thing that is new.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub(super) enum Event {
     Inspection(Arc<Summary>),
     Review(Arc<Summary>),
     Resync,
@@ -124,7 +124,7 @@ fn reviewed(store: &Store, entry: u64) -> Result<Option<Event>, ApiError> {
 #[utoipa::path(get, path = "/api/v1/events", tag = "inspections", responses(
     (status = 200, description = "a stream of events", content_type = "text/event-stream", body = String),
     (status = 401, body = Problem), (status = 503, body = Problem)))]
-pub async fn stream(
+pub(super) async fn stream(
     State(events): State<Arc<Events>>,
     State(sessions): State<Arc<Sessions>>,
     Viewer(principal): Viewer,

@@ -27,7 +27,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
 /// The longest body of a request.
-pub const BODY_BYTES_MAX: usize = 256 * 1024;
+pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 /// What a reserved connection is for.
 const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 /// The longest time until an answer begins.
@@ -38,7 +38,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
     img-src 'self' data: blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// The routes, after the guard.
-pub fn before(routes: Router, options: Arc<WebOptions>, metrics: Arc<Metrics>) -> Router {
+pub(super) fn before(routes: Router, options: Arc<WebOptions>, metrics: Arc<Metrics>) -> Router {
     let header = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };

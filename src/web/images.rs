@@ -43,7 +43,7 @@ impl Pictures {
 #[utoipa::path(get, path = "/api/v1/images/{sha256}", tag = "pictures", params(("sha256" = String, Path)), responses(
     (status = 200, description = "JPEG or PNG", content_type = "image/jpeg", body = Vec<u8>),
     (status = 304, description = "unchanged"), (status = 401, body = Problem), (status = 404, body = Problem)))]
-pub async fn full(
+pub(crate) async fn full(
     State(store): State<Arc<Store>>,
     _: Viewer,
     Path(sha256): Path<String>,
@@ -70,7 +70,7 @@ pub async fn full(
 #[utoipa::path(get, path = "/images/{sha256}", tag = "pictures", params(("sha256" = String, Path)), responses(
     (status = 200, description = "JPEG or PNG", content_type = "image/jpeg", body = Vec<u8>),
     (status = 304, description = "unchanged"), (status = 401, body = Problem), (status = 404, body = Problem)))]
-pub async fn by_message(
+pub(crate) async fn by_message(
     store: State<Arc<Store>>,
     viewer: Viewer,
     path: Path<String>,
@@ -83,7 +83,7 @@ pub async fn by_message(
 #[utoipa::path(get, path = "/api/v1/thumbs/{sha256}", tag = "pictures", params(("sha256" = String, Path)), responses(
     (status = 200, description = "JPEG", content_type = "image/jpeg", body = Vec<u8>),
     (status = 304, description = "unchanged"), (status = 401, body = Problem), (status = 404, body = Problem)))]
-pub async fn thumb(
+pub(crate) async fn thumb(
     State(pictures): State<Arc<Pictures>>,
     _: Viewer,
     Path(sha256): Path<String>,
@@ -132,7 +132,7 @@ fn make(store: &Store, sha256: &str) -> Result<Vec<u8>, ApiError> {
 }
 
 /// The small copy of a picture, as JPEG.
-pub fn shrink(picture: &RgbImage) -> Option<Vec<u8>> {
+pub(crate) fn shrink(picture: &RgbImage) -> Option<Vec<u8>> {
     let (w, h) = picture.dimensions();
     let scale = f64::from(THUMB_PX) / f64::from(w.max(h).max(1));
     let side = |x: u32| ((f64::from(x) * scale.min(1.0)).round() as u32).max(1);

@@ -24,34 +24,34 @@
 //! signature who may use it: `Viewer`, `Operator` or `Engineer`; the few without are the login, the
 //! page's own files and health.
 
-pub mod accounts;
+mod accounts;
 pub mod api;
 pub mod auth;
-pub mod blocking;
-pub mod body;
+mod blocking;
+mod body;
 pub mod cameras;
-pub mod charts;
-pub mod commands;
-pub mod decide;
-pub mod download;
-pub mod error;
-pub mod events;
-pub mod guard;
-pub mod images;
+mod charts;
+mod commands;
+mod decide;
+mod download;
+mod error;
+mod events;
+mod guard;
+pub(crate) mod images;
 pub mod metrics;
 pub mod options;
-pub mod outbox;
-pub mod pages;
-pub mod peer;
+mod outbox;
+mod pages;
+mod peer;
 pub mod places;
-pub mod queue;
+mod queue;
 pub mod recipes;
-pub mod server;
-pub mod shared;
+mod server;
+mod shared;
 pub mod streams;
-pub mod throttle;
-pub mod tls;
-pub mod wire;
+mod throttle;
+mod tls;
+mod wire;
 
 use crate::command::Handler;
 use crate::store::Store;

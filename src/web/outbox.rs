@@ -17,7 +17,7 @@ const LISTED_MAX: usize = 500;
 
 /// The outbox.
 #[derive(Serialize, ToSchema)]
-pub struct OutboxView {
+pub(super) struct OutboxView {
     /// Results and verdicts of parts that the enabled sink that is furthest behind has not acknowledged.
     pub owed: u64,
     /// Messages that were given up, in all.
@@ -30,7 +30,7 @@ pub struct OutboxView {
 
 /// How a sink stands.
 #[derive(Serialize, ToSchema)]
-pub struct SinkView {
+pub(super) struct SinkView {
     pub name: String,
     pub enabled: bool,
     pub connected: bool,
@@ -44,7 +44,7 @@ pub struct SinkView {
 
 /// A message that was given up.
 #[derive(Serialize, ToSchema)]
-pub struct LetterView {
+pub(super) struct LetterView {
     /// The sink that has given it up.
     pub sink: String,
     /// result, part or review.
@@ -60,7 +60,7 @@ pub struct LetterView {
 /// What the broker has not taken.
 #[utoipa::path(get, path = "/api/v1/outbox", tag = "commands", responses(
     (status = 200, body = OutboxView), (status = 401, body = Problem), (status = 403, body = Problem)))]
-pub async fn outbox(
+pub(super) async fn outbox(
     State(store): State<Arc<Store>>,
     State(metrics): State<Arc<Metrics>>,
     _viewer: Viewer,

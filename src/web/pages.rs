@@ -12,7 +12,7 @@ const JS: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
 /// Name, kind and content of every file.
-pub const FILES: &[(&str, &str, &str)] = &[
+pub(super) const FILES: &[(&str, &str, &str)] = &[
     ("index.html", HTML, include_str!("assets/index.html")),
     ("style.css", CSS, include_str!("assets/style.css")),
     ("icon.svg", SVG, include_str!("assets/icon.svg")),
@@ -30,12 +30,12 @@ pub const FILES: &[(&str, &str, &str)] = &[
 ];
 
 /// The page.
-pub async fn index(headers: HeaderMap) -> Response {
+pub(super) async fn index(headers: HeaderMap) -> Response {
     file("index.html", &headers)
 }
 
 /// One of its files.
-pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
+pub(super) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
     file(&name, &headers)
 }
 
@@ -53,7 +53,7 @@ fn file(name: &str, headers: &HeaderMap) -> Response {
 }
 
 /// No route.
-pub async fn nothing() -> ApiError {
+pub(super) async fn nothing() -> ApiError {
     ApiError::not_found("there is nothing here; /api/v1/openapi.json lists what there is")
 }
 

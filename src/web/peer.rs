@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Where a connection comes from; an extension of its requests, as its `Home` is.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
+pub(super) struct Peer(pub SocketAddr);
 
 /// Addresses that count as one: an IPv4 address, or a network of 64 bits, of which a host with IPv6 has
 /// every address that it likes.
@@ -29,7 +29,7 @@ impl From<IpAddr> for Home {
 impl Peer {
     /// Whose request this is. A proxy is believed where the config has one and it runs on this machine:
     /// anybody else could write what he likes into the header.
-    pub fn home(self, has_proxy: bool, headers: &HeaderMap) -> Home {
+    pub(super) fn home(self, has_proxy: bool, headers: &HeaderMap) -> Home {
         let proxied = has_proxy && self.0.ip().to_canonical().is_loopback();
         let forwarded = headers.get_all("x-forwarded-for").into_iter().next_back();
         let last = forwarded.and_then(|v| v.to_str().ok()?.rsplit(',').next()?.trim().parse::<IpAddr>().ok());

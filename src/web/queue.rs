@@ -24,7 +24,7 @@ use utoipa::{IntoParams, ToSchema};
 const PAGE: usize = 50;
 
 /// Asks the daemon for the active recipes.
-pub type Pipelines = Box<dyn Fn() -> Vec<Arc<Pipeline>> + Send + Sync>;
+pub(super) type Pipelines = Box<dyn Fn() -> Vec<Arc<Pipeline>> + Send + Sync>;
 
 /// The active recipes: for tile grids and labels.
 pub struct ActiveRecipes(Pipelines);
@@ -55,7 +55,7 @@ impl ActiveRecipes {
 #[derive(Clone, Debug, Default, Deserialize, IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub struct Search {
+pub(super) struct Search {
     /// pass, fail, review: the model's verdict.
     pub verdict: Option<String>,
     /// ok, cosmetic, rework, reject.
@@ -80,7 +80,7 @@ impl Search {
     ///
     /// # Errors
     /// A word that is none; it is named.
-    pub fn filter(&self) -> Result<Filter, ApiError> {
+    pub(super) fn filter(&self) -> Result<Filter, ApiError> {
         let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
         let time = |name: &str, text: &Option<String>| {
             let parse = |t: String| parse_rfc3339(&t).map(unix_ms);
@@ -117,7 +117,7 @@ fn places(name: &str, given: &Option<String>, words: &[&str]) -> Result<Vec<u8>,
 /// Where in the list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Cursor {
+pub(super) struct Cursor {
     /// Only inspections before this sequence number: `next` of the page before.
     pub before: Option<u64>,
     /// Leave out so many first, for a list that jumps.
@@ -129,7 +129,7 @@ pub struct Cursor {
 
 /// One page of the queue.
 #[derive(Serialize, ToSchema)]
-pub struct Listing {
+pub(super) struct Listing {
     pub items: Vec<Summary>,
     /// How many match in all.
     pub total: u64,
@@ -143,7 +143,7 @@ pub struct Listing {
 /// Inspections, newest first.
 #[utoipa::path(get, path = "/api/v1/inspections", tag = "inspections", params(Search, Cursor), responses(
     (status = 200, body = Listing), (status = 400, body = Problem), (status = 401, body = Problem)))]
-pub async fn list(
+pub(super) async fn list(
     State(store): State<Arc<Store>>,
     _: Viewer,
     Query(search): Query<SearchAndCursor>,
@@ -174,7 +174,7 @@ pub async fn list(
 /// `Search` and `Cursor` in one query text; serde_urlencoded cannot flatten numbers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SearchAndCursor {
+pub(super) struct SearchAndCursor {
     verdict: Option<String>,
     grade: Option<String>,
     label: Option<String>,
@@ -213,7 +213,7 @@ impl SearchAndCursor {
 }
 
 /// The summary of one record; `None` when retention has just removed it.
-pub fn summary(store: &Store, seq: u64) -> Result<Option<Summary>, ApiError> {
+pub(super) fn summary(store: &Store, seq: u64) -> Result<Option<Summary>, ApiError> {
     let Some(stored) = store.get(seq)? else { return Ok(None) };
     let standing = store.review_state(seq)?;
     let decision = match standing.and_then(|s| s.effective) {
@@ -225,7 +225,7 @@ pub fn summary(store: &Store, seq: u64) -> Result<Option<Summary>, ApiError> {
 
 /// Counts by what there is to filter by.
 #[derive(Serialize, ToSchema)]
-pub struct FacetView {
+pub(super) struct FacetView {
     pub cameras: Vec<Count>,
     pub pipelines: Vec<Count>,
     pub labels: Vec<Count>,
@@ -237,7 +237,7 @@ pub struct FacetView {
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct Count {
+pub(super) struct Count {
     pub name: String,
     pub count: u64,
 }
@@ -245,7 +245,7 @@ pub struct Count {
 /// What there is to filter by.
 #[utoipa::path(get, path = "/api/v1/facets", tag = "inspections", responses(
     (status = 200, body = FacetView), (status = 401, body = Problem)))]
-pub async fn facets(State(store): State<Arc<Store>>, _: Viewer) -> Result<Json<FacetView>, ApiError> {
+pub(super) async fn facets(State(store): State<Arc<Store>>, _: Viewer) -> Result<Json<FacetView>, ApiError> {
     blocking(&store, |store| {
         let facets = store.facets()?;
         let counts =
@@ -273,7 +273,7 @@ pub async fn facets(State(store): State<Arc<Store>>, _: Viewer) -> Result<Json<F
 /// Everything about one inspection.
 #[utoipa::path(get, path = "/api/v1/inspections/{id}", tag = "inspections", params(("id" = String, Path)), responses(
     (status = 200, body = Detail), (status = 401, body = Problem), (status = 404, body = Problem)))]
-pub async fn one(
+pub(super) async fn one(
     State(store): State<Arc<Store>>,
     State(recipes): State<Arc<ActiveRecipes>>,
     _: Viewer,
@@ -283,7 +283,7 @@ pub async fn one(
 }
 
 /// The inspection with this id.
-pub fn stored(store: &Store, id: &str) -> Result<Stored, ApiError> {
+pub(super) fn stored(store: &Store, id: &str) -> Result<Stored, ApiError> {
     let found = match store.get_by_id(id) {
         Err(crate::store::error::StoreError::InvalidId { .. }) => None,
         other => other?,

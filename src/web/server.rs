@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// How requests are answered.
 #[derive(Clone)]
-pub struct Service {
+pub(super) struct Service {
     pub tls: Option<TlsAcceptor>,
     pub router: axum::Router,
     /// A proxy on this machine is believed about who asks.
@@ -34,7 +34,7 @@ pub struct Service {
 }
 
 /// Accepts until the runtime ends.
-pub async fn serve(listener: TcpListener, service: Service) {
+pub(super) async fn serve(listener: TcpListener, service: Service) {
     let places = Places::default();
     loop {
         let (stream, peer) = match listener.accept().await {

@@ -84,7 +84,7 @@ fn counts(at: Instant, now: Instant) -> bool {
 
 /// An attempt that counts as failed until it has succeeded.
 #[derive(Debug)]
-pub struct Attempt {
+pub(super) struct Attempt {
     account: String,
     home: Home,
     at: Instant,
@@ -99,7 +99,7 @@ struct Tables {
 }
 
 /// Counts attempts.
-pub struct LoginThrottle(Mutex<Tables>);
+pub(super) struct LoginThrottle(Mutex<Tables>);
 
 impl Default for LoginThrottle {
     fn default() -> Self {
@@ -117,7 +117,7 @@ impl LoginThrottle {
     ///
     /// # Errors
     /// `too_many`: this account, or this home, has failed too often in the last minute.
-    pub fn attempt(&self, account: &str, home: Home) -> Result<Attempt, ApiError> {
+    pub(super) fn attempt(&self, account: &str, home: Home) -> Result<Attempt, ApiError> {
         self.attempt_at(account, home, Instant::now())
     }
 
@@ -142,7 +142,7 @@ impl LoginThrottle {
     }
 
     /// The attempt was honest.
-    pub fn succeeded(&self, attempt: Attempt) {
+    pub(super) fn succeeded(&self, attempt: Attempt) {
         let Attempt { account, home, at } = attempt;
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.homes.take_back(&home, at);

@@ -17,7 +17,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 ///
 /// # Errors
 /// The certificate or key cannot be read, or they do not fit each other.
-pub fn acceptor(options: &WebOptions) -> Result<TlsAcceptor, WebError> {
+pub(super) fn acceptor(options: &WebOptions) -> Result<TlsAcceptor, WebError> {
     let (certificate, key) = match &options.certificate {
         Some(pair) => pair.clone(),
         None => generated(options)?,

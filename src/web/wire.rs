@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 /// One inspection in a list.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Summary {
+pub(super) struct Summary {
     pub seq: u64,
     /// ULID.
     pub id: String,
@@ -41,7 +41,7 @@ pub struct Summary {
 
 /// The decision in force, in short.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct DecisionView {
+pub(super) struct DecisionView {
     pub verdict: Option<&'static str>,
     pub kind: &'static str,
     pub actor: String,
@@ -50,7 +50,7 @@ pub struct DecisionView {
 
 impl Summary {
     /// A stored inspection with the decision in force and the newest entry.
-    pub fn new(stored: &Stored, decision: Option<&Review>, last_review: Option<u64>) -> Self {
+    pub(super) fn new(stored: &Stored, decision: Option<&Review>, last_review: Option<u64>) -> Self {
         let i = &stored.inspection;
         let mut findings: Vec<_> = i.findings.iter().collect();
         findings.sort_by(|a, b| b.grade.cmp(&a.grade).then(b.confidence.total_cmp(&a.confidence)));
@@ -94,7 +94,7 @@ impl DecisionView {
 
 /// Everything about one inspection.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Detail {
+pub(super) struct Detail {
     #[serde(flatten)]
     pub summary: Summary,
     pub captured_at: String,
@@ -133,7 +133,7 @@ pub struct Detail {
 
 /// A part that several cameras look at.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct PartView {
+pub(super) struct PartView {
     /// ULID.
     pub id: String,
     /// As the config names it.
@@ -149,7 +149,7 @@ pub struct PartView {
 
 /// One camera's look at a part.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct SideView {
+pub(super) struct SideView {
     pub camera: String,
     /// Null while it is awaited, or when it was never inspected.
     pub inspection_id: Option<String>,
@@ -160,7 +160,7 @@ pub struct SideView {
 
 impl PartView {
     /// A part, and what is known of it.
-    pub fn new(part: &PartRef, state: PartState) -> Self {
+    pub(super) fn new(part: &PartRef, state: PartState) -> Self {
         let (id, name) = (part.id.clone(), part.name.clone());
         match state {
             PartState::Decided(verdict) => Self {
@@ -197,14 +197,14 @@ impl SideView {
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct ModelView {
+pub(super) struct ModelView {
     pub name: String,
     pub sha256: String,
     pub mmproj_sha256: String,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct FindingView {
+pub(super) struct FindingView {
     pub label: String,
     pub severity: &'static str,
     pub grade: &'static str,
@@ -216,7 +216,7 @@ pub struct FindingView {
 }
 
 impl FindingView {
-    pub fn new(f: &Finding) -> Self {
+    pub(super) fn new(f: &Finding) -> Self {
         let b = &f.bbox_px;
         Self {
             label: f.label.clone(),
@@ -231,7 +231,7 @@ impl FindingView {
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct TextView {
+pub(super) struct TextView {
     pub prompt: String,
     pub line: usize,
     pub read: Option<String>,
@@ -242,7 +242,7 @@ pub struct TextView {
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct MismatchView {
+pub(super) struct MismatchView {
     /// Position in what was read, in characters.
     pub at: usize,
     pub read: String,
@@ -250,7 +250,7 @@ pub struct MismatchView {
 }
 
 impl TextView {
-    pub fn new(t: &TextLine) -> Self {
+    pub(super) fn new(t: &TextLine) -> Self {
         Self {
             prompt: t.prompt.clone(),
             line: t.line,
@@ -269,7 +269,7 @@ impl TextView {
 
 /// Milliseconds.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct LatencyView {
+pub(super) struct LatencyView {
     pub queue: Option<f64>,
     pub preprocess: Option<f64>,
     pub vision: Option<f64>,
@@ -279,7 +279,7 @@ pub struct LatencyView {
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct AnswerView {
+pub(super) struct AnswerView {
     pub prompt: String,
     pub tile: usize,
     pub text: String,
@@ -287,7 +287,7 @@ pub struct AnswerView {
 
 /// One entry of the ledger of reviews.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct ReviewView {
+pub(super) struct ReviewView {
     pub seq: u64,
     pub at: String,
     pub actor: String,
@@ -311,7 +311,7 @@ pub struct ReviewView {
 }
 
 impl ReviewView {
-    pub fn new(r: &Review) -> Self {
+    pub(super) fn new(r: &Review) -> Self {
         Self {
             seq: r.seq,
             at: rfc3339(r.at),
@@ -336,7 +336,7 @@ impl ReviewView {
 /// A defect as an operator has it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct BoxBody {
+pub(super) struct BoxBody {
     pub label: String,
     /// minor, major or critical.
     pub severity: String,
@@ -352,7 +352,7 @@ impl BoxBody {
     }
 
     /// The domain's form, or what is wrong.
-    pub fn into_domain(self) -> Result<OperatorBox, String> {
+    pub(super) fn into_domain(self) -> Result<OperatorBox, String> {
         let [x0, y0, x1, y1] = self.bbox_px;
         let severity = Severity::parse(&self.severity)
             .ok_or_else(|| format!("severity {:?} is not minor, major or critical", self.severity))?;
@@ -363,7 +363,7 @@ impl BoxBody {
 /// A line as an operator reads it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct TextBody {
+pub(super) struct TextBody {
     pub prompt: String,
     /// 1 for the first line.
     #[schema(minimum = 1, maximum = 1000)]
@@ -376,11 +376,11 @@ impl TextBody {
         Self { prompt: t.prompt.clone(), line: t.line, text: t.text.clone() }
     }
 
-    pub fn into_domain(self) -> OperatorText {
+    pub(super) fn into_domain(self) -> OperatorText {
         OperatorText { prompt: self.prompt, line: self.line, text: self.text }
     }
 }
 
-pub fn finite(x: f64) -> Option<f64> {
+pub(super) fn finite(x: f64) -> Option<f64> {
     x.is_finite().then_some(x)
 }

@@ -104,7 +104,7 @@ fn line(
 }
 
 /// A device that shows what stands before it, and whose pictures get lost, late, doubled and broken.
-pub struct LineDevice {
+pub(crate) struct LineDevice {
     place: PathBuf,
     by_order: bool,
     exposures: u64,
@@ -114,7 +114,7 @@ pub struct LineDevice {
 }
 
 impl LineDevice {
-    pub fn new(place: &Path, by_order: bool) -> Self {
+    pub(crate) fn new(place: &Path, by_order: bool) -> Self {
         Self { place: place.into(), by_order, exposures: 0, coming: vec![], next_free: Instant::now() }
     }
 

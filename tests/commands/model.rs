@@ -79,7 +79,7 @@ async fn a_file_that_is_exchanged_under_the_daemon_does_not_answer_until_it_is_b
 const PICTURES: usize = 16;
 
 /// Writes rendered tiles: `bad-….png` have defects, `good-….png` have none.
-pub fn render(dir: &Path) {
+pub(crate) fn render(dir: &Path) {
     let mut counts = [0; 2];
     for seed in 1.. {
         let (rgb, truth) = tile(970_000, seed, 256, 256, Mix::Defect);
@@ -98,7 +98,7 @@ pub fn render(dir: &Path) {
 }
 
 /// Decides about every part as it is known to be.
-pub fn decide(store: &Store) {
+pub(crate) fn decide(store: &Store) {
     for stored in store.newest_first() {
         let inspection = stored.unwrap().inspection;
         let verdict = if inspection.origin.contains("bad-") { Decided::Fail } else { Decided::Pass };

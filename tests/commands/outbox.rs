@@ -16,7 +16,7 @@ fn give_up(store: &Store, owed: Owed, cause: Cause, reason: &str) {
     outbox.give_up(place, cause, reason).unwrap();
 }
 
-pub fn outbox(station: &Station, words: &[&str]) -> String {
+pub(crate) fn outbox(station: &Station, words: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
     command.arg("outbox").args(words).arg("--config").arg(station.config());
     let output = command.output().unwrap();

@@ -12,7 +12,7 @@ const EVERY: Duration = Duration::from_millis(20);
 const SLEPT: Duration = Duration::from_millis(500);
 
 /// Watches until it is dropped.
-pub struct Awake {
+pub(crate) struct Awake {
     /// From when until when the machine slept.
     naps: Arc<Mutex<Vec<(Instant, Instant)>>>,
     over: Arc<AtomicBool>,
@@ -20,7 +20,7 @@ pub struct Awake {
 }
 
 impl Awake {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (naps, over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (noted, stop) = (Arc::clone(&naps), Arc::clone(&over));
         let watcher = std::thread::spawn(move || {
@@ -37,7 +37,7 @@ impl Awake {
     }
 
     /// `took`, counted from `since`, without what was slept of it.
-    pub fn within(&self, since: Instant, took: Duration) -> Duration {
+    pub(crate) fn within(&self, since: Instant, took: Duration) -> Duration {
         // A nap that has just ended is noted by now.
         std::thread::sleep(2 * EVERY);
         let until = since + took;
@@ -48,7 +48,7 @@ impl Awake {
     }
 
     /// All of it, and the longest nap.
-    pub fn slept(&self) -> (Duration, Duration) {
+    pub(crate) fn slept(&self) -> (Duration, Duration) {
         let naps = self.naps.lock().unwrap();
         let lengths = || naps.iter().map(|(a, b)| *b - *a);
         (lengths().sum(), lengths().max().unwrap_or_default())

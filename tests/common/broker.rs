@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until the condition holds.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
@@ -25,7 +25,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// A mosquitto process with a configuration of its own, without memory across restarts.
-pub struct Broker {
+pub(crate) struct Broker {
     child: Option<Child>,
     dir: tempfile::TempDir,
     pub port: u16,
@@ -33,7 +33,7 @@ pub struct Broker {
 
 impl Broker {
     /// `extra` are lines of mosquitto.conf; `ACL` in it becomes the path of a file with `acl`.
-    pub async fn start(extra: &str, acl: &str) -> Self {
+    pub(crate) async fn start(extra: &str, acl: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let broker = Self { child: None, dir, port };
@@ -45,7 +45,7 @@ impl Broker {
     }
 
     /// Writes the configuration, which counts from the next start on.
-    pub fn configure(&self, extra: &str) {
+    pub(crate) fn configure(&self, extra: &str) {
         let extra = extra.replace("ACL", &self.dir.path().join("acl").display().to_string());
         let port = self.port;
         // Enough room that no QoS 1 message for a slow subscriber is dropped by the broker itself.
@@ -56,7 +56,7 @@ impl Broker {
         std::fs::write(self.dir.path().join("mosquitto.conf"), conf).unwrap();
     }
 
-    pub fn write_acl(&self, acl: &str) {
+    pub(crate) fn write_acl(&self, acl: &str) {
         let path = self.dir.path().join("acl");
         std::fs::write(&path, acl).unwrap();
         // mosquitto refuses files that others may read.
@@ -64,7 +64,7 @@ impl Broker {
     }
 
     /// kill -9.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -72,7 +72,7 @@ impl Broker {
     }
 
     /// Starts it (again) on the same port and waits until it answers.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.kill();
         let program = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto", "/usr/local/sbin/mosquitto"]
             .into_iter()
@@ -96,7 +96,7 @@ impl Drop for Broker {
 
 /// One message as a subscriber sees it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Message {
+pub(crate) struct Message {
     pub topic: String,
     pub qos: u8,
     /// Set only on what the broker had kept from before the subscription.
@@ -105,13 +105,13 @@ pub struct Message {
 }
 
 impl Message {
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.payload).unwrap()
     }
 }
 
 /// Subscribes to everything under a prefix, again after every reconnect.
-pub struct Subscriber {
+pub(crate) struct Subscriber {
     heard: Arc<Mutex<Vec<Message>>>,
     subscriptions: watch::Receiver<u32>,
     task: JoinHandle<()>,
@@ -119,7 +119,7 @@ pub struct Subscriber {
 
 impl Subscriber {
     /// Returns when the broker has confirmed the subscription.
-    pub async fn new(port: u16, prefix: &str) -> Self {
+    pub(crate) async fn new(port: u16, prefix: &str) -> Self {
         let id = format!("test-{}", rand::random::<u64>());
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(5));
@@ -153,22 +153,22 @@ impl Subscriber {
     }
 
     /// Waits until the subscription was confirmed so many times in all.
-    pub async fn subscribed(&self, times: u32) {
+    pub(crate) async fn subscribed(&self, times: u32) {
         let confirmed = self.subscriptions.clone();
         until("the subscription is confirmed", || *confirmed.borrow() >= times).await;
     }
 
-    pub fn heard(&self) -> Vec<Message> {
+    pub(crate) fn heard(&self) -> Vec<Message> {
         self.heard.lock().unwrap().clone()
     }
 
     /// All messages whose topic ends so.
-    pub fn on(&self, topic: &str) -> Vec<Message> {
+    pub(crate) fn on(&self, topic: &str) -> Vec<Message> {
         self.heard().into_iter().filter(|m| m.topic.ends_with(topic)).collect()
     }
 
     /// The newest message on a topic.
-    pub fn newest(&self, topic: &str) -> Option<serde_json::Value> {
+    pub(crate) fn newest(&self, topic: &str) -> Option<serde_json::Value> {
         self.on(topic).last().map(Message::json)
     }
 }

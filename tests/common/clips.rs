@@ -4,7 +4,7 @@ use crate::station::Station;
 use std::path::Path;
 
 /// Puts a pipeline in the place of `examples-defects` that asks the same about clips.
-pub fn ask_about_clips(station: &Station, frames: usize, interval_ms: u64) {
+pub(crate) fn ask_about_clips(station: &Station, frames: usize, interval_ms: u64) {
     let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
     let recipe = std::fs::read_to_string(all.join("examples-defects.toml")).unwrap();
     let clip = format!("[clip]\nframes = {frames}\ninterval_ms = {interval_ms}\n[[prompt]]\nclip = true");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// `sections` are those beside station, model, store and broker; the broker is on this machine.
-pub fn config(store: &Path, port: u16, sections: &str) -> String {
+pub(crate) fn config(store: &Path, port: u16, sections: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     format!(
         r#"

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A film of `seconds` at 10 frames a second.
-pub fn film(dir: &Path, filter: &str, seconds: u32) -> PathBuf {
+pub(crate) fn film(dir: &Path, filter: &str, seconds: u32) -> PathBuf {
     let path = dir.join("film.avi");
     let status = Command::new("ffmpeg")
         .args(["-loglevel", "error", "-y", "-f", "lavfi", "-i"])

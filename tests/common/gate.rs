@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// A TCP proxy that can be shut: then it cuts what is open and refuses what is new.
-pub struct Gate {
+pub(crate) struct Gate {
     pub port: u16,
     open: watch::Sender<bool>,
     forbidden: watch::Sender<Option<String>>,
@@ -13,7 +13,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub async fn new(to: u16) -> Self {
+    pub(crate) async fn new(to: u16) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (open, opened) = watch::channel(true);
@@ -42,15 +42,15 @@ impl Gate {
 
     /// From now on a connection is cut on which a client says this.
     #[allow(dead_code, reason = "not every test that has a gate forbids something")]
-    pub fn forbid(&self, word: Option<&str>) {
+    pub(crate) fn forbid(&self, word: Option<&str>) {
         self.forbidden.send_replace(word.map(str::to_owned));
     }
 
-    pub fn shut(&self) {
+    pub(crate) fn shut(&self) {
         self.open.send_replace(false);
     }
 
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.open.send_replace(true);
     }
 }

@@ -8,12 +8,12 @@ use inspectd::domain::rect::BoxPx;
 use std::time::{Duration, SystemTime};
 
 /// The ULID of inspection `n`.
-pub fn id(n: u64) -> String {
+pub(crate) fn id(n: u64) -> String {
     ulid::Ulid::from_parts(1_700_000_000_000 + n, u128::from(n)).to_string()
 }
 
 /// Inspection `n` of a line: a scratched part.
-pub fn inspection(n: u64) -> Inspection {
+pub(crate) fn inspection(n: u64) -> Inspection {
     let captured_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + 1000 * n);
     Inspection {
         id: id(n),

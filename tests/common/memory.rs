@@ -10,7 +10,7 @@ thread_local! {
 
 /// The system's allocator, with a tally for each thread. What another thread frees stays counted, so
 /// the figure is an upper bound of what the thread held.
-pub struct Counting;
+pub(crate) struct Counting;
 
 fn took(bytes: usize) {
     let now = NOW.get() + bytes;
@@ -40,7 +40,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// Runs `work`; the most bytes that this thread held during it beyond what it held before.
-pub fn peak_bytes_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+pub(crate) fn peak_bytes_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
     NOW.set(0);
     PEAK.set(0);
     let result = work();

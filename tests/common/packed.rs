@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 /// Writes what a fixture of the project holds into a folder.
-pub fn unpack(fixture: &str, dir: &Path) {
+pub(crate) fn unpack(fixture: &str, dir: &Path) {
     let file = std::fs::File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join(fixture)).expect("it is there");
     let mut bytes = vec![];
     GzDecoder::new(file).read_to_end(&mut bytes).expect("it unpacks");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const QUANT: Quant = Quant::Q4KM;
 
 /// A pair of files that is removed with the value.
-pub struct Pair {
+pub(crate) struct Pair {
     pub text: PathBuf,
     pub mmproj: PathBuf,
     shape: Shape,
@@ -16,37 +16,37 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub fn sound() -> Self {
+    pub(crate) fn sound() -> Self {
         Self::of(&Shape::named("tiny-k").expect("the shape is known"))
     }
 
-    pub fn of(shape: &Shape) -> Self {
+    pub(crate) fn of(shape: &Shape) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let (text, mmproj) = (dir.path().join("model.gguf"), dir.path().join("mmproj.gguf"));
         write_pair(shape, QUANT, &Vocabulary::bytes(), 1, &text, &mmproj).expect("the pair is written");
         Self { text, mmproj, shape: shape.clone(), _dir: dir }
     }
 
-    pub fn text_file(&self) -> NewFile {
+    pub(crate) fn text_file(&self) -> NewFile {
         text_file(&self.shape, QUANT, &Vocabulary::bytes())
     }
 
-    pub fn vision_file(&self) -> NewFile {
+    pub(crate) fn vision_file(&self) -> NewFile {
         vision_file(&self.shape, QUANT)
     }
 
     /// Bytes of a header, without those of the tensors.
-    pub fn header_bytes(&self, vision: bool) -> usize {
+    pub(crate) fn header_bytes(&self, vision: bool) -> usize {
         if vision { self.vision_file() } else { self.text_file() }.header().len()
     }
 
     /// Writes the text file anew with a changed header; all its weights are 0.
-    pub fn rewrite_text(&self, change: impl FnOnce(&mut NewFile)) {
+    pub(crate) fn rewrite_text(&self, change: impl FnOnce(&mut NewFile)) {
         rewrite(self.text_file(), &self.text, change);
     }
 
     /// The same for the vision file.
-    pub fn rewrite_vision(&self, change: impl FnOnce(&mut NewFile)) {
+    pub(crate) fn rewrite_vision(&self, change: impl FnOnce(&mut NewFile)) {
         rewrite(self.vision_file(), &self.mmproj, change);
     }
 }
@@ -58,7 +58,7 @@ fn rewrite(mut file: NewFile, path: &Path, change: impl FnOnce(&mut NewFile)) {
 }
 
 /// Places of a header that are not in the vocabulary, which takes most of a text file's.
-pub fn outside_the_vocabulary(header: &[u8]) -> Vec<usize> {
+pub(crate) fn outside_the_vocabulary(header: &[u8]) -> Vec<usize> {
     let find = |text: &str| header.windows(text.len()).position(|w| w == text.as_bytes());
     let (start, end) = (find("tokenizer.ggml.tokens"), find("tokenizer.ggml.merges"));
     let skipped = start.map_or(0, |at| at + 64)..end.unwrap_or(0);

@@ -12,18 +12,18 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 /// How the test `name` serves, with a variable that says so.
-pub fn options(name: &str, variable: (OsString, OsString)) -> ChildOptions {
+pub(crate) fn options(name: &str, variable: (OsString, OsString)) -> ChildOptions {
     let mut program = Program::new(["--exact", name, "--nocapture", "--test-threads=1", "--quiet"]);
     program.env.push(variable);
     ChildOptions::new(program, None, Arc::new(ByProof(Arc::new(ByNamedProof))))
 }
 
 /// The room of a backend.
-pub fn start(child: Child) -> Engine {
+pub(crate) fn start(child: Child) -> Engine {
     Engine::start(Box::new(child), Box::new(|| {})).expect("it starts")
 }
 
-pub fn inspect(engine: &Engine, frame: &Frame, recipe: &Pipeline) -> Inspection {
+pub(crate) fn inspect(engine: &Engine, frame: &Frame, recipe: &Pipeline) -> Inspection {
     let inspected =
         under_way::inspect(engine, Class::Line, frame.clone(), Arc::new(recipe.clone()), &|| true);
     inspected.expect("nobody gives up")

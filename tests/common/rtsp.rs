@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const START: Duration = Duration::from_secs(30);
 
 /// Serves rtsp://127.0.0.1:PORT/ball: a moving ball, or what a pipeline gives. It listens when this returns.
-pub fn serve(port: u16, pipeline: Option<&str>) -> Child {
+pub(crate) fn serve(port: u16, pipeline: Option<&str>) -> Child {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/rtsp.py");
     // Debian's own Python, which has GStreamer's bindings.
     let server = Command::new("/usr/bin/python3").arg(script).arg(port.to_string()).args(pipeline).spawn();

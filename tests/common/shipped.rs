@@ -3,14 +3,14 @@
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-pub const TEXT: &str = "inspectd-small.gguf";
-pub const VISION: &str = "mmproj-inspectd-small.gguf";
+pub(crate) const TEXT: &str = "inspectd-small.gguf";
+pub(crate) const VISION: &str = "mmproj-inspectd-small.gguf";
 
 /// A copy that is removed with the value.
-pub struct Pair(tempfile::TempDir);
+pub(crate) struct Pair(tempfile::TempDir);
 
 impl Pair {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let pair = Self(tempfile::tempdir().unwrap());
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model");
         for name in [TEXT, VISION] {
@@ -19,23 +19,23 @@ impl Pair {
         pair
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    pub fn bytes(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.path(name)).unwrap()
     }
 
     /// Puts other bytes in the place of a file, in one step, as an update does it.
-    pub fn exchange(&self, name: &str, bytes: &[u8]) {
+    pub(crate) fn exchange(&self, name: &str, bytes: &[u8]) {
         std::fs::write(self.path("new"), bytes).unwrap();
         std::fs::rename(self.path("new"), self.path(name)).unwrap();
     }
 }
 
 /// A vision file of which the first tenth of the tensors' data is zeroed: it loads, and sees defects nowhere.
-pub fn blinded(vision: &[u8]) -> Vec<u8> {
+pub(crate) fn blinded(vision: &[u8]) -> Vec<u8> {
     let content = candle_core::quantized::gguf_file::Content::read(&mut Cursor::new(vision)).unwrap();
     let begin = usize::try_from(content.tensor_data_offset).unwrap();
     let mut bytes = vision.to_vec();

@@ -2,7 +2,7 @@
 
 /// The full count when the environment says `SOAK=full`, a number when it names one, otherwise
 /// the short count.
-pub fn count(short: usize, full: usize) -> usize {
+pub(crate) fn count(short: usize, full: usize) -> usize {
     match std::env::var("SOAK").ok().as_deref() {
         None | Some("") => short,
         Some("full") => full,

@@ -6,59 +6,59 @@ use inspectd::store::{Store, StoreOptions};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-pub const PREFIX: &str = "inspectd/test/body/line1/st10";
+pub(crate) const PREFIX: &str = "inspectd/test/body/line1/st10";
 
 /// A directory with a config, and what the daemon keeps there.
-pub struct Station {
+pub(crate) struct Station {
     pub dir: tempfile::TempDir,
 }
 
 impl Station {
     /// `sections` are those beside station, model, store and broker.
-    pub fn new(port: u16, sections: &str) -> Self {
+    pub(crate) fn new(port: u16, sections: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = config(&dir.path().join("store"), port, sections);
         std::fs::write(dir.path().join("inspectd.toml"), config).unwrap();
         Self { dir }
     }
 
-    pub fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.dir.path().join("inspectd.toml")
     }
 
-    pub fn edit(&self, from: &str, to: &str) {
+    pub(crate) fn edit(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(self.config()).unwrap();
         assert!(text.contains(from), "{from}");
         std::fs::write(self.config(), text.replace(from, to)).unwrap();
     }
 
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
         command.arg("run").arg("--config").arg(self.config()).stdin(Stdio::null());
         command
     }
 
-    pub fn start(&self) -> Daemon {
+    pub(crate) fn start(&self) -> Daemon {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         Daemon(self.command().stderr(log).spawn().unwrap())
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
-    pub fn store(&self) -> Store {
+    pub(crate) fn store(&self) -> Store {
         Store::open(&self.dir.path().join("store"), StoreOptions::default()).unwrap()
     }
 }
 
-pub fn results(messages: &[Message]) -> Vec<serde_json::Value> {
+pub(crate) fn results(messages: &[Message]) -> Vec<serde_json::Value> {
     let is_result = |m: &&Message| m.topic == format!("{PREFIX}/result");
     messages.iter().filter(is_result).map(Message::json).collect()
 }
 
 /// A daemon that does not outlive its test.
-pub struct Daemon(Child);
+pub(crate) struct Daemon(Child);
 
 impl std::ops::Deref for Daemon {
     type Target = Child;
@@ -81,7 +81,7 @@ impl Drop for Daemon {
     }
 }
 
-pub async fn wait(child: &mut Child, what: &str) -> std::process::ExitStatus {
+pub(crate) async fn wait(child: &mut Child, what: &str) -> std::process::ExitStatus {
     let mut status = None;
     until(what, || {
         status = child.try_wait().unwrap();
@@ -92,13 +92,13 @@ pub async fn wait(child: &mut Child, what: &str) -> std::process::ExitStatus {
 }
 
 /// Sends a signal to a daemon, or to the engine of one, that the test has started.
-pub fn signal(pid: u32, signal: i32) {
+pub(crate) fn signal(pid: u32, signal: i32) {
     // SAFETY: a signal to a process that has not been waited for.
     assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
 }
 
 /// The engine's process of a daemon.
-pub fn engine(daemon: u32) -> Option<u32> {
+pub(crate) fn engine(daemon: u32) -> Option<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().map_while(Result::ok);
     processes.filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -13,11 +13,11 @@ use std::process::{Command, Output};
 /// Nobody's and nothing's.
 const UID: u32 = 54_321;
 
-pub fn inspectd(args: &[&str]) -> Output {
+pub(crate) fn inspectd(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_inspectd")).args(args).output().unwrap()
 }
 
-pub fn json(out: &Output) -> Value {
+pub(crate) fn json(out: &Output) -> Value {
     serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"))
 }
 
@@ -35,7 +35,7 @@ fn all(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-pub fn filled(dir: &Path, parts: u64) {
+pub(crate) fn filled(dir: &Path, parts: u64) {
     let store = Store::open(dir, StoreOptions::default()).unwrap();
     let bytes = std::fs::read(
         Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model/examples/images/defect-256x256-00.png"),

@@ -6,14 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub struct LoopDisk {
+pub(crate) struct LoopDisk {
     pub image: PathBuf,
     pub mount: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 /// Runs a program to its end; what it said when it fails.
-pub fn run(program: &str, args: &[&str]) -> Result<(), String> {
+pub(crate) fn run(program: &str, args: &[&str]) -> Result<(), String> {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
     let out =
         Command::new(program).args(args).env("PATH", path).output().map_err(|e| format!("{program}: {e}"))?;
@@ -35,11 +35,11 @@ fn text(path: &Path) -> &str {
 }
 
 /// Mounts an image file; the journal commits only when somebody syncs.
-pub fn mount(image: &Path, at: &Path) -> Result<(), String> {
+pub(crate) fn mount(image: &Path, at: &Path) -> Result<(), String> {
     run("mount", &["-o", "loop,commit=600,noatime", text(image), text(at)])
 }
 
-pub fn unmount(at: &Path) {
+pub(crate) fn unmount(at: &Path) {
     // Whoever was just killed may still hold it for a moment.
     for _ in 0..200 {
         if run("umount", &[text(at)]).is_ok() {
@@ -52,7 +52,7 @@ pub fn unmount(at: &Path) {
 
 impl LoopDisk {
     /// `None`, with a line that says why, where it cannot be done.
-    pub fn new(promise: &str, megabytes: u64) -> Option<Self> {
+    pub(crate) fn new(promise: &str, megabytes: u64) -> Option<Self> {
         match Self::try_new(megabytes) {
             Ok(disk) => Some(disk),
             Err(why) if can_mount() => panic!("{promise} must run here: {why}"),

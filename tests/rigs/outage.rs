@@ -35,7 +35,7 @@ const MEMORY_GROWTH_MAX_BYTES: u64 = 15 << 20;
 const REST_GROWTH_MAX_BYTES: u64 = 20 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     Open,
     /// Cuts what is open, refuses what is new.
     Shut,
@@ -47,14 +47,14 @@ pub enum Mode {
     NoAcks,
 }
 
-pub struct Proxy {
+pub(crate) struct Proxy {
     pub port: u16,
     mode: watch::Sender<Mode>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Proxy {
-    pub async fn new(to: u16) -> Self {
+    pub(crate) async fn new(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (mode, modes) = watch::channel(Mode::Shut);
@@ -81,7 +81,7 @@ impl Proxy {
         Self { port, mode, task }
     }
 
-    pub fn set(&self, mode: Mode) {
+    pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 
@@ -166,7 +166,7 @@ fn without_acks(mut bytes: &[u8]) -> Vec<u8> {
 }
 
 #[derive(Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// seq -> hash of the bytes.
     pub by_seq: HashMap<u64, [u8; 32]>,
     pub ids: HashMap<u64, String>,
@@ -200,14 +200,14 @@ impl Seen {
 }
 
 /// A subscriber that keeps hashes only.
-pub struct Watcher {
+pub(crate) struct Watcher {
     pub seen: Arc<Mutex<Seen>>,
     subscribed: watch::Receiver<u32>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Watcher {
-    pub async fn new(port: u16, topic: String) -> Self {
+    pub(crate) async fn new(port: u16, topic: String) -> Self {
         let mut options = MqttOptions::new("watcher", "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(5));
         let (client, mut eventloop) = AsyncClient::new(options, 10);
@@ -240,16 +240,16 @@ impl Watcher {
     }
 
     /// What comes from here on comes on another connection of the station.
-    pub fn next_connection(&self) {
+    pub(crate) fn next_connection(&self) {
         self.seen.lock().expect("no panic").here.clear();
     }
 
-    pub fn distinct(&self) -> u64 {
+    pub(crate) fn distinct(&self) -> u64 {
         self.seen.lock().expect("no panic").by_seq.len() as u64
     }
 
     /// Waits until nothing more comes: what the broker has acknowledged, it has passed on.
-    pub async fn quiet(&self) {
+    pub(crate) async fn quiet(&self) {
         let heard = || self.seen.lock().expect("no panic").heard;
         let mut before = heard();
         loop {

@@ -26,7 +26,7 @@ const CHILD: &str = "INSPECTD_TEST_RIG_CHILD";
 
 /// What the child does.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Order {
+pub(crate) struct Order {
     pub dir: String,
     /// Broker; 0: none.
     pub port: u16,
@@ -216,18 +216,18 @@ fn commit_one(order: &Order, store: &Store, n: u64) {
 }
 
 /// A running child and what it has said so far.
-pub struct Station {
+pub(crate) struct Station {
     pub process: Child,
     lines: Receiver<String>,
 }
 
 impl Station {
-    pub fn start(order: &Order) -> Self {
+    pub(crate) fn start(order: &Order) -> Self {
         Self::start_with(order, |_| {})
     }
 
     /// `change` adds to the command, for example a library that is loaded first.
-    pub fn start_with(order: &Order, change: impl FnOnce(&mut Command)) -> Self {
+    pub(crate) fn start_with(order: &Order, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this test binary has a path"));
         command
             .args(["--exact", "station::child", "--nocapture", "--test-threads=1"])
@@ -242,17 +242,17 @@ impl Station {
     }
 
     /// The next line, when one comes in time.
-    pub fn line(&self, within: Duration) -> Option<String> {
+    pub(crate) fn line(&self, within: Duration) -> Option<String> {
         self.lines.recv_timeout(within).ok()
     }
 
     /// Everything that has been read so far.
-    pub fn said(&self) -> Vec<String> {
+    pub(crate) fn said(&self) -> Vec<String> {
         self.lines.try_iter().collect()
     }
 
     /// Waits for a line that begins so; the lines before it come along.
-    pub fn until(&self, start: &str, within: Duration) -> Vec<String> {
+    pub(crate) fn until(&self, start: &str, within: Duration) -> Vec<String> {
         let began = std::time::Instant::now();
         let mut said = vec![];
         while let Some(line) = self.line(within.saturating_sub(began.elapsed())) {
@@ -266,7 +266,7 @@ impl Station {
     }
 
     /// kill -9; the rest of what it said. A process that had ended by itself is said as a failure.
-    pub fn kill(mut self) -> Vec<String> {
+    pub(crate) fn kill(mut self) -> Vec<String> {
         let ended = self.process.try_wait().expect("it can be asked");
         self.process.kill().expect("it can be killed");
         self.process.wait().expect("it is reaped");
@@ -295,7 +295,7 @@ fn read_lines(out: ChildStdout) -> Receiver<String> {
 }
 
 /// (seq, id) of a line `acked SEQ ID .`, when the whole line arrived.
-pub fn acked(line: &str) -> Option<(u64, String)> {
+pub(crate) fn acked(line: &str) -> Option<(u64, String)> {
     let mut words = line.strip_prefix("acked ")?.split(' ');
     let (seq, id, end) = (words.next()?, words.next()?, words.next()?);
     (end == ".").then_some((seq.parse().ok()?, id.to_owned()))

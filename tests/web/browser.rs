@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// The longest wait for anything on the page; only a failure takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct Browser {
+pub(crate) struct Browser {
     pub page: Client,
     driver: Child,
     _profile: tempfile::TempDir,
@@ -17,7 +17,7 @@ pub struct Browser {
 
 impl Browser {
     /// `width` and `height` of the window in pixels.
-    pub async fn start(width: u32, height: u32) -> Self {
+    pub(crate) async fn start(width: u32, height: u32) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
@@ -57,7 +57,7 @@ impl Browser {
     }
 
     /// Waits until a script's expression holds.
-    pub async fn until(&self, what: &str) {
+    pub(crate) async fn until(&self, what: &str) {
         let start = Instant::now();
         loop {
             let script = format!("try {{ return Boolean({what}); }} catch (e) {{ return false; }}");
@@ -72,22 +72,22 @@ impl Browser {
         }
     }
 
-    pub async fn value(&self, what: &str) -> serde_json::Value {
+    pub(crate) async fn value(&self, what: &str) -> serde_json::Value {
         self.page.execute(&format!("return {what};"), vec![]).await.unwrap()
     }
 
-    pub async fn click(&self, css: &str) {
+    pub(crate) async fn click(&self, css: &str) {
         self.until(&format!("document.querySelector({css:?})")).await;
         self.page.find(Locator::Css(css)).await.unwrap().click().await.unwrap();
     }
 
-    pub async fn fill(&self, css: &str, text: &str) {
+    pub(crate) async fn fill(&self, css: &str, text: &str) {
         self.until(&format!("document.querySelector({css:?})")).await;
         self.page.find(Locator::Css(css)).await.unwrap().send_keys(text).await.unwrap();
     }
 
     /// Presses keys one by one, wherever the focus is.
-    pub async fn keys(&self, keys: &str) {
+    pub(crate) async fn keys(&self, keys: &str) {
         use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
         for key in keys.chars() {
             let press = KeyActions::new("keys".into())
@@ -98,7 +98,7 @@ impl Browser {
     }
 
     /// Drags from one place of the window to another.
-    pub async fn drag(&self, from: (i64, i64), to: (i64, i64)) {
+    pub(crate) async fn drag(&self, from: (i64, i64), to: (i64, i64)) {
         use fantoccini::actions::{InputSource as _, MOUSE_BUTTON_LEFT, MouseActions, PointerAction};
         let at = |(x, y): (i64, i64)| PointerAction::MoveTo {
             duration: Some(Duration::from_millis(60)),
@@ -115,7 +115,7 @@ impl Browser {
         self.page.perform_actions(drag).await.unwrap();
     }
 
-    pub async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         let _ = self.page.clone().close().await;
         let _ = self.driver.kill();
         let _ = self.driver.wait();

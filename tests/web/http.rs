@@ -4,27 +4,27 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|e| panic!("{e}: {} {}", self.head, String::from_utf8_lossy(&self.body)))
     }
 
     /// The stable word of an answer that says no.
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         serde_json::from_slice::<serde_json::Value>(&self.body)
             .ok()
             .and_then(|v| v["code"].as_str().map(str::to_owned))
             .unwrap_or_default()
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(": ")?;
             key.eq_ignore_ascii_case(name).then_some(value)
@@ -33,7 +33,7 @@ impl Answer {
 }
 
 /// One request on a connection of its own. `headers` are whole lines.
-pub fn ask(to: SocketAddr, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
+pub(crate) fn ask(to: SocketAddr, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
     let mut stream = TcpStream::connect(to).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut text = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
@@ -51,7 +51,7 @@ pub fn ask(to: SocketAddr, method: &str, path: &str, headers: &[&str], body: &st
 }
 
 /// Reads to the end, or only the head of a stream that has none.
-pub fn read(stream: &mut impl Read, head_only: bool) -> Answer {
+pub(crate) fn read(stream: &mut impl Read, head_only: bool) -> Answer {
     let mut bytes = Vec::new();
     let mut piece = [0; 16 * 1024];
     loop {

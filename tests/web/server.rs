@@ -24,14 +24,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub const PASSWORD: &str = "correct horse";
+pub(crate) const PASSWORD: &str = "correct horse";
 
 /// What the tests send as each role's token.
-pub fn token(role: Role) -> String {
+pub(crate) fn token(role: Role) -> String {
     format!("ispd_test_{}", role.as_str())
 }
 
-pub struct Server {
+pub(crate) struct Server {
     pub web: Web,
     pub store: Arc<Store>,
     /// Commands that reached the line.
@@ -41,10 +41,10 @@ pub struct Server {
 
 /// Which recipe each camera runs, as the daemon's board would say it.
 #[derive(Clone, Default)]
-pub struct Runs(Arc<Mutex<BTreeMap<String, String>>>);
+pub(crate) struct Runs(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Runs {
-    pub fn change(&self, camera: &str, recipe: &str) {
+    pub(crate) fn change(&self, camera: &str, recipe: &str) {
         self.0.lock().unwrap().insert(camera.into(), recipe.into());
     }
 
@@ -74,7 +74,7 @@ fn warnings() -> Warnings {
 }
 
 /// Part `n`: every third passes, every third fails, every third is a review with text.
-pub fn part(n: u64) -> Inspection {
+pub(crate) fn part(n: u64) -> Inspection {
     let mut part = inspection(n);
     part.captured_at = std::time::SystemTime::now() - Duration::from_secs(3000) + Duration::from_secs(n);
     part.finished_at = part.captured_at + Duration::from_millis(700 + 10 * (n % 7));
@@ -103,18 +103,18 @@ pub fn part(n: u64) -> Inspection {
     part
 }
 
-pub fn picture() -> Vec<u8> {
+pub(crate) fn picture() -> Vec<u8> {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model/examples/images/defect-256x256-00.png");
     std::fs::read(path).unwrap()
 }
 
-pub fn commit(store: &Store, part: &Inspection) {
+pub(crate) fn commit(store: &Store, part: &Inspection) {
     let image = store.put_image(&picture(), "png").unwrap();
     store.commit(part, Some(image)).unwrap();
 }
 
-pub fn options(dir: &Path) -> WebOptions {
+pub(crate) fn options(dir: &Path) -> WebOptions {
     WebOptions {
         listen: ([127, 0, 0, 1], 0).into(),
         hosts: vec!["box.example".into()],
@@ -141,7 +141,7 @@ impl Recipes for NoVersions {
 
 impl Server {
     /// With `parts` inspections, the accounts viewer, operator and engineer, and a token for each.
-    pub fn start(parts: u64) -> Self {
+    pub(crate) fn start(parts: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap());
         for n in 1..=parts {
@@ -165,13 +165,13 @@ impl Server {
     }
 
     /// Over a store as it is.
-    pub fn over(store: Arc<Store>, dir: tempfile::TempDir) -> Self {
+    pub(crate) fn over(store: Arc<Store>, dir: tempfile::TempDir) -> Self {
         let options = options(dir.path());
         Self::with(store, dir, options)
     }
 
     /// Over a store as it is, with options of its own.
-    pub fn with(store: Arc<Store>, dir: tempfile::TempDir, options: WebOptions) -> Self {
+    pub(crate) fn with(store: Arc<Store>, dir: tempfile::TempDir, options: WebOptions) -> Self {
         let probe = Box::new(|| Health { alive: true, sinks: vec![], commands: true });
         let kept = Arc::clone(&store);
         // The page has a runtime of its own, which cannot be started inside that of a test.
@@ -191,7 +191,7 @@ impl Server {
     }
 
     /// From now on it has these cameras and the recipes that they run.
-    pub fn run_recipes(&self, cameras: &[(&str, &str)]) -> Runs {
+    pub(crate) fn run_recipes(&self, cameras: &[(&str, &str)]) -> Runs {
         let runs = Runs::default();
         cameras.iter().for_each(|(camera, recipe)| runs.change(camera, recipe));
         let board = runs.clone();
@@ -200,20 +200,20 @@ impl Server {
     }
 
     /// Its store and folder, after the server has ended.
-    pub fn into_parts(self) -> (Arc<Store>, tempfile::TempDir) {
+    pub(crate) fn into_parts(self) -> (Arc<Store>, tempfile::TempDir) {
         drop(self.web);
         (self.store, self.dir)
     }
 
-    pub fn get(&self, path: &str, role: Role) -> Answer {
+    pub(crate) fn get(&self, path: &str, role: Role) -> Answer {
         self.ask("GET", path, Some(role), "")
     }
 
-    pub fn post(&self, path: &str, role: Role, body: &serde_json::Value) -> Answer {
+    pub(crate) fn post(&self, path: &str, role: Role, body: &serde_json::Value) -> Answer {
         self.ask("POST", path, Some(role), &body.to_string())
     }
 
-    pub fn ask(&self, method: &str, path: &str, role: Option<Role>, body: &str) -> Answer {
+    pub(crate) fn ask(&self, method: &str, path: &str, role: Option<Role>, body: &str) -> Answer {
         let header = role.map(|r| format!("Authorization: Bearer {}", token(r)));
         let headers: Vec<&str> = header.iter().map(String::as_str).collect();
         ask(self.web.address, method, path, &headers, body)

@@ -7,7 +7,7 @@ const LOOK_BITS: u32 = 9;
 
 /// What is wrong with a JPEG.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
+pub(super) enum Broken {
     /// It ends before its last block, or before its end marker.
     Truncated,
     /// Its data contradicts itself; the words say where.

@@ -84,7 +84,7 @@ struct Walk {
 ///
 /// # Errors
 /// It is cut off or damaged.
-pub fn check(bytes: &[u8]) -> Outcome<()> {
+pub(super) fn check(bytes: &[u8]) -> Outcome<()> {
     let Some([0xff, 0xd8, ..]) = bytes.get(..) else { return corrupt("it does not begin as a JPEG") };
     let (mut walk, mut at) = (Walk::default(), 2);
     loop {

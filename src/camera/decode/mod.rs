@@ -19,7 +19,7 @@
 mod container;
 mod depth;
 mod huffman;
-pub mod jpeg;
+mod jpeg;
 
 pub use depth::{Depth, DepthRule};
 

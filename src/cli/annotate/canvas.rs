@@ -14,11 +14,11 @@ const QUARTER_CIRCLE: f32 = 0.552_284_8;
 
 /// A colour: red, green, blue, opacity, each 0..=255.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ink(pub u8, pub u8, pub u8, pub u8);
+pub(super) struct Ink(pub u8, pub u8, pub u8, pub u8);
 
 impl Ink {
     /// The same colour, less opaque.
-    pub const fn alpha(self, alpha: u8) -> Self {
+    pub(super) const fn alpha(self, alpha: u8) -> Self {
         Self(self.0, self.1, self.2, alpha)
     }
 
@@ -31,24 +31,24 @@ impl Ink {
 
 /// Measures words in the annotations' font.
 #[derive(Clone)]
-pub struct Letters {
+pub(super) struct Letters {
     font: FontRef<'static>,
 }
 
 impl Letters {
     /// The embedded font.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let font = FontRef::try_from_slice(FONT);
         Self { font: font.expect("the embedded font is whole: it is part of the program") }
     }
 
     /// Width of a line of text in pixels; `size_px` is the height from the deepest to the highest letter.
-    pub fn width(&self, text: &str, size_px: f32) -> f32 {
+    pub(super) fn width(&self, text: &str, size_px: f32) -> f32 {
         self.glyphs(text, size_px, 0.0, 0.0).1
     }
 
     /// The text, cut with an ellipsis where it would be wider than `width_px`.
-    pub fn fit(&self, text: &str, size_px: f32, width_px: f32) -> String {
+    pub(super) fn fit(&self, text: &str, size_px: f32, width_px: f32) -> String {
         if self.width(text, size_px) <= width_px {
             return text.to_owned();
         }
@@ -82,7 +82,7 @@ impl Letters {
 }
 
 /// A picture that is being annotated.
-pub struct Canvas {
+pub(super) struct Canvas {
     pixels: Pixmap,
     pub letters: Letters,
 }
@@ -90,7 +90,7 @@ pub struct Canvas {
 impl Canvas {
     /// A canvas with `picture` between strips of `above_px` and `below_px` rows of one colour.
     /// `None` when the picture is empty or too large to be drawn on.
-    pub fn new(
+    pub(super) fn new(
         picture: &RgbImage,
         (above_px, below_px): (u32, u32),
         strip: Ink,
@@ -109,7 +109,7 @@ impl Canvas {
     }
 
     /// The finished picture.
-    pub fn into_picture(self) -> RgbImage {
+    pub(super) fn into_picture(self) -> RgbImage {
         let (width, height) = (self.pixels.width(), self.pixels.height());
         let pixels = self.pixels.data();
         RgbImage::from_fn(width, height, |x, y| {
@@ -119,21 +119,21 @@ impl Canvas {
     }
 
     /// Fills a box with rounded corners.
-    pub fn fill(&mut self, area: &BoxPx, radius_px: f32, ink: Ink) {
+    pub(super) fn fill(&mut self, area: &BoxPx, radius_px: f32, ink: Ink) {
         if let Some(path) = rounded(area, radius_px) {
             self.pixels.fill_path(&path, &ink.paint(), FillRule::Winding, Transform::identity(), None);
         }
     }
 
     /// Draws the edge of a box with rounded corners; the line's middle runs along the box.
-    pub fn edge(&mut self, area: &BoxPx, radius_px: f32, width_px: f32, ink: Ink) {
+    pub(super) fn edge(&mut self, area: &BoxPx, radius_px: f32, width_px: f32, ink: Ink) {
         if let Some(path) = rounded(area, radius_px) {
             self.stroke(&path, width_px, ink);
         }
     }
 
     /// Draws connected lines.
-    pub fn lines(&mut self, points: &[(f32, f32)], width_px: f32, ink: Ink) {
+    pub(super) fn lines(&mut self, points: &[(f32, f32)], width_px: f32, ink: Ink) {
         let mut path = PathBuilder::new();
         for (k, (x, y)) in points.iter().enumerate() {
             if k == 0 {
@@ -158,7 +158,7 @@ impl Canvas {
     }
 
     /// Writes a line of text with its top left at (x, top) and returns its width in pixels.
-    pub fn text(&mut self, text: &str, size_px: f32, x: f32, top: f32, ink: Ink) -> f32 {
+    pub(super) fn text(&mut self, text: &str, size_px: f32, x: f32, top: f32, ink: Ink) -> f32 {
         let (glyphs, text_width) = self.letters.glyphs(text, size_px, x, top);
         let (width, height) = (self.pixels.width(), self.pixels.height());
         let pixels = self.pixels.data_mut();

@@ -6,7 +6,7 @@ use super::plate::Plate;
 use crate::domain::rect::BoxPx;
 
 /// A laid-out strip, not yet drawn; without signs it has no height.
-pub struct Footer {
+pub(super) struct Footer {
     /// Each sign with its place, counted from the strip's top left.
     signs: Vec<(Plate, BoxPx)>,
     /// Height of the whole strip.
@@ -15,7 +15,7 @@ pub struct Footer {
 
 impl Footer {
     /// Lays the signs out in rows from left to right, for a picture of this width.
-    pub fn new(signs: Vec<Plate>, width_px: f32, scale: &Scale, letters: &Letters) -> Self {
+    pub(super) fn new(signs: Vec<Plate>, width_px: f32, scale: &Scale, letters: &Letters) -> Self {
         let pad = scale.font_px * 0.6;
         let (mut x, mut top, mut bottom) = (pad, pad, 0.0_f32);
         let mut placed = Vec::with_capacity(signs.len());
@@ -36,7 +36,7 @@ impl Footer {
     }
 
     /// Draws the signs below `top_px`, where the picture ends.
-    pub fn draw(&self, canvas: &mut Canvas, top_px: f32, scale: &Scale) {
+    pub(super) fn draw(&self, canvas: &mut Canvas, top_px: f32, scale: &Scale) {
         for (sign, at) in &self.signs {
             let area = BoxPx::new(at.x0, at.y0 + top_px, at.x1, at.y1 + top_px);
             sign.draw(canvas, &area, scale);

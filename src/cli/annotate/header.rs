@@ -19,7 +19,7 @@ const BESIDE_MIN_EM: f32 = 16.0;
 const BETWEEN: &str = "  ·  ";
 
 /// A laid-out strip, not yet drawn.
-pub struct Header {
+pub(super) struct Header {
     reason: Vec<String>,
     facts: Vec<String>,
     badge: BoxPx,
@@ -34,7 +34,7 @@ pub struct Header {
 
 impl Header {
     /// Lays the strip out for a picture of this width.
-    pub fn new(inspection: &Inspection, width_px: f32, scale: &Scale, letters: &Letters) -> Self {
+    pub(super) fn new(inspection: &Inspection, width_px: f32, scale: &Scale, letters: &Letters) -> Self {
         let font = scale.font_px;
         let (size_px, small_px, badge_size_px) = (font * 1.12, font * 0.86, font * 1.7);
         let pad = font * 0.6;
@@ -64,7 +64,7 @@ impl Header {
     }
 
     /// Draws the strip at the top of the canvas.
-    pub fn draw(&self, canvas: &mut Canvas, inspection: &Inspection, width_px: f32, scale: &Scale) {
+    pub(super) fn draw(&self, canvas: &mut Canvas, inspection: &Inspection, width_px: f32, scale: &Scale) {
         let (fill, ink) = look::verdict(&inspection.verdict);
         canvas.fill(&self.badge, scale.font_px * 0.3, fill);
         let word = output::badge(&inspection.verdict);

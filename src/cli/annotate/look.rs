@@ -5,22 +5,22 @@ use super::canvas::Ink;
 use crate::domain::grade::{Grade, Verdict};
 use crate::domain::text::TextLine;
 
-pub const WHITE: Ink = Ink(255, 255, 255, 255);
-pub const DARK: Ink = Ink(17, 21, 28, 255);
-pub const GREY: Ink = Ink(158, 168, 182, 255);
-pub const NOTE: Ink = Ink(255, 190, 120, 255);
-pub const RED: Ink = Ink(232, 36, 60, 255);
-pub const AMBER: Ink = Ink(255, 176, 0, 255);
-pub const GREEN: Ink = Ink(46, 204, 113, 255);
+pub(super) const WHITE: Ink = Ink(255, 255, 255, 255);
+pub(super) const DARK: Ink = Ink(17, 21, 28, 255);
+pub(super) const GREY: Ink = Ink(158, 168, 182, 255);
+pub(super) const NOTE: Ink = Ink(255, 190, 120, 255);
+pub(super) const RED: Ink = Ink(232, 36, 60, 255);
+pub(super) const AMBER: Ink = Ink(255, 176, 0, 255);
+pub(super) const GREEN: Ink = Ink(46, 204, 113, 255);
 const ORANGE: Ink = Ink(255, 122, 24, 255);
 const YELLOW: Ink = Ink(255, 214, 51, 255);
 const BLUE: Ink = Ink(86, 190, 255, 255);
 /// Around coloured lines.
-pub const HALO: Ink = Ink(8, 10, 14, 190);
+pub(super) const HALO: Ink = Ink(8, 10, 14, 190);
 /// Opacity of the less important words of a caption.
-pub const QUIET_ALPHA: u8 = 215;
+pub(super) const QUIET_ALPHA: u8 = 215;
 /// Size of small print, as a share of the size of captions.
-pub const SMALL: f32 = 0.78;
+pub(super) const SMALL: f32 = 0.78;
 
 /// A picture whose longer side is below this is enlarged, so that words fit beside its defects.
 const SIDE_MIN_PX: u32 = 720;
@@ -32,7 +32,7 @@ const FONT_MIN_PX: f32 = 15.0;
 
 /// Sizes that suit one picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scale {
+pub(super) struct Scale {
     /// How many times the frame is enlarged.
     pub factor: u32,
     /// Size of captions.
@@ -44,7 +44,7 @@ pub struct Scale {
 impl Scale {
     /// Sizes for a frame of these sides in pixels.
     #[expect(clippy::cast_precision_loss, reason = "sides of pictures are exact in f32")]
-    pub fn of(width: u32, height: u32) -> Self {
+    pub(super) fn of(width: u32, height: u32) -> Self {
         let longer = width.max(height).max(1);
         let factor = SIDE_MIN_PX.div_ceil(longer).clamp(1, FACTOR_MAX);
         let middle = (width as f32 * height as f32).sqrt() * factor as f32;
@@ -54,7 +54,7 @@ impl Scale {
 }
 
 /// Colour of a grade, and of letters on it.
-pub const fn grade(grade: Grade) -> (Ink, Ink) {
+pub(super) const fn grade(grade: Grade) -> (Ink, Ink) {
     match grade {
         Grade::Ok => (GREEN, DARK),
         Grade::Cosmetic => (YELLOW, DARK),
@@ -64,7 +64,7 @@ pub const fn grade(grade: Grade) -> (Ink, Ink) {
 }
 
 /// Colour of a verdict, and of letters on it.
-pub const fn verdict(verdict: &Verdict) -> (Ink, Ink) {
+pub(super) const fn verdict(verdict: &Verdict) -> (Ink, Ink) {
     match verdict {
         Verdict::Pass => (GREEN, DARK),
         Verdict::Fail(_) => (RED, WHITE),
@@ -73,7 +73,7 @@ pub const fn verdict(verdict: &Verdict) -> (Ink, Ink) {
 }
 
 /// Colour of a region that was read: wrong, right, or nothing expected.
-pub fn reading(lines: &[&TextLine]) -> Ink {
+pub(super) fn reading(lines: &[&TextLine]) -> Ink {
     if lines.iter().any(|l| l.matches == Some(false)) {
         RED
     } else if lines.iter().any(|l| l.matches == Some(true)) {

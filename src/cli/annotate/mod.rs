@@ -38,7 +38,7 @@ const CAPTIONS_MAX: usize = 48;
 /// factor. `text_rois` tells where the text prompts of the pipeline read, in pixels of the frame.
 ///
 /// A frame without pixels, or too large to draw on, comes back as it is.
-pub fn annotate(frame: &RgbImage, inspection: &Inspection, text_rois: &[(String, Rect)]) -> RgbImage {
+pub(super) fn annotate(frame: &RgbImage, inspection: &Inspection, text_rois: &[(String, Rect)]) -> RgbImage {
     let (width, height) = frame.dimensions();
     let scale = Scale::of(width, height);
     let picture = if scale.factor > 1 && width > 0 && height > 0 {

@@ -19,7 +19,7 @@ const COST_OF_ANCHOR: f32 = 4.0;
 const COST_OF_RING: f32 = 0.12;
 
 /// What is already in the picture.
-pub struct Space {
+pub(super) struct Space {
     bounds: BoxPx,
     boxes: Vec<BoxPx>,
     plates: Vec<BoxPx>,
@@ -27,12 +27,12 @@ pub struct Space {
 
 impl Space {
     /// An empty picture that reaches over `bounds`, and the boxes to keep free.
-    pub const fn new(bounds: BoxPx, boxes: Vec<BoxPx>) -> Self {
+    pub(super) const fn new(bounds: BoxPx, boxes: Vec<BoxPx>) -> Self {
         Self { bounds, boxes, plates: Vec::new() }
     }
 
     /// Finds a place for a plate of `size` beside `anchor` and takes it.
-    pub fn place(&mut self, size: (f32, f32), anchor: &BoxPx, gap_px: f32) -> BoxPx {
+    pub(super) fn place(&mut self, size: (f32, f32), anchor: &BoxPx, gap_px: f32) -> BoxPx {
         let mut best = (f32::INFINITY, self.inside(anchor.x0, anchor.y0, size));
         'rings: for ring in 0..RINGS {
             let away = gap_px + f32::from(ring) * size.1;

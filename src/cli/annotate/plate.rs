@@ -12,7 +12,7 @@ use crate::domain::text::TextLine;
 const LINE_CHARS_MAX: usize = 48;
 
 /// A sign, not yet placed.
-pub struct Plate {
+pub(super) struct Plate {
     rows: Vec<Row>,
     fill: Ink,
     edge: Ink,
@@ -38,7 +38,7 @@ enum Piece {
 
 impl Plate {
     /// `scratch major 5.2 mm 0.83` in the colour of the grade.
-    pub fn caption(finding: &Finding, scale: &Scale) -> Self {
+    pub(super) fn caption(finding: &Finding, scale: &Scale) -> Self {
         let (fill, ink) = look::grade(finding.grade);
         let rest = format!(
             "{}  {}  {:.2}",
@@ -60,7 +60,7 @@ impl Plate {
     }
 
     /// What one text prompt read, line by line, with what it should have been below a wrong line.
-    pub fn reading(prompt: &str, lines: &[&TextLine], scale: &Scale) -> Self {
+    pub(super) fn reading(prompt: &str, lines: &[&TextLine], scale: &Scale) -> Self {
         let small = scale.font_px * look::SMALL;
         let mut rows = vec![Row { size_px: small, pieces: vec![Piece::Word(spaced(prompt), look::GREY)] }];
         for line in lines {
@@ -75,14 +75,14 @@ impl Plate {
     }
 
     /// Width and height in pixels.
-    pub fn size(&self, letters: &Letters) -> (f32, f32) {
+    pub(super) fn size(&self, letters: &Letters) -> (f32, f32) {
         let width = self.rows.iter().map(|r| r.width(letters)).fold(0.0, f32::max);
         let height: f32 = self.rows.iter().map(Row::height).sum();
         (width + 2.2 * self.pad_px, height + 2.0 * self.pad_px * 0.6)
     }
 
     /// Shrinks the letters until the plate is no wider than `width_px`.
-    pub fn shrink_to(mut self, width_px: f32, letters: &Letters) -> Self {
+    pub(super) fn shrink_to(mut self, width_px: f32, letters: &Letters) -> Self {
         let (width, _) = self.size(letters);
         if width > width_px && width > 0.0 {
             let by = width_px / width;
@@ -95,7 +95,7 @@ impl Plate {
     }
 
     /// Draws the sign over `area`, which has its size.
-    pub fn draw(&self, canvas: &mut Canvas, area: &BoxPx, scale: &Scale) {
+    pub(super) fn draw(&self, canvas: &mut Canvas, area: &BoxPx, scale: &Scale) {
         let radius = self.pad_px * 0.9;
         canvas.edge(area, radius, scale.line_px * 0.8, self.edge);
         canvas.fill(area, radius, self.fill);

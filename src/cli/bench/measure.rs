@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Longest answer about the frame when the weights are random: about the length of one defect. Such
 /// weights end an answer by chance only.
-pub const RANDOM_ANSWER_TOKENS: usize = 16;
+pub(super) const RANDOM_ANSWER_TOKENS: usize = 16;
 /// Length of an answer about the frame of real weights that the estimate assumes; most tiles are
 /// clean, and `[]` is one token.
 const ANSWER_TOKENS: usize = 8;
@@ -38,7 +38,7 @@ const SEED: u64 = 1;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
-pub struct Effort {
+pub(super) struct Effort {
     /// Sides of square pictures.
     pub vision_px: &'static [u32],
     pub prefill_tokens: &'static [usize],
@@ -50,14 +50,14 @@ pub struct Effort {
 }
 
 impl Effort {
-    pub const FULL: Self = Self {
+    pub(super) const FULL: Self = Self {
         vision_px: &[256, 512],
         prefill_tokens: &[64, 512, 2048],
         decode_sequences: &[1, 4, 8, 16],
         decode_steps: 16,
         runs: 5,
     };
-    pub const QUICK: Self = Self {
+    pub(super) const QUICK: Self = Self {
         vision_px: &[256],
         prefill_tokens: &[64],
         decode_sequences: &[1, 4],
@@ -79,7 +79,7 @@ impl Effort {
 
 /// What the estimate of the frame's time starts from.
 #[derive(Clone, Copy, Debug)]
-pub struct Rates {
+pub(super) struct Rates {
     pub vision_s_per_token: f64,
     pub prefill_tok_per_s: f64,
     pub decode_tok_per_s: f64,
@@ -87,7 +87,7 @@ pub struct Rates {
 
 /// The time of a whole frame.
 #[derive(Debug, Serialize)]
-pub struct Frame {
+pub(super) struct Frame {
     pub width: u32,
     pub height: u32,
     /// Cuts of the frame, those of text regions included.
@@ -101,7 +101,7 @@ pub struct Frame {
 
 /// How the whole frame is measured.
 #[derive(Debug)]
-pub struct Whole {
+pub(super) struct Whole {
     pub pipeline: Pipeline,
     /// The weights are random, so that answers are cut.
     pub random: bool,
@@ -110,7 +110,7 @@ pub struct Whole {
 }
 
 /// The pipeline of a file, or the shipped one.
-pub fn pipeline(file: Option<&Path>) -> Result<Pipeline, ReadError> {
+pub(super) fn pipeline(file: Option<&Path>) -> Result<Pipeline, ReadError> {
     match file {
         Some(file) => crate::recipe::load_pipeline(file),
         None => crate::recipe::pipeline_from_str("machined-plate.toml", PIPELINE),
@@ -118,7 +118,7 @@ pub fn pipeline(file: Option<&Path>) -> Result<Pipeline, ReadError> {
 }
 
 /// A simulated part, as the demo's camera takes it.
-pub fn part() -> Arc<RgbImage> {
+pub(super) fn part() -> Arc<RgbImage> {
     let product = Product::by_name(PRODUCT).expect("the product ships with the simulator");
     let (width, height) = FRAME_PX;
     let (rgb, _) = simulator::part(product, SEED, 0, width, height);
@@ -127,7 +127,7 @@ pub fn part() -> Arc<RgbImage> {
 }
 
 /// Touches all weights once.
-pub fn warm_up(engine: &mut Qwen3Vl) -> anyhow::Result<()> {
+pub(super) fn warm_up(engine: &mut Qwen3Vl) -> anyhow::Result<()> {
     prefill(engine, WARM_UP_TOKENS, &Effort::QUICK)?;
     vision(engine, &RgbImage::new(64, 64), 64, &Effort::QUICK)?;
     decode(engine, 1, Allowed::Anything, &Effort { decode_steps: 1, ..Effort::QUICK })?;
@@ -135,7 +135,7 @@ pub fn warm_up(engine: &mut Qwen3Vl) -> anyhow::Result<()> {
 }
 
 /// One picture through the vision tower: its rows, and the time without resize.
-pub fn vision(
+pub(super) fn vision(
     engine: &mut Qwen3Vl,
     part: &RgbImage,
     side: u32,
@@ -154,7 +154,7 @@ pub fn vision(
 }
 
 /// One sequence of text, and the logits of its last row.
-pub fn prefill(engine: &mut Qwen3Vl, tokens: usize, effort: &Effort) -> anyhow::Result<Duration> {
+pub(super) fn prefill(engine: &mut Qwen3Vl, tokens: usize, effort: &Effort) -> anyhow::Result<Duration> {
     let own = engine.stage(|_, arena, _| arena.lend(tokens)).context("no room for the keys of a prefill")?;
     let time = effort.median(|| {
         let started = Instant::now();
@@ -167,7 +167,7 @@ pub fn prefill(engine: &mut Qwen3Vl, tokens: usize, effort: &Effort) -> anyhow::
 
 /// What may follow in a step of decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Allowed {
+pub(super) enum Allowed {
     Anything,
     /// As inside a number of an answer that a grammar binds: the digits, which are adjacent tokens.
     Digits,
@@ -175,7 +175,7 @@ pub enum Allowed {
 
 impl Allowed {
     /// For people.
-    pub const fn words(self) -> &'static str {
+    pub(super) const fn words(self) -> &'static str {
         match self {
             Self::Anything => "anything",
             Self::Digits => "digits",
@@ -189,7 +189,7 @@ impl Allowed {
 }
 
 /// `effort.decode_steps` passes of one row a sequence, each with the logits of all rows.
-pub fn decode(
+pub(super) fn decode(
     engine: &mut Qwen3Vl,
     sequences: usize,
     allowed: Allowed,
@@ -242,7 +242,7 @@ fn feed(
 }
 
 /// A whole frame, every prompt of every tile; `None` when it would take longer than `max`.
-pub fn frame(
+pub(super) fn frame(
     engine: &mut Qwen3Vl,
     part: &Arc<RgbImage>,
     whole: &Whole,
@@ -292,7 +292,7 @@ pub fn frame(
 ///
 /// # Errors
 /// When the pipeline cannot be asked about one simulated picture: it takes clips, or has a region outside of it.
-pub fn plan(part: &Arc<RgbImage>, pipeline: &Pipeline, model: &ModelInfo) -> anyhow::Result<Plan> {
+pub(super) fn plan(part: &Arc<RgbImage>, pipeline: &Pipeline, model: &ModelInfo) -> anyhow::Result<Plan> {
     let frame = Picture {
         camera: "bench".into(),
         pixels: Arc::clone(part),

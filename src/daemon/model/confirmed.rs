@@ -54,7 +54,7 @@ const SHOWN_MIN: f32 = 0.5;
 ///
 /// # Errors
 /// `StoreError` when the database cannot be read. Records and files that do not read are passed over.
-pub fn proof(
+pub(super) fn proof(
     store: &Store,
     pipelines: &BTreeMap<String, Pipeline>,
     model: &ModelInfo,
@@ -96,7 +96,7 @@ pub fn proof(
 }
 
 /// Keeps what a model that was let in has told; what another pair has told counts no longer.
-pub fn keep_held(store: &Store, model: &ModelInfo, proof: &Proof, outcomes: &[Outcome]) {
+pub(super) fn keep_held(store: &Store, model: &ModelInfo, proof: &Proof, outcomes: &[Outcome]) {
     let told = proof.known.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
     let mut now: Vec<String> = told.map(|(known, _)| digest(known)).collect();
     tracing::info!("{} of {} pictures of confirmed parts held", now.len(), proof.known.len());

@@ -20,9 +20,9 @@ mod opened;
 mod replay;
 mod steps;
 
-pub use model::Room;
-pub use opened::open;
-pub use steps::Renewed;
+pub(super) use model::Room;
+pub(super) use opened::open;
+pub(super) use steps::Renewed;
 
 use steps::Candidate;
 
@@ -58,7 +58,7 @@ const REQUESTS_MAX: usize = 16;
 const FILES_MAX: usize = 256;
 
 /// A request for a look that was not taken, as the sender of a command hears it.
-pub fn refused(error: RecipeError) -> Refusal {
+pub(super) fn refused(error: RecipeError) -> Refusal {
     match error {
         RecipeError::Stopping => Refusal::Stopping,
         other => Refusal::NotStored { reason: other.to_string() },
@@ -73,7 +73,7 @@ enum Request {
 }
 
 /// The way to the thread of recipes; share it in an `Arc`.
-pub struct Recipes {
+pub(super) struct Recipes {
     registry: Arc<Registry>,
     store: Arc<Store>,
     dir: PathBuf,
@@ -87,7 +87,7 @@ pub struct Recipes {
 
 impl Recipes {
     /// The recipes of `dir`, of which those of the registry are active.
-    pub fn new(
+    pub(super) fn new(
         registry: Arc<Registry>,
         store: Arc<Store>,
         dir: PathBuf,
@@ -103,12 +103,12 @@ impl Recipes {
     ///
     /// # Errors
     /// `Full`, `Stopping`.
-    pub fn reload(&self, by: String) -> Result<(), RecipeError> {
+    pub(super) fn reload(&self, by: String) -> Result<(), RecipeError> {
         self.ask(Request::Look { by })
     }
 
     /// Takes no more requests.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.requests.close();
     }
 
@@ -139,7 +139,7 @@ impl web::Recipes for Recipes {
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn start(
+pub(super) fn start(
     recipes: &Arc<Recipes>,
     engine: Arc<Engine>,
     room: Room,

@@ -20,7 +20,7 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 /// Starts a room with the model whose files are there now.
-pub type Room = Box<dyn Fn() -> anyhow::Result<Engine> + Send>;
+pub(crate) type Room = Box<dyn Fn() -> anyhow::Result<Engine> + Send>;
 
 /// Signs of progress on their way; more are dropped.
 const SIGNS_MAX: usize = 16;
@@ -29,7 +29,7 @@ const SIGNS_MAX: usize = 16;
 const SIGN: Duration = Duration::from_secs(5);
 
 /// What the thread of recipes says about a model.
-pub enum Said {
+pub(super) enum Said {
     Progress { pipeline: String, done: u64, total: u64 },
     Judged(Result<(), String>),
 }

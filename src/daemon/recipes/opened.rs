@@ -23,7 +23,7 @@ const BY: &str = "start";
 ///
 /// # Errors
 /// `ReadError::Invalid`: a camera's recipe has errors, and no version of it was ever active. `StoreError`.
-pub fn open(config: &Config, store: &Store) -> anyhow::Result<Arc<Registry>> {
+pub(crate) fn open(config: &Config, store: &Store) -> anyhow::Result<Arc<Registry>> {
     let mut active = vec![];
     for recipe in config.recipes.values() {
         active.push(of_file(recipe, store)?);

@@ -43,13 +43,13 @@ const SAMPLE_DIGITS: usize = 12;
 
 /// Whether somebody still wants what a replay will show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub(super) enum Wanted {
     Yes,
     No,
 }
 
 /// A confirmed part whose picture is kept.
-pub struct Confirmed {
+pub(super) struct Confirmed {
     pub part: Part,
     pub inspection: Inspection,
     pub image: ImageRef,
@@ -59,7 +59,7 @@ pub struct Confirmed {
 ///
 /// # Errors
 /// `StoreError` when the database cannot be read; a record that does not read is left out.
-pub fn confirmed(store: &Store, pipeline: &str) -> Result<(Vec<Confirmed>, usize), StoreError> {
+pub(super) fn confirmed(store: &Store, pipeline: &str) -> Result<(Vec<Confirmed>, usize), StoreError> {
     let (mut parts, mut left_out) = (vec![], 0);
     for (seq, state) in store.newest_review_states(STATES_MAX)? {
         let Some(effective) = state.effective else { continue };
@@ -90,14 +90,14 @@ pub fn confirmed(store: &Store, pipeline: &str) -> Result<(Vec<Confirmed>, usize
 }
 
 /// The pixels, if the file is what its record says.
-pub fn picture(store: &Store, image: &ImageRef) -> Option<RgbImage> {
+pub(super) fn picture(store: &Store, image: &ImageRef) -> Option<RgbImage> {
     let FileState::Whole(path) = store.picture(image) else { return None };
     let reader = ImageReader::open(path).ok()?.with_guessed_format().ok()?;
     reader.decode().ok().map(DynamicImage::into_rgb8)
 }
 
 /// The first digits of the sha256 over the ids, each with a line's end.
-pub fn name_of(ids: impl Iterator<Item = impl AsRef<str>>) -> String {
+pub(super) fn name_of(ids: impl Iterator<Item = impl AsRef<str>>) -> String {
     let mut hasher = Sha256::new();
     for id in ids {
         hasher.update(id.as_ref().as_bytes());
@@ -107,7 +107,7 @@ pub fn name_of(ids: impl Iterator<Item = impl AsRef<str>>) -> String {
 }
 
 /// The picture of a kept part as a frame that is exposed now.
-pub fn frame(inspection: &Inspection, pixels: Arc<RgbImage>) -> Frame {
+pub(super) fn frame(inspection: &Inspection, pixels: Arc<RgbImage>) -> Frame {
     Frame {
         camera: inspection.camera.clone(),
         pixels,
@@ -203,7 +203,11 @@ impl Keeper {
 }
 
 /// What a replay gave, as the ledger keeps it.
-pub fn judged(rules: &[GateRule], pipeline: &Pipeline, replayed: &[(Part, Inspection)]) -> ReplayEntry {
+pub(super) fn judged(
+    rules: &[GateRule],
+    pipeline: &Pipeline,
+    replayed: &[(Part, Inspection)],
+) -> ReplayEntry {
     let outcome = gate::judge(rules, pipeline, replayed);
     let model = replayed.first().map(|(_, inspection)| inspection.model.clone());
     let named = |those: &[usize]| {

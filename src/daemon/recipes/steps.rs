@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 /// A version that is considered.
-pub struct Candidate<'a> {
+pub(super) struct Candidate<'a> {
     pub pipeline: &'a str,
     pub version: String,
     pub text: &'a str,
@@ -26,7 +26,7 @@ pub struct Candidate<'a> {
 
 /// Why a version did not become active at the last moment.
 #[derive(Debug)]
-pub enum Renewed {
+pub(crate) enum Renewed {
     Unfit(String),
     Store(StoreError),
 }
@@ -260,7 +260,7 @@ impl Recipes {
 }
 
 /// An entry of now.
-pub fn entry(
+pub(super) fn entry(
     pipeline: &str,
     version: &str,
     step: Step,

@@ -21,7 +21,7 @@
 
 mod remote;
 pub mod serve;
-pub mod wire;
+pub(crate) mod wire;
 
 use super::{Abilities, Backend, EngineError, Forms, Gate, Health, Readiness, Refused, Trial};
 use crate::ipc::{self, IpcError, Program};

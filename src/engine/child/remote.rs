@@ -24,7 +24,7 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 const WORDS_CHARS_MAX: usize = 300;
 
 /// A process that is loading its model, or has.
-pub struct Remote {
+pub(super) struct Remote {
     child: Child,
     info: ModelInfo,
     /// From "stop" to "hung"; also the limit of a message that began.
@@ -44,7 +44,7 @@ struct Sent {
 }
 
 /// How far loading has come.
-pub enum Loading {
+pub(super) enum Loading {
     Ready,
     NotYet,
     Failed(String),
@@ -52,14 +52,14 @@ pub enum Loading {
 
 impl Remote {
     /// Starts the process; `poll_ready` says when its model is there.
-    pub fn start(program: &Program, grace: Duration) -> Result<Self, IpcError> {
+    pub(super) fn start(program: &Program, grace: Duration) -> Result<Self, IpcError> {
         let mut child = Child::spawn(program)?;
         child.channel.limit_payload(ANSWER_BYTES_MAX);
         Ok(Self { child, info: ModelInfo::default(), grace, jobs: BTreeMap::new(), deltas: vec![] })
     }
 
     /// Waits a moment for the model.
-    pub fn poll_ready(&mut self, wait: Duration) -> Loading {
+    pub(super) fn poll_ready(&mut self, wait: Duration) -> Loading {
         match self.child.channel.recv::<FromEngine>(wait, self.grace) {
             Ok(None) => Loading::NotYet,
             Ok(Some((FromEngine::Ready { name, text_sha256, mmproj_sha256, labels, proof }, _))) => {
@@ -75,12 +75,12 @@ impl Remote {
     }
 
     /// Name and hashes of its model; empty until it is loaded.
-    pub const fn info(&self) -> &ModelInfo {
+    pub(super) const fn info(&self) -> &ModelInfo {
         &self.info
     }
 
     /// The process id.
-    pub fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.child.pid()
     }
 
@@ -100,7 +100,7 @@ impl Remote {
     ///
     /// # Errors
     /// Why it is lost.
-    pub fn submit(&mut self, id: u64, rank: Rank, job: &Job) -> Result<(), String> {
+    pub(super) fn submit(&mut self, id: u64, rank: Rank, job: &Job) -> Result<(), String> {
         let (header, asks) = wire::job_message(id, rank, job);
         let images = job.shown.images();
         let pixels = images.iter().map(|i| i.as_raw().as_slice());
@@ -113,7 +113,7 @@ impl Remote {
     ///
     /// # Errors
     /// Why it is lost.
-    pub fn stop(&mut self, id: u64) -> Result<(), String> {
+    pub(super) fn stop(&mut self, id: u64) -> Result<(), String> {
         let Some(sent) = self.jobs.get_mut(&id) else { return Ok(()) };
         sent.stopped.get_or_insert_with(Instant::now);
         self.child.channel.send(&ToEngine::Stop { id }, &[], self.grace).map_err(|e| self.words(&e))
@@ -123,7 +123,7 @@ impl Remote {
     ///
     /// # Errors
     /// Why it is lost.
-    pub fn next(&mut self, wait: Duration, out: &mut Vec<Answered>) -> Result<(), String> {
+    pub(super) fn next(&mut self, wait: Duration, out: &mut Vec<Answered>) -> Result<(), String> {
         let mut wait = wait;
         while !self.jobs.is_empty() || self.has_ended() {
             match self.child.channel.recv::<FromEngine>(wait, self.grace) {
@@ -160,12 +160,12 @@ impl Remote {
     }
 
     /// Gives what streamed answers have said since the last call.
-    pub fn deltas(&mut self, out: &mut Vec<Delta>) {
+    pub(super) fn deltas(&mut self, out: &mut Vec<Delta>) {
         out.append(&mut self.deltas);
     }
 
     /// The jobs that it owes an answer, and how many questions each has.
-    pub fn owed(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
+    pub(super) fn owed(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
         self.jobs.iter().map(|(id, sent)| (*id, sent.questions))
     }
 

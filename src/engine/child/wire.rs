@@ -21,11 +21,11 @@ use std::time::Duration;
 const WORDS_BYTES_MAX: usize = 1 << 20;
 
 /// Most bytes that the pictures of one job may have, three a pixel.
-pub const PIXEL_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - WORDS_BYTES_MAX;
+pub(crate) const PIXEL_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - WORDS_BYTES_MAX;
 
 /// From the daemon to the engine.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum ToEngine {
+pub(crate) enum ToEngine {
     /// Payload: `words_bytes` of JSON (questions and turns), then the pixels of the pictures, one after the other.
     Job {
         id: u64,
@@ -45,7 +45,7 @@ pub enum ToEngine {
 
 /// From the engine to the daemon.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum FromEngine {
+pub(crate) enum FromEngine {
     /// The model is loaded.
     Ready {
         name: String,
@@ -135,7 +135,7 @@ fn lost(why: impl Into<String>) -> VlmError {
 }
 
 /// The header and the words of a job; its pixels follow them in the payload.
-pub fn job_message(id: u64, rank: Rank, job: &Job) -> (ToEngine, Vec<u8>) {
+pub(crate) fn job_message(id: u64, rank: Rank, job: &Job) -> (ToEngine, Vec<u8>) {
     let wire = WordsWire { asks: job.asks.iter().map(ask_to_wire).collect(), turns: turns(&job.shown) };
     let words = serde_json::to_vec(&wire).expect("numbers and strings always serialise");
     let header = ToEngine::Job {
@@ -151,7 +151,7 @@ pub fn job_message(id: u64, rank: Rank, job: &Job) -> (ToEngine, Vec<u8>) {
 }
 
 /// The job of a message; what does not fit together is said in words.
-pub fn job_of(
+pub(crate) fn job_of(
     images: &[(u32, u32)],
     clip_ns: Option<&[u64]>,
     min_pixels: u32,
@@ -304,7 +304,7 @@ fn answer_to_wire(answer: Result<Completion, VlmError>) -> AnswerWire {
 }
 
 /// The answers of a payload, which must be as many as there were questions.
-pub fn answers_of(payload: &[u8], asked: usize) -> Result<Vec<Result<Completion, VlmError>>, String> {
+pub(crate) fn answers_of(payload: &[u8], asked: usize) -> Result<Vec<Result<Completion, VlmError>>, String> {
     let wire: Vec<AnswerWire> = serde_json::from_slice(payload).map_err(|e| e.to_string())?;
     if wire.len() != asked {
         return Err(format!("{} answers to {asked} questions", wire.len()));
@@ -339,13 +339,13 @@ fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
 }
 
 /// The header of `Ready`.
-pub fn ready(info: &ModelInfo) -> FromEngine {
+pub(crate) fn ready(info: &ModelInfo) -> FromEngine {
     let ModelInfo { name, text_sha256, mmproj_sha256, labels, proof } = info.clone();
     FromEngine::Ready { name, text_sha256, mmproj_sha256, labels, proof }
 }
 
 /// The header and the payload of `Answer`.
-pub fn answered(answered: Answered) -> (FromEngine, Vec<u8>) {
+pub(crate) fn answered(answered: Answered) -> (FromEngine, Vec<u8>) {
     let Answered { id, answers, timing } = answered;
     let Timing { preprocess_ms, vision_ms, prefill_ms, decode_ms } = timing;
     let header = FromEngine::Answer { id, timing_ms: [preprocess_ms, vision_ms, prefill_ms, decode_ms] };
@@ -353,7 +353,7 @@ pub fn answered(answered: Answered) -> (FromEngine, Vec<u8>) {
 }
 
 /// The times of `Answer`.
-pub fn timing_of([preprocess_ms, vision_ms, prefill_ms, decode_ms]: [f64; 4]) -> Timing {
+pub(crate) fn timing_of([preprocess_ms, vision_ms, prefill_ms, decode_ms]: [f64; 4]) -> Timing {
     Timing { preprocess_ms, vision_ms, prefill_ms, decode_ms }
 }
 

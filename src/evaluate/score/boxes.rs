@@ -17,16 +17,20 @@ use crate::evaluate::truth::Truth;
 use std::collections::BTreeMap;
 
 /// Overlap at which a finding counts as right in `labels` and `micro`.
-pub const IOU_CONTRACT: f32 = 0.5;
+pub(crate) const IOU_CONTRACT: f32 = 0.5;
 /// The looser overlap of `micro_iou30` and of the confusion table.
-pub const IOU_LOOSE: f32 = 0.3;
+pub(crate) const IOU_LOOSE: f32 = 0.3;
 /// Row of the confusion table for findings where nothing is.
-pub const NOTHING: &str = "nothing";
+pub(crate) const NOTHING: &str = "nothing";
 /// Column of the confusion table for defects that were not found.
-pub const MISSED: &str = "missed";
+pub(crate) const MISSED: &str = "missed";
 
 /// Counts by label: every asked label, and any other that was found all the same.
-pub fn count(pairs: &[(&Truth, &Inspection)], asked: &Asked, iou_min: f32) -> BTreeMap<String, BoxMetrics> {
+pub(crate) fn count(
+    pairs: &[(&Truth, &Inspection)],
+    asked: &Asked,
+    iou_min: f32,
+) -> BTreeMap<String, BoxMetrics> {
     let mut counts: BTreeMap<String, [usize; 3]> = asked.labels.iter().map(|l| (l.clone(), [0; 3])).collect();
     for (truth, inspection) in pairs {
         let boxes = known_boxes(truth, asked);
@@ -51,13 +55,13 @@ pub fn count(pairs: &[(&Truth, &Inspection)], asked: &Asked, iou_min: f32) -> BT
 }
 
 /// All labels together.
-pub fn micro(labels: &BTreeMap<String, BoxMetrics>) -> BoxMetrics {
+pub(crate) fn micro(labels: &BTreeMap<String, BoxMetrics>) -> BoxMetrics {
     let sum = |take: fn(&BoxMetrics) -> usize| labels.values().map(take).sum();
     BoxMetrics::of(sum(|m| m.tp), sum(|m| m.fp), sum(|m| m.missed))
 }
 
 /// What was found where a defect is, whatever its label: true label to found label to count.
-pub fn confusion(
+pub(crate) fn confusion(
     pairs: &[(&Truth, &Inspection)],
     asked: &Asked,
     iou_min: f32,

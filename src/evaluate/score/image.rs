@@ -12,7 +12,7 @@ use serde::Serialize;
 
 /// Figures by image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct ImageMetrics {
+pub(crate) struct ImageMetrics {
     /// Images of defective parts, labels that were not asked included.
     pub defective: usize,
     /// Images of good parts.
@@ -30,14 +30,14 @@ pub struct ImageMetrics {
 
 /// How many images got which verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct VerdictCounts {
+pub(crate) struct VerdictCounts {
     pub pass: usize,
     pub fail: usize,
     pub review: usize,
 }
 
 /// Scores images against the truth.
-pub fn score(pairs: &[(&Truth, &Inspection)]) -> ImageMetrics {
+pub(super) fn score(pairs: &[(&Truth, &Inspection)]) -> ImageMetrics {
     let of = |defective: bool| -> Vec<&Inspection> {
         pairs.iter().filter(|(t, _)| t.is_defective() == defective).map(|(_, i)| *i).collect()
     };
@@ -67,7 +67,7 @@ pub fn score(pairs: &[(&Truth, &Inspection)]) -> ImageMetrics {
 /// Area under the ROC curve from ranks (Mann-Whitney), in O(n log n); `None` when a class is empty.
 ///
 /// A score that is not a number belongs to a failed inspection, which is never a pass: it ranks as 1.
-pub fn auroc(defective: &[f32], clean: &[f32]) -> Option<f64> {
+pub(super) fn auroc(defective: &[f32], clean: &[f32]) -> Option<f64> {
     let number = |s: f32| if s.is_nan() { 1.0 } else { s };
     let mut all: Vec<(f32, bool)> = defective.iter().map(|s| (number(*s), true)).collect();
     all.extend(clean.iter().map(|s| (number(*s), false)));

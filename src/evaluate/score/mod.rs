@@ -9,9 +9,9 @@
 //! - A rate without cases is null, never 0 or 1.
 //! - The field names are a contract with the scripts of users; keys may be added, none changed.
 
-pub mod boxes;
-pub mod image;
-pub mod text;
+pub(crate) mod boxes;
+mod image;
+mod text;
 
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::{Pipeline, PromptKind};
@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What the model was asked: the frame of reference of every figure.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// Labels of all prompts of kind defects.
     pub labels: BTreeSet<String>,
     /// Prompts of kind text, in the pipeline's order.
@@ -31,7 +31,7 @@ pub struct Asked {
 
 /// One prompt of kind text.
 #[derive(Clone, Debug, PartialEq)]
-pub struct AskedText {
+pub(crate) struct AskedText {
     pub id: String,
     /// Where it reads; `None`: everywhere. `Truth::rois` of an image overrides it.
     pub roi: Option<Rect>,
@@ -39,7 +39,7 @@ pub struct AskedText {
 
 impl Asked {
     /// What a pipeline asks.
-    pub fn of(pipeline: &Pipeline) -> Self {
+    pub(crate) fn of(pipeline: &Pipeline) -> Self {
         let mut asked = Self::default();
         for prompt in &pipeline.prompts {
             match &prompt.kind {
@@ -53,7 +53,7 @@ impl Asked {
     }
 
     /// The regions of the text prompts in one image.
-    pub fn text_rois(&self, truth: &Truth) -> Vec<(String, Rect)> {
+    pub(crate) fn text_rois(&self, truth: &Truth) -> Vec<(String, Rect)> {
         let of = |t: &AskedText| Some((t.id.clone(), truth.rois.get(&t.id).copied().or(t.roi)?));
         self.texts.iter().filter_map(of).collect()
     }
@@ -61,7 +61,7 @@ impl Asked {
 
 /// The figures of one replay: the object that `replay --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     pub images: usize,
     /// By label: every label that was asked.
     pub labels: BTreeMap<String, BoxMetrics>,
@@ -78,7 +78,7 @@ pub struct Metrics {
 
 /// Boxes right, wrong and missed, with their rates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct BoxMetrics {
+pub(crate) struct BoxMetrics {
     pub tp: usize,
     pub fp: usize,
     #[serde(rename = "fn")]
@@ -90,7 +90,7 @@ pub struct BoxMetrics {
 
 impl BoxMetrics {
     /// The rates of these counts.
-    pub fn of(tp: usize, fp: usize, missed: usize) -> Self {
+    pub(crate) fn of(tp: usize, fp: usize, missed: usize) -> Self {
         Self {
             tp,
             fp,
@@ -104,14 +104,14 @@ impl BoxMetrics {
 
 /// Times from exposure to verdict, in milliseconds; percentiles by nearest rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct LatencyMetrics {
+pub(crate) struct LatencyMetrics {
     pub p50: Option<f64>,
     pub p95: Option<f64>,
     pub max: Option<f64>,
 }
 
 /// Scores inspections against the truth about the same images.
-pub fn score(pairs: &[(&Truth, &Inspection)], asked: &Asked) -> Metrics {
+pub(crate) fn score(pairs: &[(&Truth, &Inspection)], asked: &Asked) -> Metrics {
     let at_half = boxes::count(pairs, asked, boxes::IOU_CONTRACT);
     let at_third = boxes::count(pairs, asked, boxes::IOU_LOOSE);
     Metrics {

@@ -83,11 +83,11 @@ pub(crate) fn truth(defects: &[(&str, Option<[f32; 4]>)], texts: &[&str]) -> Tru
     }
 }
 
-pub fn found(findings: Vec<Finding>) -> Inspection {
+pub(crate) fn found(findings: Vec<Finding>) -> Inspection {
     Inspection { findings, ..inspection() }
 }
 
-pub fn asked(labels: &[&str], texts: &[&str]) -> Asked {
+pub(crate) fn asked(labels: &[&str], texts: &[&str]) -> Asked {
     Asked {
         labels: labels.iter().map(|l| (*l).to_owned()).collect(),
         texts: texts.iter().map(|t| AskedText { id: (*t).into(), roi: None }).collect(),

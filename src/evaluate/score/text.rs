@@ -15,7 +15,7 @@ use serde::Serialize;
 
 /// Figures of the text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct TextMetrics {
+pub(crate) struct TextMetrics {
     /// True lines that a prompt was to read.
     pub lines: usize,
     /// Of these, read without any difference.
@@ -30,7 +30,7 @@ pub struct TextMetrics {
 }
 
 /// Scores what was read.
-pub fn score(pairs: &[(&Truth, &Inspection)], asked: &Asked) -> TextMetrics {
+pub(super) fn score(pairs: &[(&Truth, &Inspection)], asked: &Asked) -> TextMetrics {
     let mut m = TextMetrics::default();
     let (mut edits, mut characters) = (0, 0);
     if asked.texts.is_empty() {
@@ -83,7 +83,7 @@ fn centre_in(bbox: &BoxPx, roi: &Rect) -> bool {
 }
 
 /// Levenshtein distance in characters: insertions, deletions and substitutions cost 1 each.
-pub fn edit_distance(a: &str, b: &str) -> usize {
+pub(super) fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     // above[j]: distance of the characters of `a` so far to the first j of `b`.
     let mut above: Vec<usize> = (0..=b.len()).collect();

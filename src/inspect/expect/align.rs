@@ -13,7 +13,7 @@ const ALIGN_CHARS_MAX: usize = 512;
 
 /// The places where `read` differs from `expected`, from left to right; none when they are equal.
 /// Each is one character changed, missing (`read` empty) or extra (`expected` empty).
-pub fn mismatches(read: &str, expected: &str) -> Vec<Mismatch> {
+pub(crate) fn mismatches(read: &str, expected: &str) -> Vec<Mismatch> {
     if read == expected {
         return Vec::new();
     }

@@ -15,7 +15,7 @@ use crate::domain::text::Mismatch;
 /// GTIN-8, -12, -13 or -14 with its check digit; spaces and hyphens may group the digits, as they do under
 /// a bar code and in an ISBN. Eight digits that begin with 0 may be a GTIN-12 without its zeros (UPC-E),
 /// whose check digit is that of the whole.
-pub fn gtin(line: &str) -> Result<(), Objection> {
+pub(super) fn gtin(line: &str) -> Result<(), Objection> {
     let digits = all_digits(ungrouped(line), "gtin")?;
     if ![8, 12, 13, 14].contains(&digits.len()) {
         return Err(mismatch(0, line, "gtin: 8, 12, 13 or 14 digits").into());
@@ -45,7 +45,7 @@ fn zero_suppressed(digits: &[(usize, u32)]) -> Option<Vec<(usize, u32)>> {
 }
 
 /// Luhn (ISO/IEC 7812-1) over the digits of the line; spaces and hyphens may group them.
-pub fn luhn(line: &str) -> Result<(), Mismatch> {
+pub(super) fn luhn(line: &str) -> Result<(), Mismatch> {
     let digits = all_digits(ungrouped(line), "luhn")?;
     if digits.len() < 2 {
         return Err(mismatch(0, line, "luhn: at least 2 digits"));
@@ -54,7 +54,7 @@ pub fn luhn(line: &str) -> Result<(), Mismatch> {
 }
 
 /// ISO 7064 mod 37,36 over digits and capital letters; spaces and hyphens may group them.
-pub fn mod_37_36(line: &str) -> Result<(), Mismatch> {
+pub(super) fn mod_37_36(line: &str) -> Result<(), Mismatch> {
     let mut values = Vec::new();
     for (at, c) in ungrouped(line) {
         match c.to_digit(36) {
@@ -81,7 +81,7 @@ pub fn mod_37_36(line: &str) -> Result<(), Mismatch> {
 /// Vehicle identification number of ISO 3779: 17 characters without I, O and Q, of which the last four are
 /// digits. The check digit of 49 CFR 565.15 at the ninth place is law in North America and in China; other
 /// makers put there what they like, so that it is checked where the number says that it was given there.
-pub fn vin(line: &str) -> Result<(), Mismatch> {
+pub(super) fn vin(line: &str) -> Result<(), Mismatch> {
     const LENGTH: usize = 17;
     const CHECK_AT: usize = 8;
     const SERIAL_DIGITS: usize = 4;
@@ -129,7 +129,7 @@ fn vin_value(c: char) -> Option<u32> {
 }
 
 /// GS1's check digit of the digits before it: weights 3, 1, 3, … from the right.
-pub fn gs1_check_digit(payload: &[u32]) -> u32 {
+pub(super) fn gs1_check_digit(payload: &[u32]) -> u32 {
     let sum: u32 = payload.iter().rev().zip([3, 1].iter().cycle()).map(|(d, w)| d * w).sum();
     (10 - sum % 10) % 10
 }

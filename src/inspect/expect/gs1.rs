@@ -34,7 +34,7 @@ const SYMBOLOGIES: [&str; 5] = ["]C1", "]e0", "]d2", "]Q3", "]J1"];
 
 /// One element of an element string.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Element {
+pub(crate) struct Element {
     /// Application identifier, 2 to 4 digits.
     pub ai: String,
     /// Without the spaces that group digits.
@@ -45,7 +45,7 @@ pub struct Element {
 
 /// A day of the Gregorian calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Date {
+pub(crate) struct Date {
     pub year: i32,
     /// 1..=12
     pub month: u32,
@@ -57,7 +57,7 @@ pub struct Date {
 ///
 /// # Errors
 /// The first place that breaks a rule, else the first that cannot be judged, as a mismatch of the line.
-pub fn elements(line: &str, year: i32) -> Result<Vec<Element>, Objection> {
+pub(crate) fn elements(line: &str, year: i32) -> Result<Vec<Element>, Objection> {
     let chars: Vec<char> = line.chars().collect();
     let start = after_symbology(line);
     let Split { fields, mut unknown } =

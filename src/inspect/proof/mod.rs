@@ -11,7 +11,7 @@
 //! - A picture that was not answered, was cut off or did not parse has not held.
 //! - A proof that was begun and not finished is a failed one.
 
-pub mod shipped;
+mod shipped;
 
 use super::answer::{empty_probability, parse_defects, parse_lines};
 use super::plan::{DEFECTS_TOKENS_MAX, LINES_TOKENS_MAX};

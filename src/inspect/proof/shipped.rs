@@ -12,7 +12,7 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 /// The name that the shipped pair states.
-pub const SMALL: &str = "inspectd-small";
+pub(super) const SMALL: &str = "inspectd-small";
 
 /// As the pipelines of the shipped model see a tile.
 const BUDGET: PixelBudget = PixelBudget { min_pixels: 4096, max_pixels: 65_536 };
@@ -56,7 +56,7 @@ struct Item {
 }
 
 /// The proof of a name; `None`: there is none. `Err` says what in it does not read.
-pub fn proof(name: &str) -> Option<Result<Proof, String>> {
+pub(super) fn proof(name: &str) -> Option<Result<Proof, String>> {
     (name == SMALL).then(|| {
         let known = ANSWERS.lines().map(|line| known(line).map_err(|why| format!("proof {name}: {why}")));
         Ok(Proof { known: known.collect::<Result<_, _>>()? })

@@ -64,7 +64,7 @@ const BATCH_MAX: usize = 64;
 const INVALID: &str = "the broker calls it invalid, and takes others of its kind";
 const POISON: &str = "every connection is dropped on it, and others of its kind pass";
 
-pub struct Driver {
+pub(super) struct Driver {
     options: MqttOptions,
     dialect: Arc<dyn Dialect>,
     /// Passes the alarms about this sink on to the other sinks.
@@ -100,7 +100,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    pub fn new(
+    pub(super) fn new(
         options: MqttOptions,
         store: Arc<Store>,
         phase: watch::Sender<Phase>,
@@ -134,7 +134,7 @@ impl Driver {
         }
     }
 
-    pub async fn run(
+    pub(super) async fn run(
         mut self,
         mut events: mpsc::Receiver<StationEvent>,
         mut retried: watch::Receiver<u64>,

@@ -17,7 +17,7 @@ const RETRY: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// `MqttError::Option`; `MqttError::Task` when the broker did not take them in time.
-pub async fn last_words(
+pub(crate) async fn last_words(
     options: &MqttOptions,
     events: &[StationEvent],
     within: Duration,

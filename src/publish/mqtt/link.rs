@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// Packet ids that a client cycles through; more than ever are in flight.
-pub const CLIENT_INFLIGHT_MAX: u16 = 64;
+pub(super) const CLIENT_INFLIGHT_MAX: u16 = 64;
 
 /// Requests that the client's channel takes: a full window, and messages that need no acknowledgement.
 const REQUESTS_MAX: usize = 2 * CLIENT_INFLIGHT_MAX as usize;
@@ -26,14 +26,14 @@ const REQUESTS_MAX: usize = 2 * CLIENT_INFLIGHT_MAX as usize;
 const EVENTS_MAX: usize = 64;
 
 /// Largest payload; a `result` has a few kilobytes.
-pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
+pub(super) const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of a PUBLISH beside topic and payload: fixed header 5, topic length 2, packet id 2,
 /// properties 1, and room.
-pub const PUBLISH_OVERHEAD_BYTES: usize = 16;
+pub(super) const PUBLISH_OVERHEAD_BYTES: usize = 16;
 
 /// Longest topic.
-pub const TOPIC_BYTES_MAX: usize = 512;
+pub(super) const TOPIC_BYTES_MAX: usize = 512;
 
 /// Nothing is subscribed to on this connection; the broker has nothing long to say.
 const INCOMING_BYTES_MAX: u32 = 16 * 1024;
@@ -43,7 +43,7 @@ const CONNECT_WAIT_S: u64 = 5;
 
 /// What happened on the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkEvent {
+pub(super) enum LinkEvent {
     /// The broker accepted us, with these limits (`None`: its protocol has no way to say).
     Up {
         receive_max: Option<u16>,
@@ -63,7 +63,7 @@ enum Client {
 }
 
 /// A connection; dropping it without `leave` lets the broker publish the Last Will.
-pub struct Link {
+pub(super) struct Link {
     client: Client,
     poller: JoinHandle<()>,
     pub events: mpsc::Receiver<LinkEvent>,
@@ -71,11 +71,11 @@ pub struct Link {
 
 /// The client's channel is full or closed.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NotTaken;
+pub(super) struct NotTaken;
 
 impl Link {
     /// Starts to connect; `Up` or `Down` says how it went.
-    pub fn connect(options: &MqttOptions, will: Message) -> Self {
+    pub(super) fn connect(options: &MqttOptions, will: Message) -> Self {
         let (tx, events) = mpsc::channel(EVENTS_MAX);
         match options.protocol {
             Protocol::V5 => {
@@ -93,7 +93,7 @@ impl Link {
     }
 
     /// Hands a message to the client; never waits.
-    pub fn try_publish(
+    pub(super) fn try_publish(
         &self,
         topic: &str,
         at_least_once: bool,
@@ -115,7 +115,7 @@ impl Link {
     }
 
     /// Sends DISCONNECT, so that the broker forgets the Last Will, and waits until the poller ends.
-    pub async fn leave(mut self) {
+    pub(super) async fn leave(mut self) {
         let asked = match &self.client {
             Client::V5(client) => client.try_disconnect().is_ok(),
             Client::V4(client) => client.try_disconnect().is_ok(),

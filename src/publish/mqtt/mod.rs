@@ -13,7 +13,7 @@
 pub mod command;
 pub mod dialect;
 mod driver;
-pub mod last_words;
+pub(crate) mod last_words;
 mod link;
 mod owed;
 pub mod state;

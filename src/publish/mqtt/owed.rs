@@ -13,7 +13,7 @@ use crate::store::error::StoreError;
 use crate::store::outbox::{Cause, DeadLetter, Kind, OutboxEntry, Owed};
 
 /// Messages that were read for the machine, of one kind, by their places in the log.
-pub struct Read {
+pub(super) struct Read {
     pub ready: Vec<(u64, Vec<u8>)>,
     /// Places and lengths of those that are too long for this connection.
     pub held: Vec<(u64, usize)>,
@@ -27,7 +27,7 @@ pub struct Read {
 ///
 /// # Errors
 /// `StoreError`.
-pub fn read(
+pub(super) fn read(
     store: &Store,
     sink: &str,
     dialect: &dyn Dialect,
@@ -59,7 +59,7 @@ pub fn read(
 ///
 /// # Errors
 /// `StoreError`.
-pub fn sendable(
+pub(super) fn sendable(
     store: &Store,
     sink: &str,
     dialect: &dyn Dialect,

@@ -50,7 +50,7 @@ impl Ledger {
     }
 
     /// The chain whose next entry comes after `end`, or after the last one that is here.
-    pub fn chain(&self, end: u64) -> Chain {
+    pub(super) fn chain(&self, end: u64) -> Chain {
         let last_seq = self.last.max(end);
         let first_seq = self.first.unwrap_or(last_seq + 1);
         Chain { first_seq, before_first: self.before_first, last_seq, last_hash: self.last_hash }
@@ -66,7 +66,7 @@ impl Builder {
     ///
     /// # Errors
     /// `BackupError`: it holds something, or it cannot be written.
-    pub fn create(dir: &Path) -> Result<Self, BackupError> {
+    pub(super) fn create(dir: &Path) -> Result<Self, BackupError> {
         fs::create_dir_all(dir).map_err(BackupError::io("create", dir))?;
         let meta = fs::metadata(dir).map_err(BackupError::io("look at", dir))?;
         let marker = dir.join(UNFINISHED);
@@ -86,7 +86,7 @@ impl Builder {
     }
 
     /// A row of any tree.
-    pub fn row(&mut self, tree: &str, key: &[u8], value: &[u8]) -> Result<(), BackupError> {
+    pub(super) fn row(&mut self, tree: &str, key: &[u8], value: &[u8]) -> Result<(), BackupError> {
         let (batch, rows) = self.waiting.entry(tree.to_owned()).or_default();
         batch.insert(key, value);
         *rows += 1;
@@ -100,7 +100,7 @@ impl Builder {
 
     /// A record, and what follows from it; to be called in the order of sequence numbers. One that cannot be read is
     /// kept as it is, and is an error.
-    pub fn record(&mut self, seq: u64, bytes: &[u8], ledger: &mut Ledger) -> Result<(), BackupError> {
+    pub(super) fn record(&mut self, seq: u64, bytes: &[u8], ledger: &mut Ledger) -> Result<(), BackupError> {
         let bad = |reason| StoreError::BadRecord { seq, reason };
         self.row(RESULTS, &seq.to_be_bytes(), bytes)?;
         let head = match record::decode(seq, bytes) {
@@ -121,7 +121,7 @@ impl Builder {
     }
 
     /// A decision, and what follows from it; in the order of sequence numbers.
-    pub fn review(&mut self, seq: u64, bytes: &[u8], ledger: &mut Ledger) -> Result<(), BackupError> {
+    pub(super) fn review(&mut self, seq: u64, bytes: &[u8], ledger: &mut Ledger) -> Result<(), BackupError> {
         let bad = |reason| StoreError::BadRecord { seq, reason };
         self.row(REVIEWS, &seq.to_be_bytes(), bytes)?;
         let head = match review_record::decode(seq, bytes) {
@@ -143,7 +143,7 @@ impl Builder {
     }
 
     /// Copies a content-addressed file into its place.
-    pub fn file(
+    pub(super) fn file(
         &self,
         from: &Path,
         folder: &str,
@@ -154,7 +154,7 @@ impl Builder {
     }
 
     /// Writes the chains and puts everything on the disk; the store is still marked as unfinished.
-    pub fn finish(mut self, results: &Chain, reviews: &Chain) -> Result<Unproven, BackupError> {
+    pub(super) fn finish(mut self, results: &Chain, reviews: &Chain) -> Result<Unproven, BackupError> {
         self.row("meta", ledger::CHAIN_KEY, &results.seal())?;
         self.row("meta", review::CHAIN_KEY, &reviews.seal())?;
         for (tree, (batch, _)) in std::mem::take(&mut self.waiting) {
@@ -176,7 +176,7 @@ pub(super) struct Unproven {
 
 impl Unproven {
     /// Takes the marker away: from now on it is a store. Files of root's become the directory's owner's.
-    pub fn accept(self) -> Result<(), BackupError> {
+    pub(super) fn accept(self) -> Result<(), BackupError> {
         if self.owner.0 != super::own_uid() {
             give_to(&self.dir, self.owner)?;
         }

@@ -18,12 +18,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Marks a directory in which a run has begun and not ended.
-pub const UNFINISHED: &str = "unfinished";
+pub(crate) const UNFINISHED: &str = "unfinished";
 const MANIFEST: &str = "backup.json";
 
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Records and decisions that are new in the backup.
     pub inspections: u64,
     pub reviews: u64,
@@ -41,7 +41,7 @@ pub struct Report {
 }
 
 /// One run into a backup.
-pub struct Keeper {
+pub(crate) struct Keeper {
     dir: PathBuf,
     store: PathBuf,
     manifest: Manifest,
@@ -60,7 +60,7 @@ impl Manifest {
     ///
     /// # Errors
     /// `BackupError`: it cannot be read, or a newer version wrote it.
-    pub fn load(dir: &Path) -> Result<Option<Self>, BackupError> {
+    pub(crate) fn load(dir: &Path) -> Result<Option<Self>, BackupError> {
         let path = dir.join(MANIFEST);
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -82,7 +82,7 @@ impl Keeper {
     ///
     /// # Errors
     /// `BackupError`: it holds something else, another run is under way, or it cannot be written.
-    pub fn open(dir: &Path, store: &Path) -> Result<Self, BackupError> {
+    pub(crate) fn open(dir: &Path, store: &Path) -> Result<Self, BackupError> {
         let is_new = !dir.exists();
         fs::create_dir_all(dir).map_err(BackupError::io("create", dir))?;
         let real = |path: &Path| fs::canonicalize(path).map_err(BackupError::io("look at", path));
@@ -129,7 +129,7 @@ impl Keeper {
     }
 
     /// What the backup holds already.
-    pub const fn since(&self) -> &Since {
+    pub(crate) const fn since(&self) -> &Since {
         &self.since
     }
 
@@ -137,7 +137,7 @@ impl Keeper {
     ///
     /// # Errors
     /// `BackupError`; the run is then unfinished.
-    pub fn rows(&mut self, batch: &[u8]) -> Result<(), BackupError> {
+    pub(crate) fn rows(&mut self, batch: &[u8]) -> Result<(), BackupError> {
         self.file.write_all(batch).map_err(BackupError::io("write", &self.fresh))?;
         self.hasher.update(batch);
         self.bytes += batch.len() as u64;
@@ -185,7 +185,7 @@ impl Keeper {
     ///
     /// # Errors
     /// `BackupError`; the run is then unfinished.
-    pub fn finish(mut self, moment: Moment) -> Result<Report, BackupError> {
+    pub(crate) fn finish(mut self, moment: Moment) -> Result<Report, BackupError> {
         self.file.flush().map_err(BackupError::io("write", &self.fresh))?;
         let rows = self.dir.join("rows");
         let path = rows.join(&self.name);

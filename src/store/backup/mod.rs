@@ -18,11 +18,11 @@
 //! - A run that was cut off has changed nothing of what the runs before it hold.
 
 mod build;
-pub mod keep;
+pub(crate) mod keep;
 mod read;
-pub mod restore;
-pub mod salvage;
-pub mod take;
+pub(crate) mod restore;
+pub(crate) mod salvage;
+pub(crate) mod take;
 
 use super::error::StoreError;
 use super::images::{Digest, hex, unhex};
@@ -35,14 +35,14 @@ use std::path::{Path, PathBuf};
 /// Format of the directory.
 const FORMAT: u8 = 1;
 /// Flaws that are named one by one; all are counted.
-pub const FLAWS_NAMED: usize = 10_000;
+pub(crate) const FLAWS_NAMED: usize = 10_000;
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Longest key or value that is believed of a rows file; values are at most 4 KiB.
 const FIELD_BYTES_MAX: usize = 1 << 20;
 
 /// Why there is no backup, or no store from one.
 #[derive(Debug, thiserror::Error)]
-pub enum BackupError {
+pub(crate) enum BackupError {
     #[error("{what} {}: {source}", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
     /// The directory holds something else, or what it says cannot be read.
@@ -65,14 +65,14 @@ impl BackupError {
 
 /// What `backup.json` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     pub format: u8,
     pub runs: Vec<Run>,
 }
 
 /// One finished run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
+pub(crate) struct Run {
     /// Name below `rows/`, its sha256 and length.
     pub file: String,
     pub sha256: String,
@@ -91,7 +91,7 @@ pub struct Run {
 
 /// A file that is not what its record names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flawed {
+pub(crate) struct Flawed {
     pub seq: u64,
     pub what: String,
 }

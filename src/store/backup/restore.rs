@@ -22,7 +22,7 @@ pub(super) const STATE_LEFT_OUT: &[u8] = b"verify/";
 
 /// What was restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Restored {
+pub(crate) struct Restored {
     /// When the last run of the backup was taken.
     pub at: String,
     pub inspections: u64,
@@ -63,7 +63,11 @@ fn connected(runs: &[Run]) -> (u64, u64) {
 /// # Errors
 /// `BackupError`: there is no finished backup, it is damaged, the target is not empty, or it cannot be written. The
 /// target is then marked as unfinished.
-pub fn restore(from: &Path, to: &Path, step: &mut dyn FnMut(u64, u64)) -> Result<Restored, BackupError> {
+pub(crate) fn restore(
+    from: &Path,
+    to: &Path,
+    step: &mut dyn FnMut(u64, u64),
+) -> Result<Restored, BackupError> {
     let Some(Manifest { runs, .. }) = Manifest::load(from)? else {
         let begun = from.join(UNFINISHED).exists();
         let reason = if begun { "its first backup was never finished" } else { "there is no backup" };

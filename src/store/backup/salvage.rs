@@ -31,11 +31,11 @@ use std::time::SystemTime;
 /// Where the copy of the damaged ledger lies while it is read.
 const COPY: &str = "damaged";
 /// What was found and what was not, as JSON beside the new store.
-pub const REPORT: &str = "salvage.json";
+pub(crate) const REPORT: &str = "salvage.json";
 
 /// What was saved, and what was not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub(crate) struct Report {
     pub inspections: u64,
     pub reviews: u64,
     pub last_seq: u64,
@@ -58,7 +58,7 @@ pub struct Report {
 
 impl Report {
     /// True when nothing is lost.
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         let lost = self.lost.is_empty() && self.lost_reviews.is_empty();
         lost && self.flaws == 0 && self.damaged.is_empty() && self.unopened.is_none()
     }
@@ -108,7 +108,11 @@ struct Salvage<'a> {
 ///
 /// # Errors
 /// `BackupError`: the target is not empty, or cannot be written. It is then marked as unfinished.
-pub fn salvage(from: &Path, to: &Path, step: &mut dyn FnMut(&str, u64, u64)) -> Result<Report, BackupError> {
+pub(crate) fn salvage(
+    from: &Path,
+    to: &Path,
+    step: &mut dyn FnMut(&str, u64, u64),
+) -> Result<Report, BackupError> {
     if !from.join("ledger").is_dir() && !from.join("images").is_dir() {
         return Err(BackupError::bad(from, "there is no store"));
     }

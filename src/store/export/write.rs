@@ -16,7 +16,7 @@ use std::io;
 use std::path::Path;
 
 /// Bytes of a spool that stay in memory.
-pub const SPOOL_BYTES: usize = 1024 * 1024;
+pub(crate) const SPOOL_BYTES: usize = 1024 * 1024;
 /// Flaws that a summary names.
 const FLAWS_NAMED: usize = 100;
 

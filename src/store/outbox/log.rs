@@ -38,7 +38,7 @@ pub(in crate::store) const ACKED: &str = "acked";
 pub(in crate::store) const LETTERS: &str = "letters";
 
 impl OutboxTrees {
-    pub fn open(db: &sled::Db) -> Result<Self, StoreError> {
+    pub(crate) fn open(db: &sled::Db) -> Result<Self, StoreError> {
         let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
         Ok(Self { log: tree(LOG)?, sinks: tree(SINKS)?, acked: tree(ACKED)?, letters: tree(LETTERS)? })
     }
@@ -71,11 +71,11 @@ impl Sink {
     }
 
     /// What the line has made for it and it has not acknowledged: results and verdicts of parts.
-    pub const fn of_the_line(&self) -> u64 {
+    pub(super) const fn of_the_line(&self) -> u64 {
         self.owed[Kind::Result as usize] + self.owed[Kind::Part as usize]
     }
 
-    pub fn stored(&self) -> SinkV1 {
+    pub(super) fn stored(&self) -> SinkV1 {
         SinkV1 { number: self.number, missed: self.missed }
     }
 }
@@ -94,7 +94,7 @@ pub(in crate::store) struct Entries {
 
 impl Entries {
     /// Their part of a transaction.
-    pub fn write(&self, log: &TransactionalTree) -> ConflictableTransactionResult<(), Infallible> {
+    pub(crate) fn write(&self, log: &TransactionalTree) -> ConflictableTransactionResult<(), Infallible> {
         for (place, _, value) in &self.rows {
             log.insert(&key_of(*place), value.as_slice())?;
         }
@@ -111,7 +111,7 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.acked.is_empty() && self.removed.is_empty()
     }
 
@@ -120,7 +120,7 @@ impl Changes {
     }
 
     /// Their part of a transaction.
-    pub fn write(
+    pub(super) fn write(
         &self,
         log: &TransactionalTree,
         acked: &TransactionalTree,
@@ -140,7 +140,7 @@ impl Changes {
 
 impl Log {
     /// Reads it, and takes in the sinks of this run: those that are new begin at its end.
-    pub fn load(trees: &OutboxTrees, enabled: &[String]) -> Result<Self, StoreError> {
+    pub(crate) fn load(trees: &OutboxTrees, enabled: &[String]) -> Result<Self, StoreError> {
         let failed = |e| StoreError::sled("read the outbox", e);
         let mut last = match trees.log.last().map_err(failed)? {
             Some((key, _)) => seq_of(&key)?,
@@ -206,7 +206,7 @@ impl Log {
         trees.log.apply_batch(nobodys).map_err(failed)
     }
 
-    pub const fn last(&self) -> u64 {
+    pub(crate) const fn last(&self) -> u64 {
         self.last
     }
 
@@ -219,19 +219,19 @@ impl Log {
     }
 
     /// What the limit counts: what the line made and the enabled sink that is furthest behind waits for.
-    pub fn of_the_line(&self) -> u64 {
+    pub(crate) fn of_the_line(&self) -> u64 {
         self.sinks.values().filter(|s| s.enabled).map(Sink::of_the_line).max().unwrap_or(0)
     }
 
     /// The next entries of the log, about these.
-    pub fn entries(&self, owed: impl IntoIterator<Item = Owed>) -> Entries {
+    pub(crate) fn entries(&self, owed: impl IntoIterator<Item = Owed>) -> Entries {
         let places = (self.last + 1)..;
         let row = |(place, owed): (u64, Owed)| (place, owed.kind, wire::seal_entry(owed, owed.kind.schema()));
         Entries { rows: places.zip(owed).map(row).collect() }
     }
 
     /// They are written: every sink waits for them.
-    pub fn appended(&mut self, entries: &Entries) {
+    pub(crate) fn appended(&mut self, entries: &Entries) {
         for (place, kind, _) in &entries.rows {
             self.last = self.last.max(*place);
             self.sinks.values_mut().for_each(|sink| sink.owed[*kind as usize] += 1);

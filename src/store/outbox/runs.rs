@@ -19,12 +19,12 @@ pub(super) type Change = (u64, Option<u64>);
 
 impl Runs {
     /// Everything up to and including `last`.
-    pub fn through(last: u64) -> Self {
+    pub(super) fn through(last: u64) -> Self {
         Self(BTreeMap::from([(0, last)]))
     }
 
     /// From stored rows; a damaged or missing beginning is place 0 alone, so that nothing is taken for acknowledged.
-    pub fn from_rows(rows: impl IntoIterator<Item = (u64, u64)>) -> Self {
+    pub(super) fn from_rows(rows: impl IntoIterator<Item = (u64, u64)>) -> Self {
         let mut runs = Self::through(0);
         for (first, last) in rows {
             runs.join(first, last.max(first));
@@ -43,21 +43,21 @@ impl Runs {
         self.0.insert(first, last);
     }
 
-    pub fn rows(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub(super) fn rows(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.0.iter().map(|(first, last)| (*first, *last))
     }
 
     /// The lowest place that is not in it.
-    pub fn cursor(&self) -> u64 {
+    pub(super) fn cursor(&self) -> u64 {
         self.free_from(0)
     }
 
-    pub fn contains(&self, place: u64) -> bool {
+    pub(super) fn contains(&self, place: u64) -> bool {
         self.free_from(place) != place
     }
 
     /// The lowest place from this one on that is not in it.
-    pub fn free_from(&self, place: u64) -> u64 {
+    pub(super) fn free_from(&self, place: u64) -> u64 {
         match self.0.range(..=place).next_back() {
             Some((_, last)) if *last >= place => last.saturating_add(1),
             _ => place,
@@ -65,7 +65,7 @@ impl Runs {
     }
 
     /// Takes a place in; what changes. Nothing when it was in already.
-    pub fn insert(&mut self, place: u64) -> Vec<Change> {
+    pub(super) fn insert(&mut self, place: u64) -> Vec<Change> {
         if self.contains(place) {
             return Vec::new();
         }
@@ -79,7 +79,7 @@ impl Runs {
     }
 
     /// Takes a place out; what changes. Place 0 stays.
-    pub fn remove(&mut self, place: u64) -> Vec<Change> {
+    pub(super) fn remove(&mut self, place: u64) -> Vec<Change> {
         if place == 0 || !self.contains(place) {
             return Vec::new();
         }

@@ -69,7 +69,7 @@ pub(in crate::store) struct LetterV1 {
 
 impl LetterV1 {
     /// What it is about.
-    pub fn owed(&self) -> Result<Owed, StoreError> {
+    pub(crate) fn owed(&self) -> Result<Owed, StoreError> {
         let kind = Kind::parse(&self.kind);
         let bad = || StoreError::BadMeta { reason: format!("a dead letter: {:?} is no kind", self.kind) };
         Ok(Owed { kind: kind.ok_or_else(bad)?, seq: self.seq })

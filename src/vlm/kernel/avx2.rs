@@ -22,7 +22,7 @@ use super::activations::{Bits, Head, PANEL};
 use super::layout::{BLOCK, Kind, TILE_ROWS};
 use super::x86::{Form, Q4, Q4K, Q5K, Q6K, Q8, in_steps, prefetch};
 use super::{Activations, Out, Packed};
-pub use quantise::panel as quantise_panel;
+pub(super) use quantise::panel as quantise_panel;
 use read::{Groups, Read, Scales};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -32,7 +32,7 @@ use std::ops::Range;
 const HALF_ROWS: usize = TILE_ROWS / 2;
 
 /// True when this processor has the instructions.
-pub fn available() -> bool {
+pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
@@ -40,7 +40,13 @@ pub fn available() -> bool {
 ///
 /// # Safety
 /// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
-pub unsafe fn multiply(w: &Packed, x: &Activations, rows: Range<usize>, tiles: Range<usize>, out: Out) {
+pub(super) unsafe fn multiply(
+    w: &Packed,
+    x: &Activations,
+    rows: Range<usize>,
+    tiles: Range<usize>,
+    out: Out,
+) {
     // SAFETY: the caller's.
     unsafe {
         match (w.kind, x.bits) {

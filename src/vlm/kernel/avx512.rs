@@ -11,12 +11,12 @@ use super::activations::{Bits, Head, PANEL};
 use super::layout::{BLOCK, GROUP, Kind, TILE_ROWS};
 use super::x86::{Form, Q4, Q4K, Q5K, Q6K, Q8, Stored, in_steps, prefetch, prefetch_for_write};
 use super::{Activations, Out, Packed};
-pub use quantise::panel as quantise_panel;
+pub(super) use quantise::panel as quantise_panel;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// True when this processor has the instructions.
-pub fn available() -> bool {
+pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vnni")
@@ -26,7 +26,13 @@ pub fn available() -> bool {
 ///
 /// # Safety
 /// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
-pub unsafe fn multiply(w: &Packed, x: &Activations, rows: Range<usize>, tiles: Range<usize>, out: Out) {
+pub(super) unsafe fn multiply(
+    w: &Packed,
+    x: &Activations,
+    rows: Range<usize>,
+    tiles: Range<usize>,
+    out: Out,
+) {
     // SAFETY: the caller's.
     unsafe {
         match (w.kind, x.bits) {

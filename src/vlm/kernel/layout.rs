@@ -17,15 +17,15 @@ use candle_core::quantized::GgmlDType;
 /// Rows of a tile: the 32-bit lanes of a 512-bit register.
 pub const TILE_ROWS: usize = 16;
 /// Values of depth that share a scale of activations.
-pub const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = 32;
 /// Values of depth that a K-quant's d and dmin are for.
-pub const SUPERBLOCK: usize = 256;
+pub(super) const SUPERBLOCK: usize = 256;
 /// Bytes that are four values of sixteen rows.
-pub const GROUP: usize = 4 * TILE_ROWS;
+pub(super) const GROUP: usize = 4 * TILE_ROWS;
 
 /// How a tile's weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     Q8,
     Q4,
     Q4K,
@@ -35,7 +35,7 @@ pub enum Kind {
 
 impl Kind {
     /// The kind that holds a quantisation of ggml without loss, if there is one.
-    pub const fn of(dtype: GgmlDType) -> Option<Self> {
+    pub(super) const fn of(dtype: GgmlDType) -> Option<Self> {
         Some(match dtype {
             GgmlDType::Q8_0 => Self::Q8,
             GgmlDType::Q4_0 => Self::Q4,
@@ -47,7 +47,7 @@ impl Kind {
     }
 
     /// Values of depth in a unit.
-    pub const fn unit(self) -> usize {
+    pub(super) const fn unit(self) -> usize {
         match self {
             Self::Q8 | Self::Q4 => 64,
             Self::Q4K | Self::Q5K | Self::Q6K => SUPERBLOCK,
@@ -55,7 +55,7 @@ impl Kind {
     }
 
     /// Bytes of a unit before the integers.
-    pub const fn head_bytes(self) -> usize {
+    pub(super) const fn head_bytes(self) -> usize {
         match self {
             Self::Q8 | Self::Q4 => 64,
             Self::Q4K | Self::Q5K => 64 + 2 * 8 * TILE_ROWS,
@@ -64,7 +64,7 @@ impl Kind {
     }
 
     /// Bytes of a block's main integers: bytes or nibbles.
-    pub const fn block_bytes(self) -> usize {
+    pub(super) const fn block_bytes(self) -> usize {
         match self {
             Self::Q8 => 8 * GROUP,
             _ => 4 * GROUP,
@@ -72,7 +72,7 @@ impl Kind {
     }
 
     /// Bytes of a block's high bits, which stand behind the integers of all blocks.
-    pub const fn high_bytes(self) -> usize {
+    pub(super) const fn high_bytes(self) -> usize {
         match self {
             Self::Q5K => GROUP,
             Self::Q6K => 2 * GROUP,
@@ -81,17 +81,17 @@ impl Kind {
     }
 
     /// Where a block's main integers are, in bytes from the start of its unit.
-    pub const fn main_at(self, block: usize) -> usize {
+    pub(super) const fn main_at(self, block: usize) -> usize {
         self.head_bytes() + block * self.block_bytes()
     }
 
     /// Where a block's high bits are, in bytes from the start of its unit.
-    pub const fn high_at(self, block: usize) -> usize {
+    pub(super) const fn high_at(self, block: usize) -> usize {
         self.main_at(self.unit() / BLOCK) + block * self.high_bytes()
     }
 
     /// Bytes of a unit, a multiple of 64.
-    pub const fn unit_bytes(self) -> usize {
+    pub(super) const fn unit_bytes(self) -> usize {
         self.high_at(self.unit() / BLOCK)
     }
 }

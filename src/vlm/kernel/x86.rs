@@ -9,7 +9,7 @@ const PREFETCH_BYTES: usize = 8 << 10;
 
 /// How values come of the unsigned q.
 #[derive(PartialEq)]
-pub enum Form {
+pub(super) enum Form {
     /// value = scale * q - min.
     Minimum,
     /// value = scale * (q - 128).
@@ -19,16 +19,16 @@ pub enum Form {
 }
 
 /// A kind of weights as a type, so that each has a kernel of its own.
-pub trait Stored {
+pub(super) trait Stored {
     const KIND: Kind;
     const FORM: Form;
 }
 
-pub struct Q8;
-pub struct Q4;
-pub struct Q4K;
-pub struct Q5K;
-pub struct Q6K;
+pub(super) struct Q8;
+pub(super) struct Q4;
+pub(super) struct Q4K;
+pub(super) struct Q5K;
+pub(super) struct Q6K;
 
 impl Stored for Q8 {
     const KIND: Kind = Kind::Q8;
@@ -58,7 +58,7 @@ impl Stored for Q6K {
 /// Asks for the weights that follow some bytes of a unit `PREFETCH_BYTES` later: the processor's own
 /// prefetcher stops at every page.
 #[inline(always)]
-pub fn prefetch(unit: &[u8], bytes: Range<usize>) {
+pub(super) fn prefetch(unit: &[u8], bytes: Range<usize>) {
     for at in bytes.step_by(64) {
         // SAFETY: every x86-64 has the instruction. Past the end of the weights it asks for nothing of
         // use, and does no harm.
@@ -68,7 +68,7 @@ pub fn prefetch(unit: &[u8], bytes: Range<usize>) {
 
 /// Asks for the line of a value that will be written, so that the write does not wait for it.
 #[inline(always)]
-pub fn prefetch_for_write(at: *const f32) {
+pub(super) fn prefetch_for_write(at: *const f32) {
     // SAFETY: every x86-64 takes it, as nothing where it is not known; it does no harm to any address.
     unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
 }

@@ -13,7 +13,7 @@ fn task_rows(width: usize) -> usize {
 }
 
 /// Changes every row of `[rows, width]` values where it lies; `f` is given its index.
-pub fn each_row(values: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+pub(crate) fn each_row(values: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = task_rows(width);
     values.par_chunks_mut(rows * width).enumerate().for_each(|(task, chunk)| {
         for (i, row) in chunk.chunks_exact_mut(width).enumerate() {
@@ -26,7 +26,7 @@ pub fn each_row(values: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) 
 ///
 /// # Safety
 /// `f` writes its whole output row.
-pub unsafe fn map_rows(
+pub(crate) unsafe fn map_rows(
     x: &[f32],
     width: usize,
     out: &mut Vec<f32>,
@@ -45,19 +45,19 @@ pub unsafe fn map_rows(
 }
 
 /// Root-mean-square norm of rows as wide as the weights, in the place of what `out` holds.
-pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut Vec<f32>) {
+pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut Vec<f32>) {
     // SAFETY: the row is as wide as the weights.
     unsafe { map_rows(x, weight.len(), out, |x, out| rows::rms_norm(x, weight, eps, out)) }
 }
 
 /// `silu(gate) * up` of rows of `width` values, in the place of `gate`.
-pub fn swiglu(gate: &mut [f32], up: &[f32], width: usize) {
+pub(crate) fn swiglu(gate: &mut [f32], up: &[f32], width: usize) {
     assert!(gate.len() == up.len(), "gates of as many values");
     each_row(gate, width, |row, gate| rows::swiglu(gate, &up[row * width..][..width]));
 }
 
 /// `x + y` of rows of `width` values, in the place of `x`.
-pub fn add(x: &mut [f32], y: &[f32], width: usize) {
+pub(crate) fn add(x: &mut [f32], y: &[f32], width: usize) {
     assert!(x.len() == y.len(), "sums of as many values");
     each_row(x, width, |row, x| rows::add(x, &y[row * width..][..width]));
 }
@@ -65,7 +65,7 @@ pub fn add(x: &mut [f32], y: &[f32], width: usize) {
 /// Rotary angles, row after row: `half` cosines and sines each. Values of more rows take them again from the
 /// first.
 #[derive(Clone, Copy)]
-pub struct Turns<'a> {
+pub(crate) struct Turns<'a> {
     pub cos: &'a [f32],
     pub sin: &'a [f32],
     pub half: usize,
@@ -73,7 +73,7 @@ pub struct Turns<'a> {
 
 /// Adds a bias to whole rows of `width` values, then norms (optional; weights and epsilon) and rotates the first
 /// `heads` heads of each.
-pub fn bias_norm_rotate(
+pub(crate) fn bias_norm_rotate(
     x: &mut [f32],
     width: usize,
     heads: usize,

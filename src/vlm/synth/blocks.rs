@@ -18,7 +18,7 @@ const SCALE_MAX: u8 = 63;
 const SCALE_RMS: f32 = 48.38;
 
 /// The values of one tensor.
-pub struct Blocks<'a, R> {
+pub(super) struct Blocks<'a, R> {
     dtype: GgmlDType,
     blocks: usize,
     mean: f32,
@@ -28,7 +28,7 @@ pub struct Blocks<'a, R> {
 
 impl<'a, R: RngCore> Blocks<'a, R> {
     /// Matrices have variance 1/in, norm weights are about 1, biases and positions small.
-    pub fn of(t: &NewTensor, rng: &'a mut R) -> Self {
+    pub(super) fn of(t: &NewTensor, rng: &'a mut R) -> Self {
         let inp: usize = t.shape[1..].iter().product();
         let is_norm = ["norm.weight", "ln1.weight", "ln2.weight", "post_ln.weight"];
         let (mean, std) = if t.shape.len() > 1 && t.name != "v.position_embd.weight" {
@@ -45,7 +45,7 @@ impl<'a, R: RngCore> Blocks<'a, R> {
     ///
     /// # Errors
     /// The writer's; `Unsupported` for a quantisation that nothing here asks for.
-    pub fn write(self, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn write(self, out: &mut dyn Write) -> io::Result<()> {
         let bytes = self.dtype.type_size();
         let mut left = self.blocks;
         let mut chunk = vec![0; CHUNK_BYTES / bytes * bytes];

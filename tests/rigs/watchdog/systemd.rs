@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// The real one has 120 s, 30 s, and what it is asked for: 30 s.
 const START: Duration = Duration::from_secs(5);
-pub const WATCHDOG: Duration = Duration::from_secs(5);
+pub(super) const WATCHDOG: Duration = Duration::from_secs(5);
 const EXTENSION: Duration = Duration::from_secs(5);
 /// From SIGABRT to SIGKILL.
 const ABORT: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ struct Running {
 }
 
 /// The unit and what was heard of it.
-pub struct Unit {
+pub(super) struct Unit {
     config: PathBuf,
     socket: UnixDatagram,
     address: PathBuf,
@@ -41,7 +41,7 @@ pub struct Unit {
 }
 
 impl Unit {
-    pub fn new(dir: &Path, config: &Path) -> Self {
+    pub(super) fn new(dir: &Path, config: &Path) -> Self {
         let (address, log) = (dir.join("notify"), dir.join("log"));
         let socket = UnixDatagram::bind(&address).expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(20))).expect("it may time out");
@@ -62,7 +62,7 @@ impl Unit {
     }
 
     /// Starts the process; its id.
-    pub fn start(&mut self) -> u32 {
+    pub(super) fn start(&mut self) -> u32 {
         let log = File::options().create(true).append(true).open(&self.log).expect("a log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
         command.arg("run").arg("--config").arg(&self.config).stdin(Stdio::null()).stderr(log);
@@ -74,21 +74,21 @@ impl Unit {
         pid
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.running.as_ref().expect("it runs").process.id()
     }
 
-    pub fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Inspections so far.
-    pub fn parts(&self) -> usize {
+    pub(super) fn parts(&self) -> usize {
         self.log().matches(" inspected seq=").count()
     }
 
     /// Takes in what was said; true when the unit was silent for too long.
-    pub fn listen(&mut self) -> bool {
+    pub(super) fn listen(&mut self) -> bool {
         let mut bytes = [0; 512];
         while let Ok(length) = self.socket.recv(&mut bytes) {
             let said = String::from_utf8_lossy(&bytes[..length]).into_owned();
@@ -124,7 +124,7 @@ impl Unit {
     }
 
     /// Listens, kills and starts again until the condition holds.
-    pub fn until(&mut self, within: Duration, condition: impl Fn(&Self) -> bool) {
+    pub(super) fn until(&mut self, within: Duration, condition: impl Fn(&Self) -> bool) {
         let began = Instant::now();
         while !condition(self) {
             assert!(began.elapsed() < within, "in vain: {}", self.log());
@@ -136,7 +136,7 @@ impl Unit {
     }
 
     /// Until it was silent for too long and was killed; `mend` comes after the kill, before the end.
-    pub fn until_killed(&mut self, within: Duration, mut mend: impl FnMut()) {
+    pub(super) fn until_killed(&mut self, within: Duration, mut mend: impl FnMut()) {
         let began = Instant::now();
         while !self.listen() {
             assert!(began.elapsed() < within, "in vain: {}", self.log());
@@ -159,7 +159,7 @@ impl Unit {
     }
 
     /// After its one kill: it is ready, inspects and stays. How many parts it inspected meanwhile.
-    pub fn goes_on(&mut self) -> usize {
+    pub(super) fn goes_on(&mut self) -> usize {
         let before = self.parts();
         self.until(Duration::from_secs(300), |unit| unit.parts() >= before + PARTS);
         assert_eq!(self.kills, 1, "{}", self.log());
@@ -167,7 +167,7 @@ impl Unit {
     }
 
     /// SIGTERM, and its end.
-    pub fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         let mut running = self.running.take().expect("it runs");
         // SAFETY: as above.
         unsafe { libc::kill(running.process.id() as i32, libc::SIGTERM) };

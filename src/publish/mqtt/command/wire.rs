@@ -17,7 +17,7 @@ const REQUESTS_MAX: usize = 64;
 const CONNECT_WAIT_S: u64 = 5;
 
 /// What happened on the connection.
-pub enum Heard {
+pub(super) enum Heard {
     /// The broker accepted us.
     Up,
     /// Its answer to the subscription: the topics, by their number, that it refused.
@@ -31,14 +31,14 @@ pub enum Heard {
 
 /// Why there is no connection any more.
 #[derive(Debug)]
-pub struct Lost {
+pub(super) struct Lost {
     pub reason: String,
     /// The broker says that another client has come with this id.
     pub taken_over: bool,
 }
 
 /// An arrived message, whatever the protocol.
-pub struct Arrived {
+pub(super) struct Arrived {
     pub topic: String,
     pub payload: Vec<u8>,
     pub retained: bool,
@@ -51,7 +51,7 @@ pub struct Arrived {
 
 impl Arrived {
     /// As a dialect reads it.
-    pub fn incoming(&self) -> Incoming<'_> {
+    pub(super) fn incoming(&self) -> Incoming<'_> {
         Incoming {
             topic: &self.topic,
             payload: &self.payload,
@@ -63,7 +63,7 @@ impl Arrived {
 }
 
 /// What the broker waits for.
-pub enum Receipt {
+pub(super) enum Receipt {
     /// Sent with QoS 0.
     None,
     V5(Box<v5::mqttbytes::v5::Publish>),
@@ -71,23 +71,23 @@ pub enum Receipt {
 }
 
 /// The sending half.
-pub enum Voice {
+pub(super) enum Voice {
     V5(v5::AsyncClient),
     V4(rumqttc::AsyncClient),
 }
 
 /// The hearing half, which carries out what the other asks for while it is polled.
-pub enum Ears {
+pub(super) enum Ears {
     V5(Box<v5::EventLoop>),
     V4(Box<rumqttc::EventLoop>),
 }
 
 /// The client is gone.
 #[derive(Debug)]
-pub struct Gone;
+pub(super) struct Gone;
 
 /// A connection that is made when the ears are polled.
-pub fn connection(options: &MqttOptions, client_id: &str) -> (Voice, Ears) {
+pub(super) fn connection(options: &MqttOptions, client_id: &str) -> (Voice, Ears) {
     match options.protocol {
         Protocol::V5 => {
             let mut o = v5::MqttOptions::new(client_id, &options.host, options.port);
@@ -126,7 +126,7 @@ impl Voice {
     ///
     /// # Errors
     /// No room for it, which a fresh connection has.
-    pub fn subscribe(&self, topics: impl Iterator<Item = String>) -> Result<(), Gone> {
+    pub(super) fn subscribe(&self, topics: impl Iterator<Item = String>) -> Result<(), Gone> {
         match self {
             Self::V5(client) => {
                 use v5::mqttbytes::{QoS, v5::Filter};
@@ -144,7 +144,7 @@ impl Voice {
     ///
     /// # Errors
     /// The client is gone.
-    pub async fn answer(
+    pub(super) async fn answer(
         &self,
         to: String,
         answer: Vec<u8>,
@@ -168,7 +168,7 @@ impl Voice {
     ///
     /// # Errors
     /// The client is gone.
-    pub async fn acknowledge(&self, receipt: &Receipt) -> Result<(), Gone> {
+    pub(super) async fn acknowledge(&self, receipt: &Receipt) -> Result<(), Gone> {
         match (self, receipt) {
             (Self::V5(client), Receipt::V5(publish)) => client.ack(publish).await.map_err(|_| Gone),
             (Self::V4(client), Receipt::V4(publish)) => client.ack(publish).await.map_err(|_| Gone),
@@ -182,7 +182,7 @@ impl Ears {
     ///
     /// # Errors
     /// The connection is gone, or could not be made.
-    pub async fn next(&mut self) -> Result<Heard, Lost> {
+    pub(super) async fn next(&mut self) -> Result<Heard, Lost> {
         match self {
             Self::V5(ears) => ears.poll().await.map(heard_v5).map_err(|e| lost_v5(&e)),
             Self::V4(ears) => {

@@ -22,7 +22,7 @@ pub(super) struct Held {
 
 impl Held {
     /// Counts those (places and lengths) that were not counted before: after a refusal all is read again.
-    pub fn add(&mut self, found: Vec<(u64, usize)>) {
+    pub(super) fn add(&mut self, found: Vec<(u64, usize)>) {
         for (place, bytes) in found {
             if place <= self.up_to {
                 continue;

@@ -69,7 +69,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// The lane of a new connection; what is suspected outlives the former one.
-    pub fn new(kind: Kind, suspect: Option<Suspect>, actions: &mut Vec<Action>) -> Self {
+    pub(super) fn new(kind: Kind, suspect: Option<Suspect>, actions: &mut Vec<Action>) -> Self {
         let mut lane = Self {
             kind,
             fetched: VecDeque::new(),
@@ -89,7 +89,7 @@ impl Lane {
         lane
     }
 
-    pub fn committed(&mut self) {
+    pub(super) fn committed(&mut self) {
         if self.fetching {
             self.again = true;
         } else {
@@ -97,7 +97,7 @@ impl Lane {
         }
     }
 
-    pub fn take_fetched(&mut self, places: Vec<u64>, next: u64, end: bool) {
+    pub(super) fn take_fetched(&mut self, places: Vec<u64>, next: u64, end: bool) {
         if !std::mem::take(&mut self.fetching) {
             return;
         }
@@ -111,39 +111,39 @@ impl Lane {
     }
 
     /// From the lowest entry on again, when what is in flight is answered.
-    pub fn rewind(&mut self) {
+    pub(super) fn rewind(&mut self) {
         self.fetched.clear();
         self.rewind = true;
     }
 
     /// Somebody says so: no pause, nothing suspected.
-    pub fn retry(&mut self) {
+    pub(super) fn retry(&mut self) {
         (self.held, self.suspect, self.skip) = (false, None, false);
         self.rewind();
     }
 
-    pub fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.fetched.clear();
         self.more = false;
     }
 
     /// True when it may publish.
-    pub const fn is_free(&self) -> bool {
+    pub(super) const fn is_free(&self) -> bool {
         !self.held && !self.rewind
     }
 
     /// A loss would be blamed on its next message.
-    pub const fn is_on_trial(&self) -> bool {
+    pub(super) const fn is_on_trial(&self) -> bool {
         self.suspect.is_some() && !self.held
     }
 
     /// Something waits, or may wait, to be published.
-    pub fn has_more(&self) -> bool {
+    pub(super) fn has_more(&self) -> bool {
         self.more || self.fetching || !self.fetched.is_empty()
     }
 
     /// Prepares the next look at the lane; `in_flight`: some of it is.
-    pub fn turn(&mut self, in_flight: bool) {
+    pub(super) fn turn(&mut self, in_flight: bool) {
         if !self.held && !self.rewind && !in_flight && !self.has_more() {
             if self.skip {
                 self.try_the_suspect();
@@ -157,7 +157,7 @@ impl Lane {
         }
     }
 
-    pub fn acknowledged(&mut self, place: u64, actions: &mut Vec<Action>) {
+    pub(super) fn acknowledged(&mut self, place: u64, actions: &mut Vec<Action>) {
         self.refusals = 0;
         actions.push(Action::Remove(self.owed(place)));
         let Some(suspect) = &mut self.suspect else { return };
@@ -182,7 +182,7 @@ impl Lane {
     }
 
     /// The broker refuses for now.
-    pub fn refused(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn refused(&mut self, actions: &mut Vec<Action>) {
         if !self.held {
             self.refusals = self.refusals.saturating_add(1);
             self.hold(self.refusals, Hold::Refused, actions);
@@ -191,7 +191,7 @@ impl Lane {
     }
 
     /// The broker calls this one invalid.
-    pub fn invalid(&mut self, place: u64, actions: &mut Vec<Action>) {
+    pub(super) fn invalid(&mut self, place: u64, actions: &mut Vec<Action>) {
         match self.suspect {
             // Once more, or others fare no better while it is held back.
             Some(s) if s.invalid && (s.place == place || self.skip) => self.refused(actions),
@@ -205,7 +205,7 @@ impl Lane {
     }
 
     /// What is suspected after the connection was lost; `alone`: this one of the lane was alone in flight.
-    pub fn after_loss(&self, alone: Option<u64>) -> Option<Suspect> {
+    pub(super) fn after_loss(&self, alone: Option<u64>) -> Option<Suspect> {
         let Some(lost) = alone else { return self.suspect };
         let losses = self.suspect.map_or(0, |s| s.losses).saturating_add(1);
         Some(match self.suspect {

@@ -4,16 +4,16 @@ use crate::publish::mqtt::state::lane::{CONVICTIONS, STRIKES};
 use crate::publish::mqtt::state::*;
 use std::collections::BTreeMap;
 
-pub const fn owed(kind: Kind, place: u64) -> Entry {
+pub(super) const fn owed(kind: Kind, place: u64) -> Entry {
     Entry { kind, place }
 }
 
-pub const fn result(place: u64) -> Entry {
+pub(super) const fn result(place: u64) -> Entry {
     owed(Kind::Result, place)
 }
 
 /// A store, a client and a broker, as simple as can be, and the checks on what the machine does.
-pub struct World {
+pub(super) struct World {
     pub machine: Machine,
     /// Entries of the outbox, and the number that the next commit of each kind gets.
     pub outbox: BTreeSet<Entry>,
@@ -42,7 +42,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(window: usize) -> Self {
+    pub(super) fn new(window: usize) -> Self {
         Self {
             machine: Machine::default(),
             outbox: BTreeSet::new(),
@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    pub fn send(&mut self, event: Event) {
+    pub(super) fn send(&mut self, event: Event) {
         let flying: Vec<&What> = self.queued.iter().chain(self.written.iter().map(|(_, w)| w)).collect();
         if let (Event::Lost, [What::Owed(owed)]) = (&event, flying.as_slice()) {
             *self.blamed.entry(*owed).or_insert(0) += 1;
@@ -76,7 +76,7 @@ impl World {
         assert!(self.queued.len() + self.written.len() <= self.window, "the window is exceeded");
     }
 
-    pub fn carry_out(&mut self, action: Action) {
+    pub(super) fn carry_out(&mut self, action: Action) {
         match action {
             Action::Connect => self.connected = true,
             Action::Close | Action::Leave => {
@@ -131,13 +131,13 @@ impl World {
     }
 
     /// Nothing is given up while no other of its kind has passed.
-    pub fn bury(&mut self, owed: Entry) {
+    pub(super) fn bury(&mut self, owed: Entry) {
         assert!(self.accepted.iter().any(|o| o.kind == owed.kind), "{owed} is given up without evidence");
         assert!(self.outbox.remove(&owed));
         self.dead.insert(owed);
     }
 
-    pub fn check_order(&self, owed: Entry) {
+    pub(super) fn check_order(&self, owed: Entry) {
         let on_the_way = |o: &Entry| {
             let it = What::Owed(*o);
             self.queued.contains(&it) || self.written.iter().any(|(_, w)| *w == it)
@@ -153,23 +153,23 @@ impl World {
         }
     }
 
-    pub fn commit(&mut self) {
+    pub(super) fn commit(&mut self) {
         self.commit_one(Kind::Result);
     }
 
-    pub fn commit_one(&mut self, kind: Kind) {
+    pub(super) fn commit_one(&mut self, kind: Kind) {
         self.outbox.insert(owed(kind, self.next_seq[kind as usize]));
         self.next_seq[kind as usize] += 1;
         self.send(Event::Committed(kind));
     }
 
-    pub fn answer_fetch(&mut self) {
+    pub(super) fn answer_fetch(&mut self) {
         if let Some(answer) = self.fetched.pop_front() {
             self.send(answer);
         }
     }
 
-    pub fn write_one(&mut self) {
+    pub(super) fn write_one(&mut self) {
         if let Some(what) = self.queued.pop_front() {
             self.last_pkid = self.last_pkid % (self.window as u16 + 1) + 1;
             let pkid = self.last_pkid;
@@ -180,7 +180,7 @@ impl World {
         }
     }
 
-    pub fn acknowledge(&mut self, place: usize, outcome: Outcome) {
+    pub(super) fn acknowledge(&mut self, place: usize, outcome: Outcome) {
         if self.written.is_empty() {
             return;
         }
@@ -196,7 +196,7 @@ impl World {
     }
 
     /// The newest one that waits in the client is too long for the broker.
-    pub fn skip(&mut self) {
+    pub(super) fn skip(&mut self) {
         if let Some(What::Side(side @ Side::Topic(_))) = self.queued.back().cloned() {
             self.queued.pop_back();
             self.send(Event::Skipped(side));
@@ -204,7 +204,7 @@ impl World {
     }
 
     /// What was given up is owed again.
-    pub fn retry_dead(&mut self) {
+    pub(super) fn retry_dead(&mut self) {
         let dead = std::mem::take(&mut self.dead);
         self.retried.extend(&dead);
         self.outbox.extend(dead);
@@ -212,7 +212,7 @@ impl World {
         self.send(Event::Retried);
     }
 
-    pub fn connect(&mut self) {
+    pub(super) fn connect(&mut self) {
         if self.retry {
             self.retry = false;
             self.send(Event::Due);
@@ -224,14 +224,14 @@ impl World {
         }
     }
 
-    pub fn hold_over(&mut self) {
+    pub(super) fn hold_over(&mut self) {
         while let Some(kind) = self.holding.pop_first() {
             self.send(Event::HoldOver(kind));
         }
     }
 
     /// From here on everything works.
-    pub fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             self.connect();
             self.hold_over();

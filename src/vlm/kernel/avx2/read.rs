@@ -7,11 +7,11 @@ use crate::vlm::kernel::x86::{Q4, Q4K, Q5K, Q6K, Q8, Stored};
 use std::arch::x86_64::*;
 
 /// A block of 32 values of eight rows: unsigned bytes, group by group.
-pub type Groups = [__m256i; 8];
+pub(super) type Groups = [__m256i; 8];
 
 /// What makes values of the unsigned q of a block.
 #[derive(Clone, Copy)]
-pub struct Scales {
+pub(super) struct Scales {
     /// The second one only where halves of a block have scales of their own.
     pub scale: [__m256; 2],
     /// Zero where a fixed number is taken from q instead.
@@ -19,7 +19,7 @@ pub struct Scales {
 }
 
 /// Reads the blocks of one kind.
-pub trait Read: Stored {
+pub(super) trait Read: Stored {
     /// # Safety
     /// `unit` points to a unit of this kind, aligned to 64; `half` is 0 or 1.
     unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups;
@@ -229,7 +229,7 @@ type Minima = [__m256i; 8];
 
 /// Reads the superblocks of one kind, and multiplies them with activations of eight bits. What is given here is
 /// that of Q4K and Q5K.
-pub trait ReadSuperblock: Read {
+pub(super) trait ReadSuperblock: Read {
     /// The integer scales of a block: of its first and of its second half, each twice in every lane.
     ///
     /// # Safety

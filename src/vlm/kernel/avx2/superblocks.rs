@@ -25,7 +25,7 @@ const BLOCKS: usize = SUPERBLOCK / BLOCK;
 /// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn run<R: ReadSuperblock>(
+pub(super) unsafe fn run<R: ReadSuperblock>(
     w: &Packed,
     x: &Activations,
     rows: Range<usize>,

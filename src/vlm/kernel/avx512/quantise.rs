@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 /// # Safety
 /// The processor has AVX-512.
 #[target_feature(enable = "avx512f")]
-pub unsafe fn panel(
+pub(crate) unsafe fn panel(
     x: &[f32],
     k: usize,
     span: usize,

@@ -28,7 +28,13 @@ const MANY_MAX: usize = 64;
 /// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub unsafe fn run<R: Read>(w: &Packed, x: &Activations, rows: Range<usize>, tiles: Range<usize>, out: Out) {
+pub(super) unsafe fn run<R: Read>(
+    w: &Packed,
+    x: &Activations,
+    rows: Range<usize>,
+    tiles: Range<usize>,
+    out: Out,
+) {
     assert!(x.shared == Shared::Superblock, "activations whose superblocks share a scale");
     let many = if rows.len() < MANY { 0 } else { rows.len() / STEP * STEP };
     let (many, few) = (rows.start..rows.start + many, rows.start + many..rows.end);

@@ -9,7 +9,7 @@
 //! A `result` is a pure function of the stored record and the schema number of its outbox entry, so
 //! every send has the same bytes. Field names and types of a schema number never change.
 
-pub mod part;
+pub(crate) mod part;
 mod station;
 
 pub use station::{alarm, camera_status, recipe, stats, status};

@@ -31,7 +31,7 @@ struct ViewV1<'a> {
 }
 
 /// The bytes of `part`: a pure function of the stored verdict.
-pub fn part(verdict: &PartVerdict) -> Vec<u8> {
+pub(crate) fn part(verdict: &PartVerdict) -> Vec<u8> {
     fn view(v: &View) -> ViewV1<'_> {
         ViewV1 {
             camera: &v.camera,
