@@ -8,7 +8,7 @@
 //! shown. Where it cannot be told which part is the host, it is not shown either.
 
 /// Stands where a secret may have stood.
-pub const MASK: &str = "***";
+pub(crate) const MASK: &str = "***";
 
 /// Keys of a pipeline's elements whose values are shown in no case.
 const SECRET_KEYS: [&str; 9] = ["pass", "pw", "user", "secret", "token", "key", "auth", "cookie", "headers"];

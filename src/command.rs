@@ -46,7 +46,7 @@ pub(crate) async fn carry_out(handler: &Handler, command: Command, sender: Sende
 
 /// What can be commanded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub(crate) enum Verb {
     Trigger,
     Pipeline,
     Pause,
@@ -56,11 +56,11 @@ pub enum Verb {
 }
 
 impl Verb {
-    pub const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::Trigger, Self::Pipeline, Self::Pause, Self::Resume, Self::Retry, Self::Reload];
 
     /// The word in topics and paths.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Trigger => "trigger",
             Self::Pipeline => "pipeline",
@@ -75,7 +75,7 @@ impl Verb {
     ///
     /// # Errors
     /// It is none; the words that are stand in the reason.
-    pub fn parse(word: &str) -> Result<Self, Refusal> {
+    pub(crate) fn parse(word: &str) -> Result<Self, Refusal> {
         Self::ALL.into_iter().find(|v| v.as_str() == word).ok_or_else(|| {
             let known = Self::ALL.map(Self::as_str).join(", ");
             malformed(format!("there is no command {word:?}; there are {known}"))
@@ -86,7 +86,7 @@ impl Verb {
 /// The object of every command; which fields a verb may have is checked.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct CommandBody {
+pub(crate) struct CommandBody {
     /// `id` of the camera. Left out: all cameras; for a trigger the only part with several views or, where
     /// the config has not exactly one, all cameras that take triggers.
     #[schema(max_length = 256)]
@@ -118,7 +118,7 @@ pub struct CommandBody {
 
 /// A command that is well formed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Order {
+pub(crate) struct Order {
     pub command: Command,
     pub correlation_id: Option<String>,
 }
@@ -155,13 +155,13 @@ pub(crate) fn body(text: &[u8]) -> Result<CommandBody, Refusal> {
 
 impl CommandBody {
     /// Takes `id` for a correlation id that the sender did not write, where it could have been one.
-    pub fn correlated_by(mut self, id: Option<&str>) -> Self {
+    pub(crate) fn correlated_by(mut self, id: Option<&str>) -> Self {
         self.correlation_id = self.correlation_id.or_else(|| id.filter(|id| is_id(id)).map(str::to_owned));
         self
     }
 
     /// The id by which the sender knows the answer, where it can be one: a command that is refused has it, too.
-    pub fn id(&self) -> Option<String> {
+    pub(crate) fn id(&self) -> Option<String> {
         let id = self.correlation_id.as_deref().map(bare);
         id.filter(|id| is_id(id)).map(str::to_owned)
     }
@@ -170,7 +170,7 @@ impl CommandBody {
     ///
     /// # Errors
     /// `Refusal::Malformed`: a field does not belong to the verb, is missing, or is not what it must be.
-    pub fn order(self, verb: Verb, received: Instant) -> Result<Order, Refusal> {
+    pub(crate) fn order(self, verb: Verb, received: Instant) -> Result<Order, Refusal> {
         let this = self.unpadded();
         this.check().map_err(malformed)?;
         let word = verb.as_str();

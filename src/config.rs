@@ -24,9 +24,9 @@ mod read;
 mod tests;
 mod web;
 
-pub use crate::camera::trigger::{TriggerConfig, TriggerOn};
-pub use mqtt::{BrokerTls, Mqtt, Protocol, Secret, Sink};
-pub use pair::unfit;
+pub(crate) use crate::camera::trigger::{TriggerConfig, TriggerOn};
+pub(crate) use mqtt::{BrokerTls, Mqtt, Protocol, Secret, Sink};
+pub(crate) use pair::unfit;
 
 use crate::camera::kind::SourceConfig;
 use crate::camera::window::Rule;
@@ -42,38 +42,38 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The config of an installed service, read where no other is named.
-pub const DEFAULT_FILE: &str = "/etc/inspectd/inspectd.toml";
+pub(crate) const DEFAULT_FILE: &str = "/etc/inspectd/inspectd.toml";
 /// The exit code of sysexits.h for a bad config (EX_CONFIG); systemd does not restart after it.
 pub const EXIT_CODE: u8 = 78;
 
 /// Everything that an operator can set, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    pub station: Station,
-    pub model: Model,
+    pub(crate) station: Station,
+    pub(crate) model: Model,
     /// At least one; ids are unique.
-    pub cameras: Vec<Camera>,
+    pub(crate) cameras: Vec<Camera>,
     /// Parts that several cameras look at; names are unique.
-    pub parts: Vec<Part>,
-    pub store: Store,
-    pub mqtt: Mqtt,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) store: Store,
+    pub(crate) mqtt: Mqtt,
     /// Further brokers, in the order of their names.
-    pub sinks: Vec<Sink>,
+    pub(crate) sinks: Vec<Sink>,
     /// `None` without the section: there is no page.
-    pub web: Option<Web>,
+    pub(crate) web: Option<Web>,
     /// `[trigger] dir`: a file in it is a trigger. `None`: there is no such folder.
-    pub trigger_dir: Option<PathBuf>,
+    pub(crate) trigger_dir: Option<PathBuf>,
     /// Where the pipelines were read from.
-    pub pipelines_dir: PathBuf,
+    pub(crate) pipelines_dir: PathBuf,
     /// Every pipeline of that folder that has no errors, by name: those that cameras name, and those that a command
     /// may name.
-    pub recipes: BTreeMap<String, Recipe>,
+    pub(crate) recipes: BTreeMap<String, Recipe>,
     /// What is wrong with recipes that cameras name, by name; empty but for `load_to_run`.
-    pub broken: BTreeMap<String, Vec<Problem>>,
+    pub(crate) broken: BTreeMap<String, Vec<Problem>>,
     /// What is wrong with files of that folder that no camera names.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// What is valid and risky, here and in the pipelines: above all recipes by which defective parts pass.
-    pub warnings: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
 }
 
 impl Config {
@@ -85,7 +85,7 @@ impl Config {
 
 /// The ISA-95 path of the station: each part is one level of its topics.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Station {
+pub(crate) struct Station {
     pub root: String,
     pub site: String,
     pub area: String,
@@ -95,7 +95,7 @@ pub struct Station {
 
 impl Station {
     /// The topic `root/site/area/line/station/suffix`, for example with the suffix `result`.
-    pub fn topic(&self, suffix: &str) -> String {
+    pub(crate) fn topic(&self, suffix: &str) -> String {
         let Self { root, site, area, line, station } = self;
         format!("{root}/{site}/{area}/{line}/{station}/{suffix}")
     }
@@ -103,7 +103,7 @@ impl Station {
 
 /// Which model answers, and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Model {
+pub(crate) struct Model {
     /// The text GGUF.
     pub text: PathBuf,
     /// The vision GGUF.
@@ -125,7 +125,7 @@ pub struct Model {
 
 /// One camera and what is done with its frames.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Camera {
+pub(crate) struct Camera {
     pub id: String,
     pub source: SourceConfig,
     /// Name of a pipeline in `Config::pipelines`.
@@ -136,14 +136,14 @@ pub struct Camera {
 
 impl Camera {
     /// How pictures are matched with triggers.
-    pub fn window(&self) -> Rule {
+    pub(crate) fn window(&self) -> Rule {
         self.source.window(self.trigger)
     }
 }
 
 /// A part that several cameras look at, and that has one verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub(crate) struct Part {
     pub name: String,
     /// Ids of cameras that take triggers; at least two.
     pub cameras: Vec<String>,
@@ -151,7 +151,7 @@ pub struct Part {
 
 /// The queue between a camera and the inspection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueueConfig {
+pub(crate) struct QueueConfig {
     /// What happens to a frame when the queue is full. A dropped one is a review, `queue_full`.
     pub policy: Policy,
     pub frames: usize,
@@ -159,7 +159,7 @@ pub struct QueueConfig {
 
 /// Where inspections are kept, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Store {
+pub(crate) struct Store {
     pub dir: PathBuf,
     /// Records and images together; the oldest images go first.
     pub max_bytes: u64,
@@ -172,7 +172,7 @@ pub struct Store {
 
 /// The review page.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Web {
+pub(crate) struct Web {
     /// Beyond loopback it is served with TLS only.
     pub listen: SocketAddr,
     /// Names under which browsers may ask for it, beside its address.
@@ -201,7 +201,7 @@ pub fn load(path: &Path) -> Result<Config, ReadError> {
 /// password's, the folders of folder cameras. ///
 /// # Errors
 /// As `load`; a file that is missing is a problem of the key that names it.
-pub fn load_with_files(path: &Path) -> Result<Config, ReadError> {
+pub(crate) fn load_with_files(path: &Path) -> Result<Config, ReadError> {
     load_file(path, true, false)
 }
 
@@ -210,7 +210,7 @@ pub fn load_with_files(path: &Path) -> Result<Config, ReadError> {
 ///
 /// # Errors
 /// As `load_with_files`, but for errors in recipes.
-pub fn load_to_run(path: &Path) -> Result<Config, ReadError> {
+pub(crate) fn load_to_run(path: &Path) -> Result<Config, ReadError> {
     load_file(path, true, true)
 }
 

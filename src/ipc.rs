@@ -233,10 +233,10 @@ pub struct Program {
 /// What a child of root gives up before it runs.
 #[derive(Debug)]
 pub struct BecomeUser {
-    pub uid: u32,
-    pub gid: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     /// The working directory; open, because the user may not be allowed to walk to it.
-    pub dir: OwnedFd,
+    pub(crate) dir: OwnedFd,
 }
 
 impl BecomeUser {

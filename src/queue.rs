@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// What a full queue does with one more item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
+pub(crate) enum Policy {
     /// The pusher waits: nothing is dropped, the source slows down.
     Wait,
     /// The item that waited longest gives way: results stay fresh.
@@ -29,10 +29,10 @@ pub enum Policy {
 }
 
 impl Policy {
-    pub const ALL: [Self; 3] = [Self::Wait, Self::DropOldest, Self::DropNewest];
+    pub(crate) const ALL: [Self; 3] = [Self::Wait, Self::DropOldest, Self::DropNewest];
 
     /// The word used in the config.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Wait => "wait",
             Self::DropOldest => "drop_oldest",
@@ -41,7 +41,7 @@ impl Policy {
     }
 
     /// The policy of a word, if it is one.
-    pub fn parse(word: &str) -> Option<Self> {
+    pub(crate) fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|p| p.as_str() == word)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// What asks for a picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TriggerConfig {
+pub(crate) struct TriggerConfig {
     pub on: TriggerOn,
     /// Milliseconds from one picture to the next; `None`: as fast as source and queue allow.
     pub interval_ms: Option<u64>,
@@ -24,7 +24,7 @@ impl TriggerConfig {
 
 /// Who decides when a picture is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TriggerOn {
+pub(crate) enum TriggerOn {
     /// The clock, or the source itself.
     #[default]
     Interval,

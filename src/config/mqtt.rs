@@ -23,7 +23,7 @@ const SINK_NAME_MAX: usize = 32;
 
 /// How to reach the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mqtt {
+pub(crate) struct Mqtt {
     pub host: String,
     pub port: u16,
     /// `Some` exactly for `mqtts://`.
@@ -42,7 +42,7 @@ pub struct Mqtt {
 
 /// A further broker, `[sink.NAME]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sink {
+pub(crate) struct Sink {
     pub name: String,
     /// False: it keeps its place in the outbox and holds nobody back.
     pub enabled: bool,
@@ -53,7 +53,7 @@ pub struct Sink {
 
 /// Files (PEM) of a connection by TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrokerTls {
+pub(crate) struct BrokerTls {
     /// The authorities of which one must have signed the broker's certificate.
     pub ca: PathBuf,
     /// Our certificate and its key, for a broker that asks for them.
@@ -62,7 +62,7 @@ pub struct BrokerTls {
 
 impl Mqtt {
     /// The broker as a url, without secrets.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "mqtts" } else { "mqtt" };
         let brackets = self.host.contains(':');
         let (open, close) = if brackets { ("[", "]") } else { ("", "") };
@@ -70,7 +70,7 @@ impl Mqtt {
     }
 
     /// What anybody on the way to the broker could read, in words, if there is anything.
-    pub fn warning(&self) -> Option<String> {
+    pub(crate) fn warning(&self) -> Option<String> {
         let is_local = self.host.eq_ignore_ascii_case("localhost")
             || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let has_password = self.password.is_some() || self.password_file.is_some();
@@ -84,7 +84,7 @@ impl Mqtt {
     ///
     /// # Errors
     /// The file cannot be read, or is too big to be a password.
-    pub fn read_password(&self) -> io::Result<Option<Secret>> {
+    pub(crate) fn read_password(&self) -> io::Result<Option<Secret>> {
         let Some(path) = &self.password_file else {
             return Ok(self.password.clone());
         };
@@ -103,7 +103,7 @@ impl Mqtt {
 
 /// The version of MQTT that is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// MQTT 3.1.1: `protocol = 4`, the level that its CONNECT packet carries.
     V311,
     /// MQTT 5: `protocol = 5`.
@@ -112,7 +112,7 @@ pub enum Protocol {
 
 impl Protocol {
     /// The protocol level, as the config and the CONNECT packet have it.
-    pub const fn level(self) -> u8 {
+    pub(crate) const fn level(self) -> u8 {
         match self {
             Self::V311 => 4,
             Self::V5 => 5,
@@ -122,16 +122,16 @@ impl Protocol {
 
 /// Text that no log may show.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub(crate) struct Secret(String);
 
 impl Secret {
     /// Wraps a secret.
-    pub fn new(text: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
     /// The secret itself, for the one place that sends it.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }

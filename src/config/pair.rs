@@ -7,7 +7,7 @@ use crate::domain::pipeline::Pipeline;
 use std::time::Duration;
 
 /// Why this camera cannot be inspected by this pipeline; `None`: it can.
-pub fn unfit(camera: &Camera, pipeline: &Pipeline) -> Option<String> {
+pub(crate) fn unfit(camera: &Camera, pipeline: &Pipeline) -> Option<String> {
     late_clip(camera.trigger, pipeline).or_else(|| line_clip(&camera.source, pipeline))
 }
 

@@ -12,7 +12,7 @@ mod section;
 mod text;
 
 pub(crate) use origin::{Origin, PATH_CHARS_MAX};
-pub use section::Section;
+pub(crate) use section::Section;
 pub(crate) use text::{Text, path, quoted};
 
 use crate::address;
@@ -26,10 +26,10 @@ use toml::de::{DeTable, DeValue};
 
 /// Variables with the prefix that are no keys: the log filter and the config's own path.
 const NOT_KEYS: [&str; 2] = ["INSPECTD_LOG", "INSPECTD_CONFIG"];
-pub const PREFIX: &str = "INSPECTD_";
+pub(crate) const PREFIX: &str = "INSPECTD_";
 /// Longest value that a message repeats, in characters.
 const SHOWN_CHARS_MAX: usize = 60;
-pub use crate::address::MASK;
+pub(crate) use crate::address::MASK;
 
 /// A file beyond this many bytes is none of ours.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -99,7 +99,7 @@ impl fmt::Display for AllOf<'_> {
 ///
 /// # Errors
 /// `Unreadable`.
-pub fn read_text(path: &Path) -> Result<String, ReadError> {
+pub(crate) fn read_text(path: &Path) -> Result<String, ReadError> {
     let unreadable = |source| ReadError::Unreadable { file: path.display().to_string(), source };
     let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
     if bytes > FILE_BYTES_MAX {
@@ -119,7 +119,7 @@ struct Place {
 
 /// A merged document and the problems found in it so far.
 #[derive(Debug)]
-pub struct Document {
+pub(crate) struct Document {
     file: String,
     tree: Map<String, Value>,
     places: BTreeMap<String, Place>,
@@ -132,7 +132,7 @@ pub struct Document {
 impl Document {
     /// Parses `text` and lays the variables of `environment` over it. `file` only names the text in
     /// messages. What does not parse is reported; what does is kept.
-    pub fn parse(file: &str, text: &str, environment: &[(String, String)]) -> Self {
+    pub(crate) fn parse(file: &str, text: &str, environment: &[(String, String)]) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
         let mut document = Self {
             file: file.to_owned(),
@@ -162,23 +162,23 @@ impl Document {
     }
 
     /// The merged tree; empty when the text did not parse.
-    pub const fn tree(&self) -> &Map<String, Value> {
+    pub(crate) const fn tree(&self) -> &Map<String, Value> {
         &self.tree
     }
 
     /// True when a value of the environment stands at this path: it is text, whatever its type.
-    pub fn is_override(&self, path: &str) -> bool {
+    pub(crate) fn is_override(&self, path: &str) -> bool {
         self.overrides.contains_key(path)
     }
 
     /// Reports a problem with the key at `path`. A key that is not in the file is reported at the
     /// nearest section around it.
-    pub fn problem(&self, path: &str, message: impl Into<String>) {
+    pub(crate) fn problem(&self, path: &str, message: impl Into<String>) {
         self.push(self.at(path, message.into()));
     }
 
     /// Reports what is valid and risky about the key at `path`, once.
-    pub fn warning(&self, path: &str, message: impl Into<String>) {
+    pub(crate) fn warning(&self, path: &str, message: impl Into<String>) {
         let warning = self.at(path, message.into());
         let mut warnings = self.warnings.borrow_mut();
         if !warnings.contains(&warning) {
@@ -198,12 +198,12 @@ impl Document {
     }
 
     /// Everything reported, in the order of the file.
-    pub fn into_problems(self) -> Vec<Problem> {
+    pub(crate) fn into_problems(self) -> Vec<Problem> {
         self.into_problems_and_warnings().0
     }
 
     /// Everything reported and everything warned of, each in the order of the file.
-    pub fn into_problems_and_warnings(self) -> (Vec<Problem>, Vec<Problem>) {
+    pub(crate) fn into_problems_and_warnings(self) -> (Vec<Problem>, Vec<Problem>) {
         let sorted = |list: RefCell<Vec<Problem>>| {
             let mut list = list.into_inner();
             list.sort_by_key(|p| (p.variable.is_some(), p.line, p.column));
@@ -213,12 +213,12 @@ impl Document {
     }
 
     /// True when something was reported about exactly this key.
-    pub fn has_problem(&self, path: &str) -> bool {
+    pub(crate) fn has_problem(&self, path: &str) -> bool {
         self.problems.borrow().iter().any(|problem| problem.key == path)
     }
 
     /// True while nothing was reported.
-    pub fn is_fine(&self) -> bool {
+    pub(crate) fn is_fine(&self) -> bool {
         self.problems.borrow().is_empty()
     }
 
@@ -335,7 +335,7 @@ impl Document {
 }
 
 /// `a.b` from `a` and `b`; `b` at the top.
-pub fn join(path: &str, key: &str) -> String {
+pub(crate) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 

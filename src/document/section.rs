@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// One table (or the whole file), possibly absent: then it has no keys, and required ones are missing.
-pub struct Section<'a> {
+pub(crate) struct Section<'a> {
     document: &'a Document,
     path: String,
     table: Option<&'a Map<String, Value>>,
@@ -24,32 +24,32 @@ pub struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// The whole document.
-    pub fn root(document: &'a Document) -> Self {
+    pub(crate) fn root(document: &'a Document) -> Self {
         Self { document, path: String::new(), table: Some(document.tree()), asked: RefCell::default() }
     }
 
     /// True when the table stands in the document.
-    pub const fn is_present(&self) -> bool {
+    pub(crate) const fn is_present(&self) -> bool {
         self.table.is_some()
     }
 
     /// Reports a problem with one key.
-    pub fn problem(&self, key: &str, message: impl Into<String>) {
+    pub(crate) fn problem(&self, key: &str, message: impl Into<String>) {
         self.document.problem(&join(&self.path, key), message);
     }
 
     /// Reports a problem with the section itself.
-    pub fn problem_here(&self, message: impl Into<String>) {
+    pub(crate) fn problem_here(&self, message: impl Into<String>) {
         self.document.problem(&self.path, message);
     }
 
     /// True when nothing is wrong with these keys by themselves, so that they can be compared.
-    pub fn are_fine(&self, keys: &[&str]) -> bool {
+    pub(crate) fn are_fine(&self, keys: &[&str]) -> bool {
         !keys.iter().any(|key| self.document.has_problem(&join(&self.path, key)))
     }
 
     /// Reports every key that nobody asked for. Call it last.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         let asked = self.asked.into_inner();
         for key in self.table.iter().flat_map(|table| table.keys()) {
             if !asked.contains(&key.as_str()) {
@@ -60,7 +60,7 @@ impl<'a> Section<'a> {
     }
 
     /// The value of an optional key.
-    pub fn get<T: Scalar>(&self, key: &'static str) -> Option<T> {
+    pub(crate) fn get<T: Scalar>(&self, key: &'static str) -> Option<T> {
         let value = self.value(key)?;
         let path = join(&self.path, key);
         let scalar = self.scalar(&path, value);
@@ -71,7 +71,7 @@ impl<'a> Section<'a> {
     }
 
     /// The value of a key that must be there.
-    pub fn required<T: Scalar + Default>(&self, key: &'static str) -> T {
+    pub(crate) fn required<T: Scalar + Default>(&self, key: &'static str) -> T {
         if self.value(key).is_none() {
             self.problem(key, format!("is missing; it must be {}", T::WORDS));
             return T::default();
@@ -80,7 +80,7 @@ impl<'a> Section<'a> {
     }
 
     /// An optional number in a range.
-    pub fn ranged<T>(&self, key: &'static str, range: RangeInclusive<T>) -> Option<T>
+    pub(crate) fn ranged<T>(&self, key: &'static str, range: RangeInclusive<T>) -> Option<T>
     where
         T: Scalar + PartialOrd + Display + Copy,
     {
@@ -93,7 +93,7 @@ impl<'a> Section<'a> {
     }
 
     /// A number in a range that must be there.
-    pub fn required_ranged<T>(&self, key: &'static str, range: RangeInclusive<T>) -> T
+    pub(crate) fn required_ranged<T>(&self, key: &'static str, range: RangeInclusive<T>) -> T
     where
         T: Scalar + PartialOrd + Display + Copy,
     {
@@ -105,7 +105,7 @@ impl<'a> Section<'a> {
     }
 
     /// The files of `certificate` and `key`, both or none; `file` reads one of them.
-    pub fn certificate_and_key(
+    pub(crate) fn certificate_and_key(
         &self,
         file: impl Fn(&'static str) -> Option<PathBuf>,
     ) -> Option<(PathBuf, PathBuf)> {
@@ -124,7 +124,7 @@ impl<'a> Section<'a> {
     }
 
     /// An optional string that is not empty and has no control characters.
-    pub fn text(&self, key: &'static str, chars_max: usize) -> Option<String> {
+    pub(crate) fn text(&self, key: &'static str, chars_max: usize) -> Option<String> {
         let text: String = self.get(key)?;
         let length = text.chars().count();
         if text.trim().is_empty() {
@@ -142,7 +142,7 @@ impl<'a> Section<'a> {
     }
 
     /// Like `text`, for a key that must be there.
-    pub fn required_text(&self, key: &'static str, chars_max: usize) -> String {
+    pub(crate) fn required_text(&self, key: &'static str, chars_max: usize) -> String {
         if self.value(key).is_none() {
             self.problem(key, format!("is missing; it must be {}", String::WORDS));
         }
@@ -150,7 +150,7 @@ impl<'a> Section<'a> {
     }
 
     /// A name that stands in topics, file names and messages: `[A-Za-z0-9_-]{1,64}`.
-    pub fn required_id(&self, key: &'static str) -> String {
+    pub(crate) fn required_id(&self, key: &'static str) -> String {
         let id: String = self.required(key);
         let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
         if self.value(key).is_some() && !((1..=64).contains(&id.len()) && id.bytes().all(fits)) {
@@ -160,7 +160,12 @@ impl<'a> Section<'a> {
     }
 
     /// An optional word of a fixed list.
-    pub fn word<T>(&self, key: &'static str, parse: impl Fn(&str) -> Option<T>, words: &[&str]) -> Option<T> {
+    pub(crate) fn word<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+        words: &[&str],
+    ) -> Option<T> {
         let word: String = self.get(key)?;
         let parsed = parse(&word);
         if parsed.is_none() {
@@ -170,7 +175,7 @@ impl<'a> Section<'a> {
     }
 
     /// A word of a fixed list that must be there.
-    pub fn required_word<T>(
+    pub(crate) fn required_word<T>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Option<T>,
@@ -183,7 +188,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of strings; `None` when the key is absent.
-    pub fn strings(&self, key: &'static str) -> Option<Vec<String>> {
+    pub(crate) fn strings(&self, key: &'static str) -> Option<Vec<String>> {
         let path = join(&self.path, key);
         let items = self.array(key, "a list of strings")?;
         let mut strings = Vec::new();
@@ -197,7 +202,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of numbers; `None` when the key is absent or wrong.
-    pub fn numbers(&self, key: &'static str) -> Option<Vec<f64>> {
+    pub(crate) fn numbers(&self, key: &'static str) -> Option<Vec<f64>> {
         let items = self.array(key, "a list of numbers")?;
         let numbers: Option<Vec<f64>> = items.iter().map(|item| f64::from_kind(&item.kind)).collect();
         if numbers.is_none() {
@@ -207,7 +212,7 @@ impl<'a> Section<'a> {
     }
 
     /// A word (`Ok`) or a list of numbers (`Err`).
-    pub fn get_text_or_numbers(&self, key: &'static str) -> Option<Result<String, Vec<f64>>> {
+    pub(crate) fn get_text_or_numbers(&self, key: &'static str) -> Option<Result<String, Vec<f64>>> {
         match &self.value(key)?.kind {
             ValueKind::String(word) => Some(Ok(word.clone())),
             _ => self.numbers(key).map(Err),
@@ -215,12 +220,12 @@ impl<'a> Section<'a> {
     }
 
     /// True when the key holds a text.
-    pub fn is_text(&self, key: &'static str) -> bool {
+    pub(crate) fn is_text(&self, key: &'static str) -> bool {
         self.value(key).is_some_and(|value| matches!(value.kind, ValueKind::String(_)))
     }
 
     /// A table of whole numbers whose keys are free; empty when the key is absent.
-    pub fn integers(&self, key: &'static str) -> BTreeMap<String, i64> {
+    pub(crate) fn integers(&self, key: &'static str) -> BTreeMap<String, i64> {
         let path = join(&self.path, key);
         let table = self.value(key).and_then(|value| self.table_of(&path, value));
         let number = |(name, value): (&String, &Value)| match &value.kind {
@@ -235,12 +240,12 @@ impl<'a> Section<'a> {
     }
 
     /// A rectangle `[x1, y1, x2, y2]` in pixels that holds at least one pixel.
-    pub fn rect(&self, key: &'static str) -> Option<Rect> {
+    pub(crate) fn rect(&self, key: &'static str) -> Option<Rect> {
         self.rect_of(&join(&self.path, key), self.value(key)?)
     }
 
     /// A list of rectangles; empty when the key is absent.
-    pub fn rects(&self, key: &'static str) -> Vec<Rect> {
+    pub(crate) fn rects(&self, key: &'static str) -> Vec<Rect> {
         let path = join(&self.path, key);
         let items = self.array(key, "a list of rectangles [x1, y1, x2, y2]").unwrap_or_default();
         let rect = |(index, item)| self.rect_of(&format!("{path}[{index}]"), item);
@@ -248,14 +253,14 @@ impl<'a> Section<'a> {
     }
 
     /// The section under a key; absent when the key is.
-    pub fn child(&self, key: &'static str) -> Self {
+    pub(crate) fn child(&self, key: &'static str) -> Self {
         let path = join(&self.path, key);
         let table = self.value(key).and_then(|value| self.table_of(&path, value));
         Self { document: self.document, path, table, asked: RefCell::default() }
     }
 
     /// The tables of a list, `[[key]]`; empty when the key is absent.
-    pub fn children(&self, key: &'static str) -> Vec<Self> {
+    pub(crate) fn children(&self, key: &'static str) -> Vec<Self> {
         let path = join(&self.path, key);
         let items = self.array(key, "a list of sections").unwrap_or_default();
         let child = |(index, item): (usize, &'a Value)| {
@@ -267,7 +272,7 @@ impl<'a> Section<'a> {
     }
 
     /// The tables under a key whose names are free, `[key.NAME]`, in the order of names; empty when the key is absent.
-    pub fn named(&self, key: &'static str) -> Vec<(String, Self)> {
+    pub(crate) fn named(&self, key: &'static str) -> Vec<(String, Self)> {
         let path = join(&self.path, key);
         let table = self.value(key).and_then(|value| self.table_of(&path, value));
         let child = |(name, value): (&String, &'a Value)| {
@@ -334,7 +339,7 @@ impl<'a> Section<'a> {
 }
 
 /// A type that one value can have.
-pub trait Scalar: Sized {
+pub(crate) trait Scalar: Sized {
     /// What the value must be, for messages.
     const WORDS: &'static str;
     /// From the file, where types are strict.

@@ -46,10 +46,10 @@ pub struct Abilities {
 /// The forms that a backend can hold an answer to. Free text needs no ability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forms {
-    pub defects: bool,
-    pub lines: bool,
-    pub schema: bool,
-    pub lark: bool,
+    pub(crate) defects: bool,
+    pub(crate) lines: bool,
+    pub(crate) schema: bool,
+    pub(crate) lark: bool,
 }
 
 impl Abilities {

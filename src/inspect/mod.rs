@@ -84,7 +84,7 @@ pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>]) -> Vec<Inspection> {
 
 /// What is asked about a frame, and how long it took to find that out.
 #[derive(Debug)]
-pub struct Planned {
+pub(crate) struct Planned {
     pub plan: Plan,
     started: Instant,
     cut_ms: f64,
@@ -95,7 +95,7 @@ impl Planned {
     ///
     /// # Errors
     /// `Reason::Frame` when it does not, `Reason::Engine` when the model cannot be asked this.
-    pub fn new(work: Work<'_>, model: &ModelInfo) -> Result<Self, Reason> {
+    pub(crate) fn new(work: Work<'_>, model: &ModelInfo) -> Result<Self, Reason> {
         let started = Instant::now();
         fit::judge(work.frame, work.pipeline)?;
         let plan = Plan::new(work.frame, work.pipeline, model)?;
@@ -108,7 +108,7 @@ pub type RegionAnswers = Vec<Result<Completion, VlmError>>;
 
 /// The inspection that the answers of the plan's regions make, in their order; a region without answers is a fault.
 /// `fault` is whatever else went wrong.
-pub fn conclude(
+pub(crate) fn conclude(
     work: Work<'_>,
     model: &ModelInfo,
     planned: &Planned,
@@ -131,7 +131,12 @@ fn guarded(work: Work<'_>, model: &ModelInfo, put_together: impl FnOnce() -> Ins
 }
 
 /// The inspection of a frame that was never looked at: a review with its reason.
-pub fn uninspected(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo, reason: Reason) -> Inspection {
+pub(crate) fn uninspected(
+    frame: &Frame,
+    pipeline: &Pipeline,
+    model: &ModelInfo,
+    reason: Reason,
+) -> Inspection {
     let work = Work { frame, pipeline };
     let mut record = Record::new(work, model, Instant::now(), Timing::default(), 0.0);
     record.faults.push(reason);

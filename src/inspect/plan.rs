@@ -29,7 +29,7 @@ pub(crate) const LABELS_PLACE: &str = "{labels}";
 
 /// A cut of the frame, or of all pictures of its clip, and the prompts that are asked of it.
 #[derive(Clone, Debug)]
-pub struct Region {
+pub(crate) struct Region {
     /// Tiles of the grid come first; the regions of prompts with a region of their own follow.
     pub tile: Tile,
     /// Indexes into the pipeline's prompts.
@@ -43,7 +43,7 @@ pub struct Region {
 
 /// Everything that is asked about one frame.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub regions: Vec<Region>,
 }
 
@@ -54,7 +54,7 @@ impl Plan {
     /// `Reason::Frame` when the pipeline does not fit the frame: its regions do not, or the frame has fewer
     /// pictures than the pipeline's clip, or pictures of several sizes. `Reason::Engine` when the pipeline lists a
     /// label that is not among those of the model.
-    pub fn new(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo) -> Result<Self, Reason> {
+    pub(crate) fn new(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo) -> Result<Self, Reason> {
         let (width, height) = frame.pixels.dimensions();
         let pictures = pictures(frame, pipeline)?;
         let mut regions = regions(width, height, pipeline, model)?;
@@ -71,7 +71,7 @@ impl Plan {
     }
 
     /// The engine's jobs, one a region, in order.
-    pub fn jobs(&self) -> impl Iterator<Item = Job> + '_ {
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = Job> + '_ {
         self.regions.iter().map(|r| Job {
             shown: r.shown.clone(),
             min_pixels: r.budget.min_pixels,
@@ -81,7 +81,7 @@ impl Plan {
     }
 
     /// The tiles of all regions.
-    pub fn tiles(&self) -> Vec<Tile> {
+    pub(crate) fn tiles(&self) -> Vec<Tile> {
         self.regions.iter().map(|r| r.tile).collect()
     }
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// A checked pipeline with the text that it was read from.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Recipe {
+pub(crate) struct Recipe {
     pub pipeline: Arc<Pipeline>,
     /// The whole file, as it was read.
     pub text: Arc<str>,
@@ -27,14 +27,14 @@ impl Recipe {
     ///
     /// # Errors
     /// Everything that is wrong in it.
-    pub fn read(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
+    pub(crate) fn read(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
         let (pipeline, warnings) = super::file::from_str(file, text)?;
         Ok(Self { pipeline: Arc::new(pipeline), text: text.into(), warnings })
     }
 
     /// A recipe that no file holds.
     #[cfg(test)]
-    pub fn of(pipeline: &Pipeline) -> Self {
+    pub(crate) fn of(pipeline: &Pipeline) -> Self {
         Self { pipeline: Arc::new(pipeline.clone()), text: "".into(), warnings: vec![] }
     }
 }

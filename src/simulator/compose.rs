@@ -22,23 +22,23 @@ use rand::Rng;
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrameTruth {
     /// Index of the frame in its seed.
-    pub i: u64,
-    pub w: usize,
-    pub h: usize,
+    pub(crate) i: u64,
+    pub(crate) w: usize,
+    pub(crate) h: usize,
     /// Material of the part.
-    pub surface: &'static str,
+    pub(crate) surface: &'static str,
     /// The part or serial number on the nameplate.
-    pub part_id: String,
+    pub(crate) part_id: String,
     /// The batch that the part belongs to; random designs have none.
-    pub lot: Option<String>,
-    pub nameplate: [i32; 4],
+    pub(crate) lot: Option<String>,
+    pub(crate) nameplate: [i32; 4],
     /// Worst severity, or "none".
-    pub worst: &'static str,
+    pub(crate) worst: &'static str,
     /// Pixels per reference pixel of the severity rule.
-    pub unit: f32,
-    pub defects: Vec<Defect>,
+    pub(crate) unit: f32,
+    pub(crate) defects: Vec<Defect>,
     /// Readable lines, from top to bottom.
-    pub texts: Vec<Text>,
+    pub(crate) texts: Vec<Text>,
 }
 
 /// A part's plate: half its size in pixels, and its border.

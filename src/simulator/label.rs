@@ -15,17 +15,17 @@ pub struct Defect {
 /// One character of a text line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CharBox {
-    pub c: char,
-    pub bbox: [i32; 4],
+    pub(crate) c: char,
+    pub(crate) bbox: [i32; 4],
 }
 
 /// One readable text line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Text {
-    pub text: String,
-    pub bbox: [i32; 4],
-    pub style: &'static str,
-    pub chars: Vec<CharBox>,
+    pub(crate) text: String,
+    pub(crate) bbox: [i32; 4],
+    pub(crate) style: &'static str,
+    pub(crate) chars: Vec<CharBox>,
 }
 
 /// Ground truth of one tile.

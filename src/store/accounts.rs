@@ -49,9 +49,9 @@ impl Token {
 /// An open session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    pub account: String,
+    pub(crate) account: String,
     /// Milliseconds since 1970.
-    pub ends_ms: i64,
+    pub(crate) ends_ms: i64,
 }
 
 pub(super) struct AccountTrees {

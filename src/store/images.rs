@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Kinds of picture that are kept, by extension.
-pub const EXTENSIONS: [&str; 2] = ["jpg", "png"];
+pub(crate) const EXTENSIONS: [&str; 2] = ["jpg", "png"];
 
 /// Extension of the long parts of records.
 const PART_EXTENSION: &str = "json";
@@ -32,7 +32,7 @@ pub type Digest = [u8; 32];
 
 /// The two folders of content-addressed files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Image,
     Part,
 }
@@ -54,7 +54,7 @@ impl Kind {
 }
 
 /// All content-addressed files of one store.
-pub struct Files {
+pub(crate) struct Files {
     dir: PathBuf,
     next_temp: AtomicU64,
     pub(super) stamps: Stamps,
@@ -63,7 +63,7 @@ pub struct Files {
 
 impl Files {
     /// Makes the folders and empties `tmp/`.
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         let temp = dir.join("tmp");
         if temp.exists() {
             fs::remove_dir_all(&temp).map_err(StoreError::io("empty", &temp))?;
@@ -78,7 +78,7 @@ impl Files {
     }
 
     /// Stores a picture. It stays pinned until an inspection that refers to it is committed.
-    pub fn put_image(&self, bytes: &[u8], extension: &str) -> Result<(ImageRef, u64), StoreError> {
+    pub(crate) fn put_image(&self, bytes: &[u8], extension: &str) -> Result<(ImageRef, u64), StoreError> {
         if !EXTENSIONS.contains(&extension) {
             return Err(StoreError::BadExtension { extension: extension.to_owned() });
         }
@@ -87,7 +87,7 @@ impl Files {
     }
 
     /// Stores a long part of a record; pinned like a picture.
-    pub fn put_part(&self, bytes: &[u8]) -> Result<(Digest, u64), StoreError> {
+    pub(crate) fn put_part(&self, bytes: &[u8]) -> Result<(Digest, u64), StoreError> {
         self.put(Kind::Part, bytes, PART_EXTENSION)
     }
 
@@ -129,7 +129,7 @@ impl Files {
     }
 
     /// Ends one `put` of this file, after its record is in the database or was given up.
-    pub fn unpin(&self, digest: &Digest) {
+    pub(crate) fn unpin(&self, digest: &Digest) {
         let mut pins = self.lock_pins();
         if let Some(count) = pins.get_mut(digest) {
             *count -= 1;
@@ -140,7 +140,7 @@ impl Files {
     }
 
     /// The file of a picture, if it is here.
-    pub fn image(&self, sha256: &str) -> Option<PathBuf> {
+    pub(crate) fn image(&self, sha256: &str) -> Option<PathBuf> {
         self.find(Kind::Image, &unhex(sha256)?)
     }
 
@@ -150,7 +150,7 @@ impl Files {
     }
 
     /// The bytes of a long part, proven by their hash.
-    pub fn read_part(&self, digest: &Digest) -> Result<Vec<u8>, String> {
+    pub(crate) fn read_part(&self, digest: &Digest) -> Result<Vec<u8>, String> {
         let path = self.path(Kind::Part, digest, PART_EXTENSION);
         let bytes = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         if sha256(&bytes) != *digest {
@@ -160,7 +160,7 @@ impl Files {
     }
 
     /// Removes a file that no record refers to any more, unless it is pinned. Returns its size.
-    pub fn remove(&self, kind: Kind, digest: &Digest) -> Result<u64, StoreError> {
+    pub(crate) fn remove(&self, kind: Kind, digest: &Digest) -> Result<u64, StoreError> {
         let pins = self.lock_pins();
         if pins.contains_key(digest) {
             return Ok(0);
@@ -181,7 +181,7 @@ impl Files {
     }
 
     /// Calls `visit(kind, digest, bytes)` for every file.
-    pub fn walk(
+    pub(crate) fn walk(
         &self,
         mut visit: impl FnMut(Kind, Digest, u64) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
@@ -229,7 +229,7 @@ fn write_and_sync(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 }
 
 /// Makes names that were created in or moved into a directory durable.
-pub fn sync_dir(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|d| d.sync_all()).map_err(StoreError::io("fsync the directory", path))
 }
 
@@ -248,7 +248,7 @@ pub fn hex(digest: &Digest) -> String {
 }
 
 /// The digest of 64 hex digits, if it is one.
-pub fn unhex(text: &str) -> Option<Digest> {
+pub(crate) fn unhex(text: &str) -> Option<Digest> {
     let digits = text.as_bytes();
     if digits.len() != 64 {
         return None;

@@ -131,15 +131,15 @@ pub struct Entry {
 /// Where a version stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionState {
-    pub version: String,
+    pub(crate) version: String,
     /// Its first and its newest entry in the ledger.
-    pub first: u64,
-    pub last: u64,
-    pub step: Step,
-    pub at: String,
-    pub by: String,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) step: Step,
+    pub(crate) at: String,
+    pub(crate) by: String,
     /// It was active at some time, so that it may be again without a replay.
-    pub was_active: bool,
+    pub(crate) was_active: bool,
 }
 
 /// Which version of a pipeline is active.

@@ -38,7 +38,7 @@ enum Source {
 
 /// Rows of one source.
 #[derive(Clone, Copy, Debug)]
-pub enum Rows<'a> {
+pub(crate) enum Rows<'a> {
     Tokens(&'a [u32]),
     Picture(&'a Picture),
 }
@@ -90,7 +90,7 @@ impl Batch {
     }
 
     /// Where the rows come from, in their order.
-    pub fn sources(&self) -> impl Iterator<Item = Rows<'_>> {
+    pub(crate) fn sources(&self) -> impl Iterator<Item = Rows<'_>> {
         let mut at = 0;
         self.sources.iter().map(move |source| match source {
             Source::Tokens(n) => {
@@ -104,15 +104,10 @@ impl Batch {
 
 impl Rows<'_> {
     /// Number of rows.
-    pub const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         match self {
             Self::Tokens(ids) => ids.len(),
             Self::Picture(p) => p.rows * p.cols,
         }
-    }
-
-    /// True when there are none.
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }

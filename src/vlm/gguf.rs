@@ -44,7 +44,7 @@ pub enum Value {
 
 /// One row of the tensor table.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TensorInfo {
+pub(crate) struct TensorInfo {
     pub dtype: GgmlDType,
     /// Rows first: `[out, in]` for a matrix, the reverse of the file's order.
     pub shape: Vec<usize>,
@@ -55,7 +55,7 @@ pub struct TensorInfo {
 
 /// Where the parts of a header end, in bytes from the start of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub(crate) struct Layout {
     pub metadata_end: u64,
     pub table_end: u64,
     /// The first byte of the tensors: `table_end`, aligned.
@@ -69,12 +69,12 @@ pub struct Gguf {
     path: PathBuf,
     file: File,
     pub metadata: BTreeMap<String, Value>,
-    pub tensors: HashMap<String, TensorInfo>,
-    pub file_bytes: u64,
+    pub(crate) tensors: HashMap<String, TensorInfo>,
+    pub(crate) file_bytes: u64,
     /// Where the parts of the header end.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// How the matrices of this file are multiplied.
-    pub precision: Precision,
+    pub(crate) precision: Precision,
 }
 
 impl Gguf {
@@ -227,7 +227,7 @@ impl Gguf {
 }
 
 /// A value in a few words, for messages.
-pub fn brief(value: &Value) -> String {
+pub(crate) fn brief(value: &Value) -> String {
     match value {
         Value::Uint(n) => n.to_string(),
         Value::Int(n) => n.to_string(),

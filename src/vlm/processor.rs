@@ -5,7 +5,7 @@ use candle_core::Device;
 
 /// The central processor, or one CUDA device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Processor {
+pub(crate) enum Processor {
     #[default]
     Cpu,
     /// By its number, as `nvidia-smi` lists it.
@@ -14,10 +14,10 @@ pub enum Processor {
 
 impl Processor {
     /// The forms that `named` takes.
-    pub const NAMES: [&str; 3] = ["cpu", "cuda", "cuda:N"];
+    pub(crate) const NAMES: [&str; 3] = ["cpu", "cuda", "cuda:N"];
 
     /// By its name in the config: `cuda` is the first device.
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         match name {
             "cpu" => Some(Self::Cpu),
             "cuda" => Some(Self::Cuda(0)),
@@ -26,7 +26,7 @@ impl Processor {
     }
 
     /// The name that `named` takes.
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Self::Cpu => "cpu".into(),
             Self::Cuda(number) => format!("cuda:{number}"),
@@ -37,7 +37,7 @@ impl Processor {
     ///
     /// # Errors
     /// `Processor` when this build has no CUDA, or the device cannot be had.
-    pub fn open(self) -> Result<Device, VlmError> {
+    pub(crate) fn open(self) -> Result<Device, VlmError> {
         let failed = |why: String| VlmError::Processor { name: self.name(), why };
         match self {
             Self::Cpu => Ok(Device::Cpu),

@@ -56,13 +56,13 @@ pub struct Shape {
 /// Sizes of a vision tower.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VisionShape {
-    pub hidden: usize,
-    pub blocks: usize,
-    pub ffn: usize,
-    pub heads: usize,
+    pub(crate) hidden: usize,
+    pub(crate) blocks: usize,
+    pub(crate) ffn: usize,
+    pub(crate) heads: usize,
     /// Side of the position table.
-    pub side: usize,
-    pub deepstack: [usize; 3],
+    pub(crate) side: usize,
+    pub(crate) deepstack: [usize; 3],
 }
 
 impl Shape {

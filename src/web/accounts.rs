@@ -36,7 +36,7 @@ const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// Who may come in, and what it takes.
-pub struct Accounts {
+pub(crate) struct Accounts {
     store: Arc<Store>,
     sessions: Arc<Sessions>,
     /// Lets the first account in; `None` once there is one.
@@ -55,7 +55,11 @@ impl Accounts {
     ///
     /// # Errors
     /// The accounts cannot be read.
-    pub fn new(store: Arc<Store>, sessions: Arc<Sessions>, options: &WebOptions) -> Result<Self, StoreError> {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        sessions: Arc<Sessions>,
+        options: &WebOptions,
+    ) -> Result<Self, StoreError> {
         let code = store.accounts()?.is_empty().then(auth::setup_code);
         Ok(Self {
             store,
@@ -69,7 +73,7 @@ impl Accounts {
     }
 
     /// The code that lets the first account in, while there is none.
-    pub fn setup_code(&self) -> Option<String> {
+    pub(crate) fn setup_code(&self) -> Option<String> {
         self.setup_code.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -74,7 +74,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
 }
 
 /// All routes, after the guard.
-pub fn router(shared: Shared) -> Router {
+pub(crate) fn router(shared: Shared) -> Router {
     let (options, metrics) = (Arc::clone(&shared.options), Arc::clone(&shared.metrics));
     let (router, document) = described().split_for_parts();
     let routes = router

@@ -25,9 +25,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-pub const COOKIE: &str = "inspectd_session";
+pub(crate) const COOKIE: &str = "inspectd_session";
 /// What tokens begin with, so that a leaked one is recognised by scanners.
-pub const TOKEN_PREFIX: &str = "ispd_";
+pub(crate) const TOKEN_PREFIX: &str = "ispd_";
 
 /// What somebody may do; each may do what those before may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -56,18 +56,18 @@ impl Role {
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Principal {
+pub(crate) struct Principal {
     /// Name of the account, or `token:` and the token's name.
     pub name: String,
     pub role: Role,
 }
 
 /// May look.
-pub struct Viewer(pub Principal);
+pub(crate) struct Viewer(pub Principal);
 /// May decide.
-pub struct Operator(pub Principal);
+pub(crate) struct Operator(pub Principal);
 /// May change who comes in.
-pub struct Engineer(pub Principal);
+pub(crate) struct Engineer(pub Principal);
 
 macro_rules! extract {
     ($name:ident, $role:expr) => {
@@ -88,7 +88,7 @@ extract!(Operator, Role::Operator);
 extract!(Engineer, Role::Engineer);
 
 /// Who may come in, as things stand now.
-pub struct Sessions {
+pub(crate) struct Sessions {
     store: Arc<Store>,
     /// Somebody's access has changed.
     changed: watch::Sender<()>,
@@ -96,7 +96,7 @@ pub struct Sessions {
 
 impl Sessions {
     /// The sessions and tokens of a store.
-    pub fn new(store: Arc<Store>) -> Self {
+    pub(crate) fn new(store: Arc<Store>) -> Self {
         Self { store, changed: watch::Sender::new(()) }
     }
 
@@ -104,7 +104,7 @@ impl Sessions {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn principal(&self, headers: &HeaderMap) -> Result<Option<Principal>, ApiError> {
+    pub(crate) fn principal(&self, headers: &HeaderMap) -> Result<Option<Principal>, ApiError> {
         credential(headers).map_or(Ok(None), |credential| self.owner(&credential))
     }
 
@@ -112,7 +112,7 @@ impl Sessions {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn owner(&self, credential: &Credential) -> Result<Option<Principal>, ApiError> {
+    pub(crate) fn owner(&self, credential: &Credential) -> Result<Option<Principal>, ApiError> {
         let session = match credential {
             Credential::Token(digest) => {
                 let token = self.store.token(digest)?;
@@ -128,12 +128,12 @@ impl Sessions {
     }
 
     /// Hears of every change of somebody's access.
-    pub fn changes(&self) -> watch::Receiver<()> {
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
     /// Somebody's access has changed.
-    pub fn publish_change(&self) {
+    pub(crate) fn publish_change(&self) {
         self.changed.send_replace(());
     }
 
@@ -153,13 +153,13 @@ impl Sessions {
 
 /// What somebody shows: the sha256 of a token or of a session's cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Credential {
+pub(crate) enum Credential {
     Token([u8; 32]),
     Session([u8; 32]),
 }
 
 /// What the request shows, if it shows anything.
-pub fn credential(headers: &HeaderMap) -> Option<Credential> {
+pub(crate) fn credential(headers: &HeaderMap) -> Option<Credential> {
     let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
     if let Some(token) = authorization.and_then(|v| v.strip_prefix("Bearer ")) {
         return Some(Credential::Token(sha256(token.trim().as_bytes())));
@@ -168,18 +168,18 @@ pub fn credential(headers: &HeaderMap) -> Option<Credential> {
 }
 
 /// The value of our cookie.
-pub fn cookie(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).into_iter().filter_map(|v| v.to_str().ok());
     let mut pairs = cookies.flat_map(|c| c.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(name, _)| *name == COOKIE).map(|(_, value)| value)
 }
 
-pub fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     crate::store::query::unix_ms(std::time::SystemTime::now())
 }
 
 /// 32 random bytes in hex digits.
-pub fn secret() -> String {
+pub(crate) fn secret() -> String {
     let mut bytes = [0; 32];
     OsRng.fill_bytes(&mut bytes);
     bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
@@ -189,7 +189,7 @@ pub fn secret() -> String {
 }
 
 /// A code that is typed off a terminal: twelve of 32 signs that are hard to confuse, 60 bits.
-pub fn setup_code() -> String {
+pub(crate) fn setup_code() -> String {
     const SIGNS: &[u8; 32] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZ";
     let mut bytes = [0; 12];
     OsRng.fill_bytes(&mut bytes);
@@ -207,7 +207,7 @@ pub fn hash(password: &str) -> Result<String, ApiError> {
 }
 
 /// Whether the password fits the hash.
-pub fn fits(password: &str, hash: &str) -> bool {
+pub(crate) fn fits(password: &str, hash: &str) -> bool {
     use argon2::password_hash::PasswordVerifier as _;
     argon2::PasswordHash::new(hash)
         .is_ok_and(|hash| argon2::Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())

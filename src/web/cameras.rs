@@ -23,12 +23,12 @@ pub type Warnings = Box<dyn Fn(&str) -> Vec<Warning> + Send + Sync>;
 
 /// How the station's cameras are, once they are open.
 #[derive(Default)]
-pub struct StationView(OnceLock<(Cameras, Warnings)>);
+pub(crate) struct StationView(OnceLock<(Cameras, Warnings)>);
 
 impl StationView {
     /// From now on the page shows these cameras, and the warnings about the recipes that they run. The first call
     /// counts: a page lives as long as its line.
-    pub fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
+    pub(crate) fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
         let _ = self.0.set((cameras, warnings));
     }
 }
@@ -50,7 +50,7 @@ pub struct Warning {
 /// One camera, as `camera/{id}/status` over MQTT says it, and what is risky about its recipe; texts that do not apply
 /// are empty.
 #[derive(Serialize, ToSchema)]
-pub struct Camera {
+pub(crate) struct Camera {
     pub id: String,
     /// ready, busy, fault.
     pub state: &'static str,
@@ -69,7 +69,7 @@ pub struct Camera {
 
 /// The cameras; empty until they are open.
 #[utoipa::path(get, path = "/api/v1/cameras", tag = "commands", responses((status = 200, body = Vec<Camera>)))]
-pub async fn cameras(State(view): State<Arc<StationView>>, _: Viewer) -> Json<Vec<Camera>> {
+pub(crate) async fn cameras(State(view): State<Arc<StationView>>, _: Viewer) -> Json<Vec<Camera>> {
     let Some((cameras, warnings)) = view.0.get() else { return Json(vec![]) };
     Json(cameras().into_iter().map(|(id, status)| wire(id, status, warnings)).collect())
 }

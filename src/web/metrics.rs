@@ -42,7 +42,7 @@ pub struct Health {
 pub type Probe = Box<dyn Fn() -> Health + Send + Sync>;
 
 /// What is counted and measured, and whom it may be shown.
-pub struct Metrics {
+pub(crate) struct Metrics {
     store: Arc<Store>,
     probe: Probe,
     /// `/metrics` asks for no login.
@@ -54,19 +54,19 @@ pub struct Metrics {
 
 impl Metrics {
     /// Nothing counted yet.
-    pub fn new(store: Arc<Store>, probe: Probe, open: bool) -> Self {
+    pub(crate) fn new(store: Arc<Store>, probe: Probe, open: bool) -> Self {
         Self { store, probe, open, requests: Mutex::default(), times: Mutex::default() }
     }
 
     /// The enabled sinks, and whether each is connected.
-    pub fn sinks(&self) -> Vec<(String, bool)> {
+    pub(crate) fn sinks(&self) -> Vec<(String, bool)> {
         (self.probe)().sinks
     }
 }
 
 /// Counts a request; the time is until the answer begins. Routes are counted by their pattern, so
 /// that no visitor can make the list grow.
-pub async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+pub(crate) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let answer = next.run(request).await;
@@ -85,21 +85,21 @@ pub async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: 
 }
 
 #[derive(Serialize, ToSchema)]
-pub struct Healthy {
+pub(crate) struct Healthy {
     /// ok, or what is not.
     pub status: String,
 }
 
 /// The process answers.
 #[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = Healthy)))]
-pub async fn healthz() -> Json<Healthy> {
+pub(crate) async fn healthz() -> Json<Healthy> {
     Json(Healthy { status: "ok".into() })
 }
 
 /// Parts are inspected and kept.
 #[utoipa::path(get, path = "/readyz", tag = "health", security(()), responses(
     (status = 200, body = Healthy), (status = 503, body = Healthy)))]
-pub async fn readyz(State(metrics): State<Arc<Metrics>>) -> (StatusCode, Json<Healthy>) {
+pub(crate) async fn readyz(State(metrics): State<Arc<Metrics>>) -> (StatusCode, Json<Healthy>) {
     let no = |what: &str| (StatusCode::SERVICE_UNAVAILABLE, Json(Healthy { status: what.to_owned() }));
     if metrics.store.accepts().is_err() {
         return no("the store accepts nothing");
@@ -118,7 +118,7 @@ pub async fn readyz(State(metrics): State<Arc<Metrics>>) -> (StatusCode, Json<He
 #[utoipa::path(get, path = "/metrics", tag = "health", responses(
     (status = 200, description = "Prometheus text", content_type = "text/plain", body = String),
     (status = 401, body = Problem)))]
-pub async fn metrics(
+pub(crate) async fn metrics(
     State(metrics): State<Arc<Metrics>>,
     State(sessions): State<Arc<Sessions>>,
     headers: HeaderMap,

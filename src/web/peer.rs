@@ -15,7 +15,7 @@ pub(super) struct Peer(pub SocketAddr);
 /// Addresses that count as one: an IPv4 address, or a network of 64 bits, of which a host with IPv6 has
 /// every address that it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Home(IpAddr);
+pub(crate) struct Home(IpAddr);
 
 impl From<IpAddr> for Home {
     fn from(address: IpAddr) -> Self {

@@ -24,13 +24,13 @@ use tokio::sync::Notify;
 /// Connections that are open at the same time.
 pub const CONNECTIONS_MAX: usize = 128;
 /// Further ones for health alone, so that a supervisor can ask while all others work.
-pub const RESERVED_MAX: usize = 16;
+pub(crate) const RESERVED_MAX: usize = 16;
 /// A request on which nothing moves for so long may go when there is no other room.
 const BUSY: Duration = Duration::from_secs(60);
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub(crate) enum Phase {
     Waiting,
     Receiving,
     Working,
@@ -59,14 +59,14 @@ struct Slots {
 
 /// The connection answers health and nothing else; an extension of its requests.
 #[derive(Clone, Copy, Debug)]
-pub struct HealthOnly;
+pub(crate) struct HealthOnly;
 
 /// The open connections.
 #[derive(Clone, Default)]
-pub struct Places(Arc<Mutex<Slots>>);
+pub(crate) struct Places(Arc<Mutex<Slots>>);
 
 /// One taken place; dropping it leaves.
-pub struct Place {
+pub(crate) struct Place {
     id: u64,
     /// It answers health and nothing else.
     pub reserved: bool,
@@ -75,7 +75,7 @@ pub struct Place {
 
 impl Places {
     /// Takes a place, with what says that it has to be left; `None` when all are at work.
-    pub fn enter(&self, home: Home, now: Instant) -> Option<(Place, Arc<Notify>)> {
+    pub(crate) fn enter(&self, home: Home, now: Instant) -> Option<(Place, Arc<Notify>)> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let reserved = if all.make_room(false, CONNECTIONS_MAX, now) {
             false
@@ -116,7 +116,7 @@ impl Slots {
 
 impl Place {
     /// Something moved.
-    pub fn mark(&self, phase: Phase) {
+    pub(crate) fn mark(&self, phase: Phase) {
         let mut all = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = all.open.get_mut(&self.id) {
             (slot.phase, slot.since) = (phase, Instant::now());

@@ -40,18 +40,18 @@ pub trait Recipes: Send + Sync {
 
 /// Who makes versions of recipes active, once the cameras are open.
 #[derive(Default)]
-pub struct Keeper(OnceLock<Arc<dyn Recipes>>);
+pub(crate) struct Keeper(OnceLock<Arc<dyn Recipes>>);
 
 impl Keeper {
     /// From now on versions of recipes can be made active. The first call counts: a page lives as long as its line.
-    pub fn keep_recipes(&self, recipes: Arc<dyn Recipes>) {
+    pub(crate) fn keep_recipes(&self, recipes: Arc<dyn Recipes>) {
         let _ = self.0.set(recipes);
     }
 }
 
 /// A recipe with its versions.
 #[derive(Serialize, ToSchema)]
-pub struct RecipeView {
+pub(crate) struct RecipeView {
     pub pipeline: String,
     /// Pictures are judged by this version.
     pub active: String,
@@ -63,7 +63,7 @@ pub struct RecipeView {
 
 /// A version of a recipe.
 #[derive(Serialize, ToSchema)]
-pub struct VersionView {
+pub(crate) struct VersionView {
     pub version: String,
     /// Its newest step: found, checked, replayed, active, refused.
     pub step: &'static str,
@@ -78,7 +78,7 @@ pub struct VersionView {
 
 /// How far a replay is.
 #[derive(Serialize, ToSchema)]
-pub struct ProgressView {
+pub(crate) struct ProgressView {
     pub version: String,
     /// Parts that were replayed, of those that will be.
     pub done: usize,
@@ -87,7 +87,7 @@ pub struct ProgressView {
 
 /// An entry of the ledger of recipes.
 #[derive(Serialize, ToSchema)]
-pub struct EntryView {
+pub(crate) struct EntryView {
     pub seq: u64,
     pub at: String,
     pub pipeline: String,
@@ -103,7 +103,7 @@ pub struct EntryView {
 
 /// What a replay of confirmed parts gave.
 #[derive(Serialize, ToSchema)]
-pub struct ReplayView {
+pub(crate) struct ReplayView {
     /// Names the sample: parts of the same name are the same parts.
     pub sample: String,
     /// Parts that were replayed, and confirmed parts that could not be.
@@ -127,7 +127,7 @@ pub struct ReplayView {
 
 /// A part about which the record and the new version differ.
 #[derive(Serialize, ToSchema)]
-pub struct PartView {
+pub(crate) struct PartView {
     /// Id of its inspection.
     pub id: String,
     /// pass, fail.
@@ -141,7 +141,7 @@ pub struct PartView {
 
 /// A finding: its label and its box (x0, y0, x1, y1) in pixels of the picture.
 #[derive(Serialize, ToSchema)]
-pub struct BoxView {
+pub(crate) struct BoxView {
     pub label: String,
     pub bbox_px: [f32; 4],
 }
@@ -149,7 +149,7 @@ pub struct BoxView {
 /// Which version, and why.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Activation {
+pub(crate) struct Activation {
     pub version: String,
     /// Stays in the ledger.
     #[schema(max_length = 500)]
@@ -158,7 +158,7 @@ pub struct Activation {
 
 /// How many entries.
 #[derive(Deserialize, IntoParams)]
-pub struct Newest {
+pub(crate) struct Newest {
     /// At most 200.
     pub limit: Option<usize>,
 }
@@ -166,7 +166,7 @@ pub struct Newest {
 /// All recipes that were ever active here.
 #[utoipa::path(get, path = "/api/v1/recipes", tag = "recipes", responses(
     (status = 200, body = Vec<RecipeView>), (status = 401, body = Problem)))]
-pub async fn recipes(
+pub(crate) async fn recipes(
     State(store): State<Arc<Store>>,
     State(keeper): State<Arc<Keeper>>,
     _: Viewer,
@@ -179,7 +179,7 @@ pub async fn recipes(
 #[utoipa::path(get, path = "/api/v1/recipes/{pipeline}/ledger", tag = "recipes",
     params(("pipeline" = String, Path), Newest), responses(
     (status = 200, body = Vec<EntryView>), (status = 401, body = Problem)))]
-pub async fn ledger(
+pub(crate) async fn ledger(
     State(store): State<Arc<Store>>,
     _: Viewer,
     Path(pipeline): Path<String>,
@@ -195,7 +195,7 @@ pub async fn ledger(
     params(("pipeline" = String, Path), ("version" = String, Path)), responses(
     (status = 200, body = String, content_type = "text/plain"), (status = 401, body = Problem),
     (status = 404, body = Problem)))]
-pub async fn version(
+pub(crate) async fn version(
     State(store): State<Arc<Store>>,
     _: Viewer,
     Path((pipeline, version)): Path<(String, String)>,
@@ -213,7 +213,7 @@ pub async fn version(
     (status = 200, body = EntryView), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
     (status = 429, body = Problem), (status = 503, body = Problem)))]
-pub async fn activate(
+pub(crate) async fn activate(
     State(keeper): State<Arc<Keeper>>,
     Engineer(principal): Engineer,
     Path(pipeline): Path<String>,

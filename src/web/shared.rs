@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 /// All parts; made once, and cloned for each request as axum wants it.
 #[derive(Clone)]
-pub struct Shared {
+pub(crate) struct Shared {
     pub options: Arc<WebOptions>,
     pub store: Arc<Store>,
     pub sessions: Arc<Sessions>,
@@ -72,7 +72,7 @@ impl Shared {
     ///
     /// # Errors
     /// The accounts cannot be read.
-    pub fn new(
+    pub(crate) fn new(
         options: WebOptions,
         store: Arc<Store>,
         pipelines: Pipelines,

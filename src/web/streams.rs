@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 /// Open streams at most: each holds a connection.
-pub const STREAMS_MAX: usize = 48;
+pub(crate) const STREAMS_MAX: usize = 48;
 /// Of one account or token.
 pub const OF_ACCOUNT_MAX: usize = 8;
 /// From one home.
-pub const OF_HOME_MAX: usize = 24;
+pub(crate) const OF_HOME_MAX: usize = 24;
 
 struct Open {
     account: String,
@@ -45,10 +45,10 @@ impl All {
 
 /// The open streams.
 #[derive(Clone, Default)]
-pub struct Streams(Arc<Mutex<All>>);
+pub(crate) struct Streams(Arc<Mutex<All>>);
 
 /// One of them; dropping it closes it.
-pub struct Stream {
+pub(crate) struct Stream {
     id: u64,
     end: Arc<Notify>,
     streams: Streams,
@@ -57,7 +57,7 @@ pub struct Stream {
 impl Streams {
     /// Opens a stream, and ends an older one where there are too many; `None` when there are too many and
     /// each account has only one.
-    pub fn open(&self, account: &str, home: Home) -> Option<Stream> {
+    pub(crate) fn open(&self, account: &str, home: Home) -> Option<Stream> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.count(|open| open.account == account) >= OF_ACCOUNT_MAX {
             all.end_oldest(|open| open.account == account);
@@ -86,7 +86,7 @@ impl Streams {
 
 impl Stream {
     /// Waits until this stream has to end.
-    pub async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         self.end.notified().await;
     }
 }

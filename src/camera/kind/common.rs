@@ -53,7 +53,7 @@ pub(crate) struct Usual {
 }
 
 /// A device that this machine sees, for `inspectd cameras`.
-pub struct Found {
+pub(crate) struct Found {
     pub json: serde_json::Value,
     /// Lines for people.
     pub text: String,

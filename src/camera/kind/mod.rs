@@ -29,9 +29,11 @@ mod table;
 #[cfg(feature = "v4l2")]
 pub mod v4l2;
 
-pub use common::Found;
-pub use settings::{DeviceConfig, Health, LINE_ALONE, Settings};
-pub use table::{Kind, list};
+pub(crate) use common::Found;
+pub use settings::Settings;
+pub(crate) use settings::{DeviceConfig, Health, LINE_ALONE};
+pub use table::Kind;
+pub(crate) use table::list;
 
 use super::trigger::TriggerConfig;
 use super::window::Rule;
@@ -39,7 +41,7 @@ use crate::document::{Origin, Section, Text, quoted};
 
 /// Where frames come from.
 #[derive(Clone, Debug, PartialEq)]
-pub enum SourceConfig {
+pub(crate) enum SourceConfig {
     /// Rendered parts with known truth.
     Simulator(simulator::Config),
     /// Pictures in a directory.
@@ -80,7 +82,7 @@ impl SourceConfig {
     }
 
     /// How its pictures are matched with triggers.
-    pub fn window(&self, trigger: TriggerConfig) -> Rule {
+    pub(crate) fn window(&self, trigger: TriggerConfig) -> Rule {
         trigger.rule(match self {
             Self::Simulator(_) => simulator::Config::rule(),
             Self::Folder(folder) => folder.rule(),
@@ -89,7 +91,7 @@ impl SourceConfig {
     }
 
     /// True when the source ends only with the daemon.
-    pub const fn is_endless(&self) -> bool {
+    pub(crate) const fn is_endless(&self) -> bool {
         match self {
             Self::Simulator(simulator) => simulator.count.is_none(),
             Self::Folder(folder) => folder.watch,
@@ -98,7 +100,7 @@ impl SourceConfig {
     }
 
     /// True when a line of the camera's connector makes every picture, each of a part.
-    pub fn is_line_triggered(&self) -> bool {
+    pub(crate) fn is_line_triggered(&self) -> bool {
         matches!(self, Self::Device(device) if device.kind.is_line_triggered())
     }
 }

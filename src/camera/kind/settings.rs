@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Whatever else would choose pictures, or ask for them, loses parts or finds none.
-pub const LINE_ALONE: &str =
+pub(crate) const LINE_ALONE: &str =
     "a hardware trigger (expose = \"line\") makes each picture, and each is a part: nothing else may choose";
 
 /// What a capture child opens.
@@ -28,7 +28,7 @@ pub struct Settings {
 
 /// A camera whose device lives in a capture child.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DeviceConfig {
+pub(crate) struct DeviceConfig {
     pub kind: Kind,
     pub key_frames: Policy,
     pub correction: Correction,
@@ -43,7 +43,7 @@ pub struct DeviceConfig {
 
 /// When pictures are bad enough for an alarm; a limit that is absent is not looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Health {
+pub(crate) struct Health {
     /// Variance of the Laplacian at 640 pixels of width.
     pub sharpness_min: Option<f64>,
     /// Mean grey value, 0..255.
@@ -84,7 +84,7 @@ impl DeviceConfig {
     }
 
     /// What the capture child of this camera opens.
-    pub fn settings(&self, camera: &str) -> Settings {
+    pub(crate) fn settings(&self, camera: &str) -> Settings {
         Settings {
             camera: camera.to_owned(),
             kind: self.kind.clone(),

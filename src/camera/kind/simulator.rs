@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// The keys of a simulated camera.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Config {
+pub(crate) struct Config {
     /// All its parts share one design.
     pub product: &'static Product,
     /// Number of the first part; the same seed gives the same parts.
@@ -63,7 +63,7 @@ impl Config {
     ///
     /// # Errors
     /// A size that the simulator cannot render.
-    pub fn open(&self, camera: &str, stop: Stop) -> Result<Simulator, CameraError> {
+    pub(crate) fn open(&self, camera: &str, stop: Stop) -> Result<Simulator, CameraError> {
         let settings = Settings {
             camera: camera.to_owned(),
             product: self.product,

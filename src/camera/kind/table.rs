@@ -43,7 +43,7 @@ macro_rules! devices {
         const DEVICES: &[(&str, bool)] = &[$(($word, cfg! $feature),)*];
 
         /// The devices that this machine sees, by the word of each kind that can be searched for.
-        pub fn list() -> Vec<(&'static str, Vec<Found>)> {
+        pub(crate) fn list() -> Vec<(&'static str, Vec<Found>)> {
             let mut all = Vec::new();
             $(
                 #[cfg $feature]

@@ -31,15 +31,15 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The first wait after a fault.
-pub const BACKOFF_MIN: Duration = Duration::from_millis(250);
+pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(250);
 /// The longest wait after a fault.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(3);
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// A device that is away is tried all the same after so long.
-pub const AWAY_TRY: Duration = Duration::from_secs(60);
+pub(crate) const AWAY_TRY: Duration = Duration::from_secs(60);
 /// A look at a device that is away puts off its next try for so long.
 const AWAY_WAIT: Duration = Duration::from_secs(2);
 /// A child that ran for so long without a fault has forgotten the ones before.
-pub const CALM: Duration = Duration::from_secs(60);
+pub(crate) const CALM: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// How patient the supervisor is.
@@ -65,7 +65,7 @@ impl Default for Limits {
 
 /// Where the child is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// It was started and has not yet reported that its device is open.
     Starting {
         since: Instant,
@@ -86,7 +86,7 @@ pub enum State {
 
 /// What to do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     Nothing,
     Spawn,
     /// Say that there are no pictures for this reason; the child goes on.
@@ -96,7 +96,7 @@ pub enum Step {
 }
 
 /// The machine of one camera.
-pub struct Machine {
+pub(crate) struct Machine {
     pub state: State,
     limits: Limits,
     /// Faults without `CALM` between them.
@@ -112,7 +112,7 @@ pub struct Machine {
 
 impl Machine {
     /// A machine that starts its first child at once.
-    pub fn new(now: Instant, limits: Limits, chance: fn() -> f64) -> Self {
+    pub(crate) fn new(now: Instant, limits: Limits, chance: fn() -> f64) -> Self {
         Self {
             state: State::Waiting { since: now, until: now, reason: String::new() },
             limits,
@@ -126,7 +126,7 @@ impl Machine {
 
     /// Waiting -> Starting, when the wait is over; Starting and Running -> Waiting, when the child was
     /// silent for too long. Starting -> Starting, reported, when opening takes longer than a picture may.
-    pub fn tick(&mut self, now: Instant) -> Step {
+    pub(crate) fn tick(&mut self, now: Instant) -> Step {
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) > limit;
         let ms = |limit: Duration| limit.as_millis();
         let silent = match &mut self.state {
@@ -163,13 +163,13 @@ impl Machine {
     }
 
     /// Starting -> Running.
-    pub fn opened(&mut self, now: Instant) {
+    pub(crate) fn opened(&mut self, now: Instant) {
         self.was_away = false;
         self.state = State::Running { since: now, fresh: now, changed: now };
     }
 
     /// Running -> Running: the child lives; whether its device does is in its words.
-    pub fn alive(&mut self, now: Instant, alive: Alive) {
+    pub(crate) fn alive(&mut self, now: Instant, alive: Alive) {
         if let State::Running { fresh, changed, .. } = &mut self.state {
             let came = alive.pictures > self.last.pictures;
             if came || alive.idle {
@@ -184,7 +184,7 @@ impl Machine {
     }
 
     /// Starting, Running -> Waiting.
-    pub fn fault(&mut self, now: Instant, reason: String) -> Step {
+    pub(crate) fn fault(&mut self, now: Instant, reason: String) -> Step {
         if let State::Running { since, .. } = self.state
             && now.saturating_duration_since(since) >= CALM
         {
@@ -219,7 +219,7 @@ impl Machine {
     }
 
     /// Waiting -> Waiting: put off while the device is away, cut short when it is back.
-    pub fn seen(&mut self, now: Instant, there: bool) {
+    pub(crate) fn seen(&mut self, now: Instant, there: bool) {
         let back = there && self.was_away;
         let allowed = self.allowed(now);
         if let State::Waiting { since, until, .. } = &mut self.state {

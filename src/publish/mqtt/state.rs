@@ -39,7 +39,7 @@ use std::collections::{BTreeSet, VecDeque};
 /// Messages that are not owed: the newest state of something, retained by the broker. Only the
 /// newest payload matters, so many changes of one thing take one place. Ordered by importance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
+pub(crate) enum Side {
     Status,
     /// `camera/…`, `alarm/…`: the whole topic.
     Topic(String),
@@ -48,7 +48,7 @@ pub enum Side {
 
 /// An owed message: its kind, and its place in the outbox's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub kind: Kind,
     pub place: u64,
 }
@@ -61,14 +61,14 @@ impl std::fmt::Display for Entry {
 
 /// One message that needs an acknowledgement.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub(crate) enum What {
     Side(Side),
     Owed(Entry),
 }
 
 /// What a PUBACK says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Success,
     /// Refused for now: not authorised, quota, unspecified. Sent again after a pause.
     Later,
@@ -78,7 +78,7 @@ pub enum Outcome {
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// It is time to connect.
     Due,
     /// The broker accepted us; at most `window` messages may be in flight.
@@ -119,7 +119,7 @@ pub enum Event {
 
 /// Why a kind pauses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
+pub(crate) enum Hold {
     /// The broker answers that it does not take it.
     Refused,
     /// The connection was lost again and again while one was alone in flight.
@@ -128,7 +128,7 @@ pub enum Hold {
 
 /// What to do about it, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Make a fresh client and connect.
     Connect,
     /// Drop the client.
@@ -218,7 +218,7 @@ pub enum Phase {
 
 /// See the module's header.
 #[derive(Clone, Debug)]
-pub struct Machine {
+pub(crate) struct Machine {
     state: State,
 }
 
@@ -230,7 +230,7 @@ impl Default for Machine {
 
 impl Machine {
     /// The state in a word.
-    pub fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         match self.state {
             State::Offline(_) => Phase::Offline,
             State::Connecting(_) => Phase::Connecting,
@@ -242,7 +242,7 @@ impl Machine {
     }
 
     /// Messages that are published and not acknowledged.
-    pub fn unacknowledged(&self) -> usize {
+    pub(crate) fn unacknowledged(&self) -> usize {
         match &self.state {
             State::CatchingUp(s) | State::Live(s) | State::Stopping(s) => {
                 s.in_flight.iter().filter(|f| !f.acked).count()
@@ -252,7 +252,7 @@ impl Machine {
     }
 
     /// Takes in one event. Events that have no meaning in the present state change nothing.
-    pub fn handle(&mut self, event: Event) -> Vec<Action> {
+    pub(crate) fn handle(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         let state = std::mem::replace(&mut self.state, State::Stopped);
         self.state = match state {

@@ -14,8 +14,8 @@ struct Line([u8; 64]);
 
 /// A matrix `[n, k]` of quantised weights in tiles.
 pub struct Packed {
-    pub n: usize,
-    pub k: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
     pub(super) kind: Kind,
     lines: Vec<Line>,
 }

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant, SystemTime};
 use watch::{Picture, Watcher};
 
 /// Time between two looks at a watched directory, in milliseconds. A file waits for two looks.
-pub const SCAN_INTERVAL_MS: u64 = 200;
+pub(crate) const SCAN_INTERVAL_MS: u64 = 200;
 
 /// What the time of a triggered part's file is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl FileTime {
 
 /// The keys of a folder.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Config {
+pub(crate) struct Config {
     pub path: PathBuf,
     /// Wait for new files. Otherwise those that are there are taken once, and the source ends.
     pub watch: bool,
@@ -109,7 +109,7 @@ impl Config {
     ///
     /// # Errors
     /// A folder that is not watched cannot be listed; or `taken` cannot be read.
-    pub fn open<E: From<CameraError>>(
+    pub(crate) fn open<E: From<CameraError>>(
         &self,
         camera: &str,
         taken: impl FnOnce() -> Result<Box<dyn Taken>, E>,
@@ -345,7 +345,7 @@ impl Source for Folder {
 }
 
 /// True for names that start with a dot: programs that write a file under another name first use them.
-pub fn hidden(name: &OsStr) -> bool {
+pub(crate) fn hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 

@@ -34,7 +34,7 @@ pub enum Spoken {
 
 impl Spoken {
     /// The dialect below a prefix of topics.
-    pub fn dialect(self, prefix: &str) -> Arc<dyn Dialect> {
+    pub(crate) fn dialect(self, prefix: &str) -> Arc<dyn Dialect> {
         match self {
             Self::Json => Arc::new(json::Json::new(prefix)),
         }
@@ -43,14 +43,14 @@ impl Spoken {
 
 /// A topic and a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub(crate) struct Message {
     pub topic: String,
     pub payload: Vec<u8>,
 }
 
 /// A message that came in, in the same words for every version of MQTT.
 #[derive(Clone, Copy, Debug)]
-pub struct Incoming<'a> {
+pub(crate) struct Incoming<'a> {
     pub topic: &'a str,
     pub payload: &'a [u8],
     pub retained: bool,
@@ -61,7 +61,7 @@ pub struct Incoming<'a> {
 
 /// A command as it was read.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// Its word; perhaps of no command that there is.
     pub verb: String,
     /// Its fields, or why it may not command.
@@ -71,7 +71,7 @@ pub struct Asked {
 }
 
 /// See the module's header.
-pub trait Dialect: Send + Sync {
+pub(crate) trait Dialect: Send + Sync {
     /// Where owed messages of a kind go.
     fn owed_topic(&self, kind: Kind) -> String;
 

@@ -30,13 +30,13 @@ use std::time::SystemTime;
 
 /// The dialect of one station.
 #[derive(Clone, Debug)]
-pub struct Json {
+pub(crate) struct Json {
     topics: Topics,
 }
 
 impl Json {
     /// `prefix` is `root/site/area/line/station`.
-    pub fn new(prefix: &str) -> Self {
+    pub(crate) fn new(prefix: &str) -> Self {
         Self { topics: Topics::new(prefix) }
     }
 }

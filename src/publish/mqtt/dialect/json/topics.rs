@@ -20,11 +20,11 @@ impl Topics {
         self.under("last")
     }
 
-    pub fn review(&self) -> String {
+    pub(crate) fn review(&self) -> String {
         self.under("review")
     }
 
-    pub fn part(&self) -> String {
+    pub(crate) fn part(&self) -> String {
         self.under("part")
     }
 
@@ -32,7 +32,7 @@ impl Topics {
         self.under("status")
     }
 
-    pub fn stats(&self) -> String {
+    pub(crate) fn stats(&self) -> String {
         self.under("stats")
     }
 
@@ -40,7 +40,7 @@ impl Topics {
         self.under(&format!("camera/{}/status", level(id)))
     }
 
-    pub fn recipe(&self, name: &str) -> String {
+    pub(crate) fn recipe(&self, name: &str) -> String {
         self.under(&format!("recipe/{}", level(name)))
     }
 
@@ -49,7 +49,7 @@ impl Topics {
     }
 
     /// Where a command comes in; an empty verb gives what all of them begin with.
-    pub fn command(&self, verb: &str) -> String {
+    pub(crate) fn command(&self, verb: &str) -> String {
         self.under(&format!("cmd/{verb}"))
     }
 
