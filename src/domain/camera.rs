@@ -3,9 +3,12 @@
 /// Whether pictures come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CameraState {
+    /// The source gives pictures, and they are judged.
     #[default]
     Ready,
+    /// The source has not said anything yet.
     Busy,
+    /// No pictures come, or none may be judged; `CameraStatus::reason` says why.
     Fault,
 }
 
@@ -25,10 +28,13 @@ impl CameraState {
 pub struct LineState {
     /// The recipe of the next picture; empty while there is none.
     pub pipeline: String,
+    /// Version of that recipe, as `Pipeline::version`; empty while there is none.
     pub pipeline_version: String,
     /// Who commanded the recipe; empty: it is the config's.
     pub pipeline_by: String,
+    /// Triggers are refused until a `Command::Resume`.
     pub paused: bool,
+    /// Who paused the camera; empty unless it is paused.
     pub paused_by: String,
     /// When recipe or pause were last commanded (RFC 3339); empty: never.
     pub since: String,
@@ -37,8 +43,10 @@ pub struct LineState {
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CameraStatus {
+    /// Whether pictures come.
     pub state: CameraState,
     /// Empty unless the state is a fault.
     pub reason: String,
+    /// What is done with the pictures.
     pub line: LineState,
 }

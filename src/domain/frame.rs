@@ -17,6 +17,7 @@ pub const DEPTH_BITS: std::ops::RangeInclusive<u32> = 9..=16;
 pub struct Frame {
     /// `id` of the camera in the config.
     pub camera: String,
+    /// Of the size that the source delivers; 0 x 0 for a picture that never came.
     pub pixels: Arc<RgbImage>,
     /// Wall-clock time of the exposure, for the record.
     pub captured_at: SystemTime,
@@ -27,6 +28,7 @@ pub struct Frame {
     pub exposed: Option<Duration>,
     /// The earlier pictures of its clip, oldest first; empty for a still.
     pub clip: Vec<ClipPicture>,
+    /// What asked for it; the default for a picture that nobody triggered.
     pub trigger: Trigger,
     /// Where the picture came from (a file name, a simulator seed); for logs and `replay`.
     pub origin: String,
@@ -37,6 +39,7 @@ pub struct Frame {
 /// An earlier picture of a clip.
 #[derive(Clone, Debug)]
 pub struct ClipPicture {
+    /// As `Frame::pixels`, of the same size.
     pub pixels: Arc<RgbImage>,
     /// How long before the frame's own `pixels` it was exposed.
     pub before: Duration,
@@ -66,7 +69,9 @@ pub struct Ticket(pub u64);
 /// What asked for the picture, and what the line knows about the part.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trigger {
+    /// Id that the line gives to the part, for the record alone.
     pub part_id: Option<String>,
+    /// Lot or batch of the part, for the record alone.
     pub lot: Option<String>,
     /// Values that `expect.from_trigger` of a text prompt may name, for example `serial`.
     pub expected: BTreeMap<String, String>,

@@ -5,12 +5,16 @@ use std::fmt;
 /// How bad the model says that a defect is. Ordered: minor < major < critical.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
+    /// The mildest; what it means for the part is for the grade rules to say.
     Minor,
+    /// Between the two.
     Major,
+    /// The worst.
     Critical,
 }
 
 impl Severity {
+    /// From the mildest to the worst.
     pub const ALL: [Self; 3] = [Self::Minor, Self::Major, Self::Critical];
 
     /// The word used in prompts, answers, pipelines and messages.
@@ -31,13 +35,18 @@ impl Severity {
 /// Quality of a finding and of the whole part. Ordered: ok < cosmetic < rework < reject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Grade {
+    /// Nothing that counts.
     Ok,
+    /// Only seen: accepted, unless `fail_at` says otherwise.
     Cosmetic,
+    /// Can be mended.
     Rework,
+    /// Scrap.
     Reject,
 }
 
 impl Grade {
+    /// From the best to the worst.
     pub const ALL: [Self; 4] = [Self::Ok, Self::Cosmetic, Self::Rework, Self::Reject];
 
     /// The word used in pipelines and messages.
@@ -60,8 +69,11 @@ impl Grade {
 /// and every reason but `Finding` and `TextMismatch` belongs to a review.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
+    /// Every planned tile was inspected, and nothing reached a limit.
     Pass,
+    /// A finding or a text proves that the part is bad.
     Fail(Reason),
+    /// A person decides.
     Review(Reason),
 }
 
@@ -88,23 +100,60 @@ impl Verdict {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
     /// A finding's grade reached the pipeline's `fail_at`; names the worst label.
-    Finding { label: String },
+    Finding {
+        /// Label of the worst finding.
+        label: String,
+    },
     /// Text was read surely and differs from what was expected.
-    TextMismatch { prompt: String, line: usize },
+    TextMismatch {
+        /// `id` of the prompt that read the line.
+        prompt: String,
+        /// 1 for the first line.
+        line: usize,
+    },
     /// Text was expected and not read, or read too unsurely to compare.
-    TextUncertain { prompt: String, line: usize },
+    TextUncertain {
+        /// `id` of the prompt that was to read the line.
+        prompt: String,
+        /// 1 for the first line.
+        line: usize,
+    },
     /// A finding or a reading is less sure than `review_below_confidence`.
-    LowConfidence { what: String, confidence: f32 },
+    LowConfidence {
+        /// Label of the finding, or prompt and line of the reading.
+        what: String,
+        /// The confidence that was too low, 0..=1.
+        confidence: f32,
+    },
     /// The answer came after the deadline.
-    Deadline { late_ms: u64 },
+    Deadline {
+        /// How long after the deadline.
+        late_ms: u64,
+    },
     /// The model's answer was cut off or does not parse.
-    Unparsable { prompt: String, tile: usize },
+    Unparsable {
+        /// `id` of the prompt that was asked.
+        prompt: String,
+        /// Index of the tile, as `RawAnswer::tile`.
+        tile: usize,
+    },
     /// Not every tile was inspected.
-    MissingTile { inspected: usize, planned: usize },
+    MissingTile {
+        /// Tiles with an answer.
+        inspected: usize,
+        /// Tiles that the pipeline asks for.
+        planned: usize,
+    },
     /// The engine failed: an error, a panic, a number that is not finite.
-    Engine { message: String },
+    Engine {
+        /// The engine's error in words.
+        message: String,
+    },
     /// The frame does not fit the pipeline (its region of interest lies outside, too many tiles).
-    Frame { message: String },
+    Frame {
+        /// What does not fit, in words.
+        message: String,
+    },
     /// The frame was dropped because its queue was full.
     QueueFull,
     /// The station stopped between the trigger and the inspection.

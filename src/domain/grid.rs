@@ -19,6 +19,7 @@ pub const ASPECT_RATIO_MAX: u32 = 100;
 pub struct Tile {
     /// Place in the grid, row by row.
     pub index: usize,
+    /// What it covers, in frame pixels.
     pub rect: Rect,
 }
 
@@ -29,11 +30,13 @@ pub struct Tile {
 pub struct Grid {
     /// The inspected region, clipped to the frame.
     pub roi: Rect,
+    /// Row by row, without those that masks cover wholly.
     pub tiles: Vec<Tile>,
 }
 
 /// Why a frame cannot be cut as its pipeline says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is and names its fields")]
 pub enum GridError {
     #[error("tiles of {tile_px} px with {overlap_px} px overlap never cover anything")]
     Overlap { tile_px: u32, overlap_px: u32 },

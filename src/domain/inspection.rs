@@ -11,25 +11,36 @@ use std::time::{Duration, SystemTime};
 pub struct Inspection {
     /// ULID, 26 characters: the idempotency key of every message about this part.
     pub id: String,
+    /// `id` of the camera in the config.
     pub camera: String,
+    /// What asked for the picture, and what the line knew about the part.
     pub trigger: Trigger,
     /// Name of the pipeline.
     pub pipeline: String,
+    /// Version of the pipeline, as `Pipeline::version`.
     pub pipeline_version: String,
+    /// The model that was asked.
     pub model: ModelRef,
     /// sha256 (hex) over the ids of all prompts and the texts that the model was asked, in order.
     pub prompt_hash: String,
+    /// Wall-clock time of the exposure.
     pub captured_at: SystemTime,
+    /// Wall-clock time of the verdict.
     pub finished_at: SystemTime,
+    /// What happens to the part.
     pub verdict: Verdict,
     /// The worst grade of all findings; `Ok` without findings.
     pub grade: Grade,
+    /// The merged defects.
     pub findings: Vec<Finding>,
+    /// The lines of all text prompts, with the outcome of their checks.
     pub texts: Vec<TextLine>,
+    /// How much of the plan was carried out.
     pub tiles: TileCount,
     /// How likely the part is defective, 0..=1: the highest over all tiles of one minus the
     /// probability of the empty answer. Ranks parts (AUROC) even where nothing was reported.
     pub score: f32,
+    /// Where the time went.
     pub latency: Latency,
     /// What the model said, where it said anything but `[]`.
     pub answers: Vec<RawAnswer>,
@@ -45,6 +56,7 @@ pub struct Inspection {
 /// Which model answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelRef {
+    /// `general.name` of the text GGUF, or the name of its file.
     pub name: String,
     /// sha256 (hex) of the text GGUF.
     pub text_sha256: String,
@@ -55,7 +67,9 @@ pub struct ModelRef {
 /// Tiles (regions of text prompts included) planned and really inspected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TileCount {
+    /// Tiles that the pipeline asks for.
     pub planned: usize,
+    /// Tiles with an answer; fewer than planned never pass.
     pub inspected: usize,
 }
 
@@ -64,9 +78,13 @@ pub struct TileCount {
 pub struct Latency {
     /// From the exposure to the start of the work.
     pub queue_ms: f64,
+    /// Cutting, resizing and normalising pictures.
     pub preprocess_ms: f64,
+    /// The vision tower.
     pub vision_ms: f64,
+    /// The text model over prompts and pictures.
     pub prefill_ms: f64,
+    /// The text model over the answers, token by token.
     pub decode_ms: f64,
     /// From the exposure to the verdict.
     pub total_ms: f64,
@@ -75,9 +93,11 @@ pub struct Latency {
 /// One answer of the model, word for word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawAnswer {
+    /// `id` of the prompt.
     pub prompt: String,
     /// Index of the tile; the tiles of the grid come first, then one per text prompt.
     pub tile: usize,
+    /// The answer as the model gave it, not parsed.
     pub text: String,
 }
 
@@ -86,5 +106,6 @@ pub struct RawAnswer {
 pub struct ImageRef {
     /// sha256 (hex) of the file.
     pub sha256: String,
+    /// Size of the file.
     pub bytes: u64,
 }

@@ -24,12 +24,16 @@ pub struct PartRef {
 /// What became of a view or a part. Ordered from good to bad: the worst decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
+    /// Every view passed.
     Pass,
+    /// A view is for a person to decide, or is missing.
     Review,
+    /// A view failed.
     Fail,
 }
 
 impl Outcome {
+    /// From good to bad.
     pub const ALL: [Self; 3] = [Self::Pass, Self::Review, Self::Fail];
 
     /// The word in messages: that of the verdict.
@@ -60,10 +64,13 @@ impl From<&Verdict> for Outcome {
 /// One camera's look at a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
+    /// `id` of the camera in the config.
     pub camera: String,
     /// `None`: it was never inspected.
     pub inspection_id: Option<String>,
+    /// That of the inspection's verdict; `Review` without an inspection.
     pub outcome: Outcome,
+    /// That of the inspection; `Ok` without one.
     pub grade: Grade,
     /// `None` for a pass.
     pub reason: Option<String>,
@@ -72,13 +79,19 @@ pub struct View {
 /// The verdict about a part: that of its worst view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartVerdict {
+    /// The part and all who look at it.
     pub part: PartRef,
+    /// As `Trigger::part_id`.
     pub part_id: Option<String>,
+    /// As `Trigger::lot`.
     pub lot: Option<String>,
+    /// As `Trigger::correlation_id`.
     pub correlation_id: Option<String>,
+    /// Wall-clock time at which the last view came or was given up.
     pub decided_at: SystemTime,
     /// One for each camera, in the order of the config.
     pub views: Vec<View>,
+    /// That of the worst view.
     pub outcome: Outcome,
     /// The worst grade of all views.
     pub grade: Grade,

@@ -7,18 +7,23 @@ use std::time::Duration;
 /// The recipe of one product.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pipeline {
+    /// The key `name` of the file, which bears the same name.
     pub name: String,
     /// The first twelve hex digits of the file's sha256: an edited recipe is another version.
     pub version: String,
     /// Size of a frame pixel on the part, in millimetres.
     pub mm_per_px: f64,
+    /// What of a frame is inspected, and what a proper frame is.
     pub frame: FrameRule,
+    /// How the region is cut into tiles.
     pub tiling: Tiling,
     /// `Some` exactly when a prompt asks about clips.
     pub clip: Option<ClipRule>,
+    /// At least one, each with an id of its own.
     pub prompts: Vec<Prompt>,
     /// The first rule that matches a finding gives its grade; no rule: reject.
     pub grades: Vec<GradeRule>,
+    /// How findings and readings become a verdict.
     pub verdict: VerdictRule,
     /// What a new version must show on confirmed parts; `None`: nothing.
     pub gate: Option<GateRule>,
@@ -44,10 +49,13 @@ pub struct FrameRule {
     pub roi: Option<Rect>,
     /// Regions that are never inspected.
     pub mask: Vec<Rect>,
+    /// Which size frames must have.
     pub size: FrameSize,
     /// How many bits of a 16-bit sample carry the picture; `None`: not stated.
     pub depth_bits: Option<u32>,
+    /// What a picture must show to be inspected.
     pub health: Health,
+    /// Whether the same pixels may come twice.
     pub repeats: Repeats,
 }
 
@@ -60,9 +68,19 @@ pub enum FrameSize {
     /// Stated: every size is meant.
     Any,
     /// Stated, in pixels.
-    Stated { width: u32, height: u32 },
+    Stated {
+        /// In pixels.
+        width: u32,
+        /// In pixels.
+        height: u32,
+    },
     /// Of the first part of this camera and pipeline that a person confirmed.
-    Learned { width: u32, height: u32 },
+    Learned {
+        /// In pixels.
+        width: u32,
+        /// In pixels.
+        height: u32,
+    },
 }
 
 /// Whether pixels that are those of an earlier frame, bit by bit, are another picture.
@@ -80,6 +98,7 @@ pub enum Repeats {
 pub enum Health {
     /// Nothing is judged.
     Off,
+    /// A picture outside these limits goes to review.
     On(HealthLimits),
 }
 
@@ -94,6 +113,7 @@ impl Default for Health {
 pub struct HealthLimits {
     /// Mean grey value, 0..255.
     pub brightness_min: f64,
+    /// Mean grey value, 0..255.
     pub brightness_max: f64,
     /// Share of pixels at the upper end, 0..1.
     pub overexposed_max: f64,
@@ -101,6 +121,7 @@ pub struct HealthLimits {
     pub contrast_min: f64,
     /// Variance of the Laplacian: of a picture without edges, and of one that noise covers.
     pub sharpness_min: f64,
+    /// Variance of the Laplacian, as `sharpness_min`.
     pub sharpness_max: f64,
     /// Share of the variance that blocks of 8 x 8 pixels keep, 0..1; 1/64 for noise.
     pub structure_min: f64,
@@ -131,7 +152,9 @@ pub struct Tiling {
     pub tile_px: u32,
     /// Overlap of neighbours in frame pixels, less than `tile_px`.
     pub overlap_px: u32,
+    /// A region that needs more is refused.
     pub max_tiles: usize,
+    /// Of each tile.
     pub budget: PixelBudget,
 }
 
@@ -154,19 +177,24 @@ impl ClipRule {
 /// Qwen's limits on the pixels of an image after its resize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PixelBudget {
+    /// A smaller image is enlarged.
     pub min_pixels: u32,
+    /// A larger image is reduced.
     pub max_pixels: u32,
 }
 
 /// One question that is asked of every tile, or of one region.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt {
+    /// Unique in its pipeline; names the prompt in records and reasons.
     pub id: String,
+    /// What is asked for.
     pub kind: PromptKind,
     /// What the model is asked; `{labels}` stands for the labels, which the model itself may state.
     pub text: String,
     /// `Some`: asked once, of this region. `None`: asked of every tile of the grid.
     pub roi: Option<Rect>,
+    /// Of the region, when the prompt has one.
     pub budget: PixelBudget,
     /// Asks about the whole clip, not about its last picture alone.
     pub clip: bool,
@@ -177,9 +205,12 @@ pub struct Prompt {
 pub enum PromptKind {
     /// What is found of these labels is a finding; a model that states its labels is asked all of its own.
     Defects {
+        /// What the model may call a defect; at least one.
         labels: Vec<String>,
     },
+    /// The lines of marked text, each held against its rules.
     Text {
+        /// A line without rules is read and not judged.
         expect: Vec<Expect>,
     },
 }
@@ -189,12 +220,14 @@ pub enum PromptKind {
 pub struct Expect {
     /// 1 for the first line.
     pub line: usize,
+    /// The line must be exactly this.
     pub literal: Option<String>,
     /// A regular expression (crate `regex`) that must match the whole line; compiled once by `config`
     /// to prove that it is valid.
     pub regex: Option<String>,
     /// Key of `Trigger::expected` whose value the line must equal.
     pub from_trigger: Option<String>,
+    /// Rules of a code that the line must obey.
     pub check: Option<CheckKind>,
 }
 
@@ -217,12 +250,17 @@ pub enum CheckKind {
 /// One grading rule; conditions that are `None` hold for every finding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GradeRule {
+    /// The finding has this label.
     pub label: Option<String>,
+    /// The finding has this severity.
     pub severity: Option<Severity>,
+    /// The longer side of its box is longer than so many millimetres.
     pub longest_mm_over: Option<f64>,
+    /// Its box is larger than so many square millimetres.
     pub area_mm2_over: Option<f64>,
     /// About the whole part: the rule is in force when more than so many of its findings hold the other conditions.
     pub count_over: Option<usize>,
+    /// What a finding gets when all conditions hold.
     pub grade: Grade,
 }
 

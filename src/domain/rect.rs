@@ -3,9 +3,13 @@
 /// Half-open rectangle in whole pixels: `x0 <= x < x1`, `y0 <= y < y1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rect {
+    /// Left, inside.
     pub x0: u32,
+    /// Top, inside.
     pub y0: u32,
+    /// Right, outside.
     pub x1: u32,
+    /// Bottom, outside.
     pub y1: u32,
 }
 
@@ -44,9 +48,13 @@ impl Rect {
 /// Box in fractional pixels of a frame, as a detection leaves it after scaling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BoxPx {
+    /// Left.
     pub x0: f32,
+    /// Top.
     pub y0: f32,
+    /// Right.
     pub x1: f32,
+    /// Bottom.
     pub y1: f32,
 }
 

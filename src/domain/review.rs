@@ -7,11 +7,14 @@ use std::time::SystemTime;
 /// What the operator says about the part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Decided {
+    /// The part is good.
     Pass,
+    /// The part is bad.
     Fail,
 }
 
 impl Decided {
+    /// Every decision, in the order of the page.
     pub const ALL: [Self; 2] = [Self::Pass, Self::Fail];
 
     /// The word used on the page, in messages and in exports.
@@ -42,6 +45,7 @@ pub enum ReviewKind {
 }
 
 impl ReviewKind {
+    /// Every kind.
     pub const ALL: [Self; 4] = [Self::Confirm, Self::Override, Self::Decide, Self::Undo];
 
     /// The word used in the ledger and in messages.
@@ -63,12 +67,14 @@ impl ReviewKind {
 /// Why a decision was made without the picture: it was kept, and is not what it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PictureFault {
+    /// There is no file.
     Missing,
     /// Another one, cut off, or unreadable.
     Wrong,
 }
 
 impl PictureFault {
+    /// Every fault.
     pub const ALL: [Self; 2] = [Self::Missing, Self::Wrong];
 
     /// The word used in the ledger, in messages and on the page.
@@ -88,8 +94,11 @@ impl PictureFault {
 /// A defect as the operator sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OperatorBox {
+    /// What the operator calls it; need not be a label of the pipeline.
     pub label: String,
+    /// How bad it is.
     pub severity: Severity,
+    /// Where it is, in pixels of the stored picture.
     pub bbox_px: BoxPx,
 }
 
@@ -100,17 +109,22 @@ pub struct OperatorText {
     pub prompt: String,
     /// 1 for the first line.
     pub line: usize,
+    /// What the part bears.
     pub text: String,
 }
 
 /// What an operator decides. `None` of findings or texts: as the model has them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
+    /// What the operator says about the part.
     pub verdict: Decided,
     /// Why; empty where none is needed. An override needs one.
     pub reason: String,
+    /// Free text; may be empty.
     pub note: String,
+    /// All boxes as they should be.
     pub findings: Option<Vec<OperatorBox>>,
+    /// The lines that read otherwise.
     pub texts: Option<Vec<OperatorText>>,
 }
 
@@ -119,21 +133,29 @@ pub struct Decision {
 pub struct Review {
     /// Place in the ledger of reviews, from 1 without gaps.
     pub seq: u64,
+    /// Wall-clock time of the decision.
     pub at: SystemTime,
+    /// Name of the account that decided.
     pub actor: String,
     /// ULID and sequence number of the inspection.
     pub inspection_id: String,
+    /// Place of the inspection in the store.
     pub inspection_seq: u64,
     /// sha256 (hex) of the inspection's record: what exactly was decided about.
     pub record_sha256: String,
+    /// An agreement, an override, a decision or an undo.
     pub kind: ReviewKind,
     /// The model's verdict: pass, fail or review.
     pub model_verdict: String,
     /// What is decided now; `None` after an undo that leaves no decision.
     pub verdict: Option<Decided>,
+    /// As `Decision::reason`.
     pub reason: String,
+    /// As `Decision::note`.
     pub note: String,
+    /// As `Decision::findings`.
     pub findings: Option<Vec<OperatorBox>>,
+    /// As `Decision::texts`.
     pub texts: Option<Vec<OperatorText>>,
     /// The entry that was in force before this one.
     pub supersedes: Option<u64>,

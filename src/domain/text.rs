@@ -13,6 +13,7 @@ pub struct TextLine {
     pub expected: Option<String>,
     /// `None` when nothing was expected of this line.
     pub matches: Option<bool>,
+    /// Where and how it differs; empty unless `matches` is false.
     pub mismatches: Vec<Mismatch>,
     /// Product of the line's token probabilities under the answer's grammar, 0..=1.
     pub confidence: f32,

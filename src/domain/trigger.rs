@@ -19,6 +19,7 @@ pub struct Request {
     pub part: Option<String>,
     /// The correlation id that the sender itself gave: two triggers of one name are the same one, come twice.
     pub name: Option<String>,
+    /// What is known about the part.
     pub trigger: Trigger,
     /// When the request came; its deadline counts from here.
     pub received: Instant,
@@ -27,17 +28,23 @@ pub struct Request {
 /// Something that the station is told to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
+    /// Take a picture of a part.
     Trigger(Request),
     /// Pictures from now on are inspected by this pipeline, which must be one of `pipelines_dir`.
     Pipeline {
+        /// `id` of the camera; `None`: every camera.
         camera: Option<String>,
+        /// Name of the pipeline.
         pipeline: String,
     },
     /// No pictures until `Resume`; triggers are refused.
     Pause {
+        /// `id` of the camera; `None`: every camera.
         camera: Option<String>,
     },
+    /// Pictures are taken again.
     Resume {
+        /// `id` of the camera; `None`: every camera.
         camera: Option<String>,
     },
     /// Messages that were given up are owed to the broker again.
@@ -52,9 +59,17 @@ pub enum Sender {
     /// A client of the broker, which does not say who publishes.
     Mqtt,
     /// An account or a token of the web server, by its name.
-    Http { name: String },
+    Http {
+        /// Name of the account or the token.
+        name: String,
+    },
     /// A file in the trigger folder. `stamp` is the same as long as the file is the same one, wherever it is moved.
-    File { name: String, stamp: String },
+    File {
+        /// Name of the file.
+        name: String,
+        /// Identity of the file.
+        stamp: String,
+    },
 }
 
 impl fmt::Display for Sender {
@@ -70,6 +85,7 @@ impl fmt::Display for Sender {
 
 /// Why a command is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is and names its fields")]
 pub enum Refusal {
     #[error("there is no camera {camera:?}; there are {known}")]
     NoCamera { camera: String, known: String },
