@@ -16,6 +16,7 @@ pub const BROKEN_MAX: u32 = 10;
 /// One look at a device.
 #[derive(Debug)]
 pub enum Reading {
+    /// A whole picture.
     Picture(Picture),
     /// Nothing came, and nothing had to: the device waits for its trigger.
     Idle,
@@ -32,6 +33,7 @@ pub enum Reading {
 /// A picture as the device gave it.
 #[derive(Debug)]
 pub struct Picture {
+    /// 8-bit RGB, in the device's size.
     pub pixels: RgbImage,
     /// When it was exposed or, where the device does not say, when it arrived.
     pub stamp: Stamp,
@@ -75,6 +77,7 @@ pub fn monotonic_ns() -> u64 {
 
 /// Why a device gives no pictures.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is and names its fields")]
 pub enum DeviceError {
     #[error("cannot open {what}: {reason}")]
     Open { what: String, reason: String },

@@ -20,8 +20,10 @@ use std::time::Duration;
 /// A named policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum Policy {
+    /// Every picture.
     #[default]
     All,
+    /// The first picture, then each that comes at least so many milliseconds after the last chosen one.
     EveryMs(u32),
     /// Mean difference of grey values from the last chosen picture, 0..255, at which one is chosen.
     Motion(f64),

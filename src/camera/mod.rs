@@ -91,6 +91,7 @@ pub trait Source: Send {
 
 /// Why a picture could not be had.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is and names its fields")]
 pub enum CameraError {
     /// The directory of a folder source cannot be listed; reported once until it can be again.
     #[error("cannot list the directory {}: {source}", path.display())]

@@ -51,6 +51,7 @@ pub struct Rule {
     pub within: Option<Duration>,
     /// From an exposure to the moment at which the picture is here, at most.
     pub on_its_way: Duration,
+    /// What the time of a picture is.
     pub stamps: Stamps,
 }
 
@@ -67,6 +68,7 @@ enum Match {
 /// What came of a trigger.
 #[derive(Debug)]
 pub enum Taken {
+    /// The part's own picture.
     Frame(Box<Frame>),
     /// The part has no picture of its own, for this reason.
     Nothing(String),

@@ -18,7 +18,14 @@ pub enum ToCapture {
     /// The next picture that was exposed at `after_ns` or later, or any; numbers rise. A new order takes the
     /// place of the one before it. At `by_ns` it is over, and dropped where it waits. Both are moments of
     /// `CLOCK_MONOTONIC` in nanoseconds.
-    Take { order: u64, after_ns: Option<u64>, by_ns: Option<u64> },
+    Take {
+        /// Number of the order; the picture bears it.
+        order: u64,
+        /// `None`: any picture.
+        after_ns: Option<u64>,
+        /// `None`: never over.
+        by_ns: Option<u64>,
+    },
 }
 
 /// From the child.
@@ -34,19 +41,34 @@ pub enum FromCapture {
         order: Option<u64>,
         /// Pictures that came for the order and were exposed before it; they were forgotten.
         older: u64,
+        /// Pixels a row.
         width_px: u32,
+        /// Rows.
         height_px: u32,
+        /// When it was exposed, as far as the device says.
         stamp: Stamp,
+        /// As `Picture::number`.
         number: u64,
     },
     /// The exposure that this order made came broken: its part has no picture.
-    Missed { order: u64, reason: String },
+    Missed {
+        /// Number of the order.
+        order: u64,
+        /// What is wrong with the picture, in words.
+        reason: String,
+    },
     /// Pictures that hardware triggered came broken, or not at all out of the driver.
-    Lost { count: u64 },
+    Lost {
+        /// So many since the last message of this kind.
+        count: u64,
+    },
     /// A recording is over.
     Ended,
     /// The device failed; the child ends after it.
-    Fault { reason: String },
+    Fault {
+        /// The device's error in words.
+        reason: String,
+    },
 }
 
 /// What the child saw since it was opened.

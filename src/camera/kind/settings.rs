@@ -19,8 +19,11 @@ pub(crate) const LINE_ALONE: &str =
 pub struct Settings {
     /// `id` of the camera in the config.
     pub camera: String,
+    /// The device and its own settings.
     pub kind: Kind,
+    /// Which of the stream's pictures are passed on.
     pub key_frames: Policy,
+    /// Lens and colours, corrected in the capture process.
     pub correction: Correction,
     /// From an exposure to the stamp that the device, or the arrival of its picture, gives it; milliseconds.
     pub latency_ms: u32,

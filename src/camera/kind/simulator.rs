@@ -93,11 +93,13 @@ fn product(section: &Section<'_>) -> &'static Product {
 pub struct Settings {
     /// `id` of the camera in the config.
     pub camera: String,
+    /// The design that all parts share.
     pub product: &'static Product,
     /// Same seed, same parts.
     pub seed: u64,
     /// Pixels.
     pub width: usize,
+    /// Pixels.
     pub height: usize,
     /// How many parts; `None` for no end.
     pub count: Option<u64>,

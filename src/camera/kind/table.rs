@@ -16,7 +16,11 @@ macro_rules! devices {
         /// A kind of device and how it is set.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         pub enum Kind {
-            $(#[cfg $feature] $kind($module::Settings),)*
+            $(
+                #[doc = concat!("The word `", $word, "` in a config, with what its keys say.")]
+                #[cfg $feature]
+                $kind($module::Settings),
+            )*
         }
 
         impl Kind {

@@ -27,7 +27,9 @@ pub struct Settings {
     pub device: PathBuf,
     /// Pixels; the device's highest resolution when either is absent.
     pub width_px: Option<u32>,
+    /// Pixels, as `width_px`.
     pub height_px: Option<u32>,
+    /// Pictures a second, or what the device has nearest; `None`: 30.
     pub fps: Option<u32>,
     /// Name of the control, as `inspectd cameras` prints it, and its value.
     pub controls: BTreeMap<String, i64>,

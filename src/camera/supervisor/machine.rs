@@ -51,6 +51,7 @@ pub struct Limits {
     pub picture: Duration,
     /// With the same picture again and again; zero: never mind, as for a camera that films a still.
     pub frozen: Duration,
+    /// The most new starts within an hour; the second half of them is spread over it.
     pub restarts_per_hour: usize,
 }
 

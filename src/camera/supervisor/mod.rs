@@ -51,8 +51,11 @@ const REASON_CHARS_MAX: usize = 300;
 /// What the camera's supervisor has to say.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
+    /// The device is open and gives pictures.
     Ready,
+    /// No pictures come, for this reason.
     Fault {
+        /// In words, for records, messages and pages.
         reason: String,
     },
     /// What the newest picture is worth.

@@ -95,10 +95,13 @@ struct File {
 /// What changes while a file is written, or when another takes its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
+    /// Size in bytes.
     pub len: u64,
     /// Nanoseconds since 1970.
     pub modified_ns: i128,
+    /// Of the last change of content or metadata (ctime), in nanoseconds since 1970.
     pub changed_ns: i128,
+    /// Another file of the same name has another one.
     pub inode: u64,
 }
 

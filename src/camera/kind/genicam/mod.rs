@@ -43,13 +43,19 @@ const GVCP_DISCOVERY_ACK: [u8; 2] = [0x00, 0x03];
 pub struct Settings {
     /// As Aravis names it (`inspectd cameras` prints it), or its address.
     pub name: String,
+    /// Exposure time in microseconds; `None`: as the camera is set.
     pub exposure_us: Option<f64>,
+    /// In the camera's own unit, mostly dB; `None`: as the camera is set.
     pub gain: Option<f64>,
+    /// Pictures a second of a free-running camera; `None`: as the camera is set.
     pub fps: Option<f64>,
+    /// Width of the region that is read out; `None`: as the camera is set.
     pub width_px: Option<u32>,
+    /// Height of the region that is read out; `None`: as the camera is set.
     pub height_px: Option<u32>,
     /// Of the GenICam standard, for example `BayerRG8` or `Mono12p`; absent: as the camera is set.
     pub pixel_format: Option<String>,
+    /// What makes the camera expose.
     pub trigger: Exposure,
 }
 

@@ -31,21 +31,27 @@ const OPEN_EXTRA: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// A URL, a file, or a GStreamer pipeline that ends in `appsink`.
     pub url: String,
+    /// The library that reads the stream.
     pub backend: Backend,
     /// Pictures come by themselves. Otherwise it is a recording: none is skipped, and it ends.
     pub live: bool,
+    /// Longest time until the stream is open, in milliseconds.
     pub open_timeout_ms: u32,
+    /// Longest time that one read may take, in milliseconds.
     pub read_timeout_ms: u32,
 }
 
 /// Which library reads a stream: it is named because only a named one keeps its timeouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backend {
+    /// URLs and files, by FFmpeg's own libraries.
     Ffmpeg,
+    /// Pipelines, by OpenCV's video input.
     Gstreamer,
 }
 
 impl Backend {
+    /// In the order in which messages name them.
     pub const ALL: [Self; 2] = [Self::Ffmpeg, Self::Gstreamer];
 
     /// The word used in the config.
