@@ -42,6 +42,7 @@ const SPAWNS_MAX: usize = 16;
 /// Why a child or a message failed. After any error of a channel but `Json` its stream may stand in
 /// the middle of a message: drop it.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is and names its fields")]
 pub enum IpcError {
     #[error("the process cannot be started: {source}")]
     Spawn { source: io::Error },
@@ -223,6 +224,7 @@ impl Limit {
 /// What to start: this same binary with other arguments.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
+    /// Arguments after the program's name.
     pub args: Vec<OsString>,
     /// Variables beside those that the child inherits.
     pub env: Vec<(OsString, OsString)>,
@@ -267,6 +269,7 @@ impl Program {
 #[derive(Debug)]
 pub struct Child {
     process: Option<std::process::Child>,
+    /// This process's end of the connection.
     pub channel: Channel,
 }
 

@@ -27,6 +27,7 @@ const REPEAT_PENALTY_MAX: f32 = 10.0;
 /// What a backend can answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Abilities {
+    /// Which forms it can hold an answer to.
     pub forms: Forms,
     /// What its probabilities stand on.
     pub ground: Ground,
@@ -34,6 +35,7 @@ pub struct Abilities {
     pub images_max: usize,
     /// Bytes of these pictures, three a pixel.
     pub pixel_bytes_max: usize,
+    /// It can be shown clips.
     pub clips: bool,
     /// Several turns.
     pub conversations: bool,

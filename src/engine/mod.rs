@@ -40,20 +40,25 @@ pub enum Class {
 }
 
 impl Class {
+    /// The most urgent first.
     pub const ALL: [Self; 4] = [Self::Line, Self::Review, Self::Guest, Self::Replay];
 }
 
 /// Whether a backend can be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
+    /// It takes jobs.
     Ready,
     /// Not yet, for this reason, or not any more until somebody wants it.
     Coming {
+        /// In words, for the page and for messages.
         why: String,
     },
     /// Not before this time has passed, for this reason.
     Resting {
+        /// From now to the next start.
         left: Duration,
+        /// How the last start or process ended, in words.
         why: String,
     },
 }
@@ -66,6 +71,7 @@ pub trait Backend: Send {
     /// What it can answer, whichever model it has.
     fn abilities(&self) -> &Abilities;
 
+    /// Whether it takes jobs now.
     fn readiness(&self) -> Readiness;
 
     /// What the station says about it.
@@ -107,6 +113,7 @@ pub struct Health {
 
 /// Why there is no engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is and names its fields")]
 pub enum EngineError {
     /// The process cannot be started at all.
     #[error("the engine's process: {why}")]
@@ -148,6 +155,7 @@ pub trait Trial: Send {
 
 /// Why a loaded model must not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is and names its fields")]
 pub enum Refused {
     /// Its files are not those that were accepted.
     #[error("{why}")]

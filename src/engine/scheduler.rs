@@ -45,26 +45,33 @@ pub type Reply = Arc<dyn Fn(Event) + Send + Sync>;
 pub enum Event {
     /// A streamed answer says this further.
     Delta {
+        /// The order.
         id: OrderId,
         /// Which of the order's questions it answers.
         ask: usize,
+        /// What comes after the deltas before it.
         text: String,
     },
+    /// The last that is heard of the order.
     Answer(Answer),
 }
 
 /// What is asked, how urgently, and who hears the answer.
 pub struct Order {
+    /// How urgent it is.
     pub class: Class,
     /// It is stopped then.
     pub deadline: Instant,
+    /// Pictures and questions.
     pub job: Job,
+    /// Hears its events.
     pub reply: Reply,
 }
 
 /// What came of an order.
 #[derive(Debug)]
 pub struct Answer {
+    /// The order.
     pub id: OrderId,
     /// One entry a question, in order.
     pub answers: Vec<Result<Completion, VlmError>>,
@@ -183,6 +190,7 @@ impl Engine {
         self.shared.seen().readiness
     }
 
+    /// Losses, faults and proofs of the backend, as of its last step.
     pub fn health(&self) -> Health {
         self.shared.seen().health
     }

@@ -66,7 +66,9 @@ pub struct ChildOptions {
     pub program: Program,
     /// The process ends after so long without work; `None`: never.
     pub unload_after_idle: Option<Duration>,
+    /// Past a job's deadline by so much a silent process counts as hung: `GRACE`.
     pub grace: Duration,
+    /// A load that takes longer has failed: `LOAD_MAX`.
     pub load_max: Duration,
     /// Who lets a loaded model in.
     pub gate: Arc<dyn Gate>,
