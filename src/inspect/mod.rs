@@ -41,7 +41,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// A frame and the recipe that it is inspected by.
 #[derive(Clone, Copy, Debug)]
 pub struct Work<'a> {
+    /// The picture, or the clip that ends with it.
     pub frame: &'a Frame,
+    /// The recipe by which it is judged.
     pub pipeline: &'a Pipeline,
 }
 

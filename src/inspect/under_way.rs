@@ -54,7 +54,9 @@ impl Asked {
 
 /// A frame, its recipe, and how far its inspection is.
 pub struct UnderWay {
+    /// What is inspected.
     pub frame: Frame,
+    /// The recipe that was in force when it began.
     pub pipeline: Arc<Pipeline>,
     class: Class,
     asked: Option<Asked>,
@@ -187,6 +189,7 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    /// An empty one, which sends on `ring` with each answer.
     pub fn new(ring: SyncSender<()>) -> Arc<Self> {
         Arc::new(Self { came: Mutex::default(), ring })
     }

@@ -99,6 +99,7 @@ pub fn named(model: &ModelInfo) -> Result<Option<Proof>, Refused> {
 /// Known pictures that a model must answer.
 #[derive(Clone, Debug, Default)]
 pub struct Proof {
+    /// In the order in which they are asked.
     pub known: Vec<Known>,
 }
 
@@ -107,9 +108,13 @@ pub struct Proof {
 pub struct Known {
     /// Names it in messages.
     pub name: String,
+    /// 8-bit RGB.
     pub picture: Arc<RgbImage>,
+    /// Pixels of the picture after the resize.
     pub budget: PixelBudget,
+    /// What the model is asked about the picture.
     pub question: Arc<str>,
+    /// What its answer must say.
     pub expected: Expected,
     /// It has held before: it must hold. With those that are asked for the first time, half of its kind must.
     pub firm: bool,
@@ -119,11 +124,22 @@ pub struct Known {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
     /// Nothing of these labels is there.
-    Clean { labels: Vec<String> },
+    Clean {
+        /// What the model is asked to look for.
+        labels: Vec<String>,
+    },
     /// Something of these labels is there.
-    Found { labels: Vec<String> },
+    Found {
+        /// What the model is asked to look for.
+        labels: Vec<String>,
+    },
     /// Exactly these labels are there, in this order, and near these places.
-    Boxes { labels: Vec<String>, boxes: Vec<(String, [u16; 4])> },
+    Boxes {
+        /// What the model is asked to look for.
+        labels: Vec<String>,
+        /// Label, and x1, y1, x2, y2 in thousandths of the picture's width and height.
+        boxes: Vec<(String, [u16; 4])>,
+    },
     /// Exactly these lines are read.
     Lines(Vec<String>),
 }
