@@ -17,9 +17,25 @@ use crate::store::outbox::MQTT;
 /// What the rest of the station reports.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StationEvent {
-    Camera { id: String, status: CameraStatus },
-    Alarm { code: String, raised: bool, message: String },
+    /// The state of a camera has changed.
+    Camera {
+        /// `id` of the camera in the config.
+        id: String,
+        /// All that is known of it now.
+        status: CameraStatus,
+    },
+    /// Something is wrong with the station, or no longer.
+    Alarm {
+        /// Stable word; it names the topic of the alarm.
+        code: String,
+        /// False: it is over.
+        raised: bool,
+        /// For people; may be empty when it is over.
+        message: String,
+    },
+    /// The state of a recipe has changed.
     Recipe(RecipeStatus),
+    /// Counts over the last window.
     Stats(Stats),
 }
 
@@ -29,6 +45,7 @@ pub type Report = Box<dyn Fn(StationEvent) + Send + Sync>;
 /// The state of the station on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StationState {
+    /// Connected.
     Online,
     /// Stopped on purpose.
     Stopped,
@@ -37,6 +54,7 @@ pub enum StationState {
 }
 
 impl StationState {
+    /// Stable word for machines.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Online => "online",
@@ -49,12 +67,19 @@ impl StationState {
 /// Counts over a window of time; numbers that are not known are NaN.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stats {
+    /// Length of the window in seconds.
     pub window_s: f64,
+    /// Inspections with this verdict.
     pub pass: u64,
+    /// Inspections with this verdict.
     pub fail: u64,
+    /// Inspections with this verdict.
     pub review: u64,
+    /// Median, from the exposure to the verdict.
     pub latency_p50_ms: f64,
+    /// 95th percentile.
     pub latency_p95_ms: f64,
+    /// The longest.
     pub latency_max_ms: f64,
     /// Frames that were dropped before they were inspected.
     pub dropped: u64,

@@ -41,6 +41,7 @@ const PREFIX_BYTES_MAX: usize = 256;
 /// Which MQTT is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
+    /// MQTT 5, whose reason codes tell a refusal from a success.
     V5,
     /// Has no reason codes: a broker that refuses a message by its access list says nothing, and
     /// the message counts as delivered.
@@ -52,13 +53,19 @@ pub enum Protocol {
 pub struct MqttOptions {
     /// The name of the sink, whose cursor it is.
     pub sink: String,
+    /// The form of messages and topics.
     pub dialect: Spoken,
+    /// Name or address of the broker.
     pub host: String,
+    /// 1883 in clear and 8883 with TLS, by custom.
     pub port: u16,
+    /// The version that the broker is asked for.
     pub protocol: Protocol,
     /// Unique among all clients of the broker: a second one with the same id throws the first out.
     pub client_id: String,
+    /// `None`: the broker is given neither name nor password.
     pub username: Option<String>,
+    /// Only with a `username`; never written to a log.
     pub password: Option<String>,
     /// `None`: in clear.
     pub tls: Option<Tls>,
@@ -122,6 +129,7 @@ impl MqttOptions {
 
 /// Why MQTT cannot go on; a broker that is away is no error.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is and names its fields")]
 pub enum MqttError {
     #[error("{key} {reason}")]
     Option { key: &'static str, reason: &'static str },

@@ -208,11 +208,17 @@ enum State {
 /// The state in a word, for health and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Not connected; the next attempt waits for its time.
     Offline,
+    /// An attempt is under way.
     Connecting,
+    /// Connected, and older entries of the outbox are still owed.
     CatchingUp,
+    /// Connected, and all that was owed is acknowledged.
     Live,
+    /// Waits for the last acknowledgements.
     Stopping,
+    /// Nothing is sent any more.
     Stopped,
 }
 

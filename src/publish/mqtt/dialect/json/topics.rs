@@ -12,10 +12,12 @@ impl Topics {
         Self { prefix: prefix.trim_end_matches('/').to_owned() }
     }
 
+    /// `result`: one message for each inspection.
     pub fn result(&self) -> String {
         self.under("result")
     }
 
+    /// `last`: the newest inspection, retained.
     pub fn last(&self) -> String {
         self.under("last")
     }
@@ -28,6 +30,7 @@ impl Topics {
         self.under("part")
     }
 
+    /// `status`: the station's own state, retained.
     pub fn status(&self) -> String {
         self.under("status")
     }
@@ -36,6 +39,7 @@ impl Topics {
         self.under("stats")
     }
 
+    /// `camera/{id}/status`: how a camera is, retained.
     pub fn camera_status(&self, id: &str) -> String {
         self.under(&format!("camera/{}/status", level(id)))
     }
@@ -44,6 +48,7 @@ impl Topics {
         self.under(&format!("recipe/{}", level(name)))
     }
 
+    /// `alarm/{code}`: an alarm, retained while it stands.
     pub fn alarm(&self, code: &str) -> String {
         self.under(&format!("alarm/{}", level(code)))
     }
