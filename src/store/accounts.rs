@@ -20,6 +20,7 @@ const SESSIONS_MAX: usize = 2000;
 /// A person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
+    /// With it somebody logs in; no other account has it.
     pub name: String,
     /// viewer, operator or engineer.
     pub role: String,
@@ -32,8 +33,11 @@ pub struct Account {
 /// A machine's way in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
+    /// By it people know the token, and remove it.
     pub name: String,
+    /// viewer, operator or engineer.
     pub role: String,
+    /// RFC 3339, UTC.
     pub created_at: String,
     /// Who made it.
     pub created_by: String,

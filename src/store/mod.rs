@@ -138,6 +138,7 @@ impl Default for StoreOptions {
 /// Proof that an inspection is on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
+    /// Place of the record in the store: each commit gets the next, from 1 on.
     pub seq: u64,
     /// sha256 (hex) of the record's value: what the next record will name as its predecessor.
     pub hash: String,

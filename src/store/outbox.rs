@@ -60,6 +60,7 @@ const SCAN_MAX: usize = 8192;
 /// What is owed. Each kind is published in its own order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    /// An inspection.
     Result,
     /// The verdict about a part with several views.
     Part,
@@ -68,8 +69,10 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// In the order of `SinkState::owed`.
     pub const ALL: [Self; 3] = [Self::Result, Self::Part, Self::Review];
 
+    /// Stable word, as `inspectd outbox` prints it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Result => "result",
@@ -78,6 +81,7 @@ impl Kind {
         }
     }
 
+    /// The kind of a word, if it is one.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
@@ -94,7 +98,9 @@ impl Kind {
 /// What a message is about: its kind and its number there (inspection, newest view, review).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owed {
+    /// What the message is about.
     pub kind: Kind,
+    /// Its number among those of its kind.
     pub seq: u64,
 }
 
@@ -109,6 +115,7 @@ impl std::fmt::Display for Owed {
 pub struct OutboxEntry {
     /// Its place in the log, from 1.
     pub place: u64,
+    /// What its message is about.
     pub owed: Owed,
     /// The schema of its message.
     pub schema: u16,
@@ -140,6 +147,7 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Stable word, as `inspectd outbox` prints it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Size => "size",
@@ -155,10 +163,15 @@ impl Cause {
 pub struct DeadLetter {
     /// The sink's name.
     pub sink: String,
+    /// Its place in the log.
     pub place: u64,
+    /// What its message is about.
     pub owed: Owed,
+    /// The schema of its message.
     pub schema: u16,
+    /// Why it was given up, and whether it is tried again by itself.
     pub cause: Cause,
+    /// The same in words.
     pub reason: String,
     /// RFC 3339, UTC.
     pub at: String,
@@ -167,7 +180,9 @@ pub struct DeadLetter {
 /// How a sink stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkState {
+    /// Its name in the config.
     pub name: String,
+    /// False: it keeps its place in the log, holds nothing back, and may miss messages.
     pub enabled: bool,
     /// The lowest place of the log that it has not acknowledged.
     pub cursor: u64,

@@ -52,6 +52,7 @@ pub enum Step {
 }
 
 impl Step {
+    /// The word in the ledger and in messages.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Found => "found",
@@ -79,6 +80,7 @@ pub struct ChangedPart {
     pub decided: String,
     /// The verdict in its record, and the one by the new version.
     pub was: String,
+    /// The verdict by the new version.
     pub now: String,
     /// What the new version found: label and box (x1, y1, x2, y2) in pixels of the picture.
     pub findings: Vec<(String, [f32; 4])>,
@@ -91,9 +93,11 @@ pub struct ReplayEntry {
     pub sample: String,
     /// Parts that were replayed, and confirmed parts that could not be.
     pub parts: usize,
+    /// Confirmed parts that could not be replayed.
     pub left_out: usize,
     /// sha256 (hex) of the model's text file and vision file.
     pub text_sha256: String,
+    /// sha256 (hex) of the model's vision file.
     pub mmproj_sha256: String,
     /// As `replay --json` has them.
     pub figures: serde_json::Value,
@@ -101,7 +105,9 @@ pub struct ReplayEntry {
     pub lost: Vec<ChangedPart>,
     /// Confirmed good, passed by their records, and not passed now.
     pub alarms: Vec<ChangedPart>,
+    /// How many there are; `lost` names only the first.
     pub lost_count: usize,
+    /// How many there are; `alarms` names only the first.
     pub alarms_count: usize,
     /// What of the gate does not hold.
     pub failed: Vec<String>,
@@ -116,8 +122,11 @@ pub struct Entry {
     pub seq: u64,
     /// RFC 3339, UTC.
     pub at: String,
+    /// Name of the pipeline.
     pub pipeline: String,
+    /// The version that the entry is about.
     pub version: String,
+    /// What was done with it.
     pub step: Step,
     /// Who: a sender of a command, an account, the start, the folder.
     pub by: String,
@@ -125,6 +134,7 @@ pub struct Entry {
     pub reason: String,
     /// Its gate did not hold, or was not asked: an engineer made it active all the same.
     pub is_override: bool,
+    /// What the replay gave; `None` of a step without one.
     pub replay: Option<ReplayEntry>,
 }
 
