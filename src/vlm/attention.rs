@@ -27,7 +27,9 @@ const TASK_ROWS_MAX: usize = 256;
 /// Rows of keys and values: row `r` of head `h` starts at `(start + r) * stride + h * head_dim`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
+    /// First row.
     pub start: usize,
+    /// Number of rows.
     pub rows: usize,
 }
 
@@ -88,6 +90,7 @@ impl Parts {
 /// A `[rows, heads * head_dim]` matrix inside a larger one.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a, T = f32> {
+    /// Row after row.
     pub values: &'a [T],
     /// Distance of rows.
     pub stride: usize,
@@ -98,16 +101,20 @@ pub struct Matrix<'a, T = f32> {
 /// Keys or values in the precision that they are kept in; products are in f32.
 #[derive(Clone, Copy)]
 pub enum Kept<'a> {
+    /// As they were computed.
     Single(Matrix<'a>),
+    /// Widened to f32 where they are read.
     Half(Matrix<'a, f16>),
 }
 
 /// Numbers of heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
+    /// Number of query heads.
     pub query: usize,
     /// Divides `query`; each serves `query / kv` query heads.
     pub kv: usize,
+    /// Values a head.
     pub dim: usize,
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 pub struct Picture {
     /// Merged blocks: one row of the text model each.
     pub rows: usize,
+    /// Merged blocks in a row of the picture.
     pub cols: usize,
     /// `[rows * cols, hidden]`.
     pub embeds: Tensor,

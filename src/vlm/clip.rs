@@ -30,6 +30,7 @@ pub enum Shown {
 /// One picture of a clip.
 #[derive(Clone, Debug)]
 pub struct ClipFrame {
+    /// 8-bit RGB.
     pub image: Arc<RgbImage>,
     /// When it was exposed, from the exposure of the clip's first picture.
     pub at: Duration,

@@ -40,6 +40,7 @@ pub struct EngineOptions {
     /// Memory for the whole engine in MiB: keys and values get what the weights and `WORKING_BYTES`
     /// leave. 0: up to 1 GiB for keys and values, whatever the weights take.
     pub memory_mb: u64,
+    /// What keys and values are kept in.
     pub kv: KvPrecision,
 }
 

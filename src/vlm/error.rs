@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is and names its fields")]
 pub enum VlmError {
     /// The file cannot be read at all.
     #[error("{}: {source}", path.display())]

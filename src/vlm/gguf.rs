@@ -34,11 +34,17 @@ const ALIGNMENT_DEFAULT: u64 = 32;
 /// A metadata value. Integers are widened; their signs are kept.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
+    /// Types u8 to u64.
     Uint(u64),
+    /// Types i8 to i64.
     Int(i64),
+    /// Types f32 and f64.
     Float(f64),
+    /// One byte, 0 or 1.
     Bool(bool),
+    /// UTF-8.
     Text(String),
+    /// Values of one type, no lists.
     List(Vec<Value>),
 }
 
@@ -68,6 +74,7 @@ pub(crate) struct Layout {
 pub struct Gguf {
     path: PathBuf,
     file: File,
+    /// By key.
     pub metadata: BTreeMap<String, Value>,
     pub(crate) tensors: HashMap<String, TensorInfo>,
     pub(crate) file_bytes: u64,

@@ -17,6 +17,7 @@ const RATIO_MAX: f64 = 200.0;
 pub struct PatchGrid {
     /// Rows and columns of patches; both are multiples of the merge size.
     pub rows: usize,
+    /// A multiple of the merge size.
     pub cols: usize,
 }
 
@@ -30,6 +31,7 @@ impl PatchGrid {
 /// One picture, or a pair of a clip's pictures, ready for the vision tower.
 #[derive(Clone, Debug)]
 pub struct Patches {
+    /// Rows and columns of patches.
     pub grid: PatchGrid,
     /// Pictures in each patch: 1 for a still, 2 for a pair.
     pub frames: usize,

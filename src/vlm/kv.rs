@@ -14,6 +14,7 @@ use half::vec::HalfBitsVecExt;
 /// What keys and values are kept in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvPrecision {
+    /// As computed: 32 bits.
     #[default]
     Single,
     /// Half of the memory, and half of what decoding long answers reads; rounds to 11 bits.
@@ -21,6 +22,7 @@ pub enum KvPrecision {
 }
 
 impl KvPrecision {
+    /// The words in the config.
     pub const NAMES: [&str; 2] = ["f32", "f16"];
 
     /// By its name in the config.

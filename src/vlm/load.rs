@@ -25,10 +25,15 @@ const LABELS_MAX: usize = 256;
 
 /// A loaded pair.
 pub struct Loaded {
+    /// The text model.
     pub text: Text,
+    /// The vision tower.
     pub vision: Vision,
+    /// Of the text model's vocabulary.
     pub tokenizer: Arc<Tokenizer>,
+    /// The control tokens of a conversation.
     pub template: Template,
+    /// Name and hashes of the pair.
     pub info: ModelInfo,
     /// Bytes of both files, which their weights take in memory too.
     pub bytes: u64,

@@ -107,6 +107,7 @@ impl<T: Steps> Vlm for T {
 /// Which job goes first: the lower class, in it the earlier due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
+    /// 0 is the most urgent.
     pub class: u8,
     /// On a clock of the sender's.
     pub due: u64,
@@ -115,6 +116,7 @@ pub struct Rank {
 /// A job that is answered.
 #[derive(Debug)]
 pub struct Answered {
+    /// The job, as it was submitted.
     pub id: u64,
     /// One entry a question, in order.
     pub answers: Vec<Result<Completion, VlmError>>,
@@ -129,6 +131,7 @@ pub struct Delta {
     pub id: u64,
     /// Which of the job's questions it answers.
     pub ask: usize,
+    /// What comes after the deltas before it.
     pub text: String,
 }
 
@@ -157,7 +160,9 @@ pub struct Job {
     /// clip too. Qwen's own video processor spreads one budget over all frames; here a tile of a clip is
     /// seen as large as a tile of a still.
     pub min_pixels: u32,
+    /// As `min_pixels`: larger pictures are reduced.
     pub max_pixels: u32,
+    /// Questions about what is shown, each answered for itself.
     pub asks: Vec<Ask>,
 }
 
@@ -168,7 +173,9 @@ pub struct Ask {
     pub text: Arc<str>,
     /// What the answer may be.
     pub form: Form,
+    /// The answer is cut off after so many tokens.
     pub max_tokens: usize,
+    /// How each token is chosen.
     pub sampling: Sampling,
     /// An answer ends before the first of these words, wherever tokens begin and end.
     pub stop: Vec<Arc<str>>,
@@ -189,15 +196,20 @@ impl Ask {
 pub struct Answers {
     /// One list a job, in order; in it one entry a question, in order.
     pub jobs: Vec<Vec<Result<Completion, VlmError>>>,
+    /// Where the time of all jobs went.
     pub timing: Timing,
 }
 
 /// Time in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Timing {
+    /// Resizing and cutting pictures into patches.
     pub preprocess_ms: f64,
+    /// The vision tower.
     pub vision_ms: f64,
+    /// The text model over prompts and pictures.
     pub prefill_ms: f64,
+    /// The text model over the answers, token by token.
     pub decode_ms: f64,
 }
 
@@ -217,12 +229,16 @@ impl std::ops::Add for Timing {
 /// One answer. The bytes of `tokens`, one after the other, are `text`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
+    /// What its tokens stand for, one after the other.
     pub text: String,
+    /// What the text is made of, in order.
     pub tokens: Vec<AnswerToken>,
     /// All tokens that the model was given, one `<|image_pad|>` for each row of a picture and one
     /// `<|video_pad|>` for each row of a clip's pair.
     pub prompt_ids: Vec<u32>,
+    /// Why it ended.
     pub finish: Finish,
+    /// What the probabilities of the tokens are.
     pub ground: Ground,
 }
 
@@ -240,9 +256,11 @@ pub enum Ground {
 /// One token of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnswerToken {
+    /// In the model's vocabulary.
     pub id: u32,
     /// Bytes of `Completion::text` that it stands for: `start..end`.
     pub start: usize,
+    /// Byte after its last one.
     pub end: usize,
     /// Its probability, 0..=1, on the ground of the answer; 1 where it was forced.
     pub prob: f32,

@@ -18,6 +18,7 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Divides the logits of tokens that the answer already holds; 1 leaves them.
     pub repeat_penalty: f32,
+    /// Of the answer's own random numbers: the same seed gives the same answer.
     pub seed: u64,
 }
 

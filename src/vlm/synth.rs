@@ -39,17 +39,25 @@ const NORM_SPREAD: f32 = 0.1;
 /// Sizes of a pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
+    /// The name by which `named` knows it.
     pub name: &'static str,
+    /// Width of the text model.
     pub hidden: usize,
+    /// Blocks of the text model.
     pub blocks: usize,
+    /// Width of the feed-forward layers.
     pub ffn: usize,
+    /// Query heads.
     pub heads: usize,
+    /// Heads of keys and values; divides `heads`.
     pub kv_heads: usize,
+    /// Values a head.
     pub head_dim: usize,
     /// Tokens, unused ones included; more when the vocabulary has more.
     pub vocabulary: usize,
     /// The output head has no weights of its own.
     pub tied: bool,
+    /// The vision tower of the pair.
     pub vision: VisionShape,
 }
 
@@ -131,13 +139,21 @@ impl Shape {
 /// Quantisation of a text file, by llama.cpp's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quant {
+    /// `Q4_K_M`: K-quants of four bits, some matrices in six.
     Q4KM,
+    /// `Q5_K_M`: K-quants of five bits, some matrices in six.
     Q5KM,
+    /// `Q6_K`: K-quants of six bits.
     Q6K,
+    /// Blocks of 32 integers of eight bits with one scale.
     Q8_0,
+    /// Blocks of 32 integers of four bits with one scale.
     Q4_0,
+    /// IEEE half precision.
     F16,
+    /// The upper half of an f32.
     BF16,
+    /// Not quantised.
     F32,
 }
 

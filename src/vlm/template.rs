@@ -16,10 +16,15 @@ use super::tokenizer::Tokenizer;
 /// The control tokens of Qwen3-VL.
 #[derive(Clone, Debug)]
 pub struct Template {
+    /// `<|im_start|>` begins a turn.
     pub im_start: u32,
+    /// `<|im_end|>` ends a turn, and an answer.
     pub im_end: u32,
+    /// `<|vision_start|>` comes before a picture.
     pub vision_start: u32,
+    /// `<|vision_end|>` comes after a picture.
     pub vision_end: u32,
+    /// `<|image_pad|>` stands for one row of a picture.
     pub image_pad: u32,
     /// Stands for the rows of a clip; only a question about a clip needs it.
     pub video_pad: Option<u32>,

@@ -32,16 +32,27 @@ const VOCABULARY_MAX: usize = 1 << 20;
 /// The shape of a text model, from its metadata.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextConfig {
+    /// Width of the hidden states.
     pub hidden: usize,
+    /// Width of the feed-forward layers.
     pub ffn: usize,
+    /// Query heads.
     pub heads: usize,
+    /// Heads of keys and values; divides `heads`.
     pub kv_heads: usize,
+    /// Values a head.
     pub head_dim: usize,
+    /// Number of blocks.
     pub blocks: usize,
+    /// Tokens, padding included.
     pub vocabulary: usize,
+    /// Longest sequence that the model was trained for, in tokens.
     pub context: usize,
+    /// Added to the mean square in RMS norms.
     pub eps: f64,
+    /// Base of the rotary frequencies.
     pub rope_base: f64,
+    /// Frequencies of time, height and width, as `Rope::new` takes them.
     pub rope_sections: [usize; 3],
     /// Number of DeepStack features that the first blocks take.
     pub deepstack: usize,
@@ -114,6 +125,7 @@ struct Block {
 /// A loaded text model.
 #[derive(Debug)]
 pub struct Text {
+    /// From the metadata of its file.
     pub config: TextConfig,
     embedding: Linear,
     blocks: Vec<Block>,

@@ -24,6 +24,7 @@ const TYPE_UNUSED: i64 = 5;
 
 /// Vocabulary as GGUF metadata holds it.
 pub struct Vocabulary<'a> {
+    /// By id, in the byte-level alphabet of GPT-2.
     pub tokens: Vec<&'a str>,
     /// ggml token type of each token.
     pub types: Vec<i64>,

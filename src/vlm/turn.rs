@@ -20,8 +20,11 @@ use std::sync::Arc;
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// Says beforehand how to answer.
     System,
+    /// Asks.
     User,
+    /// The model, in earlier answers.
     Assistant,
 }
 
@@ -38,14 +41,18 @@ impl Role {
 /// A piece of what is said in a turn.
 #[derive(Clone, Debug)]
 pub enum Content {
+    /// Words, in which names of control tokens are plain characters.
     Text(Arc<str>),
+    /// 8-bit RGB.
     Image(Arc<RgbImage>),
 }
 
 /// What one of them says, in order.
 #[derive(Clone, Debug)]
 pub struct Turn {
+    /// Who says it.
     pub role: Role,
+    /// Texts and pictures, in order.
     pub content: Vec<Content>,
 }
 
@@ -92,6 +99,7 @@ pub fn check(turns: &[Turn]) -> Result<(), String> {
 /// A piece of a conversation as the model is given it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Segment {
+    /// Ids of texts and control tokens.
     Ids(Vec<u32>),
     /// The rows of the next picture.
     Picture,

@@ -13,16 +13,20 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// The header of a file that is to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewFile {
+    /// Keys and values, in the order of the file.
     pub metadata: Vec<(String, Value)>,
+    /// In the order of the file.
     pub tensors: Vec<NewTensor>,
 }
 
 /// One tensor of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewTensor {
+    /// As the loader asks for it, for example `blk.0.attn_q.weight`.
     pub name: String,
     /// Rows first, as `TensorInfo::shape`.
     pub shape: Vec<usize>,
+    /// How its values are stored.
     pub dtype: GgmlDType,
 }
 
