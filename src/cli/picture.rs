@@ -17,6 +17,7 @@ const JPEG_QUALITY: u8 = 92;
 
 /// Why an image could not be read or written.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is and names its fields")]
 pub enum PictureError {
     #[error("cannot read or write {path}")]
     File { path: PathBuf, source: std::io::Error },

@@ -41,6 +41,7 @@ pub struct Problem {
     pub file: String,
     /// Line and column, from 1; 0 when the place in the file is not known.
     pub line: usize,
+    /// As `line`.
     pub column: usize,
     /// The environment variable that set the value, when it was not the file.
     pub variable: Option<String>,
@@ -48,6 +49,7 @@ pub struct Problem {
     pub key: String,
     /// The value as written, secrets masked; `None` when the key is missing or is a section.
     pub value: Option<String>,
+    /// What is wrong, and what would be right.
     pub message: String,
 }
 
@@ -73,6 +75,7 @@ impl fmt::Display for Problem {
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is and names its fields")]
 pub enum ReadError {
     #[error("{file}: cannot be read")]
     Unreadable { file: String, source: std::io::Error },

@@ -7,8 +7,11 @@ pub const LABELS: [&str; 8] =
 /// One defect.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Defect {
+    /// One of `LABELS`.
     pub label: &'static str,
+    /// x1, y1, x2, y2 in pixels of the picture.
     pub bbox: [i32; 4],
+    /// minor, major or critical.
     pub severity: &'static str,
 }
 
@@ -31,11 +34,17 @@ pub struct Text {
 /// Ground truth of one tile.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Truth {
+    /// Index of the tile in its seed.
     pub i: u64,
+    /// Width in pixels.
     pub w: usize,
+    /// Height in pixels.
     pub h: usize,
+    /// Material of the part.
     pub surface: &'static str,
+    /// All that are really there.
     pub defects: Vec<Defect>,
+    /// Readable lines, from top to bottom.
     pub texts: Vec<Text>,
 }
 

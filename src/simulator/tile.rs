@@ -13,9 +13,13 @@ use rand::Rng;
 /// What the tiles of a file show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mix {
+    /// Surfaces with and without defects.
     Defect,
+    /// Markings to be read.
     Text,
+    /// Half of the tiles are of each kind.
     Both,
+    /// As `Defect`, four of five without any.
     CleanHeavy,
 }
 

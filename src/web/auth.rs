@@ -33,14 +33,19 @@ pub(crate) const TOKEN_PREFIX: &str = "ispd_";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
+    /// Looks.
     Viewer,
+    /// Decides about parts, exports, and commands cameras.
     Operator,
+    /// Manages accounts and tokens, and activates recipes.
     Engineer,
 }
 
 impl Role {
+    /// Each may do what those before may.
     pub const ALL: [Self; 3] = [Self::Viewer, Self::Operator, Self::Engineer];
 
+    /// The word in accounts, tokens and the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
@@ -49,6 +54,7 @@ impl Role {
         }
     }
 
+    /// The role of a word, if it is one.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|r| r.as_str() == word)
     }

@@ -44,6 +44,7 @@ pub struct Warning {
     pub key: String,
     /// The value as written; empty where the key is not there or is a section.
     pub value: String,
+    /// What is wrong, in a sentence.
     pub message: String,
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 /// What the config decides.
 #[derive(Clone, Debug)]
 pub struct WebOptions {
+    /// Address and port of the listener; port 0: any that is free.
     pub listen: SocketAddr,
     /// Names under which the page may be asked for, beside the address itself and this machine's.
     pub hosts: Vec<String>,
@@ -16,6 +17,7 @@ pub struct WebOptions {
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// Where a generated certificate is kept.
     pub state_dir: PathBuf,
+    /// A session ends so long after its login.
     pub session: Duration,
     /// `/metrics` asks for no login.
     pub open_metrics: bool,
