@@ -24,6 +24,7 @@ pub(crate) fn shown(address: &str) -> String {
 }
 
 /// A text that others wrote about an address, such as an error of a library, without what may be secret.
+#[cfg(any(test, feature = "ffmpeg", feature = "opencv"))]
 pub(crate) fn scrubbed(text: &str, address: &str) -> String {
     let safe = shown(address);
     let others: Vec<String> = text.split(address).map(words).collect();

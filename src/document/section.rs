@@ -9,7 +9,6 @@ use super::{Document, join};
 use crate::domain::rect::Rect;
 use config::{Map, Value, ValueKind};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -225,7 +224,8 @@ impl<'a> Section<'a> {
     }
 
     /// A table of whole numbers whose keys are free; empty when the key is absent.
-    pub(crate) fn integers(&self, key: &'static str) -> BTreeMap<String, i64> {
+    #[cfg(feature = "v4l2")]
+    pub(crate) fn integers(&self, key: &'static str) -> std::collections::BTreeMap<String, i64> {
         let path = join(&self.path, key);
         let table = self.value(key).and_then(|value| self.table_of(&path, value));
         let number = |(name, value): (&String, &Value)| match &value.kind {
