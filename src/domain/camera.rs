@@ -3,7 +3,7 @@
 /// Whether pictures come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CameraState {
-    /// The source gives pictures, and they are judged.
+    /// The source gives pictures, and nothing speaks against judging them.
     #[default]
     Ready,
     /// The source has not said anything yet.

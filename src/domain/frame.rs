@@ -69,9 +69,9 @@ pub struct Ticket(pub u64);
 /// What asked for the picture, and what the line knows about the part.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trigger {
-    /// Id that the line gives to the part, for the record alone.
+    /// Id that the line gives to the part: it is recorded and published, and changes no verdict.
     pub part_id: Option<String>,
-    /// Lot or batch of the part, for the record alone.
+    /// Lot or batch of the part, recorded and published as `part_id` is.
     pub lot: Option<String>,
     /// Values that `expect.from_trigger` of a text prompt may name, for example `serial`.
     pub expected: BTreeMap<String, String>,

@@ -35,7 +35,7 @@ impl Severity {
 /// Quality of a finding and of the whole part. Ordered: ok < cosmetic < rework < reject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Grade {
-    /// Nothing that counts.
+    /// Not a flaw.
     Ok,
     /// Only seen: accepted, unless `fail_at` says otherwise.
     Cosmetic,
@@ -120,7 +120,7 @@ pub enum Reason {
     },
     /// A finding or a reading is less sure than `review_below_confidence`.
     LowConfidence {
-        /// Label of the finding, or prompt and line of the reading.
+        /// Label of the finding, or what else is unsure, in words.
         what: String,
         /// The confidence that was too low, 0..=1.
         confidence: f32,

@@ -69,11 +69,11 @@ impl StationState {
 pub struct Stats {
     /// Length of the window in seconds.
     pub window_s: f64,
-    /// Inspections with this verdict.
+    /// Parts that passed.
     pub pass: u64,
-    /// Inspections with this verdict.
+    /// Parts that failed.
     pub fail: u64,
-    /// Inspections with this verdict.
+    /// Parts that a person decides about.
     pub review: u64,
     /// Median, from the exposure to the verdict.
     pub latency_p50_ms: f64,

@@ -100,7 +100,7 @@ impl Kind {
 pub struct Owed {
     /// What the message is about.
     pub kind: Kind,
-    /// Its number among those of its kind.
+    /// Sequence number of the inspection or the review; of a part, that of its last view.
     pub seq: u64,
 }
 

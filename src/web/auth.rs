@@ -35,7 +35,7 @@ pub(crate) const TOKEN_PREFIX: &str = "ispd_";
 pub enum Role {
     /// Looks.
     Viewer,
-    /// Decides about parts, exports, and commands cameras.
+    /// Decides about parts, exports what was decided, and commands cameras.
     Operator,
     /// Manages accounts and tokens, and activates recipes.
     Engineer,

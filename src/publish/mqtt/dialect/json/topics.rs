@@ -48,7 +48,7 @@ impl Topics {
         self.under(&format!("recipe/{}", level(name)))
     }
 
-    /// `alarm/{code}`: an alarm, retained while it stands.
+    /// `alarm/{code}`: an alarm, raised or cleared, retained.
     pub fn alarm(&self, code: &str) -> String {
         self.under(&format!("alarm/{}", level(code)))
     }
