@@ -106,7 +106,7 @@ pub(crate) struct CommandBody {
     /// A verdict later than this after the command is review("deadline").
     #[schema(minimum = 1, maximum = 3_600_000)]
     pub deadline_ms: Option<u64>,
-    /// Only of the command `pipeline`: the pipeline from the next picture on.
+    /// Only of the command `pipeline`: the pipeline of what is triggered or taken from now on.
     #[schema(max_length = 256)]
     pub pipeline: Option<String>,
     /// Echoed in the answer, and in the verdict about a part with several views. Of a trigger it is also its name: a

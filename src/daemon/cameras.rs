@@ -36,7 +36,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A frame and the recipe that held when it was taken.
+/// A frame and the recipe that judges it: the active one of when its trigger was accepted or, without a trigger, of
+/// when it was taken.
 pub(super) struct Shot {
     pub frame: Frame,
     pub pipeline: Arc<Pipeline>,
@@ -162,7 +163,7 @@ fn with_clips(
         return source;
     }
     let counter = Arc::clone(counter);
-    Box::new(Clips::new(source, Box::new(move || counter.pipeline().clip), stop.clone()))
+    Box::new(Clips::new(source, Box::new(move || counter.in_force().clip), stop.clone()))
 }
 
 fn open(
@@ -173,7 +174,7 @@ fn open(
     stop: &Stop,
 ) -> anyhow::Result<Box<dyn Source>> {
     let states = Arc::clone(counter);
-    let depth: DepthRule = Arc::new(move || Depth(states.pipeline().frame.depth_bits));
+    let depth: DepthRule = Arc::new(move || Depth(states.in_force().frame.depth_bits));
     Ok(match &camera.source {
         SourceConfig::Simulator(config) => Box::new(config.open(&camera.id, stop.clone())?),
         SourceConfig::Folder(config) => {

@@ -6,18 +6,18 @@
 //!                          '---- no picture, or not its own --> review, with the reason
 //!
 //! Invariant: a triggered part goes on with a picture of its own, by the rule of `camera::window`, or is
-//! recorded without one. One part that has no picture of its own raises the alarm `trigger_{id}`, and the next
-//! that has one clears it.
+//! recorded without one, and both by the recipe that was active when its trigger was accepted. One part that
+//! has no picture of its own raises the alarm `trigger_{id}`, and the next that has one clears it.
 
 use super::cameras::{Feed, Shot};
-use super::counter::Counter;
+use super::counter::{Counter, Owed};
 use super::recorder::Recorder;
 use super::station::Station;
 use crate::camera::window::{Taken, Window};
 use crate::camera::{CameraError, Source, Stop};
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::grade::Reason;
-use crate::domain::trigger::Request;
+use crate::domain::pipeline::Pipeline;
 use crate::inspect::uninspected;
 use crate::publish::StationEvent;
 use crate::queue::{Popped, Pushed};
@@ -52,7 +52,7 @@ pub(super) struct CaptureLoop {
     /// The alarm stands: the last triggered part had no picture of its own.
     pub without_own: bool,
     /// The part that is being served, until its picture is handed over or its review is stored.
-    pub under_way: Option<(Trigger, Instant)>,
+    pub under_way: Option<Owed>,
     /// Parts that hardware triggered and nobody has seen, which are not recorded yet.
     pub lost: u64,
 }
@@ -87,17 +87,17 @@ impl CaptureLoop {
     pub(super) fn rest(&mut self, reason: &str, until: Instant) {
         self.station.thread(&self.id, Some(reason.to_owned()));
         let failed = || Reason::Frame { message: reason.to_owned() };
-        if let Some((trigger, received)) = self.under_way.take() {
-            self.window.gave_up(received);
-            if self.recorder.owes(&trigger) {
-                self.record_unseen(trigger, received, failed());
+        if let Some(owed) = self.under_way.take() {
+            self.window.gave_up(owed.received);
+            if self.recorder.owes(&owed.trigger) {
+                self.record_unseen(owed, failed());
             }
         }
         while self.on_command && Instant::now() < until && !self.stop.is_set() {
             match self.counter.next(LOOK) {
-                Popped::Item(request) => {
-                    self.window.gave_up(request.received);
-                    self.record_unseen(request.trigger, request.received, failed());
+                Popped::Item(owed) => {
+                    self.window.gave_up(owed.received);
+                    self.record_unseen(owed, failed());
                 }
                 Popped::TimedOut => {}
                 Popped::Closed => return,
@@ -122,7 +122,7 @@ impl CaptureLoop {
                 None => Instant::now(),
             };
             // Where the source panics there was a picture, and so a part.
-            self.under_way = Some((Trigger::default(), Instant::now()));
+            self.under_way = Some(self.untriggered());
             let next = self.source.next();
             self.under_way = None;
             match next {
@@ -131,7 +131,7 @@ impl CaptureLoop {
                         self.tell(None);
                     }
                     frame.trigger.deadline = frame.trigger.deadline.or(self.deadline);
-                    if !self.push(frame) {
+                    if !self.push(frame, self.counter.pipeline()) {
                         break;
                     }
                 }
@@ -159,12 +159,12 @@ impl CaptureLoop {
         let mut over = false;
         loop {
             match self.counter.next(LOOK) {
-                Popped::Item(request) if over || self.stop.is_set() => {
-                    self.record_unseen(request.trigger, request.received, Reason::Interrupted);
+                Popped::Item(owed) if over || self.stop.is_set() => {
+                    self.record_unseen(owed, Reason::Interrupted);
                 }
-                Popped::Item(request) => {
-                    self.under_way = Some((request.trigger.clone(), request.received));
-                    over = !self.serve(request);
+                Popped::Item(owed) => {
+                    self.under_way = Some(owed.clone());
+                    over = !self.serve(owed);
                     self.under_way = None;
                     if over {
                         self.counter.close();
@@ -177,10 +177,10 @@ impl CaptureLoop {
     }
 
     /// One trigger, one inspection: with a picture, or a review without one. False when it is over.
-    fn serve(&mut self, request: Request) -> bool {
-        let Request { mut trigger, received, .. } = request;
-        let limit = self.deadline.unwrap_or(self.counter.pipeline().verdict.deadline);
-        let limit = trigger.deadline.unwrap_or(limit);
+    fn serve(&mut self, mut owed: Owed) -> bool {
+        let received = owed.received;
+        let limit = self.deadline.unwrap_or(owed.pipeline.verdict.deadline);
+        let limit = owed.trigger.deadline.unwrap_or(limit);
         let (counter, late) = (Arc::clone(&self.counter), received.checked_add(limit));
         let taken = self.window.take(&mut *self.source, received, late, &|| counter.next_received());
         let reason = match &taken {
@@ -198,17 +198,17 @@ impl CaptureLoop {
             (Taken::Frame(mut frame), _) => {
                 // The deadline of a triggered part counts from its trigger, not from the exposure.
                 let waited = frame.captured.saturating_duration_since(received);
-                trigger.deadline = Some(limit.saturating_sub(waited));
-                frame.trigger = joined(trigger, frame.trigger);
-                self.push(*frame)
+                owed.trigger.deadline = Some(limit.saturating_sub(waited));
+                frame.trigger = joined(owed.trigger, frame.trigger);
+                self.push(*frame, owed.pipeline)
             }
             (_, Some(reason)) => {
-                trigger.deadline = Some(limit);
-                self.record_unseen(trigger, received, reason);
+                owed.trigger.deadline = Some(limit);
+                self.record_unseen(owed, reason);
                 true
             }
             (_, None) => {
-                self.record_unseen(trigger, received, Reason::Interrupted);
+                self.record_unseen(owed, Reason::Interrupted);
                 false
             }
         }
@@ -238,7 +238,14 @@ impl CaptureLoop {
         if let Some(file) = error.file() {
             frame.origin = file.display().to_string();
         }
-        self.record_lost(&frame, Reason::Frame { message: error.to_string() }, false);
+        let reason = Reason::Frame { message: error.to_string() };
+        self.record_lost(&frame, &self.counter.pipeline(), reason, false);
+    }
+
+    /// What is owed for a picture that nobody has triggered.
+    fn untriggered(&self) -> Owed {
+        let (trigger, received) = (Trigger::default(), Instant::now());
+        Owed { trigger, received, pipeline: self.counter.pipeline() }
     }
 
     /// A frame that stands for a picture that never came.
@@ -249,41 +256,43 @@ impl CaptureLoop {
     }
 
     /// A trigger that got no picture.
-    fn record_unseen(&self, trigger: Trigger, received: Instant, reason: Reason) {
-        self.record_lost(&self.without_picture(trigger, received), reason, false);
+    fn record_unseen(&self, owed: Owed, reason: Reason) {
+        let frame = self.without_picture(owed.trigger, owed.received);
+        self.record_lost(&frame, &owed.pipeline, reason, false);
     }
 
     fn record_those_lost(&mut self) {
         while self.lost > 0 {
             let unseen = self.without_picture(Trigger::default(), Instant::now());
-            self.record_lost(&unseen, Reason::QueueFull, true);
+            self.record_lost(&unseen, &self.counter.pipeline(), Reason::QueueFull, true);
             self.lost -= 1;
         }
     }
 
-    fn record_lost(&self, frame: &Frame, reason: Reason, dropped: bool) {
-        let inspection = uninspected(frame, &self.counter.pipeline(), &self.model, reason);
+    fn record_lost(&self, frame: &Frame, pipeline: &Pipeline, reason: Reason, dropped: bool) {
+        let inspection = uninspected(frame, pipeline, &self.model, reason);
         self.recorder.record(&inspection, &frame.pixels, dropped);
     }
 
     /// False when the queue is closed.
-    fn push(&mut self, mut frame: Frame) -> bool {
+    fn push(&mut self, mut frame: Frame, pipeline: Arc<Pipeline>) -> bool {
         // From here on it is in the queue, or recorded below.
         self.under_way = None;
         frame.camera.clone_from(&self.id);
-        let open = match self.feed.frames.push(Shot { frame, pipeline: self.counter.pipeline() }) {
+        let open = match self.feed.frames.push(Shot { frame, pipeline }) {
             Pushed::Queued => true,
-            Pushed::Dropped(lost) => {
-                self.under_way = Some((lost.frame.trigger.clone(), lost.frame.captured));
-                self.record_lost(&lost.frame, Reason::QueueFull, true);
+            Pushed::Dropped(Shot { frame, pipeline }) => {
+                let (trigger, received) = (frame.trigger.clone(), frame.captured);
+                self.under_way = Some(Owed { trigger, received, pipeline: Arc::clone(&pipeline) });
+                self.record_lost(&frame, &pipeline, Reason::QueueFull, true);
                 self.under_way = None;
                 true
             }
-            Pushed::Closed(lost) => {
-                let origin = &lost.frame.origin;
+            Pushed::Closed(Shot { frame, pipeline }) => {
+                let origin = &frame.origin;
                 tracing::warn!(camera = %self.id, %origin, "taken while stopping, not inspected");
                 if self.on_command {
-                    self.record_lost(&lost.frame, Reason::Interrupted, false);
+                    self.record_lost(&frame, &pipeline, Reason::Interrupted, false);
                 }
                 false
             }

@@ -8,7 +8,7 @@
 use super::super::cameras::{Feed, Feeds};
 use super::super::capture_loop::CaptureLoop;
 use super::super::commanded::Orders;
-use super::super::counter::{Counter, tests::camera};
+use super::super::counter::{Counter, Owed, tests::camera};
 use super::super::gate::Gate;
 use super::super::inspector;
 use super::super::recorder::Recorder;
@@ -20,7 +20,6 @@ use crate::config::TriggerOn;
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::grade::{Reason, Verdict};
 use crate::domain::inspection::Inspection;
-use crate::domain::trigger::Request;
 use crate::engine::{Abilities, Backend, Engine, Health, Readiness, child};
 use crate::queue::{Policy, Queue};
 use crate::recipe::pipeline_from_str;
@@ -219,8 +218,8 @@ impl Rig {
         self.hand.may_answer.store(false, Ordering::SeqCst);
         let trigger = Trigger { part_id: Some(name.into()), deadline: Some(deadline), ..Trigger::default() };
         let received = Instant::now();
-        let request = Request { camera: None, part: None, name: None, trigger, received };
-        self.counter.place(request).expect("there is room");
+        let owed = Owed { trigger, received, pipeline: self.counter.pipeline() };
+        self.counter.place(owed).expect("there is room");
         if deadline == LONG {
             self.until("it is asked about, or recorded", |rig| {
                 rig.hand.jobs.load(Ordering::SeqCst) > 0 || rig.stored(name).is_some()

@@ -50,7 +50,8 @@ pub(super) struct Recipe {
 /// What a camera works by.
 #[derive(Clone, Debug)]
 pub(super) struct Orders {
-    /// The recipe of the next picture or, without one that may be used, the config's, by which nothing is judged.
+    /// The recipe of what is accepted or taken next or, without one that may be used, the config's, by which
+    /// nothing is judged.
     pub pipeline: Arc<Pipeline>,
     /// Why nothing may be judged.
     pub no_recipe: Option<String>,

@@ -1,10 +1,19 @@
 //! One camera's place at the dispatcher: its orders, and the triggers that wait for it.
+//!
+//! ```text
+//! trigger --pipeline()--> Owed, with the active version --queue--> next() --in_force()--> clip, depth, record
+//! ```
+//!
+//! Invariant: a trigger is judged by the version of its recipe that was active when it was accepted, whatever becomes
+//! active before its picture is taken. The dispatcher changes no orders while it accepts a trigger, so that all views
+//! of a part that share a pipeline are judged by one version.
 
 use super::commanded::{Commanded, Orders, Recipe};
 use crate::config::{Camera, TriggerOn, unfit};
 use crate::domain::camera::LineState;
+use crate::domain::frame::Trigger;
 use crate::domain::pipeline::Pipeline;
-use crate::domain::trigger::{Refusal, Request};
+use crate::domain::trigger::Refusal;
 use crate::queue::{Policy, Popped, Pushed, Queue};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,11 +21,23 @@ use std::time::{Duration, Instant};
 /// Triggers that wait for one camera.
 pub(super) const WAITING_MAX: usize = 8;
 
+/// An inspection that is owed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Owed {
+    pub trigger: Trigger,
+    /// When the trigger came; its deadline counts from here.
+    pub received: Instant,
+    /// The recipe that judges it.
+    pub pipeline: Arc<Pipeline>,
+}
+
 /// Share it in an `Arc`.
 pub(super) struct Counter {
     camera: Camera,
     orders: Mutex<Orders>,
-    requests: Queue<Request>,
+    waiting: Queue<Owed>,
+    /// The recipe of the trigger that is served.
+    served: Mutex<Option<Arc<Pipeline>>>,
 }
 
 /// What a command changes.
@@ -33,7 +54,8 @@ impl Counter {
         Self {
             camera: camera.clone(),
             orders: Mutex::new(orders),
-            requests: Queue::new(Policy::DropNewest, WAITING_MAX),
+            waiting: Queue::new(Policy::DropNewest, WAITING_MAX),
+            served: Mutex::default(),
         }
     }
 
@@ -47,9 +69,15 @@ impl Counter {
         self.camera.trigger.on == TriggerOn::Command
     }
 
-    /// The recipe for the next picture.
+    /// The active recipe: that of the next trigger and, for a camera that takes none, of the next picture.
     pub(super) fn pipeline(&self) -> Arc<Pipeline> {
         Arc::clone(&self.orders().pipeline)
+    }
+
+    /// The recipe of the picture that is being taken: that of the trigger that is served or, without one, the active.
+    pub(super) fn in_force(&self) -> Arc<Pipeline> {
+        let served = self.served().clone();
+        served.unwrap_or_else(|| self.pipeline())
     }
 
     /// No pictures are taken: it was commanded, or there is no recipe to judge them by.
@@ -64,14 +92,19 @@ impl Counter {
         (orders.line(), orders.no_recipe.clone())
     }
 
-    /// The next request, waiting for one at most so long.
-    pub(super) fn next(&self, wait: Duration) -> Popped<Request> {
-        self.requests.pop(Some(wait))
+    /// The next trigger, waiting for one at most so long. It is served until the next call.
+    pub(super) fn next(&self, wait: Duration) -> Popped<Owed> {
+        *self.served() = None;
+        let next = self.waiting.pop(Some(wait));
+        if let Popped::Item(owed) = &next {
+            *self.served() = Some(Arc::clone(&owed.pipeline));
+        }
+        next
     }
 
     /// When the trigger came that waits first, after the one that is served.
     pub(super) fn next_received(&self) -> Option<Instant> {
-        self.requests.peek(|request| request.received)
+        self.waiting.peek(|owed| owed.received)
     }
 
     /// Whether a trigger would be taken now; stays so while nobody else places one.
@@ -89,7 +122,7 @@ impl Counter {
         if let Some(reason) = self.orders().no_recipe.clone() {
             return Err(Refusal::Fault { camera: camera(), reason });
         }
-        if self.requests.is_closed() {
+        if self.waiting.is_closed() {
             return Err(Refusal::Stopping);
         }
         if self.waiting() >= WAITING_MAX {
@@ -100,15 +133,15 @@ impl Counter {
 
     /// Triggers that wait.
     pub(super) fn waiting(&self) -> usize {
-        self.requests.counters().depth
+        self.waiting.counters().depth
     }
 
     /// Where `has_room` said so, it is queued: only a close can come in between.
     ///
     /// # Errors
     /// `Stopping`.
-    pub(super) fn place(&self, request: Request) -> Result<(), Refusal> {
-        match self.requests.push(request) {
+    pub(super) fn place(&self, owed: Owed) -> Result<(), Refusal> {
+        match self.waiting.push(owed) {
             Pushed::Queued => Ok(()),
             Pushed::Dropped(_) => Err(Refusal::Full { camera: self.camera.id.clone(), waiting: WAITING_MAX }),
             Pushed::Closed(_) => Err(Refusal::Stopping),
@@ -156,7 +189,7 @@ impl Counter {
         }
     }
 
-    /// True when this camera runs the pipeline: its next picture is judged by this version.
+    /// True when this camera runs the pipeline: what it accepts from now on is judged by this version.
     pub(super) fn renew(&self, pipeline: &Arc<Pipeline>) -> bool {
         let mut orders = self.orders();
         let runs = orders.pipeline.name == pipeline.name;
@@ -177,7 +210,11 @@ impl Counter {
 
     /// Takes no more; those that wait can still be taken out.
     pub(super) fn close(&self) {
-        self.requests.close();
+        self.waiting.close();
+    }
+
+    fn served(&self) -> MutexGuard<'_, Option<Arc<Pipeline>>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn orders(&self) -> MutexGuard<'_, Orders> {

@@ -9,7 +9,7 @@
 //! cameras is taken by all of them or by none. Its acceptance is written before they hear of it, and durable before
 //! the sender does, while they take their pictures already.
 
-use super::counter::{Change, Counter};
+use super::counter::{Change, Counter, Owed};
 use super::inbox::Fates;
 use super::recipes::Renewed;
 use super::repeats::{self, Identity, Look, Repeats};
@@ -130,8 +130,8 @@ impl Dispatcher {
         self.counters.iter().try_for_each(|counter| counter.fits(pipeline))
     }
 
-    /// Makes a version of a recipe active, once `keep` has made it durable: the next picture of every camera that runs
-    /// its pipeline is judged by it.
+    /// Makes a version of a recipe active, once `keep` has made it durable: on every camera that runs its pipeline it
+    /// judges what is accepted from now on, and the next picture that nobody has triggered.
     ///
     /// # Errors
     /// It does not go with a camera; `keep` failed. Nothing has changed then.
@@ -206,21 +206,23 @@ impl Dispatcher {
     ) -> Result<Receipt, Refusal> {
         let cameras = self.cameras(&mut request)?;
         cameras.iter().try_for_each(|counter| counter.has_room())?;
-        let accepted = |counter: &&Arc<Counter>| Accepted {
+        // One look: no recipe changes while the repeats are held.
+        let pipelines: Vec<_> = cameras.iter().map(|counter| counter.pipeline()).collect();
+        let accepted = |(counter, pipeline): (&&Arc<Counter>, &Arc<Pipeline>)| Accepted {
             camera: counter.id().to_owned(),
-            pipeline: counter.pipeline().name.clone(),
+            pipeline: pipeline.name.clone(),
             trigger: request.trigger.clone(),
             received: SystemTime::now()
                 .checked_sub(request.received.elapsed())
                 .unwrap_or(SystemTime::UNIX_EPOCH),
             origin: None,
         };
-        let mut noted: Vec<Accepted> = cameras.iter().map(accepted).collect();
+        let mut noted: Vec<Accepted> = cameras.iter().zip(&pipelines).map(accepted).collect();
         let names = repeats.names(identities);
         let receipt = self.store.accept(&mut noted, &names).map_err(|e| not_stored(&e))?;
-        for (i, (counter, accepted)) in cameras.iter().zip(&noted).enumerate() {
-            let request = Request { trigger: accepted.trigger.clone(), ..request.clone() };
-            match counter.place(request) {
+        for (i, ((counter, accepted), pipeline)) in cameras.iter().zip(&noted).zip(pipelines).enumerate() {
+            let (trigger, received) = (accepted.trigger.clone(), request.received);
+            match counter.place(Owed { trigger, received, pipeline }) {
                 Ok(()) => {}
                 Err(refusal) if i == 0 => {
                     self.store.withdraw(&noted, &names).map_err(|e| not_stored(&e))?;

@@ -150,6 +150,37 @@ fn a_part_goes_to_all_its_cameras_under_one_id() {
 }
 
 #[test]
+fn the_views_of_a_part_are_judged_by_the_version_that_was_active_when_it_was_triggered() {
+    let dispatcher = dispatcher_of_parts();
+    let [top, side] = [0, 1].map(|i| &dispatcher.counters[i]);
+    let taken = |camera: &Counter| match camera.next(Duration::ZERO) {
+        Popped::Item(owed) => {
+            assert_eq!(owed.pipeline, camera.in_force(), "its clip and its depth are of the same version");
+            owed.pipeline.version.clone()
+        }
+        other => panic!("{other:?}"),
+    };
+    let before = top.pipeline().version.clone();
+    assert_eq!(dispatcher.take(of_part("housing", None), &Sender::Mqtt), Ok(()));
+    assert_eq!(taken(top), before);
+    let edited = Pipeline { version: "edited".into(), ..(*top.pipeline()).clone() };
+    dispatcher.renew(Arc::new(Recipe::of(&edited)), || Ok(())).unwrap();
+    assert_eq!(taken(side), before, "its picture is taken after the change");
+    assert_eq!(dispatcher.take(of_part("housing", None), &Sender::Mqtt), Ok(()));
+    assert_eq!([taken(top), taken(side)], ["edited", "edited"]);
+    assert_eq!(dispatcher.take(of_part("housing", None), &Sender::Mqtt), Ok(()));
+    let change = |pipeline: &str| Command::Pipeline { camera: None, pipeline: pipeline.into() };
+    assert_eq!(dispatcher.take(change("any-part"), &Sender::Mqtt), Ok(()));
+    assert_eq!(
+        [taken(top), taken(side)],
+        ["edited", "edited"],
+        "another pipeline is for the next trigger, too"
+    );
+    assert_eq!(top.next(Duration::ZERO), Popped::TimedOut);
+    assert_eq!(top.in_force().name, "any-part", "nothing is served any more");
+}
+
+#[test]
 fn a_part_is_taken_by_all_its_cameras_or_by_none() {
     let dispatcher = dispatcher_of_parts();
     assert_eq!(dispatcher.take(Command::Pause { camera: Some("back".into()) }, &Sender::Mqtt), Ok(()));

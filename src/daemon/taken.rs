@@ -82,7 +82,7 @@ impl Taken for Files {
     fn take(&mut self, name: &OsStr, stamp: &Stamp) -> Result<Option<u64>, String> {
         let mut accepted = Accepted {
             camera: self.camera.clone(),
-            pipeline: self.counter.pipeline().name.clone(),
+            pipeline: self.counter.in_force().name.clone(),
             trigger: Trigger::default(),
             received: SystemTime::now(),
             origin: Some(self.dir.join(name).display().to_string()),

@@ -30,7 +30,8 @@ pub struct Request {
 pub enum Command {
     /// Take a picture of a part.
     Trigger(Request),
-    /// Pictures from now on are inspected by this pipeline, which must be one of `pipelines_dir`.
+    /// Triggers that are accepted from now on, and pictures that nobody triggers, are inspected by this pipeline, which
+    /// must be one of `pipelines_dir`.
     Pipeline {
         /// `id` of the camera; `None`: every camera.
         camera: Option<String>,

@@ -4,8 +4,8 @@
 //! start, a version that became active --put--> registry --get--> dispatcher, page, model's proof
 //! ```
 //!
-//! Whoever takes a recipe out keeps it as long as it needs: a frame is judged by the version that was active when it
-//! was taken, whatever becomes active meanwhile.
+//! Whoever takes a recipe out keeps it as long as it needs: a part is judged by the version that was active when its
+//! trigger was accepted or, without a trigger, when its picture was taken, whatever becomes active meanwhile.
 
 use crate::document::Problem;
 use crate::domain::pipeline::Pipeline;

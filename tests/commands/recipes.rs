@@ -2,7 +2,7 @@
 //! when it has shown on confirmed parts what its gate asks.
 
 use super::model::{decide, render};
-use super::{PIPELINE, Plc, SIMULATOR, camera, http};
+use super::{PIPELINE, Plc, SIMULATOR, camera, engine, http};
 use crate::broker::{Broker, until};
 use crate::shipped::{Pair, TEXT, VISION, blinded};
 use crate::station::{Daemon, Station, signal, wait};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 const NAME: &str = "examples-defects";
 
@@ -149,6 +149,59 @@ async fn a_recipe_that_changes_ten_times_judges_every_part_by_one_version() {
     for (version, _) in &scales[1..] {
         assert_eq!(steps(&entries, version), [Step::Found, Step::Checked, Step::Active], "{version}");
     }
+}
+
+/// With the engine stopped, the inspector holds one frame of each camera, and the queue of one camera one more: its
+/// later pictures are taken when the engine goes on, after the change, and the other camera's before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_whose_views_are_taken_on_both_sides_of_a_change_is_judged_by_one_version() {
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let view = |id: &str, frames: usize| {
+        camera(id, &format!("{SIMULATOR}queue = {{ policy = \"wait\", frames = {frames} }}\n"))
+    };
+    let part = "[[part]]\nname = \"housing\"\ncameras = [\"top\", \"side\"]\n";
+    let kitchen = Kitchen::new(broker.port, &(view("top", 8) + &view("side", 1) + part));
+    let mut daemon = kitchen.station.start();
+    plc.until_listening().await;
+    let engine = engine(daemon.id()).expect("the engine is a process of its own");
+    signal(engine, libc::SIGSTOP);
+    let words = |part: &str| json!({"part": "housing", "part_id": part, "deadline_ms": 600_000});
+    let early: Vec<_> = (1..=5).map(|n| format!("early-{n}")).collect();
+    for part in &early {
+        assert_eq!(plc.command("trigger", words(part)).await["accepted"], true);
+    }
+    let edited = kitchen.with("mm_per_px = 0.1", "mm_per_px = 0.2");
+    let versions = [version_of(&kitchen.sound), version_of(&edited)];
+    kitchen.write(&edited);
+    assert_eq!(plc.command("reload", json!({})).await["accepted"], true);
+    until("the version is active", || {
+        let status = plc.heard.newest("camera/side/status");
+        status.is_some_and(|status| status["pipeline_version"] == versions[1].as_str())
+    })
+    .await;
+    let changed = SystemTime::now();
+    assert_eq!(plc.command("trigger", words("late")).await["accepted"], true);
+    signal(engine, libc::SIGCONT);
+    for part in early.iter().map(String::as_str).chain(["late"]) {
+        plc.part(part).await;
+    }
+    signal(daemon.id(), libc::SIGTERM);
+    assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", kitchen.station.log());
+
+    let store = kitchen.station.store();
+    let records: Vec<_> = store.newest_first().map(|stored| stored.unwrap().inspection).collect();
+    assert_eq!(records.len(), 2 * (early.len() + 1));
+    let mut on_both_sides = 0;
+    for part in early.iter().map(String::as_str).chain(["late"]) {
+        let views: Vec<_> =
+            records.iter().filter(|record| record.trigger.part_id.as_deref() == Some(part)).collect();
+        let version = &versions[usize::from(part == "late")];
+        assert!(views.iter().all(|view| view.pipeline_version == *version), "{part}: {views:?}");
+        let after = views.iter().filter(|view| view.captured_at > changed).count();
+        on_both_sides += usize::from(after == 1);
+    }
+    assert!(on_both_sides > 0, "some part has a picture before the change and one after it");
 }
 
 /// A station whose archive holds confirmed parts, good and bad, and a recipe with a gate that is active.
