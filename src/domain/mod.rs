@@ -13,6 +13,7 @@ pub mod grade;
 pub mod grid;
 pub mod inspection;
 pub mod part;
+pub mod pattern;
 pub mod pipeline;
 pub mod recipe;
 pub mod rect;

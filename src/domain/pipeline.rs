@@ -1,6 +1,7 @@
-//! The checked recipe of one product. Only `config` builds it, from a file that passed every check.
+//! The checked recipe of one product. Only `crate::recipe` builds it, from a file that passed every check.
 
 use super::grade::{Grade, Severity};
+use super::pattern::Pattern;
 use super::rect::Rect;
 use std::time::Duration;
 
@@ -222,9 +223,8 @@ pub struct Expect {
     pub line: usize,
     /// The line must be exactly this.
     pub literal: Option<String>,
-    /// A regular expression (crate `regex`) that must match the whole line; compiled once by `config`
-    /// to prove that it is valid.
-    pub regex: Option<String>,
+    /// A regular expression that must match the whole line; compiled when the recipe is read.
+    pub regex: Option<Pattern>,
     /// Key of `Trigger::expected` whose value the line must equal.
     pub from_trigger: Option<String>,
     /// Rules of a code that the line must obey.

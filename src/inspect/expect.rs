@@ -20,6 +20,7 @@ pub(crate) use align::mismatches;
 pub(crate) use gs1::elements;
 
 use crate::domain::frame::Trigger;
+use crate::domain::pattern::Pattern;
 use crate::domain::pipeline::{CheckKind, Expect};
 use crate::domain::text::{Mismatch, TextLine};
 use regex::Regex;
@@ -118,14 +119,8 @@ impl Judged {
                 None => self.cannot_tell(line, format!("trigger: no value for `{key}`")),
             }
         }
-        if let Some(pattern) = &rule.regex {
-            // Compiled anew for each line (some 50 us), so that this module holds no state; `config`
-            // has proved with the same function that the pattern compiles.
-            match whole_line(pattern) {
-                Ok(regex) if regex.is_match(line) => {}
-                Ok(_) => self.broken.push(mismatch(0, line, format!("regex {pattern}"))),
-                Err(_) => self.cannot_tell(line, format!("regex {pattern} is not valid")),
-            }
+        if let Some(pattern) = rule.regex.as_ref().filter(|pattern| !pattern.matches(line)) {
+            self.broken.push(mismatch(0, line, format!("regex {pattern}")));
         }
         if let Some(kind) = rule.check {
             match check(line, kind, year) {
@@ -145,16 +140,18 @@ impl Judged {
     }
 }
 
-/// The regular expression that holds for a line when `pattern` matches all of it. `config` proves a recipe's
-/// patterns with it, so that the proven expression is the one that runs.
+/// Compiles a regular expression that holds for a line when it matches all of it. `recipe` does so once, when it reads
+/// a recipe.
 ///
 /// # Errors
-/// The pattern by itself is no regular expression (`a)|(b` would balance inside a group), or is too large.
-pub(crate) fn whole_line(pattern: &str) -> Result<Regex, regex::Error> {
-    Regex::new(pattern)?;
+/// The text by itself is no regular expression (`a)|(b` would balance inside a group), or is too large.
+pub(crate) fn whole_line(text: &str) -> Result<Pattern, regex::Error> {
+    Regex::new(text)?;
     // A comment of the verbose mode, `(?x)… # c`, reaches to the end of its line and would swallow what closes
     // the group. Only such a comment lets a sound pattern fail here, and in that mode a line break means nothing.
-    Regex::new(&format!(r"\A(?:{pattern})\z")).or_else(|_| Regex::new(&format!("\\A(?:{pattern}\n)\\z")))
+    let whole =
+        Regex::new(&format!(r"\A(?:{text})\z")).or_else(|_| Regex::new(&format!("\\A(?:{text}\n)\\z")))?;
+    Ok(Pattern::new(text, move |line| whole.is_match(line)))
 }
 
 /// The first place where the line breaks the standard.
@@ -197,6 +194,10 @@ mod tests {
 
     fn some(text: &str) -> Option<String> {
         Some(text.to_owned())
+    }
+
+    fn pattern(text: &str) -> Option<Pattern> {
+        Some(whole_line(text).unwrap())
     }
 
     #[test]
@@ -262,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_regex_must_match_the_whole_line() {
-        let rule = |pattern: &str| Expect { regex: some(pattern), ..Expect::default() };
+        let rule = |text: &str| Expect { regex: pattern(text), ..Expect::default() };
         let matches = |line, pattern| one(line, rule(pattern), &Trigger::default()).matches;
         assert_eq!(matches("SN0012-A4", "^SN[0-9]{4}-[A-Z][0-9]$"), Some(true));
         assert_eq!(matches("SN0012-A4", "SN[0-9]{4}"), Some(false));
@@ -270,13 +271,12 @@ mod tests {
         assert_eq!(matches("xab", "a|ab"), Some(false));
         let line = one("SN", rule("[A-Z]{3}"), &Trigger::default());
         assert_eq!(line.mismatches, [mismatch(0, "SN", "regex [A-Z]{3}")]);
-        let line = one("SN", rule("("), &Trigger::default());
-        assert_eq!((line.matches, line.confidence), (Some(false), 0.0));
+        assert!(whole_line("(").is_err());
     }
 
     #[test]
     fn a_verbose_regex_may_end_in_a_comment_and_nothing_balances_by_accident() {
-        let rule = |pattern: &str| Expect { regex: some(pattern), ..Expect::default() };
+        let rule = |text: &str| Expect { regex: pattern(text), ..Expect::default() };
         let judge = |line, pattern: &str| one(line, rule(pattern), &Trigger::default());
         for pattern in
             ["(?x) SN [0-9]{2}  # a serial", "(?x) SN [0-9]{2}  # (a serial)", "(?x)\nSN # a\n[0-9]{2} # b\n"]
@@ -288,13 +288,12 @@ mod tests {
             }
         }
         assert!(whole_line("a)|(b").is_err());
-        assert_eq!(judge("a", "a)|(b").confidence, 0.0, "what is not proven is not judged by");
     }
 
     #[test]
     fn all_rules_of_a_line_must_hold() {
         let rules = [
-            Expect { line: 1, regex: some("[0-9]+"), from_trigger: some("gtin"), ..Expect::default() },
+            Expect { line: 1, regex: pattern("[0-9]+"), from_trigger: some("gtin"), ..Expect::default() },
             Expect { line: 1, check: Some(CheckKind::Gtin), ..Expect::default() },
         ];
         let judge = |line: &str, wanted: &str| {

@@ -288,20 +288,22 @@ fn expects(section: &Section<'_>) -> Vec<Expect> {
 }
 
 fn expect(section: Section<'_>, lines: &mut BTreeSet<usize>) -> Expect {
+    let regex = |text: String| {
+        whole_line(&text).map_err(|error| {
+            let reason = error.to_string();
+            let reason = reason.lines().last().unwrap_or_default();
+            section.problem("regex", format!("is no regular expression: {reason}"));
+        })
+    };
     let expect = Expect {
         line: section.required_ranged("line", 1..=LINES_MAX),
         literal: section.text("literal", 1024),
-        regex: section.text("regex", 1024),
+        regex: section.text("regex", 1024).and_then(|text| regex(text).ok()),
         from_trigger: section.text("from_trigger", 64),
         check: section.word("check", check_kind, &["gs1", "gtin", "luhn", "mod37_36", "vin"]),
     };
     if !lines.insert(expect.line) {
         section.problem("line", "two rules are about this line: put their keys into one");
-    }
-    if let Some(Err(error)) = expect.regex.as_deref().map(whole_line) {
-        let reason = error.to_string();
-        let reason = reason.lines().last().unwrap_or_default();
-        section.problem("regex", format!("is no regular expression: {reason}"));
     }
     let empty = Expect { line: expect.line, ..Expect::default() };
     if expect == empty && section.are_fine(&["literal", "regex", "from_trigger", "check"]) {
