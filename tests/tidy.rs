@@ -1,5 +1,5 @@
 //! The house rules that a machine can check: who may import whom, how long a file may be, which words
-//! stay out, what lies at the top.
+//! stay out, what lies at the top, who names the engine of the store.
 //!
 //! Imports go to the right only, and siblings never import each other; they meet in `daemon`:
 //!
@@ -125,6 +125,20 @@ fn threads_start_in_one_place() {
     }
 }
 
+/// What the store asks of its engine is one page to read, and to write anew for another one.
+#[test]
+fn one_file_names_the_engine_of_the_store() {
+    for (path, text) in sources("src") {
+        let may = path.ends_with("store/kv.rs");
+        assert_eq!(
+            Paths::of(&text).names_sled,
+            may,
+            "{}: only store/kv.rs names sled, and it does",
+            path.display()
+        );
+    }
+}
+
 #[test]
 fn the_top_holds_what_it_should() {
     // What git ignores is not the project: build outputs and the demo's store.
@@ -197,6 +211,8 @@ struct Paths {
     climbs: bool,
     /// Some path holds `thread::spawn` or `thread::Builder`.
     starts_threads: bool,
+    /// Some path begins with `sled`.
+    names_sled: bool,
 }
 
 impl Paths {
@@ -212,6 +228,7 @@ impl Paths {
         match names.as_slice() {
             ["crate" | "inspectd", room, ..] => _ = self.rooms.insert((*room).to_owned()),
             ["super", "super", ..] => self.climbs = true,
+            ["sled", ..] => self.names_sled = true,
             _ => {}
         }
         self.starts_threads |= names.windows(2).any(|pair| matches!(pair, ["thread", "spawn" | "Builder"]));
@@ -341,6 +358,22 @@ fn the_check_sees_threads() {
     }
     for good in ["fn f() { threads::spawn(g); }", "use std::thread::JoinHandle; // thread::spawn(g)"] {
         assert!(!Paths::of(good).starts_threads, "{good}");
+    }
+}
+
+#[test]
+fn the_check_sees_the_engine() {
+    for bad in [
+        "use sled::Tree;",
+        "use sled as engine;",
+        "fn f(tree: &sled::Tree) {}",
+        "fn f() { let x = assert!(sled::open(p)); }",
+        "#[cfg(test)]\nmod tests {}\nuse {std::fmt, sled::transaction::abort};",
+    ] {
+        assert!(Paths::of(bad).names_sled, "{bad}");
+    }
+    for good in ["//! sled::Tree\nuse super::kv::Tree;", "fn f() { g::sled::h(StoreError::sled); }"] {
+        assert!(!Paths::of(good).names_sled, "{good}");
     }
 }
 

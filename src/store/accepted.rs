@@ -13,13 +13,12 @@
 use super::answered::Names;
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
+use super::kv::{Batch, Bytes, Transaction, Tree};
 use super::record::{ViewOfV1, parse_rfc3339, rfc3339, whole_ms};
 use super::{Store, value};
 use crate::domain::frame::{Ticket, Trigger};
 use serde::{Deserialize, Serialize};
-use sled::transaction::{ConflictableTransactionResult, Transactional as _};
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -109,8 +108,8 @@ fn bad(reason: &str) -> StoreError {
 }
 
 /// The ticket behind the last one of a former process, all of whose triggers are to be recorded before new ones come.
-pub(super) fn next_ticket(tree: &sled::Tree) -> Result<u64, StoreError> {
-    let last = tree.last().map_err(|e| StoreError::sled("read the accepted triggers", e))?;
+pub(super) fn next_ticket(tree: &Tree) -> Result<u64, StoreError> {
+    let last = tree.last().map_err(|e| StoreError::kv("read the accepted triggers", e))?;
     Ok(last.map(|(key, _)| ticket_of(&key)).transpose()?.map_or(1, |t| t.0 + 1))
 }
 
@@ -127,19 +126,10 @@ impl Store {
     /// `DiskFull` and `OutboxFull` leave the store as it was. After any other error stop.
     pub fn accept(&self, triggers: &mut [Accepted], names: &Names) -> Result<Receipt, StoreError> {
         self.accepts()?;
-        let rows = self.rows_of(triggers);
-        let answered = names.batch();
-        self.transaction("accept a trigger", || {
-            (&self.trees.accepted, &self.trees.answered).transaction(
-                |(accepted, known)| -> ConflictableTransactionResult<(), Infallible> {
-                    for (key, value) in &rows {
-                        accepted.insert(key, value.as_slice())?;
-                    }
-                    known.apply_batch(&answered)?;
-                    Ok(())
-                },
-            )
-        })?;
+        let mut writes = Transaction::default();
+        self.write_accepted(triggers, writes.on(&self.trees.accepted));
+        names.write(writes.on(&self.trees.answered));
+        self.transaction("accept a trigger", writes)?;
         Ok(Receipt(self.sync.request(HighWaterMark::default())))
     }
 
@@ -156,33 +146,24 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.accepts()?;
         let value = super::state::seal(name, value)?;
-        let rows = self.rows_of(std::slice::from_mut(accepted));
-        self.transaction("accept a picture", || {
-            (&self.trees.accepted, &self.trees.state).transaction(
-                |(accepted, state)| -> ConflictableTransactionResult<(), Infallible> {
-                    for (key, value) in &rows {
-                        accepted.insert(key, value.as_slice())?;
-                    }
-                    state.insert(name, value.as_slice())?;
-                    Ok(())
-                },
-            )
-        })?;
+        let mut writes = Transaction::default();
+        self.write_accepted(std::slice::from_mut(accepted), writes.on(&self.trees.accepted));
+        writes.on(&self.trees.state).insert(name, value);
+        self.transaction("accept a picture", writes)?;
         self.sync.wait(self.sync.request(HighWaterMark::default()))
     }
 
-    /// Gives each trigger its ticket; returns what is written of them.
-    fn rows_of(&self, triggers: &mut [Accepted]) -> Vec<([u8; 9], Vec<u8>)> {
-        let mut rows = Vec::new();
+    /// Gives each trigger its ticket, and writes it.
+    fn write_accepted(&self, triggers: &mut [Accepted], batch: &mut Batch) {
         for accepted in triggers {
             let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
             accepted.trigger.ticket = Some(ticket);
             let wire = AcceptedV1::from_domain(accepted);
             let body = serde_json::to_vec(&wire).expect("numbers and strings always serialise");
-            let chunks = body.chunks(CHUNK_BYTES).enumerate();
-            rows.extend(chunks.map(|(i, chunk)| (key(ticket, i), value::seal(1, chunk))));
+            for (i, chunk) in body.chunks(CHUNK_BYTES).enumerate() {
+                batch.insert(key(ticket, i), value::seal(1, chunk));
+            }
         }
-        rows
     }
 
     /// Waits until what was accepted is on the disk.
@@ -198,14 +179,14 @@ impl Store {
     /// # Errors
     /// `StoreError`; after it stop.
     pub fn withdraw(&self, triggers: &[Accepted], names: &Names) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         for ticket in triggers.iter().filter_map(|a| a.trigger.ticket) {
-            self.keys_of(ticket)?.iter().for_each(|key| batch.remove(key));
+            self.keys_of(ticket)?.into_iter().for_each(|key| batch.remove(key));
         }
         for added in &names.add {
             self.forget_answered(&added.name)?;
         }
-        self.trees.accepted.apply_batch(batch).map_err(|e| self.stop_after("withdraw a trigger", e))
+        self.trees.accepted.apply(batch).map_err(|e| self.stop_after("withdraw a trigger", e))
     }
 
     /// Whether the trigger of this ticket still waits for its inspection.
@@ -217,9 +198,9 @@ impl Store {
     }
 
     /// The keys of an entry.
-    pub(super) fn keys_of(&self, ticket: Ticket) -> Result<Vec<sled::IVec>, StoreError> {
-        let keys = self.trees.accepted.scan_prefix(ticket.0.to_be_bytes()).keys();
-        keys.collect::<Result<_, _>>().map_err(|e| StoreError::sled("read an accepted trigger", e))
+    pub(super) fn keys_of(&self, ticket: Ticket) -> Result<Vec<Bytes>, StoreError> {
+        let keys = self.trees.accepted.under(ticket.0.to_be_bytes()).keys();
+        keys.collect::<Result<_, _>>().map_err(|e| StoreError::kv("read an accepted trigger", e))
     }
 
     /// The triggers whose inspections are not stored, in the order in which they were accepted: at a start those
@@ -230,7 +211,7 @@ impl Store {
     pub fn accepted(&self) -> Result<Vec<Accepted>, StoreError> {
         let mut bodies: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         for row in &self.trees.accepted {
-            let (key, value) = row.map_err(|e| StoreError::sled("read the accepted triggers", e))?;
+            let (key, value) = row.map_err(|e| StoreError::kv("read the accepted triggers", e))?;
             let (_, chunk) = value::open(&value).map_err(bad)?;
             bodies.entry(ticket_of(&key)?.0).or_default().extend_from_slice(chunk);
         }

@@ -9,6 +9,7 @@
 
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
+use super::kv::{self, Db, Tree};
 use super::{Store, value};
 use serde::{Deserialize, Serialize};
 
@@ -59,14 +60,14 @@ pub struct Session {
 }
 
 pub(super) struct AccountTrees {
-    accounts: sled::Tree,
-    tokens: sled::Tree,
-    sessions: sled::Tree,
+    accounts: Tree,
+    tokens: Tree,
+    sessions: Tree,
 }
 
 impl AccountTrees {
-    pub(super) fn open(db: &sled::Db) -> Result<Self, StoreError> {
-        let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
+    pub(super) fn open(db: &Db) -> Result<Self, StoreError> {
+        let tree = |name: &str| db.tree(name).map_err(|e| StoreError::kv("open a tree", e));
         Ok(Self { accounts: tree("accounts")?, tokens: tree("tokens")?, sessions: tree("sessions")? })
     }
 }
@@ -81,15 +82,15 @@ fn open<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(body).map_err(|e| bad(e.to_string()))
 }
 
-fn failed(error: sled::Error) -> StoreError {
-    StoreError::sled("read or write the accounts", error)
+fn failed(error: kv::Error) -> StoreError {
+    StoreError::kv("read or write the accounts", error)
 }
 
-fn get<T: for<'a> Deserialize<'a>>(tree: &sled::Tree, key: &[u8]) -> Result<Option<T>, StoreError> {
+fn get<T: for<'a> Deserialize<'a>>(tree: &Tree, key: &[u8]) -> Result<Option<T>, StoreError> {
     tree.get(key).map_err(failed)?.map(|v| open(&v)).transpose()
 }
 
-fn all<T: for<'a> Deserialize<'a>>(tree: &sled::Tree) -> Result<Vec<T>, StoreError> {
+fn all<T: for<'a> Deserialize<'a>>(tree: &Tree) -> Result<Vec<T>, StoreError> {
     tree.iter().map(|row| open(&row.map_err(failed)?.1)).collect()
 }
 
@@ -125,7 +126,7 @@ impl Store {
     pub fn end_sessions_of(&self, name: &str, but: Option<&[u8; 32]>) -> Result<(), StoreError> {
         for row in &self.trees.accounts.sessions {
             let (key, value) = row.map_err(failed)?;
-            let stays = but.is_some_and(|but| key == but);
+            let stays = but.is_some_and(|but| *key == *but);
             if !stays && open::<Session>(&value)?.account == name {
                 self.trees.accounts.sessions.remove(key).map_err(failed)?;
             }

@@ -6,6 +6,7 @@
 //! An entry outlives its trigger's inspection: what was inspected already must not be inspected again.
 
 use super::error::StoreError;
+use super::kv::Batch;
 use super::{Store, value};
 use std::time::{Duration, SystemTime};
 
@@ -31,15 +32,13 @@ pub struct Names {
 }
 
 impl Names {
-    pub(super) fn batch(&self) -> sled::Batch {
-        let mut batch = sled::Batch::default();
+    pub(super) fn write(&self, batch: &mut Batch) {
         self.remove.iter().for_each(|name| batch.remove(name));
         for Answered { name, contents, at } in &self.add {
             let ms = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
             let body = [ms.to_be_bytes().as_slice(), contents].concat();
             batch.insert(name, value::seal(1, &body));
         }
-        batch
     }
 }
 
@@ -59,7 +58,7 @@ impl Store {
     /// # Errors
     /// `StoreError`.
     pub fn answered(&self) -> Result<Vec<Answered>, StoreError> {
-        let failed = |e| StoreError::sled("read the answered triggers", e);
+        let failed = |e| StoreError::kv("read the answered triggers", e);
         let rows = self.trees.answered.iter().map(|row| {
             let (name, value) = row.map_err(failed)?;
             open(&name, &value)

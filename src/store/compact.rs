@@ -13,6 +13,7 @@
 use super::disk::free_bytes;
 use super::error::StoreError;
 use super::images::sync_dir;
+use super::kv::{self, Batch, Db};
 use super::open_database;
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -78,7 +79,7 @@ pub(super) fn compact_if_due(dir: &Path, above_bytes: u64) -> Result<Option<Comp
 }
 
 /// Whether `compact_if_due` would compact an open database.
-pub(super) fn is_due(db: &sled::Db, dir: &Path, above_bytes: u64) -> Result<bool, StoreError> {
+pub(super) fn is_due(db: &Db, dir: &Path, above_bytes: u64) -> Result<bool, StoreError> {
     let bytes = file_bytes(&dir.join("ledger"));
     Ok(bytes > above_bytes && bytes > live_bytes(db)?.saturating_mul(RATIO))
 }
@@ -88,14 +89,14 @@ pub(super) fn file_bytes(ledger: &Path) -> u64 {
     fs::metadata(ledger.join("db")).map_or(0, |m| m.len())
 }
 
-fn failed(error: sled::Error) -> StoreError {
-    StoreError::sled("compact the database", error)
+fn failed(error: kv::Error) -> StoreError {
+    StoreError::kv("compact the database", error)
 }
 
-fn live_bytes(db: &sled::Db) -> Result<u64, StoreError> {
+fn live_bytes(db: &Db) -> Result<u64, StoreError> {
     let mut bytes = 0;
     for name in db.tree_names() {
-        for row in &db.open_tree(name).map_err(failed)? {
+        for row in &db.tree(name).map_err(failed)? {
             let (key, value) = row.map_err(failed)?;
             bytes += (key.len() + value.len()) as u64;
         }
@@ -104,13 +105,13 @@ fn live_bytes(db: &sled::Db) -> Result<u64, StoreError> {
 }
 
 /// Copies every tree, whatever its name, and proves the copy; returns the number of rows.
-fn copy_all(old: &sled::Db, copy: &Path) -> Result<u64, StoreError> {
+fn copy_all(old: &Db, copy: &Path) -> Result<u64, StoreError> {
     fs::create_dir_all(copy).map_err(StoreError::io("create", copy))?;
     let new = open_database(copy)?;
     let mut rows = 0;
     for name in old.tree_names() {
-        let (from, to) = (old.open_tree(&name).map_err(failed)?, new.open_tree(&name).map_err(failed)?);
-        let mut batch = sled::Batch::default();
+        let (from, to) = (old.tree(&name).map_err(failed)?, new.tree(&name).map_err(failed)?);
+        let mut batch = Batch::default();
         let mut waiting = 0;
         for row in &from {
             let (key, value) = row.map_err(failed)?;
@@ -118,11 +119,11 @@ fn copy_all(old: &sled::Db, copy: &Path) -> Result<u64, StoreError> {
             waiting += 1;
             rows += 1;
             if waiting == BATCH_ROWS {
-                to.apply_batch(std::mem::take(&mut batch)).map_err(failed)?;
+                to.apply(std::mem::take(&mut batch)).map_err(failed)?;
                 waiting = 0;
             }
         }
-        to.apply_batch(batch).map_err(failed)?;
+        to.apply(batch).map_err(failed)?;
         let mut copied = to.iter();
         for row in &from {
             let copied = copied.next().transpose().map_err(failed)?;

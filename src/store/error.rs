@@ -1,5 +1,6 @@
 //! What can go wrong in the store, one variant per reason that a caller can act on.
 
+use super::kv;
 use std::io;
 use std::path::PathBuf;
 
@@ -18,12 +19,12 @@ pub enum StoreError {
     /// The operating system refused a read, write or sync.
     #[error("{what} {}: {source}", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
-    /// sled found bytes that it did not write.
+    /// The engine found bytes that it did not write.
     #[error("{what}: the database file is damaged: {source}")]
-    Corruption { what: &'static str, source: sled::Error },
-    /// sled failed in another way.
+    Corruption { what: &'static str, source: kv::Error },
+    /// The engine failed in another way.
     #[error("{what}: {source}")]
-    Engine { what: &'static str, source: sled::Error },
+    Engine { what: &'static str, source: kv::Error },
     /// A stored value does not carry what it must; `verify` finds all of them.
     #[error("record {seq}: {reason}")]
     BadRecord { seq: u64, reason: String },
@@ -92,12 +93,12 @@ impl StoreError {
         )
     }
 
-    /// Sorts sled's errors by what a caller can do about them.
-    pub(super) fn sled(what: &'static str, source: sled::Error) -> Self {
+    /// Sorts the engine's errors by what a caller can do about them.
+    pub(super) fn kv(what: &'static str, source: kv::Error) -> Self {
         match source {
-            sled::Error::Io(source) => Self::Io { what, path: PathBuf::from("db"), source },
-            source @ sled::Error::Corruption { .. } => Self::Corruption { what, source },
-            source => Self::Engine { what, source },
+            kv::Error::Io(source) => Self::Io { what, path: PathBuf::from("db"), source },
+            source @ kv::Error::Corruption(_) => Self::Corruption { what, source },
+            source @ kv::Error::Other(_) => Self::Engine { what, source },
         }
     }
 

@@ -10,6 +10,7 @@
 
 use super::error::StoreError;
 use super::images::{Digest, hex, sha256, unhex};
+use super::kv::{self, Tree};
 use super::record::{self, Stored};
 use super::salvaged::Salvaged;
 use super::{Store, Trees, id_key, key_of, open_seq, seq_of, value};
@@ -45,13 +46,13 @@ impl Chain {
     }
 
     /// The chain of the entries in `rows`, whose ends stand in `meta` under `key`.
-    pub(super) fn load_from(meta: &sled::Tree, rows: &sled::Tree, key: &[u8]) -> Result<Self, StoreError> {
+    pub(super) fn load_from(meta: &Tree, rows: &Tree, key: &[u8]) -> Result<Self, StoreError> {
         let bad = |reason: &str| StoreError::BadMeta { reason: format!("chain: {reason}") };
-        let chain = match meta.get(key).map_err(|e| StoreError::sled("read the chain", e))? {
+        let chain = match meta.get(key).map_err(|e| StoreError::kv("read the chain", e))? {
             Some(value) => Self::unseal(&value).map_err(|reason| bad(&reason))?,
             None => Self::EMPTY,
         };
-        if let Some((key, _)) = rows.last().map_err(|e| StoreError::sled("read the last record", e))? {
+        if let Some((key, _)) = rows.last().map_err(|e| StoreError::kv("read the last record", e))? {
             // Going on would overwrite what is there.
             if seq_of(&key)? > chain.last_seq {
                 return Err(bad("records lie beyond its end"));
@@ -153,14 +154,14 @@ impl Store {
 
     /// The inspection with this sequence number, if it is (still) here.
     pub fn get(&self, seq: u64) -> Result<Option<Stored>, StoreError> {
-        let value = self.trees.results.get(key_of(seq)).map_err(|e| StoreError::sled("read a record", e))?;
+        let value = self.trees.results.get(key_of(seq)).map_err(|e| StoreError::kv("read a record", e))?;
         value.map(|v| self.read(seq, &v)).transpose()
     }
 
     /// The inspection with this id, if it is (still) here.
     pub fn get_by_id(&self, id: &str) -> Result<Option<Stored>, StoreError> {
         let key = id_key(id)?;
-        match self.trees.ids.get(key).map_err(|e| StoreError::sled("look up an id", e))? {
+        match self.trees.ids.get(key).map_err(|e| StoreError::kv("look up an id", e))? {
             Some(value) => self.get(open_seq(&value)?),
             None => Ok(None),
         }
@@ -176,7 +177,7 @@ impl Store {
         // Nothing is shown that a power cut could still take back.
         let end = seq.min(self.sync.durable().saturating_add(1));
         self.trees.results.range(..key_of(end)).rev().map(|row| {
-            let (key, value) = row.map_err(|e| StoreError::sled("read a record", e))?;
+            let (key, value) = row.map_err(|e| StoreError::kv("read a record", e))?;
             self.read(seq_of(&key)?, &value)
         })
     }
@@ -198,7 +199,7 @@ impl Store {
 /// Numbers that were `lost` when the store was salvaged are gaps, and no new damage.
 pub(super) fn walk(
     chain: &Chain,
-    rows: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
+    rows: impl Iterator<Item = kv::Result<kv::Row>>,
     lost: &[(u64, u64)],
     check: impl Fn(u64, &[u8], Option<&Digest>) -> Result<(), String>,
     go_on: &mut dyn FnMut(u64, u64) -> bool,
@@ -211,11 +212,11 @@ pub(super) fn walk(
     for row in rows {
         let (key, value) = match row {
             Ok(row) => row,
-            Err(error @ sled::Error::Corruption { .. }) => {
+            Err(error @ kv::Error::Corruption(_)) => {
                 found.broken(expected, error.to_string());
                 return Ok(found);
             }
-            Err(error) => return Err(StoreError::sled("read the ledger", error)),
+            Err(error) => return Err(StoreError::kv("read the ledger", error)),
         };
         let seq = seq_of(&key)?;
         if seq < expected {

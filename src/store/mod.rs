@@ -40,6 +40,7 @@ pub(crate) mod export;
 mod frame_size;
 mod high_water;
 pub mod images;
+mod kv;
 pub(crate) mod ledger;
 pub(crate) mod multiview;
 pub mod outbox;
@@ -62,24 +63,16 @@ use crate::threads;
 use error::StoreError;
 use high_water::{HighWaterFile, HighWaterMark};
 use images::{Digest, Files, hex, sha256, sync_dir, unhex};
+use kv::{Db, Transaction, Tree};
 use ledger::Chain;
 use outbox::log::{Log, OutboxTrees};
 use outbox::{Kind, Owed};
 use record::{Draft, ImageV1};
-use sled::transaction::{ConflictableTransactionResult, TransactionError, Transactional as _};
-use std::convert::Infallible;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
-
-/// sled's page cache; its own default is 1 GiB. A day without a broker and its delivery (86,400 results)
-/// grew the process by 83 MiB with 64 MiB of it, by 21.6 with 8 and by 14 with 4.
-const CACHE_BYTES: u64 = 4 * 1024 * 1024;
-
-/// How often sled writes on its own what nobody waits for (removed outbox entries).
-const FLUSH_EVERY_MS: u64 = 500;
 
 /// How long `open` waits for a former handle of this same process to let go of sled's own lock.
 const OPEN_RETRIES: u32 = 250;
@@ -146,23 +139,23 @@ pub struct Committed {
 
 struct Trees {
     /// seq -> record
-    results: sled::Tree,
+    results: Tree,
     outbox: OutboxTrees,
     /// bookkeeping: `chain`, `format`
-    meta: sled::Tree,
+    meta: Tree,
     /// 16 bytes of the ULID -> seq
-    ids: sled::Tree,
+    ids: Tree,
     /// sha256 of a file -> the last seq that refers to it
-    files: sled::Tree,
+    files: Tree,
     review: review::ReviewTrees,
     /// ticket, chunk -> accepted trigger
-    accepted: sled::Tree,
+    accepted: Tree,
     /// what a trigger is known by -> what it said, and when
-    answered: sled::Tree,
+    answered: Tree,
     accounts: accounts::AccountTrees,
     parts: multiview::PartTrees,
     /// name -> what the station knows again after a restart
-    state: sled::Tree,
+    state: Tree,
 }
 
 /// The store of one station. All methods may be called from any thread; `commit` and `put_image`
@@ -367,7 +360,7 @@ impl Store {
     ) -> Result<(Committed, u64, bool), StoreError> {
         let id = inspection.id.as_str();
         let mut chain = self.lock_chain()?;
-        if let Some(found) = self.trees.ids.get(id_key).map_err(|e| StoreError::sled("look up an id", e))? {
+        if let Some(found) = self.trees.ids.get(id_key).map_err(|e| StoreError::kv("look up an id", e))? {
             return Err(StoreError::DuplicateId { id: id.to_owned(), seq: open_seq(&found)? });
         }
         let seq = chain.last_seq + 1;
@@ -383,29 +376,22 @@ impl Store {
         let entries = log.entries([Owed { kind: Kind::Result, seq }].into_iter().chain(verdict));
         let accepted_keys = inspection.trigger.ticket.map(|t| self.keys_of(t)).transpose()?;
         let usage = value.len() as u64;
-        let (trees, parts) = (&self.trees, &self.trees.parts);
-        self.transaction("commit an inspection", || {
-            let Trees { results, outbox, meta, ids, files, accepted, .. } = trees;
-            let multiview::PartTrees { open, decided } = parts;
-            (results, &outbox.log, meta, ids, files, accepted, open, decided).transaction(
-                |(results, log, meta, ids, files, accepted, open, decided)| -> ConflictableTransactionResult<(), Infallible> {
-                    results.insert(&key_of(seq), value.as_slice())?;
-                    entries.write(log)?;
-                    meta.insert(ledger::CHAIN_KEY, chain_value.as_slice())?;
-                    ids.insert(&id_key, seal_seq(seq))?;
-                    for digest in refers_to.iter().flatten() {
-                        files.insert(digest.as_slice(), seal_seq(seq))?;
-                    }
-                    for key in accepted_keys.iter().flatten() {
-                        accepted.remove(key)?;
-                    }
-                    if let Some(part) = &part {
-                        part.write(open, decided)?;
-                    }
-                    Ok(())
-                },
-            )
-        })?;
+        let trees = &self.trees;
+        let mut writes = Transaction::default();
+        writes.on(&trees.results).insert(key_of(seq), value);
+        entries.write(&trees.outbox, &mut writes);
+        writes.on(&trees.meta).insert(ledger::CHAIN_KEY, chain_value);
+        writes.on(&trees.ids).insert(id_key, seal_seq(seq));
+        for digest in refers_to.iter().flatten() {
+            writes.on(&trees.files).insert(digest, seal_seq(seq));
+        }
+        for key in accepted_keys.into_iter().flatten() {
+            writes.on(&trees.accepted).remove(key);
+        }
+        if let Some(part) = part {
+            part.write(&trees.parts, &mut writes);
+        }
+        self.transaction("commit an inspection", writes)?;
         *chain = next;
         log.appended(&entries);
         self.note_owed(&log);
@@ -418,23 +404,15 @@ impl Store {
         Ok((Committed { seq, hash: hex(&hash) }, ticket, decides))
     }
 
-    /// Runs a transaction; when sled fails, nobody knows what is stored, so everything stops.
-    fn transaction(
-        &self,
-        what: &'static str,
-        run: impl FnOnce() -> Result<(), TransactionError<Infallible>>,
-    ) -> Result<(), StoreError> {
-        match run() {
-            Ok(()) => Ok(()),
-            Err(TransactionError::Abort(never)) => match never {},
-            Err(TransactionError::Storage(error)) => Err(self.stop_after(what, error)),
-        }
+    /// Commits a transaction; when that fails, everything stops.
+    fn transaction(&self, what: &'static str, writes: Transaction<'_>) -> Result<(), StoreError> {
+        writes.commit().map_err(|error| self.stop_after(what, error))
     }
 
-    /// A write that sled failed: nobody knows what is stored, so everything stops.
-    fn stop_after(&self, what: &'static str, error: sled::Error) -> StoreError {
+    /// A write that failed: nobody knows what is stored, so everything stops.
+    fn stop_after(&self, what: &'static str, error: kv::Error) -> StoreError {
         self.sync.fail(&format!("{what}: {error}"));
-        StoreError::sled(what, error)
+        StoreError::kv(what, error)
     }
 
     fn lock_chain(&self) -> Result<MutexGuard<'_, Chain>, StoreError> {
@@ -443,8 +421,8 @@ impl Store {
 }
 
 impl Trees {
-    fn open(db: &sled::Db) -> Result<Self, StoreError> {
-        let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
+    fn open(db: &Db) -> Result<Self, StoreError> {
+        let tree = |name: &str| db.tree(name).map_err(|e| StoreError::kv("open a tree", e));
         Ok(Self {
             results: tree("results")?,
             outbox: OutboxTrees::open(db)?,
@@ -537,30 +515,29 @@ fn quarantine_snapshots(dir: &Path, ledger: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn open_database(ledger: &Path) -> Result<sled::Db, StoreError> {
-    let config =
-        sled::Config::new().path(ledger).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
+fn open_database(ledger: &Path) -> Result<Db, StoreError> {
     for _ in 0..OPEN_RETRIES {
         // A damaged file may make sled panic: an error, too, and one that no restart mends.
-        let opened = threads::caught(|| config.open()).map_err(|reason| StoreError::Panicked { reason })?;
+        let opened =
+            threads::caught(|| Db::open(ledger)).map_err(|reason| StoreError::Panicked { reason })?;
         match opened {
             Ok(db) => {
                 disk::write_through(&ledger.join("db"));
                 return Ok(db);
             }
             // We hold the directory's lock, so only a handle that is just closing can hold sled's.
-            Err(sled::Error::Io(e)) if e.to_string().contains("could not acquire lock") => {
+            Err(error) if error.is_locked() => {
                 std::thread::sleep(Duration::from_millis(OPEN_RETRY_MS));
             }
-            Err(error) => return Err(StoreError::sled("open the database", error)),
+            Err(error) => return Err(StoreError::kv("open the database", error)),
         }
     }
     Err(StoreError::Locked { dir: ledger.to_owned() })
 }
 
 /// Refuses what a newer version wrote, and moves what an older one wrote into the form of this one.
-fn bring_up_to_format(db: &sled::Db, data: &File, trees: &Trees) -> Result<(), StoreError> {
-    let failed = |e| StoreError::sled("read the store's format", e);
+fn bring_up_to_format(db: &Db, data: &File, trees: &Trees) -> Result<(), StoreError> {
+    let failed = |e| StoreError::kv("read the store's format", e);
     let found = match trees.meta.get(FORMAT_KEY).map_err(failed)? {
         Some(value) => match value::open(&value) {
             Ok((found, _)) if found > FORMAT => {
@@ -581,8 +558,8 @@ fn bring_up_to_format(db: &sled::Db, data: &File, trees: &Trees) -> Result<(), S
 }
 
 /// Puts everything on the disk, before there is a thread for it.
-fn flush(db: &sled::Db, data: &File) -> Result<(), StoreError> {
-    db.flush().map_err(|e| StoreError::sled("flush the database", e))?;
+fn flush(db: &Db, data: &File) -> Result<(), StoreError> {
+    db.flush().map_err(|e| StoreError::kv("flush the database", e))?;
     data.sync_data().map_err(StoreError::io("fdatasync", "db"))
 }
 

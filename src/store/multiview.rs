@@ -13,6 +13,7 @@
 
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
+use super::kv::{Batch, Db, Transaction, Tree};
 use super::outbox::{Kind, Owed};
 use super::record::{parse_rfc3339, rfc3339};
 use super::{Store, id_key, key_of, seq_of, value};
@@ -20,9 +21,7 @@ use crate::domain::grade::Grade;
 use crate::domain::inspection::Inspection;
 use crate::domain::part::{Outcome, PartRef, PartVerdict, View, complete, judge};
 use serde::{Deserialize, Serialize};
-use sled::transaction::{ConflictableTransactionResult, Transactional as _, TransactionalTree};
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::time::SystemTime;
 
 /// Bytes of a view's reason that are kept; the inspection has all of it.
@@ -33,14 +32,14 @@ const PRUNE_BATCH: usize = 256;
 /// The trees of parts.
 pub(super) struct PartTrees {
     /// 16 bytes of the part's ULID -> the views so far
-    pub open: sled::Tree,
+    pub open: Tree,
     /// inspection seq of the newest view -> verdict
-    pub decided: sled::Tree,
+    pub decided: Tree,
 }
 
 impl PartTrees {
-    pub(super) fn open(db: &sled::Db) -> Result<Self, StoreError> {
-        let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
+    pub(super) fn open(db: &Db) -> Result<Self, StoreError> {
+        let tree = |name: &str| db.tree(name).map_err(|e| StoreError::kv("open a tree", e));
         Ok(Self { open: tree("parts_open")?, decided: tree("parts")? })
     }
 }
@@ -89,18 +88,13 @@ pub(super) struct Step {
 
 impl Step {
     /// The part of the commit's transaction.
-    pub(super) fn write(
-        &self,
-        open: &TransactionalTree,
-        decided: &TransactionalTree,
-    ) -> ConflictableTransactionResult<(), Infallible> {
+    pub(super) fn write<'a>(self, parts: &'a PartTrees, writes: &mut Transaction<'a>) {
         if self.decides {
-            open.remove(&self.key)?;
-            decided.insert(&key_of(self.seq), self.value.as_slice())?;
+            writes.on(&parts.open).remove(self.key);
+            writes.on(&parts.decided).insert(key_of(self.seq), self.value);
         } else {
-            open.insert(&self.key, self.value.as_slice())?;
+            writes.on(&parts.open).insert(self.key, self.value);
         }
-        Ok(())
     }
 }
 
@@ -179,7 +173,7 @@ impl Store {
     pub(super) fn part_step(&self, inspection: &Inspection, seq: u64) -> Result<Option<Step>, StoreError> {
         let Some(part) = &inspection.trigger.part else { return Ok(None) };
         let key = id_key(&part.id)?;
-        let found = self.trees.parts.open.get(key).map_err(|e| StoreError::sled("read an open part", e))?;
+        let found = self.trees.parts.open.get(key).map_err(|e| StoreError::kv("read an open part", e))?;
         let mut state = match found {
             Some(value) => PartV1::unseal(&value)?,
             None => PartV1::new(part, inspection),
@@ -209,7 +203,7 @@ impl Store {
             self.accepted()?.into_iter().filter_map(|a| Some(a.trigger.part?.id)).collect();
         let mut steps = Vec::new();
         for row in &t.open {
-            let (_, value) = row.map_err(|e| StoreError::sled("read the open parts", e))?;
+            let (_, value) = row.map_err(|e| StoreError::kv("read the open parts", e))?;
             let mut state = PartV1::unseal(&value)?;
             if owed.contains(&state.id) {
                 continue;
@@ -218,31 +212,30 @@ impl Store {
             let (key, seq) = (id_key(&state.id)?, state.seq);
             steps.push(Step { key, seq, value: state.seal(), decides: true });
         }
+        let (count, newest) = (steps.len(), steps.iter().map(|step| step.seq).max());
         let mut last = 0;
-        for step in &steps {
+        for step in steps {
             let mut log = self.lock_log()?;
             let entries = log.entries([Owed { kind: Kind::Part, seq: step.seq }]);
-            self.transaction("decide about an interrupted part", || {
-                (&t.open, &t.decided, &self.trees.outbox.log).transaction(|(open, decided, log)| {
-                    step.write(open, decided)?;
-                    entries.write(log)
-                })
-            })?;
+            let mut writes = Transaction::default();
+            step.write(t, &mut writes);
+            entries.write(&self.trees.outbox, &mut writes);
+            self.transaction("decide about an interrupted part", writes)?;
             log.appended(&entries);
             self.note_owed(&log);
             last = log.last();
         }
         drop(chain);
         self.sync.wait(self.sync.request(HighWaterMark { log: last, ..HighWaterMark::default() }))?;
-        if let Some(newest) = steps.iter().map(|s| s.seq).max() {
+        if let Some(newest) = newest {
             self.report_part(newest);
         }
-        Ok(steps.len())
+        Ok(count)
     }
 
     /// Newest views of the parts that are open: where their verdicts will stand.
     pub(super) fn open_parts(&self) -> Result<Vec<u64>, StoreError> {
-        let failed = |e| StoreError::sled("read the open parts", e);
+        let failed = |e| StoreError::kv("read the open parts", e);
         let rows = self.trees.parts.open.iter();
         rows.map(|row| Ok(PartV1::unseal(&row.map_err(failed)?.1)?.seq)).collect()
     }
@@ -252,7 +245,7 @@ impl Store {
     /// # Errors
     /// `StoreError`.
     pub fn part(&self, seq: u64) -> Result<Option<PartVerdict>, StoreError> {
-        let failed = |e| StoreError::sled("read a part's verdict", e);
+        let failed = |e| StoreError::kv("read a part's verdict", e);
         let Some(value) = self.trees.parts.decided.get(key_of(seq)).map_err(failed)? else { return Ok(None) };
         let bad = |reason| StoreError::BadRecord { seq, reason: format!("a part's verdict: {reason}") };
         PartV1::unseal(&value)?.into_domain().map(Some).map_err(bad)
@@ -266,14 +259,14 @@ impl Store {
         let bad = |reason| StoreError::BadRecord { seq, reason: format!("its part: {reason}") };
         let t = &self.trees.parts;
         // In this order: a part is decided and no longer open in one transaction.
-        let open = t.open.get(id_key(&part.id)?).map_err(|e| StoreError::sled("read an open part", e))?;
+        let open = t.open.get(id_key(&part.id)?).map_err(|e| StoreError::kv("read an open part", e))?;
         if let Some(value) = open {
             return PartV1::unseal(&value)?.found().map(PartState::Open).map(Some).map_err(bad);
         }
         // The newest view is this one or one of the next: only parts that were inspected beside this one
         // lie in between.
         for row in t.decided.range(key_of(seq)..) {
-            let state = PartV1::unseal(&row.map_err(|e| StoreError::sled("read a part's verdict", e))?.1)?;
+            let state = PartV1::unseal(&row.map_err(|e| StoreError::kv("read a part's verdict", e))?.1)?;
             if state.id == part.id {
                 return state.into_domain().map(PartState::Decided).map(Some).map_err(bad);
             }
@@ -307,7 +300,7 @@ impl Store {
 
     /// Removes the verdicts whose inspections retention has removed, as far as they are delivered.
     pub(super) fn prune_parts(&self) -> Result<(), StoreError> {
-        let failed = |e| StoreError::sled("read the oldest parts", e);
+        let failed = |e| StoreError::kv("read the oldest parts", e);
         let t = &self.trees.parts;
         loop {
             let first_seq = self.lock_chain()?.first_seq;
@@ -316,7 +309,7 @@ impl Store {
                 return Ok(());
             }
             let owed = self.all_owed(Kind::Part)?;
-            let mut verdicts = sled::Batch::default();
+            let mut verdicts = Batch::default();
             let mut count = 0;
             for row in old {
                 let (key, _) = row.map_err(failed)?;
@@ -326,7 +319,7 @@ impl Store {
                 verdicts.remove(key);
                 count += 1;
             }
-            t.decided.apply_batch(verdicts).map_err(|e| self.stop_after("remove old parts", e))?;
+            t.decided.apply(verdicts).map_err(|e| self.stop_after("remove old parts", e))?;
             if count < PRUNE_BATCH {
                 return Ok(());
             }

@@ -34,12 +34,11 @@ pub(super) mod wire;
 
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
+use super::kv::Transaction;
 use super::{Store, key_of, record, seq_of};
 use log::{Changes, Log};
 use serde::{Deserialize, Serialize};
-use sled::transaction::{ConflictableTransactionResult, Transactional as _};
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -218,7 +217,7 @@ impl Outbox<'_> {
         limit: usize,
         scan: usize,
     ) -> Result<Page, StoreError> {
-        let failed = |e| StoreError::sled("read the outbox", e);
+        let failed = |e| StoreError::kv("read the outbox", e);
         let mut page = Page { next: from, ..Page::default() };
         let mut seen = 0;
         loop {
@@ -264,11 +263,9 @@ impl Outbox<'_> {
         if changes.is_empty() {
             return Ok(());
         }
-        self.store.transaction("acknowledge entries of the outbox", || {
-            (&trees.log, &trees.acked).transaction(
-                |(log, acked)| -> ConflictableTransactionResult<(), Infallible> { changes.write(log, acked) },
-            )
-        })?;
+        let mut writes = Transaction::default();
+        changes.write(trees, &mut writes);
+        self.store.transaction("acknowledge entries of the outbox", writes)?;
         self.store.note_owed(&log);
         Ok(())
     }
@@ -320,15 +317,10 @@ impl Outbox<'_> {
             at: record::rfc3339(SystemTime::now()),
         };
         let (key, value) = (wire::sink_key(log.sink(self.sink)?.number, place), wire::seal(&letter));
-        self.store.transaction("move an entry to the dead letters", || {
-            (&trees.log, &trees.acked, &trees.letters).transaction(
-                |(log, acked, letters)| -> ConflictableTransactionResult<(), Infallible> {
-                    changes.write(log, acked)?;
-                    letters.insert(&key, value.as_slice())?;
-                    Ok(())
-                },
-            )
-        })?;
+        let mut writes = Transaction::default();
+        changes.write(trees, &mut writes);
+        writes.on(&trees.letters).insert(key, value);
+        self.store.transaction("move an entry to the dead letters", writes)?;
         self.store.note_owed(&log);
         Ok(())
     }
@@ -339,9 +331,9 @@ impl Outbox<'_> {
     /// `StoreError`.
     pub fn dead_letters(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let number = self.store.lock_log()?.sink(self.sink)?.number;
-        let rows = self.store.trees.outbox.letters.scan_prefix(number.to_be_bytes());
+        let rows = self.store.trees.outbox.letters.under(number.to_be_bytes());
         rows.map(|row| {
-            let (key, value) = row.map_err(|e| StoreError::sled("read the dead letters", e))?;
+            let (key, value) = row.map_err(|e| StoreError::kv("read the dead letters", e))?;
             let letter: LetterV1 = wire::open("a dead letter", &value)?;
             Ok(DeadLetter {
                 sink: self.sink.to_owned(),
@@ -380,22 +372,18 @@ impl Outbox<'_> {
         let trees = &self.store.trees.outbox;
         let key = wire::sink_key(log.sink(self.sink)?.number, letter.place);
         // Somebody else was faster, or retention.
-        if !trees.letters.contains_key(key).map_err(|e| StoreError::sled("read a dead letter", e))? {
+        if !trees.letters.contains_key(key).map_err(|e| StoreError::kv("read a dead letter", e))? {
             return Ok(false);
         }
         let mut changes = Changes::default();
         let entry = OutboxEntry { place: letter.place, owed: letter.owed, schema: letter.schema };
         log.wait_again(self.sink, &entry, &mut changes)?;
         let value = wire::seal_entry(letter.owed, letter.schema);
-        self.store.transaction("owe a dead letter again", || {
-            (&trees.log, &trees.acked, &trees.letters).transaction(
-                |(log, acked, letters)| -> ConflictableTransactionResult<(), Infallible> {
-                    letters.remove(&key)?;
-                    log.insert(&key_of(letter.place), value.as_slice())?;
-                    changes.write(log, acked)
-                },
-            )
-        })?;
+        let mut writes = Transaction::default();
+        writes.on(&trees.letters).remove(key);
+        writes.on(&trees.log).insert(key_of(letter.place), value);
+        changes.write(trees, &mut writes);
+        self.store.transaction("owe a dead letter again", writes)?;
         self.store.note_owed(&log);
         Ok(true)
     }

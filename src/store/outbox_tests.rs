@@ -124,7 +124,7 @@ fn each_sink_has_its_own_cursor_and_an_entry_goes_when_all_have_it() {
     store.ack(&[1, 2, 3, 5]).unwrap();
     assert_eq!((waits(&store, "mqtt"), waits(&store, "erp")), (vec![4], vec![3, 4, 5]));
     assert_eq!(store.outbox_len(), 3, "the one that is furthest behind counts");
-    assert_eq!(store.trees.outbox.log.len(), 3, "1 and 2 are nobody's");
+    assert_eq!(store.trees.outbox.log.iter().count(), 3, "1 and 2 are nobody's");
     assert_eq!((state(&store, "mqtt").cursor, state(&store, "erp").cursor), (4, 3));
     drop(store);
     let store = with(dir.path(), &["mqtt", "erp"], 100);
@@ -135,10 +135,10 @@ fn each_sink_has_its_own_cursor_and_an_entry_goes_when_all_have_it() {
     );
     store.outbox("erp").ack_owed(&results([3, 4])).unwrap();
     store.ack(&[4]).unwrap();
-    assert_eq!((store.trees.outbox.log.len(), store.outbox_len()), (1, 1));
+    assert_eq!((store.trees.outbox.log.iter().count(), store.outbox_len()), (1, 1));
     // Of one sink alone: given up, listed and tried again.
     store.outbox("erp").give_up(5, Cause::Invalid, "no").unwrap();
-    assert_eq!(store.trees.outbox.log.len(), 0);
+    assert_eq!(store.trees.outbox.log.iter().count(), 0);
     let letters = store.dead_letters().unwrap();
     assert_eq!((letters.len(), letters[0].sink.as_str(), letters[0].owed), (1, "erp", owed(Kind::Result, 5)));
     assert_eq!(store.outbox("mqtt").retry(None).unwrap(), 0);

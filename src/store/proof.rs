@@ -8,6 +8,7 @@
 
 use super::error::StoreError;
 use super::images::{Digest, Files, Kind, unhex};
+use super::kv;
 use super::{Store, key_of, record, seq_of};
 use crate::domain::inspection::ImageRef;
 use crate::domain::review::PictureFault;
@@ -266,8 +267,8 @@ impl Store {
         for (row, done) in self.trees.results.range(key_of(first)..=key_of(last)).zip(1..) {
             let (key, value) = match row {
                 Ok(row) => row,
-                Err(sled::Error::Corruption { .. }) => break,
-                Err(error) => return Err(StoreError::sled("read the ledger", error)),
+                Err(kv::Error::Corruption(_)) => break,
+                Err(error) => return Err(StoreError::kv("read the ledger", error)),
             };
             let seq = seq_of(&key)?;
             let flaws = record::decode(seq, &value).map(|head| self.flaws(seq, &head, &mut found));

@@ -395,7 +395,7 @@ impl Store {
     /// The decisions about these records; under the lock of the index, so that none is missed.
     fn load_decided(&self, index: &mut Index, from: u64, to: u64) -> Result<(), StoreError> {
         for row in self.trees.review.reviewed.range(key_of(from)..=key_of(to)) {
-            let (key, value) = row.map_err(|e| StoreError::sled("read a review state", e))?;
+            let (key, value) = row.map_err(|e| StoreError::kv("read a review state", e))?;
             let seq = seq_of(&key)?;
             index.decide(seq, open_review_state(seq, &value)?.verdict);
         }

@@ -15,6 +15,7 @@
 use super::Store;
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
+use super::kv::Batch;
 use super::state::seal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -178,7 +179,7 @@ fn entry_key(seq: u64) -> String {
 }
 
 /// Adds a long text in pieces.
-fn insert_pieces(batch: &mut sled::Batch, name: &str, text: &str) -> Result<(), StoreError> {
+fn insert_pieces(batch: &mut Batch, name: &str, text: &str) -> Result<(), StoreError> {
     let mut rest = text;
     for n in 0.. {
         let end = (0..=PIECE_BYTES.min(rest.len())).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(0);
@@ -208,7 +209,7 @@ impl Store {
         self.sync.check()?;
         let _one_at_a_time = self.recipes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         entry.seq = self.last_recipe_seq()? + 1;
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         let json = serde_json::to_string(&entry)
             .map_err(|e| StoreError::BadMeta { reason: format!("an entry about a recipe: {e}") })?;
         insert_pieces(&mut batch, &entry_key(entry.seq), &json)?;
@@ -224,13 +225,13 @@ impl Store {
             insert_pieces(&mut batch, &text_key(&entry.pipeline, &entry.version), text)?;
             self.remove_oldest_version(&mut batch, &entry.pipeline, &entry.version)?;
         }
-        self.trees.state.apply_batch(batch).map_err(|e| self.stop_after("keep a step of a recipe", e))?;
+        self.trees.state.apply(batch).map_err(|e| self.stop_after("keep a step of a recipe", e))?;
         self.sync.wait(self.sync.request(HighWaterMark::default()))?;
         Ok(entry)
     }
 
     /// Where the version stands after this entry.
-    fn insert_version(&self, batch: &mut sled::Batch, entry: &Entry) -> Result<(), StoreError> {
+    fn insert_version(&self, batch: &mut Batch, entry: &Entry) -> Result<(), StoreError> {
         let key = version_key(&entry.pipeline, &entry.version);
         let former: Option<VersionState> = self.remembered(&key)?;
         let state = VersionState {
@@ -320,27 +321,22 @@ impl Store {
     }
 
     fn last_recipe_seq(&self) -> Result<u64, StoreError> {
-        let last = self.trees.state.scan_prefix("recipes/ledger/").next_back();
+        let last = self.trees.state.under("recipes/ledger/").next_back();
         let Some(row) = last else { return Ok(0) };
-        let (key, _) = row.map_err(|e| StoreError::sled("read the ledger of recipes", e))?;
+        let (key, _) = row.map_err(|e| StoreError::kv("read the ledger of recipes", e))?;
         let digits = key.get("recipes/ledger/".len()..).and_then(|rest| rest.get(..16));
         let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
         let seq = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
         seq.ok_or_else(|| StoreError::BadMeta { reason: format!("state {key:?} is no entry about a recipe") })
     }
 
-    fn remove_oldest_entry(&self, batch: &mut sled::Batch, seq: u64) -> Result<(), StoreError> {
+    fn remove_oldest_entry(&self, batch: &mut Batch, seq: u64) -> Result<(), StoreError> {
         let Some(oldest) = seq.checked_sub(ENTRIES_MAX as u64) else { return Ok(()) };
         self.remove_under(batch, &format!("{}/", entry_key(oldest)))
     }
 
     /// Makes room for one more version of the pipeline.
-    fn remove_oldest_version(
-        &self,
-        batch: &mut sled::Batch,
-        pipeline: &str,
-        new: &str,
-    ) -> Result<(), StoreError> {
+    fn remove_oldest_version(&self, batch: &mut Batch, pipeline: &str, new: &str) -> Result<(), StoreError> {
         let active = self.recipe_book(pipeline)?.unwrap_or_default().active;
         let mut others = self.recipe_versions(pipeline)?;
         others.retain(|state| state.version != new && state.version != active);
@@ -351,9 +347,9 @@ impl Store {
         Ok(())
     }
 
-    fn remove_under(&self, batch: &mut sled::Batch, prefix: &str) -> Result<(), StoreError> {
-        for row in self.trees.state.scan_prefix(prefix) {
-            batch.remove(row.map_err(|e| StoreError::sled("read the values", e))?.0);
+    fn remove_under(&self, batch: &mut Batch, prefix: &str) -> Result<(), StoreError> {
+        for row in self.trees.state.under(prefix) {
+            batch.remove(row.map_err(|e| StoreError::kv("read the values", e))?.0);
         }
         Ok(())
     }

@@ -17,12 +17,11 @@ use super::backup::take::NOT_HELD;
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
 use super::images::{Digest, Kind, sha256};
+use super::kv::{Bytes, Transaction};
 use super::ledger::{CHAIN_KEY, Chain};
 use super::outbox::Kind as OutboxKind;
 use super::record::{self, Head};
 use super::{Store, id_key, key_of, open_seq, seq_of};
-use sled::transaction::{ConflictableTransactionResult, Transactional as _};
-use std::convert::Infallible;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -49,7 +48,7 @@ pub struct Pruned {
 struct Victim {
     seq: u64,
     head: Head,
-    value: sled::IVec,
+    value: Bytes,
 }
 
 /// How a round goes on, beside what it reports.
@@ -125,7 +124,7 @@ impl Store {
         mut gone: Gone,
         usage_bytes: u64,
     ) -> Result<Found, StoreError> {
-        let failed = |e| StoreError::sled("read the oldest records", e);
+        let failed = |e| StoreError::kv("read the oldest records", e);
         let lowest_owed = self.lowest_owed(OutboxKind::Result)?.unwrap_or(u64::MAX);
         let mut found = Found { victims: Vec::new(), gone, held_back: false };
         let (mut seen, mut left) = (Vec::new(), usage_bytes);
@@ -187,7 +186,7 @@ impl Store {
     }
 
     fn finished(&self, seq: u64) -> Result<Option<SystemTime>, StoreError> {
-        let failed = |e| StoreError::sled("read a record's time", e);
+        let failed = |e| StoreError::kv("read a record's time", e);
         let Some(value) = self.trees.results.get(key_of(seq)).map_err(failed)? else { return Ok(None) };
         let at = record::decode(seq, &value).and_then(|head| record::parse_rfc3339(&head.finished_at));
         at.map(Some).map_err(|reason| StoreError::BadRecord { seq, reason })
@@ -205,30 +204,24 @@ impl Store {
             for (kind, digest) in files {
                 let Some(digest) = digest else { continue };
                 let last_user =
-                    self.trees.files.get(digest).map_err(|e| StoreError::sled("look up a file", e))?;
+                    self.trees.files.get(digest).map_err(|e| StoreError::kv("look up a file", e))?;
                 if last_user.map(|v| open_seq(&v)).transpose()? == Some(*seq) {
                     orphans.push((kind, digest));
                 }
             }
         }
         let ids = victims.iter().map(|v| id_key(&v.head.id)).collect::<Result<Vec<_>, _>>()?;
-        let chain_value = next.seal();
         let t = &self.trees;
-        self.transaction("remove old inspections", || {
-            (&t.results, &t.meta, &t.ids, &t.files).transaction(
-                |(results, meta, id_tree, files)| -> ConflictableTransactionResult<(), Infallible> {
-                    for (victim, id) in victims.iter().zip(&ids) {
-                        results.remove(&key_of(victim.seq))?;
-                        id_tree.remove(id)?;
-                    }
-                    for (_, digest) in &orphans {
-                        files.remove(digest.as_slice())?;
-                    }
-                    meta.insert(CHAIN_KEY, chain_value.as_slice())?;
-                    Ok(())
-                },
-            )
-        })?;
+        let mut writes = Transaction::default();
+        for (victim, id) in victims.iter().zip(ids) {
+            writes.on(&t.results).remove(key_of(victim.seq));
+            writes.on(&t.ids).remove(id);
+        }
+        for (_, digest) in &orphans {
+            writes.on(&t.files).remove(digest);
+        }
+        writes.on(&t.meta).insert(CHAIN_KEY, next.seal());
+        self.transaction("remove old inspections", writes)?;
         Ok(orphans)
     }
 
@@ -241,10 +234,10 @@ impl Store {
         }
         let mut bytes = 0;
         for row in &self.trees.results {
-            bytes += row.map_err(|e| StoreError::sled("count the records", e))?.1.len() as u64;
+            bytes += row.map_err(|e| StoreError::kv("count the records", e))?.1.len() as u64;
         }
         let used = |digest: &Digest| {
-            self.trees.files.contains_key(digest).map_err(|e| StoreError::sled("look up a file", e))
+            self.trees.files.contains_key(digest).map_err(|e| StoreError::kv("look up a file", e))
         };
         self.files.walk(|kind, digest, size| {
             bytes += size;

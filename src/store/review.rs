@@ -19,14 +19,13 @@ mod kept;
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
 use super::images::{Digest, hex, sha256, unhex};
+use super::kv::{Db, Transaction, Tree};
 use super::ledger::Chain;
 use super::outbox::{Kind, Owed};
 use super::review_record::Draft;
 use super::{Store, id_key, key_of, open_seq, seal_seq, value};
 use crate::domain::review::{Decided, Decision, PictureFault, Review, ReviewKind};
 use serde::{Deserialize, Serialize};
-use sled::transaction::{ConflictableTransactionResult, Transactional as _};
-use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -84,16 +83,16 @@ struct ReviewStateV1 {
 /// The trees of reviews.
 pub(super) struct ReviewTrees {
     /// review seq -> entry
-    pub reviews: sled::Tree,
+    pub reviews: Tree,
     /// inspection seq -> review state
-    pub reviewed: sled::Tree,
+    pub reviewed: Tree,
     /// inspection seq, review seq -> nothing
-    pub by_inspection: sled::Tree,
+    pub by_inspection: Tree,
 }
 
 impl ReviewTrees {
-    pub(super) fn open(db: &sled::Db) -> Result<Self, StoreError> {
-        let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
+    pub(super) fn open(db: &Db) -> Result<Self, StoreError> {
+        let tree = |name: &str| db.tree(name).map_err(|e| StoreError::kv("open a tree", e));
         Ok(Self {
             reviews: tree("reviews")?,
             reviewed: tree("reviewed")?,
@@ -329,7 +328,7 @@ impl Store {
     fn subject(&self, id: &str) -> Result<Subject, ReviewError> {
         let none = || ReviewError::NoInspection { id: id.to_owned() };
         let key = id_key(id).map_err(|_| none())?;
-        let failed = |e| StoreError::sled("look up an id", e);
+        let failed = |e| StoreError::kv("look up an id", e);
         let seq = self.trees.ids.get(key).map_err(failed)?.ok_or_else(none)?;
         let seq = open_seq(&seq)?;
         let record = self.trees.results.get(key_of(seq)).map_err(failed)?.ok_or_else(none)?;
@@ -362,21 +361,16 @@ impl Store {
         let (t, r) = (&self.trees, &self.trees.review);
         let mut log = self.lock_log()?;
         let entries = log.entries([Owed { kind: Kind::Review, seq: review.seq }]);
-        self.transaction("append a review", || {
-            (&r.reviews, &r.reviewed, &r.by_inspection, &t.outbox.log, &t.meta, &t.files).transaction(
-                |(reviews, reviewed, by, log, meta, files)| -> ConflictableTransactionResult<(), Infallible> {
-                    reviews.insert(&key_of(review.seq), draft.value.as_slice())?;
-                    reviewed.insert(&key_of(review.inspection_seq), state_value.as_slice())?;
-                    by.insert(pair_key(review.inspection_seq, review.seq).as_slice(), value::seal(1, b""))?;
-                    entries.write(log)?;
-                    meta.insert(CHAIN_KEY, chain_value.as_slice())?;
-                    if let Some(digest) = part {
-                        files.insert(digest.as_slice(), seal_seq(REVIEW_FILE | review.seq))?;
-                    }
-                    Ok(())
-                },
-            )
-        })?;
+        let mut writes = Transaction::default();
+        writes.on(&r.reviews).insert(key_of(review.seq), draft.value.as_slice());
+        writes.on(&r.reviewed).insert(key_of(review.inspection_seq), state_value);
+        writes.on(&r.by_inspection).insert(pair_key(review.inspection_seq, review.seq), value::seal(1, b""));
+        entries.write(&t.outbox, &mut writes);
+        writes.on(&t.meta).insert(CHAIN_KEY, chain_value);
+        if let Some(digest) = part {
+            writes.on(&t.files).insert(digest, seal_seq(REVIEW_FILE | review.seq));
+        }
+        self.transaction("append a review", writes)?;
         *chain = next;
         log.appended(&entries);
         self.add_usage(draft.value.len() as u64);

@@ -8,6 +8,7 @@
 
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
+use super::kv::Batch;
 use super::{Store, value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,9 +63,9 @@ impl Store {
     /// # Errors
     /// `StoreError`; after it stop.
     pub fn forget_later<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         names.into_iter().for_each(|name| batch.remove(name));
-        self.trees.state.apply_batch(batch).map_err(|e| self.stop_after("forget values", e))
+        self.trees.state.apply(batch).map_err(|e| self.stop_after("forget values", e))
     }
 
     /// The value under a name.
@@ -72,7 +73,7 @@ impl Store {
     /// # Errors
     /// `BadMeta` when it is damaged or of another form.
     pub fn remembered<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
-        let found = self.trees.state.get(name).map_err(|e| StoreError::sled("read a value", e))?;
+        let found = self.trees.state.get(name).map_err(|e| StoreError::kv("read a value", e))?;
         found.map(|bytes| open(name, &bytes)).transpose()
     }
 
@@ -84,9 +85,9 @@ impl Store {
         &self,
         prefix: &str,
     ) -> Result<Vec<(String, T)>, StoreError> {
-        let rows = self.trees.state.scan_prefix(prefix);
+        let rows = self.trees.state.under(prefix);
         rows.map(|row| {
-            let (name, bytes) = row.map_err(|e| StoreError::sled("read the values", e))?;
+            let (name, bytes) = row.map_err(|e| StoreError::kv("read the values", e))?;
             let name = String::from_utf8_lossy(&name).into_owned();
             let value = open(&name, &bytes)?;
             Ok((name, value))

@@ -15,6 +15,7 @@
 
 use super::error::StoreError;
 use super::high_water::{HighWaterFile, HighWaterMark};
+use super::kv::Db;
 use crate::threads;
 use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -44,14 +45,14 @@ struct Shared {
 pub(super) struct Sync {
     shared: Arc<Shared>,
     /// For those that look at the database as a whole.
-    db: sled::Db,
+    db: Db,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Sync {
     /// Starts the thread. `file` is our own descriptor of sled's data file, opened before any write
     /// that is to be waited for, so that it sees every write error.
-    pub(super) fn start(db: sled::Db, file: File, mark: HighWaterFile) -> Result<Self, StoreError> {
+    pub(super) fn start(db: Db, file: File, mark: HighWaterFile) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
@@ -103,7 +104,7 @@ impl Sync {
     }
 
     /// The database itself.
-    pub(super) const fn db(&self) -> &sled::Db {
+    pub(super) const fn db(&self) -> &Db {
         &self.db
     }
 
@@ -137,7 +138,7 @@ impl Drop for Sync {
 
 /// What the sync thread writes through.
 struct Disk {
-    db: sled::Db,
+    db: Db,
     /// Our own descriptor of sled's file.
     file: File,
     runtime: tokio::runtime::Runtime,
@@ -149,9 +150,7 @@ impl Disk {
     /// sled's own flush ends in sync_file_range, which neither waits for the disk's cache nor for
     /// metadata; only the fdatasync makes it durable.
     fn flush(&self) -> Result<(), StoreError> {
-        self.runtime
-            .block_on(self.db.flush_async())
-            .map_err(|e| StoreError::sled("flush the database", e))?;
+        self.runtime.block_on(self.db.flush_async()).map_err(|e| StoreError::kv("flush the database", e))?;
         self.file.sync_data().map_err(StoreError::io("fdatasync", "db"))
     }
 }

@@ -447,7 +447,7 @@ fn compaction_keeps_every_tree_and_gives_the_space_back() {
     }
     store.bury(Owed { kind: Kind::Result, seq: 2995 }, Cause::Size, "reason").unwrap();
     // A tree that this file knows nothing of, as a later version may have.
-    let other = store.sync.db().open_tree("of_a_later_version").unwrap();
+    let other = store.sync.db().tree("of_a_later_version").unwrap();
     other.insert(b"key", b"value").unwrap();
     drop(other);
     store.ack(&(1..=2990).collect::<Vec<_>>()).unwrap();
@@ -462,8 +462,8 @@ fn compaction_keeps_every_tree_and_gives_the_space_back() {
     assert!(file.metadata().unwrap().len() * 2 < bytes, "{} of {bytes}", file.metadata().unwrap().len());
     assert_eq!((store.verify().unwrap(), store.owed_now(Kind::Result)), (before, owed));
     assert_eq!(store.dead_letters().unwrap()[0].owed.seq, 2995);
-    let other = store.sync.db().open_tree("of_a_later_version").unwrap();
-    assert_eq!(other.get(b"key").unwrap().unwrap(), b"value");
+    let other = store.sync.db().tree("of_a_later_version").unwrap();
+    assert_eq!(*other.get(b"key").unwrap().unwrap(), *b"value");
     assert!(!dir.path().join("ledger.new").exists() && !store.compaction_due().unwrap());
     assert_eq!(store.commit(&sample(3001), None).unwrap().seq, 3001);
 }

@@ -10,6 +10,7 @@ use super::take::{RESULTS, REVIEWS};
 use super::{BackupError, Copied, copy_proven, sync_all};
 use crate::store::error::StoreError;
 use crate::store::images::{Digest, sha256, sync_dir, unhex};
+use crate::store::kv::{self, Batch, Db};
 use crate::store::ledger::{self, Chain};
 use crate::store::review::{self, ReviewState};
 use crate::store::{id_key, open_database, record, review_record, seal_seq, value};
@@ -24,8 +25,8 @@ const BATCH_ROWS: usize = 1024;
 /// A store in the making.
 pub(super) struct Builder {
     dir: PathBuf,
-    db: sled::Db,
-    waiting: BTreeMap<String, (sled::Batch, usize)>,
+    db: Db,
+    waiting: BTreeMap<String, (Batch, usize)>,
     /// Who owns the directory that was given: what is made in it becomes that user's.
     owner: (u32, u32),
 }
@@ -57,8 +58,8 @@ impl Ledger {
     }
 }
 
-fn failed(error: sled::Error) -> BackupError {
-    StoreError::sled("write a new database", error).into()
+fn failed(error: kv::Error) -> BackupError {
+    StoreError::kv("write a new database", error).into()
 }
 
 impl Builder {
@@ -93,7 +94,7 @@ impl Builder {
         if *rows >= BATCH_ROWS {
             let batch = std::mem::take(batch);
             *rows = 0;
-            self.db.open_tree(tree).and_then(|t| t.apply_batch(batch)).map_err(failed)?;
+            self.db.tree(tree).and_then(|t| t.apply(batch)).map_err(failed)?;
         }
         Ok(())
     }
@@ -158,7 +159,7 @@ impl Builder {
         self.row("meta", ledger::CHAIN_KEY, &results.seal())?;
         self.row("meta", review::CHAIN_KEY, &reviews.seal())?;
         for (tree, (batch, _)) in std::mem::take(&mut self.waiting) {
-            self.db.open_tree(tree).and_then(|t| t.apply_batch(batch)).map_err(failed)?;
+            self.db.tree(tree).and_then(|t| t.apply(batch)).map_err(failed)?;
         }
         self.db.flush().map_err(failed)?;
         let Self { dir, db, owner, .. } = self;

@@ -3,6 +3,7 @@
 //!     rows in their order --damage--> number by number, until one can be read --> on from there
 
 use super::BackupError;
+use crate::store::kv::{self, Db};
 use crate::store::{key_of, open_database, seq_of};
 use crate::threads;
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ const BEYOND: u64 = 100_000;
 
 /// Copies the files of a database and opens the copy, if need be without its snapshots, which sled can do without;
 /// the inner error says why it cannot be opened.
-pub(super) fn open_copy(ledger: &Path, copy: &Path) -> Result<Result<sled::Db, String>, BackupError> {
+pub(super) fn open_copy(ledger: &Path, copy: &Path) -> Result<Result<Db, String>, BackupError> {
     let mut reason = String::new();
     for snapshots in [true, false] {
         if copy.exists() {
@@ -51,7 +52,7 @@ fn copy_files(from: &Path, to: &Path, snapshots: bool) -> Result<(), String> {
 }
 
 /// What sled says, or what it panicked with.
-fn guarded<T>(read: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
+fn guarded<T>(read: impl FnOnce() -> kv::Result<T>) -> Result<T, String> {
     threads::caught(read)?.map_err(|e| e.to_string())
 }
 
@@ -60,13 +61,8 @@ type Each<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), BackupError>;
 
 /// All rows of a tree with numbers for keys, in their order, around what cannot be read; `end` is the highest number
 /// that was ever known. Returns what was wrong first.
-pub(super) fn stream(
-    db: &sled::Db,
-    name: &str,
-    end: u64,
-    each: Each<'_>,
-) -> Result<Option<String>, BackupError> {
-    let tree = match guarded(|| db.open_tree(name)) {
+pub(super) fn stream(db: &Db, name: &str, end: u64, each: Each<'_>) -> Result<Option<String>, BackupError> {
+    let tree = match guarded(|| db.tree(name)) {
         Ok(tree) => tree,
         Err(reason) => return Ok(Some(reason)),
     };
@@ -97,9 +93,9 @@ pub(super) fn stream(
 }
 
 /// The rows of a small tree, from both ends as far as they can be read, and what was wrong.
-pub(super) fn read_small(db: &sled::Db, name: &str) -> (BTreeMap<Vec<u8>, Vec<u8>>, Option<String>) {
+pub(super) fn read_small(db: &Db, name: &str) -> (BTreeMap<Vec<u8>, Vec<u8>>, Option<String>) {
     let mut found = BTreeMap::new();
-    let tree = match guarded(|| db.open_tree(name)) {
+    let tree = match guarded(|| db.tree(name)) {
         Ok(tree) => tree,
         Err(reason) => return (found, Some(reason)),
     };

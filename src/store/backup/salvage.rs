@@ -15,6 +15,7 @@ use super::take::{LEFT_OUT, PARTS, RESULTS, REVIEWS};
 use super::{BackupError, Copied, FLAWS_NAMED, Flawed, Row, copy_proven, file_below, files_in};
 use crate::store::high_water;
 use crate::store::images::{Digest, hex, unhex};
+use crate::store::kv::Db;
 use crate::store::ledger::{self, Chain};
 use crate::store::outbox::log::{ACKED, LETTERS, LOG, SINKS};
 use crate::store::outbox::wire::{self, LetterV1, SinkV1};
@@ -121,7 +122,7 @@ pub(crate) fn salvage(
     let mut work = Salvage { from, to, builder, report: Report::default(), flawed: BTreeSet::new(), step };
     let copy = to.join(COPY);
     let db = open_copy(&from.join("ledger"), &copy)?;
-    let has_log = |db: &sled::Db| db.tree_names().iter().any(|name| name == LOG.as_bytes());
+    let has_log = |db: &Db| db.tree_names().iter().any(|name| **name == *LOG.as_bytes());
     // What is owed in the trees of format 1 is copied as it is, and moved by the first open.
     let is_old = db.as_ref().is_ok_and(|db| !has_log(db));
     let format = if is_old { crate::store::FORMAT_BEFORE_LOG } else { crate::store::FORMAT };
@@ -172,7 +173,7 @@ fn hold(from: &Path) -> Result<Option<File>, BackupError> {
 
 impl Salvage<'_> {
     /// Everything that can be read, and the chains of the new store.
-    fn ledgers(&mut self, db: &sled::Db) -> Result<(Chain, Chain), BackupError> {
+    fn ledgers(&mut self, db: &Db) -> Result<(Chain, Chain), BackupError> {
         let ends = high_water::read(self.from);
         let meta = self.small(db, "meta");
         let known = |key: &[u8], end: u64| {
@@ -241,7 +242,7 @@ impl Salvage<'_> {
         }
     }
 
-    fn small(&mut self, db: &sled::Db, name: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    fn small(&mut self, db: &Db, name: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let (rows, damage) = read_small(db, name);
         self.note_damage(name, damage);
         rows
@@ -249,7 +250,7 @@ impl Salvage<'_> {
 
     /// All other trees. Of what is owed only what is about something that was saved; where the outbox cannot be read
     /// to its end, everything is owed again to every sink: receivers drop repeats.
-    fn rest(&mut self, db: &sled::Db, kept: &Kept, reviews: &Kept, parts: &[u64]) -> Result<(), BackupError> {
+    fn rest(&mut self, db: &Db, kept: &Kept, reviews: &Kept, parts: &[u64]) -> Result<(), BackupError> {
         let saved = |owed: Owed| match owed.kind {
             Kind::Result => kept.has(owed.seq),
             Kind::Part => parts.binary_search(&owed.seq).is_ok(),

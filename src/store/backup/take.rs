@@ -9,6 +9,7 @@ use super::{Since, Span, frame_row};
 use crate::store::error::StoreError;
 use crate::store::high_water::HighWaterMark;
 use crate::store::images::{Digest, hex, sha256};
+use crate::store::kv::Tree;
 use crate::store::ledger::Chain;
 use crate::store::record::rfc3339;
 use crate::store::{Store, key_of, seq_of};
@@ -125,7 +126,7 @@ impl Store {
         let chain = self.lock_chain()?;
         let reviews = self.lock_reviews()?;
         let _log = self.lock_log()?;
-        let failed = |e| StoreError::sled("copy what changes", e);
+        let failed = |e| StoreError::kv("copy what changes", e);
         let mut changing = Vec::new();
         let db = self.sync.db();
         for name in db.tree_names() {
@@ -134,7 +135,7 @@ impl Store {
             {
                 continue;
             }
-            for row in &db.open_tree(&name).map_err(failed)? {
+            for row in &db.tree(&name).map_err(failed)? {
                 let (key, value) = row.map_err(failed)?;
                 frame_row(&mut changing, text, &key, &value);
             }
@@ -153,7 +154,7 @@ impl Store {
     #[allow(clippy::too_many_arguments, reason = "two callers, each with its own words")]
     fn take_span(
         &self,
-        tree: &sled::Tree,
+        tree: &Tree,
         name: &str,
         span: &Span,
         done: &mut u64,
@@ -166,7 +167,7 @@ impl Store {
             return Ok(());
         }
         for row in tree.range(key_of(span.from)..=key_of(span.through)) {
-            let (key, value) = row.map_err(|e| StoreError::sled("copy a ledger", e))?;
+            let (key, value) = row.map_err(|e| StoreError::kv("copy a ledger", e))?;
             frame_row(&mut batch, name, &key, &value);
             last = seq_of(&key)?;
             rows += 1;
@@ -184,7 +185,7 @@ impl Store {
 
     /// Verdicts about parts: those of the new records, and of parts that were open at the run before.
     fn take_parts(&self, moment: &Moment, again: &[u64], batch: &mut Vec<u8>) -> Result<(), StoreError> {
-        let failed = |e| StoreError::sled("copy the verdicts about parts", e);
+        let failed = |e| StoreError::kv("copy the verdicts about parts", e);
         let decided = &self.trees.parts.decided;
         let span = &moment.inspections;
         if span.from <= span.through {
@@ -203,11 +204,11 @@ impl Store {
 }
 
 /// What is new in a ledger whose first entries a backup holds already.
-fn span(chain: &Chain, tree: &sled::Tree, ledger: &'static str, since: &Span) -> Result<Span, TakeError> {
+fn span(chain: &Chain, tree: &Tree, ledger: &'static str, since: &Span) -> Result<Span, TakeError> {
     let end = since.through;
     if end > 0 {
         let found: Option<Digest> = if end >= chain.first_seq {
-            let value = tree.get(key_of(end)).map_err(|e| StoreError::sled("read a ledger", e))?;
+            let value = tree.get(key_of(end)).map_err(|e| StoreError::kv("read a ledger", e))?;
             value.map(|v| sha256(&v))
         } else if end + 1 == chain.first_seq {
             Some(chain.before_first)

@@ -10,8 +10,7 @@ use super::log::Changes;
 use super::wire;
 use crate::store::Store;
 use crate::store::error::StoreError;
-use sled::transaction::{ConflictableTransactionResult, Transactional as _};
-use std::convert::Infallible;
+use crate::store::kv::{Batch, Transaction};
 
 /// Entries that are given up in one transaction.
 const BATCH: usize = 256;
@@ -62,14 +61,10 @@ impl Store {
             log.settle(trees, name, &places, &mut changes)?;
             let missed = places.len() as u64;
             let stored = wire::seal(&log.add_missed(name, missed)?);
-            self.transaction("leave a sink behind", || {
-                (&trees.log, &trees.acked, &trees.sinks).transaction(
-                    |(log, acked, sinks)| -> ConflictableTransactionResult<(), Infallible> {
-                        sinks.insert(name.as_bytes(), stored.as_slice())?;
-                        changes.write(log, acked)
-                    },
-                )
-            })?;
+            let mut writes = Transaction::default();
+            writes.on(&trees.sinks).insert(name, stored);
+            changes.write(trees, &mut writes);
+            self.transaction("leave a sink behind", writes)?;
             self.note_owed(&log);
             gone += missed;
         }
@@ -84,14 +79,14 @@ impl Store {
         let trees = &self.trees.outbox;
         // Held, so that none of them is owed again meanwhile.
         let _log = self.lock_log()?;
-        let mut gone = sled::Batch::default();
+        let mut gone = Batch::default();
         for row in &trees.letters {
-            let (key, value) = row.map_err(|e| StoreError::sled("read the dead letters", e))?;
+            let (key, value) = row.map_err(|e| StoreError::kv("read the dead letters", e))?;
             let owed = wire::open::<wire::LetterV1>("a dead letter", &value)?.owed()?;
             if owed.seq < if owed.kind == Kind::Review { first_review } else { first_kept } {
                 gone.remove(key);
             }
         }
-        trees.letters.apply_batch(gone).map_err(|e| self.stop_after("remove old dead letters", e))
+        trees.letters.apply(gone).map_err(|e| self.stop_after("remove old dead letters", e))
     }
 }

@@ -13,22 +13,21 @@ use super::runs::{Change, Runs};
 use super::wire::{self, SinkKey, SinkV1};
 use super::{Kind, MQTT, OutboxEntry, Owed};
 use crate::store::error::StoreError;
+use crate::store::kv::{Batch, Db, Transaction, Tree};
 use crate::store::{key_of, seq_of, value};
-use sled::transaction::{ConflictableTransactionResult, TransactionalTree};
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use tokio::sync::watch;
 
 /// The trees of the outbox.
 pub(in crate::store) struct OutboxTrees {
     /// place -> entry
-    pub log: sled::Tree,
+    pub log: Tree,
     /// name -> sink
-    pub sinks: sled::Tree,
+    pub sinks: Tree,
     /// sink number, first place -> last place of a run that it no longer waits for
-    pub acked: sled::Tree,
+    pub acked: Tree,
     /// sink number, place -> which message was given up, and why
-    pub letters: sled::Tree,
+    pub letters: Tree,
 }
 
 /// Their names.
@@ -38,8 +37,8 @@ pub(in crate::store) const ACKED: &str = "acked";
 pub(in crate::store) const LETTERS: &str = "letters";
 
 impl OutboxTrees {
-    pub(crate) fn open(db: &sled::Db) -> Result<Self, StoreError> {
-        let tree = |name: &str| db.open_tree(name).map_err(|e| StoreError::sled("open a tree", e));
+    pub(crate) fn open(db: &Db) -> Result<Self, StoreError> {
+        let tree = |name: &str| db.tree(name).map_err(|e| StoreError::kv("open a tree", e));
         Ok(Self { log: tree(LOG)?, sinks: tree(SINKS)?, acked: tree(ACKED)?, letters: tree(LETTERS)? })
     }
 }
@@ -93,12 +92,11 @@ pub(in crate::store) struct Entries {
 }
 
 impl Entries {
-    /// Their part of a transaction.
-    pub(crate) fn write(&self, log: &TransactionalTree) -> ConflictableTransactionResult<(), Infallible> {
+    /// Their writes.
+    pub(crate) fn write<'a>(&self, trees: &'a OutboxTrees, writes: &mut Transaction<'a>) {
         for (place, _, value) in &self.rows {
-            log.insert(&key_of(*place), value.as_slice())?;
+            writes.on(&trees.log).insert(key_of(*place), value.as_slice());
         }
-        Ok(())
     }
 }
 
@@ -119,29 +117,24 @@ impl Changes {
         self.acked.extend(changes.into_iter().map(|(first, last)| (wire::sink_key(number, first), last)));
     }
 
-    /// Their part of a transaction.
-    pub(super) fn write(
-        &self,
-        log: &TransactionalTree,
-        acked: &TransactionalTree,
-    ) -> ConflictableTransactionResult<(), Infallible> {
+    /// Their writes.
+    pub(super) fn write<'a>(&self, trees: &'a OutboxTrees, writes: &mut Transaction<'a>) {
         for place in &self.removed {
-            log.remove(&key_of(*place))?;
+            writes.on(&trees.log).remove(key_of(*place));
         }
         for (key, last) in &self.acked {
             match last {
-                Some(last) => acked.insert(key, value::seal(1, &key_of(*last)))?,
-                None => acked.remove(key)?,
-            };
+                Some(last) => writes.on(&trees.acked).insert(key, value::seal(1, &key_of(*last))),
+                None => writes.on(&trees.acked).remove(key),
+            }
         }
-        Ok(())
     }
 }
 
 impl Log {
     /// Reads it, and takes in the sinks of this run: those that are new begin at its end.
     pub(crate) fn load(trees: &OutboxTrees, enabled: &[String]) -> Result<Self, StoreError> {
-        let failed = |e| StoreError::sled("read the outbox", e);
+        let failed = |e| StoreError::kv("read the outbox", e);
         let mut last = match trees.log.last().map_err(failed)? {
             Some((key, _)) => seq_of(&key)?,
             None => 0,
@@ -177,7 +170,7 @@ impl Log {
         if self.sinks.contains_key(name) {
             return Ok(());
         }
-        let failed = |e| StoreError::sled("write a sink", e);
+        let failed = |e| StoreError::kv("write a sink", e);
         let number = self.sinks.values().map(|s| s.number).max().map_or(0, |n| n.saturating_add(1));
         let stored = SinkV1 { number, missed: 0 };
         // First its place, then its name: a name without a place would begin at 0.
@@ -190,8 +183,8 @@ impl Log {
 
     /// Counts what each sink waits for, and removes what none does.
     fn count(&mut self, trees: &OutboxTrees) -> Result<(), StoreError> {
-        let failed = |e| StoreError::sled("read the outbox", e);
-        let mut nobodys = sled::Batch::default();
+        let failed = |e| StoreError::kv("read the outbox", e);
+        let mut nobodys = Batch::default();
         for row in &trees.log {
             let (key, value) = row.map_err(failed)?;
             let place = seq_of(&key)?;
@@ -203,7 +196,7 @@ impl Log {
             }
             waiting.for_each(|sink| sink.owed[kind as usize] += 1);
         }
-        trees.log.apply_batch(nobodys).map_err(failed)
+        trees.log.apply(nobodys).map_err(failed)
     }
 
     pub(crate) const fn last(&self) -> u64 {
@@ -255,7 +248,7 @@ impl Log {
                 continue;
             }
             changes.runs(sink.number, run);
-            let found = trees.log.get(key_of(place)).map_err(|e| StoreError::sled("read the outbox", e))?;
+            let found = trees.log.get(key_of(place)).map_err(|e| StoreError::kv("read the outbox", e))?;
             if let Some(value) = found {
                 let entry = wire::open_entry(place, &value)?;
                 let owed = &mut sink.owed[entry.owed.kind as usize];

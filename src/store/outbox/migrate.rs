@@ -16,6 +16,7 @@ use super::runs::Runs;
 use super::wire::{self, LetterV1, SinkV1};
 use super::{Cause, Kind, MQTT, Owed};
 use crate::store::error::StoreError;
+use crate::store::kv::{self, Batch, Db, Tree};
 use crate::store::{key_of, seq_of, value};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -80,11 +81,11 @@ pub(in crate::store) fn kind_of(name: &str) -> Option<Kind> {
 
 /// Writes the log from the old trees, steps 1 to 3. `step` is told of each write; its error ends the work.
 pub(in crate::store) fn run(
-    db: &sled::Db,
+    db: &Db,
     trees: &OutboxTrees,
     step: &mut dyn FnMut() -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let failed = |e| StoreError::sled("move what is owed into the log", e);
+    let failed = |e| StoreError::kv("move what is owed into the log", e);
     let names = db.tree_names();
     if !names.iter().any(|name| std::str::from_utf8(name).is_ok_and(is_old)) {
         return Ok(());
@@ -94,7 +95,7 @@ pub(in crate::store) fn run(
         step()?;
     }
     let mut acked = Runs::through(0);
-    let mut waiting: [(&sled::Tree, Vec<Row>); 2] = [(&trees.log, vec![]), (&trees.letters, vec![])];
+    let mut waiting: [(&Tree, Vec<Row>); 2] = [(&trees.log, vec![]), (&trees.letters, vec![])];
     let old = read(db)?;
     let count = old.len();
     for (place, ((_, seq, kind), old)) in (1..).zip(old) {
@@ -130,24 +131,24 @@ pub(in crate::store) fn run(
     Ok(())
 }
 
-fn write(tree: &sled::Tree, rows: impl IntoIterator<Item = Row>) -> sled::Result<()> {
-    let mut batch = sled::Batch::default();
+fn write(tree: &Tree, rows: impl IntoIterator<Item = Row>) -> kv::Result<()> {
+    let mut batch = Batch::default();
     rows.into_iter().for_each(|(key, value)| batch.insert(key, value));
-    tree.apply_batch(batch)
+    tree.apply(batch)
 }
 
 /// All that is owed or dead, in its order in the log: a part after its newest view, reviews at the end.
-fn read(db: &sled::Db) -> Result<BTreeMap<(bool, u64, Kind), Old>, StoreError> {
-    let failed = |e| StoreError::sled("read what is owed", e);
+fn read(db: &Db) -> Result<BTreeMap<(bool, u64, Kind), Old>, StoreError> {
+    let failed = |e| StoreError::kv("read what is owed", e);
     let mut all = BTreeMap::new();
     for (kind, owed, dead) in OLD {
         // What stands in both trees is owed: it is written last.
-        for row in &db.open_tree(dead).map_err(failed)? {
+        for row in &db.tree(dead).map_err(failed)? {
             let (key, value) = row.map_err(failed)?;
             let letter = wire::open("a dead letter", &value)?;
             all.insert((kind == Kind::Review, seq_of(&key)?, kind), Old::Dead(letter));
         }
-        for row in &db.open_tree(owed).map_err(failed)? {
+        for row in &db.tree(owed).map_err(failed)? {
             let (key, value) = row.map_err(failed)?;
             let seq = seq_of(&key)?;
             // Entries of parts and reviews are empty.
@@ -162,10 +163,10 @@ fn read(db: &sled::Db) -> Result<BTreeMap<(bool, u64, Kind), Old>, StoreError> {
 }
 
 /// Step 5.
-pub(in crate::store) fn drop_old(db: &sled::Db) -> Result<(), StoreError> {
+pub(in crate::store) fn drop_old(db: &Db) -> Result<(), StoreError> {
     for name in db.tree_names() {
         if std::str::from_utf8(&name).is_ok_and(is_old) {
-            db.drop_tree(&name).map_err(|e| StoreError::sled("drop an old tree", e))?;
+            db.drop_tree(&name).map_err(|e| StoreError::kv("drop an old tree", e))?;
         }
     }
     Ok(())
@@ -182,7 +183,7 @@ mod tests {
     fn fill(dir: &Path) {
         let db = open_database(dir).unwrap();
         let put = |tree: &str, seq: u64, body: &str| {
-            db.open_tree(tree).unwrap().insert(key_of(seq), value::seal(1, body.as_bytes())).unwrap();
+            db.tree(tree).unwrap().insert(key_of(seq), value::seal(1, body.as_bytes())).unwrap();
         };
         for seq in [3, 5, 9] {
             put("outbox", seq, r#"{"owes":"result","schema":1}"#);
@@ -207,8 +208,7 @@ mod tests {
     }
 
     fn rows(trees: &OutboxTrees) -> Vec<Vec<Row>> {
-        let all =
-            |tree: &sled::Tree| tree.iter().map(|row| row.unwrap()).map(|(k, v)| (k.to_vec(), v.to_vec()));
+        let all = |tree: &Tree| tree.iter().map(|row| row.unwrap()).map(|(k, v)| (k.to_vec(), v.to_vec()));
         [&trees.log, &trees.letters, &trees.acked, &trees.sinks].map(|tree| all(tree).collect()).into()
     }
 

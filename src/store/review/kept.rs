@@ -5,11 +5,10 @@ use crate::domain::review::Review;
 use crate::store::error::StoreError;
 use crate::store::high_water::HighWaterMark;
 use crate::store::images::{Digest, Kind, hex, sha256};
+use crate::store::kv::Transaction;
 use crate::store::ledger::{self, Chain, Verified};
 use crate::store::outbox::Kind as OutboxKind;
 use crate::store::{Store, key_of, open_seq, review_record, seq_of};
-use sled::transaction::{ConflictableTransactionResult, Transactional as _};
-use std::convert::Infallible;
 
 /// Entries that are removed in one transaction.
 const PRUNE_BATCH: usize = 256;
@@ -20,7 +19,7 @@ impl Store {
     /// # Errors
     /// `StoreError`.
     pub fn review_state(&self, inspection_seq: u64) -> Result<Option<ReviewState>, StoreError> {
-        let failed = |e| StoreError::sled("read a review state", e);
+        let failed = |e| StoreError::kv("read a review state", e);
         let value = self.trees.review.reviewed.get(key_of(inspection_seq)).map_err(failed)?;
         value.map(|v| open_review_state(inspection_seq, &v)).transpose()
     }
@@ -30,7 +29,7 @@ impl Store {
     /// # Errors
     /// `StoreError`.
     pub fn review_entry(&self, seq: u64) -> Result<Option<Review>, StoreError> {
-        let failed = |e| StoreError::sled("read a review", e);
+        let failed = |e| StoreError::kv("read a review", e);
         let value = self.trees.review.reviews.get(key_of(seq)).map_err(failed)?;
         value.map(|v| self.read_review(seq, &v)).transpose()
     }
@@ -41,8 +40,8 @@ impl Store {
     /// `StoreError`.
     pub fn reviews_of(&self, inspection_seq: u64) -> Result<Vec<Review>, StoreError> {
         let mut found = Vec::new();
-        for row in self.trees.review.by_inspection.scan_prefix(key_of(inspection_seq)) {
-            let (key, _) = row.map_err(|e| StoreError::sled("read the reviews", e))?;
+        for row in self.trees.review.by_inspection.under(key_of(inspection_seq)) {
+            let (key, _) = row.map_err(|e| StoreError::kv("read the reviews", e))?;
             let seq = seq_of(key.get(8..).unwrap_or_default())?;
             found.extend(self.review_entry(seq)?);
         }
@@ -67,7 +66,7 @@ impl Store {
     pub fn newest_review_states(&self, limit: usize) -> Result<Vec<(u64, ReviewState)>, StoreError> {
         let rows = self.trees.review.reviewed.iter().rev().take(limit);
         rows.map(|row| {
-            let (key, value) = row.map_err(|e| StoreError::sled("read a review state", e))?;
+            let (key, value) = row.map_err(|e| StoreError::kv("read a review state", e))?;
             let seq = seq_of(&key)?;
             Ok((seq, open_review_state(seq, &value)?))
         })
@@ -138,7 +137,7 @@ impl Store {
     }
 
     fn prune_review_batch(&self, first_kept: u64) -> Result<bool, StoreError> {
-        let failed = |e| StoreError::sled("read the oldest reviews", e);
+        let failed = |e| StoreError::kv("read the oldest reviews", e);
         let mut chain = self.lock_reviews()?;
         let r = &self.trees.review;
         let (mut victims, mut parts) = (Vec::new(), Vec::new());
@@ -169,22 +168,17 @@ impl Store {
         let Some(&(last, _)) = victims.last() else { return Ok(false) };
         let next = Chain { first_seq: last + 1, before_first: before, ..chain.clone() };
         let chain_value = next.seal();
-        self.transaction("remove old reviews", || {
-            (&r.reviews, &r.reviewed, &r.by_inspection, &self.trees.meta, &self.trees.files).transaction(
-                |(reviews, reviewed, by, meta, files)| -> ConflictableTransactionResult<(), Infallible> {
-                    for &(seq, inspection) in &victims {
-                        reviews.remove(&key_of(seq))?;
-                        reviewed.remove(&key_of(inspection))?;
-                        by.remove(pair_key(inspection, seq).as_slice())?;
-                    }
-                    for digest in &parts {
-                        files.remove(digest.as_slice())?;
-                    }
-                    meta.insert(CHAIN_KEY, chain_value.as_slice())?;
-                    Ok(())
-                },
-            )
-        })?;
+        let mut writes = Transaction::default();
+        for &(seq, inspection) in &victims {
+            writes.on(&r.reviews).remove(key_of(seq));
+            writes.on(&r.reviewed).remove(key_of(inspection));
+            writes.on(&r.by_inspection).remove(pair_key(inspection, seq));
+        }
+        for digest in &parts {
+            writes.on(&self.trees.files).remove(digest);
+        }
+        writes.on(&self.trees.meta).insert(CHAIN_KEY, chain_value);
+        self.transaction("remove old reviews", writes)?;
         *chain = next;
         self.sync.wait(self.sync.request(HighWaterMark::default()))?;
         for digest in parts {
