@@ -18,10 +18,10 @@ use crate::domain::part::PartRef;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::trigger::{Command, Refusal, Request, Sender};
 use crate::recipe::registry::{Recipe, Registry};
-use crate::store::Store;
-use crate::store::accepted::{Accepted, Receipt};
+use crate::store::accepted::Accepted;
 use crate::store::error::StoreError;
 use crate::store::record::rfc3339;
+use crate::store::{Flush, Store};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -192,9 +192,9 @@ impl Dispatcher {
         if files.is_empty() {
             return self.store.settle().map_err(|e| not_stored(&e));
         }
-        let receipt = self.store.accept(&mut [], &repeats.names(files)).map_err(|e| not_stored(&e))?;
+        let flush = self.store.accept(&mut [], &repeats.names(files)).map_err(|e| not_stored(&e))?;
         files.iter().for_each(|file| repeats.insert(*file, Instant::now(), Ok(())));
-        self.store.confirm(receipt).map_err(|e| not_stored(&e))
+        self.store.confirm(flush).map_err(|e| not_stored(&e))
     }
 
     /// Notes a trigger and hands it to its cameras.
@@ -203,7 +203,7 @@ impl Dispatcher {
         mut request: Request,
         identities: &[Identity],
         repeats: &mut Repeats,
-    ) -> Result<Receipt, Refusal> {
+    ) -> Result<Flush, Refusal> {
         let cameras = self.cameras(&mut request)?;
         cameras.iter().try_for_each(|counter| counter.has_room())?;
         // One look: no recipe changes while the repeats are held.
@@ -219,7 +219,7 @@ impl Dispatcher {
         };
         let mut noted: Vec<Accepted> = cameras.iter().zip(&pipelines).map(accepted).collect();
         let names = repeats.names(identities);
-        let receipt = self.store.accept(&mut noted, &names).map_err(|e| not_stored(&e))?;
+        let flush = self.store.accept(&mut noted, &names).map_err(|e| not_stored(&e))?;
         for (i, ((counter, accepted), pipeline)) in cameras.iter().zip(&noted).zip(pipelines).enumerate() {
             let (trigger, received) = (accepted.trigger.clone(), request.received);
             match counter.place(Owed { trigger, received, pipeline }) {
@@ -235,7 +235,7 @@ impl Dispatcher {
                 }
             }
         }
-        Ok(receipt)
+        Ok(flush)
     }
 
     /// The cameras that a trigger means; one for a part with several views becomes a view.

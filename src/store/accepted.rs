@@ -15,7 +15,7 @@ use super::error::StoreError;
 use super::high_water::HighWaterMark;
 use super::kv::{Batch, Bytes, Transaction, Tree};
 use super::record::{ViewOfV1, parse_rfc3339, rfc3339, whole_ms};
-use super::{Store, value};
+use super::{Flush, Store, value};
 use crate::domain::frame::{Ticket, Trigger};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -37,11 +37,6 @@ pub struct Accepted {
     /// The picture, where it was there before its inspection was owed: the path of a file.
     pub origin: Option<String>,
 }
-
-/// What `confirm` waits for.
-#[derive(Debug)]
-#[must_use]
-pub struct Receipt(u64);
 
 #[derive(Serialize, Deserialize)]
 struct AcceptedV1 {
@@ -107,7 +102,7 @@ fn bad(reason: &str) -> StoreError {
     StoreError::BadMeta { reason: format!("an accepted trigger: {reason}") }
 }
 
-/// The ticket behind the last one of a former process, all of whose triggers are to be recorded before new ones come.
+/// The ticket after the last one of a former process, all of whose triggers are to be recorded before new ones come.
 pub(super) fn next_ticket(tree: &Tree) -> Result<u64, StoreError> {
     let last = tree.last().map_err(|e| StoreError::kv("read the accepted triggers", e))?;
     Ok(last.map(|(key, _)| ticket_of(&key)).transpose()?.map_or(1, |t| t.0 + 1))
@@ -124,13 +119,13 @@ impl Store {
     ///
     /// # Errors
     /// `DiskFull` and `OutboxFull` leave the store as it was. After any other error stop.
-    pub fn accept(&self, triggers: &mut [Accepted], names: &Names) -> Result<Receipt, StoreError> {
+    pub fn accept(&self, triggers: &mut [Accepted], names: &Names) -> Result<Flush, StoreError> {
         self.accepts()?;
         let mut writes = Transaction::default();
         self.write_accepted(triggers, writes.on(&self.trees.accepted));
         names.write(writes.on(&self.trees.answered));
         self.transaction("accept a trigger", writes)?;
-        Ok(Receipt(self.sync.request(HighWaterMark::default())))
+        Ok(self.sync.request(HighWaterMark::default()))
     }
 
     /// Notes the part of one picture and, in the same step, a value under a name (see `state`), which says that the
@@ -170,8 +165,8 @@ impl Store {
     ///
     /// # Errors
     /// `StoreError`; after it stop.
-    pub fn confirm(&self, Receipt(ticket): Receipt) -> Result<(), StoreError> {
-        self.sync.wait(ticket)
+    pub fn confirm(&self, flush: Flush) -> Result<(), StoreError> {
+        self.sync.wait(flush)
     }
 
     /// Withdraws the triggers of a command of which no camera has heard, and what it is known by.
@@ -265,8 +260,8 @@ mod tests {
         let known =
             |n: u8| Answered { name: [n; 16], contents: [n + 1; 16], at: at + Duration::from_secs(n.into()) };
         let names = Names { add: vec![known(7), known(3)], remove: vec![] };
-        let receipt = store.accept(&mut triggers, &names).unwrap();
-        store.confirm(receipt).unwrap();
+        let flush = store.accept(&mut triggers, &names).unwrap();
+        store.confirm(flush).unwrap();
         assert_ne!(triggers[0].trigger.ticket, triggers[1].trigger.ticket);
         drop(store);
 
@@ -282,10 +277,10 @@ mod tests {
         let owes = [0, 1].map(|i| store.owes(triggers[i].trigger.ticket.unwrap()).unwrap());
         assert_eq!(owes, [true, false]);
         let mut newer = [accepted("top", 0)];
-        let receipt = store.accept(&mut newer, &Names::default()).unwrap();
+        let flush = store.accept(&mut newer, &Names::default()).unwrap();
         assert!(newer[0].trigger.ticket > triggers[1].trigger.ticket, "no ticket is given twice");
         store.withdraw(&newer, &Names::default()).unwrap();
-        store.confirm(receipt).unwrap();
+        store.confirm(flush).unwrap();
         drop(store);
         let store = open();
         assert_eq!(store.accepted().unwrap(), triggers[..1]);

@@ -58,6 +58,8 @@ mod sync;
 mod thumbs;
 mod value;
 
+pub use sync::Flush;
+
 use crate::domain::inspection::{ImageRef, Inspection};
 use crate::threads;
 use error::StoreError;
@@ -284,8 +286,8 @@ impl Store {
         if let Some(digest) = image_digest {
             self.files.unpin(&digest);
         }
-        let (committed, ticket, decides) = outcome?;
-        self.sync.wait(ticket)?;
+        let (committed, flush, decides) = outcome?;
+        self.sync.wait(flush)?;
         if decides {
             self.report_part(committed.seq);
         }
@@ -319,7 +321,7 @@ impl Store {
         &self,
         inspection: &Inspection,
         image: Option<ImageRef>,
-    ) -> Result<(Committed, u64, bool), StoreError> {
+    ) -> Result<(Committed, Flush, bool), StoreError> {
         let key = id_key(&inspection.id)?;
         let image_digest = match &image {
             Some(image) => match unhex(&image.sha256).filter(|_| self.files.image(&image.sha256).is_some()) {
@@ -350,14 +352,14 @@ impl Store {
     }
 
     /// Gives the record its place in the chain and writes it; the chain lock makes this one at a time.
-    /// Returns the ticket of the sync to wait for, and whether it was the last view of a part.
+    /// Returns the flush to wait for, and whether it was the last view of a part.
     fn append(
         &self,
         inspection: &Inspection,
         id_key: [u8; 16],
         draft: Draft,
         refers_to: [Option<Digest>; 2],
-    ) -> Result<(Committed, u64, bool), StoreError> {
+    ) -> Result<(Committed, Flush, bool), StoreError> {
         let id = inspection.id.as_str();
         let mut chain = self.lock_chain()?;
         if let Some(found) = self.trees.ids.get(id_key).map_err(|e| StoreError::kv("look up an id", e))? {
@@ -396,12 +398,12 @@ impl Store {
         log.appended(&entries);
         self.note_owed(&log);
         // Before the lock goes: the log is durable up to a place only with everything below it.
-        let ticket =
+        let flush =
             self.sync.request(HighWaterMark { result: seq, log: log.last(), ..HighWaterMark::default() });
         drop(log);
         drop(chain);
         self.add_usage(usage);
-        Ok((Committed { seq, hash: hex(&hash) }, ticket, decides))
+        Ok((Committed { seq, hash: hex(&hash) }, flush, decides))
     }
 
     /// Commits a transaction; when that fails, everything stops.

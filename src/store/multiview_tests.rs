@@ -200,8 +200,8 @@ fn a_part_whose_view_is_still_owed_is_not_decided_before_it_and_not_twice() {
         origin: None,
     };
     let mut left = [accepted(&first), accepted(&second)];
-    let receipt = store.accept(&mut left, &Names::default()).unwrap();
-    store.confirm(receipt).unwrap();
+    let flush = store.accept(&mut left, &Names::default()).unwrap();
+    store.confirm(flush).unwrap();
     first.trigger.ticket = left[0].trigger.ticket;
     second.trigger.ticket = left[1].trigger.ticket;
     store.commit(&first, None).unwrap();

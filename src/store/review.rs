@@ -23,7 +23,7 @@ use super::kv::{Db, Transaction, Tree};
 use super::ledger::Chain;
 use super::outbox::{Kind, Owed};
 use super::review_record::Draft;
-use super::{Store, id_key, key_of, open_seq, seal_seq, value};
+use super::{Flush, Store, id_key, key_of, open_seq, seal_seq, value};
 use crate::domain::review::{Decided, Decision, PictureFault, Review, ReviewKind};
 use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, MutexGuard};
@@ -144,8 +144,8 @@ impl Store {
         decision: Decision,
         based_on: Option<u64>,
     ) -> Result<Review, ReviewError> {
-        let (review, ticket) = self.append_decision(id, actor, &decision, based_on, false)?;
-        self.finish_reviews(std::slice::from_ref(&review), ticket)?;
+        let (review, flush) = self.append_decision(id, actor, &decision, based_on, false)?;
+        self.finish_reviews(std::slice::from_ref(&review), flush)?;
         Ok(review)
     }
 
@@ -160,8 +160,8 @@ impl Store {
         decision: Decision,
         based_on: Option<u64>,
     ) -> Result<Review, ReviewError> {
-        let (review, ticket) = self.append_decision(id, actor, &decision, based_on, true)?;
-        self.finish_reviews(std::slice::from_ref(&review), ticket)?;
+        let (review, flush) = self.append_decision(id, actor, &decision, based_on, true)?;
+        self.finish_reviews(std::slice::from_ref(&review), flush)?;
         Ok(review)
     }
 
@@ -177,12 +177,12 @@ impl Store {
         actor: &str,
         decision: &Decision,
     ) -> Result<Vec<Review>, ReviewError> {
-        let (mut reviews, mut last_ticket) = (Vec::new(), None);
+        let (mut reviews, mut last_flush) = (Vec::new(), None);
         for id in ids {
             match self.append_decision(id, actor, decision, None, false) {
-                Ok((review, ticket)) => {
+                Ok((review, flush)) => {
                     reviews.push(review);
-                    last_ticket = Some(ticket);
+                    last_flush = Some(flush);
                 }
                 Err(
                     ReviewError::Changed { .. }
@@ -192,8 +192,8 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        if let Some(ticket) = last_ticket {
-            self.finish_reviews(&reviews, ticket)?;
+        if let Some(flush) = last_flush {
+            self.finish_reviews(&reviews, flush)?;
         }
         Ok(reviews)
     }
@@ -205,7 +205,7 @@ impl Store {
         decision: &Decision,
         based_on: Option<u64>,
         unseen: bool,
-    ) -> Result<(Review, u64), ReviewError> {
+    ) -> Result<(Review, Flush), ReviewError> {
         check(decision)?;
         // Before the lock: it may have to be hashed.
         let fault = self.picture_fault(id)?;
@@ -245,7 +245,7 @@ impl Store {
         if reason.chars().count() > REASON_CHARS_MAX {
             return Err(invalid(&format!("a reason has at most {REASON_CHARS_MAX} characters")));
         }
-        let (review, ticket) = self.append_review(id, based_on, |subject| {
+        let (review, flush) = self.append_review(id, based_on, |subject| {
             let effective = subject.review_state.and_then(|s| s.effective);
             let Some(undone) = effective else {
                 return Err(ReviewError::NothingToUndo { id: id.to_owned() });
@@ -260,7 +260,7 @@ impl Store {
             review.reason = reason.trim().to_owned();
             Ok(review)
         })?;
-        self.finish_reviews(std::slice::from_ref(&review), ticket)?;
+        self.finish_reviews(std::slice::from_ref(&review), flush)?;
         Ok(review)
     }
 
@@ -275,8 +275,8 @@ impl Store {
     }
 
     /// Waits for the disk, then tells.
-    fn finish_reviews(&self, reviews: &[Review], ticket: u64) -> Result<(), StoreError> {
-        self.sync.wait(ticket)?;
+    fn finish_reviews(&self, reviews: &[Review], flush: Flush) -> Result<(), StoreError> {
+        self.sync.wait(flush)?;
         for review in reviews {
             self.index_review(review.inspection_seq, review.verdict);
             self.learn_frame_size(review);
@@ -295,7 +295,7 @@ impl Store {
         id: &str,
         based_on: Option<u64>,
         make: impl FnOnce(&Subject) -> Result<Review, ReviewError>,
-    ) -> Result<(Review, u64), ReviewError> {
+    ) -> Result<(Review, Flush), ReviewError> {
         self.sync.check()?;
         self.disk.check()?;
         let mut chain = self.lock_reviews()?;
@@ -320,9 +320,9 @@ impl Store {
         if let Some(digest) = part {
             self.files.unpin(&digest);
         }
-        let ticket = written?;
+        let flush = written?;
         review.hash = hex(&sha256(&draft.value));
-        Ok((review, ticket))
+        Ok((review, flush))
     }
 
     fn subject(&self, id: &str) -> Result<Subject, ReviewError> {
@@ -346,14 +346,14 @@ impl Store {
         })
     }
 
-    /// One transaction; returns the ticket of the sync to wait for.
+    /// One transaction; returns the flush to wait for.
     fn write_review(
         &self,
         review: &Review,
         draft: &Draft,
         part: Option<Digest>,
         chain: &mut Chain,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Flush, StoreError> {
         let effective = if review.kind == ReviewKind::Undo { review.restores } else { Some(review.seq) };
         let review_state = ReviewState { last: review.seq, effective, verdict: review.verdict };
         let next = chain.with_appended(sha256(&draft.value));

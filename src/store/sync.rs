@@ -1,8 +1,8 @@
 //! Group commit: many committers wait, one thread makes their records durable.
 //!
-//!     commit (holds the chain lock)   transaction, then `request(mark)` -> ticket
-//!     commit (lock released)          `wait(ticket)` --------.
-//!     sync thread                     takes all tickets up to now
+//!     commit (holds the chain lock)   transaction, then `request(mark)` -> Flush
+//!     commit (lock released)          `wait(flush)` ---------.
+//!     sync thread                     takes all requests up to now
 //!                                     sled flush_async, fdatasync of `db`, then `ends`
 //!                                     done = taken ----------' wakes every waiter up to there
 //!
@@ -22,9 +22,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::watch;
 
+/// A flush that was asked for: the next one that begins after that.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "nothing is durable before it is waited for"]
+pub struct Flush(u64);
+
 #[derive(Default)]
 struct State {
-    /// Tickets given out and tickets served.
+    /// Flushes that were asked for, and those that are done.
     requested: u64,
     done: u64,
     /// How far the ledgers reach of which somebody asked for, and how far on the disk.
@@ -70,20 +75,20 @@ impl Sync {
     }
 
     /// Asks for everything that was written up to now to be made durable, the ledgers up to `mark`
-    /// among it; does not wait. Returns the ticket to wait for.
-    pub(super) fn request(&self, mark: HighWaterMark) -> u64 {
+    /// among it; does not wait. Returns the flush to wait for.
+    pub(super) fn request(&self, mark: HighWaterMark) -> Flush {
         let mut state = lock(&self.shared);
         state.requested += 1;
         state.requested_mark = state.requested_mark.furthest(mark);
         self.shared.wake.notify_one();
-        state.requested
+        Flush(state.requested)
     }
 
-    /// Waits until what the ticket asked for is on the disk.
-    pub(super) fn wait(&self, ticket: u64) -> Result<(), StoreError> {
+    /// Waits until what the flush was asked for is on the disk.
+    pub(super) fn wait(&self, Flush(number): Flush) -> Result<(), StoreError> {
         let mut state = lock(&self.shared);
         loop {
-            if state.done >= ticket {
+            if state.done >= number {
                 return Ok(());
             }
             if let Some(reason) = &state.failed {
@@ -174,13 +179,13 @@ fn run(shared: &Shared, disk: &Disk, mut file: HighWaterFile) {
         if state.failed.is_some() || state.requested <= state.done {
             return;
         }
-        let (ticket, mark) = (state.requested, state.requested_mark);
+        let (number, mark) = (state.requested, state.requested_mark);
         drop(state);
         let outcome = disk.flush().and_then(|()| file.write(mark));
         state = lock(shared);
         match outcome {
             Ok(()) => {
-                state.done = ticket;
+                state.done = number;
                 state.durable = mark;
                 shared.published.send_replace(mark.result);
                 shared.finished.notify_all();
