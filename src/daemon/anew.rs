@@ -49,8 +49,8 @@ mod tests {
     use crate::config::TriggerOn;
     use crate::daemon::cameras::Feed;
     use crate::daemon::commanded::Orders;
-    use crate::daemon::counter::{Counter, tests::camera};
     use crate::daemon::dispatcher::Dispatcher;
+    use crate::daemon::intake::{Intake, tests::camera};
     use crate::daemon::recorder::Recorder;
     use crate::daemon::station::Station;
     use crate::domain::camera::CameraState;
@@ -101,17 +101,17 @@ mod tests {
                 Recorder::new(Arc::clone(&store), Arc::clone(&station), stop.clone(), false).unwrap();
             let on = if on_command { TriggerOn::Command } else { TriggerOn::Interval };
             let rule = Rule { within: None, on_its_way: Duration::ZERO, stamps: Stamps::Order };
-            let counter = Arc::new(Counter::new(&camera("cam1", on), Orders::configured(pipeline)));
-            let counters = vec![Arc::clone(&counter)];
+            let intake = Arc::new(Intake::new(&camera("cam1", on), Orders::configured(pipeline)));
+            let intakes = vec![Arc::clone(&intake)];
             let dispatcher =
-                Dispatcher::new(counters, vec![], Arc::default(), Arc::clone(&store), Arc::clone(&station));
+                Dispatcher::new(intakes, vec![], Arc::default(), Arc::clone(&store), Arc::clone(&station));
             let dispatcher = dispatcher.unwrap();
             let frames = Arc::new(Queue::new(Policy::Wait, 64));
             let taker = CaptureLoop {
                 id: "cam1".into(),
                 source: Box::new(Scripted { calls: 0 }),
                 feed: Feed { frames: Arc::clone(&frames) },
-                counter,
+                intake,
                 on_command,
                 recorder: Arc::new(recorder),
                 model: ModelInfo::default(),

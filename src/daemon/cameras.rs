@@ -10,9 +10,9 @@
 use super::anew;
 use super::capture_loop::CaptureLoop;
 use super::commanded::Orders;
-use super::counter::Counter;
 use super::device;
 use super::dispatcher::Dispatcher;
+use super::intake::Intake;
 use super::recorder::Recorder;
 use super::station::Station;
 use super::taken::Files;
@@ -79,22 +79,22 @@ pub(super) fn start(
     stop: &Stop,
 ) -> anyhow::Result<Cameras> {
     let (ring, bell) = sync_channel(1);
-    let (mut loops, mut feeds, mut counters) = (vec![], vec![], vec![]);
+    let (mut loops, mut feeds, mut intakes) = (vec![], vec![], vec![]);
     for camera in &config.cameras {
         let feed = Feed { frames: Arc::new(Queue::new(camera.queue.policy, camera.queue.frames)) };
         let on_command = camera.trigger.on == TriggerOn::Command;
-        let counter = Arc::new(Counter::new(camera, Orders::restore(camera, recipes, store)?));
-        let (line, no_recipe) = counter.line();
+        let intake = Arc::new(Intake::new(camera, Orders::restore(camera, recipes, store)?));
+        let (line, no_recipe) = intake.line();
         station.line(&camera.id, line, no_recipe);
         let source =
-            open(camera, store, &counter, station, stop).with_context(|| format!("camera {}", camera.id))?;
-        let source = with_clips(source, camera, &counter, stop);
-        counters.push(Arc::clone(&counter));
+            open(camera, store, &intake, station, stop).with_context(|| format!("camera {}", camera.id))?;
+        let source = with_clips(source, camera, &intake, stop);
+        intakes.push(Arc::clone(&intake));
         let taker = CaptureLoop {
             id: camera.id.clone(),
             source,
             feed: feed.clone(),
-            counter,
+            intake,
             on_command,
             recorder: Arc::clone(recorder),
             model: model.clone(),
@@ -115,7 +115,7 @@ pub(super) fn start(
     let queues = feeds.iter().map(|f| Arc::clone(&f.frames)).collect();
     let parts = config.parts.iter().map(|p| (p.name.clone(), p.cameras.clone())).collect();
     let dispatcher = Arc::new(Dispatcher::new(
-        counters,
+        intakes,
         parts,
         Arc::clone(recipes),
         Arc::clone(store),
@@ -156,31 +156,31 @@ impl Cameras {
 fn with_clips(
     source: Box<dyn Source>,
     camera: &Camera,
-    counter: &Arc<Counter>,
+    intake: &Arc<Intake>,
     stop: &Stop,
 ) -> Box<dyn Source> {
     if camera.source.is_line_triggered() {
         return source;
     }
-    let counter = Arc::clone(counter);
-    Box::new(Clips::new(source, Box::new(move || counter.in_force().clip), stop.clone()))
+    let intake = Arc::clone(intake);
+    Box::new(Clips::new(source, Box::new(move || intake.in_force().clip), stop.clone()))
 }
 
 fn open(
     camera: &Camera,
     store: &Arc<Store>,
-    counter: &Arc<Counter>,
+    intake: &Arc<Intake>,
     station: &Arc<Station>,
     stop: &Stop,
 ) -> anyhow::Result<Box<dyn Source>> {
-    let states = Arc::clone(counter);
+    let states = Arc::clone(intake);
     let depth: DepthRule = Arc::new(move || Depth(states.in_force().frame.depth_bits));
     Ok(match &camera.source {
         SourceConfig::Simulator(config) => Box::new(config.open(&camera.id, stop.clone())?),
         SourceConfig::Folder(config) => {
-            let (store, counter) = (Arc::clone(store), Arc::clone(counter));
+            let (store, intake) = (Arc::clone(store), Arc::clone(intake));
             let taken = || -> anyhow::Result<Box<dyn Taken>> {
-                Ok(Box::new(Files::load(store, counter, &camera.id, config.path.clone())?))
+                Ok(Box::new(Files::load(store, intake, &camera.id, config.path.clone())?))
             };
             Box::new(config.open(&camera.id, taken, stop.clone())?.with_depth(depth))
         }

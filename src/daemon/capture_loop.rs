@@ -10,7 +10,7 @@
 //! has no picture of its own raises the alarm `trigger_{id}`, and the next that has one clears it.
 
 use super::cameras::{Feed, Shot};
-use super::counter::{Counter, Owed};
+use super::intake::{Awaited, Intake};
 use super::recorder::Recorder;
 use super::station::Station;
 use crate::camera::window::{Taken, Window};
@@ -36,7 +36,7 @@ pub(super) struct CaptureLoop {
     pub id: String,
     pub source: Box<dyn Source>,
     pub feed: Feed,
-    pub counter: Arc<Counter>,
+    pub intake: Arc<Intake>,
     /// The dispatcher decides when a picture is taken.
     pub on_command: bool,
     pub recorder: Arc<Recorder>,
@@ -52,7 +52,7 @@ pub(super) struct CaptureLoop {
     /// The alarm stands: the last triggered part had no picture of its own.
     pub without_own: bool,
     /// The part that is being served, until its picture is handed over or its review is stored.
-    pub under_way: Option<Owed>,
+    pub under_way: Option<Awaited>,
     /// Parts that hardware triggered and nobody has seen, which are not recorded yet.
     pub lost: u64,
 }
@@ -87,17 +87,17 @@ impl CaptureLoop {
     pub(super) fn rest(&mut self, reason: &str, until: Instant) {
         self.station.thread(&self.id, Some(reason.to_owned()));
         let failed = || Reason::Frame { message: reason.to_owned() };
-        if let Some(owed) = self.under_way.take() {
-            self.window.gave_up(owed.received);
-            if self.recorder.owes(&owed.trigger) {
-                self.record_unseen(owed, failed());
+        if let Some(awaited) = self.under_way.take() {
+            self.window.gave_up(awaited.received);
+            if self.recorder.owes(&awaited.trigger) {
+                self.record_unseen(awaited, failed());
             }
         }
         while self.on_command && Instant::now() < until && !self.stop.is_set() {
-            match self.counter.next(LOOK) {
-                Popped::Item(owed) => {
-                    self.window.gave_up(owed.received);
-                    self.record_unseen(owed, failed());
+            match self.intake.next(LOOK) {
+                Popped::Item(awaited) => {
+                    self.window.gave_up(awaited.received);
+                    self.record_unseen(awaited, failed());
                 }
                 Popped::TimedOut => {}
                 Popped::Closed => return,
@@ -112,7 +112,7 @@ impl CaptureLoop {
         let mut due = Instant::now();
         let mut fault = None;
         while !self.stop.wait_until(due) {
-            if self.counter.is_paused() {
+            if self.intake.is_paused() {
                 self.source.forget();
                 due = Instant::now() + LOOK;
                 continue;
@@ -131,7 +131,7 @@ impl CaptureLoop {
                         self.tell(None);
                     }
                     frame.trigger.deadline = frame.trigger.deadline.or(self.deadline);
-                    if !self.push(frame, self.counter.pipeline()) {
+                    if !self.push(frame, self.intake.pipeline()) {
                         break;
                     }
                 }
@@ -158,16 +158,16 @@ impl CaptureLoop {
     fn on_commands(&mut self) {
         let mut over = false;
         loop {
-            match self.counter.next(LOOK) {
-                Popped::Item(owed) if over || self.stop.is_set() => {
-                    self.record_unseen(owed, Reason::Interrupted);
+            match self.intake.next(LOOK) {
+                Popped::Item(awaited) if over || self.stop.is_set() => {
+                    self.record_unseen(awaited, Reason::Interrupted);
                 }
-                Popped::Item(owed) => {
-                    self.under_way = Some(owed.clone());
-                    over = !self.serve(owed);
+                Popped::Item(awaited) => {
+                    self.under_way = Some(awaited.clone());
+                    over = !self.serve(awaited);
                     self.under_way = None;
                     if over {
-                        self.counter.close();
+                        self.intake.close();
                     }
                 }
                 Popped::TimedOut => {}
@@ -177,12 +177,12 @@ impl CaptureLoop {
     }
 
     /// One trigger, one inspection: with a picture, or a review without one. False when it is over.
-    fn serve(&mut self, mut owed: Owed) -> bool {
-        let received = owed.received;
-        let limit = self.deadline.unwrap_or(owed.pipeline.verdict.deadline);
-        let limit = owed.trigger.deadline.unwrap_or(limit);
-        let (counter, late) = (Arc::clone(&self.counter), received.checked_add(limit));
-        let taken = self.window.take(&mut *self.source, received, late, &|| counter.next_received());
+    fn serve(&mut self, mut awaited: Awaited) -> bool {
+        let received = awaited.received;
+        let limit = self.deadline.unwrap_or(awaited.pipeline.verdict.deadline);
+        let limit = awaited.trigger.deadline.unwrap_or(limit);
+        let (intake, late) = (Arc::clone(&self.intake), received.checked_add(limit));
+        let taken = self.window.take(&mut *self.source, received, late, &|| intake.next_received());
         let reason = match &taken {
             Taken::Frame(_) | Taken::Over => None,
             Taken::Nothing(message) => Some(Reason::Frame { message: message.clone() }),
@@ -198,17 +198,17 @@ impl CaptureLoop {
             (Taken::Frame(mut frame), _) => {
                 // The deadline of a triggered part counts from its trigger, not from the exposure.
                 let waited = frame.captured.saturating_duration_since(received);
-                owed.trigger.deadline = Some(limit.saturating_sub(waited));
-                frame.trigger = joined(owed.trigger, frame.trigger);
-                self.push(*frame, owed.pipeline)
+                awaited.trigger.deadline = Some(limit.saturating_sub(waited));
+                frame.trigger = joined(awaited.trigger, frame.trigger);
+                self.push(*frame, awaited.pipeline)
             }
             (_, Some(reason)) => {
-                owed.trigger.deadline = Some(limit);
-                self.record_unseen(owed, reason);
+                awaited.trigger.deadline = Some(limit);
+                self.record_unseen(awaited, reason);
                 true
             }
             (_, None) => {
-                self.record_unseen(owed, Reason::Interrupted);
+                self.record_unseen(awaited, Reason::Interrupted);
                 false
             }
         }
@@ -239,13 +239,13 @@ impl CaptureLoop {
             frame.origin = file.display().to_string();
         }
         let reason = Reason::Frame { message: error.to_string() };
-        self.record_lost(&frame, &self.counter.pipeline(), reason, false);
+        self.record_lost(&frame, &self.intake.pipeline(), reason, false);
     }
 
-    /// What is owed for a picture that nobody has triggered.
-    fn untriggered(&self) -> Owed {
+    /// What is awaited for a picture that nobody has triggered.
+    fn untriggered(&self) -> Awaited {
         let (trigger, received) = (Trigger::default(), Instant::now());
-        Owed { trigger, received, pipeline: self.counter.pipeline() }
+        Awaited { trigger, received, pipeline: self.intake.pipeline() }
     }
 
     /// A frame that stands for a picture that never came.
@@ -256,15 +256,15 @@ impl CaptureLoop {
     }
 
     /// A trigger that got no picture.
-    fn record_unseen(&self, owed: Owed, reason: Reason) {
-        let frame = self.without_picture(owed.trigger, owed.received);
-        self.record_lost(&frame, &owed.pipeline, reason, false);
+    fn record_unseen(&self, awaited: Awaited, reason: Reason) {
+        let frame = self.without_picture(awaited.trigger, awaited.received);
+        self.record_lost(&frame, &awaited.pipeline, reason, false);
     }
 
     fn record_those_lost(&mut self) {
         while self.lost > 0 {
             let unseen = self.without_picture(Trigger::default(), Instant::now());
-            self.record_lost(&unseen, &self.counter.pipeline(), Reason::QueueFull, true);
+            self.record_lost(&unseen, &self.intake.pipeline(), Reason::QueueFull, true);
             self.lost -= 1;
         }
     }
@@ -283,7 +283,7 @@ impl CaptureLoop {
             Pushed::Queued => true,
             Pushed::Dropped(Shot { frame, pipeline }) => {
                 let (trigger, received) = (frame.trigger.clone(), frame.captured);
-                self.under_way = Some(Owed { trigger, received, pipeline: Arc::clone(&pipeline) });
+                self.under_way = Some(Awaited { trigger, received, pipeline: Arc::clone(&pipeline) });
                 self.record_lost(&frame, &pipeline, Reason::QueueFull, true);
                 self.under_way = None;
                 true

@@ -8,9 +8,9 @@
 use super::super::cameras::{Feed, Feeds};
 use super::super::capture_loop::CaptureLoop;
 use super::super::commanded::Orders;
-use super::super::counter::{Counter, Owed, tests::camera};
 use super::super::gate::Gate;
 use super::super::inspector;
+use super::super::intake::{Awaited, Intake, tests::camera};
 use super::super::recorder::Recorder;
 use super::*;
 use crate::camera::window::{Rule, Stamps, Window};
@@ -132,7 +132,7 @@ struct Rig {
     clock: Clock,
     hands: Hands,
     hand: Arc<Hand>,
-    counter: Arc<Counter>,
+    intake: Arc<Intake>,
     frames: Arc<Queue<super::super::cameras::Shot>>,
     stop: Stop,
     threads: Vec<JoinHandle<()>>,
@@ -157,15 +157,15 @@ impl Rig {
         let recorder = Arc::new(recorder.expect("it starts").with_clock(clock.clone()));
         let text = include_str!("../../tests/common/scripted.toml");
         let recipe = Arc::new(pipeline_from_str("scripted.toml", text).expect("the recipe is sound"));
-        let counter = Counter::new(&camera("cam1", TriggerOn::Command), Orders::configured(recipe));
-        let (counter, frames) = (Arc::new(counter), Arc::new(Queue::new(Policy::Wait, 8)));
+        let intake = Intake::new(&camera("cam1", TriggerOn::Command), Orders::configured(recipe));
+        let (intake, frames) = (Arc::new(intake), Arc::new(Queue::new(Policy::Wait, 8)));
         let (ring, bell) = sync_channel(1);
         let hand = Arc::new(Hand::default());
         let mut taker = CaptureLoop {
             id: "cam1".into(),
             source: Box::new(Camera { clock: clock.clone(), hand: Arc::clone(&hand) }),
             feed: Feed { frames: Arc::clone(&frames) },
-            counter: Arc::clone(&counter),
+            intake: Arc::clone(&intake),
             on_command: true,
             recorder: Arc::clone(&recorder),
             model: ModelInfo::default(),
@@ -204,7 +204,7 @@ impl Rig {
             clock,
             hands,
             hand,
-            counter,
+            intake,
             frames,
             stop,
             threads: vec![taker.expect("it starts"), inspector.expect("it starts")],
@@ -218,8 +218,8 @@ impl Rig {
         self.hand.may_answer.store(false, Ordering::SeqCst);
         let trigger = Trigger { part_id: Some(name.into()), deadline: Some(deadline), ..Trigger::default() };
         let received = Instant::now();
-        let owed = Owed { trigger, received, pipeline: self.counter.pipeline() };
-        self.counter.place(owed).expect("there is room");
+        let awaited = Awaited { trigger, received, pipeline: self.intake.pipeline() };
+        self.intake.place(awaited).expect("there is room");
         if deadline == LONG {
             self.until("it is asked about, or recorded", |rig| {
                 rig.hand.jobs.load(Ordering::SeqCst) > 0 || rig.stored(name).is_some()
@@ -276,7 +276,7 @@ impl Rig {
 
     fn end(self) {
         self.stop.set();
-        self.counter.close();
+        self.intake.close();
         self.frames.close();
         self.threads.into_iter().for_each(|thread| thread.join().expect("no thread has panicked"));
         self.housekeeping.finish();

@@ -2,15 +2,15 @@
 //!
 //!     Command --> Dispatcher --trigger, once (`repeats`)--> accepted, in the store --> queue of its camera (bounded) --> capture loop
 //!                  |--reload--> thread of recipes (`recipes`) --renew--> its pipeline's cameras
-//!                  |--pause, resume, pipeline--> durable (`commanded`) --> its camera's orders (`counter`)
+//!                  |--pause, resume, pipeline--> durable (`commanded`) --> its camera's orders (`intake`)
 //!                  '--> Refusal, back to the sender
 //!
 //! A full queue refuses: the sender is told, and no accepted trigger is ever dropped. A trigger for several
 //! cameras is taken by all of them or by none. Its acceptance is written before they hear of it, and durable before
 //! the sender does, while they take their pictures already.
 
-use super::counter::{Change, Counter, Owed};
 use super::inbox::Fates;
+use super::intake::{Awaited, Change, Intake};
 use super::recipes::Renewed;
 use super::repeats::{self, Identity, Look, Repeats};
 use super::station::Station;
@@ -30,7 +30,7 @@ pub(super) type Reload = Box<dyn Fn(&Sender) -> Result<(), Refusal> + Send + Syn
 
 /// The dispatcher of a station; share it in an `Arc`.
 pub(super) struct Dispatcher {
-    counters: Vec<Arc<Counter>>,
+    intakes: Vec<Arc<Intake>>,
     /// Names of the parts with several views, and the cameras that look at each.
     parts: Vec<(String, Vec<String>)>,
     recipes: Arc<Registry>,
@@ -48,14 +48,14 @@ impl Dispatcher {
     /// # Errors
     /// `StoreError`: what former processes have accepted cannot be read.
     pub(super) fn new(
-        counters: Vec<Arc<Counter>>,
+        intakes: Vec<Arc<Intake>>,
         parts: Vec<(String, Vec<String>)>,
         recipes: Arc<Registry>,
         store: Arc<Store>,
         station: Arc<Station>,
     ) -> Result<Self, StoreError> {
         let repeats = Mutex::new(Repeats::restore(store.answered()?));
-        Ok(Self { counters, parts, recipes, store, station, reload: OnceLock::new(), repeats })
+        Ok(Self { intakes, parts, recipes, store, station, reload: OnceLock::new(), repeats })
     }
 
     /// Carries a command out or says why not. It waits for the disk, once a camera.
@@ -99,15 +99,15 @@ impl Dispatcher {
         change: impl FnOnce() -> Result<Change, Refusal>,
         sender: &Sender,
     ) -> Result<(), Refusal> {
-        let counters = self.at(camera)?;
+        let intakes = self.at(camera)?;
         let _one_at_a_time = self.lock();
         let change = &change()?;
         let (by, at) = (sender.to_string(), rfc3339(SystemTime::now()));
-        let after = counters.iter().map(|counter| counter.after(change, &by, &at));
+        let after = intakes.iter().map(|intake| intake.after(change, &by, &at));
         let after = after.collect::<Result<Vec<_>, _>>()?;
-        for (done, (counter, commanded)) in counters.iter().zip(after).enumerate() {
-            if let Err(error) = commanded.remember(counter.id(), &self.store) {
-                let changed: Vec<_> = counters[..done].iter().map(|c| c.id()).collect();
+        for (done, (intake, commanded)) in intakes.iter().zip(after).enumerate() {
+            if let Err(error) = commanded.remember(intake.id(), &self.store) {
+                let changed: Vec<_> = intakes[..done].iter().map(|c| c.id()).collect();
                 let partly = if changed.is_empty() {
                     String::new()
                 } else {
@@ -115,9 +115,9 @@ impl Dispatcher {
                 };
                 return Err(Refusal::NotStored { reason: format!("{error}{partly}") });
             }
-            counter.apply(change, commanded);
-            let (line, no_recipe) = counter.line();
-            self.station.line(counter.id(), line, no_recipe);
+            intake.apply(change, commanded);
+            let (line, no_recipe) = intake.line();
+            self.station.line(intake.id(), line, no_recipe);
         }
         Ok(())
     }
@@ -127,7 +127,7 @@ impl Dispatcher {
     /// # Errors
     /// `Unfit`, for the first that it does not.
     pub(super) fn fits(&self, pipeline: &Pipeline) -> Result<(), Refusal> {
-        self.counters.iter().try_for_each(|counter| counter.fits(pipeline))
+        self.intakes.iter().try_for_each(|intake| intake.fits(pipeline))
     }
 
     /// Makes a version of a recipe active, once `keep` has made it durable: on every camera that runs its pipeline it
@@ -145,9 +145,9 @@ impl Dispatcher {
         keep().map_err(Renewed::Store)?;
         let pipeline = Arc::clone(&recipe.pipeline);
         self.recipes.put(recipe);
-        for counter in self.counters.iter().filter(|counter| counter.renew(&pipeline)) {
-            let (line, no_recipe) = counter.line();
-            self.station.line(counter.id(), line, no_recipe);
+        for intake in self.intakes.iter().filter(|intake| intake.renew(&pipeline)) {
+            let (line, no_recipe) = intake.line();
+            self.station.line(intake.id(), line, no_recipe);
         }
         Ok(())
     }
@@ -205,11 +205,11 @@ impl Dispatcher {
         repeats: &mut Repeats,
     ) -> Result<Flush, Refusal> {
         let cameras = self.cameras(&mut request)?;
-        cameras.iter().try_for_each(|counter| counter.has_room())?;
+        cameras.iter().try_for_each(|intake| intake.has_room())?;
         // One look: no recipe changes while the repeats are held.
-        let pipelines: Vec<_> = cameras.iter().map(|counter| counter.pipeline()).collect();
-        let accepted = |(counter, pipeline): (&&Arc<Counter>, &Arc<Pipeline>)| Accepted {
-            camera: counter.id().to_owned(),
+        let pipelines: Vec<_> = cameras.iter().map(|intake| intake.pipeline()).collect();
+        let accepted = |(intake, pipeline): (&&Arc<Intake>, &Arc<Pipeline>)| Accepted {
+            camera: intake.id().to_owned(),
             pipeline: pipeline.name.clone(),
             trigger: request.trigger.clone(),
             received: SystemTime::now()
@@ -220,9 +220,9 @@ impl Dispatcher {
         let mut noted: Vec<Accepted> = cameras.iter().zip(&pipelines).map(accepted).collect();
         let names = repeats.names(identities);
         let flush = self.store.accept(&mut noted, &names).map_err(|e| not_stored(&e))?;
-        for (i, ((counter, accepted), pipeline)) in cameras.iter().zip(&noted).zip(pipelines).enumerate() {
+        for (i, ((intake, accepted), pipeline)) in cameras.iter().zip(&noted).zip(pipelines).enumerate() {
             let (trigger, received) = (accepted.trigger.clone(), request.received);
-            match counter.place(Owed { trigger, received, pipeline }) {
+            match intake.place(Awaited { trigger, received, pipeline }) {
                 Ok(()) => {}
                 Err(refusal) if i == 0 => {
                     self.store.withdraw(&noted, &names).map_err(|e| not_stored(&e))?;
@@ -231,7 +231,7 @@ impl Dispatcher {
                 // Its source has just ended, and another camera has the trigger already: it is accepted, and the
                 // next start records this view as interrupted.
                 Err(refusal) => {
-                    tracing::error!(camera = counter.id(), %refusal, "a view of a part is not taken")
+                    tracing::error!(camera = intake.id(), %refusal, "a view of a part is not taken")
                 }
             }
         }
@@ -239,7 +239,7 @@ impl Dispatcher {
     }
 
     /// The cameras that a trigger means; one for a part with several views becomes a view.
-    fn cameras(&self, request: &mut Request) -> Result<Vec<&Arc<Counter>>, Refusal> {
+    fn cameras(&self, request: &mut Request) -> Result<Vec<&Arc<Intake>>, Refusal> {
         let cameras = match self.part(request)? {
             Some((name, cameras)) => {
                 let id = ulid::Ulid::generate().to_string();
@@ -252,9 +252,9 @@ impl Dispatcher {
             None => {
                 // Without a camera's name a trigger means every camera that takes triggers.
                 let named = request.camera.is_some();
-                let mut counters = self.at(request.camera.as_deref())?;
-                counters.retain(|c| named || c.is_triggered());
-                counters
+                let mut intakes = self.at(request.camera.as_deref())?;
+                intakes.retain(|c| named || c.is_triggered());
+                intakes
             }
         };
         if cameras.is_empty() {
@@ -276,8 +276,8 @@ impl Dispatcher {
         }
     }
 
-    fn at(&self, camera: Option<&str>) -> Result<Vec<&Arc<Counter>>, Refusal> {
-        let found: Vec<_> = self.counters.iter().filter(|c| camera.is_none_or(|id| id == c.id())).collect();
+    fn at(&self, camera: Option<&str>) -> Result<Vec<&Arc<Intake>>, Refusal> {
+        let found: Vec<_> = self.intakes.iter().filter(|c| camera.is_none_or(|id| id == c.id())).collect();
         match camera {
             Some(camera) if found.is_empty() => {
                 Err(Refusal::NoCamera { camera: camera.to_owned(), known: self.known() })
@@ -287,7 +287,7 @@ impl Dispatcher {
     }
 
     fn known(&self) -> String {
-        let ids: Vec<_> = self.counters.iter().map(|c| c.id()).collect();
+        let ids: Vec<_> = self.intakes.iter().map(|c| c.id()).collect();
         ids.join(", ")
     }
 
@@ -295,7 +295,7 @@ impl Dispatcher {
     pub(super) fn close(&self) {
         // Not between the cameras of one trigger.
         let _one_at_a_time = self.lock();
-        self.counters.iter().for_each(|c| c.close());
+        self.intakes.iter().for_each(|c| c.close());
     }
 
     fn lock(&self) -> MutexGuard<'_, Repeats> {

@@ -3,8 +3,8 @@
 use super::*;
 use crate::config::TriggerOn;
 use crate::daemon::commanded::{Commanded, Orders};
-use crate::daemon::counter::WAITING_MAX;
-use crate::daemon::counter::tests::camera;
+use crate::daemon::intake::WAITING_MAX;
+use crate::daemon::intake::tests::camera;
 use crate::domain::frame::Trigger;
 use crate::queue::Popped;
 use crate::recipe;
@@ -40,12 +40,12 @@ fn dispatcher_over(
     pipelines: &std::collections::BTreeMap<String, Arc<Pipeline>>,
 ) -> Dispatcher {
     let recipes = Arc::new(Registry::new(pipelines.values().map(|p| Recipe::of(p))));
-    let counter = |camera: &crate::config::Camera| {
-        Arc::new(Counter::new(camera, Orders::restore(camera, &recipes, store).unwrap()))
+    let intake = |camera: &crate::config::Camera| {
+        Arc::new(Intake::new(camera, Orders::restore(camera, &recipes, store).unwrap()))
     };
     let station = Arc::new(Station::new(tokio::sync::mpsc::channel(256).0));
-    let counters = cameras.iter().map(counter).collect();
-    Dispatcher::new(counters, vec![], Arc::clone(&recipes), Arc::clone(store), station).unwrap()
+    let intakes = cameras.iter().map(intake).collect();
+    Dispatcher::new(intakes, vec![], Arc::clone(&recipes), Arc::clone(store), station).unwrap()
 }
 
 /// A dispatcher whose store lasts as long as the process.
@@ -66,7 +66,7 @@ fn dispatcher_of_parts() -> Dispatcher {
 }
 
 fn waiting(dispatcher: &Dispatcher) -> Vec<usize> {
-    dispatcher.counters.iter().map(|c| c.waiting()).collect()
+    dispatcher.intakes.iter().map(|c| c.waiting()).collect()
 }
 
 fn trigger(camera: Option<&str>) -> Command {
@@ -100,14 +100,14 @@ fn a_trigger_reaches_its_camera_or_is_refused_with_its_reason() {
     assert_eq!(dispatcher.take(trigger(Some("cam3")), &Sender::Mqtt).unwrap_err().code(), "no_camera");
     for _ in 0..2 {
         assert!(
-            matches!(dispatcher.counters[0].next(Duration::ZERO), Popped::Item(r) if r.trigger.part_id.is_some())
+            matches!(dispatcher.intakes[0].next(Duration::ZERO), Popped::Item(r) if r.trigger.part_id.is_some())
         );
     }
-    assert_eq!(dispatcher.counters[0].next(Duration::ZERO), Popped::TimedOut);
+    assert_eq!(dispatcher.intakes[0].next(Duration::ZERO), Popped::TimedOut);
 }
 
 #[test]
-fn a_full_a_paused_and_a_closed_desk_refuse() {
+fn a_full_a_paused_and_a_closed_intake_refuse() {
     let dispatcher = dispatcher();
     for _ in 0..WAITING_MAX {
         assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt), Ok(()));
@@ -126,7 +126,7 @@ fn a_pipeline_is_changed_to_a_known_one_only() {
     let change = |pipeline: &str| Command::Pipeline { camera: None, pipeline: pipeline.into() };
     assert_eq!(dispatcher.take(change("nowhere"), &Sender::Mqtt).unwrap_err().code(), "no_pipeline");
     assert_eq!(dispatcher.take(change("any-part"), &Sender::Mqtt), Ok(()));
-    assert_eq!(dispatcher.counters[0].pipeline().name, "any-part");
+    assert_eq!(dispatcher.intakes[0].pipeline().name, "any-part");
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_part_goes_to_all_its_cameras_under_one_id() {
     let dispatcher = dispatcher_of_parts();
     assert_eq!(dispatcher.take(of_part("housing", Some("P7")), &Sender::Mqtt), Ok(()));
     assert_eq!(waiting(&dispatcher), [1, 1, 0]);
-    let views = [0, 1].map(|i| match dispatcher.counters[i].next(Duration::ZERO) {
+    let views = [0, 1].map(|i| match dispatcher.intakes[i].next(Duration::ZERO) {
         Popped::Item(request) => request.trigger,
         other => panic!("{other:?}"),
     });
@@ -144,7 +144,7 @@ fn a_part_goes_to_all_its_cameras_under_one_id() {
     assert_eq!((part.name.as_str(), views[0].part_id.as_deref()), ("housing", Some("P7")));
     assert_eq!(part.cameras, ["top", "side"]);
     assert_eq!(dispatcher.take(of_part("cover", None), &Sender::Mqtt), Ok(()));
-    let Popped::Item(request) = dispatcher.counters[2].next(Duration::ZERO) else { panic!("nothing came") };
+    let Popped::Item(request) = dispatcher.intakes[2].next(Duration::ZERO) else { panic!("nothing came") };
     assert_eq!(request.trigger.part_id, request.trigger.part.map(|p| p.id), "a part without an id gets one");
     assert_eq!(dispatcher.take(of_part("lid", None), &Sender::Mqtt).unwrap_err().code(), "no_part");
 }
@@ -152,11 +152,11 @@ fn a_part_goes_to_all_its_cameras_under_one_id() {
 #[test]
 fn the_views_of_a_part_are_judged_by_the_version_that_was_active_when_it_was_triggered() {
     let dispatcher = dispatcher_of_parts();
-    let [top, side] = [0, 1].map(|i| &dispatcher.counters[i]);
-    let taken = |camera: &Counter| match camera.next(Duration::ZERO) {
-        Popped::Item(owed) => {
-            assert_eq!(owed.pipeline, camera.in_force(), "its clip and its depth are of the same version");
-            owed.pipeline.version.clone()
+    let [top, side] = [0, 1].map(|i| &dispatcher.intakes[i]);
+    let taken = |camera: &Intake| match camera.next(Duration::ZERO) {
+        Popped::Item(awaited) => {
+            assert_eq!(awaited.pipeline, camera.in_force(), "its clip and its depth are of the same version");
+            awaited.pipeline.version.clone()
         }
         other => panic!("{other:?}"),
     };
@@ -206,7 +206,7 @@ fn the_only_part_needs_no_name_and_a_named_camera_is_no_part() {
     assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt), Ok(()));
     assert_eq!(waiting(&dispatcher), [1, 1, 0]);
     assert_eq!(dispatcher.take(trigger(Some("back")), &Sender::Mqtt), Ok(()));
-    let Popped::Item(request) = dispatcher.counters[2].next(Duration::ZERO) else { panic!("nothing came") };
+    let Popped::Item(request) = dispatcher.intakes[2].next(Duration::ZERO) else { panic!("nothing came") };
     assert_eq!(request.trigger.part, None);
 }
 
@@ -284,11 +284,11 @@ fn a_file_that_finds_no_room_is_no_second_trigger_when_it_asks_again() {
     }
     let file = Sender::File { name: "a.json".into(), stamp: "1".into() };
     assert_eq!(dispatcher.take(named("c1", "cam1", "P1"), &file).unwrap_err().code(), "full");
-    assert!(matches!(dispatcher.counters[0].next(Duration::ZERO), Popped::Item(_)));
+    assert!(matches!(dispatcher.intakes[0].next(Duration::ZERO), Popped::Item(_)));
     assert_eq!(dispatcher.take(named("c1", "cam1", "P1"), &file), Ok(()));
     // Any other sender was told, and has acted on it.
     assert_eq!(dispatcher.take(named("c2", "cam1", "P2"), &Sender::Mqtt).unwrap_err().code(), "full");
-    assert!(matches!(dispatcher.counters[0].next(Duration::ZERO), Popped::Item(_)));
+    assert!(matches!(dispatcher.intakes[0].next(Duration::ZERO), Popped::Item(_)));
     assert_eq!(dispatcher.take(named("c2", "cam1", "P2"), &Sender::Mqtt).unwrap_err().code(), "full");
 }
 
@@ -303,20 +303,20 @@ fn what_was_commanded_holds_after_a_restart() {
     dispatcher.take(Command::Pause { camera: Some("cam2".into()) }, &Sender::Mqtt).unwrap();
     drop(dispatcher);
     let dispatcher = dispatcher_over(&store(&dir), &cameras, &pipelines());
-    let (line, no_recipe) = dispatcher.counters[0].line();
+    let (line, no_recipe) = dispatcher.intakes[0].line();
     assert_eq!(
         (line.pipeline.as_str(), line.pipeline_by.as_str(), no_recipe),
         ("any-part", "http:anna", None)
     );
     assert!(!line.paused && line.since.ends_with('Z'), "{line:?}");
-    let (line, _) = dispatcher.counters[1].line();
+    let (line, _) = dispatcher.intakes[1].line();
     assert_eq!((line.pipeline.as_str(), line.pipeline_by.as_str()), ("machined-plate", ""));
-    assert!(line.paused && line.paused_by == "mqtt" && dispatcher.counters[1].is_paused());
+    assert!(line.paused && line.paused_by == "mqtt" && dispatcher.intakes[1].is_paused());
     dispatcher.take(Command::Resume { camera: None }, &engineer).unwrap();
     drop(dispatcher);
     let dispatcher = dispatcher_over(&store(&dir), &cameras, &pipelines());
-    assert!(!dispatcher.counters[1].is_paused());
-    assert_eq!(dispatcher.counters[0].pipeline().name, "any-part");
+    assert!(!dispatcher.intakes[1].is_paused());
+    assert_eq!(dispatcher.intakes[0].pipeline().name, "any-part");
 }
 
 #[test]
@@ -331,9 +331,9 @@ fn a_commanded_pipeline_that_is_gone_judges_nothing_and_no_other_takes_its_place
     let mut gone = pipelines();
     gone.remove("any-part");
     let dispatcher = dispatcher_over(&store(&dir), &cameras, &gone);
-    let (line, no_recipe) = dispatcher.counters[0].line();
+    let (line, no_recipe) = dispatcher.intakes[0].line();
     assert!(no_recipe.unwrap().contains("\"any-part\" is not in pipelines_dir"));
-    assert!(line.pipeline.is_empty() && !line.paused && dispatcher.counters[0].is_paused());
+    assert!(line.pipeline.is_empty() && !line.paused && dispatcher.intakes[0].is_paused());
     assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "fault");
     dispatcher.take(Command::Resume { camera: None }, &Sender::Mqtt).unwrap();
     assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "fault");
@@ -344,7 +344,7 @@ fn a_commanded_pipeline_that_is_gone_judges_nothing_and_no_other_takes_its_place
     let other = Pipeline { version: "edited".into(), ..(*edited["any-part"]).clone() };
     edited.insert("any-part".into(), Arc::new(other));
     let dispatcher = dispatcher_over(&store(&dir), &cameras, &edited);
-    assert_eq!(dispatcher.counters[0].line().0.pipeline_version, "edited");
+    assert_eq!(dispatcher.intakes[0].line().0.pipeline_version, "edited");
     assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt), Ok(()));
     drop(dispatcher);
 
@@ -353,12 +353,12 @@ fn a_commanded_pipeline_that_is_gone_judges_nothing_and_no_other_takes_its_place
     newer[0].pipeline = "clip".into();
     newer[0].trigger.on = TriggerOn::Interval;
     let dispatcher = dispatcher_over(&store(&dir), &newer, &pipelines());
-    assert_eq!(dispatcher.counters[0].pipeline().name, "clip");
+    assert_eq!(dispatcher.intakes[0].pipeline().name, "clip");
     let kept = dispatcher.store.remembered::<Commanded>("commanded/cam1").unwrap().unwrap();
     assert_eq!(kept.recipe, None);
     drop(dispatcher);
     let dispatcher = dispatcher_over(&store(&dir), &cameras, &pipelines());
-    assert_eq!(dispatcher.counters[0].pipeline().name, "machined-plate");
+    assert_eq!(dispatcher.intakes[0].pipeline().name, "machined-plate");
 }
 
 #[test]
@@ -372,7 +372,7 @@ fn each_camera_takes_only_pipelines_that_its_config_could_name() {
         refused.code() == "unfit" && refused.to_string().contains("cam2: its clip takes 20000 ms"),
         "{refused}"
     );
-    assert_eq!(dispatcher.counters[0].pipeline().name, "machined-plate", "all cameras or none");
+    assert_eq!(dispatcher.intakes[0].pipeline().name, "machined-plate", "all cameras or none");
     assert_eq!(dispatcher.take(change(Some("cam1")), &Sender::Mqtt), Ok(()));
-    assert_eq!(dispatcher.counters[0].pipeline().name, "clip");
+    assert_eq!(dispatcher.intakes[0].pipeline().name, "clip");
 }

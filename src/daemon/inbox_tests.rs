@@ -146,7 +146,7 @@ fn what_stays_no_command_is_refused_with_its_reason() {
 }
 
 #[test]
-fn a_refusal_of_the_desk_is_kept_and_a_new_file_of_this_name_replaces_it() {
+fn a_refusal_of_the_dispatcher_is_kept_and_a_new_file_of_this_name_replaces_it() {
     let rig = Rig::new();
     let mut inbox = rig.open();
     rig.refuses(Some(Refusal::Paused { camera: "cam1".into() }));
@@ -161,7 +161,7 @@ fn a_refusal_of_the_desk_is_kept_and_a_new_file_of_this_name_replaces_it() {
 }
 
 #[test]
-fn a_full_desk_is_asked_again_and_nothing_overtakes() {
+fn a_full_intake_is_asked_again_and_nothing_overtakes() {
     let rig = Rig::new();
     let mut inbox = rig.open();
     rig.refuses(Some(full()));

@@ -7,7 +7,7 @@
 //! Invariant: a file has one inspection, whatever ends the process: it is noted before anybody inspects it, and
 //! what is noted is owed until it is recorded.
 
-use super::counter::Counter;
+use super::intake::Intake;
 use crate::camera::kind::folder::{Stamp, Taken};
 use crate::domain::frame::Trigger;
 use crate::store::Store;
@@ -24,7 +24,7 @@ use std::time::SystemTime;
 /// The files of one camera that were taken.
 pub(super) struct Files {
     store: Arc<Store>,
-    counter: Arc<Counter>,
+    intake: Arc<Intake>,
     camera: String,
     dir: PathBuf,
     /// Names in the store, and what the files were.
@@ -47,13 +47,13 @@ impl Files {
     /// `StoreError`.
     pub(super) fn load(
         store: Arc<Store>,
-        counter: Arc<Counter>,
+        intake: Arc<Intake>,
         camera: &str,
         dir: PathBuf,
     ) -> Result<Self, StoreError> {
         let known = store.remembered_under::<StampV1>(&prefix(camera))?;
         let known = known.into_iter().map(|(name, wire)| (name, stamp(&wire))).collect();
-        Ok(Self { store, counter, camera: camera.to_owned(), dir, known })
+        Ok(Self { store, intake, camera: camera.to_owned(), dir, known })
     }
 
     fn name(&self, file: &OsStr) -> String {
@@ -82,7 +82,7 @@ impl Taken for Files {
     fn take(&mut self, name: &OsStr, stamp: &Stamp) -> Result<Option<u64>, String> {
         let mut accepted = Accepted {
             camera: self.camera.clone(),
-            pipeline: self.counter.in_force().name.clone(),
+            pipeline: self.intake.in_force().name.clone(),
             trigger: Trigger::default(),
             received: SystemTime::now(),
             origin: Some(self.dir.join(name).display().to_string()),
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::config::TriggerOn;
     use crate::daemon::commanded::Orders;
-    use crate::daemon::counter::tests::camera;
+    use crate::daemon::intake::tests::camera;
     use crate::recipe::pipeline_from_str;
     use crate::store::StoreOptions;
 
@@ -134,11 +134,11 @@ mod tests {
         let pipeline = Arc::new(pipeline_from_str("any-part", &text).unwrap());
         let start = || {
             let store = Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
-            let counter = Arc::new(Counter::new(
+            let intake = Arc::new(Intake::new(
                 &camera("cam1", TriggerOn::Interval),
                 Orders::configured(Arc::clone(&pipeline)),
             ));
-            (Files::load(Arc::clone(&store), counter, "cam1", "in".into()).unwrap(), store)
+            (Files::load(Arc::clone(&store), intake, "cam1", "in".into()).unwrap(), store)
         };
         let stamp = Stamp { len: 7, modified_ns: 1, changed_ns: 1_790_000_000_123_456_789, inode: 5 };
         let (odd, plain) = (OsStr::from_bytes(b"a\xff\n.png"), OsStr::new("b.png"));

@@ -1,7 +1,7 @@
-//! One camera's place at the dispatcher: its orders, and the triggers that wait for it.
+//! One camera's intake: its orders, and the accepted triggers that wait for it.
 //!
 //! ```text
-//! trigger --pipeline()--> Owed, with the active version --queue--> next() --in_force()--> clip, depth, record
+//! trigger --pipeline()--> Awaited, with the active version --queue--> next() --in_force()--> clip, depth, record
 //! ```
 //!
 //! Invariant: a trigger is judged by the version of its recipe that was active when it was accepted, whatever becomes
@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 /// Triggers that wait for one camera.
 pub(super) const WAITING_MAX: usize = 8;
 
-/// An inspection that is owed.
+/// An inspection that is awaited.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Owed {
+pub(super) struct Awaited {
     pub trigger: Trigger,
     /// When the trigger came; its deadline counts from here.
     pub received: Instant,
@@ -32,10 +32,10 @@ pub(super) struct Owed {
 }
 
 /// Share it in an `Arc`.
-pub(super) struct Counter {
+pub(super) struct Intake {
     camera: Camera,
     orders: Mutex<Orders>,
-    waiting: Queue<Owed>,
+    waiting: Queue<Awaited>,
     /// The recipe of the trigger that is served.
     served: Mutex<Option<Arc<Pipeline>>>,
 }
@@ -48,8 +48,8 @@ pub(super) enum Change {
     Pipeline(Arc<Pipeline>),
 }
 
-impl Counter {
-    /// A place with the orders that hold now.
+impl Intake {
+    /// An intake with the orders that hold now.
     pub(super) fn new(camera: &Camera, orders: Orders) -> Self {
         Self {
             camera: camera.clone(),
@@ -93,18 +93,18 @@ impl Counter {
     }
 
     /// The next trigger, waiting for one at most so long. It is served until the next call.
-    pub(super) fn next(&self, wait: Duration) -> Popped<Owed> {
+    pub(super) fn next(&self, wait: Duration) -> Popped<Awaited> {
         *self.served() = None;
         let next = self.waiting.pop(Some(wait));
-        if let Popped::Item(owed) = &next {
-            *self.served() = Some(Arc::clone(&owed.pipeline));
+        if let Popped::Item(awaited) = &next {
+            *self.served() = Some(Arc::clone(&awaited.pipeline));
         }
         next
     }
 
     /// When the trigger came that waits first, after the one that is served.
     pub(super) fn next_received(&self) -> Option<Instant> {
-        self.waiting.peek(|owed| owed.received)
+        self.waiting.peek(|awaited| awaited.received)
     }
 
     /// Whether a trigger would be taken now; stays so while nobody else places one.
@@ -140,8 +140,8 @@ impl Counter {
     ///
     /// # Errors
     /// `Stopping`.
-    pub(super) fn place(&self, owed: Owed) -> Result<(), Refusal> {
-        match self.waiting.push(owed) {
+    pub(super) fn place(&self, awaited: Awaited) -> Result<(), Refusal> {
+        match self.waiting.push(awaited) {
             Pushed::Queued => Ok(()),
             Pushed::Dropped(_) => Err(Refusal::Full { camera: self.camera.id.clone(), waiting: WAITING_MAX }),
             Pushed::Closed(_) => Err(Refusal::Stopping),
