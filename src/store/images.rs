@@ -24,8 +24,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Kinds of picture that are kept, by extension.
 pub(crate) const EXTENSIONS: [&str; 2] = ["jpg", "png"];
 
-/// Extension of the long parts of records.
-const PART_EXTENSION: &str = "json";
+/// Extension of the overflow files.
+const OVERFLOW_EXTENSION: &str = "json";
 
 /// sha256 of a file.
 pub type Digest = [u8; 32];
@@ -34,21 +34,22 @@ pub type Digest = [u8; 32];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Image,
-    Part,
+    /// What did not fit in a record or a review.
+    Overflow,
 }
 
 impl Kind {
     pub(super) const fn folder(self) -> &'static str {
         match self {
             Self::Image => "images",
-            Self::Part => "parts",
+            Self::Overflow => "parts",
         }
     }
 
     pub(super) const fn extensions(self) -> &'static [&'static str] {
         match self {
             Self::Image => &EXTENSIONS,
-            Self::Part => &[PART_EXTENSION],
+            Self::Overflow => &[OVERFLOW_EXTENSION],
         }
     }
 }
@@ -68,7 +69,7 @@ impl Files {
         if temp.exists() {
             fs::remove_dir_all(&temp).map_err(StoreError::io("empty", &temp))?;
         }
-        for name in ["tmp", Kind::Image.folder(), Kind::Part.folder()] {
+        for name in ["tmp", Kind::Image.folder(), Kind::Overflow.folder()] {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
         }
@@ -86,9 +87,9 @@ impl Files {
         Ok((ImageRef { sha256: hex(&digest), bytes: bytes.len() as u64 }, added))
     }
 
-    /// Stores a long part of a record; pinned like a picture.
-    pub(crate) fn put_part(&self, bytes: &[u8]) -> Result<(Digest, u64), StoreError> {
-        self.put(Kind::Part, bytes, PART_EXTENSION)
+    /// Stores what did not fit in a record; pinned like a picture.
+    pub(crate) fn put_overflow(&self, bytes: &[u8]) -> Result<(Digest, u64), StoreError> {
+        self.put(Kind::Overflow, bytes, OVERFLOW_EXTENSION)
     }
 
     /// Returns the digest and how many bytes the disk holds more than before.
@@ -149,9 +150,9 @@ impl Files {
         kind.extensions().iter().map(|e| self.path(kind, digest, e)).find(|p| p.exists())
     }
 
-    /// The bytes of a long part, proven by their hash.
-    pub(crate) fn read_part(&self, digest: &Digest) -> Result<Vec<u8>, String> {
-        let path = self.path(Kind::Part, digest, PART_EXTENSION);
+    /// The bytes of an overflow file, proven by their hash.
+    pub(crate) fn read_overflow(&self, digest: &Digest) -> Result<Vec<u8>, String> {
+        let path = self.path(Kind::Overflow, digest, OVERFLOW_EXTENSION);
         let bytes = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         if sha256(&bytes) != *digest {
             return Err(format!("{}: its bytes do not match its name", path.display()));
@@ -185,7 +186,7 @@ impl Files {
         &self,
         mut visit: impl FnMut(Kind, Digest, u64) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        for kind in [Kind::Image, Kind::Part] {
+        for kind in [Kind::Image, Kind::Overflow] {
             let top = self.dir.join(kind.folder());
             for folder in fs::read_dir(&top).map_err(StoreError::io("list", &top))? {
                 let folder = folder.map_err(StoreError::io("list", &top))?.path();
@@ -291,10 +292,10 @@ mod tests {
     fn an_edited_part_is_refused_and_leftovers_go() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::open(dir.path()).unwrap();
-        let (digest, _) = files.put_part(b"{}").unwrap();
-        assert_eq!(files.read_part(&digest).unwrap(), b"{}");
-        fs::write(files.path(Kind::Part, &digest, "json"), b"[]").unwrap();
-        assert!(files.read_part(&digest).unwrap_err().contains("do not match"));
+        let (digest, _) = files.put_overflow(b"{}").unwrap();
+        assert_eq!(files.read_overflow(&digest).unwrap(), b"{}");
+        fs::write(files.path(Kind::Overflow, &digest, "json"), b"[]").unwrap();
+        assert!(files.read_overflow(&digest).unwrap_err().contains("do not match"));
         fs::write(dir.path().join("tmp/9"), b"half").unwrap();
         drop(files);
         Files::open(dir.path()).unwrap();

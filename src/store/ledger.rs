@@ -6,7 +6,7 @@
 //!                       (meta keeps the hash of the last record that was removed)
 //!
 //! `verify` walks it: no gap, no edit, nothing cut off at the end. The hash covers the whole value,
-//! and the value holds the hashes of the picture and of the part file, so these are covered too.
+//! and the value holds the hashes of the picture and of the overflow file, so these are covered too.
 
 use super::error::StoreError;
 use super::images::{Digest, hex, sha256, unhex};
@@ -147,8 +147,8 @@ impl Store {
         if before.is_some_and(|before| head.prev != hex(before)) {
             return Err("names another predecessor than the record before it".into());
         }
-        let part = head.part_digest()?.map(|d| self.files.read_part(&d)).transpose()?;
-        let stored = head.into_stored(part.as_deref())?;
+        let overflow = head.overflow_digest()?.map(|d| self.files.read_overflow(&d)).transpose()?;
+        let stored = head.into_stored(overflow.as_deref())?;
         self.check_view(seq, &stored.inspection)
     }
 
@@ -185,11 +185,11 @@ impl Store {
     fn read(&self, seq: u64, value: &[u8]) -> Result<Stored, StoreError> {
         let bad = |reason| StoreError::BadRecord { seq, reason };
         let head = record::decode(seq, value).map_err(bad)?;
-        let part = match head.part_digest().map_err(bad)? {
-            Some(digest) => Some(self.files.read_part(&digest).map_err(bad)?),
+        let overflow = match head.overflow_digest().map_err(bad)? {
+            Some(digest) => Some(self.files.read_overflow(&digest).map_err(bad)?),
             None => None,
         };
-        head.into_stored(part.as_deref()).map_err(bad)
+        head.into_stored(overflow.as_deref()).map_err(bad)
     }
 }
 

@@ -338,14 +338,14 @@ impl Store {
         });
         let unstorable = |reason| StoreError::Unstorable { id: inspection.id.clone(), reason };
         let draft = Draft::new(inspection, image).map_err(unstorable)?;
-        let mut part_digest = None;
-        if let Some(part) = &draft.part {
-            let (digest, added) = self.files.put_part(part).map_err(|e| self.disk.explain(e))?;
+        let mut overflow_digest = None;
+        if let Some(overflow) = &draft.overflow {
+            let (digest, added) = self.files.put_overflow(overflow).map_err(|e| self.disk.explain(e))?;
             self.add_usage(added);
-            part_digest = Some(digest);
+            overflow_digest = Some(digest);
         }
-        let outcome = self.append(inspection, key, draft, [image_digest, part_digest]);
-        if let Some(digest) = part_digest {
+        let outcome = self.append(inspection, key, draft, [image_digest, overflow_digest]);
+        if let Some(digest) = overflow_digest {
             self.files.unpin(&digest);
         }
         outcome

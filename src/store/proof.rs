@@ -166,14 +166,14 @@ impl Files {
 pub enum FileKind {
     Picture,
     /// What did not fit in the record.
-    Part,
+    Overflow,
 }
 
 impl FileKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Picture => "picture",
-            Self::Part => "part",
+            Self::Overflow => "part",
         }
     }
 }
@@ -290,9 +290,10 @@ impl Store {
 
     fn flaws(&self, seq: u64, head: &record::Head, found: &mut FilesVerified) -> Vec<Flaw> {
         let image = head.image.as_ref().map(|i| (FileKind::Picture, Kind::Image, &i.sha256, i.bytes));
-        let part = head.part.as_ref().map(|p| (FileKind::Part, Kind::Part, &p.sha256, p.bytes));
+        let overflow =
+            head.overflow.as_ref().map(|p| (FileKind::Overflow, Kind::Overflow, &p.sha256, p.bytes));
         let mut flaws = Vec::new();
-        for (file_kind, kind, sha256, bytes) in [image, part].into_iter().flatten() {
+        for (file_kind, kind, sha256, bytes) in [image, overflow].into_iter().flatten() {
             let state = match unhex(sha256) {
                 Some(digest) => self.files.prove(kind, &digest, Some(bytes), false),
                 None => FileState::Wrong { reason: "its record has no sha256".into() },
@@ -370,15 +371,15 @@ mod tests {
         let (link, target) = (file_of(&store, 6), dir.path().join("elsewhere"));
         fs::rename(&link, &target).unwrap();
         std::os::unix::fs::symlink(&target, link).unwrap();
-        let part = fs::read_dir(dir.path().join("parts")).unwrap().next().unwrap().unwrap().path();
-        let part = fs::read_dir(part).unwrap().next().unwrap().unwrap().path();
-        fs::remove_file(part).unwrap();
+        let overflow = fs::read_dir(dir.path().join("parts")).unwrap().next().unwrap().unwrap().path();
+        let overflow = fs::read_dir(overflow).unwrap().next().unwrap().unwrap().path();
+        fs::remove_file(overflow).unwrap();
         let (p, found) = (FileKind::Picture, flaws(&store, 0, None));
         let expected = [
             (1, p, "wrong"),
             (2, p, "missing"),
             (3, p, "wrong"),
-            (4, FileKind::Part, "missing"),
+            (4, FileKind::Overflow, "missing"),
             (5, p, "wrong"),
             (6, p, "wrong"),
         ];

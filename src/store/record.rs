@@ -2,8 +2,8 @@
 //!
 //!     Inspection -> Body (bounded: inline) + Answers (word for word: long)
 //!         everything fits in a value            value { head, body, answers }
-//!         without the answers it fits           value { head, body, part } + file { answers }
-//!         otherwise (very many findings)        value { head, part }       + file { body, answers }
+//!         without the answers it fits           value { head, body, file } + file { answers }
+//!         otherwise (very many findings)        value { head, file }       + file { body, answers }
 //!
 //! A field is never renamed or retyped here; a change makes a version 2 beside it, and version 1
 //! stays readable (tests keep stored values of every version).
@@ -54,8 +54,8 @@ pub(crate) struct Head {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageV1>,
     /// The file that holds what did not fit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub part: Option<PartV1>,
+    #[serde(rename = "part", default, skip_serializing_if = "Option::is_none")]
+    pub overflow: Option<OverflowV1>,
     #[serde(flatten)]
     long: LongV1,
 }
@@ -68,9 +68,16 @@ pub(crate) struct ImageV1 {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PartV1 {
+pub(crate) struct OverflowV1 {
     pub sha256: String,
     pub bytes: u64,
+}
+
+impl OverflowV1 {
+    /// Names the file of these bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self { sha256: hex(&sha256(bytes)), bytes: bytes.len() as u64 }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -193,7 +200,7 @@ struct AnswerV1 {
 pub(crate) struct Draft {
     head: Head,
     /// Bytes of the file that must be stored before the record.
-    pub part: Option<Vec<u8>>,
+    pub overflow: Option<Vec<u8>>,
 }
 
 impl Draft {
@@ -210,7 +217,7 @@ impl Draft {
             id: inspection.id.clone(),
             finished_at: rfc3339(inspection.finished_at),
             image,
-            part: None,
+            overflow: None,
             long: LongV1::default(),
         };
         let LongV1 { body, answers } = all.clone();
@@ -220,11 +227,11 @@ impl Draft {
             (LongV1::default(), Some(all)),
         ];
         for (long, outside) in splits {
-            let part = outside.as_ref().map(to_json).transpose()?;
-            let part_ref = part.as_deref().map(|p| PartV1 { sha256: hex(&sha256(p)), bytes: p.len() as u64 });
-            let head = Head { part: part_ref, long, ..head.clone() };
+            let overflow = outside.as_ref().map(to_json).transpose()?;
+            let file = overflow.as_deref().map(OverflowV1::of);
+            let head = Head { overflow: file, long, ..head.clone() };
             if HEADER_BYTES + to_json(&head)?.len() <= VALUE_BYTES_MAX {
-                return Ok(Self { head, part });
+                return Ok(Self { head, overflow });
             }
         }
         Err("its id or image URL does not fit in a record".into())
@@ -253,10 +260,10 @@ pub(crate) fn decode(seq: u64, bytes: &[u8]) -> Result<Head, String> {
 
 impl Head {
     /// The digest of the file that holds the rest, if there is one.
-    pub(crate) fn part_digest(&self) -> Result<Option<Digest>, String> {
-        self.part
+    pub(crate) fn overflow_digest(&self) -> Result<Option<Digest>, String> {
+        self.overflow
             .as_ref()
-            .map(|p| unhex(&p.sha256).ok_or_else(|| "its part has no sha256".into()))
+            .map(|p| unhex(&p.sha256).ok_or_else(|| "its overflow file has no sha256".into()))
             .transpose()
     }
 
@@ -268,9 +275,9 @@ impl Head {
             .transpose()
     }
 
-    /// The inspection; `part` holds the bytes of the file that `part_digest` names.
-    pub(crate) fn into_stored(self, part: Option<&[u8]>) -> Result<Stored, String> {
-        let outside: LongV1 = match part {
+    /// The inspection; `overflow` holds the bytes of the file that `overflow_digest` names.
+    pub(crate) fn into_stored(self, overflow: Option<&[u8]>) -> Result<Stored, String> {
+        let outside: LongV1 = match overflow {
             Some(bytes) => serde_json::from_slice(bytes).map_err(|e| e.to_string())?,
             None => LongV1::default(),
         };

@@ -150,7 +150,7 @@ impl Store {
                 break;
             }
             let files =
-                head.image.as_ref().map_or(0, |i| i.bytes) + head.part.as_ref().map_or(0, |p| p.bytes);
+                head.image.as_ref().map_or(0, |i| i.bytes) + head.overflow.as_ref().map_or(0, |p| p.bytes);
             left = left.saturating_sub(files + value.len() as u64);
             seen.push(Victim { seq, head, value });
             if certain {
@@ -199,7 +199,7 @@ impl Store {
             let bad = |reason| StoreError::BadRecord { seq: *seq, reason };
             let files = [
                 (Kind::Image, head.image_digest().map_err(bad)?),
-                (Kind::Part, head.part_digest().map_err(bad)?),
+                (Kind::Overflow, head.overflow_digest().map_err(bad)?),
             ];
             for (kind, digest) in files {
                 let Some(digest) = digest else { continue };

@@ -308,16 +308,16 @@ impl Store {
         review.seq = chain.last_seq + 1;
         let unstorable = |reason| StoreError::Unstorable { id: id.to_owned(), reason };
         let draft = Draft::new(&review, &chain.last_hash).map_err(unstorable)?;
-        let part = match &draft.part {
+        let overflow = match &draft.overflow {
             Some(bytes) => {
-                let (digest, added) = self.files.put_part(bytes).map_err(|e| self.disk.explain(e))?;
+                let (digest, added) = self.files.put_overflow(bytes).map_err(|e| self.disk.explain(e))?;
                 self.add_usage(added);
                 Some(digest)
             }
             None => None,
         };
-        let written = self.write_review(&review, &draft, part, &mut chain);
-        if let Some(digest) = part {
+        let written = self.write_review(&review, &draft, overflow, &mut chain);
+        if let Some(digest) = overflow {
             self.files.unpin(&digest);
         }
         let flush = written?;
@@ -351,7 +351,7 @@ impl Store {
         &self,
         review: &Review,
         draft: &Draft,
-        part: Option<Digest>,
+        overflow: Option<Digest>,
         chain: &mut Chain,
     ) -> Result<Flush, StoreError> {
         let effective = if review.kind == ReviewKind::Undo { review.restores } else { Some(review.seq) };
@@ -367,7 +367,7 @@ impl Store {
         writes.on(&r.by_inspection).insert(pair_key(review.inspection_seq, review.seq), value::seal(1, b""));
         entries.write(&t.outbox, &mut writes);
         writes.on(&t.meta).insert(CHAIN_KEY, chain_value);
-        if let Some(digest) = part {
+        if let Some(digest) = overflow {
             writes.on(&t.files).insert(digest, seal_seq(REVIEW_FILE | review.seq));
         }
         self.transaction("append a review", writes)?;

@@ -6,7 +6,7 @@
 //! A field is never renamed or retyped; a change makes a version 2 beside it.
 
 use super::images::{Digest, hex, sha256};
-use super::record::{PartV1, parse_rfc3339, rfc3339};
+use super::record::{OverflowV1, parse_rfc3339, rfc3339};
 use super::review::{ReviewState, digest};
 use super::value::{self, HEADER_BYTES, VALUE_BYTES_MAX};
 use crate::domain::grade::Severity;
@@ -38,8 +38,8 @@ pub(super) struct Head {
     /// Only of a decision without the picture; absent in entries that were written before it was noted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     picture: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    part: Option<PartV1>,
+    #[serde(rename = "part", default, skip_serializing_if = "Option::is_none")]
+    overflow: Option<OverflowV1>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     body: Option<BodyV1>,
 }
@@ -69,7 +69,7 @@ struct TextV1 {
 /// A sealed value and the file that must be stored before it.
 pub(super) struct Draft {
     pub value: Vec<u8>,
-    pub part: Option<Vec<u8>>,
+    pub overflow: Option<Vec<u8>>,
 }
 
 impl Draft {
@@ -91,21 +91,21 @@ impl Draft {
             supersedes: review.supersedes,
             restores: review.restores,
             picture: review.picture.map(|p| p.as_str().to_owned()),
-            part: None,
+            overflow: None,
             body: Some(body.clone()),
         };
         let inline = to_json(&head)?;
         if HEADER_BYTES + inline.len() <= VALUE_BYTES_MAX {
-            return Ok(Self { value: value::seal(REVIEW_VERSION, &inline), part: None });
+            return Ok(Self { value: value::seal(REVIEW_VERSION, &inline), overflow: None });
         }
-        let part = to_json(&body)?;
+        let overflow = to_json(&body)?;
         head.body = None;
-        head.part = Some(PartV1 { sha256: hex(&sha256(&part)), bytes: part.len() as u64 });
+        head.overflow = Some(OverflowV1::of(&overflow));
         let outside = to_json(&head)?;
         if HEADER_BYTES + outside.len() > VALUE_BYTES_MAX {
             return Err("its reason does not fit in an entry".into());
         }
-        Ok(Self { value: value::seal(REVIEW_VERSION, &outside), part: Some(part) })
+        Ok(Self { value: value::seal(REVIEW_VERSION, &outside), overflow: Some(overflow) })
     }
 }
 
@@ -124,8 +124,8 @@ pub(super) fn decode(seq: u64, bytes: &[u8]) -> Result<Head, String> {
 
 impl Head {
     /// The digest of the file that holds the body, if there is one.
-    pub(super) fn part_digest(&self) -> Result<Option<Digest>, String> {
-        self.part.as_ref().map(|p| digest(&p.sha256)).transpose()
+    pub(super) fn overflow_digest(&self) -> Result<Option<Digest>, String> {
+        self.overflow.as_ref().map(|p| digest(&p.sha256)).transpose()
     }
 
     /// Where the reviews of its inspection stand with it as the newest.
@@ -138,10 +138,10 @@ impl Head {
         }
     }
 
-    /// The review; `part` holds the bytes of the file that `part_digest` names, `value` is what was
+    /// The review; `part` holds the bytes of the file that `overflow_digest` names, `value` is what was
     /// decoded.
-    pub(super) fn into_review(self, part: Option<&[u8]>, value: &[u8]) -> Result<Review, String> {
-        let body = match part {
+    pub(super) fn into_review(self, overflow: Option<&[u8]>, value: &[u8]) -> Result<Review, String> {
+        let body = match overflow {
             Some(bytes) => serde_json::from_slice(bytes).map_err(|e| e.to_string())?,
             None => self.body.ok_or("it has no body")?,
         };

@@ -157,9 +157,9 @@ fn long_records_move_into_files_and_come_back() {
     assert_eq!(store.verify().unwrap().broken_at, None);
 
     // An edited part is an edited record.
-    let part =
-        record::decode(2, &store.trees.results.get(key_of(2)).unwrap().unwrap()).unwrap().part.unwrap();
-    let path = dir.path().join(format!("parts/{}/{}.json", &part.sha256[..2], &part.sha256[2..]));
+    let overflow =
+        record::decode(2, &store.trees.results.get(key_of(2)).unwrap().unwrap()).unwrap().overflow.unwrap();
+    let path = dir.path().join(format!("parts/{}/{}.json", &overflow.sha256[..2], &overflow.sha256[2..]));
     let edited = fs::read_to_string(&path).unwrap().replacen("scratch", "stain", 1);
     fs::write(&path, edited).unwrap();
     assert_eq!(store.verify().unwrap().broken_at, Some(2));

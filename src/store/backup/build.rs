@@ -112,7 +112,7 @@ impl Builder {
             }
         };
         self.row("ids", &id_key(&head.id)?, &seal_seq(seq))?;
-        for digest in [head.image_digest(), head.part_digest()] {
+        for digest in [head.image_digest(), head.overflow_digest()] {
             if let Some(digest) = digest.map_err(bad)? {
                 self.row("files", &digest, &seal_seq(seq))?;
             }
@@ -136,7 +136,7 @@ impl Builder {
         let review_state: ReviewState = head.review_state();
         self.row("reviewed", &about.to_be_bytes(), &review::seal_review_state(&review_state))?;
         self.row("reviews_by", &review::pair_key(about, seq), &value::seal(1, b""))?;
-        if let Some(digest) = head.part_digest().map_err(bad)? {
+        if let Some(digest) = head.overflow_digest().map_err(bad)? {
             self.row("files", &digest, &seal_seq(review::REVIEW_FILE | seq))?;
         }
         ledger.take(seq, &head.prev, bytes);

@@ -246,7 +246,7 @@ pub(super) struct Wanted {
 pub(super) fn wanted(row: &Row) -> Result<Vec<Wanted>, String> {
     let seq =
         || row.key.as_slice().try_into().map(u64::from_be_bytes).map_err(|_| "a key is no number".to_owned());
-    let part = |seq, sha256| Wanted { seq, what: "part", folder: "parts", extensions: &["json"], sha256 };
+    let overflow = |seq, sha256| Wanted { seq, what: "part", folder: "parts", extensions: &["json"], sha256 };
     let mut found = Vec::new();
     match row.tree.as_str() {
         RESULTS => {
@@ -256,12 +256,12 @@ pub(super) fn wanted(row: &Row) -> Result<Vec<Wanted>, String> {
             let image =
                 |sha256| Wanted { seq, what: "picture", folder: "images", extensions: &EXTENSIONS, sha256 };
             found.extend(head.image.map(|i| image(i.sha256)));
-            found.extend(head.part.map(|p| part(seq, p.sha256)));
+            found.extend(head.overflow.map(|p| overflow(seq, p.sha256)));
         }
         REVIEWS => {
             let seq = seq()?;
             let Ok(head) = review_record::decode(seq, &row.value) else { return Ok(found) };
-            found.extend(head.part_digest().ok().flatten().map(|d| part(seq, hex(&d))));
+            found.extend(head.overflow_digest().ok().flatten().map(|d| overflow(seq, hex(&d))));
         }
         _ => {}
     }

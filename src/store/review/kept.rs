@@ -109,8 +109,8 @@ impl Store {
         if before.is_some_and(|before| head.prev != hex(before)) {
             return Err("names another predecessor than the review before it".into());
         }
-        let part = head.part_digest()?.map(|d| self.files.read_part(&d)).transpose()?;
-        let review = head.into_review(part.as_deref(), value)?;
+        let overflow = head.overflow_digest()?.map(|d| self.files.read_overflow(&d)).transpose()?;
+        let review = head.into_review(overflow.as_deref(), value)?;
         let record = self.trees.results.get(key_of(review.inspection_seq)).map_err(|e| e.to_string())?;
         if record.is_some_and(|r| hex(&sha256(&r)) != review.record_sha256) {
             return Err(format!("is about another record than inspection {}", review.inspection_seq));
@@ -121,11 +121,11 @@ impl Store {
     fn read_review(&self, seq: u64, value: &[u8]) -> Result<Review, StoreError> {
         let bad = |reason| StoreError::BadRecord { seq, reason: format!("review: {reason}") };
         let head = review_record::decode(seq, value).map_err(bad)?;
-        let part = match head.part_digest().map_err(bad)? {
-            Some(digest) => Some(self.files.read_part(&digest).map_err(bad)?),
+        let overflow = match head.overflow_digest().map_err(bad)? {
+            Some(digest) => Some(self.files.read_overflow(&digest).map_err(bad)?),
             None => None,
         };
-        head.into_review(part.as_deref(), value).map_err(bad)
+        head.into_review(overflow.as_deref(), value).map_err(bad)
     }
 
     /// Removes the oldest reviews whose inspections retention has removed, as far as their messages
@@ -140,7 +140,7 @@ impl Store {
         let failed = |e| StoreError::kv("read the oldest reviews", e);
         let mut chain = self.lock_reviews()?;
         let r = &self.trees.review;
-        let (mut victims, mut parts) = (Vec::new(), Vec::new());
+        let (mut victims, mut overflows) = (Vec::new(), Vec::new());
         let mut before = chain.before_first;
         let mut lowest_owed = None;
         for row in r.reviews.range(key_of(chain.first_seq)..).take(PRUNE_BATCH) {
@@ -158,9 +158,9 @@ impl Store {
             if seq >= lowest {
                 break;
             }
-            if let Some(digest) = head.part_digest().map_err(bad)? {
+            if let Some(digest) = head.overflow_digest().map_err(bad)? {
                 let user = self.trees.files.get(digest).map_err(failed)?.map(|v| open_seq(&v)).transpose()?;
-                parts.extend((user == Some(REVIEW_FILE | seq)).then_some(digest));
+                overflows.extend((user == Some(REVIEW_FILE | seq)).then_some(digest));
             }
             before = sha256(&value);
             victims.push((seq, head.inspection_seq));
@@ -174,15 +174,15 @@ impl Store {
             writes.on(&r.reviewed).remove(key_of(inspection));
             writes.on(&r.by_inspection).remove(pair_key(inspection, seq));
         }
-        for digest in &parts {
+        for digest in &overflows {
             writes.on(&self.trees.files).remove(digest);
         }
         writes.on(&self.trees.meta).insert(CHAIN_KEY, chain_value);
         self.transaction("remove old reviews", writes)?;
         *chain = next;
         self.sync.wait(self.sync.request(HighWaterMark::default()))?;
-        for digest in parts {
-            self.files.remove(Kind::Part, &digest)?;
+        for digest in overflows {
+            self.files.remove(Kind::Overflow, &digest)?;
         }
         Ok(victims.len() == PRUNE_BATCH)
     }
