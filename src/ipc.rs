@@ -52,8 +52,8 @@ pub enum IpcError {
     /// A message began and did not end in time, or could not be sent in time.
     #[error("a message was not through after {waited_ms} ms")]
     Stalled { waited_ms: u64 },
-    #[error("a {part} of {bytes} bytes, the limit is {bytes_max}")]
-    TooLong { part: &'static str, bytes: usize, bytes_max: usize },
+    #[error("a {what} of {bytes} bytes, the limit is {bytes_max}")]
+    TooLong { what: &'static str, bytes: usize, bytes_max: usize },
     /// The header is not what this side expects; the stream itself is in step.
     #[error("the header of a message: {source}")]
     Json { source: serde_json::Error },
@@ -175,10 +175,10 @@ impl Channel {
     }
 }
 
-fn checked(part: &'static str, bytes: usize, bytes_max: usize) -> Result<u32, IpcError> {
+fn checked(what: &'static str, bytes: usize, bytes_max: usize) -> Result<u32, IpcError> {
     match u32::try_from(bytes) {
         Ok(fits) if bytes <= bytes_max => Ok(fits),
-        _ => Err(IpcError::TooLong { part, bytes, bytes_max }),
+        _ => Err(IpcError::TooLong { what, bytes, bytes_max }),
     }
 }
 

@@ -114,10 +114,10 @@ fn a_child_survives_the_thread_that_asked_for_it() {
 fn lengths_are_checked_on_both_sides() {
     let (mut a, mut b) = pair();
     let long = header(&"x".repeat(HEADER_BYTES_MAX));
-    assert!(matches!(a.send(&long, &[], SOON), Err(IpcError::TooLong { part: "header", .. })));
+    assert!(matches!(a.send(&long, &[], SOON), Err(IpcError::TooLong { what: "header", .. })));
     let half = vec![0; PAYLOAD_BYTES_MAX / 2 + 1];
     let sent = a.send(&header("x"), &[&half, &half], SOON);
-    assert!(matches!(sent, Err(IpcError::TooLong { part: "payload", .. })));
+    assert!(matches!(sent, Err(IpcError::TooLong { what: "payload", .. })));
     a.stream.write_all(&[0, 0, 0, 2, 0xff, 0xff, 0xff, 0xff]).unwrap();
     assert!(matches!(b.recv::<Header>(SOON, SOON), Err(IpcError::TooLong { bytes: 0xffff_ffff, .. })));
     let (mut a, mut b) = pair();

@@ -1,4 +1,4 @@
-//! What requests share: each route takes the part that it needs, and nothing else.
+//! What requests share: each route takes what it needs, and nothing else.
 //!
 //! ```text
 //! Sessions       who asks, and what he may do     Accounts   who may come in, passwords
@@ -9,7 +9,7 @@
 //! StationView    how the cameras are
 //! ```
 //!
-//! A new part is a field here and a line in `parts!`; its routes are added in `api`.
+//! A new state is a field here and a line in `states!`; its routes are added in `api`.
 
 use super::accounts::Accounts;
 use super::auth::Sessions;
@@ -27,7 +27,7 @@ use crate::store::Store;
 use axum::extract::FromRef;
 use std::sync::Arc;
 
-/// All parts; made once, and cloned for each request as axum wants it.
+/// The state of all routes; made once, and cloned for each request as axum wants it.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub options: Arc<WebOptions>,
@@ -44,16 +44,16 @@ pub(crate) struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
-macro_rules! parts {
-    ($($field:ident: $part:ty),* $(,)?) => {$(
-        impl FromRef<Shared> for Arc<$part> {
+macro_rules! states {
+    ($($field:ident: $state:ty),* $(,)?) => {$(
+        impl FromRef<Shared> for Arc<$state> {
             fn from_ref(shared: &Shared) -> Self {
                 Arc::clone(&shared.$field)
             }
         }
     )*};
 }
-parts! {
+states! {
     store: Store,
     sessions: Sessions,
     accounts: Accounts,
@@ -68,7 +68,7 @@ parts! {
 }
 
 impl Shared {
-    /// The parts over a store; makes the setup code when nobody has an account yet.
+    /// The state over a store; makes the setup code when nobody has an account yet.
     ///
     /// # Errors
     /// The accounts cannot be read.
