@@ -26,6 +26,7 @@
 //!                         > camera, publish, web, control > store > domain
 //!
 //! What is public is what `main` and the tests in tests/ name; everything else is the crate's own.
+//! `src/guide/glossary.md` has the words of the house, each with the type or topic that carries it.
 //!
 //! An error never becomes a pass: whatever goes wrong between a frame and its verdict ends in
 //! `Verdict::Review` with its reason.

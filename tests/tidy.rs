@@ -139,6 +139,51 @@ fn one_file_names_the_engine_of_the_store() {
     }
 }
 
+/// A glossary that nobody checks is wrong after the next renaming.
+#[test]
+fn the_glossary_names_what_is_there() {
+    let glossary = fs::read_to_string("src/guide/glossary.md").expect("the glossary can be read");
+    let topics =
+        fs::read_to_string("src/publish/mqtt/dialect/json/topics.rs").expect("the topics can be read");
+    let rows: Vec<Vec<&str>> = glossary
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| ---"))
+        .skip(1)
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    assert!(rows.len() >= 40 && rows.iter().all(|row| row.len() == 3), "a table of three columns");
+    assert!(rows.is_sorted_by(|a, b| a[0] < b[0]), "each word once, in the order of the alphabet");
+    for row in rows {
+        let (word, sentence) = (row[0], row[1].strip_suffix('.'));
+        assert!(
+            sentence.is_some_and(|words| !words.contains(". ")),
+            "{word}: one sentence, with its full stop"
+        );
+        let carriers: Vec<_> = row[2].split('`').skip(1).step_by(2).collect();
+        assert!(!carriers.is_empty(), "{word}: nothing carries it");
+        for carrier in carriers {
+            let is_there = match carrier.rsplit_once("::") {
+                Some((module, name)) => has_type(module, name),
+                None => topics.contains(&format!("\"{}", carrier.split('{').next().unwrap_or_default())),
+            };
+            assert!(is_there, "{word}: there is no {carrier}");
+        }
+    }
+}
+
+/// Whether a module, as `domain::part`, declares a type of this name.
+fn has_type(module: &str, name: &str) -> bool {
+    let path = Path::new("src").join(module.replace("::", "/"));
+    let files = [path.with_extension("rs"), path.join("mod.rs")];
+    let Some(text) = files.iter().find_map(|file| fs::read_to_string(file).ok()) else { return false };
+    syn::parse_file(&text).expect("a source file parses").items.iter().any(|item| match item {
+        Item::Struct(item) => item.ident == name,
+        Item::Enum(item) => item.ident == name,
+        Item::Trait(item) => item.ident == name,
+        _ => false,
+    })
+}
+
 #[test]
 fn the_top_holds_what_it_should() {
     // What git ignores is not the project: build outputs and the demo's store.
@@ -358,6 +403,16 @@ fn the_check_sees_threads() {
     }
     for good in ["fn f() { threads::spawn(g); }", "use std::thread::JoinHandle; // thread::spawn(g)"] {
         assert!(!Paths::of(good).starts_threads, "{good}");
+    }
+}
+
+#[test]
+fn the_check_sees_types() {
+    for (module, name) in [("domain::part", "PartRef"), ("vlm", "Ask"), ("domain::grade", "Grade")] {
+        assert!(has_type(module, name), "{module}::{name}");
+    }
+    for (module, name) in [("domain::part", "Part"), ("domain::parts", "PartRef"), ("domain", "PartRef")] {
+        assert!(!has_type(module, name), "{module}::{name}");
     }
 }
 
