@@ -130,11 +130,15 @@ fn every_config_that_ships_is_strictly_fine() {
         let name = path.file_name().and_then(|name| name.to_str()).expect("UTF-8").to_owned();
         let variables: &[_] = if name == "inspectd.toml" { &installed } else { &[] };
         let (code, out) = check(&["--strict", "--config", path.to_str().expect("UTF-8")], variables);
+        checked.push(name);
+        if out.contains("it was built without the feature ") {
+            assert_eq!(code, Some(78), "{out}");
+            continue;
+        }
         assert_eq!(code, Some(0), "{out}");
         let recipes = out.lines().filter(|line| line.starts_with("ok       pipelines/")).count();
         let ship = std::fs::read_dir("pipelines").expect("the pipelines are there").count();
         assert_eq!(recipes, ship, "all that a command may name are checked, too: {out}");
-        checked.push(name);
     }
     checked.sort_unstable();
     assert_eq!(checked, ["cameras-demo.toml", "demo.toml", "inspectd.toml"]);
@@ -173,4 +177,38 @@ fn a_link_among_the_folders_of_triggers_is_a_problem() {
     let (code, out) = check(&["--config", &config], &[]);
     assert_eq!(code, Some(78), "{out}");
     assert!(out.contains("done in it is a link"), "{out}");
+}
+
+/// With every feature built, none may be missed.
+#[test]
+fn a_config_that_needs_a_feature_is_told_which_one() {
+    let built = |feature: &str| match feature {
+        "v4l2" => cfg!(feature = "v4l2"),
+        "genicam" => cfg!(feature = "genicam"),
+        "ffmpeg" => cfg!(feature = "ffmpeg"),
+        "opencv" => cfg!(feature = "opencv"),
+        other => panic!("{other}"),
+    };
+    let stream = "source = \"opencv\"\nurl = ";
+    let needs = [
+        ("source = \"v4l2\"\ndevice = \"/dev/video0\"\n".to_owned(), "v4l2", "cameras of the kind v4l2"),
+        ("source = \"genicam\"\nname = \"cam\"\n".to_owned(), "genicam", "cameras of the kind genicam"),
+        (format!("{stream}\"rtsp://10.0.0.7/live\"\n"), "ffmpeg", "ffmpeg"),
+        (format!("{stream}\"videotestsrc ! appsink\"\n"), "opencv", "gstreamer"),
+        (
+            format!("{stream}\"rtsp://10.0.0.7/live\"\nhealth = {{ sharpness_min = 20.0 }}\n"),
+            "opencv",
+            "OpenCV, which this key needs",
+        ),
+    ];
+    for (source, feature, what) in needs {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = config_in(folder.path());
+        let text = std::fs::read_to_string(&config).expect("it was written");
+        std::fs::write(&config, text.replace("source = \"simulator\"\n", &source)).expect("a file");
+        let (code, out) = check(&["--config", &config], &[]);
+        let missing = format!("this build has no {what}: it was built without the feature {feature}");
+        assert_eq!(out.contains(&missing), !built(feature), "{source}{out}");
+        assert!(built(feature) || code == Some(78), "{source}{out}");
+    }
 }
