@@ -1,10 +1,12 @@
 //! The config: one TOML file and the environment in, a checked `Config` with its pipelines out.
 //!
-//!     FILE ----------.
-//!                    +--> document (crate `config`) --> section by section --> Config
-//!     INSPECTD_… ----'         every key, typed and ranged       |
-//!                                                               v
-//!     pipelines_dir/NAME.toml  (a camera's must be right)      Pipeline
+//! ```text
+//! FILE ----------.
+//!                +--> document (crate `config`) --> section by section --> Config
+//! INSPECTD_… ----'         every key, typed and ranged       |
+//!                                                           v
+//! pipelines_dir/NAME.toml  (a camera's must be right)      Pipeline
+//! ```
 //!
 //! Every key can be set from the environment: `INSPECTD_MQTT__URL` is `[mqtt] url`, and
 //! `INSPECTD_CAMERA__0__PIPELINE` the pipeline of the first camera. Unknown keys and variables are

@@ -1,8 +1,10 @@
 //! A child process of this same binary, and framed messages to and from it.
 //!
-//!     parent: Child::spawn --fork, exec /proc/self/exe--> child: Channel::of_this_process
-//!        |                                                   (the socket is its standard input)
-//!        '-- socket: | header bytes: u32 | payload bytes: u32 | header (JSON) | payload (raw) | --'
+//! ```text
+//! parent: Child::spawn --fork, exec /proc/self/exe--> child: Channel::of_this_process
+//!    |                                                   (the socket is its standard input)
+//!    '-- socket: | header bytes: u32 | payload bytes: u32 | header (JSON) | payload (raw) | --'
+//! ```
 //!
 //! What can hang or crash (the engine, a camera's driver) runs in such a child, because a process
 //! is the only thing that can be killed at any point.

@@ -2,15 +2,17 @@
 //!
 //! The whole line, from camera to MQTT:
 //!
-//!     camera/     a source takes a picture when it is triggered              -> Frame
-//!     queue       bounded, with a named drop policy                          -> Frame
-//!     inspect/    Frame -> does it show anything (health)? -> Tiles x Prompts -> jobs
-//!     engine/     who is asked next, and until when; the model runs in a child process, which can be killed (ipc)
-//!     vlm/        Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
-//!     inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
-//!     store/      image file, then record and outbox entry in one commit, flushed to the disk
-//!     web/        the review page: queue, pictures, decisions               -> Review, in the store
-//!     publish/    outbox -> each sink: PUBLISH -> PUBACK -> its cursor goes on
+//! ```text
+//! camera/     a source takes a picture when it is triggered              -> Frame
+//! queue       bounded, with a named drop policy                          -> Frame
+//! inspect/    Frame -> does it show anything (health)? -> Tiles x Prompts -> jobs
+//! engine/     who is asked next, and until when; the model runs in a child process, which can be killed (ipc)
+//! vlm/        Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
+//! inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
+//! store/      image file, then record and outbox entry in one commit, flushed to the disk
+//! web/        the review page: queue, pictures, decisions               -> Review, in the store
+//! publish/    outbox -> each sink: PUBLISH -> PUBACK -> its cursor goes on
+//! ```
 //!
 //! `recipe` reads a pipeline file once and knows the active version of each. `evaluate` scores inspections against what
 //! is known of their pictures, and holds a new version, or another model, to its gate. `control` is the door for the
@@ -22,8 +24,10 @@
 //! `daemon` builds these parts and joins them with queues of `domain` types. A file imports only
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):
 //!
-//!     main > cli, daemon > config, evaluate > recipe > inspect > engine > vlm
-//!                         > camera, publish, web, control > store > domain
+//! ```text
+//! main > cli, daemon > config, evaluate > recipe > inspect > engine > vlm
+//!                     > camera, publish, web, control > store > domain
+//! ```
 //!
 //! What is public is what `main` and the tests in tests/ name; everything else is the crate's own.
 //!

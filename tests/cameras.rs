@@ -1,7 +1,9 @@
 //! Cameras in processes of their own: scripted faults (P4), and real peers: Aravis's fake GigE Vision
 //! camera, an RTSP server of GStreamer, films made by ffmpeg.
 //!
-//!     test --Supervised--> this binary as a child: a scripted device, or the product's own sources
+//! ```text
+//! test --Supervised--> this binary as a child: a scripted device, or the product's own sources
+//! ```
 //!
 //! `SOAK=full` runs P4 at its full count.
 

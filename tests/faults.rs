@@ -1,7 +1,9 @@
 //! No failure of the engine yields a pass, and none stops the line (P5).
 //!
-//!     parent: the real engine room and line --pictures--> child: this test binary, `serve` with a scripted model
-//!     the first pixel of a frame says which fault the model has on it
+//! ```text
+//! parent: the real engine room and line --pictures--> child: this test binary, `serve` with a scripted model
+//! the first pixel of a frame says which fault the model has on it
+//! ```
 //!
 //! Between two faults a good part must pass, so the line is seen to go on.
 //! Full counts: `make soak-p5`.

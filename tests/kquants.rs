@@ -1,8 +1,10 @@
 //! Every quantisation through the whole model, picture included: the engine's products of quantised
 //! weights against the same weights expanded to f32, and these against a file of f32.
 //!
-//!     random pair of each quantisation --+-- Expanded          <-- equal --> f32 twin, as a file
-//!                                        +-- Eight, Sixteen: only the rounding of activations differs
+//! ```text
+//! random pair of each quantisation --+-- Expanded          <-- equal --> f32 twin, as a file
+//!                                    +-- Eight, Sixteen: only the rounding of activations differs
+//! ```
 //!
 //! Random weights pass an error on undamped, which makes them a harder case than trained ones.
 

@@ -1,8 +1,10 @@
 //! `inspectd bench`: the speed of every stage, on this box, with this model.
 //!
-//!     --random SHAPE --quant Q --> a pair of random weights in --dir --.
-//!     --model, --mmproj, or the shipped pair --------------------------+--> load
-//!     load -> vision -> prefill -> decode -> a whole simulated frame ------> table, or --json
+//! ```text
+//! --random SHAPE --quant Q --> a pair of random weights in --dir --.
+//! --model, --mmproj, or the shipped pair --------------------------+--> load
+//! load -> vision -> prefill -> decode -> a whole simulated frame ------> table, or --json
+//! ```
 //!
 //! Random weights never end an answer, so stages run for a fixed number of steps, and the answers
 //! of the frame are cut at `measure::RANDOM_ANSWER_TOKENS`.

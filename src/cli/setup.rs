@@ -1,8 +1,10 @@
 //! The pipeline and the model that a one-shot command works with.
 //!
-//!     --config FILE     model and pipelines of an installed box
-//!     --pipeline P      a file, or a name in the config's (or ./pipelines) directory
-//!     --model, --mmproj override the config's; without either, the shipped small model
+//! ```text
+//! --config FILE     model and pipelines of an installed box
+//! --pipeline P      a file, or a name in the config's (or ./pipelines) directory
+//! --model, --mmproj override the config's; without either, the shipped small model
+//! ```
 
 use super::model_args::ModelArgs;
 use crate::config::{self, Config};

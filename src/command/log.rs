@@ -1,7 +1,9 @@
 //! What became of commands, in the log: a line each, and of the refused at most so many a minute.
 //!
-//!     refused --room in this minute?--> one line
-//!                '--no--> counted by its code --the minute is over--> one line for all of them
+//! ```text
+//! refused --room in this minute?--> one line
+//!            '--no--> counted by its code --the minute is over--> one line for all of them
+//! ```
 //!
 //! A sender that is refused and tries again for ever fills no disk, and its refusals stay visible.
 

@@ -1,8 +1,10 @@
 //! A camera's thread that panics starts anew.
 //!
-//!     run --panic--> fault on camera/{id}/status; the part under way is recorded: review("frame: …failed")
-//!      ^               '--> rest: whoever triggers meanwhile gets such a review at once
-//!      '--the pause is over-'
+//! ```text
+//! run --panic--> fault on camera/{id}/status; the part under way is recorded: review("frame: …failed")
+//!  ^               '--> rest: whoever triggers meanwhile gets such a review at once
+//!  '--the pause is over-'
+//! ```
 //!
 //! Pauses double from `PAUSE_MIN` to `PAUSE_MAX`; a thread that ran for `CALM` begins with the first again. The
 //! source stays open: what it knows of files and parts that it has given must not be forgotten. A panic while

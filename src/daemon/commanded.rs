@@ -1,8 +1,10 @@
 //! What a camera was commanded to do, kept over restarts.
 //!
-//!     pause, resume, pipeline --written, durable--> state: commanded/{camera} --> only now it counts, and the
-//!                                                                                 sender is told
-//!     the next start: read, compared with the config --> the camera goes on as it was commanded
+//! ```text
+//! pause, resume, pipeline --written, durable--> state: commanded/{camera} --> only now it counts, and the
+//!                                                                             sender is told
+//! the next start: read, compared with the config --> the camera goes on as it was commanded
+//! ```
 //!
 //! What a start finds, and what it makes of it:
 //!

@@ -1,7 +1,9 @@
 //! A damaged store: no restart mends it, so the daemon says so to the plant and stays down, with an exit code of its own.
 //!
-//!     error of the store --is damage?--> alarm/store_damaged and every camera's fault, retained --> exit code 65
-//!                              '--no: an error like others; systemd starts the daemon again
+//! ```text
+//! error of the store --is damage?--> alarm/store_damaged and every camera's fault, retained --> exit code 65
+//!                          '--no: an error like others; systemd starts the daemon again
+//! ```
 
 use crate::config::Config;
 use crate::domain::camera::{CameraState, CameraStatus, LineState};

@@ -1,9 +1,11 @@
 //! The dispatcher: where commands from outside (MQTT, HTTP, files) reach the cameras.
 //!
-//!     Command --> Dispatcher --trigger, once (`repeats`)--> accepted, in the store --> queue of its camera (bounded) --> capture loop
-//!                  |--reload--> thread of recipes (`recipes`) --renew--> its pipeline's cameras
-//!                  |--pause, resume, pipeline--> durable (`commanded`) --> its camera's orders (`counter`)
-//!                  '--> Refusal, back to the sender
+//! ```text
+//! Command --> Dispatcher --trigger, once (`repeats`)--> accepted, in the store --> queue of its camera (bounded) --> capture loop
+//!              |--reload--> thread of recipes (`recipes`) --renew--> its pipeline's cameras
+//!              |--pause, resume, pipeline--> durable (`commanded`) --> its camera's orders (`counter`)
+//!              '--> Refusal, back to the sender
+//! ```
 //!
 //! A full queue refuses: the sender is told, and no accepted trigger is ever dropped. A trigger for several
 //! cameras is taken by all of them or by none. Its acceptance is written before they hear of it, and durable before

@@ -1,9 +1,11 @@
 //! What must be done now and then: the watchdog, the store's room, counts, old inspections.
 //!
-//!     every second   did the inspector show life within `STALL`? then the watchdog is fed
-//!                    does the store accept? alarm and cameras show it; a store that failed ends the daemon
-//!     now and then   stats      retention and, once a day, the look at the database's size, on a thread of
-//!                    their own
+//! ```text
+//! every second   did the inspector show life within `STALL`? then the watchdog is fed
+//!                does the store accept? alarm and cameras show it; a store that failed ends the daemon
+//! now and then   stats      retention and, once a day, the look at the database's size, on a thread of
+//!                their own
+//! ```
 //!
 //! Only the inspector's life feeds the watchdog, and a recorder that waits for room counts as life. A camera that
 //! is dead, a broker that is away and a page that hangs have other words: a restart would not mend them. A

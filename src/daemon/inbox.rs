@@ -1,13 +1,15 @@
 //! Triggers by file: a JSON file that appears in the trigger folder is a `cmd/trigger`, for who has no
 //! MQTT and no HTTP.
 //!
-//!     NAME.json --whole--> taken/ --accepted by the dispatcher--> done/
-//!         |                  |  '--no room--> held, asked again; a stop puts it back
-//!         |                  '--refused--> refused/, with NAME.json.reason
-//!         '--still no command after STILL_SCANS looks--> refused/, malformed
+//! ```text
+//! NAME.json --whole--> taken/ --accepted by the dispatcher--> done/
+//!     |                  |  '--no room--> held, asked again; a stop puts it back
+//!     |                  '--refused--> refused/, with NAME.json.reason
+//!     '--still no command after STILL_SCANS looks--> refused/, malformed
 //!
-//!     found in taken/ at a start: done/ when the dispatcher has accepted it, which it knows for certain; if not
-//!                                 refused/, interrupted
+//! found in taken/ at a start: done/ when the dispatcher has accepted it, which it knows for certain; if not
+//!                             refused/, interrupted
+//! ```
 //!
 //! A file that is half-written is no whole JSON object: it waits until it is one, or has stood still for
 //! so long that it will be none. The deadline counts from when the file came, so that what lay there while

@@ -1,7 +1,9 @@
 //! The inspector with two cameras and an engine that takes its time for every tile.
 //!
-//!     feeds of a fast and of a slow camera --> inspector --> engine: this test binary, `child`
-//!                                                  '--> store, where each verdict is looked up
+//! ```text
+//! feeds of a fast and of a slow camera --> inspector --> engine: this test binary, `child`
+//!                                              '--> store, where each verdict is looked up
+//! ```
 
 use super::super::cameras::Feed;
 use super::*;

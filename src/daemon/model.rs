@@ -1,9 +1,11 @@
 //! The model that was accepted is the model that answers.
 //!
-//!     first start     its pair of files gives its proof --> pinned in the store, with the time
-//!     any later load  the same hashes --> its proof --> it answers
-//!                     others --> refused: reviews, alarm `model_changed`, until the files are back or
-//!                                `inspectd model accept` accepts them
+//! ```text
+//! first start     its pair of files gives its proof --> pinned in the store, with the time
+//! any later load  the same hashes --> its proof --> it answers
+//!                 others --> refused: reviews, alarm `model_changed`, until the files are back or
+//!                            `inspectd model accept` accepts them
+//! ```
 //!
 //! The proof is the one that the model names; of one that names none it is what it makes of parts that people have
 //! confirmed (`confirmed`). Files that were accepted while they were damaged are not let in either.

@@ -1,10 +1,12 @@
 //! Triggers that come again: a broker, a gateway or a sender that heard no answer may send one twice.
 //!
-//!     trigger with a correlation id: its name is (correlation_id, camera, part)
-//!         not known --> carried out; its answer is remembered for `WINDOW`, the newest `KEPT_MAX` of them
-//!         known, and it says the same --> the first answer again, and nothing is carried out
-//!         known, and it says something else --> refused: `repeated`
-//!     trigger by file: its name is the file itself, so that a start knows which files were accepted
+//! ```text
+//! trigger with a correlation id: its name is (correlation_id, camera, part)
+//!     not known --> carried out; its answer is remembered for `WINDOW`, the newest `KEPT_MAX` of them
+//!     known, and it says the same --> the first answer again, and nothing is carried out
+//!     known, and it says something else --> refused: `repeated`
+//! trigger by file: its name is the file itself, so that a start knows which files were accepted
+//! ```
 //!
 //! Acceptances are durable with the trigger (`store::answered`), so that one that comes again after a crash or a
 //! restart is known. Refusals are remembered by the process. One without a correlation id cannot be told from a

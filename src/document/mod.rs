@@ -1,7 +1,9 @@
 //! One TOML text, merged with the environment, that still knows where every value came from.
 //!
-//!     text --toml, with spans--> Place of every key path
-//!       '----crate `config`----> merged tree <---- INSPECTD_ variables
+//! ```text
+//! text --toml, with spans--> Place of every key path
+//!   '----crate `config`----> merged tree <---- INSPECTD_ variables
+//! ```
 //!
 //! Everything that reads the tree reports what is wrong here, key path by key path; the document adds
 //! file, line, column and value, or the variable that overrode the file. Reading goes on after a

@@ -1,11 +1,13 @@
 //! The tiles that cover a frame.
 //!
-//!     frame --clip--> roi --cut with overlap--> tiles --drop the wholly masked--> Grid
+//! ```text
+//! frame --clip--> roi --cut with overlap--> tiles --drop the wholly masked--> Grid
 //!
-//!     +--------+--+-----+--+      One row of a roi: tiles of `tile_px`, each starting
-//!     |   0    |  |  1  |  |      `tile_px - overlap_px` after the one before. The last one
-//!     |        |01|     |12|      shifts inward until it ends where the roi ends, so that it
-//!     +--------+--+-----+--+      overlaps more, and never leaves the roi.
+//! +--------+--+-----+--+      One row of a roi: tiles of `tile_px`, each starting
+//! |   0    |  |  1  |  |      `tile_px - overlap_px` after the one before. The last one
+//! |        |01|     |12|      shifts inward until it ends where the roi ends, so that it
+//! +--------+--+-----+--+      overlaps more, and never leaves the roi.
+//! ```
 
 use super::pipeline::{FrameRule, Tiling};
 use super::rect::Rect;

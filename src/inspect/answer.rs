@@ -1,11 +1,13 @@
 //! Answers: the reading of what the model said.
 //!
-//!     Form::Defects --> a backend --> Completion --parse_defects--> Detections
-//!     Form::Lines                                --parse_lines----> (line, confidence)
+//! ```text
+//! Form::Defects --> a backend --> Completion --parse_defects--> Detections
+//! Form::Lines                                --parse_lines----> (line, confidence)
 //!
-//!     [{"bbox_2d":[0,700,275,1000],"label":"stain","severity":"major"}]
-//!                                            ^^^^^  the tokens that touch these characters carry
-//!                                                   the confidence: the product of their probabilities
+//! [{"bbox_2d":[0,700,275,1000],"label":"stain","severity":"major"}]
+//!                                        ^^^^^  the tokens that touch these characters carry
+//!                                               the confidence: the product of their probabilities
+//! ```
 //!
 //! A form is compact JSON, as the model was trained on it; the readers accept any JSON of that shape, because an answer
 //! may also come from a backend that holds it to nothing.

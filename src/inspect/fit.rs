@@ -1,7 +1,9 @@
 //! Is this a proper picture for this recipe? Judged before the engine is asked, for every source alike.
 //!
-//!     frame and the earlier pictures of its clip --> large enough --> the recipe's size --> shows something
-//!                                                        '----------------'------------------'--> review(frame)
+//! ```text
+//! frame and the earlier pictures of its clip --> large enough --> the recipe's size --> shows something
+//!                                                    '----------------'------------------'--> review(frame)
+//! ```
 //!
 //! What shows nothing has no defects, and regions and millimetres of another size mean other places: both would
 //! pass. Every refusal names what was measured, the limit and its key.

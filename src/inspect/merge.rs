@@ -1,17 +1,21 @@
 //! Merging: what the tiles saw becomes the defects of the part.
 //!
-//!     Detections --scale--> boxes in frame pixels --join same label--> groups --union box-->
-//!         --one place, one label--> --drop the masked--> measured in mm -----> Merged
+//! ```text
+//! Detections --scale--> boxes in frame pixels --join same label--> groups --union box-->
+//!     --one place, one label--> --drop the masked--> measured in mm -----> Merged
+//! ```
 //!
 //! Neighbouring tiles overlap, so one defect is often reported more than once, in three ways:
 //!
-//!     seen twice             seen whole and in part       cut by the border
-//!     +------+---+------+    +------+---+------+          +------+---+------+
-//!     |      |[=]|      |    |      |[==]      |          |    [==========] |
-//!     |    A |   | B    |    |    A | | | B    |          |    A |   | B    |
-//!     +------+---+------+    +------+---+------+          +------+---+------+
-//!     IoU over               most of the smaller          A's box ends at A's border, B's goes
-//!     `IOU_SAME`             box is in the larger         on from there, at the same height
+//! ```text
+//! seen twice             seen whole and in part       cut by the border
+//! +------+---+------+    +------+---+------+          +------+---+------+
+//! |      |[=]|      |    |      |[==]      |          |    [==========] |
+//! |    A |   | B    |    |    A | | | B    |          |    A |   | B    |
+//! +------+---+------+    +------+---+------+          +------+---+------+
+//! IoU over               most of the smaller          A's box ends at A's border, B's goes
+//! `IOU_SAME`             box is in the larger         on from there, at the same height
+//! ```
 //!
 //! Joining is transitive (a scratch through five tiles is one finding) and does not depend on the
 //! order of the detections. Two boxes of one tile are two defects, because the model saw both at

@@ -1,9 +1,11 @@
 //! Triggers that were accepted, until their inspection is stored.
 //!
-//!     accept ------> accepted: ticket -> trigger          written before a camera hears of it
-//!     confirm <----- durable: only now is the sender told
-//!     commit of the inspection with this ticket ---------> removed, in the same transaction
-//!     the next start: what is left ----------------------> one review("interrupted") each
+//! ```text
+//! accept ------> accepted: ticket -> trigger          written before a camera hears of it
+//! confirm <----- durable: only now is the sender told
+//! commit of the inspection with this ticket ---------> removed, in the same transaction
+//! the next start: what is left ----------------------> one review("interrupted") each
+//! ```
 //!
 //! Invariants:
 //! - Whoever was told that a trigger is accepted finds one inspection of it for each of its cameras, whatever ends

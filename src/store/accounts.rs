@@ -1,8 +1,10 @@
 //! Who may come in: people with a password, machines with a token, and the sessions of people.
 //!
-//!     accounts   name -> role, argon2 hash          (the hash is made and checked by `web`)
-//!     tokens     sha256 of the token -> name, role  (the token itself is shown once and never kept)
-//!     sessions   sha256 of the cookie -> account, end
+//! ```text
+//! accounts   name -> role, argon2 hash          (the hash is made and checked by `web`)
+//! tokens     sha256 of the token -> name, role  (the token itself is shown once and never kept)
+//! sessions   sha256 of the cookie -> account, end
+//! ```
 //!
 //! Changes of accounts and tokens, and the ends of sessions, are on the disk before they are answered;
 //! new sessions need not be.

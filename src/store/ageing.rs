@@ -4,11 +4,13 @@
 //! *agreed time* advances with the time since boot, which cannot jump, and follows the time of day only when
 //! it is believed. It is kept in the store, so that a restart or a reboot is no way around it.
 //!
-//!     agreed --advances with the time since boot--> agreed        every round
-//!     time of day = agreed (± `TOLERANCE`) ------------> the time of day counts
-//!     time of day ≠ agreed --a step, or the box was off--> doubt: the earlier of both counts
-//!         '--it ran on, synchronised, for a tenth of the difference, a week at most--> it counts
-//!     not synchronised ---------------------------------> nothing goes by age
+//! ```text
+//! agreed --advances with the time since boot--> agreed        every round
+//! time of day = agreed (± `TOLERANCE`) ------------> the time of day counts
+//! time of day ≠ agreed --a step, or the box was off--> doubt: the earlier of both counts
+//!     '--it ran on, synchronised, for a tenth of the difference, a week at most--> it counts
+//! not synchronised ---------------------------------> nothing goes by age
+//! ```
 //!
 //! Invariants:
 //! - What counts is never later than the agreed time, nor than the time of day.

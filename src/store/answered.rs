@@ -1,7 +1,9 @@
 //! Which triggers were accepted of late, so that one that comes again is known, over restarts, too.
 //!
-//!     accept --same transaction as the acceptance--> answered: name -> contents, when
-//!     the next start <-- all of them, by age; whoever keeps the window says which may go
+//! ```text
+//! accept --same transaction as the acceptance--> answered: name -> contents, when
+//! the next start <-- all of them, by age; whoever keeps the window says which may go
+//! ```
 //!
 //! An entry outlives its trigger's inspection: what was inspected already must not be inspected again.
 

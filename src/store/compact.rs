@@ -1,7 +1,9 @@
 //! Compaction: sled's file does not shrink, so its live records move into a new one.
 //!
-//!     ledger/ --every tree, by name--> ledger.new/ --compared row by row, fdatasync-->
-//!     ledger/ <==exchanged in one step==> ledger.new/ --> the old one is removed
+//! ```text
+//! ledger/ --every tree, by name--> ledger.new/ --compared row by row, fdatasync-->
+//! ledger/ <==exchanged in one step==> ledger.new/ --> the old one is removed
+//! ```
 //!
 //! Only `open` does it, when nobody else has the database open.
 //!

@@ -1,8 +1,10 @@
 //! The disk's floor: below it nothing more is accepted, before a write can fail.
 //!
-//!     free bytes:  0 ....... floor ......... floor + margin ............ all
-//!                  | refuses: DiskFull | still refuses | accepts, ballast in place |
-//!                    ballast released ---^
+//! ```text
+//! free bytes:  0 ....... floor ......... floor + margin ............ all
+//!              | refuses: DiskFull | still refuses | accepts, ballast in place |
+//!                ballast released ---^
+//! ```
 //!
 //! The line stops visibly instead of losing results silently, and goes on by itself when space comes
 //! back. The ballast is a file that holds blocks back from everybody else; it is released when the

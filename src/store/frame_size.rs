@@ -1,6 +1,8 @@
 //! The size of frames, learned: that of the first part that a person confirmed with a camera and a pipeline.
 //!
-//!     review: confirmed, or decided as good --> picture's size --> state `frame_size/CAMERA/PIPELINE`, once
+//! ```text
+//! review: confirmed, or decided as good --> picture's size --> state `frame_size/CAMERA/PIPELINE`, once
+//! ```
 //!
 //! A pipeline that states a size needs none: then what was learned is forgotten, so that a new size can be learned
 //! should the statement go.

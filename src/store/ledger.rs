@@ -1,9 +1,11 @@
 //! Ledger: every record names the sha256 of the one before it.
 //!
-//!     zeros <-- 1 <-- 2 <-- 3 <-- … <-- last        meta `chain`: last_seq, last_hash
+//! ```text
+//! zeros <-- 1 <-- 2 <-- 3 <-- … <-- last        meta `chain`: last_seq, last_hash
 //!
-//!     after retention:  [before_first] <-- 3 <-- 4 <-- … <-- last
-//!                       (meta keeps the hash of the last record that was removed)
+//! after retention:  [before_first] <-- 3 <-- 4 <-- … <-- last
+//!                   (meta keeps the hash of the last record that was removed)
+//! ```
 //!
 //! `verify` walks it: no gap, no edit, nothing cut off at the end. The hash covers the whole value,
 //! and the value holds the hashes of the picture and of the part file, so these are covered too.

@@ -1,27 +1,31 @@
 //! Store: every inspection, kept; every message about it, kept until the broker has it.
 //!
-//!     accept -------> accepted: a trigger that is owed an inspection         (`accepted`)
-//!          '--------> answered: what it is known by when it comes again      (`answered`)
-//!     put_image ----> images/ab/cdef….jpg                      (file, fsynced before its name appears)
-//!     commit -------> parts/ab/cdef….json                      (only what does not fit in a value)
-//!          '--------> results + log of the outbox + meta, one transaction (sled); its trigger is no longer owed
-//!                     flush_async, fdatasync of `ledger/db`    (one for all who wait: `sync`)
-//!          <-- Ok --- only now may anybody be told
-//!     outbox -------> each sink publishes --> ack              (moves its cursor on, never removes the record)
-//!     commit of a part's last view: its verdict, in the same transaction  (`multiview`)
-//!     review -------> reviews, a chain of its own, in the same way        (`review`, `query` finds)
-//!     retention ----> removes the oldest, never past what an enabled sink waits for; what is old says `ageing`
-//!     remember -----> state: small values by name, for the next start      (`state`)
+//! ```text
+//! accept -------> accepted: a trigger that is owed an inspection         (`accepted`)
+//!      '--------> answered: what it is known by when it comes again      (`answered`)
+//! put_image ----> images/ab/cdef….jpg                      (file, fsynced before its name appears)
+//! commit -------> parts/ab/cdef….json                      (only what does not fit in a value)
+//!      '--------> results + log of the outbox + meta, one transaction (sled); its trigger is no longer owed
+//!                 flush_async, fdatasync of `ledger/db`    (one for all who wait: `sync`)
+//!      <-- Ok --- only now may anybody be told
+//! outbox -------> each sink publishes --> ack              (moves its cursor on, never removes the record)
+//! commit of a part's last view: its verdict, in the same transaction  (`multiview`)
+//! review -------> reviews, a chain of its own, in the same way        (`review`, `query` finds)
+//! retention ----> removes the oldest, never past what an enabled sink waits for; what is old says `ageing`
+//! remember -----> state: small values by name, for the next start      (`state`)
+//! ```
 //!
 //! The directory:
 //!
-//!     lock          flock: one process, one `Store`
-//!     ballast       blocks that are held back for a full disk: `disk`
-//!     ledger/       sled 0.34.7; `ledger.new/` while it is compacted: `compact`
-//!     ends          how far the ledgers reached, so that a cut-off end is noticed: `high_water`
-//!     images/ parts/ tmp/
-//!     thumbs/       small copies of pictures; made again when they are missing
-//!     quarantine/   half-written snapshots of sled, moved aside and never deleted
+//! ```text
+//! lock          flock: one process, one `Store`
+//! ballast       blocks that are held back for a full disk: `disk`
+//! ledger/       sled 0.34.7; `ledger.new/` while it is compacted: `compact`
+//! ends          how far the ledgers reached, so that a cut-off end is noticed: `high_water`
+//! images/ parts/ tmp/
+//! thumbs/       small copies of pictures; made again when they are missing
+//! quarantine/   half-written snapshots of sled, moved aside and never deleted
+//! ```
 //!
 //! Invariants:
 //! - `commit` returns Ok only when record and outbox entry are on the disk.

@@ -1,8 +1,10 @@
 //! Parts with several views: their verdicts, decided in the same commit as their last view.
 //!
-//!     commit of a view --not the last--> parts_open: the views so far
-//!                      '-the last------> parts + an entry of the outbox
-//!     the next start: what is left in parts_open --> parts + an entry, its missing views interrupted
+//! ```text
+//! commit of a view --not the last--> parts_open: the views so far
+//!                  '--the last-----> parts + an entry of the outbox
+//! the next start: what is left in parts_open --> parts + an entry, its missing views interrupted
+//! ```
 //!
 //! A verdict's number is that of the inspection of its newest view, which no other part has.
 //!

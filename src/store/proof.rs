@@ -1,7 +1,9 @@
 //! Pictures, proven: that the file which a record names is there, has its size and its bytes.
 //!
-//!     record --sha256, bytes--> file: there? --size?--> seen before (device, inode, size, times)? --no--> hashed
-//!        missing <----------------------no       no            '--yes--> whole           whole <--yes, no--> wrong
+//! ```text
+//! record --sha256, bytes--> file: there? --size?--> seen before (device, inode, size, times)? --no--> hashed
+//!    missing <----------------------no       no            '--yes--> whole           whole <--yes, no--> wrong
+//! ```
 //!
 //! A file is hashed once and its stamp remembered: who changes bytes without a change of inode, size, mtime or ctime
 //! has to go around the file system. `verify_files` believes no stamp and hashes everything.

@@ -1,10 +1,12 @@
 //! Finding inspections: a compact row a record in memory, made from the records and never stored.
 //!
-//!     records --newest block first, in the background--> rows (32 bytes and the part id)
-//!     commit  --at the next query------------------------^
-//!     review  --at once, the row's decision--------------^
+//! ```text
+//! records --newest block first, in the background--> rows (32 bytes and the part id)
+//! commit  --at the next query------------------------^
+//! review  --at once, the row's decision--------------^
 //!
-//!     blocks: [ 0..1024 ) [ 1024..2048 ) …      a row's place in its block is its sequence number
+//! blocks: [ 0..1024 ) [ 1024..2048 ) …      a row's place in its block is its sequence number
+//! ```
 //!
 //! A query walks the rows from the newest: 100,000 take about a millisecond, so that counts are exact.
 //! Until the background is done, the oldest inspections are not found, and the answer says so.

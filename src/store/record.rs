@@ -1,9 +1,11 @@
 //! The disk form of an inspection, version 1, and its way from and to the domain type.
 //!
-//!     Inspection -> Body (bounded: inline) + Answers (word for word: long)
-//!         everything fits in a value            value { head, body, answers }
-//!         without the answers it fits           value { head, body, part } + file { answers }
-//!         otherwise (very many findings)        value { head, part }       + file { body, answers }
+//! ```text
+//! Inspection -> Body (bounded: inline) + Answers (word for word: long)
+//!     everything fits in a value            value { head, body, answers }
+//!     without the answers it fits           value { head, body, part } + file { answers }
+//!     otherwise (very many findings)        value { head, part }       + file { body, answers }
+//! ```
 //!
 //! A field is never renamed or retyped here; a change makes a version 2 beside it, and version 1
 //! stays readable (tests keep stored values of every version).

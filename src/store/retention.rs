@@ -1,8 +1,10 @@
 //! Retention: the oldest inspections go when they are too old or too many. What time it is, and how many
 //! may go because of it, says `ageing`; the limit by bytes asks no clock.
 //!
-//!     first kept --> … --> lowest that an enabled sink waits for --> … --> last
-//!     |<- may be removed ->|<----------- never ------------------->|
+//! ```text
+//! first kept --> … --> lowest that an enabled sink waits for --> … --> last
+//! |<- may be removed ->|<----------- never ------------------->|
+//! ```
 //!
 //! One batch: records and ids are removed and the chain's new beginning is written in one transaction, that transaction is made durable, and only then do the files go. A crash in
 //! between leaves files that no record refers to; the next count of the bytes removes them.

@@ -1,13 +1,15 @@
 //! Reviews: what people decided about inspections, as a ledger of its own beside that of the inspections.
 //!
-//!     review, undo --> one entry: who, when, what, why, which entry it supersedes, which record it is about
-//!                      reviews + reviewed + reviews_by + the outbox's log + meta, one transaction
-//!                      flushed and synced like a commit, and only then published
+//! ```text
+//! review, undo --> one entry: who, when, what, why, which entry it supersedes, which record it is about
+//!                  reviews + reviewed + reviews_by + the outbox's log + meta, one transaction
+//!                  flushed and synced like a commit, and only then published
 //!
-//!     zeros <-- 1 <-- 2 <-- 3 <-- … <-- last           meta `reviews`: last_seq, last_hash
-//!               |     |     '- undo: supersedes 2, restores 1
-//!               |     '- override: supersedes 1
-//!               '- confirm of inspection 7 (names the sha256 of its record)
+//! zeros <-- 1 <-- 2 <-- 3 <-- … <-- last           meta `reviews`: last_seq, last_hash
+//!           |     |     '- undo: supersedes 2, restores 1
+//!           |     '- override: supersedes 1
+//!           '- confirm of inspection 7 (names the sha256 of its record)
+//! ```
 //!
 //! Invariants:
 //! - An entry is never changed nor deleted while its inspection is kept; taking back is a new entry.

@@ -1,7 +1,9 @@
 //! What a station must know again after a restart, beside its ledgers: small values by name.
 //!
-//!     remember("commanded/cam1", …) --> state: name -> value, sealed --> durable before it returns
-//!     remembered("commanded/cam1")  <-- at the next start
+//! ```text
+//! remember("commanded/cam1", …) --> state: name -> value, sealed --> durable before it returns
+//! remembered("commanded/cam1")  <-- at the next start
+//! ```
 //!
 //! Names are paths: the part before the first `/` says whose value it is, and only its owner reads and
 //! writes under it. A value is JSON in the envelope of every value, at most `value::VALUE_BYTES_MAX` long.

@@ -1,10 +1,12 @@
 //! Group commit: many committers wait, one thread makes their records durable.
 //!
-//!     commit (holds the chain lock)   transaction, then `request(mark)` -> ticket
-//!     commit (lock released)          `wait(ticket)` --------.
-//!     sync thread                     takes all tickets up to now
-//!                                     sled flush_async, fdatasync of `db`, then `ends`
-//!                                     done = taken ----------' wakes every waiter up to there
+//! ```text
+//! commit (holds the chain lock)   transaction, then `request(mark)` -> ticket
+//! commit (lock released)          `wait(ticket)` --------.
+//! sync thread                     takes all tickets up to now
+//!                                 sled flush_async, fdatasync of `db`, then `ends`
+//!                                 done = taken ----------' wakes every waiter up to there
+//! ```
 //!
 //! While one sync runs, the next committers gather behind it and share the following one.
 //!

@@ -3,8 +3,10 @@
 //! A query row sees every key of the context spans, and of the last span, its own, the keys up to
 //! its own place (causal) or all of them (inside one picture of the vision tower).
 //!
-//!     for each (sequence, head, block of rows) or (sequence of one row, heads of the same keys):
-//!         scores = Q K^T span by span -> softmax -> out = P V span by span
+//! ```text
+//! for each (sequence, head, block of rows) or (sequence of one row, heads of the same keys):
+//!     scores = Q K^T span by span -> softmax -> out = P V span by span
+//! ```
 //!
 //! Blocks multiply by the crate `gemm`, single rows by `row`.
 

@@ -1,6 +1,8 @@
 //! Answers jobs as they come: one owner of the model, one thread pool, ragged batches.
 //!
-//!     submit --> queue --step: a group of pictures, a ragged pass of the text model--> answered
+//! ```text
+//! submit --> queue --step: a group of pictures, a ragged pass of the text model--> answered
+//! ```
 //!
 //! Keys and values of the prefix are computed once a model, of a job's pictures once a job; its
 //! questions name those spans and copy nothing. Those of conversations are kept for a while (`prefix`). Which jobs share a pass changes no answer beyond

@@ -1,6 +1,8 @@
 //! Pictures as Qwen3-VL sees them: resized within a pixel budget, cut into patches in merge order.
 //!
-//!     RGB picture -> smart_resize -> bicubic with antialias -> x / 127.5 - 1 -> patches
+//! ```text
+//! RGB picture -> smart_resize -> bicubic with antialias -> x / 127.5 - 1 -> patches
+//! ```
 //!
 //! Source of the sizes and the order: `Qwen2VLImageProcessor` of Hugging Face transformers.
 

@@ -1,8 +1,10 @@
 //! A matrix of weights and its product with rows of activations.
 //!
-//!     tiles (kernel)     quantised weights on a CPU with fast kernels: the only copy in memory
-//!     candle, as stored  quantised weights elsewhere, half precision, other devices
-//!     candle, f32        f32 weights, and everything when `Precision::Expanded` is asked for
+//! ```text
+//! tiles (kernel)     quantised weights on a CPU with fast kernels: the only copy in memory
+//! candle, as stored  quantised weights elsewhere, half precision, other devices
+//! candle, f32        f32 weights, and everything when `Precision::Expanded` is asked for
+//! ```
 
 use super::error::VlmError;
 use super::gguf::Gguf;

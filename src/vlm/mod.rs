@@ -1,10 +1,12 @@
 //! A local Qwen3-VL: pictures and questions in, grammar-bound answers with probabilities out.
 //!
-//!     GGUF pair -> gguf -> linear (weights as stored) -> vision, text, tokenizer
+//! ```text
+//! GGUF pair -> gguf -> linear (weights as stored) -> vision, text, tokenizer
 //!
-//!     Job -> turn, clip, image: resize, patches -> vision: one row per 2x2 block
-//!         -> engine: rows of all jobs and questions in ragged batches -> text over kv's arena
-//!         -> sample, held to its form -> Completion
+//! Job -> turn, clip, image: resize, patches -> vision: one row per 2x2 block
+//!     -> engine: rows of all jobs and questions in ragged batches -> text over kv's arena
+//!     -> sample, held to its form -> Completion
+//! ```
 //!
 //! This room knows nothing of inspection. Work arrives as jobs (pictures, several questions); how
 //! they are batched is the engine's business alone. Source of every step: Hugging Face

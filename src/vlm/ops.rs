@@ -1,7 +1,9 @@
 //! Row-wise operations of the model on candle's tensors.
 //!
-//!     on the CPU        host: one pass over the rows, in parallel; rows: what is done to each
-//!     on other devices  compositions of candle's operations
+//! ```text
+//! on the CPU        host: one pass over the rows, in parallel; rows: what is done to each
+//! on other devices  compositions of candle's operations
+//! ```
 //!
 //! On the CPU what comes fresh from a matrix product is changed where it lies, so that a block's largest tensors
 //! are neither cleared nor copied. The text model works there on plain values, without tensors; `rms_norm` and

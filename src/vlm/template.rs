@@ -1,11 +1,15 @@
 //! The chat form of a question: pictures first, then the text.
 //!
-//!     <|im_start|>user\n <|vision_start|> image rows <|vision_end|> … text <|im_end|>\n
-//!     <|im_start|>assistant\n
+//! ```text
+//! <|im_start|>user\n <|vision_start|> image rows <|vision_end|> … text <|im_end|>\n
+//! <|im_start|>assistant\n
+//! ```
 //!
 //! A clip shows pairs of pictures, each behind its time:
 //!
-//!     <|im_start|>user\n `<0.1 seconds>` <|vision_start|> video rows <|vision_end|> … text <|im_end|>\n …
+//! ```text
+//! <|im_start|>user\n `<0.1 seconds>` <|vision_start|> video rows <|vision_end|> … text <|im_end|>\n …
+//! ```
 //!
 //! What comes before the first picture's rows is the same for every job (`prefix`), what comes up
 //! to the last picture's rows is the same for every question of a job (`shared`).

@@ -1,10 +1,12 @@
 //! The vision tower: patches of equal-size pictures (or pairs of a clip's pictures) in, one row per 2x2
 //! block out, for the text model's input and for its first blocks (DeepStack).
 //!
-//!     patches -> embedding + position table -> blocks (norm, attention with 2-D rotary, norm, FFN)
-//!                                                |  after some blocks: DeepStack merger
-//!                                                v
-//!                                             main merger
+//! ```text
+//! patches -> embedding + position table -> blocks (norm, attention with 2-D rotary, norm, FFN)
+//!                                            |  after some blocks: DeepStack merger
+//!                                            v
+//!                                         main merger
+//! ```
 //!
 //! Everything follows the merge order of `image.rs`. Source: `Qwen3VLVisionModel` of Hugging Face
 //! transformers 5.23; names of keys and tensors: llama.cpp's converter.

@@ -1,6 +1,8 @@
 //! A real mosquitto, a gate in front of it, and a subscriber, for tests of MQTT.
 //!
-//!     daemon's client --> Gate (open, cut) --> mosquitto <-- Subscriber
+//! ```text
+//! daemon's client --> Gate (open, cut) --> mosquitto <-- Subscriber
+//! ```
 
 use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};

@@ -1,8 +1,10 @@
 //! P6: the disk full at any moment: no store is corrupt, the stop is told within 5 s, and the line
 //! goes on within 30 s of space returning, without a hand.
 //!
-//!     child commits on a small ext4, retention on <-- a neighbour fills it at some pace, sometimes
-//!     the child is killed while it is full; then the neighbour's file goes
+//! ```text
+//! child commits on a small ext4, retention on <-- a neighbour fills it at some pace, sometimes
+//! the child is killed while it is full; then the neighbour's file goes
+//! ```
 
 use crate::loopdisk::LoopDisk;
 use crate::soak;

@@ -1,9 +1,11 @@
 //! P1: no acknowledged result is lost and none appears under two ids, however often the process is
 //! killed.
 //!
-//!     child: store and MQTT --> mosquitto --> subscriber
-//!       '-- acked lines --> parent: kill -9, a fifth of them in the first 200 ms
-//!     at the end of a round: what was acknowledged = what is stored = what was heard
+//! ```text
+//! child: store and MQTT --> mosquitto --> subscriber
+//!   '-- acked lines --> parent: kill -9, a fifth of them in the first 200 ms
+//! at the end of a round: what was acknowledged = what is stored = what was heard
+//! ```
 
 use crate::broker::{Broker, Subscriber, until};
 use crate::inspections::id;

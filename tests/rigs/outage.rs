@@ -1,7 +1,9 @@
 //! P3: the broker away, then everything that a network and a broker can do wrong, and every result
 //! arrives, in order, under the same id and with the same bytes.
 //!
-//!     child: store and MQTT --> Proxy (open, shut, stalled, 1 B/s, PUBACKs dropped) --> mosquitto --> Watcher
+//! ```text
+//! child: store and MQTT --> Proxy (open, shut, stalled, 1 B/s, PUBACKs dropped) --> mosquitto --> Watcher
+//! ```
 //!
 //! A day of one result a second is committed while the proxy is shut; the faults come while the
 //! backlog is delivered.

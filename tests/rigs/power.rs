@@ -1,7 +1,9 @@
 //! P2: a power loss loses no acknowledged result.
 //!
-//!     child commits on an ext4 in a file --stopped, all threads at rest--> the file is copied
-//!     the copy is what the disk would hold: mounted, opened, verified, compared with what was acknowledged
+//! ```text
+//! child commits on an ext4 in a file --stopped, all threads at rest--> the file is copied
+//! the copy is what the disk would hold: mounted, opened, verified, compared with what was acknowledged
+//! ```
 //!
 //! The rig proves itself: with a library in front that makes fdatasync do nothing, it must find losses.
 

@@ -1,8 +1,10 @@
 //! P10: text in the picture never runs, routes, formats or publishes anything.
 //!
-//!     a picture with an order on it     and its twin, with as long a text that orders nothing
-//!          '--the real model, the real line, the real message--> the same fields of the same kinds,
-//!                                                                on the same topic
+//! ```text
+//! a picture with an order on it     and its twin, with as long a text that orders nothing
+//!      '--the real model, the real line, the real message--> the same fields of the same kinds,
+//!                                                            on the same topic
+//! ```
 //!
 //! And the texts that a model could at worst have read, put into an inspection word for word.
 

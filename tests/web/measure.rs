@@ -1,7 +1,9 @@
 //! Figures at 100,000 stored inspections, with the line running beside: answer times of the API, and
 //! the page's first list in Chromium.
 //!
-//!     cargo test --release --test web -- --ignored --nocapture hundred_thousand
+//! ```text
+//! cargo test --release --test web -- --ignored --nocapture hundred_thousand
+//! ```
 
 use super::browser::Browser;
 use super::http::ask;

@@ -1,11 +1,13 @@
 //! Annotated copies of frames: what an operator sees.
 //!
-//!     frame --enlarged when small--> picture
-//!                                      + strip above: verdict, reason, facts          (header)
-//!                                      + boxes of defects in the colour of their grade
-//!                                      + corners around regions of text
-//!                                      + captions and readings beside them     (plate, place)
-//!                                      + strip below: readings of no region           (footer)
+//! ```text
+//! frame --enlarged when small--> picture
+//!                                  + strip above: verdict, reason, facts          (header)
+//!                                  + boxes of defects in the colour of their grade
+//!                                  + corners around regions of text
+//!                                  + captions and readings beside them     (plate, place)
+//!                                  + strip below: readings of no region           (footer)
+//! ```
 //!
 //! Boxes and lines go first, words last, so that no line runs through a word. The strips stand outside
 //! of the picture and hide nothing of it.

@@ -1,6 +1,8 @@
 //! Text: the k-th line read against the k-th true line.
 //!
-//!     truth lines --in which region?--> prompt --k-th with k-th--> equal? edit distance
+//! ```text
+//! truth lines --in which region?--> prompt --k-th with k-th--> equal? edit distance
+//! ```
 //!
 //! A true line belongs to the first text prompt whose region (the image's own `rois`, else the
 //! pipeline's) holds the centre of its box; a line without a box, or a prompt without a region, fits

@@ -1,7 +1,9 @@
 //! GS1 element strings: `(01)09501101530003(17)261231(10)ABC` and the same without brackets.
 //!
-//!     line --symbology identifier off--> split at the application identifiers --> (AI, value)
-//!          --`table`: parts of the AI--> one part at a time, `rules` --> Element
+//! ```text
+//! line --symbology identifier off--> split at the application identifiers --> (AI, value)
+//!      --`table`: parts of the AI--> one part at a time, `rules` --> Element
+//! ```
 //!
 //! With brackets, a value ends where the next bracketed identifier begins. Without, a value of fixed
 //! length ends by itself, and any other ends at a group separator (FNC1, character 29) or with the

@@ -1,7 +1,9 @@
 //! Commands in, acknowledgements out: a second client, so that nothing that comes in can hold up results.
 //!
-//!     broker --cmd/…--> ears --queue (bounded)--> one at a time: parse --> dispatcher
-//!     broker <--PUBACK-- after the answer <--cmd/ack, or the sender's response topic: accepted, or the reason--'
+//! ```text
+//! broker --cmd/…--> ears --queue (bounded)--> one at a time: parse --> dispatcher
+//! broker <--PUBACK-- after the answer <--cmd/ack, or the sender's response topic: accepted, or the reason--'
+//! ```
 //!
 //! Who hears never waits for who carries out, and who carries out may wait for room in the client: so a burst is
 //! answered command by command, however long it is.

@@ -1,7 +1,9 @@
 //! Carries out what the state machine decides: timers, disk reads, the client.
 //!
-//!     network, store, station, timer, stop --> inbox --> machine --> actions, carried out in order
-//!                                                ^---- answers, own alarms ----'
+//! ```text
+//! network, store, station, timer, stop --> inbox --> machine --> actions, carried out in order
+//!                                            ^---- answers, own alarms ----'
+//! ```
 //!
 //! Disk reads run on the blocking pool, so that a slow disk does not stop the keep-alive.
 //!

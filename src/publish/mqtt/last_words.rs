@@ -1,7 +1,9 @@
 //! Last words: what a station publishes that has no store, and so delivers nothing.
 //!
-//!     connect --Up--> alarms and states of cameras, retained --all acknowledged--> leave
-//!        ^--Down, a pause--'                                    (until the time is over)
+//! ```text
+//! connect --Up--> alarms and states of cameras, retained --all acknowledged--> leave
+//!    ^--Down, a pause--'                                    (until the time is over)
+//! ```
 
 use super::dialect::{Dialect, Message};
 use super::link::{Link, LinkEvent};

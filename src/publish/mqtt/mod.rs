@@ -1,10 +1,12 @@
 //! MQTT: what a sink is owed, delivered; how the station is, published.
 //!
-//!     Store --committed--> driver --try_publish--> link (rumqttc, its own task) --> broker
-//!       ^                   |  ^                     |
-//!       '---ack, dead letter'  '--- Sent, PUBACK ----'
-//!     daemon --StationEvent (bounded)--> driver     cameras, alarms, stats
-//!     broker --cmd/…--> command (a client of its own) --> daemon's dispatcher --> cmd/ack
+//! ```text
+//! Store --committed--> driver --try_publish--> link (rumqttc, its own task) --> broker
+//!   ^                   |  ^                     |
+//!   '---ack, dead letter'  '--- Sent, PUBACK ----'
+//! daemon --StationEvent (bounded)--> driver     cameras, alarms, stats
+//! broker --cmd/…--> command (a client of its own) --> daemon's dispatcher --> cmd/ack
+//! ```
 //!
 //! `state` decides, without clock, network or disk; `driver` carries out; `link` is one connection, by `tls` or in clear;
 //! `dialect` makes topics and payloads; `last_words` are published without a store. The outbox in the store is the only truth

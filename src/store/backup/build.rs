@@ -1,7 +1,9 @@
 //! A store made of rows: what a restore and a salvage write.
 //!
-//!     marker `unfinished` --> rows into a new database, and what follows from them (ids, files, review states)
-//!         --> chains, fsync --> the caller proves it --> the marker goes
+//! ```text
+//! marker `unfinished` --> rows into a new database, and what follows from them (ids, files, review states)
+//!     --> chains, fsync --> the caller proves it --> the marker goes
+//! ```
 //!
 //! `Store::open` refuses a directory with the marker, so that half a store is never taken for one.
 

@@ -1,6 +1,8 @@
 //! The backup's side of a run: rows into one file, pictures beside it, and the manifest when all of it is on the disk.
 //!
-//!     open: lock, `unfinished` --> rows, each batch with its files --> fsync --> proven --> backup.json --> `unfinished` gone
+//! ```text
+//! open: lock, `unfinished` --> rows, each batch with its files --> fsync --> proven --> backup.json --> `unfinished` gone
+//! ```
 
 use super::take::{Moment, RESULTS, REVIEWS};
 use super::{

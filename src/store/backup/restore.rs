@@ -1,6 +1,8 @@
 //! A store from a backup.
 //!
-//!     manifest --runs, oldest first, each proven--> rows --> a new store --> proven, every picture --> accepted
+//! ```text
+//! manifest --runs, oldest first, each proven--> rows --> a new store --> proven, every picture --> accepted
+//! ```
 //!
 //! All of the ledgers is restored that hangs together up to the last run; of what changes, the last run's. A store
 //! that was restored may publish again what was acknowledged after the backup: same ids, same bytes. What was

@@ -1,7 +1,9 @@
 //! The store's side of a backup: rows in batches, each dealt with before the next is read.
 //!
-//!     both ledgers and the outbox locked: their ends, and all that changes, into memory  --> unlocked, durable
-//!     decisions, records, verdicts since the run before --batch, taken?--> …    then what was held in memory
+//! ```text
+//! both ledgers and the outbox locked: their ends, and all that changes, into memory  --> unlocked, durable
+//! decisions, records, verdicts since the run before --batch, taken?--> …    then what was held in memory
+//! ```
 //!
 //! Retention waits with what is still to be copied, and only with that.
 

@@ -1,7 +1,9 @@
 //! The text model by candle's operations, for devices other than the CPU. It runs there too, so that the tests can
 //! hold it to the other path.
 //!
-//!     keys, values of the arena --Gathered--> one part's after the other --flash attention, or by operations--> rows
+//! ```text
+//! keys, values of the arena --Gathered--> one part's after the other --flash attention, or by operations--> rows
+//! ```
 
 use super::{Block, See, Text, Work};
 use crate::vlm::attention::{Heads, Parts, Span};

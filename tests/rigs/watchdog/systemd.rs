@@ -1,8 +1,10 @@
 //! A service manager that knows one unit: it starts it, hears it, ends it when it is silent, starts it again.
 //!
-//!     Activating --READY--> Active          silent for too long: SIGABRT, SIGKILL, and again from the start
-//!       START, or EXTENSION after each        WATCHDOG after each WATCHDOG=1
-//!       EXTEND_TIMEOUT_USEC
+//! ```text
+//! Activating --READY--> Active          silent for too long: SIGABRT, SIGKILL, and again from the start
+//!   START, or EXTENSION after each        WATCHDOG after each WATCHDOG=1
+//!   EXTEND_TIMEOUT_USEC
+//! ```
 
 use std::fs::File;
 use std::os::unix::net::UnixDatagram;
