@@ -1,4 +1,4 @@
-//! The config: one TOML file and the environment in, a checked `Config` with its pipelines out.
+//! The config: one TOML file and the environment in, a checked [`Config`] with its pipelines out.
 //!
 //! ```text
 //! FILE ----------.

@@ -34,11 +34,11 @@
 //!
 //! Nothing opens before the config is checked; for a recipe with errors the store may know the version that was active
 //! before. While the disk or the outbox is full the line stands,
-//! visibly (`housekeeping` says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
+//! visibly ([`housekeeping`] says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
 //! every source has ended and everything is delivered, or when the store fails: then it stops
-//! acknowledging at once and systemd starts it again, unless the store is `damaged`. Draining goes in the order of the line, so
-//! that what was taken is inspected, what was inspected is stored, and what was stored is published
-//! or kept for the next start.
+//! acknowledging at once and systemd starts it again, unless the store is [`damaged`]. Draining goes in the order of
+//! the line, so that what was taken is inspected, what was inspected is stored, and what was stored is published or
+//! kept for the next start.
 
 mod anew;
 mod board;
@@ -113,7 +113,7 @@ enum Ended {
 /// Runs until told to stop.
 ///
 /// # Errors
-/// When a part cannot be opened, or the store fails while running; `damaged::Damaged` when no restart mends it.
+/// When a part cannot be opened, or the store fails while running; [`damaged::Damaged`] when no restart mends it.
 pub fn run(config: Config) -> anyhow::Result<()> {
     heap::bound();
     let systemd = Arc::new(Systemd::new());

@@ -14,14 +14,14 @@
 //! publish/    outbox -> each sink: PUBLISH -> PUBACK -> its cursor goes on
 //! ```
 //!
-//! `recipe` reads a pipeline file once and knows the active version of each. `evaluate` scores inspections against what
-//! is known of their pictures, and holds a new version, or another model, to its gate. `control` is the door for the
-//! commands of this machine that need the store: verify, export and their like.
+//! [`recipe`] reads a pipeline file once and knows the active version of each. [`evaluate`] scores inspections against
+//! what is known of their pictures, and holds a new version, or another model, to its gate. [`control`] is the door for
+//! the commands of this machine that need the store: verify, export and their like.
 //!
 //! And against the stream: what MQTT, HTTP and files tell the line (trigger, pause, resume, pipeline) is
-//! read by `command` and goes to the cameras over the dispatcher in `daemon`.
+//! read by [`command`] and goes to the cameras over the dispatcher in [`daemon`].
 //!
-//! `daemon` builds these parts and joins them with queues of `domain` types. A file imports only
+//! [`daemon`] builds these parts and joins them with queues of [`domain`] types. A file imports only
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):
 //!
 //! ```text

@@ -4,7 +4,7 @@
 //! Kind (`kind`) --open--> Device --next--> Picture | Idle | Late | Broken | Lost | Ended
 //! ```
 //!
-//! A `Device` lives in a child process and may hang in any call: the supervisor kills the child then.
+//! A [`Device`] lives in a child process and may hang in any call: the supervisor kills the child then.
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};

@@ -19,7 +19,7 @@
 //! simulator, recordings), and files only have the time of their arrival. There a picture that is late beyond its
 //! window would lie in the window of a later part, and nothing tells it from that part's own. So, after a
 //! part whose picture did not come, the parts that follow are in doubt until the missing picture cannot come any
-//! more: until a trigger comes `QUIET_WINDOWS` windows after the one before it.
+//! more: until a trigger comes [`QUIET_WINDOWS`] windows after the one before it.
 //!
 //! Invariants:
 //! - A frame is only ever `Mine` when it was exposed after its part's trigger, within the window, and before the

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Random weights never end an answer, so stages run for a fixed number of steps, and the answers
-//! of the frame are cut at `measure::RANDOM_ANSWER_TOKENS`.
+//! of the frame are cut at [`measure::RANDOM_ANSWER_TOKENS`].
 
 mod measure;
 

@@ -63,7 +63,7 @@ impl Client {
     /// Reaches the store in `dir`: through its daemon, or by opening it, as its owner in any case.
     ///
     /// # Errors
-    /// `ControlError`.
+    /// [`ControlError`].
     pub(crate) fn reach(dir: &Path) -> Result<Self, ControlError> {
         let fail = |source| ControlError::Reach { dir: dir.to_owned(), source };
         let meta = std::fs::metadata(dir).ok().filter(std::fs::Metadata::is_dir);
@@ -105,7 +105,7 @@ impl Client {
     /// `take` returns, if it says so.
     ///
     /// # Errors
-    /// `ControlError`, or what `take` failed with.
+    /// [`ControlError`], or what `take` failed with.
     pub(crate) fn ask<E: From<ControlError>>(
         &mut self,
         request: Request,

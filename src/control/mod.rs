@@ -5,7 +5,7 @@
 //!                  ^------- Progress, Item…, and at last Done or Refused --'
 //! ```
 //!
-//! The CLI always speaks this protocol (`client`). Who answers depends on who has the store:
+//! The CLI always speaks this protocol ([`client`]). Who answers depends on who has the store:
 //!
 //! ```text
 //! a daemon runs               the daemon

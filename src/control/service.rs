@@ -30,7 +30,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// Does what is asked; the summary of it.
 ///
 /// # Errors
-/// `Failure`.
+/// [`Failure`].
 pub(super) fn answer(
     store: &Store,
     request: Request,

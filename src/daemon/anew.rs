@@ -6,7 +6,7 @@
 //!  '--the pause is over-'
 //! ```
 //!
-//! Pauses double from `PAUSE_MIN` to `PAUSE_MAX`; a thread that ran for `CALM` begins with the first again. The
+//! Pauses double from [`PAUSE_MIN`] to [`PAUSE_MAX`]; a thread that ran for [`CALM`] begins with the first again. The
 //! source stays open: what it knows of files and parts that it has given must not be forgotten. A panic while
 //! resting leaves its triggers to the next start, which finds them in the store.
 

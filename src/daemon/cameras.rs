@@ -140,7 +140,7 @@ impl Cameras {
         })
     }
 
-    /// Closes the queues and waits for the threads; `Stop` must be set before.
+    /// Closes the queues and waits for the threads; [`Stop`] must be set before.
     pub(super) fn close(self) {
         self.dispatcher.close();
         self.queues.iter().for_each(|q| q.close());

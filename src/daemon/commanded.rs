@@ -68,7 +68,7 @@ impl Orders {
     /// What was commanded before this start or, where nothing was, what the config says.
     ///
     /// # Errors
-    /// `StoreError`; a camera without its pipeline among `recipes`.
+    /// [`StoreError`]; a camera without its pipeline among `recipes`.
     pub(super) fn restore(camera: &Camera, recipes: &Registry, store: &Store) -> anyhow::Result<Self> {
         let configured = recipes.pipeline(&camera.pipeline);
         let configured =

@@ -48,7 +48,7 @@ impl Dispatcher {
     /// A dispatcher for these cameras and parts (name, cameras); `recipes` are those that they may be changed to.
     ///
     /// # Errors
-    /// `StoreError`: what former processes have accepted cannot be read.
+    /// [`StoreError`]: what former processes have accepted cannot be read.
     pub(super) fn new(
         counters: Vec<Arc<Counter>>,
         parts: Vec<(String, Vec<String>)>,

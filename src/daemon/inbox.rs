@@ -21,9 +21,9 @@
 //! Invariants:
 //! - No file is taken twice: it has left the folder, durably, before the dispatcher hears of it.
 //! - None is lost: it lies in the folder, in `taken`, in `done` or, with its reason, in `refused`.
-//! - At most `SCAN_MAX` triggers are looked at in one look, and `KEPT_MAX` are kept in `done` and in `refused`. Foreign
-//!   files count for neither, and none is ever moved or removed: `taken`, `done` and `refused` are opened without
-//!   following links, and whatever is done in them is done in the folder that was opened.
+//! - At most [`SCAN_MAX`] triggers are looked at in one look, and [`KEPT_MAX`] are kept in `done` and in `refused`.
+//!   Foreign files count for neither, and none is ever moved or removed: `taken`, `done` and `refused` are opened
+//!   without following links, and whatever is done in them is done in the folder that was opened.
 
 use super::station::Station;
 use crate::camera::Stop;

@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// thread that is returned, which ends with that or with `stop`; the next start has the rest.
 ///
 /// # Errors
-/// `StoreError`, on reading what was accepted and on deciding about parts; failed commits stop the recorder.
+/// [`StoreError`], on reading what was accepted and on deciding about parts; failed commits stop the recorder.
 pub(super) fn record(
     recipes: &Registry,
     store: &Arc<Store>,

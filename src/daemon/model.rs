@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The proof is the one that the model names; of one that names none it is what it makes of parts that people have
-//! confirmed (`confirmed`). Files that were accepted while they were damaged are not let in either.
+//! confirmed ([`confirmed`]). Files that were accepted while they were damaged are not let in either.
 //!
 //! That holds for a load within a run, too: an engine that was lost is started again from files that somebody may
 //! have exchanged meanwhile. Hashes in the config take precedence over what was accepted.

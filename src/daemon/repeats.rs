@@ -135,7 +135,7 @@ impl Repeats {
         self.known.remove(name);
     }
 
-    /// Forgets what is out of its window, and the oldest beyond `KEPT_MAX` less the room that is wanted.
+    /// Forgets what is out of its window, and the oldest beyond [`KEPT_MAX`] less the room that is wanted.
     fn expire(&mut self, now: Instant, wanted: usize) -> Vec<Name> {
         let mut gone = Vec::new();
         while let Some((at, name)) = self.order.front().copied() {

@@ -46,7 +46,7 @@ impl Files {
     /// What a former process has taken, too.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub(super) fn load(
         store: Arc<Store>,
         counter: Arc<Counter>,

@@ -100,7 +100,7 @@ impl fmt::Display for AllOf<'_> {
     }
 }
 
-/// The text of a file, not more than `FILE_BYTES_MAX` of it.
+/// The text of a file, not more than [`FILE_BYTES_MAX`] of it.
 ///
 /// # Errors
 /// `Unreadable`.
@@ -261,7 +261,7 @@ impl Document {
         }
     }
 
-    /// Lets the crate `config` lay the variables over the file.
+    /// Lets the crate [`config`] lay the variables over the file.
     fn merge(&mut self, text: &str, environment: &[(String, String)]) {
         for (variable, _) in environment {
             if variable.starts_with(PREFIX) && !NOT_KEYS.contains(&variable.as_str()) {

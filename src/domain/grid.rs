@@ -58,11 +58,11 @@ impl Grid {
     /// Cuts a frame of `width` x `height` pixels.
     ///
     /// A side of the region shorter than a tile gives a shorter tile. A region so thin that its tiles
-    /// would exceed `ASPECT_RATIO_MAX` grows, inside the frame, until they do not. Tiles that masks
+    /// would exceed [`ASPECT_RATIO_MAX`] grows, inside the frame, until they do not. Tiles that masks
     /// cover wholly are left out; the others keep their row-by-row order.
     ///
     /// # Errors
-    /// `GridError`. Nothing to inspect is an error too, because a part of which nothing was looked at
+    /// [`GridError`]. Nothing to inspect is an error too, because a part of which nothing was looked at
     /// must not pass.
     pub fn new(width: u32, height: u32, frame: &FrameRule, tiling: &Tiling) -> Result<Self, GridError> {
         let Tiling { tile_px, overlap_px, max_tiles, .. } = *tiling;

@@ -108,7 +108,7 @@ impl Default for Health {
     }
 }
 
-/// Limits of what is measured on the inspected region of a picture (see `crate::health`).
+/// Limits of what is measured on the inspected region of a picture (see [`crate::health`]).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HealthLimits {
     /// Mean grey value, 0..255.
@@ -222,7 +222,7 @@ pub struct Expect {
     pub line: usize,
     /// The line must be exactly this.
     pub literal: Option<String>,
-    /// A regular expression (crate `regex`) that must match the whole line; compiled once by `config`
+    /// A regular expression (crate [`regex`]) that must match the whole line; compiled once by `config`
     /// to prove that it is valid.
     pub regex: Option<String>,
     /// Key of `Trigger::expected` whose value the line must equal.

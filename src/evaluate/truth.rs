@@ -106,7 +106,7 @@ pub(crate) fn read_dir(dir: &Path) -> Result<Vec<Truth>, TruthError> {
 /// Reads labels from any source; `path` is only for the messages.
 ///
 /// # Errors
-/// As `read_dir`.
+/// As [`read_dir`].
 pub(crate) fn read(path: &Path, source: impl BufRead) -> Result<Vec<Truth>, TruthError> {
     let mut truths = Vec::new();
     let mut files = BTreeSet::new();

@@ -44,7 +44,7 @@ impl From<Mismatch> for Objection {
 
 /// Checks the lines that the prompt `prompt_id` read, each with its confidence, against all rules.
 ///
-/// Gives one `TextLine` for every line that was read or expected, in their order. `year` is the
+/// Gives one [`TextLine`] for every line that was read or expected, in their order. `year` is the
 /// current one: GS1 dates have two digits and are taken from the hundred years around it.
 pub(crate) fn check_lines(
     prompt_id: &str,

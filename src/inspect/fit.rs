@@ -23,7 +23,7 @@ const ROI_SHARE_MIN: f64 = 0.5;
 /// Judges the pictures of a frame.
 ///
 /// # Errors
-/// `Reason::Frame`, with the first thing that is wrong.
+/// [`Reason::Frame`], with the first thing that is wrong.
 pub(crate) fn judge(frame: &Frame, pipeline: &Pipeline) -> Result<(), Reason> {
     let rule = &pipeline.frame;
     let earlier = frame.clip.iter().enumerate().map(|(i, p)| (Some(frame.clip.len() - i), &p.pixels));

@@ -19,7 +19,7 @@
 //!
 //! Joining is transitive (a scratch through five tiles is one finding) and does not depend on the
 //! order of the detections. Two boxes of one tile are two defects, because the model saw both at
-//! once and named both, unless they lie nearly upon each other (`IOU_SAME_TILE`).
+//! once and named both, unless they lie nearly upon each other ([`IOU_SAME_TILE`]).
 
 use crate::domain::detection::Detection;
 use crate::domain::finding::Finding;
@@ -51,7 +51,7 @@ const MASKED_SHARE: f64 = 0.5;
 /// What merging needs to know besides the detections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MergeRule<'a> {
-    /// The tiles that were inspected; `Detection::tile` is a `Tile::index` of them.
+    /// The tiles that were inspected; [`Detection::tile`] is a [`Tile::index`] of them.
     pub tiles: &'a [Tile],
     pub masks: &'a [Rect],
     /// Size of a frame pixel on the part, in millimetres.
@@ -95,7 +95,7 @@ pub(super) enum MergeError {
 /// and is the same for every order of `detections`.
 ///
 /// # Errors
-/// `MergeError` when a detection names a tile that is not in `rule.tiles`: dropping it could lose a defect.
+/// [`MergeError`] when a detection names a tile that is not in `rule.tiles`: dropping it could lose a defect.
 pub(super) fn merge(detections: &[Detection], rule: &MergeRule<'_>) -> Result<Vec<Merged>, MergeError> {
     let mut seen = Vec::new();
     for detection in detections {

@@ -98,7 +98,7 @@ impl Planned {
     /// Looks whether a frame shows what its recipe expects, and cuts it.
     ///
     /// # Errors
-    /// `Reason::Frame` when it does not, `Reason::Engine` when the model cannot be asked this.
+    /// [`Reason::Frame`] when it does not, [`Reason::Engine`] when the model cannot be asked this.
     pub(crate) fn new(work: Work<'_>, model: &ModelInfo) -> Result<Self, Reason> {
         let started = Instant::now();
         fit::judge(work.frame, work.pipeline)?;

@@ -1,4 +1,4 @@
-//! A pipeline file into a checked `Pipeline`: keys and ranges first, then what must fit together.
+//! A pipeline file into a checked [`Pipeline`]: keys and ranges first, then what must fit together.
 
 use super::assertion::Assertion;
 use super::frame;
@@ -55,10 +55,10 @@ pub fn load_pipeline(path: &Path) -> Result<Pipeline, ReadError> {
     Ok(load_pipeline_with_warnings(path)?.0)
 }
 
-/// `load_pipeline`, and also what is valid and risky in the file.
+/// [`load_pipeline`], and also what is valid and risky in the file.
 ///
 /// # Errors
-/// As `load_pipeline`.
+/// As [`load_pipeline`].
 pub fn load_pipeline_with_warnings(path: &Path) -> Result<(Pipeline, Vec<Problem>), ReadError> {
     let text = read_text(path)?;
     from_str(&path.display().to_string(), &text).map_err(|problems| ReadError::Invalid { problems })

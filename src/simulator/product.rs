@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Invariants:
-//! - The nameplate of every part lies inside `Product::nameplate_roi` of the picture's size, and no
+//! - The nameplate of every part lies inside [`Product::nameplate_roi`] of the picture's size, and no
 //!   defect or bore touches that region.
-//! - Serial numbers repeat only after `SERIALS` parts of one seed.
+//! - Serial numbers repeat only after [`SERIALS`] parts of one seed.
 
 use crate::simulator::compose::{self, Base, FrameTruth, Identity, Plate, Screws};
 use crate::simulator::geom::{self, P, Place, Rand, Rect, uni};
@@ -32,10 +32,10 @@ const ROI_PAD_PX: f32 = 3.0;
 const PARTS_PER_LOT: u64 = 50;
 /// Four digits of a serial number.
 const SERIALS: u64 = 10_000;
-/// Step from one serial to the next: it shares no divisor with `SERIALS`, so every number comes once
+/// Step from one serial to the next: it shares no divisor with [`SERIALS`], so every number comes once
 /// before one comes twice, and neighbours differ in all their digits.
 const SERIAL_STEP: u64 = 7919;
-/// How strongly a product is marked, in the units of `text::mark`: a station marks better than the
+/// How strongly a product is marked, in the units of [`text::mark`]: a station marks better than the
 /// average of all designs, 0.7 to 1.3.
 const MARK_STRENGTH: [f32; 2] = [1.1, 1.6];
 /// Tries to make the nameplate's text readable; each leaves less glare on it.

@@ -190,7 +190,7 @@ impl Store {
     /// Waits until what was accepted is on the disk.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn confirm(&self, Receipt(ticket): Receipt) -> Result<(), StoreError> {
         self.sync.wait(ticket)
     }
@@ -198,7 +198,7 @@ impl Store {
     /// Withdraws the triggers of a command of which no camera has heard, and what it is known by.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn withdraw(&self, triggers: &[Accepted], names: &Names) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for ticket in triggers.iter().filter_map(|a| a.trigger.ticket) {
@@ -213,7 +213,7 @@ impl Store {
     /// Whether the trigger of this ticket still waits for its inspection.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn owes(&self, ticket: Ticket) -> Result<bool, StoreError> {
         Ok(!self.keys_of(ticket)?.is_empty())
     }
@@ -228,7 +228,7 @@ impl Store {
     /// that a former process left.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn accepted(&self) -> Result<Vec<Accepted>, StoreError> {
         let mut bodies: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         for row in &self.trees.accepted {

@@ -99,7 +99,7 @@ impl Store {
     /// The account with this name.
     ///
     /// # Errors
-    /// `StoreError`; so for all of these.
+    /// [`StoreError`]; so for all of these.
     pub fn account(&self, name: &str) -> Result<Option<Account>, StoreError> {
         get(&self.trees.accounts.accounts, name.as_bytes())
     }
@@ -138,7 +138,7 @@ impl Store {
     /// Removes the tokens that somebody made, and those that were made by these. Gives their names.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn remove_tokens_made_by(&self, maker: &str) -> Result<Vec<String>, StoreError> {
         let mut makers = vec![maker.to_owned()];
         let mut removed = Vec::new();

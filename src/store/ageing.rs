@@ -14,7 +14,7 @@
 //!
 //! Invariants:
 //! - What counts is never later than the agreed time, nor than the time of day.
-//! - In any hour of agreed time at most one of `SHARE` inspections goes by age, however often the process starts.
+//! - In any hour of agreed time at most one of [`SHARE`] inspections goes by age, however often the process starts.
 //! - A record counts as no older than any before it: a clock that was behind for a while ages nothing.
 
 use super::Store;
@@ -239,7 +239,7 @@ impl Store {
     /// the oldest beyond `max_bytes`, whatever the clock says.
     ///
     /// # Errors
-    /// `StoreError`; after one that does not pass stop.
+    /// [`StoreError`]; after one that does not pass stop.
     pub fn keep_within_limits(&self, clock: &Clock) -> Result<Round, StoreError> {
         let kept: Option<Agreed> = self.remembered(NAME)?;
         let reading = clock.read();

@@ -59,7 +59,7 @@ impl Store {
     /// The triggers that were accepted of late, oldest first.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn answered(&self) -> Result<Vec<Answered>, StoreError> {
         let failed = |e| StoreError::sled("read the answered triggers", e);
         let rows = self.trees.answered.iter().map(|row| {
@@ -74,7 +74,7 @@ impl Store {
     /// Removes one that nobody needs any more; after a crash it may be there again.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn forget_answered(&self, name: &Name) -> Result<(), StoreError> {
         let removed = self.trees.answered.remove(name);
         removed.map(|_| ()).map_err(|e| self.stop_after("forget an answered trigger", e))
@@ -83,7 +83,7 @@ impl Store {
     /// Waits until everything that was accepted so far is on the disk.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn settle(&self) -> Result<(), StoreError> {
         self.sync.wait(self.sync.request(super::high_water::HighWaterMark::default()))
     }

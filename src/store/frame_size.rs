@@ -22,7 +22,7 @@ impl Store {
     /// Width and height that were learned for a camera with a pipeline.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn frame_size(&self, camera: &str, pipeline: &str) -> Result<Option<(u32, u32)>, StoreError> {
         self.remembered(&name(camera, pipeline))
     }
@@ -30,7 +30,7 @@ impl Store {
     /// Forgets what was learned, where something was.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn forget_frame_size(&self, camera: &str, pipeline: &str) -> Result<(), StoreError> {
         match self.frame_size(camera, pipeline)? {
             Some(_) => self.forget(&name(camera, pipeline)),

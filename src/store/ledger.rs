@@ -123,7 +123,7 @@ impl Store {
     /// records newer than the start are not looked at.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read; what is broken is in the answer.
+    /// [`StoreError`] when the database cannot be read; what is broken is in the answer.
     pub fn verify(&self) -> Result<Verified, StoreError> {
         self.verify_while(&mut |_, _| true)
     }

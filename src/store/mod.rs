@@ -89,7 +89,7 @@ const FLUSH_EVERY_MS: u64 = 500;
 const OPEN_RETRIES: u32 = 250;
 const OPEN_RETRY_MS: u64 = 20;
 
-/// Format of the directory as a whole: 2 since all that is owed is one log; 1 is moved into it (`outbox::migrate`).
+/// Format of the directory as a whole: 2 since all that is owed is one log; 1 is moved into it ([`outbox::migrate`]).
 const FORMAT: u8 = 2;
 const FORMAT_BEFORE_LOG: u8 = 1;
 const FORMAT_KEY: &[u8] = b"format";
@@ -106,7 +106,7 @@ const COMPACT_ABOVE_BYTES: u64 = 256 * 1024 * 1024;
 pub struct StoreOptions {
     /// Retention removes the oldest inspections beyond this many bytes of records and files.
     pub max_bytes: u64,
-    /// Retention removes inspections that are older than this many days, by the agreed time (`ageing`).
+    /// Retention removes inspections that are older than this many days, by the agreed time ([`ageing`]).
     pub retain_days: u32,
     /// Who vouches for the time of day.
     pub clock: ageing::Trust,
@@ -195,7 +195,7 @@ pub struct Store {
     parts_durable: tokio::sync::watch::Sender<u64>,
     usage_bytes: Mutex<Option<u64>>,
     options: StoreOptions,
-    /// The first record that a running backup still needs: `backup::take`.
+    /// The first record that a running backup still needs: [`backup::take`].
     held: AtomicU64,
     _lock: File,
 }
@@ -204,7 +204,7 @@ impl Store {
     /// Opens or creates the store in `dir`.
     ///
     /// # Errors
-    /// `StoreError`; `Unfinished` where a restore or a salvage was begun and cut off.
+    /// [`StoreError`]; `Unfinished` where a restore or a salvage was begun and cut off.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         if dir.join(backup::keep::UNFINISHED).exists() {
             return Err(StoreError::Unfinished { dir: dir.to_owned() });
@@ -270,7 +270,7 @@ impl Store {
         })
     }
 
-    /// Stores a picture (`extension` one of `images::EXTENSIONS`) for an inspection that will be
+    /// Stores a picture (`extension` one of [`images::EXTENSIONS`]) for an inspection that will be
     /// committed. Returns when it is on the disk.
     pub fn put_image(&self, bytes: &[u8], extension: &str) -> Result<ImageRef, StoreError> {
         self.accepts()?;

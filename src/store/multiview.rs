@@ -202,7 +202,7 @@ impl Store {
     /// its last view decides, so that no part is decided twice. Returns how many there were.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn decide_interrupted_parts(&self) -> Result<usize, StoreError> {
         let chain = self.lock_chain()?;
         let t = &self.trees.parts;
@@ -252,7 +252,7 @@ impl Store {
     /// The verdict whose newest view is this inspection.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn part(&self, seq: u64) -> Result<Option<PartVerdict>, StoreError> {
         let failed = |e| StoreError::sled("read a part's verdict", e);
         let Some(value) = self.trees.parts.decided.get(key_of(seq)).map_err(failed)? else { return Ok(None) };
@@ -263,7 +263,7 @@ impl Store {
     /// The part that the inspection `seq` is a view of; `None` when nothing is known of it.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn part_of_view(&self, part: &PartRef, seq: u64) -> Result<Option<PartState>, StoreError> {
         let bad = |reason| StoreError::BadRecord { seq, reason: format!("its part: {reason}") };
         let t = &self.trees.parts;

@@ -1,6 +1,6 @@
 //! Outbox: one log of what is owed to others (results, verdicts of parts, reviews), and for each sink how far it is.
 //!
-//! `Store::commit` writes the record and its entry in one transaction, then flushes; a decision brings its entry in
+//! [`Store::commit`] writes the record and its entry in one transaction, then flushes; a decision brings its entry in
 //! the same way. A message may be sent twice but never lost; receivers drop repeats by inspection id (part id,
 //! review number).
 //!
@@ -186,7 +186,7 @@ pub struct SinkState {
     pub enabled: bool,
     /// The lowest place of the log that it has not acknowledged.
     pub cursor: u64,
-    /// What it waits for, in the order of `Kind::ALL`.
+    /// What it waits for, in the order of [`Kind::ALL`].
     pub owed: [u64; Kind::ALL.len()],
     /// Messages that went without it while it was not enabled, and that nobody was told of yet.
     pub missed: u64,
@@ -201,10 +201,10 @@ pub struct Outbox<'a> {
 
 impl Outbox<'_> {
     /// Up to `limit` entries of a kind from a place on, lowest first, durable ones only. A page may be short, or
-    /// empty, before the end: `SCAN_MAX` entries of other kinds lay in between.
+    /// empty, before the end: [`SCAN_MAX`] entries of other kinds lay in between.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn owed(&self, kind: Kind, from: u64, limit: usize) -> Result<Page, StoreError> {
         self.page(Some(kind), from, self.store.sync.durable_log(), limit, SCAN_MAX)
     }
@@ -255,7 +255,7 @@ impl Outbox<'_> {
     /// for; lost to a crash it is repeated.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn ack(&self, places: &[u64]) -> Result<(), StoreError> {
         let mut log = self.store.lock_log()?;
         let mut changes = Changes::default();
@@ -288,7 +288,7 @@ impl Outbox<'_> {
     /// Where the entry about this stands, while the sink waits for it.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn place_of(&self, owed: Owed) -> Result<Option<u64>, StoreError> {
         let mut page = Page::default();
         while !page.end {
@@ -304,7 +304,7 @@ impl Outbox<'_> {
     /// kept with its reason until retention removes that.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn give_up(&self, place: u64, cause: Cause, reason: &str) -> Result<(), StoreError> {
         let mut log = self.store.lock_log()?;
         let mut changes = Changes::default();
@@ -336,7 +336,7 @@ impl Outbox<'_> {
     /// What this sink has given up, in the order of the log.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn dead_letters(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let number = self.store.lock_log()?.sink(self.sink)?.number;
         let rows = self.store.trees.outbox.letters.scan_prefix(number.to_be_bytes());
@@ -361,7 +361,7 @@ impl Outbox<'_> {
     /// on the disk.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn retry(&self, wanted: Option<&[Owed]>) -> Result<usize, StoreError> {
         self.store.sync.check()?;
         let mut count = 0;
@@ -440,7 +440,7 @@ impl Store {
     /// The sink `mqtt` has these results.
     ///
     /// # Errors
-    /// As `Outbox::ack`.
+    /// As [`Outbox::ack`].
     pub fn ack(&self, seqs: &[u64]) -> Result<(), StoreError> {
         let owed: Vec<Owed> = seqs.iter().map(|seq| Owed { kind: Kind::Result, seq: *seq }).collect();
         self.outbox(MQTT).ack_owed(&owed)
@@ -449,7 +449,7 @@ impl Store {
     /// What any sink has given up: by sink, in the order of the log.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn dead_letters(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let mut letters = Vec::new();
         for sink in self.sinks()? {
@@ -462,7 +462,7 @@ impl Store {
     /// many letters there were.
     ///
     /// # Errors
-    /// As `Outbox::retry`.
+    /// As [`Outbox::retry`].
     pub fn retry_all(&self) -> Result<usize, StoreError> {
         let sinks = self.sinks()?;
         sinks.iter().try_fold(0, |count, sink| Ok(count + self.outbox(&sink.name).retry(None)?))
@@ -471,7 +471,7 @@ impl Store {
     /// Somebody was told what a sink has missed.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn forget_missed(&self, sink: &str) -> Result<(), StoreError> {
         let stored = self.lock_log()?.forget_missed(sink)?;
         let written = self.trees.outbox.sinks.insert(sink, wire::seal(&stored));

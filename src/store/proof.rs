@@ -249,7 +249,7 @@ impl Store {
     /// each record and each flaw, with what was looked at so far, and ends it by saying no. What retention removes meanwhile is no flaw; unreadable records are left to `verify`.
     ///
     /// # Errors
-    /// `Cancelled` once `on` says no; `StoreError` when the database cannot be read.
+    /// `Cancelled` once `on` says no; [`StoreError`] when the database cannot be read.
     pub fn verify_files(
         &self,
         from: u64,

@@ -38,10 +38,10 @@ pub(crate) const PAGE_MAX: usize = 500;
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     pub finished_ms: i64,
-    /// A bit a label of `Names::labels`.
+    /// A bit a label of [`Names::labels`].
     pub labels: u64,
     pub latency_ms: f32,
-    /// Places in `Names`.
+    /// Places in [`Names`].
     pub camera: u16,
     pub pipeline: u16,
     /// 0 pass, 1 fail, 2 review; 255: the record cannot be read.
@@ -298,7 +298,7 @@ impl Store {
     /// says false; a query needs only what is loaded.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read.
+    /// [`StoreError`] when the database cannot be read.
     pub fn index_older(&self) -> Result<bool, StoreError> {
         self.index_newer()?;
         let first_kept = self.first_kept()?;
@@ -319,7 +319,7 @@ impl Store {
     /// Takes in what was committed since the last call.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read.
+    /// [`StoreError`] when the database cannot be read.
     pub fn index_newer(&self) -> Result<(), StoreError> {
         // One reads, and the others would read the same.
         let _reader = self.indexing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -411,7 +411,7 @@ impl Store {
     /// `limit` of the inspections before `before` that fit, newest first, after the first `skip`.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read.
+    /// [`StoreError`] when the database cannot be read.
     pub fn find(
         &self,
         filter: &Filter,
@@ -441,7 +441,7 @@ impl Store {
     /// meanwhile: `visit` must be quick.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read.
+    /// [`StoreError`] when the database cannot be read.
     pub fn scan(&self, filter: &Filter, mut visit: impl FnMut(u64, &Row, &Names)) -> Result<(), StoreError> {
         self.index_newer()?;
         let first_kept = self.first_kept()?;
@@ -462,7 +462,7 @@ impl Store {
     /// What there is to filter by.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read.
+    /// [`StoreError`] when the database cannot be read.
     pub fn facets(&self) -> Result<Facets, StoreError> {
         let mut facets = Facets::default();
         let mut counts = (BTreeMap::new(), BTreeMap::new(), [0u64; LABELS_MAX]);

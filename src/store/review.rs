@@ -139,7 +139,7 @@ impl Store {
     /// newest entry about it that the actor has seen.
     ///
     /// # Errors
-    /// `ReviewError`; after any `Store` error other than `Unstorable` stop.
+    /// [`ReviewError`]; after any [`Store`] error other than `Unstorable` stop.
     pub fn review(
         &self,
         id: &str,
@@ -237,7 +237,7 @@ impl Store {
     /// Takes the decision in force back, as a new entry; what it superseded is in force again.
     ///
     /// # Errors
-    /// `ReviewError`, `NothingToUndo` among them.
+    /// [`ReviewError`], `NothingToUndo` among them.
     pub fn undo_review(
         &self,
         id: &str,

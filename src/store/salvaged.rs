@@ -61,7 +61,7 @@ impl Store {
     /// What is noted, where the store was made of a damaged one.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn salvaged(&self) -> Result<Option<Salvaged>, StoreError> {
         let note: Option<NoteV1> = self.remembered(&format!("{STATE_PREFIX}note"))?;
         let Some(NoteV1 { at, from }) = note else { return Ok(None) };

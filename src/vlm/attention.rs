@@ -8,7 +8,7 @@
 //!     scores = Q K^T span by span -> softmax -> out = P V span by span
 //! ```
 //!
-//! Blocks multiply by the crate `gemm`, single rows by `row`.
+//! Blocks multiply by the crate [`gemm`], single rows by [`row`].
 
 mod row;
 
@@ -42,7 +42,7 @@ pub struct Part {
     pub row: usize,
     /// Number of query rows.
     pub rows: usize,
-    /// The spans of keys that every query row sees, among those of `Parts`.
+    /// The spans of keys that every query row sees, among those of [`Parts`].
     context: Range<usize>,
     /// Where the keys of the query rows themselves are.
     pub own: Span,

@@ -199,7 +199,7 @@ impl Arena {
         }
     }
 
-    /// As `write`, of tensors.
+    /// As [`write`], of tensors.
     ///
     /// # Errors
     /// When the rows leave the arena, or are not kept in tensors.

@@ -6,7 +6,7 @@
 //!                         '-- else ------------> the whole head
 //! ```
 //!
-//! A part is a tile of the head: `TILE_ROWS` adjacent tokens. Its logits are the very bits that the whole
+//! A part is a tile of the head: [`TILE_ROWS`] adjacent tokens. Its logits are the very bits that the whole
 //! head gives, so that skipping the rest changes no answer and no probability.
 
 use super::kernel::{Activations, TILE_ROWS};

@@ -59,7 +59,7 @@ pub trait Vlm {
     fn info(&self) -> &ModelInfo;
 
     /// Answers all questions of all jobs. `keep_going` is asked between passes, on whatever thread; once it says
-    /// no, the answers that are not complete are `VlmError::Stopped`.
+    /// no, the answers that are not complete are [`VlmError::Stopped`].
     fn answer(&mut self, jobs: &[Job], keep_going: &(dyn Fn() -> bool + Sync)) -> Answers;
 }
 
@@ -71,7 +71,7 @@ pub trait Steps {
     /// Takes a job in under an id that no other job under way has.
     fn submit(&mut self, id: u64, rank: Rank, job: Job);
 
-    /// Takes a job out. Its answers that were complete come out with it, the others are `VlmError::Stopped`; `None`:
+    /// Takes a job out. Its answers that were complete come out with it, the others are [`VlmError::Stopped`]; `None`:
     /// no such job is under way.
     fn cancel(&mut self, id: u64) -> Option<Answered>;
 
@@ -181,7 +181,7 @@ pub struct Ask {
     pub sampling: Sampling,
     /// An answer ends before the first of these words, wherever tokens begin and end.
     pub stop: Vec<Arc<str>>,
-    /// What it says is to be heard while it is made, as `Delta`.
+    /// What it says is to be heard while it is made, as [`Delta`].
     pub streams: bool,
 }
 
@@ -260,7 +260,7 @@ pub enum Ground {
 pub struct AnswerToken {
     /// In the model's vocabulary.
     pub id: u32,
-    /// Bytes of `Completion::text` that it stands for: `start..end`.
+    /// Bytes of [`Completion::text`] that it stands for: `start..end`.
     pub start: usize,
     /// Byte after its last one.
     pub end: usize,

@@ -9,7 +9,7 @@
 //! Waiting (for a head) --head--> Receiving (a body) --whole--> Working --answer handed over--> Waiting
 //! ```
 //!
-//! Who waits for his peer may go at any time; who works, when nothing has moved for `BUSY`. Of these
+//! Who waits for his peer may go at any time; who works, when nothing has moved for [`BUSY`]. Of these
 //! goes one of the home (`peer`) that has the most of them, and there the one that has waited longest:
 //! so a flood from one address pushes out itself, and a request that comes whole is answered before its
 //! turn to go comes.

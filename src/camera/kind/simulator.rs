@@ -133,7 +133,7 @@ impl Simulator {
     /// The next part with what is really on it; `None` at the end or when stopped.
     ///
     /// # Errors
-    /// None today; the signature is that of `Source::take`.
+    /// None today; the signature is that of [`Source::take`].
     pub fn next_with_truth(&mut self) -> Result<Option<(Frame, FrameTruth)>, CameraError> {
         let s = &self.settings;
         let i = self.next_i;

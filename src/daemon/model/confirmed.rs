@@ -14,7 +14,7 @@
 //!
 //! Invariants:
 //! - The same store and the same recipes give the same pictures.
-//! - However much was decided, a load looks at `REVIEW_STATES_MAX` parts and opens `PICTURES_MAX` pictures at most.
+//! - However much was decided, a load looks at [`REVIEW_STATES_MAX`] parts and opens [`PICTURES_MAX`] pictures at most.
 
 use crate::domain::finding::Finding;
 use crate::domain::inspection::{ImageRef, Inspection};
@@ -55,7 +55,7 @@ const SHOWN_MIN: f32 = 0.5;
 /// The known pictures for a model; none when no part was confirmed.
 ///
 /// # Errors
-/// `StoreError` when the database cannot be read. Records and files that do not read are passed over.
+/// [`StoreError`] when the database cannot be read. Records and files that do not read are passed over.
 pub(super) fn proof(
     store: &Store,
     pipelines: &BTreeMap<String, Pipeline>,

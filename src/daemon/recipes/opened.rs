@@ -22,7 +22,7 @@ const BY: &str = "start";
 /// The active recipes of a station.
 ///
 /// # Errors
-/// `ReadError::Invalid`: a camera's recipe has errors, and no version of it was ever active. `StoreError`.
+/// [`ReadError::Invalid`]: a camera's recipe has errors, and no version of it was ever active. `StoreError`.
 pub(crate) fn open(config: &Config, store: &Store) -> anyhow::Result<Arc<Registry>> {
     let mut active = vec![];
     for recipe in config.recipes.values() {

@@ -58,7 +58,7 @@ pub(super) struct Confirmed {
 /// Confirmed parts of a pipeline, the newest first, and how many could not be taken.
 ///
 /// # Errors
-/// `StoreError` when the database cannot be read; a record that does not read is left out.
+/// [`StoreError`] when the database cannot be read; a record that does not read is left out.
 pub(super) fn confirmed(store: &Store, pipeline: &str) -> Result<(Vec<Confirmed>, usize), StoreError> {
     let (mut parts, mut left_out) = (vec![], 0);
     for (seq, state) in store.newest_review_states(STATES_MAX)? {

@@ -35,7 +35,7 @@ pub(crate) struct Asked {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AskedText {
     pub id: String,
-    /// Where it reads; `None`: everywhere. `Truth::rois` of an image overrides it.
+    /// Where it reads; `None`: everywhere. [`Truth::rois`] of an image overrides it.
     pub roi: Option<Rect>,
 }
 

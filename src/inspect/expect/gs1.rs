@@ -12,7 +12,7 @@
 //! character of GS1's.
 //!
 //! What the table does not know is not held against the part: a new identifier, a code of a list that
-//! others keep, a Digital Link. Then the check cannot tell (`Objection::Unknown`), after the rest of
+//! others keep, a Digital Link. Then the check cannot tell ([`Objection::Unknown`]), after the rest of
 //! the line was looked at for what is surely broken. Not checked: which identifiers must or must not
 //! come together, because the others may be marked elsewhere on the part; and company prefixes beyond
 //! their first digits.

@@ -9,7 +9,7 @@
 //! answered command by command, however long it is.
 //!
 //! Invariants:
-//! - Packets of more than `COMMAND_BYTES_MAX` end the connection, which is made anew; results flow on.
+//! - Packets of more than [`COMMAND_BYTES_MAX`] end the connection, which is made anew; results flow on.
 //! - The session is clean: a command that came while the station was away is not carried out late, nor is one that
 //!   waited when the connection ended. A sender without an answer may send it again under its correlation id.
 //! - Every command gets one acknowledgement. Which may command, and where the answer goes, the dialect says.

@@ -18,7 +18,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Publishes alarms and states of cameras, retained, and waits until the broker has acknowledged them all.
 ///
 /// # Errors
-/// `MqttError::Option`; `MqttError::Task` when the broker did not take them in time.
+/// [`MqttError::Option`]; [`MqttError::Task`] when the broker did not take them in time.
 pub(crate) async fn last_words(
     options: &MqttOptions,
     events: &[StationEvent],

@@ -12,7 +12,7 @@
 //! any --Stop--> Stopping --all acknowledged--> Stopped
 //! ```
 //!
-//! What is owed comes in kinds (results, verdicts of parts, reviews), each a lane of its own (`lane`): its own
+//! What is owed comes in kinds (results, verdicts of parts, reviews), each a lane of its own ([`lane`]): its own
 //! order, its own pauses, its own suspect, so that no kind holds up another. In flight is one queue in the
 //! order of publishing; its front is the oldest message that is not acknowledged. Packet ids come back from
 //! the client in that same order.
@@ -95,7 +95,7 @@ pub(crate) enum Event {
     Committed(Kind),
     /// Dead letters are owed again, below what was read.
     Retried,
-    /// Answer to `Action::Fetch`: entries that can be published, where to go on, and whether the
+    /// Answer to [`Action::Fetch`]: entries that can be published, where to go on, and whether the
     /// outbox ended there.
     Fetched {
         kind: Kind,

@@ -67,7 +67,7 @@ impl Builder {
     /// Begins a store in `dir`, which must be new or empty.
     ///
     /// # Errors
-    /// `BackupError`: it holds something, or it cannot be written.
+    /// [`BackupError`]: it holds something, or it cannot be written.
     pub(super) fn create(dir: &Path) -> Result<Self, BackupError> {
         fs::create_dir_all(dir).map_err(BackupError::io("create", dir))?;
         let meta = fs::metadata(dir).map_err(BackupError::io("look at", dir))?;

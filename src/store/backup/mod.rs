@@ -183,7 +183,7 @@ enum Copied {
 }
 
 /// Copies a content-addressed file, proving it on the way; under its name there are only whole ones. It is not yet
-/// on the disk: `sync_all` sees to that.
+/// on the disk: [`sync_all`] sees to that.
 fn copy_proven(from: &Path, to: &Path, digest: &Digest) -> Result<Copied, BackupError> {
     if File::open(to).is_ok_and(|file| proof::hash(file).is_ok_and(|found| found == *digest)) {
         return Ok(Copied::Whole(0));

@@ -63,7 +63,7 @@ fn connected(runs: &[Run]) -> (u64, u64) {
 /// Makes a store in `to` from the backup in `from`; `step` is told each record, and of how many.
 ///
 /// # Errors
-/// `BackupError`: there is no finished backup, it is damaged, the target is not empty, or it cannot be written. The
+/// [`BackupError`]: there is no finished backup, it is damaged, the target is not empty, or it cannot be written. The
 /// target is then marked as unfinished.
 pub(crate) fn restore(
     from: &Path,

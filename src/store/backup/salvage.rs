@@ -109,7 +109,7 @@ struct Salvage<'a> {
 /// Saves what can be read of the store in `from` into a new one in `to`; `step` is told what is being done.
 ///
 /// # Errors
-/// `BackupError`: the target is not empty, or cannot be written. It is then marked as unfinished.
+/// [`BackupError`]: the target is not empty, or cannot be written. It is then marked as unfinished.
 pub(crate) fn salvage(
     from: &Path,
     to: &Path,

@@ -47,7 +47,7 @@ pub trait BackupReceiver {
     /// A batch of rows; when it returns they are dealt with, their files copied.
     ///
     /// # Errors
-    /// `StoreError::Cancelled`.
+    /// [`StoreError::Cancelled`].
     fn rows(&mut self, rows: &[u8], done: u64, total: u64) -> Result<(), StoreError>;
 }
 
@@ -98,7 +98,7 @@ impl Store {
     /// Gives all rows that a backup needs which holds `since`.
     ///
     /// # Errors
-    /// `TakeError`; the backup is then unfinished.
+    /// [`TakeError`]; the backup is then unfinished.
     pub fn take_backup(&self, since: &Since, receiver: &mut dyn BackupReceiver) -> Result<Moment, TakeError> {
         let hold = Hold::new(&self.held).ok_or(TakeError::Busy)?;
         let (moment, changing) = self.moment(since)?;

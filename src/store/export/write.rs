@@ -111,7 +111,7 @@ impl Store {
     /// Writes all inspections that fit, newest first.
     ///
     /// # Errors
-    /// `ExportError`; what was written before is not a whole export.
+    /// [`ExportError`]; what was written before is not a whole export.
     pub fn write_export(
         &self,
         filter: &Filter,

@@ -27,7 +27,7 @@ pub(super) fn available() -> bool {
 /// Multiplies rows of activations with tiles.
 ///
 /// # Safety
-/// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
+/// The processor is [`available`]; `out` holds all rows and columns named, and nobody else writes them.
 pub(super) unsafe fn multiply(
     w: &Packed,
     x: &Activations,

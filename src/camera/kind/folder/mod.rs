@@ -9,8 +9,8 @@
 //! Hidden files and everything that is not a plain file are left alone. A file that cannot be
 //! decoded is an error that names it; the others go on.
 //!
-//! For a trigger the time of a picture is its file's: when it came (`FileTime::Arrival`), or what its writer set
-//! (`FileTime::Modified`). Without triggers every file is a part, taken once, over restarts, too: `Taken` notes it
+//! For a trigger the time of a picture is its file's: when it came ([`FileTime::Arrival`]), or what its writer set
+//! ([`FileTime::Modified`]). Without triggers every file is a part, taken once, over restarts, too: [`Taken`] notes it
 //! before the frame is handed out.
 
 mod watch;

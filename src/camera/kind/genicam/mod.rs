@@ -3,7 +3,7 @@
 //! The acquisition is continuous. With a trigger, software or a line, the camera exposes when it is
 //! triggered, and a pause is no fault; a lost control channel is one, at once.
 //!
-//! A picture's stamp is its exposure by the camera's own clock (`clock`), so that one that was long on its
+//! A picture's stamp is its exposure by the camera's own clock ([`clock`]), so that one that was long on its
 //! way is not taken for a newer one.
 
 mod clock;

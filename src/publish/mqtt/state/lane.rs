@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A message on which the broker (or what stands between) drops every connection, or which it calls invalid,
-//! would hold up all others of its kind for ever. It is a suspect: lost `STRIKES` times in a row alone in
+//! would hold up all others of its kind for ever. It is a suspect: lost [`STRIKES`] times in a row alone in
 //! flight, or called invalid once.
 //!
 //! ```text

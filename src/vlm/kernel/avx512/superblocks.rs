@@ -86,7 +86,7 @@ unsafe fn with_tile<R: Read, const ROWS: usize>(
     }
 }
 
-/// At most `MANY_MAX` rows, a multiple of `STEP`, with one tile; `blocks` is room for a unit.
+/// At most [`MANY_MAX`] rows, a multiple of [`STEP`], with one tile; `blocks` is room for a unit.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn with_unpacked<R: Read>(
