@@ -51,7 +51,7 @@ const SCRIPT: &str = "INSPECTD_TEST_CAMERA_SCRIPT";
 const REPORTED_WITHIN: Duration = Duration::from_secs(5);
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 /// Ends a test that waits for nothing; an emulated machine needs much of it.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// The faults of P4; `unplug` takes the device's node away.
 const FAULTS: [&str; 8] = ["hang", "eio", "frozen", "wrong_size", "shrinks", "stop", "crash", "unplug"];
 /// Cameras that fail at the same time: as many as one box has, because what is measured is the supervisor
@@ -116,7 +116,7 @@ fn scripted(script: &Path) {
         };
         let word = std::fs::read_to_string(script).unwrap_or_else(|_| "eio".into());
         match word.as_str() {
-            "hang" => std::thread::sleep(Duration::from_secs(3600)),
+            "hang" => std::thread::sleep(Duration::from_hours(1)),
             "eio" => {
                 let _ = channel.send(&FromCapture::Fault { reason: "EIO".into() }, &[], within);
                 return;

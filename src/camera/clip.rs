@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(source.next().unwrap_err().to_string(), "EIO");
         assert_eq!(times(&source.next().unwrap().unwrap()), ("Some(500)".into(), vec![200, 100]));
         let mut triggered = clips(script(), rule(3, 100));
-        let want = Want::by(Instant::now() + Duration::from_secs(60));
+        let want = Want::by(Instant::now() + Duration::from_mins(1));
         assert_eq!(times(&triggered.take(want).unwrap().unwrap()).1, [100]);
         let next = triggered.take(want).unwrap().unwrap();
         assert_eq!(times(&next).1, [200, 100], "the next part has nothing to do with the fault");

@@ -213,7 +213,7 @@ mod tests {
     fn stop_wakes_a_waiting_thread() {
         let stop = Stop::default();
         let other = stop.clone();
-        let far = Instant::now() + Duration::from_secs(3600);
+        let far = Instant::now() + Duration::from_hours(1);
         let waits = std::thread::spawn(move || other.wait_until(far));
         stop.set();
         assert!(waits.join().unwrap());

@@ -23,7 +23,7 @@ const DEFAULT_PIPELINE: &str = "photo";
 /// Directory of pipelines when no config names one.
 const PIPELINES_DIR: &str = "pipelines";
 /// Nobody waits at a line for a one-shot inspection: its deadline is as good as none.
-const DEADLINE: Duration = Duration::from_secs(24 * 3600);
+const DEADLINE: Duration = Duration::from_hours(24);
 
 /// Where a one-shot command finds its pipeline and model.
 #[derive(clap::Args, Clone, Debug)]

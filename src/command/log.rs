@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Lines about refused commands that one minute has at most, beside the one that sums up the rest.
 pub(crate) const LINES_PER_MINUTE: u32 = 20;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 static LINES: Mutex<Lines> = Mutex::new(Lines { began: None, said: 0, unsaid: BTreeMap::new() });
 

@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a server may say nothing; even long work gives signs of progress.
-const ANSWER_WAIT: Duration = Duration::from_secs(300);
+const ANSWER_WAIT: Duration = Duration::from_mins(5);
 
 /// Why a command got no answer.
 #[derive(Debug, thiserror::Error)]

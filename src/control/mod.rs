@@ -42,7 +42,7 @@ pub(crate) const SOCKET: &str = "control";
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 const SEND_WAIT: Duration = Duration::from_secs(30);
 /// How long a client may work on what it was given before it says that it took it.
-const TAKE_WAIT: Duration = Duration::from_secs(120);
+const TAKE_WAIT: Duration = Duration::from_mins(2);
 /// Signs of progress come at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 

@@ -30,9 +30,9 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 /// How often counts are published.
 const STATS_EVERY: Duration = Duration::from_secs(30);
 /// How often old inspections are removed.
-const RETENTION_EVERY: Duration = Duration::from_secs(60);
+const RETENTION_EVERY: Duration = Duration::from_mins(1);
 /// How often the size of the database is compared with what lives in it, which reads all of it.
-const COMPACTION_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+const COMPACTION_EVERY: Duration = Duration::from_hours(24);
 /// A stage that shows no life for so long is stalled, and the watchdog is not fed.
 pub(super) const STALL: Duration = Duration::from_secs(20);
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long a trigger that comes again is known. A sender that retries does so within seconds; an outage of the
 /// broker between sender and station takes minutes.
-pub(super) const WINDOW: Duration = Duration::from_secs(600);
+pub(super) const WINDOW: Duration = Duration::from_mins(10);
 /// Triggers that are known at the same time; beyond it the oldest are forgotten before their window ends. Enough for
 /// 27 a second.
 pub(super) const KEPT_MAX: usize = 16_384;

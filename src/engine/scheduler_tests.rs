@@ -168,7 +168,7 @@ impl Rig {
     }
 }
 
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 
 #[test]
 fn the_line_goes_first_and_in_it_the_earliest_deadline() {

@@ -182,7 +182,7 @@ mod tests {
         fail_at: Grade::Reject,
         review_below_confidence: 0.6,
         ignore_below_confidence: 0.0,
-        deadline: Duration::from_millis(8000),
+        deadline: Duration::from_secs(8),
     };
     const NO_CONDITION: GradeRule = GradeRule {
         count_over: None,

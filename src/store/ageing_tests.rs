@@ -8,9 +8,9 @@ use crate::clock::Hands;
 use crate::store::error::StoreError;
 use std::path::Path;
 
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 
 /// 2026-01-01, in seconds since 1970.
 const BEGIN: Duration = Duration::from_secs(1_767_225_600);

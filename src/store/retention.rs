@@ -31,7 +31,7 @@ use std::time::{Duration, SystemTime};
 /// Inspections that are removed in one transaction, while commits wait.
 const BATCH: usize = 256;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 
 /// 2020: no station is older, and a clock that shows less was never set.
 const PLAUSIBLE_FROM: Duration = Duration::from_secs(1_577_836_800);

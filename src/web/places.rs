@@ -26,7 +26,7 @@ pub const CONNECTIONS_MAX: usize = 128;
 /// Further ones for health alone, so that a supervisor can ask while all others work.
 pub(crate) const RESERVED_MAX: usize = 16;
 /// A request on which nothing moves for so long may go when there is no other room.
-const BUSY: Duration = Duration::from_secs(60);
+const BUSY: Duration = Duration::from_mins(1);
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

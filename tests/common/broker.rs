@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// The longest wait for anything; only a failure takes so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits until the condition holds.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -63,7 +63,7 @@ fn verdict(engine: &Engine, picture: &Arc<image::RgbImage>, recipe: &Pipeline) -
         captured: Instant::now(),
         exposed: None,
         clip: vec![],
-        trigger: Trigger { deadline: Some(Duration::from_secs(120)), ..Trigger::default() },
+        trigger: Trigger { deadline: Some(Duration::from_mins(2)), ..Trigger::default() },
         origin: "test".into(),
         replayed: false,
     };

@@ -181,10 +181,7 @@ fn p10_orders_in_the_picture_change_no_field_and_no_verdict_to_pass() {
                 captured: Instant::now(),
                 exposed: None,
                 clip: vec![],
-                trigger: Trigger {
-                    deadline: Some(std::time::Duration::from_secs(600)),
-                    ..Trigger::default()
-                },
+                trigger: Trigger { deadline: Some(std::time::Duration::from_mins(10)), ..Trigger::default() },
                 origin: "twin".into(),
                 replayed: false,
             };

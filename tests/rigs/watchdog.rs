@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use systemd::{Unit, WATCHDOG};
 
 /// Ends a rig that waits for nothing.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// A throttled process runs for the first and stands still for the second.
 const RUNS: Duration = Duration::from_millis(10);
 const STANDS: Duration = Duration::from_millis(300);

@@ -35,11 +35,11 @@ pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(250);
 /// The longest wait after a fault.
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// A device that is away is tried all the same after so long.
-pub(crate) const AWAY_TRY: Duration = Duration::from_secs(60);
+pub(crate) const AWAY_TRY: Duration = Duration::from_mins(1);
 /// A look at a device that is away puts off its next try for so long.
 const AWAY_WAIT: Duration = Duration::from_secs(2);
 /// A child that ran for so long without a fault has forgotten the ones before.
-pub(crate) const CALM: Duration = Duration::from_secs(60);
+pub(crate) const CALM: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// How patient the supervisor is.

@@ -42,7 +42,7 @@ const QUEUE_BYTES_MAX: usize = 16 << 20;
 const RECONNECT_MIN: Duration = Duration::from_millis(500);
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
 /// A connection that has lasted so long is nobody else's; a refused subscription is asked for again after it.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_mins(1);
 /// Connections in a row that end sooner, until somebody else is suspected to use the client id.
 const SHORT_MAX: u32 = 4;
 

@@ -44,7 +44,7 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// The longest pause of a kind on which every connection is dropped: each try costs the others a connection.
-const DROPPED_WAIT_MAX: Duration = Duration::from_secs(300);
+const DROPPED_WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// So many losses in a row with the same kind alone in flight are an alarm.
 const DROPPED_ALARM: u32 = 3;

@@ -163,7 +163,7 @@ impl Unit {
     /// After its one kill: it is ready, inspects and stays. How many parts it inspected meanwhile.
     pub(super) fn goes_on(&mut self) -> usize {
         let before = self.parts();
-        self.until(Duration::from_secs(300), |unit| unit.parts() >= before + PARTS);
+        self.until(Duration::from_mins(5), |unit| unit.parts() >= before + PARTS);
         assert_eq!(self.kills, 1, "{}", self.log());
         self.parts() - before
     }

@@ -27,7 +27,7 @@ use std::time::Duration;
 const BUFFERS: usize = 4;
 /// No picture waits longer than this in the library before it is taken: the supervisor ends a child that does not
 /// take any.
-const WAITED_MAX: Duration = Duration::from_secs(60);
+const WAITED_MAX: Duration = Duration::from_mins(1);
 
 /// How old a picture is when it gets its stamp, where the exposure is not known.
 const UNKNOWN_EXPOSURE_MS: u32 = 20;
