@@ -45,7 +45,7 @@ use std::time::Duration;
 
 /// The config of an installed service, read where no other is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/inspectd/inspectd.toml";
-/// The exit code of sysexits.h for a bad config (EX_CONFIG); systemd does not restart after it.
+/// The exit code of sysexits.h for a bad config (`EX_CONFIG`); systemd does not restart after it.
 pub const EXIT_CODE: u8 = 78;
 
 /// Everything that an operator can set, checked.

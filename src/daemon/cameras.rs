@@ -1,5 +1,5 @@
 //! One thread a camera: trigger -> source -> queue. What the queue drops is recorded as a
-//! review(queue_full), and a trigger without a picture as a review, too.
+//! `review(queue_full)`, and a trigger without a picture as a review, too.
 //!
 //! ```text
 //! clock, or the source itself --.

@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Exit code of a daemon whose store is damaged (EX_DATAERR): only a person can mend it. systemd must not restart it.
+/// Exit code of a daemon whose store is damaged (`EX_DATAERR`): only a person can mend it. systemd must not restart it.
 pub const EXIT_CODE: u8 = 65;
 /// Raised while the daemon stays down; cleared by the next start with a whole store.
 pub const ALARM: &str = "store_damaged";

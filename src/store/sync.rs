@@ -148,7 +148,7 @@ struct Disk {
 impl Disk {
     /// Flushes sled's buffers into its file, then the file onto the disk.
     ///
-    /// sled's own flush ends in sync_file_range, which neither waits for the disk's cache nor for
+    /// sled's own flush ends in `sync_file_range`, which neither waits for the disk's cache nor for
     /// metadata; only the fdatasync makes it durable.
     fn flush(&self) -> Result<(), StoreError> {
         self.runtime

@@ -117,7 +117,7 @@ pub fn preprocess(
 }
 
 /// Bicubic (a = -0.5) with antialias, in 8 bits, as PIL and torchvision do it. OpenCV's
-/// INTER_CUBIC is another filter (a = -0.75, no antialias). Columns go first and their overshoot is
+/// `INTER_CUBIC` is another filter (a = -0.75, no antialias). Columns go first and their overshoot is
 /// clipped to 8 bits before the rows, as in PIL; the crate alone would choose the faster order,
 /// which differs by up to 16 levels beside sharp lines.
 fn resize(image: &RgbImage, w: u32, h: u32) -> Result<Vec<u8>, VlmError> {

@@ -171,7 +171,7 @@ pub(super) async fn list(
     .await
 }
 
-/// `Search` and `Cursor` in one query text; serde_urlencoded cannot flatten numbers.
+/// `Search` and `Cursor` in one query text; `serde_urlencoded` cannot flatten numbers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SearchAndCursor {

@@ -40,7 +40,7 @@ pub(crate) const AWAY_TRY: Duration = Duration::from_mins(1);
 const AWAY_WAIT: Duration = Duration::from_secs(2);
 /// A child that ran for so long without a fault has forgotten the ones before.
 pub(crate) const CALM: Duration = Duration::from_mins(1);
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// How patient the supervisor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

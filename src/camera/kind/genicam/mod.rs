@@ -33,9 +33,9 @@ const WAITED_MAX: Duration = Duration::from_mins(1);
 const UNKNOWN_EXPOSURE_MS: u32 = 20;
 /// Where GigE Vision cameras listen.
 const GVCP_PORT: u16 = 3956;
-/// The discovery command of GigE Vision: key, acknowledge, DISCOVERY_CMD, no payload, id 1.
+/// The discovery command of GigE Vision: key, acknowledge, `DISCOVERY_CMD`, no payload, id 1.
 const GVCP_DISCOVERY: [u8; 8] = [0x42, 0x01, 0x00, 0x02, 0x00, 0x00, 0x00, 0x01];
-/// Its answer's second word begins with DISCOVERY_ACK.
+/// Its answer's second word begins with `DISCOVERY_ACK`.
 const GVCP_DISCOVERY_ACK: [u8; 2] = [0x00, 0x03];
 
 /// Which camera, and how it is set.
