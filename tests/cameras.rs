@@ -39,6 +39,7 @@ use inspectd::camera::wire::{Alive, FromCapture, ToCapture};
 use inspectd::camera::{Source, Stop, Want};
 use inspectd::domain::frame::Frame;
 use inspectd::ipc::{Channel, Child, Program};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
@@ -69,7 +70,7 @@ fn a_child() {
     match std::env::var(ROLE).as_deref() {
         Ok("scripted") => scripted(Path::new(&std::env::var(SCRIPT).unwrap())),
         Ok("real") => {
-            child::serve(Channel::of_this_process().unwrap(), |settings| settings.kind.open()).unwrap()
+            child::serve(Channel::of_this_process().unwrap(), |settings| settings.kind.open()).unwrap();
         }
         Ok(role @ ("line" | "line by order")) => {
             let open = |_: &Settings| -> Result<Box<dyn Device>, DeviceError> {
@@ -194,7 +195,7 @@ fn scripted_kind(script: &Path) -> Kind {
         width_px: None,
         height_px: None,
         fps: None,
-        controls: Default::default(),
+        controls: BTreeMap::default(),
     })
 }
 

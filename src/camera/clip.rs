@@ -56,7 +56,7 @@ impl Clips {
             let Some(next) = self.source.take(want)? else { return Ok(None) };
             let is_near = match (last.exposed, next.exposed) {
                 // Backwards: the source's process was restarted, and its film with it.
-                (Some(last), Some(next)) => next >= last && next - last < interval,
+                (Some(last), Some(next)) => next.checked_sub(last).is_some_and(|gap| gap < interval),
                 _ => false,
             };
             if !is_near {
@@ -83,7 +83,9 @@ impl Source for Clips {
                         last = next;
                     }
                     (before, after) => {
-                        let gap = before.zip(after).map_or(rule.interval, |(before, after)| after - before);
+                        let gap = before
+                            .zip(after)
+                            .map_or(rule.interval, |(before, after)| after.saturating_sub(before));
                         earlier.push((std::mem::replace(&mut last, next), gap));
                     }
                 },

@@ -257,8 +257,8 @@ mod tests {
         let mut window = Window::new(rule(Stamps::Exposure));
         let want = window.begin(t, Some(t + 8_000 * MS));
         assert_eq!(want, Want { after: Some(t), by: Some(t + 1_500 * MS) });
-        assert!(matches!(window.judge(picture(t - MS), None), Match::Older));
-        assert!(matches!(window.judge(picture(t - 900 * MS), None), Match::Older));
+        assert!(matches!(window.judge(picture(t.checked_sub(MS).unwrap()), None), Match::Older));
+        assert!(matches!(window.judge(picture(t.checked_sub(900 * MS).unwrap()), None), Match::Older));
         assert!(matches!(window.judge(picture(t), None), Match::Mine(_)));
         assert!(reason(window.nothing_came()).ends_with("(2 older pictures were discarded)"));
     }

@@ -73,6 +73,7 @@ impl SetupArgs {
     }
 }
 
+#[expect(clippy::case_sensitive_file_extension_comparisons, reason = "so are the names of pipelines")]
 fn named(config: Option<&Config>, name: &str) -> anyhow::Result<Pipeline> {
     let dir = config.map_or(Path::new(PIPELINES_DIR), |c| &c.pipelines_dir);
     let file = dir.join(format!("{name}.toml"));

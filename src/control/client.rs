@@ -160,9 +160,10 @@ fn daemon(dir: &Path) -> io::Result<Option<UnixStream>> {
             // Root believes nobody else's word either.
             let uid = peer_uid(&stream)?;
             let owner = std::fs::metadata(dir)?.uid();
-            match uid == owner || uid == 0 || uid == own_uid() {
-                true => Ok(Some(stream)),
-                false => Err(io::Error::other(format!("user {uid} listens on its socket"))),
+            if uid == owner || uid == 0 || uid == own_uid() {
+                Ok(Some(stream))
+            } else {
+                Err(io::Error::other(format!("user {uid} listens on its socket")))
             }
         }
         // A socket that a killed daemon left behind, or none.

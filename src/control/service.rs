@@ -238,7 +238,7 @@ fn keep_note(store: &Store, note: &Note) {
 impl From<Which> for Filter {
     fn from(which: Which) -> Self {
         let Which { pipeline, camera, from_ms, to_ms, reviewed } = which;
-        Self { pipeline, camera, from_ms, to_ms, reviewed, ..Self::default() }
+        Self { camera, pipeline, from_ms, to_ms, reviewed, ..Self::default() }
     }
 }
 

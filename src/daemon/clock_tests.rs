@@ -36,6 +36,7 @@ const DAY: Duration = Duration::from_hours(24);
 /// How long a part is kept.
 const RETAIN: Duration = Duration::from_hours(90 * 24);
 /// 2026-01-01, in seconds since 1970.
+#[expect(clippy::duration_suboptimal_units, reason = "seconds of Unix time")]
 const BEGIN: Duration = Duration::from_secs(1_767_225_600);
 /// A deadline that no part misses by itself, and one that each misses whose answer is held back.
 const LONG: Duration = Duration::from_mins(10);

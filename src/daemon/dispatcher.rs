@@ -231,7 +231,7 @@ impl Dispatcher {
                 // Its source has just ended, and another camera has the trigger already: it is accepted, and the
                 // next start records this view as interrupted.
                 Err(refusal) => {
-                    tracing::error!(camera = counter.id(), %refusal, "a view of a part is not taken")
+                    tracing::error!(camera = counter.id(), %refusal, "a view of a part is not taken");
                 }
             }
         }

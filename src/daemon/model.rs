@@ -42,7 +42,7 @@ impl std::fmt::Debug for Accepted {
         f.debug_struct("Accepted")
             .field("text", &self.text_sha256)
             .field("mmproj", &self.mmproj_sha256)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -104,7 +104,7 @@ impl Accepted {
         };
         match self.store.pin_model(&pin) {
             Ok(()) => {
-                tracing::info!(text = %pin.text_sha256, vision = %pin.mmproj_sha256, "this model is accepted")
+                tracing::info!(text = %pin.text_sha256, vision = %pin.mmproj_sha256, "this model is accepted");
             }
             // The next load tries again; until then another pair would be taken.
             Err(error) => tracing::error!(%error, "which model is accepted was not kept"),

@@ -61,9 +61,10 @@ impl Backend for Scripted {
     }
 
     fn readiness(&self) -> Readiness {
-        match self.hand.lock().unwrap().absent {
-            true => Readiness::Coming { why: "it is still coming".into() },
-            false => Readiness::Ready,
+        if self.hand.lock().unwrap().absent {
+            Readiness::Coming { why: "it is still coming".into() }
+        } else {
+            Readiness::Ready
         }
     }
 

@@ -193,7 +193,7 @@ mod tests {
     fn a_picture_of_another_size_names_both() {
         let (rgb, _) = part(&Product::ALL[0], 1, 0, 320, 240);
         let pixels = RgbImage::from_raw(320, 240, rgb).unwrap();
-        let with = |size, roi| judged(&pixels, &FrameRule { size, roi, ..FrameRule::default() });
+        let with = |size, roi| judged(&pixels, &FrameRule { roi, size, ..FrameRule::default() });
         let stated = |width, height| FrameSize::Stated { width, height };
         assert_eq!(with(stated(320, 240), None), Ok(()));
         assert_eq!(with(FrameSize::Unknown, None), Ok(()));

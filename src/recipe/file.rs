@@ -349,7 +349,7 @@ fn grades(root: &Section<'_>, labels: &BTreeSet<&str>) -> Vec<GradeRule> {
 
 /// True when every finding that `rule` matches is matched by `earlier` too.
 fn covers(earlier: &GradeRule, rule: &GradeRule) -> bool {
-    fn wider<T: PartialEq>(earlier: &Option<T>, rule: &Option<T>) -> bool {
+    fn wider<T: PartialEq>(earlier: Option<&T>, rule: Option<&T>) -> bool {
         earlier.is_none() || earlier == rule
     }
     fn lower<T: PartialOrd>(earlier: Option<T>, rule: Option<T>) -> bool {
@@ -365,8 +365,8 @@ fn covers(earlier: &GradeRule, rule: &GradeRule) -> bool {
     if earlier.count_over.is_some() && !(same && lower(earlier.count_over, rule.count_over)) {
         return false;
     }
-    wider(&earlier.label, &rule.label)
-        && wider(&earlier.severity, &rule.severity)
+    wider(earlier.label.as_ref(), rule.label.as_ref())
+        && wider(earlier.severity.as_ref(), rule.severity.as_ref())
         && lower(earlier.longest_mm_over, rule.longest_mm_over)
         && lower(earlier.area_mm2_over, rule.area_mm2_over)
 }

@@ -89,7 +89,7 @@ impl AcceptedV1 {
                 expected: self.expected,
                 correlation_id: self.correlation_id,
                 deadline: self.deadline_ms.map(Duration::from_millis),
-                part: self.part.map(ViewOfV1::into_domain),
+                part: self.part.map(|part| Box::new(part.into_domain())),
                 ticket: Some(ticket),
             },
             received: parse_rfc3339(&self.received)?,

@@ -295,9 +295,10 @@ impl Store {
             }
         };
         let own = ViewV1::from_domain(inspection).into_domain()?;
-        match views.contains(&own) {
-            true => Ok(()),
-            false => Err(format!("what is stored of its part {} says otherwise of it", part.id)),
+        if views.contains(&own) {
+            Ok(())
+        } else {
+            Err(format!("what is stored of its part {} says otherwise of it", part.id))
         }
     }
 

@@ -131,9 +131,9 @@ impl ViewOfV1 {
         Self { id, name, cameras }
     }
 
-    pub(super) fn into_domain(self) -> Box<PartRef> {
+    pub(super) fn into_domain(self) -> PartRef {
         let Self { id, name, cameras } = self;
-        Box::new(PartRef { id, name, cameras })
+        PartRef { id, name, cameras }
     }
 }
 
@@ -364,7 +364,7 @@ impl BodyV1 {
                 expected: self.expected,
                 correlation_id: self.correlation_id,
                 deadline: self.deadline_ms.map(Duration::from_millis),
-                part: self.part.map(ViewOfV1::into_domain),
+                part: self.part.map(|part| Box::new(part.into_domain())),
                 ticket: None,
             },
             pipeline: self.pipeline,

@@ -34,6 +34,7 @@ const BATCH: usize = 256;
 const DAY: Duration = Duration::from_hours(24);
 
 /// 2020: no station is older, and a clock that shows less was never set.
+#[expect(clippy::duration_suboptimal_units, reason = "seconds of Unix time")]
 const PLAUSIBLE_FROM: Duration = Duration::from_secs(1_577_836_800);
 
 /// What one round of retention did.

@@ -260,7 +260,7 @@ impl Store {
                 Some(seq) => self.review_entry(seq)?.and_then(|r| r.verdict),
                 None => None,
             };
-            review.reason = reason.trim().to_owned();
+            reason.trim().clone_into(&mut review.reason);
             Ok(review)
         })?;
         self.finish_reviews(std::slice::from_ref(&review), ticket)?;

@@ -89,6 +89,15 @@ impl Parts {
     }
 }
 
+impl<'a> IntoIterator for &'a Parts {
+    type Item = &'a Part;
+    type IntoIter = std::slice::Iter<'a, Part>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 /// A `[rows, heads * head_dim]` matrix inside a larger one.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a, T = f32> {
@@ -424,7 +433,7 @@ mod tests {
 
     /// The definition, value by value.
     fn reference(q: Matrix<'_>, k: Matrix<'_>, v: Matrix<'_>, heads: Heads, parts: &Parts, out: &mut [f32]) {
-        for p in parts.iter() {
+        for p in parts {
             for i in 0..p.rows {
                 for head in 0..heads.query {
                     let kv = head / (heads.query / heads.kv) * heads.dim;
@@ -458,15 +467,15 @@ mod tests {
 
     #[test]
     fn blocks_agree_with_the_definition() {
+        fn matrix<T>(values: &[T]) -> Matrix<'_, T> {
+            Matrix { values, stride: 48, start: 0 }
+        }
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
         let heads = Heads { query: 4, kv: 2, dim: 24 };
         let mut noise = |n: usize| (0..n).map(|_| rng.gen_range(-1.0..1.0)).collect::<Vec<f32>>();
         let (q, k, v) = (noise(80 * 100), noise(200 * 48), noise(200 * 48));
         let q = Matrix { values: &q, stride: 100, start: 4 };
         let [half_k, half_v] = [&k, &v].map(|m| m.iter().map(|x| f16::from_f32(*x)).collect::<Vec<_>>());
-        fn matrix<T>(values: &[T]) -> Matrix<'_, T> {
-            Matrix { values, stride: 48, start: 0 }
-        }
         let mut parts = Parts::default();
         parts.push(70, [Span { start: 100, rows: 7 }, Span { start: 0, rows: 3 }], 110, true);
         parts.push(1, [Span { start: 10, rows: 50 }, Span { start: 7, rows: 0 }], 60, true);

@@ -12,6 +12,11 @@
 //! they are batched is the engine's business alone. Source of every step: Hugging Face
 //! transformers 5.23 (`qwen3_vl`) and llama.cpp's converter for the names in the files.
 
+#![allow(
+    clippy::inline_always,
+    reason = "a kernel's steps are compiled for the instructions of their caller"
+)]
+
 pub mod attention;
 pub mod batch;
 pub mod clip;

@@ -206,9 +206,10 @@ impl Text {
         work: &mut Work,
         see: Option<See<'_>>,
     ) -> Result<()> {
-        match self.device.is_cpu() {
-            true => self.forward_on_host(batch, arena, work, see),
-            false => self.forward_composed(batch, arena, work, see),
+        if self.device.is_cpu() {
+            self.forward_on_host(batch, arena, work, see)
+        } else {
+            self.forward_composed(batch, arena, work, see)
         }
     }
 

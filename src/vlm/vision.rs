@@ -231,9 +231,10 @@ impl Vision {
         // Queries and keys stand side by side, so their heads turn as one row of twice as many.
         let qkv = bias_norm_rotate(b.qkv.forward(&h)?, 2 * c.heads, b.qkv.bias.as_ref(), None, rotary)?;
         let heads = Heads { query: c.heads, kv: c.heads, dim: c.hidden / c.heads };
-        let out = match qkv.device().is_cpu() {
-            true => attend_on_host(&qkv, heads, pictures)?,
-            false => attend_there(&qkv, heads, pictures)?,
+        let out = if qkv.device().is_cpu() {
+            attend_on_host(&qkv, heads, pictures)?
+        } else {
+            attend_there(&qkv, heads, pictures)?
         };
         let x = add_residual(x, b.proj.forward(&out)?, b.proj.bias.as_ref())?;
         let h = b.norm2.forward(&x, c.eps)?;

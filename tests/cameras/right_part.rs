@@ -194,7 +194,7 @@ fn scripted_line(parts: usize, by_order: bool) -> Figures {
         width_px: None,
         height_px: None,
         fps: None,
-        controls: Default::default(),
+        controls: BTreeMap::default(),
     });
     // Pictures that arrive out of order have stamps that do not rise, for which a child is ended, and a part that
     // stays away is no frozen camera.

@@ -135,7 +135,7 @@ impl Subscriber {
             loop {
                 match eventloop.poll().await {
                     Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                        client.try_subscribe(&filter, QoS::AtLeastOnce).unwrap()
+                        client.try_subscribe(&filter, QoS::AtLeastOnce).unwrap();
                     }
                     Ok(Event::Incoming(Packet::SubAck(_))) => confirmed.send_modify(|n| *n += 1),
                     Ok(Event::Incoming(Packet::Publish(p))) => list.lock().unwrap().push(Message {

@@ -224,7 +224,7 @@ impl Watcher {
                     }
                     Ok(Event::Incoming(Packet::SubAck(_))) => tx.send_modify(|n| *n += 1),
                     Ok(Event::Incoming(Packet::Publish(p))) => {
-                        inner.lock().expect("no panic").take(&p.payload)
+                        inner.lock().expect("no panic").take(&p.payload);
                     }
                     Ok(_) => {}
                     Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,

@@ -63,7 +63,7 @@ fn p2_the_rig_sees_a_store_that_does_not_sync() {
 }
 
 /// fdatasync does nothing, and neither does the request for synchronous writes.
-const NO_SYNC: &str = r#"
+const NO_SYNC: &str = r"
 #include <sys/syscall.h>
 #include <unistd.h>
 int fdatasync(int fd) { (void)fd; return 0; }
@@ -71,7 +71,7 @@ int ioctl(int fd, unsigned long request, void *argument) {
     if (request == 0x40086602) return 0;
     return syscall(SYS_ioctl, fd, request, argument);
 }
-"#;
+";
 
 /// A library that takes the syncing out, for the child to load first.
 fn without_fdatasync(dir: &Path) -> PathBuf {

@@ -105,7 +105,7 @@ impl Browser {
             x: x as f64,
             y: y as f64,
         };
-        let middle = ((from.0 + to.0) / 2, (from.1 + to.1) / 2);
+        let middle = (i64::midpoint(from.0, to.0), i64::midpoint(from.1, to.1));
         let drag = MouseActions::new("mouse".into())
             .then(at(from))
             .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })

@@ -99,7 +99,7 @@ fn of_file(recipe: &Recipe, store: &Store) -> anyhow::Result<Recipe> {
         Ok(_) => {}
         // Without room nothing is noted; the next start finds the same.
         Err(error) if error.passes() => {
-            tracing::warn!(%error, pipeline = name, "its version is not noted yet")
+            tracing::warn!(%error, pipeline = name, "its version is not noted yet");
         }
         Err(error) => return Err(error.into()),
     }

@@ -80,7 +80,7 @@ fn assign<'t>(truth: &'t Truth, asked: &Asked) -> (Vec<Vec<&'t TrueText>>, usize
 
 #[expect(clippy::cast_precision_loss, reason = "pixels of an image are exact in f32")]
 fn centre_in(bbox: &BoxPx, roi: &Rect) -> bool {
-    let (x, y) = ((bbox.x0 + bbox.x1) / 2.0, (bbox.y0 + bbox.y1) / 2.0);
+    let (x, y) = (f32::midpoint(bbox.x0, bbox.x1), f32::midpoint(bbox.y0, bbox.y1));
     x >= roi.x0 as f32 && x < roi.x1 as f32 && y >= roi.y0 as f32 && y < roi.y1 as f32
 }
 

@@ -142,8 +142,8 @@ fn plain(chars: &[char], start: usize) -> Result<Split<'_>, Objection> {
     let mut at = start + usize::from(chars.get(start) == Some(&GROUP_SEPARATOR));
     // At least one element: an empty line is no element string.
     while at < chars.len() || split.fields.is_empty() {
-        let first_two = String::from_iter(chars.iter().skip(at).take(2));
-        let ai = String::from_iter(chars.iter().skip(at).take(table::ai_length(&first_two)));
+        let first_two: String = chars.iter().skip(at).take(2).collect();
+        let ai: String = chars.iter().skip(at).take(table::ai_length(&first_two)).collect();
         if ai.is_empty() || !ai.bytes().all(|b| b.is_ascii_digit()) {
             return Err(no_identifier(chars, at, ai));
         }

@@ -440,7 +440,7 @@ impl Driver {
                 match stored {
                     Ok(stored) => return Ok(dialect.last(Some(&stored))),
                     Err(error @ StoreError::BadRecord { .. }) => {
-                        tracing::error!(%error, "skipped for `last`")
+                        tracing::error!(%error, "skipped for `last`");
                     }
                     Err(error) => return Err(error),
                 }

@@ -59,10 +59,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, MqttError> 
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<_, _>>)
         .map_err(|e| bad(path, e))?;
-    match found.is_empty() {
-        true => Err(bad(path, "it holds no certificate")),
-        false => Ok(found),
-    }
+    if found.is_empty() { Err(bad(path, "it holds no certificate")) } else { Ok(found) }
 }
 
 fn bad(path: &Path, reason: impl ToString) -> MqttError {

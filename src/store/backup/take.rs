@@ -109,10 +109,10 @@ impl Store {
         let mut done = 0;
         hold.from(moment.inspections.from);
         let reviews = &self.trees.review.reviews;
-        self.take_span(reviews, REVIEWS, &moment.reviews, &mut done, total, receiver, &|_| {})?;
+        Self::take_span(reviews, REVIEWS, &moment.reviews, &mut done, total, receiver, &|_| {})?;
         let results = &self.trees.results;
-        self.take_span(results, RESULTS, &moment.inspections, &mut done, total, receiver, &|seq| {
-            hold.from(seq + 1)
+        Self::take_span(results, RESULTS, &moment.inspections, &mut done, total, receiver, &|seq| {
+            hold.from(seq + 1);
         })?;
         let mut batch = Vec::new();
         self.take_parts(&moment, &since.open_parts, &mut batch)?;
@@ -154,7 +154,6 @@ impl Store {
 
     #[allow(clippy::too_many_arguments, reason = "two callers, each with its own words")]
     fn take_span(
-        &self,
         tree: &sled::Tree,
         name: &str,
         span: &Span,

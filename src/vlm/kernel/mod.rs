@@ -177,9 +177,10 @@ impl Packed {
 
     fn shared_on(&self, path: Path, bits: Bits) -> Shared {
         let integer_scales = self.kind.unit() == layout::SUPERBLOCK;
-        match integer_scales && bits == Bits::Eight && path != Path::Scalar {
-            true => Shared::Superblock,
-            false => Shared::Block,
+        if integer_scales && bits == Bits::Eight && path != Path::Scalar {
+            Shared::Superblock
+        } else {
+            Shared::Block
         }
     }
 

@@ -191,10 +191,10 @@ fn open(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
 }
 
 fn set_all(camera: &Camera, settings: &Settings) -> Result<(), DeviceError> {
-    let Settings { name, exposure_us, gain, fps, width_px, height_px, pixel_format, trigger } = settings;
     fn refusal<E: Display>(what: &str, setting: String, outcome: Result<(), E>) -> Result<(), DeviceError> {
         outcome.map_err(|e| DeviceError::Setting { what: what.to_owned(), setting, reason: e.to_string() })
     }
+    let Settings { name, exposure_us, gain, fps, width_px, height_px, pixel_format, trigger } = settings;
     let set = |setting: String, outcome| refusal(name, setting, outcome);
     if let Some(format) = pixel_format {
         set(format!("pixel_format {format}"), camera.set_pixel_format_from_string(format))?;
