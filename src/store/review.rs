@@ -139,7 +139,7 @@ impl Store {
     /// newest entry about it that the actor has seen.
     ///
     /// # Errors
-    /// [`ReviewError`]; after any [`Store`] error other than `Unstorable` stop.
+    /// [`ReviewError`]; after any `Store` error other than `Unstorable` stop.
     pub fn review(
         &self,
         id: &str,

@@ -63,7 +63,7 @@ impl Patches {
 /// Width and height after the resize: multiples of `factor` within the budget of pixels.
 ///
 /// # Errors
-/// [`Image`] when a side is 0 or the ratio of the sides exceeds 200.
+/// [`VlmError::Image`] when a side is 0 or the ratio of the sides exceeds 200.
 pub fn smart_resize(
     width: u32,
     height: u32,
@@ -97,7 +97,7 @@ pub fn smart_resize(
 /// Resizes a picture and cuts it into patches.
 ///
 /// # Errors
-/// [`Image`] when the picture cannot be resized.
+/// [`VlmError::Image`] when the picture cannot be resized.
 pub fn preprocess(
     image: &RgbImage,
     patch: usize,

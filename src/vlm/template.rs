@@ -43,7 +43,7 @@ impl Template {
     /// Looks the control tokens up.
     ///
     /// # Errors
-    /// [`Tokenizer`] naming the token that the vocabulary lacks.
+    /// [`VlmError::Tokenizer`] naming the token that the vocabulary lacks.
     pub fn new(t: &Tokenizer) -> Result<Self, VlmError> {
         let id = |name: &str| {
             t.special(name).ok_or_else(|| VlmError::Tokenizer { why: format!("token {name} is missing") })
@@ -77,7 +77,7 @@ impl Template {
     /// Tokens before the rows of a clip's pair: its time, and behind another pair that one's end.
     ///
     /// # Errors
-    /// [`Tokenizer`] when the vocabulary knows no clips.
+    /// [`VlmError::Tokenizer`] when the vocabulary knows no clips.
     pub fn before_pair(&self, t: &Tokenizer, seconds: f64, is_first: bool) -> Result<Vec<u32>, VlmError> {
         if self.video_pad.is_none() {
             let why = "token <|video_pad|> is missing: this model takes no clips".into();
@@ -93,7 +93,7 @@ impl Template {
     /// of the answer.
     ///
     /// # Errors
-    /// [`Tokenizer`] when the text cannot be encoded.
+    /// [`VlmError::Tokenizer`] when the text cannot be encoded.
     pub fn question(&self, t: &Tokenizer, text: &str, behind_picture: bool) -> Result<Vec<u32>, VlmError> {
         let mut ids = if behind_picture { vec![self.vision_end] } else { self.opening() };
         ids.extend(t.encode(text)?);

@@ -21,7 +21,7 @@ impl Tls {
     /// files of our certificate, with those that lead to its authority, and of its key.
     ///
     /// # Errors
-    /// [`Tls`], with the file that cannot be read or says nothing of use.
+    /// [`MqttError::Tls`], with the file that cannot be read or says nothing of use.
     pub fn new(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Self, MqttError> {
         let mut roots = RootCertStore::empty();
         for authority in certificates(ca)? {
