@@ -27,6 +27,7 @@ test: install-deps
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
 	  set -x; $(CARGO) clippy --release --locked --all-targets -- -D warnings; \
 	else echo "clippy is not installed: its lints are not checked"; fi
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps --document-private-items
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	  set -x; $(CARGO) deny --locked --config .ci/deny.toml check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences and duplicates are not checked"; fi

@@ -1,8 +1,10 @@
 //! Addresses of cameras as logs, messages and the effective config may show them.
 //!
-//!     rtsp://user:password@10.0.0.7:554/user=admin&password=x   -->  rtsp://***@10.0.0.7:554/***
-//!     rtspsrc location=rtsp://10.0.0.7/x user-pw=y ! appsink    -->  rtspsrc location=rtsp://10.0.0.7/*** user-pw=*** ! appsink
-//!     /var/film.mp4                                             -->  /var/film.mp4
+//! ```text
+//! rtsp://user:password@10.0.0.7:554/user=admin&password=x   -->  rtsp://***@10.0.0.7:554/***
+//! rtspsrc location=rtsp://10.0.0.7/x user-pw=y ! appsink    -->  rtspsrc location=rtsp://10.0.0.7/*** user-pw=*** ! appsink
+//! /var/film.mp4                                             -->  /var/film.mp4
+//! ```
 //!
 //! Cameras take passwords before the host, in the path and in the query, so that only scheme and host are
 //! shown. Where it cannot be told which part is the host, it is not shown either.

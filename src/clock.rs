@@ -1,8 +1,10 @@
 //! A clock that tests can turn: the time of day, the time since boot, and whether anybody vouches for
 //! the time of day.
 //!
-//!     Clock::system()  --read--> Reading        the machine's clocks
-//!     Clock::turned()  --read--> Reading        what its `Hands` were set to
+//! ```text
+//! Clock::system()  --read--> Reading        the machine's clocks
+//! Clock::turned()  --read--> Reading        what its `Hands` were set to
+//! ```
 //!
 //! The time of day jumps: a battery is empty, a server lies, a person sets it. The time since boot only
 //! goes on. Whatever cannot be undone looks at both.

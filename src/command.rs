@@ -1,8 +1,10 @@
 //! The words of a command: one JSON object, the same by MQTT, by HTTP and in a file, checked once.
 //!
-//!     mqtt    cmd/{verb} -----------------.
-//!     web     POST /api/v1/commands/{verb} +--> CommandBody --check--> Command --> dispatcher (in `daemon`)
-//!     daemon  a file in the trigger folder '      '--> Refusal, malformed: what is wrong, in words
+//! ```text
+//! mqtt    cmd/{verb} -----------------.
+//! web     POST /api/v1/commands/{verb} +--> CommandBody --check--> Command --> dispatcher (in `daemon`)
+//! daemon  a file in the trigger folder '      '--> Refusal, malformed: what is wrong, in words
+//! ```
 //!
 //! The texts of a command end up in records, messages, pages and logs, so lengths and characters are
 //! checked here, where they come in, and nowhere else. A PLC pads its strings with spaces or NUL up to

@@ -1,10 +1,12 @@
-//! The config: one TOML file and the environment in, a checked `Config` with its pipelines out.
+//! The config: one TOML file and the environment in, a checked [`Config`] with its pipelines out.
 //!
-//!     FILE ----------.
-//!                    +--> document (crate `config`) --> section by section --> Config
-//!     INSPECTD_… ----'         every key, typed and ranged       |
-//!                                                               v
-//!     pipelines_dir/NAME.toml  (a camera's must be right)      Pipeline
+//! ```text
+//! FILE ----------.
+//!                +--> document (crate `config`) --> section by section --> Config
+//! INSPECTD_… ----'         every key, typed and ranged       |
+//!                                                           v
+//! pipelines_dir/NAME.toml  (a camera's must be right)      Pipeline
+//! ```
 //!
 //! Every key can be set from the environment: `INSPECTD_MQTT__URL` is `[mqtt] url`, and
 //! `INSPECTD_CAMERA__0__PIPELINE` the pipeline of the first camera. Unknown keys and variables are
@@ -43,7 +45,7 @@ use std::time::Duration;
 
 /// The config of an installed service, read where no other is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/inspectd/inspectd.toml";
-/// The exit code of sysexits.h for a bad config (EX_CONFIG); systemd does not restart after it.
+/// The exit code of sysexits.h for a bad config (`EX_CONFIG`); systemd does not restart after it.
 pub const EXIT_CODE: u8 = 78;
 
 /// Everything that an operator can set, checked.

@@ -1,40 +1,44 @@
 //! The daemon: builds all parts, joins them, waits, drains.
 //!
-//!     cameras (a thread each) --Queue with its policy--> inspector <--answers-- engine (a thread)
-//!         '-- a dropped frame ------------------------------. |   '---orders----> '--> the model's process,
-//!                                                           v v                        killed when it hangs
-//!                                         recorder: picture file, record + outbox, flushed
-//!                                                            |
-//!                                         web (threads of its own): the review page
-//!                                         publishers (a task a sink): PUBLISH, PUBACK, the sink's cursor goes on
+//! ```text
+//! cameras (a thread each) --Queue with its policy--> inspector <--answers-- engine (a thread)
+//!     '-- a dropped frame ------------------------------. |   '---orders----> '--> the model's process,
+//!                                                       v v                        killed when it hangs
+//!                                     recorder: picture file, record + outbox, flushed
+//!                                                        |
+//!                                     web (threads of its own): the review page
+//!                                     publishers (a task a sink): PUBLISH, PUBACK, the sink's cursor goes on
 //!
-//!     commands: MQTT, HTTP, files (`inbox`) --> dispatcher --> cameras
-//!     pipelines_dir --> recipes (a thread): checked, replayed by the engine --> dispatcher, for the next pictures
-//!     `inspectd verify` and its like: control (threads of its own) --> store
+//! commands: MQTT, HTTP, files (`inbox`) --> dispatcher --> cameras
+//! pipelines_dir --> recipes (a thread): checked, replayed by the engine --> dispatcher, for the next pictures
+//! `inspectd verify` and its like: control (threads of its own) --> store
+//! ```
 //!
 //! Every thread and task is watched. What each one's end means:
 //!
-//!     take:CAMERA         a panic is a fault of the camera; it starts anew after a pause   (`anew`)
-//!     watch:CAMERA        a panic is a fault of the camera; its capture process, too       (camera::supervisor)
-//!     inspector           the end of all sources, or a panic: the daemon ends
-//!     engine              a panic: the inspector panics with it
-//!     triggers, control   a panic: the daemon ends with an error, and systemd starts it again
-//!     commands by MQTT    so does a panic of their task
-//!     web                 so does a panic of what accepts or follows; one of a request is that request's answer
-//!     publishers          an error of the store, or a panic: so does the end of a task that delivers
-//!     store-sync          a panic stops the store, and with it the daemon
-//!     retention           a panic: the daemon ends with an error
-//!     recipes             so does a panic of it, and its end before the station's
-//!     interrupted         a panic leaves what it had not recorded to the next start
-//!     thumbs              a panic costs one small copy
+//! ```text
+//! take:CAMERA         a panic is a fault of the camera; it starts anew after a pause   (`anew`)
+//! watch:CAMERA        a panic is a fault of the camera; its capture process, too       (camera::supervisor)
+//! inspector           the end of all sources, or a panic: the daemon ends
+//! engine              a panic: the inspector panics with it
+//! triggers, control   a panic: the daemon ends with an error, and systemd starts it again
+//! commands by MQTT    so does a panic of their task
+//! web                 so does a panic of what accepts or follows; one of a request is that request's answer
+//! publishers          an error of the store, or a panic: so does the end of a task that delivers
+//! store-sync          a panic stops the store, and with it the daemon
+//! retention           a panic: the daemon ends with an error
+//! recipes             so does a panic of it, and its end before the station's
+//! interrupted         a panic leaves what it had not recorded to the next start
+//! thumbs              a panic costs one small copy
+//! ```
 //!
 //! Nothing opens before the config is checked; for a recipe with errors the store may know the version that was active
 //! before. While the disk or the outbox is full the line stands,
-//! visibly (`housekeeping` says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
+//! visibly ([`housekeeping`] says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
 //! every source has ended and everything is delivered, or when the store fails: then it stops
-//! acknowledging at once and systemd starts it again, unless the store is `damaged`. Draining goes in the order of the line, so
-//! that what was taken is inspected, what was inspected is stored, and what was stored is published
-//! or kept for the next start.
+//! acknowledging at once and systemd starts it again, unless the store is [`damaged`]. Draining goes in the order of
+//! the line, so that what was taken is inspected, what was inspected is stored, and what was stored is published or
+//! kept for the next start.
 
 mod anew;
 mod board;
@@ -109,7 +113,7 @@ enum Ended {
 /// Runs until told to stop.
 ///
 /// # Errors
-/// When a part cannot be opened, or the store fails while running; `damaged::Damaged` when no restart mends it.
+/// When a part cannot be opened, or the store fails while running; [`damaged::Damaged`] when no restart mends it.
 pub fn run(config: Config) -> anyhow::Result<()> {
     heap::bound();
     let systemd = Arc::new(Systemd::new());

@@ -1,7 +1,9 @@
 //! Does a picture show anything? What can be measured on it whatever it shows.
 //!
-//!     region --> at most BLOCKS_MAX blocks of 8 x 8 pixels, spread evenly, those under a mask left out
-//!            --> brightness, overexposure, contrast, sharpness, structure --> `Limits` --> the first that is missed
+//! ```text
+//! region --> at most BLOCKS_MAX blocks of 8 x 8 pixels, spread evenly, those under a mask left out
+//!        --> brightness, overexposure, contrast, sharpness, structure --> `Limits` --> the first that is missed
+//! ```
 //!
 //! `structure` tells a picture from noise of any strength: in a picture a block differs from its neighbours as
 //! much as its pixels do from each other, while the means of blocks of independent noise hardly differ at all.

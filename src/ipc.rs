@@ -1,15 +1,17 @@
 //! A child process of this same binary, and framed messages to and from it.
 //!
-//!     parent: Child::spawn --fork, exec /proc/self/exe--> child: Channel::of_this_process
-//!        |                                                   (the socket is its standard input)
-//!        '-- socket: | header bytes: u32 | payload bytes: u32 | header (JSON) | payload (raw) | --'
+//! ```text
+//! parent: Child::spawn --fork, exec /proc/self/exe--> child: Channel::of_this_process
+//!    |                                                   (the socket is its standard input)
+//!    '-- socket: | header bytes: u32 | payload bytes: u32 | header (JSON) | payload (raw) | --'
+//! ```
 //!
 //! What can hang or crash (the engine, a camera's driver) runs in such a child, because a process
 //! is the only thing that can be killed at any point.
 //!
 //! Invariants:
 //! - No child outlives its parent: the kernel kills it (`PR_SET_PDEATHSIG`), and its socket closes.
-//! - A dropped `Child` is killed and reaped; one that the kernel cannot end at once is left to a
+//! - A dropped [`Child`] is killed and reaped; one that the kernel cannot end at once is left to a
 //!   thread that waits for it, so that dropping never hangs.
 //! - No length is believed: both are checked against their limits before anything is allocated.
 //! - No read or write is without its limit of time.
@@ -70,7 +72,7 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// The end of a process that `Child::spawn` started. Call it once.
+    /// The end of a process that [`Child::spawn`] started. Call it once.
     ///
     /// # Errors
     /// When standard input is no socket.
@@ -134,7 +136,7 @@ impl Channel {
     /// through `within` its own limit.
     ///
     /// # Errors
-    /// See `IpcError`.
+    /// See [`IpcError`].
     pub fn recv<H: DeserializeOwned>(
         &mut self,
         wait: Duration,

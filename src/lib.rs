@@ -2,28 +2,32 @@
 //!
 //! The whole line, from camera to MQTT:
 //!
-//!     camera/     a source takes a picture when it is triggered              -> Frame
-//!     queue       bounded, with a named drop policy                          -> Frame
-//!     inspect/    Frame -> does it show anything (health)? -> Tiles x Prompts -> jobs
-//!     engine/     who is asked next, and until when; the model runs in a child process, which can be killed (ipc)
-//!     vlm/        Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
-//!     inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
-//!     store/      image file, then record and outbox entry in one commit, flushed to the disk
-//!     web/        the review page: queue, pictures, decisions               -> Review, in the store
-//!     publish/    outbox -> each sink: PUBLISH -> PUBACK -> its cursor goes on
+//! ```text
+//! camera/     a source takes a picture when it is triggered              -> Frame
+//! queue       bounded, with a named drop policy                          -> Frame
+//! inspect/    Frame -> does it show anything (health)? -> Tiles x Prompts -> jobs
+//! engine/     who is asked next, and until when; the model runs in a child process, which can be killed (ipc)
+//! vlm/        Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
+//! inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
+//! store/      image file, then record and outbox entry in one commit, flushed to the disk
+//! web/        the review page: queue, pictures, decisions               -> Review, in the store
+//! publish/    outbox -> each sink: PUBLISH -> PUBACK -> its cursor goes on
+//! ```
 //!
-//! `recipe` reads a pipeline file once and knows the active version of each. `evaluate` scores inspections against what
-//! is known of their pictures, and holds a new version, or another model, to its gate. `control` is the door for the
-//! commands of this machine that need the store: verify, export and their like.
+//! [`recipe`] reads a pipeline file once and knows the active version of each. [`evaluate`] scores inspections against
+//! what is known of their pictures, and holds a new version, or another model, to its gate. [`control`] is the door for
+//! the commands of this machine that need the store: verify, export and their like.
 //!
 //! And against the stream: what MQTT, HTTP and files tell the line (trigger, pause, resume, pipeline) is
-//! read by `command` and goes to the cameras over the dispatcher in `daemon`.
+//! read by [`command`] and goes to the cameras over the dispatcher in [`daemon`].
 //!
-//! `daemon` builds these parts and joins them with queues of `domain` types. A file imports only
+//! [`daemon`] builds these parts and joins them with queues of [`domain`] types. A file imports only
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):
 //!
-//!     main > cli, daemon > config, evaluate > recipe > inspect > engine > vlm
-//!                         > camera, publish, web, control > store > domain
+//! ```text
+//! main > cli, daemon > config, evaluate > recipe > inspect > engine > vlm
+//!                     > camera, publish, web, control > store > domain
+//! ```
 //!
 //! What is public is what `main` and the tests in tests/ name; everything else is the crate's own.
 //! `src/guide/glossary.md` has the words of the house, each with the type or topic that carries it.
@@ -32,24 +36,7 @@
 //! `Verdict::Review` with its reason.
 
 // The library alone: in tests an unwrap is an assertion. What holds everywhere is in Cargo.toml.
-#![cfg_attr(
-    not(test),
-    warn(
-        clippy::unwrap_used,
-        clippy::cloned_instead_of_copied,
-        clippy::explicit_iter_loop,
-        clippy::flat_map_option,
-        clippy::implicit_clone,
-        clippy::large_futures,
-        clippy::manual_assert,
-        clippy::manual_let_else,
-        clippy::needless_continue,
-        clippy::ptr_as_ptr,
-        clippy::ref_as_ptr,
-        clippy::unnested_or_patterns,
-        clippy::unused_async
-    )
-)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod address;
 pub mod camera;

@@ -1,10 +1,12 @@
 //! A bounded queue between two threads of the line, with a named policy for when it is full.
 //!
-//!     push --> [ oldest … newest ] --> pop          room: Queued
-//!       full:  Wait         push blocks until there is room, or the queue is closed
-//!              DropOldest   the oldest item comes back to the pusher, the new one goes in
-//!              DropNewest   the new item comes back to the pusher
-//!     close    pushers get their item back; poppers empty the queue, then see Closed
+//! ```text
+//! push --> [ oldest … newest ] --> pop          room: Queued
+//!   full:  Wait         push blocks until there is room, or the queue is closed
+//!          DropOldest   the oldest item comes back to the pusher, the new one goes in
+//!          DropNewest   the new item comes back to the pusher
+//! close    pushers get their item back; poppers empty the queue, then see Closed
+//! ```
 //!
 //! Invariants:
 //! - Nothing vanishes: every pushed item is popped, or handed back by `push` to somebody who must

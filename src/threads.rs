@@ -1,7 +1,9 @@
 //! Threads: every one has a name, and a panic on one ends in words, not in silence.
 //!
-//!     spawn(name, body) --> a thread that `/proc/PID/task/*/comm`, `top -H` and a panic's message name
-//!     caught(work) -------> what the work returns, or the words of its panic, for whoever goes on after it
+//! ```text
+//! spawn(name, body) --> a thread that `/proc/PID/task/*/comm`, `top -H` and a panic's message name
+//! caught(work) -------> what the work returns, or the words of its panic, for whoever goes on after it
+//! ```
 //!
 //! This is the only place that starts a thread (tests/tidy.rs checks it). Whoever starts one keeps its handle
 //! and looks at it: `daemon` says for each thread what its end means for the line.

@@ -1,7 +1,9 @@
 //! Cameras in processes of their own: scripted faults (P4), and real peers: Aravis's fake GigE Vision
 //! camera, an RTSP server of GStreamer, films made by ffmpeg.
 //!
-//!     test --Supervised--> this binary as a child: a scripted device, or the product's own sources
+//! ```text
+//! test --Supervised--> this binary as a child: a scripted device, or the product's own sources
+//! ```
 //!
 //! `SOAK=full` runs P4 at its full count.
 
@@ -37,6 +39,7 @@ use inspectd::camera::wire::{Alive, FromCapture, ToCapture};
 use inspectd::camera::{Source, Stop, Want};
 use inspectd::domain::frame::Frame;
 use inspectd::ipc::{Channel, Child, Program};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
@@ -49,7 +52,7 @@ const SCRIPT: &str = "INSPECTD_TEST_CAMERA_SCRIPT";
 const REPORTED_WITHIN: Duration = Duration::from_secs(5);
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 /// Ends a test that waits for nothing; an emulated machine needs much of it.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// The faults of P4; `unplug` takes the device's node away.
 const FAULTS: [&str; 8] = ["hang", "eio", "frozen", "wrong_size", "shrinks", "stop", "crash", "unplug"];
 /// Cameras that fail at the same time: as many as one box has, because what is measured is the supervisor
@@ -67,7 +70,7 @@ fn a_child() {
     match std::env::var(ROLE).as_deref() {
         Ok("scripted") => scripted(Path::new(&std::env::var(SCRIPT).unwrap())),
         Ok("real") => {
-            child::serve(Channel::of_this_process().unwrap(), |settings| settings.kind.open()).unwrap()
+            child::serve(Channel::of_this_process().unwrap(), |settings| settings.kind.open()).unwrap();
         }
         Ok(role @ ("line" | "line by order")) => {
             let open = |_: &Settings| -> Result<Box<dyn Device>, DeviceError> {
@@ -114,7 +117,7 @@ fn scripted(script: &Path) {
         };
         let word = std::fs::read_to_string(script).unwrap_or_else(|_| "eio".into());
         match word.as_str() {
-            "hang" => std::thread::sleep(Duration::from_secs(3600)),
+            "hang" => std::thread::sleep(Duration::from_hours(1)),
             "eio" => {
                 let _ = channel.send(&FromCapture::Fault { reason: "EIO".into() }, &[], within);
                 return;
@@ -192,7 +195,7 @@ fn scripted_kind(script: &Path) -> Kind {
         width_px: None,
         height_px: None,
         fps: None,
-        controls: Default::default(),
+        controls: BTreeMap::default(),
     })
 }
 

@@ -117,7 +117,7 @@ impl Plc {
     /// Until the station has subscribed to commands, nobody hears them.
     async fn until_listening(&self) {
         let before = self.heard.on("/cmd/ack").len();
-        let mut asked = std::time::Instant::now() - Duration::from_secs(1);
+        let mut asked = std::time::Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
         until("the station listens to commands", || {
             if asked.elapsed() > Duration::from_millis(200) {
                 asked = std::time::Instant::now();

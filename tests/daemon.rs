@@ -337,7 +337,8 @@ async fn p6_a_full_disk_is_told_and_the_line_goes_on_when_space_comes_back() {
         let neighbour = disk.mount.join("neighbour");
         let filled = Instant::now();
         let mut file = std::fs::File::create(&neighbour).unwrap();
-        while std::io::Write::write_all(&mut file, &[0x55; 1 << 18]).is_ok() {}
+        let block = vec![0x55; 1 << 18];
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
         drop(file);
         until("the stop is told", || state("alarm/store_full").is_some_and(|s| s == "raised")).await;
         told = told.max(filled.elapsed());
@@ -421,7 +422,7 @@ async fn p8_frames_leave_memory_and_descriptors_flat() {
             if now > seen {
                 (seen, grown) = (now, Instant::now());
             }
-            assert!(grown.elapsed() < Duration::from_secs(60), "it stands still at {seen}");
+            assert!(grown.elapsed() < Duration::from_mins(1), "it stands still at {seen}");
         }
         let of_engine = engine(daemon.id()).expect("the engine is there");
         samples.push([

@@ -1,7 +1,9 @@
 //! No failure of the engine yields a pass, and none stops the line (P5).
 //!
-//!     parent: the real engine room and line --pictures--> child: this test binary, `serve` with a scripted model
-//!     the first pixel of a frame says which fault the model has on it
+//! ```text
+//! parent: the real engine room and line --pictures--> child: this test binary, `serve` with a scripted model
+//! the first pixel of a frame says which fault the model has on it
+//! ```
 //!
 //! Between two faults a good part must pass, so the line is seen to go on.
 //! Full counts: `make soak-p5`.
@@ -103,7 +105,7 @@ impl Steps for Scripted {
         let mut answer: fn() -> Result<Completion, VlmError> = || says("[]", 0.99, Finish::Stop);
         match fault.checked_sub(1).map(|at| KINDS[usize::from(at)]) {
             None => {}
-            Some("hang") => std::thread::sleep(Duration::from_secs(3600)),
+            Some("hang") => std::thread::sleep(Duration::from_hours(1)),
             Some("hang_in_a_loop") => loop {
                 std::hint::spin_loop();
             },
@@ -124,7 +126,7 @@ impl Steps for Scripted {
                 // SAFETY: standard input is the socket; nobody else owns this number.
                 let mut raw = unsafe { std::fs::File::from_raw_fd(0) };
                 raw.write_all(&[0xff; 64]).expect("the socket takes bytes");
-                std::thread::sleep(Duration::from_secs(3600));
+                std::thread::sleep(Duration::from_hours(1));
             }
             Some("cut_off") => {
                 answer = || says(r#"[{"bbox_2d":[1,1,2"#, 0.9, Finish::Length);
@@ -171,7 +173,7 @@ fn child() {
             Ok(Box::new(Scripted::default()) as Box<dyn Steps>)
         }
         "never" => loop {
-            std::thread::sleep(Duration::from_secs(3600));
+            std::thread::sleep(Duration::from_hours(1));
         },
         "refused" => Err(VlmError::NotFinite),
         "panic" => panic!("scripted"),
@@ -199,7 +201,7 @@ fn engine(load: &str) -> Engine {
 fn until(what: &str, condition: impl Fn() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < Duration::from_secs(60), "waited in vain until {what}");
+        assert!(began.elapsed() < Duration::from_mins(1), "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -226,10 +228,7 @@ fn frame(kind: u8) -> Frame {
 
 /// With a deadline that a start of the process on a busy machine cannot miss.
 fn patient(kind: u8) -> Frame {
-    Frame {
-        trigger: Trigger { deadline: Some(Duration::from_secs(60)), ..Trigger::default() },
-        ..frame(kind)
-    }
+    Frame { trigger: Trigger { deadline: Some(Duration::from_mins(1)), ..Trigger::default() }, ..frame(kind) }
 }
 
 /// Every kind of fault in turn, each followed by a good part.
@@ -371,11 +370,11 @@ fn hear(engine: &Engine, questions: &[&str]) -> (Vec<(usize, String)>, Answer) {
     let job = Job { shown: Shown::Images(vec![picture]), min_pixels: 1024, max_pixels: 1024, asks };
     let (heard, events) = mpsc::channel();
     let reply = Arc::new(move |event| heard.send(event).expect("somebody listens"));
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     engine.submit(Order { class: Class::Guest, deadline, job, reply }).expect("there is room");
     let mut said = vec![];
     loop {
-        match events.recv_timeout(Duration::from_secs(60)).expect("it is answered") {
+        match events.recv_timeout(Duration::from_mins(1)).expect("it is answered") {
             Event::Delta { ask, text, .. } => said.push((ask, text)),
             Event::Answer(answer) => return (said, answer),
         }

@@ -1,5 +1,5 @@
 //! The engine against Hugging Face transformers: every named intermediate of every reference case
-//! (fixtures/reference; how they were made stands in its README), through f32, Q8_0 and K-quant files.
+//! (fixtures/reference; how they were made stands in its README), through f32, `Q8_0` and K-quant files.
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -303,7 +303,7 @@ fn a_pair_of_equal_pictures_is_a_still() {
     assert!(m.vision.forward(&[&still, &pair]).is_err(), "stills and pairs are not mixed");
 }
 
-/// The last row of the clip feels the rounding of the Q8_0 files more than the other cases do: transformers
+/// The last row of the clip feels the rounding of the `Q8_0` files more than the other cases do: transformers
 /// itself, computing in f32 with their weights, is off by 0.0565 there and by 0.024 to 0.034 elsewhere.
 const CLIP_Q8_0_ERROR: f32 = 0.08;
 

@@ -1,8 +1,10 @@
 //! Every quantisation through the whole model, picture included: the engine's products of quantised
 //! weights against the same weights expanded to f32, and these against a file of f32.
 //!
-//!     random pair of each quantisation --+-- Expanded          <-- equal --> f32 twin, as a file
-//!                                        +-- Eight, Sixteen: only the rounding of activations differs
+//! ```text
+//! random pair of each quantisation --+-- Expanded          <-- equal --> f32 twin, as a file
+//!                                    +-- Eight, Sixteen: only the rounding of activations differs
+//! ```
 //!
 //! Random weights pass an error on undamped, which makes them a harder case than trained ones.
 
@@ -137,7 +139,7 @@ fn relative(found: &[f32], expected: &[f32]) -> f32 {
 ///
 /// 8 bits: a step is 1/127 of the largest of 32 values, some 2.1 standard deviations, so one product is
 /// off by 0.5 %; some twenty products follow each other, and their errors add as squares: 2.2 %. Measured:
-/// Q4_K_M 0.0256, Q5_K_M 0.0217, Q6_K 0.0215, Q8_0 0.0155, Q4_0 0.0222.
+/// `Q4_K_M` 0.0256, `Q5_K_M` 0.0217, `Q6_K` 0.0215, `Q8_0` 0.0155, `Q4_0` 0.0222.
 const EIGHT_MAX: f32 = 0.05;
 /// 16 bits are 256 times finer; what is left is the order of f32 sums. Measured: 0.0001 to 0.0002.
 const SIXTEEN_MAX: f32 = 0.0005;

@@ -31,7 +31,7 @@ fn refused(pair: &Pair) -> String {
     let (result, peak) = peak_bytes_of(|| load(&pair.text, &pair.mmproj, None, &Device::Cpu).map(|_| ()));
     let words = result.expect_err("a bad file is refused").to_string();
     assert!(peak < BYTES_MAX, "{peak} bytes: {words}");
-    assert!(started.elapsed() < Duration::from_secs(60), "{words}");
+    assert!(started.elapsed() < Duration::from_mins(1), "{words}");
     words
 }
 
@@ -305,7 +305,7 @@ fn survives(pair: &Pair) -> Result<(), TestCaseError> {
     let options = EngineOptions { threads: 1, memory_mb: 530, ..EngineOptions::default() };
     let (result, peak) =
         peak_bytes_of(|| Qwen3Vl::load(&pair.text, &pair.mmproj, options, &Device::Cpu).map(|_| ()));
-    prop_assert!(started.elapsed() < Duration::from_secs(60));
+    prop_assert!(started.elapsed() < Duration::from_mins(1));
     prop_assert!(peak < BYTES_MAX, "{peak} bytes");
     if let Err(error) = result {
         prop_assert!(!error.to_string().is_empty());

@@ -3,8 +3,10 @@
 //!
 //! Imports go to the right only, and siblings never import each other; they meet in `daemon`:
 //!
-//!     main > cli, daemon > config, evaluate > recipe > inspect > engine > vlm
-//!                        > camera, publish, web, control > store > domain
+//! ```text
+//! main > cli, daemon > config, evaluate > recipe > inspect > engine > vlm
+//!                    > camera, publish, web, control > store > domain
+//! ```
 //!
 //! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them;
 //! `command` is one on `domain`, for the rooms that take commands. Test code, what stands under `#[cfg(test)]`, is free
@@ -59,6 +61,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
 ];
+/// What a fenced block in a doc comment may be. Rust is not here: no documentation is run as a test.
+const FENCES: &[&str] = &["text", "json", "toml"];
+
 const FREE: &[&str] = &["main", "lib", "cli", "daemon"];
 
 /// What may lie at the top besides files and folders whose names start with a dot.
@@ -113,6 +118,16 @@ fn no_unfinished_work_is_checked_in() {
             let found = unfinished(&text);
             assert!(found.is_empty(), "{}: {found:?}", path.display());
         }
+    }
+}
+
+/// The test runner does not run documentation, so a test there would hold nothing and none may be there.
+#[test]
+fn no_documentation_is_taken_for_a_test() {
+    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+        let found = taken_for_tests(&text);
+        let path = path.display();
+        assert!(found.is_empty(), "{path}: put it between ```text and ```, lines {found:?}");
     }
 }
 
@@ -368,6 +383,31 @@ fn unfinished(text: &str) -> Vec<&'static str> {
     words.into_iter().filter(|word| text.match_indices(word).any(|(at, _)| is_word(at, word))).collect()
 }
 
+/// The lines of doc comments that rustdoc would take for the beginning of a test: a fence that names no
+/// language of `FENCES`, and text that is indented by four or more.
+fn taken_for_tests(text: &str) -> Vec<usize> {
+    let mut inside = false;
+    let mut found = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim_start();
+        let Some(line) = line.strip_prefix("//!").or_else(|| line.strip_prefix("///")) else {
+            inside = false;
+            continue;
+        };
+        let fence = line.trim_start().strip_prefix("```");
+        if let (false, Some(language)) = (inside, fence)
+            && !FENCES.contains(&language)
+        {
+            found.push(number);
+        }
+        if !inside && line.starts_with("    ") {
+            found.push(number);
+        }
+        inside ^= fence.is_some();
+    }
+    found
+}
+
 #[test]
 fn the_check_sees_broken_imports() {
     let sees = |room: &str, text: &str| !bad_imports(room, text).is_empty();
@@ -441,6 +481,27 @@ fn the_check_sees_unfinished_work() {
     }
     for good in ["let todos = 1;", "// METHODOLOGY", "fn mastodon() {}"] {
         assert!(unfinished(good).is_empty(), "{good}");
+    }
+}
+
+#[test]
+fn the_check_sees_tests_in_documentation() {
+    for bad in [
+        "//! ```\n//! f();\n//! ```",
+        "/// ```rust\n/// ```",
+        "/// ```no_run\n/// ```",
+        "//! It does:\n//!\n//!     a --> b",
+        "//! ```text\n//! a\n//! ```\n//!     b --> c",
+        "/// ```text\nfn f() {}\n    /// ```\n    /// f();\n    /// ```",
+    ] {
+        assert!(!taken_for_tests(bad).is_empty(), "{bad}");
+    }
+    for good in [
+        "//! ```text\n//!     a --> b\n//! ```\n//!\n//! - One.\n//!   Two.",
+        "/// ```json\n/// {}\n/// ```",
+        "fn f() {\n    // ```\n    //     g();\n}",
+    ] {
+        assert!(taken_for_tests(good).is_empty(), "{good}");
     }
 }
 

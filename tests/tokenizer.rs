@@ -25,11 +25,11 @@ fn qwen3() -> Tokenizer {
     let mut tokens: Vec<String> = (0..size).map(|i| format!("[PAD{i}]")).collect();
     let mut types = vec![5; size];
     for (token, i) in vocab {
-        tokens[id(i)] = token.clone();
+        tokens[id(i)].clone_from(token);
         types[id(i)] = 1;
     }
     for a in added {
-        tokens[id(&a["id"])] = a["content"].as_str().unwrap().to_owned();
+        a["content"].as_str().unwrap().clone_into(&mut tokens[id(&a["id"])]);
         types[id(&a["id"])] = if a["special"].as_bool().unwrap() { 3 } else { 4 };
     }
     let merge = |m: &Value| match m {

@@ -1,11 +1,13 @@
 //! The review page: its API by role, its doors, its ledger, its exports, and the page itself in a real
 //! Chromium.
 //!
-//!     web/server.rs    a server on a free port with a filled store      web/http.rs   a plain client
-//!     web/routes.rs    every route by every role; hosts, origins, slow sockets, TLS
-//!     web/door.rs      sockets that only wait, guesses, access that ends
-//!     web/decisions.rs decisions over HTTP, MQTT and export          web/commands.rs commands to the line
-//!     web/page.rs      Chromium                                          web/measure.rs  figures
+//! ```text
+//! web/server.rs    a server on a free port with a filled store      web/http.rs   a plain client
+//! web/routes.rs    every route by every role; hosts, origins, slow sockets, TLS
+//! web/door.rs      sockets that only wait, guesses, access that ends
+//! web/decisions.rs decisions over HTTP, MQTT and export          web/commands.rs commands to the line
+//! web/page.rs      Chromium                                          web/measure.rs  figures
+//! ```
 
 #[path = "common/broker.rs"]
 mod broker;

@@ -4,7 +4,7 @@
 //! Kind (`kind`) --open--> Device --next--> Picture | Idle | Late | Broken | Lost | Ended
 //! ```
 //!
-//! A `Device` lives in a child process and may hang in any call: the supervisor kills the child then.
+//! A [`Device`] lives in a child process and may hang in any call: the supervisor kills the child then.
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,7 @@ impl Stamp {
     }
 
     /// The moment that lies `age` back.
+    #[must_use]
     pub fn back(self, age: Duration) -> Self {
         let age = age.as_nanos() as u64;
         Self {
@@ -71,7 +72,7 @@ impl Stamp {
 pub fn monotonic_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes into a value that lives here; this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 

@@ -10,15 +10,15 @@
 //!                                                         child: v4l2, stream, genicam
 //! ```
 //!
-//! Each kind of camera is a file in `kind`. Between a source and its trigger stands `clip`, which collects the
+//! Each kind of camera is a file in [`kind`]. Between a source and its trigger stands [`clip`], which collects the
 //! pictures of a clip where the pipeline asks for one.
 //!
 //! What can hang or crash, drivers and network streams, lives in a child process (`inspectd capture`).
 //! `folder` and `simulator` are our own code on files and numbers and stay in the process.
 //!
-//! A source runs on a thread of its own and may block in `take`; a `Stop` wakes it. The caller paces
+//! A source runs on a thread of its own and may block in `take`; a [`Stop`] wakes it. The caller paces
 //! it and decides what happens to frames that nobody has room for. Which picture is of which triggered
-//! part is decided in one place for all sources: `window`.
+//! part is decided in one place for all sources: [`window`].
 //!
 //! An error of `take` is about one picture, or about the source being unreachable for now: the caller
 //! reports it and calls `take` again. `Ok(None)` is the end: nothing comes after it.
@@ -65,7 +65,7 @@ impl Want {
 pub trait Source: Send {
     /// The next frame that is wanted, waiting for it if need be; `Ok(None)` when there will never be another.
     /// A frame's `captured` is its exposure. Sources discard what is older than `want.after` where they can
-    /// tell, but the caller decides (`window`).
+    /// tell, but the caller decides ([`window`]).
     ///
     /// # Errors
     /// One picture could not be had, or `Late`: none came by `want.by`; the next call goes on after it.
@@ -213,7 +213,7 @@ mod tests {
     fn stop_wakes_a_waiting_thread() {
         let stop = Stop::default();
         let other = stop.clone();
-        let far = Instant::now() + Duration::from_secs(3600);
+        let far = Instant::now() + Duration::from_hours(1);
         let waits = std::thread::spawn(move || other.wait_until(far));
         stop.set();
         assert!(waits.join().unwrap());

@@ -19,7 +19,7 @@
 //! simulator, recordings), and files only have the time of their arrival. There a picture that is late beyond its
 //! window would lie in the window of a later part, and nothing tells it from that part's own. So, after a
 //! part whose picture did not come, the parts that follow are in doubt until the missing picture cannot come any
-//! more: until a trigger comes `QUIET_WINDOWS` windows after the one before it.
+//! more: until a trigger comes [`QUIET_WINDOWS`] windows after the one before it.
 //!
 //! Invariants:
 //! - A frame is only ever `Mine` when it was exposed after its part's trigger, within the window, and before the
@@ -257,8 +257,8 @@ mod tests {
         let mut window = Window::new(rule(Stamps::Exposure));
         let want = window.begin(t, Some(t + 8_000 * MS));
         assert_eq!(want, Want { after: Some(t), by: Some(t + 1_500 * MS) });
-        assert!(matches!(window.judge(picture(t - MS), None), Match::Older));
-        assert!(matches!(window.judge(picture(t - 900 * MS), None), Match::Older));
+        assert!(matches!(window.judge(picture(t.checked_sub(MS).unwrap()), None), Match::Older));
+        assert!(matches!(window.judge(picture(t.checked_sub(900 * MS).unwrap()), None), Match::Older));
         assert!(matches!(window.judge(picture(t), None), Match::Mine(_)));
         assert!(reason(window.nothing_came()).ends_with("(2 older pictures were discarded)"));
     }

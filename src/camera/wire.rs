@@ -1,4 +1,4 @@
-//! The messages between a capture child and its supervisor; frames travel as payloads of `FromCapture::Frame`.
+//! The messages between a capture child and its supervisor; frames travel as payloads of [`FromCapture::Frame`].
 //!
 //! ```text
 //! supervisor --Open, Take--> child                                            ToCapture

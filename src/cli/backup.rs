@@ -1,8 +1,10 @@
 //! `inspectd backup`, `restore` and `salvage`: the ways back.
 //!
-//!     backup     store --through the daemon, or opened here--> DIR; again into DIR: only what is new
-//!     restore    DIR --> a new store
-//!     salvage    a damaged store --> a new store and a list of what is lost
+//! ```text
+//! backup     store --through the daemon, or opened here--> DIR; again into DIR: only what is new
+//! restore    DIR --> a new store
+//! salvage    a damaged store --> a new store and a list of what is lost
+//! ```
 
 use super::progress::Phases;
 use super::store_args::StoreArgs;

@@ -1,11 +1,13 @@
 //! `inspectd bench`: the speed of every stage, on this box, with this model.
 //!
-//!     --random SHAPE --quant Q --> a pair of random weights in --dir --.
-//!     --model, --mmproj, or the shipped pair --------------------------+--> load
-//!     load -> vision -> prefill -> decode -> a whole simulated frame ------> table, or --json
+//! ```text
+//! --random SHAPE --quant Q --> a pair of random weights in --dir --.
+//! --model, --mmproj, or the shipped pair --------------------------+--> load
+//! load -> vision -> prefill -> decode -> a whole simulated frame ------> table, or --json
+//! ```
 //!
 //! Random weights never end an answer, so stages run for a fixed number of steps, and the answers
-//! of the frame are cut at `measure::RANDOM_ANSWER_TOKENS`.
+//! of the frame are cut at [`measure::RANDOM_ANSWER_TOKENS`].
 
 mod measure;
 
@@ -32,7 +34,7 @@ pub(super) struct Args {
     /// Measure random weights of a real shape instead: 2b, 4b, 8b or tiny-k. Needs no download.
     #[arg(long, value_name = "SHAPE", value_parser = shape, conflicts_with_all = ["model", "mmproj"])]
     random: Option<Shape>,
-    /// Quantisation of the random text model, by llama.cpp's name; the vision model is Q8_0.
+    /// Quantisation of the random text model, by llama.cpp's name; the vision model is `Q8_0`.
     #[arg(long, value_name = "NAME", default_value = "Q4_K_M", requires = "random")]
     quant: Quant,
     /// Where the random pair is written (4b: 3 GB) and kept; one that lies there is used again.

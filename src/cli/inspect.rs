@@ -1,7 +1,9 @@
 //! `inspectd inspect IMAGE…`: pictures in, findings and verdicts out, once.
 //!
-//!     IMAGE -> Frame -> inspect -> table, or with --json one `result` object a line
-//!                          '-> --annotate DIR: a copy with boxes, grades and the text read
+//! ```text
+//! IMAGE -> Frame -> inspect -> table, or with --json one `result` object a line
+//!                      '-> --annotate DIR: a copy with boxes, grades and the text read
+//! ```
 //!
 //! With --clip all pictures together make one frame, of which the last one is inspected.
 

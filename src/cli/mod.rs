@@ -1,12 +1,14 @@
 //! The command line: one file a subcommand, and what subcommands share.
 //!
-//!     run, inspect, check, replay, simulate, ask, bench, model    subcommands
-//!     verify, export, outbox, backup (and restore, salvage)        subcommands on a store
-//!     infer                                                         the engine's process, for the daemon
-//!     store_args, serve_store      which store a command works on; the process that opens it for root
-//!     model_args, setup                                             the model and the pipeline they use
-//!     annotate, picture            annotated copies of frames; reading and writing image files
-//!     output, figures, columns, progress    words for people
+//! ```text
+//! run, inspect, check, replay, simulate, ask, bench, model    subcommands
+//! verify, export, outbox, backup (and restore, salvage)        subcommands on a store
+//! infer                                                         the engine's process, for the daemon
+//! store_args, serve_store      which store a command works on; the process that opens it for root
+//! model_args, setup                                             the model and the pipeline they use
+//! annotate, picture            annotated copies of frames; reading and writing image files
+//! output, figures, columns, progress    words for people
+//! ```
 
 mod annotate;
 mod ask;

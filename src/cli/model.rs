@@ -47,7 +47,7 @@ enum Command {
     },
     /// Accept the config's model files as they are now: from now on this pair answers the line, and no other.
     ///
-    /// Where active recipes have a [gate], the running daemon first replays the parts that people have confirmed by the
+    /// Where active recipes have a gate, the running daemon first replays the parts that people have confirmed by the
     /// new pair, beside the line; one that does not hold is refused, with the parts that it loses.
     Accept {
         #[command(flatten)]

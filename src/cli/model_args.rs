@@ -19,7 +19,7 @@ pub(super) struct ModelArgs {
     /// Text model (GGUF, architecture qwen3vl) [default: the shipped small model].
     #[arg(long, value_name = "FILE", env = "INSPECTD_MODEL__TEXT", requires = "mmproj")]
     pub model: Option<PathBuf>,
-    /// Vision model of the same pair (GGUF, projector qwen3vl_merger).
+    /// Vision model of the same pair (GGUF, projector `qwen3vl_merger`).
     #[arg(long, value_name = "FILE", env = "INSPECTD_MODEL__MMPROJ", requires = "model")]
     pub mmproj: Option<PathBuf>,
     /// Threads of the engine; 0: all cores.

@@ -35,10 +35,10 @@ pub fn load(path: &Path) -> Result<RgbImage, PictureError> {
     load_as(path, Depth::default())
 }
 
-/// Like `load`, with samples of 16 bits as a pipeline states them.
+/// Like [`load`], with samples of 16 bits as a pipeline states them.
 ///
 /// # Errors
-/// As `load`.
+/// As [`load`].
 pub fn load_as(path: &Path, depth: Depth) -> Result<RgbImage, PictureError> {
     decode(path, depth).map_err(|source| PictureError::Image { path: path.to_owned(), source })
 }

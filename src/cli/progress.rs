@@ -1,7 +1,9 @@
 //! Progress of long work, always on stderr: a bar on a terminal, now and then a plain line otherwise.
 //!
-//!     terminal:  replay [=====>      ] 40/120  1.3/s  eta 1m  images/a.png
-//!     otherwise: replay 40/120 images/a.png        (first, last, and at most every PLAIN_EVERY)
+//! ```text
+//! terminal:  replay [=====>      ] 40/120  1.3/s  eta 1m  images/a.png
+//! otherwise: replay 40/120 images/a.png        (first, last, and at most every PLAIN_EVERY)
+//! ```
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;

@@ -1,7 +1,9 @@
 //! `inspectd replay DIR`: labelled images in, figures out.
 //!
-//!     DIR/truth.jsonl -> Truth -> load image -> inspect -> Inspection -> score -> table or JSON
-//!                                                   '-> annotated copy       '-> assertions -> exit code
+//! ```text
+//! DIR/truth.jsonl -> Truth -> load image -> inspect -> Inspection -> score -> table or JSON
+//!                                               '-> annotated copy       '-> assertions -> exit code
+//! ```
 //!
 //! - stdout carries the figures and nothing else; with `--json` one JSON object, and the table goes to
 //!   stderr with all other words for people.

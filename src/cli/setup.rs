@@ -1,8 +1,10 @@
 //! The pipeline and the model that a one-shot command works with.
 //!
-//!     --config FILE     model and pipelines of an installed box
-//!     --pipeline P      a file, or a name in the config's (or ./pipelines) directory
-//!     --model, --mmproj override the config's; without either, the shipped small model
+//! ```text
+//! --config FILE     model and pipelines of an installed box
+//! --pipeline P      a file, or a name in the config's (or ./pipelines) directory
+//! --model, --mmproj override the config's; without either, the shipped small model
+//! ```
 
 use super::model_args::ModelArgs;
 use crate::config::{self, Config};
@@ -21,7 +23,7 @@ const DEFAULT_PIPELINE: &str = "photo";
 /// Directory of pipelines when no config names one.
 const PIPELINES_DIR: &str = "pipelines";
 /// Nobody waits at a line for a one-shot inspection: its deadline is as good as none.
-const DEADLINE: Duration = Duration::from_secs(24 * 3600);
+const DEADLINE: Duration = Duration::from_hours(24);
 
 /// Where a one-shot command finds its pipeline and model.
 #[derive(clap::Args, Clone, Debug)]
@@ -71,6 +73,7 @@ impl SetupArgs {
     }
 }
 
+#[expect(clippy::case_sensitive_file_extension_comparisons, reason = "so are the names of pipelines")]
 fn named(config: Option<&Config>, name: &str) -> anyhow::Result<Pipeline> {
     let dir = config.map_or(Path::new(PIPELINES_DIR), |c| &c.pipelines_dir);
     let file = dir.join(format!("{name}.toml"));

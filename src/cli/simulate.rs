@@ -1,7 +1,9 @@
 //! `inspectd simulate`: renders pictures with known truth to a directory.
 //!
-//!     seed --> part 0, 1, 2 … (in parallel) --> DIR/images/000000.png …
-//!                                           \-> DIR/truth.jsonl, one line a picture, in order
+//! ```text
+//! seed --> part 0, 1, 2 … (in parallel) --> DIR/images/000000.png …
+//!                                       \-> DIR/truth.jsonl, one line a picture, in order
+//! ```
 //!
 //! `truth.jsonl` is what `inspectd replay` reads.
 

@@ -1,7 +1,9 @@
 //! What became of commands, in the log: a line each, and of the refused at most so many a minute.
 //!
-//!     refused --room in this minute?--> one line
-//!                '--no--> counted by its code --the minute is over--> one line for all of them
+//! ```text
+//! refused --room in this minute?--> one line
+//!            '--no--> counted by its code --the minute is over--> one line for all of them
+//! ```
 //!
 //! A sender that is refused and tries again for ever fills no disk, and its refusals stay visible.
 
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Lines about refused commands that one minute has at most, beside the one that sums up the rest.
 pub(crate) const LINES_PER_MINUTE: u32 = 20;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 static LINES: Mutex<Lines> = Mutex::new(Lines { began: None, said: 0, unsaid: BTreeMap::new() });
 

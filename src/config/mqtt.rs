@@ -1,6 +1,6 @@
 //! The sections `[mqtt]` and `[sink.NAME]`: the brokers' addresses and who we are to them.
 //!
-//! Secrets never reach a log: `Secret` prints as `***`, and messages mask what looks like one.
+//! Secrets never reach a log: [`Secret`] prints as `***`, and messages mask what looks like one.
 
 use crate::document::MASK;
 use crate::document::Section;

@@ -23,5 +23,5 @@ pub(super) fn late_clip(trigger: TriggerConfig, pipeline: &Pipeline) -> Option<S
 /// Each picture of a hardware trigger is a part, so that none is left for a clip.
 pub(super) fn line_clip(source: &SourceConfig, pipeline: &Pipeline) -> Option<String> {
     let asks = source.is_line_triggered() && pipeline.clip.is_some();
-    asks.then(|| format!("asks about clips, and {}", LINE_ALONE))
+    asks.then(|| format!("asks about clips, and {LINE_ALONE}"))
 }

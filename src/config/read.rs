@@ -86,7 +86,7 @@ fn check_broker(origin: &Origin, root: &Section<'_>, document: &Document, at: &s
     if let Some(message) = broker.warning() {
         document.warning(&format!("{at}.url"), message);
     }
-    let mut files = Vec::from_iter(broker.password_file.iter().map(|path| ("password_file", path)));
+    let mut files: Vec<_> = broker.password_file.iter().map(|path| ("password_file", path)).collect();
     if let Some(tls) = &broker.tls {
         files.extend(tls.certificate.iter().flat_map(|(c, k)| [("certificate", c), ("key", k)]));
         files.push(("ca", &tls.ca));

@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a server may say nothing; even long work gives signs of progress.
-const ANSWER_WAIT: Duration = Duration::from_secs(300);
+const ANSWER_WAIT: Duration = Duration::from_mins(5);
 
 /// Why a command got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ impl Client {
     /// Reaches the store in `dir`: through its daemon, or by opening it, as its owner in any case.
     ///
     /// # Errors
-    /// `ControlError`.
+    /// [`ControlError`].
     pub(crate) fn reach(dir: &Path) -> Result<Self, ControlError> {
         let fail = |source| ControlError::Reach { dir: dir.to_owned(), source };
         let meta = std::fs::metadata(dir).ok().filter(std::fs::Metadata::is_dir);
@@ -105,7 +105,7 @@ impl Client {
     /// `take` returns, if it says so.
     ///
     /// # Errors
-    /// `ControlError`, or what `take` failed with.
+    /// [`ControlError`], or what `take` failed with.
     pub(crate) fn ask<E: From<ControlError>>(
         &mut self,
         request: Request,
@@ -160,9 +160,10 @@ fn daemon(dir: &Path) -> io::Result<Option<UnixStream>> {
             // Root believes nobody else's word either.
             let uid = peer_uid(&stream)?;
             let owner = std::fs::metadata(dir)?.uid();
-            match uid == owner || uid == 0 || uid == own_uid() {
-                true => Ok(Some(stream)),
-                false => Err(io::Error::other(format!("user {uid} listens on its socket"))),
+            if uid == owner || uid == 0 || uid == own_uid() {
+                Ok(Some(stream))
+            } else {
+                Err(io::Error::other(format!("user {uid} listens on its socket")))
             }
         }
         // A socket that a killed daemon left behind, or none.

@@ -1,14 +1,18 @@
 //! Control: the local door of a store, for the commands of this machine; no token, no network.
 //!
-//!     inspectd verify, export, … --Request--> DIR/control (0600) --> daemon: a thread a client (`server`, `service`)
-//!                      ^------- Progress, Item…, and at last Done or Refused --'
+//! ```text
+//! inspectd verify, export, … --Request--> DIR/control (0600) --> daemon: a thread a client (`server`, `service`)
+//!                  ^------- Progress, Item…, and at last Done or Refused --'
+//! ```
 //!
-//! The CLI always speaks this protocol (`client`). Who answers depends on who has the store:
+//! The CLI always speaks this protocol ([`client`]). Who answers depends on who has the store:
 //!
-//!     a daemon runs            the daemon
-//!     none, and it is ours     a thread of the command, which opens the store
-//!     none, and we are root    a child that has become the owner of the store, so that no file of root's lies in it
-//!     none, and it is another's    nobody: the command says as whom to run it
+//! ```text
+//! a daemon runs               the daemon
+//! none, and it is ours        a thread of the command, which opens the store
+//! none, and we are root       a child that has become the owner of the store, so that no file of root's lies in it
+//! none, and it is another's   nobody: the command says as whom to run it
+//! ```
 //!
 //! Messages are those of `ipc`: a JSON header and a payload, both with limits, none without its limit of time.
 //!
@@ -38,7 +42,7 @@ pub(crate) const SOCKET: &str = "control";
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 const SEND_WAIT: Duration = Duration::from_secs(30);
 /// How long a client may work on what it was given before it says that it took it.
-const TAKE_WAIT: Duration = Duration::from_secs(120);
+const TAKE_WAIT: Duration = Duration::from_mins(2);
 /// Signs of progress come at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 

@@ -30,7 +30,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// Does what is asked; the summary of it.
 ///
 /// # Errors
-/// `Failure`.
+/// [`Failure`].
 pub(super) fn answer(
     store: &Store,
     request: Request,
@@ -238,7 +238,7 @@ fn keep_note(store: &Store, note: &Note) {
 impl From<Which> for Filter {
     fn from(which: Which) -> Self {
         let Which { pipeline, camera, from_ms, to_ms, reviewed } = which;
-        Self { pipeline, camera, from_ms, to_ms, reviewed, ..Self::default() }
+        Self { camera, pipeline, from_ms, to_ms, reviewed, ..Self::default() }
     }
 }
 

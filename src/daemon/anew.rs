@@ -1,10 +1,12 @@
 //! A camera's thread that panics starts anew.
 //!
-//!     run --panic--> fault on camera/{id}/status; the part under way is recorded: review("frame: …failed")
-//!      ^               '--> rest: whoever triggers meanwhile gets such a review at once
-//!      '--the pause is over-'
+//! ```text
+//! run --panic--> fault on camera/{id}/status; the part under way is recorded: review("frame: …failed")
+//!  ^               '--> rest: whoever triggers meanwhile gets such a review at once
+//!  '--the pause is over-'
+//! ```
 //!
-//! Pauses double from `PAUSE_MIN` to `PAUSE_MAX`; a thread that ran for `CALM` begins with the first again. The
+//! Pauses double from [`PAUSE_MIN`] to [`PAUSE_MAX`]; a thread that ran for [`CALM`] begins with the first again. The
 //! source stays open: what it knows of files and parts that it has given must not be forgotten. A panic while
 //! resting leaves its triggers to the next start, which finds them in the store.
 
@@ -14,9 +16,9 @@ use std::time::{Duration, Instant};
 
 /// The first and the longest pause.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// A thread that ran for so long has forgotten the panics before.
-const CALM: Duration = Duration::from_secs(60);
+const CALM: Duration = Duration::from_mins(1);
 
 /// The body of a camera's thread: takes until the source ends or the station stops.
 pub(super) fn run(mut taker: CaptureLoop) {
@@ -116,7 +118,7 @@ mod tests {
                 recorder: Arc::new(recorder),
                 model: ModelInfo::default(),
                 interval: Some(Duration::from_millis(20)),
-                deadline: Some(Duration::from_secs(60)),
+                deadline: Some(Duration::from_mins(1)),
                 stop: stop.clone(),
                 bell: sync_channel(1).0,
                 window: Window::new(rule),
@@ -186,7 +188,7 @@ mod tests {
     #[test]
     fn a_part_that_nobody_triggered_is_a_review_too() {
         let rig = Rig::start(false);
-        assert!(matches!(rig.frames.pop(Some(Duration::from_secs(60))), Popped::Item(_)));
+        assert!(matches!(rig.frames.pop(Some(Duration::from_mins(1))), Popped::Item(_)));
         let (reasons, states) = rig.end();
         assert_eq!(reasons.len(), 1, "{reasons:?}");
         assert!(reasons[0].starts_with("frame: the camera's thread failed: panic: scripted"), "{reasons:?}");

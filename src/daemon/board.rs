@@ -1,9 +1,11 @@
 //! The one owner of `camera/{id}/status`: what is known of each camera, combined, said when it changes.
 //!
-//!     capture loop, supervisor --source: pictures, or why not--.
-//!     anew --the camera's thread has failed, or runs-----------+
-//!     housekeeping --the store is full, or no longer-----------+--> combined --changed?--> StationEvent::Camera
-//!     dispatcher --pause, recipe, no recipe--------------------'                  '--> the page
+//! ```text
+//! capture loop, supervisor --source: pictures, or why not--.
+//! anew --the camera's thread has failed, or runs-----------+
+//! housekeeping --the store is full, or no longer-----------+--> combined --changed?--> StationEvent::Camera
+//! dispatcher --pause, recipe, no recipe--------------------'                  '--> the page
+//! ```
 //!
 //! Invariants:
 //! - Nobody else makes a `StationEvent::Camera`, so that the end of one trouble never hides another.

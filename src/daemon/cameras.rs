@@ -1,9 +1,11 @@
 //! One thread a camera: trigger -> source -> queue. What the queue drops is recorded as a
-//! review(queue_full), and a trigger without a picture as a review, too.
+//! `review(queue_full)`, and a trigger without a picture as a review, too.
 //!
-//!     clock, or the source itself --.
-//!                                    +--> capture loop --Source::next--> Frame, with its recipe --> queue
-//!     dispatcher --Request (deadline)-----'         '-- no picture in time --> review(deadline)
+//! ```text
+//! clock, or the source itself --.
+//!                                +--> capture loop --Source::next--> Frame, with its recipe --> queue
+//! dispatcher --Request (deadline)-----'         '-- no picture in time --> review(deadline)
+//! ```
 //!
 //! What kind of device a frame came from is known here and to nobody behind the queue.
 
@@ -139,7 +141,7 @@ impl Cameras {
         })
     }
 
-    /// Closes the queues and waits for the threads; `Stop` must be set before.
+    /// Closes the queues and waits for the threads; [`Stop`] must be set before.
     pub(super) fn close(self) {
         self.dispatcher.close();
         self.queues.iter().for_each(|q| q.close());

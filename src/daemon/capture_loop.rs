@@ -1,9 +1,11 @@
 //! Takes frames from one source as its trigger says, and puts them into the camera's queue.
 //!
-//!     trigger --want--> source --picture--> window: its own? --yes--> queue
-//!        ^                 ^                  |  '--older--> asked again
-//!        '-- the next ---- | ----- kept ------|
-//!                          '---- no picture, or not its own --> review, with the reason
+//! ```text
+//! trigger --want--> source --picture--> window: its own? --yes--> queue
+//!    ^                 ^                  |  '--older--> asked again
+//!    '-- the next ---- | ----- kept ------|
+//!                      '---- no picture, or not its own --> review, with the reason
+//! ```
 //!
 //! Invariant: a triggered part goes on with a picture of its own, by the rule of `camera::window`, or is
 //! recorded without one, and both by the recipe that was active when its trigger was accepted. One part that

@@ -30,17 +30,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Instant, SystemTime};
 
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 /// How long a part is kept.
-const RETAIN: Duration = Duration::from_secs(90 * 24 * 3600);
+const RETAIN: Duration = Duration::from_hours(90 * 24);
 /// 2026-01-01, in seconds since 1970.
+#[expect(clippy::duration_suboptimal_units, reason = "seconds of Unix time")]
 const BEGIN: Duration = Duration::from_secs(1_767_225_600);
 /// A deadline that no part misses by itself, and one that each misses whose answer is held back.
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 const SHORT: Duration = Duration::from_millis(30);
 /// Ends a test that waits in vain.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Finds nothing, and says so when it may.
 struct Held {

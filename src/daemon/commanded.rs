@@ -1,8 +1,10 @@
 //! What a camera was commanded to do, kept over restarts.
 //!
-//!     pause, resume, pipeline --written, durable--> state: commanded/{camera} --> only now it counts, and the
-//!                                                                                 sender is told
-//!     the next start: read, compared with the config --> the camera goes on as it was commanded
+//! ```text
+//! pause, resume, pipeline --written, durable--> state: commanded/{camera} --> only now it counts, and the
+//!                                                                             sender is told
+//! the next start: read, compared with the config --> the camera goes on as it was commanded
+//! ```
 //!
 //! What a start finds, and what it makes of it:
 //!
@@ -67,7 +69,7 @@ impl Orders {
     /// What was commanded before this start or, where nothing was, what the config says.
     ///
     /// # Errors
-    /// `StoreError`; a camera without its pipeline among `recipes`.
+    /// [`StoreError`]; a camera without its pipeline among `recipes`.
     pub(super) fn restore(camera: &Camera, recipes: &Registry, store: &Store) -> anyhow::Result<Self> {
         let configured = recipes.pipeline(&camera.pipeline);
         let configured =

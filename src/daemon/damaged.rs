@@ -1,7 +1,9 @@
 //! A damaged store: no restart mends it, so the daemon says so to the plant and stays down, with an exit code of its own.
 //!
-//!     error of the store --is damage?--> alarm/store_damaged and every camera's fault, retained --> exit code 65
-//!                              '--no: an error like others; systemd starts the daemon again
+//! ```text
+//! error of the store --is damage?--> alarm/store_damaged and every camera's fault, retained --> exit code 65
+//!                          '--no: an error like others; systemd starts the daemon again
+//! ```
 
 use crate::config::Config;
 use crate::domain::camera::{CameraState, CameraStatus, LineState};
@@ -13,7 +15,7 @@ use futures_util::future::join_all;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Exit code of a daemon whose store is damaged (EX_DATAERR): only a person can mend it. systemd must not restart it.
+/// Exit code of a daemon whose store is damaged (`EX_DATAERR`): only a person can mend it. systemd must not restart it.
 pub const EXIT_CODE: u8 = 65;
 /// Raised while the daemon stays down; cleared by the next start with a whole store.
 pub const ALARM: &str = "store_damaged";

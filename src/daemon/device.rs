@@ -66,6 +66,7 @@ impl Watch {
     }
 
     /// `Some(Some(message))` raises the alarm, `Some(None)` clears it.
+    #[expect(clippy::option_option, reason = "an alarm is left, cleared or raised")]
     fn look(&mut self, condition: Condition) -> Option<Option<String>> {
         let wrong = self.wrong(condition);
         if wrong.is_some() == self.raised {

@@ -1,9 +1,11 @@
 //! The dispatcher: where commands from outside (MQTT, HTTP, files) reach the cameras.
 //!
-//!     Command --> Dispatcher --trigger, once (`repeats`)--> accepted, in the store --> queue of its camera (bounded) --> capture loop
-//!                  |--reload--> thread of recipes (`recipes`) --renew--> its pipeline's cameras
-//!                  |--pause, resume, pipeline--> durable (`commanded`) --> its camera's orders (`intake`)
-//!                  '--> Refusal, back to the sender
+//! ```text
+//! Command --> Dispatcher --trigger, once (`repeats`)--> accepted, in the store --> queue of its camera (bounded) --> capture loop
+//!              |--reload--> thread of recipes (`recipes`) --renew--> its pipeline's cameras
+//!              |--pause, resume, pipeline--> durable (`commanded`) --> its camera's orders (`intake`)
+//!              '--> Refusal, back to the sender
+//! ```
 //!
 //! A full queue refuses: the sender is told, and no accepted trigger is ever dropped. A trigger for several
 //! cameras is taken by all of them or by none. Its acceptance is written before they hear of it, and durable before
@@ -46,7 +48,7 @@ impl Dispatcher {
     /// A dispatcher for these cameras and parts (name, cameras); `recipes` are those that they may be changed to.
     ///
     /// # Errors
-    /// `StoreError`: what former processes have accepted cannot be read.
+    /// [`StoreError`]: what former processes have accepted cannot be read.
     pub(super) fn new(
         intakes: Vec<Arc<Intake>>,
         parts: Vec<(String, Vec<String>)>,
@@ -231,7 +233,7 @@ impl Dispatcher {
                 // Its source has just ended, and another camera has the trigger already: it is accepted, and the
                 // next start records this view as interrupted.
                 Err(refusal) => {
-                    tracing::error!(camera = intake.id(), %refusal, "a view of a part is not taken")
+                    tracing::error!(camera = intake.id(), %refusal, "a view of a part is not taken");
                 }
             }
         }

@@ -1,8 +1,10 @@
 //! What is known about a camera's frames over time, before one is inspected: the size that was learned, and the
 //! pictures that came last.
 //!
-//!     Shot --> pixels of an earlier picture, bit by bit? --yes--> review(frame: the same picture as …)
-//!          --> pipeline without a size: the learned one is put in, and `inspect::fit` holds the frame to it
+//! ```text
+//! Shot --> pixels of an earlier picture, bit by bit? --yes--> review(frame: the same picture as …)
+//!      --> pipeline without a size: the learned one is put in, and `inspect::fit` holds the frame to it
+//! ```
 //!
 //! A camera has noise: it never takes the same picture twice. Frames of a recording are not compared; files are,
 //! because programs that save a camera's pictures freeze, too (`[frame] repeats = "allow"` takes copies).

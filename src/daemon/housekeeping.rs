@@ -1,9 +1,11 @@
 //! What must be done now and then: the watchdog, the store's room, counts, old inspections.
 //!
-//!     every second   did the inspector show life within `STALL`? then the watchdog is fed
-//!                    does the store accept? alarm and cameras show it; a store that failed ends the daemon
-//!     now and then   stats      retention and, once a day, the look at the database's size, on a thread of
-//!                    their own
+//! ```text
+//! every second   did the inspector show life within `STALL`? then the watchdog is fed
+//!                does the store accept? alarm and cameras show it; a store that failed ends the daemon
+//! now and then   stats      retention and, once a day, the look at the database's size, on a thread of
+//!                their own
+//! ```
 //!
 //! Only the inspector's life feeds the watchdog, and a recorder that waits for room counts as life. A camera that
 //! is dead, a broker that is away and a page that hangs have other words: a restart would not mend them. A
@@ -28,9 +30,9 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 /// How often counts are published.
 const STATS_EVERY: Duration = Duration::from_secs(30);
 /// How often old inspections are removed.
-const RETENTION_EVERY: Duration = Duration::from_secs(60);
+const RETENTION_EVERY: Duration = Duration::from_mins(1);
 /// How often the size of the database is compared with what lives in it, which reads all of it.
-const COMPACTION_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+const COMPACTION_EVERY: Duration = Duration::from_hours(24);
 /// A stage that shows no life for so long is stalled, and the watchdog is not fed.
 pub(super) const STALL: Duration = Duration::from_secs(20);
 

@@ -1,13 +1,15 @@
 //! Triggers by file: a JSON file that appears in the trigger folder is a `cmd/trigger`, for who has no
 //! MQTT and no HTTP.
 //!
-//!     NAME.json --whole--> taken/ --accepted by the dispatcher--> done/
-//!         |                  |  '--no room--> held, asked again; a stop puts it back
-//!         |                  '--refused--> refused/, with NAME.json.reason
-//!         '--still no command after STILL_SCANS looks--> refused/, malformed
+//! ```text
+//! NAME.json --whole--> taken/ --accepted by the dispatcher--> done/
+//!     |                  |  '--no room--> held, asked again; a stop puts it back
+//!     |                  '--refused--> refused/, with NAME.json.reason
+//!     '--still no command after STILL_SCANS looks--> refused/, malformed
 //!
-//!     found in taken/ at a start: done/ when the dispatcher has accepted it, which it knows for certain; if not
-//!                                 refused/, interrupted
+//! found in taken/ at a start: done/ when the dispatcher has accepted it, which it knows for certain; if not
+//!                             refused/, interrupted
+//! ```
 //!
 //! A file that is half-written is no whole JSON object: it waits until it is one, or has stood still for
 //! so long that it will be none. The deadline counts from when the file came, so that what lay there while
@@ -19,9 +21,9 @@
 //! Invariants:
 //! - No file is taken twice: it has left the folder, durably, before the dispatcher hears of it.
 //! - None is lost: it lies in the folder, in `taken`, in `done` or, with its reason, in `refused`.
-//! - At most `SCAN_MAX` triggers are looked at in one look, and `KEPT_MAX` are kept in `done` and in `refused`. Foreign
-//!   files count for neither, and none is ever moved or removed: `taken`, `done` and `refused` are opened without
-//!   following links, and whatever is done in them is done in the folder that was opened.
+//! - At most [`SCAN_MAX`] triggers are looked at in one look, and [`KEPT_MAX`] are kept in `done` and in `refused`.
+//!   Foreign files count for neither, and none is ever moved or removed: `taken`, `done` and `refused` are opened
+//!   without following links, and whatever is done in them is done in the folder that was opened.
 
 use super::station::Station;
 use crate::camera::Stop;

@@ -1,7 +1,9 @@
 //! The inspector with two cameras and an engine that takes its time for every tile.
 //!
-//!     feeds of a fast and of a slow camera --> inspector --> engine: this test binary, `child`
-//!                                                  '--> store, where each verdict is looked up
+//! ```text
+//! feeds of a fast and of a slow camera --> inspector --> engine: this test binary, `child`
+//!                                              '--> store, where each verdict is looked up
+//! ```
 
 use super::super::cameras::Feed;
 use super::*;
@@ -34,7 +36,7 @@ const SLOW: Duration = Duration::from_secs(30);
 /// Parts of the fast camera; the slow one has so many for each of them that one is always waiting.
 const PARTS: usize = 3;
 /// Ends a test that waits in vain.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Finds nothing, and works on a tile for as long as a real model would; the best rank first.
 struct Steady(ModelInfo, Vec<(Rank, u64, Job)>);

@@ -1,7 +1,9 @@
 //! What a former process left undone when it ended without draining: killed, or with the power.
 //!
-//!     accepted triggers without an inspection --> review("interrupted"), without a picture
-//!     parts without all of their views ---------> a verdict; a view that has no inspection was interrupted
+//! ```text
+//! accepted triggers without an inspection --> review("interrupted"), without a picture
+//! parts without all of their views ---------> a verdict; a view that has no inspection was interrupted
+//! ```
 //!
 //! A store that is full takes them as soon as it has room, on a thread of their own; until then nothing is decided
 //! about their parts.
@@ -31,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// thread that is returned, which ends with that or with `stop`; the next start has the rest.
 ///
 /// # Errors
-/// `StoreError`, on reading what was accepted and on deciding about parts; failed commits stop the recorder.
+/// [`StoreError`], on reading what was accepted and on deciding about parts; failed commits stop the recorder.
 pub(super) fn record(
     recipes: &Registry,
     store: &Arc<Store>,

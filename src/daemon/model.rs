@@ -1,12 +1,14 @@
 //! The model that was accepted is the model that answers.
 //!
-//!     first start     its pair of files gives its proof --> pinned in the store, with the time
-//!     any later load  the same hashes --> its proof --> it answers
-//!                     others --> refused: reviews, alarm `model_changed`, until the files are back or
-//!                                `inspectd model accept` accepts them
+//! ```text
+//! first start     its pair of files gives its proof --> pinned in the store, with the time
+//! any later load  the same hashes --> its proof --> it answers
+//!                 others --> refused: reviews, alarm `model_changed`, until the files are back or
+//!                            `inspectd model accept` accepts them
+//! ```
 //!
 //! The proof is the one that the model names; of one that names none it is what it makes of parts that people have
-//! confirmed (`confirmed`). Files that were accepted while they were damaged are not let in either.
+//! confirmed ([`confirmed`]). Files that were accepted while they were damaged are not let in either.
 //!
 //! That holds for a load within a run, too: an engine that was lost is started again from files that somebody may
 //! have exchanged meanwhile. Hashes in the config take precedence over what was accepted.
@@ -40,7 +42,7 @@ impl std::fmt::Debug for Accepted {
         f.debug_struct("Accepted")
             .field("text", &self.text_sha256)
             .field("mmproj", &self.mmproj_sha256)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -102,7 +104,7 @@ impl Accepted {
         };
         match self.store.pin_model(&pin) {
             Ok(()) => {
-                tracing::info!(text = %pin.text_sha256, vision = %pin.mmproj_sha256, "this model is accepted")
+                tracing::info!(text = %pin.text_sha256, vision = %pin.mmproj_sha256, "this model is accepted");
             }
             // The next load tries again; until then another pair would be taken.
             Err(error) => tracing::error!(%error, "which model is accepted was not kept"),

@@ -1,7 +1,9 @@
 //! Signs of life of work that cannot say how far it is.
 //!
-//!     the caller's thread: opening the store, which recovers, compacts, syncs
-//!     thread `progress`: every second the bytes that the other threads have read and written --more?--> alive
+//! ```text
+//! the caller's thread: opening the store, which recovers, compacts, syncs
+//! thread `progress`: every second the bytes that the other threads have read and written --more?--> alive
+//! ```
 //!
 //! sled's recovery is one call that may take minutes on a slow disk, and so may a compaction. Both read or write all
 //! the while; on a disk that hangs nothing moves, nothing is said, and systemd ends the process.

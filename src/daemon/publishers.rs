@@ -125,7 +125,7 @@ impl Publishers {
     /// Says goodbye on all connections at once; the first error of any.
     ///
     /// # Errors
-    /// As `Handle::stop`.
+    /// As [`Handle::stop`].
     pub(super) async fn stop(self) -> Result<(), MqttError> {
         let ended = join_all(self.0.into_iter().map(|(_, handle)| handle.stop())).await;
         ended.into_iter().collect()
@@ -156,7 +156,7 @@ impl Connections {
 /// Says in the log which sinks are known and not enabled, and in an alarm what an enabled one has missed.
 ///
 /// # Errors
-/// `StoreError`.
+/// [`StoreError`].
 pub(super) fn report_absent(config: &Config, store: &Store, station: &Station) -> Result<(), StoreError> {
     for sink in store.sinks()? {
         let name = sink.name.as_str();

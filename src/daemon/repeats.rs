@@ -1,10 +1,12 @@
 //! Triggers that come again: a broker, a gateway or a sender that heard no answer may send one twice.
 //!
-//!     trigger with a correlation id: its name is (correlation_id, camera, part)
-//!         not known --> carried out; its answer is remembered for `WINDOW`, the newest `KEPT_MAX` of them
-//!         known, and it says the same --> the first answer again, and nothing is carried out
-//!         known, and it says something else --> refused: `repeated`
-//!     trigger by file: its name is the file itself, so that a start knows which files were accepted
+//! ```text
+//! trigger with a correlation id: its name is (correlation_id, camera, part)
+//!     not known --> carried out; its answer is remembered for `WINDOW`, the newest `KEPT_MAX` of them
+//!     known, and it says the same --> the first answer again, and nothing is carried out
+//!     known, and it says something else --> refused: `repeated`
+//! trigger by file: its name is the file itself, so that a start knows which files were accepted
+//! ```
 //!
 //! Acceptances are durable with the trigger (`store::answered`), so that one that comes again after a crash or a
 //! restart is known. Refusals are remembered by the process. One without a correlation id cannot be told from a
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long a trigger that comes again is known. A sender that retries does so within seconds; an outage of the
 /// broker between sender and station takes minutes.
-pub(super) const WINDOW: Duration = Duration::from_secs(600);
+pub(super) const WINDOW: Duration = Duration::from_mins(10);
 /// Triggers that are known at the same time; beyond it the oldest are forgotten before their window ends. Enough for
 /// 27 a second.
 pub(super) const KEPT_MAX: usize = 16_384;
@@ -133,7 +135,7 @@ impl Repeats {
         self.known.remove(name);
     }
 
-    /// Forgets what is out of its window, and the oldest beyond `KEPT_MAX` less the room that is wanted.
+    /// Forgets what is out of its window, and the oldest beyond [`KEPT_MAX`] less the room that is wanted.
     fn expire(&mut self, now: Instant, wanted: usize) -> Vec<Name> {
         let mut gone = Vec::new();
         while let Some((at, name)) = self.order.front().copied() {

@@ -1,7 +1,9 @@
 //! What systemd is told.
 //!
-//!                starting --ready--> running --stopping--> stopping
-//!     alive =    EXTEND_TIMEOUT_USEC   WATCHDOG=1          EXTEND_TIMEOUT_USEC
+//! ```text
+//!            starting --ready--> running --stopping--> stopping
+//! alive =    EXTEND_TIMEOUT_USEC   WATCHDOG=1          EXTEND_TIMEOUT_USEC
+//! ```
 //!
 //! `alive` is for whoever has just seen progress: never for a timer. Where nobody sees any, nothing is sent, and
 //! systemd ends the process and starts it again. A line that starts again for a compaction stays `running`

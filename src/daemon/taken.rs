@@ -1,8 +1,10 @@
 //! Remembers which files of a watched folder were taken, so that a restart does not inspect them anew.
 //!
-//!     complete file --take--> one step of the store: taken/{camera}/{name} = its stamp, and an inspection is owed
-//!                                  '--> ticket --> frame --> commit of its inspection ends the ticket
-//!     killed in between --> the next start records review("interrupted") with the file's name
+//! ```text
+//! complete file --take--> one step of the store: taken/{camera}/{name} = its stamp, and an inspection is owed
+//!                              '--> ticket --> frame --> commit of its inspection ends the ticket
+//! killed in between --> the next start records review("interrupted") with the file's name
+//! ```
 //!
 //! Invariant: a file has one inspection, whatever ends the process: it is noted before anybody inspects it, and
 //! what is noted is owed until it is recorded.
@@ -44,7 +46,7 @@ impl Files {
     /// What a former process has taken, too.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub(super) fn load(
         store: Arc<Store>,
         intake: Arc<Intake>,

@@ -1,7 +1,9 @@
 //! One TOML text, merged with the environment, that still knows where every value came from.
 //!
-//!     text --toml, with spans--> Place of every key path
-//!       '----crate `config`----> merged tree <---- INSPECTD_ variables
+//! ```text
+//! text --toml, with spans--> Place of every key path
+//!   '----crate `config`----> merged tree <---- INSPECTD_ variables
+//! ```
 //!
 //! Everything that reads the tree reports what is wrong here, key path by key path; the document adds
 //! file, line, column and value, or the variable that overrode the file. Reading goes on after a
@@ -98,7 +100,7 @@ impl fmt::Display for AllOf<'_> {
     }
 }
 
-/// The text of a file, not more than `FILE_BYTES_MAX` of it.
+/// The text of a file, not more than [`FILE_BYTES_MAX`] of it.
 ///
 /// # Errors
 /// `Unreadable`.
@@ -259,7 +261,7 @@ impl Document {
         }
     }
 
-    /// Lets the crate `config` lay the variables over the file.
+    /// Lets the crate [`config`] lay the variables over the file.
     fn merge(&mut self, text: &str, environment: &[(String, String)]) {
         for (variable, _) in environment {
             if variable.starts_with(PREFIX) && !NOT_KEYS.contains(&variable.as_str()) {

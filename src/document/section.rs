@@ -253,6 +253,7 @@ impl<'a> Section<'a> {
     }
 
     /// The section under a key; absent when the key is.
+    #[must_use]
     pub(crate) fn child(&self, key: &'static str) -> Self {
         let path = join(&self.path, key);
         let table = self.value(key).and_then(|value| self.table_of(&path, value));

@@ -1,11 +1,13 @@
 //! The tiles that cover a frame.
 //!
-//!     frame --clip--> roi --cut with overlap--> tiles --drop the wholly masked--> Grid
+//! ```text
+//! frame --clip--> roi --cut with overlap--> tiles --drop the wholly masked--> Grid
 //!
-//!     +--------+--+-----+--+      One row of a roi: tiles of `tile_px`, each starting
-//!     |   0    |  |  1  |  |      `tile_px - overlap_px` after the one before. The last one
-//!     |        |01|     |12|      shifts inward until it ends where the roi ends, so that it
-//!     +--------+--+-----+--+      overlaps more, and never leaves the roi.
+//! +--------+--+-----+--+      One row of a roi: tiles of `tile_px`, each starting
+//! |   0    |  |  1  |  |      `tile_px - overlap_px` after the one before. The last one
+//! |        |01|     |12|      shifts inward until it ends where the roi ends, so that it
+//! +--------+--+-----+--+      overlaps more, and never leaves the roi.
+//! ```
 
 use super::pipeline::{FrameRule, Tiling};
 use super::rect::Rect;
@@ -56,11 +58,11 @@ impl Grid {
     /// Cuts a frame of `width` x `height` pixels.
     ///
     /// A side of the region shorter than a tile gives a shorter tile. A region so thin that its tiles
-    /// would exceed `ASPECT_RATIO_MAX` grows, inside the frame, until they do not. Tiles that masks
+    /// would exceed [`ASPECT_RATIO_MAX`] grows, inside the frame, until they do not. Tiles that masks
     /// cover wholly are left out; the others keep their row-by-row order.
     ///
     /// # Errors
-    /// `GridError`. Nothing to inspect is an error too, because a part of which nothing was looked at
+    /// [`GridError`]. Nothing to inspect is an error too, because a part of which nothing was looked at
     /// must not pass.
     pub fn new(width: u32, height: u32, frame: &FrameRule, tiling: &Tiling) -> Result<Self, GridError> {
         let Tiling { tile_px, overlap_px, max_tiles, .. } = *tiling;

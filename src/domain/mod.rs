@@ -1,6 +1,8 @@
 //! The words of the product as plain types: no serde, no tokio, no candle, no sled.
 //!
-//!     Frame -> Grid of Tiles -> Detections -> Findings -> Grade -> Verdict -> Inspection
+//! ```text
+//! Frame -> Grid of Tiles -> Detections -> Findings -> Grade -> Verdict -> Inspection
+//! ```
 //!
 //! Disk and wire forms are versioned types of their own, in `store` and `mqtt`, so that a change
 //! here never changes what is stored or published without anybody noticing.

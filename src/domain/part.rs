@@ -1,6 +1,8 @@
 //! A part that several cameras look at: each view is an inspection of its own, the part has one verdict.
 //!
-//!     trigger --PartRef--> view, view, … --judge--> PartVerdict: fail > review > pass
+//! ```text
+//! trigger --PartRef--> view, view, … --judge--> PartVerdict: fail > review > pass
+//! ```
 //!
 //! A view without an inspection counts as a review, so a part whose views are not all there never passes.
 

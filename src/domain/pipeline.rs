@@ -109,7 +109,7 @@ impl Default for Health {
     }
 }
 
-/// Limits of what is measured on the inspected region of a picture (see `crate::health`).
+/// Limits of what is measured on the inspected region of a picture (see [`crate::health`]).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HealthLimits {
     /// Mean grey value, 0..255.

@@ -35,6 +35,7 @@ impl Rect {
     }
 
     /// The part that both rectangles cover; empty when they do not touch.
+    #[must_use]
     pub fn intersect(&self, other: &Self) -> Self {
         Self::new(self.x0.max(other.x0), self.y0.max(other.y0), self.x1.min(other.x1), self.y1.min(other.y1))
     }
@@ -80,6 +81,7 @@ impl BoxPx {
     }
 
     /// The smallest box that holds both.
+    #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         Self::new(self.x0.min(other.x0), self.y0.min(other.y0), self.x1.max(other.x1), self.y1.max(other.y1))
     }

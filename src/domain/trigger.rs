@@ -1,9 +1,11 @@
 //! What the line is told from outside: take a picture of this part, pause, go on, change the recipe.
 //!
-//!     MQTT cmd/…, HTTP POST, a file --Command--> dispatcher (in `daemon`) --Request--> camera --> Frame
+//! ```text
+//! MQTT cmd/…, HTTP POST, a file --Command--> dispatcher (in `daemon`) --Request--> camera --> Frame
+//! ```
 //!
-//! Whoever takes commands from outside turns their words into these (`crate::command`) and hands them to
-//! the dispatcher; its answer, accepted or a `Refusal`, goes back to the sender.
+//! Whoever takes commands from outside turns their words into these ([`crate::command`]) and hands them to
+//! the dispatcher; its answer, accepted or a [`Refusal`], goes back to the sender.
 
 use super::frame::Trigger;
 use std::fmt;

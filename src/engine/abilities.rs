@@ -266,10 +266,10 @@ mod tests {
 
     #[test]
     fn a_conversation_is_what_the_model_s_template_can_say() {
+        use Role::{Assistant, System, User};
         let turn = |role| Turn::text(role, "x");
         let shows = |role| Turn { role, content: vec![Content::Image(image(1))] };
         let check = |turns: Vec<Turn>| ALL.check(&job(Shown::Turns(turns), free()));
-        use Role::{Assistant, System, User};
         assert_eq!(check(vec![turn(System), shows(User), turn(Assistant), turn(User)]), Ok(()));
         for bad in [
             vec![],

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The room knows nothing of inspection: a job is pictures and questions, and what an answer means is its asker's
-//! business. A backend is what answers: today a process of its own (`child`), which may hang, crash and be killed.
+//! business. A backend is what answers: today a process of its own ([`child`]), which may hang, crash and be killed.
 //!
 //! Invariants:
 //! - Every job is answered exactly once: with what the model said, or with the reason why it said nothing. What it says
@@ -90,7 +90,7 @@ pub trait Backend: Send {
     fn cancel(&mut self, id: u64);
 
     /// Waits at most `wait` and goes on with whatever is to be done; what was answered is added to `out`. `wanted` says
-    /// that somebody would ask it. When it is lost, all of its jobs are answered `VlmError::Lost`.
+    /// that somebody would ask it. When it is lost, all of its jobs are answered [`VlmError::Lost`].
     fn next(&mut self, wait: Duration, wanted: bool, out: &mut Vec<Answered>);
 
     /// Adds what streamed answers have said since the last call to `out`: in their order, and all of an answer before

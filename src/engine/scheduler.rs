@@ -7,8 +7,8 @@
 //!
 //! Invariants:
 //! - Every order has exactly one answer, also when its backend is lost or cannot answer it.
-//! - At most `UNDER_WAY_MAX` jobs, and about `UNDER_WAY_BYTES` of pictures, are with the backend; half of it only the
-//!   line may take.
+//! - At most [`UNDER_WAY_MAX`] jobs, and about [`UNDER_WAY_BYTES`] of pictures, are with the backend; half of it only
+//!   the line may take.
 //! - The queues of guests and of replay are bounded; the line bounds itself, by its frames.
 
 use super::{Abilities, Backend, Class, Health, Readiness};
@@ -158,7 +158,7 @@ impl Engine {
     /// Gives an order; its reply comes whatever happens, on another thread.
     ///
     /// # Errors
-    /// `Full`: the class has no room. The line always has.
+    /// [`Full`]: the class has no room. The line always has.
     pub fn submit(&self, order: Order) -> Result<OrderId, Full> {
         let open = &self.shared.open[order.class as usize];
         if order.class != Class::Line && open.load(Ordering::Relaxed) >= WAITING_MAX as u64 {

@@ -61,9 +61,10 @@ impl Backend for Scripted {
     }
 
     fn readiness(&self) -> Readiness {
-        match self.hand.lock().unwrap().absent {
-            true => Readiness::Coming { why: "it is still coming".into() },
-            false => Readiness::Ready,
+        if self.hand.lock().unwrap().absent {
+            Readiness::Coming { why: "it is still coming".into() }
+        } else {
+            Readiness::Ready
         }
     }
 
@@ -168,7 +169,7 @@ impl Rig {
     }
 }
 
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 
 #[test]
 fn the_line_goes_first_and_in_it_the_earliest_deadline() {

@@ -1,9 +1,11 @@
 //! Labelled images: `truth.jsonl`, one line an image, as `replay` reads and `simulate` writes it.
 //!
-//!     {"file": "images/a.jpg", "width": 640, "height": 480,
-//!      "defects": [{"label": "scratch", "bbox": [x1, y1, x2, y2] | null, "severity"?: "major"}],
-//!      "texts": ["line", ...] or [{"text": "line", "bbox"?: [x1, y1, x2, y2]}],
-//!      "good"?: true, "rois"?: {"nameplate": [x1, y1, x2, y2]}, "part_id"?: "P-1", "lot"?: "L-1"}
+//! ```text
+//! {"file": "images/a.jpg", "width": 640, "height": 480,
+//!  "defects": [{"label": "scratch", "bbox": [x1, y1, x2, y2] | null, "severity"?: "major"}],
+//!  "texts": ["line", ...] or [{"text": "line", "bbox"?: [x1, y1, x2, y2]}],
+//!  "good"?: true, "rois"?: {"nameplate": [x1, y1, x2, y2]}, "part_id"?: "P-1", "lot"?: "L-1"}
+//! ```
 //!
 //! - `defects` and `texts` may be left out: nothing is known to be there.
 //! - `bbox: null` says that the place of a defect is not known.
@@ -104,7 +106,7 @@ pub(crate) fn read_dir(dir: &Path) -> Result<Vec<Truth>, TruthError> {
 /// Reads labels from any source; `path` is only for the messages.
 ///
 /// # Errors
-/// As `read_dir`.
+/// As [`read_dir`].
 pub(crate) fn read(path: &Path, source: impl BufRead) -> Result<Vec<Truth>, TruthError> {
     let mut truths = Vec::new();
     let mut files = BTreeSet::new();

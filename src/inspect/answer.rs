@@ -1,11 +1,13 @@
 //! Answers: the reading of what the model said.
 //!
-//!     Form::Defects --> a backend --> Completion --parse_defects--> Detections
-//!     Form::Lines                                --parse_lines----> (line, confidence)
+//! ```text
+//! Form::Defects --> a backend --> Completion --parse_defects--> Detections
+//! Form::Lines                                --parse_lines----> (line, confidence)
 //!
-//!     [{"bbox_2d":[0,700,275,1000],"label":"stain","severity":"major"}]
-//!                                            ^^^^^  the tokens that touch these characters carry
-//!                                                   the confidence: the product of their probabilities
+//! [{"bbox_2d":[0,700,275,1000],"label":"stain","severity":"major"}]
+//!                                        ^^^^^  the tokens that touch these characters carry
+//!                                               the confidence: the product of their probabilities
+//! ```
 //!
 //! A form is compact JSON, as the model was trained on it; the readers accept any JSON of that shape, because an answer
 //! may also come from a backend that holds it to nothing.
@@ -13,7 +15,7 @@
 //! An answer says three things, each with its probability: that an item was opened (something is there), what its
 //! label is, and that the list ends (nothing else is there). The last is the tile's doubt, whatever the list holds.
 //!
-//! Whatever does not read is an `AnswerError`: an answer is never guessed at, and no detection is
+//! Whatever does not read is an [`AnswerError`]: an answer is never guessed at, and no detection is
 //! dropped for an odd box.
 
 use crate::domain::detection::Detection;
@@ -77,7 +79,7 @@ impl Defects {
 
 /// Reads the defects of one tile.
 ///
-/// An answer whose form nothing has held it to, `Ground::Unconstrained`, is read like any other: each of its
+/// An answer whose form nothing has held it to, [`Ground::Unconstrained`], is read like any other: each of its
 /// probabilities is at most what it would have been among the tokens of the form, so that it seems less sure, never
 /// surer.
 ///
@@ -86,12 +88,12 @@ impl Defects {
 /// alone says which defect it is, if it is one: on clean parts it was 0.5 to 1.0 for things that were
 /// none, while the opening told defective tiles from clean ones nearly without error.
 ///
-/// Corners in the wrong order are swapped, and an empty side is widened to `EMPTY_SIDE` thousandths:
+/// Corners in the wrong order are swapped, and an empty side is widened to [`EMPTY_SIDE`] thousandths:
 /// the model saw something there, and a box a few pixels off is better than a lost defect.
 ///
 /// # Errors
-/// `AnswerError` when the answer was cut off, is not of the asked form, names an unknown label, has a probability that
-/// is not a finite number, or lacks one.
+/// [`AnswerError`] when the answer was cut off, is not of the asked form, names an unknown label, has a probability
+/// that is not a finite number, or lacks one.
 pub(super) fn parse_defects(
     answer: &Completion,
     tile: usize,
@@ -150,8 +152,8 @@ fn ended(answer: &Completion, items: usize) -> Result<f32, AnswerError> {
 /// Reads the lines of one text, each with its confidence.
 ///
 /// # Errors
-/// `AnswerError` when the answer was cut off, is no list of strings, has a probability that is not a finite number, or
-/// lacks one.
+/// [`AnswerError`] when the answer was cut off, is no list of strings, has a probability that is not a finite number,
+/// or lacks one.
 pub(super) fn parse_lines(answer: &Completion) -> Result<Vec<(String, f32)>, AnswerError> {
     check_whole(answer)?;
     let lines: Vec<String> =

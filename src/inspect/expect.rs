@@ -1,8 +1,10 @@
 //! Expectations: is the text on the part what it should be?
 //!
-//!     lines read --+
-//!     Expect ------+--one line at a time--> literal, regex, trigger, check digits--> TextLine
-//!     Trigger -----+                        `align` compares, `digits` and `gs1` know the standards
+//! ```text
+//! lines read --+
+//! Expect ------+--one line at a time--> literal, regex, trigger, check digits--> TextLine
+//! Trigger -----+                        `align` compares, `digits` and `gs1` know the standards
+//! ```
 //!
 //! A line that is compared with one string gets a mismatch for each character that differs; a broken
 //! rule (`regex …`, `gs1: check digit 7`) gets one that says which. Every rule of a line must hold.
@@ -43,7 +45,7 @@ impl From<Mismatch> for Objection {
 
 /// Checks the lines that the prompt `prompt_id` read, each with its confidence, against all rules.
 ///
-/// Gives one `TextLine` for every line that was read or expected, in their order. `year` is the
+/// Gives one [`TextLine`] for every line that was read or expected, in their order. `year` is the
 /// current one: GS1 dates have two digits and are taken from the hundred years around it.
 pub(crate) fn check_lines(
     prompt_id: &str,

@@ -1,7 +1,9 @@
 //! Is this a proper picture for this recipe? Judged before the engine is asked, for every source alike.
 //!
-//!     frame and the earlier pictures of its clip --> large enough --> the recipe's size --> shows something
-//!                                                        '----------------'------------------'--> review(frame)
+//! ```text
+//! frame and the earlier pictures of its clip --> large enough --> the recipe's size --> shows something
+//!                                                    '----------------'------------------'--> review(frame)
+//! ```
 //!
 //! What shows nothing has no defects, and regions and millimetres of another size mean other places: both would
 //! pass. Every refusal names what was measured, the limit and its key.
@@ -21,7 +23,7 @@ const ROI_SHARE_MIN: f64 = 0.5;
 /// Judges the pictures of a frame.
 ///
 /// # Errors
-/// `Reason::Frame`, with the first thing that is wrong.
+/// [`Reason::Frame`], with the first thing that is wrong.
 pub(crate) fn judge(frame: &Frame, pipeline: &Pipeline) -> Result<(), Reason> {
     let rule = &pipeline.frame;
     let earlier = frame.clip.iter().enumerate().map(|(i, p)| (Some(frame.clip.len() - i), &p.pixels));
@@ -191,7 +193,7 @@ mod tests {
     fn a_picture_of_another_size_names_both() {
         let (rgb, _) = part(&Product::ALL[0], 1, 0, 320, 240);
         let pixels = RgbImage::from_raw(320, 240, rgb).unwrap();
-        let with = |size, roi| judged(&pixels, &FrameRule { size, roi, ..FrameRule::default() });
+        let with = |size, roi| judged(&pixels, &FrameRule { roi, size, ..FrameRule::default() });
         let stated = |width, height| FrameSize::Stated { width, height };
         assert_eq!(with(stated(320, 240), None), Ok(()));
         assert_eq!(with(FrameSize::Unknown, None), Ok(()));

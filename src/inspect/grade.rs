@@ -1,21 +1,25 @@
 //! Grades and the verdict: what happens to the part.
 //!
-//!     Merged --first rule that matches--> Finding with its Grade --+
-//!     faults, elapsed time ----------------------------------------+--verdict--> (Grade, Verdict)
-//!     TextLines ---------------------------------------------------+
+//! ```text
+//! Merged --first rule that matches--> Finding with its Grade --+
+//! faults, elapsed time ----------------------------------------+--verdict--> (Grade, Verdict)
+//! TextLines ---------------------------------------------------+
+//! ```
 //!
 //! Precedence, from the top; the first that applies decides:
 //!
-//!     1  a fault (engine, unparsable, missing tile, frame, full queue)         Review(the fault)
-//!     2  a number that is not finite, or a confidence outside 0..=1            Review(engine)
-//!     3  later than the deadline                                               Review(deadline)
-//!     4  a sure finding at `fail_at` or worse                                  Fail(finding)
-//!     5  a sure line that differs from what was expected                       Fail(text_mismatch)
-//!     6  an unsure finding at `fail_at` or worse                               Review(low_confidence)
-//!     7  a line that differs but is unsure, or was expected and not read       Review(text_uncertain)
-//!     8  a line that keeps its rules but is unsure, with nothing to equal      Review(low_confidence)
-//!     9  a tile in which there may be something beside what was found          Review(low_confidence)
-//!    10  everything else                                                       Pass
+//! ```text
+//!  1  a fault (engine, unparsable, missing tile, frame, full queue)         Review(the fault)
+//!  2  a number that is not finite, or a confidence outside 0..=1            Review(engine)
+//!  3  later than the deadline                                               Review(deadline)
+//!  4  a sure finding at `fail_at` or worse                                  Fail(finding)
+//!  5  a sure line that differs from what was expected                       Fail(text_mismatch)
+//!  6  an unsure finding at `fail_at` or worse                               Review(low_confidence)
+//!  7  a line that differs but is unsure, or was expected and not read       Review(text_uncertain)
+//!  8  a line that keeps its rules but is unsure, with nothing to equal      Review(low_confidence)
+//!  9  a tile in which there may be something beside what was found          Review(low_confidence)
+//! 10  everything else                                                       Pass
+//! ```
 //!
 //! Sure means: as confident as `review_below_confidence` or more. Faults come before failures: a
 //! verdict of half an inspection would be a guess, and a person looks at reviews anyway. Findings
@@ -178,7 +182,7 @@ mod tests {
         fail_at: Grade::Reject,
         review_below_confidence: 0.6,
         ignore_below_confidence: 0.0,
-        deadline: Duration::from_millis(8000),
+        deadline: Duration::from_secs(8),
     };
     const NO_CONDITION: GradeRule = GradeRule {
         count_over: None,

@@ -1,21 +1,25 @@
 //! Merging: what the tiles saw becomes the defects of the part.
 //!
-//!     Detections --scale--> boxes in frame pixels --join same label--> groups --union box-->
-//!         --one place, one label--> --drop the masked--> measured in mm -----> Merged
+//! ```text
+//! Detections --scale--> boxes in frame pixels --join same label--> groups --union box-->
+//!     --one place, one label--> --drop the masked--> measured in mm -----> Merged
+//! ```
 //!
 //! Neighbouring tiles overlap, so one defect is often reported more than once, in three ways:
 //!
-//!     seen twice             seen whole and in part       cut by the border
-//!     +------+---+------+    +------+---+------+          +------+---+------+
-//!     |      |[=]|      |    |      |[==]      |          |    [==========] |
-//!     |    A |   | B    |    |    A | | | B    |          |    A |   | B    |
-//!     +------+---+------+    +------+---+------+          +------+---+------+
-//!     IoU over               most of the smaller          A's box ends at A's border, B's goes
-//!     `IOU_SAME`             box is in the larger         on from there, at the same height
+//! ```text
+//! seen twice             seen whole and in part       cut by the border
+//! +------+---+------+    +------+---+------+          +------+---+------+
+//! |      |[=]|      |    |      |[==]      |          |    [==========] |
+//! |    A |   | B    |    |    A | | | B    |          |    A |   | B    |
+//! +------+---+------+    +------+---+------+          +------+---+------+
+//! IoU over               most of the smaller          A's box ends at A's border, B's goes
+//! `IOU_SAME`             box is in the larger         on from there, at the same height
+//! ```
 //!
 //! Joining is transitive (a scratch through five tiles is one finding) and does not depend on the
 //! order of the detections. Two boxes of one tile are two defects, because the model saw both at
-//! once and named both, unless they lie nearly upon each other (`IOU_SAME_TILE`).
+//! once and named both, unless they lie nearly upon each other ([`IOU_SAME_TILE`]).
 
 use crate::domain::detection::Detection;
 use crate::domain::finding::Finding;
@@ -47,7 +51,7 @@ const MASKED_SHARE: f64 = 0.5;
 /// What merging needs to know besides the detections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MergeRule<'a> {
-    /// The tiles that were inspected; `Detection::tile` is a `Tile::index` of them.
+    /// The tiles that were inspected; [`Detection::tile`] is a [`Tile::index`] of them.
     pub tiles: &'a [Tile],
     pub masks: &'a [Rect],
     /// Size of a frame pixel on the part, in millimetres.
@@ -91,7 +95,7 @@ pub(super) enum MergeError {
 /// and is the same for every order of `detections`.
 ///
 /// # Errors
-/// `MergeError` when a detection names a tile that is not in `rule.tiles`: dropping it could lose a defect.
+/// [`MergeError`] when a detection names a tile that is not in `rule.tiles`: dropping it could lose a defect.
 pub(super) fn merge(detections: &[Detection], rule: &MergeRule<'_>) -> Result<Vec<Merged>, MergeError> {
     let mut seen = Vec::new();
     for detection in detections {

@@ -1,12 +1,14 @@
 //! The line: a frame in, an inspection out. It never fails; what goes wrong is in the verdict.
 //!
-//!     Frame --fit--> a proper picture of the recipe's size that shows something
-//!           --plan--> regions (tiles of the grid, regions of text) with their prompts
-//!           --jobs--> answers (Tile x Prompt): a `vlm` in this process, or the engine room (`under_way`)
-//!           --answer--> detections and lines of text, each with its confidence
-//!           --merge--> findings in frame coordinates, in millimetres
-//!           --expect--> lines checked against what they should say
-//!           --grade--> grade, verdict --> Inspection
+//! ```text
+//! Frame --fit--> a proper picture of the recipe's size that shows something
+//!       --plan--> regions (tiles of the grid, regions of text) with their prompts
+//!       --jobs--> answers (Tile x Prompt): a `vlm` in this process, or the engine room (`under_way`)
+//!       --answer--> detections and lines of text, each with its confidence
+//!       --merge--> findings in frame coordinates, in millimetres
+//!       --expect--> lines checked against what they should say
+//!       --grade--> grade, verdict --> Inspection
+//! ```
 //!
 //! Frames of several cameras may be inspected together: their tiles share the engine's batches.
 //!
@@ -96,7 +98,7 @@ impl Planned {
     /// Looks whether a frame shows what its recipe expects, and cuts it.
     ///
     /// # Errors
-    /// `Reason::Frame` when it does not, `Reason::Engine` when the model cannot be asked this.
+    /// [`Reason::Frame`] when it does not, [`Reason::Engine`] when the model cannot be asked this.
     pub(crate) fn new(work: Work<'_>, model: &ModelInfo) -> Result<Self, Reason> {
         let started = Instant::now();
         fit::judge(work.frame, work.pipeline)?;

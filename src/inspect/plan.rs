@@ -51,8 +51,8 @@ impl Plan {
     /// Cuts a frame as its pipeline says.
     ///
     /// # Errors
-    /// `Reason::Frame` when the pipeline does not fit the frame: its regions do not, or the frame has fewer
-    /// pictures than the pipeline's clip, or pictures of several sizes. `Reason::Engine` when the pipeline lists a
+    /// [`Reason::Frame`] when the pipeline does not fit the frame: its regions do not, or the frame has fewer
+    /// pictures than the pipeline's clip, or pictures of several sizes. [`Reason::Engine`] when the pipeline lists a
     /// label that is not among those of the model.
     pub(crate) fn new(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo) -> Result<Self, Reason> {
         let (width, height) = frame.pixels.dimensions();
@@ -149,7 +149,7 @@ pub(crate) struct AskedDefects {
 /// All questions about defects that the line asks of a still of this size, in the order of the plan.
 ///
 /// # Errors
-/// As `Plan::new`.
+/// As [`Plan::new`].
 pub(crate) fn asked_of_a_still(
     width: u32,
     height: u32,

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A deadline further away than this is none.
-const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const FAR: Duration = Duration::from_hours(365 * 24);
 /// How often somebody who waits for one frame looks at the engine.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -310,7 +310,7 @@ mod tests {
             ..Frame::without_picture("cam1", Trigger::default(), SystemTime::now())
         };
         let frame = Frame {
-            trigger: Trigger { deadline: Some(Duration::from_secs(60)), ..Trigger::default() },
+            trigger: Trigger { deadline: Some(Duration::from_mins(1)), ..Trigger::default() },
             ..frame
         };
         let recipe = Arc::new(pipeline_from_str("scripted.toml", text).unwrap());

@@ -30,7 +30,7 @@ fn child() {
             Ok(Some((header, payload))) if role == "echo" => {
                 channel.send(&header, &[&payload], SOON).unwrap();
             }
-            Ok(Some(_)) => std::thread::sleep(Duration::from_secs(600)),
+            Ok(Some(_)) => std::thread::sleep(Duration::from_mins(10)),
             Ok(None) => {}
             Err(IpcError::Closed) => return,
             Err(error) => panic!("{error}"),

@@ -1,6 +1,8 @@
 //! Assertions on figures, for CI: `--assert micro.f1>=0.42`.
 //!
-//!     PATH OP NUMBER    PATH: keys of the JSON joined by dots; OP: >= <= > < == !=
+//! ```text
+//! PATH OP NUMBER    PATH: keys of the JSON joined by dots; OP: >= <= > < == !=
+//! ```
 //!
 //! A path that does not exist, or whose value is null (no cases), fails: an assertion that measures
 //! nothing must not look like one that holds.

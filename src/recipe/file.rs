@@ -1,4 +1,4 @@
-//! A pipeline file into a checked `Pipeline`: keys and ranges first, then what must fit together.
+//! A pipeline file into a checked [`Pipeline`]: keys and ranges first, then what must fit together.
 
 use super::assertion::Assertion;
 use super::frame;
@@ -55,10 +55,10 @@ pub fn load_pipeline(path: &Path) -> Result<Pipeline, ReadError> {
     Ok(load_pipeline_with_warnings(path)?.0)
 }
 
-/// `load_pipeline`, and also what is valid and risky in the file.
+/// [`load_pipeline`], and also what is valid and risky in the file.
 ///
 /// # Errors
-/// As `load_pipeline`.
+/// As [`load_pipeline`].
 pub fn load_pipeline_with_warnings(path: &Path) -> Result<(Pipeline, Vec<Problem>), ReadError> {
     let text = read_text(path)?;
     from_str(&path.display().to_string(), &text).map_err(|problems| ReadError::Invalid { problems })
@@ -351,7 +351,7 @@ fn grades(root: &Section<'_>, labels: &BTreeSet<&str>) -> Vec<GradeRule> {
 
 /// True when every finding that `rule` matches is matched by `earlier` too.
 fn covers(earlier: &GradeRule, rule: &GradeRule) -> bool {
-    fn wider<T: PartialEq>(earlier: &Option<T>, rule: &Option<T>) -> bool {
+    fn wider<T: PartialEq>(earlier: Option<&T>, rule: Option<&T>) -> bool {
         earlier.is_none() || earlier == rule
     }
     fn lower<T: PartialOrd>(earlier: Option<T>, rule: Option<T>) -> bool {
@@ -367,8 +367,8 @@ fn covers(earlier: &GradeRule, rule: &GradeRule) -> bool {
     if earlier.count_over.is_some() && !(same && lower(earlier.count_over, rule.count_over)) {
         return false;
     }
-    wider(&earlier.label, &rule.label)
-        && wider(&earlier.severity, &rule.severity)
+    wider(earlier.label.as_ref(), rule.label.as_ref())
+        && wider(earlier.severity.as_ref(), rule.severity.as_ref())
         && lower(earlier.longest_mm_over, rule.longest_mm_over)
         && lower(earlier.area_mm2_over, rule.area_mm2_over)
 }

@@ -1,4 +1,4 @@
-//! The section [frame] of a pipeline: what is inspected, and what a proper frame looks like.
+//! The section `[frame]` of a pipeline: what is inspected, and what a proper frame looks like.
 
 use crate::document::Section;
 use crate::domain::frame::{DEPTH_BITS, SIDE_MAX_PX};
@@ -96,7 +96,7 @@ mod tests {
     const RECIPE: &str = include_str!("../../pipelines/photo.toml");
     const PLATE: &str = include_str!("../../pipelines/machined-plate.toml");
 
-    /// The recipe with these lines in its section [frame].
+    /// The recipe with these lines in its section `[frame]`.
     fn with(lines: &str) -> Result<Pipeline, String> {
         let text = RECIPE.replacen("size = \"any\"", lines, 1);
         pipeline_from_str("photo.toml", &text).map_err(|error| format!("{error:?}"))

@@ -1,12 +1,14 @@
 //! What is valid and still lets defective parts pass: the warnings about a recipe.
 //!
-//!     Pipeline --picture----> a picture that shows nothing of the part is let through
-//!              --reach------> too little of the frame is inspected
-//!              --sight------> what the model is shown is too small to see a defect
-//!              --doubt------> limits of confidence that drop what is found, or that nothing reaches
-//!              --questions--> a question that asks nothing, text of which nothing is expected
-//!              --scale------> millimetres that no camera sees
-//!              --grades-----> rules that never match, grades that never fail
+//! ```text
+//! Pipeline --picture----> a picture that shows nothing of the part is let through
+//!          --reach------> too little of the frame is inspected
+//!          --sight------> what the model is shown is too small to see a defect
+//!          --doubt------> limits of confidence that drop what is found, or that nothing reaches
+//!          --questions--> a question that asks nothing, text of which nothing is expected
+//!          --scale------> millimetres that no camera sees
+//!          --grades-----> rules that never match, grades that never fail
+//! ```
 //!
 //! A warning names its file, line, key and value as a problem does. Only what is known counts: without a roi and a
 //! stated size the frame has no size yet, and nothing is said about shares of it.

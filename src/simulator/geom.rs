@@ -121,7 +121,7 @@ impl Rect {
 
     /// Number of pixels.
     pub(super) fn area(&self) -> i64 {
-        self.w() as i64 * self.h() as i64
+        i64::from(self.w()) * i64::from(self.h())
     }
 
     /// As `[x1, y1, x2, y2]` for the labels.

@@ -103,7 +103,7 @@ impl Mask {
             let t = Transform::from_translate(-out.rect.x0 as f32, -out.rect.y0 as f32);
             m.fill_path(path, FillRule::Winding, true, t);
             for (o, v) in out.a.iter_mut().zip(m.data()) {
-                *o = *v as f32 / 255.0;
+                *o = f32::from(*v) / 255.0;
             }
         }
         out

@@ -15,7 +15,7 @@
 //! Three kinds of pictures:
 //! - `tile`: a close-up, as a model sees one tile of a frame;
 //! - `frame`: a whole part of a random design;
-//! - `part`: a whole part of a `Product`, whose parts share everything but pose, light, noise,
+//! - [`part`]: a whole part of a [`Product`], whose parts share everything but pose, light, noise,
 //!   defects and text, so that a pipeline's regions of interest mean something.
 //!
 //! Invariant: the same seed and index give the same pixels and the same truth, always. Models were

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Invariants:
-//! - The nameplate of every part lies inside `Product::nameplate_roi` of the picture's size, and no
+//! - The nameplate of every part lies inside [`Product::nameplate_roi`] of the picture's size, and no
 //!   defect or bore touches that region.
-//! - Serial numbers repeat only after `SERIALS` parts of one seed.
+//! - Serial numbers repeat only after [`SERIALS`] parts of one seed.
 
 use crate::simulator::compose::{self, Base, FrameTruth, Identity, Plate, Screws};
 use crate::simulator::geom::{self, P, Place, Rand, Rect, uni};
@@ -32,10 +32,10 @@ const ROI_PAD_PX: f32 = 3.0;
 const PARTS_PER_LOT: u64 = 50;
 /// Four digits of a serial number.
 const SERIALS: u64 = 10_000;
-/// Step from one serial to the next: it shares no divisor with `SERIALS`, so every number comes once
+/// Step from one serial to the next: it shares no divisor with [`SERIALS`], so every number comes once
 /// before one comes twice, and neighbours differ in all their digits.
 const SERIAL_STEP: u64 = 7919;
-/// How strongly a product is marked, in the units of `text::mark`: a station marks better than the
+/// How strongly a product is marked, in the units of [`text::mark`]: a station marks better than the
 /// average of all designs, 0.7 to 1.3.
 const MARK_STRENGTH: [f32; 2] = [1.1, 1.6];
 /// Tries to make the nameplate's text readable; each leaves less glare on it.
@@ -155,7 +155,7 @@ impl Product {
     /// The fixed region `[x1, y1, x2, y2]` in which every part's nameplate lies, on pictures of that
     /// size in pixels: the nameplate's box grown by the fixture's play.
     pub fn nameplate_roi(&self, w: usize, h: usize) -> [i32; 4] {
-        self.roi(w, h, &self.base(w, h)).array()
+        roi(w, h, &self.base(w, h)).array()
     }
 
     fn half_px(&self, w: usize, h: usize) -> P {
@@ -168,18 +168,6 @@ impl Product {
         let size = [n.half[0] * u, n.half[1] * u];
         let room = [0, 1].map(|k| (half[k] - size[k] - BORDER * u).max(0.0));
         Base { centre: [n.at[0] * room[0], n.at[1] * room[1]], half: size, tone: n.tone, grain: 0 }
-    }
-
-    fn roi(&self, w: usize, h: usize, base: &Base) -> Rect {
-        let mut corners = vec![];
-        for x in [-1.0, 1.0] {
-            for y in [-1.0, 1.0] {
-                for turn in [-1.0, 1.0] {
-                    corners.extend(base.corners(&pose(w, h, [x, y, turn])));
-                }
-            }
-        }
-        Rect::around(&corners, ROI_PAD_PX).clip(Rect::image(w, h))
     }
 
     /// The design: the same for every part, because it is drawn from the product's own seed.
@@ -201,6 +189,19 @@ impl Product {
         let plate = Plate { half, rim };
         Design { unit: u, look, light, sensor, void, plate, screws, base, bores, brush }
     }
+}
+
+/// Where the plate of any pose of the product may be.
+fn roi(w: usize, h: usize, base: &Base) -> Rect {
+    let mut corners = vec![];
+    for x in [-1.0, 1.0] {
+        for y in [-1.0, 1.0] {
+            for turn in [-1.0, 1.0] {
+                corners.extend(base.corners(&pose(w, h, [x, y, turn])));
+            }
+        }
+    }
+    Rect::around(&corners, ROI_PAD_PX).clip(Rect::image(w, h))
 }
 
 /// One or two bores that keep clear of each other, of the border with its screws and of the nameplate.
@@ -263,7 +264,7 @@ pub fn part(product: &Product, seed: u64, i: u64, w: usize, h: usize) -> (Vec<u8
     let base = Base { grain: r.r#gen(), ..design.base };
     let nameplate = base.draw(&mut sc, &view);
     mark(&mut sc, r, product, &design, &view, vec![part_id.clone(), lot.clone()]);
-    sc.busy.push(product.roi(w, h, &design.base));
+    sc.busy.push(roi(w, h, &design.base));
     for (at, bore) in &design.bores {
         parts::bore(&mut sc, view.map(*at), bore);
     }

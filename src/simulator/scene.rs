@@ -78,7 +78,7 @@ impl Scene {
                     }
                     let c = self.shade(Rect { x0: x, y0: y, x1: x + 1, y1: y + 1 })[0];
                     let v = 0.3 * c[0] + 0.59 * c[1] + 0.11 * c[2];
-                    over += (v > 0.93) as i32 as f32;
+                    over += i32::from(v > 0.93) as f32;
                     sum += v;
                     n += 1.0;
                 }

@@ -107,7 +107,7 @@ fn screw_pattern(sc: &mut Scene, r: &mut Rand, missing: bool) -> bool {
     let u = sc.unit;
     let radius = uni_exp(r, 9.0, 30.0) * u;
     let screw = Screw::random(r, radius);
-    let n = if missing && chance(r, 0.2) { 1 } else { r.gen_range(1..5) + missing as usize };
+    let n = if missing && chance(r, 0.2) { 1 } else { r.gen_range(1..5) + usize::from(missing) };
     let gap = screw.radius * uni(r, 3.0, 5.5);
     let t =
         if chance(r, 0.7) { r.gen_range(0..4) as f32 * angle::RIGHT_4 } else { uni(r, 0.0, angle::FULL_3) };

@@ -1,9 +1,11 @@
 //! Triggers that were accepted, until their inspection is stored.
 //!
-//!     accept ------> accepted: ticket -> trigger          written before a camera hears of it
-//!     confirm <----- durable: only now is the sender told
-//!     commit of the inspection with this ticket ---------> removed, in the same transaction
-//!     the next start: what is left ----------------------> one review("interrupted") each
+//! ```text
+//! accept ------> accepted: ticket -> trigger          written before a camera hears of it
+//! confirm <----- durable: only now is the sender told
+//! commit of the inspection with this ticket ---------> removed, in the same transaction
+//! the next start: what is left ----------------------> one review("interrupted") each
+//! ```
 //!
 //! Invariants:
 //! - Whoever was told that a trigger is accepted finds one inspection of it for each of its cameras, whatever ends
@@ -81,7 +83,7 @@ impl AcceptedV1 {
                 expected: self.expected,
                 correlation_id: self.correlation_id,
                 deadline: self.deadline_ms.map(Duration::from_millis),
-                part: self.part.map(ViewOfV1::into_domain),
+                part: self.part.map(|part| Box::new(part.into_domain())),
                 ticket: Some(ticket),
             },
             received: parse_rfc3339(&self.received)?,
@@ -164,7 +166,7 @@ impl Store {
     /// Waits until what was accepted is on the disk.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn confirm(&self, flush: Flush) -> Result<(), StoreError> {
         self.sync.wait(flush)
     }
@@ -172,7 +174,7 @@ impl Store {
     /// Withdraws the triggers of a command of which no camera has heard, and what it is known by.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn withdraw(&self, triggers: &[Accepted], names: &Names) -> Result<(), StoreError> {
         let mut batch = Batch::default();
         for ticket in triggers.iter().filter_map(|a| a.trigger.ticket) {
@@ -187,7 +189,7 @@ impl Store {
     /// Whether the trigger of this ticket still waits for its inspection.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn owes(&self, ticket: Ticket) -> Result<bool, StoreError> {
         Ok(!self.keys_of(ticket)?.is_empty())
     }
@@ -202,7 +204,7 @@ impl Store {
     /// that a former process left.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn accepted(&self) -> Result<Vec<Accepted>, StoreError> {
         let mut bodies: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         for row in &self.trees.accepted {

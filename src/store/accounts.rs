@@ -1,8 +1,10 @@
 //! Who may come in: people with a password, machines with a token, and the sessions of people.
 //!
-//!     accounts   name -> role, argon2 hash          (the hash is made and checked by `web`)
-//!     tokens     sha256 of the token -> name, role  (the token itself is shown once and never kept)
-//!     sessions   sha256 of the cookie -> account, end
+//! ```text
+//! accounts   name -> role, argon2 hash          (the hash is made and checked by `web`)
+//! tokens     sha256 of the token -> name, role  (the token itself is shown once and never kept)
+//! sessions   sha256 of the cookie -> account, end
+//! ```
 //!
 //! Changes of accounts and tokens, and the ends of sessions, are on the disk before they are answered;
 //! new sessions need not be.
@@ -98,7 +100,7 @@ impl Store {
     /// The account with this name.
     ///
     /// # Errors
-    /// `StoreError`; so for all of these.
+    /// [`StoreError`]; so for all of these.
     pub fn account(&self, name: &str) -> Result<Option<Account>, StoreError> {
         get(&self.trees.accounts.accounts, name.as_bytes())
     }
@@ -137,7 +139,7 @@ impl Store {
     /// Removes the tokens that somebody made, and those that were made by these. Gives their names.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn remove_tokens_made_by(&self, maker: &str) -> Result<Vec<String>, StoreError> {
         let mut makers = vec![maker.to_owned()];
         let mut removed = Vec::new();

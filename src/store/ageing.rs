@@ -4,15 +4,17 @@
 //! *agreed time* advances with the time since boot, which cannot jump, and follows the time of day only when
 //! it is believed. It is kept in the store, so that a restart or a reboot is no way around it.
 //!
-//!     agreed --advances with the time since boot--> agreed        every round
-//!     time of day = agreed (± `TOLERANCE`) ------------> the time of day counts
-//!     time of day ≠ agreed --a step, or the box was off--> doubt: the earlier of both counts
-//!         '--it ran on, synchronised, for a tenth of the difference, a week at most--> it counts
-//!     not synchronised ---------------------------------> nothing goes by age
+//! ```text
+//! agreed --advances with the time since boot--> agreed        every round
+//! time of day = agreed (± `TOLERANCE`) ------------> the time of day counts
+//! time of day ≠ agreed --a step, or the box was off--> doubt: the earlier of both counts
+//!     '--it ran on, synchronised, for a tenth of the difference, a week at most--> it counts
+//! not synchronised ---------------------------------> nothing goes by age
+//! ```
 //!
 //! Invariants:
 //! - What counts is never later than the agreed time, nor than the time of day.
-//! - In any hour of agreed time at most one of `SHARE` inspections goes by age, however often the process starts.
+//! - In any hour of agreed time at most one of [`SHARE`] inspections goes by age, however often the process starts.
 //! - A record counts as no older than any before it: a clock that was behind for a while ages nothing.
 
 use super::Store;
@@ -237,7 +239,7 @@ impl Store {
     /// the oldest beyond `max_bytes`, whatever the clock says.
     ///
     /// # Errors
-    /// `StoreError`; after one that does not pass stop.
+    /// [`StoreError`]; after one that does not pass stop.
     pub fn keep_within_limits(&self, clock: &Clock) -> Result<Round, StoreError> {
         let kept: Option<Agreed> = self.remembered(NAME)?;
         let reading = clock.read();

@@ -1,7 +1,9 @@
 //! Which triggers were accepted of late, so that one that comes again is known, over restarts, too.
 //!
-//!     accept --same transaction as the acceptance--> answered: name -> contents, when
-//!     the next start <-- all of them, by age; whoever keeps the window says which may go
+//! ```text
+//! accept --same transaction as the acceptance--> answered: name -> contents, when
+//! the next start <-- all of them, by age; whoever keeps the window says which may go
+//! ```
 //!
 //! An entry outlives its trigger's inspection: what was inspected already must not be inspected again.
 
@@ -56,7 +58,7 @@ impl Store {
     /// The triggers that were accepted of late, oldest first.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn answered(&self) -> Result<Vec<Answered>, StoreError> {
         let failed = |e| StoreError::kv("read the answered triggers", e);
         let rows = self.trees.answered.iter().map(|row| {
@@ -71,7 +73,7 @@ impl Store {
     /// Removes one that nobody needs any more; after a crash it may be there again.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn forget_answered(&self, name: &Name) -> Result<(), StoreError> {
         let removed = self.trees.answered.remove(name);
         removed.map(|_| ()).map_err(|e| self.stop_after("forget an answered trigger", e))
@@ -80,7 +82,7 @@ impl Store {
     /// Waits until everything that was accepted so far is on the disk.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn settle(&self) -> Result<(), StoreError> {
         self.sync.wait(self.sync.request(super::high_water::HighWaterMark::default()))
     }

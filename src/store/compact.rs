@@ -1,7 +1,9 @@
 //! Compaction: sled's file does not shrink, so its live records move into a new one.
 //!
-//!     ledger/ --every tree, by name--> ledger.new/ --compared row by row, fdatasync-->
-//!     ledger/ <==exchanged in one step==> ledger.new/ --> the old one is removed
+//! ```text
+//! ledger/ --every tree, by name--> ledger.new/ --compared row by row, fdatasync-->
+//! ledger/ <==exchanged in one step==> ledger.new/ --> the old one is removed
+//! ```
 //!
 //! Only `open` does it, when nobody else has the database open.
 //!
@@ -48,7 +50,7 @@ pub(super) fn clean_up(dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Compacts when the file is larger than `above_bytes` and than `RATIO` times what lives in it.
+/// Compacts when the file is larger than `above_bytes` and than [`RATIO`] times what lives in it.
 pub(super) fn compact_if_due(dir: &Path, above_bytes: u64) -> Result<Option<Compacted>, StoreError> {
     let ledger = dir.join("ledger");
     let bytes_before = file_bytes(&ledger);
@@ -78,7 +80,7 @@ pub(super) fn compact_if_due(dir: &Path, above_bytes: u64) -> Result<Option<Comp
     clean_up(dir).map(|()| Some(done))
 }
 
-/// Whether `compact_if_due` would compact an open database.
+/// Whether [`compact_if_due`] would compact an open database.
 pub(super) fn is_due(db: &Db, dir: &Path, above_bytes: u64) -> Result<bool, StoreError> {
     let bytes = file_bytes(&dir.join("ledger"));
     Ok(bytes > above_bytes && bytes > live_bytes(db)?.saturating_mul(RATIO))

@@ -1,8 +1,10 @@
 //! The disk's floor: below it nothing more is accepted, before a write can fail.
 //!
-//!     free bytes:  0 ....... floor ......... floor + margin ............ all
-//!                  | refuses: DiskFull | still refuses | accepts, ballast in place |
-//!                    ballast released ---^
+//! ```text
+//! free bytes:  0 ....... floor ......... floor + margin ............ all
+//!              | refuses: DiskFull | still refuses | accepts, ballast in place |
+//!                ballast released ---^
+//! ```
 //!
 //! The line stops visibly instead of losing results silently, and goes on by itself when space comes
 //! back. The ballast is a file that holds blocks back from everybody else; it is released when the
@@ -131,7 +133,7 @@ fn remove(path: &Path) -> Result<(), StoreError> {
 
 /// Makes every write to sled's file reach the disk before it returns (`chattr +S`).
 ///
-/// sled takes for stable what it wrote and gave to sync_file_range, says so in the next segment's header,
+/// sled takes for stable what it wrote and gave to `sync_file_range`, says so in the next segment's header,
 /// and reuses old segments by it. For blocks that the file has only just been given that is not true
 /// before the metadata is on the disk, too. In 2 of 1,000 power losses of the rig the next open was
 /// refused. A file system that does not know the flag keeps that risk; what was acknowledged is synced

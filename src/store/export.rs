@@ -1,8 +1,10 @@
 //! Exports: what is stored, in forms that other programs read.
 //!
-//!     csv    one line an inspection, for spreadsheets
-//!     coco   one document: images, annotations, categories
-//!     jsonl  truth.jsonl beside the pictures, as `inspectd replay` reads and training wants it
+//! ```text
+//! csv    one line an inspection, for spreadsheets
+//! coco   one document: images, annotations, categories
+//! jsonl  truth.jsonl beside the pictures, as `inspectd replay` reads and training wants it
+//! ```
 //!
 //! What a person decided is the truth: boxes and texts as the person has them, or the model's where
 //! the person agreed. Without a decision the model's findings are only the model's, and the line says

@@ -1,6 +1,8 @@
 //! The size of frames, learned: that of the first part that a person confirmed with a camera and a pipeline.
 //!
-//!     review: confirmed, or decided as good --> picture's size --> state `frame_size/CAMERA/PIPELINE`, once
+//! ```text
+//! review: confirmed, or decided as good --> picture's size --> state `frame_size/CAMERA/PIPELINE`, once
+//! ```
 //!
 //! A pipeline that states a size needs none: then what was learned is forgotten, so that a new size can be learned
 //! should the statement go.
@@ -20,7 +22,7 @@ impl Store {
     /// Width and height that were learned for a camera with a pipeline.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn frame_size(&self, camera: &str, pipeline: &str) -> Result<Option<(u32, u32)>, StoreError> {
         self.remembered(&name(camera, pipeline))
     }
@@ -28,7 +30,7 @@ impl Store {
     /// Forgets what was learned, where something was.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn forget_frame_size(&self, camera: &str, pipeline: &str) -> Result<(), StoreError> {
         match self.frame_size(camera, pipeline)? {
             Some(_) => self.forget(&name(camera, pipeline)),

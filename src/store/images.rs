@@ -1,7 +1,9 @@
 //! Content-addressed files beside the database: pictures, and parts of records that are too long.
 //!
-//!     put(bytes) --> tmp/N --fsync, rename, fsync directory--> images/ab/cdef….jpg
-//!                    (the name is the sha256 of the bytes, so it proves them)
+//! ```text
+//! put(bytes) --> tmp/N --fsync, rename, fsync directory--> images/ab/cdef….jpg
+//!                (the name is the sha256 of the bytes, so it proves them)
+//! ```
 //!
 //! They stay outside of sled because sled never syncs large values.
 //!

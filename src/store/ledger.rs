@@ -1,9 +1,11 @@
 //! Ledger: every record names the sha256 of the one before it.
 //!
-//!     zeros <-- 1 <-- 2 <-- 3 <-- … <-- last        meta `chain`: last_seq, last_hash
+//! ```text
+//! zeros <-- 1 <-- 2 <-- 3 <-- … <-- last        meta `chain`: last_seq, last_hash
 //!
-//!     after retention:  [before_first] <-- 3 <-- 4 <-- … <-- last
-//!                       (meta keeps the hash of the last record that was removed)
+//! after retention:  [before_first] <-- 3 <-- 4 <-- … <-- last
+//!                   (meta keeps the hash of the last record that was removed)
+//! ```
 //!
 //! `verify` walks it: no gap, no edit, nothing cut off at the end. The hash covers the whole value,
 //! and the value holds the hashes of the picture and of the overflow file, so these are covered too.
@@ -122,7 +124,7 @@ impl Store {
     /// records newer than the start are not looked at.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read; what is broken is in the answer.
+    /// [`StoreError`] when the database cannot be read; what is broken is in the answer.
     pub fn verify(&self) -> Result<Verified, StoreError> {
         self.verify_while(&mut |_, _| true)
     }

@@ -1,27 +1,31 @@
 //! Store: every inspection, kept; every message about it, kept until the broker has it.
 //!
-//!     accept -------> accepted: a trigger that is owed an inspection         (`accepted`)
-//!          '--------> answered: what it is known by when it comes again      (`answered`)
-//!     put_image ----> images/ab/cdef….jpg                      (file, fsynced before its name appears)
-//!     commit -------> parts/ab/cdef….json                      (only what does not fit in a value)
-//!          '--------> results + log of the outbox + meta, one transaction (sled); its trigger is no longer owed
-//!                     flush_async, fdatasync of `ledger/db`    (one for all who wait: `sync`)
-//!          <-- Ok --- only now may anybody be told
-//!     outbox -------> each sink publishes --> ack              (moves its cursor on, never removes the record)
-//!     commit of a part's last view: its verdict, in the same transaction  (`multiview`)
-//!     review -------> reviews, a chain of its own, in the same way        (`review`, `query` finds)
-//!     retention ----> removes the oldest, never past what an enabled sink waits for; what is old says `ageing`
-//!     remember -----> state: small values by name, for the next start      (`state`)
+//! ```text
+//! accept -------> accepted: a trigger that is owed an inspection         (`accepted`)
+//!      '--------> answered: what it is known by when it comes again      (`answered`)
+//! put_image ----> images/ab/cdef….jpg                      (file, fsynced before its name appears)
+//! commit -------> parts/ab/cdef….json                      (only what does not fit in a value)
+//!      '--------> results + log of the outbox + meta, one transaction (sled); its trigger is no longer owed
+//!                 flush_async, fdatasync of `ledger/db`    (one for all who wait: `sync`)
+//!      <-- Ok --- only now may anybody be told
+//! outbox -------> each sink publishes --> ack              (moves its cursor on, never removes the record)
+//! commit of a part's last view: its verdict, in the same transaction  (`multiview`)
+//! review -------> reviews, a chain of its own, in the same way        (`review`, `query` finds)
+//! retention ----> removes the oldest, never past what an enabled sink waits for; what is old says `ageing`
+//! remember -----> state: small values by name, for the next start      (`state`)
+//! ```
 //!
 //! The directory:
 //!
-//!     lock          flock: one process, one `Store`
-//!     ballast       blocks that are held back for a full disk: `disk`
-//!     ledger/       sled 0.34.7; `ledger.new/` while it is compacted: `compact`
-//!     ends          how far the ledgers reached, so that a cut-off end is noticed: `high_water`
-//!     images/ parts/ tmp/
-//!     thumbs/       small copies of pictures; made again when they are missing
-//!     quarantine/   half-written snapshots of sled, moved aside and never deleted
+//! ```text
+//! lock          flock: one process, one `Store`
+//! ballast       blocks that are held back for a full disk: `disk`
+//! ledger/       sled 0.34.7; `ledger.new/` while it is compacted: `compact`
+//! ends          how far the ledgers reached, so that a cut-off end is noticed: `high_water`
+//! images/ parts/ tmp/
+//! thumbs/       small copies of pictures; made again when they are missing
+//! quarantine/   half-written snapshots of sled, moved aside and never deleted
+//! ```
 //!
 //! Invariants:
 //! - `commit` returns Ok only when record and outbox entry are on the disk.
@@ -80,7 +84,7 @@ use std::time::Duration;
 const OPEN_RETRIES: u32 = 250;
 const OPEN_RETRY_MS: u64 = 20;
 
-/// Format of the directory as a whole: 2 since all that is owed is one log; 1 is moved into it (`outbox::migrate`).
+/// Format of the directory as a whole: 2 since all that is owed is one log; 1 is moved into it ([`outbox::migrate`]).
 const FORMAT: u8 = 2;
 const FORMAT_BEFORE_LOG: u8 = 1;
 const FORMAT_KEY: &[u8] = b"format";
@@ -97,7 +101,7 @@ const COMPACT_ABOVE_BYTES: u64 = 256 * 1024 * 1024;
 pub struct StoreOptions {
     /// Retention removes the oldest inspections beyond this many bytes of records and files.
     pub max_bytes: u64,
-    /// Retention removes inspections that are older than this many days, by the agreed time (`ageing`).
+    /// Retention removes inspections that are older than this many days, by the agreed time ([`ageing`]).
     pub retain_days: u32,
     /// Who vouches for the time of day.
     pub clock: ageing::Trust,
@@ -186,7 +190,7 @@ pub struct Store {
     parts_durable: tokio::sync::watch::Sender<u64>,
     usage_bytes: Mutex<Option<u64>>,
     options: StoreOptions,
-    /// The first record that a running backup still needs: `backup::take`.
+    /// The first record that a running backup still needs: [`backup::take`].
     held: AtomicU64,
     _lock: File,
 }
@@ -195,7 +199,7 @@ impl Store {
     /// Opens or creates the store in `dir`.
     ///
     /// # Errors
-    /// `StoreError`; `Unfinished` where a restore or a salvage was begun and cut off.
+    /// [`StoreError`]; `Unfinished` where a restore or a salvage was begun and cut off.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         if dir.join(backup::keep::UNFINISHED).exists() {
             return Err(StoreError::Unfinished { dir: dir.to_owned() });
@@ -261,7 +265,7 @@ impl Store {
         })
     }
 
-    /// Stores a picture (`extension` one of `images::EXTENSIONS`) for an inspection that will be
+    /// Stores a picture (`extension` one of [`images::EXTENSIONS`]) for an inspection that will be
     /// committed. Returns when it is on the disk.
     pub fn put_image(&self, bytes: &[u8], extension: &str) -> Result<ImageRef, StoreError> {
         self.accepts()?;

@@ -1,8 +1,10 @@
 //! Parts with several views: their verdicts, decided in the same commit as their last view.
 //!
-//!     commit of a view --not the last--> parts_open: the views so far
-//!                      '-the last------> parts + an entry of the outbox
-//!     the next start: what is left in parts_open --> parts + an entry, its missing views interrupted
+//! ```text
+//! commit of a view --not the last--> parts_open: the views so far
+//!                  '--the last-----> parts + an entry of the outbox
+//! the next start: what is left in parts_open --> parts + an entry, its missing views interrupted
+//! ```
 //!
 //! A verdict's number is that of the inspection of its newest view, which no other part has.
 //!
@@ -194,7 +196,7 @@ impl Store {
     /// its last view decides, so that no part is decided twice. Returns how many there were.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn decide_interrupted_parts(&self) -> Result<usize, StoreError> {
         let chain = self.lock_chain()?;
         let t = &self.trees.parts;
@@ -243,7 +245,7 @@ impl Store {
     /// The verdict whose newest view is this inspection.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn part(&self, seq: u64) -> Result<Option<PartVerdict>, StoreError> {
         let failed = |e| StoreError::kv("read a part's verdict", e);
         let Some(value) = self.trees.parts.decided.get(key_of(seq)).map_err(failed)? else { return Ok(None) };
@@ -254,7 +256,7 @@ impl Store {
     /// The part that the inspection `seq` is a view of; `None` when nothing is known of it.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn part_of_view(&self, part: &PartRef, seq: u64) -> Result<Option<PartState>, StoreError> {
         let bad = |reason| StoreError::BadRecord { seq, reason: format!("its part: {reason}") };
         let t = &self.trees.parts;
@@ -286,9 +288,10 @@ impl Store {
             }
         };
         let own = ViewV1::from_domain(inspection).into_domain()?;
-        match views.contains(&own) {
-            true => Ok(()),
-            false => Err(format!("what is stored of its part {} says otherwise of it", part.id)),
+        if views.contains(&own) {
+            Ok(())
+        } else {
+            Err(format!("what is stored of its part {} says otherwise of it", part.id))
         }
     }
 

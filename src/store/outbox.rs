@@ -1,6 +1,6 @@
 //! Outbox: one log of what is owed to others (results, verdicts of parts, reviews), and for each sink how far it is.
 //!
-//! `Store::commit` writes the record and its entry in one transaction, then flushes; a decision brings its entry in
+//! [`Store::commit`] writes the record and its entry in one transaction, then flushes; a decision brings its entry in
 //! the same way. A message may be sent twice but never lost; receivers drop repeats by inspection id (part id,
 //! review number).
 //!
@@ -185,7 +185,7 @@ pub struct SinkState {
     pub enabled: bool,
     /// The lowest place of the log that it has not acknowledged.
     pub cursor: u64,
-    /// What it waits for, in the order of `Kind::ALL`.
+    /// What it waits for, in the order of [`Kind::ALL`].
     pub owed: [u64; Kind::ALL.len()],
     /// Messages that went without it while it was not enabled, and that nobody was told of yet.
     pub missed: u64,
@@ -200,10 +200,10 @@ pub struct Outbox<'a> {
 
 impl Outbox<'_> {
     /// Up to `limit` entries of a kind from a place on, lowest first, durable ones only. A page may be short, or
-    /// empty, before the end: `SCAN_MAX` entries of other kinds lay in between.
+    /// empty, before the end: [`SCAN_MAX`] entries of other kinds lay in between.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn owed(&self, kind: Kind, from: u64, limit: usize) -> Result<Page, StoreError> {
         self.page(Some(kind), from, self.store.sync.durable_log(), limit, SCAN_MAX)
     }
@@ -254,7 +254,7 @@ impl Outbox<'_> {
     /// for; lost to a crash it is repeated.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn ack(&self, places: &[u64]) -> Result<(), StoreError> {
         let mut log = self.store.lock_log()?;
         let mut changes = Changes::default();
@@ -285,7 +285,7 @@ impl Outbox<'_> {
     /// Where the entry about this stands, while the sink waits for it.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn place_of(&self, owed: Owed) -> Result<Option<u64>, StoreError> {
         let mut page = Page::default();
         while !page.end {
@@ -301,7 +301,7 @@ impl Outbox<'_> {
     /// kept with its reason until retention removes that.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn give_up(&self, place: u64, cause: Cause, reason: &str) -> Result<(), StoreError> {
         let mut log = self.store.lock_log()?;
         let mut changes = Changes::default();
@@ -328,7 +328,7 @@ impl Outbox<'_> {
     /// What this sink has given up, in the order of the log.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn dead_letters(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let number = self.store.lock_log()?.sink(self.sink)?.number;
         let rows = self.store.trees.outbox.letters.under(number.to_be_bytes());
@@ -353,7 +353,7 @@ impl Outbox<'_> {
     /// on the disk.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn retry(&self, wanted: Option<&[Owed]>) -> Result<usize, StoreError> {
         self.store.sync.check()?;
         let mut count = 0;
@@ -428,7 +428,7 @@ impl Store {
     /// The sink `mqtt` has these results.
     ///
     /// # Errors
-    /// As `Outbox::ack`.
+    /// As [`Outbox::ack`].
     pub fn ack(&self, seqs: &[u64]) -> Result<(), StoreError> {
         let owed: Vec<Owed> = seqs.iter().map(|seq| Owed { kind: Kind::Result, seq: *seq }).collect();
         self.outbox(MQTT).ack_owed(&owed)
@@ -437,7 +437,7 @@ impl Store {
     /// What any sink has given up: by sink, in the order of the log.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn dead_letters(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let mut letters = Vec::new();
         for sink in self.sinks()? {
@@ -450,7 +450,7 @@ impl Store {
     /// many letters there were.
     ///
     /// # Errors
-    /// As `Outbox::retry`.
+    /// As [`Outbox::retry`].
     pub fn retry_all(&self) -> Result<usize, StoreError> {
         let sinks = self.sinks()?;
         sinks.iter().try_fold(0, |count, sink| Ok(count + self.outbox(&sink.name).retry(None)?))
@@ -459,7 +459,7 @@ impl Store {
     /// Somebody was told what a sink has missed.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn forget_missed(&self, sink: &str) -> Result<(), StoreError> {
         let stored = self.lock_log()?.forget_missed(sink)?;
         let written = self.trees.outbox.sinks.insert(sink, wire::seal(&stored));

@@ -84,7 +84,7 @@ fn letters_go_with_what_they_are_about() {
     for letter in [owed(Kind::Result, 2), owed(Kind::Part, 2), owed(Kind::Review, 1), owed(Kind::Review, 2)] {
         store.bury(letter, Cause::Invalid, "the broker calls it invalid").unwrap();
     }
-    let later = SystemTime::now() + std::time::Duration::from_secs(100 * 365 * 24 * 3600);
+    let later = SystemTime::now() + std::time::Duration::from_hours(100 * 365 * 24);
     assert_eq!(store.enforce_retention(later).unwrap().inspections, 2);
     assert_eq!(store.dead_letters().unwrap(), []);
 }
@@ -156,7 +156,7 @@ fn each_sink_has_its_own_cursor_and_an_entry_goes_when_all_have_it() {
 #[test]
 fn retention_waits_for_the_last_enabled_sink_and_for_no_other() {
     let dir = tempfile::tempdir().unwrap();
-    let later = || SystemTime::now() + std::time::Duration::from_secs(100 * 365 * 24 * 3600);
+    let later = || SystemTime::now() + std::time::Duration::from_hours(100 * 365 * 24);
     let store = with(dir.path(), &["mqtt", "erp"], 100);
     (1..=6).for_each(|n| _ = store.commit(&sample(n), None).unwrap());
     store.ack(&[1, 2, 3, 4, 5, 6]).unwrap();

@@ -1,7 +1,9 @@
 //! Pictures, proven: that the file which a record names is there, has its size and its bytes.
 //!
-//!     record --sha256, bytes--> file: there? --size?--> seen before (device, inode, size, times)? --no--> hashed
-//!        missing <----------------------no       no            '--yes--> whole           whole <--yes, no--> wrong
+//! ```text
+//! record --sha256, bytes--> file: there? --size?--> seen before (device, inode, size, times)? --no--> hashed
+//!    missing <----------------------no       no            '--yes--> whole           whole <--yes, no--> wrong
+//! ```
 //!
 //! A file is hashed once and its stamp remembered: who changes bytes without a change of inode, size, mtime or ctime
 //! has to go around the file system. `verify_files` believes no stamp and hashes everything.
@@ -248,7 +250,7 @@ impl Store {
     /// each record and each flaw, with what was looked at so far, and ends it by saying no. What retention removes meanwhile is no flaw; unreadable records are left to `verify`.
     ///
     /// # Errors
-    /// `Cancelled` once `on` says no; `StoreError` when the database cannot be read.
+    /// `Cancelled` once `on` says no; [`StoreError`] when the database cannot be read.
     pub fn verify_files(
         &self,
         from: u64,

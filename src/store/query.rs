@@ -1,10 +1,12 @@
 //! Finding inspections: a compact row a record in memory, made from the records and never stored.
 //!
-//!     records --newest block first, in the background--> rows (32 bytes and the part id)
-//!     commit  --at the next query------------------------^
-//!     review  --at once, the row's decision--------------^
+//! ```text
+//! records --newest block first, in the background--> rows (32 bytes and the part id)
+//! commit  --at the next query------------------------^
+//! review  --at once, the row's decision--------------^
 //!
-//!     blocks: [ 0..1024 ) [ 1024..2048 ) …      a row's place in its block is its sequence number
+//! blocks: [ 0..1024 ) [ 1024..2048 ) …      a row's place in its block is its sequence number
+//! ```
 //!
 //! A query walks the rows from the newest: 100,000 take about a millisecond, so that counts are exact.
 //! Until the background is done, the oldest inspections are not found, and the answer says so.
@@ -36,10 +38,10 @@ pub(crate) const PAGE_MAX: usize = 500;
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     pub finished_ms: i64,
-    /// A bit a label of `Names::labels`.
+    /// A bit a label of [`Names::labels`].
     pub labels: u64,
     pub latency_ms: f32,
-    /// Places in `Names`.
+    /// Places in [`Names`].
     pub camera: u16,
     pub pipeline: u16,
     /// 0 pass, 1 fail, 2 review; 255: the record cannot be read.
@@ -296,7 +298,7 @@ impl Store {
     /// says false; a query needs only what is loaded.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read.
+    /// [`StoreError`] when the database cannot be read.
     pub fn index_older(&self) -> Result<bool, StoreError> {
         self.index_newer()?;
         let first_kept = self.first_kept()?;
@@ -317,7 +319,7 @@ impl Store {
     /// Takes in what was committed since the last call.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read.
+    /// [`StoreError`] when the database cannot be read.
     pub fn index_newer(&self) -> Result<(), StoreError> {
         // One reads, and the others would read the same.
         let _reader = self.indexing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -409,7 +411,7 @@ impl Store {
     /// `limit` of the inspections before `before` that fit, newest first, after the first `skip`.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read.
+    /// [`StoreError`] when the database cannot be read.
     pub fn find(
         &self,
         filter: &Filter,
@@ -439,7 +441,7 @@ impl Store {
     /// meanwhile: `visit` must be quick.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read.
+    /// [`StoreError`] when the database cannot be read.
     pub fn scan(&self, filter: &Filter, mut visit: impl FnMut(u64, &Row, &Names)) -> Result<(), StoreError> {
         self.index_newer()?;
         let first_kept = self.first_kept()?;
@@ -460,7 +462,7 @@ impl Store {
     /// What there is to filter by.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read.
+    /// [`StoreError`] when the database cannot be read.
     pub fn facets(&self) -> Result<Facets, StoreError> {
         let mut facets = Facets::default();
         let mut counts = (BTreeMap::new(), BTreeMap::new(), [0u64; LABELS_MAX]);

@@ -10,7 +10,7 @@
 //! Invariants:
 //! - A step and what it changes are one batch: after a crash both are there, or neither.
 //! - The text of an active version is kept.
-//! - At most `ENTRIES_MAX` entries, and `VERSIONS_MAX` versions of a pipeline, are kept; the oldest go first.
+//! - At most [`ENTRIES_MAX`] entries, and [`VERSIONS_MAX`] versions of a pipeline, are kept; the oldest go first.
 
 use super::Store;
 use super::error::StoreError;

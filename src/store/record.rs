@@ -1,9 +1,11 @@
 //! The disk form of an inspection, version 1, and its way from and to the domain type.
 //!
-//!     Inspection -> Body (bounded: inline) + Answers (word for word: long)
-//!         everything fits in a value            value { head, body, answers }
-//!         without the answers it fits           value { head, body, file } + file { answers }
-//!         otherwise (very many findings)        value { head, file }       + file { body, answers }
+//! ```text
+//! Inspection -> Body (bounded: inline) + Answers (word for word: long)
+//!     everything fits in a value            value { head, body, answers }
+//!     without the answers it fits           value { head, body, file } + file { answers }
+//!     otherwise (very many findings)        value { head, file }       + file { body, answers }
+//! ```
 //!
 //! A field is never renamed or retyped here; a change makes a version 2 beside it, and version 1
 //! stays readable (tests keep stored values of every version).
@@ -136,9 +138,9 @@ impl ViewOfV1 {
         Self { id, name, cameras }
     }
 
-    pub(super) fn into_domain(self) -> Box<PartRef> {
+    pub(super) fn into_domain(self) -> PartRef {
         let Self { id, name, cameras } = self;
-        Box::new(PartRef { id, name, cameras })
+        PartRef { id, name, cameras }
     }
 }
 
@@ -369,7 +371,7 @@ impl BodyV1 {
                 expected: self.expected,
                 correlation_id: self.correlation_id,
                 deadline: self.deadline_ms.map(Duration::from_millis),
-                part: self.part.map(ViewOfV1::into_domain),
+                part: self.part.map(|part| Box::new(part.into_domain())),
                 ticket: None,
             },
             pipeline: self.pipeline,

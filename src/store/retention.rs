@@ -1,8 +1,10 @@
 //! Retention: the oldest inspections go when they are too old or too many. What time it is, and how many
 //! may go because of it, says `ageing`; the limit by bytes asks no clock.
 //!
-//!     first kept --> … --> lowest that an enabled sink waits for --> … --> last
-//!     |<- may be removed ->|<----------- never ------------------->|
+//! ```text
+//! first kept --> … --> lowest that an enabled sink waits for --> … --> last
+//! |<- may be removed ->|<----------- never ------------------->|
+//! ```
 //!
 //! One batch: records and ids are removed and the chain's new beginning is written in one transaction, that transaction is made durable, and only then do the files go. A crash in
 //! between leaves files that no record refers to; the next count of the bytes removes them.
@@ -28,9 +30,10 @@ use std::time::{Duration, SystemTime};
 /// Inspections that are removed in one transaction, while commits wait.
 const BATCH: usize = 256;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 
 /// 2020: no station is older, and a clock that shows less was never set.
+#[expect(clippy::duration_suboptimal_units, reason = "seconds of Unix time")]
 const PLAUSIBLE_FROM: Duration = Duration::from_secs(1_577_836_800);
 
 /// What one round of retention did.

@@ -1,13 +1,15 @@
 //! Reviews: what people decided about inspections, as a ledger of its own beside that of the inspections.
 //!
-//!     review, undo --> one entry: who, when, what, why, which entry it supersedes, which record it is about
-//!                      reviews + reviewed + reviews_by + the outbox's log + meta, one transaction
-//!                      flushed and synced like a commit, and only then published
+//! ```text
+//! review, undo --> one entry: who, when, what, why, which entry it supersedes, which record it is about
+//!                  reviews + reviewed + reviews_by + the outbox's log + meta, one transaction
+//!                  flushed and synced like a commit, and only then published
 //!
-//!     zeros <-- 1 <-- 2 <-- 3 <-- … <-- last           meta `reviews`: last_seq, last_hash
-//!               |     |     '- undo: supersedes 2, restores 1
-//!               |     '- override: supersedes 1
-//!               '- confirm of inspection 7 (names the sha256 of its record)
+//! zeros <-- 1 <-- 2 <-- 3 <-- … <-- last           meta `reviews`: last_seq, last_hash
+//!           |     |     '- undo: supersedes 2, restores 1
+//!           |     '- override: supersedes 1
+//!           '- confirm of inspection 7 (names the sha256 of its record)
+//! ```
 //!
 //! Invariants:
 //! - An entry is never changed nor deleted while its inspection is kept; taking back is a new entry.
@@ -136,7 +138,7 @@ impl Store {
     /// newest entry about it that the actor has seen.
     ///
     /// # Errors
-    /// `ReviewError`; after any `Store` error other than `Unstorable` stop.
+    /// [`ReviewError`]; after any `Store` error other than `Unstorable` stop.
     pub fn review(
         &self,
         id: &str,
@@ -234,7 +236,7 @@ impl Store {
     /// Takes the decision in force back, as a new entry; what it superseded is in force again.
     ///
     /// # Errors
-    /// `ReviewError`, `NothingToUndo` among them.
+    /// [`ReviewError`], `NothingToUndo` among them.
     pub fn undo_review(
         &self,
         id: &str,
@@ -257,7 +259,7 @@ impl Store {
                 Some(seq) => self.review_entry(seq)?.and_then(|r| r.verdict),
                 None => None,
             };
-            review.reason = reason.trim().to_owned();
+            reason.trim().clone_into(&mut review.reason);
             Ok(review)
         })?;
         self.finish_reviews(std::slice::from_ref(&review), flush)?;

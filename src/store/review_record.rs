@@ -1,7 +1,9 @@
 //! The disk form of a review, version 1.
 //!
-//!     everything fits in a value     value { head, body }
-//!     otherwise (many boxes)         value { head, part } + file { body }
+//! ```text
+//! everything fits in a value     value { head, body }
+//! otherwise (many boxes)         value { head, part } + file { body }
+//! ```
 //!
 //! A field is never renamed or retyped; a change makes a version 2 beside it.
 

@@ -149,7 +149,7 @@ fn messages_are_owed_until_acknowledged_and_retention_waits_for_them() {
     drop(store);
     let store = open(dir.path());
     assert_eq!(store.owed_now(Kind::Review), [2, 3, 4]);
-    let later = SystemTime::now() + std::time::Duration::from_secs(400 * 24 * 3600);
+    let later = SystemTime::now() + std::time::Duration::from_hours(400 * 24);
     assert_eq!(store.enforce_retention(later).unwrap().inspections, 4);
     let found = store.verify_reviews().unwrap();
     assert_eq!(

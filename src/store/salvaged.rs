@@ -1,6 +1,8 @@
 //! What a salvaged store says of itself: when it was made of a damaged one, and which numbers were lost.
 //!
-//!     state: salvaged/note, salvaged/inspections/000, salvaged/reviews/000 …     (runs of numbers, some to a value)
+//! ```text
+//! state: salvaged/note, salvaged/inspections/000, salvaged/reviews/000 …     (runs of numbers, some to a value)
+//! ```
 //!
 //! `verify` counts these numbers as gaps for as long as they are kept, and does not take them for new damage.
 
@@ -59,7 +61,7 @@ impl Store {
     /// What is noted, where the store was made of a damaged one.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn salvaged(&self) -> Result<Option<Salvaged>, StoreError> {
         let note: Option<NoteV1> = self.remembered(&format!("{STATE_PREFIX}note"))?;
         let Some(NoteV1 { at, from }) = note else { return Ok(None) };

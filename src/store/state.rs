@@ -1,10 +1,12 @@
 //! What a station must know again after a restart, beside its ledgers: small values by name.
 //!
-//!     remember("commanded/cam1", …) --> state: name -> value, sealed --> durable before it returns
-//!     remembered("commanded/cam1")  <-- at the next start
+//! ```text
+//! remember("commanded/cam1", …) --> state: name -> value, sealed --> durable before it returns
+//! remembered("commanded/cam1")  <-- at the next start
+//! ```
 //!
 //! Names are paths: the part before the first `/` says whose value it is, and only its owner reads and
-//! writes under it. A value is JSON in the envelope of every value, at most `value::VALUE_BYTES_MAX` long.
+//! writes under it. A value is JSON in the envelope of every value, at most [`value::VALUE_BYTES_MAX`] long.
 
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
@@ -52,7 +54,7 @@ impl Store {
     /// Removes a value; a name without one is no error. It is gone from the disk when this returns.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn forget(&self, name: &str) -> Result<(), StoreError> {
         self.trees.state.remove(name).map_err(|e| self.stop_after("forget a value", e))?;
         self.sync.wait(self.sync.request(HighWaterMark::default()))
@@ -61,7 +63,7 @@ impl Store {
     /// Removes values without waiting for the disk: lost to a crash, they are there again.
     ///
     /// # Errors
-    /// `StoreError`; after it stop.
+    /// [`StoreError`]; after it stop.
     pub fn forget_later<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<(), StoreError> {
         let mut batch = Batch::default();
         names.into_iter().for_each(|name| batch.remove(name));

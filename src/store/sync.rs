@@ -1,10 +1,12 @@
 //! Group commit: many committers wait, one thread makes their records durable.
 //!
-//!     commit (holds the chain lock)   transaction, then `request(mark)` -> Flush
-//!     commit (lock released)          `wait(flush)` ---------.
-//!     sync thread                     takes all requests up to now
-//!                                     sled flush_async, fdatasync of `db`, then `ends`
-//!                                     done = taken ----------' wakes every waiter up to there
+//! ```text
+//! commit (holds the chain lock)   transaction, then `request(mark)` -> Flush
+//! commit (lock released)          `wait(flush)` ---------.
+//! sync thread                     takes all requests up to now
+//!                                 sled flush_async, fdatasync of `db`, then `ends`
+//!                                 done = taken ----------' wakes every waiter up to there
+//! ```
 //!
 //! While one sync runs, the next committers gather behind it and share the following one.
 //!
@@ -152,7 +154,7 @@ struct Disk {
 impl Disk {
     /// Flushes sled's buffers into its file, then the file onto the disk.
     ///
-    /// sled's own flush ends in sync_file_range, which neither waits for the disk's cache nor for
+    /// sled's own flush ends in `sync_file_range`, which neither waits for the disk's cache nor for
     /// metadata; only the fdatasync makes it durable.
     fn flush(&self) -> Result<(), StoreError> {
         self.runtime.block_on(self.db.flush_async()).map_err(|e| StoreError::kv("flush the database", e))?;

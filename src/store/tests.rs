@@ -12,7 +12,7 @@ use crate::domain::rect::BoxPx;
 use crate::domain::text::{Mismatch, TextLine};
 use std::time::{Duration, SystemTime};
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + seconds * 1000)
@@ -28,7 +28,7 @@ pub(crate) fn sample(n: u64) -> Inspection {
             lot: Some("L7".into()),
             expected: [("serial".to_owned(), "SN0001-A1".to_owned())].into(),
             correlation_id: Some("c1".into()),
-            deadline: Some(Duration::from_millis(8000)),
+            deadline: Some(Duration::from_secs(8)),
             part: None,
             ticket: None,
         },

@@ -1,6 +1,8 @@
 //! The envelope of every value in the database.
 //!
-//!     | version: 1 byte | CRC32 of version and body: 4 bytes, big-endian | body |
+//! ```text
+//! | version: 1 byte | CRC32 of version and body: 4 bytes, big-endian | body |
+//! ```
 //!
 //! The version says which wire struct the body is; the CRC finds what sled's own checks miss
 //! (an edit through sled itself, a bug that swaps values).

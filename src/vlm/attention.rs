@@ -3,10 +3,12 @@
 //! A query row sees every key of the context spans, and of the last span, its own, the keys up to
 //! its own place (causal) or all of them (inside one picture of the vision tower).
 //!
-//!     for each (sequence, head, block of rows) or (sequence of one row, heads of the same keys):
-//!         scores = Q K^T span by span -> softmax -> out = P V span by span
+//! ```text
+//! for each (sequence, head, block of rows) or (sequence of one row, heads of the same keys):
+//!     scores = Q K^T span by span -> softmax -> out = P V span by span
+//! ```
 //!
-//! Blocks multiply by the crate `gemm`, single rows by `row`.
+//! Blocks multiply by the crate [`gemm`], single rows by [`row`].
 
 mod row;
 
@@ -40,7 +42,7 @@ pub struct Part {
     pub row: usize,
     /// Number of query rows.
     pub rows: usize,
-    /// The spans of keys that every query row sees, among those of `Parts`.
+    /// The spans of keys that every query row sees, among those of [`Parts`].
     context: Range<usize>,
     /// Where the keys of the query rows themselves are.
     pub own: Span,
@@ -84,6 +86,15 @@ impl Parts {
     /// The keys that all rows of a part see, besides those of its own.
     pub fn context(&self, part: &Part) -> &[Span] {
         &self.spans[part.context.clone()]
+    }
+}
+
+impl<'a> IntoIterator for &'a Parts {
+    type Item = &'a Part;
+    type IntoIter = std::slice::Iter<'a, Part>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }
 
@@ -422,7 +433,7 @@ mod tests {
 
     /// The definition, value by value.
     fn reference(q: Matrix<'_>, k: Matrix<'_>, v: Matrix<'_>, heads: Heads, parts: &Parts, out: &mut [f32]) {
-        for p in parts.iter() {
+        for p in parts {
             for i in 0..p.rows {
                 for head in 0..heads.query {
                     let kv = head / (heads.query / heads.kv) * heads.dim;
@@ -456,15 +467,15 @@ mod tests {
 
     #[test]
     fn blocks_agree_with_the_definition() {
+        fn matrix<T>(values: &[T]) -> Matrix<'_, T> {
+            Matrix { values, stride: 48, start: 0 }
+        }
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
         let heads = Heads { query: 4, kv: 2, dim: 24 };
         let mut noise = |n: usize| (0..n).map(|_| rng.gen_range(-1.0..1.0)).collect::<Vec<f32>>();
         let (q, k, v) = (noise(80 * 100), noise(200 * 48), noise(200 * 48));
         let q = Matrix { values: &q, stride: 100, start: 4 };
         let [half_k, half_v] = [&k, &v].map(|m| m.iter().map(|x| f16::from_f32(*x)).collect::<Vec<_>>());
-        fn matrix<T>(values: &[T]) -> Matrix<'_, T> {
-            Matrix { values, stride: 48, start: 0 }
-        }
         let mut parts = Parts::default();
         parts.push(70, [Span { start: 100, rows: 7 }, Span { start: 0, rows: 3 }], 110, true);
         parts.push(1, [Span { start: 10, rows: 50 }, Span { start: 7, rows: 0 }], 60, true);

@@ -1,6 +1,8 @@
 //! The rows of one pass of the text model, put together sequence by sequence.
 //!
-//!     tokens | picture --> rows, with their positions     part --> the rows since the last one are a sequence
+//! ```text
+//! tokens | picture --> rows, with their positions     part --> the rows since the last one are a sequence
+//! ```
 
 use super::attention::{Parts, Span};
 use super::rope::{Position, image_positions, text_positions};

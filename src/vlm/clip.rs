@@ -1,7 +1,9 @@
 //! What a job shows: pictures for themselves, or a clip, several pictures of one scene with their times.
 //!
-//!     clip:  p0 p1 p2 p3 p4 --pairs, the last one repeated--> (p0 p1) (p2 p3) (p4 p4)
-//!            pair --> `<%.1f seconds>` <|vision_start|> one picture's rows <|vision_end|>
+//! ```text
+//! clip:  p0 p1 p2 p3 p4 --pairs, the last one repeated--> (p0 p1) (p2 p3) (p4 p4)
+//!        pair --> `<%.1f seconds>` <|vision_start|> one picture's rows <|vision_end|>
+//! ```
 //!
 //! A pair is to the model what a picture is: one grid, one set of rows; its seconds are the mean of its
 //! two times. Source: `Qwen3VLProcessor` and `Qwen3VLVideoProcessor` of Hugging Face transformers.

@@ -1,6 +1,8 @@
 //! Answers jobs as they come: one owner of the model, one thread pool, ragged batches.
 //!
-//!     submit --> queue --step: a group of pictures, a ragged pass of the text model--> answered
+//! ```text
+//! submit --> queue --step: a group of pictures, a ragged pass of the text model--> answered
+//! ```
 //!
 //! Keys and values of the prefix are computed once a model, of a job's pictures once a job; its
 //! questions name those spans and copy nothing. Those of conversations are kept for a while (`prefix`). Which jobs share a pass changes no answer beyond
@@ -37,7 +39,7 @@ const ARENA_ROWS_MIN: usize = 256;
 pub struct EngineOptions {
     /// 0: all cores.
     pub threads: usize,
-    /// Memory for the whole engine in MiB: keys and values get what the weights and `WORKING_BYTES`
+    /// Memory for the whole engine in MiB: keys and values get what the weights and [`WORKING_BYTES`]
     /// leave. 0: up to 1 GiB for keys and values, whatever the weights take.
     pub memory_mb: u64,
     /// What keys and values are kept in.
@@ -92,7 +94,7 @@ impl Qwen3Vl {
     /// Loads a pair and sets the memory for keys and values aside.
     ///
     /// # Errors
-    /// As `load`; `TooLong` when the budget holds too few rows to be of use.
+    /// As [`load`]; `TooLong` when the budget holds too few rows to be of use.
     pub fn load(
         text: &Path,
         mmproj: &Path,

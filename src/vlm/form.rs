@@ -25,14 +25,14 @@ pub(crate) const LINE_CHARS_MAX: usize = 64;
 /// What an answer may be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
-    /// A JSON list of at most `DEFECTS_MAX` defects: each a box (`bbox_2d`, four coordinates), one of these labels and
-    /// a severity. Without labels only `[]` is left.
+    /// A JSON list of at most [`DEFECTS_MAX`] defects: each a box (`bbox_2d`, four coordinates), one of these labels
+    /// and a severity. Without labels only `[]` is left.
     Defects {
         /// The words that a defect may have.
         labels: Arc<[String]>,
     },
-    /// A JSON list of at most `LINES_MAX` strings of 1 to `LINE_CHARS_MAX` characters without control characters, in
-    /// which only `"` and `\` are escaped.
+    /// A JSON list of at most [`LINES_MAX`] strings of 1 to [`LINE_CHARS_MAX`] characters without control characters,
+    /// in which only `"` and `\` are escaped.
     Lines,
     /// JSON that this JSON schema allows.
     Schema(Arc<str>),

@@ -1,6 +1,8 @@
 //! Reads GGUF files without trusting them.
 //!
-//!     magic, version | counts | key/value metadata | tensor table | padding | tensor bytes
+//! ```text
+//! magic, version | counts | key/value metadata | tensor table | padding | tensor bytes
+//! ```
 //!
 //! candle's own reader panics on an alignment of 0 and lets products of dimensions overflow, so the
 //! header is checked here first: counts, string lengths, dimensions, alignment, and that every

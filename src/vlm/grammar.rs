@@ -1,4 +1,4 @@
-//! Holds answers to their forms, by the crate `llguidance`.
+//! Holds answers to their forms, by the crate [`llguidance`].
 //!
 //! A grammar is compiled once and cloned for every answer. After each token the grammar says which
 //! tokens may follow; where its characters leave no choice it names the tokens themselves, and

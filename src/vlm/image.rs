@@ -1,6 +1,8 @@
 //! Pictures as Qwen3-VL sees them: resized within a pixel budget, cut into patches in merge order.
 //!
-//!     RGB picture -> smart_resize -> bicubic with antialias -> x / 127.5 - 1 -> patches
+//! ```text
+//! RGB picture -> smart_resize -> bicubic with antialias -> x / 127.5 - 1 -> patches
+//! ```
 //!
 //! Source of the sizes and the order: `Qwen2VLImageProcessor` of Hugging Face transformers.
 
@@ -61,7 +63,7 @@ impl Patches {
 /// Width and height after the resize: multiples of `factor` within the budget of pixels.
 ///
 /// # Errors
-/// `Image` when a side is 0 or the ratio of the sides exceeds 200.
+/// [`VlmError::Image`] when a side is 0 or the ratio of the sides exceeds 200.
 pub fn smart_resize(
     width: u32,
     height: u32,
@@ -95,7 +97,7 @@ pub fn smart_resize(
 /// Resizes a picture and cuts it into patches.
 ///
 /// # Errors
-/// `Image` when the picture cannot be resized.
+/// [`VlmError::Image`] when the picture cannot be resized.
 pub fn preprocess(
     image: &RgbImage,
     patch: usize,
@@ -115,7 +117,7 @@ pub fn preprocess(
 }
 
 /// Bicubic (a = -0.5) with antialias, in 8 bits, as PIL and torchvision do it. OpenCV's
-/// INTER_CUBIC is another filter (a = -0.75, no antialias). Columns go first and their overshoot is
+/// `INTER_CUBIC` is another filter (a = -0.75, no antialias). Columns go first and their overshoot is
 /// clipped to 8 bits before the rows, as in PIL; the crate alone would choose the faster order,
 /// which differs by up to 16 levels beside sharp lines.
 fn resize(image: &RgbImage, w: u32, h: u32) -> Result<Vec<u8>, VlmError> {

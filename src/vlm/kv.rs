@@ -199,7 +199,7 @@ impl Arena {
         }
     }
 
-    /// As `write`, of tensors.
+    /// As [`write`], of tensors.
     ///
     /// # Errors
     /// When the rows leave the arena, or are not kept in tensors.
@@ -208,7 +208,7 @@ impl Arena {
             candle_core::bail!("keys and values are not kept in tensors")
         };
         for (kept, rows) in blocks[block].iter().zip([k, v]) {
-            for p in parts.iter() {
+            for p in parts {
                 // A copy, because `slice_set` refuses a view of a larger storage's middle.
                 let rows = rows.narrow(0, p.row, p.rows)?.contiguous()?.to_dtype(*dtype)?;
                 kept.slice_set(&rows, 0, p.own.start)?;

@@ -1,8 +1,10 @@
 //! A matrix of weights and its product with rows of activations.
 //!
-//!     tiles (kernel)     quantised weights on a CPU with fast kernels: the only copy in memory
-//!     candle, as stored  quantised weights elsewhere, half precision, other devices
-//!     candle, f32        f32 weights, and everything when `Precision::Expanded` is asked for
+//! ```text
+//! tiles (kernel)     quantised weights on a CPU with fast kernels: the only copy in memory
+//! candle, as stored  quantised weights elsewhere, half precision, other devices
+//! candle, f32        f32 weights, and everything when `Precision::Expanded` is asked for
+//! ```
 
 use super::error::VlmError;
 use super::gguf::Gguf;
@@ -33,7 +35,7 @@ impl Linear {
     /// Reads `{name}.weight` of shape `[out, in]`.
     ///
     /// # Errors
-    /// As `Gguf::tensor`.
+    /// As [`Gguf::tensor`].
     pub fn load(gguf: &Gguf, name: &str, out: usize, inp: usize, device: &Device) -> Result<Self, VlmError> {
         let name = format!("{name}.weight");
         let bits = match gguf.precision {
@@ -53,7 +55,7 @@ impl Linear {
     /// Reads `{name}.weight` and `{name}.bias`.
     ///
     /// # Errors
-    /// As `Gguf::tensor`.
+    /// As [`Gguf::tensor`].
     pub fn load_with_bias(
         gguf: &Gguf,
         name: &str,
@@ -196,7 +198,7 @@ fn matmul(weight: Arc<QTensor>, precision: Precision) -> candle_core::Result<QMa
 /// Reads a vector of `len` values as f32.
 ///
 /// # Errors
-/// As `Gguf::tensor`.
+/// As [`Gguf::tensor`].
 pub(super) fn vector(gguf: &Gguf, name: &str, len: usize, device: &Device) -> Result<Tensor, VlmError> {
     Ok(gguf.tensor(name, &[len], device)?.dequantize(device)?.to_dtype(DType::F32)?)
 }

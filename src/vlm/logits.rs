@@ -1,10 +1,12 @@
 //! Logits of the tokens that may follow: of the whole vocabulary, or of those parts alone in which a
 //! grammar allows anything.
 //!
-//!     rows of hidden states --+-- few parts allowed -> those parts of the output head, for all such rows
-//!                             '-- else ------------> the whole head
+//! ```text
+//! rows of hidden states --+-- few parts allowed -> those parts of the output head, for all such rows
+//!                         '-- else ------------> the whole head
+//! ```
 //!
-//! A part is a tile of the head: `TILE_ROWS` adjacent tokens. Its logits are the very bits that the whole
+//! A part is a tile of the head: [`TILE_ROWS`] adjacent tokens. Its logits are the very bits that the whole
 //! head gives, so that skipping the rest changes no answer and no probability.
 
 use super::kernel::{Activations, TILE_ROWS};

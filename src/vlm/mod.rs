@@ -1,14 +1,21 @@
 //! A local Qwen3-VL: pictures and questions in, grammar-bound answers with probabilities out.
 //!
-//!     GGUF pair -> gguf -> linear (weights as stored) -> vision, text, tokenizer
+//! ```text
+//! GGUF pair -> gguf -> linear (weights as stored) -> vision, text, tokenizer
 //!
-//!     Job -> turn, clip, image: resize, patches -> vision: one row per 2x2 block
-//!         -> engine: rows of all jobs and questions in ragged batches -> text over kv's arena
-//!         -> sample, held to its form -> Completion
+//! Job -> turn, clip, image: resize, patches -> vision: one row per 2x2 block
+//!     -> engine: rows of all jobs and questions in ragged batches -> text over kv's arena
+//!     -> sample, held to its form -> Completion
+//! ```
 //!
 //! This room knows nothing of inspection. Work arrives as jobs (pictures, several questions); how
 //! they are batched is the engine's business alone. Source of every step: Hugging Face
 //! transformers 5.23 (`qwen3_vl`) and llama.cpp's converter for the names in the files.
+
+#![allow(
+    clippy::inline_always,
+    reason = "a kernel's steps are compiled for the instructions of their caller"
+)]
 
 pub mod attention;
 pub mod batch;
@@ -57,7 +64,7 @@ pub trait Vlm {
     fn info(&self) -> &ModelInfo;
 
     /// Answers all questions of all jobs. `keep_going` is asked between passes, on whatever thread; once it says
-    /// no, the answers that are not complete are `VlmError::Stopped`.
+    /// no, the answers that are not complete are [`VlmError::Stopped`].
     fn answer(&mut self, jobs: &[Job], keep_going: &(dyn Fn() -> bool + Sync)) -> Answers;
 }
 
@@ -69,7 +76,7 @@ pub trait Steps {
     /// Takes a job in under an id that no other job under way has.
     fn submit(&mut self, id: u64, rank: Rank, job: Job);
 
-    /// Takes a job out. Its answers that were complete come out with it, the others are `VlmError::Stopped`; `None`:
+    /// Takes a job out. Its answers that were complete come out with it, the others are [`VlmError::Stopped`]; `None`:
     /// no such job is under way.
     fn cancel(&mut self, id: u64) -> Option<Answered>;
 
@@ -179,7 +186,7 @@ pub struct Ask {
     pub sampling: Sampling,
     /// An answer ends before the first of these words, wherever tokens begin and end.
     pub stop: Vec<Arc<str>>,
-    /// What it says is to be heard while it is made, as `Delta`.
+    /// What it says is to be heard while it is made, as [`Delta`].
     pub streams: bool,
 }
 
@@ -258,7 +265,7 @@ pub enum Ground {
 pub struct AnswerToken {
     /// In the model's vocabulary.
     pub id: u32,
-    /// Bytes of `Completion::text` that it stands for: `start..end`.
+    /// Bytes of [`Completion::text`] that it stands for: `start..end`.
     pub start: usize,
     /// Byte after its last one.
     pub end: usize,

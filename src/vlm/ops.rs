@@ -1,11 +1,13 @@
 //! Row-wise operations of the model on candle's tensors.
 //!
-//!     on the CPU        host: one pass over the rows, in parallel; rows: what is done to each
-//!     on other devices  compositions of candle's operations
+//! ```text
+//! on the CPU        host: one pass over the rows, in parallel; rows: what is done to each
+//! on other devices  compositions of candle's operations
+//! ```
 //!
 //! On the CPU what comes fresh from a matrix product is changed where it lies, so that a block's largest tensors
-//! are neither cleared nor copied. The text model works there on plain values, without tensors; `rms_norm` and
-//! `swiglu` are its compositions for other devices. The tests hold both ways to each other.
+//! are neither cleared nor copied. The text model works there on plain values, without tensors; [`rms_norm`] and
+//! [`swiglu`] are its compositions for other devices. The tests hold both ways to each other.
 
 pub(crate) mod host;
 pub(crate) mod rows;
@@ -22,12 +24,12 @@ pub(super) fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> 
     f(&cpu.as_slice::<f32>()?[start..end])
 }
 
-/// As `with_slice`, for what cannot fail.
+/// As [`with_slice`], for what cannot fail.
 pub(super) fn with_values<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
     with_slice(x, |x| Ok(f(x)))
 }
 
-/// As `with_slice`, or `None` where there is no tensor.
+/// As [`with_slice`], or `None` where there is no tensor.
 fn with_optional<T>(x: Option<&Tensor>, f: impl FnOnce(Option<&[f32]>) -> Result<T>) -> Result<T> {
     match x {
         Some(x) => with_slice(x, |x| f(Some(x))),
@@ -42,7 +44,7 @@ fn change(x: Tensor, f: impl Fn(&mut [f32])) -> Result<Tensor> {
     Ok(x)
 }
 
-/// As `change`, row by row of a `[rows, width]` tensor; `f` is given its index.
+/// As [`change`], row by row of a `[rows, width]` tensor; `f` is given its index.
 fn change_rows(x: Tensor, f: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor> {
     let width = x.dims2()?.1;
     change(x, |values| host::each_row(values, width, &f))

@@ -51,7 +51,7 @@ pub(super) fn hash_picture(image: &RgbImage, min_pixels: u32, max_pixels: u32) -
 struct Kept {
     span: Span,
     users: usize,
-    /// When it was last let go, by `Prefixes::now`.
+    /// When it was last let go, by [`Prefixes::now`].
     used: u64,
 }
 

@@ -36,7 +36,7 @@ impl Processor {
     /// Opens it.
     ///
     /// # Errors
-    /// `Processor` when this build has no CUDA, or the device cannot be had.
+    /// [`VlmError::Processor`] when this build has no CUDA, or the device cannot be had.
     pub(crate) fn open(self) -> Result<Device, VlmError> {
         let failed = |why: String| VlmError::Processor { name: self.name(), why };
         match self {

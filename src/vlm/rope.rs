@@ -28,7 +28,7 @@ pub const fn image_advance(rows: usize, cols: usize) -> u32 {
 pub struct Rope {
     /// `head_dim / 2` frequencies.
     frequencies: Vec<f32>,
-    /// Index into a `Position` for each frequency.
+    /// Index into a [`Position`] for each frequency.
     axes: Vec<usize>,
 }
 

@@ -1,7 +1,9 @@
 //! States in the metadata of a GGUF file what its maker knows: writes a copy with more keys.
 //!
-//!     magic, version, tensor count | key count + n | keys, the new ones last | tensor table | padding | tensors
-//!                                                    ^^^^^^^^^^^^^^^^^^^^^^^
+//! ```text
+//! magic, version, tensor count | key count + n | keys, the new ones last | tensor table | padding | tensors
+//!                                                ^^^^^^^^^^^^^^^^^^^^^^^
+//! ```
 //! Offsets of tensors count from the end of the header, so the table and every byte of the tensors stay as they are.
 
 use super::error::VlmError;

@@ -1,6 +1,8 @@
 //! Qwen3-VL pairs with random weights: real shapes for benches, small ones for tests.
 //!
-//!     Shape + Quant --> metadata, tensor table --> blocks of random quants, 1 MiB at a time --> file
+//! ```text
+//! Shape + Quant --> metadata, tensor table --> blocks of random quants, 1 MiB at a time --> file
+//! ```
 //!
 //! Blocks are drawn as they lie in the file instead of quantising floats, which for 4B takes minutes.
 //! Weights have mean 0 and variance 1/in, norms are about 1, so that a random model's activations

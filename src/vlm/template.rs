@@ -1,11 +1,15 @@
 //! The chat form of a question: pictures first, then the text.
 //!
-//!     <|im_start|>user\n <|vision_start|> image rows <|vision_end|> … text <|im_end|>\n
-//!     <|im_start|>assistant\n
+//! ```text
+//! <|im_start|>user\n <|vision_start|> image rows <|vision_end|> … text <|im_end|>\n
+//! <|im_start|>assistant\n
+//! ```
 //!
 //! A clip shows pairs of pictures, each behind its time:
 //!
-//!     <|im_start|>user\n `<0.1 seconds>` <|vision_start|> video rows <|vision_end|> … text <|im_end|>\n …
+//! ```text
+//! <|im_start|>user\n `<0.1 seconds>` <|vision_start|> video rows <|vision_end|> … text <|im_end|>\n …
+//! ```
 //!
 //! What comes before the first picture's rows is the same for every job (`prefix`), what comes up
 //! to the last picture's rows is the same for every question of a job (`shared`).
@@ -39,7 +43,7 @@ impl Template {
     /// Looks the control tokens up.
     ///
     /// # Errors
-    /// `Tokenizer` naming the token that the vocabulary lacks.
+    /// [`VlmError::Tokenizer`] naming the token that the vocabulary lacks.
     pub fn new(t: &Tokenizer) -> Result<Self, VlmError> {
         let id = |name: &str| {
             t.special(name).ok_or_else(|| VlmError::Tokenizer { why: format!("token {name} is missing") })
@@ -73,7 +77,7 @@ impl Template {
     /// Tokens before the rows of a clip's pair: its time, and behind another pair that one's end.
     ///
     /// # Errors
-    /// `Tokenizer` when the vocabulary knows no clips.
+    /// [`VlmError::Tokenizer`] when the vocabulary knows no clips.
     pub fn before_pair(&self, t: &Tokenizer, seconds: f64, is_first: bool) -> Result<Vec<u32>, VlmError> {
         if self.video_pad.is_none() {
             let why = "token <|video_pad|> is missing: this model takes no clips".into();
@@ -89,7 +93,7 @@ impl Template {
     /// of the answer.
     ///
     /// # Errors
-    /// `Tokenizer` when the text cannot be encoded.
+    /// [`VlmError::Tokenizer`] when the text cannot be encoded.
     pub fn question(&self, t: &Tokenizer, text: &str, behind_picture: bool) -> Result<Vec<u32>, VlmError> {
         let mut ids = if behind_picture { vec![self.vision_end] } else { self.opening() };
         ids.extend(t.encode(text)?);

@@ -1,10 +1,12 @@
 //! The text model: rows of many sequences in one pass, ragged, over a shared arena of keys.
 //!
-//!     embeddings -> blocks (norm, attention with M-RoPE, norm, SwiGLU) -> norm -> output head
-//!                      |  after block k < n_deepstack: feature k is added at the picture's rows
+//! ```text
+//! embeddings -> blocks (norm, attention with M-RoPE, norm, SwiGLU) -> norm -> output head
+//!                  |  after block k < n_deepstack: feature k is added at the picture's rows
 //!
-//!     host      on the CPU: plain values in buffers that every pass uses again
-//!     composed  on other devices: candle's tensors and operations
+//! host      on the CPU: plain values in buffers that every pass uses again
+//! composed  on other devices: candle's tensors and operations
+//! ```
 //!
 //! All rows of a pass go through one matrix product per weight; only attention looks at which
 //! sequence a row belongs to. Keys and values of all rows are written before attention reads them,
@@ -204,9 +206,10 @@ impl Text {
         work: &mut Work,
         see: Option<See<'_>>,
     ) -> Result<()> {
-        match self.device.is_cpu() {
-            true => self.forward_on_host(batch, arena, work, see),
-            false => self.forward_composed(batch, arena, work, see),
+        if self.device.is_cpu() {
+            self.forward_on_host(batch, arena, work, see)
+        } else {
+            self.forward_composed(batch, arena, work, see)
         }
     }
 

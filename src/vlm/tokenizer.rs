@@ -1,4 +1,4 @@
-//! The tokenizer, built from the GGUF's own metadata for the `tokenizers` crate.
+//! The tokenizer, built from the GGUF's own metadata for the [`tokenizers`] crate.
 //!
 //! Qwen's tokenizer is byte-level BPE behind the `qwen2` pre-tokenizer. Text of users is always
 //! encoded as plain text: `<|im_end|>` in a prompt, or read from a part, is nine ordinary
@@ -66,7 +66,7 @@ impl Tokenizer {
     /// A tokenizer from its vocabulary.
     ///
     /// # Errors
-    /// `Tokenizer` when the lists do not fit each other.
+    /// [`VlmError::Tokenizer`] when the lists do not fit each other.
     pub fn new(v: &Vocabulary<'_>) -> Result<Self, VlmError> {
         if v.tokens.len() != v.types.len() {
             return Err(bad(format!("{} tokens but {} token types", v.tokens.len(), v.types.len())));
@@ -124,7 +124,7 @@ impl Tokenizer {
     /// Encodes text in which control tokens are written by name: trusted text only.
     ///
     /// # Errors
-    /// `Tokenizer` when the crate refuses the text.
+    /// [`VlmError::Tokenizer`] when the crate refuses the text.
     pub fn encode_trusted(&self, text: &str) -> Result<Vec<u32>, VlmError> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| bad(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
@@ -133,7 +133,7 @@ impl Tokenizer {
     /// Encodes text of a user: names of control tokens in it are plain characters.
     ///
     /// # Errors
-    /// `Tokenizer` when the crate refuses the text.
+    /// [`VlmError::Tokenizer`] when the crate refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, VlmError> {
         let mut ids = Vec::new();
         let mut rest = text;

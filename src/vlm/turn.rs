@@ -109,7 +109,7 @@ pub enum Segment {
 /// last segment is tokens: what follows the last picture, and the opening of the answer.
 ///
 /// # Errors
-/// `Turns` as `check`; `Tokenizer` when a text cannot be encoded.
+/// `Turns` as [`check`]; [`VlmError::Tokenizer`] when a text cannot be encoded.
 pub fn segments(
     template: &Template,
     tokenizer: &Tokenizer,

@@ -1,10 +1,12 @@
 //! The vision tower: patches of equal-size pictures (or pairs of a clip's pictures) in, one row per 2x2
 //! block out, for the text model's input and for its first blocks (DeepStack).
 //!
-//!     patches -> embedding + position table -> blocks (norm, attention with 2-D rotary, norm, FFN)
-//!                                                |  after some blocks: DeepStack merger
-//!                                                v
-//!                                             main merger
+//! ```text
+//! patches -> embedding + position table -> blocks (norm, attention with 2-D rotary, norm, FFN)
+//!                                            |  after some blocks: DeepStack merger
+//!                                            v
+//!                                         main merger
+//! ```
 //!
 //! Everything follows the merge order of `image.rs`. Source: `Qwen3VLVisionModel` of Hugging Face
 //! transformers 5.23; names of keys and tensors: llama.cpp's converter.
@@ -229,9 +231,10 @@ impl Vision {
         // Queries and keys stand side by side, so their heads turn as one row of twice as many.
         let qkv = bias_norm_rotate(b.qkv.forward(&h)?, 2 * c.heads, b.qkv.bias.as_ref(), None, rotary)?;
         let heads = Heads { query: c.heads, kv: c.heads, dim: c.hidden / c.heads };
-        let out = match qkv.device().is_cpu() {
-            true => attend_on_host(&qkv, heads, pictures)?,
-            false => attend_there(&qkv, heads, pictures)?,
+        let out = if qkv.device().is_cpu() {
+            attend_on_host(&qkv, heads, pictures)?
+        } else {
+            attend_there(&qkv, heads, pictures)?
         };
         let x = add_residual(x, b.proj.forward(&out)?, b.proj.bias.as_ref())?;
         let h = b.norm2.forward(&x, c.eps)?;

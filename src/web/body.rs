@@ -151,7 +151,7 @@ mod tests {
         axum::body::to_bytes(body, 1024).await
     }
 
-    const LONG: Duration = Duration::from_secs(600);
+    const LONG: Duration = Duration::from_mins(10);
 
     #[tokio::test]
     async fn a_body_that_comes_is_handed_on() {

@@ -152,7 +152,7 @@ pub(super) async fn charts(
     Query(range): Query<Range>,
 ) -> Result<Json<Charts>, ApiError> {
     let Range { from, to, camera, pipeline, buckets } = range;
-    let filter = Search { from, to, camera, pipeline, ..Search::default() }.filter()?;
+    let filter = Search { camera, pipeline, from, to, ..Search::default() }.filter()?;
     let buckets = buckets.unwrap_or(BUCKETS);
     if !(1..=BUCKETS_MAX).contains(&buckets) {
         return Err(ApiError::bad("buckets must be from 1 to 500"));

@@ -7,7 +7,7 @@ use crate::domain::inspection::Inspection;
 fn rows(verdicts: &str) -> Vec<Row> {
     use crate::domain::grade::{Reason, Verdict};
     let dir = tempfile::tempdir().unwrap();
-    let store = crate::store::Store::open(dir.path(), Default::default()).unwrap();
+    let store = crate::store::Store::open(dir.path(), crate::store::StoreOptions::default()).unwrap();
     for (n, verdict) in verdicts.chars().enumerate() {
         let mut part: Inspection = crate::store::tests::sample(n as u64 + 1);
         part.finished_at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000 + n as u64);
@@ -20,7 +20,7 @@ fn rows(verdicts: &str) -> Vec<Row> {
         store.commit(&part, None).unwrap();
     }
     let mut rows = Vec::new();
-    store.scan(&Default::default(), |_, row, _| rows.push(*row)).unwrap();
+    store.scan(&crate::store::query::Filter::default(), |_, row, _| rows.push(*row)).unwrap();
     rows.reverse();
     rows
 }

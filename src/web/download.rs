@@ -4,8 +4,8 @@
 //! thread that reads the store --bounded channel--> body of the answer
 //! ```
 //!
-//! At most `EXPORTS_MAX` at a time. A reader that has gone, or takes nothing for `READ_WAIT`, ends its export: nobody
-//! holds a place by not reading.
+//! At most [`EXPORTS_MAX`] at a time. A reader that has gone, or takes nothing for [`READ_WAIT`], ends its export:
+//! nobody holds a place by not reading.
 
 use super::auth::Operator;
 use super::error::{ApiError, Problem};

@@ -8,7 +8,7 @@
 use axum::http::HeaderMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// Where a connection comes from; an extension of its requests, as its `Home` is.
+/// Where a connection comes from; an extension of its requests, as its [`Home`] is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub SocketAddr);
 

@@ -9,7 +9,7 @@
 //! Waiting (for a head) --head--> Receiving (a body) --whole--> Working --answer handed over--> Waiting
 //! ```
 //!
-//! Who waits for his peer may go at any time; who works, when nothing has moved for `BUSY`. Of these
+//! Who waits for his peer may go at any time; who works, when nothing has moved for [`BUSY`]. Of these
 //! goes one of the home (`peer`) that has the most of them, and there the one that has waited longest:
 //! so a flood from one address pushes out itself, and a request that comes whole is answered before its
 //! turn to go comes.
@@ -26,7 +26,7 @@ pub const CONNECTIONS_MAX: usize = 128;
 /// Further ones for health alone, so that a supervisor can ask while all others work.
 pub(crate) const RESERVED_MAX: usize = 16;
 /// A request on which nothing moves for so long may go when there is no other room.
-const BUSY: Duration = Duration::from_secs(60);
+const BUSY: Duration = Duration::from_mins(1);
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

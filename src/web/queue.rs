@@ -90,8 +90,8 @@ impl Search {
             Decided::parse(&w).ok_or_else(|| ApiError::bad(format!("decided: {w:?} is not pass or fail")))
         });
         Ok(Filter {
-            verdicts: places("verdict", &self.verdict, &["pass", "fail", "review"])?,
-            grades: places("grade", &self.grade, &Grade::ALL.map(Grade::as_str))?,
+            verdicts: places("verdict", self.verdict.as_deref(), &["pass", "fail", "review"])?,
+            grades: places("grade", self.grade.as_deref(), &Grade::ALL.map(Grade::as_str))?,
             label: given(&self.label),
             camera: given(&self.camera),
             pipeline: given(&self.pipeline),
@@ -104,8 +104,8 @@ impl Search {
     }
 }
 
-fn places(name: &str, given: &Option<String>, words: &[&str]) -> Result<Vec<u8>, ApiError> {
-    let given = given.as_deref().unwrap_or("");
+fn places(name: &str, given: Option<&str>, words: &[&str]) -> Result<Vec<u8>, ApiError> {
+    let given = given.unwrap_or_default();
     let place = |word: &str| {
         let at = words.iter().position(|w| *w == word);
         let bad = || ApiError::bad(format!("{name}: {word:?} is not one of {}", words.join(", ")));
@@ -171,7 +171,7 @@ pub(super) async fn list(
     .await
 }
 
-/// `Search` and `Cursor` in one query text; serde_urlencoded cannot flatten numbers.
+/// `Search` and `Cursor` in one query text; `serde_urlencoded` cannot flatten numbers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SearchAndCursor {

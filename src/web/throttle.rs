@@ -25,7 +25,7 @@ const PAIR_MAX: usize = 8;
 const HOME_MAX: usize = 32;
 const ACCOUNT_MAX: usize = 64;
 /// For so long a failure counts.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 /// Keys that each table remembers.
 const KEYS_MAX: usize = 1024;
 /// Longer names are nobody's, and count as one.

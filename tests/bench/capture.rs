@@ -1,6 +1,8 @@
 //! What the capture path costs: `cargo bench --bench capture -- SECONDS`.
 //!
-//!     peer (RTSP server, fake GigE camera) --> capture child --> supervisor --> Source::take, here
+//! ```text
+//! peer (RTSP server, fake GigE camera) --> capture child --> supervisor --> Source::take, here
+//! ```
 //!
 //! Each source gives 1920x1200 pixels at 10 frames a second where it has a rate of its own, and every frame
 //! is taken. Processor time is that of the capture child and of this process, not of the peer that makes the

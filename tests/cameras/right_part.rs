@@ -1,9 +1,11 @@
 //! P13, right part: no part is judged on another part's picture, or on one that was not exposed in its window.
 //!
-//!     line: part k comes, trigger k, part k leaves --> the picture of the moment shows k
-//!     source: folder, simulator, scripted device (free-running, by order), fake GigE camera
-//!     faults: pictures lost, late on their way, early, doubled, broken; capture processes that crash
-//!     window.take --> a picture: it must show k; or none: the part is a review
+//! ```text
+//! line: part k comes, trigger k, part k leaves --> the picture of the moment shows k
+//! source: folder, simulator, scripted device (free-running, by order), fake GigE camera
+//! faults: pictures lost, late on their way, early, doubled, broken; capture processes that crash
+//! window.take --> a picture: it must show k; or none: the part is a review
+//! ```
 //!
 //! `SOAK=full` triggers 10,000 parts in all.
 
@@ -192,7 +194,7 @@ fn scripted_line(parts: usize, by_order: bool) -> Figures {
         width_px: None,
         height_px: None,
         fps: None,
-        controls: Default::default(),
+        controls: BTreeMap::default(),
     });
     // Pictures that arrive out of order have stamps that do not rise, for which a child is ended, and a part that
     // stays away is no frozen camera.

@@ -39,7 +39,7 @@ async fn pause_and_pipeline_hold_over_a_kill_and_are_said() {
     until("a start says the same", || is_held(&status(&late)) && status(&late)["ts"] != said["ts"]).await;
     assert_eq!(status(&late)["since"], said["since"]);
     // Until the station listens nobody hears it, and it may be said again.
-    let mut asked = Instant::now() - Duration::from_secs(1);
+    let mut asked = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
     until("a trigger is refused", || {
         if asked.elapsed() > Duration::from_millis(200) {
             asked = Instant::now();

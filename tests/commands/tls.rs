@@ -55,9 +55,10 @@ async fn broker_with_tls(authority: &Authority) -> (Broker, u16) {
 /// A station that is told to use the door by TLS.
 fn station(broker: &Broker, port: u16, ca: &Path, identity: Option<(&Path, &Path)>, protocol: u8) -> Station {
     let station = Station::new(broker.port, CAMERA);
-    let mut keys = format!("\"mqtts://127.0.0.1:{port}\"\nprotocol = {protocol}\nca = {ca:?}");
+    let mut keys = format!("\"mqtts://127.0.0.1:{port}\"\nprotocol = {protocol}\nca = '{}'", ca.display());
     if let Some((certificate, key)) = identity {
-        write!(keys, "\ncertificate = {certificate:?}\nkey = {key:?}").unwrap();
+        let (certificate, key) = (certificate.display(), key.display());
+        write!(keys, "\ncertificate = '{certificate}'\nkey = '{key}'").unwrap();
     }
     station.edit(&format!("\"mqtt://127.0.0.1:{}\"", broker.port), &keys);
     station

@@ -1,6 +1,8 @@
 //! A real mosquitto, a gate in front of it, and a subscriber, for tests of MQTT.
 //!
-//!     daemon's client --> Gate (open, cut) --> mosquitto <-- Subscriber
+//! ```text
+//! daemon's client --> Gate (open, cut) --> mosquitto <-- Subscriber
+//! ```
 
 use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
@@ -13,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// The longest wait for anything; only a failure takes so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits until the condition holds.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -133,7 +135,7 @@ impl Subscriber {
             loop {
                 match eventloop.poll().await {
                     Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                        client.try_subscribe(&filter, QoS::AtLeastOnce).unwrap()
+                        client.try_subscribe(&filter, QoS::AtLeastOnce).unwrap();
                     }
                     Ok(Event::Incoming(Packet::SubAck(_))) => confirmed.send_modify(|n| *n += 1),
                     Ok(Event::Incoming(Packet::Publish(p))) => list.lock().unwrap().push(Message {

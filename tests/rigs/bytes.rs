@@ -1,10 +1,12 @@
 //! Bytes changed on the disk: `inspectd verify` finds every one that says anything.
 //!
-//!     a store with inspections and decisions, closed
-//!        '-> a copy, one byte of one of the database's files changed
-//!              '-> inspectd verify --store COPY
-//!                    exit 1: found
-//!                    exit 0: every record and entry must still be there, word for word
+//! ```text
+//! a store with inspections and decisions, closed
+//!    '-> a copy, one byte of one of the database's files changed
+//!          '-> inspectd verify --store COPY
+//!                exit 1: found
+//!                exit 0: every record and entry must still be there, word for word
+//! ```
 //!
 //! The database's file also holds free space and outdated copies of its pages, so that not every byte
 //! says something; those that hold a record or an entry are tried first.

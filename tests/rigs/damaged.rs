@@ -1,8 +1,10 @@
 //! P14, the model: a damaged file gives no proof, or still fails the parts that the sound one fails.
 //!
-//!     copy of the shipped pair --1,000 flipped bits or a tenth zeroed in the tensors' data--> engine's process
-//!     engine --its proof--> refused: the part is a review
-//!              '----------> let in: the known defective parts are inspected
+//! ```text
+//! copy of the shipped pair --1,000 flipped bits or a tenth zeroed in the tensors' data--> engine's process
+//! engine --its proof--> refused: the part is a review
+//!          '----------> let in: the known defective parts are inspected
+//! ```
 //!
 //! The engine's process is this test binary again: `engine`.
 
@@ -61,7 +63,7 @@ fn verdict(engine: &Engine, picture: &Arc<image::RgbImage>, recipe: &Pipeline) -
         captured: Instant::now(),
         exposed: None,
         clip: vec![],
-        trigger: Trigger { deadline: Some(Duration::from_secs(120)), ..Trigger::default() },
+        trigger: Trigger { deadline: Some(Duration::from_mins(2)), ..Trigger::default() },
         origin: "test".into(),
         replayed: false,
     };

@@ -1,7 +1,9 @@
 //! P14: nothing that is no proper picture of the recipe's size passes.
 //!
-//!     simulated defective part, which the shipped model does not pass --made blank, cut, damaged, rescaled, …--> file
-//!          --the real decoder, the real line, the real model--> refused, or review, or fail: never pass
+//! ```text
+//! simulated defective part, which the shipped model does not pass --made blank, cut, damaged, rescaled, …--> file
+//!      --the real decoder, the real line, the real model--> refused, or review, or fail: never pass
+//! ```
 
 use crate::soak;
 use image::codecs::jpeg::JpegEncoder;

@@ -1,8 +1,10 @@
 //! P6: the disk full at any moment: no store is corrupt, the stop is told within 5 s, and the line
 //! goes on within 30 s of space returning, without a hand.
 //!
-//!     child commits on a small ext4, retention on <-- a neighbour fills it at some pace, sometimes
-//!     the child is killed while it is full; then the neighbour's file goes
+//! ```text
+//! child commits on a small ext4, retention on <-- a neighbour fills it at some pace, sometimes
+//! the child is killed while it is full; then the neighbour's file goes
+//! ```
 
 use crate::loopdisk::LoopDisk;
 use crate::soak;
@@ -49,7 +51,7 @@ fn p6_a_full_disk_stops_the_line_and_space_starts_it_again() {
     };
     let mut f = Figures::default();
     let mut station = Station::start(&order);
-    station.until("opened", Duration::from_secs(60));
+    station.until("opened", Duration::from_mins(1));
     for run in 0..runs {
         station = one_run(&disk, &order, station, run, &mut f);
         f.runs += 1;
@@ -78,7 +80,7 @@ fn p6_a_full_disk_stops_the_line_and_space_starts_it_again() {
 
 fn one_run(disk: &LoopDisk, order: &Order, mut station: Station, run: usize, f: &mut Figures) -> Station {
     let mut rng = rand::thread_rng();
-    station.until("acked", Duration::from_secs(60));
+    station.until("acked", Duration::from_mins(1));
     std::thread::sleep(Duration::from_millis(rng.gen_range(0..60)));
     // A flush that failed on the full disk may end the process after its next result, as systemd would see it.
     let ended = |line: &String| line.starts_with("failed") || line.starts_with("refused");

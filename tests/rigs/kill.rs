@@ -1,9 +1,11 @@
 //! P1: no acknowledged result is lost and none appears under two ids, however often the process is
 //! killed.
 //!
-//!     child: store and MQTT --> mosquitto --> subscriber
-//!       '-- acked lines --> parent: kill -9, a fifth of them in the first 200 ms
-//!     at the end of a round: what was acknowledged = what is stored = what was heard
+//! ```text
+//! child: store and MQTT --> mosquitto --> subscriber
+//!   '-- acked lines --> parent: kill -9, a fifth of them in the first 200 ms
+//! at the end of a round: what was acknowledged = what is stored = what was heard
+//! ```
 
 use crate::broker::{Broker, Subscriber, until};
 use crate::inspections::id;
@@ -84,8 +86,8 @@ async fn one_round(broker: &Broker, round: usize, kills: usize, figures: &mut Fi
         let wait = rand::thread_rng().gen_range(0..if early { 200_000 } else { 60_000 });
         let mut said = vec![];
         if !early {
-            said.extend(station.line(Duration::from_secs(60)));
-            said.extend(station.line(Duration::from_secs(60)));
+            said.extend(station.line(Duration::from_mins(1)));
+            said.extend(station.line(Duration::from_mins(1)));
         }
         tokio::time::sleep(Duration::from_micros(wait)).await;
         said.extend(station.kill());
@@ -113,7 +115,7 @@ async fn one_round(broker: &Broker, round: usize, kills: usize, figures: &mut Fi
     }
     drop(store);
     let station = Station::start(&Order { records, ..order });
-    tokio::task::block_in_place(|| station.until("drained", Duration::from_secs(120)));
+    tokio::task::block_in_place(|| station.until("drained", Duration::from_mins(2)));
     station.kill();
     let heard = |n: u64| subscriber.on("/result").iter().any(|m| m.json()["seq"] == n);
     until("the last result is heard", || records == 0 || heard(records)).await;

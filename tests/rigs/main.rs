@@ -1,17 +1,19 @@
 //! The rigs that prove the promises of the README's table, each printing its figures on one line.
 //!
-//!     bytes           a byte of the ledger changed on the disk
-//!     kill       P1   kill -9 at any moment, real broker, real subscriber
-//!     power      P2   the disk's image at the moment when the power goes
-//!     outage     P3   the broker away, cut, stalled, half-open, refusing, restarted
-//!     sinks      P3   two brokers, of which one is away for a day
-//!     full       P6   the disk full at any moment
-//!     hostile    P7   mutated models and pictures, bombs
-//!     endurance  P8   memory, descriptors and the store's size over many inserts
-//!     twins      P10  text in the picture that gives orders
-//!     damaged    P14  models with flipped bits or zeroed data
-//!     watchdog   P11  slow loads and compactions, real stalls, under a fake systemd
-//!     dead_eye   P14  pictures that show nothing, are cut, damaged or of another size
+//! ```text
+//! bytes           a byte of the ledger changed on the disk
+//! kill       P1   kill -9 at any moment, real broker, real subscriber
+//! power      P2   the disk's image at the moment when the power goes
+//! outage     P3   the broker away, cut, stalled, half-open, refusing, restarted
+//! sinks      P3   two brokers, of which one is away for a day
+//! full       P6   the disk full at any moment
+//! hostile    P7   mutated models and pictures, bombs
+//! endurance  P8   memory, descriptors and the store's size over many inserts
+//! twins      P10  text in the picture that gives orders
+//! damaged    P14  models with flipped bits or zeroed data
+//! watchdog   P11  slow loads and compactions, real stalls, under a fake systemd
+//! dead_eye   P14  pictures that show nothing, are cut, damaged or of another size
+//! ```
 //!
 //! (P5 is tests/faults.rs.) Short counts in `make test`; `make soak` runs the full ones, `make soak-p1`
 //! one of them, and `SOAK=100 make soak-p1` that many.

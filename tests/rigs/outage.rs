@@ -1,7 +1,9 @@
 //! P3: the broker away, then everything that a network and a broker can do wrong, and every result
 //! arrives, in order, under the same id and with the same bytes.
 //!
-//!     child: store and MQTT --> Proxy (open, shut, stalled, 1 B/s, PUBACKs dropped) --> mosquitto --> Watcher
+//! ```text
+//! child: store and MQTT --> Proxy (open, shut, stalled, 1 B/s, PUBACKs dropped) --> mosquitto --> Watcher
+//! ```
 //!
 //! A day of one result a second is committed while the proxy is shut; the faults come while the
 //! backlog is delivered.
@@ -222,7 +224,7 @@ impl Watcher {
                     }
                     Ok(Event::Incoming(Packet::SubAck(_))) => tx.send_modify(|n| *n += 1),
                     Ok(Event::Incoming(Packet::Publish(p))) => {
-                        inner.lock().expect("no panic").take(&p.payload)
+                        inner.lock().expect("no panic").take(&p.payload);
                     }
                     Ok(_) => {}
                     Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -285,7 +287,7 @@ fn rss_bytes_at_rest(pid: u32) -> u64 {
         if most > noted + STEP_BYTES {
             (noted, noted_at) = (most, Instant::now());
         }
-        assert!(began.elapsed() < Duration::from_secs(300), "a station that only waits for its broker grows");
+        assert!(began.elapsed() < Duration::from_mins(5), "a station that only waits for its broker grows");
         std::thread::sleep(Duration::from_millis(100));
     }
     most
@@ -339,8 +341,8 @@ impl Rig {
             7 => self.restart_broker(false).await,
             17 => self.restart_broker(true).await,
             27 => self.for_a_while(Mode::Slow, Duration::from_millis(2500)).await,
-            37 => self.for_a_while(Mode::NoAcks, Duration::from_millis(1000)).await,
-            47 => self.for_a_while(Mode::Stalled, Duration::from_millis(1000)).await,
+            37 => self.for_a_while(Mode::NoAcks, Duration::from_secs(1)).await,
+            47 => self.for_a_while(Mode::Stalled, Duration::from_secs(1)).await,
             _ => self.proxy.cut().await,
         }
         self.rss_max = self.rss_max.max(rss_bytes(self.pid));
@@ -374,9 +376,9 @@ async fn p3_a_day_without_a_broker_and_every_fault_lose_nothing() {
         ..Order::default()
     };
     let station = Station::start(&order);
-    tokio::task::block_in_place(|| station.until("acked", Duration::from_secs(120)));
+    tokio::task::block_in_place(|| station.until("acked", Duration::from_mins(2)));
     let rss_first = rss_bytes(station.process.id());
-    tokio::task::block_in_place(|| station.until("done", Duration::from_secs(600)));
+    tokio::task::block_in_place(|| station.until("done", Duration::from_mins(10)));
     let rss_away = rss_bytes(station.process.id());
     let stored = began.elapsed();
     let pid = station.process.id();
@@ -393,7 +395,7 @@ async fn p3_a_day_without_a_broker_and_every_fault_lose_nothing() {
         rig.more((results / faults as u64).saturating_sub(40), results).await;
         rig.fault(n, results).await;
     }
-    tokio::task::block_in_place(|| station.until("drained", Duration::from_secs(300)));
+    tokio::task::block_in_place(|| station.until("drained", Duration::from_mins(5)));
     until("all are heard", || rig.watcher.distinct() >= results).await;
     let growth_away = rss_away.saturating_sub(rss_first);
     let growth_after = rig.rss_max.saturating_sub(rss_rest);

@@ -1,7 +1,9 @@
 //! P2: a power loss loses no acknowledged result.
 //!
-//!     child commits on an ext4 in a file --stopped, all threads at rest--> the file is copied
-//!     the copy is what the disk would hold: mounted, opened, verified, compared with what was acknowledged
+//! ```text
+//! child commits on an ext4 in a file --stopped, all threads at rest--> the file is copied
+//! the copy is what the disk would hold: mounted, opened, verified, compared with what was acknowledged
+//! ```
 //!
 //! The rig proves itself: with a library in front that makes fdatasync do nothing, it must find losses.
 
@@ -61,7 +63,7 @@ fn p2_the_rig_sees_a_store_that_does_not_sync() {
 }
 
 /// fdatasync does nothing, and neither does the request for synchronous writes.
-const NO_SYNC: &str = r#"
+const NO_SYNC: &str = r"
 #include <sys/syscall.h>
 #include <unistd.h>
 int fdatasync(int fd) { (void)fd; return 0; }
@@ -69,7 +71,7 @@ int ioctl(int fd, unsigned long request, void *argument) {
     if (request == 0x40086602) return 0;
     return syscall(SYS_ioctl, fd, request, argument);
 }
-"#;
+";
 
 /// A library that takes the syncing out, for the child to load first.
 fn without_fdatasync(dir: &Path) -> PathBuf {
@@ -104,7 +106,7 @@ fn one_round(disk: &LoopDisk, cuts: usize, library: Option<&Path>, figures: &mut
             command.env("LD_PRELOAD", library);
         }
     });
-    station.until("opened", Duration::from_secs(60));
+    station.until("opened", Duration::from_mins(1));
     let mut promised: BTreeMap<u64, String> = BTreeMap::new();
     for _ in 0..cuts {
         std::thread::sleep(Duration::from_micros(rand::thread_rng().gen_range(2_000..60_000)));
@@ -144,7 +146,7 @@ fn wait_until_at_rest(station: &Station) {
         entries.map_while(Result::ok).all(|entry| stopped(entry.path()))
     };
     while !all() {
-        assert!(began.elapsed() < Duration::from_secs(60), "the child does not stop");
+        assert!(began.elapsed() < Duration::from_mins(1), "the child does not stop");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -58,7 +58,7 @@ async fn p3_of_two_brokers_the_one_that_is_away_for_a_day_delays_nobody_and_miss
     for third in 1..=3 {
         let records = results * third / 3;
         let station = Station::start(&Order { records, ..order.clone() });
-        tokio::task::block_in_place(|| station.until("done", Duration::from_secs(1800)));
+        tokio::task::block_in_place(|| station.until("done", Duration::from_mins(30)));
         until_heard("the near broker has all", &at_near, records).await;
         assert_eq!(at_far.distinct(), 0, "the far one is away");
         station.kill();
@@ -73,7 +73,7 @@ async fn p3_of_two_brokers_the_one_that_is_away_for_a_day_delays_nobody_and_miss
     at_far.quiet().await;
     at_far.next_connection();
     let station = Station::start(&Order { records: results + 1, ..order });
-    tokio::task::block_in_place(|| station.until("drained", Duration::from_secs(1800)));
+    tokio::task::block_in_place(|| station.until("drained", Duration::from_mins(30)));
     let results = results + 1;
     until_heard("the far broker has all", &at_far, results).await;
     until_heard("the near broker has all", &at_near, results).await;

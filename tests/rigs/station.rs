@@ -1,7 +1,9 @@
 //! A station without its engine, as a child process: the real store, the real MQTT, one committer.
 //!
-//!     parent --environment: what to do--> child: open, commit …, deliver
-//!     parent <--standard output, a line each-- opened | acked SEQ ID | full | room | done | drained
+//! ```text
+//! parent --environment: what to do--> child: open, commit …, deliver
+//! parent <--standard output, a line each-- opened | acked SEQ ID | full | room | done | drained
+//! ```
 //!
 //! A line is printed only after the store has acknowledged, so what the parent has read is what the
 //! daemon would have promised.

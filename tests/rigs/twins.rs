@@ -1,8 +1,10 @@
 //! P10: text in the picture never runs, routes, formats or publishes anything.
 //!
-//!     a picture with an order on it     and its twin, with as long a text that orders nothing
-//!          '--the real model, the real line, the real message--> the same fields of the same kinds,
-//!                                                                on the same topic
+//! ```text
+//! a picture with an order on it     and its twin, with as long a text that orders nothing
+//!      '--the real model, the real line, the real message--> the same fields of the same kinds,
+//!                                                            on the same topic
+//! ```
 //!
 //! And the texts that a model could at worst have read, put into an inspection word for word.
 
@@ -179,10 +181,7 @@ fn p10_orders_in_the_picture_change_no_field_and_no_verdict_to_pass() {
                 captured: Instant::now(),
                 exposed: None,
                 clip: vec![],
-                trigger: Trigger {
-                    deadline: Some(std::time::Duration::from_secs(600)),
-                    ..Trigger::default()
-                },
+                trigger: Trigger { deadline: Some(std::time::Duration::from_mins(10)), ..Trigger::default() },
                 origin: "twin".into(),
                 replayed: false,
             };

@@ -1,12 +1,14 @@
 //! P11: the watchdog never loops. What is slow is not killed; what is stalled is, once, and the line goes on.
 //!
-//!     fake systemd --NOTIFY_SOCKET--- the real binary --- its engine
-//!       |   READY, WATCHDOG, EXTEND_TIMEOUT_USEC -->         ^
-//!       '-- silent for too long: killed, started again       '-- throttled, stopped: SIGSTOP, SIGCONT
+//! ```text
+//! fake systemd --NOTIFY_SOCKET--- the real binary --- its engine
+//!   |   READY, WATCHDOG, EXTEND_TIMEOUT_USEC -->         ^
+//!   '-- silent for too long: killed, started again       '-- throttled, stopped: SIGSTOP, SIGCONT
 //!
-//!     slow load         the engine gets a sliver of the processor; a hung one none
-//!     slow compaction   the daily one, after a jump of the clock by a day; the daemon gets a sliver
-//!     stalls            one thread is stopped as a debugger stops it; the store's disk is frozen
+//! slow load         the engine gets a sliver of the processor; a hung one none
+//! slow compaction   the daily one, after a jump of the clock by a day; the daemon gets a sliver
+//! stalls            one thread is stopped as a debugger stops it; the store's disk is frozen
+//! ```
 //!
 //! The fake systemd is less patient than the real one: its times are `START`, `WATCHDOG` and `EXTENSION`.
 
@@ -21,7 +23,7 @@ use std::time::{Duration, Instant};
 use systemd::{Unit, WATCHDOG};
 
 /// Ends a rig that waits for nothing.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// A throttled process runs for the first and stands still for the second.
 const RUNS: Duration = Duration::from_millis(10);
 const STANDS: Duration = Duration::from_millis(300);

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The longest wait for anything on the page; only a failure takes so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct Browser {
     pub page: Client,
@@ -105,7 +105,7 @@ impl Browser {
             x: x as f64,
             y: y as f64,
         };
-        let middle = ((from.0 + to.0) / 2, (from.1 + to.1) / 2);
+        let middle = (i64::midpoint(from.0, to.0), i64::midpoint(from.1, to.1));
         let drag = MouseActions::new("mouse".into())
             .then(at(from))
             .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })

@@ -17,7 +17,7 @@ const NO_BODY: &str = "POST /api/v1/login HTTP/1.1\r\nHost: localhost\r\nContent
 
 fn send(to: SocketAddr, text: &str) -> TcpStream {
     let mut socket = TcpStream::connect(to).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     socket.write_all(text.as_bytes()).unwrap();
     socket
 }

@@ -35,7 +35,7 @@ impl Answer {
 /// One request on a connection of its own. `headers` are whole lines.
 pub(crate) fn ask(to: SocketAddr, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
     let mut stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     let mut text = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|h| h.to_lowercase().starts_with("host:")) {
         text += &format!("Host: {to}\r\n");

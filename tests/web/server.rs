@@ -76,7 +76,7 @@ fn warnings() -> Warnings {
 /// Part `n`: every third passes, every third fails, every third is a review with text.
 pub(crate) fn part(n: u64) -> Inspection {
     let mut part = inspection(n);
-    part.captured_at = std::time::SystemTime::now() - Duration::from_secs(3000) + Duration::from_secs(n);
+    part.captured_at = std::time::SystemTime::now() - Duration::from_mins(50) + Duration::from_secs(n);
     part.finished_at = part.captured_at + Duration::from_millis(700 + 10 * (n % 7));
     part.findings[0].bbox_px = BoxPx::new(60.0, 40.0, 130.0, 90.0);
     match n % 3 {
@@ -121,7 +121,7 @@ pub(crate) fn options(dir: &Path) -> WebOptions {
         public_url: None,
         certificate: None,
         state_dir: dir.to_owned(),
-        session: Duration::from_secs(3600),
+        session: Duration::from_hours(1),
         open_metrics: false,
     }
 }

@@ -25,7 +25,7 @@ impl fmt::Display for Broken {
 
 /// A table of codes.
 pub(super) struct Table {
-    /// By the next `LOOK_BITS` bits: length of the code, its symbol; length 0: a longer code.
+    /// By the next [`LOOK_BITS`] bits: length of the code, its symbol; length 0: a longer code.
     look: Vec<(u8, u8)>,
     /// By length: the first code that is too large, shifted to 16 bits.
     end: [u32; 17],

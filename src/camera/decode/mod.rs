@@ -47,7 +47,7 @@ pub fn decode(path: &Path, depth: Depth) -> Result<RgbImage, CameraError> {
     from_bytes(path, read(path)?, depth)
 }
 
-/// Reads a whole plain file of at most `FILE_MAX_BYTES`.
+/// Reads a whole plain file of at most [`FILE_MAX_BYTES`].
 ///
 /// # Errors
 /// It is no plain file, too large or cannot be read.
@@ -76,7 +76,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, CameraError> {
 /// Decodes the bytes of a file; `path` is for messages.
 ///
 /// # Errors
-/// As `decode`.
+/// As [`decode`].
 pub fn from_bytes(path: &Path, bytes: Vec<u8>, depth: Depth) -> Result<RgbImage, CameraError> {
     let unfit = |what: String| CameraError::Unfit { path: path.into(), what };
     let standing = |what: String| {
@@ -126,7 +126,7 @@ pub fn check_camera_jpeg(bytes: &[u8]) -> Result<(), String> {
 /// The pixels of a JPEG picture that a camera sent.
 ///
 /// # Errors
-/// As `check_camera_jpeg`.
+/// As [`check_camera_jpeg`].
 pub fn camera_jpeg(bytes: &[u8]) -> Result<RgbImage, String> {
     let completed = container::with_standard_codes(bytes);
     let bytes = completed.as_deref().unwrap_or(bytes);

@@ -12,7 +12,7 @@
 //!                                        '-- Device(DeviceConfig) --Settings (JSON)--> child: Kind::open --> Device
 //! ```
 //!
-//! A new kind of device is a file here, a line in `table`, and a feature in Cargo.toml. A kind without its feature is
+//! A new kind of device is a file here, a line in [`table`], and a feature in Cargo.toml. A kind without its feature is
 //! known by its word, so that a config that asks for it gets an error that names the feature. Simulator and folder need
 //! no library and are always there.
 

@@ -133,7 +133,7 @@ impl Simulator {
     /// The next part with what is really on it; `None` at the end or when stopped.
     ///
     /// # Errors
-    /// None today; the signature is that of `Source::take`.
+    /// None today; the signature is that of [`Source::take`].
     pub fn next_with_truth(&mut self) -> Result<Option<(Frame, FrameTruth)>, CameraError> {
         let s = &self.settings;
         let i = self.next_i;
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn a_stop_ends_an_endless_source_and_its_wait() {
         let stop = Stop::default();
-        let hour = Some(Duration::from_secs(3600));
+        let hour = Some(Duration::from_hours(1));
         let mut source = Simulator::new(Settings { interval: hour, ..settings(None) }, stop.clone()).unwrap();
         assert!(source.next().unwrap().is_some(), "the first part does not wait");
         stop.set();

@@ -63,7 +63,7 @@ pub fn condition(pixels: &RgbImage) -> Result<Option<Condition>, DeviceError> {
 /// Variance of the Laplacian.
 ///
 /// # Errors
-/// See `condition`.
+/// See [`condition`].
 pub fn sharpness(pixels: &RgbImage) -> Result<f64, DeviceError> {
     grey(pixels, MEASURE_PX).and_then(|grey| laplacian_variance(&grey)).map_err(|e| failed(&e))
 }
@@ -74,7 +74,7 @@ pub struct Thumbnail(Mat);
 /// The small grey picture of a picture.
 ///
 /// # Errors
-/// See `condition`.
+/// See [`condition`].
 pub fn thumbnail(pixels: &RgbImage) -> Result<Thumbnail, DeviceError> {
     let shrink = || {
         let (grey, mut small) = (grey(pixels, MEASURE_PX)?, Mat::default());
@@ -88,7 +88,7 @@ pub fn thumbnail(pixels: &RgbImage) -> Result<Thumbnail, DeviceError> {
 /// Mean difference of two thumbnails, 0..255.
 ///
 /// # Errors
-/// See `condition`.
+/// See [`condition`].
 pub fn difference(a: &Thumbnail, b: &Thumbnail) -> Result<f64, DeviceError> {
     let mut apart = Mat::default();
     core::absdiff(&a.0, &b.0, &mut apart)
@@ -121,7 +121,7 @@ impl Corrector {
     /// Corrects a picture in place.
     ///
     /// # Errors
-    /// See `condition`.
+    /// See [`condition`].
     pub fn correct(&self, pixels: &mut RgbImage) -> Result<(), DeviceError> {
         if let Some((matrix, distortion)) = &self.lens {
             let straight = || {

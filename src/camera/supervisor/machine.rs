@@ -13,15 +13,15 @@
 //!                                          (the child is dead)
 //! ```
 //!
-//! Waits double from `BACKOFF_MIN` to `BACKOFF_MAX`, each by chance between half and all of it, so that
-//! cameras that fell together do not rise together; `CALM` without a fault makes the next one short
+//! Waits double from [`BACKOFF_MIN`] to [`BACKOFF_MAX`], each by chance between half and all of it, so that
+//! cameras that fell together do not rise together; [`CALM`] without a fault makes the next one short
 //! again. A device that was seen to be away is not tried until it is seen again, and then at once, or
-//! after `AWAY_TRY` in case that looking deceives.
+//! after [`AWAY_TRY`] in case that looking deceives.
 //!
 //! A dead camera is reported within 5 s: a silent child is ended, and one that still opens its device is
-//! reported, after `Limits::picture`. It is back within 10 s of its return: at worst a child has just begun
-//! to hang in opening the device (`Limits::open`, long enough for a child on a busy machine). What
-//! opening took counts as waiting, so that the next one then follows after `BACKOFF_MIN`.
+//! reported, after [`Limits::picture`]. It is back within 10 s of its return: at worst a child has just begun
+//! to hang in opening the device ([`Limits::open`], long enough for a child on a busy machine). What
+//! opening took counts as waiting, so that the next one then follows after [`BACKOFF_MIN`].
 //!
 //! At most `restarts_per_hour` restarts begin in any hour: half of them when they are needed, the
 //! others spread evenly, so that a device that fails for a day is still tried every minute.
@@ -35,12 +35,12 @@ pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(250);
 /// The longest wait after a fault.
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// A device that is away is tried all the same after so long.
-pub(crate) const AWAY_TRY: Duration = Duration::from_secs(60);
+pub(crate) const AWAY_TRY: Duration = Duration::from_mins(1);
 /// A look at a device that is away puts off its next try for so long.
 const AWAY_WAIT: Duration = Duration::from_secs(2);
 /// A child that ran for so long without a fault has forgotten the ones before.
-pub(crate) const CALM: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const CALM: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// How patient the supervisor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub(crate) enum Step {
 pub(crate) struct Machine {
     pub state: State,
     limits: Limits,
-    /// Faults without `CALM` between them.
+    /// Faults without [`CALM`] between them.
     faults: u32,
     /// When the restarts of the last hour began.
     restarts: VecDeque<Instant>,

@@ -1,4 +1,4 @@
-//! The supervisor of one camera: a thread that owns the capture child, and the `Source` the line sees.
+//! The supervisor of one camera: a thread that owns the capture child, and the [`Source`] the line sees.
 //!
 //! ```text
 //! Source::take --Take--> child --Frame--> supervisor --slot--> Source::take
@@ -41,7 +41,7 @@ const PRESENCE_EVERY: Duration = Duration::from_millis(500);
 /// Frames that hardware triggered and nobody has taken yet.
 const PUSHED_MAX: usize = 8;
 /// Parts that a child may call lost: so many at once, as a driver's buffers hold and more, and so many for each
-/// second since the last time, ten times what any line inspects; at most `LOST_MAX` in one message.
+/// second since the last time, ten times what any line inspects; at most [`LOST_MAX`] in one message.
 const LOST_AT_ONCE: u64 = 256;
 const LOST_PER_SECOND: u64 = 100;
 const LOST_MAX: u64 = 10_000;

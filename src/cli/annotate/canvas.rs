@@ -1,4 +1,4 @@
-//! The surface that annotations are drawn on: shapes by tiny-skia, letters by ab_glyph.
+//! The surface that annotations are drawn on: shapes by tiny-skia, letters by `ab_glyph`.
 //!
 //! Invariant: every pixel is opaque, so premultiplied and plain colours are the same bytes.
 

@@ -1,9 +1,11 @@
 //! The strip above the picture: verdict, reason, and what was inspected when.
 //!
-//!     +--------+
-//!     |  FAIL  |  scratch found                                    (reason, at most two rows)
-//!     +--------+  grade reject · part P-7 · machined-plate · ...   (facts, as many rows as needed)
-//!     ====================== line in the verdict's colour =========
+//! ```text
+//! +--------+
+//! |  FAIL  |  scratch found                                    (reason, at most two rows)
+//! +--------+  grade reject · part P-7 · machined-plate · ...   (facts, as many rows as needed)
+//! ====================== line in the verdict's colour =========
+//! ```
 
 use super::canvas::{Canvas, Letters};
 use super::look::{self, Scale};

@@ -1,11 +1,13 @@
 //! Annotated copies of frames: what an operator sees.
 //!
-//!     frame --enlarged when small--> picture
-//!                                      + strip above: verdict, reason, facts          (header)
-//!                                      + boxes of defects in the colour of their grade
-//!                                      + corners around regions of text
-//!                                      + captions and readings beside them     (plate, place)
-//!                                      + strip below: readings of no region           (footer)
+//! ```text
+//! frame --enlarged when small--> picture
+//!                                  + strip above: verdict, reason, facts          (header)
+//!                                  + boxes of defects in the colour of their grade
+//!                                  + corners around regions of text
+//!                                  + captions and readings beside them     (plate, place)
+//!                                  + strip below: readings of no region           (footer)
+//! ```
 //!
 //! Boxes and lines go first, words last, so that no line runs through a word. The strips stand outside
 //! of the picture and hide nothing of it.
@@ -201,7 +203,7 @@ impl Sheet {
             return;
         }
         let nearest = |low: f32, high: f32, to: f32| to.max(low).min(high);
-        let (cx, cy) = ((plate.x0 + plate.x1) / 2.0, (plate.y0 + plate.y1) / 2.0);
+        let (cx, cy) = (f32::midpoint(plate.x0, plate.x1), f32::midpoint(plate.y0, plate.y1));
         let to = (nearest(anchor.x0, anchor.x1, cx), nearest(anchor.y0, anchor.y1, cy));
         let from = (nearest(plate.x0, plate.x1, to.0), nearest(plate.y0, plate.y1, to.1));
         canvas.lines(&[from, to], self.scale.line_px * 1.1, look::HALO);

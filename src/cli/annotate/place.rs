@@ -1,7 +1,9 @@
 //! Where a plate of words goes: beside what it speaks of, inside the picture, on nothing that matters.
 //!
-//!     candidates: above, below, right, left of the anchor, then rings further out
-//!     cost:       what it hides of other plates (dear) and of boxes (cheaper) + distance
+//! ```text
+//! candidates: above, below, right, left of the anchor, then rings further out
+//! cost:       what it hides of other plates (dear) and of boxes (cheaper) + distance
+//! ```
 //!
 //! The cheapest candidate wins, the earlier of equals; so the result depends on the input alone.
 

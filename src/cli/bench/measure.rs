@@ -1,4 +1,4 @@
-//! One function a stage: set up, run `Effort::runs` times or as long as the stage may take, median.
+//! One function a stage: set up, run [`Effort::runs`] times or as long as the stage may take, median.
 
 use crate::document::ReadError;
 use crate::domain::frame::{Frame as Picture, Trigger};

@@ -1,18 +1,20 @@
 //! Known pictures out of confirmed parts: the proof of a model that names none.
 //!
-//!     decisions in force, newest part first --> its recipe as it is today, a still, no tile left out
-//!        fail: the model's own sure finding, left by the person --> the tile that shows it          Found
-//!        pass: the model was sure that nothing is there         --> a tile it said nothing about    Clean
-//!                     '--> the picture, whole by its sha256, cut as the line cuts it --> Proof
+//! ```text
+//! decisions in force, newest part first --> its recipe as it is today, a still, no tile left out
+//!    fail: the model's own sure finding, left by the person --> the tile that shows it          Found
+//!    pass: the model was sure that nothing is there         --> a tile it said nothing about    Clean
+//!                 '--> the picture, whole by its sha256, cut as the line cuts it --> Proof
 //!
-//!     let in --> what held is kept beside the pin --> firm at the next load of the same pair
+//! let in --> what held is kept beside the pin --> firm at the next load of the same pair
+//! ```
 //!
 //! Only what a person and a model agree about is asked: what a sound model has missed before it misses again, and that
 //! says nothing about its files. A picture at which a model wavers says as little.
 //!
 //! Invariants:
 //! - The same store and the same recipes give the same pictures.
-//! - However much was decided, a load looks at `REVIEW_STATES_MAX` parts and opens `PICTURES_MAX` pictures at most.
+//! - However much was decided, a load looks at [`REVIEW_STATES_MAX`] parts and opens [`PICTURES_MAX`] pictures at most.
 
 use crate::domain::finding::Finding;
 use crate::domain::inspection::{ImageRef, Inspection};
@@ -53,7 +55,7 @@ const SHOWN_MIN: f32 = 0.5;
 /// The known pictures for a model; none when no part was confirmed.
 ///
 /// # Errors
-/// `StoreError` when the database cannot be read. Records and files that do not read are passed over.
+/// [`StoreError`] when the database cannot be read. Records and files that do not read are passed over.
 pub(super) fn proof(
     store: &Store,
     pipelines: &BTreeMap<String, Pipeline>,

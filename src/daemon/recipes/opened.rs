@@ -22,7 +22,7 @@ const BY: &str = "start";
 /// The active recipes of a station.
 ///
 /// # Errors
-/// `ReadError::Invalid`: a camera's recipe has errors, and no version of it was ever active. `StoreError`.
+/// [`ReadError::Invalid`]: a camera's recipe has errors, and no version of it was ever active. `StoreError`.
 pub(crate) fn open(config: &Config, store: &Store) -> anyhow::Result<Arc<Registry>> {
     let mut active = vec![];
     for recipe in config.recipes.values() {
@@ -99,7 +99,7 @@ fn of_file(recipe: &Recipe, store: &Store) -> anyhow::Result<Recipe> {
         Ok(_) => {}
         // Without room nothing is noted; the next start finds the same.
         Err(error) if error.passes() => {
-            tracing::warn!(%error, pipeline = name, "its version is not noted yet")
+            tracing::warn!(%error, pipeline = name, "its version is not noted yet");
         }
         Err(error) => return Err(error.into()),
     }

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 /// Decided parts that are looked at for a sample: reading a record and its decision takes some tens of microseconds.
 const STATES_MAX: usize = 5_000;
 /// A part that is not answered by then was not judged. The line goes first, for as long as it has work.
-const PART_MAX: Duration = Duration::from_secs(3_600);
+const PART_MAX: Duration = Duration::from_hours(1);
 /// How far a replay is comes at most this often.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Findings of a part that an entry shows.
@@ -58,7 +58,7 @@ pub(super) struct Confirmed {
 /// Confirmed parts of a pipeline, the newest first, and how many could not be taken.
 ///
 /// # Errors
-/// `StoreError` when the database cannot be read; a record that does not read is left out.
+/// [`StoreError`] when the database cannot be read; a record that does not read is left out.
 pub(super) fn confirmed(store: &Store, pipeline: &str) -> Result<(Vec<Confirmed>, usize), StoreError> {
     let (mut parts, mut left_out) = (vec![], 0);
     for (seq, state) in store.newest_review_states(STATES_MAX)? {

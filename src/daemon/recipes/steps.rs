@@ -24,6 +24,12 @@ pub(super) struct Candidate<'a> {
     pub by: &'a str,
 }
 
+impl Candidate<'_> {
+    fn entry(&self, step: Step, reason: String, replay: Option<ReplayEntry>) -> Entry {
+        entry(self.pipeline, &self.version, step, self.by, reason, replay)
+    }
+}
+
 /// Why a version did not become active at the last moment.
 #[derive(Debug)]
 pub(crate) enum Renewed {
@@ -81,7 +87,7 @@ impl Recipes {
             return Ok(());
         }
         let book = Book { active: candidate.version.clone(), decided: candidate.version.clone() };
-        let entry = self.entry(candidate, Step::Active, String::new(), None);
+        let entry = candidate.entry(Step::Active, String::new(), None);
         let mut kept = None;
         let keep = || {
             kept = Some(self.store.append_recipe_step(entry, None, Some(&book))?);
@@ -132,7 +138,7 @@ impl Recipes {
         // It is the newer word: the file as it is now, perhaps under replay at this moment, needs no more looks.
         let decided = read_text(&self.file(pipeline)).map_or(book.decided, |text| version_of(&text));
         let book = Book { active: version.to_owned(), decided };
-        let mut entry = self.entry(&candidate, Step::Active, reason.trim().to_owned(), None);
+        let mut entry = candidate.entry(Step::Active, reason.trim().to_owned(), None);
         entry.is_override = !was_active;
         let mut kept = None;
         let keep = || {
@@ -192,20 +198,10 @@ impl Recipes {
         text: Option<&str>,
         book: Option<&Book>,
     ) -> Result<(), StoreError> {
-        let entry = self.entry(candidate, step, reason, replay);
+        let entry = candidate.entry(step, reason, replay);
         let entry = self.store.append_recipe_step(entry, text, book)?;
         self.publish(&entry);
         Ok(())
-    }
-
-    fn entry(
-        &self,
-        candidate: &Candidate<'_>,
-        step: Step,
-        reason: String,
-        replay: Option<ReplayEntry>,
-    ) -> Entry {
-        entry(candidate.pipeline, &candidate.version, step, candidate.by, reason, replay)
     }
 
     /// Publishes how the recipe stands after a step.

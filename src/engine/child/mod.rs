@@ -47,14 +47,14 @@ pub const ABILITIES: Abilities = Abilities {
 pub const GRACE: Duration = Duration::from_secs(1);
 
 /// A model that is not loaded after so long never will be.
-pub const LOAD_MAX: Duration = Duration::from_secs(30 * 60);
+pub const LOAD_MAX: Duration = Duration::from_mins(30);
 
 /// A model that has not answered its known pictures after so long will not keep up with any line.
-const PROOF_MAX: Duration = Duration::from_secs(10 * 60);
+const PROOF_MAX: Duration = Duration::from_mins(10);
 
 /// Wait before the second new start in a row, doubled with every further one.
 const REST_FIRST: Duration = Duration::from_secs(1);
-const REST_MAX: Duration = Duration::from_secs(60);
+const REST_MAX: Duration = Duration::from_mins(1);
 
 /// How often a call that waits for the model shows life.
 const POLL: Duration = Duration::from_millis(50);

@@ -15,7 +15,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the reader waits before it waits again.
-const POLL: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_mins(1);
 
 /// Messages between the two threads. The daemon has at most 64 jobs under way, each with one stop, so that it never
 /// waits for a step to end.

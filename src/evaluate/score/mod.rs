@@ -1,9 +1,11 @@
 //! From what is true and what was inspected to the figures of `replay`.
 //!
-//!     (Truth, Inspection)... --boxes--> tp, fp, fn a label, micro at IoU 0.5 and 0.3, confusion
-//!                            --image--> recall, false alarms, escapes, AUROC, verdicts
-//!                            --text---> lines exact, character error rate
-//!                            --latency> p50, p95, max
+//! ```text
+//! (Truth, Inspection)... --boxes--> tp, fp, fn a label, micro at IoU 0.5 and 0.3, confusion
+//!                        --image--> recall, false alarms, escapes, AUROC, verdicts
+//!                        --text---> lines exact, character error rate
+//!                        --latency> p50, p95, max
+//! ```
 //!
 //! Rules that hold everywhere:
 //! - A rate without cases is null, never 0 or 1.
@@ -33,7 +35,7 @@ pub(crate) struct Asked {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AskedText {
     pub id: String,
-    /// Where it reads; `None`: everywhere. `Truth::rois` of an image overrides it.
+    /// Where it reads; `None`: everywhere. [`Truth::rois`] of an image overrides it.
     pub roi: Option<Rect>,
 }
 

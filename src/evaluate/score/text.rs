@@ -1,6 +1,8 @@
 //! Text: the k-th line read against the k-th true line.
 //!
-//!     truth lines --in which region?--> prompt --k-th with k-th--> equal? edit distance
+//! ```text
+//! truth lines --in which region?--> prompt --k-th with k-th--> equal? edit distance
+//! ```
 //!
 //! A true line belongs to the first text prompt whose region (the image's own `rois`, else the
 //! pipeline's) holds the centre of its box; a line without a box, or a prompt without a region, fits
@@ -78,7 +80,7 @@ fn assign<'t>(truth: &'t Truth, asked: &Asked) -> (Vec<Vec<&'t TrueText>>, usize
 
 #[expect(clippy::cast_precision_loss, reason = "pixels of an image are exact in f32")]
 fn centre_in(bbox: &BoxPx, roi: &Rect) -> bool {
-    let (x, y) = ((bbox.x0 + bbox.x1) / 2.0, (bbox.y0 + bbox.y1) / 2.0);
+    let (x, y) = (f32::midpoint(bbox.x0, bbox.x1), f32::midpoint(bbox.y0, bbox.y1));
     x >= roi.x0 as f32 && x < roi.x1 as f32 && y >= roi.y0 as f32 && y < roi.y1 as f32
 }
 

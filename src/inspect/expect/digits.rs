@@ -3,11 +3,13 @@
 //! Each check names the first place that breaks it. Letters are never taken for the digits that they
 //! resemble: a marked `O` where a `0` belongs is exactly what has to be found.
 //!
-//!     check       characters                       length         grouped by spaces, hyphens   proves
-//!     gtin        digits                           8, 12, 13, 14  yes                          mod 10, 3 1 3 1
-//!     luhn        digits                           2 or more      yes                          mod 10, 2 1 2 1
-//!     mod37_36    digits, capital letters          2 or more      yes                          ISO 7064
-//!     vin         digits, capitals without I O Q   17             no                           see `vin`
+//! ```text
+//! check       characters                       length         grouped by spaces, hyphens   proves
+//! gtin        digits                           8, 12, 13, 14  yes                          mod 10, 3 1 3 1
+//! luhn        digits                           2 or more      yes                          mod 10, 2 1 2 1
+//! mod37_36    digits, capital letters          2 or more      yes                          ISO 7064
+//! vin         digits, capitals without I O Q   17             no                           see `vin`
+//! ```
 
 use super::{Objection, mismatch};
 use crate::domain::text::Mismatch;

@@ -1,7 +1,9 @@
 //! GS1 element strings: `(01)09501101530003(17)261231(10)ABC` and the same without brackets.
 //!
-//!     line --symbology identifier off--> split at the application identifiers --> (AI, value)
-//!          --`table`: parts of the AI--> one part at a time, `rules` --> Element
+//! ```text
+//! line --symbology identifier off--> split at the application identifiers --> (AI, value)
+//!      --`table`: parts of the AI--> one part at a time, `rules` --> Element
+//! ```
 //!
 //! With brackets, a value ends where the next bracketed identifier begins. Without, a value of fixed
 //! length ends by itself, and any other ends at a group separator (FNC1, character 29) or with the
@@ -10,7 +12,7 @@
 //! character of GS1's.
 //!
 //! What the table does not know is not held against the part: a new identifier, a code of a list that
-//! others keep, a Digital Link. Then the check cannot tell (`Objection::Unknown`), after the rest of
+//! others keep, a Digital Link. Then the check cannot tell ([`Objection::Unknown`]), after the rest of
 //! the line was looked at for what is surely broken. Not checked: which identifiers must or must not
 //! come together, because the others may be marked elsewhere on the part; and company prefixes beyond
 //! their first digits.
@@ -140,8 +142,8 @@ fn plain(chars: &[char], start: usize) -> Result<Split<'_>, Objection> {
     let mut at = start + usize::from(chars.get(start) == Some(&GROUP_SEPARATOR));
     // At least one element: an empty line is no element string.
     while at < chars.len() || split.fields.is_empty() {
-        let first_two = String::from_iter(chars.iter().skip(at).take(2));
-        let ai = String::from_iter(chars.iter().skip(at).take(table::ai_length(&first_two)));
+        let first_two: String = chars.iter().skip(at).take(2).collect();
+        let ai: String = chars.iter().skip(at).take(table::ai_length(&first_two)).collect();
         if ai.is_empty() || !ai.bytes().all(|b| b.is_ascii_digit()) {
             return Err(no_identifier(chars, at, ai));
         }

@@ -1,8 +1,10 @@
 //! Proof: before a model answers the line, it answers pictures whose answers are known.
 //!
-//!     the model is loaded --Acceptance::admit--> refused: these are not the files that were accepted
-//!              '--> Proof: known pictures --ask--> Outcome of each --judge--> it answers the line | a fault
-//!                                                                       '--> Acceptance::proven
+//! ```text
+//! the model is loaded --Acceptance::admit--> refused: these are not the files that were accepted
+//!          '--> Proof: known pictures --ask--> Outcome of each --judge--> it answers the line | a fault
+//!                                                                   '--> Acceptance::proven
+//! ```
 //!
 //! A damaged file loads as well as a sound one: of a vision file with a thousand flipped bits every shape is right,
 //! and every part looks clean. What it says about a known defect is wrong, and that shows here.

@@ -1,13 +1,15 @@
 //! Commands in, acknowledgements out: a second client, so that nothing that comes in can hold up results.
 //!
-//!     broker --cmd/…--> ears --queue (bounded)--> one at a time: parse --> dispatcher
-//!     broker <--PUBACK-- after the answer <--cmd/ack, or the sender's response topic: accepted, or the reason--'
+//! ```text
+//! broker --cmd/…--> ears --queue (bounded)--> one at a time: parse --> dispatcher
+//! broker <--PUBACK-- after the answer <--cmd/ack, or the sender's response topic: accepted, or the reason--'
+//! ```
 //!
 //! Who hears never waits for who carries out, and who carries out may wait for room in the client: so a burst is
 //! answered command by command, however long it is.
 //!
 //! Invariants:
-//! - Packets of more than `COMMAND_BYTES_MAX` end the connection, which is made anew; results flow on.
+//! - Packets of more than [`COMMAND_BYTES_MAX`] end the connection, which is made anew; results flow on.
 //! - The session is clean: a command that came while the station was away is not carried out late, nor is one that
 //!   waited when the connection ended. A sender without an answer may send it again under its correlation id.
 //! - Every command gets one acknowledgement. Which may command, and where the answer goes, the dialect says.
@@ -40,7 +42,7 @@ const QUEUE_BYTES_MAX: usize = 16 << 20;
 const RECONNECT_MIN: Duration = Duration::from_millis(500);
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
 /// A connection that has lasted so long is nobody else's; a refused subscription is asked for again after it.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_mins(1);
 /// Connections in a row that end sooner, until somebody else is suspected to use the client id.
 const SHORT_MAX: u32 = 4;
 

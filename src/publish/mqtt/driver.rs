@@ -1,7 +1,9 @@
 //! Carries out what the state machine decides: timers, disk reads, the client.
 //!
-//!     network, store, station, timer, stop --> inbox --> machine --> actions, carried out in order
-//!                                                ^---- answers, own alarms ----'
+//! ```text
+//! network, store, station, timer, stop --> inbox --> machine --> actions, carried out in order
+//!                                            ^---- answers, own alarms ----'
+//! ```
 //!
 //! Disk reads run on the blocking pool, so that a slow disk does not stop the keep-alive.
 //!
@@ -42,7 +44,7 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// The longest pause of a kind on which every connection is dropped: each try costs the others a connection.
-const DROPPED_WAIT_MAX: Duration = Duration::from_secs(300);
+const DROPPED_WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// So many losses in a row with the same kind alone in flight are an alarm.
 const DROPPED_ALARM: u32 = 3;
@@ -438,7 +440,7 @@ impl Driver {
                 match stored {
                     Ok(stored) => return Ok(dialect.last(Some(&stored))),
                     Err(error @ StoreError::BadRecord { .. }) => {
-                        tracing::error!(%error, "skipped for `last`")
+                        tracing::error!(%error, "skipped for `last`");
                     }
                     Err(error) => return Err(error),
                 }

@@ -1,7 +1,9 @@
 //! Last words: what a station publishes that has no store, and so delivers nothing.
 //!
-//!     connect --Up--> alarms and states of cameras, retained --all acknowledged--> leave
-//!        ^--Down, a pause--'                                    (until the time is over)
+//! ```text
+//! connect --Up--> alarms and states of cameras, retained --all acknowledged--> leave
+//!    ^--Down, a pause--'                                    (until the time is over)
+//! ```
 
 use super::dialect::{Dialect, Message};
 use super::link::{Link, LinkEvent};
@@ -16,7 +18,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Publishes alarms and states of cameras, retained, and waits until the broker has acknowledged them all.
 ///
 /// # Errors
-/// `MqttError::Option`; `MqttError::Task` when the broker did not take them in time.
+/// [`MqttError::Option`]; [`MqttError::Task`] when the broker did not take them in time.
 pub(crate) async fn last_words(
     options: &MqttOptions,
     events: &[StationEvent],

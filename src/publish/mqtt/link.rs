@@ -1,7 +1,9 @@
 //! One connection to the broker: a fresh rumqttc client, polled by a task of its own.
 //!
-//!     driver --try_publish--> client ==channel==> poller --> broker
-//!     driver <--------LinkEvent (bounded)-------- poller <--
+//! ```text
+//! driver --try_publish--> client ==channel==> poller --> broker
+//! driver <--------LinkEvent (bounded)-------- poller <--
+//! ```
 //!
 //! What rumqttc 0.25.1 asks for: on a CONNACK without session it drops what it holds, so a client
 //! lives for one connection; `publish` can wait for ever, so only `try_publish`, and never from the

@@ -1,14 +1,16 @@
 //! MQTT: what a sink is owed, delivered; how the station is, published.
 //!
-//!     Store --committed--> driver --try_publish--> link (rumqttc, its own task) --> broker
-//!       ^                   |  ^                     |
-//!       '---ack, dead letter'  '--- Sent, PUBACK ----'
-//!     daemon --StationEvent (bounded)--> driver     cameras, alarms, stats
-//!     broker --cmd/…--> command (a client of its own) --> daemon's dispatcher --> cmd/ack
+//! ```text
+//! Store --committed--> driver --try_publish--> link (rumqttc, its own task) --> broker
+//!   ^                   |  ^                     |
+//!   '---ack, dead letter'  '--- Sent, PUBACK ----'
+//! daemon --StationEvent (bounded)--> driver     cameras, alarms, stats
+//! broker --cmd/…--> command (a client of its own) --> daemon's dispatcher --> cmd/ack
+//! ```
 //!
-//! `state` decides, without clock, network or disk; `driver` carries out; `link` is one connection, by `tls` or in clear;
-//! `dialect` makes topics and payloads; `last_words` are published without a store. The outbox in the store is the only truth
-//! about what must be sent: a connection starts with nothing and reads it from its cursor.
+//! [`state`] decides, without clock, network or disk; [`driver`] carries out; [`link`] is one connection, by [`tls`] or
+//! in clear; [`dialect`] makes topics and payloads; [`last_words`] are published without a store. The outbox in the
+//! store is the only truth about what must be sent: a connection starts with nothing and reads it from its cursor.
 
 pub mod command;
 pub mod dialect;
@@ -133,7 +135,7 @@ impl MqttOptions {
 pub enum MqttError {
     #[error("{key} {reason}")]
     Option { key: &'static str, reason: &'static str },
-    /// A file of `tls` cannot be used.
+    /// A file of [`tls`] cannot be used.
     #[error("{}: {reason}", path.display())]
     Tls { path: PathBuf, reason: String },
     /// The outbox cannot be read or written.

@@ -26,7 +26,7 @@ pub(super) struct Read {
 /// Reads up to `count` entries and makes their messages; `payload_max` is what the connection takes.
 ///
 /// # Errors
-/// `StoreError`.
+/// [`StoreError`].
 pub(super) fn read(
     store: &Store,
     sink: &str,
@@ -58,7 +58,7 @@ pub(super) fn read(
 /// could be made and one can. `payload_max` is what the connection takes of each kind.
 ///
 /// # Errors
-/// `StoreError`.
+/// [`StoreError`].
 pub(super) fn sendable(
     store: &Store,
     sink: &str,

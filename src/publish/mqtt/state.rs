@@ -1,23 +1,27 @@
 //! The connection and its window on the outbox, as a machine without clock, network or disk:
 //! events go in, actions come out, `mod.rs` carries them out.
 //!
-//!              Due                Connected              outbox read to its end, all acknowledged
-//!     Offline -----> Connecting ------------> CatchingUp ----------------------------> Live
-//!        ^               |                     |  ^  ^ '------- publish refused -------'|
-//!        |---- Lost -----'<------- Lost -------'  |  '--.                               |
-//!        '<--------------------------- Lost ------|-----|-------------------------------'
-//!                                                 |  HoldOver: again from the lowest
-//!                                                 '-- refused: hold, send none of that kind
-//!     any --Stop--> Stopping --all acknowledged--> Stopped
+//! ```text
+//!          Due                Connected              outbox read to its end, all acknowledged
+//! Offline -----> Connecting ------------> CatchingUp ----------------------------> Live
+//!    ^               |                     |  ^  ^ '------- publish refused -------'|
+//!    |---- Lost -----'<------- Lost -------'  |  '--.                               |
+//!    '<--------------------------- Lost ------|-----|-------------------------------'
+//!                                             |  HoldOver: again from the lowest
+//!                                             '-- refused: hold, send none of that kind
+//! any --Stop--> Stopping --all acknowledged--> Stopped
+//! ```
 //!
-//! What is owed comes in kinds (results, verdicts of parts, reviews), each a lane of its own (`lane`): its own
+//! What is owed comes in kinds (results, verdicts of parts, reviews), each a lane of its own ([`lane`]): its own
 //! order, its own pauses, its own suspect, so that no kind holds up another. In flight is one queue in the
 //! order of publishing; its front is the oldest message that is not acknowledged. Packet ids come back from
 //! the client in that same order.
 //!
-//!     results: fetched 8 9 --.
-//!     parts:   fetched 4   --+--in turn--> in flight: r5(pkid 3) p3(pkid 4, acked) r6 r7(not yet sent)
-//!     reviews: fetched     --'
+//! ```text
+//! results: fetched 8 9 --.
+//! parts:   fetched 4   --+--in turn--> in flight: r5(pkid 3) p3(pkid 4, acked) r6 r7(not yet sent)
+//! reviews: fetched     --'
+//! ```
 //!
 //! After a failure a connection begins with one message in flight at a time, until an owed one is
 //! acknowledged: some brokers (mosquitto 2.0.11 is one) refuse a message and then close, and what
@@ -91,7 +95,7 @@ pub(crate) enum Event {
     Committed(Kind),
     /// Dead letters are owed again, below what was read.
     Retried,
-    /// Answer to `Action::Fetch`: entries that can be published, where to go on, and whether the
+    /// Answer to [`Action::Fetch`]: entries that can be published, where to go on, and whether the
     /// outbox ended there.
     Fetched {
         kind: Kind,

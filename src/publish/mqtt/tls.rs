@@ -21,7 +21,7 @@ impl Tls {
     /// files of our certificate, with those that lead to its authority, and of its key.
     ///
     /// # Errors
-    /// `Tls`, with the file that cannot be read or says nothing of use.
+    /// [`MqttError::Tls`], with the file that cannot be read or says nothing of use.
     pub fn new(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Self, MqttError> {
         let mut roots = RootCertStore::empty();
         for authority in certificates(ca)? {
@@ -59,10 +59,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, MqttError> 
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<_, _>>)
         .map_err(|e| bad(path, e))?;
-    match found.is_empty() {
-        true => Err(bad(path, "it holds no certificate")),
-        false => Ok(found),
-    }
+    if found.is_empty() { Err(bad(path, "it holds no certificate")) } else { Ok(found) }
 }
 
 fn bad(path: &Path, reason: impl ToString) -> MqttError {

@@ -31,7 +31,7 @@ pub(crate) fn any(r: &mut Rand) -> String {
     let (y, m, d) = (r.gen_range(22..35), r.gen_range(1..13), r.gen_range(1..29));
     match r.gen_range(0..16) {
         0..=2 => part_number(r),
-        3 => format!("LOT {:02}-{:02}{:02}", y, m, d),
+        3 => format!("LOT {y:02}-{m:02}{d:02}"),
         4 => format!("EXP 20{y}/{m:02}"),
         5 => format!("MFG {d:02}.{m:02}.{y}"),
         6 => format!("20{y}-{m:02}-{d:02}"),

@@ -1,7 +1,9 @@
 //! A store made of rows: what a restore and a salvage write.
 //!
-//!     marker `unfinished` --> rows into a new database, and what follows from them (ids, files, review states)
-//!         --> chains, fsync --> the caller proves it --> the marker goes
+//! ```text
+//! marker `unfinished` --> rows into a new database, and what follows from them (ids, files, review states)
+//!     --> chains, fsync --> the caller proves it --> the marker goes
+//! ```
 //!
 //! `Store::open` refuses a directory with the marker, so that half a store is never taken for one.
 
@@ -66,7 +68,7 @@ impl Builder {
     /// Begins a store in `dir`, which must be new or empty.
     ///
     /// # Errors
-    /// `BackupError`: it holds something, or it cannot be written.
+    /// [`BackupError`]: it holds something, or it cannot be written.
     pub(super) fn create(dir: &Path) -> Result<Self, BackupError> {
         fs::create_dir_all(dir).map_err(BackupError::io("create", dir))?;
         let meta = fs::metadata(dir).map_err(BackupError::io("look at", dir))?;

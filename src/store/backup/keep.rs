@@ -1,6 +1,8 @@
 //! The backup's side of a run: rows into one file, pictures beside it, and the manifest when all of it is on the disk.
 //!
-//!     open: lock, `unfinished` --> rows, each batch with its files --> fsync --> proven --> backup.json --> `unfinished` gone
+//! ```text
+//! open: lock, `unfinished` --> rows, each batch with its files --> fsync --> proven --> backup.json --> `unfinished` gone
+//! ```
 
 use super::take::{Moment, RESULTS, REVIEWS};
 use super::{
@@ -59,7 +61,7 @@ impl Manifest {
     /// Reads the manifest of a backup; `None` when no run was ever finished.
     ///
     /// # Errors
-    /// `BackupError`: it cannot be read, or a newer version wrote it.
+    /// [`BackupError`]: it cannot be read, or a newer version wrote it.
     pub(crate) fn load(dir: &Path) -> Result<Option<Self>, BackupError> {
         let path = dir.join(MANIFEST);
         let text = match fs::read(&path) {
@@ -81,7 +83,7 @@ impl Keeper {
     /// Begins a run into `dir` of the store in `store`.
     ///
     /// # Errors
-    /// `BackupError`: it holds something else, another run is under way, or it cannot be written.
+    /// [`BackupError`]: it holds something else, another run is under way, or it cannot be written.
     pub(crate) fn open(dir: &Path, store: &Path) -> Result<Self, BackupError> {
         let is_new = !dir.exists();
         fs::create_dir_all(dir).map_err(BackupError::io("create", dir))?;
@@ -136,7 +138,7 @@ impl Keeper {
     /// Takes a batch of rows and copies the files that they name.
     ///
     /// # Errors
-    /// `BackupError`; the run is then unfinished.
+    /// [`BackupError`]; the run is then unfinished.
     pub(crate) fn rows(&mut self, batch: &[u8]) -> Result<(), BackupError> {
         self.file.write_all(batch).map_err(BackupError::io("write", &self.fresh))?;
         self.hasher.update(batch);
@@ -184,7 +186,7 @@ impl Keeper {
     /// Ends the run: everything on the disk, proven, and only then in the manifest.
     ///
     /// # Errors
-    /// `BackupError`; the run is then unfinished.
+    /// [`BackupError`]; the run is then unfinished.
     pub(crate) fn finish(mut self, moment: Moment) -> Result<Report, BackupError> {
         self.file.flush().map_err(BackupError::io("write", &self.fresh))?;
         let rows = self.dir.join("rows");

@@ -1,16 +1,20 @@
 //! A way back: a backup of a store taken while it is in use, a store made from a backup, and what can be saved of a
 //! damaged one.
 //!
-//!     store --rows in batches (`take`)--> `keep` --> DIR     (through the local door, or in one process)
-//!     DIR --`restore`--> a new store          a damaged store --`salvage`--> a new store and a list of what is missing
+//! ```text
+//! store --rows in batches (`take`)--> `keep` --> DIR     (through the local door, or in one process)
+//! DIR --`restore`--> a new store          a damaged store --`salvage`--> a new store and a list of what is missing
+//! ```
 //!
 //! A backup is a directory:
 //!
-//!     unfinished        there while a run writes, and after one that was cut off
-//!     backup.json       what the finished runs hold; replaced in one step at the end of a run
-//!     rows/000001.rows  one file a run: new records, decisions and verdicts, then all that changes (owed messages,
-//!                       accepted triggers, accounts, state) as it was at one moment
-//!     images/ parts/    as in the store
+//! ```text
+//! unfinished        there while a run writes, and after one that was cut off
+//! backup.json       what the finished runs hold; replaced in one step at the end of a run
+//! rows/000001.rows  one file a run: new records, decisions and verdicts, then all that changes (owed messages,
+//!                   accepted triggers, accounts, state) as it was at one moment
+//! images/ parts/    as in the store
+//! ```
 //!
 //! Invariants:
 //! - A run holds the ledgers up to one moment at which both were locked, and everything else of that moment.
@@ -179,7 +183,7 @@ enum Copied {
 }
 
 /// Copies a content-addressed file, proving it on the way; under its name there are only whole ones. It is not yet
-/// on the disk: `sync_all` sees to that.
+/// on the disk: [`sync_all`] sees to that.
 fn copy_proven(from: &Path, to: &Path, digest: &Digest) -> Result<Copied, BackupError> {
     if File::open(to).is_ok_and(|file| proof::hash(file).is_ok_and(|found| found == *digest)) {
         return Ok(Copied::Whole(0));

@@ -1,6 +1,8 @@
 //! Reading a damaged database: a copy of it, row by row, around what cannot be read.
 //!
-//!     rows in their order --damage--> number by number, until one can be read --> on from there
+//! ```text
+//! rows in their order --damage--> number by number, until one can be read --> on from there
+//! ```
 
 use super::BackupError;
 use crate::store::kv::{self, Db};

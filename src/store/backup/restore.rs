@@ -1,6 +1,8 @@
 //! A store from a backup.
 //!
-//!     manifest --runs, oldest first, each proven--> rows --> a new store --> proven, every picture --> accepted
+//! ```text
+//! manifest --runs, oldest first, each proven--> rows --> a new store --> proven, every picture --> accepted
+//! ```
 //!
 //! All of the ledgers is restored that hangs together up to the last run; of what changes, the last run's. A store
 //! that was restored may publish again what was acknowledged after the backup: same ids, same bytes. What was
@@ -61,7 +63,7 @@ fn connected(runs: &[Run]) -> (u64, u64) {
 /// Makes a store in `to` from the backup in `from`; `step` is told each record, and of how many.
 ///
 /// # Errors
-/// `BackupError`: there is no finished backup, it is damaged, the target is not empty, or it cannot be written. The
+/// [`BackupError`]: there is no finished backup, it is damaged, the target is not empty, or it cannot be written. The
 /// target is then marked as unfinished.
 pub(crate) fn restore(
     from: &Path,

@@ -1,8 +1,10 @@
 //! What can be saved of a damaged store, in a new one; the damaged one is not touched.
 //!
-//!     ledger/ --copied--> opened (if need be without its snapshots) --tree by tree, row by row--> what can be read
-//!     records, decisions --whole?--> the new store, under their own numbers, with the gaps noted in it
-//!     pictures, parts    --proven--> the new store; those of lost records --> quarantine/
+//! ```text
+//! ledger/ --copied--> opened (if need be without its snapshots) --tree by tree, row by row--> what can be read
+//! records, decisions --whole?--> the new store, under their own numbers, with the gaps noted in it
+//! pictures, parts    --proven--> the new store; those of lost records --> quarantine/
+//! ```
 //!
 //! The new store says what it is: `state` names when it was salvaged and which numbers are lost, and `verify` reports
 //! these gaps for as long as they are kept. No number is given twice: it goes on after the highest that was ever known.
@@ -108,7 +110,7 @@ struct Salvage<'a> {
 /// Saves what can be read of the store in `from` into a new one in `to`; `step` is told what is being done.
 ///
 /// # Errors
-/// `BackupError`: the target is not empty, or cannot be written. It is then marked as unfinished.
+/// [`BackupError`]: the target is not empty, or cannot be written. It is then marked as unfinished.
 pub(crate) fn salvage(
     from: &Path,
     to: &Path,

@@ -1,7 +1,9 @@
 //! The store's side of a backup: rows in batches, each dealt with before the next is read.
 //!
-//!     both ledgers and the outbox locked: their ends, and all that changes, into memory  --> unlocked, durable
-//!     decisions, records, verdicts since the run before --batch, taken?--> …    then what was held in memory
+//! ```text
+//! both ledgers and the outbox locked: their ends, and all that changes, into memory  --> unlocked, durable
+//! decisions, records, verdicts since the run before --batch, taken?--> …    then what was held in memory
+//! ```
 //!
 //! Retention waits with what is still to be copied, and only with that.
 
@@ -46,7 +48,7 @@ pub trait BackupReceiver {
     /// A batch of rows; when it returns they are dealt with, their files copied.
     ///
     /// # Errors
-    /// `StoreError::Cancelled`.
+    /// [`StoreError::Cancelled`].
     fn rows(&mut self, rows: &[u8], done: u64, total: u64) -> Result<(), StoreError>;
 }
 
@@ -97,7 +99,7 @@ impl Store {
     /// Gives all rows that a backup needs which holds `since`.
     ///
     /// # Errors
-    /// `TakeError`; the backup is then unfinished.
+    /// [`TakeError`]; the backup is then unfinished.
     pub fn take_backup(&self, since: &Since, receiver: &mut dyn BackupReceiver) -> Result<Moment, TakeError> {
         let hold = Hold::new(&self.held).ok_or(TakeError::Busy)?;
         let (moment, changing) = self.moment(since)?;
@@ -108,10 +110,10 @@ impl Store {
         let mut done = 0;
         hold.from(moment.inspections.from);
         let reviews = &self.trees.review.reviews;
-        self.take_span(reviews, REVIEWS, &moment.reviews, &mut done, total, receiver, &|_| {})?;
+        Self::take_span(reviews, REVIEWS, &moment.reviews, &mut done, total, receiver, &|_| {})?;
         let results = &self.trees.results;
-        self.take_span(results, RESULTS, &moment.inspections, &mut done, total, receiver, &|seq| {
-            hold.from(seq + 1)
+        Self::take_span(results, RESULTS, &moment.inspections, &mut done, total, receiver, &|seq| {
+            hold.from(seq + 1);
         })?;
         let mut batch = Vec::new();
         self.take_parts(&moment, &since.open_parts, &mut batch)?;
@@ -153,7 +155,6 @@ impl Store {
 
     #[allow(clippy::too_many_arguments, reason = "two callers, each with its own words")]
     fn take_span(
-        &self,
         tree: &Tree,
         name: &str,
         span: &Span,

@@ -1,7 +1,9 @@
 //! An export as a stream: one document in pieces, and the pictures that it names.
 //!
-//!     inspections, newest first --> picture proven --> sink.picture(name, file)
-//!                                              '-----> sink.text(line of the CSV, of truth.jsonl, or of the COCO)
+//! ```text
+//! inspections, newest first --> picture proven --> sink.picture(name, file)
+//!                                          '-----> sink.text(line of the CSV, of truth.jsonl, or of the COCO)
+//! ```
 //!
 //! What of a COCO document comes after its images waits in a spool, in memory while it is small and in a file without
 //! a name otherwise, so that no export is ever cut for want of memory.
@@ -109,7 +111,7 @@ impl Store {
     /// Writes all inspections that fit, newest first.
     ///
     /// # Errors
-    /// `ExportError`; what was written before is not a whole export.
+    /// [`ExportError`]; what was written before is not a whole export.
     pub fn write_export(
         &self,
         filter: &Filter,

@@ -17,7 +17,7 @@ impl Store {
     /// Where the reviews of an inspection stand; `None` when nobody ever decided.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn review_state(&self, inspection_seq: u64) -> Result<Option<ReviewState>, StoreError> {
         let failed = |e| StoreError::kv("read a review state", e);
         let value = self.trees.review.reviewed.get(key_of(inspection_seq)).map_err(failed)?;
@@ -27,7 +27,7 @@ impl Store {
     /// One entry of the ledger of reviews.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn review_entry(&self, seq: u64) -> Result<Option<Review>, StoreError> {
         let failed = |e| StoreError::kv("read a review", e);
         let value = self.trees.review.reviews.get(key_of(seq)).map_err(failed)?;
@@ -37,7 +37,7 @@ impl Store {
     /// All entries about an inspection, oldest first.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn reviews_of(&self, inspection_seq: u64) -> Result<Vec<Review>, StoreError> {
         let mut found = Vec::new();
         for row in self.trees.review.by_inspection.under(key_of(inspection_seq)) {
@@ -51,7 +51,7 @@ impl Store {
     /// The decision in force about an inspection.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn effective_review(&self, inspection_seq: u64) -> Result<Option<Review>, StoreError> {
         match self.review_state(inspection_seq)?.and_then(|s| s.effective) {
             Some(seq) => self.review_entry(seq),
@@ -62,7 +62,7 @@ impl Store {
     /// The newest `limit` inspections that people have looked at, with how they stand, newest inspection first.
     ///
     /// # Errors
-    /// `StoreError`.
+    /// [`StoreError`].
     pub fn newest_review_states(&self, limit: usize) -> Result<Vec<(u64, ReviewState)>, StoreError> {
         let rows = self.trees.review.reviewed.iter().rev().take(limit);
         rows.map(|row| {
@@ -82,7 +82,7 @@ impl Store {
     /// record that it names, where that record is still kept.
     ///
     /// # Errors
-    /// `StoreError` when the database cannot be read; what is broken is in the answer.
+    /// [`StoreError`] when the database cannot be read; what is broken is in the answer.
     pub fn verify_reviews(&self) -> Result<Verified, StoreError> {
         self.verify_reviews_while(&mut |_, _| true)
     }

@@ -59,7 +59,7 @@ pub(super) struct Sums {
     pub(super) halves: [i16; 16],
 }
 
-/// Rows of quantised activations, as the kernel of a `Path` reads them.
+/// Rows of quantised activations, as the kernel of a [`Path`] reads them.
 ///
 /// Integers stand as `[panel][block][row][32]`, heads as `[panel][block][row]`, sums as
 /// `[panel][superblock][row]`; the last panel has the rows that are left. The buffers are used again by each

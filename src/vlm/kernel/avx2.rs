@@ -1,8 +1,10 @@
 //! AVX2: tiles with activations, in registers of eight rows of weights, which is half a tile.
 //!
-//!     K-quants with activations of 8 bits    superblocks: bytes with bytes
-//!     all else                               pairs: 16-bit weights with 16-bit activations, two products
-//!                                            added to 32 bits by madd
+//! ```text
+//! K-quants with activations of 8 bits    superblocks: bytes with bytes
+//! all else                               pairs: 16-bit weights with 16-bit activations, two products
+//!                                        added to 32 bits by madd
+//! ```
 //!
 //! Bytes with bytes saturate where both have 8 bits. The weights' bytes become 16-bit values by a mask
 //! (values 0 and 2 of a group) and a shift (1 and 3), which is the order of the activations' pairs. They
@@ -39,7 +41,7 @@ pub(super) fn available() -> bool {
 /// Multiplies rows of activations with tiles.
 ///
 /// # Safety
-/// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
+/// The processor is [`available`]; `out` holds all rows and columns named, and nobody else writes them.
 pub(super) unsafe fn multiply(
     w: &Packed,
     x: &Activations,

@@ -1,8 +1,10 @@
 //! The product on AVX-512 with VNNI: `vpdpbusd` multiplies four unsigned weights of sixteen rows with
 //! four signed activations and adds them up.
 //!
-//!     K-quants with activations of 8 bits    superblocks
-//!     all else                               block by block, here; two products for 16 bits
+//! ```text
+//! K-quants with activations of 8 bits    superblocks
+//! all else                               block by block, here; two products for 16 bits
+//! ```
 
 mod quantise;
 mod superblocks;
@@ -25,7 +27,7 @@ pub(super) fn available() -> bool {
 /// Multiplies rows of activations with tiles.
 ///
 /// # Safety
-/// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
+/// The processor is [`available`]; `out` holds all rows and columns named, and nobody else writes them.
 pub(super) unsafe fn multiply(
     w: &Packed,
     x: &Activations,

@@ -1,8 +1,10 @@
 //! Quantised matrix products on the CPU: one compact copy of the weights, in tiles of 16 rows.
 //!
-//!     ggml blocks --pack--> tiles (the only copy in memory) --row--> embeddings
-//!     activations --quantise--> panels of 16 rows, 8 or 16 bits a value, one scale per 32 (or 256)
-//!     tiles x activations --AVX-512 VNNI | AVX2 | scalar reference--> f32
+//! ```text
+//! ggml blocks --pack--> tiles (the only copy in memory) --row--> embeddings
+//! activations --quantise--> panels of 16 rows, 8 or 16 bits a value, one scale per 32 (or 256)
+//! tiles x activations --AVX-512 VNNI | AVX2 | scalar reference--> f32
+//! ```
 //!
 //! candle keeps the original blocks and a second, larger copy, takes its fast path only for depths
 //! that are multiples of 256, and rounds activations to 8 bits always. Here the weights of a tile
@@ -10,7 +12,11 @@
 //! and a model that feels the rounding of activations is given 16 bits for half of the speed.
 //!
 //! Every quantisation is brought to the same form: value = scale * q - min, with q unsigned. So
-//!     sum(value * x) = scale * dx * sum(q * xi) - min * dx * sum(xi)
+//!
+//! ```text
+//! sum(value * x) = scale * dx * sum(q * xi) - min * dx * sum(xi)
+//! ```
+//!
 //! where xi are the integers of the activations and dx their scale.
 
 mod activations;
@@ -171,9 +177,10 @@ impl Packed {
 
     fn shared_on(&self, path: Path, bits: Bits) -> Shared {
         let integer_scales = self.kind.unit() == layout::SUPERBLOCK;
-        match integer_scales && bits == Bits::Eight && path != Path::Scalar {
-            true => Shared::Superblock,
-            false => Shared::Block,
+        if integer_scales && bits == Bits::Eight && path != Path::Scalar {
+            Shared::Superblock
+        } else {
+            Shared::Block
         }
     }
 

@@ -55,7 +55,7 @@ impl Stored for Q6K {
     const FORM: Form = Form::HalvesMinus32;
 }
 
-/// Asks for the weights that follow some bytes of a unit `PREFETCH_BYTES` later: the processor's own
+/// Asks for the weights that follow some bytes of a unit [`PREFETCH_BYTES`] later: the processor's own
 /// prefetcher stops at every page.
 #[inline(always)]
 pub(super) fn prefetch(unit: &[u8], bytes: Range<usize>) {

@@ -11,10 +11,10 @@ use std::io::{self, Write};
 
 /// Bytes drawn at once.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Scales of K-quants are drawn from this to `SCALE_MAX`, of 6 bits.
+/// Scales of K-quants are drawn from this to [`SCALE_MAX`], of 6 bits.
 const SCALE_MIN: u8 = 32;
 const SCALE_MAX: u8 = 63;
-/// Root of the mean square of a uniform scale from `SCALE_MIN` to `SCALE_MAX`.
+/// Root of the mean square of a uniform scale from [`SCALE_MIN`] to [`SCALE_MAX`].
 const SCALE_RMS: f32 = 48.38;
 
 /// The values of one tensor.

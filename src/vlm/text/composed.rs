@@ -1,7 +1,9 @@
 //! The text model by candle's operations, for devices other than the CPU. It runs there too, so that the tests can
 //! hold it to the other path.
 //!
-//!     keys, values of the arena --Gathered--> one part's after the other --flash attention, or by operations--> rows
+//! ```text
+//! keys, values of the arena --Gathered--> one part's after the other --flash attention, or by operations--> rows
+//! ```
 
 use super::{Block, See, Text, Work};
 use crate::vlm::attention::{Heads, Parts, Span};
@@ -28,7 +30,7 @@ impl Text {
             }
             Ok(())
         };
-        let mut x = self.rows_of(batch, |rows| match rows {
+        let mut x = rows_of(batch, |rows| match rows {
             Rows::Tokens(ids) => self.embedding.rows(ids, &self.device),
             Rows::Picture(p) => Ok(p.embeds.clone()),
         })?;
@@ -41,7 +43,7 @@ impl Text {
             x = self.block_composed(i, block, &x, &rotary, (batch.parts(), &seen), arena)?;
             show(i + 1, &x)?;
             if shows && i < self.config.deepstack {
-                let feature = self.rows_of(batch, |rows| match rows {
+                let feature = rows_of(batch, |rows| match rows {
                     Rows::Tokens(ids) => {
                         Tensor::zeros((ids.len(), self.config.hidden), x.dtype(), &self.device)
                     }
@@ -54,10 +56,6 @@ impl Text {
         show(self.blocks.len() + 1, &hidden)?;
         work.composed = Some(hidden);
         Ok(())
-    }
-
-    fn rows_of(&self, batch: &Batch, of: impl Fn(Rows<'_>) -> Result<Tensor>) -> Result<Tensor> {
-        Tensor::cat(&batch.sources().map(of).collect::<Result<Vec<_>>>()?, 0)
     }
 
     fn block_composed(
@@ -82,6 +80,11 @@ impl Text {
         let gate = swiglu(&b.gate.forward(&h)?, &b.up.forward(&h)?)?;
         add_residual(&x, b.down.forward(&gate)?, None)
     }
+}
+
+/// What is made of each source of rows of a batch, in their order.
+fn rows_of(batch: &Batch, of: impl Fn(Rows<'_>) -> Result<Tensor>) -> Result<Tensor> {
+    Tensor::cat(&batch.sources().map(of).collect::<Result<Vec<_>>>()?, 0)
 }
 
 /// Which rows of the arena a pass sees: for each part those of its context, then its own.
@@ -109,7 +112,7 @@ impl Gathered {
     fn of(parts: &Parts, device: &Device) -> Result<Self> {
         let mut rows = vec![];
         let mut seen = vec![];
-        for p in parts.iter() {
+        for p in parts {
             let key = rows.len();
             let span = |s: &Span| s.start as u32..(s.start + s.rows) as u32;
             rows.extend(parts.context(p).iter().chain([&p.own]).flat_map(span));

@@ -1,4 +1,4 @@
-//! The text model on the CPU: every step goes from one buffer of `Work` to another.
+//! The text model on the CPU: every step goes from one buffer of [`Work`] to another.
 
 use super::{Block, See, Text, Work};
 use crate::vlm::attention::{Matrix, attend};

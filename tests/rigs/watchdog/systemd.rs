@@ -1,8 +1,10 @@
 //! A service manager that knows one unit: it starts it, hears it, ends it when it is silent, starts it again.
 //!
-//!     Activating --READY--> Active          silent for too long: SIGABRT, SIGKILL, and again from the start
-//!       START, or EXTENSION after each        WATCHDOG after each WATCHDOG=1
-//!       EXTEND_TIMEOUT_USEC
+//! ```text
+//! Activating --READY--> Active          silent for too long: SIGABRT, SIGKILL, and again from the start
+//!   START, or EXTENSION after each        WATCHDOG after each WATCHDOG=1
+//!   EXTEND_TIMEOUT_USEC
+//! ```
 
 use std::fs::File;
 use std::os::unix::net::UnixDatagram;
@@ -161,7 +163,7 @@ impl Unit {
     /// After its one kill: it is ready, inspects and stays. How many parts it inspected meanwhile.
     pub(super) fn goes_on(&mut self) -> usize {
         let before = self.parts();
-        self.until(Duration::from_secs(300), |unit| unit.parts() >= before + PARTS);
+        self.until(Duration::from_mins(5), |unit| unit.parts() >= before + PARTS);
         assert_eq!(self.kills, 1, "{}", self.log());
         self.parts() - before
     }

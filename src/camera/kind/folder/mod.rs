@@ -9,8 +9,8 @@
 //! Hidden files and everything that is not a plain file are left alone. A file that cannot be
 //! decoded is an error that names it; the others go on.
 //!
-//! For a trigger the time of a picture is its file's: when it came (`FileTime::Arrival`), or what its writer set
-//! (`FileTime::Modified`). Without triggers every file is a part, taken once, over restarts, too: `Taken` notes it
+//! For a trigger the time of a picture is its file's: when it came ([`FileTime::Arrival`]), or what its writer set
+//! ([`FileTime::Modified`]). Without triggers every file is a part, taken once, over restarts, too: [`Taken`] notes it
 //! before the frame is handed out.
 
 mod watch;
@@ -215,6 +215,7 @@ impl Folder {
     }
 
     /// The same folder, whose samples of 16 bits are read as `depth` states them.
+    #[must_use]
     pub fn with_depth(mut self, depth: DepthRule) -> Folder {
         if let Mode::Watch { watcher, .. } = &mut self.mode {
             watcher.depth = Arc::clone(&depth);
@@ -297,7 +298,7 @@ impl Folder {
                     (FileTime::Modified, Some(modified)) => (moment(modified), modified),
                     _ => (arrived, arrived_at),
                 };
-                return Ok(Some(Frame { captured, captured_at, ..self.frame(&path, pixels) }));
+                return Ok(Some(Frame { captured_at, captured, ..self.frame(&path, pixels) }));
             }
             match self.look_again(by) {
                 Ok(true) => {}

@@ -13,15 +13,15 @@
 //! ```
 //!
 //! Where the system does not say whether somebody writes to a file (it is another user's, or on a file system
-//! without leases), it must stand still over `STILL_SCANS` scans instead.
+//! without leases), it must stand still over [`STILL_SCANS`] scans instead.
 //!
 //! Invariants:
 //! - A half-written file is never delivered: nobody has it open for writing, its stamp (size, times, inode)
 //!   stands still over two scans and over the reading between them, and it decodes to its last pixel.
-//! - The same name with the same content is delivered once, over restarts, too (`Taken`). A file that was only
+//! - The same name with the same content is delivered once, over restarts, too ([`Taken`]). A file that was only
 //!   touched is not another picture; one that was overwritten with another picture is.
 //! - A file is reported as bad at most once, and is still delivered if its writer finishes it later.
-//! - At most `FILES_MAX` files are remembered; those that leave the directory are forgotten.
+//! - At most [`FILES_MAX`] files are remembered; those that leave the directory are forgotten.
 
 use super::{Taken, hidden};
 use crate::camera::CameraError;

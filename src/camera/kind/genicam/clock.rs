@@ -6,7 +6,7 @@
 //!
 //! GenICam cameras stamp each exposure with a clock of their own, which began at any time and runs a little fast
 //! or slow. The picture that was the fastest to arrive shows how far the two clocks are apart; later ones that took
-//! longer were exposed earlier than they arrived. What is seen of the distance is allowed to grow by `DRIFT_PPM`,
+//! longer were exposed earlier than they arrived. What is seen of the distance is allowed to grow by [`DRIFT_PPM`],
 //! more than any quartz is off, so that an old observation does not hold for ever.
 //!
 //! Invariants:

@@ -3,7 +3,7 @@
 //! The acquisition is continuous. With a trigger, software or a line, the camera exposes when it is
 //! triggered, and a pause is no fault; a lost control channel is one, at once.
 //!
-//! A picture's stamp is its exposure by the camera's own clock (`clock`), so that one that was long on its
+//! A picture's stamp is its exposure by the camera's own clock ([`clock`]), so that one that was long on its
 //! way is not taken for a newer one.
 
 mod clock;
@@ -27,15 +27,15 @@ use std::time::Duration;
 const BUFFERS: usize = 4;
 /// No picture waits longer than this in the library before it is taken: the supervisor ends a child that does not
 /// take any.
-const WAITED_MAX: Duration = Duration::from_secs(60);
+const WAITED_MAX: Duration = Duration::from_mins(1);
 
 /// How old a picture is when it gets its stamp, where the exposure is not known.
 const UNKNOWN_EXPOSURE_MS: u32 = 20;
 /// Where GigE Vision cameras listen.
 const GVCP_PORT: u16 = 3956;
-/// The discovery command of GigE Vision: key, acknowledge, DISCOVERY_CMD, no payload, id 1.
+/// The discovery command of GigE Vision: key, acknowledge, `DISCOVERY_CMD`, no payload, id 1.
 const GVCP_DISCOVERY: [u8; 8] = [0x42, 0x01, 0x00, 0x02, 0x00, 0x00, 0x00, 0x01];
-/// Its answer's second word begins with DISCOVERY_ACK.
+/// Its answer's second word begins with `DISCOVERY_ACK`.
 const GVCP_DISCOVERY_ACK: [u8; 2] = [0x00, 0x03];
 
 /// Which camera, and how it is set.
@@ -191,10 +191,10 @@ fn open(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
 }
 
 fn set_all(camera: &Camera, settings: &Settings) -> Result<(), DeviceError> {
-    let Settings { name, exposure_us, gain, fps, width_px, height_px, pixel_format, trigger } = settings;
     fn refusal<E: Display>(what: &str, setting: String, outcome: Result<(), E>) -> Result<(), DeviceError> {
         outcome.map_err(|e| DeviceError::Setting { what: what.to_owned(), setting, reason: e.to_string() })
     }
+    let Settings { name, exposure_us, gain, fps, width_px, height_px, pixel_format, trigger } = settings;
     let set = |setting: String, outcome| refusal(name, setting, outcome);
     if let Some(format) = pixel_format {
         set(format!("pixel_format {format}"), camera.set_pixel_format_from_string(format))?;

@@ -283,7 +283,7 @@ fn input(url: &str, give_up: &GiveUp) -> Result<Input, ffmpeg::Error> {
         (*context).interrupt_callback.callback = Some(is_over);
         (*context).interrupt_callback.opaque = std::ptr::from_ref::<AtomicU64>(give_up).cast_mut().cast();
         let mut raw = options.disown();
-        let opened = ffi::avformat_open_input(&mut context, url.as_ptr(), std::ptr::null(), &mut raw);
+        let opened = ffi::avformat_open_input(&raw mut context, url.as_ptr(), std::ptr::null(), &raw mut raw);
         drop(ffmpeg::Dictionary::own(raw));
         if opened < 0 {
             return Err(ffmpeg::Error::from(opened));

@@ -1,4 +1,4 @@
-//! OpenCV's VideoCapture: GStreamer pipelines (streams and files are `ffmpeg`'s).
+//! OpenCV's `VideoCapture`: GStreamer pipelines (streams and files are `ffmpeg`'s).
 //!
 //! A pipeline that reads a file is a recording: its pictures carry the times of the film, counted from when it was
 //! opened. What the elements of a pipeline fill in where a picture is broken cannot be seen from here.

@@ -1,7 +1,9 @@
 //! One connection for commands, in the same words for both versions of MQTT.
 //!
-//!     Ears --next--> Up, Subscribed, Command, Lost
-//!     Voice --subscribe, answer, acknowledge--> broker
+//! ```text
+//! Ears --next--> Up, Subscribed, Command, Lost
+//! Voice --subscribe, answer, acknowledge--> broker
+//! ```
 //!
 //! Acknowledgements are ours to give: the broker has its PUBACK when the command's answer is on its way.
 

@@ -79,7 +79,7 @@ pub(crate) trait Dialect: Send + Sync {
     /// where it is longer than `payload_max` bytes.
     ///
     /// # Errors
-    /// `StoreError`: the store failed.
+    /// [`StoreError`]: the store failed.
     fn owed(
         &self,
         store: &Store,

@@ -1,15 +1,19 @@
 //! One kind of owed messages on a connection: where it reads on, and what it makes of refusals and losses.
 //!
-//!     outbox: [ 5 6 7 8 9 10 11 … ]       fetched: 8 9        next: 10
-//!               `---'                      in flight: 5 6 7
+//! ```text
+//! outbox: [ 5 6 7 8 9 10 11 … ]       fetched: 8 9        next: 10
+//!           `---'                      in flight: 5 6 7
+//! ```
 //!
 //! A message on which the broker (or what stands between) drops every connection, or which it calls invalid,
-//! would hold up all others of its kind for ever. It is a suspect: lost `STRIKES` times in a row alone in
+//! would hold up all others of its kind for ever. It is a suspect: lost [`STRIKES`] times in a row alone in
 //! flight, or called invalid once.
 //!
-//!     suspect --> held back, others of its kind first --one is acknowledged--> tried again
-//!        ^                                                                        |
-//!        '-- lost again; at the `CONVICTIONS`th time (called invalid: at once): dead letter
+//! ```text
+//! suspect --> held back, others of its kind first --one is acknowledged--> tried again
+//!    ^                                                                        |
+//!    '-- lost again; at the `CONVICTIONS`th time (called invalid: at once): dead letter
+//! ```
 //!
 //! While no other of its kind passes nothing is convicted: it may be an outage, a topic that is not allowed,
 //! a setting of the broker. Then the lane waits, longer and longer, and the other kinds go on.

@@ -1,10 +1,12 @@
 //! K-quants with 8-bit activations: both have one scale of floating point for 256 values, so that a
 //! superblock's sums stay integers.
 //!
-//!     each block    maddubs: unsigned weights with signed activations, pairs added to 16 bits
-//!                   sums stay there as long as they fit, then madd with the weights' own integer scales
-//!     superblock    minima (or the 32 that Q6_K's weights are too large by): madd with sums of activations
-//!                   both become f32, times the two scales
+//! ```text
+//! each block    maddubs: unsigned weights with signed activations, pairs added to 16 bits
+//!               sums stay there as long as they fit, then madd with the weights' own integer scales
+//! superblock    minima (or the 32 that Q6_K's weights are too large by): madd with sums of activations
+//!               both become f32, times the two scales
+//! ```
 //!
 //! Eight registers hold a block of half a tile; its rows of activations pass by, their sums in memory.
 

@@ -1,8 +1,10 @@
 //! K-quants with 8-bit activations that share a scale over 256 values, so that it is multiplied in once a
 //! superblock.
 //!
-//!     few rows     unit -> block in registers -> its rows of activations pass by
-//!     many rows    unit -> all its blocks unpacked in the L1 cache -> eight rows at a time pass by
+//! ```text
+//! few rows     unit -> block in registers -> its rows of activations pass by
+//! many rows    unit -> all its blocks unpacked in the L1 cache -> eight rows at a time pass by
+//! ```
 //!
 //! Both add up in the same order, so that a row gives the same bits among few and among many.
 
@@ -84,7 +86,7 @@ unsafe fn with_tile<R: Read, const ROWS: usize>(
     }
 }
 
-/// At most `MANY_MAX` rows, a multiple of `STEP`, with one tile; `blocks` is room for a unit.
+/// At most [`MANY_MAX`] rows, a multiple of [`STEP`], with one tile; `blocks` is room for a unit.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn with_unpacked<R: Read>(

@@ -1,10 +1,12 @@
 //! What is published as JSON: the payloads of SCADA topics, each a versioned struct of its own.
 //!
-//!     Stored inspection -> `result`   everything, null where unknown; result.schema.json describes it
-//!                       -> `last`     flat, for tag trees: every field always there, of one type
-//!     stored part       -> `part`     one verdict over several views; part.schema.json describes it
-//!     stored review     -> `review`   who decided what and why; review.schema.json describes it
-//!     station           -> `status`, `camera/{id}/status`, `alarm/{code}`, `stats`
+//! ```text
+//! Stored inspection -> `result`   everything, null where unknown; result.schema.json describes it
+//!                   -> `last`     flat, for tag trees: every field always there, of one type
+//! stored part       -> `part`     one verdict over several views; part.schema.json describes it
+//! stored review     -> `review`   who decided what and why; review.schema.json describes it
+//! station           -> `status`, `camera/{id}/status`, `alarm/{code}`, `stats`
+//! ```
 //!
 //! A `result` is a pure function of the stored record and the schema number of its outbox entry, so
 //! every send has the same bytes. Field names and types of a schema number never change.

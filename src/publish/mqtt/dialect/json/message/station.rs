@@ -67,7 +67,7 @@ pub fn recipe(status: &RecipeStatus, at: SystemTime) -> Vec<u8> {
         pipeline: &'a str,
         /// Pictures are judged by this version.
         active: &'a str,
-        /// What the newest step is about: found, checked, replayed, active, refused, model_held, model_refused.
+        /// What the newest step is about: found, checked, replayed, active, refused, `model_held`, `model_refused`.
         version: &'a str,
         step: &'static str,
         by: &'a str,
