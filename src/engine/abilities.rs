@@ -52,6 +52,8 @@ pub struct Forms {
     pub(crate) lines: bool,
     pub(crate) schema: bool,
     pub(crate) lark: bool,
+    /// Features of a picture's cells.
+    pub(crate) cells: bool,
 }
 
 impl Abilities {
@@ -62,6 +64,10 @@ impl Abilities {
     pub fn check(&self, job: &Job) -> Result<(), String> {
         at_most(job.asks.len(), ASKS_MAX, "questions of a job")?;
         self.check_shown(&job.shown)?;
+        let is_one = matches!(&job.shown, Shown::Images(images) if images.len() == 1);
+        if !is_one && job.asks.iter().any(|ask| ask.features().is_some()) {
+            return Err("features are those of one picture".into());
+        }
         let texts = job.asks.iter().map(|ask| written(&ask.text) + form_bytes(&ask.form)).sum::<usize>();
         at_most(texts + turn_bytes(&job.shown, written), TEXT_BYTES_MAX, "bytes of text")?;
         job.asks.iter().try_for_each(|ask| self.check_ask(ask))
@@ -86,13 +92,14 @@ impl Abilities {
     }
 
     fn check_ask(&self, ask: &Ask) -> Result<(), String> {
-        let Forms { defects, lines, schema, lark } = self.forms;
+        let Forms { defects, lines, schema, lark, cells } = self.forms;
         let (is_able, what) = match ask.form {
             Form::Defects { .. } => (defects, "a list of defects"),
             Form::Lines => (lines, "a list of lines"),
             Form::Schema(_) => (schema, "the form of a JSON schema"),
             Form::Lark(_) => (lark, "the form of a grammar"),
             Form::Free => (true, "free text"),
+            Form::Cells(_) => (cells, "the features of a picture"),
         };
         if !is_able {
             return Err(format!("it cannot be held to {what}"));
@@ -146,7 +153,7 @@ fn form_bytes(form: &Form) -> usize {
     match form {
         Form::Defects { labels } => labels.iter().map(|label| written(label)).sum(),
         Form::Schema(text) | Form::Lark(text) => written(text),
-        Form::Lines | Form::Free => 0,
+        Form::Lines | Form::Free | Form::Cells(_) => 0,
     }
 }
 
@@ -163,7 +170,7 @@ mod tests {
 
     /// As the child's.
     const ALL: Abilities = Abilities {
-        forms: Forms { defects: true, lines: true, schema: true, lark: true },
+        forms: Forms { defects: true, lines: true, schema: true, lark: true, cells: true },
         ground: Ground::Constrained,
         images_max: 2,
         pixel_bytes_max: 30,
@@ -187,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_a_backend_cannot_do_is_said_in_words() {
-        let none = Forms { defects: false, lines: false, schema: false, lark: false };
+        let none = Forms { defects: false, lines: false, schema: false, lark: false, cells: false };
         let poor = Abilities { forms: none, conversations: false, clips: false, streams: false, ..ALL };
         let labels = Arc::from(["pit".to_owned()]);
         let asked = |form| job(Shown::Images(vec![]), Ask::new("?", form, 9));

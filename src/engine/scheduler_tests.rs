@@ -30,7 +30,7 @@ struct Scripted {
 
 /// It knows no schema.
 const ABILITIES: Abilities = Abilities {
-    forms: Forms { defects: true, lines: true, schema: false, lark: false },
+    forms: Forms { defects: true, lines: true, schema: false, lark: false, cells: false },
     ground: Ground::Constrained,
     images_max: 9,
     pixel_bytes_max: 99,
@@ -47,6 +47,7 @@ fn answers(error: Option<VlmError>) -> Vec<Result<Completion, VlmError>> {
         prompt_ids: vec![],
         finish: crate::vlm::Finish::Stop,
         ground: crate::vlm::Ground::Constrained,
+        cells: None,
     };
     vec![error.map_or(Ok(said), Err)]
 }

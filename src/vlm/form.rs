@@ -7,6 +7,7 @@
 //! A form says what an answer may be, not how somebody is held to it: another backend makes of it what its own server
 //! takes. Forms are those that models are trained on: compact JSON, in the very order of keys of the training answers.
 
+use super::cells::Features;
 use llguidance::api::TopLevelGrammar;
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ pub enum Form {
     Lark(Arc<str>),
     /// Any text.
     Free,
+    /// No text, but the features of the picture's cells: the text model is not asked.
+    Cells(Features),
 }
 
 impl Form {
@@ -53,7 +56,7 @@ impl Form {
             Self::Lines => TopLevelGrammar::from_lark(lines()),
             Self::Schema(schema) => TopLevelGrammar::from_json_schema(serde_json::from_str(schema)?),
             Self::Lark(grammar) => TopLevelGrammar::from_lark(grammar.to_string()),
-            Self::Free => return Ok(None),
+            Self::Free | Self::Cells(_) => return Ok(None),
         }))
     }
 }

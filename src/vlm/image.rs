@@ -60,6 +60,26 @@ impl Patches {
     }
 }
 
+impl Patches {
+    /// The picture that was cut: `[height, width, 3]`, RGB, 0..=255. Of a pair the first one.
+    pub fn pixels(&self, patch: usize, merge: usize) -> Vec<f32> {
+        let (width, plane) = (self.grid.cols * patch, patch * patch);
+        let mut out = vec![0.0; self.grid.patches() * plane * 3];
+        let cut = self.values.chunks_exact(self.frames * 3 * plane);
+        for ((row, col), values) in merge_order(self.grid, merge).zip(cut) {
+            for y in 0..patch {
+                let at = ((row * patch + y) * width + col * patch) * 3;
+                for (x, pixel) in out[at..at + patch * 3].chunks_exact_mut(3).enumerate() {
+                    for (c, out) in pixel.iter_mut().enumerate() {
+                        *out = (values[c * plane + y * patch + x] + 1.0) * 127.5;
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
 /// Width and height after the resize: multiples of `factor` within the budget of pixels.
 ///
 /// # Errors

@@ -18,7 +18,9 @@
 )]
 
 pub mod attention;
+pub mod backbone;
 pub mod batch;
+pub mod cells;
 pub mod clip;
 mod encoded;
 pub mod engine;
@@ -49,6 +51,7 @@ pub mod tokenizer;
 pub mod turn;
 mod vision;
 
+pub use cells::{Cells, Features};
 pub use clip::{ClipFrame, Shown};
 pub use engine::Qwen3Vl;
 pub use error::VlmError;
@@ -196,6 +199,19 @@ impl Ask {
         let sampling = Sampling::default();
         Self { text: text.into(), form, max_tokens, sampling, stop: vec![], streams: false }
     }
+
+    /// A question for the features of the one picture that its job shows.
+    pub fn cells(features: Features) -> Self {
+        Self::new("", Form::Cells(features), 0)
+    }
+
+    /// The features that are asked for, where it is no question to the text model.
+    pub const fn features(&self) -> Option<Features> {
+        match self.form {
+            Form::Cells(features) => Some(features),
+            _ => None,
+        }
+    }
 }
 
 /// The answers of a set of jobs and where the time went.
@@ -247,6 +263,22 @@ pub struct Completion {
     pub finish: Finish,
     /// What the probabilities of the tokens are.
     pub ground: Ground,
+    /// What a question of the form `Cells` is answered with, in the place of a text.
+    pub cells: Option<Cells>,
+}
+
+impl Completion {
+    /// The answer to a question for features.
+    pub const fn of_cells(cells: Cells) -> Self {
+        Self {
+            text: String::new(),
+            tokens: vec![],
+            prompt_ids: vec![],
+            finish: Finish::Stop,
+            ground: Ground::None,
+            cells: Some(cells),
+        }
+    }
 }
 
 /// What the probabilities of an answer's tokens stand on.

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! submit --> fresh --preprocess--> unseen --encode, in groups of equal size--> encoded --admit--> live --pass--> left
-//!                                                                              ^   '--> reading --^  |
-//!                                                     rows of the arena -------'---------------------'
+//!                                             | features alone are asked for   ^   '--> reading --^  |
+//!                                             '--> left      rows of the arena '---------------------'
 //! ```
 //!
 //! One `step` does at most one group of the tower and one pass of the text model, so that a job which comes meanwhile
@@ -15,19 +15,19 @@
 //! - No chunk is read in a pass that answers a job of a better class.
 
 mod enter;
+mod seeing;
 
 use super::attention::Span;
-use super::batch::{Batch, Picture};
+use super::batch::Batch;
 use super::clip::Shown;
-use super::encoded::{Encoded, Unseen, VISION_PATCHES_MAX, next_group};
+use super::encoded::{Encoded, Unseen};
 use super::engine::Engine;
 use super::error::VlmError;
 use super::image::Patches;
 use super::prefix::{Key, hash_picture};
 use super::sequence::{Chunk, Read, Sequence};
-use super::{Answered, Completion, Delta, Job, Rank, Timing};
+use super::{Answered, Cells, Completion, Delta, Features, Job, Rank, Timing};
 use ::image::RgbImage;
-use candle_core::Tensor;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -55,6 +55,26 @@ struct Open {
     results: Vec<Option<Result<Completion, VlmError>>>,
     /// Its share of the time.
     timing: Timing,
+}
+
+impl Open {
+    /// Answers every question for these features.
+    fn answer_features(&mut self, features: Features, answer: &Result<Cells, VlmError>) {
+        for (ask, slot) in self.job.asks.iter().zip(&mut self.results) {
+            if ask.features() == Some(features) {
+                let answer = answer.as_ref().map(|cells| Completion::of_cells(cells.clone()));
+                slot.get_or_insert_with(|| answer.map_err(copy));
+            }
+        }
+    }
+
+    fn asks_for(&self, features: Features) -> bool {
+        self.job.asks.iter().any(|ask| ask.features() == Some(features))
+    }
+
+    fn is_answered(&self) -> bool {
+        self.results.iter().all(Option::is_some)
+    }
 }
 
 /// Rows of a pass that belong to a job.
@@ -197,80 +217,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Runs the pictures of the next jobs, all of one size, through the vision tower.
-    fn encode(&mut self) {
-        if self.queue.unseen.first().is_some_and(Unseen::is_conversation) {
-            return self.encode_one();
-        }
-        let started = Instant::now();
-        let jobs = next_group(&mut self.queue.unseen);
-        let all: Vec<&Patches> = jobs.iter().flat_map(|job| &job.patches).collect();
-        let seen = self.see(&all).map(VecDeque::from);
-        let (spent, patches) = (ms(started), jobs.iter().map(Unseen::count).sum::<usize>().max(1));
-        let mut seen = match seen {
-            Ok(seen) => seen,
-            Err(e) => {
-                jobs.iter().for_each(|job| self.queue.fail(job.id, &e));
-                return;
-            }
-        };
-        for job in jobs {
-            let pictures = seen.drain(..job.patches.len()).collect();
-            let Some(open) = self.queue.open.get_mut(&job.id) else { continue };
-            open.timing.vision_ms += spent * job.count() as f64 / patches as f64;
-            self.enqueue_encoded(job.rank, Encoded { job: job.id, pictures, hashes: vec![], needed: 0 });
-        }
-    }
-
-    /// Runs the next picture of the best conversation through the vision tower.
-    fn encode_one(&mut self) {
-        let started = Instant::now();
-        let mut job = self.queue.unseen.remove(0);
-        let seen = self.see(&[&job.patches[job.seen.len()]]);
-        if let Some(open) = self.queue.open.get_mut(&job.id) {
-            open.timing.vision_ms += ms(started);
-        }
-        match seen {
-            Ok(seen) => job.seen.extend(seen),
-            Err(e) => return self.queue.fail(job.id, &e),
-        }
-        if job.seen.len() < job.patches.len() {
-            self.queue.unseen.insert(0, job);
-        } else {
-            self.enqueue_encoded(
-                job.rank,
-                Encoded { job: job.id, pictures: job.seen, hashes: job.hashes, needed: 0 },
-            );
-        }
-    }
-
     fn enqueue_encoded(&mut self, rank: Rank, encoded: Encoded) {
         let q = &mut *self.queue;
         let rank_of = |e: &Encoded| q.open.get(&e.job).map(|open| open.rank);
         let at = q.encoded.partition_point(|other| rank_of(other) <= Some(rank));
         q.encoded.insert(at, encoded);
-    }
-
-    /// What the vision tower says about each of some pictures.
-    fn see(&self, all: &[&Patches]) -> Result<Vec<Arc<Picture>>, VlmError> {
-        let Some(first) = all.first() else { return Ok(vec![]) };
-        let vision = &self.engine.model.vision;
-        let merge = vision.config.merge;
-        // Jobs with pictures of several sizes are encoded picture by picture.
-        let same = all.iter().all(|p| p.is_like(first));
-        // One job may show more than a pass of the tower takes.
-        let at_once = (VISION_PATCHES_MAX / first.grid.patches()).max(1);
-        let mut seen = vec![];
-        for batch in all.chunks(if same { at_once } else { 1 }) {
-            let out = vision.forward(batch)?;
-            let (rows, cols) = (batch[0].grid.rows / merge, batch[0].grid.cols / merge);
-            for i in 0..batch.len() {
-                let cut = |t: &Tensor| t.narrow(0, i * rows * cols, rows * cols);
-                let deepstack = out.deepstack.iter().map(cut).collect::<candle_core::Result<_>>()?;
-                seen.push(Arc::new(Picture { rows, cols, embeds: cut(&out.embeds)?, deepstack }));
-            }
-        }
-        Ok(seen)
     }
 
     /// One pass of the text model: what new jobs share, the pending tokens of all answers, and a chunk of a prompt.
@@ -392,7 +343,7 @@ impl<'a> Run<'a> {
             self.release(live);
             let Some(open) = self.queue.open.get_mut(&live.job) else { continue };
             open.results[live.ask] = Some(outcome.map(|finish| live.complete(finish)));
-            if open.results.iter().all(Option::is_some) {
+            if open.is_answered() {
                 self.queue.left.push(live.job);
             }
         }

@@ -164,6 +164,7 @@ impl Sequence {
             prompt_ids: std::mem::take(&mut self.prompt_ids),
             finish,
             ground: if self.matcher.is_some() { Ground::Constrained } else { Ground::Unconstrained },
+            cells: None,
         }
     }
 }

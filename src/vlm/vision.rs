@@ -83,6 +83,14 @@ impl VisionConfig {
     }
 }
 
+impl VisionConfig {
+    /// The blocks whose activations serve as features: what comes later says what things are, and no longer how they
+    /// look. Of eight blocks the fourth and the sixth.
+    pub const fn taps(&self) -> [usize; 2] {
+        [self.blocks * 3 / 8, self.blocks * 5 / 8]
+    }
+}
+
 fn expect_text(g: &Gguf, key: &str, expected: &str) -> std::result::Result<(), VlmError> {
     let found = g.text(key)?;
     if found == expected {
@@ -159,6 +167,8 @@ pub struct VisionOut {
     pub deepstack: Vec<Tensor>,
     /// `[pictures * patches, hidden]`: before the main merger.
     pub last_hidden: Tensor,
+    /// The same shape: after each of the blocks whose activations serve as features.
+    pub taps: [Tensor; 2],
 }
 
 impl Vision {
@@ -216,13 +226,17 @@ impl Vision {
         let mut x = add_residual(&self.position_rows(grid)?, x, Some(&self.patch_bias))?;
         let rotary = self.rotary(grid)?;
         let mut deepstack = Vec::new();
+        let mut taps = [x.clone(), x.clone()];
         for (i, block) in self.blocks.iter().enumerate() {
             x = self.block(block, &x, &rotary, pictures.len())?;
             if let Some(k) = c.deepstack.iter().position(|d| *d == i) {
                 deepstack.push(self.merge(&self.mergers[k], &x)?);
             }
+            if let Some(k) = c.taps().iter().position(|tap| *tap == i) {
+                taps[k] = x.clone();
+            }
         }
-        Ok(VisionOut { embeds: self.merge(&self.merger, &x)?, deepstack, last_hidden: x })
+        Ok(VisionOut { embeds: self.merge(&self.merger, &x)?, deepstack, last_hidden: x, taps })
     }
 
     fn block(&self, b: &Block, x: &Tensor, rotary: &Rotary, pictures: usize) -> Result<Tensor> {

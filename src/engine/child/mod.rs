@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 /// What the engine in its process can answer.
 pub const ABILITIES: Abilities = Abilities {
-    forms: Forms { defects: true, lines: true, schema: true, lark: true },
+    forms: Forms { defects: true, lines: true, schema: true, lark: true, cells: true },
     ground: Ground::Constrained,
     images_max: 64,
     pixel_bytes_max: wire::PIXEL_BYTES_MAX,

@@ -128,9 +128,9 @@ impl Remote {
         while !self.jobs.is_empty() || self.has_ended() {
             match self.child.channel.recv::<FromEngine>(wait, self.grace) {
                 Ok(None) => break,
-                Ok(Some((FromEngine::Answer { id, timing_ms }, payload))) => {
+                Ok(Some((FromEngine::Answer { id, timing_ms, words_bytes }, payload))) => {
                     let sent = self.jobs.get(&id).ok_or("it answers a job that it was not given")?;
-                    let answers = wire::answers_of(&payload, sent.questions)?;
+                    let answers = wire::answers_of(&payload, words_bytes, sent.questions)?;
                     self.jobs.remove(&id);
                     out.push(Answered { id, answers, timing: wire::timing_of(timing_ms) });
                 }

@@ -10,7 +10,8 @@
 //! that are none are errors of that answer.
 
 use crate::ipc::PAYLOAD_BYTES_MAX;
-use crate::vlm::{AnswerToken, Answered, Ask, ClipFrame, Completion, Content, Finish, Form, Ground, Job};
+use crate::vlm::{AnswerToken, Answered, Ask, Cells, ClipFrame, Completion, Content, Features, Finish, Form};
+use crate::vlm::{Ground, Job};
 use crate::vlm::{ModelInfo, Rank, Role, Sampling, Shown, Timing, Turn, VlmError};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -58,8 +59,9 @@ pub(crate) enum FromEngine {
     Failed { why: String },
     /// A streamed answer of the job, to its question `ask`, says this further. Payload: the text.
     Delta { id: u64, ask: usize },
-    /// Payload: JSON, one entry a question. Times of the job in milliseconds: preprocess, vision, prefill, decode.
-    Answer { id: u64, timing_ms: [f64; 4] },
+    /// Payload: `words_bytes` of JSON, one entry a question, then the features of those that were asked for them, as
+    /// f32, little-endian. Times of the job in milliseconds: preprocess, vision, prefill, decode.
+    Answer { id: u64, timing_ms: [f64; 4], words_bytes: usize },
 }
 
 /// All that a job says besides its pictures.
@@ -105,6 +107,8 @@ enum FormWire {
     Schema(String),
     Lark(String),
     Free,
+    CellsOfBackbone,
+    CellsOfTower,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -123,6 +127,11 @@ enum AnswerWire {
         prompt_ids: Vec<u32>,
         cut_off: bool,
         ground: GroundWire,
+    },
+    Cells {
+        rows: usize,
+        cols: usize,
+        dim: usize,
     },
     Stopped,
     NotFinite,
@@ -265,6 +274,8 @@ fn form_to_wire(form: &Form) -> FormWire {
         Form::Schema(schema) => FormWire::Schema(schema.to_string()),
         Form::Lark(grammar) => FormWire::Lark(grammar.to_string()),
         Form::Free => FormWire::Free,
+        Form::Cells(Features::Backbone) => FormWire::CellsOfBackbone,
+        Form::Cells(Features::Tower) => FormWire::CellsOfTower,
     }
 }
 
@@ -275,18 +286,30 @@ fn form_of_wire(wire: FormWire) -> Form {
         FormWire::Schema(schema) => Form::Schema(schema.into()),
         FormWire::Lark(grammar) => Form::Lark(grammar.into()),
         FormWire::Free => Form::Free,
+        FormWire::CellsOfBackbone => Form::Cells(Features::Backbone),
+        FormWire::CellsOfTower => Form::Cells(Features::Tower),
     }
 }
 
-/// The payload of `Answer`.
-fn answer_message(answers: Vec<Result<Completion, VlmError>>) -> Vec<u8> {
-    let wire: Vec<AnswerWire> = answers.into_iter().map(answer_to_wire).collect();
-    serde_json::to_vec(&wire).expect("numbers and strings always serialise")
+/// The payload of `Answer`, and how many of its bytes are words.
+fn answer_message(answers: Vec<Result<Completion, VlmError>>) -> (Vec<u8>, usize) {
+    let mut features: Vec<Cells> = vec![];
+    let wire: Vec<AnswerWire> =
+        answers.into_iter().map(|answer| answer_to_wire(answer, &mut features)).collect();
+    let mut payload = serde_json::to_vec(&wire).expect("numbers and strings always serialise");
+    let words = payload.len();
+    features.iter().flat_map(|cells| &cells.values).for_each(|v| payload.extend_from_slice(&v.to_le_bytes()));
+    (payload, words)
 }
 
-fn answer_to_wire(answer: Result<Completion, VlmError>) -> AnswerWire {
+fn answer_to_wire(answer: Result<Completion, VlmError>, features: &mut Vec<Cells>) -> AnswerWire {
     match answer {
-        Ok(Completion { text, tokens, prompt_ids, finish, ground }) => AnswerWire::Complete {
+        Ok(Completion { cells: Some(cells), .. }) => {
+            let Cells { rows, cols, dim, .. } = cells;
+            features.push(cells);
+            AnswerWire::Cells { rows, cols, dim }
+        }
+        Ok(Completion { text, tokens, prompt_ids, finish, ground, cells: None }) => AnswerWire::Complete {
             text,
             tokens: tokens.iter().map(|t| (t.id, t.start, t.end, Some(t.prob))).collect(),
             prompt_ids,
@@ -304,12 +327,45 @@ fn answer_to_wire(answer: Result<Completion, VlmError>) -> AnswerWire {
 }
 
 /// The answers of a payload, which must be as many as there were questions.
-pub(crate) fn answers_of(payload: &[u8], asked: usize) -> Result<Vec<Result<Completion, VlmError>>, String> {
-    let wire: Vec<AnswerWire> = serde_json::from_slice(payload).map_err(|e| e.to_string())?;
+pub(crate) fn answers_of(
+    payload: &[u8],
+    words_bytes: usize,
+    asked: usize,
+) -> Result<Vec<Result<Completion, VlmError>>, String> {
+    let (words, mut features) = payload.split_at_checked(words_bytes).ok_or("the words are cut off")?;
+    let wire: Vec<AnswerWire> = serde_json::from_slice(words).map_err(|e| e.to_string())?;
     if wire.len() != asked {
         return Err(format!("{} answers to {asked} questions", wire.len()));
     }
-    Ok(wire.into_iter().map(answer_of_wire).collect())
+    let mut answers = vec![];
+    for answer in wire {
+        answers.push(match answer {
+            AnswerWire::Cells { rows, cols, dim } => cells_of(rows, cols, dim, &mut features)?,
+            answer => answer_of_wire(answer),
+        });
+    }
+    if !features.is_empty() {
+        return Err(format!("{} bytes after the last features", features.len()));
+    }
+    Ok(answers)
+}
+
+/// The next features of a payload.
+fn cells_of(
+    rows: usize,
+    cols: usize,
+    dim: usize,
+    features: &mut &[u8],
+) -> Result<Result<Completion, VlmError>, String> {
+    let bytes = [cols, dim, size_of::<f32>()].into_iter().try_fold(rows, usize::checked_mul);
+    let (own, rest) =
+        bytes.and_then(|bytes| features.split_at_checked(bytes)).ok_or("the features are cut off")?;
+    *features = rest;
+    let values: Vec<f32> = own.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    if !values.iter().all(|v| v.is_finite()) {
+        return Ok(Err(VlmError::NotFinite));
+    }
+    Ok(Ok(Completion::of_cells(Cells { rows, cols, dim, values })))
 }
 
 fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
@@ -317,6 +373,7 @@ fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
         AnswerWire::Complete { text, tokens, prompt_ids, cut_off, ground } => {
             (text, tokens, prompt_ids, cut_off, ground)
         }
+        AnswerWire::Cells { .. } => return Err(lost("features without their values")),
         AnswerWire::Stopped => return Err(VlmError::Stopped),
         AnswerWire::NotFinite => return Err(VlmError::NotFinite),
         AnswerWire::Failed(why) => return Err(lost(why)),
@@ -335,7 +392,7 @@ fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
         GroundWire::Unconstrained => Ground::Unconstrained,
         GroundWire::None => Ground::None,
     };
-    Ok(Completion { text, tokens: checked, prompt_ids, finish, ground })
+    Ok(Completion { text, tokens: checked, prompt_ids, finish, ground, cells: None })
 }
 
 /// The header of `Ready`.
@@ -348,8 +405,9 @@ pub(crate) fn ready(info: &ModelInfo) -> FromEngine {
 pub(crate) fn answered(answered: Answered) -> (FromEngine, Vec<u8>) {
     let Answered { id, answers, timing } = answered;
     let Timing { preprocess_ms, vision_ms, prefill_ms, decode_ms } = timing;
-    let header = FromEngine::Answer { id, timing_ms: [preprocess_ms, vision_ms, prefill_ms, decode_ms] };
-    (header, answer_message(answers))
+    let (payload, words_bytes) = answer_message(answers);
+    let timing_ms = [preprocess_ms, vision_ms, prefill_ms, decode_ms];
+    (FromEngine::Answer { id, timing_ms, words_bytes }, payload)
 }
 
 /// The times of `Answer`.
@@ -369,7 +427,36 @@ mod tests {
             prompt_ids: vec![1, 2],
             finish: Finish::Stop,
             ground: Ground::Constrained,
+            cells: None,
         }
+    }
+
+    /// Answers to so many questions, there and back.
+    fn through(
+        answers: Vec<Result<Completion, VlmError>>,
+        asked: usize,
+    ) -> Result<Vec<Result<Completion, VlmError>>, String> {
+        let (payload, words) = answer_message(answers);
+        answers_of(&payload, words, asked)
+    }
+
+    #[test]
+    fn features_come_through_unchanged_and_are_not_believed() {
+        let cells = |values: Vec<f32>| Completion::of_cells(Cells { rows: 1, cols: 2, dim: 2, values });
+        let answers =
+            || vec![Ok(cells(vec![0.5, -1e-9, 3e9, 0.0])), Ok(completion(0.1, 2)), Ok(cells(vec![1.0; 4]))];
+        let back = through(answers(), 3).unwrap();
+        for (back, sent) in back.iter().zip(answers()) {
+            assert_eq!(back.as_ref().unwrap(), sent.as_ref().unwrap());
+        }
+        let back = through(vec![Ok(cells(vec![0.0, f32::NAN, 0.0, 0.0]))], 1).unwrap();
+        assert!(matches!(back[0], Err(VlmError::NotFinite)));
+        let (payload, words) = answer_message(answers());
+        assert!(answers_of(&payload[..payload.len() - 1], words, 3).is_err());
+        assert!(answers_of(&[&payload[..], &[0]].concat(), words, 3).is_err());
+        assert!(answers_of(&payload, payload.len() + 1, 3).is_err());
+        let huge = br#"[{"Cells":{"rows":4611686018427387904,"cols":4,"dim":4}}]"#;
+        assert!(answers_of(huge, huge.len(), 1).is_err());
     }
 
     #[test]
@@ -383,6 +470,8 @@ mod tests {
             Form::Schema("{}".into()),
             Form::Lark("start: \"[]\"".into()),
             Form::Free,
+            Form::Cells(Features::Backbone),
+            Form::Cells(Features::Tower),
         ];
         let stop: Vec<Arc<str>> = vec!["\n".into(), "User:".into()];
         let ask = |form| Ask {
@@ -424,23 +513,23 @@ mod tests {
         }
         for ground in [Ground::Constrained, Ground::Unconstrained, Ground::None] {
             let said = Completion { ground, ..completion(0.1, 2) };
-            let back = answers_of(&answer_message(vec![Ok(said.clone())]), 1).unwrap();
+            let back = through(vec![Ok(said.clone())], 1).unwrap();
             assert_eq!(back[0].as_ref().unwrap(), &said);
         }
         let answers = vec![Ok(completion(0.1, 2)), Err(VlmError::Stopped), Err(lost("x"))];
-        let back = answers_of(&answer_message(answers), 3).unwrap();
+        let back = through(answers, 3).unwrap();
         assert!(matches!(back[1], Err(VlmError::Stopped)));
         assert!(back[2].as_ref().unwrap_err().to_string().contains('x'));
-        assert!(answers_of(b"[]", 1).is_err() && answers_of(b"\xff", 0).is_err());
+        assert!(answers_of(b"[]", 2, 1).is_err() && answers_of(b"\xff", 1, 0).is_err());
     }
 
     #[test]
     fn no_number_and_no_offset_is_believed() {
         for prob in [f32::NAN, f32::INFINITY, -0.1, 1.5] {
-            let back = answers_of(&answer_message(vec![Ok(completion(prob, 2))]), 1).unwrap();
+            let back = through(vec![Ok(completion(prob, 2))], 1).unwrap();
             assert!(matches!(back[0], Err(VlmError::NotFinite)), "{prob}");
         }
-        let back = answers_of(&answer_message(vec![Ok(completion(0.5, 3))]), 1).unwrap();
+        let back = through(vec![Ok(completion(0.5, 3))], 1).unwrap();
         assert!(back[0].is_err());
     }
 }

@@ -117,7 +117,7 @@ impl Run<'_> {
     fn rows_needed(&self, e: &Encoded) -> Result<usize, VlmError> {
         let (shared, _) = self.shared_ids(e)?;
         let mut rows = shared.iter().map(Piece::rows).sum();
-        for ask in &self.job(e).asks {
+        for ask in self.job(e).asks.iter().filter(|ask| ask.features().is_none()) {
             rows += self.question(ask, e)?.len() + ask.max_tokens;
         }
         Ok(rows)
@@ -224,16 +224,18 @@ impl Run<'_> {
     /// Lends the rows of a job, opens its answers and puts what they share into the next pass: how many rows came
     /// new, `None` when the arena has no room.
     fn enter(&mut self, e: &Encoded) -> Result<Option<usize>, VlmError> {
-        let asks = self.job(e).asks.clone();
+        // What asks for features is answered already.
+        let asks = self.job(e).asks.clone().into_iter().enumerate();
+        let asks: Vec<(usize, Ask)> = asks.filter(|(_, ask)| ask.features().is_none()).collect();
         let mut opened = vec![];
-        for ask in &asks {
+        for (_, ask) in &asks {
             let mut ids = self.question(ask, e)?;
             let open = self.open(ask, &mut ids)?;
             opened.push((ids, open));
         }
         let (pieces, next) = self.shared_ids(e)?;
         let shared_rows = pieces.iter().map(Piece::rows).sum();
-        let own = opened.iter().zip(&asks).map(|(o, a)| o.0.len() + a.max_tokens);
+        let own = opened.iter().zip(&asks).map(|(o, (_, a))| o.0.len() + a.max_tokens);
         let Some(spans) = self.lend_all(std::iter::once(shared_rows).chain(own)) else { return Ok(None) };
         let mut spans = spans.into_iter();
         let span = spans.next().unwrap_or(Span { start: 0, rows: 0 });
@@ -241,12 +243,12 @@ impl Run<'_> {
         let context = if e.pictures.is_empty() { vec![] } else { vec![before, span] };
         let shown = self.shown_ids(e, &pieces);
         let mut rows = shared_rows;
-        for (i, ((ids, opened), own)) in opened.into_iter().zip(spans).enumerate() {
+        for (((i, ask), (ids, opened)), own) in asks.iter().zip(opened).zip(spans) {
             rows += ids.len();
             let prompt_ids = [&shown, &ids[..ids.len() - opened.forced.len()]].concat();
             let context = context.clone();
-            let start = Start { job: e.job, ask: i, opened, prompt_ids, pending: ids, next, context, own };
-            let sequence = start.sequence(&asks[i], self.engine);
+            let start = Start { job: e.job, ask: *i, opened, prompt_ids, pending: ids, next, context, own };
+            let sequence = start.sequence(ask, self.engine);
             self.queue.live.push(sequence);
         }
         if !e.pictures.is_empty() {

@@ -229,3 +229,32 @@ fn a_streamed_answer_says_all_of_itself_before_it_comes_and_ends_before_a_stop_w
     assert_eq!((stopped.answer().text.as_str(), stopped.answer().finish), (&text[..end], Finish::Stop));
     assert_eq!(streamed(&stopped), text[..end]);
 }
+
+#[test]
+fn features_are_the_same_whether_or_not_something_else_is_asked() {
+    let mut model = model(4000);
+    let Content::Image(image) = picture(1) else { unreachable!("it is a picture") };
+    let shown = || Shown::Images(vec![image.clone()]);
+    for features in [Features::Backbone, Features::Tower] {
+        let alone = run(&mut model, LINE, job(shown(), Ask::cells(features)));
+        let cells = alone.answer().cells.clone().expect("features came");
+        // 96 x 64 pixels.
+        assert_eq!((cells.rows, cells.cols, cells.values.len()), (4, 6, 24 * cells.dim));
+        assert!(cells.values.iter().all(|v| v.is_finite()));
+        let asks =
+            vec![Ask::new("What?", Form::Free, 6), Ask::cells(features), Ask::new("Why?", Form::Free, 6)];
+        let mixed = run(&mut model, LINE, Job { asks, ..job(shown(), Ask::cells(features)) });
+        assert_eq!(mixed.answers[1].as_ref().expect("it is answered").cells, Some(cells));
+        let question = run(&mut model, LINE, job(shown(), Ask::new("Why?", Form::Free, 6)));
+        assert_eq!(mixed.answers[2].as_ref().expect("it is answered").text, question.answer().text);
+    }
+}
+
+#[test]
+fn pixels_come_back_from_their_patches() {
+    let Content::Image(image) = picture(200) else { unreachable!("it is a picture") };
+    let patches = crate::vlm::image::preprocess(&image, 16, 2, 1024, MAX_PIXELS).expect("it is cut");
+    let pixels = patches.pixels(16, 2);
+    let gap = pixels.iter().zip(image.as_raw()).map(|(a, b)| (a - f32::from(*b)).abs()).fold(0.0, f32::max);
+    assert!(pixels.len() == image.as_raw().len() && gap < 1e-3, "off by {gap}");
+}
