@@ -8,6 +8,7 @@ use crate::camera::kind::SourceConfig;
 use crate::document::{Document, Origin, PATH_CHARS_MAX, Problem, Section};
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
+use crate::recipe::beside;
 use crate::recipe::registry::Recipe;
 use crate::store::ageing::Trust;
 use crate::vlm::kv::KvPrecision;
@@ -380,7 +381,8 @@ impl Pipelines {
             ReadError::Unreadable { source, .. } => format!("{file} cannot be read: {source}"),
             ReadError::Invalid { .. } => error.to_string(),
         })?;
-        match Recipe::read(&file, &text) {
+        let files = beside::read(&path, &text);
+        match Recipe::read(&file, &text, files) {
             Ok(recipe) if recipe.pipeline.name == name => {
                 self.warnings.extend(recipe.warnings.iter().cloned());
                 self.loaded.insert(name.to_owned(), recipe);

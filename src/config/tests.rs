@@ -101,7 +101,7 @@ fn only_problem(result: Result<Config, Vec<String>>) -> String {
 }
 
 fn pipeline_problems(text: &str) -> Vec<String> {
-    let problems = crate::recipe::file::from_str("p.toml", text).err().unwrap_or_default();
+    let problems = crate::recipe::file::from_str("p.toml", text, None).err().unwrap_or_default();
     problems.iter().map(Problem::to_string).collect()
 }
 
@@ -222,7 +222,7 @@ fn a_pipeline_file_becomes_what_it_says() {
 #[test]
 fn the_version_is_the_start_of_the_sha256() {
     let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    assert_eq!(crate::recipe::file::version_of(""), empty[..12]);
+    assert_eq!(crate::recipe::beside::version_of("", &BTreeMap::default()), empty[..12]);
 }
 
 /// What is wrong with `SMALL` after an edit: `from => to => the problem`.

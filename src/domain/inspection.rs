@@ -44,6 +44,10 @@ pub struct Inspection {
     pub latency: Latency,
     /// What the model said, where it said anything but `[]`.
     pub answers: Vec<RawAnswer>,
+    /// What was learned from confirmed parts and judged this one, by the prompt that it belongs to.
+    pub learned: Vec<LearnedRef>,
+    /// How unusual each place of the frame is; `None`: no prompt has asked.
+    pub heat: Option<HeatMap>,
     /// True for a frame that came from a recording, not from the line.
     pub replayed: bool,
     /// Where the picture came from.
@@ -51,6 +55,30 @@ pub struct Inspection {
     /// How long before the stored picture the earlier pictures of its clip were exposed, oldest first; they
     /// themselves are not kept. Empty for a still.
     pub clip: Vec<Duration>,
+}
+
+/// A file that was learned from confirmed parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LearnedRef {
+    /// Id of the prompt.
+    pub prompt: String,
+    /// What it is: bank, head.
+    pub kind: String,
+    /// sha256 (hex) of the file.
+    pub sha256: String,
+}
+
+/// How unusual each place of a frame is, beside confirmed good parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeatMap {
+    /// Pixels of the frame that a place's side has.
+    pub place_px: u32,
+    /// Places in a row.
+    pub cols: u32,
+    /// Rows of places.
+    pub rows: u32,
+    /// `[rows, cols]`, 0..=255 for a confidence of 0..=1; over 127 is a finding.
+    pub values: Vec<u8>,
 }
 
 /// Which model answered.

@@ -3,6 +3,7 @@
 use super::grade::{Grade, Severity};
 use super::pattern::Pattern;
 use super::rect::Rect;
+use super::reference::ReferenceRule;
 use std::time::Duration;
 
 /// The recipe of one product.
@@ -214,6 +215,24 @@ pub enum PromptKind {
         /// A line without rules is read and not judged.
         expect: Vec<Expect>,
     },
+    /// What was learned from confirmed parts judges; no text is asked.
+    Reference(ReferenceRule),
+}
+
+impl PromptKind {
+    /// The labels that its findings may have.
+    pub fn labels(&self) -> &[String] {
+        match self {
+            Self::Defects { labels } => labels,
+            Self::Text { .. } => &[],
+            Self::Reference(rule) => &rule.labels,
+        }
+    }
+
+    /// It looks for defects, in one way or the other.
+    pub const fn looks_for_defects(&self) -> bool {
+        !matches!(self, Self::Text { .. })
+    }
 }
 
 /// What one line of text must be. All rules given must hold.

@@ -5,6 +5,7 @@
 //!       --plan--> regions (tiles of the grid, regions of text) with their prompts
 //!       --jobs--> answers (Tile x Prompt): a `vlm` in this process, or the engine room (`under_way`)
 //!       --answer--> detections and lines of text, each with its confidence
+//!       --reference--> detections of what is unlike confirmed good parts
 //!       --merge--> findings in frame coordinates, in millimetres
 //!       --expect--> lines checked against what they should say
 //!       --grade--> grade, verdict --> Inspection
@@ -23,20 +24,23 @@ mod grade;
 mod merge;
 pub(crate) mod plan;
 pub mod proof;
+pub(crate) mod reference;
 pub mod under_way;
 
 use crate::domain::detection::Detection;
 use crate::domain::frame::Frame;
 use crate::domain::grade::{Reason, Verdict};
-use crate::domain::inspection::{Inspection, Latency, ModelRef, RawAnswer, TileCount};
-use crate::domain::pipeline::{Pipeline, PromptKind, VerdictRule};
+use crate::domain::inspection::{Inspection, Latency, LearnedRef, ModelRef, RawAnswer, TileCount};
+use crate::domain::pipeline::{Pipeline, Prompt, PromptKind, VerdictRule};
+use crate::domain::reference::ReferenceRule;
 use crate::domain::text::TextLine;
 use crate::threads;
-use crate::vlm::{Answers, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
+use crate::vlm::{Answers, Cells, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
 use answer::{AnswerError, empty_probability, parse_defects, parse_lines};
 use grade::Evidence;
 use merge::{MergeRule, merge};
 use plan::{Plan, Region};
+use reference::Heat;
 use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -173,6 +177,7 @@ struct Record<'a> {
     score: f32,
     /// The lowest probability among the tiles that nothing is there beside what was found.
     clean: f32,
+    heat: Heat,
 }
 
 impl<'a> Record<'a> {
@@ -198,17 +203,21 @@ impl<'a> Record<'a> {
             answers: vec![],
             score: 0.0,
             clean: 1.0,
+            heat: Heat::new(work.frame.pixels.width(), work.frame.pixels.height()),
         }
     }
 
     /// Takes the answers of the plan's regions, in their order; what is missing is a fault.
     fn take(&mut self, plan: &Plan, answers: Vec<Option<RegionAnswers>>) {
         self.tiles.planned = plan.regions.len();
+        let mut places = vec![0; self.work.pipeline.prompts.len()];
         for (region, answers) in plan.regions.iter().zip(answers) {
+            let own: Vec<usize> = region.prompts.iter().map(|prompt| places[*prompt]).collect();
+            region.prompts.iter().for_each(|prompt| places[*prompt] += 1);
             let Some(answers) = answers else { continue };
             let (faults_before, count) = (self.faults.len(), answers.len());
-            for (prompt, answer) in region.prompts.iter().zip(answers) {
-                if let Err(fault) = self.take_answer(region, *prompt, answer) {
+            for ((prompt, place), answer) in region.prompts.iter().zip(own).zip(answers) {
+                if let Err(fault) = self.take_answer(region, *prompt, place, answer) {
                     self.faults.push(fault);
                 }
             }
@@ -236,6 +245,7 @@ impl<'a> Record<'a> {
         &mut self,
         region: &Region,
         prompt: usize,
+        place: usize,
         answer: Result<Completion, VlmError>,
     ) -> Result<(), Reason> {
         let prompt = &self.work.pipeline.prompts[prompt];
@@ -245,6 +255,9 @@ impl<'a> Record<'a> {
             VlmError::Stopped => Reason::MissingTile { inspected: 0, planned: self.tiles.planned },
             e => Reason::Engine { message: e.to_string() },
         })?;
+        if let PromptKind::Reference(rule) = &prompt.kind {
+            return self.look(region, rule, place, answer.cells.as_ref());
+        }
         if answer.text != "[]" {
             let text = answer.text.clone();
             self.answers.push(RawAnswer { prompt: prompt.id.clone(), tile, text });
@@ -270,7 +283,28 @@ impl<'a> Record<'a> {
                     expect::check_lines(&prompt.id, &lines, expect, &frame.trigger, year(frame.captured_at));
                 self.texts.extend(lines);
             }
+            PromptKind::Reference(_) => unreachable!("answered above"),
         }
+        Ok(())
+    }
+
+    /// Judges the cells of a tile by what was learned.
+    fn look(
+        &mut self,
+        region: &Region,
+        rule: &ReferenceRule,
+        place: usize,
+        cells: Option<&Cells>,
+    ) -> Result<(), Reason> {
+        let tile = region.tile;
+        let fault = |message: String| Reason::Engine { message: format!("tile {}: {message}", tile.index) };
+        let cells = cells.ok_or_else(|| fault("no features came".into()))?;
+        let noise_below = self.work.pipeline.verdict.ignore_below_confidence;
+        let looked = reference::look(rule, tile.index, place, cells, noise_below).map_err(fault)?;
+        self.score = self.score.max(looked.score);
+        self.clean = self.clean.min(looked.clean);
+        self.heat.put(tile.rect, cells.rows, cells.cols, &looked.cells);
+        self.detections.extend(looked.detections);
         Ok(())
     }
 
@@ -344,11 +378,23 @@ impl<'a> Record<'a> {
             score: self.score,
             latency: self.latency,
             answers: self.answers,
+            learned: learned(pipeline),
+            heat: self.heat.finish(),
             replayed: frame.replayed,
             origin: frame.origin.clone(),
             clip: frame.clip.iter().map(|earlier| earlier.before).collect(),
         }
     }
+}
+
+/// The files by which a recipe judges that were learned from confirmed parts.
+fn learned(pipeline: &Pipeline) -> Vec<LearnedRef> {
+    let file = |prompt: &Prompt| {
+        let PromptKind::Reference(rule) = &prompt.kind else { return None };
+        let sha256 = rule.learned.as_ref()?.sha256.clone();
+        Some(LearnedRef { prompt: prompt.id.clone(), kind: rule.lesson.as_str().into(), sha256 })
+    };
+    pipeline.prompts.iter().filter_map(file).collect()
 }
 
 /// The calendar year of a time, UTC.

@@ -12,6 +12,7 @@ use crate::domain::grade::Reason;
 use crate::domain::grid::{Grid, Tile};
 use crate::domain::pipeline::{FrameRule, Pipeline, PixelBudget, Prompt, PromptKind, Tiling};
 use crate::domain::rect::Rect;
+use crate::inspect::reference;
 use crate::vlm::{Ask, ClipFrame, Form, Job, ModelInfo, Shown};
 use image::RgbImage;
 use image::imageops::crop_imm;
@@ -55,6 +56,15 @@ impl Plan {
     /// pictures than the pipeline's clip, or pictures of several sizes. [`Reason::Engine`] when the pipeline lists a
     /// label that is not among those of the model.
     pub(crate) fn new(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo) -> Result<Self, Reason> {
+        answerable(pipeline, model)?;
+        Self::to_learn(frame, pipeline, model)
+    }
+
+    /// As `new`, also where what the pipeline judges by was not learned yet.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub(crate) fn to_learn(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo) -> Result<Self, Reason> {
         let (width, height) = frame.pixels.dimensions();
         let pictures = pictures(frame, pipeline)?;
         let mut regions = regions(width, height, pipeline, model)?;
@@ -86,13 +96,23 @@ impl Plan {
     }
 }
 
-/// The cuts of a picture of this size with what is asked of them; nothing is shown yet.
-fn regions(width: u32, height: u32, pipeline: &Pipeline, model: &ModelInfo) -> Result<Vec<Region>, Reason> {
+/// Whether this model can answer what a pipeline asks.
+fn answerable(pipeline: &Pipeline, model: &ModelInfo) -> Result<(), Reason> {
     for prompt in &pipeline.prompts {
         if let Some(message) = unknown_label(prompt, &model.labels) {
             return Err(Reason::Engine { message });
         }
+        if let PromptKind::Reference(rule) = &prompt.kind
+            && let Some(message) = reference::unfit(rule, model)
+        {
+            return Err(Reason::Engine { message });
+        }
     }
+    Ok(())
+}
+
+/// The cuts of a picture of this size with what is asked of them; nothing is shown yet.
+fn regions(width: u32, height: u32, pipeline: &Pipeline, model: &ModelInfo) -> Result<Vec<Region>, Reason> {
     let asks: Vec<Ask> = pipeline.prompts.iter().map(|prompt| ask(prompt, model)).collect();
     let mut regions: Vec<Region> = vec![];
     let mut add = |tile: Tile, prompt: usize| {
@@ -156,6 +176,7 @@ pub(crate) fn asked_of_a_still(
     pipeline: &Pipeline,
     model: &ModelInfo,
 ) -> Result<Vec<AskedDefects>, Reason> {
+    answerable(pipeline, model)?;
     let regions = regions(width, height, pipeline, model)?;
     let stills = regions.iter().filter(|region| !region.clip);
     let all = stills.flat_map(|region| region.prompts.iter().zip(&region.asks).map(move |ask| (region, ask)));
@@ -167,7 +188,7 @@ pub(crate) fn asked_of_a_still(
             labels: asked_labels(labels, model).to_vec(),
             budget: region.budget,
         }),
-        PromptKind::Text { .. } => None,
+        PromptKind::Text { .. } | PromptKind::Reference(_) => None,
     });
     Ok(of_defects.collect())
 }
@@ -229,6 +250,11 @@ pub(crate) fn question(prompt: &Prompt, model: &ModelInfo) -> String {
             prompt.text.replace(LABELS_PLACE, &asked_labels(labels, model).join(", "))
         }
         PromptKind::Text { .. } => prompt.text.clone(),
+        // What judges is what was learned; of that the hash is the question.
+        PromptKind::Reference(rule) => {
+            let file = rule.learned.as_ref().map_or("", |learned| &learned.sha256);
+            format!("{} {file}", rule.features.as_str())
+        }
     }
 }
 
@@ -245,6 +271,7 @@ pub(crate) fn unknown_label(prompt: &Prompt, stated: &[String]) -> Option<String
 
 fn ask(prompt: &Prompt, model: &ModelInfo) -> Ask {
     let (form, max_tokens) = match &prompt.kind {
+        PromptKind::Reference(rule) => return Ask::cells(reference::features(rule.features)),
         PromptKind::Defects { labels } => {
             (Form::Defects { labels: asked_labels(labels, model).into() }, DEFECTS_TOKENS_MAX)
         }

@@ -59,7 +59,14 @@ fn answer(items: &[Item], end: f32) -> Completion {
         push("\",\"severity\":\"minor\"}", 1.0);
     }
     push("]", end);
-    Completion { text, tokens, prompt_ids: vec![1], finish: Finish::Stop, ground: Ground::Constrained }
+    Completion {
+        text,
+        tokens,
+        prompt_ids: vec![1],
+        finish: Finish::Stop,
+        ground: Ground::Constrained,
+        cells: None,
+    }
 }
 
 struct Script {

@@ -292,7 +292,8 @@ mod tests {
             std::thread::sleep(wait);
             let tokens = vec![AnswerToken { id: 0, start: 0, end: 2, prob: 0.99 }];
             let (finish, ground) = (Finish::Stop, Ground::Constrained);
-            let nothing = Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish, ground };
+            let nothing =
+                Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish, ground, cells: None };
             let answered =
                 |id| Answered { id, answers: vec![Ok(nothing.clone())], timing: Timing::default() };
             out.extend(std::mem::take(&mut self.jobs).into_iter().map(answered));

@@ -1,7 +1,10 @@
 //! A pipeline file into a checked [`Pipeline`]: keys and ranges first, then what must fit together.
 
 use super::assertion::Assertion;
+use super::beside::{self, Files};
 use super::frame;
+use super::learned::pipeline_to_learn;
+use super::reference;
 use super::warnings;
 use crate::document::Section;
 use crate::document::{Document, Problem, ReadError, read_text};
@@ -14,16 +17,12 @@ use crate::domain::rect::Rect;
 use crate::engine::child::wire::PIXEL_BYTES_MAX;
 use crate::inspect::expect::whole_line;
 use crate::inspect::plan::LABELS_PLACE;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
 /// The version of the file format.
 const SCHEMA: u32 = 1;
-/// The hex digits of the file's hash that name a version.
-const VERSION_DIGITS: usize = 12;
 /// Qwen's patches are merged to cells of 32 x 32 pixels: less is no picture.
 const PIXELS_MIN: u32 = 32 * 32;
 /// Qwen's own upper bound on an image.
@@ -55,13 +54,23 @@ pub fn load_pipeline(path: &Path) -> Result<Pipeline, ReadError> {
     Ok(load_pipeline_with_warnings(path)?.0)
 }
 
+/// Reads one pipeline file to learn what it judges by: without the files beside it.
+///
+/// # Errors
+/// As [`load_pipeline`].
+pub fn load_pipeline_to_learn(path: &Path) -> Result<Pipeline, ReadError> {
+    pipeline_to_learn(&path.display().to_string(), &read_text(path)?)
+}
+
 /// [`load_pipeline`], and also what is valid and risky in the file.
 ///
 /// # Errors
 /// As [`load_pipeline`].
 pub fn load_pipeline_with_warnings(path: &Path) -> Result<(Pipeline, Vec<Problem>), ReadError> {
     let text = read_text(path)?;
-    from_str(&path.display().to_string(), &text).map_err(|problems| ReadError::Invalid { problems })
+    let files = beside::read(path, &text);
+    let read = from_str(&path.display().to_string(), &text, Some(&files));
+    read.map_err(|problems| ReadError::Invalid { problems })
 }
 
 /// A pipeline from a file's text; `file` only names it in messages.
@@ -69,12 +78,19 @@ pub fn load_pipeline_with_warnings(path: &Path) -> Result<(Pipeline, Vec<Problem
 /// # Errors
 /// `Invalid` with everything that is wrong in it.
 pub fn pipeline_from_str(file: &str, text: &str) -> Result<Pipeline, ReadError> {
-    let read = from_str(file, text).map_err(|problems| ReadError::Invalid { problems })?;
-    Ok(read.0)
+    let files = beside::read(Path::new(file), text);
+    let read = from_str(file, text, Some(&files));
+    Ok(read.map_err(|problems| ReadError::Invalid { problems })?.0)
 }
 
 /// Reads a pipeline from a file's text, with what is valid and risky in it, or everything that is wrong in it.
-pub(crate) fn from_str(file: &str, text: &str) -> Result<(Pipeline, Vec<Problem>), Vec<Problem>> {
+///
+/// `files` are those beside the recipe; `None`: it is read to learn them, and judges nothing.
+pub(crate) fn from_str(
+    file: &str,
+    text: &str,
+    files: Option<&Files>,
+) -> Result<(Pipeline, Vec<Problem>), Vec<Problem>> {
     let document = Document::parse(file, text, &[]);
     if !document.is_fine() {
         return Err(document.into_problems());
@@ -84,21 +100,20 @@ pub(crate) fn from_str(file: &str, text: &str) -> Result<(Pipeline, Vec<Problem>
         root.problem("schema", format!("must be {SCHEMA}, the form that this build reads"));
     }
     let tiling = tiling(present(&root, "tiling"));
-    let prompts = prompts(&root, tiling.budget);
+    let prompts = prompts(&root, tiling.budget, files);
     let frame = frame::frame(root.child("frame"));
     let clip = clip(root.child("clip"), &prompts, &frame, &tiling);
-    let labels = prompts.iter().flat_map(|prompt| match &prompt.kind {
-        PromptKind::Defects { labels } => labels.as_slice(),
-        PromptKind::Text { .. } => &[],
-    });
+    // Which labels a head tells apart is in its file.
+    let is_open = files.is_none() && prompts.iter().any(|p| matches!(p.kind, PromptKind::Reference(_)));
+    let labels = prompts.iter().flat_map(|prompt| prompt.kind.labels()).map(String::as_str).collect();
     let pipeline = Pipeline {
         name: root.required_id("name"),
-        version: version_of(text),
+        version: beside::version_of(text, files.unwrap_or(&Files::new())),
         mm_per_px: root.required_ranged("mm_per_px", 1e-6..=1e3),
         frame,
         tiling,
         clip,
-        grades: grades(&root, &labels.map(String::as_str).collect()),
+        grades: grades(&root, (!is_open).then_some(&labels)),
         verdict: verdict(present(&root, "verdict")),
         gate: gate(root.child("gate")),
         prompts,
@@ -110,15 +125,6 @@ pub(crate) fn from_str(file: &str, text: &str) -> Result<(Pipeline, Vec<Problem>
     } else {
         Err(document.into_problems())
     }
-}
-
-/// The first digits of the text's sha256.
-pub fn version_of(text: &str) -> String {
-    let mut digits = String::new();
-    for byte in Sha256::digest(text.as_bytes()).iter().take(VERSION_DIGITS / 2) {
-        write!(digits, "{byte:02x}").expect("a String takes everything that is written to it");
-    }
-    digits
 }
 
 /// A section that must be there. When it is not, its missing keys are reported too: they say what to
@@ -199,7 +205,7 @@ fn check_budget(section: &Section<'_>, budget: PixelBudget) {
     }
 }
 
-fn prompts(root: &Section<'_>, tile_budget: PixelBudget) -> Vec<Prompt> {
+fn prompts(root: &Section<'_>, tile_budget: PixelBudget, files: Option<&Files>) -> Vec<Prompt> {
     let sections = root.children("prompt");
     if sections.is_empty() {
         root.problem("prompt", "there must be at least one [[prompt]]");
@@ -210,7 +216,7 @@ fn prompts(root: &Section<'_>, tile_budget: PixelBudget) -> Vec<Prompt> {
     let mut ids = BTreeSet::new();
     let mut prompts = Vec::new();
     for section in sections {
-        let prompt = prompt(section, tile_budget, has_clip, &mut ids);
+        let prompt = prompt(section, tile_budget, has_clip, files, &mut ids);
         prompts.extend(prompt);
     }
     prompts
@@ -220,6 +226,7 @@ fn prompt(
     section: Section<'_>,
     tile_budget: PixelBudget,
     has_clip: bool,
+    files: Option<&Files>,
     ids: &mut BTreeSet<String>,
 ) -> Option<Prompt> {
     let id = section.required_id("id");
@@ -234,6 +241,16 @@ fn prompt(
     if budget != tile_budget {
         check_budget(&section, budget);
     }
+    let kind: String = section.required("kind");
+    if let "reference" | "head" = kind.as_str() {
+        let rule = match kind.as_str() {
+            "head" => reference::head(&section, files),
+            _ => reference::bank(&section, files),
+        };
+        section.finish();
+        let kind = PromptKind::Reference(rule);
+        return Some(Prompt { id, kind, text: String::new(), roi, budget, clip: false });
+    }
     let text = section.required_text("text", PROMPT_CHARS_MAX);
     if text.contains("<|") {
         section.problem("text", "must not hold <|: that starts the model's own control tokens");
@@ -242,7 +259,6 @@ fn prompt(
     if clip && !has_clip {
         section.problem("clip", "there is no section [clip], which says how many pictures and how far apart");
     }
-    let kind: String = section.required("kind");
     let kind = match kind.as_str() {
         "defects" => PromptKind::Defects { labels: labels(&section) },
         "text" => {
@@ -253,12 +269,27 @@ fn prompt(
         }
         // Without its kind, which other keys belong here is not known.
         _ => {
-            section.problem("kind", "must be one of defects, text");
+            section.problem("kind", "must be one of defects, text, reference, head");
             return None;
         }
     };
     section.finish();
     Some(Prompt { id, kind, text, roi, budget, clip })
+}
+
+/// A label that findings may have.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check_label(label: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_alphanumeric() || " _-".contains(c);
+    if label.trim() != label || label.is_empty() || !label.chars().all(fits) {
+        return Err(format!("{label:?} must be letters, digits, _ - and inner spaces"));
+    }
+    if label.chars().count() > LABEL_CHARS_MAX {
+        return Err(format!("{label:?} has more than {LABEL_CHARS_MAX} characters"));
+    }
+    Ok(())
 }
 
 fn labels(section: &Section<'_>) -> Vec<String> {
@@ -268,13 +299,10 @@ fn labels(section: &Section<'_>) -> Vec<String> {
     } else if labels.len() > LABELS_MAX {
         section.problem("labels", format!("has {} labels; at most {LABELS_MAX} are allowed", labels.len()));
     }
-    let fits = |c: char| c.is_alphanumeric() || " _-".contains(c);
     let mut seen = BTreeSet::new();
     for label in &labels {
-        if label.trim() != label || label.is_empty() || !label.chars().all(fits) {
-            section.problem("labels", format!("{label:?} must be letters, digits, _ - and inner spaces"));
-        } else if label.chars().count() > LABEL_CHARS_MAX {
-            section.problem("labels", format!("{label:?} has more than {LABEL_CHARS_MAX} characters"));
+        if let Err(message) = check_label(label) {
+            section.problem("labels", message);
         } else if !seen.insert(label) {
             section.problem("labels", format!("{label:?} stands there twice"));
         }
@@ -324,7 +352,8 @@ fn check_kind(word: &str) -> Option<CheckKind> {
     }
 }
 
-fn grades(root: &Section<'_>, labels: &BTreeSet<&str>) -> Vec<GradeRule> {
+/// The rules of grading; `labels` are those that findings may have, `None` where not all are known yet.
+fn grades(root: &Section<'_>, labels: Option<&BTreeSet<&str>>) -> Vec<GradeRule> {
     let mut rules: Vec<GradeRule> = Vec::new();
     for section in root.children("grade") {
         let rule = GradeRule {
@@ -337,7 +366,8 @@ fn grades(root: &Section<'_>, labels: &BTreeSet<&str>) -> Vec<GradeRule> {
                 .required_word("grade", Grade::parse, &Grade::ALL.map(Grade::as_str))
                 .unwrap_or(Grade::Reject),
         };
-        if let Some(label) = rule.label.as_deref().filter(|label| !labels.contains(label)) {
+        let is_unknown = |label: &&str| labels.is_some_and(|labels| !labels.contains(label));
+        if let Some(label) = rule.label.as_deref().filter(is_unknown) {
             section.problem("label", format!("no prompt has the label {label:?}"));
         }
         if let Some(earlier) = rules.iter().position(|earlier| covers(earlier, &rule)) {

@@ -7,6 +7,7 @@
 //! Whoever takes a recipe out keeps it as long as it needs: a part is judged by the version that was active when its
 //! trigger was accepted or, without a trigger, when its picture was taken, whatever becomes active meanwhile.
 
+use super::beside::Files;
 use crate::document::Problem;
 use crate::domain::pipeline::Pipeline;
 use std::collections::BTreeMap;
@@ -18,24 +19,26 @@ pub(crate) struct Recipe {
     pub pipeline: Arc<Pipeline>,
     /// The whole file, as it was read.
     pub text: Arc<str>,
+    /// The files beside it that it judges by.
+    pub files: Files,
     /// What is valid and risky in it.
     pub warnings: Vec<Problem>,
 }
 
 impl Recipe {
-    /// Reads a recipe from a file's text; `file` only names it in messages.
+    /// Reads a recipe from a file's text and the files beside it; `file` only names it in messages.
     ///
     /// # Errors
     /// Everything that is wrong in it.
-    pub(crate) fn read(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
-        let (pipeline, warnings) = super::file::from_str(file, text)?;
-        Ok(Self { pipeline: Arc::new(pipeline), text: text.into(), warnings })
+    pub(crate) fn read(file: &str, text: &str, files: Files) -> Result<Self, Vec<Problem>> {
+        let (pipeline, warnings) = super::file::from_str(file, text, Some(&files))?;
+        Ok(Self { pipeline: Arc::new(pipeline), text: text.into(), files, warnings })
     }
 
     /// A recipe that no file holds.
     #[cfg(test)]
     pub(crate) fn of(pipeline: &Pipeline) -> Self {
-        Self { pipeline: Arc::new(pipeline.clone()), text: "".into(), warnings: vec![] }
+        Self { pipeline: Arc::new(pipeline.clone()), text: "".into(), files: Files::new(), warnings: vec![] }
     }
 }
 

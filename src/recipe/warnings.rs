@@ -64,8 +64,12 @@ fn field(pipeline: &Pipeline) -> Option<Rect> {
 
 /// The prompts that look for defects, with their places in the list.
 fn looking(pipeline: &Pipeline) -> impl Iterator<Item = (usize, &Prompt)> {
-    let looks = |(_, prompt): &(usize, &Prompt)| matches!(prompt.kind, PromptKind::Defects { .. });
-    pipeline.prompts.iter().enumerate().filter(looks)
+    pipeline.prompts.iter().enumerate().filter(|(_, prompt)| prompt.kind.looks_for_defects())
+}
+
+/// Those of them that ask the model in words.
+fn asking(pipeline: &Pipeline) -> impl Iterator<Item = (usize, &Prompt)> {
+    looking(pipeline).filter(|(_, prompt)| matches!(prompt.kind, PromptKind::Defects { .. }))
 }
 
 /// What lets a picture through that shows nothing of the part, or another one than is meant.
@@ -145,7 +149,7 @@ fn covered(field: &Rect, masks: &[Rect]) -> f64 {
 
 /// A cell of the model covers so much of the frame that a defect is lost in it.
 fn sight(pipeline: &Pipeline, document: &Document) {
-    for (index, prompt) in looking(pipeline) {
+    for (index, prompt) in asking(pipeline) {
         let side = pipeline.tiling.tile_px;
         let tile = field(pipeline).map_or((side, side), |f| (side.min(f.width()), side.min(f.height())));
         let (width, height) = prompt.roi.map_or(tile, |roi| (roi.width(), roi.height()));
@@ -195,7 +199,7 @@ fn questions(pipeline: &Pipeline, document: &Document) {
         let message = "none looks for defects, and nothing is expected of the text: no part can fail";
         document.warning("prompt", message);
     }
-    for (index, prompt) in looking(pipeline) {
+    for (index, prompt) in asking(pipeline) {
         let chars = prompt.text.trim().chars().count();
         if chars < QUESTION_CHARS_MIN && !prompt.text.contains(LABELS_PLACE) {
             let message = format!("asks for nothing: it has {chars} characters and no {LABELS_PLACE}");
@@ -248,12 +252,7 @@ fn grades(pipeline: &Pipeline, document: &Document) {
             document.warning(&format!("grade[{index}].grade"), message);
         }
     }
-    let labels: Vec<&String> = looking(pipeline)
-        .flat_map(|(_, prompt)| match &prompt.kind {
-            PromptKind::Defects { labels } => labels.as_slice(),
-            PromptKind::Text { .. } => &[],
-        })
-        .collect();
+    let labels: Vec<&String> = looking(pipeline).flat_map(|(_, prompt)| prompt.kind.labels()).collect();
     let passes = |label: &str| Severity::ALL.into_iter().all(|s| worst(pipeline, label, s) < fail_at);
     if !labels.is_empty() && labels.iter().all(|label| passes(label)) {
         document

@@ -44,11 +44,9 @@ impl Asked {
     pub(crate) fn of(pipeline: &Pipeline) -> Self {
         let mut asked = Self::default();
         for prompt in &pipeline.prompts {
-            match &prompt.kind {
-                PromptKind::Defects { labels } => asked.labels.extend(labels.iter().cloned()),
-                PromptKind::Text { .. } => {
-                    asked.texts.push(AskedText { id: prompt.id.clone(), roi: prompt.roi });
-                }
+            asked.labels.extend(prompt.kind.labels().iter().cloned());
+            if matches!(prompt.kind, PromptKind::Text { .. }) {
+                asked.texts.push(AskedText { id: prompt.id.clone(), roi: prompt.roi });
             }
         }
         asked

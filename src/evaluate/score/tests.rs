@@ -31,6 +31,8 @@ pub(crate) fn inspection() -> Inspection {
         score: 0.1,
         latency: Latency { total_ms: 800.0, ..Latency::default() },
         answers: Vec::new(),
+        learned: vec![],
+        heat: None,
         replayed: true,
         origin: "a.png".into(),
         clip: Vec::new(),

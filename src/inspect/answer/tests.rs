@@ -16,7 +16,14 @@ fn completion(pieces: &[(&str, f32)]) -> Completion {
         text.push_str(piece);
         tokens.push(AnswerToken { id, start, end: text.len(), prob: *prob });
     }
-    Completion { text, tokens, prompt_ids: vec![1], finish: Finish::Stop, ground: Ground::Constrained }
+    Completion {
+        text,
+        tokens,
+        prompt_ids: vec![1],
+        finish: Finish::Stop,
+        ground: Ground::Constrained,
+        cells: None,
+    }
 }
 
 const STAIN: &str = r#"{"bbox_2d":[0,700,275,1000],"label":"stain","severity":"major"}"#;

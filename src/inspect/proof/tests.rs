@@ -15,7 +15,14 @@ impl Vlm for Says<'_> {
         let says = |text: &&str| {
             let tokens = vec![AnswerToken { id: 0, start: 0, end: text.len(), prob: 1.0 }];
             let (finish, ground) = (Finish::Stop, Ground::Constrained);
-            vec![Ok(Completion { text: (*text).into(), tokens, prompt_ids: vec![], finish, ground })]
+            vec![Ok(Completion {
+                text: (*text).into(),
+                tokens,
+                prompt_ids: vec![],
+                finish,
+                ground,
+                cells: None,
+            })]
         };
         assert!(jobs.len() >= self.1.len());
         Answers { jobs: self.1.iter().map(says).collect(), timing: Timing::default() }

@@ -1,0 +1,58 @@
+//! A recipe that asks for what is still to be learned: its text, and the pipeline that it makes without its banks.
+
+use super::file::from_str;
+use crate::document::{Problem, ReadError};
+use crate::domain::pipeline::Pipeline;
+use crate::domain::reference::FeatureSource;
+
+/// The id of an appended prompt.
+pub(crate) const PROMPT: &str = "like-good-parts";
+
+/// The text with a prompt of kind reference after everything else, whose bank is named by the pipeline. A product that
+/// runs gets its check so without anybody editing its file.
+pub(crate) fn with_prompt(text: &str, pipeline: &str, features: FeatureSource) -> String {
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    let features = features.as_str();
+    format!(
+        "{text}{end}\n# Appended when its bank was learned from confirmed parts.\n[[prompt]]\nid = \"{PROMPT}\"\nkind = \
+         \"reference\"\nfeatures = \"{features}\"\nbank = \"{pipeline}.bank\"\n"
+    )
+}
+
+/// A pipeline that is read to learn what it judges by: without its banks. `file` only names it in messages.
+///
+/// # Errors
+/// `Invalid` with everything that is wrong in it.
+pub(crate) fn pipeline_to_learn(file: &str, text: &str) -> Result<Pipeline, ReadError> {
+    let invalid = |problems: Vec<Problem>| ReadError::Invalid { problems };
+    Ok(from_str(file, text, None).map_err(invalid)?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::pipeline::PromptKind;
+
+    const TEXT: &str = include_str!("../../pipelines/examples-defects.toml");
+
+    #[test]
+    fn the_appended_prompt_reads_after_whatever_stands_before_it() {
+        for text in [TEXT.to_owned(), TEXT.trim_end().to_owned(), format!("{TEXT}\n[gate]\n")] {
+            let with = with_prompt(&text, "examples-defects", FeatureSource::Backbone);
+            assert!(with.starts_with(&text));
+            let pipeline = pipeline_to_learn("examples-defects.toml", &with).unwrap();
+            let last = pipeline.prompts.last().unwrap();
+            let PromptKind::Reference(rule) = &last.kind else { panic!("{last:?}") };
+            assert_eq!((last.id.as_str(), rule.file.as_str()), (PROMPT, "examples-defects.bank"));
+            assert_eq!(pipeline.prompts.len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_prompt_of_the_same_name_is_an_error() {
+        let taken = TEXT.replace("id = \"surface\"", "id = \"like-good-parts\"");
+        let with = with_prompt(&taken, "examples-defects", FeatureSource::Backbone);
+        let error = pipeline_to_learn("examples-defects.toml", &with).unwrap_err().to_string();
+        assert!(error.contains(PROMPT), "{error}");
+    }
+}
