@@ -5,11 +5,13 @@
 //!                                                             recipes/version/NAME/VERSION  its newest step
 //!                                                             recipes/book/NAME             which one is active
 //!                                                             recipes/text/NAME/VERSION/N   its file, in pieces
+//!                                                             recipes/files/NAME/VERSION    files beside it, by hash
+//!                                                             recipes/learned/SHA256/N      such a file, in pieces
 //! ```
 //!
 //! Invariants:
 //! - A step and what it changes are one batch: after a crash both are there, or neither.
-//! - The text of an active version is kept.
+//! - The text of an active version is kept, with the files beside it that it judges by.
 //! - At most [`ENTRIES_MAX`] entries, and [`VERSIONS_MAX`] versions of a pipeline, are kept; the oldest go first.
 
 use super::Store;
@@ -17,9 +19,12 @@ use super::error::StoreError;
 use super::high_water::HighWaterMark;
 use super::kv::Batch;
 use super::state::seal;
+use super::value;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Entries of the ledger.
 pub const ENTRIES_MAX: usize = 4_096;
@@ -31,6 +36,12 @@ pub const REASON_CHARS_MAX: usize = 2_000;
 pub const PARTS_NAMED_MAX: usize = 50;
 /// Bytes of a long value in one row: however JSON escapes them, they stay below the longest value.
 const PIECE_BYTES: usize = 600;
+
+/// Bytes of a file beside a recipe in one row.
+const FILE_PIECE_BYTES: usize = value::VALUE_BYTES_MAX - value::HEADER_BYTES;
+
+/// Files by their names.
+pub type Files = BTreeMap<String, Arc<[u8]>>;
 
 /// A step in the life of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +189,36 @@ fn entry_key(seq: u64) -> String {
     format!("recipes/ledger/{seq:016x}")
 }
 
+fn files_key(pipeline: &str, version: &str) -> String {
+    format!("recipes/files/{pipeline}/{version}")
+}
+
+fn learned_key(sha256: &str) -> String {
+    format!("recipes/learned/{sha256}")
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Adds the files beside a version, each under the hash of its bytes.
+fn insert_files(batch: &mut Batch, name: &str, files: &Files) -> Result<(), StoreError> {
+    let mut named = vec![];
+    for (file, bytes) in files {
+        let sha256 = hex(&Sha256::digest(bytes));
+        for (n, piece) in bytes.chunks(FILE_PIECE_BYTES).enumerate() {
+            let key = format!("{}/{n:06}", learned_key(&sha256));
+            batch.insert(key.as_bytes(), value::seal(1, piece));
+        }
+        named.push((file.as_str(), sha256));
+    }
+    if named.is_empty() {
+        return Ok(());
+    }
+    batch.insert(name.as_bytes(), seal(name, &named)?);
+    Ok(())
+}
+
 /// Adds a long text in pieces.
 fn insert_pieces(batch: &mut Batch, name: &str, text: &str) -> Result<(), StoreError> {
     let mut rest = text;
@@ -202,7 +243,7 @@ impl Store {
     pub fn append_recipe_step(
         &self,
         mut entry: Entry,
-        text: Option<&str>,
+        kept: Option<(&str, &Files)>,
         book: Option<&Book>,
     ) -> Result<Entry, StoreError> {
         self.disk.check()?;
@@ -221,8 +262,9 @@ impl Store {
             let key = book_key(&entry.pipeline);
             batch.insert(key.as_bytes(), seal(&key, book)?);
         }
-        if let Some(text) = text {
+        if let Some((text, files)) = kept {
             insert_pieces(&mut batch, &text_key(&entry.pipeline, &entry.version), text)?;
+            insert_files(&mut batch, &files_key(&entry.pipeline, &entry.version), files)?;
             self.remove_oldest_version(&mut batch, &entry.pipeline, &entry.version)?;
         }
         self.trees.state.apply(batch).map_err(|e| self.stop_after("keep a step of a recipe", e))?;
@@ -340,11 +382,49 @@ impl Store {
         let active = self.recipe_book(pipeline)?.unwrap_or_default().active;
         let mut others = self.recipe_versions(pipeline)?;
         others.retain(|state| state.version != new && state.version != active);
+        let mut dropped = BTreeSet::new();
         for state in others.iter().skip(VERSIONS_MAX - 2) {
             batch.remove(version_key(pipeline, &state.version).as_bytes());
+            batch.remove(files_key(pipeline, &state.version).as_bytes());
             self.remove_under(batch, &format!("{}/", text_key(pipeline, &state.version)))?;
+            dropped.insert(files_key(pipeline, &state.version));
+        }
+        self.remove_unused_files(batch, &dropped)
+    }
+
+    /// Removes the files that only dropped versions judged by.
+    fn remove_unused_files(&self, batch: &mut Batch, dropped: &BTreeSet<String>) -> Result<(), StoreError> {
+        let all = self.remembered_under::<Vec<(String, String)>>("recipes/files/")?;
+        let (gone, stay): (Vec<_>, Vec<_>) = all.into_iter().partition(|(key, _)| dropped.contains(key));
+        let hashes = |rows: Vec<(String, Vec<(String, String)>)>| -> BTreeSet<String> {
+            rows.into_iter().flat_map(|(_, files)| files).map(|(_, sha256)| sha256).collect()
+        };
+        let stay = hashes(stay);
+        for sha256 in hashes(gone).difference(&stay) {
+            self.remove_under(batch, &format!("{}/", learned_key(sha256)))?;
         }
         Ok(())
+    }
+
+    /// The files beside a version that it judges by; one that is damaged is not there.
+    ///
+    /// # Errors
+    /// As `remembered`.
+    pub fn recipe_files(&self, pipeline: &str, version: &str) -> Result<Files, StoreError> {
+        let named: Option<Vec<(String, String)>> = self.remembered(&files_key(pipeline, version))?;
+        let mut files = Files::new();
+        for (name, sha256) in named.unwrap_or_default() {
+            let mut bytes = vec![];
+            for row in self.trees.state.under(format!("{}/", learned_key(&sha256))) {
+                let (_, piece) = row.map_err(|e| StoreError::kv("read a file beside a recipe", e))?;
+                let bad = |reason| StoreError::BadMeta { reason: format!("file {sha256}: {reason}") };
+                bytes.extend_from_slice(value::open(&piece).map_err(bad)?.1);
+            }
+            if hex(&Sha256::digest(&bytes)) == sha256 {
+                files.insert(name, bytes.into());
+            }
+        }
+        Ok(files)
     }
 
     fn remove_under(&self, batch: &mut Batch, prefix: &str) -> Result<(), StoreError> {
@@ -390,9 +470,9 @@ mod tests {
         let store = open();
         let text: String = "prüfen \"\\\n".repeat(2_000);
         let book = Book { active: "a".into(), decided: "a".into() };
-        store.append_recipe_step(entry("a", Step::Found), Some(&text), None).unwrap();
+        store.append_recipe_step(entry("a", Step::Found), Some((&text, &Files::new())), None).unwrap();
         store.append_recipe_step(entry("a", Step::Active), None, Some(&book)).unwrap();
-        store.append_recipe_step(entry("b", Step::Refused), Some("b"), None).unwrap();
+        store.append_recipe_step(entry("b", Step::Refused), Some(("b", &Files::new())), None).unwrap();
         drop(store);
         let store = open();
         assert_eq!(store.recipe_text("plate", "a").unwrap().as_deref(), Some(text.as_str()));
@@ -414,9 +494,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let book = Book { active: "first".into(), decided: "first".into() };
-        store.append_recipe_step(entry("first", Step::Active), Some("first"), Some(&book)).unwrap();
+        store
+            .append_recipe_step(entry("first", Step::Active), Some(("first", &Files::new())), Some(&book))
+            .unwrap();
         for n in 0..VERSIONS_MAX + 3 {
-            store.append_recipe_step(entry(&n.to_string(), Step::Refused), Some("text"), None).unwrap();
+            store
+                .append_recipe_step(entry(&n.to_string(), Step::Refused), Some(("text", &Files::new())), None)
+                .unwrap();
         }
         assert_eq!(store.recipe_versions("plate").unwrap().len(), VERSIONS_MAX);
         assert!(store.recipe_text("plate", "first").unwrap().is_some(), "the active one");

@@ -1,4 +1,4 @@
-//! The disk form of an inspection, version 1, and its way from and to the domain type.
+//! The disk form of an inspection, version 2, and its way from and to the domain type.
 //!
 //! ```text
 //! Inspection -> Body (bounded: inline) + Answers (word for word: long)
@@ -7,15 +7,18 @@
 //!     otherwise (very many findings)        value { head, file }       + file { body, answers }
 //! ```
 //!
-//! A field is never renamed or retyped here; a change makes a version 2 beside it, and version 1
-//! stays readable (tests keep stored values of every version).
+//! Version 2 is version 1 with what was learned from confirmed parts, and with the heat map, which moves with the
+//! answers. A field is never renamed or retyped here, and version 1 stays readable (tests keep stored values of every
+//! version).
 
 use super::images::{Digest, hex, sha256, unhex};
 use super::value::{self, HEADER_BYTES, VALUE_BYTES_MAX};
 use crate::domain::finding::Finding;
 use crate::domain::frame::Trigger;
 use crate::domain::grade::{Grade, Reason, Severity, Verdict};
-use crate::domain::inspection::{ImageRef, Inspection, Latency, ModelRef, RawAnswer, TileCount};
+use crate::domain::inspection::{
+    HeatMap, ImageRef, Inspection, Latency, LearnedRef, ModelRef, RawAnswer, TileCount,
+};
 use crate::domain::part::PartRef;
 use crate::domain::rect::BoxPx;
 use crate::domain::text::{Mismatch, TextLine};
@@ -25,7 +28,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 /// Version byte of the values that this file writes.
-pub(crate) const RECORD_VERSION: u8 = 1;
+pub(crate) const RECORD_VERSION: u8 = 2;
+/// The oldest that it reads.
+const RECORD_VERSION_MIN: u8 = 1;
+/// Values of a place of a heat map: one hex digit.
+const HEAT_STEPS: u8 = 15;
 
 /// An inspection as it was stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,6 +95,25 @@ struct LongV1 {
     body: Option<Box<BodyV1>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     answers: Option<Vec<AnswerV1>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heat: Option<HeatV2>,
+}
+
+/// A heat map.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct HeatV2 {
+    place_px: u32,
+    cols: u32,
+    /// A hex digit a place, row by row: 0 to f for a confidence of 0 to 1.
+    places: String,
+}
+
+/// A file that was learned from confirmed parts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct LearnedV2 {
+    prompt: String,
+    kind: String,
+    sha256: String,
 }
 
 /// Numbers are `None` where they are not finite: JSON has no NaN, and a record is never refused.
@@ -123,6 +149,9 @@ struct BodyV1 {
     /// Only of a clip; absent in records that were written before there were any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     clip_ms: Vec<u64>,
+    /// From version 2 on; absent where nothing was learned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    learned: Vec<LearnedV2>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -211,6 +240,7 @@ impl Draft {
         let all = LongV1 {
             body: Some(Box::new(BodyV1::from_domain(inspection))),
             answers: Some(inspection.answers.iter().map(AnswerV1::from_domain).collect()),
+            heat: inspection.heat.as_ref().map(HeatV2::from_domain),
         };
         let head = Head {
             // The widest sequence number and hash: the measured size is the largest possible.
@@ -222,10 +252,10 @@ impl Draft {
             overflow: None,
             long: LongV1::default(),
         };
-        let LongV1 { body, answers } = all.clone();
+        let LongV1 { body, answers, heat } = all.clone();
         let splits = [
             (all.clone(), None),
-            (LongV1 { body, answers: None }, Some(LongV1 { body: None, answers })),
+            (LongV1 { body, answers: None, heat: None }, Some(LongV1 { body: None, answers, heat })),
             (LongV1::default(), Some(all)),
         ];
         for (long, outside) in splits {
@@ -250,7 +280,7 @@ impl Draft {
 /// Opens a value and checks that it belongs under this sequence number.
 pub(crate) fn decode(seq: u64, bytes: &[u8]) -> Result<Head, String> {
     let (version, body) = value::open(bytes)?;
-    if version != RECORD_VERSION {
+    if !(RECORD_VERSION_MIN..=RECORD_VERSION).contains(&version) {
         return Err(format!("record version {version} is not known"));
     }
     let head: Head = serde_json::from_slice(body).map_err(|e| e.to_string())?;
@@ -285,7 +315,9 @@ impl Head {
         };
         let body = self.long.body.or(outside.body).ok_or("it has no body")?;
         let answers = self.long.answers.or(outside.answers).unwrap_or_default();
-        let inspection = body.into_domain(self.id, parse_rfc3339(&self.finished_at)?, answers)?;
+        let heat = self.long.heat.or(outside.heat).map(HeatV2::into_domain).transpose()?;
+        let inspection =
+            Inspection { heat, ..body.into_domain(self.id, parse_rfc3339(&self.finished_at)?, answers)? };
         let image = self
             .image
             .map(|i| StoredImage { image: ImageRef { sha256: i.sha256, bytes: i.bytes }, url: i.url });
@@ -351,6 +383,7 @@ impl BodyV1 {
             replayed: i.replayed,
             origin: i.origin.clone(),
             clip_ms: i.clip.iter().map(|before| whole_ms(*before)).collect(),
+            learned: i.learned.iter().map(LearnedV2::from_domain).collect(),
         }
     }
 
@@ -392,6 +425,8 @@ impl BodyV1 {
             score: self.score.unwrap_or(f32::NAN),
             latency: Latency { queue_ms, preprocess_ms, vision_ms, prefill_ms, decode_ms, total_ms },
             answers: answers.into_iter().map(AnswerV1::into_domain).collect(),
+            learned: self.learned.into_iter().map(LearnedV2::into_domain).collect(),
+            heat: None,
             replayed: self.replayed,
             origin: self.origin,
             clip: self.clip_ms.into_iter().map(Duration::from_millis).collect(),
@@ -512,6 +547,39 @@ impl TextV1 {
             mismatches: self.mismatches.into_iter().map(mismatch).collect(),
             confidence: self.confidence.unwrap_or(f32::NAN),
         }
+    }
+}
+
+impl HeatV2 {
+    fn from_domain(map: &HeatMap) -> Self {
+        let digit = |v: &u8| {
+            let step = (u32::from(*v) * u32::from(HEAT_STEPS) + 127) / 255;
+            char::from_digit(step, 16).unwrap_or('0')
+        };
+        Self { place_px: map.place_px, cols: map.cols, places: map.values.iter().map(digit).collect() }
+    }
+
+    fn into_domain(self) -> Result<HeatMap, String> {
+        let Self { place_px, cols, places } = self;
+        let value = |c: char| Some(c.to_digit(16)? as u8 * (255 / HEAT_STEPS));
+        let values: Vec<u8> =
+            places.chars().map(value).collect::<Option<_>>().ok_or("a heat map has no digits")?;
+        if cols == 0 || place_px == 0 || !values.len().is_multiple_of(cols as usize) {
+            return Err(format!("a heat map of {} places in rows of {cols}", values.len()));
+        }
+        Ok(HeatMap { place_px, cols, rows: values.len() as u32 / cols, values })
+    }
+}
+
+impl LearnedV2 {
+    fn from_domain(l: &LearnedRef) -> Self {
+        let LearnedRef { prompt, kind, sha256 } = l.clone();
+        Self { prompt, kind, sha256 }
+    }
+
+    fn into_domain(self) -> LearnedRef {
+        let Self { prompt, kind, sha256 } = self;
+        LearnedRef { prompt, kind, sha256 }
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) fn sample(n: u64) -> Inspection {
             tile: 3,
             text: "[{\"label\":\"scratch\"}]".into(),
         }],
+        learned: vec![],
+        heat: None,
         replayed: false,
         origin: "seed 1".into(),
         clip: vec![],

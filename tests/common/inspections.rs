@@ -45,6 +45,8 @@ pub(crate) fn inspection(n: u64) -> Inspection {
             tile: 3,
             text: "[{\"label\":\"scratch\"}]".into(),
         }],
+        learned: vec![],
+        heat: None,
         replayed: false,
         origin: format!("seed {n}"),
         clip: Vec::new(),
