@@ -25,7 +25,7 @@
 //! to the right, and siblings never import each other (tests/tidy.rs checks it):
 //!
 //! ```text
-//! main > cli, daemon > config, evaluate > recipe > inspect > engine > vlm
+//! main > cli, daemon > config, learn > evaluate > recipe > inspect > engine > vlm
 //!                     > camera, publish, web, control > store > domain
 //! ```
 //!
@@ -53,6 +53,7 @@ mod evaluate;
 mod health;
 pub mod inspect;
 pub mod ipc;
+mod learn;
 pub mod publish;
 mod queue;
 pub mod recipe;

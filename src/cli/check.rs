@@ -6,6 +6,7 @@
 use crate::config::{self, Config};
 use crate::document::{Problem, ReadError};
 use crate::domain::pipeline::{Pipeline, PromptKind};
+use crate::domain::reference::Lesson;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -83,6 +84,10 @@ fn report_pipeline(out: &mut impl Write, path: &Path, pipeline: &Pipeline) -> io
     let kind = |kind: &PromptKind| match kind {
         PromptKind::Defects { labels } => format!("{} labels", labels.len()),
         PromptKind::Text { expect } => format!("{} lines checked", expect.len()),
+        PromptKind::Reference(rule) => match rule.lesson {
+            Lesson::Bank { .. } => format!("like good parts, by {}", rule.file),
+            Lesson::Head => format!("unlike defective parts, by {}", rule.file),
+        },
     };
     let prompts: Vec<_> = pipeline.prompts.iter().map(|p| format!("{}: {}", p.id, kind(&p.kind))).collect();
     let prompts: Vec<_> = prompts.iter().map(String::as_str).collect();

@@ -65,8 +65,7 @@ fn time(text: &str) -> Result<i64, String> {
 ///
 /// # Errors
 /// A bad config; a store that cannot be opened; a directory that is there already or cannot be written.
-pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (dir, mut client) = args.store.reach()?;
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let form = match args.format {
         Format::Csv => Form::Csv,
         Format::Coco => Form::Coco,
@@ -79,7 +78,20 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         to_ms: args.to,
         reviewed: (!args.all).then_some(true),
     };
-    let out = &args.out;
+    let summary = write(&args.store, form, which, &args.out)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    }
+    tell(&summary, &args.out);
+    Ok(if summary.damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Writes inspections of a store into a new directory, through the daemon where one runs.
+///
+/// # Errors
+/// As `run`.
+pub(super) fn write(store: &StoreArgs, form: Form, which: Which, out: &Path) -> anyhow::Result<Summary> {
+    let (dir, mut client) = store.reach()?;
     std::fs::create_dir_all(out.parent().unwrap_or(Path::new(""))).ok();
     std::fs::create_dir(out).with_context(|| format!("--out {}", out.display()))?;
     let document = out.join(form.document());
@@ -95,12 +107,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     })?;
     file.flush()?;
     drop(phases);
-    let summary: Summary = serde_json::from_value(summary)?;
-    if args.json {
-        println!("{}", serde_json::to_string(&summary)?);
-    }
-    tell(&summary, out);
-    Ok(if summary.damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(serde_json::from_value(summary)?)
 }
 
 fn tell(summary: &Summary, out: &Path) {

@@ -1,7 +1,7 @@
 //! The command line: one file a subcommand, and what subcommands share.
 //!
 //! ```text
-//! run, inspect, check, replay, simulate, ask, bench, model    subcommands
+//! run, inspect, check, replay, learn, new-product, simulate, ask, bench, model    subcommands
 //! verify, export, outbox, backup (and restore, salvage)        subcommands on a store
 //! infer                                                         the engine's process, for the daemon
 //! store_args, serve_store      which store a command works on; the process that opens it for root
@@ -22,8 +22,10 @@ mod export;
 mod figures;
 mod infer;
 mod inspect;
+mod learn;
 mod model;
 mod model_args;
+mod new_product;
 mod outbox;
 mod output;
 pub mod picture;
@@ -57,6 +59,10 @@ enum Command {
     Check(check::Args),
     /// Inspect labelled images and score the answers.
     Replay(replay::Args),
+    /// Learn what a recipe judges by from parts that people have confirmed.
+    Learn(learn::Args),
+    /// Make a recipe of a new product from pictures of good parts.
+    NewProduct(new_product::Args),
     /// Render line images with known truth.
     Simulate(simulate::Args),
     /// Ask the model a free question, with or without pictures.
@@ -99,6 +105,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(args),
         Command::Check(args) => check::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Learn(args) => learn::run(args),
+        Command::NewProduct(args) => new_product::run(&args),
         Command::Simulate(args) => simulate::run(args),
         Command::Ask(args) => ask::run(args),
         Command::Bench(args) => bench::run(args),

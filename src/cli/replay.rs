@@ -112,7 +112,7 @@ fn only_labelled(mut pipeline: Pipeline, truths: &[Truth]) -> Pipeline {
     let defects = truths.iter().any(|t| t.good.is_some() || !t.defects.is_empty());
     let asked = pipeline.prompts.len();
     let labelled = |prompt: &Prompt| match prompt.kind {
-        PromptKind::Defects { .. } => defects,
+        PromptKind::Defects { .. } | PromptKind::Reference(_) => defects,
         PromptKind::Text { .. } => texts,
     };
     if pipeline.prompts.iter().any(labelled) {

@@ -73,12 +73,16 @@ impl SetupArgs {
     }
 }
 
-#[expect(clippy::case_sensitive_file_extension_comparisons, reason = "so are the names of pipelines")]
 fn named(config: Option<&Config>, name: &str) -> anyhow::Result<Pipeline> {
+    crate::recipe::load_pipeline(&named_file(config, name)).with_context(|| format!("--pipeline {name}"))
+}
+
+/// The file of a pipeline that is named by its name or its path.
+#[expect(clippy::case_sensitive_file_extension_comparisons, reason = "so are the names of pipelines")]
+pub(super) fn named_file(config: Option<&Config>, name: &str) -> PathBuf {
     let dir = config.map_or(Path::new(PIPELINES_DIR), |c| &c.pipelines_dir);
     let file = dir.join(format!("{name}.toml"));
-    let path = if name.ends_with(".toml") || !file.exists() { Path::new(name) } else { &file };
-    crate::recipe::load_pipeline(path).with_context(|| format!("--pipeline {name}"))
+    if name.ends_with(".toml") || !file.exists() { PathBuf::from(name) } else { file }
 }
 
 /// The pipeline with the regions of text prompts where they lie in one very picture.

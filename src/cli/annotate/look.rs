@@ -20,7 +20,9 @@ pub(super) const HALO: Ink = Ink(8, 10, 14, 190);
 /// Opacity of the less important words of a caption.
 pub(super) const QUIET_ALPHA: u8 = 215;
 /// Size of small print, as a share of the size of captions.
-pub(super) const SMALL: f32 = 0.78;
+pub(crate) const SMALL: f32 = 0.78;
+/// Places of a heat map are covered from this value on.
+pub(crate) const HEAT_MIN: u8 = 64;
 
 /// A picture whose longer side is below this is enlarged, so that words fit beside its defects.
 const SIDE_MIN_PX: u32 = 720;
@@ -81,6 +83,12 @@ pub(super) fn reading(lines: &[&TextLine]) -> Ink {
     } else {
         BLUE
     }
+}
+
+/// The colour over a place of a heat map: from yellow to red, the denser the surer.
+pub(super) const fn heat(value: u8) -> Ink {
+    let over = value.saturating_sub(HEAT_MIN);
+    Ink(255, 220u8.saturating_sub(over.saturating_mul(2)), 0, 30 + value / 3)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! ```text
 //! frame --enlarged when small--> picture
 //!                                  + strip above: verdict, reason, facts          (header)
+//!                                  + heat where places are unlike those of good parts
 //!                                  + boxes of defects in the colour of their grade
 //!                                  + corners around regions of text
 //!                                  + captions and readings beside them     (plate, place)
@@ -20,7 +21,7 @@ mod place;
 mod plate;
 
 use crate::domain::finding::Finding;
-use crate::domain::inspection::Inspection;
+use crate::domain::inspection::{HeatMap, Inspection};
 use crate::domain::rect::{BoxPx, Rect};
 use crate::domain::text::TextLine;
 use canvas::{Canvas, Letters};
@@ -112,6 +113,9 @@ impl Sheet {
         let regions: Vec<(&Reading<'_>, BoxPx)> =
             readings.iter().filter_map(|r| Some((r, self.on_canvas(&r.region?)))).collect();
 
+        if let Some(map) = &inspection.heat {
+            self.heat(canvas, map);
+        }
         for (reading, region) in &regions {
             self.corners(canvas, region, look::reading(&reading.lines));
         }
@@ -124,6 +128,16 @@ impl Sheet {
         let signs: Vec<(Plate, BoxPx)> = readings.chain(captions.take(CAPTIONS_MAX)).collect();
         let anchors = boxes.iter().copied().chain(regions.iter().map(|(_, a)| *a)).collect();
         self.signs(canvas, signs, Space::new(self.inset(), anchors));
+    }
+
+    /// Covers the places of a heat map, the more the less they are like those of good parts.
+    fn heat(&self, canvas: &mut Canvas, map: &HeatMap) {
+        for (i, value) in map.values.iter().enumerate().filter(|(_, value)| **value >= look::HEAT_MIN) {
+            let (col, row) = (i as u32 % map.cols, i as u32 / map.cols);
+            let at = |n: u32| n * map.place_px;
+            let place = Rect::new(at(col), at(row), at(col + 1), at(row + 1));
+            canvas.fill(&self.on_canvas(&place), 0.0, look::heat(*value));
+        }
     }
 
     /// Finds a place for every sign beside its anchor, and draws them.
