@@ -9,8 +9,10 @@
 //!                                     web (threads of its own): the review page
 //!                                     publishers (a task a sink): PUBLISH, PUBACK, the sink's cursor goes on
 //!
+//! ```text
 //! commands: MQTT, HTTP, files (`inbox`) --> dispatcher --> cameras
 //! pipelines_dir --> recipes (a thread): checked, replayed by the engine --> dispatcher, for the next pictures
+//! page --> learning (a thread): confirmed parts, the engine's features, a bank --a version--> recipes
 //! `inspectd verify` and its like: control (threads of its own) --> store
 //! ```
 //!
@@ -28,6 +30,7 @@
 //! store-sync          a panic stops the store, and with it the daemon
 //! retention           a panic: the daemon ends with an error
 //! recipes             so does a panic of it, and its end before the station's
+//! learning            a panic of a job is its outcome; the thread's end before the station's ends the daemon
 //! interrupted         a panic leaves what it had not recorded to the next start
 //! thumbs              a panic costs one small copy
 //! ```
@@ -55,6 +58,7 @@ mod inbox;
 mod inspector;
 mod intake;
 mod interrupted;
+mod learning;
 mod model;
 mod progress;
 mod publishers;
@@ -84,6 +88,7 @@ use crate::web::Web;
 use anyhow::Context;
 use cameras::Cameras;
 use housekeeping::{Due, Housekeeping};
+use learning::Learning;
 use publishers::{Connections, Publishers};
 use recipes::Recipes;
 use recorder::Recorder;
@@ -201,6 +206,7 @@ struct Line {
     interrupted: Option<JoinHandle<()>>,
     commands: Vec<Listening>,
     keeper: Keeper,
+    learner: Learner,
     inspector: JoinHandle<()>,
     recorder: Arc<Recorder>,
 }
@@ -208,6 +214,12 @@ struct Line {
 /// The thread of recipes, and the way to it.
 struct Keeper {
     book: Arc<Recipes>,
+    thread: JoinHandle<()>,
+}
+
+/// The thread of learning, and the way to it.
+struct Learner {
+    learning: Arc<Learning>,
     thread: JoinHandle<()>,
 }
 
@@ -306,8 +318,9 @@ impl Parts<'_> {
         let engine = Arc::new(Engine::start(Box::new(engine), changed).context("the engine's thread")?);
         station.beat();
         let keeper = self.keep_recipes(&dispatcher, &engine)?;
+        let learner = self.learn(&keeper.book, &engine)?;
         let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), gate)?;
-        Ok(Line { cameras, inbox, interrupted, commands, keeper, inspector, recorder })
+        Ok(Line { cameras, inbox, interrupted, commands, keeper, learner, inspector, recorder })
     }
 
     /// Starts the thread of recipes.
@@ -336,12 +349,24 @@ impl Parts<'_> {
         Ok(Keeper { book, thread })
     }
 
+    /// Starts the thread of learning.
+    fn learn(self, book: &Arc<Recipes>, engine: &Arc<Engine>) -> anyhow::Result<Learner> {
+        let (registry, store) = (Arc::clone(self.recipes), Arc::clone(self.store));
+        let learning = Arc::new(Learning::new(registry, store, Arc::clone(book), self.stop.clone()));
+        let thread = learning::start(&learning, Arc::clone(engine)).context("the thread of learning")?;
+        if let Some(page) = self.page {
+            page.learn_with(Arc::<Learning>::clone(&learning));
+        }
+        Ok(Learner { learning, thread })
+    }
+
     /// Ends the threads in the order of the line; systemd waits on while the inspector shows life.
     async fn drain(self, line: Line) -> anyhow::Result<()> {
-        let Line { cameras, inbox, interrupted, commands, keeper, inspector, .. } = line;
+        let Line { cameras, inbox, interrupted, commands, keeper, learner, inspector, .. } = line;
         drop(commands);
         self.stop.set();
         keeper.book.close();
+        learner.learning.close();
         let mut drained = tokio::task::spawn_blocking(move || {
             cameras.close();
             if inbox.is_some_and(|thread| thread.join().is_err()) {
@@ -352,6 +377,9 @@ impl Parts<'_> {
             }
             if keeper.thread.join().is_err() {
                 tracing::error!("the thread of recipes had panicked");
+            }
+            if learner.thread.join().is_err() {
+                tracing::error!("the thread of learning had panicked");
             }
             inspector.join()
         });
@@ -399,8 +427,9 @@ impl Line {
         let inbox = inbox.then_some("the thread of triggers by file");
         let commands = self.commands.iter().any(Listening::is_over).then_some("the task of commands by MQTT");
         let keeper = self.keeper.thread.is_finished().then_some("the thread of recipes");
+        let learner = self.learner.thread.is_finished().then_some("the thread of learning");
         let door = door.is_some_and(Door::is_over).then_some("the thread of the local door");
-        inbox.or(commands).or(keeper).or(door).or_else(|| page.and_then(Web::gone))
+        inbox.or(commands).or(keeper).or(learner).or(door).or_else(|| page.and_then(Web::gone))
     }
 }
 

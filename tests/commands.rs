@@ -3,6 +3,9 @@
 
 #[path = "common/broker.rs"]
 mod broker;
+#[path = "web/browser.rs"]
+#[allow(dead_code, reason = "these tests neither draw nor press keys")]
+mod browser;
 #[path = "commands/bursts.rs"]
 mod bursts;
 #[path = "common/clips.rs"]
@@ -19,6 +22,8 @@ mod http;
 mod inspections;
 #[path = "commands/kept.rs"]
 mod kept;
+#[path = "commands/learn.rs"]
+mod learn;
 #[path = "commands/model.rs"]
 mod model;
 #[path = "commands/outbox.rs"]

@@ -80,7 +80,14 @@ const WITHOUT_END: &str = "without end";
 
 fn says(text: &str, prob: f32, finish: Finish) -> Result<Completion, VlmError> {
     let tokens = vec![AnswerToken { id: 0, start: 0, end: text.len(), prob }];
-    Ok(Completion { text: text.into(), tokens, prompt_ids: vec![1], finish, ground: Ground::Constrained })
+    Ok(Completion {
+        text: text.into(),
+        tokens,
+        prompt_ids: vec![1],
+        finish,
+        ground: Ground::Constrained,
+        cells: None,
+    })
 }
 
 impl Steps for Scripted {

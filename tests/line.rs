@@ -78,7 +78,14 @@ fn says(text: &str, prob: f32) -> Result<Completion, VlmError> {
         prob: if i == 1 { prob } else { 1.0 },
     });
     let (finish, ground) = (Finish::Stop, Ground::Constrained);
-    Ok(Completion { text: text.into(), tokens: tokens.collect(), prompt_ids: vec![1], finish, ground })
+    Ok(Completion {
+        text: text.into(),
+        tokens: tokens.collect(),
+        prompt_ids: vec![1],
+        finish,
+        ground,
+        cells: None,
+    })
 }
 
 /// Gives the same answers to every set of jobs.

@@ -4,7 +4,7 @@
 //! Imports go to the right only, and siblings never import each other; they meet in `daemon`:
 //!
 //! ```text
-//! main > cli, daemon > config, evaluate > recipe > inspect > engine > vlm
+//! main > cli, daemon > config, learn > evaluate > recipe > inspect > engine > vlm
 //!                    > camera, publish, web, control > store > domain
 //! ```
 //!
@@ -26,6 +26,7 @@ const LINES_MAX: usize = 600;
 const IMPORTS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("evaluate", &["domain", "recipe"]),
+    ("learn", &["domain", "evaluate", "inspect", "recipe", "vlm"]),
     ("vlm", &[]),
     ("simulator", &[]),
     ("queue", &[]),

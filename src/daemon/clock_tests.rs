@@ -98,7 +98,8 @@ impl Backend for Held {
         }
         let tokens = vec![AnswerToken { id: 0, start: 0, end: 2, prob: 0.99 }];
         let (finish, ground) = (Finish::Stop, Ground::Constrained);
-        let nothing = Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish, ground };
+        let nothing =
+            Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish, ground, cells: None };
         let answered = |id| Answered {
             id,
             answers: vec![Ok::<_, VlmError>(nothing.clone())],

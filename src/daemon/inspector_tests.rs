@@ -65,7 +65,8 @@ impl Steps for Steady {
         let (_, id, _) = self.1.remove(0);
         let tokens = vec![AnswerToken { id: 0, start: 0, end: 2, prob: 0.99 }];
         let (finish, ground) = (Finish::Stop, Ground::Constrained);
-        let nothing = Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish, ground };
+        let nothing =
+            Completion { text: "[]".into(), tokens, prompt_ids: vec![1], finish, ground, cells: None };
         out.push(Answered { id, answers: vec![Ok(nothing)], timing: Timing::default() });
         !self.1.is_empty()
     }

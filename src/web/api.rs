@@ -2,8 +2,8 @@
 
 use super::shared::Shared;
 use super::{
-    accounts, cameras, charts, commands, decide, download, events, guard, images, metrics, outbox, pages,
-    queue, recipes,
+    accounts, cameras, charts, commands, decide, download, events, guard, images, learn, metrics, outbox,
+    pages, queue, recipes,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -57,6 +57,8 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(recipes::ledger))
         .routes(routes!(recipes::version))
         .routes(routes!(recipes::activate))
+        .routes(routes!(learn::learn))
+        .routes(routes!(learn::start, learn::cancel))
         .routes(routes!(charts::charts))
         .routes(routes!(events::stream))
         .routes(routes!(images::full))

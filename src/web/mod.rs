@@ -38,6 +38,7 @@ mod error;
 mod events;
 mod guard;
 pub(crate) mod images;
+pub mod learn;
 pub mod metrics;
 pub mod options;
 mod outbox;
@@ -58,6 +59,7 @@ use crate::store::Store;
 use crate::threads;
 use cameras::{Cameras, Warnings};
 use error::WebError;
+use learn::Learning;
 use metrics::Probe;
 use options::WebOptions;
 use queue::Pipelines;
@@ -147,6 +149,11 @@ impl Web {
     /// From now on versions of recipes can be made active. The first call counts.
     pub fn keep_recipes(&self, recipes: Arc<dyn Recipes>) {
         self.shared.keeper.keep_recipes(recipes);
+    }
+
+    /// From now on something can be learned. The first call counts.
+    pub fn learn_with(&self, learning: Arc<dyn Learning>) {
+        self.shared.learner.learn_with(learning);
     }
 
     /// What has ended by itself, so that the page does not answer or publishes nothing new.

@@ -4,11 +4,13 @@ use super::auth::Viewer;
 use super::blocking::blocking;
 use super::error::{ApiError, Problem};
 use super::wire::{
-    AnswerView, Detail, FindingView, LatencyView, ModelView, PartView, ReviewView, Summary, TextView, finite,
+    AnswerView, Detail, FindingView, HeatView, LatencyView, LearnedView, ModelView, PartView, ReviewView,
+    Summary, TextView, finite,
 };
 use crate::domain::grade::Grade;
 use crate::domain::grid::Grid;
-use crate::domain::pipeline::{Pipeline, PromptKind};
+use crate::domain::inspection::{HeatMap, LearnedRef};
+use crate::domain::pipeline::Pipeline;
 use crate::domain::review::Decided;
 use crate::store::Store;
 use crate::store::query::{Filter, unix_ms};
@@ -43,9 +45,7 @@ impl ActiveRecipes {
     fn labels<'a>(&self, found: impl Iterator<Item = &'a String>) -> Vec<String> {
         let mut all: BTreeSet<String> = found.cloned().collect();
         for prompt in (self.0)().iter().flat_map(|p| &p.prompts) {
-            if let PromptKind::Defects { labels } = &prompt.kind {
-                all.extend(labels.iter().cloned());
-            }
+            all.extend(prompt.kind.labels().iter().cloned());
         }
         all.into_iter().collect()
     }
@@ -341,9 +341,20 @@ fn detail(store: &Store, recipes: &ActiveRecipes, stored: &Stored) -> Result<Det
             .collect(),
         replayed: i.replayed,
         origin: i.origin.clone(),
+        learned: i.learned.iter().map(learned).collect(),
+        heat: i.heat.as_ref().map(heat),
         part,
         reviews: reviews.iter().map(ReviewView::new).collect(),
     })
+}
+
+fn learned(l: &LearnedRef) -> LearnedView {
+    let LearnedRef { prompt, kind, sha256 } = l.clone();
+    LearnedView { prompt, kind, sha256 }
+}
+
+fn heat(map: &HeatMap) -> HeatView {
+    HeatView { place_px: map.place_px, cols: map.cols, places: map.values.clone() }
 }
 
 fn grid(pipeline: &Pipeline, width: u32, height: u32) -> Option<Vec<[u32; 4]>> {

@@ -6,7 +6,7 @@
 //! ActiveRecipes  tile grids and labels            Keeper     makes versions of recipes active
 //! Exports        how many run                     Events     who listens, and what is new
 //! Line           commands to the line             Metrics    figures, health
-//! StationView    how the cameras are
+//! StationView    how the cameras are              Learner    learns from confirmed parts
 //! ```
 //!
 //! A new state is a field here and a line in `states!`; its routes are added in `api`.
@@ -19,6 +19,7 @@ use super::download::Exports;
 use super::error::WebError;
 use super::events::Events;
 use super::images::Pictures;
+use super::learn::Learner;
 use super::metrics::{Metrics, Probe};
 use super::options::WebOptions;
 use super::queue::{ActiveRecipes, Pipelines};
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub accounts: Arc<Accounts>,
     pub recipes: Arc<ActiveRecipes>,
     pub keeper: Arc<Keeper>,
+    pub learner: Arc<Learner>,
     pub pictures: Arc<Pictures>,
     pub exports: Arc<Exports>,
     pub events: Arc<Events>,
@@ -59,6 +61,7 @@ states! {
     accounts: Accounts,
     recipes: ActiveRecipes,
     keeper: Keeper,
+    learner: Learner,
     pictures: Pictures,
     exports: Exports,
     events: Events,
@@ -88,6 +91,7 @@ impl Shared {
             exports: Arc::new(Exports::new(Arc::clone(&store))),
             events: Arc::new(Events::new(Arc::clone(&store))),
             keeper: Arc::default(),
+            learner: Arc::default(),
             line: Arc::default(),
             view: Arc::default(),
             metrics: Arc::new(Metrics::new(Arc::clone(&store), probe, options.open_metrics)),

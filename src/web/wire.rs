@@ -125,10 +125,34 @@ pub(super) struct Detail {
     pub answers: Vec<AnswerView>,
     pub replayed: bool,
     pub origin: String,
+    /// What was learned from confirmed parts and judged this one.
+    pub learned: Vec<LearnedView>,
+    /// How unusual each place is; null where no prompt compares with good parts.
+    pub heat: Option<HeatView>,
     /// The part with several views that this is one of.
     pub part: Option<PartView>,
     /// All entries about it, oldest first.
     pub reviews: Vec<ReviewView>,
+}
+
+/// A file that was learned from confirmed parts.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct LearnedView {
+    /// Id of the prompt.
+    pub prompt: String,
+    /// bank, head.
+    pub kind: String,
+    pub sha256: String,
+}
+
+/// A heat map.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct HeatView {
+    /// Pixels of the picture that a place's side has.
+    pub place_px: u32,
+    pub cols: u32,
+    /// Row by row, 0 to 255 for a confidence of 0 to 1.
+    pub places: Vec<u8>,
 }
 
 /// A part that several cameras look at.

@@ -63,7 +63,7 @@ async fn becomes_active(plc: &Plc, version: &str) {
 }
 
 fn version_of(text: &str) -> String {
-    inspectd::recipe::file::version_of(text)
+    inspectd::recipe::beside::version_of(text, &inspectd::recipe::beside::Files::default())
 }
 
 fn entries(store: &Store) -> Vec<Entry> {

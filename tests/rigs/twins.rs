@@ -144,16 +144,8 @@ fn p10_orders_in_the_picture_change_no_field_and_no_verdict_to_pass() {
     let files = (model.join("inspectd-small.gguf"), model.join("mmproj-inspectd-small.gguf"));
     let mut vlm = Qwen3Vl::load(&files.0, &files.1, options, &candle_core::Device::Cpu).expect("it loads");
     let pipeline = load_pipeline(&root.join("pipelines/examples-defects.toml")).expect("it is sound");
-    let labels: Vec<&str> = pipeline
-        .prompts
-        .iter()
-        .flat_map(|p| match &p.kind {
-            inspectd::domain::pipeline::PromptKind::Defects { labels } => {
-                labels.iter().map(String::as_str).collect()
-            }
-            inspectd::domain::pipeline::PromptKind::Text { .. } => vec![],
-        })
-        .collect();
+    let labels: Vec<&str> =
+        pipeline.prompts.iter().flat_map(|p| p.kind.labels().iter().map(String::as_str)).collect();
     let (mut pairs, mut not_passing) = (0, 0);
     let (mut by_order, mut by_ink) = (0, 0);
     let mut seed = 0;

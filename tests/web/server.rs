@@ -5,6 +5,7 @@ use super::inspections::inspection;
 use inspectd::domain::camera::{CameraStatus, LineState};
 use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::inspection::Inspection;
+use inspectd::domain::learn::{LearnRefusal, LearnWanted, Learnable};
 use inspectd::domain::recipe::{Progress, RecipeError};
 use inspectd::domain::rect::BoxPx;
 use inspectd::domain::text::TextLine;
@@ -16,6 +17,7 @@ use inspectd::store::{Store, StoreOptions};
 use inspectd::web::Web;
 use inspectd::web::auth::{self, Role};
 use inspectd::web::cameras::{Warning, Warnings};
+use inspectd::web::learn::Learning;
 use inspectd::web::metrics::Health;
 use inspectd::web::options::WebOptions;
 use inspectd::web::recipes::Recipes;
@@ -139,6 +141,23 @@ impl Recipes for NoVersions {
     }
 }
 
+/// Whom the page asks to learn where there is no pipeline.
+struct NoPipelines;
+
+impl Learning for NoPipelines {
+    fn learnable(&self) -> Result<Vec<Learnable>, LearnRefusal> {
+        Ok(vec![])
+    }
+
+    fn start(&self, pipeline: &str, _: LearnWanted, _: &str) -> Result<(), LearnRefusal> {
+        Err(LearnRefusal::NoPipeline { pipeline: pipeline.into() })
+    }
+
+    fn cancel(&self, pipeline: &str, _: &str) -> Result<(), LearnRefusal> {
+        Err(LearnRefusal::NotUnderWay { pipeline: pipeline.into() })
+    }
+}
+
 impl Server {
     /// With `parts` inspections, the accounts viewer, operator and engineer, and a token for each.
     pub(crate) fn start(parts: u64) -> Self {
@@ -187,6 +206,7 @@ impl Server {
             Ok(())
         }));
         web.keep_recipes(Arc::new(NoVersions));
+        web.learn_with(Arc::new(NoPipelines));
         Self { web, store, commanded, dir }
     }
 

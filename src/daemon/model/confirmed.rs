@@ -18,7 +18,7 @@
 
 use crate::domain::finding::Finding;
 use crate::domain::inspection::{ImageRef, Inspection};
-use crate::domain::pipeline::{Pipeline, PromptKind};
+use crate::domain::pipeline::Pipeline;
 use crate::domain::rect::{BoxPx, Rect};
 use crate::domain::review::{Decided, Review};
 use crate::inspect::plan::{AskedDefects, asked_of_a_still, cut};
@@ -228,10 +228,7 @@ impl<'a> Part<'a> {
 
     /// The recipe asks about this label there.
     fn lists(&self, asked: &AskedDefects, label: &str) -> bool {
-        match &self.pipeline.prompts[asked.prompt].kind {
-            PromptKind::Defects { labels } => labels.iter().any(|listed| listed == label),
-            PromptKind::Text { .. } => false,
-        }
+        self.pipeline.prompts[asked.prompt].kind.labels().iter().any(|listed| listed == label)
     }
 
     /// The model said that something is there.

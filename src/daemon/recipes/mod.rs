@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! pipelines_dir, SIGHUP, cmd/reload, POST --> found --> checked --[gate]: replayed--> active, for the next pictures
+//! learned from confirmed parts -----------------^                   |         |
 //!                                               '----------'---------------'--> refused, with the reason and the parts
 //! an engineer, with a reason: an earlier version, or one that was refused --------> active
 //! ```
@@ -12,19 +13,23 @@
 //!
 //! Invariants:
 //! - At every moment, also after a crash, each pipeline has one active version, and its text is kept.
-//! - A version that was decided about is not looked at again, until the file has another text.
+//! - A version that was decided about is not looked at again, until the file has another text. Where a learned version
+//!   became active, that is the version that the file had then.
 //! - What a gate asks is asked by the active version's gate and by the new one's: a gate cannot be edited away.
 
+mod learned;
 mod model;
 mod opened;
 mod replay;
 mod steps;
 
+pub(super) use learned::{Cancel, Fate, Learned};
 pub(super) use model::Room;
 pub(super) use opened::open;
+pub(super) use replay::{Confirmed, PART_MAX, confirmed, frame, picture};
 pub(super) use steps::Renewed;
 
-use steps::Candidate;
+use steps::{Candidate, Origin};
 
 use super::dispatcher::Dispatcher;
 use super::station::Station;
@@ -34,7 +39,7 @@ use crate::domain::recipe::{Progress, RecipeError};
 use crate::domain::trigger::Refusal;
 use crate::engine::Engine;
 use crate::queue::{Policy, Popped, Pushed, Queue};
-use crate::recipe::file::version_of;
+use crate::recipe::beside::{self, Files, version_of};
 use crate::recipe::registry::Registry;
 use crate::store::Store;
 use crate::store::error::StoreError;
@@ -42,7 +47,8 @@ use crate::store::pins::ModelPin;
 use crate::store::recipes::{Entry, Step};
 use crate::threads;
 use crate::web::recipes as web;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
@@ -56,6 +62,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const REQUESTS_MAX: usize = 16;
 /// Files that a look considers.
 const FILES_MAX: usize = 256;
+/// Who has changed a file that nobody spoke about.
+const FOLDER: &str = "pipelines_dir";
 
 /// A request for a look that was not taken, as the sender of a command hears it.
 pub(super) fn refused(error: RecipeError) -> Refusal {
@@ -70,6 +78,8 @@ enum Request {
     Look { by: String },
     /// Judge a model by the gates of the active recipes.
     Model { model: ModelPin, say: SyncSender<model::Said> },
+    /// Take a version with what was learned as far as it goes.
+    Learned(Box<learned::Waiting>),
 }
 
 /// The way to the thread of recipes; share it in an `Arc`.
@@ -146,17 +156,33 @@ pub(super) fn start(
     stop: Stop,
 ) -> std::io::Result<JoinHandle<()>> {
     let recipes = Arc::clone(recipes);
-    let mut keeper = Keeper { recipes, engine, room, stop, seen: BTreeMap::new() };
+    let (seen, learned) = (BTreeMap::new(), RefCell::default());
+    let mut keeper = Keeper { recipes, engine, room, stop, seen, learned };
     threads::spawn("recipes", move || keeper.run())
 }
 
-/// What a file looks like from outside: another one has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a recipe's files look like from outside: others have changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Look {
-    modified: SystemTime,
-    bytes: u64,
-    /// Its text was read when it looked so.
+    /// When they were modified, and their lengths; `None` for one that is not there.
+    stamps: Vec<Option<(SystemTime, u64)>>,
+    /// The files beside it that its text named when it was read.
+    beside: BTreeSet<String>,
+    /// They were read when they looked so.
     is_read: bool,
+}
+
+impl Look {
+    /// How the recipe and the files beside it, which its text named before, look now.
+    fn at(path: &Path, beside: BTreeSet<String>) -> Self {
+        let stamp = |path: &Path| {
+            let data = fs::metadata(path).ok()?;
+            Some((data.modified().unwrap_or(SystemTime::UNIX_EPOCH), data.len()))
+        };
+        let own = std::iter::once(stamp(path));
+        let stamps = own.chain(beside.iter().map(|name| stamp(&path.with_file_name(name)))).collect();
+        Self { stamps, beside, is_read: false }
+    }
 }
 
 /// The thread of recipes.
@@ -168,6 +194,8 @@ struct Keeper {
     stop: Stop,
     /// By pipeline.
     seen: BTreeMap<String, Look>,
+    /// Learned versions that wait: a replay may go on when one comes.
+    learned: RefCell<VecDeque<learned::Waiting>>,
 }
 
 impl Keeper {
@@ -184,9 +212,18 @@ impl Keeper {
         }
         let mut by = Some("start".to_owned());
         while !self.stop.is_set() {
+            let next = self.learned.borrow_mut().pop_front();
+            if next.is_some() {
+                // What the file holds by now is older than what was learned since.
+                by.get_or_insert_with(|| FOLDER.to_owned());
+            }
             if let Err(error) = self.look(by.take().as_deref()) {
                 // The store stops the line itself where it must; a full disk is another matter.
                 tracing::error!(%error, "recipes are not looked at");
+            }
+            if let Some(waiting) = next {
+                self.take_learned(&waiting);
+                continue;
             }
             match self.recipes.requests.pop(Some(LOOK)) {
                 Popped::Item(request) => by = self.serve(request),
@@ -200,6 +237,10 @@ impl Keeper {
     fn serve(&self, request: Request) -> Option<String> {
         match request {
             Request::Look { by } => Some(by),
+            Request::Learned(learned) => {
+                self.learned.borrow_mut().push_back(*learned);
+                None
+            }
             Request::Model { model, say } => {
                 self.judge_model(&model, &say);
                 None
@@ -210,26 +251,30 @@ impl Keeper {
     /// Considers what has changed in the folder. With a sender, files need not stand still.
     fn look(&mut self, by: Option<&str>) -> Result<(), StoreError> {
         for (pipeline, path) in files(&self.recipes.dir) {
-            let Ok(data) = fs::metadata(&path) else { continue };
-            let modified = data.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            let now = Look { modified, bytes: data.len(), is_read: false };
-            let before = self.seen.insert(pipeline.clone(), now);
-            let stands = before.is_some_and(|b| (b.modified, b.bytes) == (now.modified, now.bytes));
-            let is_known = stands && before.is_some_and(|b| b.is_read);
-            if by.is_some() || (stands && !is_known) {
-                let Ok(text) = read_text(&path) else { continue };
-                self.consider(&pipeline, &text, by.unwrap_or("pipelines_dir"))?;
-            } else if !stands {
+            let before = self.seen.remove(&pipeline).unwrap_or_default();
+            let now = Look::at(&path, before.beside.clone());
+            if now.stamps.first().is_none_or(Option::is_none) {
                 continue;
             }
+            let stands = before.stamps == now.stamps;
+            if by.is_none() && (!stands || before.is_read) {
+                self.seen.insert(pipeline, Look { is_read: stands && before.is_read, ..now });
+                continue;
+            }
+            let Ok(text) = read_text(&path) else { continue };
+            let files = beside::read(&path, &text);
+            // A file that it names from now on counts as seen, as it was before it was read.
+            let named = beside::named(&text);
+            let now = if named == now.beside { now } else { Look::at(&path, named) };
+            self.consider(&pipeline, &text, &files, by.unwrap_or(FOLDER))?;
             self.seen.insert(pipeline, Look { is_read: true, ..now });
         }
         Ok(())
     }
 
     /// Takes a version from its file as far as it goes, unless it was decided about.
-    fn consider(&self, pipeline: &str, text: &str, by: &str) -> Result<(), StoreError> {
-        let version = version_of(text);
+    fn consider(&self, pipeline: &str, text: &str, files: &Files, by: &str) -> Result<(), StoreError> {
+        let version = version_of(text, files);
         let book = self.recipes.store.recipe_book(pipeline)?.unwrap_or_default();
         if book.decided == version {
             return Ok(());
@@ -238,27 +283,33 @@ impl Keeper {
             // The file is what is active again: there is nothing to prove.
             return self.recipes.decided(pipeline, &version);
         }
-        let candidate = Candidate { pipeline, version, text, by };
-        self.recipes.note(&candidate, Step::Found, String::new(), None, Some(text), None)?;
-        let recipe = match self.recipes.checked(&candidate) {
+        let candidate = Candidate { pipeline, version, text, files, by, origin: Origin::Folder };
+        // Where it is dropped, the next look finds what is wanted now.
+        self.prove(&candidate).map(|_| ())
+    }
+
+    /// Takes a version as far as it goes.
+    fn prove(&self, candidate: &Candidate<'_>) -> Result<Fate, StoreError> {
+        self.recipes.note(candidate, Step::Found, String::new(), None, true, None)?;
+        let recipe = match self.recipes.checked(candidate) {
             Ok(recipe) => recipe,
-            Err(reason) => return self.recipes.refuse(&candidate, reason, None),
+            Err(reason) => return self.recipes.refuse(candidate, reason, None),
         };
-        self.recipes.note(&candidate, Step::Checked, String::new(), None, None, None)?;
+        self.recipes.note(candidate, Step::Checked, String::new(), None, false, None)?;
         let rules = self.recipes.rules(&recipe.pipeline);
-        if rules.is_empty() {
-            return self.recipes.make_active(&candidate, recipe);
+        // What was learned shows before and after, whether a gate asks for it or not.
+        if rules.is_empty() && matches!(candidate.origin, Origin::Folder) {
+            return self.recipes.make_active(candidate, recipe);
         }
-        match self.replay_candidate(&candidate, &recipe.pipeline, &rules) {
-            // The next look finds what is wanted now.
-            Ok(None) => Ok(()),
+        match self.replay_candidate(candidate, &recipe.pipeline, &rules) {
+            Ok(None) => self.outdated(candidate),
             Ok(Some(replay)) if replay.failed.is_empty() => {
-                self.recipes.note(&candidate, Step::Replayed, String::new(), Some(replay), None, None)?;
-                self.recipes.make_active(&candidate, recipe)
+                self.recipes.note(candidate, Step::Replayed, String::new(), Some(replay), false, None)?;
+                self.recipes.make_active(candidate, recipe)
             }
-            Ok(Some(replay)) => self.recipes.refuse(&candidate, replay.failed.join("; "), Some(replay)),
+            Ok(Some(replay)) => self.recipes.refuse(candidate, replay.failed.join("; "), Some(replay)),
             Err(reason) => {
-                self.recipes.refuse(&candidate, format!("it could not be replayed: {reason}"), None)
+                self.recipes.refuse(candidate, format!("it could not be replayed: {reason}"), None)
             }
         }
     }

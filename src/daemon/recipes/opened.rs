@@ -58,7 +58,8 @@ fn shown(problems: &[Problem]) -> String {
 fn kept(name: &str, store: &Store) -> anyhow::Result<Option<Recipe>> {
     let Some(book) = store.recipe_book(name)? else { return Ok(None) };
     let Some(text) = store.recipe_text(name, &book.active)? else { return Ok(None) };
-    match Recipe::read(&format!("version {} of {name}", book.active), &text) {
+    let files = store.recipe_files(name, &book.active)?;
+    match Recipe::read(&format!("version {} of {name}", book.active), &text, files) {
         Ok(recipe) => Ok(Some(recipe)),
         Err(problems) => {
             let reason = shown(&problems);
@@ -95,7 +96,7 @@ fn of_file(recipe: &Recipe, store: &Store) -> anyhow::Result<Recipe> {
     }
     let book = Book { active: version.clone(), decided: version.clone() };
     let step = entry(name, version, Step::Active, BY, reason, None);
-    match store.append_recipe_step(step, Some(&recipe.text), Some(&book)) {
+    match store.append_recipe_step(step, Some((&recipe.text, &recipe.files)), Some(&book)) {
         Ok(_) => {}
         // Without room nothing is noted; the next start finds the same.
         Err(error) if error.passes() => {

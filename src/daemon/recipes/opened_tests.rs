@@ -53,7 +53,7 @@ fn read(path: &Path) -> Config {
 }
 
 fn version(text: &str) -> String {
-    crate::recipe::file::version_of(text)
+    crate::recipe::beside::version_of(text, &crate::recipe::beside::Files::default())
 }
 
 #[test]
@@ -94,4 +94,32 @@ fn a_first_version_with_errors_is_an_error_of_the_config() {
     kitchen.write(&kitchen.text.replace("mm_per_px", "mm_for_px"));
     let error = kitchen.start().unwrap_err();
     assert!(error.is::<ReadError>() && error.to_string().contains("mm_for_px"), "{error}");
+}
+
+/// The file is older than what was learned, until it has another text.
+#[test]
+fn a_learned_version_stays_active_beside_the_file_that_it_was_made_of() {
+    let kitchen = Kitchen::new();
+    let of_file = kitchen.start().unwrap();
+    let learned = format!("{}\n# learned\n", kitchen.text);
+    let active = version(&learned);
+    let book = Book { active: active.clone(), decided: of_file.clone() };
+    let store = kitchen.store();
+    let found = entry("photo", &active, Step::Found, "anna", String::new(), None);
+    store
+        .append_recipe_step(found, Some((&learned, &crate::recipe::beside::Files::default())), None)
+        .unwrap();
+    drop(store);
+    assert_eq!(kitchen.start().unwrap(), of_file, "what was not active before a crash is not after it");
+    let store = kitchen.store();
+    let step = entry("photo", &active, Step::Active, "anna", String::new(), None);
+    store.append_recipe_step(step, None, Some(&book)).unwrap();
+    drop(store);
+    for _ in 0..2 {
+        assert_eq!(kitchen.start().unwrap(), active);
+        assert_eq!(kitchen.store().recipe_book("photo").unwrap(), Some(book.clone()));
+    }
+    let edited = format!("{}\n# edited\n", kitchen.text);
+    kitchen.write(&edited);
+    assert_eq!(kitchen.start().unwrap(), version(&edited));
 }

@@ -8,7 +8,7 @@
 //! Between two parts the thread serves requests, and looks whether the version is still the one that is wanted.
 
 use super::Keeper;
-use super::steps::Candidate;
+use super::steps::{Candidate, Origin};
 use crate::document::read_text;
 use crate::domain::finding::Finding;
 use crate::domain::frame::{Frame, Trigger};
@@ -33,7 +33,9 @@ use std::time::{Duration, Instant};
 /// Decided parts that are looked at for a sample: reading a record and its decision takes some tens of microseconds.
 const STATES_MAX: usize = 5_000;
 /// A part that is not answered by then was not judged. The line goes first, for as long as it has work.
-const PART_MAX: Duration = Duration::from_hours(1);
+pub(in crate::daemon) const PART_MAX: Duration = Duration::from_hours(1);
+/// Parts that show before and after where no gate says how many.
+const UNGATED_MAX: usize = 200;
 /// How far a replay is comes at most this often.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Findings of a part that an entry shows.
@@ -49,7 +51,7 @@ pub(super) enum Wanted {
 }
 
 /// A confirmed part whose picture is kept.
-pub(super) struct Confirmed {
+pub(in crate::daemon) struct Confirmed {
     pub part: Part,
     pub inspection: Inspection,
     pub image: ImageRef,
@@ -59,7 +61,10 @@ pub(super) struct Confirmed {
 ///
 /// # Errors
 /// [`StoreError`] when the database cannot be read; a record that does not read is left out.
-pub(super) fn confirmed(store: &Store, pipeline: &str) -> Result<(Vec<Confirmed>, usize), StoreError> {
+pub(in crate::daemon) fn confirmed(
+    store: &Store,
+    pipeline: &str,
+) -> Result<(Vec<Confirmed>, usize), StoreError> {
     let (mut parts, mut left_out) = (vec![], 0);
     for (seq, state) in store.newest_review_states(STATES_MAX)? {
         let Some(effective) = state.effective else { continue };
@@ -90,7 +95,7 @@ pub(super) fn confirmed(store: &Store, pipeline: &str) -> Result<(Vec<Confirmed>
 }
 
 /// The pixels, if the file is what its record says.
-pub(super) fn picture(store: &Store, image: &ImageRef) -> Option<RgbImage> {
+pub(in crate::daemon) fn picture(store: &Store, image: &ImageRef) -> Option<RgbImage> {
     let FileState::Whole(path) = store.picture(image) else { return None };
     let reader = ImageReader::open(path).ok()?.with_guessed_format().ok()?;
     reader.decode().ok().map(DynamicImage::into_rgb8)
@@ -107,7 +112,7 @@ pub(super) fn name_of(ids: impl Iterator<Item = impl AsRef<str>>) -> String {
 }
 
 /// The picture of a kept part as a frame that is exposed now.
-pub(super) fn frame(inspection: &Inspection, pixels: Arc<RgbImage>) -> Frame {
+pub(in crate::daemon) fn frame(inspection: &Inspection, pixels: Arc<RgbImage>) -> Frame {
     Frame {
         camera: inspection.camera.clone(),
         pixels,
@@ -137,7 +142,7 @@ impl Keeper {
         let started = Instant::now();
         let store = &self.recipes.store;
         let (all, mut left_out) = confirmed(store, &pipeline.name).map_err(|e| e.to_string())?;
-        let most = rules.iter().map(|rule| rule.parts_max).max().unwrap_or_default();
+        let most = rules.iter().map(|rule| rule.parts_max).max().unwrap_or(UNGATED_MAX);
         let sample = gate::stratified(all, most, |one| one.part.kind());
         let (total, mut replayed) = (sample.len(), Vec::with_capacity(sample.len()));
         for (done, Confirmed { part, inspection, image }) in sample.into_iter().enumerate() {
@@ -194,9 +199,17 @@ impl Keeper {
             // A look comes by itself, after this.
             let _ = self.serve(request);
         }
-        let now = read_text(&self.recipes.file(candidate.pipeline)).ok();
+        let is_edited = || match &candidate.origin {
+            Origin::Folder => {
+                let now = read_text(&self.recipes.file(candidate.pipeline)).ok();
+                now.is_some_and(|text| text != candidate.text)
+            }
+            Origin::Learned { file, cancel, .. } => {
+                cancel.by().is_some() || self.recipes.version_of_file(candidate.pipeline) != *file
+            }
+        };
         self.stop.is_set()
-            || now.is_some_and(|text| text != candidate.text)
+            || is_edited()
             // A store that cannot be read ends the station by itself.
             || self.recipes.is_decided(candidate).unwrap_or(true)
     }

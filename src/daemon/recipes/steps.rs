@@ -1,12 +1,13 @@
 //! The steps of a version: checked, refused, active; each in the ledger, each decision alone.
 
-use super::Recipes;
+use super::learned::Cancel;
+use super::{Fate, Recipes};
 use crate::document::read_text;
 use crate::domain::pipeline::{GateRule, Pipeline};
 use crate::domain::recipe::{RecipeError, RecipeStatus};
 use crate::evaluate::gate;
 use crate::publish::StationEvent;
-use crate::recipe::file::version_of;
+use crate::recipe::beside::{self, Files, version_of};
 use crate::recipe::registry::Recipe;
 use crate::store::error::StoreError;
 use crate::store::recipes::{Book, Entry, REASON_CHARS_MAX, ReplayEntry, Step};
@@ -20,8 +21,20 @@ pub(super) struct Candidate<'a> {
     pub pipeline: &'a str,
     pub version: String,
     pub text: &'a str,
+    /// The files beside it that it judges by.
+    pub files: &'a Files,
     /// Who brought it.
     pub by: &'a str,
+    pub origin: Origin<'a>,
+}
+
+/// Where a version comes from.
+pub(super) enum Origin<'a> {
+    /// The folder's file holds it.
+    Folder,
+    /// It is the version `base` with what was learned from confirmed parts. `file` is the version that the folder's file
+    /// held when it came; `None`: there was none.
+    Learned { base: &'a str, file: Option<String>, cancel: &'a Cancel },
 }
 
 impl Candidate<'_> {
@@ -48,7 +61,17 @@ impl Recipes {
     /// An engineer has decided meanwhile.
     pub(super) fn is_decided(&self, candidate: &Candidate<'_>) -> Result<bool, StoreError> {
         let book = self.store.recipe_book(candidate.pipeline)?.unwrap_or_default();
-        Ok(book.decided == candidate.version)
+        Ok(match &candidate.origin {
+            Origin::Folder => book.decided == candidate.version,
+            Origin::Learned { base, .. } => book.active != *base,
+        })
+    }
+
+    /// The version that the folder's file holds now; `None`: there is none that can be read.
+    pub(super) fn version_of_file(&self, pipeline: &str) -> Option<String> {
+        let file = self.file(pipeline);
+        let text = read_text(&file).ok()?;
+        Some(version_of(&text, &beside::read(&file, &text)))
     }
 
     /// The file of a pipeline.
@@ -59,7 +82,7 @@ impl Recipes {
     /// Everything about the text itself, and about the cameras that run the pipeline.
     pub(super) fn checked(&self, candidate: &Candidate<'_>) -> Result<Recipe, String> {
         let file = self.file(candidate.pipeline).display().to_string();
-        let recipe = Recipe::read(&file, candidate.text).map_err(|problems| {
+        let recipe = Recipe::read(&file, candidate.text, candidate.files.clone()).map_err(|problems| {
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
             lines.join("\n")
         })?;
@@ -81,12 +104,21 @@ impl Recipes {
         rules
     }
 
-    pub(super) fn make_active(&self, candidate: &Candidate<'_>, recipe: Recipe) -> Result<(), StoreError> {
+    pub(super) fn make_active(&self, candidate: &Candidate<'_>, recipe: Recipe) -> Result<Fate, StoreError> {
         let deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_decided(candidate)? {
-            return Ok(());
+            return Ok(Fate::Dropped);
         }
-        let book = Book { active: candidate.version.clone(), decided: candidate.version.clone() };
+        let decided = match &candidate.origin {
+            Origin::Folder => Some(candidate.version.clone()),
+            // The file holds an older word, which needs no more looks, now or after the next start.
+            Origin::Learned { file, .. } => file.clone(),
+        };
+        let decided = match decided {
+            Some(decided) => decided,
+            None => self.store.recipe_book(candidate.pipeline)?.unwrap_or_default().decided,
+        };
+        let book = Book { active: candidate.version.clone(), decided };
         let entry = candidate.entry(Step::Active, String::new(), None);
         let mut kept = None;
         let keep = || {
@@ -103,7 +135,7 @@ impl Recipes {
                     by = candidate.by,
                     "this version of the recipe is active"
                 );
-                Ok(())
+                Ok(Fate::Active)
             }
             Err(Renewed::Store(error)) => Err(error),
             Err(Renewed::Unfit(reason)) => {
@@ -131,12 +163,14 @@ impl Recipes {
         let text = store.recipe_text(pipeline, version).map_err(not_stored)?.ok_or_else(no_version)?;
         let known = store.recipe_versions(pipeline).map_err(not_stored)?;
         let was_active = known.iter().any(|state| state.version == version && state.was_active);
-        let candidate = Candidate { pipeline, version: version.to_owned(), text: &text, by };
+        let files = store.recipe_files(pipeline, version).map_err(not_stored)?;
+        let (version_kept, origin) = (version.to_owned(), Origin::Folder);
+        let candidate = Candidate { pipeline, version: version_kept, text: &text, files: &files, by, origin };
         let recipe = self.checked(&candidate).map_err(|reason| RecipeError::Unfit { reason })?;
         let _one_at_a_time = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         let book = store.recipe_book(pipeline).map_err(not_stored)?.unwrap_or_default();
         // It is the newer word: the file as it is now, perhaps under replay at this moment, needs no more looks.
-        let decided = read_text(&self.file(pipeline)).map_or(book.decided, |text| version_of(&text));
+        let decided = self.version_of_file(pipeline).unwrap_or(book.decided);
         let book = Book { active: version.to_owned(), decided };
         let mut entry = candidate.entry(Step::Active, reason.trim().to_owned(), None);
         entry.is_override = !was_active;
@@ -169,13 +203,14 @@ impl Recipes {
         candidate: &Candidate<'_>,
         reason: String,
         replay: Option<ReplayEntry>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Fate, StoreError> {
+        let is_of_folder = matches!(candidate.origin, Origin::Folder);
         let _one_at_a_time = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_decided(candidate)? {
-            return Ok(());
+        if is_of_folder && self.is_decided(candidate)? {
+            return Ok(Fate::Dropped);
         }
         let book = self.store.recipe_book(candidate.pipeline)?.unwrap_or_default();
-        let book = Book { decided: candidate.version.clone(), ..book };
+        let book = is_of_folder.then(|| Book { decided: candidate.version.clone(), ..book });
         let shown: String = reason.chars().take(REASON_CHARS_MAX).collect();
         tracing::error!(
             pipeline = candidate.pipeline,
@@ -184,9 +219,15 @@ impl Recipes {
             reason = shown,
             "this version of the recipe is refused"
         );
-        self.note(candidate, Step::Refused, shown.clone(), replay, None, Some(&book))?;
-        self.alarm(candidate.pipeline, Some(format!("version {} is refused: {shown}", candidate.version)));
-        Ok(())
+        self.note(candidate, Step::Refused, shown.clone(), replay, false, book.as_ref())?;
+        // Whoever had it learned sees it refused; that the file has another text than the line is for all to see.
+        if is_of_folder {
+            self.alarm(
+                candidate.pipeline,
+                Some(format!("version {} is refused: {shown}", candidate.version)),
+            );
+        }
+        Ok(Fate::Refused { reason: shown })
     }
 
     pub(super) fn note(
@@ -195,11 +236,12 @@ impl Recipes {
         step: Step,
         reason: String,
         replay: Option<ReplayEntry>,
-        text: Option<&str>,
+        is_new: bool,
         book: Option<&Book>,
     ) -> Result<(), StoreError> {
         let entry = candidate.entry(step, reason, replay);
-        let entry = self.store.append_recipe_step(entry, text, book)?;
+        let kept = is_new.then_some((candidate.text, candidate.files));
+        let entry = self.store.append_recipe_step(entry, kept, book)?;
         self.publish(&entry);
         Ok(())
     }

@@ -1,7 +1,7 @@
 // The page: who is here, what is shown, what is new.
 //
 //   me --nobody--> login, setup          URL: /?view=…&verdict=…&id=…   (can be shared)
-//      '--somebody--> queue | charts | recipes | people, live over one event stream
+//      '--somebody--> queue | charts | recipes | learn | people, live over one event stream
 
 import { get, onLoggedOut, post } from "./api.js";
 import { h, icon, replace, sheet, toast } from "./dom.js";
@@ -11,6 +11,7 @@ import { charts } from "./charts.js";
 import { people } from "./people.js";
 import { cameras } from "./cameras.js";
 import { recipes } from "./recipes.js";
+import { learn } from "./learn.js";
 
 const app = document.getElementById("app");
 export const state = { me: null, view: null, queue: null, live: false };
@@ -85,7 +86,7 @@ function frame() {
   replace(app,
     h("header.bar", {},
       h("div.brand", {}, h("img", { src: "/assets/icon.svg", alt: "", width: 28, height: 28 }), h("strong", {}, "inspectd")),
-      h("nav", {}, tab("queue", "list"), tab("charts", "chart"), tab("recipes", "recipe"), may("engineer") && tab("people", "people")),
+      h("nav", {}, tab("queue", "list"), tab("charts", "chart"), tab("recipes", "recipe"), tab("learn", "learn"), may("engineer") && tab("people", "people")),
       h("div.end", {},
         h("span#live.live", { class: state.live ? "live on" : "live" }, h("i"), h("span", {}, state.live ? t("connected") : t("reconnecting"))),
         h("button.plain.lang", { onclick: () => { switchLanguage(); show(); } }, t("language")),
@@ -125,13 +126,14 @@ async function leave() {
 
 function show() {
   const given = params();
-  state.view = given.view === "charts" || given.view === "recipes" || (given.view === "people" && may("engineer")) ? given.view : "queue";
+  state.view = ["charts", "recipes", "learn"].includes(given.view) || (given.view === "people" && may("engineer")) ? given.view : "queue";
   state.queue?.gone();
   state.queue = null;
   const main = frame();
   main.dataset.view = state.view;
   if (state.view === "charts") charts(main);
   else if (state.view === "recipes") recipes(main);
+  else if (state.view === "learn") learn(main);
   else if (state.view === "people") people(main);
   else {
     state.queue = new Queue(main);

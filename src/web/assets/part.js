@@ -86,11 +86,12 @@ export class Part {
     const p = this.picture;
     p.editable = may("operator");
     p.grid = d.grid || [];
+    p.setHeat(d.heat);
     p.boxes = this.truth();
     const tool = (name, label, on, click, id) => h("button.tool", { "aria-pressed": on === null ? null : String(on), "aria-label": label, title: label, onclick: click, id }, icon(name));
     this.tools = h("div.toolbar", {},
       tool("fit", t("fit"), null, () => p.fit()), tool("plus", t("zoomIn"), null, () => p.zoom(1.5)), tool("minus", t("zoomOut"), null, () => p.zoom(1 / 1.5)),
-      tool("boxes", t("boxes"), p.showBoxes, () => this.toggle("showBoxes"), "tool-boxes"), d.grid && tool("grid", t("grid"), p.showGrid, () => this.toggle("showGrid"), "tool-grid"),
+      tool("boxes", t("boxes"), p.showBoxes, () => this.toggle("showBoxes"), "tool-boxes"), d.grid && tool("grid", t("grid"), p.showGrid, () => this.toggle("showGrid"), "tool-grid"), d.heat && tool("heat", t("heat"), p.showHeat, () => this.toggle("showHeat"), "tool-heat"),
       may("operator") && seen && tool("draw", t("draw"), p.drawing, () => this.toggle("drawing"), "tool-draw"));
     const look = seen ? h("div.look", {}, p.stage, this.tools) : h("div.look", {}, h("p.empty", { class: d.image ? "empty bad" : "empty" }, t(d.image ? `picture_${d.picture}` : "noImage")));
     this.side = h("div.side");
@@ -137,7 +138,7 @@ export class Part {
       h("section", {}, h("h2", {}, t("findings"), h("small", {}, truth.length || "")), truth.length ? h("ul.findings", {}, truth.map(finding)) : h("p.quiet", {}, t("noFindings"))),
       d.texts.length > 0 && h("section", {}, h("h2", {}, t("texts")), d.texts.map((x) => this.text(x))),
       h("section", {}, h("h2", {}, t("history")), this.history()),
-      fold("model", t("model"), h("dl", {}, this.pairs([[t("model"), d.model.name], ["sha256", d.model.sha256], ["mmproj", d.model.mmproj_sha256], [t("prompt"), d.prompt_hash], [t("recipe"), `${d.pipeline}@${d.pipeline_version}`], [t("tiles"), `${d.tiles_inspected} / ${d.tiles_planned}`], [t("score"), number(d.score, 3)], [t("origin"), d.origin], ["id", d.id]]))),
+      fold("model", t("model"), h("dl", {}, this.pairs([[t("model"), d.model.name], ["sha256", d.model.sha256], ["mmproj", d.model.mmproj_sha256], [t("prompt"), d.prompt_hash], [t("recipe"), `${d.pipeline}@${d.pipeline_version}`], [t("tiles"), `${d.tiles_inspected} / ${d.tiles_planned}`], [t("score"), number(d.score, 3)], ...d.learned.map((l) => [`${l.prompt}: ${l.kind}`, l.sha256]), [t("origin"), d.origin], ["id", d.id]]))),
       fold("latency", `${t("latency")}: ${number(d.latency.total)} ms`, this.latency()),
       fold("answers", `${t("answers")} (${d.answers.length})`, d.answers.length ? d.answers.map((a) => h("div.answer", {}, h("small.quiet", {}, `${a.prompt} · ${a.tile}`), h("pre", {}, a.text))) : h("p.quiet", {}, t("noAnswers"))));
     this.drawFoot();
@@ -225,9 +226,10 @@ export class Part {
     const p = this.picture;
     p[what] = !p[what];
     if (what === "showBoxes") localStorage.setItem("boxes", p.showBoxes ? "on" : "off");
+    if (what === "showHeat") localStorage.setItem("heat", p.showHeat ? "on" : "off");
     if (what === "drawing" && p.drawing) { p.showBoxes = true; p.chosen = -1; }
     p.draw();
-    for (const [id, on] of [["tool-boxes", p.showBoxes], ["tool-grid", p.showGrid], ["tool-draw", p.drawing]]) document.getElementById(id)?.setAttribute("aria-pressed", String(on));
+    for (const [id, on] of [["tool-boxes", p.showBoxes], ["tool-grid", p.showGrid], ["tool-heat", p.showHeat], ["tool-draw", p.drawing]]) document.getElementById(id)?.setAttribute("aria-pressed", String(on));
   }
 
   choose(i, look) {
@@ -349,6 +351,7 @@ export class Part {
     else if (key === "z" && may("operator")) this.undo();
     else if (key === "b") this.toggle("showBoxes");
     else if (key === "g") this.toggle("showGrid");
+    else if (key === "h" && p.heat) this.toggle("showHeat");
     else if (key === "d" && may("operator")) this.toggle("drawing");
     else if (key === "f") p.fit();
     else if (key === "+" || key === "=") p.zoom(1.5);

@@ -1,4 +1,4 @@
-// The picture: zoom, pan, boxes, tiles; and boxes that are drawn, moved, resized.
+// The picture: zoom, pan, boxes, tiles, heat map; and boxes that are drawn, moved, resized.
 //
 //   wheel, pinch, + -  zoom around the pointer      drag            pan, or moves the chosen box
 //   double tap         in, and back to the whole    draw mode       drag makes a box
@@ -17,6 +17,7 @@ export class Picture {
     this.drawing = false;
     this.showBoxes = localStorage.getItem("boxes") !== "off";
     this.showGrid = false;
+    this.showHeat = localStorage.getItem("heat") === "on";
     this.grid = [];
     this.pointers = new Map();
     this.img = h("img", { alt: "", draggable: "false", decoding: "async", onload: () => this.loaded() });
@@ -103,6 +104,11 @@ export class Picture {
     const out = [];
     const at = (x, y) => [x * this.scale + this.x, y * this.scale + this.y];
     const rect = ([x0, y0, x1, y1], props) => { const [x, y] = at(x0, y0); return svg("rect", { x, y, width: (x1 - x0) * this.scale, height: (y1 - y0) * this.scale, ...props }); };
+    if (this.showHeat && this.heat) {
+      const [x, y] = at(0, 0);
+      const { href, width, height } = this.heat;
+      out.push(svg("image", { href, x, y, width: width * this.scale, height: height * this.scale, class: "heat", preserveAspectRatio: "none" }));
+    }
     if (this.showGrid) for (const tile of this.grid) out.push(rect(tile, { class: "tile" }));
     if (this.showBoxes) {
       this.boxes.forEach((box, i) => {
@@ -121,6 +127,19 @@ export class Picture {
     if (this.band) out.push(rect(this.band, { class: "band" }));
     this.layer.replaceChildren(...out);
     this.stage.classList.toggle("drawing", this.drawing);
+  }
+
+  /// Takes a heat map ({place_px, cols, places}), or none: yellow over a quarter, red where it is a finding.
+  setHeat(map) {
+    this.heat = null;
+    if (!map) return;
+    const rows = map.places.length / map.cols;
+    const canvas = h("canvas", { width: map.cols, height: rows });
+    const brush = canvas.getContext("2d");
+    const image = brush.createImageData(map.cols, rows);
+    map.places.forEach((v, i) => image.data.set([255, Math.max(0, 220 - Math.max(0, v - 64) * 2), 0, v < 64 ? 0 : Math.min(190, 40 + v * 0.6)], i * 4));
+    brush.putImageData(image, 0, 0);
+    this.heat = { href: canvas.toDataURL(), width: map.cols * map.place_px, height: rows * map.place_px };
   }
 
   spot(e) {

@@ -45,7 +45,7 @@ function row(recipe, version, again) {
 }
 
 /// Asks for the reason, which stays in the ledger.
-function activate(pipeline, version, again) {
+export function activate(pipeline, version, again) {
   sheet(`${t("makeActive")}: ${pipeline} ${version.version}`, (close) => {
     const error = h("p.error", { role: "alert" });
     const reason = h("input", { name: "reason", required: true, maxlength: 500, "aria-label": t("why"), placeholder: t("why") });
@@ -64,7 +64,7 @@ function activate(pipeline, version, again) {
 }
 
 /// What the ledger says about one version.
-async function details(pipeline, version) {
+export async function details(pipeline, version) {
   const all = await get(`${path(pipeline, "ledger")}?${query({ limit: 200 })}`);
   const entries = all.filter((entry) => entry.version === version);
   const text = h("pre.recipe", {});

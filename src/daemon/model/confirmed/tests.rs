@@ -6,7 +6,7 @@ use crate::domain::frame::{Frame, Trigger};
 use crate::domain::grade::{Grade, Reason, Severity, Verdict};
 use crate::domain::grid::Tile;
 use crate::domain::inspection::{RawAnswer, TileCount};
-use crate::domain::pipeline::Tiling;
+use crate::domain::pipeline::{PromptKind, Tiling};
 use crate::domain::review::{Decision, OperatorBox};
 use crate::inspect::plan::Plan;
 use crate::inspect::proof::{Acceptance as _, judge};

@@ -1,0 +1,246 @@
+//! Learning on the box while the line runs.
+//!
+//! ```text
+//! an engineer --start--> one job --> thread `learning`: job (ask, draft, sample) --version--> recipes --> active | refused
+//!             --cancel-----^  '--progress, outcome--> page
+//! ```
+//!
+//! Invariants:
+//! - One job at a time. The line goes first: the engine is asked at class `Replay`, and one thread computes.
+//! - Whatever ends the process, the line stays as it was: a job keeps nothing, and its version becomes active by the
+//!   recipes' one batch or not at all.
+
+mod ask;
+mod draft;
+mod job;
+mod sample;
+
+use super::recipes::{Cancel, Recipes};
+use crate::camera::Stop;
+use crate::domain::learn::{
+    ActiveBank, LearnEnd, LearnJob, LearnOutcome, LearnRefusal, LearnStep, LearnWanted, Learnable,
+};
+use crate::domain::pipeline::{Pipeline, PromptKind};
+use crate::engine::Engine;
+use crate::learn::references::{GOOD_FEW, GOOD_MIN};
+use crate::queue::{Policy, Popped, Pushed, Queue};
+use crate::recipe::registry::Registry;
+use crate::store::Store;
+use crate::store::error::StoreError;
+use crate::store::record::rfc3339;
+use crate::threads;
+use crate::web::learn as web;
+use crate::web::recipes::Recipes as _;
+use draft::Draft;
+use job::Job;
+use sample::Counts;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+/// For so long what was counted is shown again: pages ask every few seconds.
+const COUNTED_FOR: Duration = Duration::from_secs(5);
+/// How often the thread looks whether the station stops.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is to be learned, on whose word.
+struct Request {
+    pipeline: String,
+    wanted: LearnWanted,
+    by: String,
+    cancel: Arc<Cancel>,
+}
+
+/// The job under way, and the last one of each pipeline.
+#[derive(Default)]
+struct Jobs {
+    now: Option<(LearnJob, Arc<Cancel>)>,
+    last: BTreeMap<String, LearnOutcome>,
+}
+
+/// What the page and the thread share.
+struct Shared {
+    registry: Arc<Registry>,
+    store: Arc<Store>,
+    recipes: Arc<Recipes>,
+    stop: Stop,
+    jobs: Mutex<Jobs>,
+}
+
+impl Shared {
+    fn jobs(&self) -> std::sync::MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_progress(&self, step: LearnStep, done: usize, total: usize) {
+        if let Some((job, _)) = &mut self.jobs().now {
+            (job.step, job.done, job.total) = (step, done, total);
+        }
+    }
+
+    /// How far the replay of the version is, as the recipes say.
+    fn show_replay(&self, pipeline: &str) {
+        if let Some(replay) = self.recipes.progress().filter(|replay| replay.pipeline == pipeline) {
+            self.set_progress(LearnStep::Proving, replay.done, replay.total);
+        }
+    }
+}
+
+/// The way to the thread of learning; share it in an `Arc`.
+pub(super) struct Learning {
+    shared: Arc<Shared>,
+    requests: Arc<Queue<Request>>,
+    counted: Mutex<Option<(Instant, BTreeMap<String, Counts>)>>,
+}
+
+impl Learning {
+    pub(super) fn new(registry: Arc<Registry>, store: Arc<Store>, recipes: Arc<Recipes>, stop: Stop) -> Self {
+        let shared = Arc::new(Shared { registry, store, recipes, stop, jobs: Mutex::default() });
+        let requests = Arc::new(Queue::new(Policy::DropNewest, 1));
+        Self { shared, requests, counted: Mutex::default() }
+    }
+
+    /// Takes no more requests.
+    pub(super) fn close(&self) {
+        self.requests.close();
+    }
+
+    /// The confirmed parts by pipeline, as they were a moment ago.
+    fn counts(&self) -> Result<BTreeMap<String, Counts>, StoreError> {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, counts)) = counted.as_ref().filter(|(at, _)| at.elapsed() < COUNTED_FOR) {
+            return Ok(counts.clone());
+        }
+        let counts = sample::counts(&self.shared.store)?;
+        *counted = Some((Instant::now(), counts.clone()));
+        Ok(counts)
+    }
+}
+
+impl web::Learning for Learning {
+    fn learnable(&self) -> Result<Vec<Learnable>, LearnRefusal> {
+        let counts = self.counts().map_err(not_stored)?;
+        let jobs = self.shared.jobs();
+        let of = |pipeline: &Pipeline| {
+            let Counts { good, bad } = counts.get(&pipeline.name).copied().unwrap_or_default();
+            Learnable {
+                pipeline: pipeline.name.clone(),
+                active: pipeline.version.clone(),
+                is_gated: pipeline.gate.is_some(),
+                good,
+                bad,
+                good_min: GOOD_MIN,
+                good_few: GOOD_FEW,
+                banks: banks(pipeline),
+                job: jobs
+                    .now
+                    .as_ref()
+                    .map(|(job, _)| job.clone())
+                    .filter(|job| job.pipeline == pipeline.name),
+                last: jobs.last.get(&pipeline.name).cloned(),
+            }
+        };
+        Ok(self.shared.registry.all().iter().map(|recipe| of(&recipe.pipeline)).collect())
+    }
+
+    fn start(&self, pipeline: &str, wanted: LearnWanted, by: &str) -> Result<(), LearnRefusal> {
+        let name = || pipeline.to_owned();
+        let recipe = self
+            .shared
+            .registry
+            .get(pipeline)
+            .ok_or_else(|| LearnRefusal::NoPipeline { pipeline: name() })?;
+        Draft::of(&recipe, wanted.features, wanted.prompt.as_deref())
+            .map_err(|reason| LearnRefusal::Unfit { reason })?;
+        let counts = sample::counts(&self.shared.store).map_err(not_stored)?;
+        let good = counts.get(pipeline).map_or(0, |counts| counts.good);
+        let mut jobs = self.shared.jobs();
+        if let Some((job, _)) = &jobs.now {
+            return Err(LearnRefusal::Busy { pipeline: job.pipeline.clone() });
+        }
+        if good < GOOD_MIN {
+            return Err(LearnRefusal::TooLittle { good, least: GOOD_MIN });
+        }
+        let cancel = Arc::<Cancel>::default();
+        let request = Request { pipeline: name(), wanted, by: by.to_owned(), cancel: Arc::clone(&cancel) };
+        match self.requests.push(request) {
+            Pushed::Queued => {}
+            Pushed::Dropped(_) => return Err(LearnRefusal::Busy { pipeline: name() }),
+            Pushed::Closed(_) => return Err(LearnRefusal::Stopping),
+        }
+        let (at, step) = (rfc3339(SystemTime::now()), LearnStep::Looking);
+        let job = LearnJob { pipeline: name(), by: by.to_owned(), at, step, done: 0, total: 0 };
+        jobs.now = Some((job, cancel));
+        drop(jobs);
+        tracing::info!(pipeline, by, "learning from confirmed parts begins");
+        Ok(())
+    }
+
+    fn cancel(&self, pipeline: &str, by: &str) -> Result<(), LearnRefusal> {
+        match &self.shared.jobs().now {
+            Some((job, cancel)) if job.pipeline == pipeline => {
+                cancel.cancel(by);
+                Ok(())
+            }
+            _ => Err(LearnRefusal::NotUnderWay { pipeline: pipeline.to_owned() }),
+        }
+    }
+}
+
+fn not_stored(error: StoreError) -> LearnRefusal {
+    LearnRefusal::NotStored { reason: error.to_string() }
+}
+
+/// What a pipeline judges by.
+fn banks(pipeline: &Pipeline) -> Vec<ActiveBank> {
+    let bank = |prompt: &crate::domain::pipeline::Prompt| {
+        let PromptKind::Reference(rule) = &prompt.kind else { return None };
+        let learned = rule.learned.as_ref()?;
+        Some(ActiveBank {
+            prompt: prompt.id.clone(),
+            file: rule.file.clone(),
+            sha256: learned.sha256.clone(),
+            features: rule.features,
+            origin: learned.judge.origin(),
+        })
+    };
+    pipeline.prompts.iter().filter_map(bank).collect()
+}
+
+/// Starts the thread of learning; it ends with `close` or with the station's stop.
+///
+/// # Errors
+/// The thread cannot be started.
+pub(super) fn start(learning: &Learning, engine: Arc<Engine>) -> std::io::Result<JoinHandle<()>> {
+    let (shared, requests) = (Arc::clone(&learning.shared), Arc::clone(&learning.requests));
+    threads::spawn("learning", move || {
+        while !shared.stop.is_set() {
+            match requests.pop(Some(LOOK)) {
+                Popped::Item(request) => carry_out(&shared, &engine, &request),
+                Popped::TimedOut => {}
+                Popped::Closed => return,
+            }
+        }
+    })
+}
+
+/// Carries a job out; whatever goes wrong in it is its outcome, and not the line's.
+fn carry_out(shared: &Shared, engine: &Engine, request: &Request) {
+    let outcome = threads::caught(|| Job::new(shared, engine, request).run());
+    let mut outcome = outcome.unwrap_or_else(|reason| LearnOutcome {
+        by: request.by.clone(),
+        at: String::new(),
+        end: LearnEnd::Failed { reason },
+        version: None,
+        figures: None,
+        left_out: vec![],
+        left_out_count: 0,
+    });
+    outcome.at = rfc3339(SystemTime::now());
+    let (pipeline, end, reason) = (&request.pipeline, outcome.end.as_str(), outcome.end.reason());
+    tracing::info!(pipeline, by = request.by, end, reason, "learning from confirmed parts has ended");
+    let mut jobs = shared.jobs();
+    jobs.last.insert(request.pipeline.clone(), outcome);
+    jobs.now = None;
+}
