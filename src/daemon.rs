@@ -9,7 +9,6 @@
 //!                                     web (threads of its own): the review page
 //!                                     publishers (a task a sink): PUBLISH, PUBACK, the sink's cursor goes on
 //!
-//! ```text
 //! commands: MQTT, HTTP, files (`inbox`) --> dispatcher --> cameras
 //! pipelines_dir --> recipes (a thread): checked, replayed by the engine --> dispatcher, for the next pictures
 //! page --> learning (a thread): confirmed parts, the engine's features, a bank --a version--> recipes
