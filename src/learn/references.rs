@@ -22,7 +22,7 @@ pub(crate) const GOOD_MIN: usize = 5;
 /// Below so many of them, a bank is told to be weak.
 pub(crate) const GOOD_FEW: usize = 10;
 /// Cells that a free bank keeps.
-pub(crate) const BANK_CELLS: usize = 4_000;
+pub(crate) const BANK_CELLS: usize = 2_000;
 /// Cells from which these are chosen.
 const CHOSEN_FROM_MAX: usize = 100_000;
 /// Least deviation of a feature, as the reference has it.

@@ -140,27 +140,24 @@ impl Backbone {
         join(&fine, &coarse)
     }
 
-    /// The stem, in bands too: `[height / 2, width / 2, channels]`.
+    /// The stem, row by row: `[height / 2, width / 2, channels]`.
     fn first(&self, values: &[f32], height: usize, width: usize) -> Map {
         let (rows, columns) = (height / 2, width / 2);
         let channels = self.stem.bias.len();
+        // Stride 2 of even sides: all of the padding is one row and one column after the last pixel.
+        let padded = (width + 1) * 3;
+        let mut picture = vec![0.0; (height + 1) * padded];
+        for (to, from) in picture.chunks_exact_mut(padded).zip(values.chunks_exact(width * 3)) {
+            to.iter_mut().zip(from).for_each(|(to, v)| *to = (v / 255.0 - MEAN) / DEVIATION);
+        }
         let mut out = vec![0.0; rows * columns * channels];
-        let mut places = vec![];
+        let mut places = Vec::with_capacity(columns * 27);
         for (y, out) in out.chunks_exact_mut(columns * channels).enumerate() {
-            // Stride 2 of an even side: all of the padding is behind the last pixel.
             places.clear();
             for x in 0..columns {
-                for (ky, kx) in (0..3).flat_map(|ky| (0..3).map(move |kx| (ky, kx))) {
-                    let (row, column) = (2 * y + ky, 2 * x + kx);
-                    let is_inside = row < height && column < width;
-                    let at = (row * width + column) * 3;
-                    places.extend(
-                        (0..3).map(
-                            |c| {
-                                if is_inside { (values[at + c] / 255.0 - MEAN) / DEVIATION } else { 0.0 }
-                            },
-                        ),
-                    );
+                for ky in 0..3 {
+                    let at = (2 * y + ky) * padded + 6 * x;
+                    places.extend_from_slice(&picture[at..at + 9]);
                 }
             }
             self.stem.multiply(&places, 27, out);
