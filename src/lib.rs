@@ -15,8 +15,9 @@
 //! ```
 //!
 //! [`recipe`] reads a pipeline file once and knows the active version of each. [`evaluate`] scores inspections against
-//! what is known of their pictures, and holds a new version, or another model, to its gate. [`control`] is the door for
-//! the commands of this machine that need the store: verify, export and their like.
+//! what is known of their pictures, and holds a new version, or another model, to its gate. [`learn`] makes of confirmed
+//! parts what a recipe judges by, beside its questions. [`control`] is the door for the commands of this machine that need
+//! the store: verify, export and their like.
 //!
 //! And against the stream: what MQTT, HTTP and files tell the line (trigger, pause, resume, pipeline) is
 //! read by [`command`] and goes to the cameras over the dispatcher in [`daemon`].

@@ -242,7 +242,8 @@ impl Parts {
         )
     }
 
-    /// The key `health`: the measures of the good parts with room on both sides, and never wider than the defaults refuse.
+    /// The key `health`: the measures of the good parts with room on both sides, and never so wide that black, white or
+    /// noise would be a proper picture.
     fn health(&self) -> String {
         let of = |value: fn(&Measure) -> f64| self.measures.iter().map(value).collect::<Vec<f64>>();
         let least = |all: &[f64]| all.iter().copied().fold(f64::INFINITY, f64::min) * (1.0 - ROOM);

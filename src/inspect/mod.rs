@@ -255,10 +255,7 @@ impl<'a> Record<'a> {
             VlmError::Stopped => Reason::MissingTile { inspected: 0, planned: self.tiles.planned },
             e => Reason::Engine { message: e.to_string() },
         })?;
-        if let PromptKind::Reference(rule) = &prompt.kind {
-            return self.look(region, rule, place, answer.cells.as_ref());
-        }
-        if answer.text != "[]" {
+        if answer.cells.is_none() && answer.text != "[]" {
             let text = answer.text.clone();
             self.answers.push(RawAnswer { prompt: prompt.id.clone(), tile, text });
         }
@@ -283,7 +280,7 @@ impl<'a> Record<'a> {
                     expect::check_lines(&prompt.id, &lines, expect, &frame.trigger, year(frame.captured_at));
                 self.texts.extend(lines);
             }
-            PromptKind::Reference(_) => unreachable!("answered above"),
+            PromptKind::Reference(rule) => self.look(region, rule, place, answer.cells.as_ref())?,
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use super::example::{Example, TileCells};
 use super::limit;
 use crate::domain::reference::{FeatureSource, Lesson, Place, ReferenceRule};
 use crate::inspect::reference::bank::{Bank, Known, LearnedFrom, Limit, Places, standardise, top_mean};
+use crate::inspect::reference::file::TOLERANCE_MAX;
 use crate::inspect::reference::nearest::Nearest;
 use half::f16;
 
@@ -91,6 +92,12 @@ pub(crate) fn learn(
         }
         Lesson::Bank { place: Place::Fixed { tolerance_mm } } => {
             let tolerance = (tolerance_mm / wanted.mm_per_px / wanted.cell_px).ceil() as usize;
+            if tolerance > TOLERANCE_MAX {
+                let why = format!(
+                    "tolerance_mm = {tolerance_mm} is {tolerance} cells, at most {TOLERANCE_MAX} are compared"
+                );
+                return Err(LearnError::Recipe { why });
+            }
             fixed(&good, &bad, mean.len(), tolerance, &standard, go_on)?
         }
     };

@@ -17,12 +17,12 @@
 use super::Store;
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
+use super::images::{hex, sha256};
 use super::kv::Batch;
 use super::state::seal;
 use super::value;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -197,20 +197,16 @@ fn learned_key(sha256: &str) -> String {
     format!("recipes/learned/{sha256}")
 }
 
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// Adds the files beside a version, each under the hash of its bytes.
 fn insert_files(batch: &mut Batch, name: &str, files: &Files) -> Result<(), StoreError> {
     let mut named = vec![];
     for (file, bytes) in files {
-        let sha256 = hex(&Sha256::digest(bytes));
+        let digest = hex(&sha256(bytes));
         for (n, piece) in bytes.chunks(FILE_PIECE_BYTES).enumerate() {
-            let key = format!("{}/{n:06}", learned_key(&sha256));
+            let key = format!("{}/{n:06}", learned_key(&digest));
             batch.insert(key.as_bytes(), value::seal(1, piece));
         }
-        named.push((file.as_str(), sha256));
+        named.push((file.as_str(), digest));
     }
     if named.is_empty() {
         return Ok(());
@@ -413,14 +409,14 @@ impl Store {
     pub fn recipe_files(&self, pipeline: &str, version: &str) -> Result<Files, StoreError> {
         let named: Option<Vec<(String, String)>> = self.remembered(&files_key(pipeline, version))?;
         let mut files = Files::new();
-        for (name, sha256) in named.unwrap_or_default() {
+        for (name, digest) in named.unwrap_or_default() {
             let mut bytes = vec![];
-            for row in self.trees.state.under(format!("{}/", learned_key(&sha256))) {
+            for row in self.trees.state.under(format!("{}/", learned_key(&digest))) {
                 let (_, piece) = row.map_err(|e| StoreError::kv("read a file beside a recipe", e))?;
-                let bad = |reason| StoreError::BadMeta { reason: format!("file {sha256}: {reason}") };
+                let bad = |reason| StoreError::BadMeta { reason: format!("file {digest}: {reason}") };
                 bytes.extend_from_slice(value::open(&piece).map_err(bad)?.1);
             }
-            if hex(&Sha256::digest(&bytes)) == sha256 {
+            if hex(&sha256(&bytes)) == digest {
                 files.insert(name, bytes.into());
             }
         }

@@ -6,6 +6,7 @@
 //! Job -> turn, clip, image: resize, patches -> vision: one row per 2x2 block
 //!     -> engine: rows of all jobs and questions in ragged batches -> text over kv's arena
 //!     -> sample, held to its form -> Completion
+//!     -> backbone, or blocks of vision: features of its cells, where a question asks for those -> Completion
 //! ```
 //!
 //! This room knows nothing of inspection. Work arrives as jobs (pictures, several questions); how

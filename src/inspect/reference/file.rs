@@ -20,6 +20,8 @@ pub(crate) const BANK_BYTES_MAX: usize = 32 << 20;
 /// Cells of a bank, each of which every cell of a tile is compared with.
 const CELLS_MAX: usize = 16_384;
 pub(super) const DIM_MAX: usize = 1 << 14;
+/// Cells that a place may be off: each is compared with all others within it.
+pub(crate) const TOLERANCE_MAX: usize = 64;
 /// The key of the metadata.
 const KEY: &str = "inspectd.bank";
 
@@ -164,6 +166,9 @@ fn fixed(
     let sharpness = values(tensors, "place_sharpness", Dtype::F16)?;
     let places = grids.iter().try_fold(0usize, |sum, (rows, cols)| sum.checked_add(rows.checked_mul(*cols)?));
     let wanted = places.and_then(|places| places.checked_mul(dim));
+    if tolerance > TOLERANCE_MAX {
+        return Err(format!("places may be {tolerance} cells off, at most {TOLERANCE_MAX} are compared"));
+    }
     if wanted != Some(mean.len()) || wanted != Some(sharpness.len()) || sharpness.iter().any(|s| *s <= 0.0) {
         return Err("its places do not fit its tiles".into());
     }

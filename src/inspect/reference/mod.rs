@@ -80,7 +80,8 @@ pub(crate) fn unfit(rule: &ReferenceRule, model: &ModelInfo) -> Option<String> {
 /// Judges the cells of one tile; `index` is the tile's in its grid, `place` its place among those of the question.
 ///
 /// # Errors
-/// What was learned does not know such tiles.
+/// What was learned does not know such tiles; features or confidences that are no numbers, or that are not there for
+/// every cell: nothing is concluded from those.
 pub(crate) fn look(
     rule: &ReferenceRule,
     index: usize,
@@ -90,13 +91,26 @@ pub(crate) fn look(
 ) -> Result<Looked, String> {
     let learned = rule.learned.as_ref().ok_or("what it judges by was not learned yet")?;
     let Cells { rows, cols, dim, values } = cells;
+    if values.is_empty() || !values.iter().all(|v| v.is_finite()) {
+        return Err("its features are no numbers".into());
+    }
     let features = TileFeatures { tile: place, rows: *rows, cols: *cols, dim: *dim, values };
     let seen = learned.judge.judge(features)?;
+    check(&seen, rows * cols)?;
     let tile = Judged { rule, index, rows: *rows, cols: *cols, noise_below };
     Ok(match &seen.reasons {
         None => tile.by_cells(seen),
         Some(reasons) => tile.as_a_whole(&seen, reasons),
     })
+}
+
+/// Whether a judge says how sure it is of the tile and of each of its cells.
+fn check(seen: &Unusual, cells: usize) -> Result<(), String> {
+    let parts = || seen.maps.iter().map(|map| &map.cells).chain(&seen.reasons);
+    let is_whole =
+        parts().all(|part| part.len() == cells) && !(seen.maps.is_empty() && seen.reasons.is_none());
+    let is_sound = parts().flatten().chain([&seen.tile]).all(|v| (0.0..=1.0).contains(v));
+    if is_whole && is_sound { Ok(()) } else { Err("what it judges by gives no confidences".into()) }
 }
 
 /// The tile that is judged.
@@ -130,7 +144,8 @@ impl Judged<'_> {
     }
 
     /// The tile decides whether something is there, and how sure that is. Its cells say where and what: those of a
-    /// label's map that are over the limit, and where there are none, those that add most to what the tile says.
+    /// label's map that are over the limit, and where there are none, those that add most to what the tile says. What is
+    /// left out leaves its doubt: the findings may be masked, or be none by their grade.
     fn as_a_whole(&self, seen: &Unusual, reasons: &[f32]) -> Looked {
         let Unusual { maps, tile, .. } = seen;
         let heat = |at: usize| {
@@ -150,21 +165,28 @@ impl Judged<'_> {
         }
         found.sort_by(|a, b| b.0.confidence.total_cmp(&a.0.confidence));
         let mut kept: Vec<(Blob, Option<&str>)> = vec![];
+        let mut rest: f32 = 0.0;
         for (blob, label) in found {
-            let is_sure = kept.first().is_none_or(|(surest, _)| blob.score() >= SURE * surest.score());
             // One place has one label: the surest.
-            if is_sure && !kept.iter().any(|(other, _)| other.is_mostly_the_same(&blob)) {
+            if kept.iter().any(|(other, _)| other.is_mostly_the_same(&blob)) {
+                continue;
+            }
+            if kept.first().is_none_or(|(surest, _)| blob.score() >= SURE * surest.score()) {
                 kept.push((blob, label));
+            } else {
+                rest = rest.max(blob.confidence.min(*tile));
             }
         }
         if kept.is_empty() {
             let mut places = blobs(reasons, self.rows, self.cols, 1);
             places.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
             let whole = Blob { rows: (0, self.rows - 1), cols: (0, self.cols - 1), confidence: *tile };
-            kept.push((places.into_iter().next().unwrap_or(whole), None));
+            let mut places = places.into_iter();
+            kept.push((places.next().unwrap_or(whole), None));
+            rest = places.next().map_or(rest, |next| next.confidence * tile);
         }
         looked.detections = kept.iter().map(|(blob, label)| self.detection(blob, *label, *tile)).collect();
-        looked.clean = 1.0;
+        looked.clean = 1.0 - rest;
         looked
     }
 
@@ -314,6 +336,27 @@ mod tests {
         assert!(unfit(&rule(&[], 0.0), &model).unwrap().contains("from other weights of the backbone"));
     }
 
+    #[test]
+    fn what_is_no_number_or_not_there_is_an_error_and_no_clean_tile() {
+        let sound = [0.1; 16];
+        assert!(look(&rule(&sound, 0.1), 0, 0, &cells(), 0.0).is_ok());
+        for bad in [f32::NAN, -0.1, 1.1, f32::INFINITY] {
+            let mut map = sound;
+            map[7] = bad;
+            assert!(look(&rule(&map, 0.1), 0, 0, &cells(), 0.0).is_err(), "a cell of {bad}");
+            assert!(look(&rule(&sound, bad), 0, 0, &cells(), 0.0).is_err(), "a tile of {bad}");
+        }
+        assert!(look(&rule(&sound[..15], 0.1), 0, 0, &cells(), 0.0).is_err(), "a cell is missing");
+        let nothing = Unusual { maps: vec![], tile: 0.1, reasons: None };
+        let rule_of = scripted(Lesson::Bank { place: Place::Free }, nothing);
+        assert!(look(&rule_of, 0, 0, &cells(), 0.0).is_err(), "no cells at all");
+        let mut broken = cells();
+        broken.values[3] = f32::NAN;
+        assert!(look(&rule(&sound, 0.1), 0, 0, &broken, 0.0).is_err(), "features that are no numbers");
+        let empty = Cells { rows: 0, cols: 4, dim: 1, values: vec![] };
+        assert!(look(&rule(&[], 0.1), 0, 0, &empty, 0.0).is_err(), "a tile without cells");
+    }
+
     /// What is made of four by five cells that a head says this of.
     fn looked(tile: f32, maps: &[(&str, [f32; 20])], reasons: [f32; 20], noise_below: f32) -> Looked {
         let map = |(label, cells): &(&str, [f32; 20])| CellMap {
@@ -348,7 +391,11 @@ mod tests {
         let found: Vec<_> = looked.detections.iter().map(|d| (d.label.as_str(), d.bbox_2d)).collect();
         assert_eq!(found, [("crack", [200, 250, 600, 500]), ("pit", [800, 750, 1000, 1000])]);
         assert!(looked.detections.iter().all(|d| d.confidence == 0.8 && d.tile == 3));
-        assert_eq!((looked.clean, looked.cells[6], looked.cells[0]), (1.0, 0.8, 0.8));
+        assert_eq!((looked.cells[6], looked.cells[0]), (0.8, 0.8));
+        assert!(
+            (looked.clean - 0.45).abs() < 1e-6,
+            "the pit that is no finding leaves its doubt: {looked:?}"
+        );
     }
 
     #[test]
@@ -356,6 +403,7 @@ mod tests {
         let somewhere = looked(0.9, &[], with(&[(0, 0.6), (12, 1.0), (13, 0.5), (14, 0.4)]), 0.0);
         let [one] = somewhere.detections.as_slice() else { panic!("{somewhere:?}") };
         assert_eq!((one.label.as_str(), one.bbox_2d), ("anomaly", [400, 500, 800, 750]));
+        assert!((somewhere.clean - 0.46).abs() < 1e-6, "so does the other place: {somewhere:?}");
         let nowhere = looked(0.9, &[], [0.0; 20], 0.0);
         assert_eq!(nowhere.detections[0].bbox_2d, [0, 0, 1000, 1000]);
         let noise = looked(0.625, &[], [0.0; 20], 0.7);

@@ -82,7 +82,9 @@ impl Nearest {
             for (cell, products) in pass.chunks_exact(self.dim).zip(products.chunks_exact(self.packed.n)) {
                 let length = cell.iter().map(|v| v * v).sum::<f32>();
                 let gap = products.iter().zip(&self.halves).map(|(p, h)| h - p).fold(f32::INFINITY, f32::min);
-                out.push(2.0f32.mul_add(gap, length).max(0.0).sqrt());
+                let squared = 2.0f32.mul_add(gap, length);
+                // Rounding may leave less than nothing; `max` would take what is no number for no distance at all.
+                out.push(if squared < 0.0 { 0.0 } else { squared.sqrt() });
             }
         }
         out
@@ -127,6 +129,17 @@ mod tests {
                 let length = cell.iter().map(|v| v * v).sum::<f32>().sqrt();
                 prop_assert!((found - plain).abs() < 0.03 * length, "{} beside {}", found, plain);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_at_no_small_distance() {
+        let nearest = Nearest::new(vec![f16::ZERO; 8], 8).unwrap();
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30] {
+            let mut cell = [0.0; 8];
+            cell[3] = value;
+            let found = nearest.distances(&cell);
+            assert!(!(found[0] < 1e6), "{value} is {} away", found[0]);
         }
     }
 
