@@ -1,9 +1,11 @@
 //! A head from reviewed parts, as a quality engineer learns it at a desk: pictures of good and of defective parts in, a
 //! file beside the recipe out, and other parts told apart by it.
 
+#[path = "common/desk.rs"]
+mod desk;
+
+use desk::{Desk, is_good, json, rewrite, words};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 /// One tile a part.
 const RECIPE: &str = r#"schema = 1
@@ -28,81 +30,24 @@ review_below_confidence = 0.6
 deadline_ms = 60000
 "#;
 
-fn run(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
-    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
-    command.output().expect("the binary runs")
+fn desk() -> Desk {
+    Desk::new("surface", "head", RECIPE)
 }
 
-fn json(out: &Output) -> Value {
-    assert!(out.status.success(), "{}", words(out));
-    serde_json::from_slice(&out.stdout).expect("one JSON object")
-}
-
-fn words(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stderr).into_owned()
-}
-
-/// A desk with a recipe and pictures of surfaces.
-struct Desk {
-    dir: tempfile::TempDir,
-}
-
-impl Desk {
-    fn new(recipe: &str) -> Self {
-        let desk = Self { dir: tempfile::tempdir().expect("a directory") };
-        std::fs::write(desk.at("surface.toml"), recipe).expect("writes");
-        desk
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.at(name).display().to_string()
-    }
-
-    /// Renders surfaces, good and defective, with their truth.
-    fn surfaces(&self, name: &str, count: usize, seed: u64) -> String {
-        let (count, seed, out) = (count.to_string(), seed.to_string(), self.path(name));
-        let rendered =
-            run(&["simulate", "--tiles", "defect", "--count", &count, "--seed", &seed, "--out", &out]);
-        assert!(rendered.status.success(), "{}", words(&rendered));
-        out
-    }
-
-    fn learn(&self, truth: &str, more: &[&str]) -> Output {
-        let recipe = self.path("surface.toml");
-        run(&[&["learn", "head", "--pipeline", &recipe, "--truth", truth, "--json"], more].concat())
-    }
-
-    fn replay(&self, truth: &str, more: &[&str]) -> Output {
-        run(&[&["replay", truth, "--pipeline", &self.path("surface.toml"), "--json"], more].concat())
-    }
-}
-
-/// Changes the lines of a directory's truth.
-fn rewrite(dir: &str, change: impl Fn(Value) -> Option<Value>) {
-    let file = Path::new(dir).join("truth.jsonl");
-    let text = std::fs::read_to_string(&file).expect("reads");
-    let lines = text.lines().filter_map(|line| change(serde_json::from_str(line).expect("JSON")));
-    std::fs::write(&file, lines.map(|line| format!("{line}\n")).collect::<String>()).expect("writes");
-}
-
-fn is_good(truth: &Value) -> bool {
-    truth["defects"].as_array().is_none_or(Vec::is_empty)
+/// Renders surfaces, good and defective, with their truth.
+fn surfaces(desk: &Desk, name: &str, count: usize, seed: u64) -> String {
+    desk.simulate(name, count, seed, &["--tiles", "defect"])
 }
 
 #[test]
 fn a_head_of_reviewed_surfaces_finds_defects_of_others() {
-    let desk = Desk::new(RECIPE);
-    let reviewed = desk.surfaces("reviewed", 120, 41);
+    let desk = desk();
+    let reviewed = surfaces(&desk, "reviewed", 120, 41);
     let learned = json(&desk.learn(&reviewed, &[]));
     assert!(learned["good"].as_u64() >= Some(20) && learned["bad"].as_u64() >= Some(20), "{learned}");
     assert_eq!(learned["with_boxes"], learned["bad"], "{learned}");
     assert!(learned["auroc"].as_f64() >= Some(0.65) && learned["seconds"].as_f64() > Some(0.0), "{learned}");
-    let others = desk.surfaces("others", 60, 42);
+    let others = surfaces(&desk, "others", 60, 42);
     // Measured: 0.88 on the others and 0.78 on what was kept back; without boxes 0.77.
     json(&desk.replay(&others, &["--assert", "image.auroc>=0.7"]));
 
@@ -122,8 +67,8 @@ fn a_head_of_reviewed_surfaces_finds_defects_of_others() {
 
 #[test]
 fn too_little_is_refused_in_words_and_no_file_is_written() {
-    let desk = Desk::new(RECIPE);
-    let few = desk.surfaces("few", 60, 41);
+    let desk = desk();
+    let few = surfaces(&desk, "few", 60, 41);
     let first = std::cell::Cell::new(0);
     rewrite(&few, |truth| {
         first.set(first.get() + u32::from(!is_good(&truth)));
@@ -139,8 +84,8 @@ fn too_little_is_refused_in_words_and_no_file_is_written() {
 
 #[test]
 fn a_recipe_without_its_head_or_with_a_damaged_one_judges_nothing() {
-    let desk = Desk::new(RECIPE);
-    let surfaces = desk.surfaces("surfaces", 60, 41);
+    let desk = desk();
+    let surfaces = surfaces(&desk, "surfaces", 60, 41);
     let refused = desk.replay(&surfaces, &[]);
     assert_eq!(refused.status.code(), Some(78), "{}", words(&refused));
     for word in ["surface.toml", "prompt[0].head", "surface.head", "inspectd learn head"] {

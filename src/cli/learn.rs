@@ -31,6 +31,8 @@ use crate::store::export::write::Form;
 use crate::store::record::rfc3339;
 use crate::vlm::{Qwen3Vl, Steps};
 use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -289,6 +291,16 @@ fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints figures as one JSON object, with what the command knows besides.
+fn print_json(figures: &impl Serialize, more: Value) -> anyhow::Result<()> {
+    let mut object = serde_json::to_value(figures)?;
+    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
+        object.extend(more);
+    }
+    println!("{object}");
+    Ok(())
+}
+
 /// What was learned.
 struct Done {
     figures: Figures,
@@ -301,14 +313,10 @@ impl Done {
     fn say(&self, bank: &Path, rule: &ReferenceRule, json: bool) -> anyhow::Result<()> {
         let Self { figures, bytes, looked_s, learned_s } = self;
         if json {
-            let mut object = serde_json::to_value(figures)?;
-            let more = serde_json::json!({
-                "bank": bank, "bytes": bytes, "looked_s": looked_s, "learned_s": learned_s });
-            if let (Some(object), serde_json::Value::Object(more)) = (object.as_object_mut(), more) {
-                object.extend(more);
-            }
-            println!("{object}");
-            return Ok(());
+            return print_json(
+                figures,
+                serde_json::json!({ "bank": bank, "bytes": bytes, "looked_s": looked_s, "learned_s": learned_s }),
+            );
         }
         let Figures { good, bad, cells, bank_cells, auroc, alarmed, found, notes, .. } = figures;
         println!(

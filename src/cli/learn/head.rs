@@ -1,6 +1,6 @@
 //! `inspectd learn head`: what tells defective parts from good ones, from both.
 
-use super::{Common, Ground, Looked, write_whole};
+use super::{Common, Ground, Looked, print_json, write_whole};
 use crate::domain::reference::ReferenceRule;
 use crate::evaluate::truth::Truth;
 use crate::inspect::reference::head_file;
@@ -83,15 +83,10 @@ impl Done {
     fn say(&self, to: &Path, rule: &ReferenceRule, json: bool) -> anyhow::Result<()> {
         let Self { figures, bytes, looked_s, learned_s } = self;
         if json {
-            let mut object = serde_json::to_value(figures)?;
             let more = serde_json::json!({
                 "head": to, "bytes": bytes, "looked_s": looked_s, "learned_s": learned_s,
                 "seconds": looked_s + learned_s });
-            if let (Some(object), serde_json::Value::Object(more)) = (object.as_object_mut(), more) {
-                object.extend(more);
-            }
-            println!("{object}");
-            return Ok(());
+            return print_json(figures, more);
         }
         let Figures { good, bad, with_boxes, labels, auroc, alarmed, found, notes, .. } = figures;
         println!("{}: {bytes} bytes, by features of the {}", to.display(), rule.features.as_str());
