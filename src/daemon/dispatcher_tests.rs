@@ -23,7 +23,7 @@ fn pipeline(name: &str) -> Arc<Pipeline> {
 /// The shipped recipe with a clip, which lasts as long as its deadline.
 fn clip() -> Arc<Pipeline> {
     let text = std::fs::read_to_string("pipelines/machined-plate.toml").unwrap();
-    let text = text.replace("machined-plate", "clip").replace("[[prompt]]", "[[prompt]]\nclip = true");
+    let text = text.replace("machined-plate", "clip").replace("\n[[prompt]]\n", "\n[[prompt]]\nclip = true\n");
     let text = format!("{text}\n[clip]\nframes = 3\ninterval_ms = 10000\n");
     Arc::new(recipe::pipeline_from_str("clip", &text).unwrap())
 }
