@@ -125,7 +125,7 @@ fn a_store_of_format_1_opens_and_goes_on() {
 fn rows(dir: &Path, tree: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     let began = Instant::now();
     let db = loop {
-        match sled::Config::new().path(dir.join("ledger")).cache_capacity(1 << 20).open() {
+        match sled::Config::new().path(dir.join("ledger")).cache_capacity(4 << 20).open() {
             Ok(db) => break db,
             // A former handle of this process may still be closing.
             Err(error) if began.elapsed() > Duration::from_mins(1) => panic!("{tree}: {error}"),

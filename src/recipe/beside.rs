@@ -49,7 +49,7 @@ pub fn read(recipe: &Path, text: &str) -> Files {
     named(text).into_iter().filter_map(read).collect()
 }
 
-/// Writes such a file: whatever ends the process or the power, the former one lies there or the new one, whole.
+/// Writes such a file, or the recipe's own: whatever ends the process or the power, the former one lies there or the new one, whole.
 ///
 /// # Errors
 /// The folder, or the disk, does not take it; the former one stays.

@@ -183,11 +183,12 @@ fn cut_power(learns: Learns, cuts: usize, library: Option<&Path>) -> Option<Figu
 }
 
 fn one_round(disk: &LoopDisk, learns: Learns, cuts: usize, library: Option<&Path>, figures: &mut Figures) {
-    let dir = match learns {
-        Learns::Versions => disk.mount.join("store"),
-        _ => disk.mount.clone(),
+    // Slow enough that versions of a round, and what the store has not cleaned up yet, fit on the disk.
+    let (dir, pause_us) = match learns {
+        Learns::Versions => (disk.mount.join("store"), 2_000),
+        _ => (disk.mount.clone(), 500),
     };
-    let order = Order { dir: dir.display().to_string(), learns, pause_us: 500, ..Order::default() };
+    let order = Order { dir: dir.display().to_string(), learns, pause_us, ..Order::default() };
     let mut station = Station::start_with(&order, |command| {
         if let Some(library) = library {
             command.env("LD_PRELOAD", library);
