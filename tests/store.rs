@@ -9,30 +9,47 @@ mod inspections;
 mod packed;
 
 use flate2::write::GzEncoder;
+use inspectd::domain::inspection::{HeatMap, Inspection, LearnedRef};
 use inspectd::store::outbox::{Cause, Kind, MQTT, Owed};
 use inspectd::store::{Store, StoreOptions};
 use inspections::{id, inspection};
 use packed::unpack;
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A store of format 1: records in values and in files, pictures, owed and dead messages.
 const FIXTURE: &str = "fixtures/store/format-1.gz";
 
+/// Another one, with parts of several views and reviews.
+const FIXTURE_WITH_REVIEWS: &str = "fixtures/store/format-1-owed.gz";
+
+/// Inspections in each of them.
 const RECORDS: u64 = 12;
+
+/// Inspections that were judged by what was learned, after those.
+const LEARNED: std::ops::RangeInclusive<u64> = RECORDS + 1..=RECORDS + 4;
 
 fn open(dir: &Path) -> Store {
     Store::open(dir, StoreOptions::default()).expect("the store opens")
 }
 
 /// Part `n` of the fixture; every fourth is too long for a value.
-fn part(n: u64) -> inspectd::domain::inspection::Inspection {
+fn part(n: u64) -> Inspection {
     let mut part = inspection(n);
     if n.is_multiple_of(4) {
         part.findings = vec![part.findings[0].clone(); 60];
     }
     part
+}
+
+/// Part `n` as a bank has judged it, with its heat map.
+fn learned(n: u64) -> Inspection {
+    let bank = LearnedRef { prompt: "like-good-parts".into(), kind: "bank".into(), sha256: "12".repeat(32) };
+    let heat = HeatMap { place_px: 16, cols: 3, rows: 2, values: vec![0, 17, 51, 136, 238, 255] };
+    Inspection { learned: vec![bank], heat: Some(heat), ..part(n) }
 }
 
 fn picture(n: u64) -> Vec<u8> {
@@ -102,6 +119,89 @@ fn a_store_of_format_1_opens_and_goes_on() {
     assert_eq!(store.get_by_id(&id(7)).expect("it reads").expect("it is there").seq, 7);
     assert_eq!(store.commit(&inspection(RECORDS + 1), None).expect("it goes on").seq, RECORDS + 1);
     assert_eq!(store.verify().expect("it reads").broken_at, None);
+}
+
+/// The rows of a tree as they lie in a store that nobody has open, past the store's own code.
+fn rows(dir: &Path, tree: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let began = Instant::now();
+    let db = loop {
+        match sled::Config::new().path(dir.join("ledger")).cache_capacity(4 << 20).open() {
+            Ok(db) => break db,
+            // A former handle of this process may still be closing.
+            Err(error) if began.elapsed() > Duration::from_mins(1) => panic!("{tree}: {error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    let tree = db.open_tree(tree).expect("the tree opens");
+    tree.iter().map(|row| row.expect("the row reads")).map(|(k, v)| (k.to_vec(), v.to_vec())).collect()
+}
+
+#[test]
+fn records_with_what_was_learned_follow_those_of_an_old_store_whose_bytes_stay() {
+    let (untouched, dir) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    unpack(FIXTURE_WITH_REVIEWS, untouched.path());
+    unpack(FIXTURE_WITH_REVIEWS, dir.path());
+    let [results, reviews] = ["results", "reviews"].map(|tree| rows(untouched.path(), tree));
+    assert_eq!((results.len() as u64, reviews.is_empty()), (RECORDS, false));
+
+    let store = open(dir.path());
+    let read = |store: &Store, seq| store.get(seq).expect("it reads").expect("it is there").inspection;
+    let old: Vec<Inspection> = (1..=RECORDS).map(|seq| read(&store, seq)).collect();
+    assert!(old.iter().all(|part| part.learned.is_empty() && part.heat.is_none()));
+    let owed = store.sinks().expect("they read").remove(0).owed;
+    let letters = store.dead_letters().expect("they read");
+    for n in LEARNED {
+        assert_eq!(store.commit(&learned(n), None).expect("it is stored").seq, n);
+    }
+    drop(store);
+
+    let store = open(dir.path());
+    for (seq, part) in (1..).zip(&old) {
+        assert_eq!(&read(&store, seq), part);
+    }
+    for n in LEARNED {
+        assert_eq!(read(&store, n), learned(n));
+    }
+    let newest_first: Vec<u64> = store.newest_first().map(|stored| stored.expect("it reads").seq).collect();
+    assert_eq!(newest_first, (1..=*LEARNED.end()).rev().collect::<Vec<_>>());
+    let found = store.verify().expect("it reads");
+    assert_eq!((found.inspections, found.gaps, found.broken_at), (*LEARNED.end(), 0, None));
+    assert_eq!(store.verify_reviews().expect("it reads").broken_at, None);
+    let more = LEARNED.count() as u64;
+    assert_eq!(store.sinks().expect("they read").remove(0).owed, [owed[0] + more, owed[1], owed[2]]);
+    assert_eq!(store.dead_letters().expect("they read"), letters);
+    drop(store);
+    let now = rows(dir.path(), "results");
+    assert_eq!(now.len() as u64, *LEARNED.end());
+    assert!(now.starts_with(&results), "the records of the old store are byte for byte as they were");
+    assert_eq!(rows(dir.path(), "reviews"), reviews);
+}
+
+#[test]
+fn verify_and_export_take_an_old_stores_records_and_newer_ones_together() {
+    let (dir, top) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    unpack(FIXTURE_WITH_REVIEWS, dir.path());
+    let store = open(dir.path());
+    for n in LEARNED {
+        store.commit(&learned(n), None).expect("it is stored");
+    }
+    drop(store);
+    let inspectd = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
+        let out = command.args(args).arg("--store").arg(dir.path()).output().expect("the binary runs");
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        out.stdout
+    };
+    let found: serde_json::Value =
+        serde_json::from_slice(&inspectd(&["verify", "--json"])).expect("one JSON object");
+    assert_eq!((&found["inspections"], &found["gaps"]), (&(*LEARNED.end()).into(), &0.into()), "{found}");
+    assert!(found["broken_at"].is_null() && found["reviews"]["broken_at"].is_null(), "{found}");
+    let out = top.path().join("out");
+    inspectd(&["export", "--all", "--format", "csv", "--out", &out.display().to_string()]);
+    let csv = std::fs::read_to_string(out.join("inspections.csv")).expect("it is written");
+    let numbers: BTreeSet<&str> = csv.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
+    let expected: Vec<String> = (1..=*LEARNED.end()).map(|seq| seq.to_string()).collect();
+    assert_eq!(numbers, expected.iter().map(String::as_str).collect(), "{csv}");
 }
 
 #[test]

@@ -26,15 +26,13 @@ use crate::inspect::reference::file;
 use crate::learn::LearnError;
 use crate::learn::example::{Example, Learning, Question, VALUES_MAX, asked, cell_px, look, of_truth};
 use crate::learn::references::{self, Figures, Wanted};
-use crate::recipe::load_pipeline_to_learn;
+use crate::recipe::{beside, load_pipeline_to_learn};
 use crate::store::export::write::Form;
 use crate::store::record::rfc3339;
 use crate::vlm::{Qwen3Vl, Steps};
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -155,7 +153,7 @@ fn references(args: &References) -> anyhow::Result<ExitCode> {
     let (bank, figures) = references::learn(&examples, &wanted, &|| true)?;
     let bytes = file::write(&bank);
     let to = ground.beside(&rule.file);
-    write_whole(&to, &bytes)?;
+    write(&to, &bytes)?;
     let done = Done { figures, bytes: bytes.len(), looked_s, learned_s: started.elapsed().as_secs_f64() };
     done.say(&to, rule, args.common.json)?;
     Ok(ExitCode::SUCCESS)
@@ -278,17 +276,9 @@ fn examples(
     Ok(examples)
 }
 
-/// Writes a file that is there whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(|| dir.display().to_string())?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    // What was learned is read by the daemon's own user.
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    file.persist(path).with_context(|| path.display().to_string())?;
-    std::fs::File::open(dir)?.sync_all()?;
-    Ok(())
+/// Writes what was learned.
+fn write(to: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    beside::write(to, bytes).with_context(|| to.display().to_string())
 }
 
 /// Prints figures as one JSON object, with what the command knows besides.

@@ -18,6 +18,7 @@ use crate::domain::rect::Rect;
 use crate::evaluate::truth::TRUTH_FILE;
 use crate::health::{Measure, measure};
 use crate::learn::references::{GOOD_FEW, GOOD_MIN};
+use crate::recipe::beside;
 use anyhow::{Context, ensure};
 use image::RgbImage;
 use std::fmt::Write as _;
@@ -99,7 +100,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&args.out).with_context(|| format!("--out {}", args.out.display()))?;
     let truth = parts.truth()?;
     let text = parts.recipe(args, tiling);
-    std::fs::write(&recipe, text).with_context(|| recipe.display().to_string())?;
+    beside::write(&recipe, text.as_bytes()).with_context(|| recipe.display().to_string())?;
     let learned = learn::from_truth(&recipe, truth.path(), &args.model, args.json);
     if learned.is_err() {
         // Without its bank the recipe would be refused wherever it is read.

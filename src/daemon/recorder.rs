@@ -26,7 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Quality of stored pictures: their defects must still be seen by a person who reviews them.
-const JPEG_QUALITY: u8 = 90;
+pub(super) const JPEG_QUALITY: u8 = 90;
 
 /// How often a store that is full is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(200);

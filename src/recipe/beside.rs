@@ -5,8 +5,9 @@
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read as _;
+use std::fs::{File, Permissions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,6 +49,22 @@ pub fn read(recipe: &Path, text: &str) -> Files {
     named(text).into_iter().filter_map(read).collect()
 }
 
+/// Writes such a file, or the recipe's own: whatever ends the process or the power, the former one lies there or the new one, whole.
+///
+/// # Errors
+/// The folder, or the disk, does not take it; the former one stays.
+pub fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(bytes)?;
+    // What was learned is read by the daemon's own user.
+    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+    // On the disk before it has its name, and the name before anybody is told.
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(dir)?.sync_all()
+}
+
 /// The first digits of the sha256 that names a version: of the text alone, or of it with the hashes of its files.
 pub fn version_of(text: &str, files: &Files) -> String {
     let mut hasher = Sha256::new();
@@ -80,6 +97,19 @@ mod tests {
         let files = read(&dir.path().join("r.toml"), &text);
         assert_eq!(files.keys().collect::<Vec<_>>(), ["a.bank", "a.head"]);
         assert!(named("[[prompt]\n").is_empty());
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_for_all_to_read_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.bank");
+        for bytes in [&b"a longer one"[..], b"short"] {
+            write(&path, bytes).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(write(&dir.path().join("none/a.bank"), b"a").is_err());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! A store of format 1, which kept results, parts and reviews in trees of their own: all that it owed arrives, each kind
-//! in its order, with the bytes that the version which wrote it published.
+//! in its order, with the bytes that the version which wrote it published, also when newer records follow.
 
 use super::{MqttOptions, Protocol, Subscriber, until};
 use crate::broker::Broker;
+use crate::inspections::inspection;
 use crate::packed::unpack;
+use inspectd::domain::inspection::{Inspection, LearnedRef};
 use inspectd::publish::mqtt;
 use inspectd::store::outbox::{Cause, Kind};
 use inspectd::store::{Store, StoreOptions};
@@ -13,6 +15,9 @@ use std::sync::Arc;
 /// The store, and what the last version of format 1 published of it: topic and payload.
 const STORE: &str = "fixtures/store/format-1-owed.gz";
 const PUBLISHED: &str = include_str!("../../fixtures/store/format-1-owed.json");
+
+/// Results that follow, of parts that were judged by what was learned.
+const FOLLOWING: [u64; 2] = [13, 14];
 
 /// What it had given up, by kind and number.
 const GIVEN_UP: [(Kind, u64, Cause); 3] =
@@ -44,6 +49,13 @@ async fn what_a_store_of_format_1_owes_arrives_in_order_with_its_old_bytes() {
     drop(store);
     let store = Arc::new(open());
     assert_eq!(store.sinks().unwrap(), sinks, "once more, from the log");
+    for n in FOLLOWING {
+        let bank =
+            LearnedRef { prompt: "like-good-parts".into(), kind: "bank".into(), sha256: "12".repeat(32) };
+        let part = Inspection { learned: vec![bank], ..inspection(n) };
+        assert_eq!(store.commit(&part, None).unwrap().seq, n);
+    }
+    assert_eq!(store.sinks().unwrap()[0].owed, [10, 1, 2]);
 
     let broker = Broker::start("", "").await;
     let subscriber = Subscriber::new(broker.port, "p/a").await;
@@ -65,12 +77,17 @@ async fn what_a_store_of_format_1_owes_arrives_in_order_with_its_old_bytes() {
         all.filter_map(of_topic).collect::<Vec<_>>()
     };
     let expected: Vec<(String, String)> = serde_json::from_str(PUBLISHED).unwrap();
-    until("all arrives", || nothing_owed() && heard().len() >= expected.len()).await;
+    let count = expected.len() + FOLLOWING.len();
+    until("all arrives", || nothing_owed() && heard().len() >= count).await;
     let by_name = |all: &[(String, String)]| -> BTreeMap<(String, String), String> {
         all.iter().map(|(topic, payload)| ((topic.clone(), name(topic, payload)), payload.clone())).collect()
     };
     let arrived = heard();
-    assert_eq!((arrived.len(), by_name(&arrived)), (expected.len(), by_name(&expected)));
+    assert_eq!(arrived.len(), count);
+    let (following, old): (Vec<_>, Vec<_>) = arrived.iter().cloned().partition(|(topic, payload)| {
+        topic == "result" && FOLLOWING.iter().any(|n| name(topic, payload) == n.to_string())
+    });
+    assert_eq!((following.len(), by_name(&old)), (FOLLOWING.len(), by_name(&expected)));
     for topic in ["result", "review"] {
         let given_up = |n: u64| GIVEN_UP.iter().any(|(kind, seq, _)| kind.as_str() == topic && *seq == n);
         let numbers =

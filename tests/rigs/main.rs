@@ -4,6 +4,7 @@
 //! bytes           a byte of the ledger changed on the disk
 //! kill       P1   kill -9 at any moment, real broker, real subscriber
 //! power      P2   the disk's image at the moment when the power goes
+//! learned    P2   the same while versions of a recipe are learned
 //! outage     P3   the broker away, cut, stalled, half-open, refusing, restarted
 //! sinks      P3   two brokers, of which one is away for a day
 //! full       P6   the disk full at any moment
@@ -34,6 +35,7 @@ mod hostile;
 #[path = "../common/inspections.rs"]
 mod inspections;
 mod kill;
+mod learned;
 mod loopdisk;
 mod outage;
 mod power;

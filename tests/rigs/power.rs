@@ -53,7 +53,7 @@ fn p2_a_power_loss_loses_nothing_that_was_acknowledged() {
 #[test]
 fn p2_the_rig_sees_a_store_that_does_not_sync() {
     let dir = tempfile::tempdir().expect("a folder");
-    let library = without_fdatasync(dir.path());
+    let library = without(dir.path(), NO_SYNC);
     let Some(f) = cut_power(20, Some(&library)) else { return };
     println!(
         "\nP2 without fdatasync: {} power losses, {} acknowledged, {} lost, {} refused opens",
@@ -63,7 +63,7 @@ fn p2_the_rig_sees_a_store_that_does_not_sync() {
 }
 
 /// fdatasync does nothing, and neither does the request for synchronous writes.
-const NO_SYNC: &str = r"
+pub(crate) const NO_SYNC: &str = r"
 #include <sys/syscall.h>
 #include <unistd.h>
 int fdatasync(int fd) { (void)fd; return 0; }
@@ -73,10 +73,10 @@ int ioctl(int fd, unsigned long request, void *argument) {
 }
 ";
 
-/// A library that takes the syncing out, for the child to load first.
-fn without_fdatasync(dir: &Path) -> PathBuf {
+/// A library of this source that takes the syncing out, for the child to load first.
+pub(crate) fn without(dir: &Path, text: &str) -> PathBuf {
     let (source, library) = (dir.join("nosync.c"), dir.join("nosync.so"));
-    std::fs::write(&source, NO_SYNC).expect("it is written");
+    std::fs::write(&source, text).expect("it is written");
     let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
     assert!(status.expect("a C compiler is here").success());
     library
@@ -110,22 +110,37 @@ fn one_round(disk: &LoopDisk, cuts: usize, library: Option<&Path>, figures: &mut
     let mut promised: BTreeMap<u64, String> = BTreeMap::new();
     for _ in 0..cuts {
         std::thread::sleep(Duration::from_micros(rand::thread_rng().gen_range(2_000..60_000)));
-        signal(&station, libc::SIGSTOP);
-        wait_until_at_rest(&station);
-        // What it had said before it stopped is on its way through the pipe.
-        std::thread::sleep(Duration::from_millis(10));
-        let copy = disk.image.with_file_name("copy");
-        std::fs::copy(&disk.image, &copy).expect("the image is copied");
-        let said = station.said();
-        assert!(!said.iter().any(|l| l.starts_with("failed")), "{said:?}");
+        let (copy, said) = cut(disk, &station);
         promised.extend(said.iter().filter_map(|l| acked(l)));
-        signal(&station, libc::SIGCONT);
-        judge(&copy, &promised, figures);
+        mounted(&copy, |at| judge(&at.join("store"), &promised, figures));
         figures.cuts += 1;
     }
     figures.acknowledged += promised.len();
     station.process.kill().expect("it can be killed");
     station.process.wait().expect("it is reaped");
+}
+
+/// What the disk holds at this moment, as a file, and what the child has said by then.
+pub(crate) fn cut(disk: &LoopDisk, station: &Station) -> (PathBuf, Vec<String>) {
+    signal(station, libc::SIGSTOP);
+    wait_until_at_rest(station);
+    // What it had said before it stopped is on its way through the pipe.
+    std::thread::sleep(Duration::from_millis(10));
+    let copy = disk.image.with_file_name("copy");
+    std::fs::copy(&disk.image, &copy).expect("the image is copied");
+    let said = station.said();
+    assert!(!said.iter().any(|l| l.starts_with("failed")), "{said:?}");
+    signal(station, libc::SIGCONT);
+    (copy, said)
+}
+
+/// Looks at what such a file holds, as after the next start of the machine.
+pub(crate) fn mounted(copy: &Path, look: impl FnOnce(&Path)) {
+    let at = copy.with_file_name("copied");
+    std::fs::create_dir_all(&at).expect("a place to mount");
+    loopdisk::mount(copy, &at).expect("the file system itself survives");
+    look(&at);
+    loopdisk::unmount(&at);
 }
 
 fn signal(station: &Station, signal: i32) {
@@ -152,11 +167,8 @@ fn wait_until_at_rest(station: &Station) {
 }
 
 /// The store as the next start would find it.
-fn judge(copy: &Path, promised: &BTreeMap<u64, String>, figures: &mut Figures) {
-    let at = copy.with_file_name("copied");
-    std::fs::create_dir_all(&at).expect("a place to mount");
-    loopdisk::mount(copy, &at).expect("the file system itself survives");
-    match Store::open(&at.join("store"), StoreOptions::default()) {
+fn judge(dir: &Path, promised: &BTreeMap<u64, String>, figures: &mut Figures) {
+    match Store::open(dir, StoreOptions::default()) {
         Ok(store) => {
             let found = store.verify().expect("it reads");
             figures.broken += usize::from(found.gaps != 0 || found.broken_at.is_some());
@@ -178,5 +190,4 @@ fn judge(copy: &Path, promised: &BTreeMap<u64, String>, figures: &mut Figures) {
             figures.refused += 1;
         }
     }
-    loopdisk::unmount(&at);
 }

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! parent --environment: what to do--> child: open, commit …, deliver
-//! parent <--standard output, a line each-- opened | acked SEQ ID | full | room | done | drained
+//! parent <--standard output, a line each-- opened | acked SEQ ID | kept N | full | room | done | drained
 //! ```
 //!
 //! A line is printed only after the store has acknowledged, so what the parent has read is what the
 //! daemon would have promised.
 
 use crate::inspections::inspection;
+use crate::learned;
 use inspectd::clock::Clock;
 use inspectd::daemon::heap;
 use inspectd::publish::StationEvent;
@@ -25,6 +26,17 @@ use std::time::{Duration, SystemTime};
 
 /// Set in the child.
 const CHILD: &str = "INSPECTD_TEST_RIG_CHILD";
+
+/// What the child learns, instead of committing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Learns {
+    #[default]
+    Nothing,
+    /// Versions of a recipe, into the store.
+    Versions,
+    /// Banks, into `dir`.
+    Banks,
+}
 
 /// What the child does.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -50,9 +62,10 @@ pub(crate) struct Order {
     pub pause_us: u64,
     /// Say `acked` of every so many records; 0: of all.
     pub say_every: u64,
+    pub learns: Learns,
 }
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     // The parent may be gone; then there is nothing left to do. This ends the process at once.
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
@@ -61,7 +74,7 @@ fn say(line: &str) {
 }
 
 /// Ends the process as a failing daemon would end, whatever its other threads do.
-fn end() -> ! {
+pub(crate) fn end() -> ! {
     // SAFETY: ends the process at once; nothing is left to be written.
     unsafe { libc::_exit(1) }
 }
@@ -75,6 +88,9 @@ fn child() {
     // up to 16 heaps: of 43,200 delivered results 10 MiB were in use, and 17 MiB more free and not given back.
     heap::bound();
     let order: Order = serde_json::from_str(&order).expect("the order parses");
+    if order.learns == Learns::Banks {
+        return learned::write_banks(&order);
+    }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let options = StoreOptions {
         free_bytes_min: order.free_bytes_min,
@@ -95,6 +111,9 @@ fn child() {
         Err(error) => return say(&format!("refused {error}")),
     };
     say("opened");
+    if order.learns == Learns::Versions {
+        return learned::learn(&order, &store);
+    }
     let ports = [(MQTT, order.port), ("erp", order.second_port)].into_iter().filter(|(_, port)| *port != 0);
     let _links: Vec<_> = ports.map(|(sink, port)| connect(&runtime, &order, &store, sink, port)).collect();
     commit_all(&order, &store);
@@ -278,7 +297,7 @@ impl Station {
 }
 
 /// What a line of the child begins with; the harness says other things.
-const WORDS: [&str; 8] = ["opened", "acked", "full", "room", "done", "drained", "refused", "failed"];
+const WORDS: [&str; 9] = ["opened", "acked", "kept", "full", "room", "done", "drained", "refused", "failed"];
 
 fn read_lines(out: ChildStdout) -> Receiver<String> {
     // Bounded: a parent that does not read holds up the child, as a pipe would.

@@ -1,6 +1,6 @@
 //! `inspectd learn head`: what tells defective parts from good ones, from both.
 
-use super::{Common, Ground, Looked, print_json, write_whole};
+use super::{Common, Ground, Looked, print_json, write};
 use crate::domain::reference::ReferenceRule;
 use crate::evaluate::truth::Truth;
 use crate::inspect::reference::head_file;
@@ -40,7 +40,7 @@ pub(super) fn run(Args { common }: &Args) -> anyhow::Result<ExitCode> {
     let (head, figures) = head::learn(&examples, &wanted)?;
     let bytes = head_file::write(&head);
     let to = ground.beside(&rule.file);
-    write_whole(&to, &bytes)?;
+    write(&to, &bytes)?;
     let done = Done { figures, bytes: bytes.len(), looked_s, learned_s: started.elapsed().as_secs_f64() };
     done.say(&to, rule, common.json)?;
     Ok(ExitCode::SUCCESS)

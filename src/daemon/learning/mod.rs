@@ -13,6 +13,8 @@
 mod ask;
 mod draft;
 mod job;
+#[cfg(test)]
+mod kept_tests;
 mod sample;
 
 use super::recipes::{Cancel, Recipes};

@@ -1,7 +1,14 @@
 use super::*;
 use crate::config;
+use crate::domain::reference::FeatureSource;
+use crate::inspect::reference::bank::{Bank, Known, LearnedFrom, Limit};
+use crate::inspect::reference::file;
+use crate::inspect::reference::nearest::Nearest;
+use crate::recipe::beside::{Files, version_of};
+use crate::recipe::learned::with_prompt;
 use crate::store::StoreOptions;
 use crate::store::recipes::{Entry, Step};
+use half::f16;
 use std::path::Path;
 
 /// A station whose only camera runs `photo` out of a folder of its own.
@@ -122,4 +129,39 @@ fn a_learned_version_stays_active_beside_the_file_that_it_was_made_of() {
     let edited = format!("{}\n# edited\n", kitchen.text);
     kitchen.write(&edited);
     assert_eq!(kitchen.start().unwrap(), version(&edited));
+}
+
+/// A bank of two cells of two numbers.
+fn bank() -> Vec<u8> {
+    let cells = [0.0, 1.0, -1.0, 0.5].map(f16::from_f32).to_vec();
+    file::write(&Bank {
+        features: FeatureSource::Backbone,
+        features_sha256: "abc".into(),
+        mean: vec![0.5, -0.5],
+        deviation: vec![1.0, 2.0],
+        known: Known::Free(Nearest::new(cells, 2).unwrap()),
+        cell: Limit { at: 2.0, steepness: 4.0 },
+        tile: Limit { at: 1.5, steepness: 5.0 },
+        from: LearnedFrom::default(),
+    })
+}
+
+/// The folder has no bank: the store has it, whole, or the version is not active.
+#[test]
+fn a_learned_version_is_active_with_its_bank_and_never_without_it() {
+    let (whole, cut) = (bank(), bank()[..200].to_vec());
+    let beside = |bytes: Vec<u8>| Files::from([("photo.bank".to_owned(), Arc::from(bytes))]);
+    for (files, is_whole) in [(beside(whole), true), (beside(cut), false), (Files::new(), false)] {
+        let kitchen = Kitchen::new();
+        let of_file = kitchen.start().unwrap();
+        let text = with_prompt(&kitchen.text, "photo", FeatureSource::Backbone);
+        let learned = version_of(&text, &files);
+        let book = Book { active: learned.clone(), decided: of_file.clone() };
+        let step = |step| entry("photo", &learned, step, "anna", String::new(), None);
+        let store = kitchen.store();
+        store.append_recipe_step(step(Step::Found), Some((&text, &files)), None).unwrap();
+        store.append_recipe_step(step(Step::Active), None, Some(&book)).unwrap();
+        drop(store);
+        assert_eq!(kitchen.start().unwrap(), if is_whole { learned } else { of_file });
+    }
 }
