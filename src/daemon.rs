@@ -50,7 +50,7 @@ mod commanded;
 pub mod damaged;
 mod device;
 mod dispatcher;
-mod gate;
+mod frame_history;
 pub mod heap;
 mod housekeeping;
 mod inbox;
@@ -86,6 +86,7 @@ use crate::store::{Store, StoreOptions};
 use crate::web::Web;
 use anyhow::Context;
 use cameras::Cameras;
+use frame_history::FrameHistory;
 use housekeeping::{Due, Housekeeping};
 use learning::Learning;
 use publishers::{Connections, Publishers};
@@ -309,7 +310,7 @@ impl Parts<'_> {
             mqtt::command::listen(sink.mqtt, Arc::clone(&handler), station::hearing(station))
         };
         let commands = heard.map(listen).collect();
-        let gate = gate::Gate::new(Arc::clone(store));
+        let history = FrameHistory::new(Arc::clone(store));
         let feeds = cameras.feeds();
         let ring = feeds.ring.clone();
         // It wakes the inspector; a bell that rings already needs no second ring.
@@ -318,7 +319,7 @@ impl Parts<'_> {
         station.beat();
         let keeper = self.keep_recipes(&dispatcher, &engine)?;
         let learner = self.learn(&keeper.book, &engine)?;
-        let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), gate)?;
+        let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), history)?;
         Ok(Line { cameras, inbox, interrupted, commands, keeper, learner, inspector, recorder })
     }
 
@@ -440,13 +441,14 @@ fn load(
     systemd: &Systemd,
 ) -> anyhow::Result<Child> {
     let model = &config.model;
-    let gate = ByProof(Arc::new(model::Accepted::new(Arc::clone(store), config, Arc::clone(recipes))));
-    let options = ChildOptions::new(engine_program(model), model.unload_after_idle, Arc::new(gate));
+    let admission = ByProof(Arc::new(model::Accepted::new(Arc::clone(store), config, Arc::clone(recipes))));
+    let options = ChildOptions::new(engine_program(model), model.unload_after_idle, Arc::new(admission));
     // A large model may take minutes: systemd waits on while the engine's process works.
     model::load(Child::new(options), &|| systemd.alive())
 }
 
-/// Another room with the model whose files are there when it is asked for, accepted or not: for its gate.
+/// Another room with the model whose files are there when it is asked for, accepted or not: for the gates of
+/// the recipes.
 fn candidate(model: &Model) -> recipes::Room {
     let (program, named) = (engine_program(model), Arc::new(ByNamedProof));
     Box::new(move || {

@@ -133,7 +133,7 @@ pub enum EngineError {
 }
 
 /// Who lets a loaded model in.
-pub trait Gate: Send + Sync + Debug {
+pub trait Admission: Send + Sync + Debug {
     /// What the model must answer before it is asked anything else.
     ///
     /// # Errors

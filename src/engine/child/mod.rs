@@ -23,7 +23,7 @@ mod remote;
 pub mod serve;
 pub(crate) mod wire;
 
-use super::{Abilities, Backend, EngineError, Forms, Gate, Health, Readiness, Refused, Trial};
+use super::{Abilities, Admission, Backend, EngineError, Forms, Health, Readiness, Refused, Trial};
 use crate::ipc::{self, IpcError, Program};
 use crate::vlm::{Answered, Completion, Delta, Ground, Job, ModelInfo, Rank, Timing, VlmError};
 use remote::{Loading, Remote};
@@ -71,13 +71,13 @@ pub struct ChildOptions {
     /// A load that takes longer has failed: `LOAD_MAX`.
     pub load_max: Duration,
     /// Who lets a loaded model in.
-    pub gate: Arc<dyn Gate>,
+    pub admission: Arc<dyn Admission>,
 }
 
 impl ChildOptions {
     /// The usual limits.
-    pub fn new(program: Program, unload_after_idle: Option<Duration>, gate: Arc<dyn Gate>) -> Self {
-        Self { program, unload_after_idle, grace: GRACE, load_max: LOAD_MAX, gate }
+    pub fn new(program: Program, unload_after_idle: Option<Duration>, admission: Arc<dyn Admission>) -> Self {
+        Self { program, unload_after_idle, grace: GRACE, load_max: LOAD_MAX, admission }
     }
 }
 
@@ -190,7 +190,7 @@ impl Child {
             // Reviews name the model that was there, as long as none was let in.
             self.info = remote.info().clone();
         }
-        let trial = match self.options.gate.admit(remote.info()) {
+        let trial = match self.options.admission.admit(remote.info()) {
             Ok(trial) => trial,
             Err(refused) => {
                 let why = refused.to_string();
