@@ -12,6 +12,7 @@ use super::super::frame_history::FrameHistory;
 use super::super::inspector;
 use super::super::intake::{Awaited, Intake, tests::camera};
 use super::super::recorder::Recorder;
+use super::super::told::Told;
 use super::*;
 use crate::camera::window::{Rule, Stamps, Window};
 use crate::camera::{CameraError, Source, Stop, Want};
@@ -199,7 +200,7 @@ impl Rig {
             housekeeping: Housekeeping::new(
                 Arc::clone(&store),
                 station,
-                Arc::new(Systemd::new()),
+                Arc::new(Systemd::new(Told::by_hand().1)),
                 clock.clone(),
             ),
             store,

@@ -89,7 +89,7 @@ fn engine() -> Engine {
     program.env.push((CHILD.into(), "1".into()));
     let admission = Arc::new(ByProof(Arc::new(ByNamedProof)));
     let mut child = Child::new(ChildOptions::new(program, None, admission));
-    child.load(&|| {}).expect("it loads");
+    child.load(&|| {}, &|| true).expect("it loads");
     Engine::start(Box::new(child), Box::new(|| {})).expect("it starts")
 }
 

@@ -145,11 +145,17 @@ impl Acceptance for Accepted {
 /// Loads the model before the first camera opens: a file that does not read stops the start, not the line. A model
 /// that is not accepted or not proven leaves the station up, with reviews and an alarm, so that people can act.
 ///
+/// `None`: it was given up, because `go_on` no longer holds.
+///
 /// # Errors
 /// The model cannot be loaded.
-pub(super) fn load(mut engine: Child, alive: &dyn Fn()) -> anyhow::Result<Child> {
+pub(super) fn load(
+    mut engine: Child,
+    alive: &dyn Fn(),
+    go_on: &dyn Fn() -> bool,
+) -> anyhow::Result<Option<Child>> {
     let started = Instant::now();
-    match engine.load(alive) {
+    match engine.load(alive, go_on) {
         Ok(info) => {
             let ms = started.elapsed().as_millis() as u64;
             tracing::info!(model = %info.name, sha256 = %info.text_sha256, ms, "model loaded");
@@ -157,9 +163,10 @@ pub(super) fn load(mut engine: Child, alive: &dyn Fn()) -> anyhow::Result<Child>
         Err(error @ (EngineError::NotAccepted { .. } | EngineError::NotProven { .. })) => {
             tracing::error!(%error, "the line begins without a model: every part is a review");
         }
+        Err(EngineError::GivenUp) => return Ok(None),
         Err(error) => return Err(error.into()),
     }
-    Ok(engine)
+    Ok(Some(engine))
 }
 
 #[cfg(test)]

@@ -132,11 +132,12 @@ impl Child {
     }
 
     /// Starts the process and waits until its model is let in, as long as that takes; `alive` is called
-    /// meanwhile whenever the process has computed or read, so that a load that hangs shows no life.
+    /// meanwhile whenever the process has computed or read, so that a load that hangs shows no life. `go_on` is
+    /// asked again and again; once it says no, the process is killed.
     ///
     /// # Errors
-    /// The first failure: at the start of the daemon a bad model must stop it.
-    pub fn load(&mut self, alive: &dyn Fn()) -> Result<&ModelInfo, EngineError> {
+    /// The first failure: at the start of the daemon a bad model must stop it. `GivenUp` when `go_on` says no.
+    pub fn load(&mut self, alive: &dyn Fn(), go_on: &dyn Fn() -> bool) -> Result<&ModelInfo, EngineError> {
         let mut seen = None;
         loop {
             let activity = self.pid().and_then(ipc::activity);
@@ -144,7 +145,14 @@ impl Child {
                 alive();
             }
             seen = activity;
-            self.step(POLL, true)?;
+            if !go_on() {
+                self.state = State::Absent;
+                return Err(EngineError::GivenUp);
+            }
+            if let Err(error) = self.step(POLL, true) {
+                // What ends this process may have ended the engine's before.
+                return Err(if go_on() { error } else { EngineError::GivenUp });
+            }
             if matches!(self.state, State::Here(_)) {
                 return Ok(&self.info);
             }
