@@ -112,8 +112,9 @@ pub(crate) struct CommandBody {
     #[schema(max_length = 256)]
     pub pipeline: Option<String>,
     /// Echoed in the answer, and in the verdict about a part with several views. Of a trigger it is also its name: a
-    /// second one with the same id, for the same camera or part, within ten minutes, gets the first one's answer and
-    /// takes no picture; another attempt needs another id.
+    /// second one of the same sender (broker, account, token, folder) with the same id, for the same camera or part,
+    /// within ten minutes, gets the first one's answer and takes no picture; another attempt needs another id. Of
+    /// another sender it is the same trigger only where it says the same and has a `part_id`.
     #[schema(max_length = 256)]
     pub correlation_id: Option<String>,
 }

@@ -31,12 +31,14 @@
 //! recipes             so does a panic of it, and its end before the station's
 //! learning            a panic of a job is its outcome; the thread's end before the station's ends the daemon
 //! interrupted         a panic leaves what it had not recorded to the next start
+//! signals             a panic: the daemon ends as if it were told to, since nobody could tell it any more
 //! thumbs              a panic costs one small copy
 //! ```
 //!
 //! Nothing opens before the config is checked; for a recipe with errors the store may know the version that was active
 //! before. While the disk or the outbox is full the line stands,
-//! visibly ([`housekeeping`] says so), and goes on by itself. It ends when it is told to (SIGTERM, SIGINT), when
+//! visibly ([`housekeeping`] says so), and goes on by itself. It ends when it is [`told`] to (SIGTERM, SIGINT), at any
+//! moment, also of its start: what a former process left and is not recorded yet stays for the next one. It ends when
 //! every source has ended and everything is delivered, or when the store fails: then it stops
 //! acknowledging at once and systemd starts it again, unless the store is [`damaged`]. Draining goes in the order of
 //! the line, so that what was taken is inspected, what was inspected is stored, and what was stored is published or
@@ -50,7 +52,7 @@ mod commanded;
 pub mod damaged;
 mod device;
 mod dispatcher;
-mod gate;
+mod frame_history;
 pub mod heap;
 mod housekeeping;
 mod inbox;
@@ -67,6 +69,7 @@ mod repeats;
 mod station;
 mod systemd;
 mod taken;
+pub mod told;
 mod web;
 
 use crate::camera::Stop;
@@ -86,19 +89,19 @@ use crate::store::{Store, StoreOptions};
 use crate::web::Web;
 use anyhow::Context;
 use cameras::Cameras;
+use frame_history::FrameHistory;
 use housekeeping::{Due, Housekeeping};
 use learning::Learning;
 use publishers::{Connections, Publishers};
 use recipes::Recipes;
 use recorder::Recorder;
 use station::Station;
-use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use systemd::Systemd;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
+use told::Told;
 
 /// How long the daemon stays to deliver the last results after all sources have ended.
 const DELIVER: Duration = Duration::from_secs(30);
@@ -114,15 +117,15 @@ enum Ended {
     ToCompact,
 }
 
-/// Runs until told to stop.
+/// Runs until it is told to stop.
 ///
 /// # Errors
 /// When a part cannot be opened, or the store fails while running; [`damaged::Damaged`] when no restart mends it.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, told: &Told) -> anyhow::Result<()> {
     heap::bound();
-    let systemd = Arc::new(Systemd::new());
+    let systemd = Arc::new(Systemd::new(told.clone()));
     loop {
-        match run_once(&config, &systemd) {
+        match run_once(&config, &systemd, told) {
             Ok(Ended::Done) => return Ok(()),
             Ok(Ended::ToCompact) => {
                 tracing::info!("the line starts again after its database was closed for compaction");
@@ -133,23 +136,14 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     }
 }
 
-fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
+fn run_once(config: &Config, systemd: &Arc<Systemd>, told: &Told) -> anyhow::Result<Ended> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .thread_name("mqtt")
         .build()
         .context("the tokio runtime")?;
-    let options = StoreOptions {
-        max_bytes: config.store.max_bytes,
-        retain_days: config.store.retain_days,
-        clock: config.store.clock,
-        image_url_base: web::url_base(config),
-        outbox_entries_max: config.mqtt.outbox_entries_max,
-        sinks: publishers::names(config),
-        free_bytes_min: config.store.free_bytes_min,
-        ..StoreOptions::default()
-    };
+    let options = store_options(config);
     let store = progress::while_it_moves(systemd, || Store::open(&config.store.dir, options))??;
     let store = Arc::new(store);
     for note in &config.notes {
@@ -164,7 +158,12 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
     publishers::report_absent(config, &store, &station)?;
     let publishers = runtime.block_on(async { Publishers::start(queues, &store, &station) })?;
     let registry = recipes::open(config, &store)?;
-    let engine = load(config, &registry, &store, systemd)?;
+    let Some(engine) = load(config, &registry, &store, systemd, told)? else {
+        drop(control);
+        runtime.block_on(publishers.stop())?;
+        tracing::info!(outbox = store.outbox_len(), "stopped before the line began");
+        return Ok(Ended::Done);
+    };
     let page = web::start(config, &registry, &store, &station, publishers.connections())?;
     let stop = Stop::default();
     let parts = Parts {
@@ -176,6 +175,7 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
         page: page.as_ref(),
         door: control.as_ref(),
         stop: &stop,
+        told,
     };
     let outcome = runtime.block_on(parts.line(engine, publishers.connections()));
     // They hold the store, which a compaction opens anew.
@@ -183,6 +183,20 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>) -> anyhow::Result<Ended> {
     runtime.block_on(publishers.stop())?;
     tracing::info!(outbox = store.outbox_len(), "stopped");
     outcome
+}
+
+/// What the config says of the store.
+fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        max_bytes: config.store.max_bytes,
+        retain_days: config.store.retain_days,
+        clock: config.store.clock,
+        image_url_base: web::url_base(config),
+        outbox_entries_max: config.mqtt.outbox_entries_max,
+        sinks: publishers::names(config),
+        free_bytes_min: config.store.free_bytes_min,
+        ..StoreOptions::default()
+    }
 }
 
 /// What a line is made of.
@@ -196,6 +210,7 @@ struct Parts<'a> {
     page: Option<&'a Web>,
     door: Option<&'a Door>,
     stop: &'a Stop,
+    told: &'a Told,
 }
 
 /// The running threads and tasks of a line.
@@ -225,26 +240,21 @@ struct Learner {
 impl Parts<'_> {
     /// Starts the threads of the line, watches them and drains them.
     async fn line(self, engine: Child, connections: Connections) -> anyhow::Result<Ended> {
-        let mut hangup = signal(SignalKind::hangup())?;
-        // Its terminal was closed.
-        let by_hand = std::io::stdin().is_terminal();
         let line = self.start(engine)?;
         self.systemd.ready();
         tracing::info!(cameras = self.config.cameras.len(), broker = %self.config.mqtt.url(), "inspecting");
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
 
         let (store, station) = (Arc::clone(self.store), Arc::clone(self.station));
         let mut housekeeping = Housekeeping::new(store, station, Arc::clone(self.systemd), Clock::system());
         let mut tick = tokio::time::interval(housekeeping::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut told, mut ended) = (false, Ended::Done);
+        let mut ended = Ended::Done;
         // A source that ends would begin anew.
         let endless = self.config.cameras.iter().all(|c| c.source.is_endless());
         let gone = loop {
             tokio::select! {
-                _ = term.recv() => told = true,
-                _ = int.recv() => told = true,
-                _ = hangup.recv() => if by_hand { told = true } else { line.reload() },
+                () = self.told.to_stop() => {}
+                () = self.told.to_reload() => line.reload(),
                 // Its error comes with `stop`.
                 () = connections.closed() => break Some("the task that delivers results"),
                 _ = tick.tick() => if housekeeping.tick()? == Due::Compaction && endless {
@@ -253,10 +263,11 @@ impl Parts<'_> {
             }
             let gone = line.gone(self.page, self.door);
             let over = line.inspector.is_finished() || line.recorder.failed();
-            if told || over || ended == Ended::ToCompact || gone.is_some() {
+            if self.told.is_to_stop() || over || ended == Ended::ToCompact || gone.is_some() {
                 break gone;
             }
         };
+        let told = self.told.is_to_stop();
         if ended == Ended::Done {
             self.systemd.stopping();
         }
@@ -286,7 +297,8 @@ impl Parts<'_> {
         let recorder = Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), page)?;
         let recorder = Arc::new(recorder);
         let model = engine.identity().clone();
-        let left = || interrupted::record(recipes, store, &recorder, &model, stop);
+        let told = || self.told.is_to_stop();
+        let left = || interrupted::record(recipes, store, &recorder, &model, stop, &told);
         let interrupted = progress::while_it_moves(self.systemd, left)??;
         let cameras = cameras::start(config, recipes, store, &recorder, station, &model, stop)?;
         let dispatcher = cameras.dispatcher();
@@ -309,7 +321,7 @@ impl Parts<'_> {
             mqtt::command::listen(sink.mqtt, Arc::clone(&handler), station::hearing(station))
         };
         let commands = heard.map(listen).collect();
-        let gate = gate::Gate::new(Arc::clone(store));
+        let history = FrameHistory::new(Arc::clone(store));
         let feeds = cameras.feeds();
         let ring = feeds.ring.clone();
         // It wakes the inspector; a bell that rings already needs no second ring.
@@ -318,7 +330,7 @@ impl Parts<'_> {
         station.beat();
         let keeper = self.keep_recipes(&dispatcher, &engine)?;
         let learner = self.learn(&keeper.book, &engine)?;
-        let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), gate)?;
+        let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), history)?;
         Ok(Line { cameras, inbox, interrupted, commands, keeper, learner, inspector, recorder })
     }
 
@@ -432,27 +444,30 @@ impl Line {
     }
 }
 
-/// The model, loaded and let in; or the engine without it, with the reason in its health.
+/// The model, loaded and let in; or the engine without it, with the reason in its health. `None`: told to stop before
+/// it was there.
 fn load(
     config: &Config,
     recipes: &Arc<Registry>,
     store: &Arc<Store>,
     systemd: &Systemd,
-) -> anyhow::Result<Child> {
+    told: &Told,
+) -> anyhow::Result<Option<Child>> {
     let model = &config.model;
-    let gate = ByProof(Arc::new(model::Accepted::new(Arc::clone(store), config, Arc::clone(recipes))));
-    let options = ChildOptions::new(engine_program(model), model.unload_after_idle, Arc::new(gate));
+    let admission = ByProof(Arc::new(model::Accepted::new(Arc::clone(store), config, Arc::clone(recipes))));
+    let options = ChildOptions::new(engine_program(model), model.unload_after_idle, Arc::new(admission));
     // A large model may take minutes: systemd waits on while the engine's process works.
-    model::load(Child::new(options), &|| systemd.alive())
+    model::load(Child::new(options), &|| systemd.alive(), &|| !told.is_to_stop())
 }
 
-/// Another room with the model whose files are there when it is asked for, accepted or not: for its gate.
+/// Another room with the model whose files are there when it is asked for, accepted or not: for the gates of
+/// the recipes.
 fn candidate(model: &Model) -> recipes::Room {
     let (program, named) = (engine_program(model), Arc::new(ByNamedProof));
     Box::new(move || {
         let mut child =
             Child::new(ChildOptions::new(program.clone(), None, Arc::new(ByProof(Arc::clone(&named)))));
-        child.load(&|| {})?;
+        child.load(&|| {}, &|| true)?;
         Ok(Engine::start(Box::new(child), Box::new(|| {}))?)
     })
 }

@@ -18,7 +18,7 @@ use inspectd::domain::grade::Verdict;
 use inspectd::domain::pipeline::Pipeline;
 use inspectd::engine::child::Child;
 use inspectd::engine::child::serve::serve;
-use inspectd::engine::{Answer, Class, Engine, EngineError, Event, Order};
+use inspectd::engine::{Answer, Backend as _, Class, Engine, EngineError, Event, Order};
 use inspectd::ipc::Channel;
 use inspectd::recipe::pipeline_from_str;
 use inspectd::vlm::{
@@ -290,7 +290,7 @@ fn p5_no_fault_of_the_engine_yields_a_pass() {
 fn a_model_that_cannot_be_loaded_is_an_error_at_the_start_and_a_review_later() {
     let recipe = recipe();
     for (load, words) in [("refused", "not finite"), ("panic", "scripted"), ("never", "not loaded after")] {
-        let error = backend(load, None).load(&|| {}).expect_err(load);
+        let error = backend(load, None).load(&|| {}, &|| true).expect_err(load);
         assert!(error.to_string().contains(words), "{load}: {error}");
         let later = engine(load);
         let frame = Frame {
@@ -301,7 +301,21 @@ fn a_model_that_cannot_be_loaded_is_an_error_at_the_start_and_a_review_later() {
         assert!(matches!(inspection.verdict, Verdict::Review(_)));
         assert!(later.health().fault.as_ref().is_some_and(|f| f.contains(words)), "{:?}", later.health());
     }
-    assert!(matches!(backend("never", None).load(&|| {}), Err(EngineError::TooSlow { waited_s: 1 })));
+    assert!(matches!(
+        backend("never", None).load(&|| {}, &|| true),
+        Err(EngineError::TooSlow { waited_s: 1 })
+    ));
+}
+
+#[test]
+fn a_load_that_nobody_waits_for_is_given_up_and_its_process_is_gone() {
+    // Its model is never there. It is asked before each step: the first one starts the process.
+    let asked = std::cell::Cell::new(0);
+    let go_on = || asked.replace(asked.get() + 1) < 1;
+    let mut child = backend("never", None);
+    assert_eq!(child.load(&|| {}, &go_on), Err(EngineError::GivenUp));
+    assert_eq!((asked.get(), child.pid()), (2, None));
+    assert_eq!((child.health().losses, child.failures()), (0, 0), "it was not lost");
 }
 
 #[test]

@@ -3,17 +3,16 @@
 
 #[path = "common/broker.rs"]
 mod broker;
-#[path = "common/gate.rs"]
-mod gate;
 #[path = "common/inspections.rs"]
 mod inspections;
 #[path = "mqtt/old_store.rs"]
 mod old_store;
 #[path = "common/packed.rs"]
 mod packed;
+#[path = "common/proxy.rs"]
+mod proxy;
 
 use broker::{Broker, Message, Subscriber, until};
-use gate::Gate;
 use inspectd::domain::camera::CameraStatus;
 use inspectd::domain::part::PartRef;
 use inspectd::domain::review::{Decided, Decision};
@@ -25,6 +24,7 @@ use inspectd::publish::{StationEvent, Stats};
 use inspectd::store::outbox::{Cause, Kind, MQTT, Owed};
 use inspectd::store::{Store, StoreOptions};
 use inspections::{id, inspection};
+use proxy::Proxy;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -187,18 +187,18 @@ async fn everything_arrives_and_state_is_retained_v311() {
 
 async fn a_cut_connection_is_said_by_the_last_will_and_comes_back(protocol: Protocol) {
     let broker = Broker::start("", "").await;
-    let gate = Gate::new(broker.port).await;
+    let proxy = Proxy::new(broker.port).await;
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let mut station = Station::start(gate.port, protocol, 1);
+    let mut station = Station::start(proxy.port, protocol, 1);
     let state = |wanted: &'static str| {
         let newest = subscriber.newest("st10/status");
         newest.is_some_and(|s| s["state"] == wanted)
     };
     until("it is online", || state("online")).await;
-    gate.shut();
+    proxy.shut();
     until("the Last Will is published", || state("offline")).await;
     station.commit(2);
-    gate.open();
+    proxy.open();
     until("it is online again", || state("online")).await;
     until("all results arrive", || subscriber.on("/result").len() >= 3 && station.store.outbox_len() == 0)
         .await;
@@ -222,21 +222,21 @@ async fn a_cut_connection_is_said_by_the_last_will_and_comes_back_v311() {
 
 async fn a_broker_without_memory_is_killed_and_restarted(protocol: Protocol) {
     let mut broker = Broker::start("", "").await;
-    let gate = Gate::new(broker.port).await;
+    let proxy = Proxy::new(broker.port).await;
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let mut station = Station::start(gate.port, protocol, 0);
+    let mut station = Station::start(proxy.port, protocol, 0);
     station.commit(5);
     until("the first results arrive", || subscriber.on("/result").len() >= 5).await;
 
     for round in 1..=2 {
-        // In the midst of the traffic; the gate keeps the station out until the subscriber is back.
+        // In the midst of the traffic; the proxy keeps the station out until the subscriber is back.
         station.commit(20);
         broker.kill();
-        gate.shut();
+        proxy.shut();
         station.commit(50);
         broker.restart().await;
         subscriber.subscribed(round + 1).await;
-        gate.open();
+        proxy.open();
         station.commit(5);
         until("the outbox is empty", || station.store.outbox_len() == 0).await;
         station.phase(Phase::Live).await;
@@ -279,22 +279,22 @@ async fn a_broker_without_memory_is_killed_and_restarted_v311() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backlog_survives_many_cuts() {
     let broker = Broker::start("", "").await;
-    let gate = Gate::new(broker.port).await;
+    let proxy = Proxy::new(broker.port).await;
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let mut station = Station::start(gate.port, Protocol::V5, 600);
+    let mut station = Station::start(proxy.port, Protocol::V5, 600);
     for cut in 1..=8 {
         let so_far = subscriber.on("/result").len();
         until("some more results arrive", || {
             subscriber.on("/result").len() > so_far + 15 || station.store.outbox_len() == 0
         })
         .await;
-        gate.shut();
+        proxy.shut();
         station.commit(if cut % 2 == 0 { 10 } else { 0 });
         until("the cut is noticed", || {
             subscriber.newest("st10/status").is_some_and(|s| s["state"] == "offline")
         })
         .await;
-        gate.open();
+        proxy.open();
     }
     until("the outbox is empty", || station.store.outbox_len() == 0).await;
     let last = station.next - 1;
@@ -308,8 +308,8 @@ async fn refused_results_stay_until_the_broker_takes_them() {
     const ALLOW: &str = "topic readwrite #\n";
     let refuse = format!("{ALLOW}topic deny {PREFIX}/result\n");
     let mut broker = Broker::start("acl_file ACL", &refuse).await;
-    let gate = Gate::new(broker.port).await;
-    let station = Station::start(gate.port, Protocol::V5, 5);
+    let proxy = Proxy::new(broker.port).await;
+    let station = Station::start(proxy.port, Protocol::V5, 5);
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
     let alarm = |wanted: &'static str| {
         subscriber.newest("/alarm/result_refused").is_some_and(|a| a["state"] == wanted)
@@ -318,11 +318,11 @@ async fn refused_results_stay_until_the_broker_takes_them() {
     assert_eq!(station.store.outbox_len(), 5);
     assert!(subscriber.on("/result").is_empty());
 
-    gate.shut();
+    proxy.shut();
     broker.write_acl(ALLOW);
     broker.restart().await;
     subscriber.subscribed(2).await;
-    gate.open();
+    proxy.open();
     until("all results arrive", || subscriber.on("/result").len() >= 5 && station.store.outbox_len() == 0)
         .await;
     until("the alarm is cleared", || alarm("cleared")).await;
@@ -341,9 +341,9 @@ fn seqs(subscriber: &Subscriber) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_oversize_result_is_held_and_holds_up_nothing_and_goes_when_the_limit_is_raised() {
     let mut broker = Broker::start("max_packet_size 4000", "").await;
-    let gate = Gate::new(broker.port).await;
+    let proxy = Proxy::new(broker.port).await;
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let mut station = Station::start(gate.port, Protocol::V5, 1);
+    let mut station = Station::start(proxy.port, Protocol::V5, 1);
     let mut crowded = inspection(2);
     crowded.findings = vec![crowded.findings[0].clone(); 100];
     tokio::task::block_in_place(|| station.store.commit(&crowded, None)).unwrap();
@@ -354,11 +354,11 @@ async fn an_oversize_result_is_held_and_holds_up_nothing_and_goes_when_the_limit
     until("the alarm is raised", || alarm(&subscriber, "result_held", "raised")).await;
     assert_eq!(seqs(&subscriber), [1, 3, 4]);
     assert!(station.store.dead_letters().unwrap().is_empty(), "it is not given up");
-    gate.shut();
+    proxy.shut();
     broker.configure("max_packet_size 400000");
     broker.restart().await;
     subscriber.subscribed(2).await;
-    gate.open();
+    proxy.open();
     until("it arrives", || seqs(&subscriber).contains(&2) && station.store.outbox_len() == 0).await;
     until("the alarm is cleared", || alarm(&subscriber, "result_held", "cleared")).await;
     station.handle.stop().await.unwrap();
@@ -368,9 +368,9 @@ async fn an_oversize_result_is_held_and_holds_up_nothing_and_goes_when_the_limit
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_takes_no_result_at_all_for_a_while_loses_none() {
     let mut broker = Broker::start("max_packet_size 400", "").await;
-    let gate = Gate::new(broker.port).await;
+    let proxy = Proxy::new(broker.port).await;
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let mut station = Station::start(gate.port, Protocol::V5, 5);
+    let mut station = Station::start(proxy.port, Protocol::V5, 5);
     until("the alarm is raised", || alarm(&subscriber, "result_held", "raised")).await;
     station.commit(12);
     station.phase(Phase::Live).await;
@@ -378,11 +378,11 @@ async fn a_broker_that_takes_no_result_at_all_for_a_while_loses_none() {
     assert!(raised["message"].as_str().unwrap().contains("takes packets of 400"), "{raised}");
     assert_eq!((station.store.outbox_len(), station.store.dead_letters().unwrap().len()), (17, 0));
     assert!(subscriber.on("/result").is_empty());
-    gate.shut();
+    proxy.shut();
     broker.configure("");
     broker.restart().await;
     subscriber.subscribed(2).await;
-    gate.open();
+    proxy.open();
     until("all arrive", || subscriber.on("/result").len() >= 17 && station.store.outbox_len() == 0).await;
     check_results(&subscriber.on("/result"), 17);
     until("the alarm is cleared", || alarm(&subscriber, "result_held", "cleared")).await;
@@ -414,11 +414,11 @@ async fn dead_letters_are_tried_again_when_they_fit_and_when_somebody_says_so() 
 /// What stands between drops each connection on one kind of message: no other waits for it.
 async fn a_kind_on_which_connections_drop_blocks_no_result(kind: Kind) {
     let broker = Broker::start("", "").await;
-    let gate = Gate::new(broker.port).await;
+    let proxy = Proxy::new(broker.port).await;
     let topic = format!("{PREFIX}/{}", kind.as_str());
-    gate.forbid(Some(&topic));
+    proxy.forbid(Some(&topic));
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let mut station = Station::start_with(gate.port, Protocol::V5, 3, |store| match kind {
+    let mut station = Station::start_with(proxy.port, Protocol::V5, 3, |store| match kind {
         Kind::Part => {
             let mut view = inspection(4);
             let cameras = vec!["cam1".to_owned()];
@@ -450,7 +450,7 @@ async fn a_kind_on_which_connections_drop_blocks_no_result(kind: Kind) {
     until("no result is owed", || owed(&station.store, Kind::Result) == 0).await;
     assert_eq!((left(&station.store), station.store.dead_letters().unwrap().len()), (1, 0), "it is kept");
     check_results(&subscriber.on("/result"), 16);
-    gate.forbid(None);
+    proxy.forbid(None);
     // Nobody waits for the pause to end.
     tokio::task::block_in_place(|| station.store.retry_all()).unwrap();
     until("it arrives", || subscriber.on(&format!("/{}", kind.as_str())).len() == 1).await;

@@ -1,7 +1,7 @@
 //! `inspectd run`: the daemon.
 
 use crate::config::{self, DEFAULT_FILE};
-use crate::daemon;
+use crate::daemon::{self, told::Told};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -17,11 +17,13 @@ pub(super) struct Args {
 /// # Errors
 /// A bad config (exit code 78), a part that cannot be opened, a store that fails.
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // Before anything that takes time: a signal must find somebody who hears it.
+    let told = Told::listen()?;
     let config = config::load_to_run(&args.config)?;
     tracing::info!(file = %args.config.display(), "effective config:\n{}", config.effective());
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    daemon::run(config)?;
+    daemon::run(config, &told)?;
     Ok(ExitCode::SUCCESS)
 }

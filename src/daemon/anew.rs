@@ -133,8 +133,9 @@ mod tests {
 
         fn trigger(&self) -> bool {
             let (trigger, received) = (Trigger::default(), Instant::now());
+            let sender = Sender::Mqtt { sink: "mqtt".into() };
             let request = Request { camera: None, part: None, name: None, trigger, received };
-            self.dispatcher.take(Command::Trigger(request), &Sender::Mqtt).is_ok()
+            self.dispatcher.take(Command::Trigger(request), &sender).is_ok()
         }
 
         /// Stops; the reasons of all inspections, oldest first, and the states that were reported.

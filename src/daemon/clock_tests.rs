@@ -8,10 +8,11 @@
 use super::super::cameras::{Feed, Feeds};
 use super::super::capture_loop::CaptureLoop;
 use super::super::commanded::Orders;
-use super::super::gate::Gate;
+use super::super::frame_history::FrameHistory;
 use super::super::inspector;
 use super::super::intake::{Awaited, Intake, tests::camera};
 use super::super::recorder::Recorder;
+use super::super::told::Told;
 use super::*;
 use crate::camera::window::{Rule, Stamps, Window};
 use crate::camera::{CameraError, Source, Stop, Want};
@@ -186,20 +187,20 @@ impl Rig {
         let changed = ring.clone();
         let engine = Engine::start(Box::new(backend), Box::new(move || _ = changed.try_send(())));
         let feeds = Feeds { feeds: vec![Feed { frames: Arc::clone(&frames) }], bell, ring };
-        let gate = Gate::new(Arc::clone(&store));
+        let history = FrameHistory::new(Arc::clone(&store));
         let inspector = inspector::start(
             Arc::new(engine.expect("it starts")),
             feeds,
             recorder,
             Arc::clone(&station),
-            gate,
+            history,
         );
         let taker = threads::spawn("take:cam1", move || taker.run());
         Self {
             housekeeping: Housekeeping::new(
                 Arc::clone(&store),
                 station,
-                Arc::new(Systemd::new()),
+                Arc::new(Systemd::new(Told::by_hand().1)),
                 clock.clone(),
             ),
             store,

@@ -168,7 +168,7 @@ impl Dispatcher {
             && let Look::Again(outcome) = repeats.look(identity, id)?
         {
             tracing::info!(correlation_id = id, %sender, "a trigger came again, and is answered as before");
-            return self.again(&mut repeats, outcome, &identities[1..]);
+            return self.again(&mut repeats, outcome, &identities);
         }
         let placed = self.place(request, &identities, &mut repeats);
         match &placed {
@@ -183,19 +183,21 @@ impl Dispatcher {
         self.store.confirm(placed?).map_err(|e| not_stored(&e))
     }
 
-    /// The first answer, as durable as it was; a file that brought the trigger again is known by it, too.
+    /// The first answer, as durable as it was. The file or the other sender that brought the trigger again is known by
+    /// it, too.
     fn again(
         &self,
         repeats: &mut Repeats,
         outcome: Result<(), Refusal>,
-        files: &[Identity],
+        identities: &[Identity],
     ) -> Result<(), Refusal> {
         outcome?;
-        if files.is_empty() {
+        let new: Vec<_> = identities.iter().filter(|i| !repeats.knows(i)).copied().collect();
+        if new.is_empty() {
             return self.store.settle().map_err(|e| not_stored(&e));
         }
-        let flush = self.store.accept(&mut [], &repeats.names(files)).map_err(|e| not_stored(&e))?;
-        files.iter().for_each(|file| repeats.insert(*file, Instant::now(), Ok(())));
+        let flush = self.store.accept(&mut [], &repeats.names(&new)).map_err(|e| not_stored(&e))?;
+        new.iter().for_each(|identity| repeats.insert(*identity, Instant::now(), Ok(())));
         self.store.confirm(flush).map_err(|e| not_stored(&e))
     }
 

@@ -23,7 +23,8 @@ fn pipeline(name: &str) -> Arc<Pipeline> {
 /// The shipped recipe with a clip, which lasts as long as its deadline.
 fn clip() -> Arc<Pipeline> {
     let text = std::fs::read_to_string("pipelines/machined-plate.toml").unwrap();
-    let text = text.replace("machined-plate", "clip").replace("\n[[prompt]]\n", "\n[[prompt]]\nclip = true\n");
+    let text =
+        text.replace("machined-plate", "clip").replace("\n[[prompt]]\n", "\n[[prompt]]\nclip = true\n");
     let text = format!("{text}\n[clip]\nframes = 3\ninterval_ms = 10000\n");
     Arc::new(recipe::pipeline_from_str("clip", &text).unwrap())
 }
@@ -94,10 +95,10 @@ fn of_part(part: &str, part_id: Option<&str>) -> Command {
 #[test]
 fn a_trigger_reaches_its_camera_or_is_refused_with_its_reason() {
     let dispatcher = dispatcher();
-    assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt), Ok(()));
-    assert_eq!(dispatcher.take(trigger(Some("cam1")), &Sender::Mqtt), Ok(()));
-    assert_eq!(dispatcher.take(trigger(Some("cam2")), &Sender::Mqtt).unwrap_err().code(), "not_triggered");
-    assert_eq!(dispatcher.take(trigger(Some("cam3")), &Sender::Mqtt).unwrap_err().code(), "no_camera");
+    assert_eq!(dispatcher.take(trigger(None), &mqtt()), Ok(()));
+    assert_eq!(dispatcher.take(trigger(Some("cam1")), &mqtt()), Ok(()));
+    assert_eq!(dispatcher.take(trigger(Some("cam2")), &mqtt()).unwrap_err().code(), "not_triggered");
+    assert_eq!(dispatcher.take(trigger(Some("cam3")), &mqtt()).unwrap_err().code(), "no_camera");
     for _ in 0..2 {
         assert!(
             matches!(dispatcher.intakes[0].next(Duration::ZERO), Popped::Item(r) if r.trigger.part_id.is_some())
@@ -110,29 +111,29 @@ fn a_trigger_reaches_its_camera_or_is_refused_with_its_reason() {
 fn a_full_a_paused_and_a_closed_intake_refuse() {
     let dispatcher = dispatcher();
     for _ in 0..WAITING_MAX {
-        assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt), Ok(()));
+        assert_eq!(dispatcher.take(trigger(None), &mqtt()), Ok(()));
     }
-    assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "full");
-    assert_eq!(dispatcher.take(Command::Pause { camera: None }, &Sender::Mqtt), Ok(()));
-    assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "paused");
-    assert_eq!(dispatcher.take(Command::Resume { camera: Some("cam1".into()) }, &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(trigger(None), &mqtt()).unwrap_err().code(), "full");
+    assert_eq!(dispatcher.take(Command::Pause { camera: None }, &mqtt()), Ok(()));
+    assert_eq!(dispatcher.take(trigger(None), &mqtt()).unwrap_err().code(), "paused");
+    assert_eq!(dispatcher.take(Command::Resume { camera: Some("cam1".into()) }, &mqtt()), Ok(()));
     dispatcher.close();
-    assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "stopping");
+    assert_eq!(dispatcher.take(trigger(None), &mqtt()).unwrap_err().code(), "stopping");
 }
 
 #[test]
 fn a_pipeline_is_changed_to_a_known_one_only() {
     let dispatcher = dispatcher();
     let change = |pipeline: &str| Command::Pipeline { camera: None, pipeline: pipeline.into() };
-    assert_eq!(dispatcher.take(change("nowhere"), &Sender::Mqtt).unwrap_err().code(), "no_pipeline");
-    assert_eq!(dispatcher.take(change("any-part"), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(change("nowhere"), &mqtt()).unwrap_err().code(), "no_pipeline");
+    assert_eq!(dispatcher.take(change("any-part"), &mqtt()), Ok(()));
     assert_eq!(dispatcher.intakes[0].pipeline().name, "any-part");
 }
 
 #[test]
 fn a_part_goes_to_all_its_cameras_under_one_id() {
     let dispatcher = dispatcher_of_parts();
-    assert_eq!(dispatcher.take(of_part("housing", Some("P7")), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(of_part("housing", Some("P7")), &mqtt()), Ok(()));
     assert_eq!(waiting(&dispatcher), [1, 1, 0]);
     let views = [0, 1].map(|i| match dispatcher.intakes[i].next(Duration::ZERO) {
         Popped::Item(request) => request.trigger,
@@ -143,10 +144,10 @@ fn a_part_goes_to_all_its_cameras_under_one_id() {
     let part = views[0].part.as_ref().unwrap();
     assert_eq!((part.name.as_str(), views[0].part_id.as_deref()), ("housing", Some("P7")));
     assert_eq!(part.cameras, ["top", "side"]);
-    assert_eq!(dispatcher.take(of_part("cover", None), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(of_part("cover", None), &mqtt()), Ok(()));
     let Popped::Item(request) = dispatcher.intakes[2].next(Duration::ZERO) else { panic!("nothing came") };
     assert_eq!(request.trigger.part_id, request.trigger.part.map(|p| p.id), "a part without an id gets one");
-    assert_eq!(dispatcher.take(of_part("lid", None), &Sender::Mqtt).unwrap_err().code(), "no_part");
+    assert_eq!(dispatcher.take(of_part("lid", None), &mqtt()).unwrap_err().code(), "no_part");
 }
 
 #[test]
@@ -161,16 +162,16 @@ fn the_views_of_a_part_are_judged_by_the_version_that_was_active_when_it_was_tri
         other => panic!("{other:?}"),
     };
     let before = top.pipeline().version.clone();
-    assert_eq!(dispatcher.take(of_part("housing", None), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(of_part("housing", None), &mqtt()), Ok(()));
     assert_eq!(taken(top), before);
     let edited = Pipeline { version: "edited".into(), ..(*top.pipeline()).clone() };
     dispatcher.renew(Arc::new(Recipe::of(&edited)), || Ok(())).unwrap();
     assert_eq!(taken(side), before, "its picture is taken after the change");
-    assert_eq!(dispatcher.take(of_part("housing", None), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(of_part("housing", None), &mqtt()), Ok(()));
     assert_eq!([taken(top), taken(side)], ["edited", "edited"]);
-    assert_eq!(dispatcher.take(of_part("housing", None), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(of_part("housing", None), &mqtt()), Ok(()));
     let change = |pipeline: &str| Command::Pipeline { camera: None, pipeline: pipeline.into() };
-    assert_eq!(dispatcher.take(change("any-part"), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(change("any-part"), &mqtt()), Ok(()));
     assert_eq!(
         [taken(top), taken(side)],
         ["edited", "edited"],
@@ -183,15 +184,15 @@ fn the_views_of_a_part_are_judged_by_the_version_that_was_active_when_it_was_tri
 #[test]
 fn a_part_is_taken_by_all_its_cameras_or_by_none() {
     let dispatcher = dispatcher_of_parts();
-    assert_eq!(dispatcher.take(Command::Pause { camera: Some("back".into()) }, &Sender::Mqtt), Ok(()));
-    assert_eq!(dispatcher.take(of_part("cover", None), &Sender::Mqtt).unwrap_err().code(), "paused");
+    assert_eq!(dispatcher.take(Command::Pause { camera: Some("back".into()) }, &mqtt()), Ok(()));
+    assert_eq!(dispatcher.take(of_part("cover", None), &mqtt()).unwrap_err().code(), "paused");
     assert_eq!(waiting(&dispatcher), [0, 0, 0]);
     for _ in 0..WAITING_MAX {
-        assert_eq!(dispatcher.take(trigger(Some("side")), &Sender::Mqtt), Ok(()));
+        assert_eq!(dispatcher.take(trigger(Some("side")), &mqtt()), Ok(()));
     }
-    assert_eq!(dispatcher.take(of_part("housing", None), &Sender::Mqtt).unwrap_err().code(), "full");
+    assert_eq!(dispatcher.take(of_part("housing", None), &mqtt()).unwrap_err().code(), "full");
     assert_eq!(
-        dispatcher.take(trigger(None), &Sender::Mqtt).unwrap_err().code(),
+        dispatcher.take(trigger(None), &mqtt()).unwrap_err().code(),
         "full",
         "all that take triggers, or none"
     );
@@ -201,13 +202,18 @@ fn a_part_is_taken_by_all_its_cameras_or_by_none() {
 #[test]
 fn the_only_part_needs_no_name_and_a_named_camera_is_no_part() {
     let mut dispatcher = dispatcher_of_parts();
-    assert_eq!(dispatcher.take(Command::Resume { camera: None }, &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(Command::Resume { camera: None }, &mqtt()), Ok(()));
     dispatcher.parts.truncate(1);
-    assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(trigger(None), &mqtt()), Ok(()));
     assert_eq!(waiting(&dispatcher), [1, 1, 0]);
-    assert_eq!(dispatcher.take(trigger(Some("back")), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(trigger(Some("back")), &mqtt()), Ok(()));
     let Popped::Item(request) = dispatcher.intakes[2].next(Duration::ZERO) else { panic!("nothing came") };
     assert_eq!(request.trigger.part, None);
+}
+
+/// Who publishes to the broker of `[mqtt]`.
+fn mqtt() -> Sender {
+    Sender::Mqtt { sink: "mqtt".into() }
 }
 
 /// A trigger that its sender calls `name`.
@@ -223,7 +229,7 @@ fn a_trigger_that_comes_again_is_carried_out_once_and_answered_as_before() {
     let cameras = [camera("cam1", TriggerOn::Command), camera("cam2", TriggerOn::Command)];
     let dispatcher = dispatcher_over(&store(&dir), &cameras, &pipelines());
     let http = Sender::Http { name: "gateway".into() };
-    for sender in [&Sender::Mqtt, &Sender::Mqtt, &http] {
+    for sender in [&mqtt(), &mqtt(), &http] {
         assert_eq!(dispatcher.take(named("c1", "cam1", "P1"), sender), Ok(()));
     }
     assert_eq!(waiting(&dispatcher), [1, 0]);
@@ -246,9 +252,46 @@ fn a_trigger_that_comes_again_is_carried_out_once_and_answered_as_before() {
 
     drop(dispatcher);
     let dispatcher = dispatcher_over(&store(&dir), &cameras, &pipelines());
-    assert_eq!(dispatcher.take(named("c1", "cam1", "P1"), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(named("c1", "cam1", "P1"), &mqtt()), Ok(()));
     assert_eq!(waiting(&dispatcher), [0, 0], "it was accepted before the restart");
     assert_eq!(dispatcher.store.accepted().unwrap().len(), 5);
+}
+
+#[test]
+fn two_brokers_that_count_alike_lose_no_trigger_and_one_command_on_both_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let cameras = [camera("cam1", TriggerOn::Command)];
+    let dispatcher = dispatcher_over(&store(&dir), &cameras, &pipelines());
+    let erp = Sender::Mqtt { sink: "erp".into() };
+    let nameless = || {
+        let (camera, name) = (Some("cam1".into()), Some("1".into()));
+        let request =
+            Request { camera, part: None, name, trigger: Trigger::default(), received: Instant::now() };
+        Command::Trigger(request)
+    };
+    for sender in [mqtt(), mqtt(), erp.clone(), erp.clone()] {
+        assert_eq!(dispatcher.take(nameless(), &sender), Ok(()));
+    }
+    assert_eq!(waiting(&dispatcher), [2], "each system's first part, once");
+    // Both call it 2, and mean different parts.
+    assert_eq!(dispatcher.take(named("2", "cam1", "P2"), &mqtt()), Ok(()));
+    assert_eq!(dispatcher.take(named("2", "cam1", "Q2"), &erp), Ok(()));
+    assert_eq!(waiting(&dispatcher), [4]);
+    assert_eq!(dispatcher.take(named("2", "cam1", "P3"), &mqtt()).unwrap_err().code(), "repeated");
+    // One system publishes the same command to both brokers.
+    assert_eq!(dispatcher.take(named("3", "cam1", "P3"), &mqtt()), Ok(()));
+    assert_eq!(dispatcher.take(named("3", "cam1", "P3"), &erp), Ok(()));
+    assert_eq!(waiting(&dispatcher), [5]);
+    assert_eq!(dispatcher.take(named("3", "cam1", "Q3"), &erp).unwrap_err().code(), "repeated");
+    drop(dispatcher);
+
+    let dispatcher = dispatcher_over(&store(&dir), &cameras, &pipelines());
+    for sender in [mqtt(), erp.clone()] {
+        assert_eq!(dispatcher.take(nameless(), &sender), Ok(()));
+        assert_eq!(dispatcher.take(named("3", "cam1", "P3"), &sender), Ok(()));
+    }
+    assert_eq!(waiting(&dispatcher), [0], "all of it is known after a restart");
+    assert_eq!(dispatcher.take(named("3", "cam1", "Q3"), &erp).unwrap_err().code(), "repeated");
 }
 
 #[test]
@@ -280,16 +323,16 @@ fn the_fate_of_a_file_is_known_after_a_crash_until_it_is_settled() {
 fn a_file_that_finds_no_room_is_no_second_trigger_when_it_asks_again() {
     let dispatcher = dispatcher();
     for _ in 0..WAITING_MAX {
-        dispatcher.take(trigger(None), &Sender::Mqtt).unwrap();
+        dispatcher.take(trigger(None), &mqtt()).unwrap();
     }
     let file = Sender::File { name: "a.json".into(), stamp: "1".into() };
     assert_eq!(dispatcher.take(named("c1", "cam1", "P1"), &file).unwrap_err().code(), "full");
     assert!(matches!(dispatcher.intakes[0].next(Duration::ZERO), Popped::Item(_)));
     assert_eq!(dispatcher.take(named("c1", "cam1", "P1"), &file), Ok(()));
     // Any other sender was told, and has acted on it.
-    assert_eq!(dispatcher.take(named("c2", "cam1", "P2"), &Sender::Mqtt).unwrap_err().code(), "full");
+    assert_eq!(dispatcher.take(named("c2", "cam1", "P2"), &mqtt()).unwrap_err().code(), "full");
     assert!(matches!(dispatcher.intakes[0].next(Duration::ZERO), Popped::Item(_)));
-    assert_eq!(dispatcher.take(named("c2", "cam1", "P2"), &Sender::Mqtt).unwrap_err().code(), "full");
+    assert_eq!(dispatcher.take(named("c2", "cam1", "P2"), &mqtt()).unwrap_err().code(), "full");
 }
 
 #[test]
@@ -300,7 +343,7 @@ fn what_was_commanded_holds_after_a_restart() {
     let dispatcher = dispatcher_over(&store(&dir), &cameras, &pipelines());
     let change = Command::Pipeline { camera: Some("cam1".into()), pipeline: "any-part".into() };
     dispatcher.take(change, &engineer).unwrap();
-    dispatcher.take(Command::Pause { camera: Some("cam2".into()) }, &Sender::Mqtt).unwrap();
+    dispatcher.take(Command::Pause { camera: Some("cam2".into()) }, &mqtt()).unwrap();
     drop(dispatcher);
     let dispatcher = dispatcher_over(&store(&dir), &cameras, &pipelines());
     let (line, no_recipe) = dispatcher.intakes[0].line();
@@ -325,7 +368,7 @@ fn a_commanded_pipeline_that_is_gone_judges_nothing_and_no_other_takes_its_place
     let cameras = [camera("cam1", TriggerOn::Command)];
     let dispatcher = dispatcher_over(&store(&dir), &cameras, &pipelines());
     let change = |pipeline: &str| Command::Pipeline { camera: None, pipeline: pipeline.into() };
-    dispatcher.take(change("any-part"), &Sender::Mqtt).unwrap();
+    dispatcher.take(change("any-part"), &mqtt()).unwrap();
     drop(dispatcher);
 
     let mut gone = pipelines();
@@ -334,9 +377,9 @@ fn a_commanded_pipeline_that_is_gone_judges_nothing_and_no_other_takes_its_place
     let (line, no_recipe) = dispatcher.intakes[0].line();
     assert!(no_recipe.unwrap().contains("\"any-part\" is not in pipelines_dir"));
     assert!(line.pipeline.is_empty() && !line.paused && dispatcher.intakes[0].is_paused());
-    assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "fault");
-    dispatcher.take(Command::Resume { camera: None }, &Sender::Mqtt).unwrap();
-    assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt).unwrap_err().code(), "fault");
+    assert_eq!(dispatcher.take(trigger(None), &mqtt()).unwrap_err().code(), "fault");
+    dispatcher.take(Command::Resume { camera: None }, &mqtt()).unwrap();
+    assert_eq!(dispatcher.take(trigger(None), &mqtt()).unwrap_err().code(), "fault");
     drop(dispatcher);
 
     // Back again, in another version.
@@ -345,7 +388,7 @@ fn a_commanded_pipeline_that_is_gone_judges_nothing_and_no_other_takes_its_place
     edited.insert("any-part".into(), Arc::new(other));
     let dispatcher = dispatcher_over(&store(&dir), &cameras, &edited);
     assert_eq!(dispatcher.intakes[0].line().0.pipeline_version, "edited");
-    assert_eq!(dispatcher.take(trigger(None), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(trigger(None), &mqtt()), Ok(()));
     drop(dispatcher);
 
     // An engineer has changed the config since: it is the newer word, and the command is forgotten.
@@ -367,12 +410,12 @@ fn each_camera_takes_only_pipelines_that_its_config_could_name() {
         dispatcher_of(&[camera("cam1", TriggerOn::Interval), camera("cam2", TriggerOn::Command)]);
     let change =
         |camera: Option<&str>| Command::Pipeline { camera: camera.map(Into::into), pipeline: "clip".into() };
-    let refused = dispatcher.take(change(None), &Sender::Mqtt).unwrap_err();
+    let refused = dispatcher.take(change(None), &mqtt()).unwrap_err();
     assert!(
         refused.code() == "unfit" && refused.to_string().contains("cam2: its clip takes 20000 ms"),
         "{refused}"
     );
     assert_eq!(dispatcher.intakes[0].pipeline().name, "machined-plate", "all cameras or none");
-    assert_eq!(dispatcher.take(change(Some("cam1")), &Sender::Mqtt), Ok(()));
+    assert_eq!(dispatcher.take(change(Some("cam1")), &mqtt()), Ok(()));
     assert_eq!(dispatcher.intakes[0].pipeline().name, "clip");
 }

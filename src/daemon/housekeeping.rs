@@ -40,6 +40,8 @@ pub(super) const STALL: Duration = Duration::from_secs(20);
 const ALARM_FULL: &str = "store_full";
 /// Raised while old inspections cannot be removed: they are not yet delivered, or the time is not known.
 const ALARM_HELD: &str = "retention_held";
+/// Raised once retention has removed what could not be read; cleared by the next start.
+const ALARM_UNREADABLE: &str = "records_damaged";
 /// Raised while the time of day has stepped and is not believed yet.
 const ALARM_STEP: &str = "clock_step";
 
@@ -77,13 +79,15 @@ pub(super) struct Housekeeping {
     /// Messages of the alarms about retention and clock, while they are raised.
     held: Option<&'static str>,
     stepped: bool,
+    /// Inspections that were removed and could not be read, and the first of them.
+    unreadable: Option<(u64, u64)>,
 }
 
 impl Housekeeping {
     /// Alarms that stand from a former run are cleared or raised anew with the first tick.
     pub(super) fn new(store: Arc<Store>, station: Arc<Station>, systemd: Arc<Systemd>, clock: Clock) -> Self {
         let now = clock.read().since_boot;
-        for code in [ALARM_FULL, ALARM_HELD, ALARM_STEP, damaged::ALARM] {
+        for code in [ALARM_FULL, ALARM_HELD, ALARM_STEP, ALARM_UNREADABLE, damaged::ALARM] {
             station.publish(alarm(code, false, String::new()));
         }
         Self {
@@ -98,6 +102,7 @@ impl Housekeeping {
             full: false,
             held: None,
             stepped: false,
+            unreadable: None,
         }
     }
 
@@ -183,6 +188,16 @@ impl Housekeeping {
             self.stepped = step.is_some();
             let text = step.as_ref().map(|step| format!("{step}: {STEP_WORDS}"));
             self.station.publish(alarm(ALARM_STEP, self.stepped, text.unwrap_or_default()));
+        }
+        if let Some(first) = pruned.first_unreadable {
+            let (first, before) = self.unreadable.unwrap_or((first, 0));
+            let all = before + pruned.unreadable;
+            self.unreadable = Some((first, all));
+            let message = format!(
+                "{all} inspections that were due for removal could not be read, the first is record {first}: they are \
+                 removed, and the log says where their bytes are kept"
+            );
+            self.station.publish(alarm(ALARM_UNREADABLE, true, message));
         }
         if cleaned.compaction_due { Due::Compaction } else { Due::Nothing }
     }

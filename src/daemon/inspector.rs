@@ -1,17 +1,17 @@
-//! The inspector: at most one frame of each camera under way, each recorded as soon as it is concluded. The gate keeps
-//! frames away from the engine that are no new pictures.
+//! The inspector: at most one frame of each camera under way, each recorded as soon as it is concluded. The
+//! history of frames keeps away from the engine what is no new picture.
 //!
 //! ```text
-//! feeds --one a camera--> gate --> under way --orders--> engine
-//!                           |          ^------answers------'
-//!                           '----------'--concluded--> recorder
+//! feeds --one a camera--> frame history --> under way --orders--> engine
+//!                           |                   ^------answers------'
+//!                           '-------------------'--concluded--> recorder
 //! ```
 //!
 //! A bell wakes it: a new frame, an answer, an engine that has changed. Taking one frame a camera shares the model
 //! fairly: the engine takes the deadline that comes first, and a fast camera has no second frame in its queue.
 
 use super::cameras::{Feeds, Shot};
-use super::gate::Gate;
+use super::frame_history::FrameHistory;
 use super::recorder::Recorder;
 use super::station::Station;
 use crate::engine::{Engine, Health, Reply};
@@ -42,12 +42,12 @@ pub(super) fn start(
     feeds: Feeds,
     recorder: Arc<Recorder>,
     station: Arc<Station>,
-    gate: Gate,
+    history: FrameHistory,
 ) -> std::io::Result<JoinHandle<()>> {
     let inbox = Inbox::new(feeds.ring.clone());
     let reply = inbox.reply();
     let under_way = feeds.feeds.iter().map(|_| None).collect();
-    let mut inspector = Inspector { engine, feeds, recorder, station, gate, under_way, inbox, reply };
+    let mut inspector = Inspector { engine, feeds, recorder, station, history, under_way, inbox, reply };
     threads::spawn("inspector", move || inspector.run())
 }
 
@@ -67,7 +67,7 @@ struct Inspector {
     feeds: Feeds,
     recorder: Arc<Recorder>,
     station: Arc<Station>,
-    gate: Gate,
+    history: FrameHistory,
     /// By camera, as the feeds.
     under_way: Vec<Option<UnderWay>>,
     inbox: Arc<Inbox>,
@@ -132,7 +132,7 @@ impl Inspector {
 
     /// A frame that is to be inspected; one that is not is recorded with its reason.
     fn admit(&mut self, shot: Shot) -> Option<UnderWay> {
-        let (admitted, refused) = self.gate.sort(vec![shot]);
+        let (admitted, refused) = self.history.sort(vec![shot]);
         for (Shot { frame, pipeline }, reason) in refused {
             let inspection = uninspected(&frame, &pipeline, &self.engine.info(), reason);
             self.recorder.record(&inspection, &frame.pixels, false);

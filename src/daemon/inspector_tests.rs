@@ -87,9 +87,9 @@ fn child() {
 fn engine() -> Engine {
     let mut program = Program::new(["--exact", "daemon::inspector::tests::child", "--nocapture"]);
     program.env.push((CHILD.into(), "1".into()));
-    let gate = Arc::new(ByProof(Arc::new(ByNamedProof)));
-    let mut child = Child::new(ChildOptions::new(program, None, gate));
-    child.load(&|| {}).expect("it loads");
+    let admission = Arc::new(ByProof(Arc::new(ByNamedProof)));
+    let mut child = Child::new(ChildOptions::new(program, None, admission));
+    child.load(&|| {}, &|| true).expect("it loads");
     Engine::start(Box::new(child), Box::new(|| {})).expect("it starts")
 }
 
@@ -128,8 +128,8 @@ fn a_camera_with_a_short_deadline_does_not_wait_for_the_parts_of_another() {
     let (ring, bell) = sync_channel(1);
     let feeds = [&fast, &slow].map(|queue| Feed { frames: Arc::clone(queue) });
     let feeds = Feeds { feeds: feeds.into(), bell, ring: ring.clone() };
-    let gate = Gate::new(Arc::clone(&store));
-    let inspector = start(Arc::new(engine()), feeds, recorder, station, gate).expect("it starts");
+    let history = FrameHistory::new(Arc::clone(&store));
+    let inspector = start(Arc::new(engine()), feeds, recorder, station, history).expect("it starts");
     let take = |queue: &Queue<Shot>, shot| {
         assert!(matches!(queue.push(shot), Pushed::Queued), "there is room");
         // Full: it has been rung already.

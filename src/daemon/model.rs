@@ -47,7 +47,7 @@ impl std::fmt::Debug for Accepted {
 }
 
 impl Accepted {
-    /// The gate of a store, with the hashes of the config and the active recipes.
+    /// The pair that a store has accepted, with the hashes of the config and the active recipes.
     pub(super) fn new(store: Arc<Store>, config: &Config, recipes: Arc<Registry>) -> Self {
         Self {
             store,
@@ -145,11 +145,17 @@ impl Acceptance for Accepted {
 /// Loads the model before the first camera opens: a file that does not read stops the start, not the line. A model
 /// that is not accepted or not proven leaves the station up, with reviews and an alarm, so that people can act.
 ///
+/// `None`: it was given up, because `go_on` no longer holds.
+///
 /// # Errors
 /// The model cannot be loaded.
-pub(super) fn load(mut engine: Child, alive: &dyn Fn()) -> anyhow::Result<Child> {
+pub(super) fn load(
+    mut engine: Child,
+    alive: &dyn Fn(),
+    go_on: &dyn Fn() -> bool,
+) -> anyhow::Result<Option<Child>> {
     let started = Instant::now();
-    match engine.load(alive) {
+    match engine.load(alive, go_on) {
         Ok(info) => {
             let ms = started.elapsed().as_millis() as u64;
             tracing::info!(model = %info.name, sha256 = %info.text_sha256, ms, "model loaded");
@@ -157,9 +163,10 @@ pub(super) fn load(mut engine: Child, alive: &dyn Fn()) -> anyhow::Result<Child>
         Err(error @ (EngineError::NotAccepted { .. } | EngineError::NotProven { .. })) => {
             tracing::error!(%error, "the line begins without a model: every part is a review");
         }
+        Err(EngineError::GivenUp) => return Ok(None),
         Err(error) => return Err(error.into()),
     }
-    Ok(engine)
+    Ok(Some(engine))
 }
 
 #[cfg(test)]
@@ -171,7 +178,7 @@ mod tests {
         ModelInfo { text_sha256: text.into(), mmproj_sha256: mmproj.into(), ..ModelInfo::default() }
     }
 
-    fn gate(store: &Arc<Store>, text: Option<&str>, mmproj: Option<&str>) -> Accepted {
+    fn accepted_by(store: &Arc<Store>, text: Option<&str>, mmproj: Option<&str>) -> Accepted {
         let of = |hash: Option<&str>| hash.map(str::to_owned);
         Accepted {
             store: Arc::clone(store),
@@ -181,8 +188,8 @@ mod tests {
         }
     }
 
-    fn refused(gate: &Accepted, model: &ModelInfo) -> String {
-        match gate.admit(model) {
+    fn refused(accepted: &Accepted, model: &ModelInfo) -> String {
+        match accepted.admit(model) {
             Err(Refused::NotAccepted { why }) => why,
             other => panic!("{other:?}"),
         }
@@ -194,8 +201,11 @@ mod tests {
         let open = || Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
         let store = open();
         let (first, other) = (info("t1", "m1"), info("t1", "m2"));
-        assert!(gate(&store, None, None).admit(&other).is_ok(), "admitted, and its proof does not hold");
-        let accepted = gate(&store, None, None);
+        assert!(
+            accepted_by(&store, None, None).admit(&other).is_ok(),
+            "admitted, and its proof does not hold"
+        );
+        let accepted = accepted_by(&store, None, None);
         accepted.admit(&first).unwrap();
         accepted.proven(&first, &Proof::default(), &[]);
         assert_eq!(store.model_pin().unwrap().unwrap().mmproj_sha256, "m1");
@@ -203,7 +213,7 @@ mod tests {
         drop(store);
 
         let store = open();
-        let accepted = gate(&store, None, None);
+        let accepted = accepted_by(&store, None, None);
         accepted.admit(&first).unwrap();
         let why = refused(&accepted, &other);
         assert!(why.contains("vision m1 is now m2") && why.contains("text t1 is now t1"), "{why}");
@@ -221,14 +231,14 @@ mod tests {
     fn hashes_of_the_config_take_precedence() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
-        gate(&store, None, None).proven(&info("t1", "m1"), &Proof::default(), &[]);
-        let both = gate(&store, Some("t2"), Some("m2"));
+        accepted_by(&store, None, None).proven(&info("t1", "m1"), &Proof::default(), &[]);
+        let both = accepted_by(&store, Some("t2"), Some("m2"));
         both.admit(&info("t2", "m2")).unwrap();
         let why = refused(&both, &info("t1", "m2"));
         assert!(why.contains("text_sha256 = t2, and the file has t1"), "{why}");
         both.proven(&info("t2", "m2"), &Proof::default(), &[]);
-        gate(&store, None, None).admit(&info("t2", "m2")).unwrap();
-        let one = gate(&store, Some("t2"), None);
+        accepted_by(&store, None, None).admit(&info("t2", "m2")).unwrap();
+        let one = accepted_by(&store, Some("t2"), None);
         assert!(refused(&one, &info("t2", "m3")).contains("vision m2 is now m3"));
     }
 
@@ -237,6 +247,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
         let model = ModelInfo { proof: Some("of another build".into()), ..info("t", "m") };
-        assert!(matches!(gate(&store, None, None).admit(&model), Err(Refused::NoProof { .. })));
+        assert!(matches!(accepted_by(&store, None, None).admit(&model), Err(Refused::NoProof { .. })));
     }
 }

@@ -1,12 +1,19 @@
 //! Triggers that come again: a broker, a gateway or a sender that heard no answer may send one twice.
 //!
 //! ```text
-//! trigger with a correlation id: its name is (correlation_id, camera, part)
+//! trigger with a correlation id: its name is (sender, correlation_id, camera, part)
 //!     not known --> carried out; its answer is remembered for `WINDOW`, the newest `KEPT_MAX` of them
 //!     known, and it says the same --> the first answer again, and nothing is carried out
 //!     known, and it says something else --> refused: `repeated`
+//!     known of another sender only: it says the same and names its part --> the first answer again
+//!                                   otherwise --> another trigger, carried out
 //! trigger by file: its name is the file itself, so that a start knows which files were accepted
 //! ```
+//!
+//! A sender is a broker, an account or token of the page, or the trigger folder. Two systems that both count 1, 2, 3
+//! mean different parts: none of theirs may be taken for a repeat. One system that publishes a command to two brokers, or
+//! by MQTT and then by HTTP, means one part, and that shows only where the trigger names it by its `part_id`. Two systems
+//! behind one broker cannot be told apart, since no broker says who publishes.
 //!
 //! Acceptances are durable with the trigger (`store::answered`), so that one that comes again after a crash or a
 //! restart is known. Refusals are remembered by the process. One without a correlation id cannot be told from a
@@ -29,7 +36,12 @@ pub(super) const KEPT_MAX: usize = 16_384;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub name: Name,
+    /// Of its id, camera, part and words: the same from every sender. Zeroes of a file.
     contents: Contents,
+    /// It says which part it means.
+    names_part: bool,
+    /// What stores of before there were senders know it by.
+    senderless: Option<(Name, Contents)>,
 }
 
 /// What is known of a trigger that has come.
@@ -44,6 +56,8 @@ pub(super) enum Look {
 #[derive(Default)]
 pub(super) struct Repeats {
     known: HashMap<Name, Known>,
+    /// The newest name of what says so.
+    said: HashMap<Contents, Name>,
     /// Oldest first; an entry that `known` has with another time is of an earlier life.
     order: VecDeque<(Instant, Name)>,
 }
@@ -56,20 +70,34 @@ struct Known {
 
 impl Identity {
     /// Of a trigger with a correlation id of its sender's.
-    fn of(request: &Request) -> Option<Self> {
-        let id = request.name.as_deref()?;
-        let name =
-            digest(&[Some("correlation"), Some(id), request.camera.as_deref(), request.part.as_deref()]);
+    fn of(request: &Request, sender: &Sender) -> Option<Self> {
+        let named = [request.name.as_deref(), request.camera.as_deref(), request.part.as_deref()];
+        named[0]?;
         let t = &request.trigger;
         let deadline = t.deadline.map(|d| d.as_millis().to_string());
         let mut words = vec![t.part_id.as_deref(), t.lot.as_deref(), deadline.as_deref()];
         words.extend(t.expected.iter().flat_map(|(key, value)| [Some(key.as_str()), Some(value.as_str())]));
-        Some(Self { name, contents: digest(&words) })
+        let from = match sender {
+            Sender::Mqtt { sink } => [Some("mqtt"), Some(sink.as_str())],
+            Sender::Http { name } => [Some("http"), Some(name.as_str())],
+            Sender::File { .. } => [Some("file"), None],
+        };
+        Some(Self {
+            name: digest(&[[Some("sender")].as_slice(), &from, &named].concat()),
+            contents: digest(&[[Some("says")].as_slice(), &named, &words].concat()),
+            names_part: t.part_id.as_ref().is_some_and(|part_id| !part_id.is_empty()),
+            senderless: Some((digest(&[[Some("correlation")].as_slice(), &named].concat()), digest(&words))),
+        })
     }
 
     /// Of a file, by the stamp that stays with it.
     pub(super) fn of_file(stamp: &str) -> Self {
-        Self { name: digest(&[Some("file"), Some(stamp)]), contents: Contents::default() }
+        Self::known(digest(&[Some("file"), Some(stamp)]), Contents::default())
+    }
+
+    /// Of what a store knows.
+    const fn known(name: Name, contents: Contents) -> Self {
+        Self { name, contents, names_part: false, senderless: None }
     }
 }
 
@@ -92,24 +120,42 @@ impl Repeats {
             let age = wall.duration_since(at).unwrap_or_default();
             // What is older than the machine's own clock is older than the window.
             let at = now.checked_sub(age).or_else(|| now.checked_sub(WINDOW)).unwrap_or(now);
-            repeats.insert(Identity { name, contents }, at, Ok(()));
+            repeats.insert(Identity::known(name, contents), at, Ok(()));
         }
         repeats
     }
 
     /// # Errors
-    /// `Repeated`: the name is known for another trigger.
+    /// `Repeated`: the sender has called another trigger so.
     pub(super) fn look(&self, identity: &Identity, correlation_id: &str) -> Result<Look, Refusal> {
-        let found = self.known.get(&identity.name).map(|known| (known, known.at.elapsed()));
-        match found {
-            Some((known, age)) if age < WINDOW && known.contents == identity.contents => {
-                Ok(Look::Again(known.outcome.clone()))
+        if let Some(known) = self.within(&identity.name) {
+            if known.contents == identity.contents {
+                return Ok(Look::Again(known.outcome.clone()));
             }
-            Some((_, age)) if age < WINDOW => {
-                Err(Refusal::Repeated { correlation_id: correlation_id.to_owned(), ago_s: age.as_secs() })
-            }
-            _ => Ok(Look::New),
+            let ago_s = known.at.elapsed().as_secs();
+            return Err(Refusal::Repeated { correlation_id: correlation_id.to_owned(), ago_s });
         }
+        let others = self.said.get(&identity.contents).filter(|_| identity.names_part);
+        let others = others.and_then(|name| self.within(name));
+        // Who sent it then is not known: only what says the same is the same trigger.
+        let senderless = || {
+            let (name, contents) = identity.senderless?;
+            self.within(&name).filter(|known| known.contents == contents)
+        };
+        match others.or_else(senderless) {
+            Some(known) => Ok(Look::Again(known.outcome.clone())),
+            None => Ok(Look::New),
+        }
+    }
+
+    /// What is known by a name whose window is not over.
+    fn within(&self, name: &Name) -> Option<&Known> {
+        self.known.get(name).filter(|known| known.at.elapsed() < WINDOW)
+    }
+
+    /// Whether this very name is known and need not be remembered anew.
+    pub(super) fn knows(&self, identity: &Identity) -> bool {
+        self.within(&identity.name).is_some()
     }
 
     /// Whether a trigger of this name was accepted, however long ago, as long as it is kept.
@@ -126,13 +172,21 @@ impl Repeats {
 
     /// Remembers an answer.
     pub(super) fn insert(&mut self, identity: Identity, at: Instant, outcome: Result<(), Refusal>) {
+        // What it said before is said no more.
+        self.forget(&identity.name);
         self.order.push_back((at, identity.name));
+        if identity.contents != Contents::default() {
+            self.said.insert(identity.contents, identity.name);
+        }
         self.known.insert(identity.name, Known { at, contents: identity.contents, outcome });
     }
 
     /// Forgets one that nobody needs any more.
     pub(super) fn forget(&mut self, name: &Name) {
-        self.known.remove(name);
+        let Some(Known { contents, .. }) = self.known.remove(name) else { return };
+        if self.said.get(&contents) == Some(name) {
+            self.said.remove(&contents);
+        }
     }
 
     /// Forgets what is out of its window, and the oldest beyond [`KEPT_MAX`] less the room that is wanted.
@@ -145,7 +199,7 @@ impl Repeats {
             }
             self.order.pop_front();
             if self.known.get(&name).is_some_and(|known| known.at == at) {
-                self.known.remove(&name);
+                self.forget(&name);
                 gone.push(name);
             }
         }
@@ -157,15 +211,19 @@ impl Repeats {
 pub(super) fn identities(request: &Request, sender: &Sender) -> Vec<Identity> {
     let by_file = match sender {
         Sender::File { stamp, .. } => Some(Identity::of_file(stamp)),
-        Sender::Mqtt | Sender::Http { .. } => None,
+        Sender::Mqtt { .. } | Sender::Http { .. } => None,
     };
-    Identity::of(request).into_iter().chain(by_file).collect()
+    Identity::of(request, sender).into_iter().chain(by_file).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::frame::Trigger;
+
+    fn mqtt() -> Sender {
+        Sender::Mqtt { sink: "mqtt".into() }
+    }
 
     fn request(id: Option<&str>, camera: &str, part_id: &str) -> Request {
         let trigger = Trigger { part_id: Some(part_id.into()), ..Trigger::default() };
@@ -174,7 +232,7 @@ mod tests {
     }
 
     fn identity(camera: &str, part_id: &str) -> Identity {
-        Identity::of(&request(Some("c7"), camera, part_id)).unwrap()
+        Identity::of(&request(Some("c7"), camera, part_id), &mqtt()).unwrap()
     }
 
     #[test]
@@ -192,7 +250,7 @@ mod tests {
             Ok(Look::New),
             "another camera, another trigger"
         );
-        assert_eq!(Identity::of(&request(None, "cam1", "P1")), None);
+        assert_eq!(Identity::of(&request(None, "cam1", "P1"), &mqtt()), None);
         assert_eq!(repeats.expire(now + WINDOW, 0), [first.name]);
         assert_eq!(repeats.look(&first, "c7"), Ok(Look::New));
     }
@@ -208,6 +266,7 @@ mod tests {
         }
         let gone = repeats.expire(now, 1);
         assert_eq!(repeats.order.len(), KEPT_MAX - 1);
+        assert!(repeats.said.len() == repeats.known.len(), "nothing stays that nobody knows");
         assert!(repeats.known.len() < KEPT_MAX && gone.contains(&identity("0", "").name));
     }
 
@@ -217,10 +276,30 @@ mod tests {
         let ago =
             |s: u64, name: Name| Answered { name, contents, at: SystemTime::now() - Duration::from_secs(s) };
         let repeats = Repeats::restore(vec![ago(700, [9; 16]), ago(60, name)]);
-        let of = |name| Identity { name, contents };
+        let of = |name| Identity::known(name, contents);
         assert_eq!(repeats.look(&of(name), "c7"), Ok(Look::Again(Ok(()))));
         assert_eq!(repeats.look(&of([9; 16]), "c7"), Ok(Look::New));
         assert!(repeats.was_accepted(&[9; 16]), "a file is known until its fate is settled");
+    }
+
+    /// As the versions before there were senders wrote it.
+    #[test]
+    fn what_an_old_store_knows_is_the_same_trigger_from_every_sender() {
+        let words = |part_id| [Some(part_id), None, None];
+        let old = |part_id| Answered {
+            name: digest(&[Some("correlation"), Some("c7"), Some("cam1"), None]),
+            contents: digest(&words(part_id)),
+            at: SystemTime::now(),
+        };
+        let repeats = Repeats::restore(vec![old("P1")]);
+        let erp = Sender::Mqtt { sink: "erp".into() };
+        for sender in [mqtt(), erp] {
+            let again = Identity::of(&request(Some("c7"), "cam1", "P1"), &sender).unwrap();
+            assert_eq!(repeats.look(&again, "c7"), Ok(Look::Again(Ok(()))));
+            assert!(!repeats.knows(&again), "and is remembered as this sender's");
+            let other = Identity::of(&request(Some("c7"), "cam1", "P2"), &sender).unwrap();
+            assert_eq!(repeats.look(&other, "c7"), Ok(Look::New));
+        }
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //! ```text
 //!            starting --ready--> running --stopping--> stopping
 //! alive =    EXTEND_TIMEOUT_USEC   WATCHDOG=1          EXTEND_TIMEOUT_USEC
+//!    '--told to stop, also before it is ready--> stopping, for good
 //! ```
 //!
 //! `alive` is for whoever has just seen progress: never for a timer. Where nobody sees any, nothing is sent, and
 //! systemd ends the process and starts it again. A line that starts again for a compaction stays `running`
 //! from systemd's point of view: only WATCHDOG=1 counts then, however long the store takes to open.
 
+use super::told::Told;
 use sd_notify::NotifyState;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +28,10 @@ enum Phase {
 }
 
 /// The connection to systemd; without systemd nobody listens.
-pub(super) struct Systemd(Mutex<Said>);
+pub(super) struct Systemd {
+    said: Mutex<Said>,
+    told: Told,
+}
 
 struct Said {
     phase: Phase,
@@ -35,8 +40,8 @@ struct Said {
 
 impl Systemd {
     /// Of a process that starts.
-    pub(super) const fn new() -> Self {
-        Self(Mutex::new(Said { phase: Phase::Starting, alive: None }))
+    pub(super) const fn new(told: Told) -> Self {
+        Self { said: Mutex::new(Said { phase: Phase::Starting, alive: None }), told }
     }
 
     /// The line inspects.
@@ -50,14 +55,20 @@ impl Systemd {
     }
 
     fn enter(&self, phase: Phase, state: NotifyState<'_>) {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *said = Said { phase, alive: None };
-        notify(state);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.phase != Phase::Stopping {
+            *said = Said { phase, alive: None };
+            notify(state);
+        }
     }
 
     /// Progress was seen.
     pub(super) fn alive(&self) {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.told.is_to_stop() {
+            // A stop has less time than a start, and only more time for a stop is heard then.
+            self.stopping();
+        }
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.alive.is_none_or(|at| at.elapsed() >= EVERY) {
             said.alive = Some(Instant::now());
             notify(match said.phase {

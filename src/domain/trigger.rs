@@ -59,8 +59,11 @@ pub enum Command {
 /// Who sent a command, and by which door.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sender {
-    /// A client of the broker, which does not say who publishes.
-    Mqtt,
+    /// A client of a broker, which does not say who publishes.
+    Mqtt {
+        /// The sink of that broker; `mqtt` is the one of the section `[mqtt]`.
+        sink: String,
+    },
     /// An account or a token of the web server, by its name.
     Http {
         /// Name of the account or the token.
@@ -76,10 +79,11 @@ pub enum Sender {
 }
 
 impl fmt::Display for Sender {
-    /// `mqtt`, `http:NAME`, `file:NAME`.
+    /// `mqtt`, of a further sink `mqtt:SINK`; `http:NAME`, `file:NAME`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Mqtt => f.write_str("mqtt"),
+            Self::Mqtt { sink } if sink == "mqtt" => f.write_str("mqtt"),
+            Self::Mqtt { sink } => write!(f, "mqtt:{sink}"),
             Self::Http { name } => write!(f, "http:{name}"),
             Self::File { name, .. } => write!(f, "file:{name}"),
         }

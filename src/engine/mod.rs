@@ -124,6 +124,9 @@ pub enum EngineError {
     /// It took longer than anything that will still come.
     #[error("the model was not loaded after {waited_s} s")]
     TooSlow { waited_s: u64 },
+    /// Nobody waits for it any more.
+    #[error("the load was given up")]
+    GivenUp,
     /// The model's files are not those that were accepted.
     #[error("{why}")]
     NotAccepted { why: String },
@@ -133,7 +136,7 @@ pub enum EngineError {
 }
 
 /// Who lets a loaded model in.
-pub trait Gate: Send + Sync + Debug {
+pub trait Admission: Send + Sync + Debug {
     /// What the model must answer before it is asked anything else.
     ///
     /// # Errors

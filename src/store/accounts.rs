@@ -6,14 +6,20 @@
 //! sessions   sha256 of the cookie -> account, end
 //! ```
 //!
+//! A session lasts by the time since boot, which no step of the time of day shortens or lengthens, over restarts of the
+//! process, too. In another boot it has left what the time of day says then; one that begins after that time is over.
+//!
 //! Changes of accounts and tokens, and the ends of sessions, are on the disk before they are answered;
 //! new sessions need not be.
 
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
 use super::kv::{self, Db, Tree};
+use super::query::unix_ms;
 use super::{Store, value};
+use crate::clock::Reading;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Accounts and tokens that a box has at most.
 pub const ACCOUNTS_MAX: usize = 500;
@@ -57,8 +63,49 @@ impl Token {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     pub(crate) account: String,
-    /// Milliseconds since 1970.
-    pub(crate) ends_ms: i64,
+    /// From and to, by the time of day, in milliseconds since 1970: what counts in another boot.
+    #[serde(default)]
+    opened_ms: i64,
+    ends_ms: i64,
+    /// The boot that counts; empty in what older versions wrote.
+    #[serde(default)]
+    boot: String,
+    /// The end, in milliseconds since that boot.
+    #[serde(default)]
+    ends_boot_ms: i64,
+}
+
+fn whole_ms(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Session {
+    /// One that is opened now and lasts so long.
+    pub(crate) fn new(account: String, lasts: Duration, now: &Reading) -> Self {
+        let (opened_ms, lasts_ms) = (unix_ms(now.wall), whole_ms(lasts));
+        Self {
+            account,
+            opened_ms,
+            ends_ms: opened_ms.saturating_add(lasts_ms),
+            boot: now.boot.clone(),
+            ends_boot_ms: whole_ms(now.since_boot).saturating_add(lasts_ms),
+        }
+    }
+
+    /// True until it ends; one of another boot is to be taken over first.
+    pub(crate) fn is_open(&self, now: &Reading) -> bool {
+        self.boot == now.boot && whole_ms(now.since_boot) < self.ends_boot_ms
+    }
+
+    /// The same in this boot; `None`: it has ended.
+    fn taken_over(mut self, now: &Reading) -> Option<Self> {
+        let wall_ms = unix_ms(now.wall);
+        if self.boot != now.boot && (self.opened_ms..self.ends_ms).contains(&wall_ms) {
+            self.ends_boot_ms = whole_ms(now.since_boot).saturating_add(self.ends_ms - wall_ms);
+            self.boot.clone_from(&now.boot);
+        }
+        self.is_open(now).then_some(self)
+    }
 }
 
 pub(super) struct AccountTrees {
@@ -108,6 +155,11 @@ impl Store {
     /// All accounts, by name.
     pub fn accounts(&self) -> Result<Vec<Account>, StoreError> {
         all(&self.trees.accounts.accounts)
+    }
+
+    /// Whether there is one, whatever it says.
+    pub(crate) fn has_accounts(&self) -> Result<bool, StoreError> {
+        Ok(self.trees.accounts.accounts.last().map_err(failed)?.is_some())
     }
 
     /// Adds or replaces an account.
@@ -188,25 +240,46 @@ impl Store {
         Ok(there)
     }
 
+    /// Takes the sessions of a former process over; those that have ended go. To be called before they are looked at.
+    pub fn take_over_sessions(&self, now: &Reading) -> Result<(), StoreError> {
+        let tree = &self.trees.accounts.sessions;
+        for row in tree {
+            let (key, value) = row.map_err(failed)?;
+            let former = open::<Session>(&value);
+            if let Err(error) = &former {
+                // Whoever it was logs in again.
+                tracing::warn!(%error, "a session that cannot be read is over");
+            }
+            match former.ok().and_then(|session| session.taken_over(now)) {
+                Some(session) => tree.insert(key, seal(&session)).map_err(failed)?,
+                None => tree.remove(key).map_err(failed)?,
+            };
+        }
+        Ok(())
+    }
+
     /// The session with this hash, whether it has ended or not.
     pub fn session(&self, sha256: &[u8; 32]) -> Result<Option<Session>, StoreError> {
         get(&self.trees.accounts.sessions, sha256)
     }
 
-    /// Opens a session; those that ended before `now_ms` go.
-    pub fn put_session(&self, sha256: &[u8; 32], session: &Session, now_ms: i64) -> Result<(), StoreError> {
+    /// Opens a session; those that have ended go.
+    pub fn put_session(&self, sha256: &[u8; 32], session: &Session, now: &Reading) -> Result<(), StoreError> {
         let tree = &self.trees.accounts.sessions;
         let mut open_ones = Vec::new();
         for row in tree {
             let (key, value) = row.map_err(failed)?;
-            open_ones.push((open::<Session>(&value)?.ends_ms, key));
+            let session = open::<Session>(&value)?;
+            if session.is_open(now) {
+                open_ones.push((session.ends_boot_ms, key));
+            } else {
+                tree.remove(key).map_err(failed)?;
+            }
         }
         open_ones.sort();
         let surplus = open_ones.len().saturating_sub(SESSIONS_MAX - 1);
-        for (i, (ends_ms, key)) in open_ones.into_iter().enumerate() {
-            if ends_ms < now_ms || i < surplus {
-                tree.remove(key).map_err(failed)?;
-            }
+        for (_, key) in open_ones.into_iter().take(surplus) {
+            tree.remove(key).map_err(failed)?;
         }
         tree.insert(sha256, seal(session)).map(|_| ()).map_err(failed)
     }
@@ -215,5 +288,42 @@ impl Store {
     pub fn remove_session(&self, sha256: &[u8; 32]) -> Result<(), StoreError> {
         self.trees.accounts.sessions.remove(sha256).map_err(failed)?;
         self.sync.wait(self.sync.request(HighWaterMark::default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn reading(boot: &str, since_boot: Duration, wall_h: u32) -> Reading {
+        let wall = SystemTime::UNIX_EPOCH + HOUR * wall_h;
+        Reading { wall, since_boot, boot: boot.into(), synchronised: true }
+    }
+
+    #[test]
+    fn a_session_of_another_boot_has_left_what_the_time_of_day_says() {
+        let opened = reading("first", HOUR, 1000);
+        let session = || Session::new("anna".into(), HOUR * 12, &opened);
+        let ends = |now: &Reading| session().taken_over(now).map(|s| s.ends_boot_ms);
+        assert_eq!(ends(&reading("first", HOUR * 2, 3000)), Some(whole_ms(HOUR * 13)), "as it was");
+        assert_eq!(ends(&reading("first", HOUR * 13, 1000)), None);
+        assert_eq!(ends(&reading("second", Duration::ZERO, 1004)), Some(whole_ms(HOUR * 8)));
+        assert_eq!(ends(&reading("second", Duration::ZERO, 1012)), None);
+        assert_eq!(ends(&reading("second", Duration::ZERO, 999)), None, "a clock that went back");
+        assert!(!session().is_open(&reading("second", Duration::ZERO, 1004)), "not before it is taken over");
+    }
+
+    /// As the versions wrote it that looked at the time of day alone.
+    #[test]
+    fn an_old_session_is_taken_over() {
+        let ends_ms = whole_ms(HOUR * 1012);
+        let old = seal(&serde_json::json!({ "account": "anna", "ends_ms": ends_ms }));
+        let now = reading("first", HOUR, 1004);
+        let session = open::<Session>(&old).unwrap().taken_over(&now).unwrap();
+        assert_eq!((session.account.as_str(), session.ends_boot_ms), ("anna", whole_ms(HOUR * 9)));
+        assert!(session.is_open(&now));
     }
 }

@@ -225,7 +225,7 @@ impl Files {
     }
 }
 
-fn write_and_sync(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+pub(super) fn write_and_sync(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let mut file = File::create(path).map_err(StoreError::io("create", path))?;
     file.write_all(bytes).map_err(StoreError::io("write", path))?;
     file.sync_all().map_err(StoreError::io("fsync", path))

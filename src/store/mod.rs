@@ -24,7 +24,7 @@
 //! ends          how far the ledgers reached, so that a cut-off end is noticed: `high_water`
 //! images/ parts/ tmp/
 //! thumbs/       small copies of pictures; made again when they are missing
-//! quarantine/   half-written snapshots of sled, moved aside and never deleted
+//! quarantine/   half-written snapshots of sled, moved aside and never deleted; damaged values that were due: `unreadable`
 //! ```
 //!
 //! Invariants:
@@ -60,6 +60,7 @@ mod salvaged;
 mod state;
 mod sync;
 mod thumbs;
+mod unreadable;
 mod value;
 
 pub use sync::Flush;

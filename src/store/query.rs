@@ -399,7 +399,11 @@ impl Store {
         for row in self.trees.review.reviewed.range(key_of(from)..=key_of(to)) {
             let (key, value) = row.map_err(|e| StoreError::kv("read a review state", e))?;
             let seq = seq_of(&key)?;
-            index.decide(seq, open_review_state(seq, &value)?.verdict);
+            match open_review_state(seq, &value) {
+                Ok(state) => index.decide(seq, state.verdict),
+                // It is listed as one that nobody has decided.
+                Err(error) => tracing::error!(%error, "what was decided about an inspection cannot be read"),
+            }
         }
         Ok(())
     }

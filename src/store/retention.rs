@@ -12,18 +12,20 @@
 //! Invariants:
 //! - Only a run from the first kept record on is removed, so the chain never has a hole.
 //! - A file goes only with the last record that refers to it.
-//! - By age goes nothing whose time is not known: a record without a plausible one goes with the next that has.
+//! - By age goes nothing whose time is not known: a record without a plausible one goes with the next that has, and
+//!   so does one that cannot be read, as far as both are in one batch ([`super::unreadable`]).
 
 use super::ageing::Age;
 use super::backup::take::NOT_HELD;
 use super::error::StoreError;
 use super::high_water::HighWaterMark;
-use super::images::{Digest, Kind, sha256};
-use super::kv::{Bytes, Transaction};
+use super::images::{Digest, Kind, hex, sha256};
+use super::kv::{self, Bytes, Transaction};
 use super::ledger::{CHAIN_KEY, Chain};
 use super::outbox::Kind as OutboxKind;
-use super::record::{self, Head};
-use super::{Store, id_key, key_of, open_seq, seq_of};
+use super::unreadable::hash_by_next;
+use super::{Store, id_key, key_of, open_seq, record, seq_of};
+use std::collections::BTreeSet;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -46,12 +48,40 @@ pub struct Pruned {
     pub usage_bytes: u64,
     /// Something should have gone and could not, because it is not yet acknowledged.
     pub held_back: bool,
+    /// How many of them could not be read, and the number of the first: what retention knew of them was their age or
+    /// their size.
+    pub unreadable: u64,
+    pub first_unreadable: Option<u64>,
 }
 
 struct Victim {
     seq: u64,
-    head: Head,
+    /// Or why it cannot be read.
+    known: Result<Known, String>,
     value: Bytes,
+}
+
+/// What retention needs of a record.
+struct Known {
+    id: [u8; 16],
+    files: Vec<(Kind, Digest)>,
+    files_bytes: u64,
+    finished: SystemTime,
+}
+
+impl Known {
+    fn of(seq: u64, value: &[u8]) -> Result<Self, String> {
+        let head = record::decode(seq, value)?;
+        let image = head.image_digest()?.map(|digest| (Kind::Image, digest));
+        let overflow = head.overflow_digest()?.map(|digest| (Kind::Overflow, digest));
+        let bytes = [head.image.as_ref().map(|i| i.bytes), head.overflow.as_ref().map(|o| o.bytes)];
+        Ok(Self {
+            id: id_key(&head.id).map_err(|e| e.to_string())?,
+            files: image.into_iter().chain(overflow).collect(),
+            files_bytes: bytes.into_iter().flatten().fold(0, u64::saturating_add),
+            finished: record::parse_rfc3339(&head.finished_at)?,
+        })
+    }
 }
 
 /// How a round goes on, beside what it reports.
@@ -101,7 +131,13 @@ impl Store {
         pruned.held_back = found.held_back;
         let victims = found.victims;
         let Some(last) = victims.last() else { return Ok(false) };
-        let next = Chain { first_seq: last.seq + 1, before_first: sha256(&last.value), ..chain.clone() };
+        let before_first = self.hash_of(&chain, last)?;
+        let next = Chain { first_seq: last.seq + 1, before_first, ..chain.clone() };
+        for (victim, reason) in victims.iter().filter_map(|v| Some((v, v.known.as_ref().err()?))) {
+            self.keep_aside(&format!("record-{}", victim.seq), reason, &victim.value);
+            pruned.unreadable += 1;
+            pruned.first_unreadable.get_or_insert(victim.seq);
+        }
         let orphans = self.remove_records(&victims, &next)?;
         *chain = next;
         *gone = found.gone;
@@ -119,6 +155,17 @@ impl Store {
         Ok(victims.len() == BATCH)
     }
 
+    /// The hash of a record that goes.
+    fn hash_of(&self, chain: &Chain, victim: &Victim) -> Result<Digest, StoreError> {
+        if victim.known.is_err() {
+            let prev = |seq, value: &[u8]| record::decode(seq, value).map(|head| head.prev);
+            if let Some(hash) = hash_by_next(chain, &self.trees.results, victim.seq, prev)? {
+                return Ok(hash);
+            }
+        }
+        Ok(sha256(&victim.value))
+    }
+
     /// The records that must go, lowest first.
     fn victims(
         &self,
@@ -134,9 +181,10 @@ impl Store {
         for row in self.trees.results.range(key_of(chain.first_seq)..).take(BATCH) {
             let (key, value) = row.map_err(failed)?;
             let seq = seq_of(&key)?;
-            let bad = |reason| StoreError::BadRecord { seq, reason };
-            let head = record::decode(seq, &value).map_err(bad)?;
-            gone.newest = gone.newest.max(record::parse_rfc3339(&head.finished_at).map_err(bad)?);
+            let known = Known::of(seq, &value);
+            if let Ok(known) = &known {
+                gone.newest = gone.newest.max(known.finished);
+            }
             let too_many = left > self.options.max_bytes;
             let may_age = age.filter(|a| gone.by_age < a.at_most);
             let too_old = may_age.is_some_and(|a| gone.newest < self.keep_from(a.now));
@@ -147,15 +195,15 @@ impl Store {
             if seq >= self.held_from() {
                 break;
             }
-            let certain = too_many || gone.newest >= SystemTime::UNIX_EPOCH + PLAUSIBLE_FROM;
+            let plausible = gone.newest >= SystemTime::UNIX_EPOCH + PLAUSIBLE_FROM;
+            let certain = too_many || (known.is_ok() && plausible);
             if seq >= lowest_owed {
                 found.held_back = certain;
                 break;
             }
-            let files =
-                head.image.as_ref().map_or(0, |i| i.bytes) + head.overflow.as_ref().map_or(0, |p| p.bytes);
-            left = left.saturating_sub(files + value.len() as u64);
-            seen.push(Victim { seq, head, value });
+            let files = known.as_ref().map_or(0, |known| known.files_bytes);
+            left = left.saturating_sub(files.saturating_add(value.len() as u64));
+            seen.push(Victim { seq, known, value });
             if certain {
                 gone.by_age += if too_many { 0 } else { seen.len() as u64 };
                 found.victims.append(&mut seen);
@@ -173,13 +221,14 @@ impl Store {
     /// Whether the oldest inspection would be too old at this time.
     pub(super) fn is_oldest_before(&self, now: SystemTime) -> Result<bool, StoreError> {
         let first = self.lock_chain()?.first_seq;
-        Ok(self.finished(first)?.is_some_and(|at| at < self.keep_from(now)))
+        let oldest = first_finished(self.trees.results.range(key_of(first)..))?;
+        Ok(oldest.is_some_and(|at| at < self.keep_from(now)))
     }
 
     /// When the newest inspection was finished.
     pub(super) fn newest_finished(&self) -> Result<Option<SystemTime>, StoreError> {
         let last = self.lock_chain()?.last_seq;
-        self.finished(last)
+        first_finished(self.trees.results.range(..=key_of(last)).rev())
     }
 
     /// How many inspections are kept.
@@ -188,36 +237,39 @@ impl Store {
         Ok((chain.last_seq + 1).saturating_sub(chain.first_seq))
     }
 
-    fn finished(&self, seq: u64) -> Result<Option<SystemTime>, StoreError> {
-        let failed = |e| StoreError::kv("read a record's time", e);
-        let Some(value) = self.trees.results.get(key_of(seq)).map_err(failed)? else { return Ok(None) };
-        let at = record::decode(seq, &value).and_then(|head| record::parse_rfc3339(&head.finished_at));
-        at.map(Some).map_err(|reason| StoreError::BadRecord { seq, reason })
-    }
-
     /// Removes the records; returns the files that nothing refers to any more.
     fn remove_records(&self, victims: &[Victim], next: &Chain) -> Result<Vec<(Kind, Digest)>, StoreError> {
-        let mut orphans = Vec::new();
-        for Victim { seq, head, .. } in victims {
-            let bad = |reason| StoreError::BadRecord { seq: *seq, reason };
-            let files = [
-                (Kind::Image, head.image_digest().map_err(bad)?),
-                (Kind::Overflow, head.overflow_digest().map_err(bad)?),
-            ];
-            for (kind, digest) in files {
-                let Some(digest) = digest else { continue };
+        let (mut ids, mut orphans, mut unreadable) = (Vec::<Bytes>::new(), Vec::new(), BTreeSet::new());
+        for Victim { seq, known, .. } in victims {
+            let Ok(known) = known else {
+                unreadable.insert(*seq);
+                continue;
+            };
+            ids.push(known.id.as_slice().into());
+            for &(kind, digest) in &known.files {
                 let last_user =
                     self.trees.files.get(digest).map_err(|e| StoreError::kv("look up a file", e))?;
-                if last_user.map(|v| open_seq(&v)).transpose()? == Some(*seq) {
-                    orphans.push((kind, digest));
+                match last_user.map(|v| open_seq(&v)).transpose() {
+                    Ok(last_user) if last_user == Some(*seq) => orphans.push((kind, digest)),
+                    Ok(_) => {}
+                    // Another record may still show it.
+                    Err(error) => {
+                        tracing::error!(file = hex(&digest), %error, "who uses it cannot be read: it stays");
+                    }
                 }
             }
         }
-        let ids = victims.iter().map(|v| id_key(&v.head.id)).collect::<Result<Vec<_>, _>>()?;
+        if !unreadable.is_empty() {
+            let left = self.left_by(&unreadable)?;
+            ids.extend(left.ids);
+            orphans.extend(left.files.into_iter().flat_map(|d| [(Kind::Image, d), (Kind::Overflow, d)]));
+        }
         let t = &self.trees;
         let mut writes = Transaction::default();
-        for (victim, id) in victims.iter().zip(ids) {
+        for victim in victims {
             writes.on(&t.results).remove(key_of(victim.seq));
+        }
+        for id in ids {
             writes.on(&t.ids).remove(id);
         }
         for (_, digest) in &orphans {
@@ -271,4 +323,15 @@ impl Store {
         // One assignment at a time, so a panic elsewhere cannot have torn it.
         self.usage_bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When the first of a batch of rows was finished that says it.
+fn first_finished(rows: impl Iterator<Item = kv::Result<kv::Row>>) -> Result<Option<SystemTime>, StoreError> {
+    for row in rows.take(BATCH) {
+        let (key, value) = row.map_err(|e| StoreError::kv("read a record's time", e))?;
+        if let Ok(known) = Known::of(seq_of(&key)?, &value) {
+            return Ok(Some(known.finished));
+        }
+    }
+    Ok(None)
 }

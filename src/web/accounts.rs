@@ -60,7 +60,8 @@ impl Accounts {
         sessions: Arc<Sessions>,
         options: &WebOptions,
     ) -> Result<Self, StoreError> {
-        let code = store.accounts()?.is_empty().then(auth::setup_code);
+        // One that cannot be read is an account all the same: nobody else may be the first.
+        let code = (!store.has_accounts()?).then(auth::setup_code);
         Ok(Self {
             store,
             sessions,
@@ -463,12 +464,10 @@ async fn put(
 /// Opens a session: the answer that brings its cookie, and its hash.
 fn open(accounts: &Accounts, name: String, role: Role) -> Result<(Response, [u8; 32]), ApiError> {
     let secret = auth::secret();
-    let now_ms = auth::now_ms();
-    let lasts_s = accounts.session.as_secs();
-    let ends_ms = now_ms.saturating_add(i64::try_from(lasts_s * 1000).unwrap_or(i64::MAX));
-    let session = Session { account: name.clone(), ends_ms };
+    let (now, lasts_s) = (accounts.sessions.now(), accounts.session.as_secs());
+    let session = Session::new(name.clone(), accounts.session, &now);
     let digest = sha256(secret.as_bytes());
-    accounts.store.put_session(&digest, &session, now_ms)?;
+    accounts.store.put_session(&digest, &session, &now)?;
     let me = Me { name: Some(name), role: Some(role), setup: false, version: env!("CARGO_PKG_VERSION") };
     Ok((([(header::SET_COOKIE, set_cookie(accounts, &secret, lasts_s))], Json(me)).into_response(), digest))
 }

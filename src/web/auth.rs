@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! first start --code on the terminal--> setup --> first account, an engineer
-//! login --argon2, one at a time--> session: a random cookie, kept as its sha256
+//! login --argon2, one at a time--> session: a random cookie, kept as its sha256; it lasts by the time since boot
 //! Authorization: Bearer TOKEN ----> token: kept as its sha256, its scope is a role
 //!
 //! viewer < operator < engineer     look    decide, export    accounts and tokens
@@ -12,7 +12,9 @@
 //! somebody's access has changed, and look whether it was theirs.
 
 use super::error::ApiError;
+use crate::clock::{Clock, Reading};
 use crate::store::Store;
+use crate::store::error::StoreError;
 use crate::store::images::sha256;
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
@@ -96,14 +98,24 @@ extract!(Engineer, Role::Engineer);
 /// Who may come in, as things stand now.
 pub(crate) struct Sessions {
     store: Arc<Store>,
+    clock: Clock,
     /// Somebody's access has changed.
     changed: watch::Sender<()>,
 }
 
 impl Sessions {
-    /// The sessions and tokens of a store.
-    pub(crate) fn new(store: Arc<Store>) -> Self {
-        Self { store, changed: watch::Sender::new(()) }
+    /// The sessions and tokens of a store; those of a former process go on.
+    ///
+    /// # Errors
+    /// The sessions cannot be read or written.
+    pub(crate) fn new(store: Arc<Store>, clock: Clock) -> Result<Self, StoreError> {
+        store.take_over_sessions(&clock.read())?;
+        Ok(Self { store, clock, changed: watch::Sender::new(()) })
+    }
+
+    /// The time by which sessions last.
+    pub(crate) fn now(&self) -> Reading {
+        self.clock.read()
     }
 
     /// Who asks, if it is anybody.
@@ -128,7 +140,7 @@ impl Sessions {
             }
             Credential::Session(digest) => self.store.session(digest)?,
         };
-        let Some(session) = session.filter(|session| session.ends_ms >= now_ms()) else { return Ok(None) };
+        let Some(session) = session.filter(|session| session.is_open(&self.now())) else { return Ok(None) };
         let account = self.store.account(&session.account)?;
         Ok(account.and_then(|a| Some(Principal { role: Role::parse(&a.role)?, name: a.name })))
     }
@@ -180,10 +192,6 @@ pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
     pairs.find(|(name, _)| *name == COOKIE).map(|(_, value)| value)
 }
 
-pub(crate) fn now_ms() -> i64 {
-    crate::store::query::unix_ms(std::time::SystemTime::now())
-}
-
 /// 32 random bytes in hex digits.
 pub(crate) fn secret() -> String {
     let mut bytes = [0; 32];
@@ -222,6 +230,49 @@ pub(crate) fn fits(password: &str, hash: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::StoreOptions;
+    use crate::store::accounts::{Account, Session};
+    use std::time::{Duration, SystemTime};
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    #[test]
+    fn a_session_lasts_as_long_as_promised_whatever_the_time_of_day_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
+        let account = Account {
+            name: "anna".into(),
+            role: "operator".into(),
+            password_hash: String::new(),
+            created_at: String::new(),
+        };
+        store.put_account(&account).unwrap();
+        let (clock, hands) = Clock::turned(Reading {
+            wall: SystemTime::UNIX_EPOCH + HOUR * 400_000,
+            since_boot: HOUR,
+            boot: "first".into(),
+            synchronised: true,
+        });
+        let mine = [7; 32];
+        let session = Session::new("anna".into(), HOUR * 12, &clock.read());
+        store.put_session(&mine, &session, &clock.read()).unwrap();
+        let start = || Sessions::new(Arc::clone(&store), clock.clone()).unwrap();
+        let is_open = |s: &Sessions| s.owner(&Credential::Session(mine)).unwrap().is_some();
+        let sessions = start();
+        assert!(is_open(&sessions));
+        hands.turn(|shown| shown.wall += HOUR * 24);
+        assert!(is_open(&sessions), "nobody is logged out by a clock that jumps ahead");
+        assert!(is_open(&start()), "nor by a restart after it");
+        hands.turn(|shown| shown.wall -= HOUR * 48);
+        hands.pass(HOUR * 11);
+        assert!(is_open(&sessions));
+        // Another login leaves it alone.
+        store.put_session(&[8; 32], &session, &clock.read()).unwrap();
+        assert!(is_open(&sessions));
+        hands.pass(HOUR);
+        assert!(!is_open(&sessions), "a clock that went back makes it no longer");
+        assert!(!is_open(&start()));
+    }
 
     #[test]
     fn passwords_fit_their_own_hash_only() {

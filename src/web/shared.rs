@@ -24,6 +24,7 @@ use super::metrics::{Metrics, Probe};
 use super::options::WebOptions;
 use super::queue::{ActiveRecipes, Pipelines};
 use super::recipes::Keeper;
+use crate::clock::Clock;
 use crate::store::Store;
 use axum::extract::FromRef;
 use std::sync::Arc;
@@ -81,7 +82,7 @@ impl Shared {
         pipelines: Pipelines,
         probe: Probe,
     ) -> Result<Self, WebError> {
-        let sessions = Arc::new(Sessions::new(Arc::clone(&store)));
+        let sessions = Arc::new(Sessions::new(Arc::clone(&store), Clock::system())?);
         let accounts = Accounts::new(Arc::clone(&store), Arc::clone(&sessions), &options)?;
         Ok(Self {
             accounts: Arc::new(accounts),

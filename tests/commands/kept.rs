@@ -123,6 +123,45 @@ async fn a_part_is_decided_once_when_the_disk_is_full_at_the_start() {
     assert_eq!(verdicts.len(), 1, "{verdicts:?}");
 }
 
+/// What the log says while a daemon starts, in this order.
+const MOMENTS: [&str; 4] = ["effective config", "store open", "model loaded", "inspecting"];
+
+/// Each start has a part to decide about that a killed process has left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_at_any_moment_of_a_start_is_obeyed_and_a_part_is_decided_once() {
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let inbox = tempfile::tempdir().unwrap();
+    let side = format!("source = \"folder\"\npath = \"{}\"\n", inbox.path().display());
+    let station = Station::new(broker.port, &housing(&side));
+    let mut parts = vec![];
+    for moment in MOMENTS {
+        let mut daemon = station.start();
+        plc.until_listening().await;
+        plc.command("trigger", json!({"part": "housing", "part_id": moment, "deadline_ms": 600_000})).await;
+        plc.result(moment).await;
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        parts.push(moment);
+        let mut daemon = station.start();
+        until(moment, || station.log().contains(moment)).await;
+        signal(daemon.id(), libc::SIGTERM);
+        assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{moment}: {}", station.log());
+    }
+    let mut daemon = station.start();
+    for part in &parts {
+        let views = plc.part(part).await["views"].clone();
+        assert!(views.as_array().unwrap().iter().all(|v| v["inspection_id"].is_string()), "{views}");
+    }
+    signal(daemon.id(), libc::SIGTERM);
+    assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());
+    let mut verdicts: Vec<_> = plc.heard.on("st10/part").iter().map(|m| m.json().to_string()).collect();
+    verdicts.sort();
+    verdicts.dedup();
+    assert_eq!(verdicts.len(), parts.len(), "{verdicts:?}");
+    assert_eq!(station.store().newest_first().count(), 2 * parts.len(), "each view once");
+}
+
 /// Files that come while the daemon is killed again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_done_exactly_when_its_trigger_was_accepted() {
@@ -153,7 +192,7 @@ async fn a_file_is_done_exactly_when_its_trigger_was_accepted() {
     until("no file waits", || waiting() == 0).await;
     let in_taken = || std::fs::read_dir(folder.path().join("taken")).unwrap().count();
     until("each has its fate", || in_taken() == 0).await;
-    // Before that a signal ends it without a word.
+    // Before that the start may leave what was interrupted to the next one.
     plc.until_listening().await;
     signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", station.log());

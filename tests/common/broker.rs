@@ -1,7 +1,7 @@
-//! A real mosquitto, a gate in front of it, and a subscriber, for tests of MQTT.
+//! A real mosquitto, a proxy in front of it, and a subscriber, for tests of MQTT.
 //!
 //! ```text
-//! daemon's client --> Gate (open, cut) --> mosquitto <-- Subscriber
+//! daemon's client --> Proxy (open, cut) --> mosquitto <-- Subscriber
 //! ```
 
 use rumqttc::v5::mqttbytes::{QoS, v5::Packet};

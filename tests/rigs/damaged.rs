@@ -94,7 +94,7 @@ fn damage(data: &mut [u8], by_bits: bool, rng: &mut ChaCha8Rng) {
 /// Rendered tiles with defects that the sound pair surely fails.
 fn defective(sound: &Path, recipe: &Pipeline) -> Vec<Arc<image::RgbImage>> {
     let mut backend = backend(sound);
-    backend.load(&|| {}).expect("the shipped pair gives its proof");
+    backend.load(&|| {}, &|| true).expect("the shipped pair gives its proof");
     let engine = room::start(backend);
     let mut parts = vec![];
     for seed in 1..=TILES_MAX {
@@ -136,7 +136,7 @@ fn p14_damaged_models_pass_no_defective_part() {
             std::fs::write(path, bytes).expect("it is written");
         }
         let mut backend = backend(dir.path());
-        let is_refused = backend.load(&|| {}).is_err();
+        let is_refused = backend.load(&|| {}, &|| true).is_err();
         let engine = room::start(backend);
         refused += usize::from(is_refused);
         // A refused pair answers nothing: one part shows that.

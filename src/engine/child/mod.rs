@@ -23,7 +23,7 @@ mod remote;
 pub mod serve;
 pub(crate) mod wire;
 
-use super::{Abilities, Backend, EngineError, Forms, Gate, Health, Readiness, Refused, Trial};
+use super::{Abilities, Admission, Backend, EngineError, Forms, Health, Readiness, Refused, Trial};
 use crate::ipc::{self, IpcError, Program};
 use crate::vlm::{Answered, Completion, Delta, Ground, Job, ModelInfo, Rank, Timing, VlmError};
 use remote::{Loading, Remote};
@@ -71,13 +71,13 @@ pub struct ChildOptions {
     /// A load that takes longer has failed: `LOAD_MAX`.
     pub load_max: Duration,
     /// Who lets a loaded model in.
-    pub gate: Arc<dyn Gate>,
+    pub admission: Arc<dyn Admission>,
 }
 
 impl ChildOptions {
     /// The usual limits.
-    pub fn new(program: Program, unload_after_idle: Option<Duration>, gate: Arc<dyn Gate>) -> Self {
-        Self { program, unload_after_idle, grace: GRACE, load_max: LOAD_MAX, gate }
+    pub fn new(program: Program, unload_after_idle: Option<Duration>, admission: Arc<dyn Admission>) -> Self {
+        Self { program, unload_after_idle, grace: GRACE, load_max: LOAD_MAX, admission }
     }
 }
 
@@ -132,11 +132,12 @@ impl Child {
     }
 
     /// Starts the process and waits until its model is let in, as long as that takes; `alive` is called
-    /// meanwhile whenever the process has computed or read, so that a load that hangs shows no life.
+    /// meanwhile whenever the process has computed or read, so that a load that hangs shows no life. `go_on` is
+    /// asked again and again; once it says no, the process is killed.
     ///
     /// # Errors
-    /// The first failure: at the start of the daemon a bad model must stop it.
-    pub fn load(&mut self, alive: &dyn Fn()) -> Result<&ModelInfo, EngineError> {
+    /// The first failure: at the start of the daemon a bad model must stop it. `GivenUp` when `go_on` says no.
+    pub fn load(&mut self, alive: &dyn Fn(), go_on: &dyn Fn() -> bool) -> Result<&ModelInfo, EngineError> {
         let mut seen = None;
         loop {
             let activity = self.pid().and_then(ipc::activity);
@@ -144,7 +145,14 @@ impl Child {
                 alive();
             }
             seen = activity;
-            self.step(POLL, true)?;
+            if !go_on() {
+                self.state = State::Absent;
+                return Err(EngineError::GivenUp);
+            }
+            if let Err(error) = self.step(POLL, true) {
+                // What ends this process may have ended the engine's before.
+                return Err(if go_on() { error } else { EngineError::GivenUp });
+            }
             if matches!(self.state, State::Here(_)) {
                 return Ok(&self.info);
             }
@@ -190,7 +198,7 @@ impl Child {
             // Reviews name the model that was there, as long as none was let in.
             self.info = remote.info().clone();
         }
-        let trial = match self.options.gate.admit(remote.info()) {
+        let trial = match self.options.admission.admit(remote.info()) {
             Ok(trial) => trial,
             Err(refused) => {
                 let why = refused.to_string();

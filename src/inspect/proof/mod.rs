@@ -41,11 +41,11 @@ pub trait Acceptance: Send + Sync + Debug {
     fn proven(&self, model: &ModelInfo, proof: &Proof, outcomes: &[Outcome]);
 }
 
-/// The engine's gate by an acceptance.
+/// The engine's admission by an acceptance.
 #[derive(Clone, Debug)]
 pub struct ByProof<A>(pub Arc<A>);
 
-impl<A: Acceptance + 'static> engine::Gate for ByProof<A> {
+impl<A: Acceptance + 'static> engine::Admission for ByProof<A> {
     fn admit(&self, model: &ModelInfo) -> Result<Box<dyn engine::Trial>, Refused> {
         let proof = self.0.admit(model)?;
         Ok(Box::new(Trial { acceptance: Arc::clone(&self.0), model: model.clone(), proof }))

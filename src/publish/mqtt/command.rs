@@ -268,11 +268,12 @@ impl Listener {
         let Asked { verb, body, answer_to } = self.dialect.read_command(&arrived.incoming())?;
         let correlation_id = body.as_ref().ok().and_then(CommandBody::id);
         let order = body.and_then(|body| body.order(Verb::parse(&verb)?, arrived.at));
+        let sender = Sender::Mqtt { sink: self.options.sink.clone() };
         let outcome = match order {
-            Ok(order) => command::carry_out(&self.handler, order.command, Sender::Mqtt).await,
+            Ok(order) => command::carry_out(&self.handler, order.command, sender.clone()).await,
             Err(refusal) => Err(refusal),
         };
-        command::log::outcome(&verb, &Sender::Mqtt, correlation_id.as_deref(), &outcome);
+        command::log::outcome(&verb, &sender, correlation_id.as_deref(), &outcome);
         let answer = self.dialect.answer(&verb, correlation_id.as_deref(), &outcome, SystemTime::now());
         Some((answer_to, answer))
     }

@@ -10,6 +10,7 @@ use super::log::Changes;
 use super::wire;
 use crate::store::Store;
 use crate::store::error::StoreError;
+use crate::store::images::{hex, sha256};
 use crate::store::kv::{Batch, Transaction};
 
 /// Entries that are given up in one transaction.
@@ -82,7 +83,17 @@ impl Store {
         let mut gone = Batch::default();
         for row in &trees.letters {
             let (key, value) = row.map_err(|e| StoreError::kv("read the dead letters", e))?;
-            let owed = wire::open::<wire::LetterV1>("a dead letter", &value)?.owed()?;
+            let letter = wire::open::<wire::LetterV1>("a dead letter", &value);
+            let owed = match letter.and_then(|letter| letter.owed()) {
+                Ok(owed) => owed,
+                // Nobody can owe it again, nor list the others beside it.
+                Err(error) => {
+                    let what = format!("letter-{}", &hex(&sha256(&key))[..16]);
+                    self.keep_aside(&what, &error.to_string(), &value);
+                    gone.remove(key);
+                    continue;
+                }
+            };
             if owed.seq < if owed.kind == Kind::Review { first_review } else { first_kept } {
                 gone.remove(key);
             }

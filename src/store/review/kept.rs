@@ -8,7 +8,9 @@ use crate::store::images::{Digest, Kind, hex, sha256};
 use crate::store::kv::Transaction;
 use crate::store::ledger::{self, Chain, Verified};
 use crate::store::outbox::Kind as OutboxKind;
+use crate::store::unreadable::hash_by_next;
 use crate::store::{Store, key_of, open_seq, review_record, seq_of};
+use std::collections::BTreeSet;
 
 /// Entries that are removed in one transaction.
 const PRUNE_BATCH: usize = 256;
@@ -60,17 +62,21 @@ impl Store {
     }
 
     /// The newest `limit` inspections that people have looked at, with how they stand, newest inspection first.
+    /// One whose state cannot be read is passed over: nobody knows what was decided.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn newest_review_states(&self, limit: usize) -> Result<Vec<(u64, ReviewState)>, StoreError> {
-        let rows = self.trees.review.reviewed.iter().rev().take(limit);
-        rows.map(|row| {
+        let mut found = Vec::new();
+        for row in self.trees.review.reviewed.iter().rev().take(limit) {
             let (key, value) = row.map_err(|e| StoreError::kv("read a review state", e))?;
             let seq = seq_of(&key)?;
-            Ok((seq, open_review_state(seq, &value)?))
-        })
-        .collect()
+            match open_review_state(seq, &value) {
+                Ok(state) => found.push((seq, state)),
+                Err(error) => tracing::error!(%error, "how an inspection stands cannot be read: passed over"),
+            }
+        }
+        Ok(found)
     }
 
     /// The highest review that is on the disk; a task that follows it learns of every decision.
@@ -140,15 +146,20 @@ impl Store {
         let failed = |e| StoreError::kv("read the oldest reviews", e);
         let mut chain = self.lock_reviews()?;
         let r = &self.trees.review;
-        let (mut victims, mut overflows) = (Vec::new(), Vec::new());
+        let (mut victims, mut overflows, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         let mut before = chain.before_first;
         let mut lowest_owed = None;
         for row in r.reviews.range(key_of(chain.first_seq)..).take(PRUNE_BATCH) {
             let (key, value) = row.map_err(failed)?;
             let seq = seq_of(&key)?;
-            let bad = |reason| StoreError::BadRecord { seq, reason };
-            let head = review_record::decode(seq, &value).map_err(bad)?;
-            if head.inspection_seq >= first_kept {
+            let read = review_record::decode(seq, &value)
+                .and_then(|head| Ok((head.inspection_seq, head.overflow_digest()?)));
+            let inspection = match &read {
+                Ok((inspection, _)) => *inspection,
+                // Then the index must know that it is due.
+                Err(_) => self.inspection_of_review(seq, first_kept)?.unwrap_or(u64::MAX),
+            };
+            if inspection >= first_kept {
                 break;
             }
             let lowest = match lowest_owed {
@@ -158,14 +169,27 @@ impl Store {
             if seq >= lowest {
                 break;
             }
-            if let Some(digest) = head.overflow_digest().map_err(bad)? {
-                let user = self.trees.files.get(digest).map_err(failed)?.map(|v| open_seq(&v)).transpose()?;
-                overflows.extend((user == Some(REVIEW_FILE | seq)).then_some(digest));
+            match read {
+                Ok((_, Some(digest))) => {
+                    let user =
+                        self.trees.files.get(digest).map_err(failed)?.map(|v| open_seq(&v)).transpose()?;
+                    overflows.extend((user == Some(REVIEW_FILE | seq)).then_some(digest));
+                    before = sha256(&value);
+                }
+                Ok((_, None)) => before = sha256(&value),
+                Err(reason) => {
+                    let prev = |seq, value: &[u8]| review_record::decode(seq, value).map(|head| head.prev);
+                    before = hash_by_next(&chain, &r.reviews, seq, prev)?.unwrap_or_else(|| sha256(&value));
+                    overflows.extend(self.left_by(&BTreeSet::from([REVIEW_FILE | seq]))?.files);
+                    damaged.push((seq, reason, value));
+                }
             }
-            before = sha256(&value);
-            victims.push((seq, head.inspection_seq));
+            victims.push((seq, inspection));
         }
         let Some(&(last, _)) = victims.last() else { return Ok(false) };
+        for (seq, reason, value) in damaged {
+            self.keep_aside(&format!("review-{seq}"), &reason, &value);
+        }
         let next = Chain { first_seq: last + 1, before_first: before, ..chain.clone() };
         let chain_value = next.seal();
         let mut writes = Transaction::default();

@@ -112,7 +112,7 @@ impl Bench {
         self.known().into_iter().map(|k| k.name).collect()
     }
 
-    fn gate(&self) -> Accepted {
+    fn accepted(&self) -> Accepted {
         Accepted {
             store: Arc::clone(&self.store),
             text_sha256: None,
@@ -300,31 +300,31 @@ fn what_a_pair_has_told_it_must_tell_again_and_another_pair_begins_anew() {
         bench.decide(&bench.part(n, |_| {}), Decided::Fail);
     }
     let wrong = || Err("a defect is there".to_owned());
-    let proof = bench.gate().admit(&model()).unwrap();
+    let proof = bench.accepted().admit(&model()).unwrap();
     assert_eq!(proof.known.len(), 3);
     let outcomes = [Ok(()), Ok(()), wrong()];
     judge(&proof, &outcomes).unwrap();
-    bench.gate().proven(&model(), &proof, &outcomes);
+    bench.accepted().proven(&model(), &proof, &outcomes);
 
     let bench = bench.reopened();
     let firm = |model: &ModelInfo| -> Vec<bool> {
-        bench.gate().admit(model).unwrap().known.iter().map(|k| k.firm).collect()
+        bench.accepted().admit(model).unwrap().known.iter().map(|k| k.firm).collect()
     };
     assert_eq!(firm(&model()), [true, true, false]);
-    let again = bench.gate().admit(&model()).unwrap();
+    let again = bench.accepted().admit(&model()).unwrap();
     let why = judge(&again, &[Ok(()), wrong(), Ok(())]).unwrap_err();
     assert!(why.contains("1 of 3 known pictures") && why.contains(&again.known[1].name), "{why}");
     // What held before still counts when it is no longer among the newest.
     let rest = Proof { known: again.known[2..].to_vec() };
-    bench.gate().proven(&model(), &rest, &[Ok(())]);
+    bench.accepted().proven(&model(), &rest, &[Ok(())]);
     assert_eq!(firm(&model()), [true, true, true]);
 
     let other = ModelInfo { mmproj_sha256: "m2".into(), ..model() };
     let accepted = bench.store.model_pin().unwrap().unwrap();
     bench.store.pin_model(&crate::store::pins::ModelPin { mmproj_sha256: "m2".into(), ..accepted }).unwrap();
     assert_eq!(firm(&other), [false, false, false]);
-    let first = bench.gate().admit(&other).unwrap();
-    bench.gate().proven(&other, &first, &[Ok(()), wrong(), wrong()]);
+    let first = bench.accepted().admit(&other).unwrap();
+    bench.accepted().proven(&other, &first, &[Ok(()), wrong(), wrong()]);
     assert_eq!(firm(&other), [true, false, false]);
     let former = proof_of(&bench, &model());
     assert!(former.iter().all(|k| !k.firm), "and so does the former pair when it comes back");

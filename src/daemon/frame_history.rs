@@ -32,7 +32,7 @@ struct Seen {
 }
 
 /// The memory of all cameras.
-pub(super) struct Gate {
+pub(super) struct FrameHistory {
     store: Arc<Store>,
     hasher: RandomState,
     /// By camera, the newest last.
@@ -41,7 +41,7 @@ pub(super) struct Gate {
     stated: BTreeMap<(String, String), FrameSize>,
 }
 
-impl Gate {
+impl FrameHistory {
     pub(super) fn new(store: Arc<Store>) -> Self {
         Self { store, hasher: RandomState::new(), seen: BTreeMap::new(), stated: BTreeMap::new() }
     }
@@ -140,58 +140,61 @@ mod tests {
         Shot { frame, pipeline: Arc::clone(pipeline) }
     }
 
-    fn gate() -> (tempfile::TempDir, Gate) {
+    fn history() -> (tempfile::TempDir, FrameHistory) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        (dir, Gate::new(Arc::new(store)))
+        (dir, FrameHistory::new(Arc::new(store)))
     }
 
     /// What is said about one shot; empty: it is inspected.
-    fn said(gate: &mut Gate, shot: Shot) -> String {
-        let (admitted, refused) = gate.sort(vec![shot]);
+    fn said(history: &mut FrameHistory, shot: Shot) -> String {
+        let (admitted, refused) = history.sort(vec![shot]);
         assert_eq!(admitted.len() + refused.len(), 1);
         refused.first().map_or_else(String::new, |(_, reason)| reason.to_string())
     }
 
     #[test]
     fn a_frozen_picture_is_refused_by_the_name_of_its_first() {
-        let (_dir, mut gate) = gate();
+        let (_dir, mut history) = history();
         let any = recipe("size = \"any\"");
-        assert_eq!(said(&mut gate, shot("cam1", 1, &any)), "");
-        assert_eq!(said(&mut gate, shot("cam2", 1, &any)), "", "of another camera");
-        let words = said(&mut gate, shot("cam1", 1, &any));
+        assert_eq!(said(&mut history, shot("cam1", 1, &any)), "");
+        assert_eq!(said(&mut history, shot("cam2", 1, &any)), "", "of another camera");
+        let words = said(&mut history, shot("cam1", 1, &any));
         assert!(words.starts_with("frame: the same picture as 1.png"), "{words}");
-        assert_eq!(said(&mut gate, shot("cam1", 2, &any)), "");
-        assert!(said(&mut gate, shot("cam1", 1, &any)).contains("the same picture"), "two buffers in turn");
+        assert_eq!(said(&mut history, shot("cam1", 2, &any)), "");
+        assert!(
+            said(&mut history, shot("cam1", 1, &any)).contains("the same picture"),
+            "two buffers in turn"
+        );
         let allowed = recipe("size = \"any\"\nrepeats = \"allow\"");
-        assert_eq!(said(&mut gate, shot("cam1", 1, &allowed)), "");
+        assert_eq!(said(&mut history, shot("cam1", 1, &allowed)), "");
         let mut film = shot("cam1", 1, &any);
         film.frame.replayed = true;
-        assert_eq!(said(&mut gate, film), "", "a film may stand still");
+        assert_eq!(said(&mut history, film), "", "a film may stand still");
     }
 
     #[test]
     fn a_clip_that_stands_still_is_refused() {
-        let (_dir, mut gate) = gate();
+        let (_dir, mut history) = history();
         let any = recipe("size = \"any\"");
         let mut clip = shot("cam1", 3, &any);
         clip.frame.clip = vec![ClipPicture { pixels: picture(3), before: Duration::from_millis(100) }];
-        assert!(said(&mut gate, clip).contains("the same picture"));
+        assert!(said(&mut history, clip).contains("the same picture"));
     }
 
     #[test]
     fn the_learned_size_holds_until_a_size_is_stated() {
-        let (_dir, mut gate) = gate();
+        let (_dir, mut history) = history();
         let (unknown, stated) = (recipe(""), recipe("size = [64, 64]"));
-        let size = |gate: &mut Gate, shade, pipeline| {
-            let (admitted, _) = gate.sort(vec![shot("cam1", shade, pipeline)]);
+        let size = |history: &mut FrameHistory, shade, pipeline| {
+            let (admitted, _) = history.sort(vec![shot("cam1", shade, pipeline)]);
             admitted[0].pipeline.frame.size
         };
-        assert_eq!(size(&mut gate, 1, &unknown), FrameSize::Unknown);
+        assert_eq!(size(&mut history, 1, &unknown), FrameSize::Unknown);
         let name = format!("frame_size/cam1/{}", unknown.name);
-        gate.store.remember(&name, &(40, 40)).unwrap();
-        assert_eq!(size(&mut gate, 2, &unknown), FrameSize::Learned { width: 40, height: 40 });
-        assert_eq!(size(&mut gate, 3, &stated), FrameSize::Stated { width: 64, height: 64 });
-        assert_eq!(size(&mut gate, 4, &unknown), FrameSize::Unknown, "what was learned is forgotten");
+        history.store.remember(&name, &(40, 40)).unwrap();
+        assert_eq!(size(&mut history, 2, &unknown), FrameSize::Learned { width: 40, height: 40 });
+        assert_eq!(size(&mut history, 3, &stated), FrameSize::Stated { width: 64, height: 64 });
+        assert_eq!(size(&mut history, 4, &unknown), FrameSize::Unknown, "what was learned is forgotten");
     }
 }

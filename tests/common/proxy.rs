@@ -1,18 +1,18 @@
-//! A gate in front of a broker: open, cut, or cutting what speaks of a topic.
+//! A proxy in front of a broker: open, cut, or cutting what speaks of a topic.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// A TCP proxy that can be shut: then it cuts what is open and refuses what is new.
-pub(crate) struct Gate {
+pub(crate) struct Proxy {
     pub port: u16,
     open: watch::Sender<bool>,
     forbidden: watch::Sender<Option<String>>,
     task: JoinHandle<()>,
 }
 
-impl Gate {
+impl Proxy {
     pub(crate) async fn new(to: u16) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -41,7 +41,7 @@ impl Gate {
     }
 
     /// From now on a connection is cut on which a client says this.
-    #[allow(dead_code, reason = "not every test that has a gate forbids something")]
+    #[allow(dead_code, reason = "not every test that has a proxy forbids something")]
     pub(crate) fn forbid(&self, word: Option<&str>) {
         self.forbidden.send_replace(word.map(str::to_owned));
     }
@@ -55,7 +55,7 @@ impl Gate {
     }
 }
 
-impl Drop for Gate {
+impl Drop for Proxy {
     fn drop(&mut self) {
         self.task.abort();
     }
