@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use super::{
     accounts, cameras, charts, commands, decide, download, events, guard, images, learn, metrics, outbox,
-    pages, queue, recipes,
+    pages, products, queue, recipes,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -59,6 +59,7 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(recipes::activate))
         .routes(routes!(learn::learn))
         .routes(routes!(learn::start, learn::cancel))
+        .routes(routes!(products::make))
         .routes(routes!(charts::charts))
         .routes(routes!(events::stream))
         .routes(routes!(images::full))

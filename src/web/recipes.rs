@@ -12,7 +12,7 @@ use super::error::{ApiError, Problem};
 use crate::domain::recipe::{Progress, RecipeError};
 use crate::store::Store;
 use crate::store::error::StoreError;
-use crate::store::recipes::{ChangedPart, Entry, ReplayEntry, VersionState};
+use crate::store::recipes::{ChangedPart, Entry, GoodPart, ReplayEntry, VersionState};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -99,6 +99,15 @@ pub(crate) struct EntryView {
     /// An engineer made it active although its gate did not hold or was not asked.
     pub is_override: bool,
     pub replay: Option<ReplayView>,
+    /// The good parts that a first version was made of, on the word of `by`.
+    pub made_of: Vec<GoodPartView>,
+}
+
+/// A part that a person calls good: the id of its inspection, and the sha256 of its picture.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct GoodPartView {
+    pub id: String,
+    pub sha256: String,
 }
 
 /// What a replay of confirmed parts gave.
@@ -250,9 +259,11 @@ impl From<VersionState> for VersionView {
 
 impl From<Entry> for EntryView {
     fn from(entry: Entry) -> Self {
-        let Entry { seq, at, pipeline, version, step, by, reason, is_override, replay } = entry;
+        let Entry { seq, at, pipeline, version, step, by, reason, is_override, replay, made_of } = entry;
         let replay = replay.map(ReplayView::from);
-        Self { seq, at, pipeline, version, step: step.as_str(), by, reason, is_override, replay }
+        let of = |GoodPart { id, sha256 }| GoodPartView { id, sha256 };
+        let made_of = made_of.into_iter().map(of).collect();
+        Self { seq, at, pipeline, version, step: step.as_str(), by, reason, is_override, replay, made_of }
     }
 }
 

@@ -73,6 +73,8 @@ export async function details(pipeline, version) {
     entries.map((entry) => h("article", { "data-step": entry.step },
       h("p", {}, h("strong", {}, t(`s_${entry.step}`)), entry.is_override && ` (${t("overridden")})`, h("span.quiet", {}, ` ${when(entry.at)} · ${entry.by}`)),
       entry.reason && h("p.reason", {}, entry.reason),
+      entry.made_of.length > 0 && h("details.made-of", {}, h("summary", {}, `${t("np_madeOf")} ${entry.made_of.length}`),
+        h("ul", {}, entry.made_of.map((part) => h("li", {}, h("a", { href: `/?id=${encodeURIComponent(part.id)}` }, part.id))))),
       entry.replay && shownReplay(entry.replay))),
     h("details", {}, h("summary", {}, t("recipeText")), text)));
 }
