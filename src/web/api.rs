@@ -56,6 +56,7 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(recipes::recipes))
         .routes(routes!(recipes::ledger))
         .routes(routes!(recipes::version))
+        .routes(routes!(recipes::file))
         .routes(routes!(recipes::activate))
         .routes(routes!(learn::learn))
         .routes(routes!(learn::start, learn::cancel))

@@ -215,6 +215,22 @@ pub(crate) async fn version(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
 }
 
+/// A file beside a version that it judges by: a bank or a head. With the text it makes a recipe for another folder.
+#[utoipa::path(get, path = "/api/v1/recipes/{pipeline}/versions/{version}/files/{file}", tag = "recipes",
+    params(("pipeline" = String, Path), ("version" = String, Path), ("file" = String, Path)), responses(
+    (status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 401, body = Problem),
+    (status = 404, body = Problem)))]
+pub(crate) async fn file(
+    State(store): State<Arc<Store>>,
+    _: Viewer,
+    Path((pipeline, version, file)): Path<(String, String, String)>,
+) -> Result<impl IntoResponse, ApiError> {
+    let words = format!("the version {version:?} of the pipeline {pipeline:?} has no file {file:?}");
+    let files = blocking(&store, move |store| Ok(store.recipe_files(&pipeline, &version)?)).await?;
+    let bytes = files.get(&file).ok_or_else(|| ApiError::not_found(words))?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes.to_vec()))
+}
+
 /// Makes a version that is kept active without a replay: an earlier one again, or one that was refused. The reason
 /// stays in the ledger.
 #[utoipa::path(post, path = "/api/v1/recipes/{pipeline}/active", tag = "recipes",

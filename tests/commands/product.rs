@@ -2,6 +2,7 @@
 //! switched to, without any file.
 
 use super::*;
+use inspectd::store::images::hex;
 
 const NUT: &str = "nut";
 
@@ -131,6 +132,12 @@ async fn good_parts_become_a_recipe_that_a_camera_is_switched_to_and_that_a_rest
     let detail = bench.ask("GET", &format!("/api/v1/inspections/{}", ids[3]), "viewer", "").json();
     assert_eq!(made_of[3]["sha256"], detail["image"], "{detail}");
 
+    // What it judges by can be had, to go on in a file.
+    let path = format!("/api/v1/recipes/{NUT}/versions/{version}/files");
+    let bank = bench.ask("GET", &format!("{path}/{NUT}.bank"), "viewer", "").body;
+    assert_eq!(bench.product()["banks"][0]["sha256"], hex(&sha256(&bank)));
+    assert_eq!(bench.ask("GET", &format!("{path}/other.bank"), "viewer", "").status, 404);
+
     let ack = plc.command("pipeline", json!({ "camera": "cam1", "pipeline": NUT })).await;
     assert_eq!(ack["accepted"], true, "{ack}");
     let mut good = vec![];
@@ -243,8 +250,16 @@ async fn an_engineer_makes_a_product_on_the_page_and_switches_the_camera_to_it()
     browser.click("a.new-product").await;
     browser.until("document.querySelectorAll('.thumb').length === 12").await;
     browser.until("document.querySelector('input[name=mm]').value === '0.1'").await;
+    // From now on: what came before is not among them.
+    browser.click("button.take").await;
+    browser.until("document.querySelectorAll('.thumb').length === 0").await;
+    bench.inspected(7_000, false).await;
+    browser.until("document.querySelectorAll('.thumb').length === 1").await;
+    browser.page.goto(&format!("http://{}/?view=product", bench.page)).await.unwrap();
+    browser.until("document.querySelectorAll('.thumb').length === 13").await;
+    browser.until("document.querySelector('input[name=mm]').value === '0.1'").await;
     browser.click(".thumb:last-child").await;
-    browser.until("document.querySelector('.count').innerText.includes('11')").await;
+    browser.until("document.querySelector('.count').innerText.includes('12')").await;
     // The region, drawn on the newest picture.
     browser.until("document.querySelector('.stage img').naturalWidth === 256").await;
     browser.value("document.querySelector('.stage').scrollIntoView()").await;
@@ -260,7 +275,7 @@ async fn an_engineer_makes_a_product_on_the_page_and_switches_the_camera_to_it()
     browser.click("button.use").await;
     until("the camera runs it", || bench.runs() == NUT).await;
     let last = bench.product()["last"].clone();
-    assert_eq!(last["figures"]["good"], 11, "{last}");
+    assert_eq!(last["figures"]["good"], 12, "{last}");
     let path = format!("/api/v1/recipes/{NUT}/versions/{}", last["version"].as_str().unwrap());
     let text = String::from_utf8(bench.ask("GET", &path, "viewer", "").body).unwrap();
     let region = browser.value("document.querySelector('output.region').innerText").await;

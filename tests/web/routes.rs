@@ -32,6 +32,7 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("get", "/api/v1/recipes", Some(Role::Viewer)),
     ("get", "/api/v1/recipes/{pipeline}/ledger", Some(Role::Viewer)),
     ("get", "/api/v1/recipes/{pipeline}/versions/{version}", Some(Role::Viewer)),
+    ("get", "/api/v1/recipes/{pipeline}/versions/{version}/files/{file}", Some(Role::Viewer)),
     ("post", "/api/v1/recipes/{pipeline}/active", Some(Role::Engineer)),
     ("get", "/api/v1/learn", Some(Role::Viewer)),
     ("post", "/api/v1/learn/{pipeline}", Some(Role::Engineer)),
@@ -102,7 +103,8 @@ fn every_route_lets_in_whom_it_should_and_nobody_else() {
             .replace("{name}", "ghost")
             .replace("{command}", "trigger")
             .replace("{pipeline}", "photo")
-            .replace("{version}", "0a1b2c3d4e5f");
+            .replace("{version}", "0a1b2c3d4e5f")
+            .replace("{file}", "photo.bank");
         let real = if *path == "/api/v1/export" { format!("{real}?format=csv") } else { real };
         for role in [None, Some(Role::Viewer), Some(Role::Operator), Some(Role::Engineer)] {
             let before = everything();
