@@ -367,6 +367,7 @@ impl Parts<'_> {
         let thread = learning::start(&learning, Arc::clone(engine)).context("the thread of learning")?;
         if let Some(page) = self.page {
             page.learn_with(Arc::<Learning>::clone(&learning));
+            page.make_products_with(Arc::<Learning>::clone(&learning));
         }
         Ok(Learner { learning, thread })
     }

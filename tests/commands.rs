@@ -4,7 +4,7 @@
 #[path = "common/broker.rs"]
 mod broker;
 #[path = "web/browser.rs"]
-#[allow(dead_code, reason = "these tests neither draw nor press keys")]
+#[allow(dead_code, reason = "these tests press no keys")]
 mod browser;
 #[path = "commands/bursts.rs"]
 mod bursts;

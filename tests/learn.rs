@@ -1,6 +1,8 @@
 //! Learning as a quality engineer does it at a desk: pictures of good parts in, a bank beside the recipe out, and
 //! defective parts found that no model was ever asked about.
 
+#[path = "common/config.rs"]
+mod config;
 #[path = "common/desk.rs"]
 mod desk;
 
@@ -163,10 +165,9 @@ fn a_fixed_place_knows_what_belongs_where() {
     assert_eq!(figures["image"]["verdicts"]["review"], 6, "{figures}");
 }
 
-#[test]
-fn a_first_product_of_ones_own_comes_from_a_folder_of_good_parts() {
-    let desk = desk(RECIPE);
-    let good = parts(&desk, "good", 32, 61);
+/// A folder with pictures of good parts, and of nothing else.
+fn only_good(desk: &Desk) -> String {
+    let good = parts(desk, "good", 32, 61);
     keep(&good, true);
     let text = std::fs::read_to_string(format!("{good}/truth.jsonl")).expect("reads");
     let only = desk.at("only-good");
@@ -177,7 +178,15 @@ fn a_first_product_of_ones_own_comes_from_a_folder_of_good_parts() {
         std::fs::copy(format!("{good}/{file}"), only.join(Path::new(file).file_name().expect("a name")))
             .expect("copies");
     }
-    let (from, out) = (only.display().to_string(), desk.path("recipes"));
+    only.display().to_string()
+}
+
+#[test]
+fn a_first_product_of_ones_own_comes_from_a_folder_of_good_parts() {
+    let desk = desk(RECIPE);
+    let (from, out) = (only_good(&desk), desk.path("recipes"));
+    // It shows nothing, and is left out.
+    image::RgbImage::new(816, 684).save(format!("{from}/black.png")).expect("writes");
     let args = ["new-product", "bracket", "--from", &from, "--mm-per-px", "0.15", "--out", &out, "--json"];
     let made = json(&run(&args));
     assert!(
@@ -195,4 +204,42 @@ fn a_first_product_of_ones_own_comes_from_a_folder_of_good_parts() {
         ["new-product", "b", "--from", &from, "--mm-per-px", "0.15", "--out", &out, "--roi", "0,0,9000,10"];
     assert!(words(&run(&outside)).contains("--roi"));
     assert!(!desk.at("recipes/b.toml").exists());
+}
+
+#[test]
+fn a_first_product_of_ones_own_comes_from_a_configured_camera_and_its_pictures_stay() {
+    let desk = desk(RECIPE);
+    let (from, out) = (only_good(&desk), desk.path("recipes"));
+    // The first that the camera takes.
+    image::RgbImage::new(816, 684).save(format!("{from}/000000.png")).expect("writes");
+    let camera = format!(
+        "[[camera]]\nid = \"top\"\nsource = \"folder\"\nwatch = false\npath = \"{from}\"\npipeline = \"any-part\"\n"
+    );
+    std::fs::write(desk.at("inspectd.toml"), config::config(&desk.at("store"), 1, &camera)).expect("writes");
+    let file = desk.path("inspectd.toml");
+    let take = |name: &str, camera: &str, more: &[&str]| {
+        let args = ["new-product", name, "--camera", camera, "--config", &file, "--mm-per-px", "0.15"];
+        run(&[&args[..], &["--out", &out, "--roi", "0,0,600,600", "--json"], more].concat())
+    };
+    let done = take("bracket", "top", &["--count", "6"]);
+    assert!(words(&done).contains("not used: it shows nothing: dark"), "{}", words(&done));
+    assert_eq!(json(&done)["good"], 6);
+    let kept = |dir: &str| {
+        let files = std::fs::read_dir(desk.at(dir)).expect("is there");
+        let mut names: Vec<_> = files.map(|file| file.expect("reads").file_name()).collect();
+        names.sort();
+        names
+    };
+    let six: Vec<_> = (1..=6).map(|n| std::ffi::OsString::from(format!("{n:04}.png"))).collect();
+    assert_eq!(kept("recipes/bracket-good"), six);
+    let checked = run(&["check", "--strict", &desk.path("recipes/bracket.toml")]);
+    assert!(checked.status.success(), "{}{}", String::from_utf8_lossy(&checked.stdout), words(&checked));
+
+    assert!(words(&take("b", "side", &[])).contains("no such camera; it has top"));
+    let keep = desk.path("recipes/bracket-good");
+    assert!(words(&take("b", "top", &["--keep", &keep])).contains("pictures already"));
+    // The camera ends before it has as many: what it took is not lost.
+    let short = words(&take("b", "top", &["--count", "100"]));
+    assert!(short.contains("of 100 pictures, which are in") && short.contains("b-good"), "{short}");
+    assert!(kept("recipes/b-good").len() >= 10 && !desk.at("recipes/b.toml").exists(), "{short}");
 }

@@ -152,6 +152,14 @@ impl Drop for Client {
     }
 }
 
+/// Whether a daemon runs on the store in `dir`, which need not be there.
+///
+/// # Errors
+/// Somebody else listens in its place, or it cannot be asked.
+pub(crate) fn is_running(dir: &Path) -> io::Result<bool> {
+    Ok(dir.is_dir() && daemon(dir)?.is_some())
+}
+
 /// The running daemon; `None` when none runs.
 fn daemon(dir: &Path) -> io::Result<Option<UnixStream>> {
     let (path, _folder) = address(dir, SOCKET)?;

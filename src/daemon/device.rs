@@ -5,12 +5,10 @@ use super::station::Station;
 use crate::camera::Stop;
 use crate::camera::kind::{DeviceConfig, Health};
 use crate::camera::picture::Condition;
-use crate::camera::supervisor::machine::Limits;
 use crate::camera::supervisor::{Report, Supervised};
 use crate::ipc::Program;
 use crate::publish::StationEvent;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// Looks in a row, half a second apart, that must agree before the alarm is raised or cleared.
 const AGREEING: u32 = 3;
@@ -26,12 +24,6 @@ pub(super) fn open(
     stop: &Stop,
 ) -> std::io::Result<Supervised> {
     let settings = config.settings(id);
-    let mut limits = Limits {
-        picture: Duration::from_millis(config.picture_timeout_ms.into()),
-        frozen: Duration::from_millis(config.frozen_after_ms.into()),
-        ..Limits::default()
-    };
-    limits.open = limits.open.max(config.kind.usual().open);
     let pushed = config.kind.is_line_triggered();
     let (station, id) = (Arc::clone(station), id.to_owned());
     let watch = Mutex::new(Watch::new(config.health));
@@ -49,7 +41,7 @@ pub(super) fn open(
         }
     };
     let program = Program::new(["capture"]);
-    Supervised::new(settings, program, limits, pushed, stop.clone(), Box::new(report))
+    Supervised::new(settings, program, config.limits(), pushed, stop.clone(), Box::new(report))
 }
 
 /// Watches the pictures of one camera.

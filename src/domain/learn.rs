@@ -16,7 +16,7 @@ pub struct LearnWanted {
 pub struct Learnable {
     /// Its name.
     pub pipeline: String,
-    /// Pictures are judged by this version.
+    /// Pictures are judged by this version; empty: a new product, which has none yet.
     pub active: String,
     /// A new version is held to a gate.
     pub is_gated: bool,

@@ -18,6 +18,7 @@ pub mod learn;
 pub mod part;
 pub mod pattern;
 pub mod pipeline;
+pub mod product;
 pub mod recipe;
 pub mod rect;
 pub mod reference;

@@ -74,6 +74,22 @@ impl Part {
         }
     }
 
+    /// A part that a person has called good; `size` is that of its picture, in pixels.
+    pub(crate) fn good(inspection: &Inspection, size: (u32, u32)) -> Self {
+        let truth = Truth {
+            file: inspection.id.clone(),
+            width: size.0,
+            height: size.1,
+            defects: vec![],
+            texts: vec![],
+            good: Some(true),
+            rois: BTreeMap::new(),
+            part_id: None,
+            lot: None,
+        };
+        Self { id: inspection.id.clone(), decided: Decided::Pass, was: inspection.verdict.clone(), truth }
+    }
+
     /// What kind of part it is: good, or defective with its first label.
     pub(crate) fn kind(&self) -> String {
         match (self.decided, self.truth.defects.first()) {

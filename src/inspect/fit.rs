@@ -77,7 +77,7 @@ const fn corners(rect: Rect) -> Region {
 }
 
 /// The first limit that is missed, in words.
-fn first_missed(m: &Measure, limits: &HealthLimits) -> Option<String> {
+pub(crate) fn first_missed(m: &Measure, limits: &HealthLimits) -> Option<String> {
     let HealthLimits { brightness_min, brightness_max, overexposed_max, .. } = *limits;
     let HealthLimits { contrast_min, sharpness_min, sharpness_max, structure_min, .. } = *limits;
     let Measure { brightness, overexposed, contrast, sharpness, structure } = *m;

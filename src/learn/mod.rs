@@ -15,6 +15,7 @@ mod folds;
 pub(crate) mod head;
 pub(crate) mod limit;
 mod logistic;
+pub(crate) mod product;
 pub(crate) mod references;
 mod tile_plane;
 

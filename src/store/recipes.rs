@@ -127,6 +127,15 @@ pub struct ReplayEntry {
     pub ms: u64,
 }
 
+/// A part that a person calls good, and the picture of it that is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoodPart {
+    /// Id of its inspection.
+    pub id: String,
+    /// sha256 (hex) of the picture's file.
+    pub sha256: String,
+}
+
 /// One entry of the ledger.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -148,6 +157,9 @@ pub struct Entry {
     pub is_override: bool,
     /// What the replay gave; `None` of a step without one.
     pub replay: Option<ReplayEntry>,
+    /// The parts of which the first version of a product was made, on the word of `by`; empty of all else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made_of: Vec<GoodPart>,
 }
 
 /// Where a version stands.
@@ -171,6 +183,9 @@ pub struct Book {
     pub active: String,
     /// The version that the file had when it was last decided about: it is not looked at again.
     pub decided: String,
+    /// Its first version was made on this station, so that it needs no file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_made_here: bool,
 }
 
 fn version_key(pipeline: &str, version: &str) -> String {
@@ -456,6 +471,7 @@ mod tests {
             reason: String::new(),
             is_override: false,
             replay: None,
+            made_of: vec![],
         }
     }
 
@@ -465,7 +481,7 @@ mod tests {
         let open = || Store::open(dir.path(), StoreOptions::default()).unwrap();
         let store = open();
         let text: String = "prüfen \"\\\n".repeat(2_000);
-        let book = Book { active: "a".into(), decided: "a".into() };
+        let book = Book { active: "a".into(), decided: "a".into(), ..Book::default() };
         store.append_recipe_step(entry("a", Step::Found), Some((&text, &Files::new())), None).unwrap();
         store.append_recipe_step(entry("a", Step::Active), None, Some(&book)).unwrap();
         store.append_recipe_step(entry("b", Step::Refused), Some(("b", &Files::new())), None).unwrap();
@@ -489,7 +505,7 @@ mod tests {
     fn the_oldest_versions_go_and_the_active_one_stays() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        let book = Book { active: "first".into(), decided: "first".into() };
+        let book = Book { active: "first".into(), decided: "first".into(), ..Book::default() };
         store
             .append_recipe_step(entry("first", Step::Active), Some(("first", &Files::new())), Some(&book))
             .unwrap();

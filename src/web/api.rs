@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use super::{
     accounts, cameras, charts, commands, decide, download, events, guard, images, learn, metrics, outbox,
-    pages, queue, recipes,
+    pages, products, queue, recipes,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -56,9 +56,11 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(recipes::recipes))
         .routes(routes!(recipes::ledger))
         .routes(routes!(recipes::version))
+        .routes(routes!(recipes::file))
         .routes(routes!(recipes::activate))
         .routes(routes!(learn::learn))
         .routes(routes!(learn::start, learn::cancel))
+        .routes(routes!(products::make))
         .routes(routes!(charts::charts))
         .routes(routes!(events::stream))
         .routes(routes!(images::full))

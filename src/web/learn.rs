@@ -61,7 +61,7 @@ impl Learner {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct LearnView {
     pub pipeline: String,
-    /// Pictures are judged by this version.
+    /// Pictures are judged by this version; empty: a new product, which has none yet.
     pub active: String,
     /// A new version is held to a gate; without one it becomes active when all parts of its replay were judged.
     pub is_gated: bool,

@@ -17,6 +17,7 @@
 //! outbox       what the broker has not taken      streams   how many streams, and whose
 //! cameras      how the cameras and their recipes are
 //! recipes      versions of recipes, and what became of them
+//! products     first recipes of new products
 //! shared       what routes take of all this       api       all routes, and the OpenAPI document
 //! ```
 //!
@@ -45,6 +46,7 @@ mod outbox;
 mod pages;
 mod peer;
 pub mod places;
+pub mod products;
 mod queue;
 pub mod recipes;
 mod server;
@@ -62,6 +64,7 @@ use error::WebError;
 use learn::Learning;
 use metrics::Probe;
 use options::WebOptions;
+use products::Products;
 use queue::Pipelines;
 use recipes::Recipes;
 use server::Service;
@@ -154,6 +157,11 @@ impl Web {
     /// From now on something can be learned. The first call counts.
     pub fn learn_with(&self, learning: Arc<dyn Learning>) {
         self.shared.learner.learn_with(learning);
+    }
+
+    /// From now on recipes of new products can be made. The first call counts.
+    pub fn make_products_with(&self, products: Arc<dyn Products>) {
+        self.shared.maker.make_with(products);
     }
 
     /// What has ended by itself, so that the page does not answer or publishes nothing new.

@@ -12,7 +12,7 @@ use super::error::{ApiError, Problem};
 use crate::domain::recipe::{Progress, RecipeError};
 use crate::store::Store;
 use crate::store::error::StoreError;
-use crate::store::recipes::{ChangedPart, Entry, ReplayEntry, VersionState};
+use crate::store::recipes::{ChangedPart, Entry, GoodPart, ReplayEntry, VersionState};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -99,6 +99,15 @@ pub(crate) struct EntryView {
     /// An engineer made it active although its gate did not hold or was not asked.
     pub is_override: bool,
     pub replay: Option<ReplayView>,
+    /// The good parts that a first version was made of, on the word of `by`.
+    pub made_of: Vec<GoodPartView>,
+}
+
+/// A part that a person calls good: the id of its inspection, and the sha256 of its picture.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct GoodPartView {
+    pub id: String,
+    pub sha256: String,
 }
 
 /// What a replay of confirmed parts gave.
@@ -206,6 +215,22 @@ pub(crate) async fn version(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
 }
 
+/// A file beside a version that it judges by: a bank or a head. With the text it makes a recipe for another folder.
+#[utoipa::path(get, path = "/api/v1/recipes/{pipeline}/versions/{version}/files/{file}", tag = "recipes",
+    params(("pipeline" = String, Path), ("version" = String, Path), ("file" = String, Path)), responses(
+    (status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 401, body = Problem),
+    (status = 404, body = Problem)))]
+pub(crate) async fn file(
+    State(store): State<Arc<Store>>,
+    _: Viewer,
+    Path((pipeline, version, file)): Path<(String, String, String)>,
+) -> Result<impl IntoResponse, ApiError> {
+    let words = format!("the version {version:?} of the pipeline {pipeline:?} has no file {file:?}");
+    let files = blocking(&store, move |store| Ok(store.recipe_files(&pipeline, &version)?)).await?;
+    let bytes = files.get(&file).ok_or_else(|| ApiError::not_found(words))?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes.to_vec()))
+}
+
 /// Makes a version that is kept active without a replay: an earlier one again, or one that was refused. The reason
 /// stays in the ledger.
 #[utoipa::path(post, path = "/api/v1/recipes/{pipeline}/active", tag = "recipes",
@@ -250,9 +275,11 @@ impl From<VersionState> for VersionView {
 
 impl From<Entry> for EntryView {
     fn from(entry: Entry) -> Self {
-        let Entry { seq, at, pipeline, version, step, by, reason, is_override, replay } = entry;
+        let Entry { seq, at, pipeline, version, step, by, reason, is_override, replay, made_of } = entry;
         let replay = replay.map(ReplayView::from);
-        Self { seq, at, pipeline, version, step: step.as_str(), by, reason, is_override, replay }
+        let of = |GoodPart { id, sha256 }| GoodPartView { id, sha256 };
+        let made_of = made_of.into_iter().map(of).collect();
+        Self { seq, at, pipeline, version, step: step.as_str(), by, reason, is_override, replay, made_of }
     }
 }
 

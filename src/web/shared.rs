@@ -7,6 +7,7 @@
 //! Exports        how many run                     Events     who listens, and what is new
 //! Line           commands to the line             Metrics    figures, health
 //! StationView    how the cameras are              Learner    learns from confirmed parts
+//! Maker          makes recipes of new products
 //! ```
 //!
 //! A new state is a field here and a line in `states!`; its routes are added in `api`.
@@ -22,6 +23,7 @@ use super::images::Pictures;
 use super::learn::Learner;
 use super::metrics::{Metrics, Probe};
 use super::options::WebOptions;
+use super::products::Maker;
 use super::queue::{ActiveRecipes, Pipelines};
 use super::recipes::Keeper;
 use crate::clock::Clock;
@@ -39,6 +41,7 @@ pub(crate) struct Shared {
     pub recipes: Arc<ActiveRecipes>,
     pub keeper: Arc<Keeper>,
     pub learner: Arc<Learner>,
+    pub maker: Arc<Maker>,
     pub pictures: Arc<Pictures>,
     pub exports: Arc<Exports>,
     pub events: Arc<Events>,
@@ -63,6 +66,7 @@ states! {
     recipes: ActiveRecipes,
     keeper: Keeper,
     learner: Learner,
+    maker: Maker,
     pictures: Pictures,
     exports: Exports,
     events: Events,
@@ -93,6 +97,7 @@ impl Shared {
             events: Arc::new(Events::new(Arc::clone(&store))),
             keeper: Arc::default(),
             learner: Arc::default(),
+            maker: Arc::default(),
             line: Arc::default(),
             view: Arc::default(),
             metrics: Arc::new(Metrics::new(Arc::clone(&store), probe, options.open_metrics)),

@@ -1,6 +1,9 @@
 //! Learning on the running station, from outside: from confirmed parts to a version that judges by them, over HTTP and
 //! on the page; and what is left when it is cancelled, refused or killed.
 
+#[path = "product.rs"]
+mod product;
+
 use super::browser::Browser;
 use super::{PIPELINE, Plc, engine, http};
 use crate::broker::{Broker, until};

@@ -32,10 +32,12 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("get", "/api/v1/recipes", Some(Role::Viewer)),
     ("get", "/api/v1/recipes/{pipeline}/ledger", Some(Role::Viewer)),
     ("get", "/api/v1/recipes/{pipeline}/versions/{version}", Some(Role::Viewer)),
+    ("get", "/api/v1/recipes/{pipeline}/versions/{version}/files/{file}", Some(Role::Viewer)),
     ("post", "/api/v1/recipes/{pipeline}/active", Some(Role::Engineer)),
     ("get", "/api/v1/learn", Some(Role::Viewer)),
     ("post", "/api/v1/learn/{pipeline}", Some(Role::Engineer)),
     ("delete", "/api/v1/learn/{pipeline}", Some(Role::Engineer)),
+    ("post", "/api/v1/products", Some(Role::Engineer)),
     ("get", "/api/v1/events", Some(Role::Viewer)),
     ("get", "/api/v1/images/{sha256}", Some(Role::Viewer)),
     ("get", "/api/v1/thumbs/{sha256}", Some(Role::Viewer)),
@@ -66,6 +68,7 @@ fn body(path: &str) -> &'static str {
         "/api/v1/commands/{command}" => r#"{"camera":"cam1","part_id":"P1"}"#,
         "/api/v1/recipes/{pipeline}/active" => r#"{"version":"0a1b2c3d4e5f","reason":"because"}"#,
         "/api/v1/learn/{pipeline}" => r#"{"what":"references"}"#,
+        "/api/v1/products" => r#"{"name":"nut","camera":"cam1","inspections":[],"mm_per_px":0.1}"#,
         "/api/v1/accounts" => r#"{"name":"new","password":"long enough","role":"viewer"}"#,
         "/api/v1/tokens" => r#"{"name":"new","role":"viewer"}"#,
         _ => "",
@@ -100,7 +103,8 @@ fn every_route_lets_in_whom_it_should_and_nobody_else() {
             .replace("{name}", "ghost")
             .replace("{command}", "trigger")
             .replace("{pipeline}", "photo")
-            .replace("{version}", "0a1b2c3d4e5f");
+            .replace("{version}", "0a1b2c3d4e5f")
+            .replace("{file}", "photo.bank");
         let real = if *path == "/api/v1/export" { format!("{real}?format=csv") } else { real };
         for role in [None, Some(Role::Viewer), Some(Role::Operator), Some(Role::Engineer)] {
             let before = everything();

@@ -6,6 +6,7 @@ use inspectd::domain::camera::{CameraStatus, LineState};
 use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::inspection::Inspection;
 use inspectd::domain::learn::{LearnRefusal, LearnWanted, Learnable};
+use inspectd::domain::product::{NewProduct, ProductRefusal};
 use inspectd::domain::recipe::{Progress, RecipeError};
 use inspectd::domain::rect::BoxPx;
 use inspectd::domain::text::TextLine;
@@ -20,6 +21,7 @@ use inspectd::web::cameras::{Warning, Warnings};
 use inspectd::web::learn::Learning;
 use inspectd::web::metrics::Health;
 use inspectd::web::options::WebOptions;
+use inspectd::web::products::Products;
 use inspectd::web::recipes::Recipes;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -158,6 +160,15 @@ impl Learning for NoPipelines {
     }
 }
 
+/// Whom the page asks for a new product where every name is taken.
+struct NoNames;
+
+impl Products for NoNames {
+    fn make(&self, wanted: NewProduct, _: &str) -> Result<(), ProductRefusal> {
+        Err(ProductRefusal::Exists { name: wanted.name })
+    }
+}
+
 impl Server {
     /// With `parts` inspections, the accounts viewer, operator and engineer, and a token for each.
     pub(crate) fn start(parts: u64) -> Self {
@@ -207,6 +218,7 @@ impl Server {
         }));
         web.keep_recipes(Arc::new(NoVersions));
         web.learn_with(Arc::new(NoPipelines));
+        web.make_products_with(Arc::new(NoNames));
         Self { web, store, commanded, dir }
     }
 

@@ -4,6 +4,7 @@ use super::common::not_built;
 use super::table::Kind;
 use crate::camera::keyframe::Policy;
 use crate::camera::picture::{Correction, Lens};
+use crate::camera::supervisor::machine::Limits;
 use crate::camera::trigger::{TriggerConfig, TriggerOn};
 use crate::camera::window::{Rule, Stamps};
 use crate::document::{Section, Text, quoted};
@@ -84,6 +85,17 @@ impl DeviceConfig {
     pub(super) fn rule(&self) -> Rule {
         let Rule { within, on_its_way, stamps } = self.kind.usual().rule;
         Rule { within, on_its_way: on_its_way + Duration::from_millis(self.latency_ms.into()), stamps }
+    }
+
+    /// When its capture child is no good any more.
+    pub(crate) fn limits(&self) -> Limits {
+        let usual = Limits::default();
+        Limits {
+            picture: Duration::from_millis(self.picture_timeout_ms.into()),
+            frozen: Duration::from_millis(self.frozen_after_ms.into()),
+            open: usual.open.max(self.kind.usual().open),
+            ..usual
+        }
     }
 
     /// What the capture child of this camera opens.

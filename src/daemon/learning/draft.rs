@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// The active recipe as it will be with what is learned, which is still missing.
 pub(super) struct Draft {
-    /// The version that it is made of.
+    /// The version that it is made of; empty: it is the first.
     pub base: String,
     /// Without its banks.
     pub pipeline: Pipeline,
@@ -60,6 +60,18 @@ impl Draft {
         let rule = rule.clone();
         let base = recipe.pipeline.version.clone();
         Ok(Self { base, pipeline, prompt, rule, text, files: recipe.files.clone() })
+    }
+
+    /// The first version of a recipe, whose only prompt asks for its bank.
+    ///
+    /// # Errors
+    /// The text is no recipe, in words.
+    pub(super) fn first(name: &str, text: String) -> Result<Self, String> {
+        let file = format!("the first recipe of {name}");
+        let pipeline = pipeline_to_learn(&file, &text).map_err(|error| error.to_string())?;
+        let (prompt, rule) = asked(&pipeline, Learning::Bank, None).map_err(|error| error.to_string())?;
+        let rule = rule.clone();
+        Ok(Self { base: String::new(), pipeline, prompt, rule, text, files: Files::new() })
     }
 
     /// Text and files of the recipe with the bank.

@@ -9,6 +9,8 @@
 //! - Nothing is kept before the version is handed over; then it is one of the recipes' steps.
 //! - All features of a bank are those of one model.
 
+mod first;
+
 use super::ask;
 use super::draft::Draft;
 use super::sample;
@@ -82,7 +84,11 @@ impl<'a> Job<'a> {
 
     /// What came of it.
     pub(super) fn run(mut self) -> LearnOutcome {
-        self.outcome.end = match self.learned() {
+        let learned = match &self.request.product {
+            Some(ground) => self.first(ground),
+            None => self.learned(),
+        };
+        self.outcome.end = match learned {
             Ok(learned) => self.proven(learned),
             Err(ended) => self.ended(ended),
         };
@@ -123,7 +129,7 @@ impl<'a> Job<'a> {
         let (text, files) = draft.with_bank(bank);
         let by = format!("{by}, learned");
         let cancel = Arc::clone(&self.request.cancel);
-        Ok(Learned { pipeline: name.clone(), base, text, files, by, cancel })
+        Ok(Learned { pipeline: name.clone(), base, text, files, by, cancel, made_of: vec![] })
     }
 
     /// The features of all parts; one that is no proper picture of the recipe is left out and named.

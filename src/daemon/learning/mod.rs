@@ -15,6 +15,7 @@ mod draft;
 mod job;
 #[cfg(test)]
 mod kept_tests;
+mod product;
 mod sample;
 
 use super::recipes::{Cancel, Recipes};
@@ -35,6 +36,7 @@ use crate::web::learn as web;
 use crate::web::recipes::Recipes as _;
 use draft::Draft;
 use job::Job;
+use product::Ground;
 use sample::Counts;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +52,8 @@ const LOOK: Duration = Duration::from_secs(1);
 struct Request {
     pipeline: String,
     wanted: LearnWanted,
+    /// `None`: confirmed parts of a pipeline that there is.
+    product: Option<Ground>,
     by: String,
     cancel: Arc<Cancel>,
 }
@@ -108,6 +112,27 @@ impl Learning {
         self.requests.close();
     }
 
+    /// Hands a job to the thread, which has no other.
+    ///
+    /// # Errors
+    /// `Busy`, `Stopping`.
+    fn begin(&self, jobs: &mut Jobs, request: Request) -> Result<(), LearnRefusal> {
+        if let Some((job, _)) = &jobs.now {
+            return Err(LearnRefusal::Busy { pipeline: job.pipeline.clone() });
+        }
+        let (pipeline, by, cancel) =
+            (request.pipeline.clone(), request.by.clone(), Arc::clone(&request.cancel));
+        match self.requests.push(request) {
+            Pushed::Queued => {}
+            Pushed::Dropped(_) => return Err(LearnRefusal::Busy { pipeline }),
+            Pushed::Closed(_) => return Err(LearnRefusal::Stopping),
+        }
+        tracing::info!(pipeline, by, "learning begins");
+        let (at, step) = (rfc3339(SystemTime::now()), LearnStep::Looking);
+        jobs.now = Some((LearnJob { pipeline, by, at, step, done: 0, total: 0 }, cancel));
+        Ok(())
+    }
+
     /// The confirmed parts by pipeline, as they were a moment ago.
     fn counts(&self) -> Result<BTreeMap<String, Counts>, StoreError> {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,7 +168,10 @@ impl web::Learning for Learning {
                 last: jobs.last.get(&pipeline.name).cloned(),
             }
         };
-        Ok(self.shared.registry.all().iter().map(|recipe| of(&recipe.pipeline)).collect())
+        let registry = &self.shared.registry;
+        let mut all: Vec<_> = registry.all().iter().map(|recipe| of(&recipe.pipeline)).collect();
+        all.extend(product::without_recipe(registry, &jobs));
+        Ok(all)
     }
 
     fn start(&self, pipeline: &str, wanted: LearnWanted, by: &str) -> Result<(), LearnRefusal> {
@@ -158,25 +186,11 @@ impl web::Learning for Learning {
         let counts = sample::counts(&self.shared.store).map_err(not_stored)?;
         let good = counts.get(pipeline).map_or(0, |counts| counts.good);
         let mut jobs = self.shared.jobs();
-        if let Some((job, _)) = &jobs.now {
-            return Err(LearnRefusal::Busy { pipeline: job.pipeline.clone() });
-        }
-        if good < GOOD_MIN {
+        if jobs.now.is_none() && good < GOOD_MIN {
             return Err(LearnRefusal::TooLittle { good, least: GOOD_MIN });
         }
-        let cancel = Arc::<Cancel>::default();
-        let request = Request { pipeline: name(), wanted, by: by.to_owned(), cancel: Arc::clone(&cancel) };
-        match self.requests.push(request) {
-            Pushed::Queued => {}
-            Pushed::Dropped(_) => return Err(LearnRefusal::Busy { pipeline: name() }),
-            Pushed::Closed(_) => return Err(LearnRefusal::Stopping),
-        }
-        let (at, step) = (rfc3339(SystemTime::now()), LearnStep::Looking);
-        let job = LearnJob { pipeline: name(), by: by.to_owned(), at, step, done: 0, total: 0 };
-        jobs.now = Some((job, cancel));
-        drop(jobs);
-        tracing::info!(pipeline, by, "learning from confirmed parts begins");
-        Ok(())
+        let (by, cancel) = (by.to_owned(), Arc::default());
+        self.begin(&mut jobs, Request { pipeline: name(), wanted, product: None, by, cancel })
     }
 
     fn cancel(&self, pipeline: &str, by: &str) -> Result<(), LearnRefusal> {

@@ -5,6 +5,8 @@
 //!                                                        '--cancelled; another version is active; the file was edited
 //! ```
 //!
+//! The first version of a new product comes the same way; it has no base, and there is nothing to replay.
+//!
 //! Nothing of it lies in the folder, which the daemon need not be able to write to: its text and its files are kept in
 //! the store from its first step on.
 
@@ -13,6 +15,7 @@ use super::{Keeper, Recipes, Request};
 use crate::domain::recipe::RecipeError;
 use crate::recipe::beside::{Files, version_of};
 use crate::store::error::StoreError;
+use crate::store::recipes::GoodPart;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 
@@ -36,12 +39,14 @@ impl Cancel {
 #[derive(Clone, Debug)]
 pub(in crate::daemon) struct Learned {
     pub pipeline: String,
-    /// The version that was active when it was learned.
+    /// The version that was active when it was learned; empty: it is the first of a new product.
     pub base: String,
     pub text: String,
     pub files: Files,
     pub by: String,
     pub cancel: Arc<Cancel>,
+    /// The good parts of a new product.
+    pub made_of: Vec<GoodPart>,
 }
 
 impl Learned {
@@ -68,6 +73,17 @@ pub(super) struct Waiting {
 }
 
 impl Recipes {
+    /// Whether there is a recipe of this name, or a file that would be one.
+    ///
+    /// # Errors
+    /// `StoreError` when the database cannot be read.
+    pub(in crate::daemon) fn is_known(&self, pipeline: &str) -> Result<bool, StoreError> {
+        let is_active = self.registry.get(pipeline).is_some();
+        let book = self.store.recipe_book(pipeline)?;
+        let was_active = book.is_some_and(|book| !book.active.is_empty());
+        Ok(is_active || was_active || self.file(pipeline).exists())
+    }
+
     /// Hands a learned version over; its fate comes once it is decided about, and nothing when the station stops before.
     ///
     /// # Errors
@@ -94,13 +110,17 @@ impl Keeper {
     }
 
     fn fate(&self, learned: &Learned) -> Result<Fate, StoreError> {
-        let Learned { pipeline, base, text, files, by, cancel } = learned;
+        let Learned { pipeline, base, text, files, by, cancel, made_of } = learned;
+        if base.is_empty() && self.recipes.is_known(pipeline)? {
+            let reason = format!("a recipe {pipeline} came meanwhile: take another name");
+            return Ok(Fate::Refused { reason });
+        }
         let book = self.recipes.store.recipe_book(pipeline)?.unwrap_or_default();
         // What nobody has looked at yet is newer than what was learned: it counts as edited meanwhile.
         let is_old = |file: &String| *file == book.decided || *file == book.active;
         let file = self.recipes.version_of_file(pipeline).filter(is_old);
         let origin = Origin::Learned { base, file, cancel };
-        let candidate = Candidate { pipeline, version: learned.version(), text, files, by, origin };
+        let candidate = Candidate { pipeline, version: learned.version(), text, files, by, made_of, origin };
         match self.prove(&candidate)? {
             Fate::Dropped => self.outdated(&candidate),
             fate => Ok(fate),

@@ -283,7 +283,8 @@ impl Keeper {
             // The file is what is active again: there is nothing to prove.
             return self.recipes.decided(pipeline, &version);
         }
-        let candidate = Candidate { pipeline, version, text, files, by, origin: Origin::Folder };
+        let candidate =
+            Candidate { pipeline, version, text, files, by, made_of: &[], origin: Origin::Folder };
         // Where it is dropped, the next look finds what is wanted now.
         self.prove(&candidate).map(|_| ())
     }
@@ -297,8 +298,11 @@ impl Keeper {
         };
         self.recipes.note(candidate, Step::Checked, String::new(), None, false, None)?;
         let rules = self.recipes.rules(&recipe.pipeline);
-        // What was learned shows before and after, whether a gate asks for it or not.
-        if rules.is_empty() && matches!(candidate.origin, Origin::Folder) {
+        if candidate.is_first() && self.is_outdated(candidate) {
+            return self.outdated(candidate);
+        }
+        // What was learned shows before and after, whether a gate asks for it or not; a first version has no before.
+        if rules.is_empty() && (matches!(candidate.origin, Origin::Folder) || candidate.is_first()) {
             return self.recipes.make_active(candidate, recipe);
         }
         match self.replay_candidate(candidate, &recipe.pipeline, &rules) {

@@ -7,6 +7,7 @@
 //! | the active version | has another one, and no gate asks for a proof | the file's is active |
 //! | the active version | has another one that a gate must prove, or that was decided about, or that has errors | the known one stays, by its kept text |
 //! | nothing, or a text that does not read any more | has errors | the config is refused |
+//! | a version that was made on this station | is not there | the known one is active, by its kept text |
 
 use super::steps::entry;
 use crate::config::Config;
@@ -47,7 +48,26 @@ pub(crate) fn open(config: &Config, store: &Store) -> anyhow::Result<Arc<Registr
     if !problems.is_empty() {
         return Err(ReadError::Invalid { problems }.into());
     }
+    made_here(&mut active, store)?;
     Ok(Arc::new(Registry::new(active)))
+}
+
+/// Adds the recipes that were made on this station and have no sound file: their kept texts are what there is of them.
+fn made_here(active: &mut Vec<Recipe>, store: &Store) -> anyhow::Result<()> {
+    for (name, book) in store.recipe_books()? {
+        if !book.is_made_here || active.iter().any(|recipe| recipe.pipeline.name == name) {
+            continue;
+        }
+        match kept(&name, store)? {
+            Some(recipe) => active.push(recipe),
+            None => tracing::error!(
+                pipeline = name,
+                version = book.active,
+                "the recipe was made here, and its text is not kept any more: nothing is judged by it"
+            ),
+        }
+    }
+    Ok(())
 }
 
 fn shown(problems: &[Problem]) -> String {
@@ -81,7 +101,7 @@ fn of_file(recipe: &Recipe, store: &Store) -> anyhow::Result<Recipe> {
     if book.as_ref().is_some_and(|book| book.active == *version) {
         return Ok(recipe.clone());
     }
-    let is_first = book.is_none();
+    let (is_first, is_made_here) = (book.is_none(), book.as_ref().is_some_and(|book| book.is_made_here));
     let mut reason = String::new();
     if let Some(book) = book {
         match kept(name, store)? {
@@ -94,7 +114,7 @@ fn of_file(recipe: &Recipe, store: &Store) -> anyhow::Result<Recipe> {
             None => reason = format!("the active version {} cannot be read any more", book.active),
         }
     }
-    let book = Book { active: version.clone(), decided: version.clone() };
+    let book = Book { active: version.clone(), decided: version.clone(), is_made_here };
     let step = entry(name, version, Step::Active, BY, reason, None);
     match store.append_recipe_step(step, Some((&recipe.text, &recipe.files)), Some(&book)) {
         Ok(_) => {}

@@ -110,7 +110,7 @@ fn a_learned_version_stays_active_beside_the_file_that_it_was_made_of() {
     let of_file = kitchen.start().unwrap();
     let learned = format!("{}\n# learned\n", kitchen.text);
     let active = version(&learned);
-    let book = Book { active: active.clone(), decided: of_file.clone() };
+    let book = Book { active: active.clone(), decided: of_file.clone(), ..Book::default() };
     let store = kitchen.store();
     let found = entry("photo", &active, Step::Found, "anna", String::new(), None);
     store
@@ -156,12 +156,42 @@ fn a_learned_version_is_active_with_its_bank_and_never_without_it() {
         let of_file = kitchen.start().unwrap();
         let text = with_prompt(&kitchen.text, "photo", FeatureSource::Backbone);
         let learned = version_of(&text, &files);
-        let book = Book { active: learned.clone(), decided: of_file.clone() };
+        let book = Book { active: learned.clone(), decided: of_file.clone(), is_made_here: false };
         let step = |step| entry("photo", &learned, step, "anna", String::new(), None);
         let store = kitchen.store();
         store.append_recipe_step(step(Step::Found), Some((&text, &files)), None).unwrap();
         store.append_recipe_step(step(Step::Active), None, Some(&book)).unwrap();
         drop(store);
         assert_eq!(kitchen.start().unwrap(), if is_whole { learned } else { of_file });
+    }
+}
+
+#[test]
+fn a_recipe_that_was_made_here_needs_no_file_and_one_whose_file_has_gone_is_not_known() {
+    let kitchen = Kitchen::new();
+    let store = kitchen.store();
+    for (name, is_made_here) in [("nut", true), ("bolt", false)] {
+        let text = kitchen.text.replace("name = \"photo\"", &format!("name = \"{name}\""));
+        let active = version(&text);
+        let book = Book { active: active.clone(), decided: String::new(), is_made_here };
+        let step = entry(name, &active, Step::Active, "anna", String::new(), None);
+        let kept = (text.as_str(), &crate::recipe::beside::Files::default());
+        store.append_recipe_step(step, Some(kept), Some(&book)).unwrap();
+    }
+    drop(store);
+    assert_eq!(kitchen.start().unwrap(), version(&kitchen.text));
+    let store = kitchen.store();
+    let known = open(&read(&kitchen.path("inspectd.toml")), &store).unwrap();
+    assert_eq!(known.names(), ["nut", "photo"]);
+    drop(store);
+    // A file of its name is a newer word, and is kept like one that was made here.
+    let edited = kitchen.text.replace("name = \"photo\"", "name = \"nut\"") + "\n# edited\n";
+    std::fs::write(kitchen.path("pipelines/nut.toml"), &edited).unwrap();
+    for _ in 0..2 {
+        let store = kitchen.store();
+        let known = open(&read(&kitchen.path("inspectd.toml")), &store).unwrap();
+        assert_eq!(known.pipeline("nut").unwrap().version, version(&edited));
+        drop(store);
+        std::fs::remove_file(kitchen.path("pipelines/nut.toml")).ok();
     }
 }

@@ -194,7 +194,7 @@ impl Keeper {
     }
 
     /// Serves requests; true when the candidate is not wanted any more.
-    fn is_outdated(&self, candidate: &Candidate<'_>) -> bool {
+    pub(super) fn is_outdated(&self, candidate: &Candidate<'_>) -> bool {
         while let Popped::Item(request) = self.recipes.requests.pop(Some(Duration::ZERO)) {
             // A look comes by itself, after this.
             let _ = self.serve(request);

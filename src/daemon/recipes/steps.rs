@@ -10,7 +10,7 @@ use crate::publish::StationEvent;
 use crate::recipe::beside::{self, Files, version_of};
 use crate::recipe::registry::Recipe;
 use crate::store::error::StoreError;
-use crate::store::recipes::{Book, Entry, REASON_CHARS_MAX, ReplayEntry, Step};
+use crate::store::recipes::{Book, Entry, GoodPart, REASON_CHARS_MAX, ReplayEntry, Step};
 use crate::store::record::rfc3339;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -25,6 +25,8 @@ pub(super) struct Candidate<'a> {
     pub files: &'a Files,
     /// Who brought it.
     pub by: &'a str,
+    /// The good parts that it was made of, of the first version of a product.
+    pub made_of: &'a [GoodPart],
     pub origin: Origin<'a>,
 }
 
@@ -32,14 +34,22 @@ pub(super) struct Candidate<'a> {
 pub(super) enum Origin<'a> {
     /// The folder's file holds it.
     Folder,
-    /// It is the version `base` with what was learned from confirmed parts. `file` is the version that the folder's file
+    /// It is the version `base` with what was learned from confirmed parts, or the first of a product, whose base is
+    /// empty. `file` is the version that the folder's file
     /// held when it came; `None`: there was none.
     Learned { base: &'a str, file: Option<String>, cancel: &'a Cancel },
 }
 
 impl Candidate<'_> {
     fn entry(&self, step: Step, reason: String, replay: Option<ReplayEntry>) -> Entry {
-        entry(self.pipeline, &self.version, step, self.by, reason, replay)
+        // Said once: what the first step says of a version holds for all of them.
+        let made_of = if step == Step::Found { self.made_of.to_vec() } else { vec![] };
+        Entry { made_of, ..entry(self.pipeline, &self.version, step, self.by, reason, replay) }
+    }
+
+    /// True for the first version of a product, which no file holds.
+    pub(super) fn is_first(&self) -> bool {
+        matches!(self.origin, Origin::Learned { base: "", .. })
     }
 }
 
@@ -109,16 +119,14 @@ impl Recipes {
         if self.is_decided(candidate)? {
             return Ok(Fate::Dropped);
         }
+        let former = self.store.recipe_book(candidate.pipeline)?.unwrap_or_default();
+        let is_made_here = former.is_made_here || candidate.is_first();
         let decided = match &candidate.origin {
-            Origin::Folder => Some(candidate.version.clone()),
+            Origin::Folder => candidate.version.clone(),
             // The file holds an older word, which needs no more looks, now or after the next start.
-            Origin::Learned { file, .. } => file.clone(),
+            Origin::Learned { file, .. } => file.clone().unwrap_or(former.decided),
         };
-        let decided = match decided {
-            Some(decided) => decided,
-            None => self.store.recipe_book(candidate.pipeline)?.unwrap_or_default().decided,
-        };
-        let book = Book { active: candidate.version.clone(), decided };
+        let book = Book { active: candidate.version.clone(), decided, is_made_here };
         let entry = candidate.entry(Step::Active, String::new(), None);
         let mut kept = None;
         let keep = || {
@@ -165,13 +173,22 @@ impl Recipes {
         let was_active = known.iter().any(|state| state.version == version && state.was_active);
         let files = store.recipe_files(pipeline, version).map_err(not_stored)?;
         let (version_kept, origin) = (version.to_owned(), Origin::Folder);
-        let candidate = Candidate { pipeline, version: version_kept, text: &text, files: &files, by, origin };
+        let candidate = Candidate {
+            pipeline,
+            version: version_kept,
+            text: &text,
+            files: &files,
+            by,
+            made_of: &[],
+            origin,
+        };
         let recipe = self.checked(&candidate).map_err(|reason| RecipeError::Unfit { reason })?;
         let _one_at_a_time = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         let book = store.recipe_book(pipeline).map_err(not_stored)?.unwrap_or_default();
         // It is the newer word: the file as it is now, perhaps under replay at this moment, needs no more looks.
-        let decided = self.version_of_file(pipeline).unwrap_or(book.decided);
-        let book = Book { active: version.to_owned(), decided };
+        let Book { decided, is_made_here, .. } = book;
+        let decided = self.version_of_file(pipeline).unwrap_or(decided);
+        let book = Book { active: version.to_owned(), decided, is_made_here };
         let mut entry = candidate.entry(Step::Active, reason.trim().to_owned(), None);
         entry.is_override = !was_active;
         let mut kept = None;
@@ -316,5 +333,6 @@ pub(super) fn entry(
         reason,
         is_override: false,
         replay,
+        made_of: vec![],
     }
 }

@@ -19,7 +19,7 @@ export async function learn(main) {
     const all = await get("/api/v1/learn").catch(() => null);
     if (main.dataset.view !== "learn" || !main.isConnected) return;
     const now = JSON.stringify(all);
-    if (all && now !== shown) replace(main, h("div.sheetlike", {}, all.map((one) => card(one, refresh))));
+    if (all && now !== shown) replace(main, h("div.sheetlike", {}, newProduct(), all.filter((one) => one.active).map((one) => card(one, refresh))));
     shown = all ? now : shown;
   };
   const refresh = () => look();
@@ -28,6 +28,8 @@ export async function learn(main) {
     await new Promise((go) => setTimeout(go, EVERY_MS));
   }
 }
+
+const newProduct = () => may("engineer") && h("a.button.new-product", { href: "/?view=product" }, t("np_new"));
 
 function card(one, again) {
   const count = (n, word) => `${number(n)} ${t(word)}`;
@@ -61,7 +63,7 @@ function start(one, bank, again) {
   return h("div.inline", {}, features, h("button.primary.start", { disabled: !one.is_enough, onclick: go }, t(bank ? "l_again" : "learn")));
 }
 
-function progress(one, again) {
+export function progress(one, again) {
   const { step, done, total, by } = one.job;
   const cancel = async () => {
     try { await del(path(one.pipeline)); } catch (refused) { toast(refused.message, null, "bad"); }
@@ -73,7 +75,7 @@ function progress(one, again) {
     may("engineer") && h("div.inline", {}, h("button.cancel", { onclick: cancel }, t("cancel"))));
 }
 
-function outcome(one, again) {
+export function outcome(one, again) {
   const { end, reason, version, figures, left_out: some, left_out_count: count, at, by } = one.last;
   const word = end === "active" ? "good" : end === "cancelled" ? "" : "bad";
   return h("div.came", { "data-end": end },

@@ -12,6 +12,7 @@ import { people } from "./people.js";
 import { cameras } from "./cameras.js";
 import { recipes } from "./recipes.js";
 import { learn } from "./learn.js";
+import { product } from "./product.js";
 
 const app = document.getElementById("app");
 export const state = { me: null, view: null, queue: null, live: false };
@@ -126,7 +127,7 @@ async function leave() {
 
 function show() {
   const given = params();
-  state.view = ["charts", "recipes", "learn"].includes(given.view) || (given.view === "people" && may("engineer")) ? given.view : "queue";
+  state.view = ["charts", "recipes", "learn"].includes(given.view) || (["people", "product"].includes(given.view) && may("engineer")) ? given.view : "queue";
   state.queue?.gone();
   state.queue = null;
   const main = frame();
@@ -134,6 +135,7 @@ function show() {
   if (state.view === "charts") charts(main);
   else if (state.view === "recipes") recipes(main);
   else if (state.view === "learn") learn(main);
+  else if (state.view === "product") product(main);
   else if (state.view === "people") people(main);
   else {
     state.queue = new Queue(main);

@@ -67,14 +67,23 @@ export function activate(pipeline, version, again) {
 export async function details(pipeline, version) {
   const all = await get(`${path(pipeline, "ledger")}?${query({ limit: 200 })}`);
   const entries = all.filter((entry) => entry.version === version);
-  const text = h("pre.recipe", {});
-  fetch(path(pipeline, `versions/${encodeURIComponent(version)}`)).then(async (answer) => { if (answer.ok) text.textContent = await answer.text(); });
+  const [text, files] = [h("pre.recipe", {}), h("p.files", {})];
+  const at = path(pipeline, `versions/${encodeURIComponent(version)}`);
+  fetch(at).then(async (answer) => {
+    if (!answer.ok) return;
+    text.textContent = await answer.text();
+    // What the version judges by beside its text.
+    const names = [...text.textContent.matchAll(/^(?:bank|head) = "([^"]+)"/gm)].map((found) => found[1]);
+    replace(files, names.map((name) => h("a", { href: `${at}/files/${encodeURIComponent(name)}`, download: name }, `${name} `)));
+  });
   sheet(`${pipeline} ${version}`, () => h("div.body.ledger", {},
     entries.map((entry) => h("article", { "data-step": entry.step },
       h("p", {}, h("strong", {}, t(`s_${entry.step}`)), entry.is_override && ` (${t("overridden")})`, h("span.quiet", {}, ` ${when(entry.at)} · ${entry.by}`)),
       entry.reason && h("p.reason", {}, entry.reason),
+      entry.made_of.length > 0 && h("details.made-of", {}, h("summary", {}, `${t("np_madeOf")} ${entry.made_of.length}`),
+        h("ul", {}, entry.made_of.map((part) => h("li", {}, h("a", { href: `/?id=${encodeURIComponent(part.id)}` }, part.id))))),
       entry.replay && shownReplay(entry.replay))),
-    h("details", {}, h("summary", {}, t("recipeText")), text)));
+    h("details", {}, h("summary", {}, t("recipeText")), files, text)));
 }
 
 const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(1)} %`);
