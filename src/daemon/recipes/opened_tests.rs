@@ -156,7 +156,7 @@ fn a_learned_version_is_active_with_its_bank_and_never_without_it() {
         let of_file = kitchen.start().unwrap();
         let text = with_prompt(&kitchen.text, "photo", FeatureSource::Backbone);
         let learned = version_of(&text, &files);
-        let book = Book { active: learned.clone(), decided: of_file.clone(), is_made_here: false };
+        let book = Book { active: learned.clone(), decided: of_file.clone(), ..Book::default() };
         let step = |step| entry("photo", &learned, step, "anna", String::new(), None);
         let store = kitchen.store();
         store.append_recipe_step(step(Step::Found), Some((&text, &files)), None).unwrap();
