@@ -25,7 +25,7 @@ use rayon::prelude::*;
 /// Parts of each kind without which nothing is learned.
 pub(crate) const KIND_MIN: usize = 10;
 /// Below so many of a kind, a head is told to be weak.
-const KIND_FEW: usize = 20;
+pub(crate) const KIND_FEW: usize = 20;
 /// Strengths that are tried, the strongest first.
 const STRENGTHS: [f64; 6] = [3.0, 1.0, 0.3, 0.1, 0.03, 0.01];
 
@@ -50,6 +50,10 @@ pub(crate) struct Figures {
     pub with_boxes: usize,
     pub labels: Vec<LabelFigures>,
     pub strength: f64,
+    /// Times that other parts were kept back.
+    pub folds: usize,
+    /// Lots that were kept back whole; `None`: parts were kept back one by one, all of a kind being of one lot.
+    pub lots: Option<usize>,
     /// Area under the ROC curve over parts.
     pub auroc: f64,
     /// Good parts over the limit, and defective ones.
@@ -85,20 +89,23 @@ pub(crate) fn enough(good: usize, bad: usize) -> Result<(), LearnError> {
     Err(LearnError::TooLittle { why })
 }
 
-/// Learns a head.
+/// Learns a head, for as long as `go_on` says so; once it has said no, it always does.
 ///
 /// # Errors
-/// `TooLittle`: there are too few parts, or those that were kept back could not be told apart.
-pub(crate) fn learn(examples: &[Example], wanted: &Wanted<'_>) -> Result<(Head, Figures), LearnError> {
+/// `TooLittle`: there are too few parts, or those that were kept back could not be told apart. `Stopped`.
+pub(crate) fn learn(
+    examples: &[Example],
+    wanted: &Wanted<'_>,
+    go_on: &(dyn Fn() -> bool + Sync),
+) -> Result<(Head, Figures), LearnError> {
     let bad = examples.iter().filter(|e| !e.is_good()).count();
     let good = examples.len() - bad;
     enough(good, bad)?;
     let parts: Vec<Part> = examples.iter().map(Part::of).collect();
     same_size(examples, &parts)?;
-    let dealt: Vec<_> = examples.iter().map(|e| (e.confirmed.lot.as_deref(), !e.is_good())).collect();
-    let folds = folds::deal(&dealt);
-    let (strength, scores) = strength(&parts, &folds);
-    let cells = cell_planes::learn(examples, &folds);
+    let folds = dealt(examples);
+    let (strength, scores) = strength(&parts, &folds, go_on).ok_or(LearnError::Stopped)?;
+    let cells = cell_planes::learn(examples, &folds, go_on).ok_or(LearnError::Stopped)?;
     let together = Together::of(&parts, &scores, &cells.largest);
     let (of_bad, of_good) = together.parts(&parts, &scores, &cells.largest);
     let auroc = auroc(&of_bad, &of_good).unwrap_or(0.5);
@@ -127,12 +134,22 @@ pub(crate) fn learn(examples: &[Example], wanted: &Wanted<'_>) -> Result<(Head, 
         with_boxes,
         labels: cells.labels.iter().map(LabelFigures::of).collect(),
         strength,
+        folds: folds.count,
+        lots: folds.lots,
         auroc,
         alarmed: of_good.iter().filter(|s| **s > 0.0).count(),
         found: of_bad.iter().filter(|s| **s > 0.0).count(),
         notes: notes(examples, &parts, &folds, &cells.labels),
     };
     Ok((head(wanted, &parts, &plane, &together, &cells, from), figures))
+}
+
+/// The fold of each part: a lot is in one, and so are the views of a part without a lot.
+fn dealt(examples: &[Example]) -> Folds {
+    let names: Vec<_> = examples.iter().map(|e| e.confirmed.kept_with()).collect();
+    let dealt: Vec<_> =
+        examples.iter().zip(&names).map(|(e, name)| (name.as_deref(), !e.is_good())).collect();
+    folds::deal(&dealt)
 }
 
 fn has_boxes(example: &Example) -> bool {
@@ -154,19 +171,27 @@ fn same_size(examples: &[Example], parts: &[Part]) -> Result<(), LearnError> {
     }
 }
 
-/// The strength that errs least on parts that were kept back, and what its planes say of each tile of these parts.
-fn strength(parts: &[Part], folds: &Folds) -> (f64, Vec<Vec<f64>>) {
+/// The strength that errs least on parts that were kept back, and what its planes say of each tile of these parts; `None`
+/// as soon as `go_on` says no.
+fn strength(
+    parts: &[Part],
+    folds: &Folds,
+    go_on: &(dyn Fn() -> bool + Sync),
+) -> Option<(f64, Vec<Vec<f64>>)> {
     // One strength begins where the one before it ended.
     let of_fold = |fold: usize| {
         let learned: Vec<&Part> =
             parts.iter().zip(&folds.of).filter(|(_, own)| **own != fold).map(|(p, _)| p).collect();
         let mut planes: Vec<Plane> = vec![];
         for strength in STRENGTHS {
+            if !go_on() {
+                return None;
+            }
             planes.push(tile_plane::learn(&learned, strength, planes.last()));
         }
-        planes
+        Some(planes)
     };
-    let planes: Vec<Vec<Plane>> = (0..folds.count).into_par_iter().map(of_fold).collect();
+    let planes = (0..folds.count).into_par_iter().map(of_fold).collect::<Option<Vec<Vec<Plane>>>>()?;
     let scores = |s: usize| {
         let of = |(part, fold): (&Part, &usize)| {
             part.tiles.iter().map(|tile| planes[*fold][s].score(tile)).collect::<Vec<f64>>()
@@ -176,7 +201,7 @@ fn strength(parts: &[Part], folds: &Folds) -> (f64, Vec<Vec<f64>>) {
     let all: Vec<_> = (0..STRENGTHS.len()).map(scores).collect();
     let best = (0..all.len()).min_by(|a, b| loss(parts, &all[*a]).total_cmp(&loss(parts, &all[*b])));
     let best = best.unwrap_or(0);
-    (STRENGTHS[best], all[best].clone())
+    Some((STRENGTHS[best], all[best].clone()))
 }
 
 /// How surprising the kind of each part is to whoever knows its score, each kind counting one half.
@@ -295,6 +320,11 @@ fn notes(examples: &[Example], parts: &[Part], folds: &Folds, known: &[cell_plan
         notes
             .push("all parts of a kind are of one lot: how the head does on another lot nobody knows".into());
     }
+    if examples.iter().all(|e| e.confirmed.lot.is_none()) {
+        notes.push(
+            "no part names its lot: parts of one lot may have been both learned from and measured on".into(),
+        );
+    }
     let guessed = parts.iter().filter(|p| p.is_guessed()).count();
     if guessed > 0 {
         notes.push(format!(
@@ -320,7 +350,7 @@ fn notes(examples: &[Example], parts: &[Part], folds: &Folds, known: &[cell_plan
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::domain::rect::{BoxPx, Rect};
     use crate::domain::reference::{FeatureSource, Judge, Lesson, TileFeatures};
@@ -350,11 +380,11 @@ mod tests {
     }
 
     fn part(is_good: bool, lot: Option<&str>, defects: Vec<(String, Option<BoxPx>)>) -> Confirmed {
-        Confirmed { is_good, lot: lot.map(str::to_owned), defects }
+        Confirmed { is_good, lot: lot.map(str::to_owned), part_id: None, defects }
     }
 
     /// As many good parts as defective ones, whose second feature stands out in two by two cells with a box.
-    fn pitted(each: usize, seed: u64) -> Vec<Example> {
+    pub(crate) fn pitted(each: usize, seed: u64) -> Vec<Example> {
         let mut noise = Noise(seed);
         let mut examples = vec![];
         for i in 0..each {
@@ -371,17 +401,22 @@ mod tests {
         examples
     }
 
-    fn learned(examples: &[Example]) -> Result<(Head, Figures), LearnError> {
-        let rule = ReferenceRule {
+    fn rule() -> ReferenceRule {
+        ReferenceRule {
             features: FeatureSource::Backbone,
             lesson: Lesson::Head,
             labels: vec!["anomaly".into()],
             file: "a.head".into(),
             learned: None,
-        };
+        }
+    }
+
+    fn learned(examples: &[Example]) -> Result<(Head, Figures), LearnError> {
+        let rule = rule();
         learn(
             examples,
             &Wanted { pipeline: "p", rule: &rule, features_sha256: "ab".into(), at: String::new() },
+            &|| true,
         )
     }
 
@@ -463,6 +498,38 @@ mod tests {
         examples.iter_mut().for_each(|e| e.confirmed.lot = Some("L1".into()));
         let (_, figures) = learned(&examples).unwrap();
         assert!(figures.notes.iter().any(|n| n.contains("of one lot")), "{figures:?}");
+    }
+
+    #[test]
+    fn the_views_of_one_part_are_in_one_fold_and_no_lot_is_said_to_be_none() {
+        let mut examples = pitted(12, 1);
+        assert!(learned(&examples).unwrap().1.notes.iter().any(|n| n.contains("no part names its lot")));
+        // Four views of each part, one after the other.
+        examples.iter_mut().enumerate().for_each(|(i, e)| e.confirmed.part_id = Some(format!("P{}", i / 4)));
+        let folds = dealt(&examples);
+        assert_eq!(folds.lots, Some(6));
+        assert!(folds.of.chunks(4).all(|part| part.iter().all(|fold| *fold == part[0])), "{folds:?}");
+        // A lot counts before its parts, and a part of the same name is no lot.
+        examples.iter_mut().take(8).for_each(|e| e.confirmed.lot = Some("P5".into()));
+        assert_eq!(dealt(&examples).lots, Some(5));
+    }
+
+    #[test]
+    fn who_is_told_to_stop_learns_nothing() {
+        let rule = rule();
+        let wanted = Wanted { pipeline: "p", rule: &rule, features_sha256: "ab".into(), at: String::new() };
+        // Wherever it is asked, the last time, too.
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let count = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let examples = pitted(12, 1);
+        learn(&examples, &wanted, &|| count() < usize::MAX).unwrap();
+        let all = asked.swap(0, std::sync::atomic::Ordering::Relaxed);
+        assert!(all > 30, "{all} times in six strengths of five folds");
+        for most in [0, 1, all / 2, all - 1] {
+            asked.store(0, std::sync::atomic::Ordering::Relaxed);
+            let stopped = learn(&examples, &wanted, &|| count() < most);
+            assert!(matches!(stopped, Err(LearnError::Stopped)), "after {most} of {all}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Learning on the box while the line runs.
 //!
 //! ```text
-//! an engineer --start--> one job --> thread `learning`: job (ask, draft, sample) --version--> recipes --> active | refused
+//! an engineer --start--> one job --> thread `learning`: job (ask, draft, sample, taught) --version--> recipes
+//!                           |                                                                        '--> active | refused
 //!             --cancel-----^  '--progress, outcome--> page
 //! ```
 //!
@@ -14,14 +15,16 @@ mod ask;
 mod draft;
 mod job;
 mod sample;
+mod taught;
 
 use super::recipes::{Cancel, Recipes};
 use crate::camera::Stop;
 use crate::domain::learn::{
-    ActiveBank, LearnEnd, LearnJob, LearnOutcome, LearnRefusal, LearnStep, LearnWanted, Learnable,
+    ActiveLesson, LearnJob, LearnKind, LearnOutcome, LearnRefusal, LearnStep, LearnWanted, Learnable,
 };
-use crate::domain::pipeline::{Pipeline, PromptKind};
+use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
 use crate::engine::Engine;
+use crate::learn::head::{KIND_FEW, KIND_MIN};
 use crate::learn::references::{GOOD_FEW, GOOD_MIN};
 use crate::queue::{Policy, Popped, Pushed, Queue};
 use crate::recipe::registry::Registry;
@@ -132,7 +135,10 @@ impl web::Learning for Learning {
                 bad,
                 good_min: GOOD_MIN,
                 good_few: GOOD_FEW,
-                banks: banks(pipeline),
+                kind_min: KIND_MIN,
+                kind_few: KIND_FEW,
+                banks: active(pipeline, LearnKind::Bank),
+                heads: active(pipeline, LearnKind::Head),
                 job: jobs
                     .now
                     .as_ref()
@@ -151,17 +157,15 @@ impl web::Learning for Learning {
             .registry
             .get(pipeline)
             .ok_or_else(|| LearnRefusal::NoPipeline { pipeline: name() })?;
-        Draft::of(&recipe, wanted.features, wanted.prompt.as_deref())
-            .map_err(|reason| LearnRefusal::Unfit { reason })?;
+        Draft::of(&recipe, &wanted).map_err(|reason| LearnRefusal::Unfit { reason })?;
         let counts = sample::counts(&self.shared.store).map_err(not_stored)?;
-        let good = counts.get(pipeline).map_or(0, |counts| counts.good);
+        let counts = counts.get(pipeline).copied().unwrap_or_default();
         let mut jobs = self.shared.jobs();
         if let Some((job, _)) = &jobs.now {
             return Err(LearnRefusal::Busy { pipeline: job.pipeline.clone() });
         }
-        if good < GOOD_MIN {
-            return Err(LearnRefusal::TooLittle { good, least: GOOD_MIN });
-        }
+        let what = wanted.what;
+        taught::enough(what, counts).map_err(|why| LearnRefusal::TooLittle { reason: why.to_string() })?;
         let cancel = Arc::<Cancel>::default();
         let request = Request { pipeline: name(), wanted, by: by.to_owned(), cancel: Arc::clone(&cancel) };
         match self.requests.push(request) {
@@ -170,10 +174,10 @@ impl web::Learning for Learning {
             Pushed::Closed(_) => return Err(LearnRefusal::Stopping),
         }
         let (at, step) = (rfc3339(SystemTime::now()), LearnStep::Looking);
-        let job = LearnJob { pipeline: name(), by: by.to_owned(), at, step, done: 0, total: 0 };
+        let job = LearnJob { pipeline: name(), what, by: by.to_owned(), at, step, done: 0, total: 0 };
         jobs.now = Some((job, cancel));
         drop(jobs);
-        tracing::info!(pipeline, by, "learning from confirmed parts begins");
+        tracing::info!(pipeline, what = what.as_str(), by, "learning from confirmed parts begins");
         Ok(())
     }
 
@@ -192,20 +196,21 @@ fn not_stored(error: StoreError) -> LearnRefusal {
     LearnRefusal::NotStored { reason: error.to_string() }
 }
 
-/// What a pipeline judges by.
-fn banks(pipeline: &Pipeline) -> Vec<ActiveBank> {
-    let bank = |prompt: &crate::domain::pipeline::Prompt| {
+/// What a pipeline judges by, of one kind.
+fn active(pipeline: &Pipeline, what: LearnKind) -> Vec<ActiveLesson> {
+    let of = |prompt: &Prompt| {
         let PromptKind::Reference(rule) = &prompt.kind else { return None };
-        let learned = rule.learned.as_ref()?;
-        Some(ActiveBank {
+        let learned = rule.learned.as_ref().filter(|_| LearnKind::of(rule.lesson) == what)?;
+        Some(ActiveLesson {
             prompt: prompt.id.clone(),
             file: rule.file.clone(),
             sha256: learned.sha256.clone(),
             features: rule.features,
+            labels: rule.labels.clone(),
             origin: learned.judge.origin(),
         })
     };
-    pipeline.prompts.iter().filter_map(bank).collect()
+    pipeline.prompts.iter().filter_map(of).collect()
 }
 
 /// Starts the thread of learning; it ends with `close` or with the station's stop.
@@ -228,18 +233,18 @@ pub(super) fn start(learning: &Learning, engine: Arc<Engine>) -> std::io::Result
 /// Carries a job out; whatever goes wrong in it is its outcome, and not the line's.
 fn carry_out(shared: &Shared, engine: &Engine, request: &Request) {
     let outcome = threads::caught(|| Job::new(shared, engine, request).run());
-    let mut outcome = outcome.unwrap_or_else(|reason| LearnOutcome {
-        by: request.by.clone(),
-        at: String::new(),
-        end: LearnEnd::Failed { reason },
-        version: None,
-        figures: None,
-        left_out: vec![],
-        left_out_count: 0,
-    });
+    let what = request.wanted.what;
+    let mut outcome = outcome.unwrap_or_else(|reason| LearnOutcome::failed(what, request.by.clone(), reason));
     outcome.at = rfc3339(SystemTime::now());
     let (pipeline, end, reason) = (&request.pipeline, outcome.end.as_str(), outcome.end.reason());
-    tracing::info!(pipeline, by = request.by, end, reason, "learning from confirmed parts has ended");
+    tracing::info!(
+        pipeline,
+        what = what.as_str(),
+        by = request.by,
+        end,
+        reason,
+        "learning from confirmed parts has ended"
+    );
     let mut jobs = shared.jobs();
     jobs.last.insert(request.pipeline.clone(), outcome);
     jobs.now = None;
