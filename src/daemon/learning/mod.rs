@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! an engineer --start--> one job --> thread `learning`: job (ask, draft, sample, taught) --version--> recipes
-//!                           |                                                                        '--> active | refused
-//!             --cancel-----^  '--progress, outcome--> page
+//!             --cancel-----^  '--progress, outcome--> page               active | refused <--checks, replay--'
 //! ```
 //!
 //! Invariants:
