@@ -11,7 +11,7 @@
 //!
 //! commands: MQTT, HTTP, files (`inbox`) --> dispatcher --> cameras
 //! pipelines_dir --> recipes (a thread): checked, replayed by the engine --> dispatcher, for the next pictures
-//! page --> learning (a thread): confirmed parts, the engine's features, a bank --a version--> recipes
+//! page --> learning (a thread): confirmed parts, the engine's features, a bank or head --a version--> recipes
 //! `inspectd verify` and its like: control (threads of its own) --> store
 //! ```
 //!

@@ -18,13 +18,14 @@ use crate::camera::decode::Depth;
 use crate::config::{self, Config, DEFAULT_FILE};
 use crate::control::Which;
 use crate::domain::frame::Trigger;
+use crate::domain::learn::LearnKind;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::reference::ReferenceRule;
 use crate::evaluate::truth::{self, Truth};
 use crate::inspect::reference::features_sha256;
 use crate::inspect::reference::file;
 use crate::learn::LearnError;
-use crate::learn::example::{Example, Learning, Question, VALUES_MAX, asked, cell_px, look, of_truth};
+use crate::learn::example::{Example, Question, VALUES_MAX, asked, cell_px, look, of_truth};
 use crate::learn::references::{self, Figures, Wanted};
 use crate::recipe::{beside, load_pipeline_to_learn};
 use crate::store::export::write::Form;
@@ -134,7 +135,7 @@ pub(super) fn from_truth(
 }
 
 fn references(args: &References) -> anyhow::Result<ExitCode> {
-    let ground = Ground::open(&args.common, Learning::Bank)?;
+    let ground = Ground::open(&args.common, LearnKind::Bank)?;
     if args.common.dry_run {
         return dry_run(&ground.truths, args.common.json);
     }
@@ -167,7 +168,7 @@ struct Ground {
     pipeline: Pipeline,
     /// The prompt's place in it.
     prompt: usize,
-    learning: Learning,
+    learning: LearnKind,
     truths: Vec<Truth>,
     /// Where the pictures are.
     dir: PathBuf,
@@ -183,7 +184,7 @@ struct Looked {
 }
 
 impl Ground {
-    fn open(args: &Common, learning: Learning) -> anyhow::Result<Self> {
+    fn open(args: &Common, learning: LearnKind) -> anyhow::Result<Self> {
         let config = args.config.as_deref().map(config::load).transpose()?;
         let path = named_file(config.as_ref(), &args.pipeline);
         let pipeline =

@@ -68,8 +68,8 @@ impl Part {
                 texts,
                 good: Some(good),
                 rois: BTreeMap::new(),
-                part_id: None,
-                lot: None,
+                part_id: inspection.trigger.part_id.clone(),
+                lot: inspection.trigger.lot.clone(),
             },
         }
     }

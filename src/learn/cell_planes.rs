@@ -86,21 +86,27 @@ pub(super) fn boxed(examples: &[Example]) -> Vec<(String, usize)> {
     count.into_iter().collect()
 }
 
-/// Learns the planes of all labels with boxes enough, those with the most parts first.
-pub(super) fn learn(examples: &[Example], folds: &Folds) -> Learned {
+/// Learns the planes of all labels with boxes enough, those with the most parts first; `None` as soon as `go_on` says no.
+pub(super) fn learn(
+    examples: &[Example],
+    folds: &Folds,
+    go_on: &(dyn Fn() -> bool + Sync),
+) -> Option<Learned> {
     let is_fit = |(label, parts): &(String, usize)| *parts >= BOXED_MIN && check_label(label).is_ok();
     let mut labels: Vec<_> = boxed(examples).into_iter().filter(is_fit).collect();
     labels.sort_by_key(|(_, parts)| std::cmp::Reverse(*parts));
     labels.truncate(LABELS_MAX);
     if labels.is_empty() {
-        return Learned::default();
+        return Some(Learned::default());
     }
     let (good, bad) = gather(examples, &labels);
     // A plane a fold, without its parts, and one of all parts at the end.
     let tasks: Vec<_> =
         (0..labels.len()).flat_map(|l| (0..=folds.count).map(move |fold| (l, fold))).collect();
-    let plane = |(l, fold): &(usize, usize)| plane(&good, &bad[*l], |owner| folds.of[owner] != *fold);
-    let planes: Vec<Option<Plane>> = tasks.par_iter().map(plane).collect();
+    let plane = |(l, fold): &(usize, usize)| {
+        go_on().then(|| plane(&good, &bad[*l], |owner| folds.of[owner] != *fold))
+    };
+    let planes = tasks.par_iter().map(plane).collect::<Option<Vec<Option<Plane>>>>()?;
     let planes: Vec<&[Option<Plane>]> = planes.chunks_exact(folds.count + 1).collect();
     let scores: Vec<Vec<Vec<f64>>> =
         examples.par_iter().zip(&folds.of).map(|(e, fold)| largest(e, &planes, *fold)).collect();
@@ -119,11 +125,11 @@ pub(super) fn learn(examples: &[Example], folds: &Folds) -> Learned {
         let plane = all.filter(|_| known.auroc >= AUROC_MIN).map(|plane| known.scaled(plane));
         Label { label, parts, auroc: known.auroc, plane }
     };
-    Learned {
+    Some(Learned {
         largest: if is_any { scores.iter().map(over_all).collect() } else { vec![] },
         mean: good.rows.moments().0,
         labels: labels.into_iter().enumerate().map(finish).collect(),
-    }
+    })
 }
 
 /// How the scores of a label's plane are to be read.

@@ -2,9 +2,10 @@
 
 use super::LearnError;
 use crate::domain::frame::Frame;
+use crate::domain::learn::LearnKind;
 use crate::domain::pipeline::{Pipeline, PromptKind};
 use crate::domain::rect::{BoxPx, Rect};
-use crate::domain::reference::{Lesson, ReferenceRule, TileFeatures};
+use crate::domain::reference::{ReferenceRule, TileFeatures};
 use crate::evaluate::truth::Truth;
 use crate::inspect::plan::Plan;
 use crate::inspect::reference::bank::smoothed;
@@ -56,8 +57,18 @@ impl TileCells {
 pub(crate) struct Confirmed {
     pub is_good: bool,
     pub lot: Option<String>,
+    /// The id that the line gave to the part: its views from several cameras have the same.
+    pub part_id: Option<String>,
     /// The label of each defect, and its box in pixels of the frame, where one was drawn.
     pub defects: Vec<(String, Option<BoxPx>)>,
+}
+
+impl Confirmed {
+    /// What is kept back with others of the same name: a lot, or else the views of one part.
+    pub(crate) fn kept_with(&self) -> Option<String> {
+        let of_part = || self.part_id.as_ref().map(|id| format!("part {id}"));
+        self.lot.as_ref().map(|lot| format!("lot {lot}")).or_else(of_part)
+    }
 }
 
 /// What is known of an image's part.
@@ -65,6 +76,7 @@ pub(crate) fn of_truth(truth: &Truth) -> Confirmed {
     Confirmed {
         is_good: !truth.is_defective(),
         lot: truth.lot.clone(),
+        part_id: truth.part_id.clone(),
         defects: truth.defects.iter().map(|defect| (defect.label.clone(), defect.bbox_px)).collect(),
     }
 }
@@ -90,47 +102,25 @@ impl Example {
     }
 }
 
-/// What is learned, and so what is kept of a tile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Learning {
-    /// Each cell as a bank compares it: with its neighbours.
-    Bank,
-    /// Each cell by itself.
-    Head,
-}
-
-impl Learning {
-    /// Whether a rule judges by it.
-    const fn is_of(self, rule: &ReferenceRule) -> bool {
-        matches!((self, rule.lesson), (Self::Bank, Lesson::Bank { .. }) | (Self::Head, Lesson::Head))
-    }
-
-    /// The kind of prompts that it is for.
-    const fn kind(self) -> &'static str {
-        match self {
-            Self::Bank => "reference",
-            Self::Head => "head",
-        }
-    }
-}
-
 /// Of a recipe what is to be learned: the prompt's place and its rule.
 ///
 /// # Errors
 /// `Recipe`: it has no such prompt, or has several and none is named.
 pub(crate) fn asked<'a>(
     pipeline: &'a Pipeline,
-    learning: Learning,
+    learning: LearnKind,
     id: Option<&str>,
 ) -> Result<(usize, &'a ReferenceRule), LearnError> {
     let of_kind = pipeline.prompts.iter().enumerate().filter_map(|(i, prompt)| match &prompt.kind {
-        PromptKind::Reference(rule) if learning.is_of(rule) && id.is_none_or(|id| id == prompt.id) => {
+        PromptKind::Reference(rule)
+            if LearnKind::of(rule.lesson) == learning && id.is_none_or(|id| id == prompt.id) =>
+        {
             Some((i, rule))
         }
         _ => None,
     });
     let found: Vec<_> = of_kind.collect();
-    let (name, kind) = (&pipeline.name, learning.kind());
+    let (name, kind) = (&pipeline.name, learning.prompts());
     match (found.as_slice(), id) {
         ([one], _) => Ok(*one),
         ([], Some(id)) => Err(recipe(format!("the pipeline {name} has no prompt {id} of kind {kind}"))),
@@ -149,7 +139,8 @@ pub(crate) struct Question<'a> {
     pub pipeline: &'a Pipeline,
     /// The prompt's place in the pipeline.
     pub prompt: usize,
-    pub learning: Learning,
+    /// And so what is kept of a tile.
+    pub learning: LearnKind,
 }
 
 /// What is asked about one picture.
@@ -214,8 +205,9 @@ impl Question<'_> {
             let Cells { rows, cols, dim, values } =
                 cells.ok_or_else(|| bad("a tile has no features".into()))?;
             let values = match self.learning {
-                Learning::Bank => smoothed(TileFeatures { tile, rows, cols, dim, values: &values }),
-                Learning::Head => values,
+                // As a bank compares it: each cell with its neighbours.
+                LearnKind::Bank => smoothed(TileFeatures { tile, rows, cols, dim, values: &values }),
+                LearnKind::Head => values,
             };
             tiles.push(TileCells::new(*rect, (rows, cols), dim, &values));
         }

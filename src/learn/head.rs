@@ -25,7 +25,7 @@ use rayon::prelude::*;
 /// Parts of each kind without which nothing is learned.
 pub(crate) const KIND_MIN: usize = 10;
 /// Below so many of a kind, a head is told to be weak.
-const KIND_FEW: usize = 20;
+pub(crate) const KIND_FEW: usize = 20;
 /// Strengths that are tried, the strongest first.
 const STRENGTHS: [f64; 6] = [3.0, 1.0, 0.3, 0.1, 0.03, 0.01];
 
@@ -50,6 +50,10 @@ pub(crate) struct Figures {
     pub with_boxes: usize,
     pub labels: Vec<LabelFigures>,
     pub strength: f64,
+    /// Times that other parts were kept back.
+    pub folds: usize,
+    /// Lots that were kept back whole; `None`: parts were kept back one by one, all of a kind being of one lot.
+    pub lots: Option<usize>,
     /// Area under the ROC curve over parts.
     pub auroc: f64,
     /// Good parts over the limit, and defective ones.
@@ -85,20 +89,23 @@ pub(crate) fn enough(good: usize, bad: usize) -> Result<(), LearnError> {
     Err(LearnError::TooLittle { why })
 }
 
-/// Learns a head.
+/// Learns a head, for as long as `go_on` says so; once it has said no, it always does.
 ///
 /// # Errors
-/// `TooLittle`: there are too few parts, or those that were kept back could not be told apart.
-pub(crate) fn learn(examples: &[Example], wanted: &Wanted<'_>) -> Result<(Head, Figures), LearnError> {
+/// `TooLittle`: there are too few parts, or those that were kept back could not be told apart. `Stopped`.
+pub(crate) fn learn(
+    examples: &[Example],
+    wanted: &Wanted<'_>,
+    go_on: &(dyn Fn() -> bool + Sync),
+) -> Result<(Head, Figures), LearnError> {
     let bad = examples.iter().filter(|e| !e.is_good()).count();
     let good = examples.len() - bad;
     enough(good, bad)?;
     let parts: Vec<Part> = examples.iter().map(Part::of).collect();
     same_size(examples, &parts)?;
-    let dealt: Vec<_> = examples.iter().map(|e| (e.confirmed.lot.as_deref(), !e.is_good())).collect();
-    let folds = folds::deal(&dealt);
-    let (strength, scores) = strength(&parts, &folds);
-    let cells = cell_planes::learn(examples, &folds);
+    let folds = dealt(examples);
+    let (strength, scores) = strength(&parts, &folds, go_on).ok_or(LearnError::Stopped)?;
+    let cells = cell_planes::learn(examples, &folds, go_on).ok_or(LearnError::Stopped)?;
     let together = Together::of(&parts, &scores, &cells.largest);
     let (of_bad, of_good) = together.parts(&parts, &scores, &cells.largest);
     let auroc = auroc(&of_bad, &of_good).unwrap_or(0.5);
@@ -127,12 +134,22 @@ pub(crate) fn learn(examples: &[Example], wanted: &Wanted<'_>) -> Result<(Head, 
         with_boxes,
         labels: cells.labels.iter().map(LabelFigures::of).collect(),
         strength,
+        folds: folds.count,
+        lots: folds.lots,
         auroc,
         alarmed: of_good.iter().filter(|s| **s > 0.0).count(),
         found: of_bad.iter().filter(|s| **s > 0.0).count(),
         notes: notes(examples, &parts, &folds, &cells.labels),
     };
     Ok((head(wanted, &parts, &plane, &together, &cells, from), figures))
+}
+
+/// The fold of each part: a lot is in one, and so are the views of a part without a lot.
+fn dealt(examples: &[Example]) -> Folds {
+    let names: Vec<_> = examples.iter().map(|e| e.confirmed.kept_with()).collect();
+    let dealt: Vec<_> =
+        examples.iter().zip(&names).map(|(e, name)| (name.as_deref(), !e.is_good())).collect();
+    folds::deal(&dealt)
 }
 
 fn has_boxes(example: &Example) -> bool {
@@ -154,19 +171,27 @@ fn same_size(examples: &[Example], parts: &[Part]) -> Result<(), LearnError> {
     }
 }
 
-/// The strength that errs least on parts that were kept back, and what its planes say of each tile of these parts.
-fn strength(parts: &[Part], folds: &Folds) -> (f64, Vec<Vec<f64>>) {
+/// The strength that errs least on parts that were kept back, and what its planes say of each tile of these parts; `None`
+/// as soon as `go_on` says no.
+fn strength(
+    parts: &[Part],
+    folds: &Folds,
+    go_on: &(dyn Fn() -> bool + Sync),
+) -> Option<(f64, Vec<Vec<f64>>)> {
     // One strength begins where the one before it ended.
     let of_fold = |fold: usize| {
         let learned: Vec<&Part> =
             parts.iter().zip(&folds.of).filter(|(_, own)| **own != fold).map(|(p, _)| p).collect();
         let mut planes: Vec<Plane> = vec![];
         for strength in STRENGTHS {
+            if !go_on() {
+                return None;
+            }
             planes.push(tile_plane::learn(&learned, strength, planes.last()));
         }
-        planes
+        Some(planes)
     };
-    let planes: Vec<Vec<Plane>> = (0..folds.count).into_par_iter().map(of_fold).collect();
+    let planes = (0..folds.count).into_par_iter().map(of_fold).collect::<Option<Vec<Vec<Plane>>>>()?;
     let scores = |s: usize| {
         let of = |(part, fold): (&Part, &usize)| {
             part.tiles.iter().map(|tile| planes[*fold][s].score(tile)).collect::<Vec<f64>>()
@@ -176,7 +201,7 @@ fn strength(parts: &[Part], folds: &Folds) -> (f64, Vec<Vec<f64>>) {
     let all: Vec<_> = (0..STRENGTHS.len()).map(scores).collect();
     let best = (0..all.len()).min_by(|a, b| loss(parts, &all[*a]).total_cmp(&loss(parts, &all[*b])));
     let best = best.unwrap_or(0);
-    (STRENGTHS[best], all[best].clone())
+    Some((STRENGTHS[best], all[best].clone()))
 }
 
 /// How surprising the kind of each part is to whoever knows its score, each kind counting one half.
@@ -295,6 +320,11 @@ fn notes(examples: &[Example], parts: &[Part], folds: &Folds, known: &[cell_plan
         notes
             .push("all parts of a kind are of one lot: how the head does on another lot nobody knows".into());
     }
+    if examples.iter().all(|e| e.confirmed.lot.is_none()) {
+        notes.push(
+            "no part names its lot: parts of one lot may have been both learned from and measured on".into(),
+        );
+    }
     let guessed = parts.iter().filter(|p| p.is_guessed()).count();
     if guessed > 0 {
         notes.push(format!(
@@ -320,159 +350,4 @@ fn notes(examples: &[Example], parts: &[Part], folds: &Folds, known: &[cell_plan
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::rect::{BoxPx, Rect};
-    use crate::domain::reference::{FeatureSource, Judge, Lesson, TileFeatures};
-    use crate::learn::example::{Confirmed, TileCells};
-
-    const DIM: usize = 8;
-    const SIDE: usize = 6;
-
-    /// Numbers between -1 and 1, the same for the same seed.
-    struct Noise(u64);
-
-    impl Noise {
-        fn next(&mut self) -> f32 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (self.0 >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-        }
-
-        fn values(&mut self) -> Vec<f32> {
-            (0..SIDE * SIDE * DIM).map(|_| self.next()).collect()
-        }
-    }
-
-    fn example(values: &[f32], confirmed: Confirmed) -> Example {
-        let side = 16 * SIDE as u32;
-        let tile = TileCells::new(Rect::new(0, 0, side, side), (SIDE, SIDE), DIM, values);
-        Example { name: "a.png".into(), confirmed, tiles: vec![tile] }
-    }
-
-    fn part(is_good: bool, lot: Option<&str>, defects: Vec<(String, Option<BoxPx>)>) -> Confirmed {
-        Confirmed { is_good, lot: lot.map(str::to_owned), defects }
-    }
-
-    /// As many good parts as defective ones, whose second feature stands out in two by two cells with a box.
-    fn pitted(each: usize, seed: u64) -> Vec<Example> {
-        let mut noise = Noise(seed);
-        let mut examples = vec![];
-        for i in 0..each {
-            examples.push(example(&noise.values(), part(true, None, vec![])));
-            let mut values = noise.values();
-            let (row, col) = (i % (SIDE - 1), i / 2 % (SIDE - 1));
-            for (y, x) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                values[((row + y) * SIDE + col + x) * DIM + 1] += 2.0;
-            }
-            let at = |cell: usize| 16.0 * cell as f32;
-            let bbox = BoxPx::new(at(col), at(row), at(col + 2), at(row + 2));
-            examples.push(example(&values, part(false, None, vec![("pit".into(), Some(bbox))])));
-        }
-        examples
-    }
-
-    fn learned(examples: &[Example]) -> Result<(Head, Figures), LearnError> {
-        let rule = ReferenceRule {
-            features: FeatureSource::Backbone,
-            lesson: Lesson::Head,
-            labels: vec!["anomaly".into()],
-            file: "a.head".into(),
-            learned: None,
-        };
-        learn(
-            examples,
-            &Wanted { pipeline: "p", rule: &rule, features_sha256: "ab".into(), at: String::new() },
-        )
-    }
-
-    #[test]
-    fn a_head_tells_parts_apart_that_it_never_saw_and_points_at_the_cells() {
-        let (head, figures) = learned(&pitted(24, 1)).unwrap();
-        assert_eq!((figures.good, figures.bad, figures.with_boxes), (24, 24, 24));
-        assert!(figures.auroc > 0.9 && figures.labels[0].is_known, "{figures:?}");
-        let others = pitted(30, 2);
-        let (mut right, mut there) = (0, 0);
-        for other in &others {
-            let values = other.tiles[0].values();
-            let features = TileFeatures { tile: 0, rows: SIDE, cols: SIDE, dim: DIM, values: &values };
-            let seen = head.judge(features).unwrap();
-            right += usize::from((seen.tile > 0.5) != other.is_good());
-            let map = &seen.maps[0].cells;
-            let most = (0..map.len()).max_by(|a, b| map[*a].total_cmp(&map[*b])).unwrap();
-            let (x, y) = (16.0 * (most % SIDE) as f32 + 8.0, 16.0 * (most / SIDE) as f32 + 8.0);
-            let is_in = |b: &BoxPx| (b.x0..b.x1).contains(&x) && (b.y0..b.y1).contains(&y);
-            there += other.confirmed.defects.iter().filter(|(_, b)| b.as_ref().is_some_and(is_in)).count();
-        }
-        assert!(right >= 54 && there >= 24, "{right} of 60 right, {there} of 30 found where they are");
-        let again = learned(&pitted(24, 1)).unwrap();
-        assert_eq!((again.0, again.1), (head, figures), "the same parts give the same head");
-    }
-
-    #[test]
-    fn without_boxes_no_label_has_a_name_of_its_own() {
-        let mut examples = pitted(24, 1);
-        examples.iter_mut().flat_map(|e| &mut e.confirmed.defects).for_each(|(_, bbox)| *bbox = None);
-        let (head, figures) = learned(&examples).unwrap();
-        assert!(head.labels.is_empty() && figures.labels.is_empty() && head.of_cells == 0.0);
-        assert!(figures.auroc > 0.8, "{figures:?}");
-        let few = &mut pitted(24, 1);
-        few.iter_mut().skip(9).flat_map(|e| &mut e.confirmed.defects).for_each(|(_, bbox)| *bbox = None);
-        let (_, figures) = learned(few).unwrap();
-        assert!(
-            figures.notes.iter().any(|n| n.contains("pit: boxes on 4 parts, 5 are needed")),
-            "{figures:?}"
-        );
-    }
-
-    #[test]
-    fn too_little_is_refused_with_the_words_why() {
-        let mut examples = pitted(12, 1);
-        let mut bad = 0;
-        examples.retain(|e| {
-            bad += usize::from(!e.is_good());
-            e.is_good() || bad <= 9
-        });
-        let why = learned(&examples).unwrap_err().to_string();
-        assert!(
-            why.contains("12 good and 9 defective parts: at least 10 of each") && why.contains("0.6"),
-            "{why}"
-        );
-        assert!(matches!(learned(&[]), Err(LearnError::TooLittle { .. })));
-        let (_, figures) = learned(&pitted(12, 1)).unwrap();
-        assert!(figures.notes.iter().any(|n| n.contains("12 good parts are few")), "{figures:?}");
-    }
-
-    /// Every lot looks like itself, and is good or defective as a whole: who splits lots believes to know the difference.
-    #[test]
-    fn a_lot_that_was_learned_from_is_not_measured_on() {
-        let mut noise = Noise(5);
-        let mut examples = vec![];
-        for lot in 0..8 {
-            let own: Vec<f32> = (0..DIM).map(|_| 4.0 * noise.next()).collect();
-            for _ in 0..8 {
-                let mut values = noise.values();
-                values.chunks_exact_mut(DIM).for_each(|c| c.iter_mut().zip(&own).for_each(|(v, o)| *v += o));
-                let defects = if lot % 2 == 0 { vec![] } else { vec![("dull".to_owned(), None)] };
-                examples.push(example(&values, part(lot % 2 == 0, Some(&format!("L{lot}")), defects)));
-            }
-        }
-        let together = learned(&examples).map_or(0.5, |(_, figures)| figures.auroc);
-        examples.iter_mut().for_each(|e| e.confirmed.lot = None);
-        let singly = learned(&examples).unwrap().1.auroc;
-        assert!(singly > 0.95 && together < 0.85, "{singly} singly, {together} together");
-        examples.iter_mut().for_each(|e| e.confirmed.lot = Some("L1".into()));
-        let (_, figures) = learned(&examples).unwrap();
-        assert!(figures.notes.iter().any(|n| n.contains("of one lot")), "{figures:?}");
-    }
-
-    #[test]
-    fn parts_that_do_not_differ_are_no_head() {
-        let mut noise = Noise(9);
-        let kind = |i: usize| part(i.is_multiple_of(2), None, vec![]);
-        let examples: Vec<_> = (0..60).map(|i| example(&noise.values(), kind(i))).collect();
-        match learned(&examples) {
-            Err(error) => assert!(error.to_string().contains("which is chance"), "{error}"),
-            Ok((_, figures)) => assert!(figures.auroc < 0.7, "{figures:?}"),
-        }
-    }
-}
+pub(crate) mod tests;

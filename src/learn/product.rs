@@ -11,12 +11,13 @@
 use super::LearnError;
 use super::references::GOOD_MIN;
 use crate::domain::grid::Grid;
+use crate::domain::learn::LearnKind;
 use crate::domain::pipeline::{FrameRule, HealthLimits, PixelBudget, Repeats, Tiling};
 use crate::domain::rect::Rect;
 use crate::domain::reference::FeatureSource;
 use crate::health::{Measure, measure};
 use crate::inspect::fit::{SIDE_MIN_PX, first_missed};
-use crate::recipe::learned::PROMPT;
+use crate::recipe::learned::prompt_id;
 use image::RgbImage;
 
 /// Pixels of a tile as the model and the backbone see it.
@@ -204,12 +205,13 @@ impl Parts {
              [tiling]\ntile_px = {tile}\noverlap_px = {overlap}\nmax_tiles = {TILES_MAX}\n\
              min_pixels = {SEEN_PIXELS}\nmax_pixels = {SEEN_PIXELS}\n\n\
              # What is unlike the good parts is a finding.\n\
-             [[prompt]]\nid = \"{PROMPT}\"\nkind = \"reference\"\nfeatures = \"{features}\"\n{place}bank = \"{name}.bank\"\n\n\
+             [[prompt]]\nid = \"{prompt}\"\nkind = \"reference\"\nfeatures = \"{features}\"\n{place}bank = \"{name}.bank\"\n\n\
              [verdict]\nfail_at = \"rework\"\nreview_below_confidence = 0.6\ndeadline_ms = 20000\n",
             camera = of_camera(product),
             health = self.health(),
             tile = tiling.tile_px,
             overlap = tiling.overlap_px,
+            prompt = prompt_id(LearnKind::Bank),
             features = features.as_str(),
         ))
     }

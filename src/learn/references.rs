@@ -64,6 +64,17 @@ pub(crate) struct Figures {
     pub notes: Vec<String>,
 }
 
+/// Whether there is enough to learn from.
+///
+/// # Errors
+/// `TooLittle`, with the words why.
+pub(crate) fn enough(good: usize) -> Result<(), LearnError> {
+    if good >= GOOD_MIN {
+        return Ok(());
+    }
+    Err(LearnError::TooLittle { why: format!("{good} good parts, at least {GOOD_MIN} are needed") })
+}
+
 /// Learns a bank, for as long as `go_on` says so.
 ///
 /// # Errors
@@ -75,10 +86,7 @@ pub(crate) fn learn(
 ) -> Result<(Bank, Figures), LearnError> {
     let good: Vec<&Example> = examples.iter().filter(|e| e.is_good()).collect();
     let bad: Vec<&Example> = examples.iter().filter(|e| !e.is_good()).collect();
-    if good.len() < GOOD_MIN {
-        let why = format!("{} good parts, at least {GOOD_MIN} are needed", good.len());
-        return Err(LearnError::TooLittle { why });
-    }
+    enough(good.len())?;
     let (mean, deviation) = moments(&good);
     let standard = |tile: &TileCells| {
         let mut values: Vec<f32> = tile.cells().flatten().map(|v| v.to_f32()).collect();

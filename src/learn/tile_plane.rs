@@ -101,7 +101,7 @@ mod tests {
             TileCells::new(Rect::new(x0, 0, x0 + 64, 32), (1, 2), 1, &[v, v])
         };
         let defects = if is_good { vec![] } else { vec![("pit".to_owned(), bbox)] };
-        let confirmed = Confirmed { is_good, lot: None, defects };
+        let confirmed = Confirmed { is_good, defects, ..Confirmed::default() };
         Part::of(&Example {
             name: String::new(),
             confirmed,

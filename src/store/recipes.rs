@@ -151,7 +151,8 @@ pub struct Entry {
     pub step: Step,
     /// Who: a sender of a command, an account, the start, the folder.
     pub by: String,
-    /// Why: of a refusal, of an override, of a roll-back; empty where none is needed.
+    /// Why: of a refusal, of an override, of a roll-back; of the first step of what was learned, what its figures are
+    /// measured on. Empty where none is needed.
     pub reason: String,
     /// Its gate did not hold, or was not asked: an engineer made it active all the same.
     pub is_override: bool,

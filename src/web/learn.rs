@@ -8,7 +8,8 @@
 use super::auth::{Engineer, Viewer};
 use super::error::{ApiError, Problem};
 use crate::domain::learn::{
-    ActiveBank, LearnEnd, LearnFigures, LearnJob, LearnOutcome, LearnRefusal, LearnWanted, Learnable, LeftOut,
+    ActiveLesson, LearnEnd, LearnFigures, LearnJob, LearnKind, LearnLabel, LearnMeasured, LearnOutcome,
+    LearnRefusal, LearnWanted, Learnable, LeftOut,
 };
 use crate::domain::reference::FeatureSource;
 use axum::Json;
@@ -17,9 +18,6 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, OnceLock};
 use utoipa::ToSchema;
-
-/// The only thing that is learned so.
-const REFERENCES: &str = "references";
 
 /// What the page asks of the daemon.
 pub trait Learning: Send + Sync {
@@ -68,27 +66,35 @@ pub(crate) struct LearnView {
     /// Confirmed parts whose pictures are kept.
     pub good: usize,
     pub bad: usize,
-    /// Good parts without which nothing is learned, and below which a bank is weak.
+    /// Good parts without which no bank is learned, and below which a bank is weak.
     pub good_min: usize,
     pub good_few: usize,
-    /// There is enough to learn from.
+    /// There is enough for a bank.
     pub is_enough: bool,
-    /// What the active version judges by.
-    pub banks: Vec<BankView>,
+    /// Parts of each kind, good and defective, without which no head is learned, and below which a head is weak.
+    pub kind_min: usize,
+    pub kind_few: usize,
+    /// There is enough for a head.
+    pub is_enough_for_head: bool,
+    /// The banks and the heads that the active version judges by.
+    pub banks: Vec<LessonView>,
+    pub heads: Vec<LessonView>,
     /// The job that is under way.
     pub job: Option<JobView>,
     /// What came of the last job since the start of the station.
     pub last: Option<OutcomeView>,
 }
 
-/// A bank that pictures are judged by.
+/// A bank or a head that pictures are judged by.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct BankView {
+pub(crate) struct LessonView {
     pub prompt: String,
     pub file: String,
     pub sha256: String,
     /// backbone, tower.
     pub features: &'static str,
+    /// The labels that its findings may have.
+    pub labels: Vec<String>,
     /// When it was learned, RFC 3339, and from how many good and defective parts.
     pub at: String,
     pub good: usize,
@@ -98,6 +104,8 @@ pub(crate) struct BankView {
 /// A job that is under way.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct JobView {
+    /// references, head.
+    pub what: &'static str,
     pub by: String,
     pub at: String,
     /// looking, learning, proving.
@@ -110,6 +118,8 @@ pub(crate) struct JobView {
 /// What came of a job.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OutcomeView {
+    /// references, head.
+    pub what: &'static str,
     pub by: String,
     /// When it ended, RFC 3339.
     pub at: String,
@@ -125,22 +135,45 @@ pub(crate) struct OutcomeView {
     pub left_out: Vec<LeftOutView>,
 }
 
-/// How well a bank does on the parts that it was learned from, each good one beside the others.
+/// How well a bank does on the parts that it was learned from, each good one beside the others; or a head on parts that
+/// were kept back while it was learned, those of one lot together.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct FiguresView {
+    /// What the area, `alarmed` and `found` are measured on, in English words.
+    pub measured_on: String,
     /// backbone, tower.
     pub features: &'static str,
     pub good: usize,
     pub bad: usize,
-    /// Cells of the good parts, and of the bank.
-    pub cells: usize,
-    pub bank_cells: usize,
+    /// Cells of the good parts, and of the bank; null of a head.
+    pub cells: Option<usize>,
+    pub bank_cells: Option<usize>,
+    /// How often parts were kept back, and the lots that were, whole; null of a bank. The lots are null, too, where parts
+    /// were kept back one by one, all of a kind being of one lot.
+    pub folds: Option<usize>,
+    pub lots: Option<usize>,
+    /// Defective parts where people drew boxes; null of a bank.
+    pub with_boxes: Option<usize>,
+    /// Of a head, the labels with boxes enough.
+    pub labels: Vec<LabelView>,
     /// Area under the ROC curve over parts; null without defective ones.
     pub auroc: Option<f64>,
     /// Good parts that would be findings, and defective ones that would.
     pub alarmed: usize,
     pub found: usize,
     pub notes: Vec<String>,
+}
+
+/// How well the cells of a label are told from those of good parts.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct LabelView {
+    pub label: String,
+    /// Parts with boxes of it.
+    pub parts: usize,
+    /// Area under the ROC curve over parts that were kept back.
+    pub auroc: f64,
+    /// It is found by its own name.
+    pub is_known: bool,
 }
 
 /// A part that was not learned from.
@@ -155,11 +188,11 @@ pub(crate) struct LeftOutView {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LearnBody {
-    /// references.
+    /// references, head.
     pub what: String,
     /// backbone, tower; not given: those that the recipe asks for, or the backbone's.
     pub features: Option<String>,
-    /// Id of the prompt of kind reference, where the recipe has several.
+    /// Id of the prompt of kind reference or head, where the recipe has several.
     pub prompt: Option<String>,
 }
 
@@ -176,9 +209,10 @@ pub(crate) async fn learn(
     Ok(Json(all.into_iter().map(LearnView::from).collect()))
 }
 
-/// Learns a reference bank from the confirmed parts of a pipeline. The recipe with it is a version like any other: it is
-/// checked, replayed and becomes active or is refused. Where the recipe has no prompt of kind reference, one is
-/// appended.
+/// Learns a reference bank from the confirmed good parts of a pipeline, or a head from good and defective ones. The
+/// recipe with it is a version like any other: it is checked, replayed and becomes active or is refused. Where the recipe
+/// has no prompt of the kind, one is appended. The replay shows parts that it was learned from, too: the figures say what
+/// they are measured on.
 #[utoipa::path(post, path = "/api/v1/learn/{pipeline}", tag = "learn",
     params(("pipeline" = String, Path)), request_body = LearnBody, responses(
     (status = 202), (status = 400, body = Problem), (status = 401, body = Problem),
@@ -214,21 +248,22 @@ pub(crate) async fn cancel(
 
 fn wanted(body: LearnBody) -> Result<LearnWanted, ApiError> {
     let LearnBody { what, features, prompt } = body;
-    if what != REFERENCES {
-        return Err(ApiError::bad(format!("what = {what:?}: must be {REFERENCES}")));
-    }
+    let kinds = LearnKind::ALL.map(LearnKind::as_str).join(" or ");
+    let what =
+        LearnKind::parse(&what).ok_or_else(|| ApiError::bad(format!("what = {what:?}: must be {kinds}")))?;
     let word = |word: String| {
         let words = FeatureSource::ALL.map(FeatureSource::as_str).join(" or ");
         FeatureSource::parse(&word)
             .ok_or_else(|| ApiError::bad(format!("features = {word:?}: must be {words}")))
     };
-    Ok(LearnWanted { features: features.map(word).transpose()?, prompt })
+    Ok(LearnWanted { what, features: features.map(word).transpose()?, prompt })
 }
 
 impl From<Learnable> for LearnView {
     fn from(learnable: Learnable) -> Self {
-        let Learnable { pipeline, active, is_gated, good, bad, good_min, good_few, banks, job, last } =
-            learnable;
+        let Learnable { pipeline, active, is_gated, good, bad, good_min, good_few, .. } = learnable;
+        let Learnable { kind_min, kind_few, banks, heads, job, last, .. } = learnable;
+        let lessons = |all: Vec<ActiveLesson>| all.into_iter().map(LessonView::from).collect();
         Self {
             pipeline,
             active,
@@ -238,35 +273,40 @@ impl From<Learnable> for LearnView {
             good_min,
             good_few,
             is_enough: good >= good_min,
-            banks: banks.into_iter().map(BankView::from).collect(),
+            kind_min,
+            kind_few,
+            is_enough_for_head: good >= kind_min && bad >= kind_min,
+            banks: lessons(banks),
+            heads: lessons(heads),
             job: job.map(JobView::from),
             last: last.map(OutcomeView::from),
         }
     }
 }
 
-impl From<ActiveBank> for BankView {
-    fn from(bank: ActiveBank) -> Self {
-        let ActiveBank { prompt, file, sha256, features, origin } = bank;
+impl From<ActiveLesson> for LessonView {
+    fn from(lesson: ActiveLesson) -> Self {
+        let ActiveLesson { prompt, file, sha256, features, labels, origin } = lesson;
         let (at, good, bad) = (origin.at, origin.good, origin.bad);
-        Self { prompt, file, sha256, features: features.as_str(), at, good, bad }
+        Self { prompt, file, sha256, features: features.as_str(), labels, at, good, bad }
     }
 }
 
 impl From<LearnJob> for JobView {
     fn from(job: LearnJob) -> Self {
-        let LearnJob { by, at, step, done, total, .. } = job;
-        Self { by, at, step: step.as_str(), done, total }
+        let LearnJob { what, by, at, step, done, total, .. } = job;
+        Self { what: what.as_str(), by, at, step: step.as_str(), done, total }
     }
 }
 
 impl From<LearnOutcome> for OutcomeView {
     fn from(outcome: LearnOutcome) -> Self {
-        let LearnOutcome { by, at, end, version, figures, left_out, left_out_count } = outcome;
+        let LearnOutcome { what, by, at, end, version, figures, left_out, left_out_count } = outcome;
         let of = |LeftOut { id, reason }| LeftOutView { id, reason };
         let (word, reason) = (LearnEnd::as_str(&end), end.reason().to_owned());
         let left_out = left_out.into_iter().map(of).collect();
         Self {
+            what: what.as_str(),
             by,
             at,
             end: word,
@@ -281,8 +321,41 @@ impl From<LearnOutcome> for OutcomeView {
 
 impl From<LearnFigures> for FiguresView {
     fn from(figures: LearnFigures) -> Self {
-        let LearnFigures { features, good, bad, cells, bank_cells, auroc, alarmed, found, notes } = figures;
-        Self { features: features.as_str(), good, bad, cells, bank_cells, auroc, alarmed, found, notes }
+        let measured_on = figures.measured_on();
+        let LearnFigures { features, good, bad, measured, auroc, alarmed, found, notes } = figures;
+        let mut view = Self {
+            measured_on,
+            features: features.as_str(),
+            good,
+            bad,
+            cells: None,
+            bank_cells: None,
+            folds: None,
+            lots: None,
+            with_boxes: None,
+            labels: vec![],
+            auroc,
+            alarmed,
+            found,
+            notes,
+        };
+        match measured {
+            LearnMeasured::Compared { cells, bank_cells } => {
+                (view.cells, view.bank_cells) = (Some(cells), Some(bank_cells));
+            }
+            LearnMeasured::KeptBack { folds, lots, with_boxes, labels } => {
+                (view.folds, view.lots, view.with_boxes) = (Some(folds), lots, Some(with_boxes));
+                view.labels = labels.into_iter().map(LabelView::from).collect();
+            }
+        }
+        view
+    }
+}
+
+impl From<LearnLabel> for LabelView {
+    fn from(known: LearnLabel) -> Self {
+        let LearnLabel { label, parts, auroc, is_known } = known;
+        Self { label, parts, auroc, is_known }
     }
 }
 

@@ -25,6 +25,7 @@ const NAME: &str = "examples-defects";
 const PASSWORD: &str = "correct horse";
 const AT: &str = "2026-01-01T00:00:00.000Z";
 const LEARN: &str = r#"{"what":"references","features":"backbone"}"#;
+const HEAD: &str = r#"{"what":"head","features":"backbone"}"#;
 
 /// A station with a folder of recipes that it cannot write to, confirmed parts in its store, and a watched folder.
 struct Bench {
@@ -172,6 +173,21 @@ fn steps(store: &Store, version: &str) -> Vec<(Step, String)> {
     entries.into_iter().filter(|entry| entry.version == version).map(|entry| (entry.step, entry.by)).collect()
 }
 
+fn text(answer: &http::Answer) -> String {
+    String::from_utf8_lossy(&answer.body).into_owned()
+}
+
+/// An engineer before the page about learning.
+async fn engineer(bench: &Bench) -> Browser {
+    let browser = Browser::start(1280, 900).await;
+    browser.page.goto(&format!("http://{}/", bench.page)).await.unwrap();
+    browser.fill("input[name=name]", "engineer").await;
+    browser.fill("input[name=password]", PASSWORD).await;
+    browser.click("button[type=submit]").await;
+    browser.click("button.tab[data-view=learn]").await;
+    browser
+}
+
 async fn stop(bench: &Bench, mut daemon: Daemon) {
     signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", bench.station.log());
@@ -194,10 +210,17 @@ async fn twenty_good_parts_become_a_check_that_finds_a_defective_one_and_stays_o
     );
     assert!(bench.inspected(2_000, true).await["learned"].as_array().unwrap().is_empty());
 
-    for body in ["{}", r#"{"what":"head"}"#, r#"{"what":"references","features":"eyes"}"#] {
+    for body in ["{}", r#"{"what":"heads"}"#, r#"{"what":"references","features":"eyes"}"#] {
         let answer = bench.learn("POST", "engineer", body);
         assert!([400, 422].contains(&answer.status), "{body}: {}", answer.head);
     }
+    let few = bench.learn("POST", "engineer", HEAD);
+    assert_eq!((few.status, few.code().as_str()), (409, "too_little"), "{}", few.head);
+    assert!(
+        text(&few).contains("20 good and 3 defective parts: at least 10 of each are needed"),
+        "{}",
+        text(&few)
+    );
     assert_eq!(bench.learn("POST", "engineer", r#"{"what":"references","prompt":"none"}"#).code(), "unfit");
     assert_eq!(bench.ask("POST", "/api/v1/learn/nothing", "engineer", LEARN).code(), "no_pipeline");
     for role in ["viewer", "operator"] {
@@ -349,12 +372,7 @@ async fn an_engineer_walks_the_page_from_good_parts_to_an_active_bank_and_back()
     let plc = Plc::new(broker.port).await;
     let bench = Bench::new(&broker, 20, 0, "").await;
     let daemon = bench.start(&plc).await;
-    let browser = Browser::start(1280, 900).await;
-    browser.page.goto(&format!("http://{}/", bench.page)).await.unwrap();
-    browser.fill("input[name=name]", "engineer").await;
-    browser.fill("input[name=password]", PASSWORD).await;
-    browser.click("button[type=submit]").await;
-    browser.click("button.tab[data-view=learn]").await;
+    let browser = engineer(&bench).await;
     let card = format!("document.querySelector('[data-learn={NAME}]')");
     browser.until(&format!("{card}.querySelector('.have').innerText.includes('20 good')")).await;
     browser.until(&format!("{card}.querySelector('.ungated')")).await;
@@ -372,6 +390,89 @@ async fn an_engineer_walks_the_page_from_good_parts_to_an_active_bank_and_back()
     browser.click("dialog button[type=submit]").await;
     browser.until(&format!("!{card}.querySelector('.bank') && {card}.querySelector('button.start')")).await;
     assert_eq!(bench.shown()["banks"], json!([]));
+    browser.end().await;
+    stop(&bench, daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_both_kinds_become_a_head_and_a_bank_is_learned_beside_it() {
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let bench = Bench::new(&broker, 12, 12, "").await;
+    let daemon = bench.start(&plc).await;
+    let before = bench.shown();
+    assert_eq!((&before["kind_min"], &before["is_enough_for_head"]), (&json!(10), &json!(true)), "{before}");
+    for role in ["viewer", "operator"] {
+        assert_eq!(bench.learn("POST", role, HEAD).status, 403);
+    }
+    let unknown = bench.learn("POST", "engineer", r#"{"what":"head","prompt":"none"}"#);
+    assert_eq!((unknown.status, unknown.code().as_str()), (409, "unfit"));
+    assert!(text(&unknown).contains("no prompt none of kind head"), "{}", text(&unknown));
+
+    assert_eq!(bench.learn("POST", "engineer", HEAD).status, 202);
+    let last = bench.ended().await;
+    assert_eq!(
+        (&last["end"], &last["what"], &last["reason"]),
+        (&json!("active"), &json!("head"), &json!(""))
+    );
+    let figures = &last["figures"];
+    assert_eq!((&figures["good"], &figures["bad"], &figures["folds"]), (&json!(12), &json!(12), &json!(5)));
+    assert!(figures["auroc"].as_f64() > Some(0.8) && figures["found"].as_u64() >= Some(8), "{figures}");
+    let on = figures["measured_on"].as_str().unwrap();
+    assert!(on.contains("kept back in 5 folds, those of one lot together"), "{on}");
+    assert!(figures["notes"].to_string().contains("no part names its lot"), "{figures}");
+    let version = last["version"].as_str().unwrap();
+    let shown = bench.shown();
+    let head = shown["heads"][0].clone();
+    assert_eq!((&shown["active"], &shown["banks"]), (&json!(version), &json!([])), "{shown}");
+    assert_eq!(
+        (&head["prompt"], &head["good"], &head["bad"]),
+        (&json!("unlike-bad-parts"), &json!(12), &json!(12))
+    );
+    // In the ledger, too, and it says that the replay is no proof by itself.
+    let ledger = bench.ask("GET", &format!("/api/v1/recipes/{NAME}/ledger?limit=50"), "viewer", "").json();
+    let is_first = |entry: &&Value| entry["version"] == version && entry["step"] == "found";
+    let first = ledger.as_array().unwrap().iter().find(is_first).expect("its first step");
+    let words = first["reason"].as_str().unwrap();
+    assert!(words.starts_with("a head of the backbone from 12 good and 12 defective parts"), "{words}");
+    assert!(words.contains(on) && words.contains("those that it was learned from are among them"), "{words}");
+
+    let found = bench.inspected(2_001, true).await;
+    assert_eq!(
+        (&found["pipeline_version"], &found["learned"][0]["sha256"]),
+        (&json!(version), &head["sha256"])
+    );
+    assert!(found["heat"]["places"].as_array().is_some_and(|p| p.iter().any(|v| v.as_u64() > Some(127))));
+
+    // A bank beside it leaves it as it is.
+    assert_eq!(bench.learn("POST", "engineer", LEARN).status, 202);
+    let last = bench.ended().await;
+    assert_eq!((&last["end"], &last["what"]), (&json!("active"), &json!("references")), "{last}");
+    let both = bench.shown();
+    assert_eq!((&both["heads"], both["banks"].as_array().unwrap().len()), (&json!([head]), 1), "{both}");
+    assert_eq!(bench.inspected(2_002, true).await["learned"].as_array().unwrap().len(), 2);
+    stop(&bench, daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engineer_walks_the_page_to_an_active_head_and_reads_what_it_was_measured_on() {
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let bench = Bench::new(&broker, 12, 12, "").await;
+    let daemon = bench.start(&plc).await;
+    let browser = engineer(&bench).await;
+    let card = format!("document.querySelector('[data-learn={NAME}]')");
+    browser.until(&format!("{card}.querySelector('.have').innerText.includes('12 defective')")).await;
+    browser.click("[data-what=head] button.start").await;
+    browser
+        .until(&format!("{card}.querySelector('.came[data-end=active][data-of=head] [data-on=l_on_head]')"))
+        .await;
+    let head = browser.value(&format!("{card}.querySelector('[data-head]').dataset.head")).await;
+    assert_eq!(bench.shown()["heads"][0]["sha256"], head);
+    browser.click(".came button.details").await;
+    let said = "document.querySelector('dialog [data-step=found] .reason').innerText";
+    browser.until(&format!("{said}.includes('kept back in 5 folds')")).await;
+    browser.until("document.querySelector('dialog [data-step=replayed] .replay')").await;
     browser.end().await;
     stop(&bench, daemon).await;
 }

@@ -82,7 +82,11 @@ pub(crate) fn learn(order: &Order, store: &Store) {
                 replay: None,
             };
             let kept = (step == Step::Found).then_some((text.as_str(), &files));
-            let book = (step == Step::Active).then(|| Book { active: version(n), decided: version(1), ..Book::default() });
+            let book = (step == Step::Active).then(|| Book {
+                active: version(n),
+                decided: version(1),
+                ..Book::default()
+            });
             match store.append_recipe_step(entry, kept, book.as_ref()) {
                 Ok(entry) => say(&format!("kept {} .", entry.seq)),
                 Err(error) => stop(&error),

@@ -1,10 +1,10 @@
 //! `inspectd learn head`: what tells defective parts from good ones, from both.
 
 use super::{Common, Ground, Looked, print_json, write};
+use crate::domain::learn::LearnKind;
 use crate::domain::reference::ReferenceRule;
 use crate::evaluate::truth::Truth;
 use crate::inspect::reference::head_file;
-use crate::learn::example::Learning;
 use crate::learn::head::{self, Figures, KIND_MIN, LabelFigures, Wanted, enough};
 use crate::store::record::rfc3339;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +23,7 @@ pub(super) struct Args {
 /// # Errors
 /// As `learn`; also when those parts that were kept back could not be told apart.
 pub(super) fn run(Args { common }: &Args) -> anyhow::Result<ExitCode> {
-    let ground = Ground::open(common, Learning::Head)?;
+    let ground = Ground::open(common, LearnKind::Head)?;
     let bad = ground.truths.iter().filter(|t| t.is_defective()).count();
     let good = ground.truths.len() - bad;
     if common.dry_run {
@@ -37,7 +37,7 @@ pub(super) fn run(Args { common }: &Args) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let at = rfc3339(SystemTime::now());
     let wanted = Wanted { pipeline: &ground.pipeline.name, rule, features_sha256, at };
-    let (head, figures) = head::learn(&examples, &wanted)?;
+    let (head, figures) = head::learn(&examples, &wanted, &|| true)?;
     let bytes = head_file::write(&head);
     let to = ground.beside(&rule.file);
     write(&to, &bytes)?;

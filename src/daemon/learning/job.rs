@@ -1,30 +1,30 @@
 //! One job: from confirmed parts to a version of their recipe that judges by what was learned.
 //!
 //! ```text
-//! confirmed parts --a picture at a time: the recipe's tiles, engine: features--> examples --learn--> bank
-//!     active recipe with the bank --recipes: checked, replayed--> active | refused
+//! confirmed parts --a picture at a time: the recipe's tiles, engine: features--> examples --learn--> bank or head
+//!     active recipe with its file --recipes: checked, replayed--> active | refused
 //! ```
 //!
 //! Invariants:
 //! - Nothing is kept before the version is handed over; then it is one of the recipes' steps.
-//! - All features of a bank are those of one model.
+//! - All features of one job are those of one model.
 
 mod first;
 
 use super::ask;
 use super::draft::Draft;
 use super::sample;
+use super::taught::{self, Ground, Taught};
 use super::{Request, Shared};
 use crate::daemon::recipes::{Cancel, Confirmed, Fate, Learned, confirmed, frame, picture};
 use crate::domain::frame::Frame;
-use crate::domain::learn::{LearnEnd, LearnFigures, LearnOutcome, LearnStep, LeftOut};
+use crate::domain::learn::{LearnEnd, LearnOutcome, LearnStep, LeftOut};
 use crate::domain::pipeline::{FrameSize, Pipeline};
 use crate::engine::Engine;
 use crate::inspect::reference::features_sha256;
-use crate::inspect::reference::file::{self, BANK_BYTES_MAX};
+use crate::inspect::reference::file::BANK_BYTES_MAX;
 use crate::learn::LearnError;
-use crate::learn::example::{Example, Learning, Question, cell_px, of_truth};
-use crate::learn::references::{self, BANK_CELLS, Figures, Wanted};
+use crate::learn::example::{Example, Question, of_truth};
 use crate::store::record::rfc3339;
 use crate::vlm::ModelInfo;
 use std::sync::Arc;
@@ -70,15 +70,7 @@ pub(super) struct Job<'a> {
 
 impl<'a> Job<'a> {
     pub(super) fn new(shared: &'a Shared, engine: &'a Engine, request: &'a Request) -> Self {
-        let outcome = LearnOutcome {
-            by: request.by.clone(),
-            at: String::new(),
-            end: LearnEnd::Failed { reason: String::new() },
-            version: None,
-            figures: None,
-            left_out: vec![],
-            left_out_count: 0,
-        };
+        let outcome = LearnOutcome::failed(request.wanted.what, request.by.clone(), String::new());
         Self { shared, engine, request, outcome }
     }
 
@@ -116,20 +108,22 @@ impl<'a> Job<'a> {
         let Request { pipeline: name, wanted, by, .. } = self.request;
         let recipe =
             self.shared.registry.get(name).ok_or_else(|| format!("there is no pipeline {name:?}"))?;
-        let draft = Draft::of(&recipe, wanted.features, wanted.prompt.as_deref())?;
+        let draft = Draft::of(&recipe, wanted)?;
         let (parts, gone) = confirmed(&self.shared.store, name).map_err(|error| error.to_string())?;
         self.outcome.left_out_count = gone;
-        let parts = sample::choose(parts);
+        let parts = sample::choose(parts, wanted.what);
         let go_on = || self.is_wanted();
         let model = ask::ready(self.engine, &go_on)?.ok_or(Ended::Unwanted)?;
         let examples = self.examples(&draft, parts, &model)?;
         self.shared.set_progress(LearnStep::Learning, 0, 0);
-        let bank = self.bank(&draft, &examples, &model)?;
+        let Taught { bytes, figures } = self.taught(&draft, &examples, &model)?;
+        let words = figures.in_words();
+        self.outcome.figures = Some(figures);
         let base = draft.base.clone();
-        let (text, files) = draft.with_bank(bank);
+        let (text, files) = draft.with_file(bytes);
         let by = format!("{by}, learned");
         let cancel = Arc::clone(&self.request.cancel);
-        Ok(Learned { pipeline: name.clone(), base, text, files, by, cancel, made_of: vec![] })
+        Ok(Learned { pipeline: name.clone(), base, text, files, by, words, cancel, made_of: vec![] })
     }
 
     /// The features of all parts; one that is no proper picture of the recipe is left out and named.
@@ -148,7 +142,8 @@ impl<'a> Job<'a> {
             };
             let frame = Frame { origin: part.id.clone(), ..frame(&inspection, Arc::new(pixels)) };
             let pipeline = self.sized(&draft.pipeline, &frame.camera)?;
-            let question = Question { pipeline: &pipeline, prompt: draft.prompt, learning: Learning::Bank };
+            let learning = self.request.wanted.what;
+            let question = Question { pipeline: &pipeline, prompt: draft.prompt, learning };
             let asked = match question.ask(&frame, model) {
                 Ok(asked) => asked,
                 Err(LearnError::Picture { why, .. }) => {
@@ -197,30 +192,23 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// The bytes of the bank. One thread computes it: the others are the line's.
-    fn bank(&mut self, draft: &Draft, examples: &[Example], model: &ModelInfo) -> Result<Vec<u8>, Ended> {
-        let wanted = Wanted {
-            pipeline: &draft.pipeline.name,
-            rule: &draft.rule,
-            features_sha256: features_sha256(draft.rule.features, model),
-            mm_per_px: draft.pipeline.mm_per_px,
-            cell_px: cell_px(&draft.pipeline, examples),
-            cells_max: BANK_CELLS,
-            at: rfc3339(SystemTime::now()),
-        };
+    /// What the examples teach. One thread computes it: the others are the line's.
+    fn taught(&self, draft: &Draft, examples: &[Example], model: &ModelInfo) -> Result<Taught, Ended> {
+        let (pipeline, rule) = (&draft.pipeline, &draft.rule);
+        let (features_sha256, at) = (features_sha256(rule.features, model), rfc3339(SystemTime::now()));
+        let ground = Ground { pipeline, rule, features_sha256: &features_sha256, at: &at };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "learn".to_owned()).build();
         let pool = pool.map_err(|error| format!("a thread to learn on: {error}"))?;
         let (cancel, stop) = (self.cancel(), &self.shared.stop);
         let go_on = || cancel.by().is_none() && !stop.is_set();
-        let (bank, figures) = pool.install(|| references::learn(examples, &wanted, &go_on))?;
-        self.outcome.figures = Some(of_figures(figures, draft));
-        let bytes = file::write(&bank);
-        if bytes.len() > BANK_BYTES_MAX {
-            let long =
-                format!("the bank would have {} bytes, at most {BANK_BYTES_MAX} are read", bytes.len());
+        let taught = pool.install(|| taught::learn(examples, ground, &go_on))?;
+        let bytes = taught.bytes.len();
+        if bytes > BANK_BYTES_MAX {
+            let what = rule.lesson.as_str();
+            let long = format!("the {what} would have {bytes} bytes, at most {BANK_BYTES_MAX} are read");
             return Err(Ended::Failed(long));
         }
-        Ok(bytes)
+        Ok(taught)
     }
 
     /// Hands the version over, and waits for what becomes of it.
@@ -247,10 +235,4 @@ impl<'a> Job<'a> {
             }
         }
     }
-}
-
-fn of_figures(figures: Figures, draft: &Draft) -> LearnFigures {
-    let Figures { good, bad, cells, bank_cells, auroc, alarmed, found, notes, .. } = figures;
-    let features = draft.rule.features;
-    LearnFigures { features, good, bad, cells, bank_cells, auroc, alarmed, found, notes }
 }

@@ -1,8 +1,8 @@
 //! Learning on the box while the line runs.
 //!
 //! ```text
-//! an engineer --start--> one job --> thread `learning`: job (ask, draft, sample) --version--> recipes --> active | refused
-//!             --cancel-----^  '--progress, outcome--> page
+//! an engineer --start--> one job --> thread `learning`: job (ask, draft, sample, taught) --version--> recipes
+//!             --cancel-----^  '--progress, outcome--> page               active | refused <--checks, replay--'
 //! ```
 //!
 //! Invariants:
@@ -17,14 +17,16 @@ mod job;
 mod kept_tests;
 mod product;
 mod sample;
+mod taught;
 
 use super::recipes::{Cancel, Recipes};
 use crate::camera::Stop;
 use crate::domain::learn::{
-    ActiveBank, LearnEnd, LearnJob, LearnOutcome, LearnRefusal, LearnStep, LearnWanted, Learnable,
+    ActiveLesson, LearnJob, LearnKind, LearnOutcome, LearnRefusal, LearnStep, LearnWanted, Learnable,
 };
-use crate::domain::pipeline::{Pipeline, PromptKind};
+use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
 use crate::engine::Engine;
+use crate::learn::head::{KIND_FEW, KIND_MIN};
 use crate::learn::references::{GOOD_FEW, GOOD_MIN};
 use crate::queue::{Policy, Popped, Pushed, Queue};
 use crate::recipe::registry::Registry;
@@ -120,16 +122,16 @@ impl Learning {
         if let Some((job, _)) = &jobs.now {
             return Err(LearnRefusal::Busy { pipeline: job.pipeline.clone() });
         }
-        let (pipeline, by, cancel) =
-            (request.pipeline.clone(), request.by.clone(), Arc::clone(&request.cancel));
+        let (pipeline, by, what) = (request.pipeline.clone(), request.by.clone(), request.wanted.what);
+        let cancel = Arc::clone(&request.cancel);
         match self.requests.push(request) {
             Pushed::Queued => {}
             Pushed::Dropped(_) => return Err(LearnRefusal::Busy { pipeline }),
             Pushed::Closed(_) => return Err(LearnRefusal::Stopping),
         }
-        tracing::info!(pipeline, by, "learning begins");
+        tracing::info!(pipeline, what = what.as_str(), by, "learning begins");
         let (at, step) = (rfc3339(SystemTime::now()), LearnStep::Looking);
-        jobs.now = Some((LearnJob { pipeline, by, at, step, done: 0, total: 0 }, cancel));
+        jobs.now = Some((LearnJob { pipeline, what, by, at, step, done: 0, total: 0 }, cancel));
         Ok(())
     }
 
@@ -159,7 +161,10 @@ impl web::Learning for Learning {
                 bad,
                 good_min: GOOD_MIN,
                 good_few: GOOD_FEW,
-                banks: banks(pipeline),
+                kind_min: KIND_MIN,
+                kind_few: KIND_FEW,
+                banks: active(pipeline, LearnKind::Bank),
+                heads: active(pipeline, LearnKind::Head),
                 job: jobs
                     .now
                     .as_ref()
@@ -181,13 +186,13 @@ impl web::Learning for Learning {
             .registry
             .get(pipeline)
             .ok_or_else(|| LearnRefusal::NoPipeline { pipeline: name() })?;
-        Draft::of(&recipe, wanted.features, wanted.prompt.as_deref())
-            .map_err(|reason| LearnRefusal::Unfit { reason })?;
+        Draft::of(&recipe, &wanted).map_err(|reason| LearnRefusal::Unfit { reason })?;
         let counts = sample::counts(&self.shared.store).map_err(not_stored)?;
-        let good = counts.get(pipeline).map_or(0, |counts| counts.good);
+        let counts = counts.get(pipeline).copied().unwrap_or_default();
         let mut jobs = self.shared.jobs();
-        if jobs.now.is_none() && good < GOOD_MIN {
-            return Err(LearnRefusal::TooLittle { good, least: GOOD_MIN });
+        if jobs.now.is_none() {
+            taught::enough(wanted.what, counts)
+                .map_err(|why| LearnRefusal::TooLittle { reason: why.to_string() })?;
         }
         let (by, cancel) = (by.to_owned(), Arc::default());
         self.begin(&mut jobs, Request { pipeline: name(), wanted, product: None, by, cancel })
@@ -208,20 +213,21 @@ fn not_stored(error: StoreError) -> LearnRefusal {
     LearnRefusal::NotStored { reason: error.to_string() }
 }
 
-/// What a pipeline judges by.
-fn banks(pipeline: &Pipeline) -> Vec<ActiveBank> {
-    let bank = |prompt: &crate::domain::pipeline::Prompt| {
+/// What a pipeline judges by, of one kind.
+fn active(pipeline: &Pipeline, what: LearnKind) -> Vec<ActiveLesson> {
+    let of = |prompt: &Prompt| {
         let PromptKind::Reference(rule) = &prompt.kind else { return None };
-        let learned = rule.learned.as_ref()?;
-        Some(ActiveBank {
+        let learned = rule.learned.as_ref().filter(|_| LearnKind::of(rule.lesson) == what)?;
+        Some(ActiveLesson {
             prompt: prompt.id.clone(),
             file: rule.file.clone(),
             sha256: learned.sha256.clone(),
             features: rule.features,
+            labels: rule.labels.clone(),
             origin: learned.judge.origin(),
         })
     };
-    pipeline.prompts.iter().filter_map(bank).collect()
+    pipeline.prompts.iter().filter_map(of).collect()
 }
 
 /// Starts the thread of learning; it ends with `close` or with the station's stop.
@@ -244,18 +250,11 @@ pub(super) fn start(learning: &Learning, engine: Arc<Engine>) -> std::io::Result
 /// Carries a job out; whatever goes wrong in it is its outcome, and not the line's.
 fn carry_out(shared: &Shared, engine: &Engine, request: &Request) {
     let outcome = threads::caught(|| Job::new(shared, engine, request).run());
-    let mut outcome = outcome.unwrap_or_else(|reason| LearnOutcome {
-        by: request.by.clone(),
-        at: String::new(),
-        end: LearnEnd::Failed { reason },
-        version: None,
-        figures: None,
-        left_out: vec![],
-        left_out_count: 0,
-    });
+    let what = request.wanted.what;
+    let mut outcome = outcome.unwrap_or_else(|reason| LearnOutcome::failed(what, request.by.clone(), reason));
     outcome.at = rfc3339(SystemTime::now());
     let (pipeline, end, reason) = (&request.pipeline, outcome.end.as_str(), outcome.end.reason());
-    tracing::info!(pipeline, by = request.by, end, reason, "learning from confirmed parts has ended");
+    tracing::info!(pipeline, what = what.as_str(), by = request.by, end, reason, "learning has ended");
     let mut jobs = shared.jobs();
     jobs.last.insert(request.pipeline.clone(), outcome);
     jobs.now = None;

@@ -10,6 +10,7 @@ use crate::domain::learn::{LearnWanted, Learnable};
 use crate::domain::pipeline::Repeats;
 use crate::domain::product::{NewProduct, ProductRefusal};
 use crate::domain::rect::Rect;
+use crate::learn::head::{KIND_FEW, KIND_MIN};
 use crate::learn::product::{MM_PER_PX, Product, check_name, region};
 use crate::learn::references::{GOOD_FEW, GOOD_MIN};
 use crate::recipe::registry::Registry;
@@ -149,7 +150,10 @@ pub(super) fn without_recipe(registry: &Registry, jobs: &Jobs) -> Vec<Learnable>
         bad: 0,
         good_min: GOOD_MIN,
         good_few: GOOD_FEW,
+        kind_min: KIND_MIN,
+        kind_few: KIND_FEW,
         banks: vec![],
+        heads: vec![],
         job: now.filter(|job| job.pipeline == *name).cloned(),
         last: jobs.last.get(name).cloned(),
     };

@@ -1,4 +1,4 @@
-//! A version that was learned from confirmed parts: the active recipe with another bank, or with a prompt more.
+//! A version that was learned from confirmed parts: the active recipe with another bank or head, or with a prompt more.
 //!
 //! ```text
 //! learning --version, files--> found --> checked --> replayed, with a gate or without --> active | refused
@@ -44,6 +44,8 @@ pub(in crate::daemon) struct Learned {
     pub text: String,
     pub files: Files,
     pub by: String,
+    /// What was learned, and what its figures are measured on, for the ledger.
+    pub words: String,
     pub cancel: Arc<Cancel>,
     /// The good parts of a new product.
     pub made_of: Vec<GoodPart>,
@@ -110,7 +112,7 @@ impl Keeper {
     }
 
     fn fate(&self, learned: &Learned) -> Result<Fate, StoreError> {
-        let Learned { pipeline, base, text, files, by, cancel, made_of } = learned;
+        let Learned { pipeline, base, text, files, by, words, cancel, made_of } = learned;
         if base.is_empty() && self.recipes.is_known(pipeline)? {
             let reason = format!("a recipe {pipeline} came meanwhile: take another name");
             return Ok(Fate::Refused { reason });
@@ -119,7 +121,7 @@ impl Keeper {
         // What nobody has looked at yet is newer than what was learned: it counts as edited meanwhile.
         let is_old = |file: &String| *file == book.decided || *file == book.active;
         let file = self.recipes.version_of_file(pipeline).filter(is_old);
-        let origin = Origin::Learned { base, file, cancel };
+        let origin = Origin::Learned { base, file, words, cancel };
         let candidate = Candidate { pipeline, version: learned.version(), text, files, by, made_of, origin };
         match self.prove(&candidate)? {
             Fate::Dropped => self.outdated(&candidate),

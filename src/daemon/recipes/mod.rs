@@ -291,7 +291,7 @@ impl Keeper {
 
     /// Takes a version as far as it goes.
     fn prove(&self, candidate: &Candidate<'_>) -> Result<Fate, StoreError> {
-        self.recipes.note(candidate, Step::Found, String::new(), None, true, None)?;
+        self.recipes.note(candidate, Step::Found, candidate.origin.words(), None, true, None)?;
         let recipe = match self.recipes.checked(candidate) {
             Ok(recipe) => recipe,
             Err(reason) => return self.recipes.refuse(candidate, reason, None),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config;
+use crate::domain::learn::LearnKind;
 use crate::domain::reference::FeatureSource;
 use crate::inspect::reference::bank::{Bank, Known, LearnedFrom, Limit};
 use crate::inspect::reference::file;
@@ -154,7 +155,7 @@ fn a_learned_version_is_active_with_its_bank_and_never_without_it() {
     for (files, is_whole) in [(beside(whole), true), (beside(cut), false), (Files::new(), false)] {
         let kitchen = Kitchen::new();
         let of_file = kitchen.start().unwrap();
-        let text = with_prompt(&kitchen.text, "photo", FeatureSource::Backbone);
+        let text = with_prompt(&kitchen.text, "photo", LearnKind::Bank, FeatureSource::Backbone);
         let learned = version_of(&text, &files);
         let book = Book { active: learned.clone(), decided: of_file.clone(), ..Book::default() };
         let step = |step| entry("photo", &learned, step, "anna", String::new(), None);

@@ -35,9 +35,19 @@ pub(super) enum Origin<'a> {
     /// The folder's file holds it.
     Folder,
     /// It is the version `base` with what was learned from confirmed parts, or the first of a product, whose base is
-    /// empty. `file` is the version that the folder's file
-    /// held when it came; `None`: there was none.
-    Learned { base: &'a str, file: Option<String>, cancel: &'a Cancel },
+    /// empty. `file` is the version that the folder's file held when it came; `None`: there was none. `words` say what
+    /// was learned, and what its figures are measured on.
+    Learned { base: &'a str, file: Option<String>, words: &'a str, cancel: &'a Cancel },
+}
+
+impl Origin<'_> {
+    /// What the ledger says of it from its first step on.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Origin::Folder => String::new(),
+            Origin::Learned { words, .. } => words.chars().take(REASON_CHARS_MAX).collect(),
+        }
+    }
 }
 
 impl Candidate<'_> {

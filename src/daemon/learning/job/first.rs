@@ -6,6 +6,7 @@
 
 use super::{Draft, Ended, Job};
 use crate::daemon::learning::product::{Good, Ground};
+use crate::daemon::learning::taught::Taught;
 use crate::daemon::learning::{Request, ask};
 use crate::daemon::recipes::{Confirmed, Learned, picture};
 use crate::domain::learn::LearnStep;
@@ -28,11 +29,13 @@ impl Job<'_> {
         };
         let examples = self.examples(&draft, proper.iter().map(|good| confirmed(good)).collect(), &model)?;
         self.shared.set_progress(LearnStep::Learning, 0, 0);
-        let bank = self.bank(&draft, &examples, &model)?;
+        let Taught { bytes, figures } = self.taught(&draft, &examples, &model)?;
+        let words = figures.in_words();
+        self.outcome.figures = Some(figures);
         let (base, made_of) = (draft.base.clone(), made_of(&proper, &examples));
-        let (text, files) = draft.with_bank(bank);
+        let (text, files) = draft.with_file(bytes);
         let (by, cancel) = (format!("{by}, new product"), Arc::clone(&self.request.cancel));
-        Ok(Learned { pipeline: name.clone(), base, text, files, by, cancel, made_of })
+        Ok(Learned { pipeline: name.clone(), base, text, files, by, words, cancel, made_of })
     }
 
     /// The pictures that show anything, and what is measured on them; the others are left out and named.
