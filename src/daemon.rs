@@ -36,13 +36,12 @@
 //! ```
 //!
 //! Nothing opens before the config is checked; for a recipe with errors the store may know the version that was active
-//! before. While the disk or the outbox is full the line stands,
-//! visibly ([`housekeeping`] says so), and goes on by itself. It ends when it is [`told`] to (SIGTERM, SIGINT), at any
-//! moment, also of its start: what a former process left and is not recorded yet stays for the next one. It ends when
-//! every source has ended and everything is delivered, or when the store fails: then it stops
-//! acknowledging at once and systemd starts it again, unless the store is [`damaged`]. Draining goes in the order of
-//! the line, so that what was taken is inspected, what was inspected is stored, and what was stored is published or
-//! kept for the next start.
+//! before. While the disk or the outbox is full the line stands, visibly ([`housekeeping`] says so), and goes on by
+//! itself. It ends when it is [`told`] to (SIGTERM, SIGINT), when every source has ended and everything is delivered, or
+//! when the store fails: then it stops acknowledging at once and systemd starts it again, unless the store is
+//! [`damaged`]. Draining goes in the order of the line, so that what was taken is inspected, what was inspected is
+//! stored, and what was stored is published or kept for the next start. A start that is told to stop gives the model's
+//! load up, and leaves what a former process owes, as far as it is not recorded yet, to the next one.
 
 mod anew;
 mod board;

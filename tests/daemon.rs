@@ -111,6 +111,7 @@ async fn every_thread_has_a_name() {
         "mqtt",
         "web",
         "spawner",
+        "signals",
     ];
     until("all threads run", || {
         let names = names();

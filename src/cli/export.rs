@@ -61,7 +61,7 @@ fn time(text: &str) -> Result<i64, String> {
 }
 
 /// Runs the command, through the daemon where one runs. The exit code is 1 when inspections had to be left out
-/// because their pictures are missing or damaged.
+/// because they or their pictures are missing or damaged.
 ///
 /// # Errors
 /// A bad config; a store that cannot be opened; a directory that is there already or cannot be written.
@@ -116,7 +116,7 @@ fn tell(summary: &Summary, out: &Path) {
         eprintln!("export: {} left out: no picture was kept of them", summary.without_picture);
     }
     if summary.damaged > 0 {
-        eprintln!("export: {} left out: their pictures are missing or damaged", summary.damaged);
+        eprintln!("export: {} left out: they or their pictures are missing or damaged", summary.damaged);
         for (seq, id, what) in &summary.named {
             eprintln!("export:   inspection {seq} ({id}): {what}");
         }

@@ -225,6 +225,16 @@ pub(crate) fn csv_head() -> String {
     format!("{}\r\n", COLUMNS.join(","))
 }
 
+/// A line of the CSV about an inspection that cannot be read, with its end: its number, and why as the reason.
+fn csv_unreadable(seq: u64, what: &str) -> String {
+    let cells = COLUMNS.iter().map(|column| match *column {
+        "seq" => seq.to_string(),
+        "reason" => cell(what),
+        _ => String::new(),
+    });
+    format!("{}\r\n", cells.collect::<Vec<_>>().join(","))
+}
+
 /// A COCO document of exported inspections with the sizes of their pictures: images at once, annotations from a spool.
 struct Coco {
     images: usize,
@@ -272,7 +282,7 @@ impl Coco {
         Ok(())
     }
 
-    /// The rest of the document; `left_out` inspections are not in it because their pictures are damaged.
+    /// The rest of the document; `left_out` inspections are not in it because they or their pictures are damaged.
     fn finish(mut self, left_out: u64, sink: &mut dyn Sink) -> io::Result<()> {
         let before = if self.images == 0 { "{\"images\":[" } else { "" };
         sink.text(format!("{before}\n],\"annotations\":[\n").as_bytes())?;

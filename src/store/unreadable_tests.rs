@@ -3,7 +3,9 @@
 use super::*;
 use crate::domain::review::{Decided, Decision};
 use crate::store::StoreOptions;
+use crate::store::export::write::{Form, Sink};
 use crate::store::outbox::{Cause, Kind, MQTT, Owed};
+use crate::store::query::Filter;
 use crate::store::tests::{open, sample};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -126,4 +128,39 @@ fn a_damaged_dead_letter_stops_no_retention() {
     assert_eq!(dead, [1]);
     let kept: Vec<_> = fs::read_dir(dir.path().join("quarantine")).unwrap().collect();
     assert_eq!(fs::read(kept[0].as_ref().unwrap().path()).unwrap(), bytes);
+}
+
+/// The document of an export.
+#[derive(Default)]
+struct Document(String);
+
+impl Sink for Document {
+    fn text(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.push_str(std::str::from_utf8(bytes).unwrap());
+        Ok(())
+    }
+
+    fn picture(&mut self, _: &str, _: &str, _: &Path) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_export_goes_on_past_a_damaged_record_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path());
+    // It was whole when it was listed.
+    while store.index_older().unwrap() {}
+    damage(&store.trees.results, key_of(2));
+    let mut document = Document::default();
+    let summary = store.write_export(&Filter::default(), Form::Csv, &mut document).unwrap();
+    assert_eq!((summary.total, summary.written, summary.damaged), (4, 3, 1));
+    assert!(summary.named[0].0 == 2 && summary.named[0].2.contains("checksum"), "{:?}", summary.named);
+    let lines: Vec<_> = document.0.lines().collect();
+    let commas = |line: &str| line.matches(',').count();
+    assert_eq!(lines.len(), 5, "the head, and one for each: {lines:?}");
+    assert!(lines[3].starts_with("2,,") && lines[3].contains("cannot be read"), "newest first: {lines:?}");
+    assert_eq!(commas(lines[3]), commas(lines[0]), "{lines:?}");
+    let summary = store.write_export(&Filter::default(), Form::Coco, &mut document).unwrap();
+    assert_eq!(summary.damaged, 1);
 }

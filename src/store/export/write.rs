@@ -8,7 +8,7 @@
 //! What of a COCO document comes after its images waits in a spool, in memory while it is small and in a file without
 //! a name otherwise, so that no export is ever cut for want of memory.
 
-use super::{Coco, Exported, csv_head};
+use super::{Coco, Exported, csv_head, csv_unreadable};
 use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::proof::{FileKind, FileState, Flaw};
@@ -77,10 +77,20 @@ pub struct Summary {
     pub written: u64,
     /// Left out because they never had a picture that can be read.
     pub without_picture: u64,
-    /// Left out because their pictures are missing or are others.
+    /// Left out because they cannot be read, or their pictures are missing or are others; a CSV has a line that says
+    /// so of each that cannot be read.
     pub damaged: u64,
-    /// The first of those: sequence number, id, what is wrong.
+    /// The first of those: sequence number, id (empty where it cannot be read), what is wrong.
     pub named: Vec<(u64, String, String)>,
+}
+
+impl Summary {
+    fn leave_out(&mut self, seq: u64, id: &str, what: String) {
+        self.damaged += 1;
+        if self.named.len() < FLAWS_NAMED {
+            self.named.push((seq, id.to_owned(), what));
+        }
+    }
 }
 
 /// What a picture is called in an export, and its width and height.
@@ -125,8 +135,20 @@ impl Store {
             sink.text(csv_head().as_bytes())?;
         }
         for (seq, done) in seqs.into_iter().zip(1..) {
-            // Retention may have removed it since.
-            let Some(one) = self.exported(seq)? else { continue };
+            let one = match self.exported(seq) {
+                Ok(Some(one)) => one,
+                // Retention may have removed it since.
+                Ok(None) => continue,
+                Err(error @ StoreError::BadRecord { .. }) => {
+                    let what = format!("cannot be read: {error}");
+                    if form == Form::Csv {
+                        sink.text(csv_unreadable(seq, &what).as_bytes())?;
+                    }
+                    summary.leave_out(seq, "", what);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             sink.step(done, summary.total, &one.stored.inspection.id)?;
             if form == Form::Csv {
                 sink.text(one.csv().as_bytes())?;
@@ -162,13 +184,10 @@ impl Store {
         let path = match self.picture(image) {
             FileState::Whole(path) => path,
             state => {
-                summary.damaged += 1;
-                if summary.named.len() < FLAWS_NAMED {
-                    let (seq, id) = (one.stored.seq, one.stored.inspection.id.clone());
-                    let (kind, sha256) = (FileKind::Picture, image.sha256.clone());
-                    let flaw = Flaw { seq, id: id.clone(), kind, sha256, state };
-                    summary.named.push((seq, id, flaw.words()));
-                }
+                let (seq, id) = (one.stored.seq, one.stored.inspection.id.clone());
+                let (kind, sha256) = (FileKind::Picture, image.sha256.clone());
+                let flaw = Flaw { seq, id: id.clone(), kind, sha256, state };
+                summary.leave_out(seq, &id, flaw.words());
                 return Ok(None);
             }
         };
