@@ -80,6 +80,7 @@ pub(crate) fn learn(order: &Order, store: &Store) {
                 reason: String::new(),
                 is_override: false,
                 replay: None,
+                made_of: vec![],
             };
             let kept = (step == Step::Found).then_some((text.as_str(), &files));
             let book = (step == Step::Active).then(|| Book {
