@@ -1,6 +1,8 @@
 // A new product: good parts among the newest pictures of a camera, the region drawn on the newest, a name.
 //
-//   camera, [Take: from now on] --> its newest pictures, some left out --> POST /api/v1/products
+//   camera --> its newest pictures, or with [Take] the first 20 from now on --> some left out --> POST /api/v1/products
+// No picture is added once 20 are shown: what is sent as good has been looked at here.
+//
 //   GET /api/v1/learn --> progress, outcome --> the camera is switched to the new recipe by a command
 
 import { get, post, query } from "./api.js";
@@ -20,7 +22,7 @@ export async function product(main) {
   let [items, after, shown, came, made, region, scale] = [[], null, "", "", null, null, null];
   const field = (word, input) => h("label", {}, h("span", {}, t(word)), input);
   const name = h("input", { name: "product", required: true, maxlength: 64, pattern: "[A-Za-z0-9_\\-]+", autocomplete: "off" });
-  const camera = h("select", { name: "camera", onchange: () => { [after, shown, scale] = [null, "", null]; clear(); look(); } }, cameras.map((c) => h("option", { value: c.id }, c.id)));
+  const camera = h("select", { name: "camera", onchange: () => { [items, after, shown, scale] = [[], null, "", null]; clear(); look(); } }, cameras.map((c) => h("option", { value: c.id }, c.id)));
   const mm = h("input", { name: "mm", type: "number", min: "0.000001", max: "1000", step: "any", required: true });
   const features = h("select", { name: "features" }, ["backbone", "tower"].map((word) => h("option", { value: word }, t(`l_${word}`))));
   const [count, thumbs, job, error] = [h("p.quiet.count"), h("div.thumbs"), h("div"), h("p.error", { role: "alert" })];
@@ -45,9 +47,11 @@ export async function product(main) {
   };
   const newest = async (limit) => camera.value ? (await get(`/api/v1/inspections?${query({ camera: camera.value, limit })}`)).items : [];
   const look = async () => {
-    const all = (await newest(after === null ? NEWEST : MOST)).filter((one) => one.image && (after === null || one.seq > after));
+    if (after === null ? items.length > 0 : items.length >= NEWEST) return;
+    const since = after;
+    const all = (await newest(after === null ? NEWEST : MOST)).filter((one) => one.image && (after === null || one.seq > after)).slice(-NEWEST);
     const now = JSON.stringify(all.map((one) => one.id));
-    if (now === shown) return;
+    if (now === shown || since !== after) return;
     [items, shown] = [all, now];
     draw();
     if (all.length && !region) picture.show(`/api/v1/images/${all[0].image}`, 0, 0, true);
@@ -57,7 +61,7 @@ export async function product(main) {
       if (scale && !mm.value) mm.value = scale;
     }
   };
-  const take = async () => { after = (await newest(1))[0]?.seq ?? 0; out.clear(); look(); };
+  const take = async () => { [items, shown, after] = [[], "", (await newest(1))[0]?.seq ?? 0]; out.clear(); look(); };
   const follow = async () => {
     if (!made) return;
     const one = (await get("/api/v1/learn")).find((other) => other.pipeline === made.name);
