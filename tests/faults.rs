@@ -346,6 +346,13 @@ fn an_idle_engine_ends_and_comes_back_with_work() {
     assert_eq!(inspect(&engine, &patient(GOOD), &recipe).verdict, Verdict::Pass);
 }
 
+/// The states of a process's threads, as `ps` shows them; none once it is gone.
+fn threads(pid: i32) -> Vec<char> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return vec![] };
+    let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
+}
+
 #[test]
 fn a_killed_and_a_stopped_engine_are_reviews_and_replaced() {
     let recipe = recipe();
@@ -355,6 +362,8 @@ fn a_killed_and_a_stopped_engine_are_reviews_and_replaced() {
         let pid = engine.pid().expect("a process") as i32;
         // SAFETY: a signal to a child that has not been waited for.
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+        // The thread that answers goes on until another one of its process has seen the signal.
+        until("no thread of it runs", || threads(pid).iter().all(|state| "TZX".contains(*state)));
         let frame = frame(GOOD);
         let verdict = inspect(&engine, &frame, &recipe).verdict;
         // A killed one may be replaced in time, a stopped one is not noticed before.

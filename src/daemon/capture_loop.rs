@@ -281,6 +281,8 @@ impl CaptureLoop {
         // From here on it is in the queue, or recorded below.
         self.under_way = None;
         frame.camera.clone_from(&self.id);
+        let part = frame.trigger.part_id.as_deref();
+        tracing::debug!(camera = %self.id, part, origin = %frame.origin, "a picture is taken");
         let open = match self.feed.frames.push(Shot { frame, pipeline }) {
             Pushed::Queued => true,
             Pushed::Dropped(Shot { frame, pipeline }) => {

@@ -152,7 +152,7 @@ async fn a_recipe_that_changes_ten_times_judges_every_part_by_one_version() {
 }
 
 /// With the engine stopped, the inspector holds one frame of each camera, and the queue of one camera one more: its
-/// later pictures are taken when the engine goes on, after the change, and the other camera's before it.
+/// later pictures are taken when the engine goes on, after the change; the other camera's are there before it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_whose_views_are_taken_on_both_sides_of_a_change_is_judged_by_one_version() {
     let broker = Broker::start("", "").await;
@@ -171,6 +171,12 @@ async fn a_part_whose_views_are_taken_on_both_sides_of_a_change_is_judged_by_one
     for part in &early {
         assert_eq!(plc.command("trigger", words(part)).await["accepted"], true);
     }
+    until("one camera has taken its pictures", || {
+        let log = kitchen.station.log();
+        let taken = |line: &&str| line.contains("a picture is taken") && line.contains("top");
+        log.lines().filter(taken).count() == early.len()
+    })
+    .await;
     let edited = kitchen.with("mm_per_px = 0.1", "mm_per_px = 0.2");
     let versions = [version_of(&kitchen.sound), version_of(&edited)];
     kitchen.write(&edited);

@@ -35,6 +35,7 @@ impl Station {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
         command.arg("run").arg("--config").arg(self.config()).stdin(Stdio::null());
+        command.env("INSPECTD_LOG", "info,sled=warn,inspectd::daemon::capture_loop=debug");
         command
     }
 
