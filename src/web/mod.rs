@@ -63,6 +63,7 @@ use cameras::{Cameras, Warnings};
 use error::WebError;
 use learn::Learning;
 use metrics::Probe;
+use metrics::line::Figures;
 use options::WebOptions;
 use products::Products;
 use queue::Pipelines;
@@ -147,6 +148,11 @@ impl Web {
     /// From now on the page shows these cameras, and what is risky about their recipes. The first call counts.
     pub fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
         self.shared.view.show_cameras(cameras, warnings);
+    }
+
+    /// From now on `/metrics` has the figures of the line. The first call counts.
+    pub(crate) fn measure_line(&self, figures: Figures) {
+        self.shared.metrics.measure_line(figures);
     }
 
     /// From now on versions of recipes can be made active. The first call counts.
