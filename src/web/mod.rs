@@ -17,7 +17,8 @@
 //! outbox       what the broker has not taken      streams   how many streams, and whose
 //! cameras      how the cameras and their recipes are
 //! recipes      versions of recipes, and what became of them
-//! products     first recipes of new products
+//! products     first recipes of new products      verify    the proof of the ledgers
+//! pieces       long answers
 //! shared       what routes take of all this       api       all routes, and the OpenAPI document
 //! ```
 //!
@@ -45,6 +46,7 @@ pub mod options;
 mod outbox;
 mod pages;
 mod peer;
+mod pieces;
 pub mod places;
 pub mod products;
 mod queue;
@@ -54,6 +56,7 @@ mod shared;
 pub mod streams;
 mod throttle;
 mod tls;
+mod verify;
 mod wire;
 
 use crate::command::Handler;
