@@ -38,7 +38,11 @@ pub(super) fn answer(
 ) -> Result<Value, Failure> {
     match request {
         Request::Verify { pictures, resume } => verify(store, pictures, resume, talk),
-        Request::Export { form, which } => export(store, form, which, talk),
+        Request::Export { form, which, labels } => {
+            // The active recipes know more than the files from which the command has read its labels.
+            let active = judge.map(|judge| judge.labels(which.pipeline.as_deref()));
+            export(store, form, which, &active.unwrap_or(labels), talk)
+        }
         Request::AcceptModel { name, text_sha256, mmproj_sha256, by, reason } => {
             let at = rfc3339(SystemTime::now());
             let pin = ModelPin { name, text_sha256, mmproj_sha256, at, by };
@@ -216,9 +220,15 @@ impl From<Which> for Filter {
     }
 }
 
-fn export(store: &Store, form: Form, which: Which, talk: &mut Talk) -> Result<Value, Failure> {
+fn export(
+    store: &Store,
+    form: Form,
+    which: Which,
+    labels: &[String],
+    talk: &mut Talk,
+) -> Result<Value, Failure> {
     let mut sink = Pieces { talk, piece: Vec::new(), ended: false };
-    let written = store.write_export(&which.into(), form, &mut sink).and_then(|summary| {
+    let written = store.write_export(&which.into(), form, labels, &mut sink).and_then(|summary| {
         sink.send()?;
         Ok(summary)
     });
