@@ -28,8 +28,8 @@ impl StoreArgs {
         })
     }
 
-    /// Labels of one recipe or of all, as the config's files have them; none where only the store was named and there is
-    /// no config that can be read.
+    /// Labels of one recipe or of all, as the config's files have them; none where only the store was named and no
+    /// config can be read.
     pub(super) fn labels(&self, pipeline: Option<&str>) -> Vec<String> {
         let Ok(config) = config::load(&self.config) else { return vec![] };
         let named = config.recipes.values().map(|recipe| &*recipe.pipeline);
