@@ -51,6 +51,7 @@ mod commanded;
 pub mod damaged;
 mod device;
 mod dispatcher;
+mod figures;
 mod frame_history;
 pub mod heap;
 mod housekeeping;
@@ -326,6 +327,9 @@ impl Parts<'_> {
         // It wakes the inspector; a bell that rings already needs no second ring.
         let changed = Box::new(move || _ = ring.try_send(()));
         let engine = Arc::new(Engine::start(Box::new(engine), changed).context("the engine's thread")?);
+        if let Some(page) = self.page {
+            page.measure_line(figures::probe(station, recipes, cameras.waits(), &engine));
+        }
         station.beat();
         let keeper = self.keep_recipes(&dispatcher, &engine)?;
         let learner = self.learn(&keeper.book, &engine)?;

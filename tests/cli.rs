@@ -270,7 +270,16 @@ fn verify_needs_a_store() {
         json_lines(&run(&["verify", "--json", "--store", &dir.path().display().to_string()])).remove(0);
     assert_eq!(
         keys(&found),
-        BTreeSet::from(["inspections", "first_seq", "last_seq", "gaps", "broken_at", "reviews", "pictures"])
+        BTreeSet::from([
+            "inspections",
+            "first_seq",
+            "last_seq",
+            "head_hash",
+            "gaps",
+            "broken_at",
+            "reviews",
+            "pictures"
+        ])
     );
     assert_eq!((found["inspections"].as_u64(), found["broken_at"].is_null()), (Some(0), true));
     let out = run(&["verify", "--store", "nowhere"]);

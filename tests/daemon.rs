@@ -17,6 +17,8 @@ mod film;
 mod inspections;
 #[path = "rigs/loopdisk.rs"]
 mod loopdisk;
+#[path = "daemon/metrics.rs"]
+mod metrics;
 #[path = "common/soak.rs"]
 mod soak;
 #[path = "common/station.rs"]

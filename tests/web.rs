@@ -6,6 +6,7 @@
 //! web/routes.rs    every route by every role; hosts, origins, slow sockets, TLS
 //! web/door.rs      sockets that only wait, guesses, access that ends
 //! web/decisions.rs decisions over HTTP, MQTT and export          web/commands.rs commands to the line
+//! web/proof.rs     whose word an export is; the store, proven
 //! web/page.rs      Chromium                                          web/measure.rs  figures
 //! ```
 
@@ -28,6 +29,8 @@ mod http;
 mod measure;
 #[path = "web/page.rs"]
 mod page;
+#[path = "web/proof.rs"]
+mod proof;
 #[path = "web/routes.rs"]
 mod routes;
 #[path = "web/server.rs"]

@@ -96,8 +96,9 @@ pub(super) fn write(store: &StoreArgs, form: Form, which: Which, out: &Path) -> 
     std::fs::create_dir(out).with_context(|| format!("--out {}", out.display()))?;
     let document = out.join(form.document());
     let mut file = BufWriter::new(File::create(&document).with_context(|| document.display().to_string())?);
+    let labels = if form == Form::Coco { store.labels(which.pipeline.as_deref()) } else { vec![] };
     let mut phases = Phases::default();
-    let summary = client.ask::<anyhow::Error>(Request::Export { form, which }, |piece| {
+    let summary = client.ask::<anyhow::Error>(Request::Export { form, which, labels }, |piece| {
         match piece {
             Piece::Progress { what, done, total, note } => phases.show(&what, done, total, &note),
             Piece::Item { item, payload } if item["picture"].is_null() => file.write_all(&payload)?,

@@ -6,7 +6,7 @@ use crate::evaluate::score::{BoxMetrics, Metrics};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-/// The whole report: boxes by label, confusion, images, text, times.
+/// The whole report: boxes by label, confusion, verdicts against the truth, images, text, times.
 pub(super) fn report(m: &Metrics) -> String {
     let mut out = String::new();
     if !m.labels.is_empty() {
@@ -14,6 +14,9 @@ pub(super) fn report(m: &Metrics) -> String {
     }
     if m.confusion.keys().any(|row| row != NOTHING) {
         let _ = writeln!(out, "{}", confusion(m));
+    }
+    if m.images > 0 {
+        let _ = writeln!(out, "{}", by_truth(m));
     }
     for line in [images(m), verdicts(m), text(m), times(m)].into_iter().flatten() {
         let _ = writeln!(out, "{line}");
@@ -52,6 +55,18 @@ fn confusion(m: &Metrics) -> Columns {
     for (name, row) in first.into_iter().chain(last) {
         let cells = columns.iter().map(|c| row.get(*c).map_or(String::new(), usize::to_string));
         table.row(std::iter::once(clean(name)).chain(cells));
+    }
+    table
+}
+
+/// Verdicts against the truth: what people ask first about a replay.
+fn by_truth(m: &Metrics) -> Columns {
+    use Align::{Left, Right};
+    let heads = ["pass", "fail", "review"].map(|h| (h, Right));
+    let mut table = Columns::new(&[&[("is \\ verdict", Left)][..], &heads[..]].concat());
+    for (name, v) in [("defective", m.image.by_truth.defective), ("clean", m.image.by_truth.clean)] {
+        let counts = [v.pass, v.fail, v.review].map(|n| n.to_string());
+        table.row(std::iter::once(name.to_owned()).chain(counts));
     }
     table
 }
@@ -129,6 +144,10 @@ all, IoU 0.3      1      0       1       1.00    0.50  0.67
 is \\ found  pit  missed
 dent                  1
 pit           1
+
+is \\ verdict  pass  fail  review
+defective        1     0       0
+clean            0     0       0
 
 images   1: 1 defective, 0 clean; recall 1.00, false alarms -, AUROC -
 verdicts 1 pass, 0 fail, 0 review; escapes 1.00

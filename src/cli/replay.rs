@@ -7,6 +7,7 @@
 //!
 //! - stdout carries the figures and nothing else; with `--json` one JSON object, and the table goes to
 //!   stderr with all other words for people.
+//! - What a model has said is no truth about a model: of an export only people's word is scored.
 //! - An image that cannot be read, or is not of the size that its truth says, ends the replay: figures
 //!   over fewer images than were asked would look better than they are.
 //! - The exit code is 1 when an assertion fails. An assertion on a figure that does not exist is
@@ -22,6 +23,7 @@ use crate::cli::setup::{SetupArgs, frame, with_rois, without_trigger};
 use crate::domain::frame::Trigger;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
+use crate::evaluate::own_word;
 use crate::evaluate::score::{self, Asked, Metrics};
 use crate::evaluate::truth::{self, Truth};
 use crate::inspect::inspect;
@@ -76,7 +78,13 @@ pub(super) struct Plan {
 /// The truth does not fit its form, the pipeline (which must ask about no clips) or the model is bad, an image
 /// cannot be read.
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let truths = truth::read_dir(&args.dir)?;
+    let (truths, own_word) = own_word::without(truth::read_dir(&args.dir)?);
+    own_word.words().iter().for_each(|words| eprintln!("replay: {words}"));
+    ensure!(
+        !truths.is_empty(),
+        "{}: nobody has decided about any part of it, so that nothing is known but what a model said",
+        args.dir.display()
+    );
     let (pipeline, model) = args.setup.resolve()?;
     anyhow::ensure!(
         pipeline.clip.is_none(),
@@ -150,7 +158,8 @@ pub(super) fn replay(
             )?;
         }
         let verdict = output::badge(&inspection.verdict);
-        progress.step(&format!("{} {verdict}: {}", truth.file, output::summary(&inspection)));
+        let is = if truth.is_defective() { "defective" } else { "clean" };
+        progress.step(&format!("{} {verdict}, is {is}: {}", truth.file, output::summary(&inspection)));
         inspections.push(inspection);
     }
     drop(progress);

@@ -2,6 +2,7 @@
 
 use crate::config::{self, DEFAULT_FILE};
 use crate::control::client::Client;
+use crate::domain::pipeline::labels_of;
 use std::path::PathBuf;
 
 /// Where a command finds the store.
@@ -25,6 +26,14 @@ impl StoreArgs {
             Some(dir) => dir.clone(),
             None => config::load(&self.config)?.store.dir,
         })
+    }
+
+    /// Labels of one recipe or of all, as the config's files have them; none where only the store was named and no
+    /// config can be read.
+    pub(super) fn labels(&self, pipeline: Option<&str>) -> Vec<String> {
+        let Ok(config) = config::load(&self.config) else { return vec![] };
+        let named = config.recipes.values().map(|recipe| &*recipe.pipeline);
+        labels_of(named.filter(|recipe| pipeline.is_none_or(|name| recipe.name == name)))
     }
 
     /// Reaches it: through the daemon where one runs.

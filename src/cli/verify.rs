@@ -1,10 +1,12 @@
 //! `inspectd verify`: proves that the ledgers of inspections and of reviews have no gap and no edit, and that every
-//! picture is the one that its record names.
+//! picture is the one that its record names. It prints the head hash of each ledger, which stands for all of it, and
+//! names the first link that does not hold.
 
 use super::progress::Phases;
 use super::store_args::StoreArgs;
 use crate::control::Request;
 use crate::control::client::{ControlError, Piece, Taken};
+use crate::store::audit::is_whole;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
@@ -62,10 +64,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let whole = is_whole(&found);
     if args.json {
-        // Only where there is one: the object of a whole store is as it was.
+        // What is broken has these keys, and nothing else.
         for chain in ["", "/reviews"] {
             if let Some(of) = found.pointer_mut(chain).and_then(Value::as_object_mut) {
-                of.retain(|key, value| key != "reason" || !value.is_null());
+                of.retain(|key, value| {
+                    !matches!(key.as_str(), "reason" | "broken_after") || !value.is_null()
+                });
             }
         }
         if found["pictures"].is_object() {
@@ -76,12 +80,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         tell(&found);
     }
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn is_whole(found: &Value) -> bool {
-    let chain = |c: &Value| c["broken_at"].is_null() && c["gaps"] == 0;
-    let pictures = found["pictures"]["bad"].as_u64().unwrap_or(0);
-    chain(found) && chain(&found["reviews"]) && pictures == 0
 }
 
 fn flaw(item: &Value) -> String {
@@ -126,14 +124,18 @@ fn runs(of: &Value) -> String {
 fn chain(what: &str, count: &Value, found: &Value) {
     let seq = |key: &str| found[key].as_u64().map_or_else(|| "-".to_owned(), |s| s.to_string());
     println!("{count} {what}, {} to {}, {} gaps", seq("first_seq"), seq("last_seq"), found["gaps"]);
+    if let Some(hash) = found["head_hash"].as_str() {
+        println!("the head hash of {what} is {hash}");
+    }
     match found["broken_at"].as_u64() {
         None if found["gaps"] == 0 => println!("the chain of {what} is whole"),
         None => println!("the chain of {what} is whole but for what the salvage noted as lost"),
         Some(at) => {
-            println!(
-                "the chain of {what} is broken at {at}: {}",
-                found["reason"].as_str().unwrap_or_default()
-            );
+            let reason = found["reason"].as_str().unwrap_or_default();
+            let after = found["broken_after"].as_u64().map_or_else(String::new, |after| {
+                format!(", the link from {after} to {at} is the first that does not hold")
+            });
+            println!("the chain of {what} is broken at {at}{after}: {at} {reason}");
         }
     }
 }

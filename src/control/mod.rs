@@ -46,8 +46,11 @@ const TAKE_WAIT: Duration = Duration::from_mins(2);
 /// Signs of progress come at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
-/// Judges a model before it is accepted: what the store alone cannot do.
+/// What the active recipes know and the store alone does not: above all whether a model may be accepted.
 pub(crate) trait ModelGate: Send + Sync {
+    /// Labels of one recipe or of all, recipe by recipe, in the order in which they are written.
+    fn labels(&self, pipeline: Option<&str>) -> Vec<String>;
+
     /// Replays confirmed parts by the model whose files are there now. `progress` hears of which pipeline how many parts
     /// of how many are done, and says whether anybody still waits.
     ///
@@ -76,7 +79,13 @@ pub(crate) enum Request {
     /// Prove the ledgers and, with `pictures`, every file. `resume`: go on where the last proof of files stopped.
     Verify { pictures: bool, resume: bool },
     /// Write inspections with what people decided.
-    Export { form: Form, which: Which },
+    Export {
+        form: Form,
+        which: Which,
+        /// Labels of the recipes as their files have them, for who has no active recipes.
+        #[serde(default)]
+        labels: Vec<String>,
+    },
     /// From now on this pair of model files answers the line.
     AcceptModel {
         name: String,

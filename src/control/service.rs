@@ -6,7 +6,6 @@ use crate::store::backup::Since;
 use crate::store::backup::take::{BackupReceiver, TakeError};
 use crate::store::error::StoreError;
 use crate::store::export::write::{ExportError, Form, Sink};
-use crate::store::ledger::Verified;
 use crate::store::outbox::{Kind, MQTT, Owed, SinkState};
 use crate::store::pins::ModelPin;
 use crate::store::proof::{FileStep, FilesVerified};
@@ -39,7 +38,11 @@ pub(super) fn answer(
 ) -> Result<Value, Failure> {
     match request {
         Request::Verify { pictures, resume } => verify(store, pictures, resume, talk),
-        Request::Export { form, which } => export(store, form, which, talk),
+        Request::Export { form, which, labels } => {
+            // The active recipes know more than the files from which the command has read its labels.
+            let active = judge.map(|judge| judge.labels(which.pipeline.as_deref()));
+            export(store, form, which, &active.unwrap_or(labels), talk)
+        }
         Request::AcceptModel { name, text_sha256, mmproj_sha256, by, reason } => {
             let at = rfc3339(SystemTime::now());
             let pin = ModelPin { name, text_sha256, mmproj_sha256, at, by };
@@ -114,36 +117,11 @@ fn retry(store: &Store, letters: Option<Vec<Letter>>, sink: Option<&str>) -> Res
 }
 
 fn verify(store: &Store, pictures: bool, resume: bool, talk: &mut Talk) -> Result<Value, Failure> {
-    let records = store.verify_while(&mut |done, total| talk.progress("ledger", done, total, "").is_ok())?;
-    let reviews =
-        store.verify_reviews_while(&mut |done, total| talk.progress("decisions", done, total, "").is_ok())?;
-    let mut summary = json!({
-        "inspections": records.inspections,
-        "first_seq": records.first_seq,
-        "last_seq": records.last_seq,
-        "gaps": records.gaps,
-        "broken_at": records.broken_at,
-        "reason": records.reason,
-        "reviews": reviews_of(&reviews),
-    });
-    if let Some(salvaged) = store.salvaged()? {
-        summary["salvaged"] = json!(salvaged);
-    }
+    let mut summary = store.audit(&mut |what, done, total| talk.progress(what, done, total, "").is_ok())?;
     if pictures {
         summary["pictures"] = verify_files(store, resume, talk)?;
     }
     Ok(summary)
-}
-
-fn reviews_of(found: &Verified) -> Value {
-    json!({
-        "entries": found.inspections,
-        "first_seq": found.first_seq,
-        "last_seq": found.last_seq,
-        "gaps": found.gaps,
-        "broken_at": found.broken_at,
-        "reason": found.reason,
-    })
 }
 
 /// How far a proof of files came that was ended.
@@ -242,9 +220,15 @@ impl From<Which> for Filter {
     }
 }
 
-fn export(store: &Store, form: Form, which: Which, talk: &mut Talk) -> Result<Value, Failure> {
+fn export(
+    store: &Store,
+    form: Form,
+    which: Which,
+    labels: &[String],
+    talk: &mut Talk,
+) -> Result<Value, Failure> {
     let mut sink = Pieces { talk, piece: Vec::new(), ended: false };
-    let written = store.write_export(&which.into(), form, &mut sink).and_then(|summary| {
+    let written = store.write_export(&which.into(), form, labels, &mut sink).and_then(|summary| {
         sink.send()?;
         Ok(summary)
     });

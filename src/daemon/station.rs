@@ -1,6 +1,7 @@
 //! What the station publishes about itself: states of cameras, alarms, counts, and whether it is alive.
 
 use super::board::Board;
+use super::figures::Figures;
 use crate::domain::camera::{CameraStatus, LineState};
 use crate::domain::grade::Verdict;
 use crate::domain::inspection::Inspection;
@@ -24,6 +25,8 @@ pub(super) struct Station {
     /// The alarms of brokers that let nobody hear commands.
     commands_refused: Mutex<BTreeSet<String>>,
     counts: Mutex<Counts>,
+    /// Since the start, for `/metrics`.
+    pub(super) figures: Figures,
     started: Instant,
     /// Milliseconds after `started` of the last sign of life.
     alive_ms: AtomicU64,
@@ -67,6 +70,7 @@ impl Station {
             board: Board::default(),
             commands_refused: Mutex::default(),
             counts: Mutex::default(),
+            figures: Figures::default(),
             started: Instant::now(),
             alive_ms: AtomicU64::new(0),
         }
@@ -85,6 +89,9 @@ impl Station {
     }
 
     fn publish_but(&self, left_out: Option<&str>, event: &StationEvent) -> bool {
+        if let StationEvent::Alarm { code, raised, .. } = event {
+            self.figures.alarm(code, *raised);
+        }
         let mut taken = true;
         for (name, queue) in self.sinks.iter().filter(|(name, _)| Some(name.as_str()) != left_out) {
             if let Err(error) = queue.try_send(event.clone()) {
@@ -146,6 +153,7 @@ impl Station {
 
     /// Counts an inspection.
     pub(super) fn count(&self, inspection: &Inspection, dropped: bool) {
+        self.figures.count(inspection, dropped);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         match inspection.verdict {
             Verdict::Pass => counts.pass += 1,

@@ -235,6 +235,17 @@ impl PromptKind {
     }
 }
 
+/// The labels of pipelines, each once: pipeline by pipeline, prompt by prompt, in the order in which they are written.
+pub(crate) fn labels_of<'a>(pipelines: impl IntoIterator<Item = &'a Pipeline>) -> Vec<String> {
+    let mut labels: Vec<String> = Vec::new();
+    for label in pipelines.into_iter().flat_map(|p| &p.prompts).flat_map(|p| p.kind.labels()) {
+        if !labels.contains(label) {
+            labels.push(label.clone());
+        }
+    }
+    labels
+}
+
 /// What one line of text must be. All rules given must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Expect {

@@ -41,6 +41,7 @@ impl Part {
                 label: b.label.clone(),
                 bbox_px: Some(b.bbox_px),
                 severity: Some(b.severity),
+                box_is_models: false,
             };
             findings.iter().map(of).collect()
         });
@@ -49,6 +50,7 @@ impl Part {
                 label: f.label.clone(),
                 bbox_px: Some(f.bbox_px),
                 severity: Some(f.severity),
+                box_is_models: true,
             };
             inspection.findings.iter().map(of).collect()
         };
@@ -70,6 +72,8 @@ impl Part {
                 rois: BTreeMap::new(),
                 part_id: inspection.trigger.part_id.clone(),
                 lot: inspection.trigger.lot.clone(),
+                is_models: false,
+                texts_are_models: false,
             },
         }
     }
@@ -86,6 +90,8 @@ impl Part {
             rois: BTreeMap::new(),
             part_id: None,
             lot: None,
+            is_models: false,
+            texts_are_models: false,
         };
         Self { id: inspection.id.clone(), decided: Decided::Pass, was: inspection.verdict.clone(), truth }
     }
@@ -249,7 +255,7 @@ mod tests {
     /// A part that people decided about so, whose record said `was`, and that a new version judges as `now`.
     fn part(decided: Decided, was: &str, now: &str) -> (Part, Inspection) {
         let good = decided == Decided::Pass;
-        let pit = TrueDefect { label: "pit".into(), bbox_px: None, severity: None };
+        let pit = TrueDefect { label: "pit".into(), bbox_px: None, severity: None, box_is_models: false };
         let truth = Truth {
             file: format!("{was} {now}"),
             width: 64,
@@ -260,6 +266,8 @@ mod tests {
             rois: BTreeMap::new(),
             part_id: None,
             lot: None,
+            is_models: false,
+            texts_are_models: false,
         };
         let part = Part { id: format!("{decided:?} {was} {now}"), decided, was: verdict(was), truth };
         let mut inspection = inspection();

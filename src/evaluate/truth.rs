@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! {"file": "images/a.jpg", "width": 640, "height": 480,
-//!  "defects": [{"label": "scratch", "bbox": [x1, y1, x2, y2] | null, "severity"?: "major"}],
+//!  "defects": [{"label": "scratch", "bbox": [x1, y1, x2, y2] | null, "severity"?: "major", "box_source"?: "model"}],
 //!  "texts": ["line", ...] or [{"text": "line", "bbox"?: [x1, y1, x2, y2]}],
-//!  "good"?: true, "rois"?: {"nameplate": [x1, y1, x2, y2]}, "part_id"?: "P-1", "lot"?: "L-1"}
+//!  "good"?: true, "rois"?: {"nameplate": [x1, y1, x2, y2]}, "part_id"?: "P-1", "lot"?: "L-1",
+//!  "source"?: "model", "text_source"?: "model"}
 //! ```
 //!
 //! - `defects` and `texts` may be left out: nothing is known to be there.
 //! - `bbox: null` says that the place of a defect is not known.
 //! - `good` overrides `defects` at image level: a good part may carry a blemish that is accepted.
+//! - A source of `model` says that a model has said it (`source`: everything), as exports do ([`super::own_word`]).
 //! - Other keys are tolerated, so that data sets keep their own notes in the same file.
 //!
 //! Whatever does not fit is an error that names file, line, key and value: a figure computed from
@@ -47,6 +49,10 @@ pub(crate) struct Truth {
     pub rois: BTreeMap<String, Rect>,
     pub part_id: Option<String>,
     pub lot: Option<String>,
+    /// Nobody has decided about the part: all of this is what a model said.
+    pub is_models: bool,
+    /// The texts are what a model has read.
+    pub texts_are_models: bool,
 }
 
 /// One labelled defect.
@@ -56,6 +62,8 @@ pub(crate) struct TrueDefect {
     /// In pixels of the image; `None`: somewhere in it.
     pub bbox_px: Option<BoxPx>,
     pub severity: Option<Severity>,
+    /// The box is as a model has drawn it.
+    pub box_is_models: bool,
 }
 
 /// One line of marked text.
@@ -176,6 +184,8 @@ fn parse(line: &Value) -> Result<Truth, Bad> {
         rois: rois(object, size)?,
         part_id: optional(object, "part_id", string, "a string")?,
         lot: optional(object, "lot", string, "a string")?,
+        is_models: is_models(object, "source"),
+        texts_are_models: is_models(object, "text_source"),
     })
 }
 
@@ -244,7 +254,13 @@ fn defect(key: &str, value: &Value, size: (u32, u32)) -> Result<TrueDefect, Bad>
         label: label.to_owned(),
         bbox_px: box_or_null(&format!("{key}.bbox"), bbox, size)?,
         severity,
+        box_is_models: is_models(object, "box_source"),
     })
+}
+
+/// Whether the key names a model. Sets of others have their own words here.
+fn is_models(object: &Map<String, Value>, key: &str) -> bool {
+    object.get(key).and_then(Value::as_str) == Some("model")
 }
 
 fn text(key: &str, value: &Value, size: (u32, u32)) -> Result<TrueText, Bad> {

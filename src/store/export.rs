@@ -7,22 +7,27 @@
 //! ```
 //!
 //! What a person decided is the truth: boxes and texts as the person has them, or the model's where
-//! the person agreed. Without a decision the model's findings are only the model's, and the line says
-//! so (`"source": "model"`).
+//! the person agreed. Each says whose it is, because a model that is scored by its own boxes is always right:
+//!
+//! ```text
+//! source       of the line    operator: a person has decided about the part    model: nobody has
+//! box_source   of each box    operator: drawn, moved or named by a person      model: as the model found it
+//! text_source  of the line    operator: a person has corrected the texts       model: as the model read them
+//! ```
 
+mod coco;
 pub(crate) mod write;
 
 use super::Store;
 use super::error::StoreError;
 use super::query::Filter;
 use super::record::{Stored, rfc3339};
-use crate::domain::review::{Decided, Review};
+use crate::domain::finding::Finding;
+use crate::domain::review::{Decided, OperatorBox, Review};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::io::{self, Seek as _, Write as _};
-use write::Sink;
 
-const CHUNK_BYTES: usize = 64 * 1024;
+/// How far a box may be moved, in pixels, and still be the model's: pages and numbers round.
+const MOVED_MIN_PX: f32 = 0.6;
 
 /// Columns of a CSV, in their order.
 pub(crate) const COLUMNS: &[&str] = &[
@@ -59,11 +64,60 @@ pub(crate) struct Exported {
     pub review: Option<Review>,
 }
 
+/// Whose word something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Operator,
+    Model,
+}
+
+impl Source {
+    const fn of(is_operators: bool) -> Self {
+        if is_operators { Self::Operator } else { Self::Model }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Model => "model",
+        }
+    }
+}
+
 /// A box with its label, whoever says so.
 struct Truth {
     label: String,
     severity: &'static str,
     bbox: [f32; 4],
+    source: Source,
+}
+
+impl Truth {
+    fn found(of: &Finding) -> Self {
+        let b = of.bbox_px;
+        let (bbox, severity) = ([b.x0, b.y0, b.x1, b.y1], of.severity.as_str());
+        Self { label: of.label.clone(), severity, bbox, source: Source::Model }
+    }
+
+    /// A box of a person, who may have left it as the model had `found` it.
+    fn confirmed(of: &OperatorBox, found: &[Finding]) -> Self {
+        let b = of.bbox_px;
+        let mut truth = Self {
+            label: of.label.clone(),
+            severity: of.severity.as_str(),
+            bbox: [b.x0, b.y0, b.x1, b.y1],
+            source: Source::Operator,
+        };
+        let is_left = |f: &Finding| {
+            let own = Self::found(f);
+            let stands = own.bbox.iter().zip(truth.bbox).all(|(a, b)| (a - b).abs() < MOVED_MIN_PX);
+            own.label == truth.label && stands
+        };
+        if found.iter().any(is_left) {
+            truth.source = Source::Model;
+        }
+        truth
+    }
 }
 
 impl Exported {
@@ -76,29 +130,20 @@ impl Exported {
         self.review.as_ref().and_then(|r| r.verdict)
     }
 
+    fn source(&self) -> Source {
+        Source::of(self.decided().is_some())
+    }
+
     fn boxes(&self) -> Vec<Truth> {
-        if let Some(findings) = self.review.as_ref().and_then(|r| r.findings.as_ref()) {
-            let one = |f: &crate::domain::review::OperatorBox| {
-                let b = f.bbox_px;
-                Truth {
-                    label: f.label.clone(),
-                    severity: f.severity.as_str(),
-                    bbox: [b.x0, b.y0, b.x1, b.y1],
-                }
-            };
-            return findings.iter().map(one).collect();
+        let found = &self.stored.inspection.findings;
+        if let Some(confirmed) = self.review.as_ref().and_then(|r| r.findings.as_ref()) {
+            return confirmed.iter().map(|b| Truth::confirmed(b, found)).collect();
         }
-        let one = |f: &crate::domain::finding::Finding| {
-            let b = f.bbox_px;
-            Truth { label: f.label.clone(), severity: f.severity.as_str(), bbox: [b.x0, b.y0, b.x1, b.y1] }
-        };
-        self.stored
-            .inspection
-            .findings
-            .iter()
-            .map(one)
-            .filter(|t| t.bbox.iter().all(|x| x.is_finite()))
-            .collect()
+        found.iter().map(Truth::found).filter(|t| t.bbox.iter().all(|x| x.is_finite())).collect()
+    }
+
+    fn text_source(&self) -> Source {
+        Source::of(self.review.as_ref().is_some_and(|r| r.texts.is_some()))
     }
 
     /// Lines as they are on the part: a person's, else what was read.
@@ -128,14 +173,16 @@ impl Exported {
             .map(|t| {
                 let [x0, y0, x1, y1] = t.bbox;
                 let bbox = [clip(x0, width), clip(y0, height), clip(x1, width), clip(y1, height)];
-                json!({ "label": t.label, "bbox": bbox, "severity": t.severity })
+                json!({
+                    "label": t.label, "bbox": bbox, "severity": t.severity, "box_source": t.source.as_str(),
+                })
             })
             .collect();
         let mut line = json!({
             "file": file, "width": width, "height": height, "defects": defects, "texts": self.texts(),
             "inspection_id": i.id, "seq": self.stored.seq, "camera": i.camera, "pipeline": i.pipeline,
             "model_verdict": i.verdict.as_str(),
-            "source": if self.decided().is_some() { "operator" } else { "model" },
+            "source": self.source().as_str(), "text_source": self.text_source().as_str(),
         });
         if let Some(decided) = self.decided() {
             line["good"] = json!(decided == Decided::Pass);
@@ -235,80 +282,6 @@ fn csv_unreadable(seq: u64, what: &str) -> String {
     format!("{}\r\n", cells.collect::<Vec<_>>().join(","))
 }
 
-/// A COCO document of exported inspections with the sizes of their pictures: images at once, annotations from a spool.
-struct Coco {
-    images: usize,
-    annotations: usize,
-    categories: BTreeMap<String, usize>,
-    spool: tempfile::SpooledTempFile,
-}
-
-impl Coco {
-    fn new(spool: tempfile::SpooledTempFile) -> Self {
-        Self { images: 0, annotations: 0, categories: BTreeMap::new(), spool }
-    }
-
-    /// Adds one inspection whose picture is called `file`.
-    fn add(
-        &mut self,
-        one: &Exported,
-        file: &str,
-        width: u32,
-        height: u32,
-        sink: &mut dyn Sink,
-    ) -> io::Result<()> {
-        let i = &one.stored.inspection;
-        let before = if self.images == 0 { "{\"images\":[\n" } else { ",\n" };
-        self.images += 1;
-        let image = json!({
-            "id": self.images, "file_name": file, "width": width, "height": height,
-            "date_captured": rfc3339(i.captured_at), "inspection_id": i.id, "seq": one.stored.seq,
-            "source": if one.decided().is_some() { "operator" } else { "model" },
-            "verdict": one.decided().map_or_else(|| i.verdict.as_str(), Decided::as_str),
-        });
-        sink.text(format!("{before}{image}").as_bytes())?;
-        for truth in one.boxes() {
-            let next = self.categories.len() + 1;
-            let category = *self.categories.entry(truth.label).or_insert(next);
-            let [x0, y0, x1, y1] = truth.bbox.map(f64::from);
-            let before = if self.annotations == 0 { "" } else { ",\n" };
-            self.annotations += 1;
-            let annotation = json!({
-                "id": self.annotations, "image_id": self.images, "category_id": category, "iscrowd": 0,
-                "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "severity": truth.severity,
-            });
-            self.spool.write_all(format!("{before}{annotation}").as_bytes())?;
-        }
-        Ok(())
-    }
-
-    /// The rest of the document; `left_out` inspections are not in it because they or their pictures are damaged.
-    fn finish(mut self, left_out: u64, sink: &mut dyn Sink) -> io::Result<()> {
-        let before = if self.images == 0 { "{\"images\":[" } else { "" };
-        sink.text(format!("{before}\n],\"annotations\":[\n").as_bytes())?;
-        self.spool.rewind()?;
-        copy_text(&mut self.spool, sink)?;
-        let categories: Vec<Value> =
-            self.categories.iter().map(|(name, id)| json!({ "id": id, "name": name })).collect();
-        let mut info = json!({ "description": "inspectd export" });
-        if left_out > 0 {
-            info["left_out"] = json!(left_out);
-        }
-        sink.text(format!("\n],\"categories\":{},\"info\":{info}}}\n", json!(categories)).as_bytes())
-    }
-}
-
-/// Gives a sink all that a spool holds.
-fn copy_text(from: &mut impl io::Read, sink: &mut dyn Sink) -> io::Result<()> {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        match from.read(&mut chunk)? {
-            0 => return Ok(()),
-            n => sink.text(&chunk[..n])?,
-        }
-    }
-}
-
 impl Store {
     /// The inspections that fit, newest first; the index is made whole first.
     fn export_seqs(&self, filter: &Filter) -> Result<Vec<u64>, StoreError> {
@@ -326,7 +299,29 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::cell;
+    use super::{OperatorBox, Source, Truth, cell};
+    use crate::domain::grade::Severity;
+    use crate::domain::rect::BoxPx;
+    use crate::store::tests::sample;
+
+    #[test]
+    fn a_box_is_a_persons_when_it_was_drawn_moved_or_named_anew() {
+        let found = sample(1).findings;
+        let model = found[0].bbox_px;
+        let source = |label: &str, by: f32, found: &[_]| {
+            let bbox_px = BoxPx::new(model.x0 + by, model.y0, model.x1, model.y1);
+            let (label, severity) = (label.to_owned(), Severity::Minor);
+            Truth::confirmed(&OperatorBox { label, severity, bbox_px }, found).source
+        };
+        assert_eq!(source("scratch", 0.0, &found), Source::Model);
+        assert_eq!(source("scratch", 0.5, &found), Source::Model, "a page rounds");
+        assert_eq!(source("scratch", 1.0, &found), Source::Operator);
+        assert_eq!(source("dent", 0.0, &found), Source::Operator);
+        assert_eq!(source("scratch", 0.0, &[]), Source::Operator);
+        let mut nowhere = found.clone();
+        nowhere[0].bbox_px.x0 = f32::NAN;
+        assert_eq!(source("scratch", 0.0, &nowhere), Source::Operator);
+    }
 
     #[test]
     fn no_cell_is_a_formula_wherever_a_reader_splits_it() {

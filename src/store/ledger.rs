@@ -100,6 +100,8 @@ pub struct Verified {
     /// `None` when there is none.
     pub first_seq: Option<u64>,
     pub last_seq: Option<u64>,
+    /// sha256 (hex) of the newest of them, or of the last that retention has removed: it stands for all before it.
+    pub head_hash: Option<String>,
     /// Sequence numbers that should be there and are not.
     pub gaps: u64,
     /// The first sequence number at which the chain does not hold: missing, unreadable, edited, or
@@ -107,13 +109,29 @@ pub struct Verified {
     pub broken_at: Option<u64>,
     /// What is wrong there.
     pub reason: Option<String>,
+    /// The entry before it: the first link that does not hold is the one between them. `None`: nothing is broken, or it
+    /// is broken at the first entry.
+    pub broken_after: Option<u64>,
 }
 
 impl Verified {
-    fn broken(&mut self, seq: u64, reason: impl Into<String>) {
+    const NOTHING: Self = Self {
+        inspections: 0,
+        first_seq: None,
+        last_seq: None,
+        head_hash: None,
+        gaps: 0,
+        broken_at: None,
+        reason: None,
+        broken_after: None,
+    };
+
+    /// Notes what is broken first; `after` is the entry before.
+    fn broken(&mut self, after: Option<u64>, seq: u64, reason: impl Into<String>) {
         if self.broken_at.is_none() {
             self.broken_at = Some(seq);
             self.reason = Some(reason.into());
+            self.broken_after = after;
         }
     }
 }
@@ -146,9 +164,7 @@ impl Store {
 
     fn check_record(&self, seq: u64, value: &[u8], before: Option<&Digest>) -> Result<(), String> {
         let head = record::decode(seq, value)?;
-        if before.is_some_and(|before| head.prev != hex(before)) {
-            return Err("names another predecessor than the record before it".into());
-        }
+        other_predecessor("record", &head.prev, before)?;
         let overflow = head.overflow_digest()?.map(|d| self.files.read_overflow(&d)).transpose()?;
         let stored = head.into_stored(overflow.as_deref())?;
         self.check_view(seq, &stored.inspection)
@@ -195,6 +211,15 @@ impl Store {
     }
 }
 
+/// Proves that an entry names the one before it, where that is known; `what` is what entries are called.
+pub(super) fn other_predecessor(what: &str, named: &str, before: Option<&Digest>) -> Result<(), String> {
+    let Some(is) = before.map(hex).filter(|is| is != named) else { return Ok(()) };
+    Err(format!(
+        "names another predecessor than the {what} before it: it names {named}, and that {what} is {is}, so one of the \
+         two was edited"
+    ))
+}
+
 /// Walks a chain from its first entry to its last; `check` proves one entry against the hash of the
 /// one before it, where that is known. `go_on` is told how many entries are done and of how many.
 ///
@@ -207,22 +232,24 @@ pub(super) fn walk(
     go_on: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Verified, StoreError> {
     let total = (chain.last_seq + 1).saturating_sub(chain.first_seq);
-    let mut found =
-        Verified { inspections: 0, first_seq: None, last_seq: None, gaps: 0, broken_at: None, reason: None };
+    let mut found = Verified::NOTHING;
     let mut expected = chain.first_seq;
     let mut before = Some(chain.before_first);
+    let mut head = (chain.last_seq > 0 && total == 0).then_some(chain.last_hash);
     for row in rows {
         let (key, value) = match row {
             Ok(row) => row,
             Err(error @ kv::Error::Corruption(_)) => {
-                found.broken(expected, error.to_string());
+                found.broken(found.last_seq, expected, error.to_string());
+                found.head_hash = head.map(|hash| hex(&hash));
                 return Ok(found);
             }
             Err(error) => return Err(StoreError::kv("read the ledger", error)),
         };
         let seq = seq_of(&key)?;
+        let after = found.last_seq;
         if seq < expected {
-            found.broken(seq, "lies before the first record");
+            found.broken(after, seq, "lies before the first record");
             continue;
         }
         if seq > expected {
@@ -230,28 +257,33 @@ pub(super) fn walk(
             if Salvaged::covers(lost, expected, seq - 1) {
                 before = None;
             } else {
-                found.broken(expected, "is missing");
+                found.broken(after, expected, "is missing");
             }
         }
         found.inspections += 1;
         found.first_seq.get_or_insert(seq);
         found.last_seq = Some(seq);
         if let Err(reason) = check(seq, &value, before.as_ref()) {
-            found.broken(seq, reason);
+            found.broken(after, seq, reason);
         }
-        before = Some(sha256(&value));
+        head = Some(sha256(&value));
+        before = head;
         expected = seq + 1;
         if !go_on(found.inspections, total) {
             return Err(StoreError::Cancelled);
         }
     }
+    found.head_hash = head.map(|hash| hex(&hash));
     if expected <= chain.last_seq {
         found.gaps += chain.last_seq + 1 - expected;
         if !Salvaged::covers(lost, expected, chain.last_seq) {
-            found.broken(expected, "is missing");
+            found.broken(found.last_seq, expected, "is missing");
         }
     } else if before != Some(chain.last_hash) {
-        found.broken(chain.last_seq, "is not what was last written");
+        let (is, written) = (before.map(|hash| hex(&hash)).unwrap_or_default(), hex(&chain.last_hash));
+        let reason = format!("is not what was last written: it is {is}, and {written} was written");
+        let after = chain.last_seq.checked_sub(1).filter(|after| *after >= chain.first_seq);
+        found.broken(after, chain.last_seq, reason);
     }
     Ok(found)
 }

@@ -36,6 +36,7 @@ pub(crate) mod accepted;
 pub mod accounts;
 pub(crate) mod ageing;
 pub(crate) mod answered;
+pub(crate) mod audit;
 pub(crate) mod backup;
 mod compact;
 mod disk;

@@ -27,6 +27,7 @@
 //!   enabled again. Half, so that the line does not stand when that sink comes back.
 
 mod absent;
+pub(crate) mod age;
 pub(super) mod log;
 pub(super) mod migrate;
 mod runs;

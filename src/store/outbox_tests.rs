@@ -1,5 +1,6 @@
 //! Tests of the outbox.
 
+use super::age::Oldest;
 use super::*;
 use crate::domain::grade::Verdict;
 use crate::domain::part::PartRef;
@@ -222,4 +223,24 @@ fn a_page_ends_where_the_log_does_and_not_before() {
         }
         assert_eq!(found, [2, 5], "{scan} at a time");
     }
+}
+
+#[test]
+fn the_oldest_message_that_is_owed_tells_how_long_a_sink_has_waited() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let oldest = || store.outbox(MQTT).oldest().unwrap();
+    assert_eq!(oldest(), Oldest::Nothing);
+    filled(&store);
+    assert_eq!(oldest(), Oldest::Since(sample(1).finished_at));
+    store.ack(&[1]).unwrap();
+    let decided = store.review_entry(1).unwrap().unwrap();
+    assert_eq!(oldest(), Oldest::Since(decided.at));
+    store.outbox(MQTT).ack_owed(&[owed(Kind::Review, 1)]).unwrap();
+    assert_eq!(oldest(), Oldest::Since(sample(2).finished_at));
+    // What cannot be read has waited for a time that nobody knows.
+    let mut value = store.trees.results.get(key_of(2)).unwrap().unwrap().to_vec();
+    value[20] ^= 1;
+    store.trees.results.insert(key_of(2), value).unwrap();
+    assert_eq!(oldest(), Oldest::Unknown);
 }

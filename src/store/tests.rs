@@ -229,9 +229,10 @@ fn refusals_leave_the_store_as_it_was() {
 fn verify_names_an_edited_a_missing_and_a_cut_off_record() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    for n in 1..=5 {
-        store.commit(&sample(n), None).unwrap();
-    }
+    assert_eq!(store.verify().unwrap().head_hash, None);
+    let hashes: Vec<String> = (1..=5).map(|n| store.commit(&sample(n), None).unwrap().hash).collect();
+    let whole = store.verify().unwrap();
+    assert_eq!((whole.head_hash.as_deref(), whole.broken_after), (Some(hashes[4].as_str()), None));
     let results = &store.trees.results;
     let three = results.get(key_of(3)).unwrap().unwrap();
 
@@ -239,13 +240,17 @@ fn verify_names_an_edited_a_missing_and_a_cut_off_record() {
     flipped[40] ^= 1;
     results.insert(key_of(3), flipped).unwrap();
     let found = store.verify().unwrap();
-    assert_eq!((found.broken_at, found.gaps), (Some(3), 0));
+    assert_eq!((found.broken_at, found.broken_after, found.gaps), (Some(3), Some(2), 0));
 
     // An edit that mends the checksum is found by the next record's hash.
     let text = String::from_utf8(value::open(&three).unwrap().1.to_vec()).unwrap();
     let forged = text.replacen("scratch", "stain", 1);
-    results.insert(key_of(3), value::seal(1, forged.as_bytes())).unwrap();
-    assert_eq!(store.verify().unwrap().broken_at, Some(4));
+    let forged = value::seal(1, forged.as_bytes());
+    results.insert(key_of(3), forged.as_slice()).unwrap();
+    let found = store.verify().unwrap();
+    assert_eq!((found.broken_at, found.broken_after), (Some(4), Some(3)));
+    let reason = found.reason.unwrap();
+    assert!(reason.contains(&hashes[2]) && reason.contains(&hex(&sha256(&forged))), "{reason}");
 
     results.remove(key_of(3)).unwrap();
     let found = store.verify().unwrap();
@@ -259,7 +264,9 @@ fn verify_names_an_edited_a_missing_and_a_cut_off_record() {
 
     let text = String::from_utf8(value::open(&five).unwrap().1.to_vec()).unwrap();
     results.insert(key_of(5), value::seal(1, text.replacen("scratch", "stain", 1).as_bytes())).unwrap();
-    assert_eq!(store.verify().unwrap().broken_at, Some(5), "the last record's hash is kept apart");
+    let found = store.verify().unwrap();
+    assert_eq!(found.broken_at, Some(5), "the last record's hash is kept apart");
+    assert!(found.broken_after == Some(4) && found.head_hash.as_ref() != Some(&hashes[4]), "{found:?}");
 }
 
 #[test]

@@ -153,7 +153,7 @@ fn an_export_goes_on_past_a_damaged_record_and_says_so() {
     while store.index_older().unwrap() {}
     damage(&store.trees.results, key_of(2));
     let mut document = Document::default();
-    let summary = store.write_export(&Filter::default(), Form::Csv, &mut document).unwrap();
+    let summary = store.write_export(&Filter::default(), Form::Csv, &[], &mut document).unwrap();
     assert_eq!((summary.total, summary.written, summary.damaged), (4, 3, 1));
     assert!(summary.named[0].0 == 2 && summary.named[0].2.contains("checksum"), "{:?}", summary.named);
     let lines: Vec<_> = document.0.lines().collect();
@@ -161,6 +161,6 @@ fn an_export_goes_on_past_a_damaged_record_and_says_so() {
     assert_eq!(lines.len(), 5, "the head, and one for each: {lines:?}");
     assert!(lines[3].starts_with("2,,") && lines[3].contains("cannot be read"), "newest first: {lines:?}");
     assert_eq!(commas(lines[3]), commas(lines[0]), "{lines:?}");
-    let summary = store.write_export(&Filter::default(), Form::Coco, &mut document).unwrap();
+    let summary = store.write_export(&Filter::default(), Form::Coco, &[], &mut document).unwrap();
     assert_eq!(summary.damaged, 1);
 }

@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use super::{
     accounts, cameras, charts, commands, decide, download, events, guard, images, learn, metrics, outbox,
-    pages, products, queue, recipes,
+    pages, products, queue, recipes, verify,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -67,6 +67,7 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(images::by_message))
         .routes(routes!(images::thumb))
         .routes(routes!(download::export))
+        .routes(routes!(verify::verify))
         .routes(routes!(metrics::metrics))
         .routes(routes!(metrics::healthz))
         .routes(routes!(metrics::readyz))

@@ -1,19 +1,18 @@
 //! The export button: a CSV, a COCO document, or a tar of pictures with their truth.
 //!
 //! ```text
-//! thread that reads the store --bounded channel--> body of the answer
+//! thread that reads the store --pieces--> body of the answer
 //! ```
 //!
-//! At most [`EXPORTS_MAX`] at a time. A reader that has gone, or takes nothing for [`READ_WAIT`], ends its export:
-//! nobody holds a place by not reading.
+//! At most [`EXPORTS_MAX`] at a time; who does not read holds no place (`pieces`).
 
 use super::auth::Operator;
 use super::error::{ApiError, Problem};
-use super::queue::Search;
+use super::pieces::{Pieces, streamed};
+use super::queue::{ActiveRecipes, Search};
 use crate::store::Store;
 use crate::store::export::write::{ExportError, Form, Sink, Summary};
 use crate::store::query::Filter;
-use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -21,18 +20,12 @@ use serde::Deserialize;
 use std::io::{self, Seek as _, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::{Semaphore, mpsc};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
 use utoipa::{IntoParams, ToSchema};
 
 /// Exports that run at the same time.
 const EXPORTS_MAX: usize = 3;
-/// How long a reader has for a piece of the body.
-const READ_WAIT: Duration = Duration::from_secs(30);
-/// Pieces of the body that wait for the reader.
-const PIECES_MAX: usize = 8;
-const PIECE_BYTES: usize = 64 * 1024;
 
 /// The exports of a store.
 pub struct Exports {
@@ -92,6 +85,7 @@ pub(super) struct AskAndSearch {
     (status = 429, body = Problem)))]
 pub(super) async fn export(
     State(exports): State<Arc<Exports>>,
+    State(recipes): State<Arc<ActiveRecipes>>,
     _: Operator,
     Query(ask): Query<AskAndSearch>,
 ) -> Result<Response, ApiError> {
@@ -118,31 +112,9 @@ pub(super) async fn export(
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "busy", format!("{EXPORTS_MAX} exports are running"))
     };
     let turn = Arc::clone(&exports.permits).try_acquire_owned().map_err(busy)?;
-    let (pieces, body) = mpsc::channel(PIECES_MAX);
-    let broken = Arc::new(AtomicBool::new(false));
-    let cut = Arc::clone(&broken);
-    tokio::task::spawn_blocking(move || {
-        let runtime = tokio::runtime::Handle::current();
-        let mut out = Pieces { pieces, buffer: Vec::new(), runtime, read_wait: READ_WAIT };
-        if let Err(error) = write(&exports.store, &filter, format, &mut out).and_then(|()| out.flush()) {
-            tracing::warn!(%error, "an export ended early");
-            // The reader must see that something is missing.
-            broken.store(true, Ordering::Relaxed);
-        }
-        // Before the channel ends: whoever has read this export to its end may ask for the next.
-        drop(turn);
-    });
-    let stream = futures_util::stream::unfold(body, move |mut body| {
-        let cut = Arc::clone(&cut);
-        async move {
-            match body.recv().await {
-                Some(piece) => Some((piece, body)),
-                None if cut.swap(false, Ordering::Relaxed) => {
-                    Some((Err(io::Error::other("the export failed")), body))
-                }
-                None => None,
-            }
-        }
+    let body = streamed("an export", turn, move |out| {
+        let labels = recipes.labels_as_written(filter.pipeline.as_deref());
+        write(&exports.store, &filter, format, &labels, out)
     });
     let (kind, name) = match format {
         Format::Csv => ("text/csv; charset=utf-8", "inspections.csv"),
@@ -150,14 +122,17 @@ pub(super) async fn export(
         Format::Jsonl => ("application/x-tar", "inspections.tar"),
     };
     let attachment = format!("attachment; filename=\"{name}\"");
-    Ok((
-        [(header::CONTENT_TYPE, kind.to_owned()), (header::CONTENT_DISPOSITION, attachment)],
-        Body::from_stream(stream),
-    )
-        .into_response())
+    let headers = [(header::CONTENT_TYPE, kind.to_owned()), (header::CONTENT_DISPOSITION, attachment)];
+    Ok((headers, body).into_response())
 }
 
-fn write(store: &Store, filter: &Filter, format: Format, out: &mut Pieces) -> io::Result<()> {
+fn write(
+    store: &Store,
+    filter: &Filter,
+    format: Format,
+    labels: &[String],
+    out: &mut Pieces,
+) -> io::Result<()> {
     let form = match format {
         Format::Csv => Form::Csv,
         Format::Coco => Form::Coco,
@@ -166,11 +141,11 @@ fn write(store: &Store, filter: &Filter, format: Format, out: &mut Pieces) -> io
     let failed = |e: ExportError| io::Error::other(e.to_string());
     let summary = if format == Format::Jsonl {
         let mut tar = Tar { tar: tar::Builder::new(out), truth: store.spool() };
-        let summary = store.write_export(filter, form, &mut tar).map_err(failed)?;
+        let summary = store.write_export(filter, form, labels, &mut tar).map_err(failed)?;
         tar.finish(&summary)?;
         summary
     } else {
-        store.write_export(filter, form, out).map_err(failed)?
+        store.write_export(filter, form, labels, out).map_err(failed)?
     };
     if summary.damaged > 0 {
         tracing::error!(left_out = summary.damaged, first = ?summary.named.first(), "an export without what is damaged");
@@ -230,55 +205,4 @@ fn append(
     head.set_mode(0o644);
     head.set_mtime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
     tar.append_data(&mut head, name, bytes)
-}
-
-/// A writer into the channel.
-struct Pieces {
-    pieces: mpsc::Sender<io::Result<Bytes>>,
-    buffer: Vec<u8>,
-    runtime: tokio::runtime::Handle,
-    read_wait: Duration,
-}
-
-impl Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= PIECE_BYTES {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let piece = Ok(Bytes::from(std::mem::take(&mut self.buffer)));
-        let sent = tokio::time::timeout(self.read_wait, self.pieces.send(piece));
-        match self.runtime.block_on(sent) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(io::Error::other("the reader has gone")),
-            Err(_) => Err(io::Error::other(format!("the reader took nothing for {:?}", self.read_wait))),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_reader_that_takes_nothing_does_not_hold_its_place() {
-        let (pieces, mut body) = mpsc::channel(PIECES_MAX);
-        let runtime = tokio::runtime::Handle::current();
-        let (buffer, read_wait) = (Vec::new(), Duration::from_millis(50));
-        let mut out = Pieces { pieces, buffer, runtime, read_wait };
-        let written = tokio::task::spawn_blocking(move || {
-            let piece = vec![0; PIECE_BYTES];
-            (0..PIECES_MAX + 9).try_for_each(|_| out.write_all(&piece))
-        });
-        let error = written.await.unwrap().unwrap_err();
-        assert!(error.to_string().contains("took nothing"), "{error}");
-        assert_eq!(body.recv().await.unwrap().unwrap().len(), PIECE_BYTES);
-    }
 }

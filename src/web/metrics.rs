@@ -1,31 +1,37 @@
 //! Health and figures for machines.
+//!
+//! ```text
+//! contract    every series, in one table      exposition  Prometheus' text, by the table
+//! line        what the daemon counts          histogram   counts by upper bounds
+//! ```
+
+pub mod contract;
+mod exposition;
+mod histogram;
+pub(crate) mod line;
 
 use super::auth::{Role, Sessions};
 use super::blocking::blocking;
 use super::error::{ApiError, Problem};
 use crate::store::Store;
+use crate::store::outbox::age::Oldest;
 use crate::store::outbox::{MQTT, SinkState};
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use exposition::{Exposition, flag};
+use histogram::Histogram;
+use line::{Figures, VERDICT_WORDS};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime};
 use utoipa::ToSchema;
 
 /// Upper bounds of the buckets of request times, in seconds.
 const BUCKETS_S: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
-
-#[derive(Clone, Debug, Default)]
-struct Times {
-    buckets: [u64; BUCKETS_S.len()],
-    count: u64,
-    sum_s: f64,
-}
 
 /// How the rest of the station is.
 #[derive(Clone, Debug)]
@@ -49,13 +55,21 @@ pub(crate) struct Metrics {
     open: bool,
     /// Requests by route and status.
     requests: Mutex<BTreeMap<(String, u16), u64>>,
-    times: Mutex<BTreeMap<String, Times>>,
+    seconds: Mutex<BTreeMap<String, Histogram>>,
+    /// Once there is a line.
+    line: OnceLock<Figures>,
 }
 
 impl Metrics {
     /// Nothing counted yet.
     pub(crate) fn new(store: Arc<Store>, probe: Probe, open: bool) -> Self {
-        Self { store, probe, open, requests: Mutex::default(), times: Mutex::default() }
+        let (requests, seconds) = (Mutex::default(), Mutex::default());
+        Self { store, probe, open, requests, seconds, line: OnceLock::new() }
+    }
+
+    /// From now on the line's figures are among the others. The first call counts.
+    pub(super) fn measure_line(&self, figures: Figures) {
+        let _ = self.line.set(figures);
     }
 
     /// The enabled sinks, and whether each is connected.
@@ -74,13 +88,9 @@ pub(crate) async fn count(State(metrics): State<Arc<Metrics>>, request: Request,
     let mut requests = metrics.requests.lock().unwrap_or_else(PoisonError::into_inner);
     *requests.entry((route.clone(), answer.status().as_u16())).or_default() += 1;
     drop(requests);
-    let mut times = metrics.times.lock().unwrap_or_else(PoisonError::into_inner);
-    let times = times.entry(route).or_default();
-    times.count += 1;
-    times.sum_s += seconds;
-    for (bucket, bound) in times.buckets.iter_mut().zip(BUCKETS_S) {
-        *bucket += u64::from(seconds <= bound);
-    }
+    let mut routes = metrics.seconds.lock().unwrap_or_else(PoisonError::into_inner);
+    routes.entry(route).or_insert_with(|| Histogram::new(&BUCKETS_S)).observe(seconds);
+    drop(routes);
     answer
 }
 
@@ -135,68 +145,65 @@ pub(crate) async fn metrics(
 }
 
 fn text(metrics: &Metrics) -> Result<String, ApiError> {
-    let (store, health) = (&metrics.store, (metrics.probe)());
-    let facets = store.facets()?;
-    let mut out = String::new();
-    let mut one = |name: &str, kind: &str, help: &str, value: u64| {
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
-    };
-    one("inspectd_inspections_total", "counter", "Inspections ever stored.", *store.subscribe().borrow());
-    one("inspectd_reviews_total", "counter", "Decisions ever stored.", *store.subscribe_reviews().borrow());
-    one("inspectd_outbox_entries", "gauge", "Results the broker has not acknowledged.", store.outbox_len());
-    one("inspectd_undecided_inspections", "gauge", "Sent to review and not decided.", facets.undecided);
-    let broker = health.sinks.iter().any(|(name, up)| name == MQTT && *up);
-    one("inspectd_broker_connected", "gauge", "1 when the broker is connected.", u64::from(broker));
-    one("inspectd_inspector_alive", "gauge", "1 when the inspector shows life.", u64::from(health.alive));
-    one(
-        "inspectd_store_ok",
-        "gauge",
-        "0 when the store accepts nothing: it has stopped, or is full.",
-        u64::from(store.accepts().is_ok()),
-    );
-    let _ = writeln!(
-        out,
-        "# HELP inspectd_stored_inspections Inspections that are kept, by the model's verdict."
-    );
-    let _ = writeln!(out, "# TYPE inspectd_stored_inspections gauge");
-    for (word, n) in ["pass", "fail", "review"].into_iter().zip(facets.verdicts) {
-        let _ = writeln!(out, "inspectd_stored_inspections{{verdict=\"{word}\"}} {n}");
+    let health = (metrics.probe)();
+    let mut out = Exposition::default();
+    out.family(&contract::BUILD, [([env!("CARGO_PKG_VERSION")], 1.0)]);
+    stored(&metrics.store, &mut out)?;
+    out.one(&contract::ALIVE, flag(health.alive));
+    if let Some(figures) = metrics.line.get() {
+        figures().write(&mut out);
     }
-    sinks(store, &health.sinks, &mut out)?;
+    sinks(&metrics.store, &health.sinks, &mut out)?;
     requests(metrics, &mut out);
-    Ok(out)
+    Ok(out.finish())
 }
 
-/// Figures of each sink that is known.
-fn sinks(store: &Store, connected: &[(String, bool)], out: &mut String) -> Result<(), ApiError> {
-    let sinks = store.sinks()?;
-    let gauge = |out: &mut String, name: &str, help: &str, value: &dyn Fn(&SinkState) -> u64| {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for sink in &sinks {
-            let _ = writeln!(out, "{name}{{sink=\"{}\"}} {}", sink.name, value(sink));
-        }
-    };
-    let up = |sink: &SinkState| connected.iter().any(|(name, up)| *name == sink.name && *up);
-    gauge(out, "inspectd_sink_entries", "Messages the sink has not acknowledged.", &|s| s.owed.iter().sum());
-    gauge(out, "inspectd_sink_connected", "1 when the sink is connected.", &|s| u64::from(up(s)));
-    gauge(out, "inspectd_sink_enabled", "1 when the sink is enabled.", &|s| u64::from(s.enabled));
+fn stored(store: &Store, out: &mut Exposition) -> Result<(), ApiError> {
+    let facets = store.facets()?;
+    out.one(&contract::INSPECTIONS, *store.subscribe().borrow() as f64);
+    out.one(&contract::REVIEWS, *store.subscribe_reviews().borrow() as f64);
+    let kept = VERDICT_WORDS.into_iter().zip(facets.verdicts);
+    out.family(&contract::STORED, kept.map(|(word, n)| ([word], n as f64)));
+    out.one(&contract::UNDECIDED, facets.undecided as f64);
+    out.one(&contract::STORE_OK, flag(store.accepts().is_ok()));
     Ok(())
 }
 
-fn requests(metrics: &Metrics, out: &mut String) {
-    let _ = writeln!(out, "# HELP inspectd_http_requests_total Requests by route and status.");
-    let _ = writeln!(out, "# TYPE inspectd_http_requests_total counter");
-    for ((route, status), n) in metrics.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        let _ = writeln!(out, "inspectd_http_requests_total{{route=\"{route}\",status=\"{status}\"}} {n}");
-    }
-    let name = "inspectd_http_request_duration_seconds";
-    let _ = writeln!(out, "# HELP {name} Time until an answer begins.\n# TYPE {name} histogram");
-    for (route, times) in metrics.times.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        for (bound, n) in BUCKETS_S.iter().zip(times.buckets) {
-            let _ = writeln!(out, "{name}_bucket{{route=\"{route}\",le=\"{bound}\"}} {n}");
-        }
-        let _ = writeln!(out, "{name}_bucket{{route=\"{route}\",le=\"+Inf\"}} {}", times.count);
-        let _ = writeln!(out, "{name}_sum{{route=\"{route}\"}} {}", times.sum_s);
-        let _ = writeln!(out, "{name}_count{{route=\"{route}\"}} {}", times.count);
-    }
+/// Figures of each sink that is known, and of the outbox as a whole.
+fn sinks(store: &Store, connected: &[(String, bool)], out: &mut Exposition) -> Result<(), ApiError> {
+    let now = SystemTime::now();
+    let aged = |sink: SinkState| -> Result<(SinkState, f64), ApiError> {
+        let age_s = match store.outbox(&sink.name).oldest()? {
+            Oldest::Nothing => 0.0,
+            Oldest::Since(at) => now.duration_since(at).unwrap_or_default().as_secs_f64(),
+            Oldest::Unknown => f64::NAN,
+        };
+        Ok((sink, age_s))
+    };
+    let sinks = store.sinks()?.into_iter().map(aged).collect::<Result<Vec<_>, _>>()?;
+    let enabled = sinks.iter().filter(|(sink, _)| sink.enabled).map(|(_, age_s)| *age_s);
+    // What is not known must not look young.
+    let oldest = enabled.fold(0.0, |a: f64, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) });
+    out.one(&contract::OUTBOX, store.outbox_len() as f64);
+    out.one(&contract::OUTBOX_AGE, oldest);
+    let up = |name: &str| connected.iter().any(|(sink, up)| sink == name && *up);
+    let all = || sinks.iter().map(|(sink, age_s)| ([sink.name.as_str()], sink, *age_s));
+    let entries = all().map(|(label, sink, _)| (label, sink.owed.iter().sum::<u64>() as f64));
+    out.family(&contract::SINK_ENTRIES, entries);
+    out.family(&contract::SINK_AGE, all().map(|(label, _, age_s)| (label, age_s)));
+    out.family(&contract::SINK_CONNECTED, all().map(|(label, sink, _)| (label, flag(up(&sink.name)))));
+    out.family(&contract::SINK_ENABLED, all().map(|(label, sink, _)| (label, flag(sink.enabled))));
+    out.one(&contract::BROKER, flag(up(MQTT)));
+    Ok(())
+}
+
+fn requests(metrics: &Metrics, out: &mut Exposition) {
+    let counted = metrics.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let named = counted.iter().map(|((route, status), n)| (route.as_str(), status.to_string(), *n as f64));
+    let named: Vec<(&str, String, f64)> = named.collect();
+    let samples = named.iter().map(|(route, status, n)| ([*route, status.as_str()], *n));
+    out.family(&contract::REQUESTS, samples);
+    let seconds = metrics.seconds.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let samples = seconds.iter().map(|(route, seconds)| ([route.as_str()], seconds));
+    out.histograms(&contract::REQUEST_DURATION, samples);
 }

@@ -17,7 +17,8 @@
 //! outbox       what the broker has not taken      streams   how many streams, and whose
 //! cameras      how the cameras and their recipes are
 //! recipes      versions of recipes, and what became of them
-//! products     first recipes of new products
+//! products     first recipes of new products      verify    the proof of the ledgers
+//! pieces       long answers
 //! shared       what routes take of all this       api       all routes, and the OpenAPI document
 //! ```
 //!
@@ -45,6 +46,7 @@ pub mod options;
 mod outbox;
 mod pages;
 mod peer;
+mod pieces;
 pub mod places;
 pub mod products;
 mod queue;
@@ -54,6 +56,7 @@ mod shared;
 pub mod streams;
 mod throttle;
 mod tls;
+mod verify;
 mod wire;
 
 use crate::command::Handler;
@@ -63,6 +66,7 @@ use cameras::{Cameras, Warnings};
 use error::WebError;
 use learn::Learning;
 use metrics::Probe;
+use metrics::line::Figures;
 use options::WebOptions;
 use products::Products;
 use queue::Pipelines;
@@ -147,6 +151,11 @@ impl Web {
     /// From now on the page shows these cameras, and what is risky about their recipes. The first call counts.
     pub fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
         self.shared.view.show_cameras(cameras, warnings);
+    }
+
+    /// From now on `/metrics` has the figures of the line. The first call counts.
+    pub(crate) fn measure_line(&self, figures: Figures) {
+        self.shared.metrics.measure_line(figures);
     }
 
     /// From now on versions of recipes can be made active. The first call counts.

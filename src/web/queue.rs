@@ -10,7 +10,7 @@ use super::wire::{
 use crate::domain::grade::Grade;
 use crate::domain::grid::Grid;
 use crate::domain::inspection::{HeatMap, LearnedRef};
-use crate::domain::pipeline::Pipeline;
+use crate::domain::pipeline::{Pipeline, labels_of};
 use crate::domain::review::Decided;
 use crate::store::Store;
 use crate::store::query::{Filter, unix_ms};
@@ -39,6 +39,14 @@ impl ActiveRecipes {
 
     fn of(&self, name: &str, version: &str) -> Option<Arc<Pipeline>> {
         (self.0)().into_iter().find(|p| p.name == name && p.version == version)
+    }
+
+    /// Labels of one recipe or of all, recipe by recipe, in the order in which they are written.
+    pub(super) fn labels_as_written(&self, pipeline: Option<&str>) -> Vec<String> {
+        let mut all = (self.0)();
+        all.retain(|p| pipeline.is_none_or(|name| p.name == name));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        labels_of(all.iter().map(|p| &**p))
     }
 
     /// Labels of all recipes and those that were found.

@@ -7,7 +7,7 @@
 //! Exports        how many run                     Events     who listens, and what is new
 //! Line           commands to the line             Metrics    figures, health
 //! StationView    how the cameras are              Learner    learns from confirmed parts
-//! Maker          makes recipes of new products
+//! Maker          makes recipes of new products    Proofs     whether one runs
 //! ```
 //!
 //! A new state is a field here and a line in `states!`; its routes are added in `api`.
@@ -26,6 +26,7 @@ use super::options::WebOptions;
 use super::products::Maker;
 use super::queue::{ActiveRecipes, Pipelines};
 use super::recipes::Keeper;
+use super::verify::Proofs;
 use crate::clock::Clock;
 use crate::store::Store;
 use axum::extract::FromRef;
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub maker: Arc<Maker>,
     pub pictures: Arc<Pictures>,
     pub exports: Arc<Exports>,
+    pub proofs: Arc<Proofs>,
     pub events: Arc<Events>,
     pub line: Arc<Line>,
     pub view: Arc<StationView>,
@@ -69,6 +71,7 @@ states! {
     maker: Maker,
     pictures: Pictures,
     exports: Exports,
+    proofs: Proofs,
     events: Events,
     line: Line,
     view: StationView,
@@ -94,6 +97,7 @@ impl Shared {
             recipes: Arc::new(ActiveRecipes::new(pipelines)),
             pictures: Arc::new(Pictures::new(Arc::clone(&store))),
             exports: Arc::new(Exports::new(Arc::clone(&store))),
+            proofs: Arc::new(Proofs::new(Arc::clone(&store))),
             events: Arc::new(Events::new(Arc::clone(&store))),
             keeper: Arc::default(),
             learner: Arc::default(),

@@ -87,11 +87,35 @@ async fn verify_and_export_work_beside_a_running_daemon() {
         let line: Value = serde_json::from_str(line).unwrap();
         assert!(out_dir.join(line["file"].as_str().unwrap()).exists(), "{line}");
     }
+    let categories = |name: &str| {
+        let out_dir = station.dir.path().join(name);
+        let out = inspectd(&[
+            "export",
+            "--config",
+            &config,
+            "--all",
+            "--format",
+            "coco",
+            "--pipeline",
+            "examples-defects",
+            "--out",
+            &out_dir.display().to_string(),
+        ]);
+        assert!(out.status.success(), "{out:?}");
+        let coco: Value = serde_json::from_slice(&std::fs::read(out_dir.join("coco.json")).unwrap()).unwrap();
+        let of = |c: &Value| (c["id"].as_u64().unwrap(), c["name"].as_str().unwrap().to_owned());
+        coco["categories"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    // As the recipe's file has them, whatever was found.
+    let labels = ["scratch", "dent", "crack", "pit", "stain", "chip", "misprint", "missing_screw"];
+    let of_recipe: Vec<(u64, String)> = (1..).zip(labels.map(str::to_owned)).collect();
+    assert_eq!(categories("coco-beside"), of_recipe);
     assert!(daemon.try_wait().unwrap().is_none(), "the daemon still runs");
     signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "it drains").await.success());
     assert!(!station.dir.path().join("store/control").exists());
     assert!(verify()["inspections"].as_u64() >= found["inspections"].as_u64(), "and without it, too");
+    assert_eq!(categories("coco-without"), of_recipe);
 }
 
 #[test]

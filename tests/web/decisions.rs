@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-fn reviews(n: u64) -> String {
+pub(crate) fn reviews(n: u64) -> String {
     format!("/api/v1/inspections/{}/reviews", id(n))
 }
 
@@ -160,7 +160,7 @@ fn no_wrong_picture_is_shown_and_none_is_decided_about_silently() {
     assert_eq!(names, ["left_out.json", "truth.jsonl"], "an export says what it leaves out");
 }
 
-fn inspectd(args: &[&str]) -> std::process::Output {
+pub(crate) fn inspectd(args: &[&str]) -> std::process::Output {
     Command::new(env!("CARGO_BIN_EXE_inspectd"))
         .args(args)
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -48,6 +48,7 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("post", "/api/v1/commands/{command}", Some(Role::Operator)),
     ("get", "/api/v1/outbox", Some(Role::Viewer)),
     ("get", "/api/v1/export", Some(Role::Operator)),
+    ("get", "/api/v1/verify", Some(Role::Engineer)),
     ("get", "/api/v1/accounts", Some(Role::Engineer)),
     ("post", "/api/v1/accounts", Some(Role::Engineer)),
     ("delete", "/api/v1/accounts/{name}", Some(Role::Engineer)),

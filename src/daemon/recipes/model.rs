@@ -11,7 +11,7 @@ use super::replay::Wanted;
 use super::steps::entry;
 use super::{Keeper, Recipes, Request};
 use crate::control::ModelGate;
-use crate::domain::pipeline::Pipeline;
+use crate::domain::pipeline::{Pipeline, labels_of};
 use crate::engine::Engine;
 use crate::store::pins::ModelPin;
 use crate::store::recipes::{ReplayEntry, Step};
@@ -35,6 +35,12 @@ pub(super) enum Said {
 }
 
 impl ModelGate for Recipes {
+    fn labels(&self, pipeline: Option<&str>) -> Vec<String> {
+        let mut active = self.registry.all();
+        active.retain(|recipe| pipeline.is_none_or(|name| recipe.pipeline.name == name));
+        labels_of(active.iter().map(|recipe| &*recipe.pipeline))
+    }
+
     fn replay(
         &self,
         model: &ModelPin,

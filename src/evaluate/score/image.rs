@@ -26,6 +26,16 @@ pub(crate) struct ImageMetrics {
     /// Share of the defective images whose verdict is pass.
     pub escape_rate: Option<f64>,
     pub verdicts: VerdictCounts,
+    pub by_truth: ByTruth,
+}
+
+/// Verdicts against the truth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct ByTruth {
+    /// Of defective parts: each pass is an escape.
+    pub defective: VerdictCounts,
+    /// Of good parts: each fail is a false reject.
+    pub clean: VerdictCounts,
 }
 
 /// How many images got which verdict.
@@ -45,14 +55,6 @@ pub(super) fn score(pairs: &[(&Truth, &Inspection)]) -> ImageMetrics {
     let noticed = |set: &[&Inspection]| set.iter().filter(|i| !i.findings.is_empty()).count();
     let passed = bad.iter().filter(|i| i.verdict == Verdict::Pass).count();
     let scores = |set: &[&Inspection]| set.iter().map(|i| i.score).collect::<Vec<f32>>();
-    let mut verdicts = VerdictCounts::default();
-    for (_, inspection) in pairs {
-        match inspection.verdict {
-            Verdict::Pass => verdicts.pass += 1,
-            Verdict::Fail(_) => verdicts.fail += 1,
-            Verdict::Review(_) => verdicts.review += 1,
-        }
-    }
     ImageMetrics {
         defective: bad.len(),
         clean: good.len(),
@@ -60,7 +62,25 @@ pub(super) fn score(pairs: &[(&Truth, &Inspection)]) -> ImageMetrics {
         false_alarm_rate: share(noticed(&good), good.len()),
         auroc: auroc(&scores(&bad), &scores(&good)),
         escape_rate: share(passed, bad.len()),
-        verdicts,
+        verdicts: VerdictCounts::of(pairs.iter().map(|(_, i)| *i)),
+        by_truth: ByTruth {
+            defective: VerdictCounts::of(bad.iter().copied()),
+            clean: VerdictCounts::of(good.iter().copied()),
+        },
+    }
+}
+
+impl VerdictCounts {
+    fn of<'i>(inspections: impl Iterator<Item = &'i Inspection>) -> Self {
+        let mut counts = Self::default();
+        for inspection in inspections {
+            match inspection.verdict {
+                Verdict::Pass => counts.pass += 1,
+                Verdict::Fail(_) => counts.fail += 1,
+                Verdict::Review(_) => counts.review += 1,
+            }
+        }
+        counts
     }
 }
 

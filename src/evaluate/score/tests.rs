@@ -1,5 +1,6 @@
 //! Figures computed by hand.
 
+use super::image::VerdictCounts;
 use super::*;
 use crate::domain::finding::Finding;
 use crate::domain::frame::Trigger;
@@ -75,13 +76,20 @@ pub(crate) fn truth(defects: &[(&str, Option<[f32; 4]>)], texts: &[&str]) -> Tru
         height: 1000,
         defects: defects
             .iter()
-            .map(|(l, b)| TrueDefect { label: (*l).into(), bbox_px: b.map(boxed), severity: None })
+            .map(|(l, b)| TrueDefect {
+                label: (*l).into(),
+                bbox_px: b.map(boxed),
+                severity: None,
+                box_is_models: false,
+            })
             .collect(),
         texts: texts.iter().map(|t| TrueText { text: (*t).into(), bbox_px: None }).collect(),
         good: None,
         rois: BTreeMap::new(),
         part_id: None,
         lot: None,
+        is_models: false,
+        texts_are_models: false,
     }
 }
 
@@ -222,7 +230,10 @@ fn images_by_hand() {
     assert_eq!(m.image.escape_rate, Some(0.5));
     // .9 wins 3; .2 ties twice, loses to .8: (3 + 1) / 6.
     assert_eq!(m.image.auroc, Some(4.0 / 6.0));
-    assert_eq!((m.image.verdicts.pass, m.image.verdicts.fail, m.image.verdicts.review), (3, 1, 1));
+    let counts = |v: &VerdictCounts| (v.pass, v.fail, v.review);
+    assert_eq!(counts(&m.image.verdicts), (3, 1, 1));
+    let by_truth = [m.image.by_truth.defective, m.image.by_truth.clean];
+    assert_eq!(by_truth.each_ref().map(counts), [(1, 1, 0), (2, 0, 1)], "one escape, no false reject");
 }
 
 #[test]

@@ -395,7 +395,8 @@ fn no_export_is_cut() {
     let store = open(&path);
     let mut lines = Lines(0);
     let filter = crate::store::query::Filter::default();
-    let summary = store.write_export(&filter, crate::store::export::write::Form::Csv, &mut lines).unwrap();
+    let summary =
+        store.write_export(&filter, crate::store::export::write::Form::Csv, &[], &mut lines).unwrap();
     assert_eq!((summary.total, summary.written, lines.0), (RECORDS, RECORDS, RECORDS + 1), "and the head");
 }
 

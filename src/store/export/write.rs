@@ -8,7 +8,8 @@
 //! What of a COCO document comes after its images waits in a spool, in memory while it is small and in a file without
 //! a name otherwise, so that no export is ever cut for want of memory.
 
-use super::{Coco, Exported, csv_head, csv_unreadable};
+use super::coco::Coco;
+use super::{Exported, csv_head, csv_unreadable};
 use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::proof::{FileKind, FileState, Flaw};
@@ -118,7 +119,8 @@ impl Store {
         tempfile::spooled_tempfile_in(SPOOL_BYTES, self.dir.join("tmp"))
     }
 
-    /// Writes all inspections that fit, newest first.
+    /// Writes all inspections that fit, newest first. `labels` are those of the recipes, in their order: the categories
+    /// of a COCO document, for which alone they are asked.
     ///
     /// # Errors
     /// [`ExportError`]; what was written before is not a whole export.
@@ -126,11 +128,12 @@ impl Store {
         &self,
         filter: &Filter,
         form: Form,
+        labels: &[String],
         sink: &mut dyn Sink,
     ) -> Result<Summary, ExportError> {
         let seqs = self.export_seqs(filter)?;
         let mut summary = Summary { total: seqs.len() as u64, ..Summary::default() };
-        let mut coco = (form == Form::Coco).then(|| Coco::new(self.spool()));
+        let mut coco = (form == Form::Coco).then(|| Coco::new(labels, self.spool()));
         if form == Form::Csv {
             sink.text(csv_head().as_bytes())?;
         }

@@ -112,9 +112,7 @@ impl Store {
 
     fn check_review(&self, seq: u64, value: &[u8], before: Option<&Digest>) -> Result<(), String> {
         let head = review_record::decode(seq, value)?;
-        if before.is_some_and(|before| head.prev != hex(before)) {
-            return Err("names another predecessor than the review before it".into());
-        }
+        ledger::other_predecessor("review", &head.prev, before)?;
         let overflow = head.overflow_digest()?.map(|d| self.files.read_overflow(&d)).transpose()?;
         let review = head.into_review(overflow.as_deref(), value)?;
         let record = self.trees.results.get(key_of(review.inspection_seq)).map_err(|e| e.to_string())?;
