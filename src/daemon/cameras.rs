@@ -25,6 +25,7 @@ use crate::camera::kind::folder::Taken;
 use crate::camera::window::Window;
 use crate::camera::{Source, Stop};
 use crate::config::{Camera, Config, TriggerOn};
+use crate::domain::camera::CameraLoad;
 use crate::domain::frame::Frame;
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Queue;
@@ -59,10 +60,17 @@ pub(super) struct Feeds {
     pub ring: SyncSender<()>,
 }
 
+/// What waits for one camera, and behind it.
+#[derive(Clone)]
+pub(super) struct Waits {
+    frames: Arc<Queue<Shot>>,
+    intake: Arc<Intake>,
+}
+
 /// The running cameras.
 pub(super) struct Cameras {
     loops: Vec<JoinHandle<()>>,
-    queues: Vec<Arc<Queue<Shot>>>,
+    waits: Vec<Waits>,
     dispatcher: Arc<Dispatcher>,
     feeds: Mutex<Option<Feeds>>,
 }
@@ -114,7 +122,11 @@ pub(super) fn start(
         feeds.push(feed);
         loops.push(threads::spawn(&format!("take:{}", camera.id), move || anew::run(taker))?);
     }
-    let queues = feeds.iter().map(|f| Arc::clone(&f.frames)).collect();
+    let of = |(feed, intake): (&Feed, &Arc<Intake>)| Waits {
+        frames: Arc::clone(&feed.frames),
+        intake: Arc::clone(intake),
+    };
+    let waits = feeds.iter().zip(&intakes).map(of).collect();
     let parts = config.parts.iter().map(|p| (p.name.clone(), p.cameras.clone())).collect();
     let dispatcher = Arc::new(Dispatcher::new(
         intakes,
@@ -123,13 +135,24 @@ pub(super) fn start(
         Arc::clone(store),
         Arc::clone(station),
     )?);
-    Ok(Cameras { loops, queues, dispatcher, feeds: Mutex::new(Some(Feeds { feeds, bell, ring })) })
+    Ok(Cameras { loops, waits, dispatcher, feeds: Mutex::new(Some(Feeds { feeds, bell, ring })) })
 }
 
 impl Cameras {
     /// Where commands from outside are taken.
     pub(super) fn dispatcher(&self) -> Arc<Dispatcher> {
         Arc::clone(&self.dispatcher)
+    }
+
+    /// Asks what waits at each camera, by id.
+    pub(super) fn loads(&self) -> impl Fn() -> Vec<(String, CameraLoad)> + Send + Sync + use<> {
+        let waits = self.waits.clone();
+        move || {
+            let load = |Waits { frames, intake }: &Waits| {
+                (intake.id().to_owned(), intake.load(frames.counters().depth))
+            };
+            waits.iter().map(load).collect()
+        }
     }
 
     /// The inspector's end; there is one inspector, and the second call has no feeds.
@@ -144,7 +167,7 @@ impl Cameras {
     /// Closes the queues and waits for the threads; [`Stop`] must be set before.
     pub(super) fn close(self) {
         self.dispatcher.close();
-        self.queues.iter().for_each(|q| q.close());
+        self.waits.iter().for_each(|w| w.frames.close());
         for thread in self.loops {
             if thread.join().is_err() {
                 tracing::error!("a camera's thread panicked");

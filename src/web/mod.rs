@@ -18,6 +18,7 @@
 //! cameras      how the cameras and their recipes are
 //! recipes      versions of recipes, and what became of them
 //! products     first recipes of new products
+//! line         all that the line view shows, and whether the station is alive
 //! shared       what routes take of all this       api       all routes, and the OpenAPI document
 //! ```
 //!
@@ -40,6 +41,7 @@ mod events;
 mod guard;
 pub(crate) mod images;
 pub mod learn;
+pub mod line;
 pub mod metrics;
 pub mod options;
 mod outbox;
@@ -147,6 +149,16 @@ impl Web {
     /// From now on the page shows these cameras, and what is risky about their recipes. The first call counts.
     pub fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
         self.shared.view.show_cameras(cameras, warnings);
+    }
+
+    /// From now on the page shows whether the station is alive, and its alarms. The first call counts.
+    pub fn show_pulse(&self, pulse: line::Pulses) {
+        self.shared.overview.show_pulse(pulse);
+    }
+
+    /// From now on the page shows what waits at the cameras, and the engine. The first call counts.
+    pub fn show_line(&self, now: line::Now) {
+        self.shared.overview.show_line(now);
     }
 
     /// From now on versions of recipes can be made active. The first call counts.
