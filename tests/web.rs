@@ -7,6 +7,7 @@
 //! web/door.rs      sockets that only wait, guesses, access that ends
 //! web/decisions.rs decisions over HTTP, MQTT and export          web/commands.rs commands to the line
 //! web/page.rs      Chromium                                          web/measure.rs  figures
+//! web/line.rs      how the line stands, over HTTP and in Chromium
 //! ```
 
 #[path = "common/broker.rs"]
@@ -24,6 +25,8 @@ mod decisions;
 mod door;
 #[path = "web/http.rs"]
 mod http;
+#[path = "web/line.rs"]
+mod line;
 #[path = "web/measure.rs"]
 mod measure;
 #[path = "web/page.rs"]
