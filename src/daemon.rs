@@ -43,6 +43,7 @@
 //! stored, and what was stored is published or kept for the next start. A start that is told to stop gives the model's
 //! load up, and leaves what a former process owes, as far as it is not recorded yet, to the next one.
 
+mod alarms;
 mod anew;
 mod board;
 mod cameras;
@@ -329,6 +330,7 @@ impl Parts<'_> {
         let engine = Arc::new(Engine::start(Box::new(engine), changed).context("the engine's thread")?);
         if let Some(page) = self.page {
             page.measure_line(figures::probe(station, recipes, cameras.waits(), &engine));
+            page.show_line(web::line(&cameras, &engine));
         }
         station.beat();
         let keeper = self.keep_recipes(&dispatcher, &engine)?;

@@ -24,6 +24,8 @@ mod inspections;
 mod kept;
 #[path = "commands/learn.rs"]
 mod learn;
+#[path = "commands/line.rs"]
+mod line;
 #[path = "commands/model.rs"]
 mod model;
 #[path = "commands/outbox.rs"]

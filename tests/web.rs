@@ -8,6 +8,7 @@
 //! web/decisions.rs decisions over HTTP, MQTT and export          web/commands.rs commands to the line
 //! web/proof.rs     whose word an export is; the store, proven
 //! web/page.rs      Chromium                                          web/measure.rs  figures
+//! web/line.rs      how the line stands, over HTTP and in Chromium
 //! ```
 
 #[path = "common/broker.rs"]
@@ -25,6 +26,8 @@ mod decisions;
 mod door;
 #[path = "web/http.rs"]
 mod http;
+#[path = "web/line.rs"]
+mod line;
 #[path = "web/measure.rs"]
 mod measure;
 #[path = "web/page.rs"]

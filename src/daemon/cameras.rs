@@ -25,6 +25,7 @@ use crate::camera::kind::folder::Taken;
 use crate::camera::window::Window;
 use crate::camera::{Source, Stop};
 use crate::config::{Camera, Config, TriggerOn};
+use crate::domain::camera::CameraLoad;
 use crate::domain::frame::Frame;
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Queue;
@@ -155,6 +156,17 @@ impl Cameras {
     /// What waits for each, to be looked at.
     pub(super) fn waits(&self) -> Vec<Waits> {
         self.waits.clone()
+    }
+
+    /// Asks what waits at each camera, by id.
+    pub(super) fn loads(&self) -> impl Fn() -> Vec<(String, CameraLoad)> + Send + Sync + use<> {
+        let waits = self.waits.clone();
+        move || {
+            let load = |Waits { frames, intake }: &Waits| {
+                (intake.id().to_owned(), intake.load(frames.counters().depth))
+            };
+            waits.iter().map(load).collect()
+        }
     }
 
     /// The inspector's end; there is one inspector, and the second call has no feeds.

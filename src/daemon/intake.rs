@@ -10,7 +10,7 @@
 
 use super::commanded::{Commanded, Orders, Recipe};
 use crate::config::{Camera, TriggerOn, unfit};
-use crate::domain::camera::LineState;
+use crate::domain::camera::{CameraLoad, LineState};
 use crate::domain::frame::Trigger;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::trigger::Refusal;
@@ -129,6 +129,18 @@ impl Intake {
             return Err(Refusal::Full { camera: camera(), waiting: WAITING_MAX });
         }
         Ok(())
+    }
+
+    /// What waits here; `frames` wait for the inspector.
+    pub(super) fn load(&self, frames: usize) -> CameraLoad {
+        let own = self.camera.trigger.deadline_ms.map(Duration::from_millis);
+        CameraLoad {
+            is_triggered: self.is_triggered(),
+            triggers: self.waiting(),
+            frames,
+            frames_max: self.camera.queue.frames,
+            deadline: own.unwrap_or_else(|| self.pipeline().verdict.deadline),
+        }
     }
 
     /// Triggers that wait.

@@ -1,7 +1,9 @@
 //! What the station publishes about itself: states of cameras, alarms, counts, and whether it is alive.
 
+use super::alarms::Alarms;
 use super::board::Board;
 use super::figures::Figures;
+use crate::domain::alarm::Alarm;
 use crate::domain::camera::{CameraStatus, LineState};
 use crate::domain::grade::Verdict;
 use crate::domain::inspection::Inspection;
@@ -11,7 +13,7 @@ use crate::publish::{Report, Stats};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 /// Latencies that are kept for the percentiles of one window.
@@ -22,6 +24,7 @@ pub(super) struct Station {
     /// The queue of each sink, by its name.
     sinks: Vec<(String, mpsc::Sender<StationEvent>)>,
     board: Board,
+    alarms: Alarms,
     /// The alarms of brokers that let nobody hear commands.
     commands_refused: Mutex<BTreeSet<String>>,
     counts: Mutex<Counts>,
@@ -68,6 +71,7 @@ impl Station {
         Self {
             sinks,
             board: Board::default(),
+            alarms: Alarms::default(),
             commands_refused: Mutex::default(),
             counts: Mutex::default(),
             figures: Figures::default(),
@@ -89,8 +93,9 @@ impl Station {
     }
 
     fn publish_but(&self, left_out: Option<&str>, event: &StationEvent) -> bool {
-        if let StationEvent::Alarm { code, raised, .. } = event {
+        if let StationEvent::Alarm { code, raised, message } = event {
             self.figures.alarm(code, *raised);
+            self.alarms.note(code, *raised, message, SystemTime::now());
         }
         let mut taken = true;
         for (name, queue) in self.sinks.iter().filter(|(name, _)| Some(name.as_str()) != left_out) {
@@ -129,6 +134,11 @@ impl Station {
     /// How the cameras are, by id.
     pub(super) fn cameras(&self) -> Vec<(String, CameraStatus)> {
         self.board.all()
+    }
+
+    /// The alarms that stand, by code.
+    pub(super) fn alarms(&self) -> Vec<Alarm> {
+        self.alarms.all()
     }
 
     fn publish_cameras(&self) {
@@ -186,5 +196,26 @@ impl Station {
             dropped: counts.dropped,
             outbox,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_stands_for_the_page_whoever_raises_it() {
+        let (events, _queue) = mpsc::channel(4);
+        let station = Arc::new(Station::new(events));
+        let alarm =
+            |code: &str, raised| StationEvent::Alarm { code: code.into(), raised, message: "why".into() };
+        station.publish(alarm("engine", true));
+        hearing(&station)(alarm("commands_refused", true));
+        // A sink has told its own broker already.
+        station.others("mqtt")(alarm("result_held", true));
+        let codes = || station.alarms().into_iter().map(|alarm| alarm.code).collect::<Vec<_>>();
+        assert_eq!(codes(), ["commands_refused", "engine", "result_held"]);
+        station.publish(alarm("engine", false));
+        assert_eq!(codes(), ["commands_refused", "result_held"]);
     }
 }

@@ -1,14 +1,17 @@
 //! The review page of the station: builds the server and tells people where it is.
 
+use super::cameras::Cameras;
 use super::housekeeping::STALL;
 use super::publishers::Connections;
 use super::station::Station;
 use crate::config::Config;
 use crate::document::Problem;
+use crate::engine::{Engine, Readiness};
 use crate::recipe::registry::Registry;
 use crate::store::Store;
 use crate::web::Web;
 use crate::web::cameras::{Warning, Warnings};
+use crate::web::line::{EngineNow, EngineState, LineNow, Now, Pulse};
 use crate::web::metrics::{Health, Probe};
 use crate::web::options::WebOptions;
 use std::sync::Arc;
@@ -39,6 +42,27 @@ pub(super) fn warnings(recipes: &Arc<Registry>) -> Warnings {
     Box::new(move |name| recipes.get(name).iter().flat_map(|r| &r.warnings).map(warning).collect())
 }
 
+/// How the line stands whenever the page asks. It keeps no engine, whose process ends with the line.
+pub(super) fn line(cameras: &Cameras, engine: &Arc<Engine>) -> Now {
+    let (loads, engine) = (cameras.loads(), Arc::downgrade(engine));
+    Box::new(move || LineNow { loads: loads(), engine: engine.upgrade().map(|engine| engine_now(&engine)) })
+}
+
+fn engine_now(engine: &Engine) -> EngineNow {
+    let health = engine.health();
+    let (state, why) = match engine.readiness() {
+        Readiness::Ready => (EngineState::Ready, None),
+        Readiness::Coming { why } => (EngineState::Coming, Some(why)),
+        Readiness::Resting { why, .. } => (EngineState::Resting, Some(why)),
+    };
+    EngineNow {
+        state,
+        why: health.refused.or(health.fault).or(why).unwrap_or_default(),
+        losses: health.losses,
+        model: engine.info().name,
+    }
+}
+
 /// Starts the page, where the config has one.
 ///
 /// # Errors
@@ -51,7 +75,7 @@ pub(super) fn start(
     connections: Connections,
 ) -> anyhow::Result<Option<Web>> {
     let Some(options) = options(config) else { return Ok(None) };
-    let station = Arc::clone(station);
+    let (station, beating) = (Arc::clone(station), Arc::clone(station));
     let probe: Probe = Box::new(move || Health {
         alive: station.alive_within(STALL),
         commands: station.hears_commands(),
@@ -60,6 +84,7 @@ pub(super) fn start(
     let recipes = Arc::clone(recipes);
     let pipelines = Box::new(move || recipes.all().iter().map(|r| Arc::clone(&r.pipeline)).collect());
     let web = Web::start(options, Arc::clone(store), pipelines, probe)?;
+    web.show_pulse(Box::new(move || Pulse { alive: beating.alive_within(STALL), alarms: beating.alarms() }));
     tracing::info!(url = %web.url, "review page");
     if let Some(code) = web.setup_code() {
         // For people who start it in a terminal; the journal of a service keeps it, too.

@@ -1,5 +1,7 @@
 //! How a camera is, as the station says it to machines and people.
 
+use std::time::Duration;
+
 /// Whether pictures come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CameraState {
@@ -49,4 +51,19 @@ pub struct CameraStatus {
     pub reason: String,
     /// What is done with the pictures.
     pub line: LineState,
+}
+
+/// What waits at a camera, and how long a verdict may take there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CameraLoad {
+    /// A command makes it take a picture.
+    pub is_triggered: bool,
+    /// Triggers that wait for their pictures.
+    pub triggers: usize,
+    /// Pictures that wait for the inspector.
+    pub frames: usize,
+    /// Most pictures that may wait.
+    pub frames_max: usize,
+    /// From the exposure to the verdict, by the active recipe, where the trigger says nothing else.
+    pub deadline: Duration,
 }

@@ -7,6 +7,7 @@
 //! Disk and wire forms are versioned types of their own, in `store` and `mqtt`, so that a change
 //! here never changes what is stored or published without anybody noticing.
 
+pub mod alarm;
 pub mod camera;
 pub(crate) mod detection;
 pub mod finding;

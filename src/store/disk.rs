@@ -12,6 +12,7 @@
 //!
 //! Invariant: a commit that was refused has changed nothing and may be tried again.
 
+use super::Store;
 use super::error::StoreError;
 use std::ffi::CString;
 use std::fs::File;
@@ -115,6 +116,25 @@ impl Disk {
             let _ = std::fs::remove_file(&path);
         }
         laid.is_ok()
+    }
+}
+
+/// The room on the file system of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub free_bytes: u64,
+    /// With less than this free nothing is accepted.
+    pub free_bytes_min: u64,
+}
+
+impl Store {
+    /// The room on its file system.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the file system does not say.
+    pub(crate) fn room(&self) -> Result<Room, StoreError> {
+        let Disk { dir, floor_bytes, .. } = &self.disk;
+        Ok(Room { free_bytes: free_bytes(dir)?, free_bytes_min: *floor_bytes })
     }
 }
 

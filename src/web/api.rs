@@ -2,8 +2,8 @@
 
 use super::shared::Shared;
 use super::{
-    accounts, cameras, charts, commands, decide, download, events, guard, images, learn, metrics, outbox,
-    pages, products, queue, recipes, verify,
+    accounts, cameras, charts, commands, decide, download, events, guard, images, learn, line, metrics,
+    outbox, pages, products, queue, recipes, verify,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -53,6 +53,7 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(commands::command))
         .routes(routes!(outbox::outbox))
         .routes(routes!(cameras::cameras))
+        .routes(routes!(line::line))
         .routes(routes!(recipes::recipes))
         .routes(routes!(recipes::ledger))
         .routes(routes!(recipes::version))

@@ -31,6 +31,12 @@ impl StationView {
     pub(crate) fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
         let _ = self.0.set((cameras, warnings));
     }
+
+    /// All of them; empty until they are open.
+    pub(crate) fn all(&self) -> Vec<Camera> {
+        let Some((cameras, warnings)) = self.0.get() else { return vec![] };
+        cameras().into_iter().map(|(id, status)| wire(id, status, warnings)).collect()
+    }
 }
 
 /// What is valid and risky in a recipe, as `inspectd check` says it: above all how a defective part could pass.
@@ -71,8 +77,7 @@ pub(crate) struct Camera {
 /// The cameras; empty until they are open.
 #[utoipa::path(get, path = "/api/v1/cameras", tag = "commands", responses((status = 200, body = Vec<Camera>)))]
 pub(crate) async fn cameras(State(view): State<Arc<StationView>>, _: Viewer) -> Json<Vec<Camera>> {
-    let Some((cameras, warnings)) = view.0.get() else { return Json(vec![]) };
-    Json(cameras().into_iter().map(|(id, status)| wire(id, status, warnings)).collect())
+    Json(view.all())
 }
 
 fn wire(id: String, status: CameraStatus, warnings: &Warnings) -> Camera {

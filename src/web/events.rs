@@ -3,6 +3,8 @@
 //! ```text
 //! commit, review --> follow --> broadcast --> one stream a page
 //!
+//! event: beat         data: {"alive": true, "alarms": 0}, at once and every second: whether the inspector shows life,
+//!                     and how many alarms stand. A page that hears nothing for longer shows that the station is frozen
 //! event: inspection   data: Summary             event: review   data: Summary, as it stands now
 //! event: resync       the page fell behind, or too much came at once: load the list anew
 //! event: end          data: {"reason": "access"}: logged out, or may something else now
@@ -10,11 +12,12 @@
 //! ```
 //!
 //! A stream lives as long as the access it was opened with: that is looked at again whenever somebody's
-//! access changes, and at every sign of life, since a session also ends by its time.
+//! access changes, and at every beat, since a session also ends by its time.
 
 use super::auth::{self, Credential, Principal, Sessions, Viewer};
 use super::blocking::blocking;
 use super::error::{ApiError, Problem};
+use super::line::Overview;
 use super::peer::Home;
 use super::queue::summary;
 use super::streams::{self, STREAMS_MAX, Streams};
@@ -22,20 +25,21 @@ use super::wire::Summary;
 use crate::store::Store;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::response::sse::{Event as SseEvent, Sse};
 use futures_util::stream::{self, Stream};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// Events that a slow page may lag behind; beyond it the page is asked to load anew.
 const EVENTS_MAX: usize = 256;
 /// New inspections or reviews that are published one by one; beyond it pages load anew.
 const ONE_BY_ONE_MAX: u64 = 50;
-/// A sign of life, so that a dead connection is noticed.
-const ALIVE_EVERY: Duration = Duration::from_secs(15);
+/// A sign of life, so that a frozen station and a dead connection are noticed.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// One thing that is new.
 #[derive(Clone, Debug)]
@@ -43,6 +47,7 @@ pub(super) enum Event {
     Inspection(Arc<Summary>),
     Review(Arc<Summary>),
     Resync,
+    Beat { alive: bool, alarms: usize },
 }
 
 /// Who listens, and what is published to them.
@@ -127,6 +132,7 @@ fn reviewed(store: &Store, entry: u64) -> Result<Option<Event>, ApiError> {
 pub(super) async fn stream(
     State(events): State<Arc<Events>>,
     State(sessions): State<Arc<Sessions>>,
+    State(overview): State<Arc<Overview>>,
     Viewer(principal): Viewer,
     Extension(home): Extension<Home>,
     headers: HeaderMap,
@@ -138,7 +144,9 @@ pub(super) async fn stream(
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "streams", error)
     })?;
     let (events, changes) = (events.sender.subscribe(), sessions.changes());
-    let follower = Follower { sessions, principal, credential, open, events, changes };
+    let mut beat = interval(BEAT_EVERY);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let follower = Follower { sessions, overview, principal, credential, open, events, changes, beat };
     let hello = SseEvent::default().event("hello").data("{}");
     let rest = stream::unfold(Some(follower), |follower| async move {
         let mut follower = follower?;
@@ -151,17 +159,19 @@ pub(super) async fn stream(
         }
     });
     let all = futures_util::StreamExt::chain(stream::iter([Ok(hello)]), rest);
-    Ok(Sse::new(all).keep_alive(KeepAlive::new().interval(ALIVE_EVERY)))
+    Ok(Sse::new(all))
 }
 
 /// What one stream waits for.
 struct Follower {
     sessions: Arc<Sessions>,
+    overview: Arc<Overview>,
     principal: Principal,
     credential: Credential,
     open: streams::Stream,
     events: broadcast::Receiver<Event>,
     changes: watch::Receiver<()>,
+    beat: Interval,
 }
 
 impl Follower {
@@ -173,7 +183,7 @@ impl Follower {
                 () = self.open.ended() => return Err("replaced"),
                 _ = self.changes.changed() => None,
                 event = self.events.recv() => Some(event),
-                () = tokio::time::sleep(ALIVE_EVERY) => None,
+                _ = self.beat.tick() => Some(Ok(self.overview.beat())),
             };
             if !self.has_access() {
                 return Err("access");
@@ -194,14 +204,14 @@ impl Follower {
 }
 
 fn to_sse(event: &Event) -> SseEvent {
-    let (name, summary) = match event {
-        Event::Inspection(summary) => ("inspection", Some(summary)),
-        Event::Review(summary) => ("review", Some(summary)),
-        Event::Resync => ("resync", None),
-    };
-    let event = SseEvent::default().event(name);
-    match summary {
-        Some(summary) => event.json_data(summary.as_ref()).unwrap_or_default(),
-        None => event.data("{}"),
+    let of = |name: &str| SseEvent::default().event(name);
+    let about = |name: &str, summary: &Summary| of(name).json_data(summary).unwrap_or_default();
+    match event {
+        Event::Inspection(summary) => about("inspection", summary),
+        Event::Review(summary) => about("review", summary),
+        Event::Resync => of("resync").data("{}"),
+        Event::Beat { alive, alarms } => {
+            of("beat").data(format!("{{\"alive\":{alive},\"alarms\":{alarms}}}"))
+        }
     }
 }

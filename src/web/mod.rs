@@ -19,6 +19,7 @@
 //! recipes      versions of recipes, and what became of them
 //! products     first recipes of new products      verify    the proof of the ledgers
 //! pieces       long answers
+//! line         all that the line view shows, and whether the station is alive
 //! shared       what routes take of all this       api       all routes, and the OpenAPI document
 //! ```
 //!
@@ -41,6 +42,7 @@ mod events;
 mod guard;
 pub(crate) mod images;
 pub mod learn;
+pub mod line;
 pub mod metrics;
 pub mod options;
 mod outbox;
@@ -156,6 +158,16 @@ impl Web {
     /// From now on `/metrics` has the figures of the line. The first call counts.
     pub(crate) fn measure_line(&self, figures: Figures) {
         self.shared.metrics.measure_line(figures);
+    }
+
+    /// From now on the page shows whether the station is alive, and its alarms. The first call counts.
+    pub fn show_pulse(&self, pulse: line::Pulses) {
+        self.shared.overview.show_pulse(pulse);
+    }
+
+    /// From now on the page shows what waits at the cameras, and the engine. The first call counts.
+    pub fn show_line(&self, now: line::Now) {
+        self.shared.overview.show_line(now);
     }
 
     /// From now on versions of recipes can be made active. The first call counts.

@@ -37,6 +37,13 @@ impl ActiveRecipes {
         Self(pipelines)
     }
 
+    /// Their names, in order.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = (self.0)().iter().map(|p| p.name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
     fn of(&self, name: &str, version: &str) -> Option<Arc<Pipeline>> {
         (self.0)().into_iter().find(|p| p.name == name && p.version == version)
     }

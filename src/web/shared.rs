@@ -8,6 +8,7 @@
 //! Line           commands to the line             Metrics    figures, health
 //! StationView    how the cameras are              Learner    learns from confirmed parts
 //! Maker          makes recipes of new products    Proofs     whether one runs
+//! Overview       how the line stands
 //! ```
 //!
 //! A new state is a field here and a line in `states!`; its routes are added in `api`.
@@ -21,6 +22,7 @@ use super::error::WebError;
 use super::events::Events;
 use super::images::Pictures;
 use super::learn::Learner;
+use super::line::Overview;
 use super::metrics::{Metrics, Probe};
 use super::options::WebOptions;
 use super::products::Maker;
@@ -49,6 +51,7 @@ pub(crate) struct Shared {
     pub events: Arc<Events>,
     pub line: Arc<Line>,
     pub view: Arc<StationView>,
+    pub overview: Arc<Overview>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -75,6 +78,7 @@ states! {
     events: Events,
     line: Line,
     view: StationView,
+    overview: Overview,
     metrics: Metrics,
 }
 
@@ -91,10 +95,14 @@ impl Shared {
     ) -> Result<Self, WebError> {
         let sessions = Arc::new(Sessions::new(Arc::clone(&store), Clock::system())?);
         let accounts = Accounts::new(Arc::clone(&store), Arc::clone(&sessions), &options)?;
+        let (recipes, view) = (Arc::new(ActiveRecipes::new(pipelines)), Arc::<StationView>::default());
+        let metrics = Arc::new(Metrics::new(Arc::clone(&store), probe, options.open_metrics));
+        let overview =
+            Overview::new(Arc::clone(&store), Arc::clone(&view), Arc::clone(&recipes), Arc::clone(&metrics));
         Ok(Self {
             accounts: Arc::new(accounts),
             sessions,
-            recipes: Arc::new(ActiveRecipes::new(pipelines)),
+            recipes,
             pictures: Arc::new(Pictures::new(Arc::clone(&store))),
             exports: Arc::new(Exports::new(Arc::clone(&store))),
             proofs: Arc::new(Proofs::new(Arc::clone(&store))),
@@ -103,8 +111,9 @@ impl Shared {
             learner: Arc::default(),
             maker: Arc::default(),
             line: Arc::default(),
-            view: Arc::default(),
-            metrics: Arc::new(Metrics::new(Arc::clone(&store), probe, options.open_metrics)),
+            view,
+            overview: Arc::new(overview),
+            metrics,
             options: Arc::new(options),
             store,
         })

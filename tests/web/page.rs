@@ -7,7 +7,7 @@ use inspectd::domain::inspection::Inspection;
 use inspectd::domain::part::PartRef;
 use inspectd::domain::review::{Decided, Decision, ReviewKind};
 
-async fn log_in(browser: &Browser, server: &Server, name: &str) {
+pub(crate) async fn log_in(browser: &Browser, server: &Server, name: &str) {
     browser.page.goto(&server.web.url).await.unwrap();
     browser.fill("input[name=name]", name).await;
     browser.fill("input[name=password]", PASSWORD).await;

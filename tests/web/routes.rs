@@ -29,6 +29,7 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("get", "/api/v1/facets", Some(Role::Viewer)),
     ("get", "/api/v1/charts", Some(Role::Viewer)),
     ("get", "/api/v1/cameras", Some(Role::Viewer)),
+    ("get", "/api/v1/line", Some(Role::Viewer)),
     ("get", "/api/v1/recipes", Some(Role::Viewer)),
     ("get", "/api/v1/recipes/{pipeline}/ledger", Some(Role::Viewer)),
     ("get", "/api/v1/recipes/{pipeline}/versions/{version}", Some(Role::Viewer)),

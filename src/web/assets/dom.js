@@ -68,6 +68,11 @@ const PATHS = {
   sun: "M12 16a4 4 0 1 0 0-8 4 4 0 0 0 0 8zM12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.400 1.400M17.600 17.600 19 19M19 5l-1.400 1.400M6.400 17.600 5 19",
   out: "M14 4H5v16h9M10 12h11m-4-4 4 4-4 4",
   close: "M6 6l12 12M18 6 6 18",
+  line: "M3 8h4l2-3h6l2 3h4v11H3zM12 17a4 4 0 1 0 0-8 4 4 0 0 0 0 8z",
+  bell: "M6 17v-6a6 6 0 0 1 12 0v6l2 2H4zM10 21.500h4",
+  trigger: "M13 3 5 14h6l-1 7 8-11h-6z",
+  pause: "M8 5v14M16 5v14",
+  resume: "M7 5v14l12-7z",
 };
 
 export function icon(name, label) {

@@ -1,7 +1,7 @@
 // The page: who is here, what is shown, what is new.
 //
 //   me --nobody--> login, setup          URL: /?view=…&verdict=…&id=…   (can be shared)
-//      '--somebody--> queue | charts | recipes | learn | people, live over one event stream
+//      '--somebody--> queue | line | charts | recipes | learn | people, live over one event stream
 
 import { get, onLoggedOut, post } from "./api.js";
 import { h, icon, replace, sheet, toast } from "./dom.js";
@@ -13,9 +13,11 @@ import { cameras } from "./cameras.js";
 import { recipes } from "./recipes.js";
 import { learn } from "./learn.js";
 import { product } from "./product.js";
+import { lineView } from "./line.js";
+import { banner, event, listening, mark, show as showSigns, signs } from "./pulse.js";
 
 const app = document.getElementById("app");
-export const state = { me: null, view: null, queue: null, live: false };
+export const state = { me: null, view: null, queue: null };
 
 const theme = localStorage.getItem("theme");
 if (theme) document.documentElement.dataset.theme = theme;
@@ -87,16 +89,20 @@ function frame() {
   replace(app,
     h("header.bar", {},
       h("div.brand", {}, h("img", { src: "/assets/icon.svg", alt: "", width: 28, height: 28 }), h("strong", {}, "inspectd")),
-      h("nav", {}, tab("queue", "list"), tab("charts", "chart"), tab("recipes", "recipe"), tab("learn", "learn"), may("engineer") && tab("people", "people")),
+      h("nav", {}, tab("line", "line"), tab("queue", "list"), tab("charts", "chart"), tab("recipes", "recipe"), tab("learn", "learn"), may("engineer") && tab("people", "people")),
       h("div.end", {},
-        h("span#live.live", { class: state.live ? "live on" : "live" }, h("i"), h("span", {}, state.live ? t("connected") : t("reconnecting"))),
+        signs(() => { setParams({ view: "line" }, true); show(); }),
         h("button.plain.lang", { onclick: () => { switchLanguage(); show(); } }, t("language")),
         h("button.plain", { onclick: switchTheme, "aria-label": t("theme"), title: t("theme") }, icon("sun")),
         h("button.plain.who", { id: "me", title: `${t(state.me.role)} · ${t("changePassword")}`, onclick: password }, state.me.name),
         h("button.plain", { id: "logout", onclick: leave, "aria-label": t("logout"), title: t("logout") }, icon("out")))),
+    banner(),
     line,
     risks,
     main);
+  // The line view has more about each camera.
+  line.hidden = state.view === "line";
+  showSigns();
   cameras(line, risks);
   return main;
 }
@@ -127,12 +133,13 @@ async function leave() {
 
 function show() {
   const given = params();
-  state.view = ["charts", "recipes", "learn"].includes(given.view) || (["people", "product"].includes(given.view) && may("engineer")) ? given.view : "queue";
+  state.view = ["line", "charts", "recipes", "learn"].includes(given.view) || (["people", "product"].includes(given.view) && may("engineer")) ? given.view : "queue";
   state.queue?.gone();
   state.queue = null;
   const main = frame();
   main.dataset.view = state.view;
-  if (state.view === "charts") charts(main);
+  if (state.view === "line") lineView(main);
+  else if (state.view === "charts") charts(main);
   else if (state.view === "recipes") recipes(main);
   else if (state.view === "learn") learn(main);
   else if (state.view === "product") product(main);
@@ -146,15 +153,11 @@ let stream = null;
 function listen() {
   stream?.close();
   stream = new EventSource("/api/v1/events");
-  const mark = (live) => {
-    state.live = live;
-    const node = document.getElementById("live");
-    if (!node) return;
-    node.className = live ? "live on" : "live";
-    node.lastChild.textContent = live ? t("connected") : t("reconnecting");
-  };
+  listening(true);
+  stream.addEventListener("beat", (e) => event(JSON.parse(e.data)));
   let lost = false;
   stream.addEventListener("hello", () => {
+    event();
     mark(true);
     // What came while we were away is not told again.
     if (lost) state.queue?.refresh();
@@ -170,7 +173,7 @@ function listen() {
     const { reason } = JSON.parse(e.data);
     if (reason === "stopping") return;
     stream.close();
-    mark(false);
+    listening(false);
     lost = true;
     if (reason === "access") start();
     else addEventListener("focus", () => { if (state.me?.name) { listen(); state.queue?.refresh(); } }, { once: true });
@@ -190,6 +193,7 @@ async function start() {
   state.me = await get("/api/v1/me");
   if (!state.me.name) {
     stream?.close();
+    listening(false);
     return door();
   }
   show();
