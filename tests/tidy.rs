@@ -8,7 +8,8 @@
 //!                    > camera, publish, web, control > store > domain
 //! ```
 //!
-//! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them;
+//! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them; so is `causes`,
+//! for who ends with an error;
 //! `command` is one on `domain`, for the rooms that take commands. Test code, what stands under `#[cfg(test)]`, is free
 //! to reach further.
 
@@ -33,6 +34,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("health", &[]),
     ("threads", &[]),
+    ("causes", &[]),
     ("ipc", &["threads"]),
     ("command", &["domain"]),
     ("store", &["domain", "clock", "health", "threads"]),

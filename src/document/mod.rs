@@ -13,7 +13,7 @@ mod origin;
 mod section;
 mod text;
 
-pub(crate) use origin::{Origin, PATH_CHARS_MAX};
+pub(crate) use origin::{Origin, PATH_CHARS_MAX, is_below};
 pub(crate) use section::Section;
 pub(crate) use text::{Text, path, quoted};
 
@@ -26,8 +26,8 @@ use std::ops::Range;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
-/// Variables with the prefix that are no keys: the log filter and the config's own path.
-const NOT_KEYS: [&str; 2] = ["INSPECTD_LOG", "INSPECTD_CONFIG"];
+/// Variables with the prefix that are no keys: those of the log, and the config's own path.
+const NOT_KEYS: [&str; 3] = ["INSPECTD_LOG", "INSPECTD_LOG_FORMAT", "INSPECTD_CONFIG"];
 pub(crate) const PREFIX: &str = "INSPECTD_";
 /// Longest value that a message repeats, in characters.
 const SHOWN_CHARS_MAX: usize = 60;
@@ -148,7 +148,8 @@ impl Document {
             warnings: RefCell::default(),
         };
         document.note_table(text, "", table.get_ref());
-        for error in &errors {
+        // The reader goes on after an error and then trips over what is fine: only the first says what is wrong.
+        if let Some(error) = errors.iter().min_by_key(|error| error.span().map_or(0, |span| span.start)) {
             let (line, column) = line_column(text, error.span().unwrap_or(0..0));
             document.push(Problem {
                 file: file.to_owned(),
@@ -157,7 +158,7 @@ impl Document {
                 variable: None,
                 key: String::new(),
                 value: None,
-                message: format!("this is not TOML: {}", error.message().replace('\n', ", ")),
+                message: not_toml(error.message()),
             });
         }
         if errors.is_empty() {
@@ -337,6 +338,15 @@ impl Document {
         }
         value.into_string().ok()
     }
+}
+
+/// What the reader of TOML says, and what it mostly means.
+fn not_toml(message: &str) -> String {
+    let message = message.replace('\n', ", ");
+    let within = ["array elements", "key-value pairs", "inline table"];
+    let unclosed = message.starts_with("missing") && within.iter().any(|place| message.contains(place));
+    let hint = if unclosed { "; is a [ or { before this place never closed?" } else { "" };
+    format!("this is not TOML: {message}{hint}")
 }
 
 /// `a.b` from `a` and `b`; `b` at the top.
