@@ -60,7 +60,7 @@ enum Command {
     Run(run::Args),
     /// Inspect pictures once and print what was found.
     Inspect(inspect::Args),
-    /// Check a config and its pipelines; opens nothing.
+    /// Check a config, its pipelines, and what they need of this machine.
     Check(check::Args),
     /// Look at the whole box, from processor to broker, and say what to do.
     Doctor(doctor::Args),
