@@ -231,7 +231,7 @@ fn each_breakage_is_one_line_with_its_place() {
         (
             "\"photo\"",
             "\"photo\"\ntrigger = { on = \"command\"".to_owned(),
-            "a [ or { before this place never closed?",
+            "; the { of line 13 is not closed",
         ),
         (
             "site = \"p\"",
@@ -292,7 +292,7 @@ fn one_bracket_that_is_missing_in_a_recipe_is_one_problem() {
     std::fs::write(&path, broken).expect("a file");
     let (code, out) = check(&[path.to_str().expect("UTF-8")], &[]);
     assert_eq!((code, out.lines().count()), (Some(78), 1), "{out}");
-    assert!(out.contains("never closed?"), "{out}");
+    assert!(out.contains("; the [ of line 21 is not closed"), "{out}");
 }
 
 #[test]

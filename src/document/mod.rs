@@ -9,6 +9,7 @@
 //! file, line, column and value, or the variable that overrode the file. Reading goes on after a
 //! problem, so that one `inspectd check` shows all of them.
 
+mod bracket;
 mod origin;
 mod section;
 mod text;
@@ -150,7 +151,9 @@ impl Document {
         document.note_table(text, "", table.get_ref());
         // The reader goes on after an error and then trips over what is fine: only the first says what is wrong.
         if let Some(error) = errors.iter().min_by_key(|error| error.span().map_or(0, |span| span.start)) {
-            let (line, column) = line_column(text, error.span().unwrap_or(0..0));
+            let span = error.span().unwrap_or(0..0);
+            let at = span.start;
+            let (line, column) = line_column(text, span);
             document.push(Problem {
                 file: file.to_owned(),
                 line,
@@ -158,7 +161,7 @@ impl Document {
                 variable: None,
                 key: String::new(),
                 value: None,
-                message: not_toml(error.message()),
+                message: not_toml(error.message(), text, at),
             });
         }
         if errors.is_empty() {
@@ -340,13 +343,13 @@ impl Document {
     }
 }
 
-/// What the reader of TOML says, and what it mostly means.
-fn not_toml(message: &str) -> String {
+/// What the reader of TOML says at a byte of the text, with the bracket of an earlier line that it waits for.
+fn not_toml(message: &str, text: &str, at: usize) -> String {
     let message = message.replace('\n', ", ");
-    let within = ["array elements", "key-value pairs", "inline table"];
-    let unclosed = message.starts_with("missing") && within.iter().any(|place| message.contains(place));
-    let hint = if unclosed { "; is a [ or { before this place never closed?" } else { "" };
-    format!("this is not TOML: {message}{hint}")
+    let line = |at: usize| line_column(text, at..at).0;
+    let open = bracket::open_at(text, at).filter(|(_, from)| line(*from) < line(at));
+    let hint = open.map(|(bracket, from)| format!("; the {bracket} of line {} is not closed", line(from)));
+    format!("this is not TOML: {message}{}", hint.unwrap_or_default())
 }
 
 /// `a.b` from `a` and `b`; `b` at the top.
