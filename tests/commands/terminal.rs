@@ -113,9 +113,10 @@ fn answers_once(bytes: &'static [u8]) -> u16 {
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut packet = [0; 1024];
-        let _ = stream.read(&mut packet).unwrap();
+        assert!(stream.read(&mut packet).unwrap() > 0);
         stream.write_all(bytes).unwrap();
-        let _ = stream.read(&mut packet);
+        // Until the other side has gone.
+        let _ = stream.read_to_end(&mut Vec::new());
     });
     port
 }
