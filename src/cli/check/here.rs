@@ -196,10 +196,7 @@ fn may_write(dir: &Path) -> io::Result<()> {
 /// Whether the page's address can be had. The station's own daemon may have it.
 pub(in crate::cli) fn port(config: &Config) -> Look {
     let Some(listen) = config.web.as_ref().map(|web| web.listen) else { return Look::Fine };
-    let error = match TcpListener::bind(listen) {
-        Ok(_) => return Look::Fine,
-        Err(error) => error,
-    };
+    let Err(error) = TcpListener::bind(listen) else { return Look::Fine };
     match error.kind() {
         io::ErrorKind::AddrInUse => match client::is_running(&config.store.dir) {
             Ok(true) => Look::Fine,

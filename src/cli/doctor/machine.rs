@@ -25,7 +25,7 @@ const STREAM_BYTES: usize = 32 << 20;
 const RECORD_SLOW: Duration = Duration::from_millis(20);
 const STREAM_SLOW_MB_S: f64 = 20.0;
 /// A clock before it was never set: 2025-01-01.
-const WALL_MIN: Duration = Duration::from_secs(1_735_689_600);
+const WALL_MIN: Duration = Duration::from_hours(482_136);
 
 /// What computes, and by which instructions.
 pub(super) fn processor() -> Line {
