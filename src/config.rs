@@ -28,7 +28,7 @@ mod web;
 
 pub(crate) use crate::camera::trigger::{TriggerConfig, TriggerOn};
 pub(crate) use mqtt::{BrokerTls, Mqtt, Protocol, Secret, Sink};
-pub(crate) use pair::unfit;
+pub(crate) use pair::{off_frame, unfit};
 
 use crate::camera::kind::SourceConfig;
 use crate::camera::window::Rule;
@@ -82,6 +82,16 @@ impl Config {
     /// The file of a pipeline.
     pub fn file_of(&self, pipeline: &str) -> PathBuf {
         self.pipelines_dir.join(format!("{pipeline}.toml"))
+    }
+
+    /// Folders below the store's that cameras and triggers take files from: the station makes those that are missing.
+    pub(crate) fn own_folders(&self) -> Vec<&Path> {
+        let watched = self.cameras.iter().filter_map(|camera| match &camera.source {
+            SourceConfig::Folder(folder) if folder.watch => Some(folder.path.as_path()),
+            _ => None,
+        });
+        let all = watched.chain(self.trigger_dir.as_deref());
+        all.filter(|path| document::is_below(path, &self.store.dir)).collect()
     }
 }
 
@@ -196,15 +206,16 @@ pub(crate) struct Web {
 /// `Unreadable` when the file cannot be read, `Invalid` with everything that is wrong in it, in the
 /// `INSPECTD_` variables and in the pipelines.
 pub fn load(path: &Path) -> Result<Config, ReadError> {
-    load_file(path, false, false)
+    load_file(path, false, false, &nothing)
 }
 
 /// `load`, and also proves that the files which the config names are there: the model's, the
-/// password's, the folders of folder cameras. ///
+/// password's, the folders of folder cameras; and takes what `prove` finds.
+///
 /// # Errors
-/// As `load`; a file that is missing is a problem of the key that names it.
-pub(crate) fn load_with_files(path: &Path) -> Result<Config, ReadError> {
-    load_file(path, true, false)
+/// As `load`; a file that is missing is a problem of the key that names it, and so is what `prove` finds.
+pub(crate) fn load_with_files(path: &Path, prove: Prove<'_>) -> Result<Config, ReadError> {
+    load_file(path, true, false, prove)
 }
 
 /// `load_with_files` for a station that may know an earlier version of a recipe whose file has errors: these are in
@@ -213,10 +224,18 @@ pub(crate) fn load_with_files(path: &Path) -> Result<Config, ReadError> {
 /// # Errors
 /// As `load_with_files`, but for errors in recipes.
 pub(crate) fn load_to_run(path: &Path) -> Result<Config, ReadError> {
-    load_file(path, true, true)
+    load_file(path, true, true, &nothing)
 }
 
-fn load_file(path: &Path, files: bool, may_break: bool) -> Result<Config, ReadError> {
+/// What is wrong with what a config says, where that shows only on this machine: keys, and what is wrong with each.
+/// Keys that are wrong by themselves need not be looked at.
+pub(crate) type Prove<'a> = &'a dyn Fn(&Config) -> Vec<(String, String)>;
+
+fn nothing(_: &Config) -> Vec<(String, String)> {
+    vec![]
+}
+
+fn load_file(path: &Path, files: bool, may_break: bool, prove: Prove<'_>) -> Result<Config, ReadError> {
     let text = read_text(path)?;
     let environment = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
@@ -227,6 +246,7 @@ fn load_file(path: &Path, files: bool, may_break: bool) -> Result<Config, ReadEr
         environment: environment.collect(),
         files_must_exist: files,
         may_break,
+        own_dir: None,
     };
-    read::config(&origin, &text).map_err(|problems| ReadError::Invalid { problems })
+    read::config(&origin, &text, prove).map_err(|problems| ReadError::Invalid { problems })
 }

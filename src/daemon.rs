@@ -147,6 +147,7 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>, told: &Told) -> anyhow::Res
     let options = store_options(config);
     let store = progress::while_it_moves(systemd, || Store::open(&config.store.dir, options))??;
     let store = Arc::new(store);
+    make_folders(config)?;
     for note in &config.notes {
         tracing::warn!(note, "a pipeline that no camera names cannot be used");
     }
@@ -184,6 +185,17 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>, told: &Told) -> anyhow::Res
     runtime.block_on(publishers.stop())?;
     tracing::info!(outbox = store.outbox_len(), "stopped");
     outcome
+}
+
+/// Makes the folders of the station's own ground that are not there: nobody else may, where the service has a user of
+/// its own.
+fn make_folders(config: &Config) -> anyhow::Result<()> {
+    for folder in config.own_folders().into_iter().filter(|folder| !folder.is_dir()) {
+        let folder_of = || format!("{}: the folder cannot be made", folder.display());
+        std::fs::create_dir_all(folder).with_context(folder_of)?;
+        tracing::info!(folder = %folder.display(), "a folder was made that the config names below the store");
+    }
+    Ok(())
 }
 
 /// What the config says of the store.
@@ -272,7 +284,8 @@ impl Parts<'_> {
         if ended == Ended::Done {
             self.systemd.stopping();
         }
-        tracing::info!(told, ?ended, ?gone, "draining");
+        let compacts = ended == Ended::ToCompact;
+        tracing::info!(told, compacts, gone = gone.unwrap_or("nothing"), "draining");
         let recorder = Arc::clone(&line.recorder);
         self.drain(line).await?;
         if gone.is_none() && ended == Ended::Done {
@@ -425,7 +438,9 @@ impl Parts<'_> {
             }
         }
         if left > 0 {
-            tracing::warn!(left, connected = ?connections.up(), "results stay in the outbox for the next start");
+            let up = connections.up().into_iter().filter(|(_, up)| *up);
+            let connected = up.map(|(name, _)| name).collect::<Vec<_>>().join(", ");
+            tracing::warn!(left, connected, "results stay in the outbox for the next start");
         }
     }
 }

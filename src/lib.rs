@@ -41,6 +41,7 @@
 
 mod address;
 pub mod camera;
+pub mod causes;
 pub mod cli;
 pub mod clock;
 mod command;

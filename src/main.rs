@@ -4,17 +4,19 @@ use clap::Parser;
 use inspectd::config;
 use inspectd::daemon::damaged::{self, Damaged};
 use inspectd::document::ReadError;
-use std::io::IsTerminal;
+use inspectd::{causes, cli};
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = inspectd::cli::Cli::parse();
-    start_logging();
-    match inspectd::cli::run(cli) {
+    let cli = cli::Cli::parse();
+    if let Err(words) = cli::logging::start() {
+        eprintln!("inspectd: {words}");
+        return ExitCode::from(config::EXIT_CODE);
+    }
+    match cli::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("inspectd: {error:#}");
+            eprintln!("inspectd: {}", causes::told(&error));
             exit_code(&error)
         }
     }
@@ -29,17 +31,6 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
-}
-
-/// Words for people go to stderr: stdout belongs to results. `INSPECTD_LOG=debug` says more.
-fn start_logging() {
-    let filter = EnvFilter::try_from_env("INSPECTD_LOG").unwrap_or_else(|_| EnvFilter::new("info,sled=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 #[cfg(test)]

@@ -17,8 +17,11 @@ fn check(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String
 
 /// A config whose files are all there, in a folder of its own.
 fn config_in(folder: &Path) -> String {
-    std::fs::write(folder.join("text.gguf"), "").expect("a file");
-    std::fs::write(folder.join("vision.gguf"), "").expect("a file");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model");
+    for (name, link) in [("inspectd-small.gguf", "text.gguf"), ("mmproj-inspectd-small.gguf", "vision.gguf")]
+    {
+        std::os::unix::fs::symlink(shipped.join(name), folder.join(link)).expect("a link");
+    }
     let path = folder.join("c.toml");
     let text = "[station]\nsite = \"p\"\narea = \"a\"\nline = \"l\"\nstation = \"s\"\n\
                 [model]\ntext = \"text.gguf\"\nmmproj = \"vision.gguf\"\n\
@@ -114,21 +117,20 @@ fn a_recipe_that_lets_defects_pass_is_warned_of_and_strictly_refused() {
     assert_eq!(code, Some(0), "{out}");
 }
 
-/// With the files that only an installed box has somewhere else.
+/// With the model that only an installed box has somewhere else, and a port that is free. The folder that the plant's
+/// config names is not there before the first start, which makes it.
 #[test]
 fn every_config_that_ships_is_strictly_fine() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let inbox = folder.path().to_str().expect("UTF-8");
     let installed = [
         ("INSPECTD_MODEL__TEXT", "fixtures/model/inspectd-small.gguf"),
         ("INSPECTD_MODEL__MMPROJ", "fixtures/model/mmproj-inspectd-small.gguf"),
-        ("INSPECTD_CAMERA__0__PATH", inbox),
+        ("INSPECTD_WEB__LISTEN", "127.0.0.1:0"),
     ];
     let mut checked = vec![];
     for entry in std::fs::read_dir("config").expect("the configs are there") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().and_then(|name| name.to_str()).expect("UTF-8").to_owned();
-        let variables: &[_] = if name == "inspectd.toml" { &installed } else { &[] };
+        let variables: &[_] = if name == "inspectd.toml" { &installed } else { &installed[2..] };
         let (code, out) = check(&["--strict", "--config", path.to_str().expect("UTF-8")], variables);
         checked.push(name);
         if out.contains("it was built without the feature ") {
@@ -211,4 +213,120 @@ fn a_config_that_needs_a_feature_is_told_which_one() {
         assert_eq!(out.contains(&missing), !built(feature), "{source}{out}");
         assert!(built(feature) || code == Some(78), "{source}{out}");
     }
+}
+
+/// What a newcomer breaks: each is answered by one line, with the place of what is wrong.
+#[test]
+fn each_breakage_is_one_line_with_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config_in(folder.path());
+    let whole = std::fs::read_to_string(&config).expect("it was written");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("an address");
+    let file = folder.path().join("c.toml").display().to_string();
+    let web = |keys: &str| format!("[web]\n{keys}\n[mqtt]");
+    let sized = "source = \"simulator\"\nwidth_px = 640\nheight_px = 480\npipeline = \"machined-plate\"";
+    let breakages = [
+        ("[mqtt]", "[mqtt".to_owned(), ":15:6: this is not TOML: unclosed table"),
+        (
+            "\"photo\"",
+            "\"photo\"\ntrigger = { on = \"command\"".to_owned(),
+            "; the { of line 13 is not closed",
+        ),
+        (
+            "site = \"p\"",
+            "sight = \"p\"\nsite = \"p\"".to_owned(),
+            ":2:1: station.sight = \"p\": unknown key",
+        ),
+        ("mqtt://", "tcp://".to_owned(), ":16:1: mqtt.url = \"tcp://broker\": must start with mqtt://"),
+        (
+            "\"text.gguf\"\nmmproj = \"vision.gguf\"",
+            "\"vision.gguf\"\nmmproj = \"text.gguf\"".to_owned(),
+            ":7:1: model.text = \"vision.gguf\": this is the vision file of the pair: text and mmproj are swapped",
+        ),
+        ("mmproj = \"vision.gguf\"", "mmproj = \"c.toml\"".to_owned(), ":8:1: model.mmproj = \"c.toml\": "),
+        ("\"var\"", format!("\"{file}/store\""), ":14:1: store.dir = "),
+        ("[mqtt]", web(&format!("listen = \"{taken}\"")), "is taken by another program"),
+        (
+            "[mqtt]",
+            web("listen = \"127.0.0.1:0\"\ncertificate = \"c.toml\"\nkey = \"c.toml\""),
+            ":17:1: web.certificate = \"c.toml\": ",
+        ),
+        (
+            "source = \"simulator\"\npipeline = \"photo\"",
+            sized.to_owned(),
+            ":14:1: camera[0].pipeline = \"machined-plate\": its frame.size is 2448x2048, and the camera's pictures are 640x480",
+        ),
+        (
+            "\"simulator\"",
+            "\"folder\"\npath = \"/nowhere/inbox\"".to_owned(),
+            "there is no folder /nowhere/inbox",
+        ),
+        (
+            "\"photo\"",
+            "\"foto\"".to_owned(),
+            ":12:1: camera[0].pipeline = \"foto\": pipelines/foto.toml cannot be read: ",
+        ),
+    ];
+    for (from, to, words) in breakages {
+        assert!(whole.contains(from), "{from}");
+        std::fs::write(&config, whole.replacen(from, &to, 1)).expect("a file");
+        let (code, out) = check(&["--config", &config], &[]);
+        let problems: Vec<_> = out.lines().filter(|line| line.starts_with("problem")).collect();
+        assert_eq!((code, problems.len()), (Some(78), 1), "{to}: {out}");
+        assert!(
+            problems[0].starts_with(&format!("problem  {file}:")) && problems[0].contains(words),
+            "{words}: {out}"
+        );
+        assert!(out.matches("(os error").count() <= 1, "{out}");
+    }
+}
+
+#[test]
+fn one_bracket_that_is_missing_in_a_recipe_is_one_problem() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("photo.toml");
+    let photo = std::fs::read_to_string("pipelines/photo.toml").expect("it ships");
+    let broken = photo.replacen("\"missing_screw\"]", "\"missing_screw\"", 1);
+    assert_ne!(broken, photo);
+    std::fs::write(&path, broken).expect("a file");
+    let (code, out) = check(&[path.to_str().expect("UTF-8")], &[]);
+    assert_eq!((code, out.lines().count()), (Some(78), 1), "{out}");
+    assert!(out.contains("; the [ of line 21 is not closed"), "{out}");
+}
+
+#[test]
+fn a_label_that_the_model_was_not_trained_with_is_a_problem_of_its_camera() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config_in(folder.path());
+    let recipes = folder.path().join("recipes");
+    std::fs::create_dir(&recipes).expect("a folder");
+    let photo = std::fs::read_to_string("pipelines/photo.toml").expect("it ships");
+    std::fs::write(recipes.join("photo.toml"), photo.replacen("[\"scratch\"", "[\"burr\", \"scratch\"", 1))
+        .expect("a file");
+    let variable = ("INSPECTD_PIPELINES_DIR", recipes.to_str().expect("UTF-8"));
+    let (code, out) = check(&["--config", &config], &[variable]);
+    assert_eq!(code, Some(78), "{out}");
+    assert!(
+        out.contains(
+            ":12:1: camera[0].pipeline = \"photo\": the model was not trained with the label \"burr\""
+        ),
+        "{out}"
+    );
+}
+
+/// With FFmpeg built, which reads streams; without it the kind of camera is the problem.
+#[test]
+fn a_scheme_that_nobody_reads_is_a_problem() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config_in(folder.path());
+    let text = std::fs::read_to_string(&config).expect("it was written");
+    let stream = "source = \"opencv\"\nurl = \"rstp://me:hunter2@10.0.0.7/live\"\n";
+    std::fs::write(&config, text.replace("source = \"simulator\"\n", stream)).expect("a file");
+    let (code, out) = check(&["--config", &config], &[]);
+    assert_eq!(code, Some(78), "{out}");
+    assert!(
+        out.contains("there is no scheme rstp://; there are rtsp, ") && !out.contains("hunter2"),
+        "{out}"
+    );
 }

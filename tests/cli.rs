@@ -1,6 +1,8 @@
 //! The contracts of the command line with users' scripts: JSON on stdout and nothing else there,
 //! exit codes, errors that name what is wrong.
 
+#[path = "common/config.rs"]
+mod config;
 #[path = "common/shipped.rs"]
 mod shipped;
 
@@ -285,4 +287,45 @@ fn verify_needs_a_store() {
     let out = run(&["verify", "--store", "nowhere"]);
     assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("nowhere"));
     assert!(!Path::new("nowhere").exists(), "looking must not create a store");
+}
+
+#[test]
+fn a_log_filter_that_is_none_is_refused_and_the_help_says_what_one_is() {
+    let with = |variable: &str, value: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
+        command.args(["check", "pipelines/photo.toml"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.env(variable, value).stdin(Stdio::null()).output().unwrap()
+    };
+    for (variable, value, words) in [
+        (
+            "INSPECTD_LOG",
+            "verbose",
+            "INSPECTD_LOG=verbose: there is no level verbose; there are error, warn,",
+        ),
+        ("INSPECTD_LOG_FORMAT", "xml", "INSPECTD_LOG_FORMAT=xml: must be one of text, json"),
+    ] {
+        let refused = with(variable, value);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(78), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(with("INSPECTD_LOG", "debug").status.success());
+    let help = run(&["run", "--help"]).stdout;
+    let help = String::from_utf8(help).unwrap();
+    assert!(help.contains("INSPECTD_LOG ") && help.contains("INSPECTD_LOG_FORMAT"), "{help}");
+}
+
+/// Many errors name their cause in their own words; its number stands there once.
+#[test]
+fn an_error_of_the_operating_system_is_said_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    std::fs::write(&store, "").unwrap();
+    let camera = "[[camera]]\nid = \"cam1\"\nsource = \"simulator\"\npipeline = \"photo\"\n";
+    let path = dir.path().join("inspectd.toml");
+    std::fs::write(&path, config::config(&store, 1, camera)).unwrap();
+    let out = run(&["run", "--config", path.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success(), "{said}");
+    assert_eq!(said.matches("(os error").count(), 1, "{said}");
 }

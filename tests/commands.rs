@@ -40,6 +40,8 @@ mod shipped;
 mod sinks;
 #[path = "common/station.rs"]
 mod station;
+#[path = "commands/terminal.rs"]
+mod terminal;
 #[path = "commands/tls.rs"]
 mod tls;
 

@@ -8,7 +8,8 @@
 //!                    > camera, publish, web, control > store > domain
 //! ```
 //!
-//! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them;
+//! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them; so is `causes`,
+//! for who ends with an error;
 //! `command` is one on `domain`, for the rooms that take commands. Test code, what stands under `#[cfg(test)]`, is free
 //! to reach further.
 
@@ -33,6 +34,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("health", &[]),
     ("threads", &[]),
+    ("causes", &[]),
     ("ipc", &["threads"]),
     ("command", &["domain"]),
     ("store", &["domain", "clock", "health", "threads"]),
@@ -153,6 +155,35 @@ fn one_file_names_the_engine_of_the_store() {
             path.display()
         );
     }
+}
+
+/// The log is read by people and by machines: Rust's own form of a value is for neither.
+#[test]
+fn no_log_line_prints_rusts_form_of_a_value() {
+    for (path, text) in sources("src") {
+        let found = rusts_forms(&text);
+        assert!(found.is_empty(), "{}: write the value in words: {found:?}", path.display());
+    }
+    assert_eq!(rusts_forms("fn f() { tracing::info!(?a, b = ?c, d = e()?, \"x\"); g!(?a); }"), ["a", "c"]);
+}
+
+/// The names behind a `?` in the log macros of a file.
+fn rusts_forms(text: &str) -> Vec<String> {
+    struct Logs(Vec<String>);
+    impl<'ast> Visit<'ast> for Logs {
+        fn visit_macro(&mut self, log: &'ast Macro) {
+            if log.path.segments.first().is_none_or(|room| room.ident != "tracing") {
+                return;
+            }
+            let tokens: Vec<String> = log.tokens.clone().into_iter().map(|token| token.to_string()).collect();
+            let begins = |at: usize| at == 0 || matches!(tokens[at - 1].as_str(), "," | "=");
+            let forms = (0..tokens.len()).filter(|at| tokens[*at] == "?" && begins(*at));
+            self.0.extend(forms.filter_map(|at| tokens.get(at + 1).cloned()));
+        }
+    }
+    let mut logs = Logs(vec![]);
+    logs.visit_file(&syn::parse_file(text).unwrap_or_else(|error| panic!("{error}: {text}")));
+    logs.0
 }
 
 /// A glossary that nobody checks is wrong after the next renaming.

@@ -1,7 +1,9 @@
 //! `inspectd check`: is this config fine, and are these pipelines?
 //!
 //! Prints one line for what is fine, one for what is risky and one for every problem, with its file, line, key and value.
-//! Opens no model, camera, store or connection; it only looks whether the named files are there.
+//! Opens no camera, store or connection; what a start would trip over on this machine it finds all the same ([`here`]).
+
+pub(super) mod here;
 
 use crate::config::{self, Config};
 use crate::document::{Problem, ReadError};
@@ -35,7 +37,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout().lock();
     let mut fine = true;
     if let Some(path) = args.config.or(installed) {
-        match config::load_with_files(&path) {
+        match config::load_with_files(&path, &here::problems) {
             Ok(config) => {
                 report_config(out, &path, &config)?;
                 fine &= report_warnings(out, &config.warnings)? || !args.strict;
@@ -73,6 +75,11 @@ fn report_config(out: &mut impl Write, path: &Path, config: &Config) -> io::Resu
     }
     for (name, recipe) in &config.recipes {
         report_pipeline(out, &config.file_of(name), &recipe.pipeline)?;
+    }
+    for look in [here::ground(&config.store.dir), here::port(config)] {
+        if let here::Look::Untold(why) = look {
+            writeln!(out, "note     {why}")?;
+        }
     }
     for note in &config.notes {
         writeln!(out, "note     {note}; no camera names it, and no command can")?;

@@ -1,15 +1,17 @@
 //! The command line: one file a subcommand, and what subcommands share.
 //!
 //! ```text
-//! run, inspect, check, replay, learn, new-product, simulate, ask, bench, model    subcommands
-//! verify, export, outbox, backup (and restore, salvage)        subcommands on a store
+//! run, inspect, check, doctor, replay, learn, new-product, simulate, ask, bench, model    subcommands
+//! verify, export, outbox, account, backup (and restore, salvage)    subcommands on a store
 //! infer                                                         the engine's process, for the daemon
 //! store_args, serve_store      which store a command works on; the process that opens it for root
 //! model_args, setup                                             the model and the pipeline they use
 //! annotate, picture            annotated copies of frames; reading and writing image files
 //! output, figures, columns, progress    words for people
+//! logging                               what every process says beside its results
 //! ```
 
+mod account;
 mod annotate;
 mod ask;
 mod backup;
@@ -18,11 +20,13 @@ mod cameras;
 mod capture;
 mod check;
 mod columns;
+mod doctor;
 mod export;
 mod figures;
 mod infer;
 mod inspect;
 mod learn;
+pub mod logging;
 mod model;
 mod model_args;
 mod new_product;
@@ -52,11 +56,14 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon: cameras, inspections, store and MQTT.
+    #[command(after_help = logging::HELP)]
     Run(run::Args),
     /// Inspect pictures once and print what was found.
     Inspect(inspect::Args),
-    /// Check a config and its pipelines; opens nothing.
+    /// Check a config, its pipelines, and what they need of this machine.
     Check(check::Args),
+    /// Look at the whole box, from processor to broker, and say what to do.
+    Doctor(doctor::Args),
     /// Inspect labelled images and score the answers.
     Replay(replay::Args),
     /// Learn what a recipe judges by from parts that people have confirmed.
@@ -80,6 +87,8 @@ enum Command {
     Export(export::Args),
     /// List what was given up on the way to the broker, and owe it to the broker again.
     Outbox(outbox::Args),
+    /// Give an account of the review page another password, at the terminal of the box.
+    Account(account::Args),
     /// Copy the store, also beside the running daemon; again into the same directory only what is new.
     Backup(backup::BackupArgs),
     /// Make a store from a backup.
@@ -104,6 +113,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Check(args) => check::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Replay(args) => replay::run(args),
         Command::Learn(args) => learn::run(args),
         Command::NewProduct(args) => new_product::run(&args),
@@ -115,6 +125,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Capture(args) => capture::run(args),
         Command::Export(args) => export::run(args),
         Command::Outbox(args) => outbox::run(args),
+        Command::Account(args) => account::run(args),
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
         Command::Salvage(args) => backup::salvage(&args),

@@ -24,6 +24,17 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    for camera in &config.cameras {
+        let recipe = config.recipes.get(&camera.pipeline);
+        if let Some(why) = recipe.and_then(|recipe| config::off_frame(&camera.source, &recipe.pipeline)) {
+            tracing::warn!(
+                camera = camera.id,
+                pipeline = camera.pipeline,
+                why,
+                "a recipe does not fit its camera"
+            );
+        }
+    }
     daemon::run(config, &told)?;
     Ok(ExitCode::SUCCESS)
 }

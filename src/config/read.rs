@@ -1,7 +1,7 @@
 //! The sections of the config file, one function each.
 
 use super::{
-    Camera, Config, Model, Mqtt, Part, QueueConfig, ReadError, Sink, Station, Store, TriggerConfig,
+    Camera, Config, Model, Mqtt, Part, Prove, QueueConfig, ReadError, Sink, Station, Store, TriggerConfig,
     TriggerOn, mqtt, pair, read_text, web,
 };
 use crate::camera::kind::SourceConfig;
@@ -17,6 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Where systemd shows a service its credentials.
+const CREDENTIALS: &str = "/run/credentials";
+
 /// Bytes that stay free on the store's file system where the config says nothing.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 
@@ -31,13 +34,17 @@ const PIPELINES_MAX: usize = 256;
 const DEFAULT_TEXT: &str = "fixtures/model/inspectd-small.gguf";
 const DEFAULT_MMPROJ: &str = "fixtures/model/mmproj-inspectd-small.gguf";
 
-/// Reads the whole config and the pipelines that its cameras name; or everything that is wrong.
-pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>> {
+/// Reads the whole config and the pipelines that its cameras name; or everything that is wrong, with what `prove` finds
+/// wrong with what it says.
+pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Config, Vec<Problem>> {
     let document = Document::parse(&origin.file, text, &origin.environment);
     if !document.is_fine() && document.tree().is_empty() {
         return Err(document.into_problems());
     }
     let root = Section::root(&document);
+    let store = store(root.child("store"));
+    let own_dir = Some(store.dir.clone()).filter(|dir| !dir.as_os_str().is_empty());
+    let origin = &Origin { own_dir, ..origin.clone() };
     let station = station(root.child("station"));
     let client_id = station.topic("").trim_end_matches('/').replace('/', "-");
     let broker = root.child("mqtt");
@@ -52,7 +59,7 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         trigger_dir: trigger_dir(origin, root.child("trigger"), &cameras),
         parts: parts(&root, &cameras),
         cameras,
-        store: store(root.child("store")),
+        store,
         sinks: mqtt::read_sinks(&root, &client_id, |path| origin.input(path)),
         mqtt: mqtt::read(broker, client_id, |path| origin.input(path)),
         web: web::read(origin, root.child("web")),
@@ -68,6 +75,12 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
         check_broker(origin, &root, &document, &format!("sink.{}", sink.name), &sink.broker);
     }
     check_clients(&root, &config);
+    // Cameras are named by their places in the file, of which none may be missing then.
+    let is_whole = root.children("camera").len() == config.cameras.len();
+    let fits = |key: &str| !document.has_problem(key) && (is_whole || !key.starts_with("camera["));
+    for (key, message) in prove(&config).into_iter().filter(|(key, _)| fits(key)) {
+        document.problem(&key, message);
+    }
     root.finish();
     let (mut problems, warnings) = document.into_problems_and_warnings();
     if !origin.may_break {
@@ -92,7 +105,9 @@ fn check_broker(origin: &Origin, root: &Section<'_>, document: &Document, at: &s
         files.extend(tls.certificate.iter().flat_map(|(c, k)| [("certificate", c), ("key", k)]));
         files.push(("ca", &tls.ca));
     }
-    for (key, path) in files {
+    // Credentials are there for the service alone, and only while it runs.
+    let is_untold = |path: &Path| !origin.may_break && path.starts_with(CREDENTIALS);
+    for (key, path) in files.into_iter().filter(|(_, path)| !is_untold(path)) {
         origin.must_be_file(root, &format!("{at}.{key}"), path);
     }
 }
@@ -264,7 +279,7 @@ fn trigger_dir(origin: &Origin, section: Section<'_>, cameras: &[Camera]) -> Opt
     let text = section.required_text("dir", PATH_CHARS_MAX);
     let dir = origin.input(Path::new(&text));
     if !text.is_empty() {
-        origin.must_be_dir(&section, "dir", &dir);
+        origin.must_be_or_become_dir(&section, "dir", &dir);
         // Old files in them are removed, which must not happen elsewhere.
         let is_link = |name: &&str| dir.join(name).is_symlink();
         if let Some(link) =

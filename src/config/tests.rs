@@ -85,8 +85,10 @@ fn config_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, Vec<Str
         environment: variables.iter().map(variable).collect(),
         files_must_exist: false,
         may_break: false,
+        own_dir: None,
     };
-    read::config(&origin, text).map_err(|problems| problems.iter().map(Problem::to_string).collect())
+    read::config(&origin, text, &nothing)
+        .map_err(|problems| problems.iter().map(Problem::to_string).collect())
 }
 
 fn config_of(text: &str) -> Result<Config, Vec<String>> {
@@ -439,7 +441,7 @@ fn missing_files_are_problems_of_their_keys() {
     // Pipelines and vision model are found beside the config.
     let config = load(&path).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config.model.mmproj, dir.path().join("v.gguf"));
-    let error = load_with_files(&path).expect_err("the text model is missing").to_string();
+    let error = load_with_files(&path, &nothing).expect_err("the text model is missing").to_string();
     let expected = format!("{}:3:1: model.text = \"t.gguf\": there is no file t.gguf", path.display());
     assert_eq!(error, expected);
     assert!(matches!(load(&dir.path().join("none")), Err(ReadError::Unreadable { .. })));

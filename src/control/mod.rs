@@ -104,6 +104,9 @@ pub(crate) enum Request {
         #[serde(default)]
         sink: Option<String>,
     },
+    /// Give an account another password, whose hash this is; its sessions end. `engineer`: it is one from now on, and
+    /// where there is no such account, one is made.
+    ResetPassword { name: String, password_hash: String, engineer: bool, by: String },
     /// Give what a backup needs that holds `since` already; each batch waits until it was taken.
     Backup { since: Since },
 }

@@ -23,6 +23,8 @@ const NOTE_EVERY: Duration = Duration::from_secs(5);
 const NOTE: &str = "verify/files";
 /// Flaws that a note holds; with more of them a proof begins anew.
 const NOTED_MAX: usize = 100;
+/// The role that manages accounts.
+const ENGINEER: &str = "engineer";
 /// Bytes of a document that go in one message.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -59,6 +61,9 @@ pub(super) fn answer(
         }
         Request::Outbox => outbox(store, talk),
         Request::Retry { letters, sink } => retry(store, letters, sink.as_deref()),
+        Request::ResetPassword { name, password_hash, engineer, by } => {
+            reset_password(store, &name, password_hash, engineer, &by)
+        }
         Request::Backup { since } => backup(store, &since, talk),
     }
 }
@@ -71,6 +76,33 @@ fn accept_model(store: &Store, pin: &ModelPin) -> Result<Value, Failure> {
     let (name, text, mmproj, by) = (&pin.name, &pin.text_sha256, &pin.mmproj_sha256, &pin.by);
     tracing::warn!(%name, %text, %mmproj, %by, "another model is accepted");
     Ok(json!({ "former": former }))
+}
+
+/// The role of the account is the summary. Who did it stands in the log, of the daemon where one runs.
+fn reset_password(
+    store: &Store,
+    name: &str,
+    password_hash: String,
+    engineer: bool,
+    by: &str,
+) -> Result<Value, Failure> {
+    if !store.has_accounts()? {
+        let reason = "there is no account yet: the start of the daemon prints a code that makes the first";
+        return Err(Refusal::new("setup", reason).into());
+    }
+    let (role, now) = (engineer.then_some(ENGINEER), rfc3339(SystemTime::now()));
+    match store.reset_password(name, password_hash, role, &now)? {
+        Some(account) => {
+            tracing::warn!(name, role = account.role, by, "a password was reset at the terminal");
+            Ok(json!({ "role": account.role }))
+        }
+        None => {
+            let names: Vec<String> = store.accounts()?.into_iter().map(|a| a.name).collect();
+            let known = names.join(", ");
+            let reason = format!("there is no account {name}; there are {known}; --engineer makes a new one");
+            Err(Refusal::new("unknown", reason).into())
+        }
+    }
 }
 
 fn outbox(store: &Store, talk: &mut Talk) -> Result<Value, Failure> {

@@ -5,6 +5,7 @@
 //!                          '--no: an error like others; systemd starts the daemon again
 //! ```
 
+use crate::causes;
 use crate::config::Config;
 use crate::domain::camera::{CameraState, CameraStatus, LineState};
 use crate::publish::StationEvent;
@@ -40,7 +41,7 @@ pub fn is_damage(error: &anyhow::Error) -> bool {
 
 /// Says it to the plant; the error to end with.
 pub fn report(config: &Config, error: &anyhow::Error) -> Damaged {
-    let damaged = Damaged { dir: config.store.dir.clone(), reason: format!("{error:#}") };
+    let damaged = Damaged { dir: config.store.dir.clone(), reason: causes::told(error) };
     let words = damaged.to_string();
     tracing::error!("{words}");
     let alarm = StationEvent::Alarm { code: ALARM.to_owned(), raised: true, message: words };
@@ -55,7 +56,7 @@ pub fn report(config: &Config, error: &anyhow::Error) -> Damaged {
     let cameras = config.cameras.iter().map(|c| fault(&c.id));
     let events: Vec<StationEvent> = std::iter::once(alarm).chain(cameras).collect();
     if let Err(error) = say(config, &events) {
-        tracing::error!(error = format!("{error:#}"), "the plant was not told that the store is damaged");
+        tracing::error!(error = causes::told(&error), "the plant was not told that the store is damaged");
     }
     damaged
 }

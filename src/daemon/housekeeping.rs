@@ -206,7 +206,15 @@ impl Housekeeping {
 fn clean(store: &Store, clock: &Clock, look_at_size: bool) -> Result<Cleaned, StoreError> {
     let round = store.keep_within_limits(clock)?;
     if round.pruned.inspections > 0 {
-        tracing::info!(pruned = ?round.pruned, "old inspections removed");
+        let pruned = &round.pruned;
+        let (inspections, bytes, usage_bytes) = (pruned.inspections, pruned.bytes, pruned.usage_bytes);
+        tracing::info!(
+            inspections,
+            bytes,
+            usage_bytes,
+            held_back = pruned.held_back,
+            "old inspections removed"
+        );
     }
     let compaction_due = look_at_size && store.compaction_due()?;
     Ok(Cleaned { round, compaction_due })

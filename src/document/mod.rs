@@ -9,11 +9,12 @@
 //! file, line, column and value, or the variable that overrode the file. Reading goes on after a
 //! problem, so that one `inspectd check` shows all of them.
 
+mod bracket;
 mod origin;
 mod section;
 mod text;
 
-pub(crate) use origin::{Origin, PATH_CHARS_MAX};
+pub(crate) use origin::{Origin, PATH_CHARS_MAX, is_below};
 pub(crate) use section::Section;
 pub(crate) use text::{Text, path, quoted};
 
@@ -26,8 +27,8 @@ use std::ops::Range;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
-/// Variables with the prefix that are no keys: the log filter and the config's own path.
-const NOT_KEYS: [&str; 2] = ["INSPECTD_LOG", "INSPECTD_CONFIG"];
+/// Variables with the prefix that are no keys: those of the log, and the config's own path.
+const NOT_KEYS: [&str; 3] = ["INSPECTD_LOG", "INSPECTD_LOG_FORMAT", "INSPECTD_CONFIG"];
 pub(crate) const PREFIX: &str = "INSPECTD_";
 /// Longest value that a message repeats, in characters.
 const SHOWN_CHARS_MAX: usize = 60;
@@ -148,8 +149,11 @@ impl Document {
             warnings: RefCell::default(),
         };
         document.note_table(text, "", table.get_ref());
-        for error in &errors {
-            let (line, column) = line_column(text, error.span().unwrap_or(0..0));
+        // The reader goes on after an error and then trips over what is fine: only the first says what is wrong.
+        if let Some(error) = errors.iter().min_by_key(|error| error.span().map_or(0, |span| span.start)) {
+            let span = error.span().unwrap_or(0..0);
+            let at = span.start;
+            let (line, column) = line_column(text, span);
             document.push(Problem {
                 file: file.to_owned(),
                 line,
@@ -157,7 +161,7 @@ impl Document {
                 variable: None,
                 key: String::new(),
                 value: None,
-                message: format!("this is not TOML: {}", error.message().replace('\n', ", ")),
+                message: not_toml(error.message(), text, at),
             });
         }
         if errors.is_empty() {
@@ -337,6 +341,15 @@ impl Document {
         }
         value.into_string().ok()
     }
+}
+
+/// What the reader of TOML says at a byte of the text, with the bracket of an earlier line that it waits for.
+fn not_toml(message: &str, text: &str, at: usize) -> String {
+    let message = message.replace('\n', ", ");
+    let line = |at: usize| line_column(text, at..at).0;
+    let open = bracket::open_at(text, at).filter(|(_, from)| line(*from) < line(at));
+    let hint = open.map(|(bracket, from)| format!("; the {bracket} of line {} is not closed", line(from)));
+    format!("this is not TOML: {message}{}", hint.unwrap_or_default())
 }
 
 /// `a.b` from `a` and `b`; `b` at the top.

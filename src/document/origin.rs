@@ -1,12 +1,13 @@
 //! Where a document came from, and how the files that it names are found.
 
 use super::Section;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Longest path in a document, in characters.
 pub(crate) const PATH_CHARS_MAX: usize = 4096;
 
 /// Where a config came from, and what is asked of it.
+#[derive(Clone, Debug)]
 pub(crate) struct Origin {
     /// Names the config in messages.
     pub file: String,
@@ -19,6 +20,17 @@ pub(crate) struct Origin {
     /// Errors in a recipe that a camera names are kept apart (`Config::broken`): the version that was active before may
     /// stand in for it.
     pub may_break: bool,
+    /// The store's directory, once it is known: a missing folder below it the station makes itself.
+    pub own_dir: Option<PathBuf>,
+}
+
+/// Whether a path lies below a directory, as both are written.
+pub(crate) fn is_below(path: &Path, dir: &Path) -> bool {
+    let rest = path.strip_prefix(dir).ok();
+    rest.is_some_and(|rest| {
+        let mut steps = rest.components().peekable();
+        steps.peek().is_some() && steps.all(|step| matches!(step, Component::Normal(_)))
+    })
 }
 
 impl Origin {
@@ -44,6 +56,30 @@ impl Origin {
     pub(crate) fn must_be_dir(&self, section: &Section<'_>, key: &str, path: &Path) {
         if self.files_must_exist && !path.is_dir() {
             section.problem(key, format!("there is no folder {}", path.display()));
+        }
+    }
+
+    /// As `must_be_dir`, but for what the station makes itself.
+    pub(crate) fn must_be_or_become_dir(&self, section: &Section<'_>, key: &str, path: &Path) {
+        let is_made = self.own_dir.as_ref().is_some_and(|own| is_below(path, own)) && !path.exists();
+        if !is_made {
+            self.must_be_dir(section, key, path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn below_a_directory_is_what_is_written_below_it() {
+        let is = |path: &str, dir: &str| is_below(Path::new(path), Path::new(dir));
+        assert!(is("/var/lib/inspectd/inbox", "/var/lib/inspectd") && is("var/a/b", "var/"));
+        for (path, dir) in
+            [("/srv/inbox", "/var"), ("/var", "/var"), ("/variable", "/var"), ("/var/../etc", "/var")]
+        {
+            assert!(!is(path, dir), "{path}");
         }
     }
 }

@@ -42,13 +42,13 @@ pub struct Grid {
 pub enum GridError {
     #[error("tiles of {tile_px} px with {overlap_px} px overlap never cover anything")]
     Overlap { tile_px: u32, overlap_px: u32 },
-    #[error("region of interest {roi:?} lies outside the frame of {width}x{height} px")]
+    #[error("region of interest {roi} lies outside the frame of {width}x{height} px")]
     Outside { roi: Rect, width: u32, height: u32 },
     #[error(
-        "region {roi:?} is more than {ASPECT_RATIO_MAX} times longer than wide in a frame of {width}x{height} px"
+        "region {roi} is more than {ASPECT_RATIO_MAX} times longer than wide in a frame of {width}x{height} px"
     )]
     TooThin { roi: Rect, width: u32, height: u32 },
-    #[error("masks cover the whole region of interest {roi:?}")]
+    #[error("masks cover the whole region of interest {roi}")]
     AllMasked { roi: Rect },
     #[error("the region needs {needed} tiles, max_tiles is {max_tiles}")]
     TooManyTiles { needed: usize, max_tiles: usize },
@@ -234,6 +234,8 @@ mod tests {
         let frame = FrameRule { roi: Some(Rect::new(700, 0, 900, 100)), ..FrameRule::default() };
         let outside = Grid::new(640, 480, &frame, &tiling(512, 64, 64));
         assert!(matches!(outside, Err(GridError::Outside { width: 640, .. })), "{outside:?}");
+        let words = "region of interest [700, 0, 900, 100] lies outside the frame of 640x480 px";
+        assert_eq!(outside.map_err(|error| error.to_string()), Err(words.to_owned()));
         let empty = Grid::new(0, 0, &FrameRule::default(), &tiling(512, 64, 64));
         assert!(matches!(empty, Err(GridError::Outside { .. })), "{empty:?}");
         let masked = FrameRule { mask: vec![Rect::new(0, 0, 640, 480)], ..FrameRule::default() };

@@ -1,5 +1,7 @@
 //! Rectangles in pixels of a frame.
 
+use std::fmt;
+
 /// Half-open rectangle in whole pixels: `x0 <= x < x1`, `y0 <= y < y1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rect {
@@ -43,6 +45,13 @@ impl Rect {
     /// True when every pixel of `other` lies inside `self`.
     pub const fn contains(&self, other: &Self) -> bool {
         self.x0 <= other.x0 && self.y0 <= other.y0 && self.x1 >= other.x1 && self.y1 >= other.y1
+    }
+}
+
+impl fmt::Display for Rect {
+    /// As a recipe writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}, {}, {}, {}]", self.x0, self.y0, self.x1, self.y1)
     }
 }
 

@@ -205,7 +205,8 @@ fn pictures(frame: &Frame, pipeline: &Pipeline) -> Result<Vec<ClipFrame>, Reason
     let earlier = &frame.clip[have - want..];
     let size = frame.pixels.dimensions();
     if let Some(other) = earlier.iter().map(|p| p.pixels.dimensions()).find(|other| *other != size) {
-        let message = format!("the pictures of a clip differ in size: {other:?} and {size:?} px");
+        let ((w0, h0), (w, h)) = (other, size);
+        let message = format!("the pictures of a clip differ in size: {w0}x{h0} and {w}x{h} px");
         return Err(Reason::Frame { message });
     }
     let length = earlier.first().map_or(Duration::ZERO, |first| first.before);

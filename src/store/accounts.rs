@@ -20,6 +20,7 @@ use super::{Store, value};
 use crate::clock::Reading;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Accounts and tokens that a box has at most.
 pub const ACCOUNTS_MAX: usize = 500;
@@ -112,12 +113,15 @@ pub(super) struct AccountTrees {
     accounts: Tree,
     tokens: Tree,
     sessions: Tree,
+    /// Somebody's access has changed.
+    changed: watch::Sender<()>,
 }
 
 impl AccountTrees {
     pub(super) fn open(db: &Db) -> Result<Self, StoreError> {
         let tree = |name: &str| db.tree(name).map_err(|e| StoreError::kv("open a tree", e));
-        Ok(Self { accounts: tree("accounts")?, tokens: tree("tokens")?, sessions: tree("sessions")? })
+        let (accounts, tokens, sessions) = (tree("accounts")?, tree("tokens")?, tree("sessions")?);
+        Ok(Self { accounts, tokens, sessions, changed: watch::Sender::new(()) })
     }
 }
 
@@ -166,6 +170,40 @@ impl Store {
     pub fn put_account(&self, account: &Account) -> Result<(), StoreError> {
         self.trees.accounts.accounts.insert(account.name.as_bytes(), seal(account)).map_err(failed)?;
         self.sync.wait(self.sync.request(HighWaterMark::default()))
+    }
+
+    /// Hears of every change of somebody's access.
+    pub(crate) fn access_changes(&self) -> watch::Receiver<()> {
+        self.trees.accounts.changed.subscribe()
+    }
+
+    /// Somebody's access has changed.
+    pub(crate) fn publish_access_change(&self) {
+        self.trees.accounts.changed.send_replace(());
+    }
+
+    /// Gives an account another password; its sessions end, and open streams hear of it. `role`: from now on it has
+    /// this one, and where there is no such account, one is made. `None`: there is none.
+    pub(crate) fn reset_password(
+        &self,
+        name: &str,
+        password_hash: String,
+        role: Option<&str>,
+        now: &str,
+    ) -> Result<Option<Account>, StoreError> {
+        let old = match self.account(name) {
+            // One that cannot be read is replaced: this is the way out of it.
+            Err(StoreError::BadMeta { .. }) if role.is_some() => None,
+            old => old?,
+        };
+        let (was, created_at) = old.map(|a| (a.role, a.created_at)).unzip();
+        let Some(role) = role.map(str::to_owned).or(was) else { return Ok(None) };
+        let created_at = created_at.unwrap_or_else(|| now.to_owned());
+        let account = Account { name: name.to_owned(), role, password_hash, created_at };
+        self.put_account(&account)?;
+        self.end_sessions_of(name, None)?;
+        self.publish_access_change();
+        Ok(Some(account))
     }
 
     /// Removes an account and its sessions; false when there is none.

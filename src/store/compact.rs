@@ -76,7 +76,8 @@ pub(super) fn compact_if_due(dir: &Path, above_bytes: u64) -> Result<Option<Comp
     }
     sync_dir(dir)?;
     let done = Compacted { rows, bytes_before, bytes_after: file_bytes(&ledger) };
-    tracing::info!(?done, "the database was compacted");
+    let Compacted { rows, bytes_before, bytes_after } = &done;
+    tracing::info!(rows, bytes_before, bytes_after, "the database was compacted");
     clean_up(dir).map(|()| Some(done))
 }
 

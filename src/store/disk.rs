@@ -177,7 +177,7 @@ pub(super) fn write_through(path: &Path) {
 }
 
 /// Bytes that an ordinary user may still write to the file system of `dir`.
-pub(super) fn free_bytes(dir: &Path) -> Result<u64, StoreError> {
+pub(crate) fn free_bytes(dir: &Path) -> Result<u64, StoreError> {
     let failed = StoreError::io("look at the free space of", dir);
     let Ok(path) = CString::new(dir.as_os_str().as_bytes()) else {
         return Err(failed(std::io::ErrorKind::InvalidInput.into()));

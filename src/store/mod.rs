@@ -64,6 +64,7 @@ mod thumbs;
 mod unreadable;
 mod value;
 
+pub(crate) use disk::free_bytes;
 pub use sync::Flush;
 
 use crate::domain::inspection::{ImageRef, Inspection};

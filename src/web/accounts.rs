@@ -6,7 +6,7 @@
 //! each of these, and a logout --> open event streams look whether they may go on (`events`)
 //! ```
 
-use super::auth::{self, Credential, Engineer, Principal, Role, Sessions, Viewer};
+use super::auth::{self, Credential, Engineer, PASSWORD_CHARS_MAX, Principal, Role, Sessions, Viewer};
 use super::blocking::blocking;
 use super::error::{ApiError, Problem};
 use super::options::WebOptions;
@@ -27,10 +27,6 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
-const PASSWORD_CHARS_MIN: usize = 8;
-const PASSWORD_CHARS_MAX: usize = 200;
-const NAME_CHARS_MAX: usize = 40;
-
 /// A hash that no password fits: an unknown name takes as long as a known one.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -44,6 +40,8 @@ pub(crate) struct Accounts {
     throttle: LoginThrottle,
     /// One password is hashed at a time: a hash takes memory and a core, which the line needs.
     hashing: Semaphore,
+    /// Who changes or removes an account has it: two engineers who do it to each other come one after the other.
+    changing: tokio::sync::Mutex<()>,
     /// How long a login lasts.
     session: Duration,
     /// Browsers come by TLS, and send the cookie by nothing else.
@@ -68,6 +66,7 @@ impl Accounts {
             setup_code: Mutex::new(code),
             throttle: LoginThrottle::default(),
             hashing: Semaphore::new(1),
+            changing: tokio::sync::Mutex::default(),
             session: options.session,
             secure: options.seen_by_tls(),
         })
@@ -297,6 +296,8 @@ pub(super) async fn put_account(
     Json(body): Json<NewAccount>,
 ) -> Result<StatusCode, ApiError> {
     check_name(&body.name)?;
+    let _turn = accounts.changing.lock().await;
+    still_engineer(&accounts, &principal)?;
     let old = accounts.store.account(&body.name)?;
     if old.is_none() && accounts.store.accounts()?.len() >= ACCOUNTS_MAX {
         return Err(ApiError::bad(format!("a box has at most {ACCOUNTS_MAX} accounts")));
@@ -335,7 +336,8 @@ async fn end_access(
         accounts.store.end_sessions_of(&name, asks.as_ref())?;
         if tokens {
             let ended = accounts.store.remove_tokens_made_by(&name)?;
-            tracing::info!(by = %by.name, name, ?ended, "the tokens that this account made ended with it");
+            let ended = ended.join(", ");
+            tracing::info!(by = %by.name, name, ended, "the tokens that this account made ended with it");
         }
         Ok(())
     })
@@ -353,6 +355,8 @@ pub(super) async fn remove_account(
     Engineer(principal): Engineer,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
+    let _turn = accounts.changing.lock().await;
+    still_engineer(&accounts, &principal)?;
     if accounts.store.account(&name)?.is_none() {
         return Err(ApiError::not_found("there is no such account"));
     }
@@ -421,7 +425,8 @@ pub(super) async fn remove_token(
     let there = blocking(&accounts, move |accounts| {
         let there = accounts.store.remove_token(&name)?;
         let ended = accounts.store.remove_tokens_made_by(&format!("token:{name}"))?;
-        tracing::info!(by = %principal.name, name, ?ended, "token removed, with those that it made");
+        let ended = ended.join(", ");
+        tracing::info!(by = %principal.name, name, ended, "token removed, with those that it made");
         Ok(there)
     });
     if there.await? {
@@ -477,6 +482,16 @@ fn set_cookie(accounts: &Accounts, value: &str, lasts_s: u64) -> String {
     format!("{}={value}; Path=/; Max-Age={lasts_s}; HttpOnly; SameSite=Strict{secure}", auth::COOKIE)
 }
 
+/// Who waited for a turn may have been removed or demoted meanwhile. Tokens are no accounts.
+fn still_engineer(accounts: &Accounts, principal: &Principal) -> Result<(), ApiError> {
+    let name = &principal.name;
+    let account = accounts.store.account(name)?;
+    if name.starts_with("token:") || account.is_some_and(|a| a.role == Role::Engineer.as_str()) {
+        return Ok(());
+    }
+    Err(ApiError::new(StatusCode::FORBIDDEN, "role", format!("{name} is no engineer any more")))
+}
+
 /// Nobody could come in any more to make another.
 fn keep_an_engineer(accounts: &Accounts, name: &str, stays: bool) -> Result<(), ApiError> {
     let others =
@@ -489,16 +504,9 @@ fn keep_an_engineer(accounts: &Accounts, name: &str, stays: bool) -> Result<(), 
 }
 
 fn check_name(name: &str) -> Result<(), ApiError> {
-    let fine = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && name.chars().all(fine) {
-        return Ok(());
-    }
-    Err(ApiError::bad(format!("a name has 1 to {NAME_CHARS_MAX} letters, digits, dots, dashes, underscores")))
+    auth::check_name(name).map_err(ApiError::bad)
 }
 
 fn check_password(password: &str) -> Result<(), ApiError> {
-    if (PASSWORD_CHARS_MIN..=PASSWORD_CHARS_MAX).contains(&password.chars().count()) {
-        return Ok(());
-    }
-    Err(ApiError::bad(format!("a password has {PASSWORD_CHARS_MIN} to {PASSWORD_CHARS_MAX} characters")))
+    auth::check_password(password).map_err(ApiError::bad)
 }

@@ -31,6 +31,35 @@ pub(crate) const COOKIE: &str = "inspectd_session";
 /// What tokens begin with, so that a leaked one is recognised by scanners.
 pub(crate) const TOKEN_PREFIX: &str = "ispd_";
 
+/// Fewest and most characters of a password.
+pub(crate) const PASSWORD_CHARS_MIN: usize = 8;
+pub(crate) const PASSWORD_CHARS_MAX: usize = 200;
+/// Most characters of an account's name.
+const NAME_CHARS_MAX: usize = 40;
+
+/// Why nobody may be called so; `Ok`: somebody may.
+///
+/// # Errors
+/// What a name is made of.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && name.chars().all(fine) {
+        return Ok(());
+    }
+    Err(format!("a name has 1 to {NAME_CHARS_MAX} letters, digits, dots, dashes, underscores"))
+}
+
+/// Why this is no password; `Ok`: it is one.
+///
+/// # Errors
+/// How long one is.
+pub(crate) fn check_password(password: &str) -> Result<(), String> {
+    if (PASSWORD_CHARS_MIN..=PASSWORD_CHARS_MAX).contains(&password.chars().count()) {
+        return Ok(());
+    }
+    Err(format!("a password has {PASSWORD_CHARS_MIN} to {PASSWORD_CHARS_MAX} characters"))
+}
+
 /// What somebody may do; each may do what those before may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -99,8 +128,6 @@ extract!(Engineer, Role::Engineer);
 pub(crate) struct Sessions {
     store: Arc<Store>,
     clock: Clock,
-    /// Somebody's access has changed.
-    changed: watch::Sender<()>,
 }
 
 impl Sessions {
@@ -110,7 +137,7 @@ impl Sessions {
     /// The sessions cannot be read or written.
     pub(crate) fn new(store: Arc<Store>, clock: Clock) -> Result<Self, StoreError> {
         store.take_over_sessions(&clock.read())?;
-        Ok(Self { store, clock, changed: watch::Sender::new(()) })
+        Ok(Self { store, clock })
     }
 
     /// The time by which sessions last.
@@ -147,12 +174,12 @@ impl Sessions {
 
     /// Hears of every change of somebody's access.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+        self.store.access_changes()
     }
 
     /// Somebody's access has changed.
     pub(crate) fn publish_change(&self) {
-        self.changed.send_replace(());
+        self.store.publish_access_change();
     }
 
     fn at_least(&self, headers: &HeaderMap, role: Role) -> Result<Principal, ApiError> {

@@ -148,7 +148,9 @@ fn write(
         store.write_export(filter, form, labels, out).map_err(failed)?
     };
     if summary.damaged > 0 {
-        tracing::error!(left_out = summary.damaged, first = ?summary.named.first(), "an export without what is damaged");
+        let first =
+            summary.named.first().map_or_else(String::new, |(seq, id, what)| format!("{seq} ({id}): {what}"));
+        tracing::error!(left_out = summary.damaged, first, "an export without what is damaged");
     }
     Ok(())
 }

@@ -76,6 +76,7 @@ use recipes::Recipes;
 use server::Service;
 use shared::Shared;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -204,6 +205,14 @@ impl Drop for Web {
             }
         }
     }
+}
+
+/// Whether the page could be served with this certificate and key.
+///
+/// # Errors
+/// What is wrong with which file.
+pub(crate) fn check_certificate(certificate: &Path, key: &Path) -> Result<(), WebError> {
+    tls::server_config(certificate, key).map(|_| ())
 }
 
 /// Looks through the old inspections, with a breath after every block so that the line goes first.

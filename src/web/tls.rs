@@ -22,18 +22,22 @@ pub(super) fn acceptor(options: &WebOptions) -> Result<TlsAcceptor, WebError> {
         Some(pair) => pair.clone(),
         None => generated(options)?,
     };
+    Ok(TlsAcceptor::from(Arc::new(server_config(&certificate, &key)?)))
+}
+
+/// What a certificate and its key make; an error names the file.
+pub(super) fn server_config(certificate: &Path, key: &Path) -> Result<ServerConfig, WebError> {
     let bad = |path: &Path, reason: String| WebError::Certificate {
         reason: format!("{}: {reason}", path.display()),
     };
-    let chain = CertificateDer::pem_file_iter(&certificate)
+    let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| bad(&certificate, e.to_string()))?;
-    let private = PrivateKeyDer::from_pem_file(&key).map_err(|e| bad(&key, e.to_string()))?;
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .map_err(|e| bad(certificate, e.to_string()))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| bad(key, e.to_string()))?;
+    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
-        .map_err(|e| bad(&certificate, e.to_string()))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+        .map_err(|e| bad(certificate, e.to_string()))
 }
 
 /// Certificate and key in the state directory, made when they are not there.

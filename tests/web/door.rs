@@ -2,14 +2,15 @@
 
 use super::http::{Answer, ask, read};
 use super::server::{PASSWORD, Server, commit, part, token};
-use inspectd::store::accounts::Token;
+use inspectd::store::accounts::{Account, Token};
 use inspectd::store::images::sha256;
-use inspectd::web::auth::Role;
+use inspectd::web::auth::{self, Role};
 use inspectd::web::places::CONNECTIONS_MAX;
 use inspectd::web::streams::OF_ACCOUNT_MAX;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 /// A head that is whole, and a body that never comes.
@@ -239,4 +240,47 @@ fn ones_own_login_does_not_lift_the_count_of_ones_guesses() {
     }
     assert_eq!((guesses[0], guesses[9]), (401, 429), "{guesses:?}");
     assert_eq!(log_in(&server, "operator", PASSWORD).status, 200, "other accounts do not wait");
+}
+
+/// While a password is hashed there is time for the other one: whoever comes second is no engineer any more.
+#[test]
+fn two_engineers_who_demote_each_other_leave_one() {
+    let server = Server::start(0);
+    let password_hash = auth::hash(PASSWORD).unwrap_or_else(|_| panic!("it is hashed"));
+    server.store.remove_account("engineer").unwrap();
+    for round in 0..3 {
+        let names = [format!("anna{round}"), format!("bert{round}")];
+        for name in &names {
+            let account = Account {
+                name: name.clone(),
+                role: "engineer".into(),
+                password_hash: password_hash.clone(),
+                created_at: "2026-01-01T00:00:00.000Z".into(),
+            };
+            server.store.put_account(&account).unwrap();
+        }
+        let cookies = names.clone().map(|name| {
+            let answer = log_in(&server, &name, PASSWORD);
+            format!("Cookie: {}", answer.header("set-cookie").unwrap().split(';').next().unwrap())
+        });
+        let (start, to) = (Barrier::new(2), server.web.address);
+        let demote = |me: usize, remove: bool| {
+            let other = &names[1 - me];
+            let body = json!({ "name": other, "password": PASSWORD, "role": "viewer" }).to_string();
+            start.wait();
+            if remove {
+                return ask(to, "DELETE", &format!("/api/v1/accounts/{other}"), &[&cookies[me]], "").status;
+            }
+            ask(to, "POST", "/api/v1/accounts", &[&cookies[me]], &body).status
+        };
+        let statuses = std::thread::scope(|scope| {
+            // In the last round one is removed instead.
+            let other = scope.spawn(|| demote(1, round == 2));
+            [demote(0, false), other.join().unwrap()]
+        });
+        let engineers = server.store.accounts().unwrap().into_iter().filter(|a| a.role == "engineer").count();
+        assert_eq!(engineers, 1, "{statuses:?}");
+        assert_eq!(statuses.iter().filter(|status| **status == 204).count(), 1, "{statuses:?}");
+        names.iter().for_each(|name| _ = server.store.remove_account(name).unwrap());
+    }
 }

@@ -3,6 +3,7 @@
 use crate::camera::device::{Device, DeviceError};
 use crate::camera::window::Rule;
 use crate::document::Text;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Longest address of a device, in characters.
@@ -27,6 +28,16 @@ pub(crate) trait DeviceKind {
     /// # Errors
     /// It is not there, is somebody else's, or refuses a setting.
     fn open(&self) -> Result<Box<dyn Device>, DeviceError>;
+
+    /// Width and height of its pictures, where its keys say them.
+    fn size(&self) -> Option<(u32, u32)> {
+        None
+    }
+
+    /// Its address in the network of the cameras, where it has one and its keys say it.
+    fn address(&self) -> Option<IpAddr> {
+        None
+    }
 
     /// True when a line of the camera's connector makes every picture, each of a part.
     fn is_line_triggered(&self) -> bool {

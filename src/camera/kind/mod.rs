@@ -90,6 +90,15 @@ impl SourceConfig {
         })
     }
 
+    /// Width and height of its pictures, where its keys say them.
+    pub(crate) fn size(&self) -> Option<(u32, u32)> {
+        match self {
+            Self::Simulator(simulator) => Some((simulator.width_px, simulator.height_px)),
+            Self::Folder(_) => None,
+            Self::Device(device) => device.kind.size(),
+        }
+    }
+
     /// True when the source ends only with the daemon.
     pub(crate) const fn is_endless(&self) -> bool {
         match self {

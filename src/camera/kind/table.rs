@@ -9,6 +9,7 @@ use super::v4l2;
 use crate::camera::device::{Device, DeviceError};
 use crate::document::{Section, Text, quoted};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// The kinds of devices: word in the config, feature, name here, file, and what lists those that this machine sees.
 macro_rules! devices {
@@ -93,6 +94,21 @@ impl Kind {
     /// Whether a device that failed is there again, found out without opening it; `None` when there is no way to tell.
     pub fn is_there(&self) -> Option<bool> {
         self.parts().1.is_there()
+    }
+
+    /// Width and height of its pictures, where its keys say them.
+    pub(crate) fn size(&self) -> Option<(u32, u32)> {
+        self.parts().1.size()
+    }
+
+    /// Its address in the network of the cameras, where it has one and its keys say it.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.parts().1.address()
+    }
+
+    /// The word in the config.
+    pub(crate) fn word(&self) -> &'static str {
+        self.parts().0
     }
 
     /// True when a line of the camera's connector makes every picture, each of a part.

@@ -67,6 +67,10 @@ impl DeviceKind for Settings {
         cable::usual(1_000_u32.div_ceil(self.fps.unwrap_or(FPS_DEFAULT)))
     }
 
+    fn size(&self) -> Option<(u32, u32)> {
+        self.width_px.zip(self.height_px)
+    }
+
     fn is_there(&self) -> Option<bool> {
         Some(self.device.exists())
     }

@@ -10,6 +10,7 @@
 use super::replay::Wanted;
 use super::steps::entry;
 use super::{Keeper, Recipes, Request};
+use crate::causes;
 use crate::control::ModelGate;
 use crate::domain::pipeline::{Pipeline, labels_of};
 use crate::engine::Engine;
@@ -88,7 +89,8 @@ impl Keeper {
         if gated.is_empty() {
             return Ok(());
         }
-        let engine = (self.room)().map_err(|error| format!("the new model cannot be asked: {error:#}"))?;
+        let engine = (self.room)()
+            .map_err(|error| format!("the new model cannot be asked: {}", causes::told(&error)))?;
         let info = engine.info();
         if (&info.text_sha256, &info.mmproj_sha256) != (&model.text_sha256, &model.mmproj_sha256) {
             return Err("the model's files have changed meanwhile".into());

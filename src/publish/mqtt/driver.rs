@@ -15,6 +15,7 @@
 //! - Nothing that is longer than the broker takes is given to the client, which would end the connection.
 
 mod alarms;
+mod away;
 
 use super::dialect::{Dialect, Message};
 use super::link::{
@@ -28,6 +29,7 @@ use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::outbox::{Cause, Kind};
 use alarms::Held;
+use away::Away;
 use rand::Rng as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -91,6 +93,7 @@ pub(super) struct Driver {
     held_reported: usize,
     /// Dead letters may fit the connection that was just made.
     dead_due: bool,
+    away: Away,
     stopping: bool,
     connected_at: SystemTime,
     retry_at: Option<Instant>,
@@ -127,6 +130,7 @@ impl Driver {
             held: Default::default(),
             held_reported: 0,
             dead_due: false,
+            away: Away::default(),
             stopping: false,
             connected_at: SystemTime::now(),
             retry_at: Some(now),
@@ -231,7 +235,10 @@ impl Driver {
                 self.inbox.push_back(Event::Acked { pkid, outcome });
             }
             LinkEvent::Down(reason) => {
-                tracing::info!(sink = self.options.sink, reason, broker = %self.broker(), "no connection to the broker");
+                tracing::debug!(sink = self.options.sink, reason, broker = %self.broker(), "no connection to the broker");
+                if !self.stopping {
+                    self.away.down(&reason, Instant::now());
+                }
                 self.inbox.push_back(Event::Lost);
             }
         }
@@ -243,7 +250,9 @@ impl Driver {
         self.broker_retains = retain;
         self.connected_at = SystemTime::now();
         let window = receive_max.map_or(WINDOW, |max| WINDOW.min(usize::from(max).saturating_sub(1)).max(1));
-        tracing::info!(sink = self.options.sink, broker = %self.broker(), window, "connected to the broker");
+        if !self.away.up(Instant::now()) {
+            tracing::info!(sink = self.options.sink, broker = %self.broker(), window, "connected to the broker");
+        }
         self.inbox.push_back(Event::Connected { window });
         self.held = Default::default();
         self.dead_due = true;
@@ -344,6 +353,7 @@ impl Driver {
             self.write_removals().await?;
             self.retry_dead_letters().await?;
             self.report_held();
+            self.report_away().await?;
             if self.inbox.is_empty() {
                 return Ok(());
             }
@@ -379,7 +389,14 @@ impl Driver {
             }
             Action::DeadLetter(entry) => self.bury(entry.place, Cause::Invalid, INVALID.into()).await?,
             Action::Poison(entry) => self.bury(entry.place, Cause::Dropped, POISON.into()).await?,
-            Action::SideRefused(side) => tracing::error!(?side, "the broker refused a message"),
+            Action::SideRefused(side) => {
+                let topic = match &side {
+                    Side::Status => "status",
+                    Side::Last => "last",
+                    Side::Topic(topic) => topic,
+                };
+                tracing::error!(topic, "the broker refused a message");
+            }
         }
         Ok(())
     }

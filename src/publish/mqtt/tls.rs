@@ -42,6 +42,11 @@ impl Tls {
         Ok(Self(Arc::new(config)))
     }
 
+    /// For a connection that is made to be looked at.
+    pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
+    }
+
     pub(super) fn transport(&self) -> Transport {
         Transport::Tls(TlsConfiguration::Rustls(Arc::clone(&self.0)))
     }

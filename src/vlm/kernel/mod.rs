@@ -72,6 +72,22 @@ impl Path {
     fn best() -> Self {
         Self::available().next().unwrap_or(Self::Scalar)
     }
+
+    /// Its instructions, for people.
+    const fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "AVX-512 VNNI",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "AVX2",
+            Self::Scalar => "scalar",
+        }
+    }
+}
+
+/// The paths that this processor can take, the fastest first; the last is the scalar one, which none lacks.
+pub(crate) fn paths() -> Vec<&'static str> {
+    Path::available().map(Path::name).collect()
 }
 
 impl Packed {

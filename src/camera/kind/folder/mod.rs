@@ -72,10 +72,13 @@ impl Config {
     pub(super) fn read(section: &Section<'_>, origin: &Origin, trigger: TriggerConfig) -> Self {
         let text = section.required_text("path", PATH_CHARS_MAX);
         let path = origin.input(Path::new(&text));
-        if !text.is_empty() {
+        let watch = section.get("watch").unwrap_or(true);
+        if !text.is_empty() && watch {
+            origin.must_be_or_become_dir(section, "path", &path);
+        } else if !text.is_empty() {
+            // An empty folder would end the camera at once.
             origin.must_be_dir(section, "path", &path);
         }
-        let watch = section.get("watch").unwrap_or(true);
         let parse = |word: &str| FileTime::ALL.into_iter().find(|time| time.as_str() == word);
         let time = section.word("file_time", parse, &FileTime::ALL.map(FileTime::as_str));
         if time == Some(FileTime::Modified) && (!watch || trigger.on != TriggerOn::Command) {

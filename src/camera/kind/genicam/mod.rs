@@ -130,6 +130,14 @@ impl DeviceKind for Settings {
         })
     }
 
+    fn size(&self) -> Option<(u32, u32)> {
+        self.width_px.zip(self.height_px)
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        self.name.parse().ok()
+    }
+
     /// By a discovery, where the name is an address.
     fn is_there(&self) -> Option<bool> {
         let address = self.name.parse().ok()?;
@@ -176,7 +184,8 @@ fn open(settings: &Settings) -> Result<Box<dyn Device>, DeviceError> {
         device.connect_control_lost(move |_| lost.store(true, Ordering::Relaxed));
     }
     camera.start_acquisition().map_err(|e| refused(e.to_string()))?;
-    tracing::info!(camera = %name, model = ?camera.model_name().ok(), "GenICam stream open");
+    let model = camera.model_name().map(|model| model.to_string()).unwrap_or_default();
+    tracing::info!(camera = %name, model, "GenICam stream open");
     let (what, trigger) = (name.clone(), trigger.clone());
     Ok(Box::new(Genicam {
         camera,

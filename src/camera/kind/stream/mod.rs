@@ -21,6 +21,9 @@ use std::path::Path;
 use std::time::Duration;
 
 const RTSP_PORT: u16 = 554;
+/// What FFmpeg's libraries read of cameras, servers and files.
+const SCHEMES: [&str; 12] =
+    ["rtsp", "rtsps", "rtp", "srtp", "udp", "tcp", "tls", "http", "https", "srt", "rtmp", "file"];
 /// How old a stream's picture is when it is decoded.
 const STREAM_MS: u32 = 250;
 /// Room that a timeout of the library gets before the supervisor gives up on the opening.
@@ -77,6 +80,10 @@ impl Settings {
         let words = Backend::ALL.map(Backend::as_str);
         let parse = |word: &str| Backend::ALL.into_iter().find(|b| b.as_str() == word);
         let url = section.required_text("url", TEXT_CHARS_MAX);
+        if let Some(scheme) = unknown_scheme(&url) {
+            let known = SCHEMES.join(", ");
+            section.problem("url", format!("there is no scheme {scheme}://; there are {known}"));
+        }
         let live = url.contains("://") || url.contains('!');
         let usual = if url.contains('!') { Backend::Gstreamer } else { Backend::Ffmpeg };
         let backend = section.word("backend", parse, &words).unwrap_or(usual);
@@ -147,6 +154,12 @@ impl DeviceKind for Settings {
     }
 }
 
+/// The scheme of a URL that nothing here reads; a file and a pipeline have none.
+fn unknown_scheme(url: &str) -> Option<&str> {
+    let (scheme, _) = url.split_once("://").filter(|_| !url.contains('!'))?;
+    (!SCHEMES.contains(&scheme)).then_some(scheme)
+}
+
 /// `host:port` of the rest of a URL; the scheme's port where none is written.
 fn host_and_port(rest: &str, scheme: &str) -> String {
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
@@ -172,6 +185,16 @@ mod tests {
         assert_eq!(of("rtsp://me:pw@10.0.0.7/live"), "10.0.0.7:554");
         assert_eq!(of("rtsp://10.0.0.7:8554/live?x=1"), "10.0.0.7:8554");
         assert_eq!(of("http://cam/mjpg"), "cam:80");
+    }
+
+    #[test]
+    fn a_scheme_that_nothing_reads_is_told_from_files_and_pipelines() {
+        for fine in
+            ["rtsp://h/x", "film.mp4", "/a/b.avi", "file:///a.avi", "rtspsrc location=foo://h ! appsink"]
+        {
+            assert_eq!(unknown_scheme(fine), None, "{fine}");
+        }
+        assert_eq!(unknown_scheme("rstp://me:x@h/live"), Some("rstp"));
     }
 
     #[test]

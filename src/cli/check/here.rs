@@ -1,0 +1,272 @@
+//! What stands against a start on this machine, beside what the config says wrongly: found before the start finds it.
+//!
+//! ```text
+//! model     the pair is swapped, no GGUF, does not fit together, was not trained with a recipe's labels
+//! cameras   a recipe's roi leaves pictures whose size the config states
+//! store     its directory cannot be made or written
+//! web       its port is taken, its certificate cannot be used
+//! brokers   files of TLS and of the password cannot be used
+//! ```
+//!
+//! Reads the headers of the model's files, and listens on the page's port for a moment; opens nothing else.
+
+use crate::config::{self, BrokerTls, Config, Mqtt};
+use crate::control::client;
+use crate::inspect::plan::unknown_label;
+use crate::publish::mqtt::{MqttError, Tls};
+use crate::vlm::VlmError;
+use crate::vlm::gguf::Gguf;
+use crate::vlm::load::stated_labels;
+use crate::vlm::processor::Processor;
+use crate::web;
+use std::ffi::CString;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// What the shipped unit makes for its user (`StateDirectory=`), who need not be there yet.
+const STATE_DIR: &str = "/var/lib/inspectd";
+/// Architectures that the two files of a pair name.
+const TEXT: &str = "qwen3vl";
+const VISION: &str = "clip";
+const SIZE_MAX: usize = 1 << 20;
+
+/// What a look has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Look {
+    Fine,
+    /// It cannot be told from here, and why.
+    Untold(String),
+    Bad(String),
+}
+
+/// Keys of the config, and what is wrong with each on this machine.
+pub(in crate::cli) fn problems(config: &Config) -> Vec<(String, String)> {
+    let mut found = model(config);
+    found.extend(cameras(config));
+    let looks = [("store.dir", ground(&config.store.dir)), ("web.listen", port(config))];
+    found.extend(looks.into_iter().filter_map(|(key, look)| match look {
+        Look::Bad(why) => Some((key.to_owned(), why)),
+        _ => None,
+    }));
+    if let Some((certificate, key)) = config.web.as_ref().and_then(|web| web.certificate.as_ref())
+        && certificate.is_file()
+        && key.is_file()
+        && let Err(error) = web::check_certificate(certificate, key)
+    {
+        found.push(("web.certificate".to_owned(), error.to_string()));
+    }
+    found.extend(broker("mqtt", &config.mqtt));
+    for sink in &config.sinks {
+        found.extend(broker(&format!("sink.{}", sink.name), &sink.broker));
+    }
+    found
+}
+
+/// Files that are missing are problems of their own.
+fn model(config: &Config) -> Vec<(String, String)> {
+    let model = &config.model;
+    let mut found = Vec::new();
+    if model.device != Processor::Cpu
+        && let Err(error) = model.device.open()
+    {
+        found.push(("model.device".to_owned(), error.to_string()));
+    }
+    if !model.text.is_file() || !model.mmproj.is_file() {
+        return found;
+    }
+    match pair(&model.text, &model.mmproj) {
+        Ok(labels) => found.extend(labels_of(config, &labels)),
+        Err((key, why)) => found.push((key.to_owned(), why)),
+    }
+    found
+}
+
+/// The labels that a pair of files states; or the key of the file that is wrong, and what is.
+pub(in crate::cli) fn pair(text: &Path, mmproj: &Path) -> Result<Vec<String>, (&'static str, String)> {
+    let of_text = |error: VlmError| ("model.text", error.to_string());
+    let of_vision = |error: VlmError| ("model.mmproj", error.to_string());
+    let (text_file, vision_file) =
+        (Gguf::open(text).map_err(of_text)?, Gguf::open(mmproj).map_err(of_vision)?);
+    let is = |file: &Gguf, word: &str| file.text("general.architecture").is_ok_and(|found| found == word);
+    if is(&text_file, VISION) && is(&vision_file, TEXT) {
+        return Err((
+            "model.text",
+            "this is the vision file of the pair: text and mmproj are swapped".to_owned(),
+        ));
+    }
+    for (file, word, key, what) in [
+        (&text_file, TEXT, "model.text", "text model of a Qwen3-VL"),
+        (&vision_file, VISION, "model.mmproj", "vision model of a Qwen3-VL"),
+    ] {
+        if !is(file, word) {
+            let found = file.text("general.architecture").unwrap_or("none").to_owned();
+            return Err((key, format!("this is no {what}: its architecture is {found}, and must be {word}")));
+        }
+    }
+    let gives = vision_file.size("clip.vision.projection_dim", SIZE_MAX).map_err(of_vision)?;
+    let takes = text_file.size("qwen3vl.embedding_length", SIZE_MAX).map_err(of_text)?;
+    if gives != takes {
+        let why =
+            format!("it is of another pair: it gives rows of {gives}, and the text model takes {takes}");
+        return Err(("model.mmproj", why));
+    }
+    stated_labels(&text_file).map_err(of_text)
+}
+
+/// Labels of the cameras' recipes that the model was not trained with.
+fn labels_of(config: &Config, stated: &[String]) -> Vec<(String, String)> {
+    let of = |(at, camera): (usize, &config::Camera)| {
+        let recipe = config.recipes.get(&camera.pipeline)?;
+        let unknown = recipe.pipeline.prompts.iter().find_map(|prompt| unknown_label(prompt, stated))?;
+        Some((format!("camera[{at}].pipeline"), unknown))
+    };
+    config.cameras.iter().enumerate().filter_map(of).collect()
+}
+
+fn cameras(config: &Config) -> Vec<(String, String)> {
+    let of = |(at, camera): (usize, &config::Camera)| {
+        let recipe = config.recipes.get(&camera.pipeline)?;
+        Some((format!("camera[{at}].pipeline"), config::off_frame(&camera.source, &recipe.pipeline)?))
+    };
+    config.cameras.iter().enumerate().filter_map(of).collect()
+}
+
+/// Whether records can be kept in a directory that need not be there yet.
+pub(in crate::cli) fn ground(dir: &Path) -> Look {
+    if dir.as_os_str().is_empty() {
+        return Look::Fine;
+    }
+    match dir.metadata() {
+        Ok(meta) if !meta.is_dir() => Look::Bad(format!("{} is no folder", dir.display())),
+        Ok(meta) => {
+            let (owner, us) = (meta.uid(), user());
+            match may_write(dir) {
+                Ok(()) => Look::Fine,
+                Err(_) if owner != us && us != 0 => Look::Untold(format!(
+                    "{} belongs to user {owner}, and we are {us}: ask as that user or as root",
+                    dir.display()
+                )),
+                Err(error) => Look::Bad(format!("{} cannot be written: {error}", dir.display())),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Look::Untold(format!("{} is not ours to look at: ask as its user or as root", dir.display()))
+        }
+        Err(_) => {
+            let above = above(dir);
+            match may_write(&above) {
+                _ if !above.is_dir() => Look::Bad(format!("{} is no folder", above.display())),
+                _ if dir.starts_with(STATE_DIR) => Look::Fine,
+                Ok(()) => Look::Fine,
+                Err(error) => Look::Bad(format!(
+                    "{} is not there, and cannot be made in {}: {error}",
+                    dir.display(),
+                    above.display()
+                )),
+            }
+        }
+    }
+}
+
+/// The nearest directory above that is there.
+pub(in crate::cli) fn above(dir: &Path) -> PathBuf {
+    let found = dir.ancestors().skip(1).find(|above| above.as_os_str().is_empty() || above.exists());
+    match found {
+        Some(above) if !above.as_os_str().is_empty() => above.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The user of this process.
+fn user() -> u32 {
+    // SAFETY: it cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+fn may_write(dir: &Path) -> io::Result<()> {
+    let path = CString::new(dir.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: a path that ends with a zero byte.
+    let outcome = unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether the page's address can be had. The station's own daemon may have it.
+pub(in crate::cli) fn port(config: &Config) -> Look {
+    let Some(listen) = config.web.as_ref().map(|web| web.listen) else { return Look::Fine };
+    let Err(error) = TcpListener::bind(listen) else { return Look::Fine };
+    match error.kind() {
+        io::ErrorKind::AddrInUse => match client::is_running(&config.store.dir) {
+            Ok(true) => Look::Fine,
+            Ok(false) => Look::Bad(format!(
+                "{listen} is taken by another program: take another port, or see which it is by ss -ltnp"
+            )),
+            Err(_) => Look::Untold(format!("{listen} is taken, perhaps by the running station: ask as root")),
+        },
+        io::ErrorKind::AddrNotAvailable => {
+            Look::Bad(format!("no interface of this machine has the address {}", listen.ip()))
+        }
+        io::ErrorKind::PermissionDenied => {
+            Look::Bad(format!("port {} is for root alone: take one from 1024 on", listen.port()))
+        }
+        _ => Look::Bad(format!("nobody can listen on {listen}: {error}")),
+    }
+}
+
+/// The files of a broker's section that are there and of no use.
+fn broker(section: &str, broker: &Mqtt) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    if let Some(tls) = broker.tls.as_ref().filter(|tls| files(tls).iter().all(|(_, file)| file.is_file()))
+        && let Err(error) = open_tls(tls)
+    {
+        let of = |path: &Path| files(tls).into_iter().find(|(_, file)| *file == path).map(|(key, _)| key);
+        let key = match &error {
+            MqttError::Tls { path, .. } => of(path).unwrap_or("ca"),
+            _ => "ca",
+        };
+        found.push((format!("{section}.{key}"), error.to_string()));
+    }
+    if broker.password_file.as_ref().is_some_and(|file| file.is_file())
+        && let Err(error) = broker.read_password()
+    {
+        found.push((format!("{section}.password_file"), format!("cannot be read: {error}")));
+    }
+    found
+}
+
+/// The keys and files of a connection by TLS.
+pub(in crate::cli) fn files(tls: &BrokerTls) -> Vec<(&'static str, &Path)> {
+    let own = tls.certificate.iter();
+    let own =
+        own.flat_map(|(certificate, key)| [("certificate", certificate.as_path()), ("key", key.as_path())]);
+    std::iter::once(("ca", tls.ca.as_path())).chain(own).collect()
+}
+
+/// What a connection by TLS is made with.
+///
+/// # Errors
+/// [`MqttError::Tls`], with the file.
+pub(in crate::cli) fn open_tls(tls: &BrokerTls) -> Result<Tls, MqttError> {
+    let identity = tls.certificate.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+    Tls::new(&tls.ca, identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ground_is_what_can_be_written_or_made() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert_eq!(ground(dir.path()), Look::Fine);
+        assert_eq!(ground(&dir.path().join("a/b")), Look::Fine, "it can be made");
+        assert_eq!(above(&dir.path().join("a/b")), dir.path());
+        assert_eq!(above(Path::new("nowhere/at/all")), Path::new("."));
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").expect("a file");
+        assert!(matches!(ground(&file), Look::Bad(why) if why.contains("is no folder")));
+        assert!(matches!(ground(&file.join("store")), Look::Bad(why) if why.contains("file is no folder")));
+    }
+}
