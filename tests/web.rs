@@ -6,7 +6,8 @@
 //! web/routes.rs    every route by every role; hosts, origins, slow sockets, TLS
 //! web/door.rs      sockets that only wait, guesses, access that ends
 //! web/decisions.rs decisions over HTTP, MQTT and export          web/commands.rs commands to the line
-//! web/page.rs      Chromium                                          web/measure.rs  figures
+//! web/page.rs      Chromium, as an operator uses the page            web/measure.rs  figures
+//! web/seen.rs      Chromium: what may be decided, and when
 //! ```
 
 #[path = "common/broker.rs"]
@@ -30,5 +31,7 @@ mod measure;
 mod page;
 #[path = "web/routes.rs"]
 mod routes;
+#[path = "web/seen.rs"]
+mod seen;
 #[path = "web/server.rs"]
 mod server;

@@ -5,10 +5,12 @@
 
 import { get, onLoggedOut, post } from "./api.js";
 import { h, icon, replace, sheet, toast } from "./dom.js";
-import { switchLanguage, t } from "./words.js";
+import { LANGUAGES, lang, t, takeLanguage } from "./words.js";
 import { Queue } from "./queue.js";
+import { takeBackLast } from "./part.js";
 import { charts } from "./charts.js";
 import { people } from "./people.js";
+import { help } from "./help.js";
 import { cameras } from "./cameras.js";
 import { recipes } from "./recipes.js";
 import { learn } from "./learn.js";
@@ -45,6 +47,12 @@ export const may = (role) => {
   return state.me && order.indexOf(state.me.role) >= order.indexOf(role);
 };
 
+/// The languages, each in its own words. The page starts anew: a draft is asked about first.
+function languages() {
+  sheet(t("language"), () => h("div.choices", {}, Object.entries(LANGUAGES).map(([code, name]) =>
+    h("button.button", { lang: code, "data-lang": code, "aria-pressed": String(code === lang), onclick: () => { if (!state.queue || state.queue.part.leave()) takeLanguage(code); } }, name))));
+}
+
 function door() {
   const setup = state.me && state.me.setup;
   const given = new URLSearchParams(location.hash.slice(1)).get("setup") || "";
@@ -71,7 +79,7 @@ function door() {
   field("password", { type: "password", minlength: setup ? 8 : 1, autocomplete: setup ? "new-password" : "current-password" }),
   error,
   h("button.primary", { type: "submit" }, setup ? t("create") : t("login")),
-  h("button.plain", { type: "button", onclick: () => { switchLanguage(); door(); } }, t("language")));
+  h("button.plain", { type: "button", onclick: languages }, `${t("language")}: ${LANGUAGES[lang]}`));
   replace(app, h("main.doorway", {}, form));
   form.querySelector("[autofocus]")?.focus();
 }
@@ -90,7 +98,8 @@ function frame() {
       h("nav", {}, tab("queue", "list"), tab("charts", "chart"), tab("recipes", "recipe"), tab("learn", "learn"), may("engineer") && tab("people", "people")),
       h("div.end", {},
         h("span#live.live", { class: state.live ? "live on" : "live" }, h("i"), h("span", {}, state.live ? t("connected") : t("reconnecting"))),
-        h("button.plain.lang", { onclick: () => { switchLanguage(); show(); } }, t("language")),
+        h("button.plain.lang", { id: "language", onclick: languages, "aria-label": t("language"), title: t("language") }, lang.toUpperCase()),
+        h("button.plain", { id: "help", onclick: help, "aria-label": t("help"), title: `${t("help")} (?)` }, icon("review")),
         h("button.plain", { onclick: switchTheme, "aria-label": t("theme"), title: t("theme") }, icon("sun")),
         h("button.plain.who", { id: "me", title: `${t(state.me.role)} · ${t("changePassword")}`, onclick: password }, state.me.name),
         h("button.plain", { id: "logout", onclick: leave, "aria-label": t("logout"), title: t("logout") }, icon("out")))),
@@ -180,9 +189,12 @@ function listen() {
 onLoggedOut(() => { if (state.me?.name) start(); });
 addEventListener("popstate", () => { if (state.me?.name) (state.view === "queue" && state.queue && !params().view) ? state.queue.fromAddress() : show(); });
 addEventListener("keydown", (e) => {
+  // A held key presses a button, or sends a form, again and again: the first time counts.
+  if (e.repeat && (e.key === "Enter" || (e.key === " " && !/^(INPUT|TEXTAREA)$/.test(e.target.tagName)))) e.preventDefault();
   if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(e.target.tagName) || document.querySelector("dialog[open]")) return;
-  if (e.key === "?") toast(t("help"));
-  else if (state.queue?.key(e.key)) e.preventDefault();
+  if (e.key === "?") help();
+  else if (e.key === "z") { if (!e.repeat && may("operator")) takeBackLast(state.queue); }
+  else if (state.queue?.key(e.key, e.repeat)) e.preventDefault();
 });
 addEventListener("unhandledrejection", (e) => toast(`${t("failed")}: ${e.reason?.message || e.reason}`, null, "bad"));
 

@@ -9,7 +9,7 @@ const CLOSEST = 12;
 const HANDLE = 14;
 
 export class Picture {
-  /// `on`: {choose(index), edit(boxes, index), draw(bbox)}
+  /// `on`: {choose(index), edit(boxes, index), draw(bbox), painted(key), lost(key)}
   constructor(on) {
     this.on = on;
     this.boxes = [];
@@ -33,13 +33,23 @@ export class Picture {
     new ResizeObserver(() => { if (this.width) (this.touched ? this.place() : this.fit()); }).observe(this.stage);
   }
 
-  show(src, width, height, keep) {
-    if (this.src === src && keep) return;
-    this.src = src;
+  /// Shows the picture of `key`. `on.painted(key)` says that it was decoded and a frame with it was drawn, and
+  /// `on.lost(key)` that it cannot be; a picture that another one follows says neither.
+  show(src, width, height, key) {
+    if (this.src === src && this.key === key) return;
+    [this.src, this.key] = [src, key];
+    const turn = (this.turn = (this.turn || 0) + 1);
     this.touched = false;
     [this.width, this.height] = [width || 0, height || 0];
     this.img.style.visibility = "hidden";
     this.img.src = src;
+    const isCurrent = () => turn === this.turn;
+    this.img.decode().then(() => {
+      if (!isCurrent()) return;
+      this.loaded();
+      // The first callback comes before the frame is drawn, the second after it.
+      requestAnimationFrame(() => requestAnimationFrame(() => { if (isCurrent()) this.on.painted(key); }));
+    }, () => { if (isCurrent()) { this.src = null; this.on.lost(key); } });
     if (this.width) this.fit();
   }
 

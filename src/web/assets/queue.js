@@ -5,7 +5,7 @@ import { get, post, query } from "./api.js";
 import { h, icon, replace, sheet, toast } from "./dom.js";
 import { clock, day, number, t } from "./words.js";
 import { may, params, setParams } from "./main.js";
-import { Part } from "./part.js";
+import { Part, forgetMade } from "./part.js";
 
 const PAGE = 50;
 const KEYS = ["verdict", "grade", "label", "camera", "pipeline", "part", "from", "to", "reviewed", "decided"];
@@ -237,12 +237,12 @@ export class Queue {
     if (item.id === this.selected) this.part.changed(item);
   }
 
-  key(key) {
+  key(key, isHeld) {
     if (key === "j" || key === "ArrowDown") this.step(1);
     else if (key === "k" || key === "ArrowUp") this.step(-1);
     else if (key === "/") this.search.focus();
     else if (key === "Escape" && this.main.classList.contains("opened") && !matchMedia("(min-width: 900px)").matches) this.close(true);
-    else return this.part.key(key);
+    else return this.part.key(key, isHeld);
     return true;
   }
 
@@ -265,6 +265,7 @@ export class Queue {
         const search = { ...this.filter, reviewed: undefined };
         const done = await post("/api/v1/reviews/bulk", { search, action: "confirm", count, note: note.value });
         close();
+        forgetMade();
         toast(`${number(done.decided)} ${t("confirmed")}${done.left ? ` · ${number(done.left)} ${t("undecided").toLowerCase()}` : ""}`);
         this.refresh();
       } }, `${t("bulk").replace("…", "")}: ${number(count)}`);
