@@ -52,6 +52,8 @@ impl Exports {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Format {
     Csv,
+    /// One line a finding.
+    Findings,
     Coco,
     Jsonl,
 }
@@ -146,6 +148,7 @@ pub(super) async fn export(
     });
     let (kind, name) = match format {
         Format::Csv => ("text/csv; charset=utf-8", "inspections.csv"),
+        Format::Findings => ("text/csv; charset=utf-8", "findings.csv"),
         Format::Coco => ("application/json", "inspections.coco.json"),
         Format::Jsonl => ("application/x-tar", "inspections.tar"),
     };
@@ -160,6 +163,7 @@ pub(super) async fn export(
 fn write(store: &Store, filter: &Filter, format: Format, out: &mut Pieces) -> io::Result<()> {
     let form = match format {
         Format::Csv => Form::Csv,
+        Format::Findings => Form::Findings,
         Format::Coco => Form::Coco,
         Format::Jsonl => Form::Jsonl,
     };
