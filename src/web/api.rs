@@ -2,8 +2,8 @@
 
 use super::shared::Shared;
 use super::{
-    accounts, cameras, charts, commands, decide, download, events, guard, images, learn, metrics, outbox,
-    pages, products, queue, recipes,
+    accounts, agreement, cameras, charts, commands, decide, download, events, guard, images, learn, metrics,
+    outbox, pages, products, queue, recipes, report,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -62,10 +62,13 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(learn::start, learn::cancel))
         .routes(routes!(products::make))
         .routes(routes!(charts::charts))
+        .routes(routes!(agreement::agreement))
+        .routes(routes!(report::report))
         .routes(routes!(events::stream))
         .routes(routes!(images::full))
         .routes(routes!(images::by_message))
         .routes(routes!(images::thumb))
+        .routes(routes!(images::crop))
         .routes(routes!(download::export))
         .routes(routes!(metrics::metrics))
         .routes(routes!(metrics::healthz))

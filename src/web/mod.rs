@@ -18,6 +18,7 @@
 //! cameras      how the cameras and their recipes are
 //! recipes      versions of recipes, and what became of them
 //! products     first recipes of new products
+//! agreement    people and the model about the same parts            report    a shift or a lot, to be printed
 //! shared       what routes take of all this       api       all routes, and the OpenAPI document
 //! ```
 //!
@@ -26,6 +27,7 @@
 //! page's own files and health.
 
 mod accounts;
+mod agreement;
 pub mod api;
 pub mod auth;
 mod blocking;
@@ -49,6 +51,7 @@ pub mod places;
 pub mod products;
 mod queue;
 pub mod recipes;
+mod report;
 mod server;
 mod shared;
 pub mod streams;
