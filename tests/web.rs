@@ -7,7 +7,8 @@
 //! web/door.rs      sockets that only wait, guesses, access that ends
 //! web/decisions.rs decisions over HTTP, MQTT and export          web/commands.rs commands to the line
 //! web/page.rs      Chromium, as an operator uses the page            web/measure.rs  figures
-//! web/seen.rs      Chromium: what may be decided, and when
+//! web/seen.rs      Chromium: what may be decided, and when           web/shown.rs  what it shows of parts
+//! web/figures.rs   agreement, reports, findings as CSV, crops
 //! ```
 
 #[path = "common/broker.rs"]
@@ -23,6 +24,8 @@ mod commands;
 mod decisions;
 #[path = "web/door.rs"]
 mod door;
+#[path = "web/figures.rs"]
+mod figures;
 #[path = "web/http.rs"]
 mod http;
 #[path = "web/measure.rs"]
@@ -35,3 +38,5 @@ mod routes;
 mod seen;
 #[path = "web/server.rs"]
 mod server;
+#[path = "web/shown.rs"]
+mod shown;

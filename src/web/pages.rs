@@ -33,6 +33,7 @@ pub(super) const FILES: &[(&str, &str, &str)] = &[
     ("part.js", JS, include_str!("assets/part.js")),
     ("picture.js", JS, include_str!("assets/picture.js")),
     ("charts.js", JS, include_str!("assets/charts.js")),
+    ("report.js", JS, include_str!("assets/report.js")),
     ("people.js", JS, include_str!("assets/people.js")),
     ("cameras.js", JS, include_str!("assets/cameras.js")),
 ];

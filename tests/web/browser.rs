@@ -65,7 +65,8 @@ impl Browser {
         let start = Instant::now();
         loop {
             let script = format!("try {{ return Boolean({what}); }} catch (e) {{ return false; }}");
-            if self.page.execute(&script, vec![]).await.unwrap() == json!(true) {
+            // While a page gives way to the next one there is nobody to ask.
+            if self.page.execute(&script, vec![]).await.unwrap_or_default() == json!(true) {
                 return;
             }
             if start.elapsed() > PATIENCE {

@@ -9,6 +9,7 @@ import { LANGUAGES, lang, t, takeLanguage } from "./words.js";
 import { Queue } from "./queue.js";
 import { takeBackLast } from "./part.js";
 import { charts } from "./charts.js";
+import { report } from "./report.js";
 import { people } from "./people.js";
 import { help } from "./help.js";
 import { cameras } from "./cameras.js";
@@ -86,7 +87,7 @@ function door() {
 
 function frame() {
   const tab = (view, name) => h("button.tab", {
-    "aria-current": state.view === view ? "page" : null, "data-view": view,
+    "aria-current": state.view === view || (view === "charts" && state.view === "report") ? "page" : null, "data-view": view,
     onclick: () => { setParams(view === "queue" ? {} : { view }, true); show(); },
   }, icon(name), h("span", {}, t(view === "queue" ? "review" : view)));
   const main = h("main#main");
@@ -136,12 +137,13 @@ async function leave() {
 
 function show() {
   const given = params();
-  state.view = ["charts", "recipes", "learn"].includes(given.view) || (["people", "product"].includes(given.view) && may("engineer")) ? given.view : "queue";
+  state.view = ["charts", "report", "recipes", "learn"].includes(given.view) || (["people", "product"].includes(given.view) && may("engineer")) ? given.view : "queue";
   state.queue?.gone();
   state.queue = null;
   const main = frame();
   main.dataset.view = state.view;
   if (state.view === "charts") charts(main);
+  else if (state.view === "report") report(main);
   else if (state.view === "recipes") recipes(main);
   else if (state.view === "learn") learn(main);
   else if (state.view === "product") product(main);

@@ -7,8 +7,8 @@
 // part became the current one: whoever is quicker than the picture, or holds a key, decides nothing.
 
 import { get, post } from "./api.js";
-import { h, icon, replace, sheet, toast } from "./dom.js";
-import { number, percent, t, when } from "./words.js";
+import { h, icon, replace, sheet, svg, toast } from "./dom.js";
+import { label, number, percent, reason, reasonLine, t, when } from "./words.js";
 import { may, state } from "./main.js";
 import { Picture } from "./picture.js";
 import { badge } from "./queue.js";
@@ -142,12 +142,13 @@ export class Part {
   head() {
     const d = this.data;
     return h("header.head", {},
-      h("button.plain.back", { onclick: () => this.queue.close(true), "aria-label": "back" }, icon("back")),
+      h("button.plain.back", { onclick: () => this.queue.close(true), "aria-label": t("back") }, icon("back")),
       h("div.title", {}, h("h1", {}, d.part_id || `#${d.seq}`), h("span.quiet", {}, [d.lot, d.camera, d.pipeline, when(d.at)].filter(Boolean).join(" · "))),
-      badge(d.verdict, d.reason || ""),
-      // The grade of a part that was not looked at would be taken for the part's.
-      d.tiles_planned > 0 && d.tiles_inspected === d.tiles_planned && h("span.grade", { class: `grade ${d.grade}` }, t(d.grade)),
-      h("div.steps", {}, h("button.plain", { onclick: () => this.queue.step(-1), title: "k", "aria-label": "previous" }, icon("back")), h("button.plain", { onclick: () => this.queue.step(1), title: "j", "aria-label": "next" }, icon("next"))));
+      d.part?.verdict ? h("span.whole", {}, d.part.name, badge(d.part.verdict, reasonLine(d.part.reason))) : null,
+      badge(d.verdict, reasonLine(d.reason)),
+      // Of what was not looked at nothing is known, whatever grade an older record has.
+      h("span.grade", { class: `grade ${d.inspected ? d.grade : "unknown"}` }, t(d.inspected ? d.grade : "notInspected")),
+      h("div.steps", {}, h("button.plain", { onclick: () => this.queue.step(-1), title: "k", "aria-label": t("previous") }, icon("back")), h("button.plain", { onclick: () => this.queue.step(1), title: "j", "aria-label": t("next") }, icon("next"))));
   }
 
   drawSide() {
@@ -156,11 +157,11 @@ export class Part {
     p.boxes = this.truth();
     p.draw();
     const mm = (f) => f.longest_mm ?? (d.mm_per_px ? Math.max(f.bbox_px[2] - f.bbox_px[0], f.bbox_px[3] - f.bbox_px[1]) * d.mm_per_px : null);
-    const labels = (f, i) => h("select", { "aria-label": t("label"), name: "label", onchange: (e) => this.relabel(i, { label: e.target.value }) }, [...new Set([f.label, ...d.known_labels])].map((l) => h("option", { value: l, selected: l === f.label }, l)));
+    const labels = (f, i) => h("select", { "aria-label": t("label"), name: "label", onchange: (e) => this.relabel(i, { label: e.target.value }) }, [...new Set([f.label, ...d.known_labels])].map((l) => h("option", { value: l, selected: l === f.label }, label(l))));
     const severities = (f, i) => h("select", { "aria-label": t("severity"), name: "severity", onchange: (e) => this.relabel(i, { severity: e.target.value }) }, SEVERITIES.map((s) => h("option", { value: s, selected: s === f.severity }, t(s))));
     const finding = (f, i) => h("li.finding", { class: `finding ${f.severity}${i === p.chosen ? " on" : ""}` },
       h("button.pick", { onclick: () => this.choose(i === p.chosen ? -1 : i, true) },
-        h("b.num", {}, i + 1), h("span.label", {}, f.label), h("span.quiet", {}, [t(f.severity), f.grade && t(f.grade)].filter(Boolean).join(" · ")),
+        h("span.cut", {}, this.hasPicture && this.cut(f), h("b.num", {}, i + 1)), h("span.label", {}, label(f.label)), h("span.quiet", {}, [t(f.severity), f.grade && t(f.grade)].filter(Boolean).join(" · ")),
         h("span.figures", {}, mm(f) === null ? "" : `${number(mm(f), 1)} mm`, h("small", {}, f.confidence === undefined || f.confidence === null ? (f.mine ? "✎" : "") : percent(f.confidence)))),
       i === p.chosen && may("operator") && h("div.change", {}, labels(f, i), severities(f, i), h("button.plain.danger", { onclick: () => this.remove(i), "aria-label": t("remove"), title: t("remove"), id: "box-remove" }, icon("trash"))));
     const open = this.open || {};
@@ -168,7 +169,7 @@ export class Part {
     const truth = this.truth();
     replace(this.side,
       this.note && h("p.banner", {}, this.note),
-      d.verdict !== "pass" && d.reason && h("p.reason", { class: `reason ${d.verdict}` }, icon(d.verdict), d.reason.replaceAll("_", " ")),
+      d.verdict !== "pass" && d.reason && h("p.reason", { class: `reason ${d.verdict}` }, icon(d.verdict), h("span", {}, reason(d.reason)[0], reason(d.reason)[1] && h("small", {}, reason(d.reason)[1]))),
       d.part && this.views(d.part),
       h("section", {}, h("h2", {}, t("findings"), h("small", {}, truth.length || "")), truth.length ? h("ul.findings", {}, truth.map(finding)) : h("p.quiet", {}, t("noFindings"))),
       d.texts.length > 0 && h("section", {}, h("h2", {}, t("texts")), d.texts.map((x) => this.text(x))),
@@ -179,10 +180,25 @@ export class Part {
     this.drawFoot();
   }
 
+  /// A finding with what is around it, out of the picture that is loaded anyway.
+  cut(f) {
+    const d = this.data;
+    const [x0, y0, x1, y1] = f.bbox_px;
+    const side = Math.max(48, Math.max(x1 - x0, y1 - y0) * 1.6);
+    return svg("svg", { viewBox: `${(x0 + x1 - side) / 2} ${(y0 + y1 - side) / 2} ${side} ${side}`, "aria-hidden": "true" }, svg("image", { href: `/api/v1/images/${d.image}`, width: d.width, height: d.height }));
+  }
+
+  /// The picture of another view, small.
+  async otherView(id, image) {
+    const data = id === this.data.id ? this.data : await get(`/api/v1/inspections/${encodeURIComponent(id)}`).catch(() => null);
+    if (data?.image) image.src = `/api/v1/thumbs/${data.image}`;
+  }
+
   /// The part that this is one view of, and the others.
   views(part) {
-    const verdict = (x) => (x.verdict ? badge(x.verdict, x.reason || "") : h("span.quiet", {}, t("awaited")));
-    const view = (v) => h("li", {}, h("button", { disabled: !v.inspection_id, "aria-current": String(v.inspection_id === this.id), onclick: () => this.queue.open(v.inspection_id, true) }, h("span", {}, v.camera), verdict(v)));
+    const verdict = (x) => (x.verdict ? badge(x.verdict, reasonLine(x.reason)) : h("span.quiet", {}, t("awaited")));
+    const picture = (id) => { const image = h("img", { alt: "", width: 64, height: 48 }); this.otherView(id, image); return image; };
+    const view = (v) => h("li", {}, h("button", { disabled: !v.inspection_id, "aria-current": String(v.inspection_id === this.id), onclick: () => this.queue.open(v.inspection_id, true) }, v.inspection_id ? picture(v.inspection_id) : h("span.noimg"), h("span", {}, v.camera), verdict(v)));
     return h("section.views", {}, h("h2", {}, `${t("part")}: ${part.name}`, verdict(part)), h("ul", {}, part.views.map(view)));
   }
 
