@@ -62,6 +62,24 @@ async fn a_held_key_decides_one_part() {
     browser.end().await;
 }
 
+/// A second tap, or a key that bounces, is about the part before.
+#[tokio::test(flavor = "multi_thread")]
+async fn tapping_again_and_again_decides_one_part() {
+    let server = Server::start(9);
+    let browser = Browser::start(1280, 800).await;
+    log_in(&browser, &server, "operator").await;
+    open_and_seen(&browser, 9).await;
+    // Once in every frame, until a decision about the next part could be taken.
+    let tap = format!(
+        "const first = {CHOSEN}; const tap = () => {{ if ({CHOSEN} !== first && {SEEN}) {{ window.tapped = true; return; }} document.querySelector('#yes').click(); requestAnimationFrame(tap); }}; tap();"
+    );
+    browser.page.execute(&tap, vec![]).await.unwrap();
+    browser.until("window.tapped").await;
+    open_and_seen(&browser, 8).await;
+    assert_eq!(decisions(&server), 1);
+    browser.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_on_the_screen_cannot_be_decided() {
     let server = with_own_pictures(3);

@@ -320,6 +320,7 @@ export class Part {
   /// Says that the part is good or not; against the model it needs a reason.
   say(to) {
     const d = this.data;
+    if (this.deciding) return;
     if (!this.isSeen) return this.tooEarly();
     if (d.verdict === "review" || d.verdict === to) return this.decide(to, "");
     sheet(t("why"), (close) => {

@@ -9,6 +9,8 @@ import { label } from "./words.js";
 const CLOSEST = 12;
 const HANDLE = 14;
 const TAG_HEIGHT = 20;
+/// Nobody sees a new picture sooner: a second tap, or a key that bounces, is about the one before.
+const LOOK_MS = 250;
 
 /// Places for the tags of boxes: each at its box, none over another one. `tags`: [{x, y, height, width}] with the
 /// box's left upper corner and its height; returns a left upper corner for each.
@@ -53,8 +55,8 @@ export class Picture {
     new ResizeObserver(() => { if (this.width) (this.touched ? this.place() : this.fit()); }).observe(this.stage);
   }
 
-  /// Shows the picture of `key`. `on.painted(key)` says that it was decoded and a frame with it was drawn, and
-  /// `on.lost(key)` that it cannot be; a picture that another one follows says neither.
+  /// Shows the picture of `key`. `on.painted(key)` says that it was decoded, a frame with it was drawn, and
+  /// there was time to see it, and `on.lost(key)` that it cannot be; a picture that another one follows says neither.
   show(src, width, height, key) {
     if (this.src === src && this.key === key) return;
     [this.src, this.key] = [src, key];
@@ -68,7 +70,7 @@ export class Picture {
       if (!isCurrent()) return;
       this.loaded();
       // The first callback comes before the frame is drawn, the second after it.
-      requestAnimationFrame(() => requestAnimationFrame(() => { if (isCurrent()) this.on.painted(key); }));
+      requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => { if (isCurrent()) this.on.painted(key); }, LOOK_MS)));
     }, () => { if (isCurrent()) { this.src = null; this.on.lost(key); } });
     if (this.width) this.fit();
   }
