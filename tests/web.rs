@@ -22,6 +22,8 @@ mod browser;
 mod commands;
 #[path = "web/decisions.rs"]
 mod decisions;
+#[path = "web/devtools.rs"]
+mod devtools;
 #[path = "web/door.rs"]
 mod door;
 #[path = "web/figures.rs"]
