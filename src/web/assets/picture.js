@@ -31,7 +31,7 @@ export function placeTags(tags, stageWidth, stageHeight) {
 }
 
 export class Picture {
-  /// `on`: {choose(index), edit(boxes, index), draw(bbox), painted(key), lost(key)}
+  /// `on`: {choose(index), edit(boxes, index), draw(bbox)}, and if wanted {painted(key), lost(key)}
   constructor(on) {
     this.on = on;
     this.boxes = [];
@@ -70,8 +70,8 @@ export class Picture {
       if (!isCurrent()) return;
       this.loaded();
       // The first callback comes before the frame is drawn, the second after it.
-      requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => { if (isCurrent()) this.on.painted(key); }, LOOK_MS)));
-    }, () => { if (isCurrent()) { this.src = null; this.on.lost(key); } });
+      requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => { if (isCurrent()) this.on.painted?.(key); }, LOOK_MS)));
+    }, () => { if (isCurrent()) { this.src = null; this.on.lost?.(key); } });
     if (this.width) this.fit();
   }
 
