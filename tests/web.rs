@@ -7,8 +7,10 @@
 //! web/door.rs      sockets that only wait, guesses, access that ends
 //! web/decisions.rs decisions over HTTP, MQTT and export          web/commands.rs commands to the line
 //! web/proof.rs     whose word an export is; the store, proven
-//! web/page.rs      Chromium                                          web/measure.rs  figures
 //! web/line.rs      how the line stands, over HTTP and in Chromium
+//! web/page.rs      Chromium, as an operator uses the page            web/measure.rs  figures
+//! web/seen.rs      Chromium: what may be decided, and when           web/shown.rs  what it shows of parts
+//! web/figures.rs   agreement, reports, findings as CSV, crops
 //! ```
 
 #[path = "common/broker.rs"]
@@ -22,8 +24,12 @@ mod browser;
 mod commands;
 #[path = "web/decisions.rs"]
 mod decisions;
+#[path = "web/devtools.rs"]
+mod devtools;
 #[path = "web/door.rs"]
 mod door;
+#[path = "web/figures.rs"]
+mod figures;
 #[path = "web/http.rs"]
 mod http;
 #[path = "web/line.rs"]
@@ -36,5 +42,9 @@ mod page;
 mod proof;
 #[path = "web/routes.rs"]
 mod routes;
+#[path = "web/seen.rs"]
+mod seen;
 #[path = "web/server.rs"]
 mod server;
+#[path = "web/shown.rs"]
+mod shown;

@@ -20,6 +20,8 @@ use std::process::ExitCode;
 enum Format {
     /// One line an inspection.
     Csv,
+    /// One line a finding.
+    Findings,
     /// One COCO document and the pictures.
     Coco,
     /// `truth.jsonl` and the pictures, as `replay` reads them.
@@ -68,6 +70,7 @@ fn time(text: &str) -> Result<i64, String> {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let form = match args.format {
         Format::Csv => Form::Csv,
+        Format::Findings => Form::Findings,
         Format::Coco => Form::Coco,
         Format::Jsonl => Form::Jsonl,
     };

@@ -29,7 +29,8 @@ pub struct Inspection {
     pub finished_at: SystemTime,
     /// What happens to the part.
     pub verdict: Verdict,
-    /// The worst grade of all findings; `Ok` without findings.
+    /// The worst grade of all findings; `Ok` without findings; `Reject` where not all of it was inspected. Records
+    /// of earlier versions say `Ok` there.
     pub grade: Grade,
     /// The merged defects.
     pub findings: Vec<Finding>,

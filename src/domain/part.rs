@@ -72,7 +72,7 @@ pub struct View {
     pub inspection_id: Option<String>,
     /// That of the inspection's verdict; `Review` without an inspection.
     pub outcome: Outcome,
-    /// That of the inspection; `Ok` without one.
+    /// That of the inspection; `Reject` without one, of which nothing better is known.
     pub grade: Grade,
     /// `None` for a pass.
     pub reason: Option<String>,
@@ -108,7 +108,7 @@ pub fn complete(part: &PartRef, found: &[View]) -> Vec<View> {
         camera: camera.clone(),
         inspection_id: None,
         outcome: Outcome::Review,
-        grade: Grade::Ok,
+        grade: Grade::Reject,
         reason: Some(INTERRUPTED.to_owned()),
     };
     let view = |camera: &String| found.iter().find(|v| v.camera == *camera).cloned();
@@ -118,7 +118,7 @@ pub fn complete(part: &PartRef, found: &[View]) -> Vec<View> {
 /// Outcome, grade and reason of a part with these views; without any it is a review.
 pub fn judge(views: &[View]) -> (Outcome, Grade, Option<String>) {
     let outcome = views.iter().map(|v| v.outcome).max().unwrap_or(Outcome::Review);
-    let grade = views.iter().map(|v| v.grade).max().unwrap_or(Grade::Ok);
+    let grade = views.iter().map(|v| v.grade).max().unwrap_or(Grade::Reject);
     let reason = views.iter().find(|v| v.outcome == outcome).and_then(|v| v.reason.clone());
     (outcome, grade, reason.filter(|_| outcome != Outcome::Pass))
 }
@@ -159,6 +159,6 @@ mod tests {
             (views[0].inspection_id.as_deref(), views[1].inspection_id.as_deref()),
             (None, Some("I-side"))
         );
-        assert_eq!(judge(&views), (Outcome::Review, Grade::Ok, Some(INTERRUPTED.to_owned())));
+        assert_eq!(judge(&views), (Outcome::Review, Grade::Reject, Some(INTERRUPTED.to_owned())));
     }
 }

@@ -76,17 +76,25 @@ pub(super) struct Evidence<'a> {
     pub clean: f32,
     /// Everything that went wrong, the gravest first.
     pub faults: &'a [Reason],
+    /// Every planned tile was inspected. A late inspection that was stopped has no fault for the tiles that it left out.
+    pub whole: bool,
     /// From the exposure.
     pub elapsed: Duration,
 }
 
 /// The grade of the part (the worst of its findings, `Ok` without any) and what happens to it.
 ///
+/// What was not inspected is graded `Reject`, as a defect is that nobody wrote a rule for: `Ok` says that somebody
+/// looked.
+///
 /// The module's header gives the precedence. A trigger's own deadline is put into `rule` by the caller.
 pub(super) fn verdict(evidence: &Evidence<'_>, rule: &VerdictRule) -> (Grade, Verdict) {
-    let Evidence { findings, texts, clean, faults, elapsed } = *evidence;
-    let grade = findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Ok);
-    let review = [faults.first().cloned(), broken_number(evidence, rule), lateness(rule, elapsed)];
+    let Evidence { findings, texts, clean, faults, whole, elapsed } = *evidence;
+    let broken = broken_number(evidence, rule);
+    let is_inspected = whole && faults.is_empty() && broken.is_none();
+    let worst_found = findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Ok);
+    let grade = if is_inspected { worst_found } else { Grade::Reject };
+    let review = [faults.first().cloned(), broken, lateness(rule, elapsed)];
     if let Some(reason) = review.into_iter().flatten().next() {
         return (grade, Verdict::Review(reason));
     }
@@ -172,7 +180,7 @@ mod tests {
         faults: &[Reason],
         elapsed: Duration,
     ) -> (Grade, Verdict) {
-        super::verdict(&Evidence { findings, texts, clean: 1.0, faults, elapsed }, rule)
+        super::verdict(&Evidence { findings, texts, clean: 1.0, faults, whole: true, elapsed }, rule)
     }
     use crate::domain::grade::Severity;
     use crate::domain::rect::BoxPx;
@@ -351,6 +359,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_inspected_is_never_graded_ok() {
+        let stain = [finding("stain", Grade::Cosmetic, 0.9)];
+        let late = RULE.deadline + Duration::from_millis(1);
+        for fault in [
+            Reason::QueueFull,
+            Reason::Interrupted,
+            Reason::Engine { message: "x".to_owned() },
+            Reason::MissingTile { inspected: 0, planned: 2 },
+        ] {
+            for findings in [&[][..], &stain] {
+                let (grade, _) = decide(findings, &[], &RULE, std::slice::from_ref(&fault), Duration::ZERO);
+                assert_eq!(grade, Grade::Reject, "{fault:?}");
+            }
+        }
+        // Late: what was stopped on the way is not known; what was inspected to its end is.
+        let stopped =
+            Evidence { findings: &stain, texts: &[], clean: 1.0, faults: &[], whole: false, elapsed: late };
+        assert_eq!(super::verdict(&stopped, &RULE).0, Grade::Reject);
+        assert_eq!(super::verdict(&Evidence { whole: true, ..stopped }, &RULE).0, Grade::Cosmetic);
+    }
+
+    #[test]
     fn numbers_that_are_none_are_reviewed() {
         let engine = |v: &Verdict| matches!(v, Verdict::Review(Reason::Engine { .. }));
         for bad in [f32::NAN, f32::INFINITY, -0.1, 1.5] {
@@ -418,8 +448,8 @@ mod tests {
     #[test]
     fn a_tile_that_is_not_surely_clean_is_reviewed() {
         let judge = |clean| {
-            let evidence =
-                Evidence { findings: &[], texts: &[], clean, faults: &[], elapsed: Duration::ZERO };
+            let elapsed = Duration::ZERO;
+            let evidence = Evidence { findings: &[], texts: &[], clean, faults: &[], whole: true, elapsed };
             super::verdict(&evidence, &RULE).1
         };
         assert_eq!(judge(RULE.review_below_confidence), Verdict::Pass);

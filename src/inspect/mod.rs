@@ -345,6 +345,7 @@ impl<'a> Record<'a> {
             texts: &self.texts,
             clean: self.clean,
             faults: &self.faults,
+            whole: self.tiles.inspected >= self.tiles.planned,
             elapsed,
         };
         let (grade, verdict) = grade::verdict(&evidence, &rule);

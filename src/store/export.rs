@@ -1,7 +1,7 @@
 //! Exports: what is stored, in forms that other programs read.
 //!
 //! ```text
-//! csv    one line an inspection, for spreadsheets
+//! csv    one line an inspection, for spreadsheets; findings: one line a finding
 //! coco   one document: images, annotations, categories
 //! jsonl  truth.jsonl beside the pictures, as `inspectd replay` reads and training wants it
 //! ```
@@ -55,6 +55,32 @@ pub(crate) const COLUMNS: &[&str] = &[
     "reviewed_at",
     "review_reason",
     "review_note",
+];
+
+/// Columns of a CSV of findings, in their order. `source`: who drew the box, model or operator; grade, sizes and
+/// confidence are the model's, and empty where the box is not.
+pub(crate) const FINDING_COLUMNS: &[&str] = &[
+    "seq",
+    "inspection_id",
+    "finished_at",
+    "camera",
+    "pipeline",
+    "part_id",
+    "lot",
+    "model_verdict",
+    "reviewed_verdict",
+    "finding",
+    "source",
+    "label",
+    "severity",
+    "grade",
+    "x0_px",
+    "y0_px",
+    "x1_px",
+    "y1_px",
+    "longest_mm",
+    "area_mm2",
+    "confidence",
 ];
 
 /// One inspection and the decision in force about it.
@@ -201,6 +227,47 @@ impl Exported {
         line
     }
 
+    /// The lines of the CSV of findings, each with its end: those that hold, whoever says so.
+    pub(crate) fn csv_findings(&self) -> String {
+        let i = &self.stored.inspection;
+        let size = |x: f64| if x.is_finite() { format!("{x:.3}") } else { String::new() };
+        let line = |(place, truth): (usize, Truth)| {
+            // What the model measured, where the person left its box as it was.
+            let own = i.findings.iter().find(|f| {
+                let b = f.bbox_px;
+                f.label == truth.label && [b.x0, b.y0, b.x1, b.y1] == truth.bbox
+            });
+            let measured = |get: fn(&Finding) -> f64| own.map(|f| size(get(f))).unwrap_or_default();
+            let [x0, y0, x1, y1] = truth.bbox.map(|x| size(f64::from(x)));
+            let cells = [
+                self.stored.seq.to_string(),
+                i.id.clone(),
+                rfc3339(i.finished_at),
+                i.camera.clone(),
+                i.pipeline.clone(),
+                i.trigger.part_id.clone().unwrap_or_default(),
+                i.trigger.lot.clone().unwrap_or_default(),
+                i.verdict.as_str().to_owned(),
+                self.decided().map(|d| d.as_str().to_owned()).unwrap_or_default(),
+                (place + 1).to_string(),
+                if own.is_some() { "model" } else { "operator" }.to_owned(),
+                truth.label,
+                truth.severity.to_owned(),
+                own.map(|f| f.grade.as_str().to_owned()).unwrap_or_default(),
+                x0,
+                y0,
+                x1,
+                y1,
+                measured(|f| f.longest_mm),
+                measured(|f| f.area_mm2),
+                measured(|f| f64::from(f.confidence)),
+            ];
+            assert_eq!(cells.len(), FINDING_COLUMNS.len());
+            format!("{}\r\n", cells.iter().map(|c| cell(c)).collect::<Vec<_>>().join(","))
+        };
+        self.boxes().into_iter().enumerate().map(line).collect()
+    }
+
     /// A line of the CSV, with its end.
     pub(crate) fn csv(&self) -> String {
         let i = &self.stored.inspection;
@@ -267,9 +334,17 @@ fn cell(text: &str) -> String {
     }
 }
 
+/// What makes a spreadsheet read UTF-8: it stands before a head.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// The head of the CSV, with its end.
 pub(crate) fn csv_head() -> String {
-    format!("{}\r\n", COLUMNS.join(","))
+    format!("{BYTE_ORDER_MARK}{}\r\n", COLUMNS.join(","))
+}
+
+/// The head of the CSV of findings, with its end.
+pub(crate) fn csv_findings_head() -> String {
+    format!("{BYTE_ORDER_MARK}{}\r\n", FINDING_COLUMNS.join(","))
 }
 
 /// A line of the CSV about an inspection that cannot be read, with its end: its number, and why as the reason.

@@ -60,6 +60,10 @@ struct PartV1 {
     /// Inspection seq of the newest view.
     seq: u64,
     views: Vec<ViewV1>,
+    /// Grade of the views that were missing when it was decided. Left out: an earlier version decided, which graded
+    /// them ok, and what is owed of it keeps its bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    missing_grade: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -112,6 +116,7 @@ impl PartV1 {
             at: String::new(),
             seq: 0,
             views: Vec::new(),
+            missing_grade: None,
         }
     }
 
@@ -132,9 +137,16 @@ impl PartV1 {
 
     fn into_domain(self) -> Result<PartVerdict, String> {
         let found = self.found()?;
-        let Self { id, name, cameras, part_id, lot, correlation_id, at, .. } = self;
+        let Self { id, name, cameras, part_id, lot, correlation_id, at, missing_grade, .. } = self;
         let part = PartRef { id, name, cameras };
-        let views = complete(&part, &found);
+        let missing_grade = match missing_grade {
+            Some(word) => Grade::parse(&word).ok_or_else(|| format!("{word:?} is not a grade"))?,
+            None => Grade::Ok,
+        };
+        let mut views = complete(&part, &found);
+        for view in views.iter_mut().filter(|view| view.inspection_id.is_none()) {
+            view.grade = missing_grade;
+        }
         let (outcome, grade, reason) = judge(&views);
         let decided_at = parse_rfc3339(&at)?;
         Ok(PartVerdict { part, part_id, lot, correlation_id, decided_at, views, outcome, grade, reason })
@@ -211,6 +223,7 @@ impl Store {
                 continue;
             }
             state.at = rfc3339(SystemTime::now());
+            state.missing_grade = Some(Grade::Reject.as_str().to_owned());
             let (key, seq) = (id_key(&state.id)?, state.seq);
             steps.push(Step { key, seq, value: state.seal(), decides: true });
         }

@@ -130,6 +130,7 @@ fn an_unfinished_part_is_a_review_after_the_next_start() {
             (part.views[0].inspection_id.as_deref(), part.views[0].reason.as_deref()),
             (None, Some("interrupted"))
         );
+        assert_eq!((part.views[0].grade, part.grade), (Grade::Reject, Grade::Reject), "nobody looked");
         assert_eq!(part.outcome, if verdict == Verdict::Pass { Outcome::Review } else { Outcome::Fail });
         assert_eq!(store.decide_interrupted_parts().unwrap(), 0, "once");
     }
@@ -183,6 +184,8 @@ fn old_verdicts_stay_readable() {
     let part = stored.into_domain().unwrap();
     assert_eq!((part.outcome, part.reason.as_deref()), (Outcome::Review, Some("interrupted")));
     assert_eq!(part.views[0].grade, Grade::Cosmetic);
+    // What is owed of it keeps its bytes, also where a view was missing.
+    assert_eq!((part.views[1].grade, part.grade), (Grade::Ok, Grade::Cosmetic));
 }
 
 /// A full store at the start: the view that was interrupted is recorded later, and its part decided then, once.

@@ -2,8 +2,8 @@
 
 use super::shared::Shared;
 use super::{
-    accounts, cameras, charts, commands, decide, download, events, guard, images, learn, line, metrics,
-    outbox, pages, products, queue, recipes, verify,
+    accounts, agreement, cameras, charts, commands, decide, download, events, guard, images, learn, line,
+    metrics, outbox, pages, products, queue, recipes, report, verify,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -63,10 +63,13 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(learn::start, learn::cancel))
         .routes(routes!(products::make))
         .routes(routes!(charts::charts))
+        .routes(routes!(agreement::agreement))
+        .routes(routes!(report::report))
         .routes(routes!(events::stream))
         .routes(routes!(images::full))
         .routes(routes!(images::by_message))
         .routes(routes!(images::thumb))
+        .routes(routes!(images::crop))
         .routes(routes!(download::export))
         .routes(routes!(verify::verify))
         .routes(routes!(metrics::metrics))

@@ -6,10 +6,12 @@
 //!                                 decisions: agreement of operators with the model
 //! ```
 //!
-//! p-chart: the share rejected p of each bucket against the mean share p̄ of all, with the limits
-//! p̄ ± 3 √(p̄(1-p̄)/n) of its own size n (Shewhart; Montgomery, Introduction to SQC, ch. 7). Alarms are
-//! a point outside its limits, eight points in a row on one side (Western Electric rule 4), and a run
-//! of rejects so long that it comes less than once in a thousand parts' time at the mean rate.
+//! p-chart: the share rejected p of each bucket against the mean share p̄ of all, with limits of its own size n
+//! (Shewhart; Montgomery, Introduction to SQC, ch. 7). Where enough rejects are expected they are p̄ ± 3 √(p̄(1-p̄)/n);
+//! elsewhere the counts that the binomial distribution exceeds as rarely, since one reject among ten parts says nothing
+//! about a rate of a half per cent. Alarms are a point outside its limits, eight points in a row on one side (Western
+//! Electric rule 4), and a run of rejects so long that it comes less than once in a thousand parts' time at the mean
+//! rate. "In control" takes 20 points that can say something; fewer say nothing, however good they look.
 
 use super::auth::Viewer;
 use super::blocking::blocking;
@@ -30,8 +32,14 @@ const BUCKETS_MAX: usize = 500;
 const SHIFT: usize = 8;
 /// How improbable a run of rejects must be to be an alarm.
 const RUN_CHANCE: f64 = 0.001;
-/// Parts of a bucket that are too few for limits to mean anything.
+/// Parts of a bucket that are too few to say anything.
 const PARTS_MIN: u64 = 5;
+/// Points that say something, without an alarm, that make a chart "in control".
+const POINTS_MIN: usize = 20;
+/// How rarely a point lies beyond one of its limits by chance: that of three standard deviations.
+const BEYOND: f64 = 0.001_35;
+/// Rejects, and parts that are none, from which on the binomial distribution is as good as normal.
+const NORMAL_FROM: f64 = 25.0;
 
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -89,6 +97,12 @@ pub(super) struct PChart {
     pub points: Vec<Point>,
     /// What is wrong now, newest first.
     pub alarms: Vec<Alarm>,
+    /// alarm, `in_control`, or unknown: too few points say something.
+    pub state: &'static str,
+    /// Points that say something: enough parts, of which a reject is expected at the mean share.
+    pub points_enough: usize,
+    /// So many of them are needed.
+    pub points_needed: usize,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -257,8 +271,7 @@ fn p_chart(pipeline: String, rows: &[&Row], start: i64, bucket_ms: i64) -> PChar
         *rejects += u64::from(*bad);
     }
     let point = |(at_ms, (parts, rejected)): (i64, (u64, u64))| {
-        let spread = 3.0 * (mean * (1.0 - mean) / parts as f64).sqrt();
-        let (lower, upper) = ((mean - spread).max(0.0), (mean + spread).min(1.0));
+        let (lower, upper) = limits(parts, mean);
         let share = rejected as f64 / parts as f64;
         let outside = parts >= PARTS_MIN && (share > upper || share < lower);
         Point { at_ms, parts, rejected, share, lower, upper, outside }
@@ -272,14 +285,53 @@ fn p_chart(pipeline: String, rows: &[&Row], start: i64, bucket_ms: i64) -> PChar
     alarms.extend(shifts(&points, mean));
     alarms.extend(run(&judged, mean));
     alarms.sort_by_key(|a| std::cmp::Reverse(a.at_ms));
-    PChart { pipeline, mean, points, alarms }
+    let points_enough = points.iter().filter(|p| says_something(p, mean)).count();
+    let state = match (alarms.is_empty(), points_enough >= POINTS_MIN) {
+        (false, _) => "alarm",
+        (true, true) => "in_control",
+        (true, false) => "unknown",
+    };
+    PChart { pipeline, mean, points, alarms, state, points_enough, points_needed: POINTS_MIN }
+}
+
+/// The share that so many parts fall below, and the one that they exceed, as rarely as [`BEYOND`] at the mean share.
+fn limits(parts: u64, mean: f64) -> (f64, f64) {
+    let n = parts as f64;
+    if mean <= 0.0 || mean >= 1.0 {
+        return (mean, mean);
+    }
+    if n * mean >= NORMAL_FROM && n * (1.0 - mean) >= NORMAL_FROM {
+        let spread = 3.0 * (mean * (1.0 - mean) / n).sqrt();
+        return ((mean - spread).max(0.0), (mean + spread).min(1.0));
+    }
+    // The logarithm of the chance of so many rejects, from none upwards: each from the one before.
+    let (mut chance, odds) = (n * (1.0 - mean).ln(), (mean / (1.0 - mean)).ln());
+    let (mut up_to, mut lower, mut upper) = (0.0, 0, parts);
+    for rejected in 0..=parts {
+        if up_to < BEYOND {
+            lower = rejected;
+        }
+        up_to += chance.exp();
+        if 1.0 - up_to < BEYOND {
+            upper = rejected;
+            break;
+        }
+        chance += odds + ((parts - rejected) as f64 / (rejected + 1) as f64).ln();
+    }
+    (lower as f64 / n, upper as f64 / n)
+}
+
+/// Whether a point can say that the rate is as it was: enough parts, among them an expected reject, and one that is none.
+fn says_something(point: &Point, mean: f64) -> bool {
+    let expected = point.parts as f64 * mean;
+    point.parts >= PARTS_MIN && expected >= 1.0 && point.parts as f64 - expected >= 1.0
 }
 
 /// Eight points in a row on one side of the mean; told once for each row.
 fn shifts(points: &[Point], mean: f64) -> Vec<Alarm> {
     let mut found = Vec::new();
     let (mut side, mut length) = (0, 0);
-    for point in points.iter().filter(|p| p.parts >= PARTS_MIN) {
+    for point in points.iter().filter(|p| says_something(p, mean)) {
         let now = if point.share > mean { 1 } else { -i32::from(point.share < mean) };
         length = if now != 0 && now == side { length + 1 } else { usize::from(now != 0) };
         side = now;

@@ -40,11 +40,38 @@ fn limits_are_those_of_the_book() {
     let charts = compute(&all, &[], &["plate".into()], 4);
     let chart = &charts.p_charts[0];
     assert!((chart.mean - 0.25).abs() < 1e-9, "{}", chart.mean);
-    let spread = 3.0 * (0.25f64 * 0.75 / 10.0).sqrt();
     assert_eq!(chart.points.iter().map(|p| p.parts).sum::<u64>(), 40);
     let whole = chart.points.iter().find(|p| p.parts == 10).expect("a whole bucket");
-    assert!((whole.upper - (0.25 + spread).min(1.0)).abs() < 1e-9 && whole.lower == 0.0);
+    // Of ten at this rate 8 or more are rejected once in 2400 times, 7 or more once in 285.
+    assert!((whole.upper - 0.7).abs() < 1e-9 && whole.lower == 0.0, "{whole:?}");
     assert!(chart.alarms.is_empty(), "{:?}", chart.alarms);
+    // Of a thousand: three standard deviations.
+    let spread = 3.0 * (0.25f64 * 0.75 / 1000.0).sqrt();
+    let (lower, upper) = limits(1000, 0.25);
+    assert!((lower - (0.25 - spread)).abs() < 1e-9 && (upper - (0.25 + spread)).abs() < 1e-9);
+    // One reject among ten is no news of a process that rejects one of two hundred; two are.
+    assert_eq!(limits(10, 0.005), (0.0, 0.1));
+    // Both ways meet where one takes over from the other, within one part.
+    let ((_, exact), (_, normal)) = (limits(99, 0.25), limits(100, 0.25));
+    assert!((exact - normal).abs() < 0.015, "{exact} {normal}");
+}
+
+#[test]
+fn few_parts_are_never_called_in_control() {
+    let state = |verdicts: &str, buckets| {
+        let charts = compute(&rows(verdicts), &[], &["x".into()], buckets);
+        let chart = &charts.p_charts[0];
+        (chart.state, chart.points_enough)
+    };
+    assert_eq!(state("ppf", 48), ("unknown", 0));
+    // Nothing but good parts: no rate is known that could be kept.
+    assert_eq!(state(&"p".repeat(200), 20).0, "unknown");
+    // Buckets of five parts without a reject on the average say nothing, however many there are.
+    assert_eq!(state(&("p".repeat(24) + "f").repeat(6), 30), ("unknown", 0));
+    let steady = "ppppppppfp".repeat(24);
+    let (state, enough) = state(&steady, 24);
+    assert_eq!(state, "in_control");
+    assert!(enough >= POINTS_MIN, "{enough}");
 }
 
 #[test]

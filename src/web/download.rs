@@ -45,6 +45,8 @@ impl Exports {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Format {
     Csv,
+    /// One line a finding.
+    Findings,
     Coco,
     Jsonl,
 }
@@ -118,6 +120,7 @@ pub(super) async fn export(
     });
     let (kind, name) = match format {
         Format::Csv => ("text/csv; charset=utf-8", "inspections.csv"),
+        Format::Findings => ("text/csv; charset=utf-8", "findings.csv"),
         Format::Coco => ("application/json", "inspections.coco.json"),
         Format::Jsonl => ("application/x-tar", "inspections.tar"),
     };
@@ -135,6 +138,7 @@ fn write(
 ) -> io::Result<()> {
     let form = match format {
         Format::Csv => Form::Csv,
+        Format::Findings => Form::Findings,
         Format::Coco => Form::Coco,
         Format::Jsonl => Form::Jsonl,
     };

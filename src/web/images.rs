@@ -7,18 +7,22 @@ use crate::store::Store;
 use crate::store::images::{hex, sha256 as digest};
 use crate::store::proof::FileState;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use image::codecs::jpeg::JpegEncoder;
 use image::{ImageReader, Limits, RgbImage};
+use serde::Deserialize;
 use std::io::BufReader;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
+use utoipa::IntoParams;
 
 /// Longer side of a small copy, in pixels: sharp at 160 on a screen of double density.
 const THUMB_PX: u32 = 320;
 const THUMB_QUALITY: u8 = 72;
+/// Shortest side of a crop before it is scaled: a small defect is shown with its surroundings.
+const CROP_PX_MIN: u32 = 96;
 /// Limits of what is decoded; a camera's frame is far below.
 const SIDE_PX_MAX: u32 = 16_384;
 const DECODE_BYTES_MAX: u64 = 512 << 20;
@@ -116,7 +120,67 @@ pub(crate) async fn thumb(
     Ok(picture(bytes, "image/jpeg"))
 }
 
+/// Where a crop lies, in pixels of the picture.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Place {
+    pub x0: u32,
+    pub y0: u32,
+    pub x1: u32,
+    pub y1: u32,
+}
+
+/// A box of a picture with what is around it, as large as a thumbnail.
+#[utoipa::path(get, path = "/api/v1/crops/{sha256}", tag = "pictures", params(("sha256" = String, Path), Place), responses(
+    (status = 200, description = "JPEG", content_type = "image/jpeg", body = Vec<u8>),
+    (status = 304, description = "unchanged"), (status = 400, body = Problem), (status = 401, body = Problem),
+    (status = 404, body = Problem)))]
+pub(crate) async fn crop(
+    State(pictures): State<Arc<Pictures>>,
+    _: Viewer,
+    Path(sha256): Path<String>,
+    Query(place): Query<Place>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    if is_known(&headers) {
+        return Ok(StatusCode::NOT_MODIFIED.into_response());
+    }
+    if place.x0 >= place.x1 || place.y0 >= place.y1 {
+        return Err(ApiError::bad("x0, y0, x1, y1: the box is empty"));
+    }
+    let _turn = pictures.drawing.acquire().await.map_err(ApiError::internal)?;
+    let draw = move |pictures: &Pictures| match pictures.store.picture_file(&sha256) {
+        FileState::Whole(_) => cut(&decoded(&pictures.store, &sha256)?, place),
+        FileState::Missing => Err(gone()),
+        FileState::Wrong { .. } => Err(wrong(&sha256)),
+    };
+    Ok(picture(blocking(&pictures, draw).await?, "image/jpeg"))
+}
+
+/// The box in the middle of a square that leaves half of the box's side free around it, as JPEG.
+fn cut(picture: &RgbImage, place: Place) -> Result<Vec<u8>, ApiError> {
+    let (width, height) = picture.dimensions();
+    if place.x1 > width.saturating_add(1) || place.y1 > height.saturating_add(1) {
+        return Err(ApiError::bad(format!("x1, y1: the box leaves the picture of {width}x{height}")));
+    }
+    let longer = (place.x1 - place.x0).max(place.y1 - place.y0);
+    let side = (longer * 2).max(CROP_PX_MIN).min(width.min(height));
+    let start =
+        |from: u32, to: u32, max: u32| (u32::midpoint(from, to).saturating_sub(side / 2)).min(max - side);
+    let (x, y) = (start(place.x0, place.x1, width), start(place.y0, place.y1, height));
+    let crop = image::imageops::crop_imm(picture, x, y, side, side).to_image();
+    shrink(&crop).ok_or_else(|| ApiError::internal("a picture without pixels"))
+}
+
 fn make(store: &Store, sha256: &str) -> Result<Vec<u8>, ApiError> {
+    let jpeg =
+        shrink(&decoded(store, sha256)?).ok_or_else(|| ApiError::internal("a picture without pixels"))?;
+    store.put_thumbnail(sha256, &jpeg)?;
+    Ok(jpeg)
+}
+
+fn decoded(store: &Store, sha256: &str) -> Result<RgbImage, ApiError> {
     let path = store.image_path(sha256).ok_or_else(gone)?;
     let file = std::fs::File::open(path).map_err(|_| gone())?;
     let mut reader =
@@ -125,10 +189,7 @@ fn make(store: &Store, sha256: &str) -> Result<Vec<u8>, ApiError> {
     (limits.max_image_width, limits.max_image_height) = (Some(SIDE_PX_MAX), Some(SIDE_PX_MAX));
     limits.max_alloc = Some(DECODE_BYTES_MAX);
     reader.limits(limits);
-    let picture = reader.decode().map_err(ApiError::internal)?.into_rgb8();
-    let jpeg = shrink(&picture).ok_or_else(|| ApiError::internal("a picture without pixels"))?;
-    store.put_thumbnail(sha256, &jpeg)?;
-    Ok(jpeg)
+    Ok(reader.decode().map_err(ApiError::internal)?.into_rgb8())
 }
 
 /// The small copy of a picture, as JPEG.

@@ -20,6 +20,7 @@
 //! products     first recipes of new products      verify    the proof of the ledgers
 //! pieces       long answers
 //! line         all that the line view shows, and whether the station is alive
+//! agreement    people and the model about the same parts            report    a shift or a lot, to be printed
 //! shared       what routes take of all this       api       all routes, and the OpenAPI document
 //! ```
 //!
@@ -28,6 +29,7 @@
 //! page's own files and health.
 
 mod accounts;
+mod agreement;
 pub mod api;
 pub mod auth;
 mod blocking;
@@ -53,6 +55,7 @@ pub mod places;
 pub mod products;
 mod queue;
 pub mod recipes;
+mod report;
 mod server;
 mod shared;
 pub mod streams;

@@ -235,7 +235,8 @@ pub(super) fn summary(store: &Store, seq: u64) -> Result<Option<Summary>, ApiErr
         Some(review) => store.review_entry(review)?,
         None => None,
     };
-    Ok(Some(Summary::new(&stored, decision.as_ref(), standing.map(|s| s.last))))
+    let part = part_of(store, &stored)?;
+    Ok(Some(Summary::new(&stored, decision.as_ref(), standing.map(|s| s.last), part)))
 }
 
 /// Counts by what there is to filter by.
@@ -306,6 +307,12 @@ pub(super) fn stored(store: &Store, id: &str) -> Result<Stored, ApiError> {
     found.ok_or_else(|| ApiError::not_found("there is no such inspection"))
 }
 
+/// The part with several views that an inspection is one of, and how it stands.
+fn part_of(store: &Store, stored: &Stored) -> Result<Option<PartView>, ApiError> {
+    let Some(part) = stored.inspection.trigger.part.as_deref() else { return Ok(None) };
+    Ok(store.part_of_view(part, stored.seq)?.map(|state| PartView::new(part, state)))
+}
+
 fn detail(store: &Store, recipes: &ActiveRecipes, stored: &Stored) -> Result<Detail, ApiError> {
     let i = &stored.inspection;
     let reviews = store.reviews_of(stored.seq)?;
@@ -316,12 +323,8 @@ fn detail(store: &Store, recipes: &ActiveRecipes, stored: &Stored) -> Result<Det
     let size = whole.and_then(|s| store.picture_size(&s.image.sha256));
     let pipeline = recipes.of(&i.pipeline, &i.pipeline_version);
     let l = &i.latency;
-    let part = match i.trigger.part.as_deref() {
-        Some(part) => store.part_of_view(part, stored.seq)?.map(|state| PartView::new(part, state)),
-        None => None,
-    };
     Ok(Detail {
-        summary: Summary::new(stored, decision, standing.map(|s| s.last)),
+        summary: Summary::new(stored, decision, standing.map(|s| s.last), part_of(store, stored)?),
         captured_at: rfc3339(i.captured_at),
         pipeline_version: i.pipeline_version.clone(),
         model: ModelView {
@@ -358,7 +361,6 @@ fn detail(store: &Store, recipes: &ActiveRecipes, stored: &Stored) -> Result<Det
         origin: i.origin.clone(),
         learned: i.learned.iter().map(learned).collect(),
         heat: i.heat.as_ref().map(heat),
-        part,
         reviews: reviews.iter().map(ReviewView::new).collect(),
     })
 }

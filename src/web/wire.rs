@@ -2,6 +2,7 @@
 
 use crate::domain::finding::Finding;
 use crate::domain::grade::Severity;
+use crate::domain::inspection::Inspection;
 use crate::domain::part::{PartRef, View};
 use crate::domain::rect::BoxPx;
 use crate::domain::review::{OperatorBox, OperatorText, Review};
@@ -33,6 +34,12 @@ pub(super) struct Summary {
     pub latency_ms: Option<f64>,
     /// sha256 of the picture.
     pub image: Option<String>,
+    /// x0, y0, x1, y1 of the worst finding in pixels of the picture; null without one.
+    pub worst_box: Option<[f32; 4]>,
+    /// True when every planned tile was inspected: otherwise nothing is known of what is left.
+    pub inspected: bool,
+    /// The part with several views that this is one of.
+    pub part: Option<PartView>,
     /// The decision in force.
     pub decision: Option<DecisionView>,
     /// The newest entry about it, for `based_on`.
@@ -49,13 +56,21 @@ pub(super) struct DecisionView {
 }
 
 impl Summary {
-    /// A stored inspection with the decision in force and the newest entry.
-    pub(super) fn new(stored: &Stored, decision: Option<&Review>, last_review: Option<u64>) -> Self {
+    /// A stored inspection with the decision in force and the newest entry, and the part that it is a view of.
+    pub(super) fn new(
+        stored: &Stored,
+        decision: Option<&Review>,
+        last_review: Option<u64>,
+        part: Option<PartView>,
+    ) -> Self {
         let i = &stored.inspection;
-        let mut findings: Vec<_> = i.findings.iter().collect();
-        findings.sort_by(|a, b| b.grade.cmp(&a.grade).then(b.confidence.total_cmp(&a.confidence)));
+        let findings = worst_first(i);
+        let worst_box = findings
+            .iter()
+            .map(|f| f.bbox_px)
+            .find(|b| [b.x0, b.y0, b.x1, b.y1].iter().all(|x| x.is_finite()));
         let mut labels: Vec<String> = Vec::new();
-        for finding in findings {
+        for finding in &findings {
             if !labels.contains(&finding.label) {
                 labels.push(finding.label.clone());
             }
@@ -75,10 +90,19 @@ impl Summary {
             findings: i.findings.len(),
             latency_ms: finite(i.latency.total_ms),
             image: stored.image.as_ref().map(|s| s.image.sha256.clone()),
+            worst_box: worst_box.map(|b| [b.x0, b.y0, b.x1, b.y1]),
+            inspected: i.tiles.planned > 0 && i.tiles.inspected >= i.tiles.planned,
+            part,
             decision: decision.map(DecisionView::new),
             last_review,
         }
     }
+}
+
+fn worst_first(i: &Inspection) -> Vec<&Finding> {
+    let mut findings: Vec<_> = i.findings.iter().collect();
+    findings.sort_by(|a, b| b.grade.cmp(&a.grade).then(b.confidence.total_cmp(&a.confidence)));
+    findings
 }
 
 impl DecisionView {
@@ -129,8 +153,6 @@ pub(super) struct Detail {
     pub learned: Vec<LearnedView>,
     /// How unusual each place is; null where no prompt compares with good parts.
     pub heat: Option<HeatView>,
-    /// The part with several views that this is one of.
-    pub part: Option<PartView>,
     /// All entries about it, oldest first.
     pub reviews: Vec<ReviewView>,
 }

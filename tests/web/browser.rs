@@ -3,6 +3,7 @@
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Browser {
     pub page: Client,
     driver: Child,
+    /// Where the driver listens.
+    pub driver_at: SocketAddr,
     _profile: tempfile::TempDir,
 }
 
@@ -53,7 +56,7 @@ impl Browser {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         };
-        Self { page, driver, _profile: profile }
+        Self { page, driver, driver_at: ([127, 0, 0, 1], port).into(), _profile: profile }
     }
 
     /// Waits until a script's expression holds.
@@ -61,12 +64,16 @@ impl Browser {
         let start = Instant::now();
         loop {
             let script = format!("try {{ return Boolean({what}); }} catch (e) {{ return false; }}");
-            if self.page.execute(&script, vec![]).await.unwrap() == json!(true) {
+            // While a page gives way to the next one there is nobody to ask.
+            if self.page.execute(&script, vec![]).await.unwrap_or_default() == json!(true) {
                 return;
             }
             if start.elapsed() > PATIENCE {
                 let text = self.page.execute("return document.body.innerText", vec![]).await.unwrap();
-                panic!("waited in vain until {what}; the page says {text}");
+                panic!(
+                    "waited in vain until {what}; the driver is at {}, and the page says {text}",
+                    self.driver_at
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

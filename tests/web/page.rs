@@ -15,8 +15,11 @@ pub(crate) async fn log_in(browser: &Browser, server: &Server, name: &str) {
     browser.until("document.querySelectorAll('.row img').length > 0").await;
 }
 
+/// The picture of the open part is on the screen: only then a decision about it is taken.
+pub(crate) const SEEN: &str = "document.querySelector('.decide.seen')";
+
 /// The id of the chosen row.
-const CHOSEN: &str = "document.querySelector('.row[aria-selected=true]')?.dataset.id";
+pub(crate) const CHOSEN: &str = "document.querySelector('.row[aria-selected=true]')?.dataset.id";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_reviews_with_mouse_and_keyboard() {
@@ -31,9 +34,7 @@ async fn an_operator_reviews_with_mouse_and_keyboard() {
 
     // The queue, newest first, and the newest is open: part 9, a pass.
     assert_eq!(browser.value("document.querySelector('.row').dataset.id").await, id(9));
-    browser
-        .until("document.querySelector('#yes') && document.querySelector('.head h1').textContent === 'P9'")
-        .await;
+    browser.until(&format!("{SEEN} && document.querySelector('.head h1').textContent === 'P9'")).await;
     // Keyboard alone: confirm it, which goes on to the next; then down and up.
     browser.keys("y").await;
     browser.until(&format!("{CHOSEN} === '{}'", id(8))).await;
@@ -41,7 +42,7 @@ async fn an_operator_reviews_with_mouse_and_keyboard() {
     assert_eq!((confirmed.kind, confirmed.actor.as_str()), (ReviewKind::Confirm, "operator"));
     browser.keys("jjk").await;
     browser.until(&format!("{CHOSEN} === '{}'", id(7))).await;
-    browser.until("document.querySelector('.head h1').textContent === 'P7'").await;
+    browser.until(&format!("{SEEN} && document.querySelector('.head h1').textContent === 'P7'")).await;
 
     // An override with a drawn box: the model's box goes, another is drawn and relabelled.
     browser.click(".finding .pick").await;
@@ -53,7 +54,7 @@ async fn an_operator_reviews_with_mouse_and_keyboard() {
     let (x, y) = (stage[0].as_f64().unwrap() as i64, stage[1].as_f64().unwrap() as i64);
     browser.drag((x - 80, y - 60), (x + 40, y + 50)).await;
     browser.until("document.querySelectorAll('.finding').length === 1").await;
-    browser.keys("n").await;
+    browser.keys("y").await;
     browser.fill("#reason", "scratch was a reflection").await;
     browser.click("#reason-go").await;
     browser.until(&format!("{CHOSEN} === '{}'", id(6))).await;
@@ -193,7 +194,7 @@ async fn on_a_phone_everything_can_be_tapped_with_gloves() {
         (e.getBoundingClientRect().height < 44 || e.getBoundingClientRect().width < 44)).map(e => e.outerHTML.slice(0, 120))";
     assert_eq!(browser.value(small).await, serde_json::json!([]));
     browser.click(&format!(".row[data-id='{}']", id(5))).await;
-    browser.until("document.querySelector('#yes')?.offsetParent").await;
+    browser.until(&format!("{SEEN} && document.querySelector('#yes').offsetParent")).await;
     assert_eq!(browser.value(small).await, serde_json::json!([]));
     let wide = browser.value("document.documentElement.scrollWidth <= innerWidth").await;
     assert_eq!(wide, true, "nothing leaves the screen");

@@ -28,6 +28,8 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("get", "/api/v1/inspections/{id}", Some(Role::Viewer)),
     ("get", "/api/v1/facets", Some(Role::Viewer)),
     ("get", "/api/v1/charts", Some(Role::Viewer)),
+    ("get", "/api/v1/agreement", Some(Role::Viewer)),
+    ("get", "/api/v1/report", Some(Role::Viewer)),
     ("get", "/api/v1/cameras", Some(Role::Viewer)),
     ("get", "/api/v1/line", Some(Role::Viewer)),
     ("get", "/api/v1/recipes", Some(Role::Viewer)),
@@ -42,6 +44,7 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("get", "/api/v1/events", Some(Role::Viewer)),
     ("get", "/api/v1/images/{sha256}", Some(Role::Viewer)),
     ("get", "/api/v1/thumbs/{sha256}", Some(Role::Viewer)),
+    ("get", "/api/v1/crops/{sha256}", Some(Role::Viewer)),
     ("get", "/images/{sha256}", Some(Role::Viewer)),
     ("post", "/api/v1/inspections/{id}/reviews", Some(Role::Operator)),
     ("post", "/api/v1/inspections/{id}/undo", Some(Role::Operator)),
@@ -107,7 +110,11 @@ fn every_route_lets_in_whom_it_should_and_nobody_else() {
             .replace("{pipeline}", "photo")
             .replace("{version}", "0a1b2c3d4e5f")
             .replace("{file}", "photo.bank");
-        let real = if *path == "/api/v1/export" { format!("{real}?format=csv") } else { real };
+        let real = match *path {
+            "/api/v1/export" => format!("{real}?format=csv"),
+            "/api/v1/crops/{sha256}" => format!("{real}?x0=1&y0=1&x1=9&y1=9"),
+            _ => real,
+        };
         for role in [None, Some(Role::Viewer), Some(Role::Operator), Some(Role::Engineer)] {
             let before = everything();
             let answer = server.ask(&method.to_uppercase(), &real, role, body(path));

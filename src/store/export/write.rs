@@ -9,7 +9,7 @@
 //! a name otherwise, so that no export is ever cut for want of memory.
 
 use super::coco::Coco;
-use super::{Exported, csv_head, csv_unreadable};
+use super::{Exported, csv_findings_head, csv_head, csv_unreadable};
 use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::proof::{FileKind, FileState, Flaw};
@@ -29,6 +29,8 @@ const FLAWS_NAMED: usize = 100;
 pub enum Form {
     /// One line an inspection.
     Csv,
+    /// One line a finding.
+    Findings,
     /// One COCO document and the pictures.
     Coco,
     /// `truth.jsonl` and the pictures, as `replay` reads them.
@@ -40,6 +42,7 @@ impl Form {
     pub const fn document(self) -> &'static str {
         match self {
             Self::Csv => "inspections.csv",
+            Self::Findings => "findings.csv",
             Self::Coco => "coco.json",
             Self::Jsonl => "truth.jsonl",
         }
@@ -134,8 +137,10 @@ impl Store {
         let seqs = self.export_seqs(filter)?;
         let mut summary = Summary { total: seqs.len() as u64, ..Summary::default() };
         let mut coco = (form == Form::Coco).then(|| Coco::new(labels, self.spool()));
-        if form == Form::Csv {
-            sink.text(csv_head().as_bytes())?;
+        match form {
+            Form::Csv => sink.text(csv_head().as_bytes())?,
+            Form::Findings => sink.text(csv_findings_head().as_bytes())?,
+            Form::Coco | Form::Jsonl => {}
         }
         for (seq, done) in seqs.into_iter().zip(1..) {
             let one = match self.exported(seq) {
@@ -153,8 +158,9 @@ impl Store {
                 Err(error) => return Err(error.into()),
             };
             sink.step(done, summary.total, &one.stored.inspection.id)?;
-            if form == Form::Csv {
-                sink.text(one.csv().as_bytes())?;
+            if matches!(form, Form::Csv | Form::Findings) {
+                let lines = if form == Form::Csv { one.csv() } else { one.csv_findings() };
+                sink.text(lines.as_bytes())?;
                 summary.written += 1;
                 continue;
             }

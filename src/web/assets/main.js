@@ -5,10 +5,13 @@
 
 import { get, onLoggedOut, post } from "./api.js";
 import { h, icon, replace, sheet, toast } from "./dom.js";
-import { switchLanguage, t } from "./words.js";
+import { LANGUAGES, lang, t, takeLanguage } from "./words.js";
 import { Queue } from "./queue.js";
+import { takeBackLast } from "./part.js";
 import { charts } from "./charts.js";
+import { report } from "./report.js";
 import { people } from "./people.js";
+import { help } from "./help.js";
 import { cameras } from "./cameras.js";
 import { recipes } from "./recipes.js";
 import { learn } from "./learn.js";
@@ -47,6 +50,12 @@ export const may = (role) => {
   return state.me && order.indexOf(state.me.role) >= order.indexOf(role);
 };
 
+/// The languages, each in its own words. The page starts anew: a draft is asked about first.
+function languages() {
+  sheet(t("language"), () => h("div.choices", {}, Object.entries(LANGUAGES).map(([code, name]) =>
+    h("button.button", { lang: code, "data-lang": code, "aria-pressed": String(code === lang), onclick: () => { if (!state.queue || state.queue.part.leave()) takeLanguage(code); } }, name))));
+}
+
 function door() {
   const setup = state.me && state.me.setup;
   const given = new URLSearchParams(location.hash.slice(1)).get("setup") || "";
@@ -73,14 +82,14 @@ function door() {
   field("password", { type: "password", minlength: setup ? 8 : 1, autocomplete: setup ? "new-password" : "current-password" }),
   error,
   h("button.primary", { type: "submit" }, setup ? t("create") : t("login")),
-  h("button.plain", { type: "button", onclick: () => { switchLanguage(); door(); } }, t("language")));
+  h("button.plain", { type: "button", onclick: languages }, `${t("language")}: ${LANGUAGES[lang]}`));
   replace(app, h("main.doorway", {}, form));
   form.querySelector("[autofocus]")?.focus();
 }
 
 function frame() {
   const tab = (view, name) => h("button.tab", {
-    "aria-current": state.view === view ? "page" : null, "data-view": view,
+    "aria-current": state.view === view || (view === "charts" && state.view === "report") ? "page" : null, "data-view": view,
     onclick: () => { setParams(view === "queue" ? {} : { view }, true); show(); },
   }, icon(name), h("span", {}, t(view === "queue" ? "review" : view)));
   const main = h("main#main");
@@ -92,7 +101,8 @@ function frame() {
       h("nav", {}, tab("line", "line"), tab("queue", "list"), tab("charts", "chart"), tab("recipes", "recipe"), tab("learn", "learn"), may("engineer") && tab("people", "people")),
       h("div.end", {},
         signs(() => { setParams({ view: "line" }, true); show(); }),
-        h("button.plain.lang", { onclick: () => { switchLanguage(); show(); } }, t("language")),
+        h("button.plain.lang", { id: "language", onclick: languages, "aria-label": t("language"), title: t("language") }, lang.toUpperCase()),
+        h("button.plain", { id: "help", onclick: help, "aria-label": t("help"), title: `${t("help")} (?)` }, icon("review")),
         h("button.plain", { onclick: switchTheme, "aria-label": t("theme"), title: t("theme") }, icon("sun")),
         h("button.plain.who", { id: "me", title: `${t(state.me.role)} · ${t("changePassword")}`, onclick: password }, state.me.name),
         h("button.plain", { id: "logout", onclick: leave, "aria-label": t("logout"), title: t("logout") }, icon("out")))),
@@ -133,13 +143,14 @@ async function leave() {
 
 function show() {
   const given = params();
-  state.view = ["line", "charts", "recipes", "learn"].includes(given.view) || (["people", "product"].includes(given.view) && may("engineer")) ? given.view : "queue";
+  state.view = ["line", "charts", "report", "recipes", "learn"].includes(given.view) || (["people", "product"].includes(given.view) && may("engineer")) ? given.view : "queue";
   state.queue?.gone();
   state.queue = null;
   const main = frame();
   main.dataset.view = state.view;
   if (state.view === "line") lineView(main);
   else if (state.view === "charts") charts(main);
+  else if (state.view === "report") report(main);
   else if (state.view === "recipes") recipes(main);
   else if (state.view === "learn") learn(main);
   else if (state.view === "product") product(main);
@@ -183,9 +194,12 @@ function listen() {
 onLoggedOut(() => { if (state.me?.name) start(); });
 addEventListener("popstate", () => { if (state.me?.name) (state.view === "queue" && state.queue && !params().view) ? state.queue.fromAddress() : show(); });
 addEventListener("keydown", (e) => {
+  // A held key presses a button, or sends a form, again and again: the first time counts.
+  if (e.repeat && (e.key === "Enter" || (e.key === " " && !/^(INPUT|TEXTAREA)$/.test(e.target.tagName)))) e.preventDefault();
   if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(e.target.tagName) || document.querySelector("dialog[open]")) return;
-  if (e.key === "?") toast(t("help"));
-  else if (state.queue?.key(e.key)) e.preventDefault();
+  if (e.key === "?") help();
+  else if (e.key === "z") { if (!e.repeat && may("operator")) takeBackLast(state.queue); }
+  else if (state.queue?.key(e.key, e.repeat)) e.preventDefault();
 });
 addEventListener("unhandledrejection", (e) => toast(`${t("failed")}: ${e.reason?.message || e.reason}`, null, "bad"));
 

@@ -3,16 +3,25 @@
 //   model's findings --or the decision in force--> boxes --edited--> draft --with a decision--> ledger
 //
 // A decision says which state it was made on; if somebody else decided meanwhile, nothing is written
-// and the newest state is shown.
+// and the newest state is shown. It is only taken once the picture has been on the screen since the
+// part became the current one: whoever is quicker than the picture, or holds a key, decides nothing.
 
 import { get, post } from "./api.js";
-import { h, icon, replace, sheet, toast } from "./dom.js";
-import { number, percent, t, when } from "./words.js";
-import { may } from "./main.js";
+import { h, icon, replace, sheet, svg, toast } from "./dom.js";
+import { label, number, percent, reason, reasonLine, t, when } from "./words.js";
+import { may, state } from "./main.js";
 import { Picture } from "./picture.js";
 import { badge } from "./queue.js";
 
 const SEVERITIES = ["minor", "major", "critical"];
+/// What this page has decided, oldest first: {actor, id, seq, name}. `z` takes back the last one.
+const made = [];
+/// The decision that is being sent.
+let under = Promise.resolve();
+
+/// Many at once were decided: `z` takes back nothing that came before.
+export function forgetMade() { made.length = 0; }
+
 const QUICK = { fail: ["r_false", "r_accept", "r_text"], pass: ["r_missed", "r_worse", "r_text"] };
 
 export class Part {
@@ -23,12 +32,14 @@ export class Part {
       choose: (i) => this.choose(i, false),
       edit: (boxes) => this.edit(boxes),
       draw: (bbox) => this.drawn(bbox),
+      painted: (id) => { if (id === this.id) { this.painted = id; this.markSeen(); } },
+      lost: (id) => this.lost(id),
     });
     this.clear();
   }
 
   clear() {
-    this.id = this.data = this.boxes = this.texts = null;
+    this.id = this.data = this.boxes = this.texts = this.painted = null;
     replace(this.view, h("p.empty", {}, t("choose")));
   }
 
@@ -43,7 +54,12 @@ export class Part {
   async show(id, keep) {
     const again = id === this.id;
     this.id = id;
-    if (!again) { this.boxes = this.texts = null; this.picture.chosen = -1; this.picture.drawing = false; }
+    if (!again) {
+      this.boxes = this.texts = this.painted = this.note = null;
+      this.picture.chosen = -1;
+      this.picture.drawing = false;
+      this.markSeen();
+    }
     let data;
     try {
       data = await get(`/api/v1/inspections/${encodeURIComponent(id)}`);
@@ -54,6 +70,7 @@ export class Part {
     if (this.id !== id) return;
     this.data = data;
     this.draw(again && keep);
+    this.markSeen();
   }
 
   /// The decision in force, if there is one.
@@ -99,20 +116,39 @@ export class Part {
     replace(this.view, this.head(), h("div.body", {}, look, this.side), this.foot);
     this.drawSide();
     if (seen) {
-      p.show(`/api/v1/images/${d.image}`, d.width, d.height, keep);
+      if (!keep) p.key = this.painted = null;
+      p.show(`/api/v1/images/${d.image}`, d.width, d.height, d.id);
       requestAnimationFrame(() => (p.touched ? p.place() : p.fit()));
     }
+  }
+
+  /// Whether what would be decided about is what is on the screen.
+  get isSeen() { return Boolean(this.data) && this.data.id === this.id && (this.painted === this.id || !this.hasPicture); }
+
+  get hasPicture() { return Boolean(this.data.image) && this.data.picture === "whole"; }
+
+  markSeen() {
+    this.foot?.classList.toggle("seen", this.isSeen);
+    this.foot?.querySelectorAll(".big").forEach((b) => b.setAttribute("aria-disabled", String(!this.isSeen)));
+  }
+
+  /// The picture did not come. It can be asked for again; until it is there nothing is decided.
+  lost(id) {
+    if (id !== this.id || !this.data || this.data.id !== id) return;
+    const again = h("button", { id: "picture-again", onclick: () => this.show(id, false) }, t("again"));
+    this.view.querySelector(".look")?.append(h("div.lost", { role: "alert" }, h("p", {}, t("pictureLost")), again));
   }
 
   head() {
     const d = this.data;
     return h("header.head", {},
-      h("button.plain.back", { onclick: () => this.queue.close(true), "aria-label": "back" }, icon("back")),
+      h("button.plain.back", { onclick: () => this.queue.close(true), "aria-label": t("back") }, icon("back")),
       h("div.title", {}, h("h1", {}, d.part_id || `#${d.seq}`), h("span.quiet", {}, [d.lot, d.camera, d.pipeline, when(d.at)].filter(Boolean).join(" · "))),
-      badge(d.verdict, d.reason || ""),
-      // The grade of a part that was not looked at would be taken for the part's.
-      d.tiles_planned > 0 && d.tiles_inspected === d.tiles_planned && h("span.grade", { class: `grade ${d.grade}` }, t(d.grade)),
-      h("div.steps", {}, h("button.plain", { onclick: () => this.queue.step(-1), title: "k", "aria-label": "previous" }, icon("back")), h("button.plain", { onclick: () => this.queue.step(1), title: "j", "aria-label": "next" }, icon("next"))));
+      d.part?.verdict ? h("span.whole", {}, d.part.name, badge(d.part.verdict, reasonLine(d.part.reason))) : null,
+      badge(d.verdict, reasonLine(d.reason)),
+      // Of what was not looked at nothing is known, whatever grade an older record has.
+      h("span.grade", { class: `grade ${d.inspected ? d.grade : "unknown"}` }, t(d.inspected ? d.grade : "notInspected")),
+      h("div.steps", {}, h("button.plain", { onclick: () => this.queue.step(-1), title: "k", "aria-label": t("previous") }, icon("back")), h("button.plain", { onclick: () => this.queue.step(1), title: "j", "aria-label": t("next") }, icon("next"))));
   }
 
   drawSide() {
@@ -121,11 +157,11 @@ export class Part {
     p.boxes = this.truth();
     p.draw();
     const mm = (f) => f.longest_mm ?? (d.mm_per_px ? Math.max(f.bbox_px[2] - f.bbox_px[0], f.bbox_px[3] - f.bbox_px[1]) * d.mm_per_px : null);
-    const labels = (f, i) => h("select", { "aria-label": t("label"), name: "label", onchange: (e) => this.relabel(i, { label: e.target.value }) }, [...new Set([f.label, ...d.known_labels])].map((l) => h("option", { value: l, selected: l === f.label }, l)));
+    const labels = (f, i) => h("select", { "aria-label": t("label"), name: "label", onchange: (e) => this.relabel(i, { label: e.target.value }) }, [...new Set([f.label, ...d.known_labels])].map((l) => h("option", { value: l, selected: l === f.label }, label(l))));
     const severities = (f, i) => h("select", { "aria-label": t("severity"), name: "severity", onchange: (e) => this.relabel(i, { severity: e.target.value }) }, SEVERITIES.map((s) => h("option", { value: s, selected: s === f.severity }, t(s))));
     const finding = (f, i) => h("li.finding", { class: `finding ${f.severity}${i === p.chosen ? " on" : ""}` },
       h("button.pick", { onclick: () => this.choose(i === p.chosen ? -1 : i, true) },
-        h("b.num", {}, i + 1), h("span.label", {}, f.label), h("span.quiet", {}, [t(f.severity), f.grade && t(f.grade)].filter(Boolean).join(" · ")),
+        h("span.cut", {}, this.hasPicture && this.cut(f), h("b.num", {}, i + 1)), h("span.label", {}, label(f.label)), h("span.quiet", {}, [t(f.severity), f.grade && t(f.grade)].filter(Boolean).join(" · ")),
         h("span.figures", {}, mm(f) === null ? "" : `${number(mm(f), 1)} mm`, h("small", {}, f.confidence === undefined || f.confidence === null ? (f.mine ? "✎" : "") : percent(f.confidence)))),
       i === p.chosen && may("operator") && h("div.change", {}, labels(f, i), severities(f, i), h("button.plain.danger", { onclick: () => this.remove(i), "aria-label": t("remove"), title: t("remove"), id: "box-remove" }, icon("trash"))));
     const open = this.open || {};
@@ -133,7 +169,7 @@ export class Part {
     const truth = this.truth();
     replace(this.side,
       this.note && h("p.banner", {}, this.note),
-      d.verdict !== "pass" && d.reason && h("p.reason", { class: `reason ${d.verdict}` }, icon(d.verdict), d.reason.replaceAll("_", " ")),
+      d.verdict !== "pass" && d.reason && h("p.reason", { class: `reason ${d.verdict}` }, icon(d.verdict), h("span", {}, reason(d.reason)[0], reason(d.reason)[1] && h("small", {}, reason(d.reason)[1]))),
       d.part && this.views(d.part),
       h("section", {}, h("h2", {}, t("findings"), h("small", {}, truth.length || "")), truth.length ? h("ul.findings", {}, truth.map(finding)) : h("p.quiet", {}, t("noFindings"))),
       d.texts.length > 0 && h("section", {}, h("h2", {}, t("texts")), d.texts.map((x) => this.text(x))),
@@ -144,10 +180,25 @@ export class Part {
     this.drawFoot();
   }
 
+  /// A finding with what is around it, out of the picture that is loaded anyway.
+  cut(f) {
+    const d = this.data;
+    const [x0, y0, x1, y1] = f.bbox_px;
+    const side = Math.max(48, Math.max(x1 - x0, y1 - y0) * 1.6);
+    return svg("svg", { viewBox: `${(x0 + x1 - side) / 2} ${(y0 + y1 - side) / 2} ${side} ${side}`, "aria-hidden": "true" }, svg("image", { href: `/api/v1/images/${d.image}`, width: d.width, height: d.height }));
+  }
+
+  /// The picture of another view, small.
+  async otherView(id, image) {
+    const data = id === this.data.id ? this.data : await get(`/api/v1/inspections/${encodeURIComponent(id)}`).catch(() => null);
+    if (data?.image) image.src = `/api/v1/thumbs/${data.image}`;
+  }
+
   /// The part that this is one view of, and the others.
   views(part) {
-    const verdict = (x) => (x.verdict ? badge(x.verdict, x.reason || "") : h("span.quiet", {}, t("awaited")));
-    const view = (v) => h("li", {}, h("button", { disabled: !v.inspection_id, "aria-current": String(v.inspection_id === this.id), onclick: () => this.queue.open(v.inspection_id, true) }, h("span", {}, v.camera), verdict(v)));
+    const verdict = (x) => (x.verdict ? badge(x.verdict, reasonLine(x.reason)) : h("span.quiet", {}, t("awaited")));
+    const picture = (id) => { const image = h("img", { alt: "", width: 64, height: 48 }); this.otherView(id, image); return image; };
+    const view = (v) => h("li", {}, h("button", { disabled: !v.inspection_id, "aria-current": String(v.inspection_id === this.id), onclick: () => this.queue.open(v.inspection_id, true) }, v.inspection_id ? picture(v.inspection_id) : h("span.noimg"), h("span", {}, v.camera), verdict(v)));
     return h("section.views", {}, h("h2", {}, `${t("part")}: ${part.name}`, verdict(part)), h("ul", {}, part.views.map(view)));
   }
 
@@ -210,16 +261,16 @@ export class Part {
     if (!may("operator")) return replace(this.foot, h("p.quiet", {}, t("viewerOnly")));
     const now = d.decision?.verdict;
     const button = (id, cls, key, label, click) => h("button.big", { id, class: `big ${cls}`, onclick: click }, icon(cls), h("span", {}, label), h("kbd", {}, key));
-    const agree = d.verdict === "review" ? "pass" : d.verdict;
-    const other = agree === "pass" ? "fail" : "pass";
-    const words = d.verdict === "review" ? [t("goodPart"), t("badPart")] : agree === "pass" ? [t("confirmPass"), t("toFail")] : [t("confirmFail"), t("toPass")];
+    // Pass is always on the left and fail on the right, with the same keys, whatever the model says.
+    const words = { review: ["goodPart", "badPart"], pass: ["confirmPass", "toFail"], fail: ["toPass", "confirmFail"] }[d.verdict].map(t);
     replace(this.foot,
       this.dirty && h("div.draft", {}, h("span", {}, t("corrected")), h("button", { onclick: () => { this.boxes = this.texts = null; this.picture.chosen = -1; this.drawSide(); } }, t("discard")),
         (now || d.verdict !== "review") && h("button.primary", { id: "save", onclick: () => this.decide(now || d.verdict, this.effective?.reason || (now && now !== d.verdict ? t("saveCorr") : ""), true) }, t("saveCorr"))),
       h("div.buttons", {},
-        button("yes", agree, "y", words[0], () => this.yes()), button("no", other, "n", words[1], () => this.no()),
-        h("button.plain.undo", { id: "undo", disabled: !d.decision, onclick: () => this.undo(), title: `${t("undo")} (z)`, "aria-label": t("undo") }, icon("undo"), h("span", {}, t("undo")))));
+        button("yes", "pass", "y", words[0], () => this.say("pass")), button("no", "fail", "n", words[1], () => this.say("fail")),
+        h("button.plain.undo", { id: "undo", disabled: !d.decision, onclick: () => this.undo(), title: t("undo"), "aria-label": t("undo") }, icon("undo"), h("span", {}, t("undo")))));
     this.foot.querySelectorAll(".big").forEach((b) => b.classList.toggle("now", Boolean(now) && b.classList.contains(now)));
+    this.markSeen();
   }
 
   toggle(what) {
@@ -266,36 +317,51 @@ export class Part {
     document.getElementById("tool-draw")?.setAttribute("aria-pressed", "false");
   }
 
-  yes() { return this.decide(this.data.verdict === "review" ? "pass" : this.data.verdict, ""); }
-
-  no() {
+  /// Says that the part is good or not; against the model it needs a reason.
+  say(to) {
     const d = this.data;
-    if (d.verdict === "review") return this.decide("fail", "");
-    const to = d.verdict === "pass" ? "fail" : "pass";
+    if (this.deciding) return;
+    if (!this.isSeen) return this.tooEarly();
+    if (d.verdict === "review" || d.verdict === to) return this.decide(to, "");
     sheet(t("why"), (close) => {
       const other = h("input", { placeholder: t("r_other"), maxlength: 500, id: "reason" });
-      const go = (reason, falseAlarm) => { close(); if (falseAlarm && !this.boxes) this.boxes = []; this.decide(to, reason); };
+      const go = (reason, falseAlarm) => {
+        close();
+        // The page may show another part by now: this reason is not about that one.
+        if (this.data !== d && this.data?.id !== d.id) return;
+        if (falseAlarm && !this.boxes) this.boxes = [];
+        this.decide(to, reason);
+      };
       return h("form.body", { onsubmit: (e) => { e.preventDefault(); if (other.value.trim()) go(other.value.trim()); } }, h("p.quiet", {}, t("whyHint")),
         h("div.choices", {}, QUICK[d.verdict].map((key, i) => h("button.button", { type: "button", autofocus: i === 0, "data-reason": key, onclick: () => go(t(key), key === "r_false") }, h("kbd", {}, i + 1), t(key)))),
         h("div.row2", {}, other, h("button.primary", { id: "reason-go" }, t("save"))));
     });
     const dialog = document.querySelector("dialog.sheet");
-    dialog?.addEventListener("keydown", (e) => { if (e.target.tagName !== "INPUT" && /^[123]$/.test(e.key)) dialog.querySelectorAll(".choices button")[e.key - 1]?.click(); });
+    dialog?.addEventListener("keydown", (e) => { if (!e.repeat && e.target.tagName !== "INPUT" && /^[123]$/.test(e.key)) dialog.querySelectorAll(".choices button")[e.key - 1]?.click(); });
   }
+
+  tooEarly() { toast(t("notSeen"), null, "bad"); }
 
   async decide(verdict, reason, stay, unseen) {
     if (this.deciding || !may("operator")) return;
     const d = this.data;
-    if (d.image && d.picture !== "whole" && !unseen) return this.withoutPicture(() => this.decide(verdict, reason, stay, true));
+    if (!this.isSeen) return this.tooEarly();
+    if (!this.hasPicture && !unseen) return this.withoutPicture(() => { if (this.data?.id === d.id) this.decide(verdict, reason, stay, true); });
+    under = this.send(d, verdict, reason, stay, unseen);
+    await under;
+  }
+
+  async send(d, verdict, reason, stay, unseen) {
     const bare = (f) => ({ label: f.label, severity: f.severity, bbox_px: f.bbox_px });
     const body = { verdict, reason, based_on: d.last_review, findings: (this.boxes || this.effective?.findings)?.map(bare) ?? null, texts: this.texts || this.effective?.texts || null, without_picture: Boolean(unseen) };
     this.deciding = true;
     try {
-      const made = await post(`/api/v1/inspections/${d.id}/reviews`, body);
+      const review = await post(`/api/v1/inspections/${d.id}/reviews`, body);
+      made.push({ actor: state.me.name, id: d.id, seq: review.seq, name: d.part_id || `#${d.seq}` });
       this.lastLabel = this.boxes?.at(-1)?.label || this.lastLabel;
       this.boxes = this.texts = null;
       this.note = null;
-      toast(`${d.part_id || "#" + d.seq}: ${t(made.verdict)}`, [t("undo"), () => this.takeBack(d.id, made.seq)]);
+      toast(`${d.part_id || "#" + d.seq}: ${t(review.verdict)}`, [t("undo"), () => this.takeBack(d.id, review.seq)]);
       await this.show(d.id, true);
       if (!stay && this.id === d.id) await this.queue.step(1);
     } catch (refused) {
@@ -307,7 +373,7 @@ export class Part {
 
   /// Nobody decides by accident about a picture that is not there.
   withoutPicture(go) {
-    sheet(t(`picture_${this.data.picture}`), (close) => h("div.body", {}, h("p", {}, t("unseenHint")),
+    sheet(t(this.data.image ? `picture_${this.data.picture}` : "noImage"), (close) => h("div.body", {}, h("p", {}, t("unseenHint")),
       h("div.end", {}, h("button", { type: "button", autofocus: true, onclick: close }, t("cancel")), h("button.danger", { type: "button", id: "unseen", onclick: () => { close(); go(); } }, t("unseen")))));
   }
 
@@ -317,6 +383,8 @@ export class Part {
   }
 
   async takeBack(id, basedOn) {
+    const at = made.findIndex((m) => m.id === id && m.seq === basedOn);
+    if (at >= 0) made.splice(at, 1);
     try {
       await post(`/api/v1/inspections/${id}/undo`, { reason: "", based_on: basedOn });
       toast(t("undone"));
@@ -343,25 +411,41 @@ export class Part {
     setTimeout(() => this.view.classList.remove("flash"), 1200);
   }
 
-  key(key) {
+  /// A key that is held repeats: then it only looks closer.
+  key(key, isHeld) {
     if (!this.data) return false;
     const p = this.picture;
-    if (key === "y" && may("operator")) this.yes();
-    else if (key === "n" && may("operator")) this.no();
-    else if (key === "z" && may("operator")) this.undo();
+    if (key === "+" || key === "=") p.zoom(1.5);
+    else if (key === "-") p.zoom(1 / 1.5);
+    else if (isHeld) return false;
+    else if (key === "y" && may("operator")) this.say("pass");
+    else if (key === "n" && may("operator")) this.say("fail");
     else if (key === "b") this.toggle("showBoxes");
     else if (key === "g") this.toggle("showGrid");
     else if (key === "h" && p.heat) this.toggle("showHeat");
     else if (key === "d" && may("operator")) this.toggle("drawing");
     else if (key === "f") p.fit();
-    else if (key === "+" || key === "=") p.zoom(1.5);
-    else if (key === "-") p.zoom(1 / 1.5);
     else if (key === "Delete" && p.chosen >= 0 && may("operator")) this.remove(p.chosen);
     else if (key === "Escape" && (p.drawing || p.chosen >= 0)) { p.drawing = false; this.choose(-1); }
     else if (/^[1-9]$/.test(key) && p.boxes[key - 1]) this.choose(key - 1, true);
     else return false;
     return true;
   }
+}
+
+/// Takes back the last decision of this page, whatever is shown; `queue`: the one that is shown, if one is.
+export async function takeBackLast(queue) {
+  await under;
+  const last = made.filter((m) => m.actor === state.me.name).at(-1);
+  if (!last) {
+    // After a reload it is not known any more: then one's own decision about the part that is open.
+    const part = queue?.part;
+    return part?.data?.decision?.actor === state.me.name ? part.undo() : toast(t("nothingToUndo"));
+  }
+  if (queue) return queue.part.takeBack(last.id, last.seq);
+  made.splice(made.indexOf(last), 1);
+  await post(`/api/v1/inspections/${last.id}/undo`, { reason: "", based_on: last.seq });
+  toast(`${last.name}: ${t("undone")}`);
 }
 
 /// Two texts side by side: for each the pieces [same, character], aligned by the fewest edits.

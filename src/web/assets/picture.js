@@ -4,12 +4,34 @@
 //   double tap         in, and back to the whole    draw mode       drag makes a box
 
 import { h, svg } from "./dom.js";
+import { label } from "./words.js";
 
 const CLOSEST = 12;
 const HANDLE = 14;
+const TAG_HEIGHT = 20;
+/// Nobody sees a new picture sooner: a second tap, or a key that bounces, is about the one before.
+const LOOK_MS = 250;
+
+/// Places for the tags of boxes: each at its box, none over another one. `tags`: [{x, y, height, width}] with the
+/// box's left upper corner and its height; returns a left upper corner for each.
+export function placeTags(tags, stageWidth, stageHeight) {
+  const taken = [];
+  const isFree = (x, y, width) => taken.every((k) => x >= k.x + k.width || x + width <= k.x || y >= k.y + TAG_HEIGHT || y + TAG_HEIGHT <= k.y);
+  return tags.map(({ x, y, height, width }) => {
+    const inside = (value, max) => Math.max(0, Math.min(value, max));
+    const left = inside(x - 1.5, stageWidth - width);
+    // Above the box, below it, at its upper edge inside; else the nearest free line below these, then above.
+    const wanted = [y - TAG_HEIGHT - 2, y + height + 2, y + 2];
+    for (let step = 1; step <= 40; step++) wanted.push(y + height + 2 + step * (TAG_HEIGHT + 1), y - TAG_HEIGHT - 2 - step * (TAG_HEIGHT + 1));
+    const fits = (top) => top >= 0 && top + TAG_HEIGHT <= stageHeight && isFree(left, top, width);
+    const place = { x: left, y: wanted.find(fits) ?? inside(y - TAG_HEIGHT - 2, stageHeight - TAG_HEIGHT), width };
+    taken.push(place);
+    return place;
+  });
+}
 
 export class Picture {
-  /// `on`: {choose(index), edit(boxes, index), draw(bbox)}
+  /// `on`: {choose(index), edit(boxes, index), draw(bbox)}, and if wanted {painted(key), lost(key)}
   constructor(on) {
     this.on = on;
     this.boxes = [];
@@ -33,13 +55,23 @@ export class Picture {
     new ResizeObserver(() => { if (this.width) (this.touched ? this.place() : this.fit()); }).observe(this.stage);
   }
 
-  show(src, width, height, keep) {
-    if (this.src === src && keep) return;
-    this.src = src;
+  /// Shows the picture of `key`. `on.painted(key)` says that it was decoded, a frame with it was drawn, and
+  /// there was time to see it, and `on.lost(key)` that it cannot be; a picture that another one follows says neither.
+  show(src, width, height, key) {
+    if (this.src === src && this.key === key) return;
+    [this.src, this.key] = [src, key];
+    const turn = (this.turn = (this.turn || 0) + 1);
     this.touched = false;
     [this.width, this.height] = [width || 0, height || 0];
     this.img.style.visibility = "hidden";
     this.img.src = src;
+    const isCurrent = () => turn === this.turn;
+    this.img.decode().then(() => {
+      if (!isCurrent()) return;
+      this.loaded();
+      // The first callback comes before the frame is drawn, the second after it.
+      requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => { if (isCurrent()) this.on.painted?.(key); }, LOOK_MS)));
+    }, () => { if (isCurrent()) { this.src = null; this.on.lost?.(key); } });
     if (this.width) this.fit();
   }
 
@@ -111,16 +143,19 @@ export class Picture {
     }
     if (this.showGrid) for (const tile of this.grid) out.push(rect(tile, { class: "tile" }));
     if (this.showBoxes) {
+      const words = this.boxes.map((box, i) => `${i + 1} ${label(box.label)}`);
+      const wide = (text) => [...text].reduce((sum, c) => sum + (c > "\u2e80" ? 13.5 : 7.6), 12);
+      // Tags of boxes that are out of sight take no place.
+      const seen = (box) => { const [[x0, y0], [x1, y1]] = [at(box.bbox_px[0], box.bbox_px[1]), at(box.bbox_px[2], box.bbox_px[3])]; return x1 > 0 && y1 > 0 && x0 < this.stage.clientWidth && y0 < this.stage.clientHeight; };
+      const shown = this.boxes.map((box, i) => i).filter((i) => seen(this.boxes[i])).sort((a, b) => (b === this.chosen) - (a === this.chosen));
+      const spots = placeTags(shown.map((i) => { const [x0, y0, , y1] = this.boxes[i].bbox_px; const [x, y] = at(x0, y0); return { x, y, height: (y1 - y0) * this.scale, width: wide(words[i]) }; }), this.stage.clientWidth, this.stage.clientHeight);
+      const tags = new Map(shown.map((i, k) => [i, spots[k]]));
       this.boxes.forEach((box, i) => {
         const [x0, y0, x1, y1] = box.bbox_px;
-        const [x, y] = at(x0, y0);
         const on = i === this.chosen;
         out.push(rect(box.bbox_px, { class: `halo ${on ? "on" : ""}` }), rect(box.bbox_px, { class: `box ${box.severity} ${on ? "on" : ""} ${box.mine ? "mine" : ""}` }));
-        const text = `${i + 1} ${box.label}`;
-        const width = text.length * 7.4 + 12;
-        const above = y > 24;
-        const ty = above ? y - 22 : y + (y1 - y0) * this.scale + 2;
-        out.push(svg("g", { class: `tag ${box.severity} ${on ? "on" : ""}` }, svg("rect", { x: x - 1.5, y: ty, width, height: 20, rx: 3 }), svg("text", { x: x + 5, y: ty + 14.5 }, text)));
+        const tag = tags.get(i);
+        if (tag) out.push(svg("g", { class: `tag ${box.severity} ${on ? "on" : ""}` }, svg("rect", { x: tag.x, y: tag.y, width: tag.width, height: TAG_HEIGHT, rx: 3 }), svg("text", { x: tag.x + 6, y: tag.y + 14.5 }, words[i])));
         if (on && this.editable) for (const [hx, hy] of [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) { const [cx, cy] = at(hx, hy); out.push(svg("circle", { cx, cy, r: 6, class: "handle" })); }
       });
     }

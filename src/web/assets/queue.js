@@ -3,9 +3,9 @@
 
 import { get, post, query } from "./api.js";
 import { h, icon, replace, sheet, toast } from "./dom.js";
-import { clock, day, number, t } from "./words.js";
+import { clock, day, label, number, reasonLine, t } from "./words.js";
 import { may, params, setParams } from "./main.js";
-import { Part } from "./part.js";
+import { Part, forgetMade } from "./part.js";
 
 const PAGE = 50;
 const KEYS = ["verdict", "grade", "label", "camera", "pipeline", "part", "from", "to", "reviewed", "decided"];
@@ -22,7 +22,7 @@ export class Queue {
     this.selected = null;
     this.fresh = 0;
     this.asked = new Set();
-    this.measure();
+    this.grid = localStorage.getItem("queue") === "grid";
     this.search = h("input", { type: "search", placeholder: t("partSearch"), "aria-label": t("partSearch"), oninput: () => this.later(() => this.set({ part: this.search.value.trim() })) });
     this.chips = h("div.chips", { role: "group", "aria-label": t("filters") });
     this.more = h("div.more", { hidden: true });
@@ -32,6 +32,7 @@ export class Queue {
     this.list = h("div.list", { tabindex: "0", role: "listbox", "aria-label": t("review"), onscroll: () => this.draw() }, this.space);
     const tools = h("div.tools", {},
       h("button.plain", { onclick: () => { this.more.hidden = !this.more.hidden; this.facets(); }, "aria-label": t("filters"), title: t("filters"), id: "filters" }, icon("filter")),
+      h("button.plain", { id: "as-grid", "aria-pressed": String(this.grid), onclick: () => this.takeForm(!this.grid) }, icon("grid")),
       may("operator") && h("button.plain", { onclick: () => this.exportSheet(), "aria-label": t("export"), title: t("export"), id: "export" }, icon("down")));
     this.aside = h("section.queue", {}, h("div.searching", {}, this.search, tools), this.chips, this.more,
       h("div.counts", {}, this.count, may("operator") && h("button.link", { onclick: () => this.bulkSheet(), id: "bulk" }, t("bulk"))), this.newer, this.list);
@@ -39,13 +40,31 @@ export class Queue {
     replace(main, this.aside, this.view);
     this.main = main;
     this.part = new Part(this.view, this);
+    this.takeForm(this.grid);
     this.observer = new ResizeObserver(() => { this.measure(); this.draw(true); });
     this.observer.observe(this.list);
     this.fromAddress();
   }
 
-  /// Rows grow with the letters, which grow with the screen.
-  measure() { this.rowHeight = Math.max(84, Math.round(parseFloat(getComputedStyle(document.documentElement).fontSize) * 5.6)); }
+  /// Rows grow with the letters, which grow with the screen; in a grid several inspections share one.
+  measure() {
+    const letter = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    this.columns = this.grid ? Math.max(2, Math.floor(this.list.clientWidth / (letter * 10))) : 1;
+    this.rowHeight = this.grid ? Math.round(this.list.clientWidth / this.columns + letter * 3.4) : Math.max(84, Math.round(letter * 5.6));
+  }
+
+  /// A list, or a grid of what was found.
+  takeForm(grid) {
+    this.grid = grid;
+    localStorage.setItem("queue", grid ? "grid" : "list");
+    this.main.classList.toggle("gridded", grid);
+    const button = this.aside.querySelector("#as-grid");
+    button.setAttribute("aria-pressed", String(grid));
+    button.title = t(grid ? "asList" : "asGrid");
+    button.setAttribute("aria-label", button.title);
+    this.measure();
+    this.draw(true);
+  }
 
   gone() { this.observer.disconnect(); }
 
@@ -90,7 +109,7 @@ export class Queue {
     const f = this.filter;
     const select = (key, options) => h("label", {}, h("span", {}, t(key)),
       h("select", { name: key, onchange: (e) => this.set({ [key]: e.target.value }) }, h("option", { value: "" }, t("any")),
-        options.map(({ name, count }) => h("option", { value: name, selected: f[key] === name }, `${t(name)} (${number(count)})`))));
+        options.map(({ name, count }) => h("option", { value: name, selected: f[key] === name }, `${key === "label" ? label(name) : t(name)} (${number(count)})`))));
     const local = (iso) => { if (!iso) return ""; const d = new Date(iso); return new Date(d - d.getTimezoneOffset() * 60000).toISOString().slice(0, 16); };
     const time = (key) => h("label", {}, h("span", {}, t(key)), h("input", { type: "datetime-local", value: local(f[key]), onchange: (e) => this.set({ [key]: e.target.value ? new Date(e.target.value).toISOString() : "" }) }));
     replace(this.more, select("grade", facets.grades), select("label", facets.labels), select("camera", facets.cameras), select("pipeline", facets.pipelines), time("from"), time("to"),
@@ -137,14 +156,14 @@ export class Queue {
 
   draw(all) {
     const { scrollTop, clientHeight } = this.list;
-    const first = Math.max(0, Math.floor(scrollTop / this.rowHeight) - 4);
-    const last = Math.min(this.length, Math.ceil((scrollTop + clientHeight) / this.rowHeight) + 4);
+    const first = Math.max(0, Math.floor(scrollTop / this.rowHeight) - 4) * this.columns;
+    const last = Math.min(this.length, (Math.ceil((scrollTop + clientHeight) / this.rowHeight) + 4) * this.columns);
     this.count.textContent = `${number(this.total)} ${t("inspections")}` + (this.complete === false ? ` · ${t("partial")}` : "");
     this.newer.hidden = this.fresh === 0;
     this.newer.textContent = `↑ ${number(this.fresh)} ${t("newOnes")}`;
     if (!all && this.drawn && this.drawn[0] === first && this.drawn[1] === last) return;
     this.drawn = [first, last];
-    this.space.style.height = this.length * this.rowHeight + "px";
+    this.space.style.height = Math.ceil(this.length / this.columns) * this.rowHeight + "px";
     const rows = [];
     for (let i = first; i < last; i++) {
       const item = this.items.get(i);
@@ -155,17 +174,38 @@ export class Queue {
     replace(this.space, rows);
   }
 
+  /// The y of an inspection in the list.
+  placeOf(i) { return Math.floor(i / this.columns) * this.rowHeight; }
+
+  /// What a picture in the list shows: the worst finding with what is around it, or the whole.
+  thumb(item) {
+    if (!item.image) return h("span.noimg");
+    const b = item.worst_box;
+    const src = b ? `/api/v1/crops/${item.image}?` + query({ x0: Math.floor(b[0]), y0: Math.floor(b[1]), x1: Math.ceil(Math.max(b[2], b[0] + 1)), y1: Math.ceil(Math.max(b[3], b[1] + 1)) }) : `/api/v1/thumbs/${item.image}`;
+    return h("img", { src, class: b ? "crop" : null, alt: "", loading: "lazy", decoding: "async", width: 80, height: 66 });
+  }
+
+  /// Views of one part stand together and are one: the first has its name and its verdict, all have their cameras.
+  joined(i, item) {
+    const of = (other) => Boolean(item.part) && other?.part?.id === item.part.id;
+    return { before: of(this.items.get(i - 1)), after: of(this.items.get(i + 1)) };
+  }
+
   row(i, item) {
-    const style = `top:${i * this.rowHeight}px;height:${this.rowHeight}px`;
+    const width = 100 / this.columns;
+    const style = `top:${this.placeOf(i)}px;height:${this.rowHeight}px;` + (this.grid ? `left:${(i % this.columns) * width}%;width:${width}%` : "");
     if (!item) return h("div.row.loading", { style });
     const d = item.decision;
     const on = item.id === this.selected;
-    return h("button.row", { style, role: "option", "aria-selected": String(on), class: `row ${item.verdict}${d?.verdict ? " done" : ""}`, tabindex: "-1", "data-id": item.id, onclick: () => this.open(item.id, true) },
-      item.image ? h("img", { src: `/api/v1/thumbs/${item.image}`, alt: "", loading: "lazy", decoding: "async", width: 80, height: 66 }) : h("span.noimg"),
+    const { before, after } = this.grid ? {} : this.joined(i, item);
+    const part = item.part && !before ? h("span.whole", {}, item.part.name, item.part.verdict ? badge(item.part.verdict, reasonLine(item.part.reason)) : h("span.quiet", {}, t("awaited"))) : null;
+    const found = item.labels.length ? item.labels.map(label).join(", ") : item.reason ? reasonLine(item.reason) : t(item.grade);
+    return h("button.row", { style, role: "option", "aria-selected": String(on), class: `row ${item.verdict}${d?.verdict ? " done" : ""}${before ? " goes-on" : ""}${after ? " has-more" : ""}`, tabindex: "-1", "data-id": item.id, onclick: () => this.open(item.id, true) },
+      this.thumb(item),
       h("span.what", {},
-        h("span.line1", {}, h("strong", {}, item.part_id || `#${item.seq}`), h("time", { datetime: item.at }, day(item.at) || clock(item.at))),
-        h("span.line2", {}, item.labels.length ? item.labels.join(", ") : (item.reason || "").split(":")[0].replace("_", " ") || t(item.grade)),
-        h("span.line3", {}, badge(item.verdict), d?.verdict && h("span.arrow", {}, "→"), d?.verdict && h("span.person", { class: `person ${d.verdict}`, title: d.actor }, icon(d.verdict), d.actor))));
+        h("span.line1", {}, h("strong", {}, before ? h("span.quiet", {}, "↳ ", item.camera) : item.part_id || `#${item.seq}`), part, h("time", { datetime: item.at }, day(item.at) || clock(item.at))),
+        h("span.line2", {}, found),
+        h("span.line3", {}, badge(item.verdict), !before && h("span.camera", {}, item.camera), d?.verdict && h("span.arrow", {}, "→"), d?.verdict && h("span.person", { class: `person ${d.verdict}`, title: d.actor }, icon(d.verdict), d.actor))));
   }
 
   indexOf(id) {
@@ -182,7 +222,7 @@ export class Queue {
     this.draw(true);
     const i = this.indexOf(id);
     if (i >= 0) {
-      const y = i * this.rowHeight;
+      const y = this.placeOf(i);
       if (y < this.list.scrollTop) this.list.scrollTop = y;
       else if (y + this.rowHeight > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = y + this.rowHeight - this.list.clientHeight;
     }
@@ -237,18 +277,18 @@ export class Queue {
     if (item.id === this.selected) this.part.changed(item);
   }
 
-  key(key) {
+  key(key, isHeld) {
     if (key === "j" || key === "ArrowDown") this.step(1);
     else if (key === "k" || key === "ArrowUp") this.step(-1);
     else if (key === "/") this.search.focus();
     else if (key === "Escape" && this.main.classList.contains("opened") && !matchMedia("(min-width: 900px)").matches) this.close(true);
-    else return this.part.key(key);
+    else return this.part.key(key, isHeld);
     return true;
   }
 
   exportSheet() {
-    sheet(t("export"), () => h("div.choices", {}, ["csv", "coco", "jsonl"].map((format) =>
-      h("a.button", { href: "/api/v1/export?" + query({ ...this.filter, format }), download: "" }, icon("down"), { csv: "CSV", coco: "COCO", jsonl: "JSONL + images (.tar)" }[format]))));
+    sheet(t("export"), () => h("div.choices", {}, ["csv", "findings", "coco", "jsonl"].map((format) =>
+      h("a.button", { href: "/api/v1/export?" + query({ ...this.filter, format }), download: "" }, icon("down"), { csv: `CSV: ${t("inspections")}`, findings: `CSV: ${t("findings")}`, coco: "COCO", jsonl: "JSONL + images (.tar)" }[format]))));
   }
 
   async bulkSheet() {
@@ -265,6 +305,7 @@ export class Queue {
         const search = { ...this.filter, reviewed: undefined };
         const done = await post("/api/v1/reviews/bulk", { search, action: "confirm", count, note: note.value });
         close();
+        forgetMade();
         toast(`${number(done.decided)} ${t("confirmed")}${done.left ? ` · ${number(done.left)} ${t("undecided").toLowerCase()}` : ""}`);
         this.refresh();
       } }, `${t("bulk").replace("…", "")}: ${number(count)}`);

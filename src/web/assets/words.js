@@ -1,117 +1,53 @@
-// English and Chinese. Codes of reasons and labels of recipes stay as they are.
+// Words of the page in the language of whoever reads it. A language is one file, words/<code>.js, and a
+// line in `LANGUAGES`; a test holds that all have the same words. What a recipe or a person named stays
+// as it is, except the labels of common defects.
 
-const WORDS = {
-  en: {
-    review: "Review", charts: "Charts", people: "People", login: "Log in", logout: "Log out", name: "Name",
-    password: "Password", code: "Setup code", setup: "First start", setupHint: "Make the first account with the code that the terminal printed.",
-    create: "Create account", pass: "pass", fail: "fail", open: "open", ok: "ok", cosmetic: "cosmetic", rework: "rework", reject: "reject",
-    v_pass: "Pass", v_fail: "Fail", v_review: "Review", all: "All", any: "Any", undecided: "To decide", decided: "Decided", filters: "Filters", verdict: "Model says",
-    grade: "Grade", label: "Label", camera: "Camera", pipeline: "Pipeline", part: "Part", partSearch: "Part number", from: "From", to: "To",
-    state: "State", clear: "Clear", none: "Nothing fits these filters.", noneYet: "No inspections yet. They appear here as parts come in.",
-    inspections: "inspections", newOnes: "new", export: "Export", bulk: "Confirm all…", bulkTitle: "Confirm many at once",
-    bulkHint: "This confirms the model's pass or fail of every undecided inspection in this list. What the model sent to review is left to you, one by one.",
-    bulkCount: "Type the number to confirm:", bulkNone: "There is nothing to confirm in bulk here.", bulkTooMany: "At most 1000 at once: narrow the filters.", confirmed: "confirmed",
-    choose: "Choose an inspection.", keys: "Keys", confirmPass: "Confirm pass", confirmFail: "Confirm fail", toFail: "Override: fail", toPass: "Override: pass",
-    goodPart: "Good part: pass", badPart: "Bad part: fail", undo: "Undo", why: "Why?", whyHint: "An override needs a reason. It stays in the ledger.",
-    r_false: "False alarm: nothing there", r_accept: "Acceptable blemish", r_missed: "Missed defect", r_text: "Text read wrongly", r_worse: "Worse than graded", r_other: "Other reason", save: "Save",
-    note: "Note", noteHint: "A note for the ledger (optional)", findings: "Findings", noFindings: "No findings.", texts: "Text", read: "Read", expected: "Expected", notRead: "not read",
-    correct: "Correct", history: "Decisions", noHistory: "Nobody has decided yet.", model: "Model", answers: "Model's own answers", noAnswers: "It found nothing to say.", latency: "Time",
-    queue: "waiting", preprocess: "resize", vision: "vision", prefill: "prefill", decode: "decode", total: "total", tiles: "tiles", score: "Defect score",
-    boxes: "Boxes", grid: "Tiles", heat: "Unlike good parts", draw: "Draw a box", fit: "Whole picture", zoomIn: "Closer", zoomOut: "Farther", remove: "Delete", severity: "Severity", minor: "minor", major: "major", critical: "critical",
-    picture_missing: "The picture is missing from the store.", picture_wrong: "The picture in the store is not the one that was inspected.",
-    unseen: "Decide without the picture", unseenHint: "You cannot see what was inspected. The ledger keeps that you decided without the picture.",
-    noImage: "The picture is not kept any more.", corrected: "Corrections not saved yet", discard: "Discard", saveCorr: "Save corrections", changed: "decided meanwhile. This is the newest state.", changedBy: "changed by",
-    saved: "saved", undone: "Taken back", confirm: "confirmed", override: "overrode", decide: "decided", k_undo: "took back", by: "by", origin: "Origin", lot: "Lot", recipe: "Recipe", prompt: "Prompts",
-    connected: "live", reconnecting: "reconnecting", partial: "older inspections are still being read in", viewerOnly: "You may look, not decide.",
-    yield: "Yield", yieldHint: "Share passed, people's decisions before the model's", pareto: "Parts with each label", pchart: "Share rejected", mean: "mean", limits: "limits", alarmsNone: "In control.",
-    a_outside: "outside its limits", a_shift: "shift: 8 in a row on one side", a_run: "rejects in a row", agreement: "Operators and model", agreed: "agreed", person: "Person", lat: "Time from picture to verdict",
-    last: "Last", h1: "hour", h8: "8 hours", d1: "day", d7: "7 days", everything: "everything", accounts: "Accounts", role: "Role", viewer: "viewer", operator: "operator", engineer: "engineer",
-    outbox: "Messages for the broker", owed: "not yet taken", givenUp: "given up", retry: "Send again what was given up", retried: "They are owed to the broker again",
-    recipes: "Recipes", s_active: "active", s_former: "was active", s_found: "found", s_checked: "checked", s_replayed: "replayed", s_refused: "refused", replaying: "Replaying confirmed parts by version",
-    details: "Details", makeActive: "Make active", rollbackHint: "This version was active before. It judges the next pictures.", overrideHint: "This version was never active: its replay did not hold, or was not finished. It judges the next pictures all the same, and the ledger keeps your name and your reason.",
-    overridden: "by an engineer, without its gate", recipeText: "Text of this version", leftOut: "left out", sample: "sample", recall: "recall", lost: "lost", newAlarms: "new alarms", lostHint: "Confirmed as defective, found before, and passed by this version", alarmsHint: "Confirmed as good, passed before, and not passed by this version", before: "Before", now: "Now",
-    learn: "Learn", l_confirmed: "Confirmed parts with their pictures", l_good: "good", l_bad: "defective", l_needed: "There is too little to learn from. Good parts that are needed:", l_few: "These are few: what is learned from them is weak. Good parts to confirm, at least:",
-    l_noBank: "No bank was learned yet. A bank compares each part with the good ones: the check is added to the recipe, and no file is edited.", l_noGate: "No gate is set in this recipe: what is learned becomes active once confirmed parts were replayed, whatever changed. Look at before and after, and roll back where it is worse.",
-    l_judgedBy: "Judged by", l_features: "Features", l_backbone: "small network (backbone)", l_tower: "the model's vision (tower)", l_again: "Learn again", l_looking: "Looking at confirmed parts", l_learning: "Learning", l_proving: "Replaying confirmed parts",
-    l_end_active: "Learned, and active", l_end_refused: "Learned, and refused", l_end_cancelled: "Cancelled", l_end_failed: "Nothing was learned", l_leftOut: "confirmed parts were not learned from", l_steps: "Steps, before and after", l_rollBack: "Roll back", l_noFormer: "No other version was active before.", l_alarmed: "would be findings beside the others", l_found: "would be found",
-    np_new: "New product", np_hint: "Put good parts before the camera, leave out what is none, draw the region, name it. Parts are compared with these; no file is edited.", np_take: "Take: from now on", np_chosen: "good parts chosen", np_draw: "Draw what is inspected on the newest picture.", np_region: "region", np_whole: "Whole picture", np_name: "Name of the product", np_mm: "Millimetres a pixel", np_make: "Make", np_use: "Inspect by it:", np_madeOf: "Made of good parts:",
-    l_references: "Bank: like good parts", l_head: "Head: unlike defective parts", l_neededEach: "There are too few parts of a kind for a head. Of good ones and of defective ones are needed:", l_fewEach: "These are few: a head of them is weak. Of each kind to confirm, at least:",
-    l_noHead: "No head was learned yet. A head tells defective parts from good ones by parts of both kinds; boxes that people drew let it name what it finds. The check is added to the recipe, and no file is edited.",
-    l_alarmedKept: "would be findings when kept back", l_folds: "Folds", l_boxed: "With boxes", l_on_references: "Measured on the parts that it was learned from, each good one compared with the others.",
-    l_on_head: "Measured on parts that were kept back while it was learned, those of one lot together.", l_on_singly: "Measured on parts that were kept back one by one, all of a kind being of one lot: how it does on another lot nobody knows.", l_replayed: "Before and after shows confirmed parts, and those that it was learned from are among them.",
-    tokens: "Tokens for machines", add: "Add", tokenOnce: "Copy it now. It is shown this once.", copy: "Copy", created: "Made", failed: "That did not work", cancel: "Cancel", parts: "parts", newPassword: "Password (8 or more)", oldPassword: "Password until now", changePassword: "Change password", passwordChanged: "Changed. Your other sessions have ended.",
-    awaited: "awaited", help: "j next · k previous · y confirm · n override · z undo · b boxes · g tiles · h heat map · d draw · f fit · / search · ? keys", newToken: "New token", language: "中文", theme: "Theme", nothingToUndo: "There is nothing to take back.",
-    paused: "paused", noPipeline: "no pipeline", risky: "Defective parts may pass this recipe", c_fault: "fault", c_busy: "starting",
-    line: "Line", li_alarms: "Alarms", li_noAlarm: "No alarm stands.", li_frozen: "No sign of life", li_frozenSince: "The station has shown no sign of life since", li_frozenOld: "All that is shown is old, and nothing can be commanded.",
-    li_frozenNo: "The station shows no sign of life: nothing was sent.", li_stalled: "The inspector shows no life: nothing is inspected. The station is started again by itself; if this stays, call the engineer.", c_ready: "ready", li_starting: "The cameras are not open yet.",
-    li_newest: "Newest part", li_noPicture: "No picture is kept", li_waits: "Waiting", li_triggers: "triggers", li_pictures: "pictures", li_deadline: "deadline", li_worst: "longest", li_late: "late", li_trigger: "Trigger", li_pause: "Pause", li_resume: "Resume", li_recipe: "Recipe",
-    li_pauseAll: "Pause all", li_resumeAll: "Resume all", li_recipeHint: "It judges from the next trigger or picture on.", li_give: "Inspect by it", did_trigger: "triggered", did_pause: "paused", did_resume: "goes on", did_pipeline: "has its recipe", li_queue: "Waiting",
-    li_queueHint: "triggers and pictures", li_engine: "Engine", li_losses: "lost since the start", e_ready: "ready", e_coming: "loading", e_resting: "failed", li_broker: "Broker", li_reached: "connected", li_away: "away", li_disk: "Free on the disk", li_floor: "the line stands below",
-    li_clock: "Clock", li_synchronised: "set by a time server", li_alone: "no time server", li_differs: "differs from this device by", rf_paused: "The camera is paused.", rf_full: "Too many triggers wait already. Wait a moment.", rf_starting: "The station is starting. Wait a moment.",
-    rf_stopping: "The station is stopping.", rf_not_triggered: "This camera takes no triggers.", rf_fault: "The camera is in fault:", rf_unfit: "The recipe does not fit this camera:", rf_not_stored: "It cannot be noted now:",
-    al_store_damaged: "The store is damaged and the station stays down. Call the engineer: restore the backup.", al_store_full: "The disk or the outbox is full and the line stands. Make room, or bring the broker back; it goes on by itself.",
-    al_model_changed: "The model's files are not those that were accepted; parts go to review. The engineer accepts them or puts the old ones back.", al_engine: "The engine is lost or cannot start; parts go to review. It starts again by itself. If this stays, look at memory and log.",
-    al_trigger_folder: "The folder of triggers cannot be read or its files not moved. Look at its rights and at the network share.", al_trigger: "A triggered part had no picture of its own. Look at the camera's cable, its trigger and its light; review the part.",
-    al_image: "The pictures are dark, blinded or not sharp. Look at the light, the lens and what stands before it.", al_recipe: "A new version of the recipe is refused; the one before stays active. The engineer reads why under Recipes.",
-    al_commands_refused: "The broker does not let the station hear commands. Its administrator allows the topics cmd/#.", al_client_id_taken: "Another client uses the station's client id at the broker. Give one of them another id.",
-    al_result_refused: "The broker does not take results; they are kept. Its administrator allows the topics.", al_result_held: "Results are too long for the broker; they are kept. Its administrator raises the largest packet.",
-    al_result_undeliverable: "Messages were given up. The engineer reads why under People, and sends them again.", al_sink_missed: "A broker was not enabled for a while and has missed messages. Fetch them with an export, where they are needed.",
-    al_records_damaged: "Old inspections could not be read when they were due for removal. Look at the disk; the log says where their bytes are kept.", al_clock_step: "The clock has jumped. Look at the time server; until it is believed again, less is removed by age.",
-    al_retention_held: "Old inspections cannot be removed. Bring the broker back, or give the box a time server.",
-  },
-  zh: {
-    review: "复核", charts: "图表", people: "用户", login: "登录", logout: "退出", name: "用户名", password: "密码", code: "初始代码", setup: "首次启动", setupHint: "用终端打印的代码创建第一个账户。",
-    create: "创建账户", pass: "合格", fail: "不合格", open: "待定", ok: "良好", cosmetic: "外观", rework: "返工", reject: "报废", v_pass: "合格", v_fail: "不合格", v_review: "待复核",
-    all: "全部", any: "任意", undecided: "待决定", decided: "已决定", filters: "筛选", verdict: "模型判定", grade: "等级", label: "缺陷", camera: "相机", pipeline: "配方", part: "工件", partSearch: "工件编号", from: "从", to: "到",
-    state: "状态", clear: "清除", none: "没有符合条件的检测。", noneYet: "还没有检测。工件到来时会显示在这里。", inspections: "条检测", newOnes: "条新检测", export: "导出", bulk: "全部确认…", bulkTitle: "批量确认",
-    bulkHint: "确认此列表中所有未决定检测的模型合格/不合格判定。模型送复核的工件需逐个决定。", bulkCount: "请输入数量以确认：", bulkNone: "没有可批量确认的检测。", bulkTooMany: "一次最多 1000 条：请缩小筛选范围。", confirmed: "已确认",
-    choose: "请选择一条检测。", keys: "按键", confirmPass: "确认合格", confirmFail: "确认不合格", toFail: "改判不合格", toPass: "改判合格", goodPart: "好件：合格", badPart: "坏件：不合格", undo: "撤销", why: "原因？", whyHint: "改判需要原因，并会记入账本。",
-    r_false: "误报：没有缺陷", r_accept: "可接受的瑕疵", r_missed: "漏检缺陷", r_text: "文字读错", r_worse: "比判定更严重", r_other: "其他原因", save: "保存", note: "备注", noteHint: "记入账本的备注（可选）",
-    findings: "缺陷", noFindings: "没有缺陷。", texts: "文字", read: "读取", expected: "应为", notRead: "未读到", correct: "更正", history: "决定记录", noHistory: "还没有人决定。", model: "模型", answers: "模型原话", noAnswers: "模型没有发现。", latency: "用时",
-    queue: "等待", preprocess: "缩放", vision: "视觉", prefill: "预填", decode: "解码", total: "总计", tiles: "图块", score: "缺陷分数", boxes: "方框", grid: "图块", heat: "与良品不同之处", draw: "画方框", fit: "全图", zoomIn: "放大", zoomOut: "缩小", remove: "删除", severity: "严重度", minor: "轻微", major: "主要", critical: "严重",
-    picture_missing: "存储中缺少图片。", picture_wrong: "存储中的图片不是被检测的那一张。", unseen: "无图决定", unseenHint: "您看不到被检测的图片。账本会记录您在没有图片的情况下作出决定。",
-    noImage: "图片已不再保存。", corrected: "更正尚未保存", discard: "放弃", saveCorr: "保存更正", changed: "已被他人决定，现为最新状态。", changedBy: "更改者", saved: "已保存", undone: "已撤销", confirm: "确认", override: "改判", decide: "决定", k_undo: "撤销", by: "", origin: "来源", lot: "批次", recipe: "配方", prompt: "提示",
-    connected: "实时", reconnecting: "重新连接", partial: "较早的检测仍在读取", viewerOnly: "您只能查看，不能决定。", yield: "合格率", yieldHint: "合格比例，人的决定优先于模型", pareto: "各缺陷的工件数", pchart: "不合格比例", mean: "均值", limits: "控制限", alarmsNone: "受控。",
-    a_outside: "超出控制限", a_shift: "偏移：连续 8 点同侧", a_run: "连续不合格", agreement: "操作员与模型", agreed: "一致", person: "人", lat: "从拍摄到判定的时间", last: "最近", h1: "1 小时", h8: "8 小时", d1: "1 天", d7: "7 天", everything: "全部",
-    accounts: "账户", role: "角色", viewer: "查看者", operator: "操作员", engineer: "工程师", outbox: "发往代理的消息", owed: "尚未接收", givenUp: "已放弃", retry: "重新发送已放弃的消息", retried: "已重新加入发送队列",
-    recipes: "配方", s_active: "生效", s_former: "曾生效", s_found: "发现", s_checked: "已检查", s_replayed: "已回放", s_refused: "已拒绝", replaying: "正在用此版本回放已确认的工件",
-    details: "详情", makeActive: "设为生效", rollbackHint: "此版本曾经生效，将用于之后的图片。", overrideHint: "此版本从未生效：回放未通过或未完成。仍将用于之后的图片，账本会记录您的姓名和原因。",
-    overridden: "由工程师决定，未经回放", recipeText: "此版本的文本", leftOut: "未回放", sample: "样本", recall: "召回率", lost: "漏检", newAlarms: "新误报", lostHint: "确认为缺陷，之前检出，而此版本放行", alarmsHint: "确认为良品，之前放行，而此版本不放行", before: "之前", now: "现在",
-    learn: "学习", l_confirmed: "已确认且保留图片的工件", l_good: "良品", l_bad: "缺陷件", l_needed: "可供学习的工件太少。至少需要良品：", l_few: "良品较少，学到的结果较弱。建议至少确认：",
-    l_noBank: "尚未学习参考库。参考库会把每个工件与良品比较：检查会加入配方，无需编辑文件。", l_noGate: "此配方没有设置关卡：回放已确认的工件后，学到的内容即生效，无论有何变化。请查看前后对比，变差时请回退。",
-    l_judgedBy: "判定依据", l_features: "特征", l_backbone: "小型网络 (backbone)", l_tower: "模型视觉 (tower)", l_again: "重新学习", l_looking: "正在查看已确认的工件", l_learning: "正在学习", l_proving: "正在回放已确认的工件",
-    l_end_active: "已学习并生效", l_end_refused: "已学习但被拒绝", l_end_cancelled: "已取消", l_end_failed: "未学到内容", l_leftOut: "个已确认的工件未用于学习", l_steps: "步骤与前后对比", l_rollBack: "回退", l_noFormer: "之前没有其他生效的版本。", l_alarmed: "与其他良品相比会误报", l_found: "会被检出",
-    np_new: "新产品", np_hint: "将良品放到相机前，去掉不是良品的图片，画出区域并命名。之后的工件与这些良品比较，无需编辑文件。", np_take: "从现在开始拍摄", np_chosen: "张良品图片", np_draw: "在最新图片上画出检测区域。", np_region: "区域", np_whole: "全图", np_name: "产品名称", np_mm: "每像素毫米", np_make: "生成", np_use: "用于相机：", np_madeOf: "所用良品：",
-    l_references: "参考库：与良品相似", l_head: "判别头：与缺陷件不同", l_neededEach: "判别头需要两类工件。良品和缺陷件各至少需要：", l_fewEach: "工件较少，判别头较弱。建议每类至少确认：",
-    l_noHead: "尚未学习判别头。判别头根据两类工件区分缺陷件与良品；人工画出的方框可让它给出缺陷名称。检查会加入配方，无需编辑文件。",
-    l_alarmedKept: "留出时会误报", l_folds: "折数", l_boxed: "带方框", l_on_references: "在学习所用的工件上测得：每个良品与其他良品比较。",
-    l_on_head: "在学习时留出的工件上测得：同一批次的工件一起留出。", l_on_singly: "在逐个留出的工件上测得：同类工件都属于同一批次，对其他批次的表现未知。", l_replayed: "前后对比显示的是已确认的工件，其中包括学习所用的工件。",
-    tokens: "机器令牌", add: "添加", tokenOnce: "请立即复制，只显示这一次。", copy: "复制", created: "创建", failed: "操作失败", cancel: "取消", parts: "件", newPassword: "密码（至少 8 位）", oldPassword: "当前密码", changePassword: "修改密码", passwordChanged: "已修改，您的其他会话已结束。",
-    awaited: "等待中", help: "j 下一个 · k 上一个 · y 确认 · n 改判 · z 撤销 · b 方框 · g 图块 · h 热图 · d 画框 · f 全图 · / 搜索 · ? 按键", newToken: "新令牌", language: "English", theme: "主题", nothingToUndo: "没有可撤销的决定。",
-    paused: "已暂停", noPipeline: "无配方", risky: "此配方可能放行缺陷件", c_fault: "故障", c_busy: "正在启动",
-    line: "产线", li_alarms: "报警", li_noAlarm: "当前没有报警。", li_frozen: "无响应", li_frozenSince: "工作站自以下时间起没有响应：", li_frozenOld: "显示的内容均已过时，无法发送命令。", li_frozenNo: "工作站没有响应：命令未发送。", li_stalled: "检测程序没有响应，未在检测。工作站会自动重启；若持续如此，请联系工程师。", c_ready: "就绪", li_starting: "相机尚未打开。", li_newest: "最新工件",
-    li_noPicture: "没有保存的图片", li_waits: "等待", li_triggers: "触发", li_pictures: "图片", li_deadline: "时限", li_worst: "最长", li_late: "超时", li_trigger: "触发", li_pause: "暂停", li_resume: "继续", li_recipe: "配方", li_pauseAll: "全部暂停", li_resumeAll: "全部继续", li_recipeHint: "从下一次触发或下一张图片起使用。", li_give: "使用此配方",
-    did_trigger: "已触发", did_pause: "已暂停", did_resume: "已继续", did_pipeline: "已换配方", li_queue: "等待", li_queueHint: "触发和图片", li_engine: "引擎", li_losses: "启动后丢失次数", e_ready: "就绪", e_coming: "正在加载", e_resting: "失败", li_broker: "代理", li_reached: "已连接", li_away: "未连接", li_disk: "磁盘可用空间",
-    li_floor: "低于此值产线停止：", li_clock: "时钟", li_synchronised: "已由时间服务器校准", li_alone: "没有时间服务器", li_differs: "与本设备相差", rf_paused: "相机已暂停。", rf_full: "等待的触发过多，请稍候。", rf_starting: "工作站正在启动，请稍候。", rf_stopping: "工作站正在停止。", rf_not_triggered: "此相机不接受触发。", rf_fault: "相机故障：", rf_unfit: "配方不适合此相机：",
-    rf_not_stored: "现在无法记录：", al_store_damaged: "存储已损坏，工作站保持停止。请联系工程师恢复备份。", al_store_full: "磁盘或发件箱已满，产线停止。请腾出空间或恢复代理，之后会自动继续。", al_model_changed: "模型文件不是已接受的文件，工件转为复核。请工程师接受或换回原文件。", al_engine: "引擎丢失或无法启动，工件转为复核。它会自动重启；若持续如此，请检查内存和日志。", al_trigger_folder: "触发文件夹无法读取或文件无法移动。请检查权限和网络共享。",
-    al_trigger: "被触发的工件没有自己的图片。请检查相机线缆、触发和光源，并复核该工件。", al_image: "图片过暗、过曝或不清晰。请检查光源、镜头和遮挡物。", al_recipe: "配方的新版本被拒绝，仍使用之前的版本。工程师可在“配方”中查看原因。", al_commands_refused: "代理不允许工作站接收命令。请代理管理员允许主题 cmd/#。", al_client_id_taken: "另一个客户端使用了工作站的客户端 ID。请为其中一个更换 ID。",
-    al_result_refused: "代理不接收结果，结果已保留。请代理管理员允许相关主题。", al_result_held: "结果超过代理的长度限制，已保留。请代理管理员提高最大数据包。", al_result_undeliverable: "有消息已放弃发送。工程师可在“用户”中查看原因并重新发送。", al_sink_missed: "某个代理曾被停用，漏收了消息。如有需要，请用导出补齐。", al_records_damaged: "到期删除的旧检测无法读取。请检查磁盘；日志中写有数据的保存位置。",
-    al_clock_step: "时钟发生跳变。请检查时间服务器；在重新可信之前，按期限删除的检测会减少。", al_retention_held: "旧检测无法删除。请恢复代理，或为工作站配置时间服务器。",
-  },
-};
+import en from "/assets/words-en.js";
 
-let lang = localStorage.getItem("lang") || (navigator.language.startsWith("zh") ? "zh" : "en");
-document.documentElement.lang = lang;
+/// Code of each language, and what it calls itself.
+export const LANGUAGES = { en: "English", zh: "中文", de: "Deutsch", es: "Español", ja: "日本語" };
 
-export const t = (key) => WORDS[lang][key] ?? WORDS.en[key] ?? key;
+const given = localStorage.getItem("lang") || navigator.language.slice(0, 2);
+export const lang = LANGUAGES[given] ? given : "en";
+const words = lang === "en" ? en : (await import(`/assets/words-${lang}.js`)).default;
+document.documentElement.lang = lang === "zh" ? "zh-CN" : lang;
 
-export function switchLanguage() {
-  lang = lang === "en" ? "zh" : "en";
-  localStorage.setItem("lang", lang);
-  document.documentElement.lang = lang;
+export const t = (key) => words[key] ?? en[key] ?? key;
+
+/// Takes another language; the page starts anew with it, where it was.
+export function takeLanguage(code) {
+  localStorage.setItem("lang", code);
+  location.reload();
 }
 
-const locale = () => (lang === "zh" ? "zh-CN" : undefined);
+/// A label of a finding: the words for common defects, else what the recipe calls it.
+export const label = (name) => (en["L_" + name] ? t("L_" + name) : name.replaceAll("_", " "));
+
+/// What stands for a code of the daemon in the words of who reads it.
+const REASON = {
+  finding: [/^(.+)$/, (name) => label(name)],
+  text_mismatch: [/^(.+) line (\d+)$/, (prompt, line) => `${prompt} ${line}`],
+  text_uncertain: [/^(.+) line (\d+)$/, (prompt, line) => `${prompt} ${line}`],
+  low_confidence: [/^(.+) ([\d.]+)$/, (what, sure) => `${what.startsWith("nothing else") ? t("wholePicture") : label(what)}, ${percent(Number(sure))}`],
+  deadline: [/^(\d+) ms late$/, (late) => `+${number(Number(late))} ms`],
+  unparsable: [/^(.+) tile (\d+)$/, (prompt) => prompt],
+  missing_tile: [/^(\d+) of (\d+)$/, (done, all) => `${done} / ${all}`],
+  engine: null, frame: null, queue_full: null, interrupted: null,
+};
+
+/// A reason of a verdict ("code: details") in the words of who reads it: [words, details or ""].
+export function reason(text) {
+  const [, code, rest] = /^([a-z_]+)(?:: (.*))?$/s.exec(text || "") || [];
+  if (!code || !(code in REASON)) return [text || "", ""];
+  const form = REASON[code];
+  const found = form && form[0].exec(rest || "");
+  return [t("why_" + code), found ? form[1](...found.slice(1)) : rest || ""];
+}
+
+/// The same on one line.
+export const reasonLine = (text) => reason(text).filter(Boolean).join(": ");
+
+const locale = () => (lang === "zh" ? "zh-CN" : lang === "en" ? undefined : lang);
 export const number = (n, digits = 0) => n === null || n === undefined ? "–" : n.toLocaleString(locale(), { maximumFractionDigits: digits, minimumFractionDigits: digits });
 export const percent = (x, digits = 0) => x === null || x === undefined ? "–" : number(x * 100, digits) + " %";
 
