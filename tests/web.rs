@@ -7,6 +7,7 @@
 //! web/door.rs      sockets that only wait, guesses, access that ends
 //! web/decisions.rs decisions over HTTP, MQTT and export          web/commands.rs commands to the line
 //! web/page.rs      Chromium                                          web/measure.rs  figures
+//! web/guide.rs     the guide, to its last link
 //! ```
 
 #[path = "common/broker.rs"]
@@ -22,6 +23,8 @@ mod commands;
 mod decisions;
 #[path = "web/door.rs"]
 mod door;
+#[path = "web/guide.rs"]
+mod guide;
 #[path = "web/http.rs"]
 mod http;
 #[path = "web/measure.rs"]

@@ -3,6 +3,7 @@
 //! ```text
 //! run, inspect, check, replay, learn, new-product, simulate, ask, bench, model    subcommands
 //! verify, export, outbox, backup (and restore, salvage)        subcommands on a store
+//! guide                                                         the chapters of the guide
 //! infer                                                         the engine's process, for the daemon
 //! store_args, serve_store      which store a command works on; the process that opens it for root
 //! model_args, setup                                             the model and the pipeline they use
@@ -20,6 +21,7 @@ mod check;
 mod columns;
 mod export;
 mod figures;
+mod guide;
 mod infer;
 mod inspect;
 mod learn;
@@ -73,6 +75,8 @@ enum Command {
     Model(model::Args),
     /// List the cameras that this machine can see.
     Cameras(cameras::Args),
+    /// Print a chapter of the guide, or the list of chapters.
+    Guide(guide::Args),
     /// Serve one camera to the daemon over its standard input.
     #[command(hide = true)]
     Capture(capture::Args),
@@ -112,6 +116,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::run(args),
         Command::Model(args) => model::run(args),
         Command::Cameras(args) => cameras::run(&args),
+        Command::Guide(args) => guide::run(&args),
         Command::Capture(args) => capture::run(args),
         Command::Export(args) => export::run(args),
         Command::Outbox(args) => outbox::run(args),

@@ -17,13 +17,13 @@
 //! outbox       what the broker has not taken      streams   how many streams, and whose
 //! cameras      how the cameras and their recipes are
 //! recipes      versions of recipes, and what became of them
-//! products     first recipes of new products
+//! products     first recipes of new products         guide   the chapters of the guide
 //! shared       what routes take of all this       api       all routes, and the OpenAPI document
 //! ```
 //!
 //! The routes and the OpenAPI document are made from the same functions. A route says in its
 //! signature who may use it: `Viewer`, `Operator` or `Engineer`; the few without are the login, the
-//! page's own files and health.
+//! page's own files, the guide and health.
 
 mod accounts;
 pub mod api;
@@ -38,6 +38,7 @@ mod download;
 mod error;
 mod events;
 mod guard;
+mod guide;
 pub(crate) mod images;
 pub mod learn;
 pub mod metrics;
