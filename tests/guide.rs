@@ -70,8 +70,10 @@ fn blocks(text: &str) -> (Vec<Block>, String) {
 
 /// The code in the first cells of the first table after a heading.
 fn first_cells(text: &str, heading: &str) -> BTreeSet<String> {
-    let after = text.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading {heading}")).1;
-    let rows = after.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let after =
+        text.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading {heading}")).1;
+    let rows =
+        after.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
     let cells = rows.skip(2).filter_map(|row| row.trim_start_matches('|').split('|').next());
     cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
 }
@@ -191,7 +193,8 @@ fn a_wrong_key_in_the_guide_would_be_seen() {
     assert_eq!(wrong_config(&whole_config("[store]\nretain_days = 30\n")), None);
     let wrong = wrong_config(&whole_config("[store]\nretain_weeks = 4\n")).expect("an unknown key");
     assert!(wrong.contains("store.retain_weeks"), "{wrong}");
-    let bank = "[[prompt]]\nid = \"like\"\nkind = \"reference\"\nfeatures = \"backbone\"\nbank = \"a.bank\"\n";
+    let bank =
+        "[[prompt]]\nid = \"like\"\nkind = \"reference\"\nfeatures = \"backbone\"\nbank = \"a.bank\"\n";
     assert_eq!(wrong_pipeline(&whole_pipeline(bank)), None);
     let wrong = wrong_pipeline(&whole_pipeline(&bank.replace("backbone", "spine"))).expect("a wrong word");
     assert!(wrong.contains("features"), "{wrong}");
@@ -247,10 +250,12 @@ fn every_command_is_in_the_guide() {
     let mut named = BTreeSet::new();
     for (path, text) in chapters() {
         let (blocks, outside) = blocks(&text);
-        let lines = blocks.iter().filter(|block| block.kind == "sh").flat_map(|block| command_lines(&block.text));
+        let lines =
+            blocks.iter().filter(|block| block.kind == "sh").flat_map(|block| command_lines(&block.text));
         named.extend(lines.filter_map(|line| line.get(1).cloned()));
         for line in outside.split('`').skip(1).step_by(2).filter(|code| code.starts_with("inspectd ")) {
-            let mut words = line.split(' ').skip(1).take_while(|word| word.starts_with(|c: char| c.is_lowercase()));
+            let mut words =
+                line.split(' ').skip(1).take_while(|word| word.starts_with(|c: char| c.is_lowercase()));
             let Some(name) = words.next() else { continue };
             let command = program.find_subcommand(name);
             let command = command.unwrap_or_else(|| panic!("{}: `{line}`: no command", path.display()));
@@ -345,9 +350,12 @@ fn the_figures_for_machines_are_those_of_the_code() {
 /// As readers of Markdown name a heading.
 fn anchors(text: &str) -> BTreeSet<String> {
     let outside = blocks(text).1;
-    let headings = outside.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let headings =
+        outside.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
-    headings.map(|words| words.chars().filter(kept).collect::<String>().to_lowercase().replace(' ', "-")).collect()
+    headings
+        .map(|words| words.chars().filter(kept).collect::<String>().to_lowercase().replace(' ', "-"))
+        .collect()
 }
 
 #[test]
@@ -371,7 +379,8 @@ fn every_link_leads_to_a_file_and_its_heading() {
             assert!(is_there, "{}: no heading {}", path.display(), &link[1]);
             // The page renders chapters, and nothing else of the project.
             if path.starts_with(root().join("src/guide")) && !path.ends_with("changes.md") {
-                let is_chapter = target.extension().is_some_and(|e| e == "md") && target.starts_with(root().join("src/guide"));
+                let is_chapter = target.extension().is_some_and(|e| e == "md")
+                    && target.starts_with(root().join("src/guide"));
                 assert!(is_chapter, "{}: {} is no chapter", path.display(), &link[1]);
             }
             count += 1;

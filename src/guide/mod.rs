@@ -21,9 +21,21 @@ pub(crate) struct Chapter {
 /// All chapters, in the order in which a plant needs them.
 pub(crate) const CHAPTERS: &[Chapter] = &[
     english("install", "from nothing to a running service", include_str!("install.md")),
-    english("first-product", "a recipe of one's own from pictures of good parts", include_str!("first-product.md")),
-    english("cameras", "kinds of cameras, their keys, what happens when one fails", include_str!("cameras.md")),
-    english("triggers", "who asks for a picture, and which picture is the part's own", include_str!("triggers.md")),
+    english(
+        "first-product",
+        "a recipe of one's own from pictures of good parts",
+        include_str!("first-product.md"),
+    ),
+    english(
+        "cameras",
+        "kinds of cameras, their keys, what happens when one fails",
+        include_str!("cameras.md"),
+    ),
+    english(
+        "triggers",
+        "who asks for a picture, and which picture is the part's own",
+        include_str!("triggers.md"),
+    ),
     english("recipes", "a pipeline file, its versions, and the replay gate", include_str!("recipes.md")),
     english("learning", "banks and heads: judging by confirmed parts", include_str!("learning.md")),
     Chapter {
@@ -33,11 +45,19 @@ pub(crate) const CHAPTERS: &[Chapter] = &[
     english("mqtt", "topics, commands, several brokers, figures over HTTP", include_str!("mqtt.md")),
     english("operate", "every day: commands, updates, backup, restore, salvage", include_str!("operate.md")),
     english("reliability", "what is promised, and what proves it", include_str!("reliability.md")),
-    english("performance", "speed, accuracy, memory, and which box is enough", include_str!("performance.md")),
+    english(
+        "performance",
+        "speed, accuracy, memory, and which box is enough",
+        include_str!("performance.md"),
+    ),
     english("security", "accounts, tokens, TLS, secrets, the service's limits", include_str!("security.md")),
     Chapter {
         chinese: Some(include_str!("zh/troubleshooting.md")),
-        ..english("troubleshooting", "each alarm, reason and refusal, and what to do", include_str!("troubleshooting.md"))
+        ..english(
+            "troubleshooting",
+            "each alarm, reason and refusal, and what to do",
+            include_str!("troubleshooting.md"),
+        )
     },
     english("glossary", "one word for one thing", include_str!("glossary.md")),
 ];
