@@ -69,9 +69,8 @@ fn page(language: &str, topic: &str, text: &str) -> String {
 fn navigation(language: &str, topic: &str) -> String {
     let mut nav = String::from("<nav>\n<a href=\"/\">inspectd</a>\n<a href=\"/guide/\">Guide</a>\n");
     for chapter in CHAPTERS {
-        let here = |shown: &str| match chapter.topic == topic && shown == language {
-            true => " aria-current=\"page\"",
-            false => "",
+        let here = |shown: &str| {
+            if chapter.topic == topic && shown == language { " aria-current=\"page\"" } else { "" }
         };
         let name = chapter.topic;
         let _ = writeln!(nav, "<a href=\"/guide/{name}\"{}>{}</a>", here("en"), guide::title(chapter.text));
