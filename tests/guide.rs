@@ -131,7 +131,7 @@ fn wrong_pipeline(text: &str) -> Option<String> {
         Err(ReadError::Invalid { problems }) => problems,
         Err(error) => return Some(error.to_string()),
     };
-    let is_beside = |key: &str| key.ends_with(".bank") || key.ends_with(".head");
+    let is_beside = |key: &str| matches!(key.rsplit('.').next(), Some("bank" | "head"));
     let wrong = problems.iter().filter(|p| !(is_beside(&p.key) && p.message.starts_with("there is no file")));
     let wrong: Vec<_> = wrong.map(ToString::to_string).collect();
     (!wrong.is_empty()).then(|| wrong.join("\n"))
