@@ -71,8 +71,7 @@ function door() {
   field("password", { type: "password", minlength: setup ? 8 : 1, autocomplete: setup ? "new-password" : "current-password" }),
   error,
   h("button.primary", { type: "submit" }, setup ? t("create") : t("login")),
-  h("button.plain", { type: "button", onclick: () => { switchLanguage(); door(); } }, t("language")),
-  h("a.button.plain", { href: "/guide/" }, t("guide")));
+  h("button.plain", { type: "button", onclick: () => { switchLanguage(); door(); } }, t("language")));
   replace(app, h("main.doorway", {}, form));
   form.querySelector("[autofocus]")?.focus();
 }

@@ -41,7 +41,6 @@ const WORDS = {
     l_on_head: "Measured on parts that were kept back while it was learned, those of one lot together.", l_on_singly: "Measured on parts that were kept back one by one, all of a kind being of one lot: how it does on another lot nobody knows.", l_replayed: "Before and after shows confirmed parts, and those that it was learned from are among them.",
     tokens: "Tokens for machines", add: "Add", tokenOnce: "Copy it now. It is shown this once.", copy: "Copy", created: "Made", failed: "That did not work", cancel: "Cancel", parts: "parts", newPassword: "Password (8 or more)", oldPassword: "Password until now", changePassword: "Change password", passwordChanged: "Changed. Your other sessions have ended.",
     awaited: "awaited", help: "j next · k previous · y confirm · n override · z undo · b boxes · g tiles · h heat map · d draw · f fit · / search · ? keys", newToken: "New token", language: "中文", theme: "Theme", nothingToUndo: "There is nothing to take back.",
-    guide: "Guide",
     paused: "paused", noPipeline: "no pipeline", risky: "Defective parts may pass this recipe", c_fault: "fault", c_busy: "starting",
   },
   zh: {
@@ -73,7 +72,6 @@ const WORDS = {
     l_on_head: "在学习时留出的工件上测得：同一批次的工件一起留出。", l_on_singly: "在逐个留出的工件上测得：同类工件都属于同一批次，对其他批次的表现未知。", l_replayed: "前后对比显示的是已确认的工件，其中包括学习所用的工件。",
     tokens: "机器令牌", add: "添加", tokenOnce: "请立即复制，只显示这一次。", copy: "复制", created: "创建", failed: "操作失败", cancel: "取消", parts: "件", newPassword: "密码（至少 8 位）", oldPassword: "当前密码", changePassword: "修改密码", passwordChanged: "已修改，您的其他会话已结束。",
     awaited: "等待中", help: "j 下一个 · k 上一个 · y 确认 · n 改判 · z 撤销 · b 方框 · g 图块 · h 热图 · d 画框 · f 全图 · / 搜索 · ? 按键", newToken: "新令牌", language: "English", theme: "主题", nothingToUndo: "没有可撤销的决定。",
-    guide: "使用指南",
     paused: "已暂停", noPipeline: "无配方", risky: "此配方可能放行缺陷件", c_fault: "故障", c_busy: "正在启动",
   },
 };
