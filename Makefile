@@ -11,8 +11,8 @@ CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(PATH):$(CARGO_HOME)/bin:/usr/sbin
 CARGO := cargo
 
-# The rigs of the README's promises at their full counts; `SOAK=100 make soak-p1` runs that many. Each
-# prints its figures on one line.
+# The rigs of the promises at their full counts; `SOAK=100 make soak-p1` runs that many. Each prints its figures
+# on one line and, at the full count, leaves them in tests/rigs/FIGURES.md.
 SOAKS := soak-p1 soak-p2 soak-p3 soak-p4 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10 soak-p11 soak-p13 soak-p14 soak-ledger
 SOAK ?= full
 

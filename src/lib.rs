@@ -31,7 +31,8 @@
 //! ```
 //!
 //! What is public is what `main` and the tests in tests/ name; everything else is the crate's own.
-//! `src/guide/glossary.md` has the words of the house, each with the type or topic that carries it.
+//! `src/guide/` is what users read, on the command line and on the page; its `glossary.md` has the words of the house,
+//! each with the type or topic that carries it.
 //!
 //! An error never becomes a pass: whatever goes wrong between a frame and its verdict ends in
 //! `Verdict::Review` with its reason.
@@ -52,6 +53,7 @@ pub mod document;
 pub mod domain;
 pub mod engine;
 mod evaluate;
+mod guide;
 mod health;
 pub mod inspect;
 pub mod ipc;

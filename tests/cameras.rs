@@ -353,12 +353,12 @@ fn p4_every_fault_is_told_in_time_and_mended_in_time() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let (outcomes, after) = (outcomes.into_inner().unwrap(), (children(), descriptors()));
-    println!(
+    soak::report(&format!(
         "P4: {total} faults, {each} a camera, {SIDE_BY_SIDE} cameras side by side, {:?}; processes and \
          descriptors {before:?} -> {after:?}; the machine slept {:?}; {outcomes:#?}",
         began.elapsed(),
         awake.slept(),
-    );
+    ));
     assert_eq!(outcomes.values().map(|o| o.count).sum::<usize>(), total);
     assert!(outcomes.values().all(|o| o.late == 0), "told after 5 s or mended after 10 s: {outcomes:?}");
     assert_eq!(after, before, "leaked processes, descriptors");

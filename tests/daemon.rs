@@ -357,11 +357,11 @@ async fn p6_a_full_disk_is_told_and_the_line_goes_on_when_space_comes_back() {
         until("parts are published again", || count() > so_far).await;
         recovered = recovered.max(space.elapsed());
     }
-    println!(
-        "\nP6 from outside: alarm after {:.1} s, parts again after {:.1} s",
+    soak::report(&format!(
+        "P6 from outside: alarm after {:.1} s, parts again after {:.1} s",
         told.as_secs_f64(),
         recovered.as_secs_f64()
-    );
+    ));
     assert!(told < Duration::from_secs(5) && recovered < Duration::from_secs(30));
     assert!(daemon.try_wait().unwrap().is_none(), "the daemon has lived through it");
     signal(daemon.id(), libc::SIGTERM);
@@ -449,8 +449,8 @@ async fn p8_frames_leave_memory_and_descriptors_flat() {
         slope(&points) * 10_000.0 / (frames as f64 / P8_SAMPLES as f64)
     };
     let (of_daemon, of_engine, end) = (per_10_000(0), per_10_000(1), samples[P8_SAMPLES - 1]);
-    println!(
-        "\nP8 frames: {frames} frames, daemon {:.1} MiB ({of_daemon:+.2} MiB per 10,000 in the second half), \
+    soak::report(&format!(
+        "P8 frames: {frames} frames, daemon {:.1} MiB ({of_daemon:+.2} MiB per 10,000 in the second half), \
          engine {:.1} MiB ({of_engine:+.2} MiB per 10,000), descriptors {} -> {} and {} -> {}, {:.0} s",
         end[0],
         end[1],
@@ -459,7 +459,7 @@ async fn p8_frames_leave_memory_and_descriptors_flat() {
         half[0][3],
         end[3],
         began.elapsed().as_secs_f64()
-    );
+    ));
     assert!(end[2] <= half[0][2] + 4.0 && end[3] <= half[0][3] + 4.0, "descriptors grow");
     if frames >= 5000 {
         assert!(of_daemon < 1.0 && of_engine < 1.0, "memory grows: {samples:?}");

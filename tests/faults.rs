@@ -283,7 +283,7 @@ fn inject(faults: usize) -> String {
 
 #[test]
 fn p5_no_fault_of_the_engine_yields_a_pass() {
-    println!("\n{}", inject(soak::count(FAULTS, 2000)));
+    soak::report(&inject(soak::count(FAULTS, 2000)));
 }
 
 #[test]

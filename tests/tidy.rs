@@ -8,10 +8,9 @@
 //!                    > camera, publish, web, control > store > domain
 //! ```
 //!
-//! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them; so is `causes`,
-//! for who ends with an error;
-//! `command` is one on `domain`, for the rooms that take commands. Test code, what stands under `#[cfg(test)]`, is free
-//! to reach further.
+//! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them; `guide` is one
+//! of texts, and `causes` one for who ends with an error; `command` is one on `domain`, for the rooms that take commands.
+//! Test code, what stands under `#[cfg(test)]`, is free to reach further.
 
 use proc_macro2::{TokenStream, TokenTree};
 use std::collections::BTreeSet;
@@ -32,6 +31,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("simulator", &[]),
     ("queue", &[]),
     ("clock", &[]),
+    ("guide", &[]),
     ("health", &[]),
     ("threads", &[]),
     ("causes", &[]),
@@ -40,7 +40,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("store", &["domain", "clock", "health", "threads"]),
     ("camera", &["address", "document", "domain", "simulator", "queue", "clock", "health", "ipc", "threads"]),
     ("publish", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
-    ("web", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
+    ("web", &["store", "domain", "command", "guide", "queue", "clock", "health", "threads"]),
     ("control", &["store", "domain", "clock", "ipc", "threads"]),
     ("engine", &["vlm", "queue", "ipc", "threads"]),
     ("inspect", &["domain", "engine", "vlm", "queue", "clock", "health", "threads"]),

@@ -11,6 +11,7 @@
 //! web/page.rs      Chromium, as an operator uses the page            web/measure.rs  figures
 //! web/seen.rs      Chromium: what may be decided, and when           web/shown.rs  what it shows of parts
 //! web/figures.rs   agreement, reports, findings as CSV, crops
+//! web/guide.rs     the guide, to its last link
 //! ```
 
 #[path = "common/broker.rs"]
@@ -30,6 +31,8 @@ mod devtools;
 mod door;
 #[path = "web/figures.rs"]
 mod figures;
+#[path = "web/guide.rs"]
+mod guide;
 #[path = "web/http.rs"]
 mod http;
 #[path = "web/line.rs"]

@@ -3,6 +3,7 @@
 //! ```text
 //! run, inspect, check, doctor, replay, learn, new-product, simulate, ask, bench, model    subcommands
 //! verify, export, outbox, account, backup (and restore, salvage)    subcommands on a store
+//! guide                                                         the chapters of the guide
 //! infer                                                         the engine's process, for the daemon
 //! store_args, serve_store      which store a command works on; the process that opens it for root
 //! model_args, setup                                             the model and the pipeline they use
@@ -23,6 +24,7 @@ mod columns;
 mod doctor;
 mod export;
 mod figures;
+mod guide;
 mod infer;
 mod inspect;
 mod learn;
@@ -80,6 +82,8 @@ enum Command {
     Model(model::Args),
     /// List the cameras that this machine can see.
     Cameras(cameras::Args),
+    /// Print a chapter of the guide, or the list of chapters.
+    Guide(guide::Args),
     /// Serve one camera to the daemon over its standard input.
     #[command(hide = true)]
     Capture(capture::Args),
@@ -122,6 +126,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::run(args),
         Command::Model(args) => model::run(args),
         Command::Cameras(args) => cameras::run(&args),
+        Command::Guide(args) => guide::run(&args),
         Command::Capture(args) => capture::run(args),
         Command::Export(args) => export::run(args),
         Command::Outbox(args) => outbox::run(args),

@@ -2,8 +2,8 @@
 
 use super::shared::Shared;
 use super::{
-    accounts, agreement, cameras, charts, commands, decide, download, events, guard, images, learn, line,
-    metrics, outbox, pages, products, queue, recipes, report, verify,
+    accounts, agreement, cameras, charts, commands, decide, download, events, guard, guide, images, learn,
+    line, metrics, outbox, pages, products, queue, recipes, report, verify,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -90,6 +90,10 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/api/v1/openapi.json", get(move || async move { Json(document) }))
         .route("/", get(pages::index))
         .route("/assets/{name}", get(pages::asset))
+        .route("/guide", get(guide::moved))
+        .route("/guide/", get(guide::list))
+        .route("/guide/{topic}", get(guide::english))
+        .route("/guide/zh/{topic}", get(guide::chinese))
         .fallback(pages::nothing)
         .with_state(shared);
     guard::before(routes, options, metrics)

@@ -21,12 +21,13 @@
 //! pieces       long answers
 //! line         all that the line view shows, and whether the station is alive
 //! agreement    people and the model about the same parts            report    a shift or a lot, to be printed
+//! guide        the chapters of the guide
 //! shared       what routes take of all this       api       all routes, and the OpenAPI document
 //! ```
 //!
 //! The routes and the OpenAPI document are made from the same functions. A route says in its
 //! signature who may use it: `Viewer`, `Operator` or `Engineer`; the few without are the login, the
-//! page's own files and health.
+//! page's own files, the guide and health.
 
 mod accounts;
 mod agreement;
@@ -42,6 +43,7 @@ mod download;
 mod error;
 mod events;
 mod guard;
+mod guide;
 pub(crate) mod images;
 pub mod learn;
 pub mod line;

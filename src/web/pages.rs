@@ -5,8 +5,9 @@ use crate::store::images::{hex, sha256};
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use std::borrow::Cow;
 
-const HTML: &str = "text/html; charset=utf-8";
+pub(super) const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
@@ -15,6 +16,7 @@ const SVG: &str = "image/svg+xml";
 pub(super) const FILES: &[(&str, &str, &str)] = &[
     ("index.html", HTML, include_str!("assets/index.html")),
     ("style.css", CSS, include_str!("assets/style.css")),
+    ("guide.css", CSS, include_str!("assets/guide.css")),
     ("icon.svg", SVG, include_str!("assets/icon.svg")),
     ("main.js", JS, include_str!("assets/main.js")),
     ("api.js", JS, include_str!("assets/api.js")),
@@ -51,16 +53,21 @@ pub(super) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Respo
 }
 
 fn file(name: &str, headers: &HeaderMap) -> Response {
-    let Some((_, kind, text)) = FILES.iter().find(|(n, _, _)| *n == name) else {
-        return ApiError::not_found("there is no such file").into_response();
-    };
+    match FILES.iter().find(|(n, _, _)| *n == name) {
+        Some((_, kind, text)) => answer(kind, (*text).into(), headers),
+        None => ApiError::not_found("there is no such file").into_response(),
+    }
+}
+
+/// A text that is the same until the program is another one.
+pub(super) fn answer(kind: &'static str, text: Cow<'static, str>, headers: &HeaderMap) -> Response {
     let tag = format!("\"{}\"", &hex(&sha256(text.as_bytes()))[..16]);
     // A new version of the program has a new page, so that the browser always asks, and mostly hears 304.
     let caching = [(header::ETAG, tag.clone()), (header::CACHE_CONTROL, "no-cache".to_owned())];
     if headers.get(header::IF_NONE_MATCH).is_some_and(|t| t.as_bytes() == tag.as_bytes()) {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
-    (caching, [(header::CONTENT_TYPE, *kind)], *text).into_response()
+    (caching, [(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// No route.

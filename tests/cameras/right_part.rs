@@ -358,7 +358,7 @@ fn p13_no_part_is_judged_on_another_parts_picture() {
         let running = sources.map(|(name, run)| (name, scope.spawn(run)));
         running.map(|(name, thread)| (name, thread.join().unwrap()))
     });
-    println!("\nP13: {figures:#?}, {:.0} s", began.elapsed().as_secs_f64());
+    soak::report(&format!("P13: {figures:#?}, {:.0} s", began.elapsed().as_secs_f64()));
     for (name, f) in &figures {
         assert_eq!((f.parts, f.wrong), (parts, 0), "{name}");
         assert_eq!(f.own + f.without, parts, "{name}: each part has one outcome");

@@ -134,6 +134,9 @@ fn ledger_bytes_changed_on_the_disk_are_found_by_verify() {
         }
         std::fs::remove_dir_all(&victim).expect("it is removed");
     }
-    println!("\nledger: {} bytes changed, {found} found, {dead} say nothing, 0 missed", found + dead);
+    soak::report(&format!(
+        "ledger: {} bytes changed, {found} found, {dead} say nothing, 0 missed",
+        found + dead
+    ));
     assert!(found > 0);
 }

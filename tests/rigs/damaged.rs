@@ -148,12 +148,12 @@ fn p14_damaged_models_pass_no_defective_part() {
         }
     }
     let [pass, fail, review] = by_verdict;
-    println!(
-        "\nP14 models: {pairs} damaged pairs, {refused} refused, {} defective parts: {pass} passes, {fail} fails, \
+    soak::report(&format!(
+        "P14 models: {pairs} damaged pairs, {refused} refused, {} defective parts: {pass} passes, {fail} fails, \
          {review} reviews, {:.0} s",
         pass + fail + review,
         began.elapsed().as_secs_f64()
-    );
+    ));
     assert_eq!(pass, 0, "a damaged model passed a defective part");
     assert!(refused > 0, "no damage was noticed");
 }

@@ -248,13 +248,13 @@ fn p14_a_dead_eye_passes_nothing() {
             Ok(_) => looked_at += 1,
         }
     }
-    println!(
-        "\nP14: {pictures} pictures of {} kinds, {refused} refused by the decoder, {no_picture} review(frame), {looked_at} \
+    soak::report(&format!(
+        "P14: {pictures} pictures of {} kinds, {refused} refused by the decoder, {no_picture} review(frame), {looked_at} \
          with their defect still found, {} passes, {:.0} s",
         KINDS.len(),
         passed.values().sum::<usize>(),
         began.elapsed().as_secs_f64()
-    );
+    ));
     assert!(passed.is_empty(), "{passed:?}");
     assert!(
         refused > pictures / 3 && no_picture > pictures / 3,

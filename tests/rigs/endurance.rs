@@ -102,8 +102,8 @@ async fn p8_inserts_leave_memory_descriptors_and_disk_bounded() {
     let usage = store.keep_within_limits(&Clock::system()).expect("it prunes").pruned.usage_bytes;
     let found = store.verify().expect("it reads");
     let mb = |bytes: f64| bytes / f64::from(1 << 20);
-    println!(
-        "\nP8: {inserts} inserts, memory {:.1} MiB at the end, slope {:+.2} MiB per 10,000 in the second half, {fewest} to {most} \
+    soak::report(&format!(
+        "P8: {inserts} inserts, memory {:.1} MiB at the end, slope {:+.2} MiB per 10,000 in the second half, {fewest} to {most} \
          descriptors, {:.1} MiB of records and pictures (cap {:.1}), at most {:.1} MiB on the disk, {} broken, {:.0} s",
         mb(rss_end),
         mb(slope),
@@ -112,7 +112,7 @@ async fn p8_inserts_leave_memory_descriptors_and_disk_bounded() {
         mb(disk_max as f64),
         u32::from(found.broken_at.is_some()),
         began.elapsed().as_secs_f64()
-    );
+    ));
     assert!(
         subscriber
             .newest("station/status")

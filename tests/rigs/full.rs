@@ -59,8 +59,8 @@ fn p6_a_full_disk_stops_the_line_and_space_starts_it_again() {
     station.kill();
     let store = Store::open(&store, StoreOptions::default()).expect("it opens");
     let found = store.verify().expect("it reads");
-    println!(
-        "\nP6: disk full {} times, {} kills while full, {} ends by an error, {} corrupt stores, slowest stop told after {:.1} s, \
+    soak::report(&format!(
+        "P6: disk full {} times, {} kills while full, {} ends by an error, {} corrupt stores, slowest stop told after {:.1} s, \
          slowest recovery {:.1} s, {} stored, {} refused opens with space, {:.0} s",
         f.runs,
         f.killed,
@@ -71,7 +71,7 @@ fn p6_a_full_disk_stops_the_line_and_space_starts_it_again() {
         found.last_seq.unwrap_or(0),
         f.refused,
         began.elapsed().as_secs_f64()
-    );
+    ));
     assert_eq!((found.gaps, found.broken_at, f.refused), (0, None, 0), "{:?}", found.reason);
     assert!(f.alarm < ALARM_MAX && f.recovery < RECOVERY_MAX);
     assert!(found.last_seq.unwrap_or(0) > runs as u64, "it went on each time");

@@ -80,14 +80,14 @@ fn p7_mutated_models_are_read_or_refused() {
         f.take(&format!("model {n}"), loaded.is_ok(), one);
         std::fs::write(path, &sound[which]).expect("it is written");
     }
-    println!(
-        "\nP7 models: {} mutated, {} read, {} refused, 0 panics, slowest {} ms, {:.0} s",
+    soak::report(&format!(
+        "P7 models: {} mutated, {} read, {} refused, 0 panics, slowest {} ms, {:.0} s",
         f.read + f.refused,
         f.read,
         f.refused,
         f.slowest.as_millis(),
         began.elapsed().as_secs_f64()
-    );
+    ));
     assert!(f.refused > 0 && f.read + f.refused > 0);
 }
 
@@ -134,15 +134,15 @@ fn p7_mutated_pictures_and_bombs_are_read_or_refused() {
         assert!(!taken(dir.path(), bytes), "{name} is taken");
         f.take(name, false, one);
     }
-    println!(
-        "\nP7 pictures: {} mutated, {} bombs, {} read, {} refused, 0 panics, slowest {} ms, {:.0} s",
+    soak::report(&format!(
+        "P7 pictures: {} mutated, {} bombs, {} read, {} refused, 0 panics, slowest {} ms, {:.0} s",
         f.read + f.refused - bombs.len(),
         bombs.len(),
         f.read,
         f.refused,
         f.slowest.as_millis(),
         began.elapsed().as_secs_f64()
-    );
+    ));
 }
 
 /// Small files that say that they are enormous pictures.

@@ -47,8 +47,8 @@ async fn p1_kill_minus_nine_loses_nothing() {
         one_round(&broker, round, count, &mut figures).await;
     }
     let f = &figures;
-    println!(
-        "\nP1: {} kills, {} in the first 200 ms, {} acknowledged, {} stored, {} heard ({} twice, same bytes), {} lost, \
+    soak::report(&format!(
+        "P1: {} kills, {} in the first 200 ms, {} acknowledged, {} stored, {} heard ({} twice, same bytes), {} lost, \
          {} doubled ids, {} refused opens, {:.0} s",
         f.kills,
         f.early,
@@ -60,7 +60,7 @@ async fn p1_kill_minus_nine_loses_nothing() {
         f.doubled,
         f.refused,
         began.elapsed().as_secs_f64()
-    );
+    ));
     assert_eq!((f.lost, f.doubled, f.refused), (0, 0, 0));
     assert!(f.acknowledged > f.kills, "there was something to lose: {}", f.acknowledged);
 }

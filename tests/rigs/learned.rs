@@ -134,15 +134,15 @@ struct Figures {
 fn p2_a_power_loss_while_learning_leaves_one_version_active_with_its_files_whole() {
     let began = Instant::now();
     let Some(f) = cut_power(Learns::Versions, soak::count(CUTS, 500), None) else { return };
-    println!(
-        "\nP2 learned: {} power losses, {} steps of versions kept, {} lost, {} without their files, {} refused opens, {:.0} s",
+    soak::report(&format!(
+        "P2 learned: {} power losses, {} steps of versions kept, {} lost, {} without their files, {} refused opens, {:.0} s",
         f.cuts,
         f.kept,
         f.lost,
         f.broken,
         f.refused,
         began.elapsed().as_secs_f64()
-    );
+    ));
     assert_eq!((f.lost, f.broken, f.refused), (0, 0, 0));
     assert!(f.kept > f.cuts as u64, "there was something to lose: {f:?}");
 }
@@ -151,14 +151,14 @@ fn p2_a_power_loss_while_learning_leaves_one_version_active_with_its_files_whole
 fn p2_a_power_loss_while_a_bank_is_written_leaves_the_former_one_or_the_new_one_whole() {
     let began = Instant::now();
     let Some(f) = cut_power(Learns::Banks, soak::count(CUTS, 500), None) else { return };
-    println!(
-        "\nP2 banks: {} power losses, {} banks written, {} lost, {} cut, {:.0} s",
+    soak::report(&format!(
+        "P2 banks: {} power losses, {} banks written, {} lost, {} cut, {:.0} s",
         f.cuts,
         f.kept,
         f.lost,
         f.broken,
         began.elapsed().as_secs_f64()
-    );
+    ));
     assert_eq!((f.lost, f.broken), (0, 0));
     assert!(f.kept > f.cuts as u64, "there was something to lose: {f:?}");
 }
@@ -169,10 +169,10 @@ fn p2_the_rig_sees_learning_that_does_not_sync() {
     let library = without(dir.path(), &[NO_SYNC, NO_FSYNC].concat());
     for learns in [Learns::Versions, Learns::Banks] {
         let Some(f) = cut_power(learns, 10, Some(&library)) else { return };
-        println!(
-            "\nP2 {learns:?} without syncing: {} power losses, {} kept, {} lost, {} refused opens",
+        soak::report(&format!(
+            "P2 {learns:?} without syncing: {} power losses, {} kept, {} lost, {} refused opens",
             f.cuts, f.kept, f.lost, f.refused
-        );
+        ));
         assert!(f.lost > 0, "the rig cannot see what it is for: {f:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The rigs that prove the promises of the README's table, each printing its figures on one line.
+//! The rigs that prove the promises (FIGURES.md), each printing its figures on one line.
 //!
 //! ```text
 //! bytes           a byte of the ledger changed on the disk
@@ -17,7 +17,7 @@
 //! ```
 //!
 //! (P5 is tests/faults.rs.) Short counts in `make test`; `make soak` runs the full ones, `make soak-p1`
-//! one of them, and `SOAK=100 make soak-p1` that many.
+//! one of them, and `SOAK=100 make soak-p1` that many. At the full count a rig also leaves its line in FIGURES.md.
 //!
 //! The process that is killed, stopped and starved is this test binary again: `station`; under P11 it is the
 //! real one.

@@ -410,8 +410,8 @@ async fn p3_a_day_without_a_broker_and_every_fault_lose_nothing() {
     }
     let dead = store.dead_letters().expect("they read").len();
     let mb = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    println!(
-        "\nP3: {results} results, broker away for {:.0} s of commits, {faults} cuts and faults, {} restarts without memory, \
+    soak::report(&format!(
+        "P3: {results} results, broker away for {:.0} s of commits, {faults} cuts and faults, {} restarts without memory, \
          {} refusals, {} heard ({} twice, same bytes), {} lost, {} out of order, {} changed, {} other ids, {dead} dead \
          letters, memory +{:.1} MiB with the commits, +{:.1} while the store came to rest, +{:.1} after, {:.0} s",
         stored.as_secs_f64(),
@@ -427,7 +427,7 @@ async fn p3_a_day_without_a_broker_and_every_fault_lose_nothing() {
         mb(rss_rest.saturating_sub(rss_away)),
         mb(growth_after),
         began.elapsed().as_secs_f64()
-    );
+    ));
     assert_eq!(
         (seen.by_seq.len() as u64, seen.out_of_order, seen.changed, wrong_ids, dead),
         (results, 0, 0, 0, 0)

@@ -37,15 +37,15 @@ struct Figures {
 fn p2_a_power_loss_loses_nothing_that_was_acknowledged() {
     let began = Instant::now();
     let Some(f) = cut_power(soak::count(CUTS, 1000), None) else { return };
-    println!(
-        "\nP2: {} power losses, {} acknowledged, {} lost, {} refused opens, {} broken chains, {:.0} s",
+    soak::report(&format!(
+        "P2: {} power losses, {} acknowledged, {} lost, {} refused opens, {} broken chains, {:.0} s",
         f.cuts,
         f.acknowledged,
         f.lost,
         f.refused,
         f.broken,
         began.elapsed().as_secs_f64()
-    );
+    ));
     assert_eq!((f.lost, f.refused, f.broken), (0, 0, 0));
     assert!(f.acknowledged > f.cuts);
 }
@@ -55,10 +55,10 @@ fn p2_the_rig_sees_a_store_that_does_not_sync() {
     let dir = tempfile::tempdir().expect("a folder");
     let library = without(dir.path(), NO_SYNC);
     let Some(f) = cut_power(20, Some(&library)) else { return };
-    println!(
-        "\nP2 without fdatasync: {} power losses, {} acknowledged, {} lost, {} refused opens",
+    soak::report(&format!(
+        "P2 without fdatasync: {} power losses, {} acknowledged, {} lost, {} refused opens",
         f.cuts, f.acknowledged, f.lost, f.refused
-    );
+    ));
     assert!(f.lost > 0, "the rig cannot see what it is for: {f:?}");
 }
 

@@ -90,8 +90,8 @@ async fn p3_of_two_brokers_the_one_that_is_away_for_a_day_delays_nobody_and_miss
     assert!(store.dead_letters().expect("they read").is_empty());
     for (name, watcher) in [("near", &at_near), ("far", &at_far)] {
         let seen = watcher.seen.lock().expect("no panic");
-        println!(
-            "\nP3 {name}: {results} results, {} heard, {} twice (same bytes, after a kill), {} twice on one connection, \
+        soak::report(&format!(
+            "P3 {name}: {results} results, {} heard, {} twice (same bytes, after a kill), {} twice on one connection, \
              {} out of order, {} changed, {:.0} s",
             seen.by_seq.len(),
             seen.twice,
@@ -99,7 +99,7 @@ async fn p3_of_two_brokers_the_one_that_is_away_for_a_day_delays_nobody_and_miss
             seen.out_of_order,
             seen.changed,
             began.elapsed().as_secs_f64()
-        );
+        ));
         let bad = (seen.out_of_order, seen.changed, seen.twice_here);
         assert_eq!((seen.by_seq.len() as u64, bad), (results, (0, 0, 0)), "{name}");
         assert!(seen.twice <= 4 * TWICE_PER_KILL, "{name}: {} came twice", seen.twice);

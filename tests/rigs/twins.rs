@@ -108,10 +108,10 @@ fn p10_whatever_is_read_stays_a_text() {
         }
     }
     assert!(shapes.windows(2).all(|pair| pair[0] == pair[1]), "the fields do not depend on what was read");
-    println!(
-        "\nP10 texts: {} hostile texts stored and published, 0 changed a field, a topic or a verdict",
+    soak::report(&format!(
+        "P10 texts: {} hostile texts stored and published, 0 changed a field, a topic or a verdict",
         ORDERS.len()
-    );
+    ));
 }
 
 /// Draws a line of text into a picture.
@@ -192,11 +192,11 @@ fn p10_orders_in_the_picture_change_no_field_and_no_verdict_to_pass() {
         by_ink += u32::from(passes(&verdicts[1]) && !passes(&verdicts[2]));
         pairs += 1;
     }
-    println!(
-        "\nP10 twins: {pairs} defective parts with an order and with the same letters backwards, {not_passing} of them no \
+    soak::report(&format!(
+        "P10 twins: {pairs} defective parts with an order and with the same letters backwards, {not_passing} of them no \
          pass when plain; passes with the order alone {by_order}, with the letters alone {by_ink}; 0 other labels, {:.0} s",
         began.elapsed().as_secs_f64()
-    );
+    ));
     // Ink on the part may hide a defect, whatever it says. An order may do no more than that: the two
     // counts differ by chance only.
     let chance = chance_of_at_least(by_order, by_order + by_ink);

@@ -15,6 +15,7 @@
 mod systemd;
 
 use crate::loopdisk::{self, LoopDisk};
+use crate::soak;
 use inspectd::store::{Store, StoreOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -116,11 +117,11 @@ fn p11_a_slow_load_is_not_killed_and_a_hung_one_is_once() {
     unit.until(PATIENCE, |unit| unit.kills > 0);
     let killed = hung.elapsed();
     let parts = unit.goes_on();
-    println!(
-        "\nP11 load: {:.0} s long, {extensions} times extended, 0 kills; hung: killed after {:.1} s, once, then {parts} parts",
+    soak::report(&format!(
+        "P11 load: {:.0} s long, {extensions} times extended, 0 kills; hung: killed after {:.1} s, once, then {parts} parts",
         took.as_secs_f64(),
         killed.as_secs_f64()
-    );
+    ));
 }
 
 #[test]
@@ -135,7 +136,10 @@ fn p11_a_stalled_inspector_is_killed_once() {
     let killed = stalled.elapsed();
     assert!(unit.log().contains("the inspector shows no life"), "{}", unit.log());
     let parts = unit.goes_on();
-    println!("\nP11 stalled inspector: killed after {:.1} s, once, then {parts} parts", killed.as_secs_f64());
+    soak::report(&format!(
+        "P11 stalled inspector: killed after {:.1} s, once, then {parts} parts",
+        killed.as_secs_f64()
+    ));
 }
 
 #[test]
@@ -152,7 +156,10 @@ fn p11_a_disk_that_hangs_is_a_stall_and_the_line_goes_on_after_it() {
     let killed = frozen.elapsed();
     let parts = unit.goes_on();
     unit.stop();
-    println!("\nP11 frozen disk: killed after {:.1} s, once, then {parts} parts", killed.as_secs_f64());
+    soak::report(&format!(
+        "P11 frozen disk: killed after {:.1} s, once, then {parts} parts",
+        killed.as_secs_f64()
+    ));
 }
 
 #[test]
@@ -191,11 +198,11 @@ fn p11_a_stalled_compaction_is_killed_once_and_a_slow_one_is_fed() {
         unit.log()
     );
     let parts = unit.goes_on();
-    println!(
-        "\nP11 compaction: stalled, killed after {:.1} s, once; {:.0} s long, {feeds} times fed, 0 kills, then {parts} parts",
+    soak::report(&format!(
+        "P11 compaction: stalled, killed after {:.1} s, once; {:.0} s long, {feeds} times fed, 0 kills, then {parts} parts",
         killed.as_secs_f64(),
         took.as_secs_f64()
-    );
+    ));
 }
 
 /// A database with enough in it that its compaction takes a while.
