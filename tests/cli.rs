@@ -1,6 +1,8 @@
 //! The contracts of the command line with users' scripts: JSON on stdout and nothing else there,
 //! exit codes, errors that name what is wrong.
 
+#[path = "cli/package.rs"]
+mod package;
 #[path = "common/shipped.rs"]
 mod shipped;
 

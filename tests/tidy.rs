@@ -75,6 +75,7 @@ const TOP: &[&str] = &[
     "pipelines",
     "config",
     "systemd",
+    "package",
     "fixtures",
     "tests",
     "README.md",

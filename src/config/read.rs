@@ -1,8 +1,8 @@
 //! The sections of the config file, one function each.
 
 use super::{
-    Camera, Config, Model, Mqtt, Part, QueueConfig, ReadError, Sink, Station, Store, TriggerConfig,
-    TriggerOn, mqtt, pair, read_text, web,
+    Camera, Config, Model, Mqtt, Part, QueueConfig, ReadError, SHIPPED_MMPROJ, SHIPPED_TEXT, Sink, Station,
+    Store, TriggerConfig, TriggerOn, mqtt, pair, read_text, web,
 };
 use crate::camera::kind::SourceConfig;
 use crate::document::{Document, Origin, PATH_CHARS_MAX, Problem, Section};
@@ -27,9 +27,8 @@ const VIEWS_MAX: usize = 8;
 const PARTS_MAX: usize = 32;
 /// Recipes that one station knows.
 const PIPELINES_MAX: usize = 256;
-/// The default pair lies in the project, so that the box works out of the box.
-const DEFAULT_TEXT: &str = "fixtures/model/inspectd-small.gguf";
-const DEFAULT_MMPROJ: &str = "fixtures/model/mmproj-inspectd-small.gguf";
+/// Folder of the pipelines where the config names none.
+const PIPELINES_DIR: &str = "pipelines";
 
 /// Reads the whole config and the pipelines that its cameras name; or everything that is wrong.
 pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>> {
@@ -44,7 +43,9 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
     if !broker.is_present() {
         broker.problem_here("this section is missing");
     }
-    let mut pipelines = Pipelines::new(origin.input_of(&root, "pipelines_dir", "pipelines"));
+    let pipelines_dir = origin.input_of(&root, "pipelines_dir", PIPELINES_DIR);
+    origin.must_be_dir(&root, "pipelines_dir", &pipelines_dir);
+    let mut pipelines = Pipelines::new(pipelines_dir);
     let cameras = cameras(origin, &root, &mut pipelines);
     let notes = pipelines.read_others();
     let mut config = Config {
@@ -137,10 +138,8 @@ fn station(section: Section<'_>) -> Station {
 }
 
 fn model(origin: &Origin, section: Section<'_>) -> Model {
-    let text = origin.input_of(&section, "text", DEFAULT_TEXT);
-    let mmproj = origin.input_of(&section, "mmproj", DEFAULT_MMPROJ);
-    origin.must_be_file(&section, "text", &text);
-    origin.must_be_file(&section, "mmproj", &mmproj);
+    let text = origin.model_of(&section, "text", SHIPPED_TEXT);
+    let mmproj = origin.model_of(&section, "mmproj", SHIPPED_MMPROJ);
     let idle_s = section.ranged("unload_after_idle_s", 0..=86_400).unwrap_or(0);
     let model = Model {
         text,

@@ -9,7 +9,9 @@
 //! file, line, column and value, or the variable that overrode the file. Reading goes on after a
 //! problem, so that one `inspectd check` shows all of them.
 
+pub(crate) mod asked;
 mod origin;
+pub(crate) mod search;
 mod section;
 mod text;
 
