@@ -61,6 +61,27 @@ fn the_schemas_are_printed_and_the_shipped_files_are_valid_by_them() {
     }
 }
 
+/// What an operator edits is kept by an upgrade only if the package calls it a conffile.
+#[test]
+fn what_a_plant_edits_is_kept_by_an_upgrade() {
+    let manifest: Value = toml::from_str(&std::fs::read_to_string("Cargo.toml").unwrap()).unwrap();
+    let package = &manifest["package"]["metadata"]["deb"];
+    let mut kept: Vec<_> =
+        package["conf-files"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
+    kept.sort_unstable();
+    let recipes = std::fs::read_dir("pipelines").unwrap();
+    let recipes = recipes.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut edited: Vec<_> = recipes.map(|name| format!("/etc/inspectd/pipelines/{name}")).collect();
+    edited.push("/etc/inspectd/inspectd.toml".to_owned());
+    edited.sort_unstable();
+    assert_eq!(kept, edited);
+    let unit = include_str!("../../systemd/inspectd.service");
+    let installed: Vec<_> = package["assets"].as_array().unwrap().iter().map(|asset| &asset[1]).collect();
+    assert!(
+        unit.contains("\nExecStart=/usr/bin/inspectd run ") && installed.contains(&&Value::from("usr/bin/"))
+    );
+}
+
 #[test]
 fn the_help_says_where_files_are_looked_for() {
     let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
