@@ -53,7 +53,7 @@ deb: build
 	.ci/package
 
 bundle: build
-	.ci/bundle "$$(.ci/package | tail -n 1)"
+	deb=$$(.ci/package) && .ci/bundle "$$deb"
 
 test-deb: build
 	.ci/test-deb
