@@ -45,7 +45,8 @@ pub(super) fn config(origin: &Origin, text: &str) -> Result<Config, Vec<Problem>
     }
     let pipelines_dir = origin.input_of(&root, "pipelines_dir", PIPELINES_DIR);
     origin.must_be_dir(&root, "pipelines_dir", &pipelines_dir);
-    let mut pipelines = Pipelines::new(pipelines_dir);
+    let is_missing = origin.files_must_exist && !pipelines_dir.is_dir();
+    let mut pipelines = Pipelines::new(pipelines_dir, is_missing);
     let cameras = cameras(origin, &root, &mut pipelines);
     let notes = pipelines.read_others();
     let mut config = Config {
@@ -305,6 +306,8 @@ fn store(section: Section<'_>) -> Store {
 /// The files of `pipelines_dir`, each read once: first those that cameras name, then the others.
 struct Pipelines {
     dir: PathBuf,
+    /// The folder is missing, which is a problem of its key: no name is looked for in it.
+    is_missing: bool,
     loaded: BTreeMap<String, Recipe>,
     /// Names that were tried.
     tried: BTreeMap<String, Result<(), String>>,
@@ -315,9 +318,10 @@ struct Pipelines {
 }
 
 impl Pipelines {
-    const fn new(dir: PathBuf) -> Self {
+    const fn new(dir: PathBuf, is_missing: bool) -> Self {
         Self {
             dir,
+            is_missing,
             loaded: BTreeMap::new(),
             tried: BTreeMap::new(),
             broken: BTreeMap::new(),
@@ -371,7 +375,7 @@ impl Pipelines {
 
     fn read(&mut self, name: &str) -> Result<(), String> {
         // A name that is none was reported already, and must not become a path.
-        if name.is_empty() || name.contains(['/', '\\', '.']) {
+        if self.is_missing || name.is_empty() || name.contains(['/', '\\', '.']) {
             return Ok(());
         }
         let path = self.dir.join(format!("{name}.toml"));

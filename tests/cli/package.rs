@@ -122,3 +122,20 @@ fn a_config_that_names_no_model_takes_the_shipped_one() {
     let found = json_lines(&run(&["inspect", "--json", "--config", config, "--pipeline", "photo", tile]));
     assert_eq!(found[0]["file"], tile);
 }
+
+/// One folder that is missing is one problem, however many cameras ask for recipes in it.
+#[test]
+fn a_folder_of_pipelines_that_is_nowhere_is_one_problem_with_the_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("c.toml");
+    let camera =
+        |id: &str| format!("[[camera]]\nid = \"{id}\"\nsource = \"simulator\"\npipeline = \"photo\"\n");
+    let text = "pipelines_dir = \"no-such-folder\"\n[station]\nsite = \"p\"\narea = \"a\"\nline = \"l\"\nstation = \"s\"\n\
+                [store]\ndir = \"var\"\n[mqtt]\nurl = \"mqtt://broker\"\n";
+    std::fs::write(&config, format!("{text}{}{}", camera("cam1"), camera("cam2"))).unwrap();
+    let out = run(&["check", "--config", config.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert_eq!((out.status.code(), said.lines().count()), (Some(78), 1), "{said}");
+    let words = format!("there is no folder no-such-folder: looked in {}, ", dir.path().display());
+    assert!(said.contains(":1:1: pipelines_dir = \"no-such-folder\": ") && said.contains(&words), "{said}");
+}
