@@ -3,6 +3,9 @@
 # make soak    the promises at their full counts: hours
 # make fuzz-api  the API against its own OpenAPI document, with schemathesis in a venv of its own
 # make test-v4l2  the V4L2 test against the kernel's virtual camera, in an emulated machine; as root
+# make deb     the Debian package, in target/debian
+# make bundle  the package with all that a box without a network needs, as a signed apt repository; as root
+# make test-deb  the package on a bare Debian 12 that systemd boots without a network; as root
 # Everything is built in the release profile, so that the tree is compiled once for all of these.
 
 SHELL := /bin/sh
@@ -16,7 +19,7 @@ CARGO := cargo
 SOAKS := soak-p1 soak-p2 soak-p3 soak-p4 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10 soak-p11 soak-p13 soak-p14 soak-ledger
 SOAK ?= full
 
-.PHONY: run test soak $(SOAKS) fuzz-api build install-deps test-v4l2
+.PHONY: run test soak $(SOAKS) fuzz-api build install-deps test-v4l2 deb bundle test-deb
 
 run: build
 	.ci/demo
@@ -45,6 +48,15 @@ fuzz-api: build
 
 test-v4l2: install-deps
 	.ci/test-v4l2
+
+deb: build
+	.ci/package
+
+bundle: build
+	deb=$$(.ci/package) && .ci/bundle "$$deb"
+
+test-deb: build
+	.ci/test-deb
 
 build: install-deps
 	$(CARGO) build --release --locked

@@ -12,9 +12,10 @@
 //! `INSPECTD_CAMERA__0__PIPELINE` the pipeline of the first camera. Unknown keys and variables are
 //! errors, and all problems are reported at once, each with its file, line, key and value.
 //!
-//! Relative paths mean the working directory first; a file or folder that must exist and is not
-//! there is looked for beside the config file. So the demo runs from the top of a checkout, and
-//! `/etc/inspectd/inspectd.toml` finds `/etc/inspectd/pipelines`.
+//! A file or folder that must exist and has a relative path is looked for beside the config file, in the
+//! working directory and in `/usr/share/inspectd`, in this order. So the demo runs from the top of a
+//! checkout, and `/etc/inspectd/inspectd.toml` finds `/etc/inspectd/pipelines` and the model that the
+//! package brings. What is written, as `[store] dir`, is relative to the working directory.
 //!
 //! Nothing is opened here but the config and the pipelines.
 
@@ -22,6 +23,7 @@ mod effective;
 mod mqtt;
 mod pair;
 mod read;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod web;
@@ -29,6 +31,7 @@ mod web;
 pub(crate) use crate::camera::trigger::{TriggerConfig, TriggerOn};
 pub(crate) use mqtt::{BrokerTls, Mqtt, Protocol, Secret, Sink};
 pub(crate) use pair::{off_frame, unfit};
+pub(crate) use schema::schema;
 
 use crate::camera::kind::SourceConfig;
 use crate::camera::window::Rule;
@@ -45,6 +48,9 @@ use std::time::Duration;
 
 /// The config of an installed service, read where no other is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/inspectd/inspectd.toml";
+/// The pair that ships with the product: of a config, or a command, that names no other.
+pub(crate) const SHIPPED_TEXT: &str = "inspectd-small.gguf";
+pub(crate) const SHIPPED_MMPROJ: &str = "mmproj-inspectd-small.gguf";
 /// The exit code of sysexits.h for a bad config (`EX_CONFIG`); systemd does not restart after it.
 pub const EXIT_CODE: u8 = 78;
 

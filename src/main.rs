@@ -22,9 +22,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// A bad config and a damaged store have codes of their own: systemd must not restart what only a person can mend.
+/// A bad config, a store of a newer version and a damaged store have codes of their own: systemd must not restart what only
+/// a person can mend.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|cause| cause.is::<ReadError>()) {
+    if error.chain().any(|cause| cause.is::<ReadError>()) || damaged::is_of_a_newer_version(error) {
         ExitCode::from(config::EXIT_CODE)
     } else if error.chain().any(|cause| cause.is::<Damaged>()) {
         ExitCode::from(damaged::EXIT_CODE)

@@ -3,6 +3,8 @@
 
 #[path = "common/config.rs"]
 mod config;
+#[path = "cli/package.rs"]
+mod package;
 #[path = "common/shipped.rs"]
 mod shipped;
 

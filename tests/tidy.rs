@@ -77,6 +77,7 @@ const TOP: &[&str] = &[
     "pipelines",
     "config",
     "systemd",
+    "package",
     "fixtures",
     "tests",
     "README.md",

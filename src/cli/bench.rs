@@ -12,7 +12,8 @@
 mod measure;
 
 use super::columns::{Align, Columns};
-use super::model_args::{ModelArgs, SHIPPED_TEXT};
+use super::model_args::{ModelArgs, or_shipped};
+use crate::config::SHIPPED_TEXT;
 use crate::vlm::gguf::{Gguf, Value};
 use crate::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
 use crate::vlm::{ModelInfo, Qwen3Vl};
@@ -152,15 +153,15 @@ fn random(shape: &Shape, quant: Quant, dir: &Path, model: &ModelArgs) -> anyhow:
 
 /// The shipped model's vocabulary, so that prompts have the length that it gives them.
 fn vocabulary() -> Vocabulary {
-    let shipped = Gguf::open(Path::new(SHIPPED_TEXT)).and_then(|g| Vocabulary::of(&g));
-    shipped.unwrap_or_else(|e| {
-        eprintln!("bench: {e}; prompts are longer, one token a byte");
+    let shipped = || anyhow::Ok(Vocabulary::of(&Gguf::open(&or_shipped(None, SHIPPED_TEXT)?)?)?);
+    shipped().unwrap_or_else(|e| {
+        eprintln!("bench: {e:#}; prompts are longer, one token a byte");
         Vocabulary::bytes()
     })
 }
 
 fn measure_all(model: &ModelArgs, whole: &Whole, effort: &Effort) -> anyhow::Result<Report> {
-    let (text, _) = model.files();
+    let (text, _) = model.files()?;
     let quant = quantisation(&Gguf::open(&text)?);
     // The renderer's memory is gone before the model's is measured; its peak is forgotten.
     let part = measure::part();

@@ -186,9 +186,9 @@ struct Looked {
 impl Ground {
     fn open(args: &Common, learning: LearnKind) -> anyhow::Result<Self> {
         let config = args.config.as_deref().map(config::load).transpose()?;
-        let path = named_file(config.as_ref(), &args.pipeline);
-        let pipeline =
-            load_pipeline_to_learn(&path).with_context(|| format!("--pipeline {}", args.pipeline))?;
+        let named = || format!("--pipeline {}", args.pipeline);
+        let path = named_file(config.as_ref(), &args.pipeline).with_context(named)?;
+        let pipeline = load_pipeline_to_learn(&path).with_context(named)?;
         let (prompt, _) = asked(&pipeline, learning, args.prompt.as_deref())?;
         let exported = if args.truth.is_none() { Some(confirmed(args, &pipeline)?) } else { None };
         let from_store = exported.as_ref().map(|dir| dir.path().join(CONFIRMED));

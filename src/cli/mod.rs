@@ -5,6 +5,7 @@
 //! verify, export, outbox, account, backup (and restore, salvage)    subcommands on a store
 //! guide                                                         the chapters of the guide
 //! infer                                                         the engine's process, for the daemon
+//! generate                                                      man pages, completions and schemas, for the package
 //! store_args, serve_store      which store a command works on; the process that opens it for root
 //! model_args, setup                                             the model and the pipeline they use
 //! annotate, picture            annotated copies of frames; reading and writing image files
@@ -24,6 +25,7 @@ mod columns;
 mod doctor;
 mod export;
 mod figures;
+mod generate;
 mod guide;
 mod infer;
 mod inspect;
@@ -47,9 +49,15 @@ mod verify;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// Where what is named without its folder is looked for, below the help and in the man page.
+const FILES: &str = "\
+Files that a config names by a relative path (its pipelines, its model) are looked for beside the config file, in the \
+working directory and in /usr/share/inspectd, in this order. A command without a config looks for pipelines and the \
+shipped model in the working directory, in /etc/inspectd and in /usr/share/inspectd.";
+
 /// Visual inspection at the line: cameras in, graded inspections out.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, after_help = FILES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -106,6 +114,14 @@ enum Command {
     /// Open the store of the working directory for one command of root.
     #[command(hide = true)]
     ServeStore,
+    /// Write the man pages.
+    #[command(hide = true)]
+    Man(generate::ManArgs),
+    /// Print the completions of a shell.
+    #[command(hide = true)]
+    Completions(generate::CompletionsArgs),
+    /// Print the JSON Schema of the config or of a pipeline, for editors.
+    Schema(generate::SchemaArgs),
 }
 
 /// Runs the command that was asked for.
@@ -137,5 +153,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::run(args),
         Command::Infer(args) => infer::run(args),
         Command::ServeStore => serve_store::run(),
+        Command::Man(args) => generate::man(args),
+        Command::Completions(args) => generate::completions(args),
+        Command::Schema(args) => generate::schema(args),
     }
 }

@@ -1,22 +1,20 @@
 //! Which model a command uses. As on the line, it answers only after it has given the proof that it names.
 
-use crate::config::Config;
+use crate::config::{Config, SHIPPED_MMPROJ, SHIPPED_TEXT};
+use crate::document::search::Search;
 use crate::inspect::proof::give_named;
+use crate::vlm::Qwen3Vl;
 use crate::vlm::engine::EngineOptions;
 use crate::vlm::kv::KvPrecision;
 use crate::vlm::processor::Processor;
-use crate::vlm::{Qwen3Vl, VlmError};
-use anyhow::Context;
-use std::path::PathBuf;
-
-/// The model that ships with the product.
-pub(super) const SHIPPED_TEXT: &str = "fixtures/model/inspectd-small.gguf";
-const SHIPPED_MMPROJ: &str = "fixtures/model/mmproj-inspectd-small.gguf";
+use anyhow::{Context, bail};
+use std::path::{Path, PathBuf};
 
 /// The model pair; the shipped small model unless another one is named.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct ModelArgs {
-    /// Text model (GGUF, architecture qwen3vl) [default: the shipped small model].
+    /// Text model (GGUF, architecture qwen3vl) [default: the shipped small model, in the working directory,
+    /// fixtures/model, /etc/inspectd or /usr/share/inspectd].
     #[arg(long, value_name = "FILE", env = "INSPECTD_MODEL__TEXT", requires = "mmproj")]
     pub model: Option<PathBuf>,
     /// Vision model of the same pair (GGUF, projector `qwen3vl_merger`).
@@ -59,9 +57,14 @@ impl ModelArgs {
     }
 
     /// Both files.
-    pub(super) fn files(&self) -> (PathBuf, PathBuf) {
-        let or = |path: &Option<PathBuf>, shipped: &str| path.clone().unwrap_or_else(|| shipped.into());
-        (or(&self.model, SHIPPED_TEXT), or(&self.mmproj, SHIPPED_MMPROJ))
+    ///
+    /// # Errors
+    /// None is named, and the shipped pair is nowhere.
+    pub(super) fn files(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
+        Ok((
+            or_shipped(self.model.as_ref(), SHIPPED_TEXT)?,
+            or_shipped(self.mmproj.as_ref(), SHIPPED_MMPROJ)?,
+        ))
     }
 
     /// Loads the pair and has it give its proof.
@@ -77,11 +80,11 @@ impl ModelArgs {
     /// Loads the pair alone.
     ///
     /// # Errors
-    /// As `Qwen3Vl::load`.
-    pub(super) fn load_unproven(&self) -> Result<Qwen3Vl, VlmError> {
-        let (text, mmproj) = self.files();
+    /// As `files` and `Qwen3Vl::load`.
+    pub(super) fn load_unproven(&self) -> anyhow::Result<Qwen3Vl> {
+        let (text, mmproj) = self.files()?;
         let options = EngineOptions { threads: self.threads, memory_mb: 0, kv: self.kv };
-        Qwen3Vl::load(&text, &mmproj, options, &self.device.open()?)
+        Ok(Qwen3Vl::load(&text, &mmproj, options, &self.device.open()?)?)
     }
 
     /// Has the loaded pair give its proof.
@@ -89,9 +92,22 @@ impl ModelArgs {
     /// # Errors
     /// It does not answer known pictures as it must.
     pub(super) fn prove(&self, engine: &mut Qwen3Vl) -> anyhow::Result<()> {
-        let (text, mmproj) = self.files();
+        let (text, mmproj) = self.files()?;
         give_named(engine).with_context(|| {
             format!("the pair {} and {} is not proven to be whole", text.display(), mmproj.display())
         })
     }
+}
+
+/// The file that was named, or the shipped one.
+pub(super) fn or_shipped(named: Option<&PathBuf>, shipped: &str) -> anyhow::Result<PathBuf> {
+    if let Some(named) = named {
+        return Ok(named.clone());
+    }
+    let search = Search::without_config();
+    let path = search.model(Path::new(shipped));
+    if !path.is_file() {
+        bail!("{}; name a pair with --model and --mmproj", search.missing_model(&path));
+    }
+    Ok(path)
 }

@@ -2,18 +2,22 @@
 //!
 //! ```text
 //! --config FILE     model and pipelines of an installed box
-//! --pipeline P      a file, or a name in the config's (or ./pipelines) directory
+//! --pipeline P      a file, or a name in the config's directory of pipelines; without a config in that of the
+//!                   working directory, /etc/inspectd or /usr/share/inspectd
 //! --model, --mmproj override the config's; without either, the shipped small model
 //! ```
 
 use super::model_args::ModelArgs;
 use crate::config::{self, Config};
+use crate::document::ReadError;
+use crate::document::search::Search;
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::pipeline::{Pipeline, PromptKind};
 use crate::recipe::registry::Recipe;
 use anyhow::Context;
 use image::RgbImage;
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -28,7 +32,9 @@ const DEADLINE: Duration = Duration::from_hours(24);
 /// Where a one-shot command finds its pipeline and model.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct SetupArgs {
-    /// Pipeline to inspect with: a name or a file [default: photo, or the config's only one].
+    /// Pipeline to inspect with: a file (.toml), or a name in the config's directory of pipelines or, without a config, in
+    /// pipelines/ of the working directory, /etc/inspectd or /usr/share/inspectd [default: photo, or the config's only
+    /// one].
     #[arg(long, value_name = "PIPELINE")]
     pub pipeline: Option<String>,
     /// Config file whose model and pipelines are used.
@@ -74,15 +80,34 @@ impl SetupArgs {
 }
 
 fn named(config: Option<&Config>, name: &str) -> anyhow::Result<Pipeline> {
-    crate::recipe::load_pipeline(&named_file(config, name)).with_context(|| format!("--pipeline {name}"))
+    let read = || anyhow::Ok(crate::recipe::load_pipeline(&named_file(config, name)?)?);
+    read().with_context(|| format!("--pipeline {name}"))
 }
 
 /// The file of a pipeline that is named by its name or its path.
+///
+/// # Errors
+/// `ReadError::Unreadable`, with the places that were looked at.
 #[expect(clippy::case_sensitive_file_extension_comparisons, reason = "so are the names of pipelines")]
-pub(super) fn named_file(config: Option<&Config>, name: &str) -> PathBuf {
-    let dir = config.map_or(Path::new(PIPELINES_DIR), |c| &c.pipelines_dir);
-    let file = dir.join(format!("{name}.toml"));
-    if name.ends_with(".toml") || !file.exists() { PathBuf::from(name) } else { file }
+pub(super) fn named_file(config: Option<&Config>, name: &str) -> Result<PathBuf, ReadError> {
+    if name.ends_with(".toml") {
+        return Ok(PathBuf::from(name));
+    }
+    let file = format!("{name}.toml");
+    let search = Search::without_config();
+    let (found, places) = match config {
+        Some(config) => {
+            let dir = &config.pipelines_dir;
+            (Some(dir.join(&file)).filter(|path| path.exists()), dir.display().to_string())
+        }
+        None => (search.find(&Path::new(PIPELINES_DIR).join(&file)), search.places()),
+    };
+    let as_written = || Some(PathBuf::from(name)).filter(|path| path.is_file());
+    found.or_else(as_written).ok_or_else(|| {
+        let file = if config.is_some() { file } else { format!("{PIPELINES_DIR}/{file}") };
+        let source = io::Error::new(io::ErrorKind::NotFound, format!("looked in {places}"));
+        ReadError::Unreadable { file, source }
+    })
 }
 
 /// The pipeline with the regions of text prompts where they lie in one very picture.

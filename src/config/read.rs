@@ -1,8 +1,8 @@
 //! The sections of the config file, one function each.
 
 use super::{
-    Camera, Config, Model, Mqtt, Part, Prove, QueueConfig, ReadError, Sink, Station, Store, TriggerConfig,
-    TriggerOn, mqtt, pair, read_text, web,
+    Camera, Config, Model, Mqtt, Part, Prove, QueueConfig, ReadError, SHIPPED_MMPROJ, SHIPPED_TEXT, Sink,
+    Station, Store, TriggerConfig, TriggerOn, mqtt, pair, read_text, web,
 };
 use crate::camera::kind::SourceConfig;
 use crate::document::{Document, Origin, PATH_CHARS_MAX, Problem, Section};
@@ -30,9 +30,8 @@ const VIEWS_MAX: usize = 8;
 const PARTS_MAX: usize = 32;
 /// Recipes that one station knows.
 const PIPELINES_MAX: usize = 256;
-/// The default pair lies in the project, so that the box works out of the box.
-const DEFAULT_TEXT: &str = "fixtures/model/inspectd-small.gguf";
-const DEFAULT_MMPROJ: &str = "fixtures/model/mmproj-inspectd-small.gguf";
+/// Folder of the pipelines where the config names none.
+const PIPELINES_DIR: &str = "pipelines";
 
 /// Reads the whole config and the pipelines that its cameras name; or everything that is wrong, with what `prove` finds
 /// wrong with what it says.
@@ -51,7 +50,10 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
     if !broker.is_present() {
         broker.problem_here("this section is missing");
     }
-    let mut pipelines = Pipelines::new(origin.input_of(&root, "pipelines_dir", "pipelines"));
+    let pipelines_dir = origin.input_of(&root, "pipelines_dir", PIPELINES_DIR);
+    origin.must_be_dir(&root, "pipelines_dir", &pipelines_dir);
+    let is_missing = origin.files_must_exist && !pipelines_dir.is_dir();
+    let mut pipelines = Pipelines::new(pipelines_dir, is_missing);
     let cameras = cameras(origin, &root, &mut pipelines);
     let notes = pipelines.read_others();
     let mut config = Config {
@@ -152,10 +154,8 @@ fn station(section: Section<'_>) -> Station {
 }
 
 fn model(origin: &Origin, section: Section<'_>) -> Model {
-    let text = origin.input_of(&section, "text", DEFAULT_TEXT);
-    let mmproj = origin.input_of(&section, "mmproj", DEFAULT_MMPROJ);
-    origin.must_be_file(&section, "text", &text);
-    origin.must_be_file(&section, "mmproj", &mmproj);
+    let text = origin.model_of(&section, "text", SHIPPED_TEXT);
+    let mmproj = origin.model_of(&section, "mmproj", SHIPPED_MMPROJ);
     let idle_s = section.ranged("unload_after_idle_s", 0..=86_400).unwrap_or(0);
     let model = Model {
         text,
@@ -321,6 +321,8 @@ fn store(section: Section<'_>) -> Store {
 /// The files of `pipelines_dir`, each read once: first those that cameras name, then the others.
 struct Pipelines {
     dir: PathBuf,
+    /// The folder is missing, which is a problem of its key: no name is looked for in it.
+    is_missing: bool,
     loaded: BTreeMap<String, Recipe>,
     /// Names that were tried.
     tried: BTreeMap<String, Result<(), String>>,
@@ -331,9 +333,10 @@ struct Pipelines {
 }
 
 impl Pipelines {
-    const fn new(dir: PathBuf) -> Self {
+    const fn new(dir: PathBuf, is_missing: bool) -> Self {
         Self {
             dir,
+            is_missing,
             loaded: BTreeMap::new(),
             tried: BTreeMap::new(),
             broken: BTreeMap::new(),
@@ -387,7 +390,7 @@ impl Pipelines {
 
     fn read(&mut self, name: &str) -> Result<(), String> {
         // A name that is none was reported already, and must not become a path.
-        if name.is_empty() || name.contains(['/', '\\', '.']) {
+        if self.is_missing || name.is_empty() || name.contains(['/', '\\', '.']) {
             return Ok(());
         }
         let path = self.dir.join(format!("{name}.toml"));

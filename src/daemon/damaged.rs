@@ -39,6 +39,12 @@ pub fn is_damage(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_damage))
 }
 
+/// True when a newer version of this program wrote the store: no restart of this one mends that.
+pub fn is_of_a_newer_version(error: &anyhow::Error) -> bool {
+    let newer = |cause: &StoreError| matches!(cause, StoreError::NewerFormat { .. });
+    error.chain().any(|cause| cause.downcast_ref::<StoreError>().is_some_and(newer))
+}
+
 /// Says it to the plant; the error to end with.
 pub fn report(config: &Config, error: &anyhow::Error) -> Damaged {
     let damaged = Damaged { dir: config.store.dir.clone(), reason: causes::told(error) };
@@ -88,5 +94,13 @@ mod tests {
             assert!(!is_damage(&anyhow::Error::from(fine)));
         }
         assert!(!is_damage(&anyhow::anyhow!("the inspector panicked")));
+    }
+
+    #[test]
+    fn a_store_of_a_newer_version_is_not_damaged_and_not_for_a_restart() {
+        let newer = StoreError::NewerFormat { found: 3, known: 2 };
+        let error = anyhow::Error::from(newer).context("the store");
+        assert!(is_of_a_newer_version(&error) && !is_damage(&error));
+        assert!(!is_of_a_newer_version(&anyhow::Error::from(StoreError::Locked { dir: "/x".into() })));
     }
 }

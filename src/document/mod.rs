@@ -9,8 +9,10 @@
 //! file, line, column and value, or the variable that overrode the file. Reading goes on after a
 //! problem, so that one `inspectd check` shows all of them.
 
+pub(crate) mod asked;
 mod bracket;
 mod origin;
+pub(crate) mod search;
 mod section;
 mod text;
 

@@ -1,6 +1,7 @@
 //! Where a document came from, and how the files that it names are found.
 
 use super::Section;
+use super::search::Search;
 use std::path::{Component, Path, PathBuf};
 
 /// Longest path in a document, in characters.
@@ -11,7 +12,7 @@ pub(crate) const PATH_CHARS_MAX: usize = 4096;
 pub(crate) struct Origin {
     /// Names the config in messages.
     pub file: String,
-    /// Folder of the config file: relative inputs are looked for here too.
+    /// Folder of the config file: relative inputs are looked for here first.
     pub dir: PathBuf,
     /// Variables with our prefix.
     pub environment: Vec<(String, String)>,
@@ -34,11 +35,9 @@ pub(crate) fn is_below(path: &Path, dir: &Path) -> bool {
 }
 
 impl Origin {
-    /// Where an input lies: as written from the working directory or, when nothing is there, beside
-    /// the config file.
+    /// Where an input lies: the first place that has it, and as written where none has.
     pub(crate) fn input(&self, path: &Path) -> PathBuf {
-        let beside = self.dir.join(path);
-        if !path.exists() && beside.exists() { beside } else { path.to_owned() }
+        self.search().find_or(path)
     }
 
     /// The input that a key names, or its default.
@@ -47,15 +46,25 @@ impl Origin {
         self.input(Path::new(path.as_deref().unwrap_or(default)))
     }
 
+    /// The model's file that a key names, or the shipped one.
+    pub(crate) fn model_of(&self, section: &Section<'_>, key: &'static str, shipped: &str) -> PathBuf {
+        let path = section.text(key, PATH_CHARS_MAX);
+        let path = self.search().model(Path::new(path.as_deref().unwrap_or(shipped)));
+        if self.files_must_exist && !path.is_file() {
+            section.problem(key, self.search().missing_model(&path));
+        }
+        path
+    }
+
     pub(crate) fn must_be_file(&self, section: &Section<'_>, key: &str, path: &Path) {
         if self.files_must_exist && !path.is_file() {
-            section.problem(key, format!("there is no file {}", path.display()));
+            section.problem(key, self.search().missing("file", path));
         }
     }
 
     pub(crate) fn must_be_dir(&self, section: &Section<'_>, key: &str, path: &Path) {
         if self.files_must_exist && !path.is_dir() {
-            section.problem(key, format!("there is no folder {}", path.display()));
+            section.problem(key, self.search().missing("folder", path));
         }
     }
 
@@ -65,6 +74,10 @@ impl Origin {
         if !is_made {
             self.must_be_dir(section, key, path);
         }
+    }
+
+    fn search(&self) -> Search {
+        Search::of_config(&self.dir)
     }
 }
 

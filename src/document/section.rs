@@ -5,9 +5,11 @@
 //! returned, so that reading goes on; whoever builds something from a document throws it away when
 //! the document is not fine.
 
+use super::asked::{self, Shape};
 use super::{Document, join};
 use crate::domain::rect::Rect;
 use config::{Map, Value, ValueKind};
+use serde_json::json;
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -60,6 +62,7 @@ impl<'a> Section<'a> {
 
     /// The value of an optional key.
     pub(crate) fn get<T: Scalar>(&self, key: &'static str) -> Option<T> {
+        self.note(key, T::schema);
         let value = self.value(key)?;
         let path = join(&self.path, key);
         let scalar = self.scalar(&path, value);
@@ -71,6 +74,7 @@ impl<'a> Section<'a> {
 
     /// The value of a key that must be there.
     pub(crate) fn required<T: Scalar + Default>(&self, key: &'static str) -> T {
+        self.note_required(key, T::schema);
         if self.value(key).is_none() {
             self.problem(key, format!("is missing; it must be {}", T::WORDS));
             return T::default();
@@ -83,6 +87,7 @@ impl<'a> Section<'a> {
     where
         T: Scalar + PartialOrd + Display + Copy,
     {
+        self.note(key, || with(T::schema(), json!({ "minimum": range.start(), "maximum": range.end() })));
         let value: T = self.get(key)?;
         if range.contains(&value) {
             return Some(value);
@@ -96,6 +101,7 @@ impl<'a> Section<'a> {
     where
         T: Scalar + PartialOrd + Display + Copy,
     {
+        self.note_required(key, T::schema);
         let lowest = *range.start();
         if self.value(key).is_none() {
             self.problem(key, format!("is missing; it must be from {lowest} to {}", range.end()));
@@ -124,6 +130,7 @@ impl<'a> Section<'a> {
 
     /// An optional string that is not empty and has no control characters.
     pub(crate) fn text(&self, key: &'static str, chars_max: usize) -> Option<String> {
+        self.note(key, || with(String::schema(), json!({ "minLength": 1, "maxLength": chars_max })));
         let text: String = self.get(key)?;
         let length = text.chars().count();
         if text.trim().is_empty() {
@@ -142,6 +149,7 @@ impl<'a> Section<'a> {
 
     /// Like `text`, for a key that must be there.
     pub(crate) fn required_text(&self, key: &'static str, chars_max: usize) -> String {
+        self.note_required(key, String::schema);
         if self.value(key).is_none() {
             self.problem(key, format!("is missing; it must be {}", String::WORDS));
         }
@@ -150,6 +158,7 @@ impl<'a> Section<'a> {
 
     /// A name that stands in topics, file names and messages: `[A-Za-z0-9_-]{1,64}`.
     pub(crate) fn required_id(&self, key: &'static str) -> String {
+        self.note(key, || with(String::schema(), json!({ "pattern": "^[A-Za-z0-9_-]{1,64}$" })));
         let id: String = self.required(key);
         let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
         if self.value(key).is_some() && !((1..=64).contains(&id.len()) && id.bytes().all(fits)) {
@@ -165,6 +174,7 @@ impl<'a> Section<'a> {
         parse: impl Fn(&str) -> Option<T>,
         words: &[&str],
     ) -> Option<T> {
+        self.note(key, || with(String::schema(), json!({ "enum": words })));
         let word: String = self.get(key)?;
         let parsed = parse(&word);
         if parsed.is_none() {
@@ -180,6 +190,7 @@ impl<'a> Section<'a> {
         parse: impl Fn(&str) -> Option<T>,
         words: &[&str],
     ) -> Option<T> {
+        self.note_required(key, String::schema);
         if self.value(key).is_none() {
             self.problem(key, format!("is missing; it must be one of {}", words.join(", ")));
         }
@@ -188,6 +199,7 @@ impl<'a> Section<'a> {
 
     /// A list of strings; `None` when the key is absent.
     pub(crate) fn strings(&self, key: &'static str) -> Option<Vec<String>> {
+        self.note(key, || list(json!({ "type": "string" })));
         let path = join(&self.path, key);
         let items = self.array(key, "a list of strings")?;
         let mut strings = Vec::new();
@@ -202,6 +214,7 @@ impl<'a> Section<'a> {
 
     /// A list of numbers; `None` when the key is absent or wrong.
     pub(crate) fn numbers(&self, key: &'static str) -> Option<Vec<f64>> {
+        self.note(key, || list(f64::schema()));
         let items = self.array(key, "a list of numbers")?;
         let numbers: Option<Vec<f64>> = items.iter().map(|item| f64::from_kind(&item.kind)).collect();
         if numbers.is_none() {
@@ -212,6 +225,10 @@ impl<'a> Section<'a> {
 
     /// A word (`Ok`) or a list of numbers (`Err`).
     pub(crate) fn get_text_or_numbers(&self, key: &'static str) -> Option<Result<String, Vec<f64>>> {
+        self.note(key, || {
+            let (text, numbers) = (String::schema(), list(f64::schema()));
+            json!({ "anyOf": [text, numbers], "description": "a word, or a list of numbers", "type": ["string", "array"] })
+        });
         match &self.value(key)?.kind {
             ValueKind::String(word) => Some(Ok(word.clone())),
             _ => self.numbers(key).map(Err),
@@ -226,6 +243,8 @@ impl<'a> Section<'a> {
     /// A table of whole numbers whose keys are free; empty when the key is absent.
     #[cfg(feature = "v4l2")]
     pub(crate) fn integers(&self, key: &'static str) -> std::collections::BTreeMap<String, i64> {
+        let number_or_bool = json!({ "type": ["integer", "boolean"] });
+        self.note(key, || json!({ "type": "object", "additionalProperties": number_or_bool }));
         let path = join(&self.path, key);
         let table = self.value(key).and_then(|value| self.table_of(&path, value));
         let number = |(name, value): (&String, &Value)| match &value.kind {
@@ -241,11 +260,13 @@ impl<'a> Section<'a> {
 
     /// A rectangle `[x1, y1, x2, y2]` in pixels that holds at least one pixel.
     pub(crate) fn rect(&self, key: &'static str) -> Option<Rect> {
+        self.note(key, rect_schema);
         self.rect_of(&join(&self.path, key), self.value(key)?)
     }
 
     /// A list of rectangles; empty when the key is absent.
     pub(crate) fn rects(&self, key: &'static str) -> Vec<Rect> {
+        self.note(key, || list(rect_schema()));
         let path = join(&self.path, key);
         let items = self.array(key, "a list of rectangles [x1, y1, x2, y2]").unwrap_or_default();
         let rect = |(index, item)| self.rect_of(&format!("{path}[{index}]"), item);
@@ -255,6 +276,7 @@ impl<'a> Section<'a> {
     /// The section under a key; absent when the key is.
     #[must_use]
     pub(crate) fn child(&self, key: &'static str) -> Self {
+        self.note_shape(key, false, || Shape::Section);
         let path = join(&self.path, key);
         let table = self.value(key).and_then(|value| self.table_of(&path, value));
         Self { document: self.document, path, table, asked: RefCell::default() }
@@ -262,6 +284,7 @@ impl<'a> Section<'a> {
 
     /// The tables of a list, `[[key]]`; empty when the key is absent.
     pub(crate) fn children(&self, key: &'static str) -> Vec<Self> {
+        self.note_shape(key, false, || Shape::Sections);
         let path = join(&self.path, key);
         let items = self.array(key, "a list of sections").unwrap_or_default();
         let child = |(index, item): (usize, &'a Value)| {
@@ -274,6 +297,7 @@ impl<'a> Section<'a> {
 
     /// The tables under a key whose names are free, `[key.NAME]`, in the order of names; empty when the key is absent.
     pub(crate) fn named(&self, key: &'static str) -> Vec<(String, Self)> {
+        self.note_shape(key, false, || Shape::Named);
         let path = join(&self.path, key);
         let table = self.value(key).and_then(|value| self.table_of(&path, value));
         let child = |(name, value): (&String, &'a Value)| {
@@ -284,6 +308,23 @@ impl<'a> Section<'a> {
         let mut found: Vec<_> = table.into_iter().flatten().filter_map(child).collect();
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
         found
+    }
+
+    fn note(&self, key: &'static str, schema: impl FnOnce() -> serde_json::Value) {
+        self.note_shape(key, false, || Shape::Value(schema()));
+    }
+
+    fn note_required(&self, key: &'static str, schema: impl FnOnce() -> serde_json::Value) {
+        self.note_shape(key, true, || Shape::Value(schema()));
+    }
+
+    /// What the schema says of a key.
+    fn note_shape(&self, key: &'static str, is_required: bool, shape: impl FnOnce() -> Shape) {
+        let word = match self.table.and_then(|table| table.get(key)).map(|value| &value.kind) {
+            Some(ValueKind::String(word)) => Some(word.as_str()),
+            _ => None,
+        };
+        asked::note(&self.path, key, is_required, word, shape);
     }
 
     fn value(&self, key: &'static str) -> Option<&'a Value> {
@@ -339,10 +380,29 @@ impl<'a> Section<'a> {
     }
 }
 
+/// A schema with more members.
+fn with(mut schema: serde_json::Value, more: serde_json::Value) -> serde_json::Value {
+    if let (Some(schema), serde_json::Value::Object(more)) = (schema.as_object_mut(), more) {
+        schema.extend(more);
+    }
+    schema
+}
+
+/// The schema of a list.
+fn list(items: serde_json::Value) -> serde_json::Value {
+    json!({ "type": "array", "items": items })
+}
+
+fn rect_schema() -> serde_json::Value {
+    with(list(u32::schema()), json!({ "minItems": 4, "maxItems": 4 }))
+}
+
 /// A type that one value can have.
-pub(crate) trait Scalar: Sized {
+pub(crate) trait Scalar: Sized + serde::Serialize {
     /// What the value must be, for messages.
     const WORDS: &'static str;
+    /// What the value must be, as a JSON Schema.
+    fn schema() -> serde_json::Value;
     /// From the file, where types are strict.
     fn from_kind(kind: &ValueKind) -> Option<Self>;
     /// From the environment, where everything is text.
@@ -351,6 +411,9 @@ pub(crate) trait Scalar: Sized {
 
 impl Scalar for String {
     const WORDS: &'static str = "a string";
+    fn schema() -> serde_json::Value {
+        json!({ "type": "string" })
+    }
     fn from_kind(kind: &ValueKind) -> Option<Self> {
         match kind {
             ValueKind::String(text) => Some(text.clone()),
@@ -364,6 +427,9 @@ impl Scalar for String {
 
 impl Scalar for bool {
     const WORDS: &'static str = "true or false";
+    fn schema() -> serde_json::Value {
+        json!({ "type": "boolean" })
+    }
     fn from_kind(kind: &ValueKind) -> Option<Self> {
         match kind {
             ValueKind::Boolean(value) => Some(*value),
@@ -377,6 +443,9 @@ impl Scalar for bool {
 
 impl Scalar for f64 {
     const WORDS: &'static str = "a number";
+    fn schema() -> serde_json::Value {
+        json!({ "type": "number" })
+    }
     fn from_kind(kind: &ValueKind) -> Option<Self> {
         match kind {
             ValueKind::Float(value) => Some(*value),
@@ -394,6 +463,9 @@ macro_rules! whole_number {
     ($($number:ty),*) => {$(
         impl Scalar for $number {
             const WORDS: &'static str = "a whole number, 0 or more";
+            fn schema() -> serde_json::Value {
+                json!({ "type": "integer", "minimum": 0 })
+            }
             fn from_kind(kind: &ValueKind) -> Option<Self> {
                 match kind {
                     ValueKind::I64(value) => (*value).try_into().ok(),

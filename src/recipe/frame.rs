@@ -61,7 +61,9 @@ fn repeats(word: &str) -> Option<Repeats> {
 /// A table of limits, or "off".
 fn health(section: &Section<'_>) -> Health {
     if section.is_text("health") {
-        section.word("health", |word| (word == "off").then_some(()), &["off", "or a table of limits"]);
+        if section.get::<String>("health").is_none_or(|word| word != "off") {
+            section.problem("health", "must be one of off, or a table of limits");
+        }
         return Health::Off;
     }
     let (table, usual) = (section.child("health"), HealthLimits::default());

@@ -13,7 +13,9 @@ mod frame;
 pub(crate) mod learned;
 mod reference;
 pub(crate) mod registry;
+mod schema;
 mod warnings;
 
 pub(crate) use file::check_label;
 pub use file::{load_pipeline, load_pipeline_to_learn, load_pipeline_with_warnings, pipeline_from_str};
+pub(crate) use schema::schema;

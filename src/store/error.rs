@@ -35,7 +35,10 @@ pub enum StoreError {
     #[error("the ledger of {ledger} is broken at {}: it reached to {expected} and ends at {found} now", found + 1)]
     CutOff { ledger: &'static str, expected: u64, found: u64 },
     /// A newer version of this program wrote the store.
-    #[error("the store has format {found}, this program knows up to {known}")]
+    #[error(
+        "a newer version of inspectd wrote this store: it has format {found}, and this version reads up to {known}. \
+         Install the newer version again, or restore a backup that this version made into another directory"
+    )]
     NewerFormat { found: u8, known: u8 },
     /// An inspection id is not a ULID of 26 characters.
     #[error("inspection id {id:?} is not a ULID")]
