@@ -16,9 +16,10 @@ use crate::learn::references::{self, BANK_CELLS, Figures, Wanted, auroc};
 use crate::simulator::{Product, part};
 use crate::vlm::{Cells, backbone};
 use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{self, FilterType};
 use image::{ImageFormat, RgbImage};
 
-/// Whole cells of the network, which sees each part as one tile, at its full size: nothing of the coder is averaged away.
+/// Whole cells of the network, which sees each part as one tile.
 const WIDTH: usize = 416;
 const HEIGHT: usize = 352;
 
@@ -37,15 +38,18 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(product: &Product, seed: u64, good: usize, bad: usize) -> Self {
+    /// `zoom` pixels of a picture are one that the network sees, across and down: at 1 nothing of the coder is averaged
+    /// away.
+    fn new(product: &Product, seed: u64, good: usize, bad: usize, zoom: usize) -> Self {
+        let (width, height) = (WIDTH * zoom, HEIGHT * zoom);
         let mut parts = Self { good: vec![], bad: vec![] };
         for i in 0.. {
             if parts.good.len() >= good && parts.bad.len() >= bad {
                 break;
             }
-            let (rgb, truth) = part(product, seed, i, WIDTH, HEIGHT);
+            let (rgb, truth) = part(product, seed, i, width, height);
             let kind = if truth.defects.is_empty() { &mut parts.good } else { &mut parts.bad };
-            kind.push(RgbImage::from_raw(WIDTH as u32, HEIGHT as u32, rgb).unwrap());
+            kind.push(RgbImage::from_raw(width as u32, height as u32, rgb).unwrap());
         }
         parts.good.truncate(good);
         parts.bad.truncate(bad);
@@ -61,8 +65,9 @@ fn kept(picture: &RgbImage, quality: u8) -> RgbImage {
 }
 
 fn cells(picture: &RgbImage) -> Cells {
+    let picture = imageops::resize(picture, WIDTH as u32, HEIGHT as u32, FilterType::CatmullRom);
     let values: Vec<f32> = picture.as_raw().iter().map(|v| f32::from(*v)).collect();
-    backbone::features(&values, HEIGHT, WIDTH)
+    backbone::features(&backbone::level(&values, HEIGHT, WIDTH), HEIGHT, WIDTH)
 }
 
 const fn features(cells: &Cells) -> TileFeatures<'_> {
@@ -139,9 +144,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(product: &Product, counts: Counts) -> Self {
-        let Parts { good: learned, .. } = Parts::new(product, 61, counts.learned, 0);
-        let Parts { good: others, bad } = Parts::new(product, 62, counts.good, counts.bad);
+    fn new(product: &Product, counts: Counts, zoom: usize) -> Self {
+        let Parts { good: learned, .. } = Parts::new(product, 61, counts.learned, 0, zoom);
+        let Parts { good: others, bad } = Parts::new(product, 62, counts.good, counts.bad, zoom);
         let good = others.iter().map(cells).collect();
         Self { learned, others, good, bad: bad.iter().map(cells).collect() }
     }
@@ -176,7 +181,7 @@ fn alarms_max(alarmed: usize, good: usize, count: usize) -> f64 {
 #[test]
 fn a_bank_of_kept_pictures_judges_raw_ones_as_it_judges_its_own() {
     let counts = Counts { learned: 16, good: 24, bad: 6 };
-    let bench = Bench::new(Product::by_name("machined-plate").unwrap(), counts);
+    let bench = Bench::new(Product::by_name("machined-plate").unwrap(), counts, 1);
     let kept_so = bench.shift(|picture| kept(picture, JPEG_QUALITY));
     let Shift { by, room, alarms, own, .. } = &kept_so;
     assert!(by.abs() < room / 2.0, "{by} of the {room} to its limit are taken by the coder");
@@ -195,11 +200,11 @@ fn a_bank_of_kept_pictures_judges_raw_ones_as_it_judges_its_own() {
 #[ignore = "a measurement, not a check"]
 fn figures() {
     let counts = Counts { learned: 40, good: 120, bad: 60 };
-    for product in &Product::ALL {
-        let bench = Bench::new(product, counts);
+    for (product, zoom) in Product::ALL.iter().flat_map(|product| [(product, 1), (product, 2)]) {
+        let bench = Bench::new(product, counts, zoom);
         let (raw, kept_so) = (bench.shift(Clone::clone), bench.shift(|picture| kept(picture, JPEG_QUALITY)));
         println!(
-            "\n{}: banks of {} parts, {} good and {} defective raw ones: kept at quality {JPEG_QUALITY} raw parts are {:.3} \
+            "\n{} at 1:{zoom}: banks of {} parts, {} good and {} defective raw ones: kept at quality {JPEG_QUALITY} raw parts are {:.3} \
              times as far as kept ones, {:.0} % of the way to the limit; learned raw and kept: alarms {} and {}, AUROC \
              {:.3} and {:.3}",
             product.name(),

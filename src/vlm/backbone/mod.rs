@@ -14,6 +14,9 @@
 //! input. Rows that two bands look at are computed twice.
 
 mod conv;
+mod level;
+
+pub(crate) use level::level;
 
 use super::cells::Cells;
 use conv::{Depthwise, LANES, Map, Pointwise};

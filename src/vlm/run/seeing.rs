@@ -81,7 +81,8 @@ impl Run<'_> {
             Some(first) if c.patch == backbone::CELL_PX => {
                 let (rows, cols) = (first.grid.rows, first.grid.cols);
                 let pixels = first.pixels(c.patch, c.merge);
-                Ok(backbone::features(&pixels, rows * c.patch, cols * c.patch))
+                let (height, width) = (rows * c.patch, cols * c.patch);
+                Ok(backbone::features(&backbone::level(&pixels, height, width), height, width))
             }
             _ => Err(candle_core::Error::Msg(format!(
                 "patches of {} px have no cells of the backbone",
