@@ -33,7 +33,7 @@ export function lineView(main) {
     if (now && shows()) draw(now);
   };
   const again = () => setTimeout(refresh, AFTER_COMMAND_MS);
-  const all = h("div.press.all", { hidden: true }, ["pause", "resume"].map((verb) =>
+  const all = h("div.press.all", { hidden: true }, may("operator") && ["pause", "resume"].map((verb) =>
     h("button", { "data-command": verb, onclick: () => command(verb, {}, error, again) }, icon(verb), t(`li_${verb}All`))));
   replace(main, h("div.sheetlike.wide.lineview", {}, alarms, all, error, cams, station));
 
@@ -42,7 +42,7 @@ export function lineView(main) {
     const text = JSON.stringify(now.alarms);
     if (text !== told) replace(alarms, alarmList(now.alarms));
     told = text;
-    all.hidden = !may("operator") || now.cameras.length < 2;
+    all.hidden = !all.children.length || now.cameras.length < 2;
     if (!now.cameras.length) replace(cams, h("p.empty", {}, t("li_starting")));
     for (const c of now.cameras) {
       if (!cards.has(c.id)) {
