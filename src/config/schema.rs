@@ -2,7 +2,7 @@
 
 use super::read;
 use crate::document::Origin;
-use crate::document::asked::{Asked, Kind, record, schema as schema_of};
+use crate::document::asked::{Asked, Kind, record, schema as schema_of, top_keys};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -55,9 +55,7 @@ fn keys_of(text: &str) -> (BTreeSet<String>, Vec<Asked>) {
         own_dir: None,
     };
     let (read, asked) = record(|| read::config(&origin, text, &super::nothing));
-    let problems = read.err().unwrap_or_default();
-    let top = |key: &str| key.split(['.', '[']).next().map(str::to_owned).filter(|key| !key.is_empty());
-    (problems.iter().filter_map(|problem| top(&problem.key)).collect(), asked)
+    (top_keys(&read.err().unwrap_or_default()), asked)
 }
 
 #[cfg(test)]

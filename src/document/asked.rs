@@ -9,6 +9,7 @@
 //!
 //! [`Section`]: super::Section
 
+use super::Problem;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +51,12 @@ pub(crate) fn record<T>(parse: impl FnOnce() -> T) -> (T, Vec<Asked>) {
     RECORDING.set(Some(Vec::new()));
     let parsed = parse();
     (parsed, RECORDING.take().unwrap_or_default())
+}
+
+/// The keys at the top with which a parser was not content: those that a document must have, when it had none.
+pub(crate) fn top_keys(problems: &[Problem]) -> BTreeSet<String> {
+    let top = |problem: &Problem| problem.key.split(['.', '[']).next().map(str::to_owned);
+    problems.iter().filter_map(top).filter(|key| !key.is_empty()).collect()
 }
 
 /// Notes a key while a recording runs.

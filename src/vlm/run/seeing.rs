@@ -1,9 +1,9 @@
 //! What is seen of a job's pictures: by the backbone, where a question asks for its features, and by the vision tower.
 //!
 //! ```text
-//! unseen --group of equal size--> backbone: features --> answers
-//!                             '-> tower: taps ---------> answers        a job that asks for nothing else leaves
-//!                                        embeddings ---> encoded
+//! unseen --group of equal size--> level --> backbone: features --> answers
+//!                             '-> tower: taps -------------------> answers    a job that asks for nothing else leaves
+//!                                        embeddings -------------> encoded
 //! ```
 
 use super::{Run, ms};
