@@ -26,6 +26,7 @@ run: build
 
 # Without cargo-nextest the same tests run under cargo's own runner.
 test: install-deps
+	.ci/peers
 	$(CARGO) fmt --check
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
 	  set -x; $(CARGO) clippy --release --locked --all-targets -- -D warnings; \
