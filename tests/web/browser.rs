@@ -1,8 +1,7 @@
 //! A headless Chromium, driven over chromedriver; both end with the value.
 
-use fantoccini::{Client, ClientBuilder, Locator};
-use hyper_util::client::legacy::connect::HttpConnector;
-use serde_json::json;
+use super::webdriver::Session;
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,10 +10,10 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct Browser {
-    pub page: Client,
+    pub page: Session,
     driver: Child,
     /// Where the driver listens.
-    pub driver_at: SocketAddr,
+    driver_at: SocketAddr,
     _profile: tempfile::TempDir,
 }
 
@@ -45,18 +44,16 @@ impl Browser {
             &window,
         ];
         let options = json!({"goog:chromeOptions": {"args": arguments}});
-        let url = format!("http://127.0.0.1:{port}");
+        let driver_at = SocketAddr::from(([127, 0, 0, 1], port));
         let start = Instant::now();
         let page = loop {
-            let mut builder = ClientBuilder::new(HttpConnector::new());
-            builder.capabilities(options.as_object().unwrap().clone());
-            match builder.connect(&url).await {
+            match Session::start(driver_at, &options).await {
                 Ok(page) => break page,
                 Err(error) => assert!(start.elapsed() < PATIENCE, "chromedriver: {error}"),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         };
-        Self { page, driver, driver_at: ([127, 0, 0, 1], port).into(), _profile: profile }
+        Self { page, driver, driver_at, _profile: profile }
     }
 
     /// Waits until a script's expression holds.
@@ -65,11 +62,11 @@ impl Browser {
         loop {
             let script = format!("try {{ return Boolean({what}); }} catch (e) {{ return false; }}");
             // While a page gives way to the next one there is nobody to ask.
-            if self.page.execute(&script, vec![]).await.unwrap_or_default() == json!(true) {
+            if self.page.execute(&script).await.unwrap_or_default() == json!(true) {
                 return;
             }
             if start.elapsed() > PATIENCE {
-                let text = self.page.execute("return document.body.innerText", vec![]).await.unwrap();
+                let text = self.page.execute("return document.body.innerText").await.unwrap();
                 panic!(
                     "waited in vain until {what}; the driver is at {}, and the page says {text}",
                     self.driver_at
@@ -79,51 +76,41 @@ impl Browser {
         }
     }
 
-    pub(crate) async fn value(&self, what: &str) -> serde_json::Value {
-        self.page.execute(&format!("return {what};"), vec![]).await.unwrap()
+    pub(crate) async fn value(&self, what: &str) -> Value {
+        self.page.execute(&format!("return {what};")).await.unwrap()
     }
 
     pub(crate) async fn click(&self, css: &str) {
         self.until(&format!("document.querySelector({css:?})")).await;
-        self.page.find(Locator::Css(css)).await.unwrap().click().await.unwrap();
+        let element = self.page.find(css).await;
+        self.page.command(&format!("element/{element}/click"), json!({})).await.unwrap();
     }
 
     pub(crate) async fn fill(&self, css: &str, text: &str) {
         self.until(&format!("document.querySelector({css:?})")).await;
-        self.page.find(Locator::Css(css)).await.unwrap().send_keys(text).await.unwrap();
+        let element = self.page.find(css).await;
+        self.page.command(&format!("element/{element}/value"), json!({"text": text})).await.unwrap();
     }
 
     /// Presses keys one by one, wherever the focus is.
     pub(crate) async fn keys(&self, keys: &str) {
-        use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
         for key in keys.chars() {
-            let press = KeyActions::new("keys".into())
-                .then(KeyAction::Down { value: key })
-                .then(KeyAction::Up { value: key });
-            self.page.perform_actions(press).await.unwrap();
+            let press = [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})];
+            self.page.act(json!({"type": "key", "id": "keys", "actions": press})).await;
         }
     }
 
     /// Drags from one place of the window to another.
     pub(crate) async fn drag(&self, from: (i64, i64), to: (i64, i64)) {
-        use fantoccini::actions::{InputSource as _, MOUSE_BUTTON_LEFT, MouseActions, PointerAction};
-        let at = |(x, y): (i64, i64)| PointerAction::MoveTo {
-            duration: Some(Duration::from_millis(60)),
-            x: x as f64,
-            y: y as f64,
-        };
+        let at = |(x, y): (i64, i64)| json!({"type": "pointerMove", "duration": 60, "x": x, "y": y, "origin": "viewport"});
+        let button = |kind: &str| json!({"type": kind, "button": 0});
         let middle = (i64::midpoint(from.0, to.0), i64::midpoint(from.1, to.1));
-        let drag = MouseActions::new("mouse".into())
-            .then(at(from))
-            .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })
-            .then(at(middle))
-            .then(at(to))
-            .then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
-        self.page.perform_actions(drag).await.unwrap();
+        let drag = [at(from), button("pointerDown"), at(middle), at(to), button("pointerUp")];
+        self.page.act(json!({"type": "pointer", "id": "mouse", "actions": drag})).await;
     }
 
     pub(crate) async fn end(mut self) {
-        let _ = self.page.clone().close().await;
+        self.page.close().await;
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }

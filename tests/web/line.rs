@@ -157,7 +157,7 @@ async fn whoever_looks_sees_the_alarms_in_every_view_and_what_to_do_about_them_i
     let browser = Browser::start(1024, 768).await;
     log_in(&browser, &server, "viewer").await;
     for view in ["queue", "charts", "recipes", "learn"] {
-        browser.page.goto(&format!("{}?view={view}", server.web.url)).await.unwrap();
+        browser.page.goto(&format!("{}?view={view}", server.web.url)).await;
         browser
             .until("(a => a.offsetParent && a.innerText.trim() === '1')(document.querySelector('#alarms'))")
             .await;
@@ -197,7 +197,7 @@ async fn whoever_looks_sees_the_alarms_in_every_view_and_what_to_do_about_them_i
 
     browser.value("localStorage.setItem('lang', 'zh')").await;
     pulse.lock().unwrap().alarms = vec![alarm("image_cam1", "dark")];
-    browser.page.goto(&format!("{}?view=line", server.web.url)).await.unwrap();
+    browser.page.goto(&format!("{}?view=line", server.web.url)).await;
     browser.until(&format!("{listed}.includes('请检查光源')")).await;
     browser.end().await;
 }

@@ -109,14 +109,14 @@ async fn hundred_thousand() {
     }
     let browser = Browser::start(1440, 900).await;
     let url = format!("http://127.0.0.1:{port}/");
-    browser.page.goto(&format!("{url}healthz")).await.unwrap();
+    browser.page.goto(&format!("{url}healthz")).await;
     let login = format!("{{\"name\":\"anna\",\"password\":\"{PASSWORD}\"}}");
     let script = format!(
         "return fetch('/api/v1/login', {{method: 'POST', headers: {{'content-type': 'application/json'}}, body: '{login}'}}).then(r => r.status)"
     );
-    assert_eq!(browser.page.execute(&script, vec![]).await.unwrap(), 200);
+    assert_eq!(browser.page.execute(&script).await.unwrap(), 200);
     for visit in 1..=5 {
-        browser.page.goto(&url).await.unwrap();
+        browser.page.goto(&url).await;
         browser.until("performance.getEntriesByName('list-painted').length && document.querySelectorAll('.row').length > 5").await;
         let painted = browser.value("performance.getEntriesByName('list-painted')[0].startTime").await;
         println!("visit {visit}: the list is there {:.0} ms after the click", painted.as_f64().unwrap());

@@ -8,7 +8,7 @@ use inspectd::domain::part::PartRef;
 use inspectd::domain::review::{Decided, Decision, ReviewKind};
 
 pub(crate) async fn log_in(browser: &Browser, server: &Server, name: &str) {
-    browser.page.goto(&server.web.url).await.unwrap();
+    browser.page.goto(&server.web.url).await;
     browser.fill("input[name=name]", name).await;
     browser.fill("input[name=password]", PASSWORD).await;
     browser.click("button[type=submit]").await;
@@ -25,7 +25,7 @@ pub(crate) const CHOSEN: &str = "document.querySelector('.row[aria-selected=true
 async fn an_operator_reviews_with_mouse_and_keyboard() {
     let server = Server::start(9);
     let browser = Browser::start(1440, 900).await;
-    browser.page.goto(&server.web.url).await.unwrap();
+    browser.page.goto(&server.web.url).await;
     browser.fill("input[name=name]", "operator").await;
     browser.fill("input[name=password]", "wrong").await;
     browser.click("button[type=submit]").await;
@@ -75,7 +75,7 @@ async fn an_operator_reviews_with_mouse_and_keyboard() {
     assert_eq!(server.store.reviews_of(7).unwrap().len(), 2);
 
     // Filters are in the address and can be shared.
-    browser.page.goto(&format!("{}?verdict=review", server.web.url)).await.unwrap();
+    browser.page.goto(&format!("{}?verdict=review", server.web.url)).await;
     browser
         .until("document.querySelectorAll('.row').length === 3 && document.querySelector('.row.review')")
         .await;
@@ -200,9 +200,9 @@ async fn on_a_phone_everything_can_be_tapped_with_gloves() {
     assert_eq!(wide, true, "nothing leaves the screen");
     browser.click("#yes").await;
     browser.until("document.querySelector('.toast')").await;
-    browser.page.goto(&format!("{}?view=charts", server.web.url)).await.unwrap();
+    browser.page.goto(&format!("{}?view=charts", server.web.url)).await;
     browser.until("document.querySelectorAll('svg.chart').length >= 3").await;
-    browser.page.goto(&format!("{}?view=people", server.web.url)).await.unwrap();
+    browser.page.goto(&format!("{}?view=people", server.web.url)).await;
     browser.until("document.querySelectorAll('table tr').length === 6").await;
     browser.end().await;
 }

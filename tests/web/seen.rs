@@ -73,7 +73,7 @@ async fn tapping_again_and_again_decides_one_part() {
     let tap = format!(
         "const first = {CHOSEN}; const tap = () => {{ if ({CHOSEN} !== first && {SEEN}) {{ window.tapped = true; return; }} document.querySelector('#yes').click(); requestAnimationFrame(tap); }}; tap();"
     );
-    browser.page.execute(&tap, vec![]).await.unwrap();
+    browser.page.execute(&tap).await.unwrap();
     browser.until("window.tapped").await;
     open_and_seen(&browser, 8).await;
     assert_eq!(decisions(&server), 1);

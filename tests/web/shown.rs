@@ -144,7 +144,7 @@ async fn defects_are_shown_cut_out_and_in_a_grid() {
     let wide = browser.value("document.documentElement.scrollWidth <= innerWidth").await;
     assert_eq!(wide, json!(true), "nothing leaves the screen");
     // It is kept for the next visit, and the list comes back.
-    browser.page.refresh().await.unwrap();
+    browser.page.refresh().await;
     browser.until("document.querySelector('.gridded .row')").await;
     browser.click("#as-grid").await;
     browser.until(&format!("{tops} >= 8 && !document.querySelector('.gridded')")).await;
@@ -174,7 +174,7 @@ async fn charts_say_when_there_is_too_little_and_a_report_is_printed_without_the
     let server = Server::start(6);
     let browser = Browser::start(1280, 800).await;
     log_in(&browser, &server, "operator").await;
-    browser.page.goto(&format!("{}?view=charts", server.web.url)).await.unwrap();
+    browser.page.goto(&format!("{}?view=charts", server.web.url)).await;
     browser.until("document.querySelector('.state.unknown')").await;
     assert_eq!(browser.value("document.querySelector('.state.in_control')").await, json!(null));
     browser.click("#to-report").await;
