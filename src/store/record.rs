@@ -124,6 +124,9 @@ struct BodyV1 {
     lot: Option<String>,
     expected: BTreeMap<String, String>,
     correlation_id: Option<String>,
+    /// Absent where nobody triggered, and in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trigger_id: Option<String>,
     deadline_ms: Option<u64>,
     /// Only in the view of a part with several; absent in records that were written before there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -362,6 +365,7 @@ impl BodyV1 {
             lot: i.trigger.lot.clone(),
             expected: i.trigger.expected.clone(),
             correlation_id: i.trigger.correlation_id.clone(),
+            trigger_id: i.trigger.id.clone(),
             deadline_ms: i.trigger.deadline.map(whole_ms),
             part: i.trigger.part.as_deref().map(ViewOfV1::from_domain),
             pipeline: i.pipeline.clone(),
@@ -399,6 +403,7 @@ impl BodyV1 {
             id,
             camera: self.camera,
             trigger: Trigger {
+                id: self.trigger_id,
                 part_id: self.part_id,
                 lot: self.lot,
                 expected: self.expected,

@@ -1,6 +1,6 @@
-//! `part`, schema 1: the one verdict about a part that several cameras looked at.
+//! `part`, schemas 1 and 2: the one verdict about a part that several cameras looked at.
 
-use super::{SCHEMA, to_json};
+use super::{WITHOUT_TRIGGER, to_json};
 use crate::domain::part::{PartVerdict, View};
 use crate::store::record::rfc3339;
 use serde::Serialize;
@@ -19,6 +19,9 @@ struct PartV1<'a> {
     views: Vec<ViewV1<'a>>,
     ts: String,
     correlation_id: Option<&'a str>,
+    /// From schema 2 on; null: an earlier version was told to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trigger_id: Option<Option<&'a str>>,
 }
 
 #[derive(Serialize)]
@@ -31,7 +34,7 @@ struct ViewV1<'a> {
 }
 
 /// The bytes of `part`: a pure function of the stored verdict.
-pub(crate) fn part(verdict: &PartVerdict) -> Vec<u8> {
+pub(crate) fn part(verdict: &PartVerdict, schema: u16) -> Vec<u8> {
     fn view(v: &View) -> ViewV1<'_> {
         ViewV1 {
             camera: &v.camera,
@@ -42,7 +45,7 @@ pub(crate) fn part(verdict: &PartVerdict) -> Vec<u8> {
         }
     }
     to_json(&PartV1 {
-        schema: SCHEMA,
+        schema,
         id: &verdict.part.id,
         part: &verdict.part.name,
         part_id: verdict.part_id.as_deref(),
@@ -53,5 +56,6 @@ pub(crate) fn part(verdict: &PartVerdict) -> Vec<u8> {
         views: verdict.views.iter().map(view).collect(),
         ts: rfc3339(verdict.decided_at),
         correlation_id: verdict.correlation_id.as_deref(),
+        trigger_id: (schema > WITHOUT_TRIGGER).then_some(verdict.trigger_id.as_deref()),
     })
 }
