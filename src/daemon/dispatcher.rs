@@ -21,7 +21,6 @@ use crate::domain::pipeline::Pipeline;
 use crate::domain::trigger::{Command, Outcome, Refusal, Request, Sender};
 use crate::recipe::registry::{Recipe, Registry};
 use crate::store::accepted::Accepted;
-use crate::store::answered::Names;
 use crate::store::error::StoreError;
 use crate::store::record::rfc3339;
 use crate::store::{Flush, Store};
@@ -174,8 +173,7 @@ impl Dispatcher {
         let fresh = || ulid::Ulid::generate().to_string();
         let id = identities.first().map_or_else(fresh, |identity| identity.trigger_id(at));
         request.trigger.id = Some(id.clone());
-        let names = repeats.names(&identities, at);
-        let placed = self.place(request, &names);
+        let placed = self.place(request, &identities, at, &mut repeats);
         match &placed {
             Ok(_) => {
                 identities.iter().for_each(|i| repeats.insert(*i, Instant::now(), Ok(Some(id.clone()))));
@@ -209,7 +207,13 @@ impl Dispatcher {
     }
 
     /// Notes a trigger and hands it to its cameras.
-    fn place(&self, mut request: Request, names: &Names) -> Result<Flush, Refusal> {
+    fn place(
+        &self,
+        mut request: Request,
+        identities: &[Identity],
+        at: SystemTime,
+        repeats: &mut Repeats,
+    ) -> Result<Flush, Refusal> {
         let cameras = self.cameras(&mut request)?;
         cameras.iter().try_for_each(|intake| intake.has_room())?;
         // One look: no recipe changes while the repeats are held.
@@ -224,13 +228,14 @@ impl Dispatcher {
             origin: None,
         };
         let mut noted: Vec<Accepted> = cameras.iter().zip(&pipelines).map(accepted).collect();
-        let flush = self.store.accept(&mut noted, names).map_err(|e| not_stored(&e))?;
+        let names = repeats.names(identities, at);
+        let flush = self.store.accept(&mut noted, &names).map_err(|e| not_stored(&e))?;
         for (i, ((intake, accepted), pipeline)) in cameras.iter().zip(&noted).zip(pipelines).enumerate() {
             let (trigger, received) = (accepted.trigger.clone(), request.received);
             match intake.place(Awaited { trigger, received, pipeline }) {
                 Ok(()) => {}
                 Err(refusal) if i == 0 => {
-                    self.store.withdraw(&noted, names).map_err(|e| not_stored(&e))?;
+                    self.store.withdraw(&noted, &names).map_err(|e| not_stored(&e))?;
                     return Err(refusal);
                 }
                 // Its source has just ended, and another camera has the trigger already: it is accepted, and the

@@ -97,7 +97,7 @@ fn the_flow_for_node_red_reads_and_writes_what_there_is() {
         |id: &str| nodes.iter().find(|node| node["id"] == id).unwrap_or_else(|| panic!("no node {id}"));
     let of_type = |kind: &'static str| nodes.iter().filter(move |node| node["type"] == kind);
     for wired in
-        nodes.iter().filter_map(|node| node["wires"].as_array()).flatten().flat_map(|to| to.as_array())
+        nodes.iter().filter_map(|node| node["wires"].as_array()).flatten().filter_map(|to| to.as_array())
     {
         wired.iter().for_each(|to| _ = node(to.as_str().expect("an id")));
     }

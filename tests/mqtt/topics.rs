@@ -45,7 +45,7 @@ async fn each_camera_has_its_newest_result_retained() {
 fn commit_with_picture(store: &Store, n: u64) {
     let picture = image::RgbImage::from_fn(400, 200, |x, y| image::Rgb([x as u8, y as u8, n as u8]));
     let mut jpeg = Vec::new();
-    picture.write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, 90)).unwrap();
+    JpegEncoder::new_with_quality(&mut jpeg, 90).encode_image(&picture).unwrap();
     let image = store.put_image(&jpeg, "jpg").unwrap();
     store.commit(&inspection(n), Some(image)).unwrap();
 }

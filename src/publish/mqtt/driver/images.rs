@@ -29,8 +29,8 @@ use tokio::task::JoinHandle;
 
 /// Longest picture that is published.
 const IMAGE_BYTES_MAX: usize = 256 << 10;
-/// A picture that is too long is tried with the next of these qualities.
-const QUALITIES: [u8; 3] = [75, 50, 25];
+/// A picture that is too long is tried with the next of these: by what its side is divided, and its quality.
+const TRIES: [(u32, u8); 4] = [(1, 75), (1, 50), (2, 50), (4, 50)];
 /// Results whose pictures wait.
 const WANTED_MAX: usize = 4;
 /// Connections in a row that end with a picture in flight, until no more are published.
@@ -197,13 +197,12 @@ fn decode(path: &Path) -> Result<RgbImage, image::ImageError> {
 /// A picture whose longer side has at most so many pixels, as JPEG of at most [`IMAGE_BYTES_MAX`].
 fn small(picture: &RgbImage, side_px: u32) -> Result<Vec<u8>, String> {
     let (width, height) = picture.dimensions();
-    let scale = (f64::from(side_px) / f64::from(width.max(height).max(1))).min(1.0);
-    let side = |px: u32| ((f64::from(px) * scale).round() as u32).max(1);
-    let small = image::imageops::thumbnail(picture, side(width), side(height));
-    for quality in QUALITIES {
+    for (divisor, quality) in TRIES {
+        let scale = (f64::from(side_px / divisor) / f64::from(width.max(height).max(1))).min(1.0);
+        let side = |px: u32| ((f64::from(px) * scale).round() as u32).max(1);
+        let small = image::imageops::thumbnail(picture, side(width), side(height));
         let mut jpeg = Vec::new();
-        let encoder = JpegEncoder::new_with_quality(&mut jpeg, quality);
-        small.write_with_encoder(encoder).map_err(|e| e.to_string())?;
+        JpegEncoder::new_with_quality(&mut jpeg, quality).encode_image(&small).map_err(|e| e.to_string())?;
         if jpeg.len() <= IMAGE_BYTES_MAX {
             return Ok(jpeg);
         }
@@ -233,7 +232,7 @@ mod tests {
         assert_eq!(size(&small(&wide, 320).unwrap()), (320, 80));
         assert_eq!(size(&small(&wide, 1024).unwrap()), (800, 200), "none is made larger");
         let loud = small(&noise(1024), 1024).unwrap();
-        assert!(loud.len() <= IMAGE_BYTES_MAX && size(&loud) == (1024, 1024), "{} bytes", loud.len());
+        assert!(loud.len() <= IMAGE_BYTES_MAX && size(&loud).0 >= 256, "{} bytes", loud.len());
     }
 
     #[test]

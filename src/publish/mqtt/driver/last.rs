@@ -45,10 +45,10 @@ impl Driver {
                         found.last.get_or_insert_with(|| dialect.last(Some(&stored)));
                         let camera = &stored.inspection.camera;
                         if stored.seq > seen
-                            && !found.cameras.contains_key(camera)
                             && let Some(message) = dialect.camera_last(&stored)
                         {
-                            found.cameras.insert(camera.clone(), message);
+                            // The first is the newest.
+                            found.cameras.entry(camera.clone()).or_insert(message);
                         }
                     }
                     Err(error @ StoreError::BadRecord { .. }) => {

@@ -54,11 +54,8 @@ pub struct ResultV1 {
     part_id: Option<String>,
     lot: Option<String>,
     /// From schema 2 on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    correlation_id: Option<Option<String>>,
-    /// From schema 2 on; null: nobody has triggered it, or an earlier version was told to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trigger_id: Option<Option<String>>,
+    #[serde(flatten)]
+    trigger: Option<TriggerV2>,
     camera: String,
     /// `name@version`.
     pipeline: String,
@@ -79,6 +76,13 @@ pub struct ResultV1 {
     /// Only in the view of a part with several.
     #[serde(skip_serializing_if = "Option::is_none")]
     part: Option<ViewOfV1>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct TriggerV2 {
+    correlation_id: Option<String>,
+    /// Null: nobody has triggered it, or an earlier version was told to.
+    trigger_id: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -155,7 +159,10 @@ impl ResultV1 {
 
     fn of(stored: &Stored, schema: u16) -> Self {
         let i = &stored.inspection;
-        let named = schema > WITHOUT_TRIGGER;
+        let trigger = || TriggerV2 {
+            correlation_id: i.trigger.correlation_id.clone(),
+            trigger_id: i.trigger.id.clone(),
+        };
         let ms = |x| rounded(x, SIZE_DIGITS);
         Self {
             schema,
@@ -163,8 +170,7 @@ impl ResultV1 {
             seq: stored.seq,
             part_id: i.trigger.part_id.clone(),
             lot: i.trigger.lot.clone(),
-            correlation_id: named.then(|| i.trigger.correlation_id.clone()),
-            trigger_id: named.then(|| i.trigger.id.clone()),
+            trigger: (schema > WITHOUT_TRIGGER).then(trigger),
             camera: i.camera.clone(),
             pipeline: format!("{}@{}", i.pipeline, i.pipeline_version),
             model: ModelV1 {

@@ -19,9 +19,15 @@ struct PartV1<'a> {
     views: Vec<ViewV1<'a>>,
     ts: String,
     correlation_id: Option<&'a str>,
-    /// From schema 2 on; null: an earlier version was told to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trigger_id: Option<Option<&'a str>>,
+    /// From schema 2 on.
+    #[serde(flatten)]
+    trigger: Option<TriggerV2<'a>>,
+}
+
+#[derive(Serialize)]
+struct TriggerV2<'a> {
+    /// Null: an earlier version was told to.
+    trigger_id: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -56,6 +62,7 @@ pub(crate) fn part(verdict: &PartVerdict, schema: u16) -> Vec<u8> {
         views: verdict.views.iter().map(view).collect(),
         ts: rfc3339(verdict.decided_at),
         correlation_id: verdict.correlation_id.as_deref(),
-        trigger_id: (schema > WITHOUT_TRIGGER).then_some(verdict.trigger_id.as_deref()),
+        trigger: (schema > WITHOUT_TRIGGER)
+            .then_some(TriggerV2 { trigger_id: verdict.trigger_id.as_deref() }),
     })
 }
