@@ -92,7 +92,7 @@ async fn answers_results_and_parts_are_joined_by_id() {
     assert_eq!(station.store().newest_first().count(), 3, "two views and one picture");
 
     let kinds = schemas::check(&plc.heard.heard(), PREFIX);
-    for kind in ["ack", "alarm", "camera-status", "last", "part", "recipe", "result", "status"] {
+    for kind in ["ack", "alarm", "camera-status", "last", "part", "result", "status"] {
         assert!(kinds.contains(kind), "{kind} in {kinds:?}");
     }
 }
