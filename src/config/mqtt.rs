@@ -213,7 +213,7 @@ fn read_broker(section: &Section<'_>, client_id: String, input: impl Fn(&Path) -
         let key = if password_file.is_some() { "password_file" } else { "password" };
         section.problem(key, "a password needs a username");
     }
-    let (images, images_px) = (section.get("images"), section.ranged("images_px", 64..=1024));
+    let (images, images_px) = (section.get::<bool>("images"), section.ranged::<u32>("images_px", 64..=1024));
     if images.is_none() && images_px.is_some() {
         section.problem("images_px", "is the size of what images = true publishes, and images is not there");
     }
