@@ -13,7 +13,7 @@
 pub(crate) mod log;
 
 use crate::domain::frame::Trigger;
-use crate::domain::trigger::{Command, Refusal, Request, Sender};
+use crate::domain::trigger::{Command, Outcome, Refusal, Request, Sender};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ use utoipa::ToSchema;
 
 /// The longest object that is taken in.
 pub(crate) const BYTES_MAX: usize = 16 * 1024;
+/// Some editors and libraries begin every text with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Longest text of a field, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
 /// Expected values of one trigger.
@@ -30,13 +32,13 @@ const EXPECTED_MAX: usize = 32;
 const DEADLINE_MS_MAX: u64 = 3_600_000;
 
 /// Carries a command out, or says why not; it waits for the disk.
-pub(crate) type Handler = Arc<dyn Fn(Command, &Sender) -> Result<(), Refusal> + Send + Sync>;
+pub(crate) type Handler = Arc<dyn Fn(Command, &Sender) -> Outcome + Send + Sync>;
 
 /// Carries a command out on a thread that may wait.
 ///
 /// # Errors
 /// As the handler.
-pub(crate) async fn carry_out(handler: &Handler, command: Command, sender: Sender) -> Result<(), Refusal> {
+pub(crate) async fn carry_out(handler: &Handler, command: Command, sender: Sender) -> Outcome {
     let handler = Arc::clone(handler);
     match tokio::task::spawn_blocking(move || handler(command, &sender)).await {
         Ok(outcome) => outcome,
@@ -111,10 +113,11 @@ pub(crate) struct CommandBody {
     /// Only of the command `pipeline`: the pipeline of what is triggered or taken from now on.
     #[schema(max_length = 256)]
     pub pipeline: Option<String>,
-    /// Echoed in the answer, and in the verdict about a part with several views. Of a trigger it is also its name: a
-    /// second one of the same sender (broker, account, token, folder) with the same id, for the same camera or part,
-    /// within ten minutes, gets the first one's answer and takes no picture; another attempt needs another id. Of
-    /// another sender it is the same trigger only where it says the same and has a `part_id`.
+    /// Echoed in the answer, a refusal's too, in the result, and in the verdict about a part with several views. Of a
+    /// trigger it is also its name: a second one of the same sender (broker, account, token, folder) with the same id,
+    /// for the same camera or part, within ten minutes, gets the first one's answer and takes no picture; another
+    /// attempt needs another id. Of another sender it is the same trigger only where it says the same and has a
+    /// `part_id`.
     #[schema(max_length = 256)]
     pub correlation_id: Option<String>,
 }
@@ -134,6 +137,17 @@ pub(crate) fn parse(verb: Verb, text: &[u8], received: Instant) -> Result<Order,
     body(text)?.order(verb, received)
 }
 
+/// The correlation id of a text that is no command: its sender knows the refusal by it.
+pub(crate) fn id_in(text: &[u8]) -> Option<String> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    if text.len() > BYTES_MAX {
+        return None;
+    }
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text).ok()?;
+    let id = bare(fields.get("correlation_id")?.as_str()?);
+    Some(id).filter(|id| is_id(id)).map(str::to_owned)
+}
+
 /// The fields in a text.
 ///
 /// # Errors
@@ -142,8 +156,7 @@ pub(crate) fn body(text: &[u8]) -> Result<CommandBody, Refusal> {
     if text.len() > BYTES_MAX {
         return Err(malformed(format!("{} bytes; at most {BYTES_MAX} are taken", text.len())));
     }
-    // Some editors and libraries begin every text with a byte order mark.
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
         return Err(malformed("the payload is UTF-16: write it as UTF-8".into()));
     }
@@ -204,6 +217,7 @@ impl CommandBody {
                 part,
                 name: correlation_id.clone(),
                 trigger: Trigger {
+                    id: None,
                     part_id,
                     lot,
                     expected,

@@ -318,7 +318,7 @@ impl Parts<'_> {
         let dispatcher = cameras.dispatcher();
         let fates: Arc<dyn inbox::Fates> = Arc::<dispatcher::Dispatcher>::clone(&dispatcher);
         let taking = Arc::clone(&dispatcher);
-        let handler: Handler = Arc::new(move |command, sender| taking.take(command, sender));
+        let handler: Handler = Arc::new(move |command, sender| taking.carry_out(command, sender));
         let dir = config.trigger_dir.as_deref();
         let watch = |dir| {
             inbox::start(dir, Arc::clone(&handler), Arc::clone(&fates), Arc::clone(station), stop.clone())

@@ -1,6 +1,8 @@
 //! Commands to the real binary, over a real mosquitto, over HTTP and by file: what is accepted becomes a
 //! result, whatever happens to it, and what is not is refused with its reason.
 
+#[path = "commands/answers.rs"]
+mod answers;
 #[path = "common/broker.rs"]
 mod broker;
 #[path = "web/browser.rs"]
@@ -34,6 +36,8 @@ mod outbox;
 mod recipes;
 #[path = "commands/risks.rs"]
 mod risks;
+#[path = "common/schemas.rs"]
+mod schemas;
 #[path = "common/shipped.rs"]
 mod shipped;
 #[path = "commands/sinks.rs"]
@@ -506,9 +510,14 @@ async fn triggers_by_http_and_by_file_have_results_like_others() {
     let post =
         |words: Value| http::ask(listen, "POST", "/api/v1/commands/trigger", &[bearer], &words.to_string());
     let answer = post(json!({"part_id": "H1", "correlation_id": "c1"}));
-    assert_eq!((answer.status, answer.json()), (202, json!({"command": "trigger", "correlation_id": "c1"})));
+    let accepted = answer.json();
+    assert_eq!(
+        (answer.status, &accepted["command"], &accepted["correlation_id"]),
+        (202, &json!("trigger"), &json!("c1"))
+    );
     assert_eq!(answer.header("content-type"), Some("application/json"));
-    assert_eq!(plc.result("H1").await["camera"], "cam1");
+    let result = plc.result("H1").await;
+    assert_eq!((&result["camera"], &result["trigger_id"]), (&json!("cam1"), &accepted["trigger_id"]));
     let refused = post(json!({"camera": "cam7"}));
     assert_eq!((refused.status, refused.code().as_str()), (404, "no_camera"));
     signal(daemon.id(), libc::SIGTERM);

@@ -4,12 +4,15 @@
 //!
 //! - `toml config`, `toml pipeline`: a whole config, a whole recipe.
 //! - `toml config fragment`, `toml pipeline fragment`: keys to go with a config of the tests, or with a shipped recipe.
+//! - `json node-red`, `conf telegraf`, `sql influx`: examples for other programs, held to the schemas of messages.
 //! - `sh`: lines that begin with `inspectd` go through the parser of the command line.
 //!
 //! Tables of topics, alarms, reasons, refusals and figures are held to the code, both ways.
 
 #[path = "common/config.rs"]
 mod config;
+#[path = "guide/mqtt.rs"]
+mod mqtt;
 
 use clap::{CommandFactory, Parser};
 use inspectd::cli::Cli;
@@ -327,7 +330,7 @@ fn the_topics_are_those_of_the_code() {
             let known = match name.split_once('/') {
                 Some(("cmd", "" | "{}")) => true,
                 Some(("cmd", _)) => topics.contains(name.split(' ').next().unwrap_or_default()),
-                Some(("camera", "{}/status")) => true,
+                Some(("camera", "{}/status" | "{}/last")) => true,
                 Some(("alarm", code)) => code == "{}" || alarms.contains(code.trim_end_matches("_{}")),
                 _ => continue,
             };

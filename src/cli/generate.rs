@@ -1,7 +1,10 @@
 //! `inspectd man`, `completions` and `schema`: what the package installs beside the program, made by the program itself.
 
 use super::Cli;
+use crate::publish::mqtt::dialect::json::schemas::SCHEMAS;
+use anyhow::Context as _;
 use clap::CommandFactory;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap_complete::Shell;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -28,17 +31,22 @@ pub(super) struct CompletionsArgs {
 /// Arguments of `schema`.
 #[derive(clap::Args, Debug)]
 pub(super) struct SchemaArgs {
-    /// Of which file.
-    #[arg(value_name = "FILE")]
-    of: Document,
+    /// Of which file or which message.
+    #[arg(value_name = "OF", value_parser = schemas())]
+    of: String,
 }
 
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum Document {
-    /// The config, /etc/inspectd/inspectd.toml.
-    Config,
-    /// A recipe, pipelines/NAME.toml.
-    Pipeline,
+const CONFIG: &str = "config";
+const PIPELINE: &str = "pipeline";
+
+/// What there is a schema of: files, and the messages of MQTT.
+fn schemas() -> PossibleValuesParser {
+    let files = [
+        PossibleValue::new(CONFIG).help("The config, /etc/inspectd/inspectd.toml"),
+        PossibleValue::new(PIPELINE).help("A recipe, pipelines/NAME.toml"),
+    ];
+    let messages = SCHEMAS.iter().map(|schema| PossibleValue::new(schema.name).help(schema.about));
+    files.into_iter().chain(messages).into()
 }
 
 /// Writes the man pages.
@@ -68,11 +76,14 @@ pub(super) fn completions(args: CompletionsArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// Standard output cannot be written.
 pub(super) fn schema(args: SchemaArgs) -> anyhow::Result<ExitCode> {
-    let schema = match args.of {
-        Document::Config => crate::config::schema(),
-        Document::Pipeline => crate::recipe::schema(),
+    let text = match args.of.as_str() {
+        CONFIG => serde_json::to_string_pretty(&crate::config::schema())?,
+        PIPELINE => serde_json::to_string_pretty(&crate::recipe::schema())?,
+        message => {
+            let found = SCHEMAS.iter().find(|schema| schema.name == message);
+            found.with_context(|| format!("there is no schema of {message}"))?.text.trim_end().to_owned()
+        }
     };
-    let text = serde_json::to_string_pretty(&schema)?;
     writeln!(io::stdout().lock(), "{text}")?;
     Ok(ExitCode::SUCCESS)
 }

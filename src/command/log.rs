@@ -7,7 +7,7 @@
 //!
 //! A sender that is refused and tries again for ever fills no disk, and its refusals stay visible.
 
-use crate::domain::trigger::{Refusal, Sender};
+use crate::domain::trigger::{Outcome, Sender};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,15 +19,11 @@ const MINUTE: Duration = Duration::from_mins(1);
 static LINES: Mutex<Lines> = Mutex::new(Lines { began: None, said: 0, unsaid: BTreeMap::new() });
 
 /// Says what became of a command; every door calls this once a command, and nobody else logs it.
-pub(crate) fn outcome(
-    verb: &str,
-    sender: &Sender,
-    correlation_id: Option<&str>,
-    outcome: &Result<(), Refusal>,
-) {
+pub(crate) fn outcome(verb: &str, sender: &Sender, correlation_id: Option<&str>, outcome: &Outcome) {
     let correlation_id = correlation_id.unwrap_or("-");
     match outcome {
-        Ok(()) => tracing::info!(verb, %sender, correlation_id, "command"),
+        Ok(None) => tracing::info!(verb, %sender, correlation_id, "command"),
+        Ok(Some(trigger_id)) => tracing::info!(verb, %sender, correlation_id, trigger_id, "command"),
         Err(refusal) => {
             let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
             sum_up(lines.over(Instant::now()));

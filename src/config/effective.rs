@@ -123,6 +123,10 @@ impl Text {
             }
         }
         out.pair("keep_alive_s", mqtt.keep_alive_s);
+        out.pair("images", mqtt.images_px.is_some());
+        if let Some(images_px) = mqtt.images_px {
+            out.pair("images_px", images_px);
+        }
     }
 }
 

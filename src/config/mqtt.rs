@@ -15,6 +15,9 @@ const PASSWORD_BYTES_MAX: usize = 64 * 1024;
 /// Results that wait, at most, where the config says nothing.
 const OUTBOX_ENTRIES_MAX: u64 = 200_000;
 
+/// Longer side of small pictures, where the config wants some and says nothing of their size.
+const IMAGES_PX: u32 = 320;
+
 /// Further brokers: each costs a connection, a task and its share of the outbox.
 const SINKS_MAX: usize = 8;
 
@@ -36,6 +39,8 @@ pub(crate) struct Mqtt {
     pub password: Option<Secret>,
     pub password_file: Option<PathBuf>,
     pub keep_alive_s: u16,
+    /// Longer side of the small pictures that are published behind the results; `None`: none are.
+    pub images_px: Option<u32>,
     /// Results that wait for a broker, at most; the outbox holds no more. One limit for all sinks, of `[mqtt]`.
     pub outbox_entries_max: u64,
 }
@@ -208,6 +213,10 @@ fn read_broker(section: &Section<'_>, client_id: String, input: impl Fn(&Path) -
         let key = if password_file.is_some() { "password_file" } else { "password" };
         section.problem(key, "a password needs a username");
     }
+    let (images, images_px) = (section.get::<bool>("images"), section.ranged::<u32>("images_px", 64..=1024));
+    if images.is_none() && images_px.is_some() {
+        section.problem("images_px", "is the size of what images = true publishes, and images is not there");
+    }
     Mqtt {
         host: address.host,
         port: address.port,
@@ -218,6 +227,7 @@ fn read_broker(section: &Section<'_>, client_id: String, input: impl Fn(&Path) -
         password: password.or(address.password).map(Secret),
         password_file,
         keep_alive_s: section.ranged("keep_alive_s", 5..=3600).unwrap_or(30),
+        images_px: (images == Some(true)).then(|| images_px.unwrap_or(IMAGES_PX)),
         outbox_entries_max: OUTBOX_ENTRIES_MAX,
     }
 }

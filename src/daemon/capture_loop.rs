@@ -321,6 +321,7 @@ impl CaptureLoop {
 /// What the sender knows about the part, and where it says nothing, what the source knows.
 fn joined(sent: Trigger, known: Trigger) -> Trigger {
     Trigger {
+        id: sent.id.or(known.id),
         part_id: sent.part_id.or(known.part_id),
         lot: sent.lot.or(known.lot),
         expected: if sent.expected.is_empty() { known.expected } else { sent.expected },

@@ -18,7 +18,7 @@ use super::repeats::{self, Identity, Look, Repeats};
 use super::station::Station;
 use crate::domain::part::PartRef;
 use crate::domain::pipeline::Pipeline;
-use crate::domain::trigger::{Command, Refusal, Request, Sender};
+use crate::domain::trigger::{Command, Outcome, Refusal, Request, Sender};
 use crate::recipe::registry::{Recipe, Registry};
 use crate::store::accepted::Accepted;
 use crate::store::error::StoreError;
@@ -60,15 +60,15 @@ impl Dispatcher {
         Ok(Self { intakes, parts, recipes, store, station, reload: OnceLock::new(), repeats })
     }
 
-    /// Carries a command out or says why not. It waits for the disk, once a camera.
+    /// Carries a command out or says why not; a trigger gets its id. It waits for the disk, once a camera.
     ///
     /// # Errors
     /// The reason, for the sender.
-    pub(super) fn take(&self, command: Command, sender: &Sender) -> Result<(), Refusal> {
+    pub(super) fn carry_out(&self, command: Command, sender: &Sender) -> Outcome {
         match command {
-            Command::Trigger(request) => self.trigger(request, sender),
-            Command::Pause { camera } => self.change(camera.as_deref(), || Ok(Change::Pause), sender),
-            Command::Resume { camera } => self.change(camera.as_deref(), || Ok(Change::Resume), sender),
+            Command::Trigger(request) => return self.trigger(request, sender),
+            Command::Pause { camera } => self.change(camera.as_deref(), || Ok(Change::Pause), sender)?,
+            Command::Resume { camera } => self.change(camera.as_deref(), || Ok(Change::Resume), sender)?,
             Command::Pipeline { camera, pipeline } => {
                 let found = || match self.recipes.pipeline(&pipeline) {
                     Some(found) => Ok(Change::Pipeline(found)),
@@ -77,20 +77,18 @@ impl Dispatcher {
                         Err(Refusal::NoPipeline { pipeline: pipeline.clone(), known })
                     }
                 };
-                self.change(camera.as_deref(), found, sender)
+                self.change(camera.as_deref(), found, sender)?;
             }
             Command::Reload => {
                 let reload = self.reload.get().ok_or(Refusal::Starting)?;
-                reload(sender)
+                reload(sender)?;
             }
-            Command::Retry => match self.store.retry_all() {
-                Ok(letters) => {
-                    tracing::info!(letters, "what was given up is owed to the broker again");
-                    Ok(())
-                }
-                Err(error) => Err(Refusal::NotStored { reason: error.to_string() }),
-            },
+            Command::Retry => {
+                let letters = self.store.retry_all().map_err(|e| not_stored(&e))?;
+                tracing::info!(letters, "what was given up is owed to the broker again");
+            }
         }
+        Ok(None)
     }
 
     /// Changes what cameras are to do: all of those that are meant or, when one does not go, none.
@@ -160,7 +158,7 @@ impl Dispatcher {
     }
 
     /// Carries a trigger out, unless it has come before: then it is answered as before.
-    fn trigger(&self, request: Request, sender: &Sender) -> Result<(), Refusal> {
+    fn trigger(&self, mut request: Request, sender: &Sender) -> Outcome {
         let identities = repeats::identities(&request, sender);
         let by_id = identities.first().copied().zip(request.name.clone());
         let mut repeats = self.lock();
@@ -170,9 +168,16 @@ impl Dispatcher {
             tracing::info!(correlation_id = id, %sender, "a trigger came again, and is answered as before");
             return self.again(&mut repeats, outcome, &identities);
         }
-        let placed = self.place(request, &identities, &mut repeats);
+        let at = repeats.moment();
+        // Without an identity it cannot come again.
+        let fresh = || ulid::Ulid::generate().to_string();
+        let id = identities.first().map_or_else(fresh, |identity| identity.trigger_id(at));
+        request.trigger.id = Some(id.clone());
+        let placed = self.place(request, &identities, at, &mut repeats);
         match &placed {
-            Ok(_) => identities.iter().for_each(|i| repeats.insert(*i, Instant::now(), Ok(()))),
+            Ok(_) => {
+                identities.iter().for_each(|i| repeats.insert(*i, Instant::now(), Ok(Some(id.clone()))));
+            }
             Err(refusal) => {
                 if let Some((identity, _)) = by_id.filter(|_| !asks_again(sender, refusal)) {
                     repeats.insert(identity, Instant::now(), Err(refusal.clone()));
@@ -180,25 +185,25 @@ impl Dispatcher {
             }
         }
         drop(repeats);
-        self.store.confirm(placed?).map_err(|e| not_stored(&e))
+        self.store.confirm(placed?).map_err(|e| not_stored(&e))?;
+        Ok(Some(id))
     }
 
     /// The first answer, as durable as it was. The file or the other sender that brought the trigger again is known by
     /// it, too.
-    fn again(
-        &self,
-        repeats: &mut Repeats,
-        outcome: Result<(), Refusal>,
-        identities: &[Identity],
-    ) -> Result<(), Refusal> {
-        outcome?;
+    fn again(&self, repeats: &mut Repeats, outcome: Outcome, identities: &[Identity]) -> Outcome {
+        let id = outcome?;
         let new: Vec<_> = identities.iter().filter(|i| !repeats.knows(i)).copied().collect();
         if new.is_empty() {
-            return self.store.settle().map_err(|e| not_stored(&e));
+            self.store.settle().map_err(|e| not_stored(&e))?;
+            return Ok(id);
         }
-        let flush = self.store.accept(&mut [], &repeats.names(&new)).map_err(|e| not_stored(&e))?;
-        new.iter().for_each(|identity| repeats.insert(*identity, Instant::now(), Ok(())));
-        self.store.confirm(flush).map_err(|e| not_stored(&e))
+        // The first one's time, so that a restart finds the first one's id.
+        let at = id.as_deref().and_then(repeats::time_of).unwrap_or_else(SystemTime::now);
+        let flush = self.store.accept(&mut [], &repeats.names(&new, at)).map_err(|e| not_stored(&e))?;
+        new.iter().for_each(|identity| repeats.insert(*identity, Instant::now(), Ok(id.clone())));
+        self.store.confirm(flush).map_err(|e| not_stored(&e))?;
+        Ok(id)
     }
 
     /// Notes a trigger and hands it to its cameras.
@@ -206,6 +211,7 @@ impl Dispatcher {
         &self,
         mut request: Request,
         identities: &[Identity],
+        at: SystemTime,
         repeats: &mut Repeats,
     ) -> Result<Flush, Refusal> {
         let cameras = self.cameras(&mut request)?;
@@ -222,7 +228,7 @@ impl Dispatcher {
             origin: None,
         };
         let mut noted: Vec<Accepted> = cameras.iter().zip(&pipelines).map(accepted).collect();
-        let names = repeats.names(identities);
+        let names = repeats.names(identities, at);
         let flush = self.store.accept(&mut noted, &names).map_err(|e| not_stored(&e))?;
         for (i, ((intake, accepted), pipeline)) in cameras.iter().zip(&noted).zip(pipelines).enumerate() {
             let (trigger, received) = (accepted.trigger.clone(), request.received);

@@ -216,11 +216,44 @@ fn mqtt() -> Sender {
     Sender::Mqtt { sink: "mqtt".into() }
 }
 
+impl Dispatcher {
+    /// Whether a command is carried out, whatever id a trigger gets.
+    fn take(&self, command: Command, sender: &Sender) -> Result<(), Refusal> {
+        self.carry_out(command, sender).map(|_| ())
+    }
+}
+
 /// A trigger that its sender calls `name`.
 fn named(name: &str, camera: &str, part_id: &str) -> Command {
     let trigger = Trigger { part_id: Some(part_id.into()), ..Trigger::default() };
     let (camera, name) = (Some(camera.into()), Some(name.into()));
     Command::Trigger(Request { camera, part: None, name, trigger, received: Instant::now() })
+}
+
+#[test]
+fn what_comes_again_has_the_id_of_the_first_also_after_a_restart_and_from_another_sender() {
+    let dir = tempfile::tempdir().unwrap();
+    let cameras = [camera("cam1", TriggerOn::Command)];
+    let http = Sender::Http { name: "gateway".into() };
+    let over = || dispatcher_over(&store(&dir), &cameras, &pipelines());
+    let id = |dispatcher: &Dispatcher, name: &str, sender: &Sender| {
+        dispatcher.carry_out(named(name, "cam1", "P1"), sender).unwrap().expect("a trigger has an id")
+    };
+    let dispatcher = over();
+    let first = id(&dispatcher, "c1", &mqtt());
+    assert_eq!(
+        [id(&dispatcher, "c1", &mqtt()), id(&dispatcher, "c1", &http)],
+        [first.clone(), first.clone()]
+    );
+    assert_ne!(id(&dispatcher, "c2", &mqtt()), first);
+    let nameless = || dispatcher.carry_out(trigger(None), &mqtt()).unwrap();
+    assert_ne!(nameless(), nameless(), "each is another trigger");
+    let accepted = dispatcher.store.accepted().unwrap();
+    assert_eq!(accepted[0].trigger.id.as_ref(), Some(&first), "its result will name it");
+    assert_eq!(dispatcher.carry_out(Command::Pause { camera: None }, &mqtt()), Ok(None));
+    drop((accepted, dispatcher));
+    let dispatcher = over();
+    assert_eq!([id(&dispatcher, "c1", &mqtt()), id(&dispatcher, "c1", &http)], [first.clone(), first]);
 }
 
 #[test]

@@ -228,7 +228,7 @@ impl Inbox {
         }
         command::log::outcome(Verb::Trigger.as_str(), &sender, correlation_id.as_deref(), &outcome);
         match outcome {
-            Ok(()) => self.done(own, name, stamp),
+            Ok(_) => self.done(own, name, stamp),
             Err(refusal) => refuse(own, name, &said(&refusal)),
         }
     }

@@ -47,7 +47,7 @@ impl Rig {
             let Sender::File { stamp, .. } = sender else { panic!("{sender:?}") };
             known.0.lock().unwrap().insert(stamp.clone());
             accepted.lock().unwrap().push(command);
-            Ok(())
+            Ok(None)
         });
         let fates: Arc<dyn Fates> = Arc::<Known>::clone(&self.known);
         Inbox::open(self.dir.path(), handler, fates)

@@ -66,6 +66,7 @@ fn options(name: &str, section: &str, broker: &Mqtt, prefix: &str) -> anyhow::Re
         tls: broker.tls.as_ref().map(tls).transpose().with_context(|| section.to_owned())?,
         prefix: prefix.to_owned(),
         keep_alive: Duration::from_secs(broker.keep_alive_s.into()),
+        images_px: broker.images_px,
     })
 }
 

@@ -15,11 +15,14 @@
 //! by MQTT and then by HTTP, means one part, and that shows only where the trigger names it by its `part_id`. Two systems
 //! behind one broker cannot be told apart, since no broker says who publishes.
 //!
+//! An accepted trigger has an id (ULID) of its time and its identity, which answer and result name; what comes again is
+//! answered with the first one's.
+//!
 //! Acceptances are durable with the trigger (`store::answered`), so that one that comes again after a crash or a
 //! restart is known. Refusals are remembered by the process. One without a correlation id cannot be told from a
 //! new trigger: it is carried out as often as it comes.
 
-use crate::domain::trigger::{Refusal, Request, Sender};
+use crate::domain::trigger::{Outcome, Refusal, Request, Sender};
 use crate::store::answered::{Answered, Contents, Name, Names};
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, VecDeque};
@@ -49,7 +52,7 @@ pub(super) struct Identity {
 pub(super) enum Look {
     New,
     /// It has come before and was answered so.
-    Again(Result<(), Refusal>),
+    Again(Outcome),
 }
 
 /// The answers of the last while.
@@ -60,12 +63,15 @@ pub(super) struct Repeats {
     said: HashMap<Contents, Name>,
     /// Oldest first; an entry that `known` has with another time is of an earlier life.
     order: VecDeque<(Instant, Name)>,
+    /// When the newest trigger came.
+    newest: Option<SystemTime>,
 }
 
 struct Known {
     at: Instant,
     contents: Contents,
-    outcome: Result<(), Refusal>,
+    /// With the id of the trigger, where it was accepted.
+    outcome: Outcome,
 }
 
 impl Identity {
@@ -95,6 +101,16 @@ impl Identity {
         Self::known(digest(&[Some("file"), Some(stamp)]), Contents::default())
     }
 
+    /// The id (ULID) of the trigger of this identity that was accepted at `at`. It follows from what the store knows, so
+    /// that one that comes again after a restart is answered with the id that its result has.
+    pub(super) fn trigger_id(&self, at: SystemTime) -> String {
+        let known = if self.contents == Contents::default() { &self.name } else { &self.contents };
+        let mut random = [0; 16];
+        random[6..].copy_from_slice(&known[..10]);
+        let ms = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        ulid::Ulid::from_parts(ms, u128::from_be_bytes(random)).to_string()
+    }
+
     /// Of what a store knows.
     const fn known(name: Name, contents: Contents) -> Self {
         Self { name, contents, names_part: false, senderless: None }
@@ -119,8 +135,10 @@ impl Repeats {
         for Answered { name, contents, at } in answered {
             let age = wall.duration_since(at).unwrap_or_default();
             // What is older than the machine's own clock is older than the window.
+            let wall_at = at;
             let at = now.checked_sub(age).or_else(|| now.checked_sub(WINDOW)).unwrap_or(now);
-            repeats.insert(Identity::known(name, contents), at, Ok(()));
+            let identity = Identity::known(name, contents);
+            repeats.insert(identity, at, Ok(Some(identity.trigger_id(wall_at))));
         }
         repeats
     }
@@ -148,6 +166,14 @@ impl Repeats {
         }
     }
 
+    /// The time of a trigger that comes now. No two have the same millisecond, so that no two have the same id.
+    pub(super) fn moment(&mut self) -> SystemTime {
+        let after = self.newest.and_then(|newest| newest.checked_add(Duration::from_millis(1)));
+        let now = SystemTime::now().max(after.unwrap_or(SystemTime::UNIX_EPOCH));
+        self.newest = Some(now);
+        now
+    }
+
     /// What is known by a name whose window is not over.
     fn within(&self, name: &Name) -> Option<&Known> {
         self.known.get(name).filter(|known| known.at.elapsed() < WINDOW)
@@ -163,15 +189,14 @@ impl Repeats {
         self.known.get(name).is_some_and(|known| known.outcome.is_ok())
     }
 
-    /// What an acceptance writes beside its triggers: its names, and those whose window is over.
-    pub(super) fn names(&mut self, identities: &[Identity]) -> Names {
-        let at = SystemTime::now();
+    /// What an acceptance at `at` writes beside its triggers: its names, and those whose window is over.
+    pub(super) fn names(&mut self, identities: &[Identity], at: SystemTime) -> Names {
         let add = identities.iter().map(|i| Answered { name: i.name, contents: i.contents, at }).collect();
         Names { add, remove: self.expire(Instant::now(), identities.len()) }
     }
 
     /// Remembers an answer.
-    pub(super) fn insert(&mut self, identity: Identity, at: Instant, outcome: Result<(), Refusal>) {
+    pub(super) fn insert(&mut self, identity: Identity, at: Instant, outcome: Outcome) {
         // What it said before is said no more.
         self.forget(&identity.name);
         self.order.push_back((at, identity.name));
@@ -207,6 +232,12 @@ impl Repeats {
     }
 }
 
+/// When the trigger of this id was accepted.
+pub(super) fn time_of(id: &str) -> Option<SystemTime> {
+    let id: ulid::Ulid = id.parse().ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(id.timestamp_ms()))
+}
+
 /// The names of a trigger: first by its correlation id, where it has one, then by its file, where it is one.
 pub(super) fn identities(request: &Request, sender: &Sender) -> Vec<Identity> {
     let by_file = match sender {
@@ -231,6 +262,10 @@ mod tests {
         Request { camera: Some(camera.into()), part: None, name, trigger, received: Instant::now() }
     }
 
+    fn accepted() -> Outcome {
+        Ok(Some("01HF7YAT010000000000000T01".into()))
+    }
+
     fn identity(camera: &str, part_id: &str) -> Identity {
         Identity::of(&request(Some("c7"), camera, part_id), &mqtt()).unwrap()
     }
@@ -241,8 +276,8 @@ mod tests {
         let mut repeats = Repeats::default();
         let first = identity("cam1", "P1");
         assert_eq!(repeats.look(&first, "c7"), Ok(Look::New));
-        repeats.insert(first, now, Ok(()));
-        assert_eq!(repeats.look(&first, "c7"), Ok(Look::Again(Ok(()))));
+        repeats.insert(first, now, accepted());
+        assert_eq!(repeats.look(&first, "c7"), Ok(Look::Again(accepted())));
         let other = repeats.look(&identity("cam1", "P2"), "c7").unwrap_err();
         assert!(other.code() == "repeated" && other.to_string().contains("\"c7\""), "{other}");
         assert_eq!(
@@ -260,9 +295,9 @@ mod tests {
         let now = Instant::now();
         let mut repeats = Repeats::default();
         for n in 0..KEPT_MAX {
-            repeats.insert(identity("cam1", &n.to_string()), now, Ok(()));
+            repeats.insert(identity("cam1", &n.to_string()), now, accepted());
             // A camera's name makes names differ.
-            repeats.insert(identity(&n.to_string(), ""), now, Ok(()));
+            repeats.insert(identity(&n.to_string(), ""), now, accepted());
         }
         let gone = repeats.expire(now, 1);
         assert_eq!(repeats.order.len(), KEPT_MAX - 1);
@@ -273,11 +308,13 @@ mod tests {
     #[test]
     fn a_restart_knows_what_was_accepted_within_the_window() {
         let (name, contents) = ([1; 16], [2; 16]);
-        let ago =
-            |s: u64, name: Name| Answered { name, contents, at: SystemTime::now() - Duration::from_secs(s) };
-        let repeats = Repeats::restore(vec![ago(700, [9; 16]), ago(60, name)]);
+        let ago = |s: u64| SystemTime::now() - Duration::from_secs(s);
+        let at = ago(60);
+        let old = Answered { name: [9; 16], contents, at: ago(700) };
+        let repeats = Repeats::restore(vec![old, Answered { name, contents, at }]);
         let of = |name| Identity::known(name, contents);
-        assert_eq!(repeats.look(&of(name), "c7"), Ok(Look::Again(Ok(()))));
+        let Ok(Look::Again(Ok(Some(id)))) = repeats.look(&of(name), "c7") else { panic!("it is known") };
+        assert_eq!(id, of(name).trigger_id(at), "the id that it had");
         assert_eq!(repeats.look(&of([9; 16]), "c7"), Ok(Look::New));
         assert!(repeats.was_accepted(&[9; 16]), "a file is known until its fate is settled");
     }
@@ -295,11 +332,25 @@ mod tests {
         let erp = Sender::Mqtt { sink: "erp".into() };
         for sender in [mqtt(), erp] {
             let again = Identity::of(&request(Some("c7"), "cam1", "P1"), &sender).unwrap();
-            assert_eq!(repeats.look(&again, "c7"), Ok(Look::Again(Ok(()))));
+            assert!(matches!(repeats.look(&again, "c7"), Ok(Look::Again(Ok(_)))));
             assert!(!repeats.knows(&again), "and is remembered as this sender's");
             let other = Identity::of(&request(Some("c7"), "cam1", "P2"), &sender).unwrap();
             assert_eq!(repeats.look(&other, "c7"), Ok(Look::New));
         }
+    }
+
+    #[test]
+    fn the_id_of_a_trigger_is_of_its_time_and_of_what_it_says() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        let first = identity("cam1", "P1");
+        let id = first.trigger_id(at);
+        assert_eq!((id.len(), id.as_str()), (26, first.trigger_id(at).as_str()));
+        assert_ne!(id, first.trigger_id(at + Duration::from_millis(1)));
+        assert_ne!(id, identity("cam1", "P2").trigger_id(at));
+        let parsed: ulid::Ulid = id.parse().unwrap();
+        assert_eq!(parsed.timestamp_ms(), 1_700_000_000_123);
+        let (one, other) = (Identity::of_file("1"), Identity::of_file("2"));
+        assert_ne!(one.trigger_id(at), other.trigger_id(at), "files are told apart by their stamps");
     }
 
     #[test]

@@ -69,6 +69,9 @@ pub struct Ticket(pub u64);
 /// What asked for the picture, and what the line knows about the part.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trigger {
+    /// Id (ULID) that the station gives to an accepted trigger: answer, result and verdict about a part name it.
+    /// `None`: nobody has triggered the picture, or the trigger is not accepted yet.
+    pub id: Option<String>,
     /// Id that the line gives to the part: it is recorded and published, and changes no verdict.
     pub part_id: Option<String>,
     /// Lot or batch of the part, recorded and published as `part_id` is.

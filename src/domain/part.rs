@@ -81,6 +81,8 @@ pub struct View {
 /// The verdict about a part: that of its worst view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartVerdict {
+    /// Id of the trigger that its views answer; `None` of a part that an earlier version has triggered.
+    pub trigger_id: Option<String>,
     /// The part and all who look at it.
     pub part: PartRef,
     /// As `Trigger::part_id`.

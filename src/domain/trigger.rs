@@ -56,6 +56,10 @@ pub enum Command {
     Reload,
 }
 
+/// What became of a command. What is carried out brings the id of the trigger that it was, where it was one; a trigger
+/// that comes again brings that of the first.
+pub type Outcome = Result<Option<String>, Refusal>;
+
 /// Who sent a command, and by which door.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sender {

@@ -52,6 +52,9 @@ struct AcceptedV1 {
     correlation_id: Option<String>,
     deadline_ms: Option<u64>,
     part: Option<ViewOfV1>,
+    /// Absent in what earlier versions have accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trigger_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
 }
@@ -67,6 +70,7 @@ impl AcceptedV1 {
             lot: t.lot.clone(),
             expected: t.expected.clone(),
             correlation_id: t.correlation_id.clone(),
+            trigger_id: t.id.clone(),
             deadline_ms: t.deadline.map(whole_ms),
             part: t.part.as_deref().map(ViewOfV1::from_domain),
             origin: accepted.origin.clone(),
@@ -78,6 +82,7 @@ impl AcceptedV1 {
             camera: self.camera,
             pipeline: self.pipeline,
             trigger: Trigger {
+                id: self.trigger_id,
                 part_id: self.part_id,
                 lot: self.lot,
                 expected: self.expected,
@@ -234,6 +239,7 @@ mod tests {
             camera: camera.into(),
             pipeline: "plate".into(),
             trigger: Trigger {
+                id: Some("01HF7YAT010000000000000T01".into()),
                 part_id: Some("P1".into()),
                 lot: Some("L".into()),
                 expected: (0..expected).map(value).collect(),

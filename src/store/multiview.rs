@@ -55,6 +55,9 @@ struct PartV1 {
     part_id: Option<String>,
     lot: Option<String>,
     correlation_id: Option<String>,
+    /// Absent of parts that earlier versions have triggered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trigger_id: Option<String>,
     /// RFC 3339; of an open part the time of its newest view.
     at: String,
     /// Inspection seq of the newest view.
@@ -113,6 +116,7 @@ impl PartV1 {
             part_id: inspection.trigger.part_id.clone(),
             lot: inspection.trigger.lot.clone(),
             correlation_id: inspection.trigger.correlation_id.clone(),
+            trigger_id: inspection.trigger.id.clone(),
             at: String::new(),
             seq: 0,
             views: Vec::new(),
@@ -137,7 +141,8 @@ impl PartV1 {
 
     fn into_domain(self) -> Result<PartVerdict, String> {
         let found = self.found()?;
-        let Self { id, name, cameras, part_id, lot, correlation_id, at, missing_grade, .. } = self;
+        let Self { id, name, cameras, part_id, lot, correlation_id, trigger_id, at, missing_grade, .. } =
+            self;
         let part = PartRef { id, name, cameras };
         let missing_grade = match missing_grade {
             Some(word) => Grade::parse(&word).ok_or_else(|| format!("{word:?} is not a grade"))?,
@@ -149,7 +154,18 @@ impl PartV1 {
         }
         let (outcome, grade, reason) = judge(&views);
         let decided_at = parse_rfc3339(&at)?;
-        Ok(PartVerdict { part, part_id, lot, correlation_id, decided_at, views, outcome, grade, reason })
+        Ok(PartVerdict {
+            trigger_id,
+            part,
+            part_id,
+            lot,
+            correlation_id,
+            decided_at,
+            views,
+            outcome,
+            grade,
+            reason,
+        })
     }
 }
 

@@ -164,6 +164,7 @@ fn the_longest_part_fits_into_a_value() {
     let text = |c: char| Some(c.to_string().repeat(256));
     (inspection.trigger.part_id, inspection.trigger.lot) = (text('p'), text('l'));
     inspection.trigger.correlation_id = text('c');
+    inspection.trigger.id = Some(sample(1).id);
     inspection.verdict = Verdict::Review(Reason::Engine { message: "ä".repeat(300) });
     let mut state = PartV1::new(&part, &inspection);
     for camera in &part.cameras {

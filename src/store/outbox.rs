@@ -49,7 +49,10 @@ use wire::LetterV1;
 pub const MQTT: &str = "mqtt";
 
 /// Schema of the `result` message that a record committed by this version owes.
-pub const RESULT_SCHEMA: u16 = 1;
+pub const RESULT_SCHEMA: u16 = 2;
+
+/// The same of `part`.
+pub const PART_SCHEMA: u16 = 2;
 
 /// Characters of a dead letter's reason that are kept.
 const REASON_CHARS_MAX: usize = 500;
@@ -90,7 +93,8 @@ impl Kind {
     pub const fn schema(self) -> u16 {
         match self {
             Self::Result => RESULT_SCHEMA,
-            Self::Part | Self::Review => 1,
+            Self::Part => PART_SCHEMA,
+            Self::Review => 1,
         }
     }
 }

@@ -11,17 +11,18 @@
 //! answers. A field is never renamed or retyped here, and version 1 stays readable (tests keep stored values of every
 //! version).
 
+mod heat;
+
 use super::images::{Digest, hex, sha256, unhex};
 use super::value::{self, HEADER_BYTES, VALUE_BYTES_MAX};
 use crate::domain::finding::Finding;
 use crate::domain::frame::Trigger;
 use crate::domain::grade::{Grade, Reason, Severity, Verdict};
-use crate::domain::inspection::{
-    HeatMap, ImageRef, Inspection, Latency, LearnedRef, ModelRef, RawAnswer, TileCount,
-};
+use crate::domain::inspection::{ImageRef, Inspection, Latency, LearnedRef, ModelRef, RawAnswer, TileCount};
 use crate::domain::part::PartRef;
 use crate::domain::rect::BoxPx;
 use crate::domain::text::{Mismatch, TextLine};
+use heat::HeatV2;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,8 +32,6 @@ use std::time::{Duration, SystemTime};
 pub(crate) const RECORD_VERSION: u8 = 2;
 /// The oldest that it reads.
 const RECORD_VERSION_MIN: u8 = 1;
-/// Values of a place of a heat map: one hex digit.
-const HEAT_STEPS: u8 = 15;
 
 /// An inspection as it was stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,15 +98,6 @@ struct LongV1 {
     heat: Option<HeatV2>,
 }
 
-/// A heat map.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct HeatV2 {
-    place_px: u32,
-    cols: u32,
-    /// A hex digit a place, row by row: 0 to f for a confidence of 0 to 1.
-    places: String,
-}
-
 /// A file that was learned from confirmed parts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct LearnedV2 {
@@ -124,6 +114,9 @@ struct BodyV1 {
     lot: Option<String>,
     expected: BTreeMap<String, String>,
     correlation_id: Option<String>,
+    /// Absent where nobody triggered, and in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trigger_id: Option<String>,
     deadline_ms: Option<u64>,
     /// Only in the view of a part with several; absent in records that were written before there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -362,6 +355,7 @@ impl BodyV1 {
             lot: i.trigger.lot.clone(),
             expected: i.trigger.expected.clone(),
             correlation_id: i.trigger.correlation_id.clone(),
+            trigger_id: i.trigger.id.clone(),
             deadline_ms: i.trigger.deadline.map(whole_ms),
             part: i.trigger.part.as_deref().map(ViewOfV1::from_domain),
             pipeline: i.pipeline.clone(),
@@ -399,6 +393,7 @@ impl BodyV1 {
             id,
             camera: self.camera,
             trigger: Trigger {
+                id: self.trigger_id,
                 part_id: self.part_id,
                 lot: self.lot,
                 expected: self.expected,
@@ -547,27 +542,6 @@ impl TextV1 {
             mismatches: self.mismatches.into_iter().map(mismatch).collect(),
             confidence: self.confidence.unwrap_or(f32::NAN),
         }
-    }
-}
-
-impl HeatV2 {
-    fn from_domain(map: &HeatMap) -> Self {
-        let digit = |v: &u8| {
-            let step = (u32::from(*v) * u32::from(HEAT_STEPS) + 127) / 255;
-            char::from_digit(step, 16).unwrap_or('0')
-        };
-        Self { place_px: map.place_px, cols: map.cols, places: map.values.iter().map(digit).collect() }
-    }
-
-    fn into_domain(self) -> Result<HeatMap, String> {
-        let Self { place_px, cols, places } = self;
-        let value = |c: char| Some(c.to_digit(16)? as u8 * (255 / HEAT_STEPS));
-        let values: Vec<u8> =
-            places.chars().map(value).collect::<Option<_>>().ok_or("a heat map has no digits")?;
-        if cols == 0 || place_px == 0 || !values.len().is_multiple_of(cols as usize) {
-            return Err(format!("a heat map of {} places in rows of {cols}", values.len()));
-        }
-        Ok(HeatMap { place_px, cols, rows: values.len() as u32 / cols, values })
     }
 }
 

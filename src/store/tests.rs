@@ -24,6 +24,7 @@ pub(crate) fn sample(n: u64) -> Inspection {
         id: ulid::Ulid::from_parts(1_700_000_000_000 + n, u128::from(n)).to_string(),
         camera: "cam1".into(),
         trigger: Trigger {
+            id: None,
             part_id: Some(format!("P{n}")),
             lot: Some("L7".into()),
             expected: [("serial".to_owned(), "SN0001-A1".to_owned())].into(),
@@ -427,6 +428,19 @@ fn the_times_of_a_clip_are_kept() {
     let store = open(dir.path());
     store.commit(&part, None).unwrap();
     assert_eq!(store.get(1).unwrap().unwrap().inspection, part);
+}
+
+#[test]
+fn the_trigger_that_a_part_answers_is_kept_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut part = sample(1);
+    part.trigger.id = Some("01HF7YAT010000000000000T01".into());
+    let store = open(dir.path());
+    store.commit(&part, None).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.get(1).unwrap().unwrap().inspection, part);
+    assert_eq!(store.verify().unwrap().broken_at, None);
 }
 
 #[test]

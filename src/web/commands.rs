@@ -40,6 +40,8 @@ pub(super) struct Accepted {
     pub command: &'static str,
     /// Echoed.
     pub correlation_id: Option<String>,
+    /// Of a trigger: the id that its results name. Of one that comes again it is the first one's.
+    pub trigger_id: Option<String>,
 }
 
 /// Commands the line: trigger, pipeline, pause, resume or, for an engineer, retry (messages that were given up are
@@ -77,7 +79,7 @@ pub(super) async fn command(
     let (verb, Order { command, correlation_id }) = match parsed {
         Ok(parsed) => parsed,
         Err(refusal) => {
-            command::log::outcome(&word, &sender, None, &Err(refusal.clone()));
+            command::log::outcome(&word, &sender, command::id_in(&body).as_deref(), &Err(refusal.clone()));
             return Err(refusal.into());
         }
     };
@@ -86,8 +88,8 @@ pub(super) async fn command(
         None => Err(Refusal::Starting),
     };
     command::log::outcome(verb.as_str(), &sender, correlation_id.as_deref(), &outcome);
-    outcome?;
-    Ok((StatusCode::ACCEPTED, Json(Accepted { command: verb.as_str(), correlation_id })))
+    let trigger_id = outcome?;
+    Ok((StatusCode::ACCEPTED, Json(Accepted { command: verb.as_str(), correlation_id, trigger_id })))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

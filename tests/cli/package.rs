@@ -1,6 +1,7 @@
 //! What the package brings beside the program, and where the program finds its files.
 
 use super::{json_lines, run};
+use inspectd::publish::mqtt::dialect::json::schemas::SCHEMAS;
 use serde_json::Value;
 use std::process::{Command, Stdio};
 
@@ -59,6 +60,23 @@ fn the_schemas_are_printed_and_the_shipped_files_are_valid_by_them() {
             .validate(&value)
             .unwrap_or_else(|e| panic!("{file}: {e}"));
     }
+}
+
+/// Each schema of a message is printed as it is, and the package has it.
+#[test]
+fn the_schemas_of_messages_are_printed_and_packed() {
+    let packed = std::fs::read_to_string(".ci/package").unwrap();
+    let list = packed.split_once("for document in ").unwrap().1.split_once("; do").unwrap().0;
+    let list: Vec<_> = list.split_whitespace().filter(|word| *word != "\\").collect();
+    assert_eq!(list[..2], ["config", "pipeline"]);
+    let names: Vec<_> = SCHEMAS.iter().map(|schema| schema.name).collect();
+    assert_eq!(list[2..], names);
+    for schema in &SCHEMAS {
+        let out = run(&["schema", schema.name]);
+        assert!(out.status.success() && out.stderr.is_empty(), "{}", schema.name);
+        assert_eq!(String::from_utf8(out.stdout).unwrap(), schema.text, "{}", schema.name);
+    }
+    assert!(!run(&["schema", "nothing"]).status.success());
 }
 
 /// What an operator edits is kept by an upgrade only if the package calls it a conffile.

@@ -124,6 +124,7 @@ fn ears(
         tls: None,
         prefix: "inspectd/test/body/line1/st10".into(),
         keep_alive: Duration::from_secs(5),
+        images_px: None,
     };
     let alarms = Alarms::default();
     let now = Arc::clone(&alarms);
@@ -132,7 +133,7 @@ fn ears(
             now.lock().unwrap().insert(code, message);
         }
     };
-    (listen(options, Arc::new(|_, _| Ok(())), Box::new(tell)), alarms)
+    (listen(options, Arc::new(|_, _| Ok(None)), Box::new(tell)), alarms)
 }
 
 #[tokio::test(flavor = "multi_thread")]

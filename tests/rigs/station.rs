@@ -146,6 +146,7 @@ fn connect(
         tls: None,
         prefix: order.prefix.clone(),
         keep_alive: Duration::from_secs(5),
+        images_px: None,
     };
     let (events, receiver) = tokio::sync::mpsc::channel(16);
     let handle = runtime.block_on(async { mqtt::spawn(options, Arc::clone(store), receiver, None) });

@@ -21,7 +21,7 @@ fn a_trigger_reaches_the_line_with_all_that_it_says() {
         "deadline_ms": 900, "correlation_id": "c7"});
     let answer = server.post("/api/v1/commands/trigger", Role::Operator, &body);
     assert_eq!(answer.status, 202, "{}", answer.head);
-    assert_eq!(answer.json(), json!({"command": "trigger", "correlation_id": "c7"}));
+    assert_eq!(answer.json(), json!({"command": "trigger", "correlation_id": "c7", "trigger_id": "T1"}));
     let commanded = server.commanded.lock().unwrap();
     let [Command::Trigger(request)] = commanded.as_slice() else { panic!("{commanded:?}") };
     assert_eq!(request.camera.as_deref(), Some("cam1"));

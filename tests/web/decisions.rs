@@ -91,6 +91,7 @@ async fn a_decision_reaches_the_broker_even_if_it_was_away() {
         tls: None,
         prefix: "t/a".into(),
         keep_alive: Duration::from_secs(30),
+        images_px: None,
     };
     let (_events, queue) = tokio::sync::mpsc::channel(1);
     let link = inspectd::publish::mqtt::spawn(options, Arc::clone(&server.store), queue, None).unwrap();

@@ -213,8 +213,9 @@ impl Server {
             if command == (Command::Pause { camera: Some("nowhere".into()) }) {
                 return Err(Refusal::NoCamera { camera: "nowhere".into(), known: "cam1".into() });
             }
+            let is_trigger = matches!(command, Command::Trigger(_));
             line.lock().unwrap().push(command);
-            Ok(())
+            Ok(is_trigger.then(|| "T1".to_owned()))
         }));
         web.keep_recipes(Arc::new(NoVersions));
         web.learn_with(Arc::new(NoPipelines));

@@ -57,3 +57,26 @@ fn what_is_wrong_with_a_sink_is_named_with_its_key() {
     let many: String = (0..9).map(|n| good.replace("erp", &format!("s{n}"))).collect();
     assert!(only_problem(config_of(&format!("{SMALL}\n{many}"))).contains("at most 8"));
 }
+
+#[test]
+fn pictures_are_for_who_asks_for_them() {
+    let sides = |mqtt: &str, erp: &str| {
+        let text = format!("{SMALL}{mqtt}\n[sink.erp]\nkind = \"mqtt\"\nurl = \"mqtt://erp\"\n{erp}\n");
+        let config = config_of(&text).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        // What is in force can be loaded again.
+        let again = config_of(&config.effective()).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        assert_eq!((&again.mqtt, &again.sinks), (&config.mqtt, &config.sinks));
+        (config.mqtt.images_px, config.sinks[0].broker.images_px)
+    };
+    assert_eq!(sides("", ""), (None, None));
+    assert_eq!(sides("", "images = true"), (None, Some(320)));
+    assert_eq!(sides("images = true\nimages_px = 640", "images = false\nimages_px = 64"), (Some(640), None));
+    for (keys, expected) in [
+        ("images_px = 320", "mqtt.images_px"),
+        ("images = true\nimages_px = 63", "mqtt.images_px"),
+        ("images = 1", "mqtt.images"),
+    ] {
+        let problem = only_problem(config_of(&format!("{SMALL}{keys}\n")));
+        assert!(problem.contains(expected), "{keys}: {problem}");
+    }
+}

@@ -12,14 +12,15 @@
 //! - Packets of more than [`COMMAND_BYTES_MAX`] end the connection, which is made anew; results flow on.
 //! - The session is clean: a command that came while the station was away is not carried out late, nor is one that
 //!   waited when the connection ended. A sender without an answer may send it again under its correlation id.
-//! - Every command gets one acknowledgement. Which may command, and where the answer goes, the dialect says.
+//! - Every command gets one acknowledgement, under the id that its sender gave, a refused one and one that comes
+//!   again, too. Which may command, and where the answer goes, the dialect says.
 //! - A broker that lets nobody hear commands, or two stations under one client id, raise an alarm.
 
 mod wire;
 
 use super::MqttOptions;
 use super::dialect::{Asked, Dialect};
-use crate::command::{self, CommandBody, Handler, Verb};
+use crate::command::{self, Handler, Verb};
 use crate::domain::trigger::Sender;
 use crate::publish::{Report, StationEvent, alarm_of};
 use std::sync::Arc;
@@ -265,8 +266,8 @@ impl Listener {
 
     /// Carries one command out; the topic and the bytes of its acknowledgement.
     async fn take(&self, arrived: &Arrived) -> Option<(String, Vec<u8>)> {
-        let Asked { verb, body, answer_to } = self.dialect.read_command(&arrived.incoming())?;
-        let correlation_id = body.as_ref().ok().and_then(CommandBody::id);
+        let Asked { verb, body, correlation_id, answer_to } =
+            self.dialect.read_command(&arrived.incoming())?;
         let order = body.and_then(|body| body.order(Verb::parse(&verb)?, arrived.at));
         let sender = Sender::Mqtt { sink: self.options.sink.clone() };
         let outcome = match order {

@@ -16,6 +16,8 @@
 
 mod alarms;
 mod away;
+mod images;
+mod last;
 
 use super::dialect::{Dialect, Message};
 use super::link::{
@@ -30,6 +32,7 @@ use crate::store::error::StoreError;
 use crate::store::outbox::{Cause, Kind};
 use alarms::Held;
 use away::Away;
+use images::Images;
 use rand::Rng as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -58,8 +61,8 @@ const ACK_WAIT: Duration = Duration::from_secs(20);
 /// The longest goodbye.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
-/// Cameras and alarms whose newest state is kept for the next connect.
-const RETAINED_MAX: usize = 256;
+/// Cameras (their state, their newest result) and alarms of which the newest is kept for the next connect.
+const RETAINED_MAX: usize = 512;
 
 /// Network events that are taken in before the removals are written.
 const BATCH_MAX: usize = 64;
@@ -94,6 +97,10 @@ pub(super) struct Driver {
     /// Dead letters may fit the connection that was just made.
     dead_due: bool,
     away: Away,
+    /// `None`: the sink wants no pictures, or its broker takes none.
+    images: Option<Images>,
+    /// Number of the newest inspection that `last` has looked at.
+    seen: u64,
     stopping: bool,
     connected_at: SystemTime,
     retry_at: Option<Instant>,
@@ -112,6 +119,7 @@ impl Driver {
         others: Option<Report>,
     ) -> Self {
         let now = Instant::now();
+        let images = options.images_px.map(Images::new);
         Self {
             dialect: options.dialect.dialect(&options.prefix),
             options,
@@ -131,6 +139,8 @@ impl Driver {
             held_reported: 0,
             dead_due: false,
             away: Away::default(),
+            images,
+            seen: 0,
             stopping: false,
             connected_at: SystemTime::now(),
             retry_at: Some(now),
@@ -166,6 +176,7 @@ impl Driver {
                 },
                 // A dropped handle aborts this task, so the end of the channel means stop, too.
                 _ = &mut stop, if !self.stopping => self.begin_to_stop(),
+                made = images::made(&mut self.images) => self.image_made(made),
                 () = sleep_until(deadline) => self.timers(),
             }
             self.settle().await?;
@@ -328,7 +339,7 @@ impl Driver {
     }
 
     fn fits(&self, topic: &str, payload: &[u8]) -> bool {
-        topic.len() + payload.len() + PUBLISH_OVERHEAD_BYTES <= self.packet_bytes_max
+        fits(topic, payload, self.packet_bytes_max)
     }
 
     /// The longest payload of a kind on this connection.
@@ -354,6 +365,7 @@ impl Driver {
             self.retry_dead_letters().await?;
             self.report_held();
             self.report_away().await?;
+            self.go_on_with_images();
             if self.inbox.is_empty() {
                 return Ok(());
             }
@@ -369,6 +381,7 @@ impl Driver {
             Action::Close => {
                 self.link = None;
                 self.payloads.clear();
+                self.images_lost();
                 self.hold_until = Default::default();
             }
             Action::Leave => {
@@ -385,6 +398,9 @@ impl Driver {
             Action::Publish(what) => self.publish(what).await?,
             Action::Remove(entry) => {
                 self.acknowledged.push(entry.place);
+                if let Some(images) = &mut self.images {
+                    images.acknowledged(entry);
+                }
                 self.report_refused(entry.kind, None);
             }
             Action::DeadLetter(entry) => self.bury(entry.place, Cause::Invalid, INVALID.into()).await?,
@@ -393,7 +409,7 @@ impl Driver {
                 let topic = match &side {
                     Side::Status => "status",
                     Side::Last => "last",
-                    Side::Topic(topic) => topic,
+                    Side::Topic(topic) | Side::Image(topic) => topic,
                 };
                 tracing::error!(topic, "the broker refused a message");
             }
@@ -431,6 +447,9 @@ impl Driver {
                 (topic, true, Some(payload))
             }
             What::Side(Side::Topic(topic)) => (topic.clone(), true, self.retained.get(topic).cloned()),
+            What::Side(Side::Image(topic)) => {
+                (topic.clone(), false, self.images.as_mut().and_then(Images::publish))
+            }
         };
         let payload = payload.expect("a payload is stored before the machine hears of its message");
         if let What::Side(side) = what
@@ -449,24 +468,6 @@ impl Driver {
         Ok(())
     }
 
-    /// `last` of the newest inspection that can be read; retention may just have removed it.
-    async fn last(&mut self) -> Result<Message, MqttError> {
-        let dialect = Arc::clone(&self.dialect);
-        let newest = move |store: &Store| {
-            for stored in store.newest_first().take(WINDOW) {
-                match stored {
-                    Ok(stored) => return Ok(dialect.last(Some(&stored))),
-                    Err(error @ StoreError::BadRecord { .. }) => {
-                        tracing::error!(%error, "skipped for `last`");
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(dialect.last(None))
-        };
-        self.on_disk(newest).await
-    }
-
     async fn fetch(&mut self, kind: Kind, from: u64, count: usize) -> Result<(), MqttError> {
         // What was just acknowledged must not be read again.
         self.write_removals().await?;
@@ -474,11 +475,14 @@ impl Driver {
         let (sink, dialect) = (self.options.sink.clone(), Arc::clone(&self.dialect));
         let read =
             move |store: &Store| owed::read(store, &sink, dialect.as_ref(), kind, from, count, payload_max);
-        let Read { ready, held, dead, next, end } = self.on_disk(read).await?;
+        let Read { ready, numbers, held, dead, next, end } = self.on_disk(read).await?;
         for (place, cause, reason) in dead {
             self.bury(place, cause, reason).await?;
         }
         self.held[kind as usize].add(held);
+        if let Some(images) = self.images.as_mut().filter(|_| kind == Kind::Result) {
+            images.read(numbers.into_iter());
+        }
         let places = ready.iter().map(|(place, _)| *place).collect();
         self.payloads.extend(ready.into_iter().map(|(place, payload)| (Entry { kind, place }, payload)));
         self.inbox.push_back(Event::Fetched { kind, places, next, end });
@@ -516,6 +520,11 @@ impl Driver {
     fn broker(&self) -> String {
         format!("{}:{}", self.options.host, self.options.port)
     }
+}
+
+/// Whether a packet is as long as the broker takes.
+const fn fits(topic: &str, payload: &[u8], packet_bytes_max: usize) -> bool {
+    topic.len() + payload.len() + PUBLISH_OVERHEAD_BYTES <= packet_bytes_max
 }
 
 /// Doubles up to the limit; the actual wait is random between half of it and all of it, so that

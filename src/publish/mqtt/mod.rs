@@ -75,6 +75,8 @@ pub struct MqttOptions {
     pub prefix: String,
     /// At least 5 s; a dead connection is noticed within two of these.
     pub keep_alive: Duration,
+    /// Longer side in pixels of the small pictures that are published behind the results; `None`: none are.
+    pub images_px: Option<u32>,
 }
 
 impl std::fmt::Debug for MqttOptions {
@@ -226,6 +228,7 @@ mod tests {
             tls: None,
             prefix: "inspectd/plant1/body/line1/st10".into(),
             keep_alive: Duration::from_secs(30),
+            images_px: None,
         };
         good.check().unwrap();
         assert!(!format!("{good:?}").contains("secret"));

@@ -15,6 +15,8 @@ use crate::store::outbox::{Cause, DeadLetter, Kind, OutboxEntry, Owed};
 /// Messages that were read for the machine, of one kind, by their places in the log.
 pub(super) struct Read {
     pub ready: Vec<(u64, Vec<u8>)>,
+    /// Places and numbers of the ready.
+    pub numbers: Vec<(u64, u64)>,
     /// Places and lengths of those that are too long for this connection.
     pub held: Vec<(u64, usize)>,
     pub dead: Vec<(u64, Cause, String)>,
@@ -37,12 +39,21 @@ pub(super) fn read(
     payload_max: usize,
 ) -> Result<Read, StoreError> {
     let page = store.outbox(sink).owed(kind, from, count)?;
-    let mut read =
-        Read { ready: Vec::new(), held: Vec::new(), dead: Vec::new(), next: page.next, end: page.end };
+    let mut read = Read {
+        ready: Vec::new(),
+        numbers: Vec::new(),
+        held: Vec::new(),
+        dead: Vec::new(),
+        next: page.next,
+        end: page.end,
+    };
     for entry in page.entries {
         let place = entry.place;
         match dialect.owed(store, &entry, payload_max)? {
-            Ok(payload) if payload.len() <= payload_max => read.ready.push((place, payload)),
+            Ok(payload) if payload.len() <= payload_max => {
+                read.numbers.push((place, entry.owed.seq));
+                read.ready.push((place, payload));
+            }
             Ok(payload) if payload.len() <= PAYLOAD_BYTES_MAX => read.held.push((place, payload.len())),
             Ok(payload) => {
                 let reason = format!("{} bytes, the limit is {PAYLOAD_BYTES_MAX}", payload.len());

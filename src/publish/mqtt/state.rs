@@ -40,7 +40,7 @@ use crate::store::outbox::Kind;
 use lane::{Lane, Suspect};
 use std::collections::{BTreeSet, VecDeque};
 
-/// Messages that are not owed: the newest state of something, retained by the broker. Only the
+/// Messages that are not owed: the newest state of something, retained by the broker, or a picture. Only the
 /// newest payload matters, so many changes of one thing take one place. Ordered by importance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
@@ -48,6 +48,8 @@ pub(crate) enum Side {
     /// `camera/…`, `alarm/…`: the whole topic.
     Topic(String),
     Last,
+    /// A small picture, not retained: the whole topic.
+    Image(String),
 }
 
 /// An owed message: its kind, and its place in the outbox's log.

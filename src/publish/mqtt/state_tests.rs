@@ -385,3 +385,19 @@ fn a_refused_message_that_is_not_owed_is_told_once() {
     let refused = world.machine.handle(Event::Acked { pkid, outcome: Outcome::Later });
     assert_eq!(refused, [Action::SideRefused(Side::Last)]);
 }
+
+#[test]
+fn a_connection_that_ends_on_a_picture_blames_no_message() {
+    let mut world = World::new(4);
+    world.commit();
+    world.settle();
+    for _ in 0..5 {
+        world.send(Event::Changed(Side::Image("image/x".into())));
+        world.write_one();
+        assert_eq!(world.seen.last(), Some(&What::Side(Side::Image("image/x".into()))));
+        world.send(Event::Lost);
+        world.commit();
+        world.settle();
+    }
+    assert_eq!((world.removed.len(), world.dead.len(), world.blamed.len()), (6, 0, 0));
+}

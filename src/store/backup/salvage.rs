@@ -294,7 +294,8 @@ impl Salvage<'_> {
         Ok(())
     }
 
-    /// A new log of all that was saved, for every sink that is known; each begins at its beginning.
+    /// A new log of all that was saved, for every sink that is known; each begins at its beginning. Messages are of the
+    /// newest schema: which one each had is lost with the log.
     fn owe_all_again(
         &mut self,
         kept: &Kept,

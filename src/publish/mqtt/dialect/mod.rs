@@ -15,7 +15,7 @@ pub mod json;
 use crate::command::CommandBody;
 use crate::domain::camera::CameraStatus;
 use crate::domain::recipe::RecipeStatus;
-use crate::domain::trigger::Refusal;
+use crate::domain::trigger::{Outcome, Refusal};
 use crate::publish::{StationState, Stats};
 use crate::store::Store;
 use crate::store::error::StoreError;
@@ -66,6 +66,8 @@ pub(crate) struct Asked {
     pub verb: String,
     /// Its fields, or why it may not command.
     pub body: Result<CommandBody, Refusal>,
+    /// The id by which its sender knows the answer, also that of a refusal.
+    pub correlation_id: Option<String>,
     /// Where its answer goes.
     pub answer_to: String,
 }
@@ -101,6 +103,16 @@ pub(crate) trait Dialect: Send + Sync {
     /// The newest inspection, for who wants only that; without one the message says so.
     fn last(&self, newest: Option<&Stored>) -> Message;
 
+    /// The newest inspection of a camera; `None`: the dialect has no such message.
+    fn camera_last(&self, _newest: &Stored) -> Option<Message> {
+        None
+    }
+
+    /// Where the small picture of an inspection goes; `None`: the dialect has none.
+    fn image_topic(&self, _inspection_id: &str) -> Option<String> {
+        None
+    }
+
     /// The topics on which commands come in.
     fn command_topics(&self) -> Vec<String>;
 
@@ -108,11 +120,5 @@ pub(crate) trait Dialect: Send + Sync {
     fn read_command(&self, incoming: &Incoming<'_>) -> Option<Asked>;
 
     /// The payload of a command's answer.
-    fn answer(
-        &self,
-        verb: &str,
-        correlation_id: Option<&str>,
-        outcome: &Result<(), Refusal>,
-        at: SystemTime,
-    ) -> Vec<u8>;
+    fn answer(&self, verb: &str, correlation_id: Option<&str>, outcome: &Outcome, at: SystemTime) -> Vec<u8>;
 }

@@ -6,7 +6,7 @@
 
 use super::message::SCHEMA;
 use crate::command::{self, CommandBody, Verb};
-use crate::domain::trigger::Refusal;
+use crate::domain::trigger::{Outcome, Refusal};
 use crate::publish::mqtt::PREFIX_BYTES_MAX;
 use crate::publish::mqtt::dialect::{Asked, Incoming};
 use crate::store::record::rfc3339;
@@ -18,7 +18,13 @@ pub(super) fn read(own: &str, incoming: &Incoming<'_>) -> Option<Asked> {
     let verb = incoming.topic.strip_prefix(own)?;
     let to = incoming.response_topic.filter(|topic| is_response_topic(topic, own));
     let answer_to = to.map_or_else(|| format!("{own}ack"), str::to_owned);
-    Some(Asked { verb: verb.to_owned(), body: allowed(verb, own, incoming), answer_to })
+    let body = allowed(verb, own, incoming);
+    let correlation_id = match &body {
+        Ok(body) => body.id(),
+        Err(_) => command::id_in(incoming.payload)
+            .or_else(|| CommandBody::default().correlated_by(data(incoming)).id()),
+    };
+    Some(Asked { verb: verb.to_owned(), body, correlation_id, answer_to })
 }
 
 /// The fields of a message that may command.
@@ -54,22 +60,23 @@ fn body(verb: &str, incoming: &Incoming<'_>) -> Result<CommandBody, Refusal> {
             "an empty payload is no trigger: it clears a retained one; send {} for one without words";
         return Err(Refusal::Malformed { reason: reason.into() });
     }
-    let data = incoming.correlation.and_then(|data| std::str::from_utf8(data).ok());
-    Ok(command::body(incoming.payload)?.correlated_by(data))
+    Ok(command::body(incoming.payload)?.correlated_by(data(incoming)))
+}
+
+/// The correlation data, where it is text.
+fn data<'a>(incoming: &Incoming<'a>) -> Option<&'a str> {
+    incoming.correlation.and_then(|data| std::str::from_utf8(data).ok())
 }
 
 /// The bytes of an acknowledgement.
-pub(super) fn ack(
-    verb: &str,
-    correlation_id: Option<&str>,
-    outcome: &Result<(), Refusal>,
-    at: SystemTime,
-) -> Vec<u8> {
+pub(super) fn ack(verb: &str, correlation_id: Option<&str>, outcome: &Outcome, at: SystemTime) -> Vec<u8> {
     #[derive(Serialize)]
     struct AckV1<'a> {
         schema: u16,
         command: &'a str,
         correlation_id: &'a str,
+        /// Empty of what is no trigger, and of one that is refused.
+        trigger_id: &'a str,
         accepted: bool,
         /// Empty when it is accepted.
         code: &'a str,
@@ -81,6 +88,7 @@ pub(super) fn ack(
         schema: SCHEMA,
         command: verb,
         correlation_id: correlation_id.unwrap_or_default(),
+        trigger_id: outcome.as_ref().ok().and_then(Option::as_deref).unwrap_or_default(),
         accepted: refused.is_none(),
         code: refused.map_or("", Refusal::code),
         reason: refused.map(ToString::to_string).unwrap_or_default(),
@@ -119,6 +127,29 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_refused_its_sender_knows_the_answer() {
+        let own = "inspectd/p/a/l/st10/cmd/";
+        let asked = |incoming: Incoming<'_>| {
+            let asked =
+                read(own, &Incoming { topic: "inspectd/p/a/l/st10/cmd/trigger", ..incoming }).unwrap();
+            assert!(asked.body.is_err(), "{:?}", asked.body);
+            asked.correlation_id
+        };
+        let named = r#"{"correlation_id":" own \u0000","bogus":1}"#;
+        assert_eq!(asked(incoming(named)).as_deref(), Some("own"), "a field that there is not");
+        assert_eq!(asked(incoming(r#"{"bogus":1}"#)).as_deref(), Some("c7"), "MQTT 5's own data");
+        let retained = Incoming { retained: true, ..incoming(r#"{"correlation_id":"own"}"#) };
+        assert_eq!(asked(retained).as_deref(), Some("own"));
+        let elsewhere =
+            Incoming { response_topic: Some("elsewhere"), ..incoming(r#"{"correlation_id":"own"}"#) };
+        assert_eq!(asked(elsewhere).as_deref(), Some("own"));
+        for nameless in ["", "[\"own\"]", "{\"correlation_id\":7}", "no JSON"] {
+            let without = Incoming { correlation: None, ..incoming(nameless) };
+            assert_eq!(asked(without), None, "{nameless}");
+        }
+    }
+
+    #[test]
     fn an_empty_message_pauses_and_resumes_but_is_no_trigger() {
         let refused = body("trigger", &incoming("")).unwrap_err();
         assert!(refused.code() == "malformed" && refused.to_string().contains("empty payload"), "{refused}");
@@ -153,9 +184,13 @@ mod tests {
         let full = Refusal::Full { camera: "cam1".into(), waiting: 8 };
         let at = SystemTime::UNIX_EPOCH;
         let parse = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
-        let (good, bad) =
-            (parse(ack("trigger", Some("c7"), &Ok(()), at)), parse(ack("trigger", None, &Err(full), at)));
+        let (good, bad) = (
+            parse(ack("trigger", Some("c7"), &Ok(Some("T1".into())), at)),
+            parse(ack("trigger", None, &Err(full), at)),
+        );
         assert_eq!((&good["accepted"], &good["correlation_id"]), (&true.into(), &"c7".into()));
+        assert_eq!((&good["trigger_id"], &bad["trigger_id"]), (&"T1".into(), &"".into()));
+        assert_eq!(parse(ack("pause", None, &Ok(None), at))["trigger_id"], "");
         assert_eq!((&bad["accepted"], &bad["code"]), (&false.into(), &"full".into()));
         let keys = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&good), keys(&bad));

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! Stored inspection -> `result`   everything, null where unknown; result.schema.json describes it
-//!                   -> `last`     flat, for tag trees: every field always there, of one type
+//!                   -> `last`     flat, for tag trees: every field always there, of one type; of each camera, too
 //! stored part       -> `part`     one verdict over several views; part.schema.json describes it
 //! stored review     -> `review`   who decided what and why; review.schema.json describes it
 //! station           -> `status`, `camera/{id}/status`, `alarm/{code}`, `stats`
 //! ```
 //!
 //! A `result` is a pure function of the stored record and the schema number of its outbox entry, so
-//! every send has the same bytes. Field names and types of a schema number never change.
+//! every send has the same bytes; so is a `part`. Field names and types of a schema number never change. A field that is
+//! new in an owed message is a new number; in others it comes under the number that there is.
 
 pub(crate) mod part;
 mod station;
@@ -30,7 +31,10 @@ pub const REVIEW_JSON_SCHEMA: &str = include_str!("review.schema.json");
 /// JSON Schema of `part`.
 pub const PART_JSON_SCHEMA: &str = include_str!("part.schema.json");
 
-/// Schema number of all messages but `result`.
+/// The first schemas of `result` and `part` do not say which trigger is answered.
+const WITHOUT_TRIGGER: u16 = 1;
+
+/// Schema number of all messages but `result` and `part`.
 pub(super) const SCHEMA: u16 = 1;
 
 /// Digits after the point: positions in pixels, lengths in mm and times in ms, probabilities.
@@ -41,7 +45,7 @@ const PROBABILITY_DIGITS: i32 = 4;
 /// Beyond this a number would be written with an exponent and without a point.
 const NUMBER_MAX: f64 = 1e12;
 
-/// `result`, schema 1.
+/// `result`, schemas 1 and 2.
 #[derive(Clone, Debug, Serialize)]
 pub struct ResultV1 {
     schema: u16,
@@ -49,6 +53,9 @@ pub struct ResultV1 {
     seq: u64,
     part_id: Option<String>,
     lot: Option<String>,
+    /// From schema 2 on.
+    #[serde(flatten)]
+    trigger: Option<TriggerV2>,
     camera: String,
     /// `name@version`.
     pipeline: String,
@@ -69,6 +76,13 @@ pub struct ResultV1 {
     /// Only in the view of a part with several.
     #[serde(skip_serializing_if = "Option::is_none")]
     part: Option<ViewOfV1>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct TriggerV2 {
+    correlation_id: Option<String>,
+    /// Null: nobody has triggered it, or an earlier version was told to.
+    trigger_id: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -138,16 +152,25 @@ struct ImageV1 {
 }
 
 impl ResultV1 {
-    /// The message about a stored inspection.
+    /// The message about a stored inspection, in the newest schema.
     pub fn new(stored: &Stored) -> Self {
+        Self::of(stored, RESULT_SCHEMA)
+    }
+
+    fn of(stored: &Stored, schema: u16) -> Self {
         let i = &stored.inspection;
+        let trigger = || TriggerV2 {
+            correlation_id: i.trigger.correlation_id.clone(),
+            trigger_id: i.trigger.id.clone(),
+        };
         let ms = |x| rounded(x, SIZE_DIGITS);
         Self {
-            schema: RESULT_SCHEMA,
+            schema,
             inspection_id: i.id.clone(),
             seq: stored.seq,
             part_id: i.trigger.part_id.clone(),
             lot: i.trigger.lot.clone(),
+            trigger: (schema > WITHOUT_TRIGGER).then(trigger),
             camera: i.camera.clone(),
             pipeline: format!("{}@{}", i.pipeline, i.pipeline_version),
             model: ModelV1 {
@@ -217,7 +240,7 @@ fn texts(inspection: &Inspection) -> Vec<TextV1> {
 
 /// The bytes of the `result` that an outbox entry owes; `None` for a schema of a newer version.
 pub fn result(stored: &Stored, schema: u16) -> Option<Vec<u8>> {
-    (schema == RESULT_SCHEMA).then(|| to_json(&ResultV1::new(stored)))
+    (WITHOUT_TRIGGER..=RESULT_SCHEMA).contains(&schema).then(|| to_json(&ResultV1::of(stored, schema)))
 }
 
 /// `last`, schema 1. Flat; no arrays, no nulls, floats always with a point, no `. & % =` in keys.
@@ -228,6 +251,8 @@ struct LastV1 {
     seq: u64,
     part_id: String,
     lot: String,
+    correlation_id: String,
+    trigger_id: String,
     camera: String,
     pipeline: String,
     pipeline_version: String,
@@ -275,6 +300,8 @@ pub fn last(stored: &Stored) -> Vec<u8> {
         seq: stored.seq,
         part_id: i.trigger.part_id.clone().unwrap_or_default(),
         lot: i.trigger.lot.clone().unwrap_or_default(),
+        correlation_id: i.trigger.correlation_id.clone().unwrap_or_default(),
+        trigger_id: i.trigger.id.clone().unwrap_or_default(),
         camera: i.camera.clone(),
         pipeline: i.pipeline.clone(),
         pipeline_version: i.pipeline_version.clone(),

@@ -5,13 +5,15 @@
 //! | `status` | 1 | yes | at every connect, at a clean stop; Last Will |
 //! | `result` | 1 | no | each result, in order |
 //! | `part`, `review` | 1 | no | as they are owed |
-//! | `last` | 1 | yes | when the results were published to their end |
+//! | `last`, `camera/{id}/last` | 1 | yes | when the results were published to their end |
+//! | `image/{id}` | 1 | no | where the sink wants pictures: behind its result, when nothing else is in flight |
 //! | `camera/{id}/status`, `recipe/{name}`, `alarm/{code}` | 1 | yes | on change, and at every connect |
 //! | `stats` | 0 | no | as it comes, only while connected |
 //! | `cmd/{verb}` in, `cmd/ack` out | 1 | no | a command, and its answer |
 
 mod commands;
 pub mod message;
+pub mod schemas;
 mod topics;
 
 pub use topics::Topics;
@@ -20,7 +22,7 @@ use super::{Asked, Dialect, Incoming, Message};
 use crate::command::Verb;
 use crate::domain::camera::CameraStatus;
 use crate::domain::recipe::RecipeStatus;
-use crate::domain::trigger::Refusal;
+use crate::domain::trigger::Outcome;
 use crate::publish::{StationState, Stats};
 use crate::store::Store;
 use crate::store::error::StoreError;
@@ -58,12 +60,14 @@ impl Dialect for Json {
         payload_max: usize,
     ) -> Result<Result<Vec<u8>, String>, StoreError> {
         let OutboxEntry { owed, schema, .. } = *entry;
-        if schema != owed.kind.schema() {
+        if schema == 0 || schema > owed.kind.schema() {
             return Ok(Err(format!("message schema {schema} is not known to this version")));
         }
         let made = match owed.kind {
             Kind::Result => store.get(owed.seq).map(|found| found.and_then(|s| message::result(&s, schema))),
-            Kind::Part => store.part(owed.seq).map(|found| found.map(|part| message::part::part(&part))),
+            Kind::Part => {
+                store.part(owed.seq).map(|found| found.map(|part| message::part::part(&part, schema)))
+            }
             Kind::Review => store.review_entry(owed.seq).map(|found| {
                 found.map(|review| {
                     let whole = message::review(&review, true);
@@ -105,6 +109,15 @@ impl Dialect for Json {
         Message { topic: self.topics.last(), payload: newest.map(message::last).unwrap_or_default() }
     }
 
+    fn camera_last(&self, newest: &Stored) -> Option<Message> {
+        let topic = self.topics.camera_last(&newest.inspection.camera);
+        Some(Message { topic, payload: message::last(newest) })
+    }
+
+    fn image_topic(&self, inspection_id: &str) -> Option<String> {
+        Some(self.topics.image(inspection_id))
+    }
+
     fn command_topics(&self) -> Vec<String> {
         Verb::ALL.into_iter().map(|verb| self.topics.command(verb.as_str())).collect()
     }
@@ -113,13 +126,7 @@ impl Dialect for Json {
         commands::read(&self.topics.command(""), incoming)
     }
 
-    fn answer(
-        &self,
-        verb: &str,
-        correlation_id: Option<&str>,
-        outcome: &Result<(), Refusal>,
-        at: SystemTime,
-    ) -> Vec<u8> {
+    fn answer(&self, verb: &str, correlation_id: Option<&str>, outcome: &Outcome, at: SystemTime) -> Vec<u8> {
         commands::ack(verb, correlation_id, outcome, at)
     }
 }

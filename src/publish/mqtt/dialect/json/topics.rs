@@ -44,6 +44,16 @@ impl Topics {
         self.under(&format!("camera/{}/status", level(id)))
     }
 
+    /// `camera/{id}/last`: the newest inspection of a camera, retained.
+    pub fn camera_last(&self, id: &str) -> String {
+        self.under(&format!("camera/{}/last", level(id)))
+    }
+
+    /// `image/{id}`: the small picture of the inspection `id`.
+    pub fn image(&self, id: &str) -> String {
+        self.under(&format!("image/{}", level(id)))
+    }
+
     pub(crate) fn recipe(&self, name: &str) -> String {
         self.under(&format!("recipe/{}", level(name)))
     }

@@ -1,6 +1,6 @@
-//! `part`, schema 1: the one verdict about a part that several cameras looked at.
+//! `part`, schemas 1 and 2: the one verdict about a part that several cameras looked at.
 
-use super::{SCHEMA, to_json};
+use super::{WITHOUT_TRIGGER, to_json};
 use crate::domain::part::{PartVerdict, View};
 use crate::store::record::rfc3339;
 use serde::Serialize;
@@ -19,6 +19,15 @@ struct PartV1<'a> {
     views: Vec<ViewV1<'a>>,
     ts: String,
     correlation_id: Option<&'a str>,
+    /// From schema 2 on.
+    #[serde(flatten)]
+    trigger: Option<TriggerV2<'a>>,
+}
+
+#[derive(Serialize)]
+struct TriggerV2<'a> {
+    /// Null: an earlier version was told to.
+    trigger_id: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -31,7 +40,7 @@ struct ViewV1<'a> {
 }
 
 /// The bytes of `part`: a pure function of the stored verdict.
-pub(crate) fn part(verdict: &PartVerdict) -> Vec<u8> {
+pub(crate) fn part(verdict: &PartVerdict, schema: u16) -> Vec<u8> {
     fn view(v: &View) -> ViewV1<'_> {
         ViewV1 {
             camera: &v.camera,
@@ -42,7 +51,7 @@ pub(crate) fn part(verdict: &PartVerdict) -> Vec<u8> {
         }
     }
     to_json(&PartV1 {
-        schema: SCHEMA,
+        schema,
         id: &verdict.part.id,
         part: &verdict.part.name,
         part_id: verdict.part_id.as_deref(),
@@ -53,5 +62,7 @@ pub(crate) fn part(verdict: &PartVerdict) -> Vec<u8> {
         views: verdict.views.iter().map(view).collect(),
         ts: rfc3339(verdict.decided_at),
         correlation_id: verdict.correlation_id.as_deref(),
+        trigger: (schema > WITHOUT_TRIGGER)
+            .then_some(TriggerV2 { trigger_id: verdict.trigger_id.as_deref() }),
     })
 }
