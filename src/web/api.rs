@@ -53,6 +53,7 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(commands::command))
         .routes(routes!(outbox::outbox))
         .routes(routes!(cameras::cameras))
+        .routes(routes!(cameras::config_warnings))
         .routes(routes!(line::line))
         .routes(routes!(recipes::recipes))
         .routes(routes!(recipes::ledger))

@@ -69,7 +69,7 @@ mod wire;
 use crate::command::Handler;
 use crate::store::Store;
 use crate::threads;
-use cameras::{Cameras, Warnings};
+use cameras::{Cameras, Warning, Warnings};
 use error::WebError;
 use learn::Learning;
 use metrics::Probe;
@@ -159,6 +159,11 @@ impl Web {
     /// From now on the page shows these cameras, and what is risky about their recipes. The first call counts.
     pub fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
         self.shared.view.show_cameras(cameras, warnings);
+    }
+
+    /// From now on the page shows engineers what is risky about the config itself. The first call counts.
+    pub fn show_config_warnings(&self, warnings: Vec<Warning>) {
+        self.shared.view.show_config_warnings(warnings);
     }
 
     /// From now on `/metrics` has the figures of the line. The first call counts.
