@@ -39,6 +39,7 @@ pub(super) const FILES: &[(&str, &str, &str)] = &[
     ("people.js", JS, include_str!("assets/people.js")),
     ("cameras.js", JS, include_str!("assets/cameras.js")),
     ("line.js", JS, include_str!("assets/line.js")),
+    ("poll.js", JS, include_str!("assets/poll.js")),
     ("pulse.js", JS, include_str!("assets/pulse.js")),
 ];
 

@@ -113,7 +113,7 @@ function frame() {
   // The line view has more about each camera.
   line.hidden = state.view === "line";
   showSigns();
-  cameras(line, risks);
+  cameras(line, risks, state.view === "line" && may("engineer"));
   return main;
 }
 
