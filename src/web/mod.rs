@@ -21,6 +21,7 @@
 //! pieces       long answers
 //! line         all that the line view shows, and whether the station is alive
 //! agreement    people and the model about the same parts            report    a shift or a lot, to be printed
+//! blind        the same, where nobody sees what another has said
 //! guide        the chapters of the guide
 //! shared       what routes take of all this       api       all routes, and the OpenAPI document
 //! ```
@@ -33,6 +34,7 @@ mod accounts;
 mod agreement;
 pub mod api;
 pub mod auth;
+mod blind;
 mod blocking;
 mod body;
 pub mod cameras;

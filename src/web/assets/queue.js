@@ -201,7 +201,7 @@ export class Queue {
     const sign = (v) => (v.verdict ? h("span", { class: `badge ${v.verdict}` }, icon(v.verdict)) : h("span.quiet", {}, "…"));
     return h("span.minis", {}, part.views.map((v) => h("span.mini", { "data-camera": v.camera, title: words(v), "aria-label": words(v) },
       v.image ? h("img", { src: `/api/v1/thumbs/${v.image}`, alt: "", loading: "lazy", decoding: "async", width: 48, height: 36 }) : h("span.noimg"),
-      h("span.of", {}, h("span.camera", {}, v.camera), h("span.signs2", {}, sign(v), v.decided && h("span", { class: `person ${v.decided}` }, "→ ", icon(v.decided)))))));
+      h("span.of", {}, h("span.camera", {}, v.camera), h("span.verdicts", {}, sign(v), v.decided && h("span", { class: `person ${v.decided}` }, "→ ", icon(v.decided)))))));
   }
 
   row(i, item) {

@@ -65,4 +65,5 @@ export default {
     al_result_undeliverable: "Nachrichten wurden aufgegeben. Der Ingenieur liest den Grund unter Konten und sendet sie erneut.", al_sink_missed: "Ein Broker war eine Zeit lang nicht eingeschaltet und hat Nachrichten verpasst. Holen Sie sie mit einem Export, wo sie gebraucht werden.",
     al_records_damaged: "Alte Inspektionen waren nicht lesbar, als sie entfernt werden sollten. Prüfen Sie die Platte; im Protokoll steht, wo ihre Daten liegen.", al_clock_step: "Die Uhr ist gesprungen. Prüfen Sie den Zeitserver; bis ihr wieder geglaubt wird, wird weniger nach Alter entfernt.",
     al_retention_held: "Alte Inspektionen können nicht entfernt werden. Bringen Sie den Broker zurück, oder geben Sie dem Gerät einen Zeitserver.",
+    noConnection: "Keine Verbindung: Das Gezeigte ist alt. Es wird wieder angefragt.", riskyConfig: "Die Konfiguration hat Warnungen", damagedAccount: "beschädigt: neu anlegen oder entfernen",
 };

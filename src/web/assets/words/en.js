@@ -65,4 +65,5 @@ export default {
     al_result_undeliverable: "Messages were given up. The engineer reads why under People, and sends them again.", al_sink_missed: "A broker was not enabled for a while and has missed messages. Fetch them with an export, where they are needed.",
     al_records_damaged: "Old inspections could not be read when they were due for removal. Look at the disk; the log says where their bytes are kept.", al_clock_step: "The clock has jumped. Look at the time server; until it is believed again, less is removed by age.",
     al_retention_held: "Old inspections cannot be removed. Bring the broker back, or give the box a time server.",
+    noConnection: "No connection: what is shown is old. It is asked for again.", riskyConfig: "The config has warnings", damagedAccount: "damaged: make it again, or remove it",
 };

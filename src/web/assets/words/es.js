@@ -65,4 +65,5 @@ export default {
     al_result_undeliverable: "Se abandonaron mensajes. El ingeniero lee el motivo en Usuarios y los envía de nuevo.", al_sink_missed: "Un broker estuvo un tiempo desactivado y perdió mensajes. Recupérelos con una exportación donde hagan falta.",
     al_records_damaged: "Inspecciones antiguas no se pudieron leer al ir a eliminarlas. Mire el disco; el registro dice dónde se guardan sus datos.", al_clock_step: "El reloj ha saltado. Mire el servidor de hora; hasta que sea fiable de nuevo, se elimina menos por antigüedad.",
     al_retention_held: "No se pueden eliminar inspecciones antiguas. Recupere el broker o dé al equipo un servidor de hora.",
+    noConnection: "Sin conexión: lo que se ve es antiguo. Se vuelve a pedir.", riskyConfig: "La configuración tiene avisos", damagedAccount: "dañada: créela de nuevo o elimínela",
 };

@@ -46,4 +46,5 @@ export default {
     al_trigger: "被触发的工件没有自己的图片。请检查相机线缆、触发和光源，并复核该工件。", al_image: "图片过暗、过曝或不清晰。请检查光源、镜头和遮挡物。", al_recipe: "配方的新版本被拒绝，仍使用之前的版本。工程师可在“配方”中查看原因。", al_commands_refused: "代理不允许工作站接收命令。请代理管理员允许主题 cmd/#。", al_client_id_taken: "另一个客户端使用了工作站的客户端 ID。请为其中一个更换 ID。",
     al_result_refused: "代理不接收结果，结果已保留。请代理管理员允许相关主题。", al_result_held: "结果超过代理的长度限制，已保留。请代理管理员提高最大数据包。", al_result_undeliverable: "有消息已放弃发送。工程师可在“用户”中查看原因并重新发送。", al_sink_missed: "某个代理曾被停用，漏收了消息。如有需要，请用导出补齐。", al_records_damaged: "到期删除的旧检测无法读取。请检查磁盘；日志中写有数据的保存位置。",
     al_clock_step: "时钟发生跳变。请检查时间服务器；在重新可信之前，按期限删除的检测会减少。", al_retention_held: "旧检测无法删除。请恢复代理，或为工作站配置时间服务器。",
+    noConnection: "没有连接：显示的内容已过时，正在重试。", riskyConfig: "配置有警告", damagedAccount: "已损坏：请重新创建或删除",
 };
