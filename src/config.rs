@@ -92,7 +92,8 @@ impl Config {
 
     /// What is valid and risky in the config itself, and not in a recipe of it.
     pub(crate) fn own_warnings(&self) -> impl Iterator<Item = &Problem> {
-        let of_recipe = |warning: &Problem| self.recipes.values().any(|recipe| recipe.warnings.contains(warning));
+        let of_recipe =
+            |warning: &Problem| self.recipes.values().any(|recipe| recipe.warnings.contains(warning));
         self.warnings.iter().filter(move |warning| !of_recipe(warning))
     }
 

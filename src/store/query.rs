@@ -228,7 +228,8 @@ impl Index {
                 if seq < first_kept {
                     return;
                 }
-                let is_one = |parts: &mut HashSet<u64>| !filter.one_a_part || row.part == 0 || parts.insert(row.part);
+                let is_one =
+                    |parts: &mut HashSet<u64>| !filter.one_a_part || row.part == 0 || parts.insert(row.part);
                 if test.fits(row, block.part(at)) && is_one(&mut parts) {
                     visit(seq, row);
                 }

@@ -124,8 +124,7 @@ fn views_of_one_part_are_one_where_that_is_asked() {
         let mut view = sample(n);
         view.camera = camera.into();
         let cameras = vec!["top".to_owned(), "side".to_owned()];
-        view.trigger.part =
-            Some(Box::new(PartRef { id: sample(part).id, name: "housing".into(), cameras }));
+        view.trigger.part = Some(Box::new(PartRef { id: sample(part).id, name: "housing".into(), cameras }));
         view
     };
     store.commit(&sample(1), None).unwrap();

@@ -302,14 +302,9 @@ pub(super) async fn accounts(
     State(accounts): State<Arc<Accounts>>,
     _: Engineer,
 ) -> Result<Json<Vec<AccountView>>, ApiError> {
-    let view = |a: Account| AccountView {
-        name: a.name,
-        role: a.role,
-        created_at: a.created_at,
-        damaged: false,
-    };
-    let damaged =
-        |name| AccountView { name, role: String::new(), created_at: String::new(), damaged: true };
+    let view =
+        |a: Account| AccountView { name: a.name, role: a.role, created_at: a.created_at, damaged: false };
+    let damaged = |name| AccountView { name, role: String::new(), created_at: String::new(), damaged: true };
     let readable = accounts.store.accounts()?.into_iter().map(view);
     Ok(Json(readable.chain(accounts.store.damaged_accounts()?.into_iter().map(damaged)).collect()))
 }
@@ -329,7 +324,8 @@ pub(super) async fn put_account(
     let _turn = accounts.changing.lock().await;
     still_engineer(&accounts, &principal)?;
     let old = Kept::find(&accounts.store, &body.name)?;
-    let count = || Ok::<_, StoreError>(accounts.store.accounts()?.len() + accounts.store.damaged_accounts()?.len());
+    let count =
+        || Ok::<_, StoreError>(accounts.store.accounts()?.len() + accounts.store.damaged_accounts()?.len());
     if matches!(old, Kept::Nothing) && count()? >= ACCOUNTS_MAX {
         return Err(ApiError::bad(format!("a box has at most {ACCOUNTS_MAX} accounts")));
     }

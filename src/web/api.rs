@@ -2,8 +2,8 @@
 
 use super::shared::Shared;
 use super::{
-    accounts, agreement, blind, cameras, charts, commands, decide, download, events, guard, guide, images, learn,
-    line, metrics, outbox, pages, products, queue, recipes, report, verify,
+    accounts, agreement, blind, cameras, charts, commands, decide, download, events, guard, guide, images,
+    learn, line, metrics, outbox, pages, products, queue, recipes, report, verify,
 };
 use axum::routing::get;
 use axum::{Json, Router};

@@ -34,6 +34,7 @@ pub(super) const FILES: &[(&str, &str, &str)] = &[
     ("product.js", JS, include_str!("assets/product.js")),
     ("part.js", JS, include_str!("assets/part.js")),
     ("picture.js", JS, include_str!("assets/picture.js")),
+    ("blind.js", JS, include_str!("assets/blind.js")),
     ("charts.js", JS, include_str!("assets/charts.js")),
     ("report.js", JS, include_str!("assets/report.js")),
     ("people.js", JS, include_str!("assets/people.js")),

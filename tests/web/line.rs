@@ -271,7 +271,8 @@ async fn every_view_that_asks_again_goes_on_after_requests_that_failed() {
     for view in ["line", "recipes", "learn", "product"] {
         browser.page.goto(&format!("{}?view={view}", server.web.url)).await.unwrap();
         browser.until(&format!("{sign}?.hidden")).await;
-        let fails = "(window.kept = window.fetch, window.fetch = () => Promise.reject(new TypeError('away')), true)";
+        let fails =
+            "(window.kept = window.fetch, window.fetch = () => Promise.reject(new TypeError('away')), true)";
         browser.value(fails).await;
         browser.until(&format!("!{sign}.hidden && {sign}.innerText.includes('No connection')")).await;
         browser.value("(window.fetch = window.kept, true)").await;

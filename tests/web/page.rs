@@ -138,9 +138,17 @@ async fn a_view_shows_its_part_and_the_others() {
     assert_eq!(decided, serde_json::json!(["Part: housing Review", "top Review", "side Pass"]));
     // It is one row, which the newest view stands for, whichever view is open.
     let row = format!("document.querySelectorAll('.row').length === 3 && {CHOSEN} === '{}'", id(5));
-    browser.until(&format!("document.querySelector('.views [aria-current=true]').innerText.includes('side') && {row}")).await;
+    browser
+        .until(&format!(
+            "document.querySelector('.views [aria-current=true]').innerText.includes('side') && {row}"
+        ))
+        .await;
     browser.click(".views li:first-child button").await;
-    browser.until(&format!("document.querySelector('.views [aria-current=true]').innerText.includes('top') && {row}")).await;
+    browser
+        .until(&format!(
+            "document.querySelector('.views [aria-current=true]').innerText.includes('top') && {row}"
+        ))
+        .await;
     browser.end().await;
 }
 

@@ -10,6 +10,7 @@ use inspectd::domain::inspection::{Inspection, TileCount};
 use inspectd::domain::part::PartRef;
 use inspectd::domain::rect::BoxPx;
 use inspectd::domain::review::Decided;
+use inspectd::web::auth::Role;
 use serde_json::json;
 
 /// What a script gives, as text without the white space of the layout.
@@ -44,7 +45,10 @@ async fn rows_name_their_cameras_and_the_views_of_a_part_are_one() {
     let own = format!("[...{}.querySelectorAll('.mini .badge')].map(b => b.className)", row(6));
     assert_eq!(browser.value(&own).await, json!(["badge review", "badge pass"]));
     assert_eq!(browser.value(&row(5)).await, json!(null), "it has no row of its own");
-    for pictures in [format!("{}.querySelectorAll('.mini img')", row(6)), "document.querySelectorAll('.views img')".into()] {
+    for pictures in [
+        format!("{}.querySelectorAll('.mini img')", row(6)),
+        "document.querySelectorAll('.views img')".into(),
+    ] {
         browser.until(&format!("[...{pictures}].filter(i => i.naturalWidth).length === 2")).await;
     }
 
@@ -57,9 +61,17 @@ async fn rows_name_their_cameras_and_the_views_of_a_part_are_one() {
     browser.keys("y").await;
     browser.until(&open("top")).await;
     browser.until(&format!("{}.querySelector('.mini[data-camera=side] .person.pass')", row(6))).await;
-    assert_eq!(browser.value(&format!("{}.querySelector('.mini[data-camera=top] .person')", row(6))).await, json!(null));
+    assert_eq!(
+        browser.value(&format!("{}.querySelector('.mini[data-camera=top] .person')", row(6))).await,
+        json!(null)
+    );
     browser.keys("n").await;
-    browser.until(&format!("document.querySelector('.head h1').textContent === 'P4' && {CHOSEN} === '{}'", id(4))).await;
+    browser
+        .until(&format!(
+            "document.querySelector('.head h1').textContent === 'P4' && {CHOSEN} === '{}'",
+            id(4)
+        ))
+        .await;
     browser.until(&format!("{}.classList.contains('done')", row(6))).await;
     let decided = |n: u64| server.store.effective_review(n).unwrap().and_then(|review| review.verdict);
     assert_eq!((decided(6), decided(5)), (Some(Decided::Pass), Some(Decided::Fail)));
@@ -187,5 +199,31 @@ async fn charts_say_when_there_is_too_little_and_a_report_is_printed_without_the
     let shown =
         "['.bar', '.report-tools', '.paper'].map(s => document.querySelector(s).offsetParent !== null)";
     browser.until(&format!("JSON.stringify({shown}) === '[false,false,true]'")).await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blind_study_shows_the_picture_and_nothing_that_was_said_of_it() {
+    let server = Server::start(10);
+    assert_eq!(server.post("/api/v1/blind", Role::Engineer, &json!({"parts": 10})).status, 201);
+    let browser = Browser::start(1280, 800).await;
+    log_in(&browser, &server, "operator").await;
+    browser.page.goto(&format!("{}?view=charts", server.web.url)).await.unwrap();
+    browser.click(".blind a[data-round='1']").await;
+    browser.until(SEEN).await;
+    let said = browser.value("document.querySelector('#main').innerText").await;
+    for word in ["scratch", "cam1", "machined", "reject", "P1"] {
+        assert!(!said.as_str().unwrap().contains(word), "{word} in {said}");
+    }
+    let marks = "document.querySelectorAll('#main .tag, #main .layer rect, #main .badge').length";
+    assert_eq!(browser.value(marks).await, json!(0));
+    browser.keys("y").await;
+    let count = "document.querySelector('#blind-count').textContent";
+    browser.until(&format!("{count}.startsWith('1 / 10') && {SEEN}")).await;
+    browser.click("[data-say=fail]").await;
+    browser.until(&format!("{count}.startsWith('2 / 10') && {SEEN}")).await;
+    let studies = server.get("/api/v1/blind", Role::Viewer).json();
+    assert_eq!(studies[0]["raters"], json!([{"name": "operator", "round": 1, "parts": 2}]));
+    assert_eq!(*server.store.subscribe_reviews().borrow(), 0, "it is no review");
     browser.end().await;
 }

@@ -47,4 +47,5 @@ export default {
     al_result_refused: "代理不接收结果，结果已保留。请代理管理员允许相关主题。", al_result_held: "结果超过代理的长度限制，已保留。请代理管理员提高最大数据包。", al_result_undeliverable: "有消息已放弃发送。工程师可在“用户”中查看原因并重新发送。", al_sink_missed: "某个代理曾被停用，漏收了消息。如有需要，请用导出补齐。", al_records_damaged: "到期删除的旧检测无法读取。请检查磁盘；日志中写有数据的保存位置。",
     al_clock_step: "时钟发生跳变。请检查时间服务器；在重新可信之前，按期限删除的检测会减少。", al_retention_held: "旧检测无法删除。请恢复代理，或为工作站配置时间服务器。",
     noConnection: "没有连接：显示的内容已过时，正在重试。", riskyConfig: "配置有警告", damagedAccount: "已损坏：请重新创建或删除",
+    b_studies: "盲测", b_studiesHint: "同一批工件，只看图片决定：看不到模型和他人的判定。这里的决定不是复核。工件从合格、不合格、送复核中各抽取相同数量。", b_start: "开始盲测", b_none: "还没有盲测。", b_judge: "判定工件", b_again: "再判定一遍", b_remove: "删除此盲测及其全部结果", b_share: "有效性（95 %）", b_kappa: "κ（95 %）", b_round: "轮次", b_hint: "只根据图片决定。决定不能更改，其他内容不变。", b_done: "本轮工件已全部判定，谢谢。",
 };
