@@ -11,6 +11,7 @@ import { may, params, setParams } from "./main.js";
 import { Part, forgetMade } from "./part.js";
 
 const PAGE = 50;
+const NAMED_MAX = 4;
 const KEYS = ["verdict", "grade", "label", "camera", "pipeline", "part", "from", "to", "reviewed", "decided"];
 
 export const badge = (verdict, title) => h("span.badge", { class: `badge ${verdict}`, title }, icon(verdict), h("span", {}, t("v_" + verdict)));
@@ -199,9 +200,10 @@ export class Queue {
   views(part) {
     const words = (v) => [v.camera, v.verdict ? t(`v_${v.verdict}`) : t("awaited"), reasonLine(v.reason), v.decided && `${t("decided")}: ${t(v.decided)}`].filter(Boolean).join(" · ");
     const sign = (v) => (v.verdict ? h("span", { class: `badge ${v.verdict}` }, icon(v.verdict)) : h("span.quiet", {}, "…"));
-    return h("span.minis", {}, part.views.map((v) => h("span.mini", { "data-camera": v.camera, title: words(v), "aria-label": words(v) },
+    // More than these find no room for their names.
+    return h("span", { class: part.views.length > NAMED_MAX ? "minis many" : "minis" }, part.views.map((v) => h("span.mini", { "data-camera": v.camera, title: words(v), "aria-label": words(v) },
       v.image ? h("img", { src: `/api/v1/thumbs/${v.image}`, alt: "", loading: "lazy", decoding: "async", width: 48, height: 36 }) : h("span.noimg"),
-      h("span.of", {}, h("span.camera", {}, v.camera), h("span.verdicts", {}, sign(v), v.decided && h("span", { class: `person ${v.decided}` }, "→ ", icon(v.decided)))))));
+      h("span.of", {}, h("span.camera", {}, v.camera), h("span.verdicts", {}, sign(v), v.decided && h("span", { class: `person ${v.decided}` }, icon(v.decided)))))));
   }
 
   row(i, item) {
