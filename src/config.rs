@@ -92,9 +92,9 @@ impl Config {
 
     /// What is valid and risky in the config itself, and not in a recipe of it.
     pub(crate) fn own_warnings(&self) -> impl Iterator<Item = &Problem> {
-        let of_recipe =
-            |warning: &Problem| self.recipes.values().any(|recipe| recipe.warnings.contains(warning));
-        self.warnings.iter().filter(move |warning| !of_recipe(warning))
+        let is_recipes =
+            |warning: &&Problem| self.recipes.values().any(|recipe| recipe.warnings.contains(*warning));
+        self.warnings.iter().filter(move |warning| !is_recipes(warning))
     }
 
     /// Folders below the store's that cameras and triggers take files from: the station makes those that are missing.

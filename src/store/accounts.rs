@@ -381,7 +381,7 @@ mod tests {
             store.put_account(&account(name)).unwrap();
         }
         assert_eq!(store.damaged_accounts().unwrap(), [""; 0]);
-        store.trees.accounts.accounts.insert(b"ben", b"no account").unwrap();
+        store.trees.accounts.accounts.insert(b"ben", b"no account".to_vec()).unwrap();
         let listed: Vec<String> = store.accounts().unwrap().into_iter().map(|a| a.name).collect();
         assert_eq!(listed, ["anna", "carla"]);
         assert_eq!(store.damaged_accounts().unwrap(), ["ben"]);

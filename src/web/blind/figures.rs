@@ -20,7 +20,7 @@ const Z: f64 = 1.96;
 
 /// What two raters say of the same parts.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub(super) struct BlindPair {
+pub(in crate::web) struct BlindPair {
     pub a: String,
     /// Empty: the model. As `a`: the same person in another round.
     pub b: String,
@@ -41,7 +41,7 @@ pub(super) struct BlindPair {
 
 /// A share with its interval of 95 %.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
-pub(super) struct Interval {
+pub(in crate::web) struct Interval {
     pub value: f64,
     pub low: f64,
     pub high: f64,
