@@ -174,6 +174,12 @@ impl Store {
         Ok(names)
     }
 
+    /// Damages what is stored of an account.
+    #[cfg(test)]
+    pub(crate) fn damage_account(&self, name: &str) {
+        self.trees.accounts.accounts.insert(name.as_bytes(), b"no account".to_vec()).unwrap();
+    }
+
     /// Whether there is one, whatever it says.
     pub(crate) fn has_accounts(&self) -> Result<bool, StoreError> {
         Ok(self.trees.accounts.accounts.last().map_err(failed)?.is_some())
@@ -381,7 +387,7 @@ mod tests {
             store.put_account(&account(name)).unwrap();
         }
         assert_eq!(store.damaged_accounts().unwrap(), [""; 0]);
-        store.trees.accounts.accounts.insert(b"ben", b"no account".to_vec()).unwrap();
+        store.damage_account("ben");
         let listed: Vec<String> = store.accounts().unwrap().into_iter().map(|a| a.name).collect();
         assert_eq!(listed, ["anna", "carla"]);
         assert_eq!(store.damaged_accounts().unwrap(), ["ben"]);

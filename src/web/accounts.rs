@@ -546,3 +546,7 @@ fn check_name(name: &str) -> Result<(), ApiError> {
 fn check_password(password: &str) -> Result<(), ApiError> {
     auth::check_password(password).map_err(ApiError::bad)
 }
+
+#[cfg(test)]
+#[path = "accounts_tests.rs"]
+mod tests;
