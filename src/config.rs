@@ -90,6 +90,13 @@ impl Config {
         self.pipelines_dir.join(format!("{pipeline}.toml"))
     }
 
+    /// What is valid and risky in the config itself, and not in a recipe of it.
+    pub(crate) fn own_warnings(&self) -> impl Iterator<Item = &Problem> {
+        let is_recipes =
+            |warning: &&Problem| self.recipes.values().any(|recipe| recipe.warnings.contains(*warning));
+        self.warnings.iter().filter(move |warning| !is_recipes(warning))
+    }
+
     /// Folders below the store's that cameras and triggers take files from: the station makes those that are missing.
     pub(crate) fn own_folders(&self) -> Vec<&Path> {
         let watched = self.cameras.iter().filter_map(|camera| match &camera.source {

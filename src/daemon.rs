@@ -343,7 +343,7 @@ impl Parts<'_> {
         let engine = Arc::new(Engine::start(Box::new(engine), changed).context("the engine's thread")?);
         if let Some(page) = self.page {
             page.measure_line(figures::probe(station, recipes, cameras.waits(), &engine));
-            page.show_line(web::line(&cameras, &engine));
+            page.show_line(web::line(config, &cameras, &engine));
         }
         station.beat();
         let keeper = self.keep_recipes(&dispatcher, &engine)?;

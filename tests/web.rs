@@ -10,7 +10,7 @@
 //! web/line.rs      how the line stands, over HTTP and in Chromium
 //! web/page.rs      Chromium, as an operator uses the page            web/measure.rs  figures
 //! web/seen.rs      Chromium: what may be decided, and when           web/shown.rs  what it shows of parts
-//! web/figures.rs   agreement, reports, findings as CSV, crops
+//! web/figures.rs   agreement, blind studies, reports, findings as CSV, crops
 //! web/guide.rs     the guide, to its last link
 //! ```
 

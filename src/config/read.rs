@@ -6,6 +6,7 @@ use super::{
 };
 use crate::camera::kind::SourceConfig;
 use crate::document::{Document, Origin, PATH_CHARS_MAX, Problem, Section};
+use crate::domain::alarm::code_shared_by_camera;
 use crate::domain::pipeline::Pipeline;
 use crate::queue::Policy;
 use crate::recipe::beside;
@@ -195,6 +196,9 @@ fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Ve
         let id = section.required_id("id");
         if !id.is_empty() && !ids.insert(id.clone()) {
             section.problem("id", "two cameras have this id");
+        }
+        if let Some(code) = code_shared_by_camera(&id) {
+            section.problem("id", format!("its alarm would be {code}, which is another's: take another id"));
         }
         let pipeline = section.required_id("pipeline");
         if let Err(message) = pipelines.need(&pipeline) {

@@ -234,6 +234,7 @@ site = "p" => site = "" => test.toml:2:1: station.site = "": must not be empty
 site = "p" => site = 7 => test.toml:2:1: station.site = 7: must be a string
 site = "p" => site = "p"\nsites = "p" => test.toml:3:1: station.sites = "p": unknown key; known here: root,
 site = "p" =>  => test.toml:1:2: station.site: is missing
+id = "cam1" => id = "folder" => camera[0].id = "folder": its alarm would be trigger_folder, which is another's
 id = "cam1" => id = "cam 1" => test.toml:7:1: camera[0].id = "cam 1": must be 1 to 64
 "simulator" => "v4l2" => camera[0].device: is missing
 "simulator" => "v4l2"\ndevice = "/dev/video0"\nwidth_px = 640 => width_px and height_px only mean something together

@@ -97,7 +97,8 @@ fn reset_password(
             Ok(json!({ "role": account.role }))
         }
         None => {
-            let names: Vec<String> = store.accounts()?.into_iter().map(|a| a.name).collect();
+            let mut names: Vec<String> = store.accounts()?.into_iter().map(|a| a.name).collect();
+            names.extend(store.damaged_accounts()?.into_iter().map(|name| format!("{name} (damaged)")));
             let known = names.join(", ");
             let reason = format!("there is no account {name}; there are {known}; --engineer makes a new one");
             Err(Refusal::new("unknown", reason).into())

@@ -31,21 +31,29 @@ pub(super) fn url_base(config: &Config) -> String {
 
 /// What is risky about an active recipe.
 pub(super) fn warnings(recipes: &Arc<Registry>) -> Warnings {
-    let warning = |problem: &Problem| Warning {
+    let recipes = Arc::clone(recipes);
+    Box::new(move |name| recipes.get(name).iter().flat_map(|r| &r.warnings).map(warning).collect())
+}
+
+fn warning(problem: &Problem) -> Warning {
+    Warning {
         file: problem.file.clone(),
         line: problem.line,
         key: problem.key.clone(),
         value: problem.value.clone().unwrap_or_default(),
         message: problem.message.clone(),
-    };
-    let recipes = Arc::clone(recipes);
-    Box::new(move |name| recipes.get(name).iter().flat_map(|r| &r.warnings).map(warning).collect())
+    }
 }
 
 /// How the line stands whenever the page asks. It keeps no engine, whose process ends with the line.
-pub(super) fn line(cameras: &Cameras, engine: &Arc<Engine>) -> Now {
+pub(super) fn line(config: &Config, cameras: &Cameras, engine: &Arc<Engine>) -> Now {
     let (loads, engine) = (cameras.loads(), Arc::downgrade(engine));
-    Box::new(move || LineNow { loads: loads(), engine: engine.upgrade().map(|engine| engine_now(&engine)) })
+    let parts: Vec<_> = config.parts.iter().map(|part| (part.name.clone(), part.cameras.clone())).collect();
+    Box::new(move || LineNow {
+        loads: loads(),
+        engine: engine.upgrade().map(|engine| engine_now(&engine)),
+        parts: parts.clone(),
+    })
 }
 
 fn engine_now(engine: &Engine) -> EngineNow {
@@ -85,6 +93,7 @@ pub(super) fn start(
     let pipelines = Box::new(move || recipes.all().iter().map(|r| Arc::clone(&r.pipeline)).collect());
     let web = Web::start(options, Arc::clone(store), pipelines, probe)?;
     web.show_pulse(Box::new(move || Pulse { alive: beating.alive_within(STALL), alarms: beating.alarms() }));
+    web.show_config_warnings(config.own_warnings().map(warning).collect());
     tracing::info!(url = %web.url, "review page");
     if let Some(code) = web.setup_code() {
         // For people who start it in a terminal; the journal of a service keeps it, too.

@@ -76,6 +76,14 @@ pub fn kind_of(code: &str) -> Option<(Kind, &str)> {
     with_name.next()
 }
 
+/// The code that an alarm of a camera with this id would share with an alarm about something else; `None`: it shares
+/// none. No camera may have such an id: one alarm would clear the other, and say what to do about it.
+pub fn code_shared_by_camera(id: &str) -> Option<String> {
+    let of_cameras = KINDS.iter().filter(|kind| kind.about == About::Camera);
+    let mut codes = of_cameras.map(|kind| (*kind, format!("{}_{id}", kind.word)));
+    codes.find(|(kind, code)| kind_of(code) != Some((*kind, id))).map(|(_, code)| code)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +102,26 @@ mod tests {
         assert_eq!(read("result_held_plant"), Some(("result_held", About::Sink, "plant")));
         for none in ["image", "image_", "store_full_cam1", "", "imagecam1"] {
             assert_eq!(read(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_camera_that_is_called_folder_would_raise_the_alarm_of_the_folder_of_triggers() {
+        assert_eq!(code_shared_by_camera("folder").as_deref(), Some("trigger_folder"));
+        for free in ["cam1", "folder1", "Folder", "camera_folder", "folder_cam1"] {
+            assert_eq!(code_shared_by_camera(free), None, "{free}");
+        }
+    }
+
+    /// Whatever a recipe or a sink is called: the code of its alarm is read as one about it. Cameras are looked at by
+    /// `code_shared_by_camera`.
+    #[test]
+    fn no_name_makes_the_code_of_another_kind() {
+        for kind in KINDS.iter().filter(|kind| matches!(kind.about, About::Recipe | About::Sink)) {
+            for other in KINDS.iter().filter(|other| *other != kind) {
+                let begins = other.word.starts_with(&format!("{}_", kind.word));
+                assert!(!begins, "{} of a name would be {}", kind.word, other.word);
+            }
         }
     }
 

@@ -1,8 +1,12 @@
 //! An operator's decision about one inspection: appended, never overwriting.
 
+use super::finding::Finding;
 use super::grade::Severity;
 use super::rect::BoxPx;
 use std::time::SystemTime;
+
+/// How far a box may be moved, in pixels, and still be the model's: pages and numbers round.
+const MOVED_MIN_PX: f32 = 0.6;
 
 /// What the operator says about the part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,6 +104,19 @@ pub struct OperatorBox {
     pub severity: Severity,
     /// Where it is, in pixels of the stored picture.
     pub bbox_px: BoxPx,
+}
+
+impl OperatorBox {
+    /// True where the model had `found` this box under this label, and the operator left it as it was: where it lies is
+    /// the model's word.
+    pub fn is_left(&self, found: &[Finding]) -> bool {
+        let stands = |f: &Finding| {
+            let (own, model) = (self.bbox_px, f.bbox_px);
+            let sides = [(own.x0, model.x0), (own.y0, model.y0), (own.x1, model.x1), (own.y1, model.y1)];
+            sides.iter().all(|(a, b)| (a - b).abs() < MOVED_MIN_PX)
+        };
+        found.iter().any(|f| f.label == self.label && stands(f))
+    }
 }
 
 /// A line of text as the operator reads it.

@@ -11,7 +11,10 @@
 //! - A part that was not judged (the engine failed, its picture is wrong) says nothing: the gate does not hold.
 //! - Lost is a part that people have confirmed as defective, that its record did not pass, and that passes now.
 //! - An alarm is a part that people have confirmed as good, that its record passed, and that does not pass now.
+//! - Figures of boxes count the boxes that a person drew or corrected. Where a person left the model's own box, the part
+//!   counts for the image alone: a model that is scored by its own boxes is always right.
 
+use super::own_word::forget_models_boxes;
 use super::score::{self, Asked, Metrics};
 use super::truth::{TrueDefect, TrueText, Truth};
 use crate::domain::grade::{Reason, Verdict};
@@ -41,7 +44,7 @@ impl Part {
                 label: b.label.clone(),
                 bbox_px: Some(b.bbox_px),
                 severity: Some(b.severity),
-                box_is_models: false,
+                box_is_models: b.is_left(&inspection.findings),
             };
             findings.iter().map(of).collect()
         });
@@ -138,7 +141,13 @@ pub(crate) struct Outcome {
 
 /// Judges the replay of all parts of a sample by their new inspections.
 pub(crate) fn judge(rules: &[GateRule], pipeline: &Pipeline, replayed: &[(Part, Inspection)]) -> Outcome {
-    let pairs: Vec<_> = replayed.iter().map(|(part, inspection)| (&part.truth, inspection)).collect();
+    let of_people = |part: &Part| {
+        let mut truth = part.truth.clone();
+        forget_models_boxes(&mut truth);
+        truth
+    };
+    let truths: Vec<Truth> = replayed.iter().map(|(part, _)| of_people(part)).collect();
+    let pairs: Vec<_> = truths.iter().zip(replayed.iter().map(|(_, inspection)| inspection)).collect();
     let figures = score::score(&pairs, &Asked::of(pipeline));
     let passes = |verdict: &Verdict| matches!(verdict, Verdict::Pass);
     let those = |is: &dyn Fn(&Part, bool) -> bool| {
@@ -229,8 +238,12 @@ fn is_unjudged(inspection: &Inspection) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::grade::Severity;
+    use crate::domain::rect::BoxPx;
+    use crate::domain::review::{OperatorBox, ReviewKind};
     use crate::evaluate::score::tests::{finding, inspection};
     use crate::recipe::pipeline_from_str;
+    use std::time::SystemTime;
 
     const RULE: GateRule = GateRule { parts_max: 200, lost_max: 0, alarms_max: None, require: vec![] };
 
@@ -334,6 +347,56 @@ mod tests {
         }
         let none = judge(&[rule("image.recall >= 0.5")], &recipe(""), &[]).failed;
         assert!(none[0].contains("there was no case"), "{none:?}");
+    }
+
+    /// The decision of a person who has these boxes; `None`: says nothing of boxes.
+    fn review(findings: Option<Vec<OperatorBox>>) -> Review {
+        Review {
+            seq: 1,
+            at: SystemTime::UNIX_EPOCH,
+            actor: "anna".into(),
+            inspection_id: inspection().id,
+            inspection_seq: 1,
+            record_sha256: String::new(),
+            kind: ReviewKind::Confirm,
+            model_verdict: "fail".into(),
+            verdict: Some(Decided::Fail),
+            reason: String::new(),
+            note: String::new(),
+            findings,
+            texts: None,
+            supersedes: None,
+            restores: None,
+            picture: None,
+            hash: String::new(),
+        }
+    }
+
+    /// Three parts with the same pit of the model, which finds each again: one confirmed without a word about boxes, one
+    /// saved with the model's box as it was, one whose box a person has moved by some pixels.
+    #[test]
+    fn the_boxes_that_the_model_drew_itself_are_not_scored() {
+        let at = [10.0, 10.0, 20.0, 20.0];
+        let mut found = inspection();
+        (found.verdict, found.score) = (verdict("fail"), 0.9);
+        found.findings = vec![finding("pit", at, 0.8)];
+        let drawn = |dx: f32| OperatorBox {
+            label: "pit".into(),
+            severity: Severity::Minor,
+            bbox_px: BoxPx::new(at[0] + dx, at[1], at[2] + dx, at[3]),
+        };
+        let of = |findings| (Part::new(&found, &review(findings), (64, 48)), found.clone());
+        let own = [of(None), of(Some(vec![drawn(0.3)]))];
+        let scored = |replayed: &[(Part, Inspection)]| judge(&[RULE], &recipe(""), replayed).figures;
+        let figures = scored(&own);
+        let pit = &figures.labels["pit"];
+        assert_eq!((pit.tp, pit.fp, pit.missed, figures.micro.recall), (0, 0, 0, None), "{figures:?}");
+        assert_eq!((figures.image.defective, figures.image.recall), (2, Some(1.0)), "a person's word");
+        let [first, second] = own;
+        let figures = scored(&[first, second, of(Some(vec![drawn(2.0)]))]);
+        let pit = &figures.labels["pit"];
+        assert_eq!((pit.tp, pit.fp, pit.missed), (1, 0, 0), "the corrected one alone");
+        assert_eq!(figures.image.defective, 3);
     }
 
     #[test]

@@ -48,16 +48,23 @@ pub(crate) fn without(truths: Vec<Truth>) -> (Vec<Truth>, OwnWord) {
     let mut kept: Vec<Truth> = truths.into_iter().filter(|truth| !truth.is_models).collect();
     own.images = all - kept.len();
     for truth in &mut kept {
-        for defect in truth.defects.iter_mut().filter(|d| d.box_is_models && d.bbox_px.is_some()) {
-            defect.bbox_px = None;
-            own.boxes += 1;
-        }
+        own.boxes += forget_models_boxes(truth);
         if truth.texts_are_models && !truth.texts.is_empty() {
             truth.texts.clear();
             own.texts += 1;
         }
     }
     (kept, own)
+}
+
+/// Takes away where the defects are that a model has placed: they count for their image alone. Returns how many.
+pub(crate) fn forget_models_boxes(truth: &mut Truth) -> usize {
+    let mut forgotten = 0;
+    for defect in truth.defects.iter_mut().filter(|d| d.box_is_models && d.bbox_px.is_some()) {
+        defect.bbox_px = None;
+        forgotten += 1;
+    }
+    forgotten
 }
 
 #[cfg(test)]

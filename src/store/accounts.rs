@@ -156,9 +156,28 @@ impl Store {
         get(&self.trees.accounts.accounts, name.as_bytes())
     }
 
-    /// All accounts, by name.
+    /// All accounts that can be read, by name; `damaged_accounts` names the others.
     pub fn accounts(&self) -> Result<Vec<Account>, StoreError> {
-        all(&self.trees.accounts.accounts)
+        let rows = self.trees.accounts.accounts.iter().map(|row| Ok(open(&row.map_err(failed)?.1).ok()));
+        rows.filter_map(Result::transpose).collect()
+    }
+
+    /// Names of the accounts that cannot be read: nobody comes in by them until they are made again or removed.
+    pub fn damaged_accounts(&self) -> Result<Vec<String>, StoreError> {
+        let mut names = Vec::new();
+        for row in &self.trees.accounts.accounts {
+            let (name, value) = row.map_err(failed)?;
+            if open::<Account>(&value).is_err() {
+                names.push(String::from_utf8_lossy(&name).into_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Damages what is stored of an account.
+    #[cfg(test)]
+    pub(crate) fn damage_account(&self, name: &str) {
+        self.trees.accounts.accounts.insert(name.as_bytes(), b"no account".to_vec()).unwrap();
     }
 
     /// Whether there is one, whatever it says.
@@ -352,6 +371,29 @@ mod tests {
         assert_eq!(ends(&reading("second", Duration::ZERO, 1012)), None);
         assert_eq!(ends(&reading("second", Duration::ZERO, 999)), None, "a clock that went back");
         assert!(!session().is_open(&reading("second", Duration::ZERO, 1004)), "not before it is taken over");
+    }
+
+    #[test]
+    fn one_damaged_account_hides_no_other_and_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), crate::store::StoreOptions::default()).unwrap();
+        let account = |name: &str| Account {
+            name: name.into(),
+            role: "engineer".into(),
+            password_hash: "hash".into(),
+            created_at: "2026-01-01T00:00:00.000Z".into(),
+        };
+        for name in ["anna", "ben", "carla"] {
+            store.put_account(&account(name)).unwrap();
+        }
+        assert_eq!(store.damaged_accounts().unwrap(), [""; 0]);
+        store.damage_account("ben");
+        let listed: Vec<String> = store.accounts().unwrap().into_iter().map(|a| a.name).collect();
+        assert_eq!(listed, ["anna", "carla"]);
+        assert_eq!(store.damaged_accounts().unwrap(), ["ben"]);
+        assert!(store.account("ben").is_err(), "it is no silent absence");
+        assert!(store.remove_account("ben").unwrap());
+        assert_eq!(store.damaged_accounts().unwrap(), [""; 0]);
     }
 
     /// As the versions wrote it that looked at the time of day alone.

@@ -26,9 +26,6 @@ use crate::domain::finding::Finding;
 use crate::domain::review::{Decided, OperatorBox, Review};
 use serde_json::{Value, json};
 
-/// How far a box may be moved, in pixels, and still be the model's: pages and numbers round.
-const MOVED_MIN_PX: f32 = 0.6;
-
 /// Columns of a CSV, in their order.
 pub(crate) const COLUMNS: &[&str] = &[
     "seq",
@@ -128,21 +125,12 @@ impl Truth {
     /// A box of a person, who may have left it as the model had `found` it.
     fn confirmed(of: &OperatorBox, found: &[Finding]) -> Self {
         let b = of.bbox_px;
-        let mut truth = Self {
+        Self {
             label: of.label.clone(),
             severity: of.severity.as_str(),
             bbox: [b.x0, b.y0, b.x1, b.y1],
-            source: Source::Operator,
-        };
-        let is_left = |f: &Finding| {
-            let own = Self::found(f);
-            let stands = own.bbox.iter().zip(truth.bbox).all(|(a, b)| (a - b).abs() < MOVED_MIN_PX);
-            own.label == truth.label && stands
-        };
-        if found.iter().any(is_left) {
-            truth.source = Source::Model;
+            source: Source::of(!of.is_left(found)),
         }
-        truth
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) mod ageing;
 pub(crate) mod answered;
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod blind;
 mod compact;
 mod disk;
 pub(crate) mod error;

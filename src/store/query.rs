@@ -1,7 +1,7 @@
 //! Finding inspections: a compact row a record in memory, made from the records and never stored.
 //!
 //! ```text
-//! records --newest block first, in the background--> rows (32 bytes and the part id)
+//! records --newest block first, in the background--> rows (40 bytes and the part id)
 //! commit  --at the next query------------------------^
 //! review  --at once, the row's decision--------------^
 //!
@@ -18,10 +18,10 @@ use super::error::StoreError;
 use super::ledger::Chain;
 use super::record::Stored;
 use super::review::open_review_state;
-use super::{Store, key_of, seq_of};
+use super::{Store, id_key, key_of, seq_of};
 use crate::domain::grade::{Grade, Verdict};
 use crate::domain::review::Decided;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::PoisonError;
 use std::time::SystemTime;
 
@@ -50,6 +50,8 @@ pub struct Row {
     pub grade: u8,
     /// 0 nobody decided, 1 pass, 2 fail, 3 taken back.
     pub decided: u8,
+    /// The last bytes of the ULID of the part with several views that it is one of; 0: of none.
+    part: u64,
     /// Where the row's part id ends in the text of its block.
     part_end: u32,
 }
@@ -133,6 +135,8 @@ pub struct Filter {
     /// Whether a decision of a person is in force.
     pub reviewed: Option<bool>,
     pub decided: Option<Decided>,
+    /// Of a part with several views only the newest view that fits.
+    pub one_a_part: bool,
 }
 
 /// One page of a list.
@@ -217,13 +221,16 @@ impl Index {
         if test.nothing {
             return;
         }
+        let mut parts = HashSet::new();
         for (number, block) in self.blocks.iter().rev() {
             for (at, row) in block.rows.iter().enumerate().rev() {
                 let seq = number * BLOCK + at as u64;
                 if seq < first_kept {
                     return;
                 }
-                if test.fits(row, block.part(at)) {
+                let is_one =
+                    |parts: &mut HashSet<u64>| !filter.one_a_part || row.part == 0 || parts.insert(row.part);
+                if test.fits(row, block.part(at)) && is_one(&mut parts) {
                     visit(seq, row);
                 }
             }
@@ -256,6 +263,7 @@ impl Index {
                 },
                 grade: Grade::ALL.iter().position(|g| *g == i.grade).unwrap_or(0) as u8,
                 decided: 0,
+                part: i.trigger.part.as_deref().map_or(0, |part| part_number(&part.id)),
                 part_end: 0,
             }
         });
@@ -268,6 +276,7 @@ impl Index {
             verdict: UNREADABLE,
             grade: 0,
             decided: 0,
+            part: 0,
             part_end: 0,
         };
         let block = self.blocks.entry(number).or_default();
@@ -283,6 +292,11 @@ impl Index {
 pub(crate) fn unix_ms(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// By it the views of a part are told from others: 64 of the 80 random bits of its ULID.
+fn part_number(id: &str) -> u64 {
+    id_key(id).map_or(0, |[.., a, b, c, d, e, f, g, h]| u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 
 const fn decided_byte(verdict: Option<Decided>) -> u8 {

@@ -1,6 +1,7 @@
 //! Tests of finding.
 
 use super::*;
+use crate::domain::part::PartRef;
 use crate::domain::review::Decision;
 use crate::store::tests::{open, sample};
 
@@ -113,4 +114,34 @@ fn reading_what_is_new_holds_up_neither_commits_nor_decisions() {
     );
     let decided = store.find(&Filter { decided: Some(Decided::Fail), ..all() }, None, 0, 0).unwrap().total;
     assert_eq!(decided, reads, "what was decided meanwhile is seen");
+}
+
+#[test]
+fn views_of_one_part_are_one_where_that_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let view = |n: u64, part: u64, camera: &str| {
+        let mut view = sample(n);
+        view.camera = camera.into();
+        let cameras = vec!["top".to_owned(), "side".to_owned()];
+        view.trigger.part = Some(Box::new(PartRef { id: sample(part).id, name: "housing".into(), cameras }));
+        view
+    };
+    store.commit(&sample(1), None).unwrap();
+    // Two parts whose views come in between each other.
+    store.commit(&view(2, 102, "top"), None).unwrap();
+    store.commit(&view(3, 103, "top"), None).unwrap();
+    store.commit(&view(4, 102, "side"), None).unwrap();
+    store.commit(&view(5, 103, "side"), None).unwrap();
+    store.commit(&sample(6), None).unwrap();
+    let one = || Filter { one_a_part: true, ..all() };
+    assert_eq!(seqs(&store, &all()), [6, 5, 4, 3, 2, 1]);
+    assert_eq!(seqs(&store, &one()), [6, 5, 4, 1]);
+    assert_eq!(seqs(&store, &Filter { camera: Some("top".into()), ..one() }), [3, 2], "the newest that fits");
+    // Pages go on behind the views that stood for their parts.
+    let page = store.find(&one(), Some(6), 1, 1).unwrap();
+    assert_eq!((page.seqs, page.total, page.newer), (vec![4], 4, 1));
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(seqs(&store, &one()), [6, 5, 4, 1], "and so after a start");
 }

@@ -79,6 +79,18 @@ impl Store {
         found.map(|bytes| open(name, &bytes)).transpose()
     }
 
+    /// All names that begin with `prefix`, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(super) fn remembered_names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let rows = self.trees.state.under(prefix).map(|row| {
+            let (name, _) = row.map_err(|e| StoreError::kv("read the names of values", e))?;
+            Ok(String::from_utf8_lossy(&name).into_owned())
+        });
+        rows.collect()
+    }
+
     /// All values whose names begin with `prefix`, in the order of their names.
     ///
     /// # Errors

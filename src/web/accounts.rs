@@ -121,8 +121,12 @@ pub(super) struct Me {
 #[derive(Serialize, ToSchema)]
 pub(super) struct AccountView {
     pub name: String,
+    /// Empty where it cannot be read.
     pub role: String,
+    /// As `role`.
     pub created_at: String,
+    /// What is stored of it cannot be read: nobody comes in by it until it is made again or removed.
+    pub damaged: bool,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -273,15 +277,36 @@ pub(super) async fn logout(
     Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, set_cookie(&accounts, "", 0))]).into_response())
 }
 
-/// All accounts.
+/// What is stored under the name of an account.
+enum Kept {
+    Nothing,
+    /// What it may do is not known any more: it counts as an engineer where something ends with it, and as none where
+    /// somebody must be left who can come in.
+    Damaged,
+    Account(Account),
+}
+
+impl Kept {
+    fn find(store: &Store, name: &str) -> Result<Self, StoreError> {
+        match store.account(name) {
+            Err(StoreError::BadMeta { .. }) => Ok(Self::Damaged),
+            found => Ok(found?.map_or(Self::Nothing, Self::Account)),
+        }
+    }
+}
+
+/// All accounts, those that cannot be read behind the others.
 #[utoipa::path(get, path = "/api/v1/accounts", tag = "accounts", responses(
     (status = 200, body = [AccountView]), (status = 401, body = Problem), (status = 403, body = Problem)))]
 pub(super) async fn accounts(
     State(accounts): State<Arc<Accounts>>,
     _: Engineer,
 ) -> Result<Json<Vec<AccountView>>, ApiError> {
-    let view = |a: Account| AccountView { name: a.name, role: a.role, created_at: a.created_at };
-    Ok(Json(accounts.store.accounts()?.into_iter().map(view).collect()))
+    let view =
+        |a: Account| AccountView { name: a.name, role: a.role, created_at: a.created_at, damaged: false };
+    let damaged = |name| AccountView { name, role: String::new(), created_at: String::new(), damaged: true };
+    let readable = accounts.store.accounts()?.into_iter().map(view);
+    Ok(Json(readable.chain(accounts.store.damaged_accounts()?.into_iter().map(damaged)).collect()))
 }
 
 /// Makes an account, or changes its role or password; its sessions end, all but the one that asks. Where the
@@ -298,8 +323,10 @@ pub(super) async fn put_account(
     check_name(&body.name)?;
     let _turn = accounts.changing.lock().await;
     still_engineer(&accounts, &principal)?;
-    let old = accounts.store.account(&body.name)?;
-    if old.is_none() && accounts.store.accounts()?.len() >= ACCOUNTS_MAX {
+    let old = Kept::find(&accounts.store, &body.name)?;
+    let count =
+        || Ok::<_, StoreError>(accounts.store.accounts()?.len() + accounts.store.damaged_accounts()?.len());
+    if matches!(old, Kept::Nothing) && count()? >= ACCOUNTS_MAX {
         return Err(ApiError::bad(format!("a box has at most {ACCOUNTS_MAX} accounts")));
     }
     keep_an_engineer(&accounts, &body.name, body.role == Role::Engineer)?;
@@ -308,10 +335,18 @@ pub(super) async fn put_account(
             check_password(&password)?;
             hash(&accounts, password).await?
         }
-        (None, Some(old)) => old.password_hash.clone(),
-        (None, None) => return Err(ApiError::bad("a new account needs a password")),
+        (None, Kept::Account(old)) => old.password_hash.clone(),
+        (None, Kept::Nothing) => return Err(ApiError::bad("a new account needs a password")),
+        (None, Kept::Damaged) => {
+            return Err(ApiError::bad("this account is damaged: made again, it needs a password"));
+        }
     };
-    let lowered = old.as_ref().and_then(|a| Role::parse(&a.role)).is_some_and(|role| body.role < role);
+    let was = match &old {
+        Kept::Nothing => None,
+        Kept::Damaged => Some(Role::Engineer),
+        Kept::Account(account) => Role::parse(&account.role),
+    };
+    let lowered = was.is_some_and(|role| body.role < role);
     tracing::info!(by = %principal.name, name = %body.name, role = body.role.as_str(), "account changed");
     let name = body.name.clone();
     put(&accounts, body.name, body.role, password_hash).await?;
@@ -357,7 +392,7 @@ pub(super) async fn remove_account(
 ) -> Result<StatusCode, ApiError> {
     let _turn = accounts.changing.lock().await;
     still_engineer(&accounts, &principal)?;
-    if accounts.store.account(&name)?.is_none() {
+    if matches!(Kept::find(&accounts.store, &name)?, Kept::Nothing) {
         return Err(ApiError::not_found("there is no such account"));
     }
     keep_an_engineer(&accounts, &name, false)?;
@@ -496,7 +531,8 @@ fn still_engineer(accounts: &Accounts, principal: &Principal) -> Result<(), ApiE
 fn keep_an_engineer(accounts: &Accounts, name: &str, stays: bool) -> Result<(), ApiError> {
     let others =
         accounts.store.accounts()?.iter().any(|a| a.name != name && a.role == Role::Engineer.as_str());
-    let was = accounts.store.account(name)?.is_some_and(|a| a.role == Role::Engineer.as_str());
+    let kept = Kept::find(&accounts.store, name)?;
+    let was = matches!(kept, Kept::Account(a) if a.role == Role::Engineer.as_str());
     if was && !stays && !others {
         return Err(ApiError::new(StatusCode::CONFLICT, "last_engineer", "the last engineer must stay one"));
     }
@@ -510,3 +546,7 @@ fn check_name(name: &str) -> Result<(), ApiError> {
 fn check_password(password: &str) -> Result<(), ApiError> {
     auth::check_password(password).map_err(ApiError::bad)
 }
+
+#[cfg(test)]
+#[path = "accounts_tests.rs"]
+mod tests;

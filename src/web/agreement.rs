@@ -8,7 +8,7 @@
 //!
 //! The model is a rater where it says pass or fail. A person's word is his last entry that he did not take back, also
 //! where somebody decided after him: two people who decide about the same parts are compared so. The second one sees
-//! what the first one said, unless he is told not to look; the figures are no better than that.
+//! what the first one said and all see what the model said; figures without that are those of a blind study (`blind`).
 //!
 //! Kappa is the agreement beyond chance: 1 is all of it, 0 none. Cohen's is of two raters, Fleiss' of several.
 
@@ -195,7 +195,7 @@ fn together(parts: &[Ratings], raters: &[&str]) -> Option<Together> {
 }
 
 /// `None` where chance alone agrees always.
-fn beyond_chance(observed: f64, by_chance: f64) -> Option<f64> {
+pub(super) fn beyond_chance(observed: f64, by_chance: f64) -> Option<f64> {
     (by_chance < 1.0 - 1e-12).then(|| (observed - by_chance) / (1.0 - by_chance))
 }
 

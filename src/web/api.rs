@@ -2,8 +2,8 @@
 
 use super::shared::Shared;
 use super::{
-    accounts, agreement, cameras, charts, commands, decide, download, events, guard, guide, images, learn,
-    line, metrics, outbox, pages, products, queue, recipes, report, verify,
+    accounts, agreement, blind, cameras, charts, commands, decide, download, events, guard, guide, images,
+    learn, line, metrics, outbox, pages, products, queue, recipes, report, verify,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -53,6 +53,7 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(commands::command))
         .routes(routes!(outbox::outbox))
         .routes(routes!(cameras::cameras))
+        .routes(routes!(cameras::config_warnings))
         .routes(routes!(line::line))
         .routes(routes!(recipes::recipes))
         .routes(routes!(recipes::ledger))
@@ -64,6 +65,10 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(products::make))
         .routes(routes!(charts::charts))
         .routes(routes!(agreement::agreement))
+        .routes(routes!(blind::studies, blind::start))
+        .routes(routes!(blind::remove))
+        .routes(routes!(blind::part))
+        .routes(routes!(blind::say))
         .routes(routes!(report::report))
         .routes(routes!(events::stream))
         .routes(routes!(images::full))

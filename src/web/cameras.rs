@@ -5,9 +5,11 @@
 //! dispatcher, capture loops, store --> the daemon's board --asked--.
 //! registry --the warnings about every active recipe---+--> GET /api/v1/cameras --> the page's line of cameras,
 //!                                                                                  and its warnings
+//! config --its own warnings, as the start read it--------> GET /api/v1/config/warnings --> the same, for engineers
 //! ```
 
-use super::auth::Viewer;
+use super::auth::{Engineer, Viewer};
+use super::error::Problem;
 use crate::domain::camera::CameraStatus;
 use axum::Json;
 use axum::extract::State;
@@ -23,26 +25,36 @@ pub type Warnings = Box<dyn Fn(&str) -> Vec<Warning> + Send + Sync>;
 
 /// How the station's cameras are, once they are open.
 #[derive(Default)]
-pub(crate) struct StationView(OnceLock<(Cameras, Warnings)>);
+pub(crate) struct StationView {
+    cameras: OnceLock<(Cameras, Warnings)>,
+    config: OnceLock<Vec<Warning>>,
+}
 
 impl StationView {
     /// From now on the page shows these cameras, and the warnings about the recipes that they run. The first call
     /// counts: a page lives as long as its line.
     pub(crate) fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
-        let _ = self.0.set((cameras, warnings));
+        let _ = self.cameras.set((cameras, warnings));
+    }
+
+    /// From now on the page shows these warnings about the config. The first call counts: a page lives as long as its
+    /// config is in force.
+    pub(crate) fn show_config_warnings(&self, warnings: Vec<Warning>) {
+        let _ = self.config.set(warnings);
     }
 
     /// All of them; empty until they are open.
     pub(crate) fn all(&self) -> Vec<Camera> {
-        let Some((cameras, warnings)) = self.0.get() else { return vec![] };
+        let Some((cameras, warnings)) = self.cameras.get() else { return vec![] };
         cameras().into_iter().map(|(id, status)| wire(id, status, warnings)).collect()
     }
 }
 
-/// What is valid and risky in a recipe, as `inspectd check` says it: above all how a defective part could pass.
+/// What is valid and risky in a recipe or in the config, as `inspectd check` says it: above all how a defective part
+/// could pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Warning {
-    /// The recipe's file.
+    /// The file of the recipe, or of the config.
     pub file: String,
     /// Where the key or, without it, the section around it stands: from 1.
     pub line: usize,
@@ -78,6 +90,14 @@ pub(crate) struct Camera {
 #[utoipa::path(get, path = "/api/v1/cameras", tag = "commands", responses((status = 200, body = Vec<Camera>)))]
 pub(crate) async fn cameras(State(view): State<Arc<StationView>>, _: Viewer) -> Json<Vec<Camera>> {
     Json(view.all())
+}
+
+/// What is valid and risky in the config itself, as `inspectd check` says it; the warnings about recipes stand at the
+/// cameras that run them.
+#[utoipa::path(get, path = "/api/v1/config/warnings", tag = "commands", responses(
+    (status = 200, body = Vec<Warning>), (status = 401, body = Problem), (status = 403, body = Problem)))]
+pub(crate) async fn config_warnings(State(view): State<Arc<StationView>>, _: Engineer) -> Json<Vec<Warning>> {
+    Json(view.config.get().cloned().unwrap_or_default())
 }
 
 fn wire(id: String, status: CameraStatus, warnings: &Warnings) -> Camera {

@@ -61,6 +61,8 @@ pub struct LineNow {
     pub loads: Vec<(String, CameraLoad)>,
     /// `None`: the line ends.
     pub engine: Option<EngineNow>,
+    /// Parts that several cameras look at, by name, each with the ids of its cameras.
+    pub parts: Vec<(String, Vec<String>)>,
 }
 
 /// How the engine is.
@@ -165,7 +167,7 @@ impl Overview {
     }
 
     fn view(&self, newest: &mut Newest) -> Result<LineView, ApiError> {
-        let LineNow { loads, engine } = self.now.get().map(|now| now()).unwrap_or_default();
+        let LineNow { loads, engine, parts } = self.now.get().map(|now| now()).unwrap_or_default();
         let mut cameras = Vec::new();
         for camera in self.view.all() {
             newest.look_for(&camera.id, &self.store)?;
@@ -187,6 +189,7 @@ impl Overview {
             alive,
             cameras,
             alarms: alarms.into_iter().map(LineAlarm::new).collect(),
+            parts: parts.into_iter().map(|(name, cameras)| LinePart { name, cameras }).collect(),
             recipes: self.recipes.names(),
             engine: engine.map(LineEngine::new),
             sinks: sinks.collect(),
@@ -306,6 +309,8 @@ pub(super) struct LineView {
     pub cameras: Vec<LineCamera>,
     /// Those that stand, by code.
     pub alarms: Vec<LineAlarm>,
+    /// Parts that several cameras look at, each triggered by its name; empty until the cameras are open.
+    pub parts: Vec<LinePart>,
     /// Names of the recipes that a camera may be given.
     pub recipes: Vec<String>,
     /// Null until the cameras are open.
@@ -404,6 +409,15 @@ impl LineAlarm {
             code: alarm.code,
         }
     }
+}
+
+/// A part that several cameras look at.
+#[derive(Serialize, ToSchema)]
+pub(super) struct LinePart {
+    /// As the command `trigger` has it in `part`.
+    pub name: String,
+    /// Ids, in the order of the config.
+    pub cameras: Vec<String>,
 }
 
 /// The engine.

@@ -21,6 +21,7 @@
 //! pieces       long answers
 //! line         all that the line view shows, and whether the station is alive
 //! agreement    people and the model about the same parts            report    a shift or a lot, to be printed
+//! blind        the same, where nobody sees what another has said
 //! guide        the chapters of the guide
 //! shared       what routes take of all this       api       all routes, and the OpenAPI document
 //! ```
@@ -33,6 +34,7 @@ mod accounts;
 mod agreement;
 pub mod api;
 pub mod auth;
+mod blind;
 mod blocking;
 mod body;
 pub mod cameras;
@@ -69,7 +71,7 @@ mod wire;
 use crate::command::Handler;
 use crate::store::Store;
 use crate::threads;
-use cameras::{Cameras, Warnings};
+use cameras::{Cameras, Warning, Warnings};
 use error::WebError;
 use learn::Learning;
 use metrics::Probe;
@@ -159,6 +161,11 @@ impl Web {
     /// From now on the page shows these cameras, and what is risky about their recipes. The first call counts.
     pub fn show_cameras(&self, cameras: Cameras, warnings: Warnings) {
         self.shared.view.show_cameras(cameras, warnings);
+    }
+
+    /// From now on the page shows engineers what is risky about the config itself. The first call counts.
+    pub fn show_config_warnings(&self, warnings: Vec<Warning>) {
+        self.shared.view.show_config_warnings(warnings);
     }
 
     /// From now on `/metrics` has the figures of the line. The first call counts.

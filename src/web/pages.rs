@@ -34,11 +34,13 @@ pub(super) const FILES: &[(&str, &str, &str)] = &[
     ("product.js", JS, include_str!("assets/product.js")),
     ("part.js", JS, include_str!("assets/part.js")),
     ("picture.js", JS, include_str!("assets/picture.js")),
+    ("blind.js", JS, include_str!("assets/blind.js")),
     ("charts.js", JS, include_str!("assets/charts.js")),
     ("report.js", JS, include_str!("assets/report.js")),
     ("people.js", JS, include_str!("assets/people.js")),
     ("cameras.js", JS, include_str!("assets/cameras.js")),
     ("line.js", JS, include_str!("assets/line.js")),
+    ("poll.js", JS, include_str!("assets/poll.js")),
     ("pulse.js", JS, include_str!("assets/pulse.js")),
 ];
 

@@ -13,6 +13,7 @@ use crate::domain::inspection::{HeatMap, LearnedRef};
 use crate::domain::pipeline::{Pipeline, labels_of};
 use crate::domain::review::Decided;
 use crate::store::Store;
+use crate::store::error::StoreError;
 use crate::store::query::{Filter, unix_ms};
 use crate::store::record::{Stored, parse_rfc3339, rfc3339};
 use axum::Json;
@@ -115,6 +116,7 @@ impl Search {
             to_ms: time("to", &self.to)?,
             reviewed: self.reviewed,
             decided: decided.transpose()?,
+            one_a_part: false,
         })
     }
 }
@@ -140,6 +142,8 @@ pub(super) struct Cursor {
     /// 1 to 500.
     #[param(minimum = 1, maximum = 500)]
     pub limit: Option<usize>,
+    /// Of a part with several views only the newest view that fits; it has the others in `part`.
+    pub grouped: Option<bool>,
 }
 
 /// One page of the queue.
@@ -164,7 +168,7 @@ pub(super) async fn list(
     Query(search): Query<SearchAndCursor>,
 ) -> Result<Json<Listing>, ApiError> {
     let (search, cursor) = search.split();
-    let filter = search.filter()?;
+    let filter = Filter { one_a_part: cursor.grouped.unwrap_or(false), ..search.filter()? };
     let limit = cursor.limit.unwrap_or(PAGE);
     if !(1..=crate::store::query::PAGE_MAX).contains(&limit) {
         return Err(ApiError::bad("limit must be from 1 to 500"));
@@ -203,6 +207,7 @@ pub(super) struct SearchAndCursor {
     before: Option<u64>,
     skip: Option<u64>,
     limit: Option<usize>,
+    grouped: Option<bool>,
 }
 
 impl SearchAndCursor {
@@ -221,9 +226,10 @@ impl SearchAndCursor {
             before,
             skip,
             limit,
+            grouped,
         } = self;
         let search = Search { verdict, grade, label, camera, pipeline, part, from, to, reviewed, decided };
-        (search, Cursor { before, skip, limit })
+        (search, Cursor { before, skip, limit, grouped })
     }
 }
 
@@ -307,10 +313,23 @@ pub(super) fn stored(store: &Store, id: &str) -> Result<Stored, ApiError> {
     found.ok_or_else(|| ApiError::not_found("there is no such inspection"))
 }
 
-/// The part with several views that an inspection is one of, and how it stands.
+/// The part with several views that an inspection is one of, how it stands, and what is known of each view.
 fn part_of(store: &Store, stored: &Stored) -> Result<Option<PartView>, ApiError> {
     let Some(part) = stored.inspection.trigger.part.as_deref() else { return Ok(None) };
-    Ok(store.part_of_view(part, stored.seq)?.map(|state| PartView::new(part, state)))
+    let Some(state) = store.part_of_view(part, stored.seq)? else { return Ok(None) };
+    let mut shown = PartView::new(part, state);
+    for view in &mut shown.views {
+        let Some(id) = &view.inspection_id else { continue };
+        // What cannot be read, or was removed, has neither: the list goes on.
+        let other = match store.get_by_id(id) {
+            Err(StoreError::BadRecord { .. }) => None,
+            other => other?,
+        };
+        let Some(other) = other else { continue };
+        view.decided = store.review_state(other.seq)?.and_then(|s| s.verdict).map(Decided::as_str);
+        view.image = other.image.map(|s| s.image.sha256);
+    }
+    Ok(Some(shown))
 }
 
 fn detail(store: &Store, recipes: &ActiveRecipes, stored: &Stored) -> Result<Detail, ApiError> {

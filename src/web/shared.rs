@@ -8,13 +8,14 @@
 //! Line           commands to the line             Metrics    figures, health
 //! StationView    how the cameras are              Learner    learns from confirmed parts
 //! Maker          makes recipes of new products    Proofs     whether one runs
-//! Overview       how the line stands
+//! Overview       how the line stands              Blind      one answer of a study at a time
 //! ```
 //!
 //! A new state is a field here and a line in `states!`; its routes are added in `api`.
 
 use super::accounts::Accounts;
 use super::auth::Sessions;
+use super::blind::Blind;
 use super::cameras::StationView;
 use super::commands::Line;
 use super::download::Exports;
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub maker: Arc<Maker>,
     pub pictures: Arc<Pictures>,
     pub exports: Arc<Exports>,
+    pub blind: Arc<Blind>,
     pub proofs: Arc<Proofs>,
     pub events: Arc<Events>,
     pub line: Arc<Line>,
@@ -74,6 +76,7 @@ states! {
     maker: Maker,
     pictures: Pictures,
     exports: Exports,
+    blind: Blind,
     proofs: Proofs,
     events: Events,
     line: Line,
@@ -107,6 +110,7 @@ impl Shared {
             exports: Arc::new(Exports::new(Arc::clone(&store))),
             proofs: Arc::new(Proofs::new(Arc::clone(&store))),
             events: Arc::new(Events::new(Arc::clone(&store))),
+            blind: Arc::new(Blind::new(Arc::clone(&store))),
             keeper: Arc::default(),
             learner: Arc::default(),
             maker: Arc::default(),

@@ -202,6 +202,10 @@ pub(super) struct SideView {
     /// pass, fail or review; null while it is awaited.
     pub verdict: Option<&'static str>,
     pub reason: Option<String>,
+    /// pass or fail: the decision in force about this view; null: nobody has decided.
+    pub decided: Option<&'static str>,
+    /// sha256 of its picture; null where none is kept.
+    pub image: Option<String>,
 }
 
 impl PartView {
@@ -234,11 +238,12 @@ impl PartView {
 impl SideView {
     fn new(view: View) -> Self {
         let View { camera, inspection_id, outcome, reason, .. } = view;
-        Self { camera, inspection_id, verdict: Some(outcome.as_str()), reason }
+        Self { camera, inspection_id, verdict: Some(outcome.as_str()), reason, decided: None, image: None }
     }
 
     fn awaited(camera: &str) -> Self {
-        Self { camera: camera.to_owned(), inspection_id: None, verdict: None, reason: None }
+        let camera = camera.to_owned();
+        Self { camera, inspection_id: None, verdict: None, reason: None, decided: None, image: None }
     }
 }
 

@@ -6,6 +6,7 @@ use image::ImageReader;
 use inspectd::domain::review::{Decided, Decision};
 use inspectd::web::auth::Role;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::Cursor;
 
 fn decide(server: &Server, n: u64, who: &str, verdict: Decided) {
@@ -118,4 +119,65 @@ fn a_crop_shows_the_box_and_what_is_around_it() {
     std::fs::write(server.store.image_path(&image).unwrap(), b"other").unwrap();
     let wrong = crop("x0=60&y0=40&x1=130&y1=90");
     assert_eq!((wrong.status, wrong.code().as_str()), (404, "picture_wrong"));
+}
+
+/// Decides about every part of a round, by their places in the study; returns these in the order in which they came.
+fn round(server: &Server, study: &str, role: Role, round: u8, is_good: fn(u64) -> bool) -> Vec<u64> {
+    let mut order = Vec::new();
+    loop {
+        let part = server.get(&format!("/api/v1/blind/{study}/part?round={round}"), role).json();
+        let keys: BTreeSet<&str> = part.as_object().unwrap().keys().map(String::as_str).collect();
+        let known = BTreeSet::from(["decided", "image", "part", "parts", "round"]);
+        assert_eq!(keys, known, "nothing else is told of a part");
+        assert_eq!(part["decided"], json!(order.len()));
+        let Some(at) = part["part"].as_u64() else { return order };
+        order.push(at);
+        let verdict = if is_good(at) { "pass" } else { "fail" };
+        let answer = json!({"round": round, "part": at, "verdict": verdict});
+        assert_eq!(server.post(&format!("/api/v1/blind/{study}/answers"), role, &answer).status, 204);
+    }
+}
+
+#[test]
+fn a_blind_study_compares_people_by_the_picture_alone_and_reviews_nothing() {
+    let server = Server::start(12);
+    let owed = server.store.outbox_len();
+    let few = server.post("/api/v1/blind", Role::Engineer, &json!({"parts": 50}));
+    assert_eq!((few.status, few.code().as_str()), (409, "few"));
+    assert_eq!(server.post("/api/v1/blind", Role::Engineer, &json!({"parts": 9})).status, 400);
+    let made = server.post("/api/v1/blind", Role::Engineer, &json!({"parts": 12}));
+    assert_eq!(made.status, 201, "{}", made.head);
+    let made = made.json();
+    // Every third part was sent to review.
+    assert_eq!((&made["parts"], &made["model_parts"]), (&json!(12), &json!(8)));
+    let study = made["id"].as_str().unwrap();
+
+    let early = server.get(&format!("/api/v1/blind/{study}/part?round=2"), Role::Operator);
+    assert_eq!((early.status, early.code().as_str()), (409, "round"));
+    let one = round(&server, study, Role::Operator, 1, |at| at % 2 == 0);
+    let other = round(&server, study, Role::Engineer, 1, |at| at % 2 == 0 || at == 1);
+    assert_ne!(one, other, "each has an order of his own");
+    assert_eq!(one.iter().copied().collect::<BTreeSet<_>>(), (0..12).collect());
+    round(&server, study, Role::Operator, 2, |at| at % 2 == 0 && at > 0);
+    let again = json!({"round": 1, "part": 3, "verdict": "pass"});
+    let again = server.post(&format!("/api/v1/blind/{study}/answers"), Role::Operator, &again);
+    assert_eq!((again.status, again.code().as_str()), (409, "answered"));
+
+    let studies = server.get("/api/v1/blind", Role::Viewer).json();
+    let pairs = studies[0]["pairs"].as_array().unwrap();
+    let those = |is: &dyn Fn(&Value) -> bool| -> Vec<[u64; 2]> {
+        let counts = |p: &Value| [&p["agreed"], &p["parts"]].map(|n| n.as_u64().unwrap());
+        pairs.iter().filter(|pair| is(pair)).map(counts).collect()
+    };
+    assert_eq!(those(&|p| p["b"] != "" && p["a"] != p["b"]), [[11, 12]], "two people");
+    assert_eq!(those(&|p| p["a"] == p["b"]), [[11, 12]], "one, twice");
+    assert_eq!(those(&|p| p["b"] == "").iter().map(|pair| pair[1]).collect::<Vec<_>>(), [8, 8], "the model");
+    let people = pairs.iter().find(|p| p["b"] != "" && p["a"] != p["b"]).unwrap();
+    assert!(people["share"]["low"].as_f64().unwrap() < 11.0 / 12.0 && people["kappa_interval"].is_array());
+
+    let reviewed = (1..=12).filter(|n| server.store.review_state(*n).unwrap().is_some()).count();
+    assert_eq!((reviewed, server.store.outbox_len()), (0, owed), "no review, and nothing to publish");
+    let gone = || server.ask("DELETE", &format!("/api/v1/blind/{study}"), Some(Role::Engineer), "").status;
+    assert_eq!((gone(), gone()), (204, 404));
+    assert_eq!(server.get("/api/v1/blind", Role::Viewer).json(), json!([]));
 }

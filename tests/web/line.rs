@@ -9,6 +9,7 @@ use inspectd::domain::camera::CameraLoad;
 use inspectd::domain::trigger::Command;
 use inspectd::store::images::{hex, sha256};
 use inspectd::web::auth::Role;
+use inspectd::web::cameras::Warning;
 use inspectd::web::line::{EngineNow, EngineState, LineNow, Pulse};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
@@ -42,6 +43,7 @@ fn with_line(server: &Server) -> Arc<Mutex<Pulse>> {
     server.web.show_line(Box::new(move || LineNow {
         loads: vec![("cam1".to_owned(), load)],
         engine: Some(engine.clone()),
+        parts: vec![("housing".to_owned(), vec!["cam1".to_owned(), "nowhere".to_owned()])],
     }));
     pulse
 }
@@ -65,6 +67,7 @@ fn one_answer_says_how_the_line_stands() {
     let before = server.get("/api/v1/line", Role::Viewer).json();
     assert_eq!((&before["cameras"], &before["engine"]), (&json!([]), &json!(null)), "none is open yet");
     assert_eq!((&before["alive"], &before["alarms"]), (&json!(true), &json!([])));
+    assert_eq!(before["parts"], json!([]));
 
     let pulse = with_line(&server);
     pulse.lock().unwrap().alarms =
@@ -104,6 +107,7 @@ fn one_answer_says_how_the_line_stands() {
             "since": since},
     ]);
     assert_eq!(shown["alarms"], alarms);
+    assert_eq!(shown["parts"], json!([{"name": "housing", "cameras": ["cam1", "nowhere"]}]));
     assert_eq!(shown["engine"], json!({"state": "ready", "why": "", "losses": 0, "model": "tiny"}));
     assert_eq!(shown["sinks"], json!([{"name": "mqtt", "connected": false, "owed": 3}]));
     assert!(shown["disk"]["free_bytes"].as_u64().unwrap() > 0, "{shown}");
@@ -242,5 +246,71 @@ async fn an_operator_commands_a_camera_with_keys_on_a_phone_and_reads_why_not() 
         .until("[...document.querySelectorAll('.toast')].some(toast => toast.innerText.includes('paused'))")
         .await;
     assert_eq!(server.commanded.lock().unwrap().last(), Some(&Command::Pause { camera: None }));
+
+    // All views of a part at once, by the name of the part.
+    browser.until("!document.querySelector('.toast')").await;
+    browser.click("#line-parts [data-part=housing]").await;
+    browser.until("document.querySelector('.toast')?.innerText.includes('housing · triggered')").await;
+    {
+        let commanded = server.commanded.lock().unwrap();
+        let Some(Command::Trigger(request)) = commanded.last() else { panic!("{commanded:?}") };
+        assert_eq!((request.part.as_deref(), request.camera.as_deref()), (Some("housing"), None));
+    }
     browser.end().await;
+}
+
+/// A request that fails is no end: the view says that it has no connection, and goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_view_that_asks_again_goes_on_after_requests_that_failed() {
+    let server = Server::start(2);
+    // Nothing was inspected of this camera, so that the view of a new product asks on.
+    server.run_recipes(&[("side", "sound")]);
+    let browser = Browser::start(1280, 800).await;
+    log_in(&browser, &server, "engineer").await;
+    let sign = "document.querySelector('#no-connection')";
+    for view in ["line", "recipes", "learn", "product"] {
+        browser.page.goto(&format!("{}?view={view}", server.web.url)).await.unwrap();
+        browser.until(&format!("{sign}?.hidden")).await;
+        let fails =
+            "(window.kept = window.fetch, window.fetch = () => Promise.reject(new TypeError('away')), true)";
+        browser.value(fails).await;
+        browser.until(&format!("!{sign}.hidden && {sign}.innerText.includes('No connection')")).await;
+        browser.value("(window.fetch = window.kept, true)").await;
+        browser.until(&format!("{sign}.hidden")).await;
+    }
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_warnings_about_the_config_stand_in_the_line_view_for_engineers() {
+    let server = Server::start(1);
+    server.run_recipes(&[("top", "blind")]);
+    let path = "/api/v1/config/warnings";
+    assert_eq!(server.get(path, Role::Engineer).json(), json!([]), "before anything is known");
+    let warning = Warning {
+        file: "inspectd.toml".into(),
+        line: 30,
+        key: "mqtt.url".into(),
+        value: "\"mqtt://plc\"".into(),
+        message: "the password goes in clear text".into(),
+    };
+    server.web.show_config_warnings(vec![warning]);
+    assert_eq!(server.get(path, Role::Operator).status, 403);
+    assert_eq!(server.get(path, Role::Engineer).json()[0]["key"], "mqtt.url");
+    let own = "document.querySelector('#risks [data-config]')";
+    let of_recipe = "document.querySelector('#risks [data-recipe=blind]')";
+    for (name, is_shown) in [("engineer", true), ("operator", false)] {
+        let browser = Browser::start(1280, 800).await;
+        log_in(&browser, &server, name).await;
+        browser.until(&format!("{of_recipe} && !{own}")).await;
+        browser.click("button.tab[data-view=line]").await;
+        browser.until(&format!("{of_recipe} && Boolean({own}) === {is_shown}")).await;
+        if is_shown {
+            let said = browser.value(&format!("{own}.innerText")).await;
+            for words in ["The config", "inspectd.toml:30", "mqtt.url", "in clear text"] {
+                assert!(said.as_str().unwrap().contains(words), "{words} in {said}");
+            }
+        }
+        browser.end().await;
+    }
 }

@@ -2,13 +2,15 @@
 
 use super::browser::Browser;
 use super::inspections::id;
-use super::page::{SEEN, log_in};
+use super::page::{CHOSEN, SEEN, log_in};
 use super::server::{Server, commit, part};
 use inspectd::domain::finding::Finding;
 use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::inspection::{Inspection, TileCount};
 use inspectd::domain::part::PartRef;
 use inspectd::domain::rect::BoxPx;
+use inspectd::domain::review::Decided;
+use inspectd::web::auth::Role;
 use serde_json::json;
 
 /// What a script gives, as text without the white space of the layout.
@@ -31,36 +33,50 @@ async fn rows_name_their_cameras_and_the_views_of_a_part_are_one() {
     commit(&server.store, &view(6, "side"));
     let browser = Browser::start(1280, 800).await;
     log_in(&browser, &server, "operator").await;
-    browser.until("document.querySelectorAll('.row').length === 6").await;
+    browser.until("document.querySelectorAll('.row').length === 5").await;
     let row = |n: u64| format!("document.querySelector(\".row[data-id='{}']\")", id(n));
-    // The newest view stands for the part: its name, and the verdict of the worst of its views.
+    // The newest view stands for the part: its name, the verdict of the worst of its views, and each of them.
     assert_eq!(
         browser.value(&format!("[{}.querySelector('.whole')]{TEXTS}", row(6))).await,
         json!(["housing Review"])
     );
+    let cameras = format!("[...{}.querySelectorAll('.mini')]{TEXTS}", row(6));
+    assert_eq!(browser.value(&cameras).await, json!(["top", "side"]));
+    let own = format!("[...{}.querySelectorAll('.mini .badge')].map(b => b.className)", row(6));
+    assert_eq!(browser.value(&own).await, json!(["badge review", "badge pass"]));
+    assert_eq!(browser.value(&row(5)).await, json!(null), "it has no row of its own");
+    for pictures in [
+        format!("{}.querySelectorAll('.mini img')", row(6)),
+        "document.querySelectorAll('.views img')".into(),
+    ] {
+        browser.until(&format!("[...{pictures}].filter(i => i.naturalWidth).length === 2")).await;
+    }
+
+    // What is decided is one view; then the part's other one is open, and then the next part.
+    let open = |camera: &str| {
+        let tab = "document.querySelector('.views [aria-current=true]').innerText";
+        format!("{SEEN} && {tab}.includes('{camera}') && {CHOSEN} === '{}'", id(6))
+    };
+    browser.until(&open("side")).await;
+    browser.keys("y").await;
+    browser.until(&open("top")).await;
+    browser.until(&format!("{}.querySelector('.mini[data-camera=side] .person.pass')", row(6))).await;
     assert_eq!(
-        browser.value(&format!("[{}.querySelector('.camera')]{TEXTS}", row(6))).await,
-        json!(["side"])
+        browser.value(&format!("{}.querySelector('.mini[data-camera=top] .person')", row(6))).await,
+        json!(null)
     );
-    assert_eq!(
-        browser.value(&format!("[{}.querySelector('strong')]{TEXTS}", row(5))).await,
-        json!(["↳ top"])
-    );
-    let joined = format!(
-        "[{}.className.includes('has-more'), {}.className.includes('goes-on'), {}.className.includes('goes-on')]",
-        row(6),
-        row(5),
-        row(4)
-    );
-    assert_eq!(browser.value(&joined).await, json!([true, true, false]));
-    assert_eq!(
-        browser.value(&format!("[{}.querySelector('.camera')]{TEXTS}", row(4))).await,
-        json!(["cam1"])
-    );
-    // The open part shows the pictures of all its views.
+    browser.keys("n").await;
     browser
-        .until("[...document.querySelectorAll('.views img')].filter(i => i.naturalWidth).length === 2")
+        .until(&format!(
+            "document.querySelector('.head h1').textContent === 'P4' && {CHOSEN} === '{}'",
+            id(4)
+        ))
         .await;
+    browser.until(&format!("{}.classList.contains('done')", row(6))).await;
+    let decided = |n: u64| server.store.effective_review(n).unwrap().and_then(|review| review.verdict);
+    assert_eq!((decided(6), decided(5)), (Some(Decided::Pass), Some(Decided::Fail)));
+    let whole = format!("[{}.querySelector('.whole')]{TEXTS}", row(6));
+    assert_eq!(browser.value(&whole).await, json!(["housing Review"]), "the line has acted on it");
     browser.end().await;
 }
 
@@ -183,5 +199,31 @@ async fn charts_say_when_there_is_too_little_and_a_report_is_printed_without_the
     let shown =
         "['.bar', '.report-tools', '.paper'].map(s => document.querySelector(s).offsetParent !== null)";
     browser.until(&format!("JSON.stringify({shown}) === '[false,false,true]'")).await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blind_study_shows_the_picture_and_nothing_that_was_said_of_it() {
+    let server = Server::start(10);
+    assert_eq!(server.post("/api/v1/blind", Role::Engineer, &json!({"parts": 10})).status, 201);
+    let browser = Browser::start(1280, 800).await;
+    log_in(&browser, &server, "operator").await;
+    browser.page.goto(&format!("{}?view=charts", server.web.url)).await.unwrap();
+    browser.click(".blind a[data-round='1']").await;
+    browser.until(SEEN).await;
+    let said = browser.value("document.querySelector('#main').innerText").await;
+    for word in ["scratch", "cam1", "machined", "reject", "P1"] {
+        assert!(!said.as_str().unwrap().contains(word), "{word} in {said}");
+    }
+    let marks = "document.querySelectorAll('#main .tag, #main .layer rect, #main .badge').length";
+    assert_eq!(browser.value(marks).await, json!(0));
+    browser.keys("y").await;
+    let count = "document.querySelector('#blind-count').textContent";
+    browser.until(&format!("{count}.startsWith('1 / 10') && {SEEN}")).await;
+    browser.click("[data-say=fail]").await;
+    browser.until(&format!("{count}.startsWith('2 / 10') && {SEEN}")).await;
+    let studies = server.get("/api/v1/blind", Role::Viewer).json();
+    assert_eq!(studies[0]["raters"], json!([{"name": "operator", "round": 1, "parts": 2}]));
+    assert_eq!(*server.store.subscribe_reviews().borrow(), 0, "it is no review");
     browser.end().await;
 }

@@ -7,8 +7,7 @@ fn a_password_in_clear_text_to_another_machine_is_a_warning() {
     let warning = |keys: &str| {
         let config =
             config_of(&SMALL.replace("\"mqtt://broker\"", keys)).unwrap_or_else(|p| panic!("{p:#?}"));
-        let own = config.warnings.iter().filter(|warning| warning.file == "test.toml");
-        let shown: Vec<_> = own.map(Problem::to_string).collect();
+        let shown: Vec<_> = config.own_warnings().map(Problem::to_string).collect();
         assert!(!shown.concat().contains("hunter2"), "{shown:?}");
         assert_eq!(shown.len(), usize::from(config.mqtt.warning().is_some()), "{shown:?}");
         assert!(shown.iter().all(|line| line.starts_with("test.toml:") && line.contains("mqtt.url = ")));

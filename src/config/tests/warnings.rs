@@ -146,4 +146,5 @@ fn a_config_has_the_warnings_of_its_pipelines() {
         (warning.file.as_str(), warning.key.as_str()),
         (path.to_str().expect("UTF-8"), "tiling.tile_px")
     );
+    assert_eq!(config.own_warnings().count(), 0, "it is the recipe's");
 }

@@ -22,35 +22,42 @@ function one(c) {
   return h("span.camera", { class: `camera ${kind}`, title, "data-camera": c.id }, h("strong", {}, c.id), h("span", {}, said.filter(Boolean).join(" · ")));
 }
 
+const warning = (w) => h("li", {},
+  h("code", {}, `${w.file}:${w.line}`), h("code", {}, w.value ? `${w.key} = ${w.value}` : w.key), h("span", {}, w.message));
+
+/// What lies open or closed, as somebody has left it.
+const fold = (props, key, open, words, warnings) => h("details", { ...props, open: opened.get(key) ?? open, ontoggle: (e) => opened.set(key, e.target.open) },
+  h("summary", {}, `${words} · ${warnings.length}`), h("ul", {}, warnings.map(warning)));
+
 /// The warnings about one recipe, and the cameras that run it. They lie open for who can change it.
 function risk({ pipeline, pipeline_version, warnings, ids }) {
-  const recipe = `${pipeline}@${pipeline_version}`;
-  const warning = (w) => h("li", {},
-    h("code", {}, `${w.file}:${w.line}`), h("code", {}, w.value ? `${w.key} = ${w.value}` : w.key), h("span", {}, w.message));
-  return h("details", {
-    "data-recipe": pipeline, open: opened.get(recipe) ?? may("engineer"),
-    ontoggle: (e) => opened.set(recipe, e.target.open),
-  }, h("summary", {}, `${t("risky")}: ${pipeline} (${ids.join(", ")}) · ${warnings.length}`), h("ul", {}, warnings.map(warning)));
+  return fold({ "data-recipe": pipeline }, `${pipeline}@${pipeline_version}`, may("engineer"), `${t("risky")}: ${pipeline} (${ids.join(", ")})`, warnings);
 }
 
-/// Shows the cameras in `line` and the warnings in `risks` for as long as they are on the page.
-export function cameras(line, risks) {
+/// The warnings about the config, which only an engineer can change.
+const ofConfig = (warnings) => fold({ "data-config": "" }, "config", true, t("riskyConfig"), warnings);
+
+/// Shows the cameras in `line` and the warnings in `risks` for as long as they are on the page; those about the config
+/// `withConfig`. It is read once a start, and so are its warnings.
+export function cameras(line, risks, withConfig) {
   clearInterval(timer);
   let shown = "";
+  let config = withConfig ? null : [];
   const look = async () => {
     if (!line.isConnected) return clearInterval(timer);
     // Without an answer the page's own sign says that it is not live.
     const all = await get("/api/v1/cameras").catch(() => null);
     if (!all) return;
+    config ??= await get("/api/v1/config/warnings").catch(() => null);
     replace(line, all.map(one));
     const recipes = new Map();
     for (const c of all.filter((c) => c.warnings.length)) {
       if (!recipes.has(c.pipeline)) recipes.set(c.pipeline, { ...c, ids: [] });
       recipes.get(c.pipeline).ids.push(c.id);
     }
-    const now = JSON.stringify([...recipes.values()].map((r) => [r.pipeline, r.pipeline_version, r.warnings, r.ids]));
+    const now = JSON.stringify([config, [...recipes.values()].map((r) => [r.pipeline, r.pipeline_version, r.warnings, r.ids])]);
     // What somebody reads stays where it is.
-    if (now !== shown) replace(risks, [...recipes.values()].map(risk));
+    if (now !== shown) replace(risks, config?.length > 0 && ofConfig(config), [...recipes.values()].map(risk));
     shown = now;
   };
   timer = setInterval(look, EVERY_MS);

@@ -4,6 +4,7 @@ import { get, query } from "./api.js";
 import { h, replace, svg } from "./dom.js";
 import { label, number, percent, t, when } from "./words.js";
 import { params, setParams } from "./main.js";
+import { studies } from "./blind.js";
 
 const [W, H, L, R, T, B] = [640, 220, 56, 16, 12, 26];
 const RANGES = { h1: 3600, h8: 8 * 3600, d1: 86400, d7: 7 * 86400, everything: null };
@@ -12,7 +13,7 @@ export async function charts(main) {
   const given = params();
   const range = RANGES[given.range] !== undefined ? given.range : "everything";
   const from = RANGES[range] ? new Date(Date.now() - RANGES[range] * 1000).toISOString() : "";
-  const [data, facets, study] = await Promise.all([get("/api/v1/charts?" + query({ from, pipeline: given.pipeline })), get("/api/v1/facets"), get("/api/v1/agreement?" + query({ from, pipeline: given.pipeline }))]);
+  const [data, facets, study, blinds] = await Promise.all([get("/api/v1/charts?" + query({ from, pipeline: given.pipeline })), get("/api/v1/facets"), get("/api/v1/agreement?" + query({ from, pipeline: given.pipeline })), get("/api/v1/blind")]);
   const set = (values) => { setParams({ view: "charts", ...given, ...values }, false); charts(main); };
   const a = data.agreement;
   const decided = data.buckets.reduce((n, b) => n + b.pass + b.fail + b.review, 0);
@@ -31,7 +32,8 @@ export async function charts(main) {
       card(t("pareto"), "", pareto(data.pareto)),
       card(t("lat"), ["p50", "p90", "p95", "p99", "max"].map((k) => `${k} ${number(data.latency_ms[k])} ms`).join("  ·  "), latency(data)),
       card(t("agreement"), a.share === null ? "–" : `${percent(a.share, 1)} ${t("agreed")}`, matrix(a)),
-      card(t("msa"), t("msaHint"), agreement(study)))));
+      card(t("msa"), t("msaHint"), agreement(study)),
+      card(t("b_studies"), t("b_studiesHint"), studies(blinds, given.pipeline, () => charts(main))))));
 }
 
 function card(title, hint, chart) {

@@ -6,6 +6,7 @@
 import { del, get, post } from "./api.js";
 import { h, replace, toast } from "./dom.js";
 import { may } from "./main.js";
+import { poll } from "./poll.js";
 import { activate, details } from "./recipes.js";
 import { number, t, when } from "./words.js";
 
@@ -27,18 +28,16 @@ const KINDS = [
 /// What can be learned, for as long as `main` shows it.
 export async function learn(main) {
   let shown = "";
-  const look = async () => {
-    const all = await get("/api/v1/learn").catch(() => null);
+  const look = async (signal) => {
+    const all = await get("/api/v1/learn", signal);
     if (main.dataset.view !== "learn" || !main.isConnected) return;
     const now = JSON.stringify(all);
-    if (all && now !== shown) replace(main, h("div.sheetlike", {}, newProduct(), all.filter((one) => one.active).map((one) => card(one, refresh))));
-    shown = all ? now : shown;
+    if (now !== shown) replace(main, h("div.sheetlike", {}, newProduct(), all.filter((one) => one.active).map((one) => card(one, refresh))));
+    shown = now;
   };
-  const refresh = () => look();
-  while (main.dataset.view === "learn" && main.isConnected) {
-    await look();
-    await new Promise((go) => setTimeout(go, EVERY_MS));
-  }
+  // Where it does not come the next look says so.
+  const refresh = () => look().catch(() => {});
+  await poll(main, "learn", EVERY_MS, look);
 }
 
 const newProduct = () => may("engineer") && h("a.button.new-product", { href: "/?view=product" }, t("np_new"));

@@ -8,6 +8,7 @@
 import { get, post } from "./api.js";
 import { h, icon, replace, sheet, toast } from "./dom.js";
 import { may } from "./main.js";
+import { poll } from "./poll.js";
 import { isFrozen } from "./pulse.js";
 import { clock, number, t, when } from "./words.js";
 
@@ -28,20 +29,26 @@ export function lineView(main) {
   const cards = new Map();
   const shows = () => main.dataset.view === "line" && main.isConnected;
   const [alarms, cams, station, error] = [h("section.card#line-alarms"), h("div.cams"), h("div.tiles#line-station"), h("p.error", { role: "alert" })];
-  const refresh = async () => {
-    const now = await get("/api/v1/line").catch(() => null);
-    if (now && shows()) draw(now);
+  const refresh = async (signal) => {
+    const now = await get("/api/v1/line", signal);
+    if (shows()) draw(now);
   };
-  const again = () => setTimeout(refresh, AFTER_COMMAND_MS);
+  // Where it does not come the next look says so.
+  const again = () => setTimeout(() => refresh().catch(() => {}), AFTER_COMMAND_MS);
   const all = h("div.press.all", { hidden: true }, may("operator") && ["pause", "resume"].map((verb) =>
     h("button", { "data-command": verb, onclick: () => command(verb, {}, error, again) }, icon(verb), t(`li_${verb}All`))));
-  replace(main, h("div.sheetlike.wide.lineview", {}, alarms, all, error, cams, station));
+  const parts = h("div.press.all#line-parts", { hidden: true });
+  replace(main, h("div.sheetlike.wide.lineview", {}, alarms, all, parts, error, cams, station));
 
-  let told = "";
+  let [told, named] = ["", ""];
   const draw = (now) => {
     const text = JSON.stringify(now.alarms);
     if (text !== told) replace(alarms, alarmList(now.alarms));
     told = text;
+    const names = JSON.stringify(now.parts);
+    if (names !== named) replace(parts, may("operator") && now.parts.map((part) => triggerOf(part, error, again)));
+    named = names;
+    parts.hidden = !parts.children.length;
     all.hidden = !all.children.length || now.cameras.length < 2;
     if (!now.cameras.length) replace(cams, h("p.empty", {}, t("li_starting")));
     for (const c of now.cameras) {
@@ -54,13 +61,13 @@ export function lineView(main) {
     }
     replace(station, tiles(now));
   };
-  const tick = async () => {
-    if (!shows()) return;
-    await refresh();
-    setTimeout(tick, EVERY_MS);
-  };
-  tick();
+  poll(main, "line", EVERY_MS, refresh);
 }
+
+/// Triggers all views of one part at once, as the line does.
+const triggerOf = (part, error, again) =>
+  h("button", { "data-command": "trigger", "data-part": part.name, title: part.cameras.join(", "), onclick: () => command("trigger", { part: part.name }, error, again) },
+    icon("trigger"), h("span", {}, `${t("li_trigger")}: ${part.name}`));
 
 function alarmList(alarms) {
   if (!alarms.length) return h("p.none", {}, icon("pass"), t("li_noAlarm"));
@@ -169,14 +176,14 @@ const asked = new Set();
 
 /// True when it was taken; else the words stand in `error`.
 async function command(verb, body, error, again) {
-  const one = `${verb} ${body.camera}`;
+  const one = `${verb} ${JSON.stringify(body)}`;
   if (asked.has(one)) return false;
   error.textContent = isFrozen() ? t("li_frozenNo") : "";
   if (isFrozen()) return false;
   asked.add(one);
   try {
     await post(`/api/v1/commands/${verb}`, body);
-    toast(joined(body.camera || t("all"), t(`did_${verb}`)));
+    toast(joined(body.camera || body.part || t("all"), t(`did_${verb}`)));
     again();
     return true;
   } catch (refused) {

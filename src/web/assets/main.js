@@ -8,6 +8,7 @@ import { h, icon, replace, sheet, toast } from "./dom.js";
 import { LANGUAGES, lang, t, takeLanguage } from "./words.js";
 import { Queue } from "./queue.js";
 import { takeBackLast } from "./part.js";
+import { blind } from "./blind.js";
 import { charts } from "./charts.js";
 import { report } from "./report.js";
 import { people } from "./people.js";
@@ -20,7 +21,8 @@ import { lineView } from "./line.js";
 import { banner, event, listening, mark, show as showSigns, signs } from "./pulse.js";
 
 const app = document.getElementById("app");
-export const state = { me: null, view: null, queue: null };
+/// `keys` takes a key of the view that is shown, where that has keys of its own.
+export const state = { me: null, view: null, queue: null, keys: null };
 
 const theme = localStorage.getItem("theme");
 if (theme) document.documentElement.dataset.theme = theme;
@@ -89,7 +91,7 @@ function door() {
 
 function frame() {
   const tab = (view, name) => h("button.tab", {
-    "aria-current": state.view === view || (view === "charts" && state.view === "report") ? "page" : null, "data-view": view,
+    "aria-current": state.view === view || (view === "charts" && ["report", "blind"].includes(state.view)) ? "page" : null, "data-view": view,
     onclick: () => { setParams(view === "queue" ? {} : { view }, true); show(); },
   }, icon(name), h("span", {}, t(view === "queue" ? "review" : view)));
   const main = h("main#main");
@@ -113,7 +115,7 @@ function frame() {
   // The line view has more about each camera.
   line.hidden = state.view === "line";
   showSigns();
-  cameras(line, risks);
+  cameras(line, risks, state.view === "line" && may("engineer"));
   return main;
 }
 
@@ -143,14 +145,15 @@ async function leave() {
 
 function show() {
   const given = params();
-  state.view = ["line", "charts", "report", "recipes", "learn"].includes(given.view) || (["people", "product"].includes(given.view) && may("engineer")) ? given.view : "queue";
+  state.view = ["line", "charts", "report", "recipes", "learn"].includes(given.view) || (["people", "product"].includes(given.view) && may("engineer")) || (given.view === "blind" && may("operator")) ? given.view : "queue";
   state.queue?.gone();
-  state.queue = null;
+  state.queue = state.keys = null;
   const main = frame();
   main.dataset.view = state.view;
   if (state.view === "line") lineView(main);
   else if (state.view === "charts") charts(main);
   else if (state.view === "report") report(main);
+  else if (state.view === "blind") blind(main);
   else if (state.view === "recipes") recipes(main);
   else if (state.view === "learn") learn(main);
   else if (state.view === "product") product(main);
@@ -199,7 +202,7 @@ addEventListener("keydown", (e) => {
   if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(e.target.tagName) || document.querySelector("dialog[open]")) return;
   if (e.key === "?") help();
   else if (e.key === "z") { if (!e.repeat && may("operator")) takeBackLast(state.queue); }
-  else if (state.queue?.key(e.key, e.repeat)) e.preventDefault();
+  else if (state.queue?.key(e.key, e.repeat) || state.keys?.(e.key, e.repeat)) e.preventDefault();
 });
 addEventListener("unhandledrejection", (e) => toast(`${t("failed")}: ${e.reason?.message || e.reason}`, null, "bad"));
 

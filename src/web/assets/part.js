@@ -113,7 +113,7 @@ export class Part {
     const look = seen ? h("div.look", {}, p.stage, this.tools) : h("div.look", {}, h("p.empty", { class: d.image ? "empty bad" : "empty" }, t(d.image ? `picture_${d.picture}` : "noImage")));
     this.side = h("div.side");
     this.foot = h("footer.decide");
-    replace(this.view, this.head(), h("div.body", {}, look, this.side), this.foot);
+    replace(this.view, this.head(), d.part && this.views(d.part), h("div.body", {}, look, this.side), this.foot);
     this.drawSide();
     if (seen) {
       if (!keep) p.key = this.painted = null;
@@ -170,7 +170,6 @@ export class Part {
     replace(this.side,
       this.note && h("p.banner", {}, this.note),
       d.verdict !== "pass" && d.reason && h("p.reason", { class: `reason ${d.verdict}` }, icon(d.verdict), h("span", {}, reason(d.reason)[0], reason(d.reason)[1] && h("small", {}, reason(d.reason)[1]))),
-      d.part && this.views(d.part),
       h("section", {}, h("h2", {}, t("findings"), h("small", {}, truth.length || "")), truth.length ? h("ul.findings", {}, truth.map(finding)) : h("p.quiet", {}, t("noFindings"))),
       d.texts.length > 0 && h("section", {}, h("h2", {}, t("texts")), d.texts.map((x) => this.text(x))),
       h("section", {}, h("h2", {}, t("history")), this.history()),
@@ -188,24 +187,21 @@ export class Part {
     return svg("svg", { viewBox: `${(x0 + x1 - side) / 2} ${(y0 + y1 - side) / 2} ${side} ${side}`, "aria-hidden": "true" }, svg("image", { href: `/api/v1/images/${d.image}`, width: d.width, height: d.height }));
   }
 
-  /// The picture of another view, small.
-  async otherView(id, image) {
-    const data = id === this.data.id ? this.data : await get(`/api/v1/inspections/${encodeURIComponent(id)}`).catch(() => null);
-    if (data?.image) image.src = `/api/v1/thumbs/${data.image}`;
-  }
-
-  /// The part that this is one view of, and the others.
+  /// The part that this is one view of: its verdict, and a tab for each view.
   views(part) {
     const verdict = (x) => (x.verdict ? badge(x.verdict, reasonLine(x.reason)) : h("span.quiet", {}, t("awaited")));
-    const picture = (id) => { const image = h("img", { alt: "", width: 64, height: 48 }); this.otherView(id, image); return image; };
-    const view = (v) => h("li", {}, h("button", { disabled: !v.inspection_id, "aria-current": String(v.inspection_id === this.id), onclick: () => this.queue.open(v.inspection_id, true) }, v.inspection_id ? picture(v.inspection_id) : h("span.noimg"), h("span", {}, v.camera), verdict(v)));
+    const view = (v) => h("li", {}, h("button", { disabled: !v.inspection_id, "aria-current": String(v.inspection_id === this.id), onclick: () => this.queue.open(v.inspection_id, true) },
+      v.image ? h("img", { src: `/api/v1/thumbs/${v.image}`, alt: "", width: 64, height: 48 }) : h("span.noimg"), h("span", {}, v.camera), verdict(v),
+      v.decided && h("span", { class: `person ${v.decided}`, title: `${t("decided")}: ${t(v.decided)}` }, icon(v.decided, `${t("decided")}: ${t(v.decided)}`))));
     return h("section.views", {}, h("h2", {}, `${t("part")}: ${part.name}`, verdict(part)), h("ul", {}, part.views.map(view)));
   }
 
-  /// Somewhere an inspection ended: perhaps the view that the open part waits for.
-  async arrived(item) {
-    const part = this.data?.part;
-    if (part && !part.verdict && part.views.some((v) => !v.inspection_id && v.camera === item.camera)) await this.show(this.id, true);
+  /// Something became of an inspection: perhaps it is another view of the open part, whose tabs show it.
+  about(item) {
+    if (!this.data?.part || item.part?.id !== this.data.part.id) return;
+    this.data.part = item.part;
+    this.view.querySelector(".head")?.replaceWith(this.head());
+    this.view.querySelector(".views")?.replaceWith(this.views(item.part));
   }
 
   pairs(all) { return all.filter(([, v]) => v).map(([k, v]) => [h("dt", {}, k), h("dd", {}, v)]); }
@@ -363,7 +359,7 @@ export class Part {
       this.note = null;
       toast(`${d.part_id || "#" + d.seq}: ${t(review.verdict)}`, [t("undo"), () => this.takeBack(d.id, review.seq)]);
       await this.show(d.id, true);
-      if (!stay && this.id === d.id) await this.queue.step(1);
+      if (!stay && this.id === d.id) await this.queue.next(this.data);
     } catch (refused) {
       await this.refused(refused, d.id);
     } finally {

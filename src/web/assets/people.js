@@ -14,8 +14,8 @@ export async function people(main) {
     try { await work(); again(); } catch (refused) { toast(refused.message, null, "bad"); again(); }
   };
   const gone = (path) => h("button.plain", { "aria-label": t("remove"), onclick: () => tried(() => del(path)) }, icon("trash"));
-  const account = (a) => h("tr", {}, h("td", {}, h("strong", {}, a.name)), h("td", {}, roles(a.role, (e) => tried(() => post("/api/v1/accounts", { name: a.name, role: e.target.value })))),
-    h("td.quiet", {}, when(a.created_at)), h("td", {}, gone(`/api/v1/accounts/${encodeURIComponent(a.name)}`)));
+  const account = (a) => h("tr", {}, h("td", {}, h("strong", {}, a.name)), h("td", {}, a.damaged ? h("span.bad", {}, t("damagedAccount")) : roles(a.role, (e) => tried(() => post("/api/v1/accounts", { name: a.name, role: e.target.value })))),
+    h("td.quiet", {}, !a.damaged && when(a.created_at)), h("td", {}, gone(`/api/v1/accounts/${encodeURIComponent(a.name)}`)));
   const token = (k) => h("tr", {}, h("td", {}, h("strong", {}, k.name)), h("td", {}, t(k.role)), h("td.quiet", {}, `${when(k.created_at)} · ${k.created_by}`), h("td", {}, gone(`/api/v1/tokens/${encodeURIComponent(k.name)}`)));
   const letter = (l) => h("tr", {}, h("td", {}, h("strong", {}, `${l.kind} ${l.seq}`), outbox.sinks.length > 1 ? h("span.quiet", {}, ` ${l.sink}`) : null), h("td", {}, l.reason), h("td.quiet", {}, when(l.at)));
   const sink = (s) => h("tr", {}, h("td", {}, h("strong", {}, s.name)), h("td", {}, `${t("owed")}: ${s.result + s.part + s.review}`), h("td.quiet", {}, s.connected ? "✓" : "–"));

@@ -1,5 +1,8 @@
 // The queue: filters that live in the address, and a list of any length of which only what is seen
 // exists. New inspections come in at the top when the top is in view, else they wait behind a button.
+//
+//   an inspection, or the newest view that fits of a part with several --> one row, at one place
+//   a new view of a part that is listed already --> its row, which comes up
 
 import { get, post, query } from "./api.js";
 import { h, icon, replace, sheet, toast } from "./dom.js";
@@ -8,9 +11,14 @@ import { may, params, setParams } from "./main.js";
 import { Part, forgetMade } from "./part.js";
 
 const PAGE = 50;
+const NAMED_MAX = 4;
 const KEYS = ["verdict", "grade", "label", "camera", "pipeline", "part", "from", "to", "reviewed", "decided"];
 
 export const badge = (verdict, title) => h("span.badge", { class: `badge ${verdict}`, title }, icon(verdict), h("span", {}, t("v_" + verdict)));
+
+/// Whether an inspection is this row's, or another view of its part.
+const has = (item, id) => item.id === id || Boolean(item.part?.views.some((v) => v.inspection_id === id));
+const among = (list, value) => !list || list.split(",").includes(value);
 
 export class Queue {
   constructor(main) {
@@ -22,6 +30,8 @@ export class Queue {
     this.selected = null;
     this.fresh = 0;
     this.asked = new Set();
+    /// Parts with several views that wait behind the button.
+    this.waiting = new Set();
     this.grid = localStorage.getItem("queue") === "grid";
     this.search = h("input", { type: "search", placeholder: t("partSearch"), "aria-label": t("partSearch"), oninput: () => this.later(() => this.set({ part: this.search.value.trim() })) });
     this.chips = h("div.chips", { role: "group", "aria-label": t("filters") });
@@ -123,7 +133,7 @@ export class Queue {
     const generation = (this.generation = (this.generation || 0) + 1);
     let page;
     try {
-      page = await get("/api/v1/inspections?" + query({ ...this.filter, limit: PAGE }), this.abort.signal);
+      page = await get("/api/v1/inspections?" + query({ ...this.filter, grouped: true, limit: PAGE }), this.abort.signal);
     } catch (error) {
       if (error.name === "AbortError") return;
       throw error;
@@ -136,6 +146,7 @@ export class Queue {
     this.anchor = page.items.length ? page.items[0].seq + 1 : null;
     this.length = this.total = page.total;
     this.fresh = 0;
+    this.waiting.clear();
     if (top) this.list.scrollTop = 0;
     this.complete = page.complete;
     this.draw(true);
@@ -148,7 +159,7 @@ export class Queue {
     if (this.asked.has(number)) return;
     this.asked.add(number);
     const generation = this.generation;
-    const page = await get("/api/v1/inspections?" + query({ ...this.filter, limit: PAGE, before: this.anchor, skip: number * PAGE }));
+    const page = await get("/api/v1/inspections?" + query({ ...this.filter, grouped: true, limit: PAGE, before: this.anchor, skip: number * PAGE }));
     if (generation !== this.generation) return;
     page.items.forEach((item, i) => this.items.set(number * PAGE + i, item));
     this.draw(true);
@@ -158,7 +169,7 @@ export class Queue {
     const { scrollTop, clientHeight } = this.list;
     const first = Math.max(0, Math.floor(scrollTop / this.rowHeight) - 4) * this.columns;
     const last = Math.min(this.length, (Math.ceil((scrollTop + clientHeight) / this.rowHeight) + 4) * this.columns);
-    this.count.textContent = `${number(this.total)} ${t("inspections")}` + (this.complete === false ? ` · ${t("partial")}` : "");
+    this.count.textContent = `${number(this.total)} ${t("parts")}` + (this.complete === false ? ` · ${t("partial")}` : "");
     this.newer.hidden = this.fresh === 0;
     this.newer.textContent = `↑ ${number(this.fresh)} ${t("newOnes")}`;
     if (!all && this.drawn && this.drawn[0] === first && this.drawn[1] === last) return;
@@ -185,31 +196,47 @@ export class Queue {
     return h("img", { src, class: b ? "crop" : null, alt: "", loading: "lazy", decoding: "async", width: 80, height: 66 });
   }
 
-  /// Views of one part stand together and are one: the first has its name and its verdict, all have their cameras.
-  joined(i, item) {
-    const of = (other) => Boolean(item.part) && other?.part?.id === item.part.id;
-    return { before: of(this.items.get(i - 1)), after: of(this.items.get(i + 1)) };
+  /// The views of a part, small: each with its camera, its own verdict, and what a person decided about it.
+  views(part) {
+    const words = (v) => [v.camera, v.verdict ? t(`v_${v.verdict}`) : t("awaited"), reasonLine(v.reason), v.decided && `${t("decided")}: ${t(v.decided)}`].filter(Boolean).join(" · ");
+    const sign = (v) => (v.verdict ? h("span", { class: `badge ${v.verdict}` }, icon(v.verdict)) : h("span.quiet", {}, "…"));
+    // More than these find no room for their names.
+    return h("span", { class: part.views.length > NAMED_MAX ? "minis many" : "minis" }, part.views.map((v) => h("span.mini", { "data-camera": v.camera, title: words(v), "aria-label": words(v) },
+      v.image ? h("img", { src: `/api/v1/thumbs/${v.image}`, alt: "", loading: "lazy", decoding: "async", width: 48, height: 36 }) : h("span.noimg"),
+      h("span.of", {}, h("span.camera", {}, v.camera), h("span.verdicts", {}, sign(v), v.decided && h("span", { class: `person ${v.decided}` }, icon(v.decided)))))));
   }
 
   row(i, item) {
     const width = 100 / this.columns;
     const style = `top:${this.placeOf(i)}px;height:${this.rowHeight}px;` + (this.grid ? `left:${(i % this.columns) * width}%;width:${width}%` : "");
     if (!item) return h("div.row.loading", { style });
+    const part = item.part;
     const d = item.decision;
-    const on = item.id === this.selected;
-    const { before, after } = this.grid ? {} : this.joined(i, item);
-    const part = item.part && !before ? h("span.whole", {}, item.part.name, item.part.verdict ? badge(item.part.verdict, reasonLine(item.part.reason)) : h("span.quiet", {}, t("awaited"))) : null;
+    const done = part ? part.views.every((v) => v.decided || !v.inspection_id) : d?.verdict;
+    const verdict = part ? part.verdict || "open" : item.verdict;
+    const props = { style, role: "option", "aria-selected": String(this.selected !== null && has(item, this.selected)), class: `row ${verdict}${done ? " done" : ""}${part ? " joined" : ""}`, tabindex: "-1", "data-id": item.id, onclick: () => this.open(item.id, true) };
+    const time = h("time", { datetime: item.at }, day(item.at) || clock(item.at));
+    if (part) {
+      const said = part.verdict ? badge(part.verdict, reasonLine(part.reason)) : h("span.quiet", {}, t("awaited"));
+      return h("button.row", props, h("span.what", {}, h("span.line1", {}, h("strong", {}, item.part_id || `#${item.seq}`), h("span.whole", {}, part.name, said), time), this.views(part)));
+    }
     const found = item.labels.length ? item.labels.map(label).join(", ") : item.reason ? reasonLine(item.reason) : t(item.grade);
-    return h("button.row", { style, role: "option", "aria-selected": String(on), class: `row ${item.verdict}${d?.verdict ? " done" : ""}${before ? " goes-on" : ""}${after ? " has-more" : ""}`, tabindex: "-1", "data-id": item.id, onclick: () => this.open(item.id, true) },
+    return h("button.row", props,
       this.thumb(item),
       h("span.what", {},
-        h("span.line1", {}, h("strong", {}, before ? h("span.quiet", {}, "↳ ", item.camera) : item.part_id || `#${item.seq}`), part, h("time", { datetime: item.at }, day(item.at) || clock(item.at))),
+        h("span.line1", {}, h("strong", {}, item.part_id || `#${item.seq}`), time),
         h("span.line2", {}, found),
-        h("span.line3", {}, badge(item.verdict), !before && h("span.camera", {}, item.camera), d?.verdict && h("span.arrow", {}, "→"), d?.verdict && h("span.person", { class: `person ${d.verdict}`, title: d.actor }, icon(d.verdict), d.actor))));
+        h("span.line3", {}, badge(item.verdict), h("span.camera", {}, item.camera), d?.verdict && h("span.arrow", {}, "→"), d?.verdict && h("span.person", { class: `person ${d.verdict}`, title: d.actor }, icon(d.verdict), d.actor))));
   }
 
+  /// The place of the row that an inspection, or a view, has; -1: it is not loaded.
   indexOf(id) {
-    for (const [i, item] of this.items) if (item.id === id) return i;
+    for (const [i, item] of this.items) if (has(item, id)) return i;
+    return -1;
+  }
+
+  indexOfPart(id) {
+    for (const [i, item] of this.items) if (item.part?.id === id) return i;
     return -1;
   }
 
@@ -246,22 +273,40 @@ export class Queue {
     if (item) this.open(item.id, false);
   }
 
+  /// After a decision: the next view of the part that fits and that nobody has decided about, else the next row.
+  async next({ id, part }) {
+    const views = part?.views || [];
+    const at = views.findIndex((v) => v.inspection_id === id);
+    const fits = (v) => v.inspection_id && !v.decided && among(this.filter.verdict, v.verdict) && (!this.filter.camera || this.filter.camera === v.camera);
+    const other = [...views.slice(at + 1), ...views.slice(0, Math.max(at, 0))].find(fits);
+    if (other) this.open(other.inspection_id, false);
+    else await this.step(1);
+  }
+
   arrived(item) {
-    this.part.arrived(item);
-    if (!fits(this.filter, item)) return;
-    if (this.list.scrollTop < this.rowHeight / 2) {
+    this.part.about(item);
+    const known = item.part ? this.indexOfPart(item.part.id) : -1;
+    if (known >= 0) this.items.set(known, { ...this.items.get(known), part: item.part });
+    if (!fits(this.filter, item)) {
+      if (known >= 0) this.draw(true);
+    } else if (this.list.scrollTop < this.rowHeight / 2) {
       // In at the top, without asking again.
       const moved = new Map([[0, item]]);
-      for (const [i, old] of this.items) moved.set(i + 1, old);
+      for (const [i, old] of this.items) if (i !== known) moved.set(known >= 0 && i > known ? i : i + 1, old);
       this.items = moved;
       // Pages are counted from the anchor: with it moved, what was asked for is asked anew when needed.
       this.anchor = item.seq + 1;
       this.asked = new Set([...this.asked].filter((n) => this.items.has((n + 1) * PAGE - 1)));
-      this.length += 1;
-      this.total += 1;
+      if (known < 0) {
+        this.length += 1;
+        this.total += 1;
+      }
       this.draw(true);
       if (!this.selected && matchMedia("(min-width: 900px)").matches) this.open(item.id, false);
-    } else {
+    } else if (known >= 0) {
+      this.draw(true);
+    } else if (!this.waiting.has(item.part?.id)) {
+      if (item.part) this.waiting.add(item.part.id);
       this.fresh += 1;
       this.total += 1;
       this.draw();
@@ -271,9 +316,11 @@ export class Queue {
   reviewed(item) {
     const i = this.indexOf(item.id);
     if (i >= 0) {
-      this.items.set(i, item);
+      const old = this.items.get(i);
+      this.items.set(i, old.id === item.id ? item : { ...old, part: item.part });
       this.draw(true);
     }
+    this.part.about(item);
     if (item.id === this.selected) this.part.changed(item);
   }
 
@@ -316,7 +363,6 @@ export class Queue {
 
 /// Whether a summary fits the filters, as the server would say.
 function fits(f, item) {
-  const among = (list, value) => !list || list.split(",").includes(value);
   const decided = item.decision?.verdict || null;
   return among(f.verdict, item.verdict) && among(f.grade, item.grade)
     && (!f.label || item.labels.includes(f.label)) && (!f.camera || f.camera === item.camera) && (!f.pipeline || f.pipeline === item.pipeline)

@@ -6,6 +6,7 @@
 import { get, post, query } from "./api.js";
 import { h, replace, sheet, svg, toast } from "./dom.js";
 import { may } from "./main.js";
+import { poll } from "./poll.js";
 import { t, when } from "./words.js";
 
 const EVERY_MS = 2000;
@@ -14,15 +15,16 @@ const path = (pipeline, rest) => `/api/v1/recipes/${encodeURIComponent(pipeline)
 /// The recipes, for as long as `main` shows them.
 export async function recipes(main) {
   let shown = "";
-  const look = async () => {
-    const all = await get("/api/v1/recipes").catch(() => null);
-    if (!all || main.dataset.view !== "recipes" || !main.isConnected) return;
+  const look = async (signal) => {
+    const all = await get("/api/v1/recipes", signal);
+    if (main.dataset.view !== "recipes" || !main.isConnected) return;
     const now = JSON.stringify(all);
-    if (now !== shown) replace(main, h("div.sheetlike", {}, all.map((one) => card(one, look))));
+    if (now !== shown) replace(main, h("div.sheetlike", {}, all.map((one) => card(one, again))));
     shown = now;
-    setTimeout(look, EVERY_MS);
   };
-  await look();
+  // Where it does not come the next look says so.
+  const again = () => look().catch(() => {});
+  await poll(main, "recipes", EVERY_MS, look);
 }
 
 function card(recipe, again) {
