@@ -9,11 +9,10 @@
 //! The time of day jumps: a battery is empty, a server lies, a person sets it. The time since boot only
 //! goes on. Whatever cannot be undone looks at both.
 
+mod synchronised;
+
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
-
-/// Exists while systemd's time daemon has synchronised the clock since the boot.
-const TIMESYNC_FILE: &str = "/run/systemd/timesync/synchronized";
 
 /// What a clock shows at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +23,7 @@ pub struct Reading {
     pub since_boot: Duration,
     /// Tells boots apart; where the kernel's word is hidden from us, it tells processes apart.
     pub boot: String,
-    /// A time server stands behind the time of day, by the kernel's or systemd's word.
+    /// A time server stands behind the time of day, by systemd's, the kernel's or timedated's word.
     pub synchronised: bool,
 }
 
@@ -52,7 +51,7 @@ impl Clock {
                 wall: SystemTime::now(),
                 since_boot: since_boot(),
                 boot: boot().clone(),
-                synchronised: kernel_synchronised() || std::path::Path::new(TIMESYNC_FILE).exists(),
+                synchronised: synchronised::synchronised(),
             },
         }
     }
@@ -90,15 +89,6 @@ fn boot() -> &'static String {
         Ok(id) => id.trim().to_owned(),
         Err(_) => format!("process {:016x}", rand::random::<u64>()),
     })
-}
-
-/// What NTP daemons tell the kernel; false, too, where the system call is forbidden.
-fn kernel_synchronised() -> bool {
-    // SAFETY: zeroes are a timex that asks and changes nothing.
-    let mut state: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: a timex of our own.
-    let word = unsafe { libc::adjtimex(&raw mut state) };
-    word >= 0 && word != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0
 }
 
 #[cfg(test)]

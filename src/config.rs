@@ -78,6 +78,9 @@ pub struct Config {
     pub(crate) recipes: BTreeMap<String, Recipe>,
     /// What is wrong with recipes that cameras name, by name; empty but for `load_to_run`.
     pub(crate) broken: BTreeMap<String, Vec<Problem>>,
+    /// By the ids of cameras whose recipes have no file: what is wrong where no recipe of that name was made on the
+    /// station, which only its store knows.
+    pub(crate) unfiled: BTreeMap<String, Problem>,
     /// What is wrong with files of that folder that no camera names.
     pub(crate) notes: Vec<String>,
     /// What is valid and risky, here and in the pipelines: above all recipes by which defective parts pass.
@@ -213,7 +216,8 @@ pub(crate) struct Web {
     pub open_metrics: bool,
 }
 
-/// Reads a config and the pipelines of its folder.
+/// Reads a config and the pipelines of its folder. A recipe that a camera names and that has no file may have been made
+/// on the station: it is in `Config::unfiled`.
 ///
 /// # Errors
 /// `Unreadable` when the file cannot be read, `Invalid` with everything that is wrong in it, in the
@@ -240,12 +244,18 @@ pub(crate) fn load_to_run(path: &Path) -> Result<Config, ReadError> {
     load_file(path, true, true, &nothing)
 }
 
-/// What is wrong with what a config says, where that shows only on this machine: keys, and what is wrong with each.
-/// Keys that are wrong by themselves need not be looked at.
-pub(crate) type Prove<'a> = &'a dyn Fn(&Config) -> Vec<(String, String)>;
+/// What shows only on this machine of what a config says: keys, and what is wrong with each, or risky.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub problems: Vec<(String, String)>,
+    pub warnings: Vec<(String, String)>,
+}
 
-fn nothing(_: &Config) -> Vec<(String, String)> {
-    vec![]
+/// Looks for it. Keys that are wrong by themselves need not be looked at.
+pub(crate) type Prove<'a> = &'a dyn Fn(&Config) -> Found;
+
+fn nothing(_: &Config) -> Found {
+    Found::default()
 }
 
 fn load_file(path: &Path, files: bool, may_break: bool, prove: Prove<'_>) -> Result<Config, ReadError> {

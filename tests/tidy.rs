@@ -30,7 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("vlm", &[]),
     ("simulator", &[]),
     ("queue", &[]),
-    ("clock", &[]),
+    ("clock", &["threads"]),
     ("guide", &[]),
     ("health", &[]),
     ("threads", &[]),

@@ -1,9 +1,11 @@
 //! `inspectd check`: is this config fine, and are these pipelines?
 //!
 //! Prints one line for what is fine, one for what is risky and one for every problem, with its file, line, key and value.
-//! Opens no camera, store or connection; what a start would trip over on this machine it finds all the same ([`here`]).
+//! Opens no camera and no connection; what a start would trip over on this machine it finds all the same ([`here`]), and
+//! asks the store, where there is one ([`kept`]).
 
 pub(super) mod here;
+pub(super) mod kept;
 
 use crate::config::{self, Config};
 use crate::document::{Problem, ReadError};
@@ -37,7 +39,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout().lock();
     let mut fine = true;
     if let Some(path) = args.config.or(installed) {
-        match config::load_with_files(&path, &here::problems) {
+        match config::load_with_files(&path, &here::found) {
             Ok(config) => {
                 report_config(out, &path, &config)?;
                 fine &= report_warnings(out, &config.warnings)? || !args.strict;

@@ -1,8 +1,8 @@
 //! The sections of the config file, one function each.
 
 use super::{
-    Camera, Config, Model, Mqtt, Part, Prove, QueueConfig, ReadError, SHIPPED_MMPROJ, SHIPPED_TEXT, Sink,
-    Station, Store, TriggerConfig, TriggerOn, mqtt, pair, read_text, web,
+    Camera, Config, Found, Model, Mqtt, Part, Prove, QueueConfig, ReadError, SHIPPED_MMPROJ, SHIPPED_TEXT,
+    Sink, Station, Store, TriggerConfig, TriggerOn, mqtt, pair, read_text, web,
 };
 use crate::camera::kind::SourceConfig;
 use crate::document::{Document, Origin, PATH_CHARS_MAX, Problem, Section};
@@ -15,6 +15,7 @@ use crate::store::ageing::Trust;
 use crate::vlm::kv::KvPrecision;
 use crate::vlm::processor::Processor;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
     origin.must_be_dir(&root, "pipelines_dir", &pipelines_dir);
     let is_missing = origin.files_must_exist && !pipelines_dir.is_dir();
     let mut pipelines = Pipelines::new(pipelines_dir, is_missing);
-    let cameras = cameras(origin, &root, &mut pipelines);
+    let (cameras, unfiled) = cameras(origin, &root, &mut pipelines);
     let notes = pipelines.read_others();
     let mut config = Config {
         model: model(origin, root.child("model")),
@@ -70,6 +71,7 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
         pipelines_dir: pipelines.dir,
         recipes: pipelines.loaded,
         broken: pipelines.broken,
+        unfiled,
         notes,
         warnings: vec![],
     };
@@ -81,8 +83,12 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
     // Cameras are named by their places in the file, of which none may be missing then.
     let is_whole = root.children("camera").len() == config.cameras.len();
     let fits = |key: &str| !document.has_problem(key) && (is_whole || !key.starts_with("camera["));
-    for (key, message) in prove(&config).into_iter().filter(|(key, _)| fits(key)) {
+    let Found { problems, warnings } = prove(&config);
+    for (key, message) in problems.into_iter().filter(|(key, _)| fits(key)) {
         document.problem(&key, message);
+    }
+    for (key, message) in warnings.into_iter().filter(|(key, _)| fits(key)) {
+        document.warning(&key, message);
     }
     root.finish();
     let (mut problems, warnings) = document.into_problems_and_warnings();
@@ -183,7 +189,12 @@ fn sha256(section: &Section<'_>, key: &'static str) -> Option<String> {
     None
 }
 
-fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Vec<Camera> {
+/// The cameras, and by the id of each that names a recipe without a file what is to be said where nobody else knows it.
+fn cameras(
+    origin: &Origin,
+    root: &Section<'_>,
+    pipelines: &mut Pipelines,
+) -> (Vec<Camera>, BTreeMap<String, Problem>) {
     let sections = root.children("camera");
     if sections.is_empty() {
         root.problem("camera", "there must be at least one [[camera]]");
@@ -191,7 +202,7 @@ fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Ve
         root.problem("camera", format!("there are {}; at most {CAMERAS_MAX} fit a box", sections.len()));
     }
     let mut ids = BTreeSet::new();
-    let mut cameras = Vec::new();
+    let (mut cameras, mut unfiled) = (Vec::new(), BTreeMap::new());
     for section in sections {
         let id = section.required_id("id");
         if !id.is_empty() && !ids.insert(id.clone()) {
@@ -203,6 +214,9 @@ fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Ve
         let pipeline = section.required_id("pipeline");
         if let Err(message) = pipelines.need(&pipeline) {
             section.problem("pipeline", message);
+        }
+        if let Some(message) = pipelines.unfiled.get(&pipeline) {
+            unfiled.insert(id.clone(), section.problem_of("pipeline", message.clone()));
         }
         let trigger = trigger(section.child("trigger"));
         let queue = queue(section.child("queue"));
@@ -216,7 +230,7 @@ fn cameras(origin: &Origin, root: &Section<'_>, pipelines: &mut Pipelines) -> Ve
             cameras.push(Camera { id, source, pipeline, trigger, queue });
         }
     }
-    cameras
+    (cameras, unfiled)
 }
 
 fn check_clip(section: &Section<'_>, pipeline: Option<&Pipeline>, trigger: TriggerConfig) {
@@ -330,6 +344,8 @@ struct Pipelines {
     loaded: BTreeMap<String, Recipe>,
     /// Names that were tried.
     tried: BTreeMap<String, Result<(), String>>,
+    /// Names that cameras name and that have no file, with what there is to say of each.
+    unfiled: BTreeMap<String, String>,
     /// What is wrong inside the files that cameras name, by name.
     broken: BTreeMap<String, Vec<Problem>>,
     /// What is valid and risky in them.
@@ -343,13 +359,15 @@ impl Pipelines {
             is_missing,
             loaded: BTreeMap::new(),
             tried: BTreeMap::new(),
+            unfiled: BTreeMap::new(),
             broken: BTreeMap::new(),
             warnings: Vec::new(),
         }
     }
 
     /// Reads a pipeline unless it was read before. `Err` says what is wrong with the name; problems
-    /// inside the file are kept apart, because they have lines of their own.
+    /// inside the file are kept apart, because they have lines of their own, and so is a file that is not there, because
+    /// the station may have a recipe of this name that was made on its page.
     fn need(&mut self, name: &str) -> Result<(), String> {
         if let Some(known) = self.tried.get(name) {
             return known.clone();
@@ -399,10 +417,18 @@ impl Pipelines {
         }
         let path = self.dir.join(format!("{name}.toml"));
         let file = path.display().to_string();
-        let text = read_text(&path).map_err(|error| match error {
-            ReadError::Unreadable { source, .. } => format!("{file} cannot be read: {source}"),
-            ReadError::Invalid { .. } => error.to_string(),
-        })?;
+        let text = match read_text(&path) {
+            Ok(text) => text,
+            Err(ReadError::Unreadable { source, .. }) => {
+                let message = format!("{file} cannot be read: {source}");
+                if source.kind() != ErrorKind::NotFound {
+                    return Err(message);
+                }
+                self.unfiled.insert(name.to_owned(), message);
+                return Ok(());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         let files = beside::read(&path, &text);
         match Recipe::read(&file, &text, files) {
             Ok(recipe) if recipe.pipeline.name == name => {

@@ -262,7 +262,6 @@ id = "cam1" => id = "cam 1" => test.toml:7:1: camera[0].id = "cam 1": must be 1 
 "simulator" => "simulator"\ntrigger = 5 => camera[0].trigger = 5: must be a section of keys
 "simulator" => "simulator"\nqueue = { policy = "lifo" } => must be one of wait, drop_oldest,
 "simulator" => "folder" => test.toml:6:1: camera[0].path: is missing
-"machined-plate" => "other" => camera[0].pipeline = "other": pipelines/other.toml cannot be read
 "machined-plate" => "../x" => camera[0].pipeline = "../x": must be 1 to 64
 "mqtt://broker" => "http://broker" => test.toml:13:1: mqtt.url = "http://broker": must start with
 "mqtt://broker" => "mqtts://broker" => mqtt.ca: is missing: mqtts:// needs a PEM file

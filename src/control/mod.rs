@@ -107,6 +107,8 @@ pub(crate) enum Request {
     /// Give an account another password, whose hash this is; its sessions end. `engineer`: it is one from now on, and
     /// where there is no such account, one is made.
     ResetPassword { name: String, password_hash: String, engineer: bool, by: String },
+    /// Name the recipes that were made on this station.
+    MadeHere,
     /// Give what a backup needs that holds `since` already; each batch waits until it was taken.
     Backup { since: Since },
 }
@@ -182,6 +184,7 @@ impl From<StoreError> for Refusal {
         let code = match &error {
             StoreError::Locked { .. } => "locked",
             StoreError::CutOff { .. } => "cut_off",
+            StoreError::NewerFormat { .. } => "newer",
             StoreError::Stopped { .. } => "stopped",
             error if error.passes() => "full",
             error if error.is_damage() => "damaged",

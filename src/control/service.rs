@@ -64,6 +64,7 @@ pub(super) fn answer(
         Request::ResetPassword { name, password_hash, engineer, by } => {
             reset_password(store, &name, password_hash, engineer, &by)
         }
+        Request::MadeHere => made_here(store),
         Request::Backup { since } => backup(store, &since, talk),
     }
 }
@@ -104,6 +105,14 @@ fn reset_password(
             Err(Refusal::new("unknown", reason).into())
         }
     }
+}
+
+/// Their names are the summary.
+fn made_here(store: &Store) -> Result<Value, Failure> {
+    let books = store.recipe_books()?;
+    let names: Vec<String> =
+        books.into_iter().filter(|(_, book)| book.is_made_here).map(|(name, _)| name).collect();
+    Ok(json!({ "recipes": names }))
 }
 
 fn outbox(store: &Store, talk: &mut Talk) -> Result<Value, Failure> {

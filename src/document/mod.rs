@@ -197,7 +197,8 @@ impl Document {
         }
     }
 
-    fn at(&self, path: &str, message: String) -> Problem {
+    /// A problem with the key at `path`, which is not reported yet.
+    pub(crate) fn at(&self, path: &str, message: String) -> Problem {
         let known = self.place_around(path);
         let variable = self.variable_of(path);
         let value = match &variable {

@@ -6,7 +6,7 @@
 //! the document is not fine.
 
 use super::asked::{self, Shape};
-use super::{Document, join};
+use super::{Document, Problem, join};
 use crate::domain::rect::Rect;
 use config::{Map, Value, ValueKind};
 use serde_json::json;
@@ -37,6 +37,11 @@ impl<'a> Section<'a> {
     /// Reports a problem with one key.
     pub(crate) fn problem(&self, key: &str, message: impl Into<String>) {
         self.document.problem(&join(&self.path, key), message);
+    }
+
+    /// A problem with one key, for who does not know yet whether it is one.
+    pub(crate) fn problem_of(&self, key: &str, message: String) -> Problem {
+        self.document.at(&join(&self.path, key), message)
     }
 
     /// Reports a problem with the section itself.

@@ -52,6 +52,7 @@ pub const KINDS: &[Kind] = &[
     kind("recipe", About::Recipe),
     kind("commands_refused", About::Sink),
     kind("client_id_taken", About::Sink),
+    kind("twin_station", About::Sink),
     kind("result_refused", About::Sink),
     kind("result_held", About::Sink),
     kind("result_undeliverable", About::Sink),

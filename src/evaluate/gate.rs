@@ -198,6 +198,19 @@ pub(crate) fn judge(rules: &[GateRule], pipeline: &Pipeline, replayed: &[(Part, 
     Outcome { figures, lost, alarms, failed }
 }
 
+/// What a gate is not shown: the parts of a kind that people have confirmed are all of another size than the recipe's
+/// frames. `other`: those of another size, `replayed`: those that were judged.
+pub(crate) fn unshown(other: &[Decided], replayed: &[Decided]) -> Vec<String> {
+    let count = |all: &[Decided], kind| all.iter().filter(|decided| **decided == kind).count();
+    let of_kind = |(kind, word)| {
+        let left_out = count(other, kind);
+        (left_out > 0 && count(replayed, kind) == 0).then(|| {
+            format!("no confirmed {word} part has the size of the recipe's frames: {left_out} of another size were left out")
+        })
+    };
+    [(Decided::Pass, "good"), (Decided::Fail, "defective")].into_iter().filter_map(of_kind).collect()
+}
+
 /// The figures that a gate requires are figures of this recipe.
 ///
 /// # Errors
@@ -334,6 +347,20 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_gate_is_not_shown_a_kind_of_parts_that_are_all_of_another_size() {
+        use Decided::{Fail, Pass};
+        assert_eq!(unshown(&[], &[]), [""; 0], "where nothing was confirmed there is nothing to show");
+        assert_eq!(unshown(&[Pass, Fail, Fail], &[Pass, Fail]), [""; 0]);
+        let words = |word: &str, count: usize| {
+            format!(
+                "no confirmed {word} part has the size of the recipe's frames: {count} of another size were left out"
+            )
+        };
+        assert_eq!(unshown(&[Fail, Pass, Fail], &[Pass]), [words("defective", 2)]);
+        assert_eq!(unshown(&[Fail, Pass], &[]), [words("good", 1), words("defective", 1)]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod mqtt;
 use crate::domain::camera::CameraStatus;
 use crate::domain::recipe::RecipeStatus;
 use crate::store::outbox::MQTT;
+use std::sync::LazyLock;
 
 /// What the rest of the station reports.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,6 +86,12 @@ pub struct Stats {
     pub dropped: u64,
     /// Results that are not acknowledged yet.
     pub outbox: u64,
+}
+
+/// Names this process among all that publish under one path, until it ends.
+pub fn instance() -> &'static str {
+    static INSTANCE: LazyLock<String> = LazyLock::new(|| ulid::Ulid::generate().to_string());
+    &INSTANCE
 }
 
 /// The code of an alarm about a sink: that of the sink `mqtt` as it is, others with their name behind it.

@@ -16,7 +16,7 @@ use super::disk::free_bytes;
 use super::error::StoreError;
 use super::images::sync_dir;
 use super::kv::{self, Batch, Db};
-use super::open_database;
+use super::{open_database, refuse_newer};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
@@ -58,6 +58,7 @@ pub(super) fn compact_if_due(dir: &Path, above_bytes: u64) -> Result<Option<Comp
         return Ok(None);
     }
     let old = open_database(&ledger)?;
+    refuse_newer(&old)?;
     let live = live_bytes(&old)?;
     let room = free_bytes(dir)?;
     if bytes_before <= live.saturating_mul(RATIO) {

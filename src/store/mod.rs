@@ -228,6 +228,7 @@ impl Store {
         quarantine_snapshots(dir, &ledger)?;
         compact::compact_if_due(dir, options.compact_above_bytes)?;
         let db = open_database(&ledger)?;
+        refuse_newer(&db)?;
         // Our own descriptor, opened before any commit: it sees every later write error.
         let data = File::open(ledger.join("db")).map_err(StoreError::io("open", ledger.join("db")))?;
         let trees = Trees::open(&db)?;
@@ -545,19 +546,28 @@ fn open_database(ledger: &Path) -> Result<Db, StoreError> {
     Err(StoreError::Locked { dir: ledger.to_owned() })
 }
 
-/// Refuses what a newer version wrote, and moves what an older one wrote into the form of this one.
-fn bring_up_to_format(db: &Db, data: &File, trees: &Trees) -> Result<(), StoreError> {
-    let failed = |e| StoreError::kv("read the store's format", e);
-    let found = match trees.meta.get(FORMAT_KEY).map_err(failed)? {
-        Some(value) => match value::open(&value) {
-            Ok((found, _)) if found > FORMAT => {
-                return Err(StoreError::NewerFormat { found, known: FORMAT });
-            }
-            Ok((found, _)) => found,
-            Err(reason) => return Err(StoreError::BadMeta { reason: format!("format: {reason}") }),
-        },
-        None => FORMAT_BEFORE_LOG,
+/// Refuses what a newer version wrote, before anything in it is changed.
+fn refuse_newer(db: &Db) -> Result<(), StoreError> {
+    let meta = db.tree("meta").map_err(|e| StoreError::kv("open a tree", e))?;
+    match format_of(&meta)? {
+        found if found > FORMAT => Err(StoreError::NewerFormat { found, known: FORMAT }),
+        _ => Ok(()),
+    }
+}
+
+/// The format that a store is in.
+fn format_of(meta: &Tree) -> Result<u8, StoreError> {
+    let Some(value) = meta.get(FORMAT_KEY).map_err(|e| StoreError::kv("read the store's format", e))? else {
+        return Ok(FORMAT_BEFORE_LOG);
     };
+    let format = value::open(&value).map(|(format, _)| format);
+    format.map_err(|reason| StoreError::BadMeta { reason: format!("format: {reason}") })
+}
+
+/// Moves what an older version wrote into the form of this one.
+fn bring_up_to_format(db: &Db, data: &File, trees: &Trees) -> Result<(), StoreError> {
+    let failed = |e| StoreError::kv("note the store's format", e);
+    let found = format_of(&trees.meta)?;
     if found <= FORMAT_BEFORE_LOG {
         outbox::migrate::run(db, &trees.outbox, &mut || Ok(()))?;
         flush(db, data)?;
@@ -573,5 +583,7 @@ fn flush(db: &Db, data: &File) -> Result<(), StoreError> {
     data.sync_data().map_err(StoreError::io("fdatasync", "db"))
 }
 
+#[cfg(test)]
+pub(crate) mod newer_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -107,6 +107,9 @@ pub struct ReplayEntry {
     pub parts: usize,
     /// Confirmed parts that could not be replayed.
     pub left_out: usize,
+    /// Those of them whose pictures have another size than the recipe's frames.
+    #[serde(default)]
+    pub other_size: usize,
     /// sha256 (hex) of the model's text file and vision file.
     pub text_sha256: String,
     /// sha256 (hex) of the model's vision file.

@@ -491,26 +491,6 @@ fn compaction_keeps_every_tree_and_gives_the_space_back() {
     assert_eq!(store.commit(&sample(3001), None).unwrap().seq, 3001);
 }
 
-/// A downgrade: the older version must not guess at what it does not know.
-#[test]
-fn a_store_of_a_newer_version_is_refused_and_stays_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    open(dir.path()).commit(&sample(1), None).unwrap();
-    let set_format = |format: u8| {
-        let db = open_database(&dir.path().join("ledger")).unwrap();
-        db.tree("meta").unwrap().insert(FORMAT_KEY, value::seal(format, b"")).unwrap();
-        db.flush().unwrap();
-    };
-    set_format(FORMAT + 1);
-    for _ in 0..2 {
-        let error = Store::open(dir.path(), StoreOptions::default()).err().expect("it is refused");
-        assert!(matches!(error, StoreError::NewerFormat { found: 3, known: 2 }), "{error}");
-        assert!(error.to_string().starts_with("a newer version of inspectd wrote this store"), "{error}");
-    }
-    set_format(FORMAT);
-    assert_eq!(open(dir.path()).verify().unwrap().inspections, 1, "the version that wrote it goes on");
-}
-
 #[test]
 fn what_an_interrupted_compaction_left_behind_goes() {
     let dir = tempfile::tempdir().unwrap();

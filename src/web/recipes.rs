@@ -118,6 +118,8 @@ pub(crate) struct ReplayView {
     /// Parts that were replayed, and confirmed parts that could not be.
     pub parts: usize,
     pub left_out: usize,
+    /// Those of them whose pictures have another size than the recipe's frames.
+    pub other_size: usize,
     pub text_sha256: String,
     pub mmproj_sha256: String,
     /// As `inspectd replay --json` has them.
@@ -290,6 +292,7 @@ impl From<ReplayEntry> for ReplayView {
             sample: replay.sample,
             parts: replay.parts,
             left_out: replay.left_out,
+            other_size: replay.other_size,
             text_sha256: replay.text_sha256,
             mmproj_sha256: replay.mmproj_sha256,
             figures: replay.figures,

@@ -1,17 +1,19 @@
 //! A station that cannot hear commands says so: a broker that refuses the subscription, and a second client under
 //! the same id.
 
-use super::{SIMULATOR, camera, http};
+use super::{Plc, SIMULATOR, camera, http};
 use crate::broker::{Broker, until};
-use crate::station::Station;
+use crate::station::{PREFIX, Station};
 use inspectd::publish::StationEvent;
-use inspectd::publish::mqtt::command::{ALARM_REFUSED, ALARM_TAKEN, listen};
+use inspectd::publish::mqtt::command::{ALARM_REFUSED, ALARM_TAKEN, ALARM_TWIN, listen};
 use inspectd::publish::mqtt::dialect::Spoken;
 use inspectd::publish::mqtt::{MqttOptions, Protocol};
+use rumqttc::v5::mqttbytes::QoS;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as Port};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -155,5 +157,40 @@ async fn two_stations_under_one_client_id_say_so() {
             (text(&fine), fine.lock().unwrap()[ALARM_REFUSED].clone()),
             (String::new(), String::new())
         );
+    }
+}
+
+/// What two stations of one path and of two client ids say on `status` is all that tells them apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_station_of_the_same_path_is_noticed_and_hears_of_us() {
+    for protocol in [Protocol::V5, Protocol::V311] {
+        let broker = Broker::start("", "").await;
+        let plc = Plc::new(broker.port).await;
+        let (_ears, alarms) = ears(broker.port, protocol, "one");
+        let text = || alarms.lock().unwrap().get(ALARM_TWIN).cloned().unwrap_or_default();
+        let topic = format!("{PREFIX}/status");
+        let mut said = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        // Again and again: what is said before the subscription is not heard.
+        let mut say = |state: &str| {
+            if said.elapsed() > Duration::from_millis(200) {
+                said = Instant::now();
+                let status = json!({ "schema": 1, "state": state, "instance": "B" }).to_string();
+                let _ = plc.client.try_publish(&topic, QoS::AtLeastOnce, false, status);
+            }
+        };
+        until("the other is noticed", || {
+            say("online");
+            text().contains("(instance B)")
+        })
+        .await;
+        let is_ours = |status: serde_json::Value| {
+            status["state"] == "online" && status["instance"] == inspectd::publish::instance()
+        };
+        until("the other hears of us", || plc.heard.on("/status").iter().any(|m| is_ours(m.json()))).await;
+        until("the other has gone", || {
+            say("offline");
+            text().is_empty()
+        })
+        .await;
     }
 }

@@ -298,6 +298,15 @@ async fn a_worse_recipe_is_refused_with_the_parts_that_it_loses_and_a_better_one
     })
     .await;
 
+    // Another size: nothing that people have confirmed says anything about such frames.
+    let resized = format!("{gated}\n[frame]\nsize = [320, 240]\n");
+    kitchen.write(&resized);
+    plc.command("reload", json!({})).await;
+    until("the refusal counts the parts of another size", || {
+        alarm(&plc).is_some_and(|a| a["message"].to_string().contains("of another size were left out"))
+    })
+    .await;
+
     let better = format!("{gated}\n# Looked at again.\n");
     kitchen.write(&better);
     becomes_active(&plc, &version_of(&better)).await;
@@ -322,6 +331,10 @@ async fn a_worse_recipe_is_refused_with_the_parts_that_it_loses_and_a_better_one
             assert!(store.get_by_id(&part.id).unwrap().is_some(), "it can be looked at");
         }
     }
+    let refused = entries.iter().find(|e| e.version == version_of(&resized) && e.step == Step::Refused);
+    let replay = refused.and_then(|e| e.replay.as_ref()).expect("its replay stands there");
+    assert_eq!((replay.parts, replay.other_size), (0, replay.left_out));
+    assert!(replay.other_size >= 20, "all confirmed parts: {}", replay.other_size);
     assert_eq!(
         steps(&entries, &version_of(&better)),
         [Step::Found, Step::Checked, Step::Replayed, Step::Active]

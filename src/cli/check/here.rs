@@ -3,14 +3,17 @@
 //! ```text
 //! model     the pair is swapped, no GGUF, does not fit together, was not trained with a recipe's labels
 //! cameras   a recipe's roi leaves pictures whose size the config states
-//! store     its directory cannot be made or written
+//! store     its directory cannot be made or written; it is of a newer version, or damaged
+//! recipes   one has no file, and was not made on the station's page
 //! web       its port is taken, its certificate cannot be used
 //! brokers   files of TLS and of the password cannot be used
 //! ```
 //!
-//! Reads the headers of the model's files, and listens on the page's port for a moment; opens nothing else.
+//! Reads the headers of the model's files, listens on the page's port for a moment, and asks the store, where there is one
+//! ([`Kept`]); opens nothing else.
 
-use crate::config::{self, BrokerTls, Config, Mqtt};
+use super::kept::Kept;
+use crate::config::{self, BrokerTls, Config, Found, Mqtt};
 use crate::control::client;
 use crate::inspect::plan::unknown_label;
 use crate::publish::mqtt::{MqttError, Tls};
@@ -42,8 +45,37 @@ pub(in crate::cli) enum Look {
     Bad(String),
 }
 
-/// Keys of the config, and what is wrong with each on this machine.
-pub(in crate::cli) fn problems(config: &Config) -> Vec<(String, String)> {
+/// Keys of the config, and what is wrong with each on this machine, or risky.
+pub(in crate::cli) fn found(config: &Config) -> Found {
+    let Found { mut problems, warnings } = recipes(config, &Kept::ask(&config.store.dir));
+    problems.extend(self::problems(config));
+    Found { problems, warnings }
+}
+
+/// What the store itself says against a start, and about recipes that have no file.
+fn recipes(config: &Config, kept: &Kept) -> Found {
+    let mut found = Found::default();
+    if let Kept::Refused(why) = kept {
+        found.problems.push(("store.dir".to_owned(), why.clone()));
+    }
+    for (at, camera) in config.cameras.iter().enumerate() {
+        let Some(problem) = config.unfiled.get(&camera.id) else { continue };
+        let (key, message) = (format!("camera[{at}].pipeline"), &problem.message);
+        match kept {
+            Kept::Recipes(names) if names.contains(&camera.pipeline) => {}
+            Kept::NoStore | Kept::Recipes(_) => found.problems.push((key, message.clone())),
+            Kept::Refused(why) | Kept::Untold(why) => {
+                let unless = "the station starts only if a recipe of this name was made on its page";
+                found
+                    .warnings
+                    .push((key, format!("{message}; {unless}, and its store was not asked: {why}")));
+            }
+        }
+    }
+    found
+}
+
+fn problems(config: &Config) -> Vec<(String, String)> {
     let mut found = model(config);
     found.extend(cameras(config));
     let looks = [("store.dir", ground(&config.store.dir)), ("web.listen", port(config))];
@@ -256,6 +288,35 @@ pub(in crate::cli) fn open_tls(tls: &BrokerTls) -> Result<Tls, MqttError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A config whose only camera names a recipe that no file holds.
+    fn unfiled() -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("recipes")).unwrap();
+        let text = "pipelines_dir = \"recipes\"\n[station]\nsite = \"p\"\narea = \"a\"\nline = \"l\"\nstation = \"s\"\n[store]\ndir = \
+                    \"store\"\n[mqtt]\nurl = \"mqtt://broker\"\n[[camera]]\nid = \"cam1\"\nsource = \"simulator\"\npipeline = \"nut\"\n";
+        let file = dir.path().join("inspectd.toml");
+        std::fs::write(&file, text).unwrap();
+        config::load(&file).unwrap()
+    }
+
+    #[test]
+    fn a_recipe_without_a_file_is_fine_risky_or_wrong_by_what_the_store_says() {
+        let config = unfiled();
+        let of = |kept: Kept| {
+            let Found { problems, warnings } = recipes(&config, &kept);
+            let keys =
+                |found: Vec<(String, String)>| found.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+            (keys(problems), keys(warnings))
+        };
+        let (key, none) = (vec!["camera[0].pipeline".to_owned()], Vec::<String>::new);
+        let names = |name: &str| Kept::Recipes([name.to_owned()].into());
+        assert_eq!(of(names("nut")), (none(), none()));
+        assert_eq!(of(names("bolt")), (key.clone(), none()));
+        assert_eq!(of(Kept::NoStore), (key.clone(), none()));
+        assert_eq!(of(Kept::Untold("it is root's".into())), (none(), key.clone()));
+        assert_eq!(of(Kept::Refused("it is newer".into())), (vec!["store.dir".to_owned()], key));
+    }
 
     #[test]
     fn ground_is_what_can_be_written_or_made() {

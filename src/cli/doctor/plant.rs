@@ -3,6 +3,7 @@
 use super::Line;
 use crate::camera::kind::{Kind, SourceConfig};
 use crate::cli::check::here::{Look, ground, pair, port};
+use crate::cli::check::kept::Kept;
 use crate::config::{Camera, Config};
 use crate::control::client;
 use crate::document;
@@ -41,7 +42,15 @@ fn model(config: &Config) -> Line {
 fn store(config: &Config) -> Line {
     let dir = config.store.dir.display();
     match ground(&config.store.dir) {
-        Look::Fine => Line::ok("store", format!("{dir} can be written")),
+        Look::Fine => match Kept::ask(&config.store.dir) {
+            Kept::Refused(why) => Line::fail(
+                "store",
+                why,
+                "inspectd check says it, too; a store that a newer version wrote needs that version, a damaged one \
+                 inspectd salvage or restore",
+            ),
+            _ => Line::ok("store", format!("{dir} can be written")),
+        },
         Look::Untold(why) => Line::warn("store", why, "sudo inspectd doctor"),
         Look::Bad(why) => {
             Line::fail("store", why, "give the station's user the directory: chown, chmod 0750")

@@ -75,6 +75,17 @@ fn a_rule_that_counts_hides_only_rules_about_the_same_findings_and_as_many_of_th
     assert!(!is_reached(any(""), pit("count_over = 5")));
 }
 
+/// The station may have made it, which only its store knows.
+#[test]
+fn a_recipe_without_a_file_is_kept_apart_with_its_place() {
+    let config = config_of(&SMALL.replace("\"machined-plate\"", "\"other\"")).expect("it is no problem yet");
+    let kept: Vec<_> = config.unfiled.values().map(ToString::to_string).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let words = "camera[0].pipeline = \"other\": pipelines/other.toml cannot be read: ";
+    assert!(kept[0].starts_with("test.toml:") && kept[0].contains(words), "{kept:?}");
+    assert!(!config.recipes.contains_key("other") && config.broken.is_empty());
+}
+
 #[test]
 fn a_pipeline_must_be_named_as_its_file() {
     let dir = tempfile::tempdir().expect("a directory");

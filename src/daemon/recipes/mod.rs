@@ -308,7 +308,8 @@ impl Keeper {
         match self.replay_candidate(candidate, &recipe.pipeline, &rules) {
             Ok(None) => self.outdated(candidate),
             Ok(Some(replay)) if replay.failed.is_empty() => {
-                self.recipes.note(candidate, Step::Replayed, String::new(), Some(replay), false, None)?;
+                let words = replay::other_size_words(&replay);
+                self.recipes.note(candidate, Step::Replayed, words, Some(replay), false, None)?;
                 self.recipes.make_active(candidate, recipe)
             }
             Ok(Some(replay)) => self.recipes.refuse(candidate, replay.failed.join("; "), Some(replay)),

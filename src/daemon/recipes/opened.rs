@@ -8,9 +8,10 @@
 //! | the active version | has another one that a gate must prove, or that was decided about, or that has errors | the known one stays, by its kept text |
 //! | nothing, or a text that does not read any more | has errors | the config is refused |
 //! | a version that was made on this station | is not there | the known one is active, by its kept text |
+//! | none that was made on this station | is not there, and a camera names it | the config is refused |
 
 use super::steps::entry;
-use crate::config::Config;
+use crate::config::{self, Camera, Config};
 use crate::document::{Problem, ReadError};
 use crate::evaluate::gate;
 use crate::recipe::registry::{Recipe, Registry};
@@ -23,7 +24,8 @@ const BY: &str = "start";
 /// The active recipes of a station.
 ///
 /// # Errors
-/// [`ReadError::Invalid`]: a camera's recipe has errors, and no version of it was ever active. `StoreError`.
+/// [`ReadError::Invalid`]: a camera's recipe has errors, and no version of it was ever active; or it has no file, and was
+/// not made here or does not go with the camera. `StoreError`.
 pub(crate) fn open(config: &Config, store: &Store) -> anyhow::Result<Arc<Registry>> {
     let mut active = vec![];
     for recipe in config.recipes.values() {
@@ -45,11 +47,26 @@ pub(crate) fn open(config: &Config, store: &Store) -> anyhow::Result<Arc<Registr
             None => problems.extend(found.iter().cloned()),
         }
     }
+    made_here(&mut active, store)?;
+    problems.extend(unfiled(config, &active));
     if !problems.is_empty() {
         return Err(ReadError::Invalid { problems }.into());
     }
-    made_here(&mut active, store)?;
     Ok(Arc::new(Registry::new(active)))
+}
+
+/// What is wrong with cameras whose recipes have no file: a recipe that was made here stands for it, as far as it goes
+/// with the camera.
+fn unfiled(config: &Config, active: &[Recipe]) -> Vec<Problem> {
+    let of = |camera: &Camera| {
+        let problem = config.unfiled.get(&camera.id)?;
+        let message = match active.iter().find(|recipe| recipe.pipeline.name == camera.pipeline) {
+            Some(recipe) => config::unfit(camera, &recipe.pipeline)?,
+            None => format!("{}; no recipe of this name was made on this station", problem.message),
+        };
+        Some(Problem { message, ..problem.clone() })
+    };
+    config.cameras.iter().filter_map(of).collect()
 }
 
 /// Adds the recipes that were made on this station and have no sound file: their kept texts are what there is of them.

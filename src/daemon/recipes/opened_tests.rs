@@ -185,6 +185,22 @@ fn a_recipe_that_was_made_here_needs_no_file_and_one_whose_file_has_gone_is_not_
     let known = open(&read(&kitchen.path("inspectd.toml")), &store).unwrap();
     assert_eq!(known.names(), ["nut", "photo"]);
     drop(store);
+    // A camera may name it; one whose file has gone is refused, with the place in the config.
+    let config = std::fs::read_to_string(kitchen.path("inspectd.toml")).unwrap();
+    let names = |name: &str| {
+        let text = config.replace("pipeline = \"photo\"", &format!("pipeline = \"{name}\""));
+        std::fs::write(kitchen.path("inspectd.toml"), text).unwrap();
+        read(&kitchen.path("inspectd.toml"))
+    };
+    let (nut, bolt) = (names("nut"), names("bolt"));
+    let store = kitchen.store();
+    assert_eq!(open(&nut, &store).unwrap().names(), ["nut", "photo"]);
+    let error = open(&bolt, &store).unwrap_err();
+    let words = "inspectd.toml:14:1: camera[0].pipeline = \"bolt\": ";
+    assert!(error.is::<ReadError>() && error.to_string().contains(words), "{error}");
+    assert!(error.to_string().ends_with("no recipe of this name was made on this station"), "{error}");
+    drop(store);
+    std::fs::write(kitchen.path("inspectd.toml"), &config).unwrap();
     // A file of its name is a newer word, and is kept like one that was made here.
     let edited = kitchen.text.replace("name = \"photo\"", "name = \"nut\"") + "\n# edited\n";
     std::fs::write(kitchen.path("pipelines/nut.toml"), &edited).unwrap();

@@ -1,8 +1,8 @@
 //! The replay of confirmed parts by a version that is not active yet, while the line goes on.
 //!
 //! ```text
-//! newest decisions in force --this pipeline, a still, its picture whole--> sample --one part at a time-->
-//!     engine, class replay (the line goes first) --Inspection--> evaluate::gate::judge --> entry of the ledger
+//! newest decisions in force --this pipeline, a still, its picture whole and of the frames' size--> sample
+//!     --one part at a time--> engine, class replay (the line goes first) --Inspection--> evaluate::gate::judge --> entry of the ledger
 //! ```
 //!
 //! Between two parts the thread serves requests, and looks whether the version is still the one that is wanted.
@@ -13,8 +13,9 @@ use crate::document::read_text;
 use crate::domain::finding::Finding;
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::inspection::{ImageRef, Inspection};
-use crate::domain::pipeline::{GateRule, Pipeline};
+use crate::domain::pipeline::{FrameSize, GateRule, Pipeline};
 use crate::domain::recipe::Progress;
+use crate::domain::review::Decided;
 use crate::engine::{Class, Engine};
 use crate::evaluate::gate::{self, Part};
 use crate::inspect::under_way;
@@ -27,6 +28,7 @@ use crate::store::recipes::{ChangedPart, PARTS_NAMED_MAX, ReplayEntry};
 use image::{DynamicImage, ImageReader, RgbImage};
 use sha2::{Digest as _, Sha256};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,6 +96,50 @@ pub(in crate::daemon) fn confirmed(
     Ok((parts, left_out))
 }
 
+/// The parts whose pictures have the size of the recipe's frames, and what was decided about the others: the line asks
+/// nothing about such a frame, so that a version is not to be judged by one. Where neither the recipe states a size nor
+/// the camera has learned one, every size fits.
+fn of_its_size(
+    store: &Store,
+    pipeline: &Pipeline,
+    all: Vec<Confirmed>,
+) -> Result<(Vec<Confirmed>, Vec<Decided>), StoreError> {
+    let mut learned = BTreeMap::new();
+    let (mut fitting, mut other) = (vec![], vec![]);
+    for one in all {
+        let camera = &one.inspection.camera;
+        let size = match pipeline.frame.size {
+            FrameSize::Stated { width, height } | FrameSize::Learned { width, height } => {
+                Some((width, height))
+            }
+            FrameSize::Any => None,
+            FrameSize::Unknown => match learned.get(camera) {
+                Some(known) => *known,
+                None => {
+                    let known = store.frame_size(camera, &pipeline.name)?;
+                    learned.insert(camera.clone(), known);
+                    known
+                }
+            },
+        };
+        if size.is_none_or(|size| size == (one.part.truth.width, one.part.truth.height)) {
+            fitting.push(one);
+        } else {
+            other.push(one.part.decided);
+        }
+    }
+    Ok((fitting, other))
+}
+
+/// What the ledger says of parts of another size; nothing where there were none.
+pub(super) fn other_size_words(replay: &ReplayEntry) -> String {
+    match replay.other_size {
+        0 => String::new(),
+        1 => "1 part of another size was left out".to_owned(),
+        count => format!("{count} parts of another size were left out"),
+    }
+}
+
 /// The pixels, if the file is what its record says.
 pub(in crate::daemon) fn picture(store: &Store, image: &ImageRef) -> Option<RgbImage> {
     let FileState::Whole(path) = store.picture(image) else { return None };
@@ -142,6 +188,8 @@ impl Keeper {
         let started = Instant::now();
         let store = &self.recipes.store;
         let (all, mut left_out) = confirmed(store, &pipeline.name).map_err(|e| e.to_string())?;
+        let (all, other) = of_its_size(store, pipeline, all).map_err(|e| e.to_string())?;
+        left_out += other.len();
         let most = rules.iter().map(|rule| rule.parts_max).max().unwrap_or(UNGATED_MAX);
         let sample = gate::stratified(all, most, |one| one.part.kind());
         let (total, mut replayed) = (sample.len(), Vec::with_capacity(sample.len()));
@@ -164,6 +212,11 @@ impl Keeper {
         }
         let mut entry = judged(rules, pipeline, &replayed);
         entry.left_out = left_out;
+        entry.other_size = other.len();
+        if !rules.is_empty() {
+            let judged: Vec<_> = replayed.iter().map(|(part, _)| part.decided).collect();
+            entry.failed.extend(gate::unshown(&other, &judged));
+        }
         entry.ms = started.elapsed().as_millis() as u64;
         Ok(Some(entry))
     }
@@ -231,6 +284,7 @@ pub(super) fn judged(
         sample: name_of(replayed.iter().map(|(part, _)| &part.id)),
         parts: replayed.len(),
         left_out: 0,
+        other_size: 0,
         text_sha256: model.as_ref().map(|m| m.text_sha256.clone()).unwrap_or_default(),
         mmproj_sha256: model.map(|m| m.mmproj_sha256).unwrap_or_default(),
         figures: serde_json::to_value(&outcome.figures).unwrap_or_default(),
@@ -258,4 +312,64 @@ fn changed(part: &Part, now: &Inspection) -> ChangedPart {
 fn verdict(verdict: &crate::domain::grade::Verdict) -> String {
     let word = verdict.as_str();
     verdict.reason().map_or_else(|| word.to_owned(), |reason| format!("{word}, {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::review::Decision;
+    use crate::recipe::load_pipeline;
+    use crate::store::StoreOptions;
+    use crate::store::tests::sample;
+    use image::ImageFormat;
+    use std::io::Cursor;
+    use std::path::Path;
+
+    /// Stores part `n` of a camera with a picture of that size, decided as good.
+    fn part(store: &Store, n: u64, camera: &str, size: (u32, u32)) -> String {
+        let mut inspection = sample(n);
+        inspection.camera = camera.to_owned();
+        let mut png = Cursor::new(vec![]);
+        RgbImage::new(size.0, size.1).write_to(&mut png, ImageFormat::Png).unwrap();
+        let image = store.put_image(&png.into_inner(), "png").unwrap();
+        store.commit(&inspection, Some(image)).unwrap();
+        let (verdict, reason) = (Decided::Pass, "seen on the part".to_owned());
+        let decision = Decision { verdict, reason, note: String::new(), findings: None, texts: None };
+        store.review(&inspection.id, "anna", decision, None).unwrap();
+        inspection.id
+    }
+
+    #[test]
+    fn parts_of_another_size_are_left_out_camera_by_camera() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut pipeline = load_pipeline(&root.join("pipelines/machined-plate.toml")).unwrap();
+        assert_eq!(pipeline.name, sample(1).pipeline);
+        let first = part(&store, 1, "top", (64, 48));
+        let other = part(&store, 2, "top", (32, 48));
+        let side = part(&store, 3, "side", (32, 48));
+        let mut fitting = |size| {
+            pipeline.frame.size = size;
+            let (all, gone) = confirmed(&store, &pipeline.name).unwrap();
+            assert_eq!((all.len(), gone), (3, 0));
+            let (mut fitting, other) = of_its_size(&store, &pipeline, all).unwrap();
+            assert_eq!((fitting.len() + other.len(), other.iter().all(|d| *d == Decided::Pass)), (3, true));
+            fitting.sort_by(|a, b| a.part.id.cmp(&b.part.id));
+            fitting.into_iter().map(|one| one.part.id).collect::<Vec<_>>()
+        };
+        assert_eq!(fitting(FrameSize::Any), [&first, &other, &side].map(String::clone));
+        let learned = [&first, &side].map(String::clone);
+        assert_eq!(fitting(FrameSize::Unknown), learned, "each camera has learned its own size");
+        let stated = FrameSize::Stated { width: 32, height: 48 };
+        assert_eq!(fitting(stated), [&other, &side].map(String::clone));
+    }
+
+    #[test]
+    fn the_ledger_says_how_many_were_of_another_size() {
+        let words = |other_size| other_size_words(&ReplayEntry { other_size, ..ReplayEntry::default() });
+        assert_eq!(words(0), "");
+        assert_eq!(words(1), "1 part of another size was left out");
+        assert_eq!(words(3), "3 parts of another size were left out");
+    }
 }

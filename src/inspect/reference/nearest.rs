@@ -81,7 +81,7 @@ impl Nearest {
             self.packed.multiply_all(&quantised, &mut products);
             for (cell, products) in pass.chunks_exact(self.dim).zip(products.chunks_exact(self.packed.n)) {
                 let length = cell.iter().map(|v| v * v).sum::<f32>();
-                let gap = products.iter().zip(&self.halves).map(|(p, h)| h - p).fold(f32::INFINITY, f32::min);
+                let gap = least_gap(products, &self.halves);
                 let squared = 2.0f32.mul_add(gap, length);
                 // Rounding may leave less than nothing; `max` would take what is no number for no distance at all.
                 out.push(if squared < 0.0 { 0.0 } else { squared.sqrt() });
@@ -89,6 +89,18 @@ impl Nearest {
         }
         out
     }
+}
+
+/// The least of `halves - products`, side by side: one minimum after the other would wait for each.
+fn least_gap(products: &[f32], halves: &[f32]) -> f32 {
+    let (products, halves) = (products.as_chunks::<TILE_ROWS>().0, halves.as_chunks::<TILE_ROWS>().0);
+    let mut least = [f32::INFINITY; TILE_ROWS];
+    for (products, halves) in products.iter().zip(halves) {
+        for lane in 0..TILE_ROWS {
+            least[lane] = least[lane].min(halves[lane] - products[lane]);
+        }
+    }
+    least.into_iter().fold(f32::INFINITY, f32::min)
 }
 
 /// A block of ggml's `Q8_0`: a scale of 16 bits and 32 integers.

@@ -14,20 +14,25 @@
 //!   waited when the connection ended. A sender without an answer may send it again under its correlation id.
 //! - Every command gets one acknowledgement, under the id that its sender gave, a refused one and one that comes
 //!   again, too. Which may command, and where the answer goes, the dialect says.
-//! - A broker that lets nobody hear commands, or two stations under one client id, raise an alarm.
+//! - A broker that lets nobody hear commands, or two stations under one client id or one path ([`twin`]), raise an alarm.
+//! - A broker that ends the connection when it is asked for the station's own status is not asked again.
 
+mod twin;
 mod wire;
+
+pub(crate) use twin::Presence;
 
 use super::MqttOptions;
 use super::dialect::{Asked, Dialect};
 use crate::command::{self, Handler, Verb};
 use crate::domain::trigger::Sender;
-use crate::publish::{Report, StationEvent, alarm_of};
-use std::sync::Arc;
+use crate::publish::{Report, StationEvent, StationState, alarm_of, instance};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use twin::{Step, Twin};
 use wire::{Arrived, Ears, Heard, Lost, Receipt, Voice};
 
 /// Longest packet that is taken in.
@@ -51,6 +56,8 @@ const SHORT_MAX: u32 = 4;
 pub const ALARM_REFUSED: &str = "commands_refused";
 /// Raised while another client seems to use the station's client id.
 pub const ALARM_TAKEN: &str = "client_id_taken";
+/// Raised while another station publishes under the same path.
+pub const ALARM_TWIN: &str = "twin_station";
 
 /// The running listener; it ends when this is dropped, however the line ends.
 #[must_use]
@@ -78,6 +85,9 @@ pub fn listen(options: MqttOptions, handler: Handler, report: Report) -> Listeni
         report,
         refused: AtomicBool::new(false),
         taken: AtomicBool::new(false),
+        twin: Mutex::default(),
+        speaks: Notify::new(),
+        watch: Mutex::new(Watch::Wanted),
     };
     Listening(tokio::spawn(async move { listener.run().await }))
 }
@@ -104,6 +114,17 @@ impl Commands {
     }
 }
 
+/// How it stands with the subscription to the station's own status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    Wanted,
+    /// The broker has not answered yet.
+    Asked,
+    Answered,
+    /// The connection ended over it.
+    GivenUp,
+}
+
 struct Listener {
     options: MqttOptions,
     dialect: Arc<dyn Dialect>,
@@ -112,12 +133,16 @@ struct Listener {
     /// The alarms that stand.
     refused: AtomicBool,
     taken: AtomicBool,
+    twin: Mutex<Twin>,
+    /// There is a twin that is to hear us.
+    speaks: Notify,
+    watch: Mutex<Watch>,
 }
 
 impl Listener {
     async fn run(&self) {
         // Those of a former run do not stand any more.
-        for code in [ALARM_REFUSED, ALARM_TAKEN] {
+        for code in [ALARM_REFUSED, ALARM_TAKEN, ALARM_TWIN] {
             self.alarm(code, String::new());
         }
         let (mut wait, mut short) = (RECONNECT_MIN, 0);
@@ -131,6 +156,7 @@ impl Listener {
             tracing::warn!(reason = %lost.reason, "the connection for commands is gone");
             short = if was_up && lasted < SETTLED { short + 1 } else { 0 };
             self.suspect(&lost, short);
+            self.watch_is_lost();
             tokio::time::sleep(wait.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
             wait = (2 * wait).min(RECONNECT_MAX);
         }
@@ -146,6 +172,7 @@ impl Listener {
             lost = self.hear(&voice, ears, &queue, &mut up) => lost,
             never = self.carry_out(&voice, waiting, &queue.bytes) => never,
             never = self.settle(&voice) => never,
+            never = self.speak(&voice) => never,
         };
         (up, lost)
     }
@@ -161,7 +188,12 @@ impl Listener {
                         return gone("the client took no subscription".into());
                     }
                 }
-                Ok(Heard::Subscribed { refused }) => self.subscribed(&refused),
+                Ok(Heard::Subscribed { asked: 1, refused }) => self.watched(refused.is_empty()),
+                Ok(Heard::Subscribed { refused, .. }) => {
+                    self.subscribed(&refused);
+                    self.watch(voice);
+                }
+                Ok(Heard::Command(arrived)) if self.is_status(&arrived) => self.status_heard(&arrived),
                 Ok(Heard::Command(arrived)) => match queue.put(arrived) {
                     Ok(()) => {}
                     // QoS 0 promises nothing, and its sender waits for an answer that says so.
@@ -206,8 +238,84 @@ impl Listener {
             if self.taken.swap(false, Ordering::Relaxed) {
                 self.alarm(ALARM_TAKEN, String::new());
             }
+            let minute = |twin: &mut Twin| twin.minute(Instant::now());
+            self.about_a_twin(minute);
             if self.refused.load(Ordering::Relaxed) && voice.subscribe(self.topics()).is_err() {
                 tracing::warn!("a refused subscription could not be asked for again");
+            }
+        }
+    }
+
+    /// Asks for the station's own status, where nothing speaks against it.
+    fn watch(&self, voice: &Voice) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(topic) = self.dialect.presence_topic().filter(|_| *watch == Watch::Wanted)
+            && voice.watch(topic).is_ok()
+        {
+            *watch = Watch::Asked;
+        }
+    }
+
+    fn watched(&self, granted: bool) {
+        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Watch::Answered;
+        if !granted {
+            tracing::info!(
+                "the broker does not show us our own status: a second station of this path is not noticed"
+            );
+        }
+    }
+
+    /// The connection has ended: the next one asks again, unless this was the broker's answer.
+    fn watch_is_lost(&self) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        *watch = match *watch {
+            Watch::Asked => {
+                tracing::warn!(
+                    "the connection ended when the station's status was asked for: this is not done again"
+                );
+                Watch::GivenUp
+            }
+            Watch::GivenUp => Watch::GivenUp,
+            Watch::Wanted | Watch::Answered => Watch::Wanted,
+        };
+    }
+
+    fn is_status(&self, arrived: &Arrived) -> bool {
+        self.dialect.presence_topic().is_some_and(|topic| topic == arrived.topic)
+    }
+
+    /// What is retained may be an old word of our own.
+    fn status_heard(&self, arrived: &Arrived) {
+        if let Some(said) = self.dialect.read_presence(&arrived.payload).filter(|_| !arrived.retained) {
+            self.about_a_twin(|twin| twin.heard(instance(), said, Instant::now()));
+        }
+    }
+
+    fn about_a_twin(&self, look: impl FnOnce(&mut Twin) -> Step) {
+        let Step { alarm, answer } = look(&mut self.twin.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(text) = alarm {
+            if text.is_empty() {
+                tracing::info!("the other station of this path is gone");
+            } else {
+                tracing::error!("{text}");
+            }
+            self.alarm(ALARM_TWIN, text);
+        }
+        if answer {
+            self.speaks.notify_one();
+        }
+    }
+
+    /// Says that this station is there, so that a twin hears it. Not retained: the state on the broker is not ours to
+    /// change here.
+    async fn speak(&self, voice: &Voice) -> Lost {
+        let since = SystemTime::now();
+        loop {
+            self.speaks.notified().await;
+            let status = self.dialect.status(StationState::Online, since);
+            if voice.answer(status.topic, status.payload, None).await.is_err() {
+                // The ears know why.
+                return std::future::pending().await;
             }
         }
     }

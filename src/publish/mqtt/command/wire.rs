@@ -22,8 +22,9 @@ const CONNECT_WAIT_S: u64 = 5;
 pub(super) enum Heard {
     /// The broker accepted us.
     Up,
-    /// Its answer to the subscription: the topics, by their number, that it refused.
+    /// Its answer to a subscription to so many topics: those, by their number, that it refused.
     Subscribed {
+        asked: usize,
         refused: Vec<usize>,
     },
     Command(Arrived),
@@ -142,6 +143,17 @@ impl Voice {
         }
     }
 
+    /// Asks for one topic, of which a message may be missed; never waits.
+    ///
+    /// # Errors
+    /// No room for it.
+    pub(super) fn watch(&self, topic: String) -> Result<(), Gone> {
+        match self {
+            Self::V5(client) => client.try_subscribe(topic, v5::mqttbytes::QoS::AtMostOnce).map_err(|_| Gone),
+            Self::V4(client) => client.try_subscribe(topic, rumqttc::QoS::AtMostOnce).map_err(|_| Gone),
+        }
+    }
+
     /// Sends an answer, waiting until the client takes it.
     ///
     /// # Errors
@@ -202,7 +214,8 @@ fn heard_v5(event: v5::Event) -> Heard {
         v5::Event::Incoming(Packet::ConnAck(_)) => Heard::Up,
         v5::Event::Incoming(Packet::SubAck(ack)) => {
             let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-            Heard::Subscribed { refused: refused(ack.return_codes.iter().map(granted)) }
+            let asked = ack.return_codes.len();
+            Heard::Subscribed { asked, refused: refused(ack.return_codes.iter().map(granted)) }
         }
         v5::Event::Incoming(Packet::Publish(publish)) => {
             let properties = publish.properties.as_ref();
@@ -241,7 +254,8 @@ fn heard_v4(event: rumqttc::Event) -> Heard {
         Event::Incoming(Packet::ConnAck(_)) => Heard::Up,
         Event::Incoming(Packet::SubAck(ack)) => {
             let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-            Heard::Subscribed { refused: refused(ack.return_codes.iter().map(granted)) }
+            let asked = ack.return_codes.len();
+            Heard::Subscribed { asked, refused: refused(ack.return_codes.iter().map(granted)) }
         }
         Event::Incoming(Packet::Publish(publish)) => Heard::Command(Arrived {
             topic: publish.topic.clone(),

@@ -16,6 +16,7 @@ use crate::command::CommandBody;
 use crate::domain::camera::CameraStatus;
 use crate::domain::recipe::RecipeStatus;
 use crate::domain::trigger::{Outcome, Refusal};
+use crate::publish::mqtt::command::Presence;
 use crate::publish::{StationState, Stats};
 use crate::store::Store;
 use crate::store::error::StoreError;
@@ -91,6 +92,16 @@ pub(crate) trait Dialect: Send + Sync {
 
     /// The station's own state; `Offline` is the will, the others are published at a connect and at a clean stop.
     fn status(&self, state: StationState, since: SystemTime) -> Message;
+
+    /// Where a second station of the same path would say its `status`; `None`: it cannot be told from this one.
+    fn presence_topic(&self) -> Option<String> {
+        None
+    }
+
+    /// What a message on that topic says of who sent it; `None`: it is no status.
+    fn read_presence(&self, _payload: &[u8]) -> Option<Presence> {
+        None
+    }
 
     fn camera(&self, id: &str, status: &CameraStatus, at: SystemTime) -> Message;
 

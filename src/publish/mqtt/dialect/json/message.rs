@@ -15,6 +15,7 @@
 pub(crate) mod part;
 mod station;
 
+pub(crate) use station::presence;
 pub use station::{alarm, camera_status, recipe, stats, status};
 
 use crate::domain::inspection::Inspection;

@@ -3,6 +3,7 @@ use crate::domain::camera::{CameraState, CameraStatus, LineState};
 use crate::domain::grade::{Grade, Reason, Verdict};
 use crate::domain::inspection::ImageRef;
 use crate::domain::recipe::RecipeStatus;
+use crate::publish::mqtt::command::Presence;
 use crate::publish::mqtt::dialect::json::Topics;
 use crate::publish::mqtt::dialect::json::schemas::of_topic;
 use crate::publish::{StationState, Stats};
@@ -145,6 +146,13 @@ fn small_messages_and_topics() {
         text(status(StationState::Offline, at))
             .starts_with(r#"{"schema":1,"state":"offline","since":"2023-11-14T22:13:20.120Z","version":""#)
     );
+    let online = status(StationState::Online, at);
+    let said = |instance: &str, online| Some(Presence { instance: instance.to_owned(), online });
+    assert_eq!(presence(&online), said(crate::publish::instance(), true));
+    assert_eq!(presence(&status(StationState::Offline, at)), said(crate::publish::instance(), false));
+    let old = br#"{"schema":1,"state":"online","since":"2023-11-14T22:13:20.120Z","version":"0.1.0"}"#;
+    assert_eq!(presence(old), said("", true), "of a version before the field");
+    assert_eq!(presence(b"online"), None);
     let mut camera = CameraStatus::default();
     (camera.state, camera.reason) = (CameraState::Fault, "no frame for 5 s".into());
     camera.line =

@@ -23,6 +23,7 @@ use crate::command::Verb;
 use crate::domain::camera::CameraStatus;
 use crate::domain::recipe::RecipeStatus;
 use crate::domain::trigger::Outcome;
+use crate::publish::mqtt::command::Presence;
 use crate::publish::{StationState, Stats};
 use crate::store::Store;
 use crate::store::error::StoreError;
@@ -86,6 +87,14 @@ impl Dialect for Json {
 
     fn status(&self, state: StationState, since: SystemTime) -> Message {
         Message { topic: self.topics.status(), payload: message::status(state, since) }
+    }
+
+    fn presence_topic(&self) -> Option<String> {
+        Some(self.topics.status())
+    }
+
+    fn read_presence(&self, payload: &[u8]) -> Option<Presence> {
+        message::presence(payload)
     }
 
     fn camera(&self, id: &str, status: &CameraStatus, at: SystemTime) -> Message {

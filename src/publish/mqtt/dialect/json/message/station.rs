@@ -3,9 +3,10 @@
 use super::{PROBABILITY_DIGITS, SCHEMA, SIZE_DIGITS, known, to_json};
 use crate::domain::camera::CameraStatus;
 use crate::domain::recipe::RecipeStatus;
-use crate::publish::{StationState, Stats};
+use crate::publish::mqtt::command::Presence;
+use crate::publish::{StationState, Stats, instance};
 use crate::store::record::rfc3339;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::SystemTime;
 
 /// The bytes of `status`; `since` is when the connection was made (or, stopping, the stop).
@@ -16,13 +17,29 @@ pub fn status(state: StationState, since: SystemTime) -> Vec<u8> {
         state: &'static str,
         since: String,
         version: &'static str,
+        /// Names the process: two stations of one path have two.
+        instance: &'static str,
     }
     to_json(&StatusV1 {
         schema: SCHEMA,
         state: state.as_str(),
         since: rfc3339(since),
         version: env!("CARGO_PKG_VERSION"),
+        instance: instance(),
     })
+}
+
+/// Who says `status`, and whether it is there; `None` where the bytes are no status. Versions before the field have no
+/// instance.
+pub(crate) fn presence(status: &[u8]) -> Option<Presence> {
+    #[derive(Deserialize)]
+    struct Said {
+        state: String,
+        #[serde(default)]
+        instance: String,
+    }
+    let Said { state, instance } = serde_json::from_slice(status).ok()?;
+    Some(Presence { instance, online: state == StationState::Online.as_str() })
 }
 
 /// The bytes of `camera/{id}/status`; texts that do not apply are empty.
