@@ -62,6 +62,7 @@ mod intake;
 mod interrupted;
 mod learning;
 mod model;
+mod plc;
 mod progress;
 mod publishers;
 mod recipes;

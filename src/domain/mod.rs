@@ -19,6 +19,7 @@ pub mod learn;
 pub mod part;
 pub mod pattern;
 pub mod pipeline;
+pub mod plc;
 pub mod product;
 pub mod recipe;
 pub mod rect;

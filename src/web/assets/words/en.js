@@ -62,7 +62,7 @@ export default {
     al_image: "The pictures are dark, blinded or not sharp. Look at the light, the lens and what stands before it.", al_recipe: "A new version of the recipe is refused; the one before stays active. The engineer reads why under Recipes.",
     al_commands_refused: "The broker does not let the station hear commands. Its administrator allows the topics cmd/#.", al_client_id_taken: "Another client uses the station's client id at the broker. Give one of them another id.",
     al_result_refused: "The broker does not take results; they are kept. Its administrator allows the topics.", al_result_held: "Results are too long for the broker; they are kept. Its administrator raises the largest packet.",
-    al_result_undeliverable: "Messages were given up. The engineer reads why under People, and sends them again.", al_sink_missed: "A broker was not enabled for a while and has missed messages. Fetch them with an export, where they are needed.",
+    al_result_undeliverable: "Messages were given up. The engineer reads why under People, and sends them again.", al_sink_missed: "A broker was not enabled for a while and has missed messages. Fetch them with an export, where they are needed.", al_plc_missed: "A PLC was not told of results, which are in the store. Look at the load of the box; the engineer reads how many in the log.",
     al_records_damaged: "Old inspections could not be read when they were due for removal. Look at the disk; the log says where their bytes are kept.", al_clock_step: "The clock has jumped. Look at the time server; until it is believed again, less is removed by age.",
     al_retention_held: "Old inspections cannot be removed. Bring the broker back, or give the box a time server.",
 };

@@ -62,7 +62,7 @@ export default {
     al_image: "Las imágenes son oscuras, están quemadas o no son nítidas. Mire la luz, el objetivo y lo que haya delante.", al_recipe: "Una versión nueva de la receta se rechazó; la anterior sigue activa. El ingeniero lee el motivo en Recetas.",
     al_commands_refused: "El broker no deja que la estación oiga órdenes. Su administrador permite los topics cmd/#.", al_client_id_taken: "Otro cliente usa en el broker el identificador de la estación. Dé otro a uno de los dos.",
     al_result_refused: "El broker no acepta resultados; se conservan. Su administrador permite los topics.", al_result_held: "Los resultados son demasiado largos para el broker; se conservan. Su administrador aumenta el paquete máximo.",
-    al_result_undeliverable: "Se abandonaron mensajes. El ingeniero lee el motivo en Usuarios y los envía de nuevo.", al_sink_missed: "Un broker estuvo un tiempo desactivado y perdió mensajes. Recupérelos con una exportación donde hagan falta.",
+    al_result_undeliverable: "Se abandonaron mensajes. El ingeniero lee el motivo en Usuarios y los envía de nuevo.", al_sink_missed: "Un broker estuvo un tiempo desactivado y perdió mensajes. Recupérelos con una exportación donde hagan falta.", al_plc_missed: "Un PLC no se enteró de resultados, que están guardados. Mire la carga del equipo; el ingeniero lee en el registro cuántos.",
     al_records_damaged: "Inspecciones antiguas no se pudieron leer al ir a eliminarlas. Mire el disco; el registro dice dónde se guardan sus datos.", al_clock_step: "El reloj ha saltado. Mire el servidor de hora; hasta que sea fiable de nuevo, se elimina menos por antigüedad.",
     al_retention_held: "No se pueden eliminar inspecciones antiguas. Recupere el broker o dé al equipo un servidor de hora.",
 };

@@ -44,6 +44,6 @@ export default {
     li_floor: "低于此值产线停止：", li_clock: "时钟", li_synchronised: "已由时间服务器校准", li_alone: "没有时间服务器", li_differs: "与本设备相差", rf_paused: "相机已暂停。", rf_full: "等待的触发过多，请稍候。", rf_starting: "工作站正在启动，请稍候。", rf_stopping: "工作站正在停止。", rf_not_triggered: "此相机不接受触发。", rf_fault: "相机故障：", rf_unfit: "配方不适合此相机：",
     rf_not_stored: "现在无法记录：", al_store_damaged: "存储已损坏，工作站保持停止。请联系工程师恢复备份。", al_store_full: "磁盘或发件箱已满，产线停止。请腾出空间或恢复代理，之后会自动继续。", al_model_changed: "模型文件不是已接受的文件，工件转为复核。请工程师接受或换回原文件。", al_engine: "引擎丢失或无法启动，工件转为复核。它会自动重启；若持续如此，请检查内存和日志。", al_trigger_folder: "触发文件夹无法读取或文件无法移动。请检查权限和网络共享。",
     al_trigger: "被触发的工件没有自己的图片。请检查相机线缆、触发和光源，并复核该工件。", al_image: "图片过暗、过曝或不清晰。请检查光源、镜头和遮挡物。", al_recipe: "配方的新版本被拒绝，仍使用之前的版本。工程师可在“配方”中查看原因。", al_commands_refused: "代理不允许工作站接收命令。请代理管理员允许主题 cmd/#。", al_client_id_taken: "另一个客户端使用了工作站的客户端 ID。请为其中一个更换 ID。",
-    al_result_refused: "代理不接收结果，结果已保留。请代理管理员允许相关主题。", al_result_held: "结果超过代理的长度限制，已保留。请代理管理员提高最大数据包。", al_result_undeliverable: "有消息已放弃发送。工程师可在“用户”中查看原因并重新发送。", al_sink_missed: "某个代理曾被停用，漏收了消息。如有需要，请用导出补齐。", al_records_damaged: "到期删除的旧检测无法读取。请检查磁盘；日志中写有数据的保存位置。",
+    al_result_refused: "代理不接收结果，结果已保留。请代理管理员允许相关主题。", al_result_held: "结果超过代理的长度限制，已保留。请代理管理员提高最大数据包。", al_result_undeliverable: "有消息已放弃发送。工程师可在“用户”中查看原因并重新发送。", al_sink_missed: "某个代理曾被停用，漏收了消息。如有需要，请用导出补齐。", al_plc_missed: "有结果未能告知 PLC，但已保存。请检查设备负载；工程师可在日志中查看数量。", al_records_damaged: "到期删除的旧检测无法读取。请检查磁盘；日志中写有数据的保存位置。",
     al_clock_step: "时钟发生跳变。请检查时间服务器；在重新可信之前，按期限删除的检测会减少。", al_retention_held: "旧检测无法删除。请恢复代理，或为工作站配置时间服务器。",
 };
