@@ -22,14 +22,20 @@ mod http;
 mod inspections;
 #[path = "commands/kept.rs"]
 mod kept;
+#[path = "commands/modbus.rs"]
+mod handshake;
 #[path = "commands/learn.rs"]
 mod learn;
 #[path = "commands/line.rs"]
 mod line;
 #[path = "commands/model.rs"]
 mod model;
+#[path = "common/modbus.rs"]
+mod modbus;
 #[path = "commands/outbox.rs"]
 mod outbox;
+#[path = "common/peers.rs"]
+mod peers;
 #[path = "commands/recipes.rs"]
 mod recipes;
 #[path = "commands/risks.rs"]

@@ -16,6 +16,7 @@ pub mod grade;
 pub mod grid;
 pub mod inspection;
 pub mod learn;
+pub mod network;
 pub mod part;
 pub mod pattern;
 pub mod pipeline;
