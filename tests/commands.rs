@@ -16,22 +16,22 @@ mod config;
 mod ears;
 #[path = "commands/folder.rs"]
 mod folder;
+#[path = "commands/modbus.rs"]
+mod handshake;
 #[path = "web/http.rs"]
 mod http;
 #[path = "common/inspections.rs"]
 mod inspections;
 #[path = "commands/kept.rs"]
 mod kept;
-#[path = "commands/modbus.rs"]
-mod handshake;
 #[path = "commands/learn.rs"]
 mod learn;
 #[path = "commands/line.rs"]
 mod line;
-#[path = "commands/model.rs"]
-mod model;
 #[path = "common/modbus.rs"]
 mod modbus;
+#[path = "commands/model.rs"]
+mod model;
 #[path = "commands/outbox.rs"]
 mod outbox;
 #[path = "common/peers.rs"]

@@ -142,10 +142,12 @@ async fn pymodbus_and_mbpoll_read_the_same_registers() {
     assert_eq!(said["exceptions"], serde_json::json!([1, 2, 3]), "{said}");
     let mut polled = Command::new("mbpoll");
     let port = port.to_string();
-    polled.args(["-m", "tcp", "-0", "-1", "-o", "10", "-t", "3", "-a", "2", "-r", "0", "-c", "2", "-p", &port]);
+    polled
+        .args(["-m", "tcp", "-0", "-1", "-o", "10", "-t", "3", "-a", "2", "-r", "0", "-c", "2", "-p", &port]);
     let out = polled.arg("127.0.0.1").output().expect("mbpoll is installed (.ci/install-deps)");
     let text = String::from_utf8_lossy(&out.stdout);
-    let words = text.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]:")?.1.split_whitespace().next());
+    let words =
+        text.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]:")?.1.split_whitespace().next());
     let words: Vec<&str> = words.collect();
     assert_eq!(words, ["1".to_owned(), said["epoch"].to_string()], "{text}");
     // What the PLC was told is what the broker was told.

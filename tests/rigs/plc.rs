@@ -55,7 +55,8 @@ impl Rig {
         let dir = tempfile::tempdir().expect("a folder");
         let pipelines = dir.path().join("pipelines");
         std::fs::create_dir(&pipelines).expect("a folder");
-        std::fs::write(pipelines.join("scripted.toml"), include_str!("../common/scripted.toml")).expect("a file");
+        std::fs::write(pipelines.join("scripted.toml"), include_str!("../common/scripted.toml"))
+            .expect("a file");
         let port = free_port();
         let sections = format!(
             "[[camera]]\nid = \"cam1\"\npipeline = \"scripted\"\nsource = \"simulator\"\nwidth_px = 64\nheight_px = 64\n\
