@@ -167,7 +167,7 @@ impl Image {
     pub(crate) fn get(&self, map: &Map, name: &str) -> u32 {
         let (at, words) = map.at(name);
         let words = &self.0[at as usize..(at + words) as usize];
-        words.iter().fold(0, |value, word| value << 16 | u32::from(*word))
+        words.iter().fold(0, |value, word| (value << 16) | u32::from(*word))
     }
 
     pub(crate) fn has(&self, map: &Map, bit: &str) -> bool {

@@ -348,11 +348,12 @@ impl Image {
     }
 
     /// A word of one or two registers.
+    #[cfg(test)]
     pub(crate) fn get(&self, word: Out) -> u32 {
         let Register { address, words, .. } = *word.register();
         let at = (address - OUT_AT) as usize;
         match words {
-            2 => u32::from(self.0[at]) << 16 | u32::from(self.0[at + 1]),
+            2 => (u32::from(self.0[at]) << 16) | u32::from(self.0[at + 1]),
             _ => self.0[at].into(),
         }
     }

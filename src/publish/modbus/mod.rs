@@ -271,6 +271,55 @@ fn words(action: &Action, camera: &str, expected_as: &str) -> (Verb, CommandBody
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    fn serving(options: impl FnOnce(&mut ModbusOptions)) -> Serving {
+        let setup = Setup {
+            unit: 0,
+            epoch: 1,
+            config_checksum: 0,
+            recipes: BTreeMap::new(),
+            watchdog: Duration::ZERO,
+            keep_results: true,
+        };
+        let mut all = ModbusOptions {
+            listen: ([127, 0, 0, 1], 0).into(),
+            allow: vec![],
+            connections_max: 2,
+            idle: Duration::from_mins(1),
+            cameras: BTreeMap::from([(1, "cam1".to_owned())]),
+            expected: "serial".into(),
+            setup,
+        };
+        options(&mut all);
+        let (_, results) = channel(1);
+        let wiring = Wiring { door: Arc::new(|_, _, _| Ok(())), look: Box::new(Vec::new), results };
+        serve(all, wiring).unwrap()
+    }
+
+    /// What comes of the first register: nothing from a server that has closed the connection.
+    async fn protocol(serving: &Serving) -> Option<u8> {
+        let mut plc = TcpStream::connect(serving.listen).await.ok()?;
+        plc.write_all(&[0, 1, 0, 0, 0, 6, 1, 3, 0, 0, 0, 1]).await.ok()?;
+        let mut answer = [0; 11];
+        plc.read_exact(&mut answer).await.ok()?;
+        Some(answer[10])
+    }
+
+    #[tokio::test]
+    async fn a_client_is_served_from_where_the_config_allows_and_as_long_as_it_speaks() {
+        let serving = serving(|_| ());
+        assert_eq!(protocol(&serving).await, Some(1));
+        assert!(!serving.is_over(), "a line that inspects nothing is still shown");
+        let elsewhere = Network::parse("192.168.10.0/24").unwrap();
+        let closed = super::tests::serving(|options| options.allow = vec![elsewhere]);
+        assert_eq!(protocol(&closed).await, None);
+        let hasty = super::tests::serving(|options| options.idle = Duration::from_millis(50));
+        let mut silent = TcpStream::connect(hasty.listen).await.unwrap();
+        // Its end, by which name ever.
+        assert!(matches!(silent.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    }
 
     #[test]
     fn a_trigger_has_the_words_of_every_door() {
