@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// No answer of a server on this machine takes longer, however busy it is.
 const ANSWER: Duration = Duration::from_secs(20);
+/// A PLC asks once a cycle.
+const CYCLE: Duration = Duration::from_millis(1);
 
 /// The registers by name, and the bits of `status` and `control`.
 pub(crate) struct Map {
@@ -83,6 +85,7 @@ impl<'a> Plc<'a> {
 
     /// Sends a request and returns its answer, both without their headers; an exception is `Err` inside.
     pub(crate) fn ask(&mut self, request: &[u8]) -> io::Result<Result<Vec<u8>, u8>> {
+        std::thread::sleep(CYCLE);
         self.transaction = self.transaction.wrapping_add(1);
         let mut frame = self.transaction.to_be_bytes().to_vec();
         frame.extend([0, 0]);

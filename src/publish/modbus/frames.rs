@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use tokio_modbus::server::Service;
 use tokio_modbus::{ExceptionCode, Request, Response, SlaveRequest};
 
-/// Frames of one client in a second. A PLC polls every few milliseconds at most.
-pub(super) const FRAMES_PER_S_MAX: u32 = 500;
+/// Frames of one client in a second. A PLC asks once a cycle, of a millisecond or more.
+pub(super) const FRAMES_PER_S_MAX: u32 = 2000;
 const SECOND: Duration = Duration::from_secs(1);
 /// Registers that one frame reads (functions 3, 4 and 23).
 const READ_MAX: u16 = 125;
