@@ -80,6 +80,11 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
         check_broker(origin, &root, &document, &format!("sink.{}", sink.name), &sink.broker);
     }
     check_clients(&root, &config);
+    if let (Some(web), Some(modbus)) = (&config.web, &config.modbus)
+        && web.listen == modbus.listen
+    {
+        root.problem("modbus.listen", "the page listens there: take another port");
+    }
     // Cameras are named by their places in the file, of which none may be missing then.
     let is_whole = root.children("camera").len() == config.cameras.len();
     let fits = |key: &str| !document.has_problem(key) && (is_whole || !key.starts_with("camera["));

@@ -58,6 +58,8 @@ fn what_is_wrong_with_the_server_is_named_with_its_key() {
         let problem = only_problem(config_of(&format!("{SMALL}\n[modbus]\n{keys}\n")));
         assert!(problem.contains(expected), "{keys}: {problem}");
     }
+    let page = "[web]\n[modbus]\nlisten = \"127.0.0.1:8080\"\n";
+    assert!(only_problem(config_of(&format!("{SMALL}\n{page}"))).contains("the page listens there"));
     let second = "[[camera]]\nid = \"top\"\nsource = \"simulator\"\npipeline = \"photo\"\n";
     let twice = format!("{SMALL}\n{second}[modbus]\nunits = {{ cam1 = 4, top = 4 }}\n");
     assert!(only_problem(config_of(&twice)).contains("has this unit, too"));
