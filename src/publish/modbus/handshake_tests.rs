@@ -499,7 +499,7 @@ impl Chaos {
             }
             Event::Foreign => handshake.result(part_result("another door", "P0", Outcome::Pass)),
             Event::Line(online, paused) => {
-                handshake.line(Line { online, paused, ..super::tests::online() }, *now)
+                handshake.line(Line { online, paused, ..super::tests::online() }, *now);
             }
             Event::Time(ms) => {
                 *now += Duration::from_millis(ms);

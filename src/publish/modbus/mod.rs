@@ -183,7 +183,7 @@ async fn tell(units: &Units, mut results: Receiver<PartResult>) {
             unit.lock().result(result.clone());
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Tells them how their cameras are, and the time.
@@ -240,7 +240,7 @@ async fn carry_out(
             // The number of the recipe stands before its acknowledgement.
             see(&units, &look);
         }
-        outcome(&mut unit.lock(), &action, done.as_ref().map(|()| ()).map_err(Error::from));
+        outcome(&mut unit.lock(), &action, done.as_ref().copied().map_err(Error::from));
     }
 }
 
