@@ -3,6 +3,7 @@
 //! ```text
 //! mqtt    cmd/{verb} -----------------.
 //! web     POST /api/v1/commands/{verb} +--> CommandBody --check--> Command --> dispatcher (in `daemon`)
+//! modbus  the words of a handshake ----+
 //! daemon  a file in the trigger folder '      '--> Refusal, malformed: what is wrong, in words
 //! ```
 //!

@@ -20,6 +20,7 @@
 //! Nothing is opened here but the config and the pipelines.
 
 mod effective;
+mod modbus;
 mod mqtt;
 mod pair;
 mod read;
@@ -36,6 +37,7 @@ pub(crate) use schema::schema;
 use crate::camera::kind::SourceConfig;
 use crate::camera::window::Rule;
 use crate::document::{self, Origin, Problem, ReadError, read_text};
+use crate::domain::network::Network;
 use crate::queue::Policy;
 use crate::recipe::registry::Recipe;
 use crate::store::ageing::Trust;
@@ -69,6 +71,8 @@ pub struct Config {
     pub(crate) sinks: Vec<Sink>,
     /// `None` without the section: there is no page.
     pub(crate) web: Option<Web>,
+    /// `None` without the section: no PLC is served.
+    pub(crate) modbus: Option<Modbus>,
     /// `[trigger] dir`: a file in it is a trigger. `None`: there is no such folder.
     pub(crate) trigger_dir: Option<PathBuf>,
     /// Where the pipelines were read from.
@@ -214,6 +218,28 @@ pub(crate) struct Web {
     pub session_hours: u32,
     /// `/metrics` asks for no login.
     pub open_metrics: bool,
+}
+
+/// The server for PLCs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Modbus {
+    pub listen: SocketAddr,
+    /// Who may connect; empty on loopback only: any program of this machine.
+    pub allow: Vec<Network>,
+    /// At once.
+    pub connections: usize,
+    /// A connection without a frame ends after so long.
+    pub idle: Duration,
+    /// The control word stands so long after its client has left.
+    pub watchdog: Duration,
+    /// Results of a client that has left wait for the next one.
+    pub keep_results: bool,
+    /// Under this name the expected text goes to the recipe.
+    pub expected: String,
+    /// Names of recipes by their numbers, from 1.
+    pub recipes: BTreeMap<u16, String>,
+    /// Ids of all cameras by their units.
+    pub units: BTreeMap<u8, String>,
 }
 
 /// Reads a config and the pipelines of its folder. A recipe that a camera names and that has no file may have been made

@@ -9,7 +9,8 @@
 //!                                     web (threads of its own): the review page
 //!                                     publishers (a task a sink): PUBLISH, PUBACK, the sink's cursor goes on
 //!
-//! commands: MQTT, HTTP, files (`inbox`) --> dispatcher --> cameras
+//! commands: MQTT, HTTP, PLCs (`modbus`), files (`inbox`) --> dispatcher --> cameras
+//! recorder --what is stored (`plc`)--> PLCs
 //! pipelines_dir --> recipes (a thread): checked, replayed by the engine --> dispatcher, for the next pictures
 //! page --> learning (a thread): confirmed parts, the engine's features, a bank or head --a version--> recipes
 //! `inspectd verify` and its like: control (threads of its own) --> store
@@ -24,6 +25,7 @@
 //! engine              a panic: the inspector panics with it
 //! triggers, control   a panic: the daemon ends with an error, and systemd starts it again
 //! commands by MQTT    so does a panic of their task
+//! the Modbus server   so does a panic of it; one of a connection ends that connection
 //! web                 so does a panic of what accepts or follows; one of a request is that request's answer
 //! publishers          an error of the store, or a panic: so does the end of a task that delivers
 //! store-sync          a panic stops the store, and with it the daemon
@@ -61,7 +63,9 @@ mod inspector;
 mod intake;
 mod interrupted;
 mod learning;
+mod modbus;
 mod model;
+mod plc;
 mod progress;
 mod publishers;
 mod recipes;
@@ -83,6 +87,7 @@ use crate::engine::child::{Child, ChildOptions};
 use crate::engine::{Backend as _, Engine};
 use crate::inspect::proof::{ByNamedProof, ByProof};
 use crate::ipc::Program;
+use crate::publish::modbus::Serving;
 use crate::publish::mqtt;
 use crate::publish::mqtt::command::Listening;
 use crate::recipe::registry::Registry;
@@ -232,6 +237,7 @@ struct Line {
     inbox: Option<JoinHandle<()>>,
     interrupted: Option<JoinHandle<()>>,
     commands: Vec<Listening>,
+    modbus: Option<Serving>,
     keeper: Keeper,
     learner: Learner,
     inspector: JoinHandle<()>,
@@ -335,6 +341,7 @@ impl Parts<'_> {
             mqtt::command::listen(sink.mqtt, Arc::clone(&handler), station::hearing(station))
         };
         let commands = heard.map(listen).collect();
+        let modbus = modbus::start(config, store, station, &handler, &cameras)?;
         let history = FrameHistory::new(Arc::clone(store));
         let feeds = cameras.feeds();
         let ring = feeds.ring.clone();
@@ -349,7 +356,7 @@ impl Parts<'_> {
         let keeper = self.keep_recipes(&dispatcher, &engine)?;
         let learner = self.learn(&keeper.book, &engine)?;
         let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), history)?;
-        Ok(Line { cameras, inbox, interrupted, commands, keeper, learner, inspector, recorder })
+        Ok(Line { cameras, inbox, interrupted, commands, modbus, keeper, learner, inspector, recorder })
     }
 
     /// Starts the thread of recipes.
@@ -392,8 +399,8 @@ impl Parts<'_> {
 
     /// Ends the threads in the order of the line; systemd waits on while the inspector shows life.
     async fn drain(self, line: Line) -> anyhow::Result<()> {
-        let Line { cameras, inbox, interrupted, commands, keeper, learner, inspector, .. } = line;
-        drop(commands);
+        let Line { cameras, inbox, interrupted, commands, modbus, keeper, learner, inspector, .. } = line;
+        drop((commands, modbus));
         self.stop.set();
         keeper.book.close();
         learner.learning.close();
@@ -458,10 +465,11 @@ impl Line {
         let inbox = self.inbox.as_ref().is_some_and(JoinHandle::is_finished);
         let inbox = inbox.then_some("the thread of triggers by file");
         let commands = self.commands.iter().any(Listening::is_over).then_some("the task of commands by MQTT");
+        let modbus = self.modbus.as_ref().is_some_and(Serving::is_over).then_some("the Modbus server");
         let keeper = self.keeper.thread.is_finished().then_some("the thread of recipes");
         let learner = self.learner.thread.is_finished().then_some("the thread of learning");
         let door = door.is_some_and(Door::is_over).then_some("the thread of the local door");
-        inbox.or(commands).or(keeper).or(learner).or(door).or_else(|| page.and_then(Web::gone))
+        inbox.or(commands).or(modbus).or(keeper).or(learner).or(door).or_else(|| page.and_then(Web::gone))
     }
 }
 

@@ -11,7 +11,7 @@
 //! inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
 //! store/      image file, then record and outbox entry in one commit, flushed to the disk
 //! web/        the review page: queue, pictures, decisions               -> Review, in the store
-//! publish/    outbox -> each sink: PUBLISH -> PUBACK -> its cursor goes on
+//! publish/    outbox -> each sink: PUBLISH -> PUBACK -> its cursor goes on; results -> registers for PLCs
 //! ```
 //!
 //! [`recipe`] reads a pipeline file once and knows the active version of each. [`evaluate`] scores inspections against
@@ -19,7 +19,7 @@
 //! parts what a recipe judges by, beside its questions. [`control`] is the door for the commands of this machine that need
 //! the store: verify, export and their like.
 //!
-//! And against the stream: what MQTT, HTTP and files tell the line (trigger, pause, resume, pipeline) is
+//! And against the stream: what MQTT, HTTP, PLCs and files tell the line (trigger, pause, resume, pipeline) is
 //! read by [`command`] and goes to the cameras over the dispatcher in [`daemon`].
 //!
 //! [`daemon`] builds these parts and joins them with queues of [`domain`] types. A file imports only

@@ -250,6 +250,7 @@ fn each_breakage_is_one_line_with_its_place() {
         ("mmproj = \"vision.gguf\"", "mmproj = \"c.toml\"".to_owned(), ":8:1: model.mmproj = \"c.toml\": "),
         ("\"var\"", format!("\"{file}/store\""), ":14:1: store.dir = "),
         ("[mqtt]", web(&format!("listen = \"{taken}\"")), "is taken by another program"),
+        ("[mqtt]", format!("[modbus]\nlisten = \"{taken}\"\n[mqtt]"), "is taken by another program"),
         (
             "[mqtt]",
             web("listen = \"127.0.0.1:0\"\ncertificate = \"c.toml\"\nkey = \"c.toml\""),

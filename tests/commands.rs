@@ -18,6 +18,8 @@ mod config;
 mod ears;
 #[path = "commands/folder.rs"]
 mod folder;
+#[path = "commands/modbus.rs"]
+mod handshake;
 #[path = "web/http.rs"]
 mod http;
 #[path = "common/inspections.rs"]
@@ -28,10 +30,14 @@ mod kept;
 mod learn;
 #[path = "commands/line.rs"]
 mod line;
+#[path = "common/modbus.rs"]
+mod modbus;
 #[path = "commands/model.rs"]
 mod model;
 #[path = "commands/outbox.rs"]
 mod outbox;
+#[path = "common/peers.rs"]
+mod peers;
 #[path = "commands/recipes.rs"]
 mod recipes;
 #[path = "commands/risks.rs"]

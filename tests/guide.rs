@@ -357,6 +357,40 @@ fn the_figures_for_machines_are_those_of_the_code() {
     assert_same(&named, &code, "figures");
 }
 
+#[test]
+fn the_registers_are_those_of_the_server() {
+    let out = Command::new(env!("CARGO_BIN_EXE_inspectd")).args(["modbus-map", "--json"]).output();
+    let map: serde_json::Value = serde_json::from_slice(&out.expect("the binary runs").stdout).expect("JSON");
+    let cell =
+        |row: &serde_json::Value, key: &str| row[key].as_str().map_or(row[key].to_string(), str::to_owned);
+    let rows = |list: &str, keys: &[&str]| -> BTreeSet<String> {
+        let row = |row: &serde_json::Value| {
+            let cells = keys.iter().map(|key| match *key {
+                "name" | "word" => format!("`{}`", cell(row, key)),
+                key => cell(row, key),
+            });
+            format!("| {} |", cells.collect::<Vec<_>>().join(" | ")).replace("|  |", "| |")
+        };
+        map[list].as_array().unwrap_or_else(|| panic!("no {list}")).iter().map(row).collect()
+    };
+    let mut code = rows("registers", &["address", "words", "name", "kind", "access", "unit", "meaning"]);
+    for list in ["status_bits", "control_bits"] {
+        code.extend(rows(list, &["bit", "name", "meaning"]));
+    }
+    for list in ["error_codes", "verdicts", "reasons", "grades"] {
+        code.extend(rows(list, &["number", "word", "meaning"]));
+    }
+    let chapter = read("src/guide/modbus.md");
+    let is_row = |line: &&str| line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit());
+    let guide = chapter.lines().filter(is_row).map(str::to_owned).collect();
+    assert_same(&guide, &code, "registers");
+    let keys: BTreeSet<String> = first_cells(&chapter, "## Example");
+    for key in keys {
+        let documented = read("config/inspectd.toml").contains(&format!("#   {key} = "));
+        assert!(documented, "config/inspectd.toml does not have [modbus] {key}");
+    }
+}
+
 /// As readers of Markdown name a heading.
 fn anchors(text: &str) -> BTreeSet<String> {
     let outside = blocks(text).1;

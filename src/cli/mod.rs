@@ -4,6 +4,7 @@
 //! run, inspect, check, doctor, replay, learn, new-product, simulate, ask, bench, model    subcommands
 //! verify, export, outbox, account, backup (and restore, salvage)    subcommands on a store
 //! guide                                                         the chapters of the guide
+//! modbus-map                                                    the registers for PLCs
 //! infer                                                         the engine's process, for the daemon
 //! generate                                                      man pages, completions and schemas, for the package
 //! store_args, serve_store      which store a command works on; the process that opens it for root
@@ -31,6 +32,7 @@ mod infer;
 mod inspect;
 mod learn;
 pub mod logging;
+mod modbus_map;
 mod model;
 mod model_args;
 mod new_product;
@@ -92,6 +94,8 @@ enum Command {
     Cameras(cameras::Args),
     /// Print a chapter of the guide, or the list of chapters.
     Guide(guide::Args),
+    /// Print the Modbus registers for PLCs, with the numbers of errors, verdicts and reasons.
+    ModbusMap(modbus_map::Args),
     /// Serve one camera to the daemon over its standard input.
     #[command(hide = true)]
     Capture(capture::Args),
@@ -143,6 +147,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Model(args) => model::run(args),
         Command::Cameras(args) => cameras::run(&args),
         Command::Guide(args) => guide::run(&args),
+        Command::ModbusMap(args) => modbus_map::run(&args),
         Command::Capture(args) => capture::run(args),
         Command::Export(args) => export::run(args),
         Command::Outbox(args) => outbox::run(args),

@@ -49,6 +49,7 @@ impl Config {
         out.pair("free_bytes_min", self.store.free_bytes_min);
         self.brokers(&mut out);
         self.page(&mut out);
+        self.plcs(&mut out);
         for (name, recipe) in &self.recipes {
             out.line(&format!("# pipeline {name} version {}", recipe.pipeline.version));
         }
@@ -84,6 +85,24 @@ impl Config {
         }
         out.pair("session_hours", web.session_hours);
         out.pair("open_metrics", web.open_metrics);
+    }
+
+    fn plcs(&self, out: &mut Text) {
+        let Some(modbus) = &self.modbus else { return };
+        out.line("[modbus]");
+        out.pair("listen", quoted(&modbus.listen.to_string()));
+        let allow: Vec<String> = modbus.allow.iter().map(|network| quoted(&network.to_string())).collect();
+        out.pair("allow", format!("[{}]", allow.join(", ")));
+        out.pair("connections", modbus.connections);
+        out.pair("idle_timeout_s", modbus.idle.as_secs());
+        out.pair("watchdog_ms", modbus.watchdog.as_millis());
+        out.pair("keep_results", modbus.keep_results);
+        out.pair("expected", quoted(&modbus.expected));
+        let recipes: Vec<String> =
+            modbus.recipes.iter().map(|(number, name)| format!("{number} = {}", quoted(name))).collect();
+        out.pair("recipes", format!("{{ {} }}", recipes.join(", ")));
+        let units: Vec<String> = modbus.units.iter().map(|(unit, id)| format!("{id} = {unit}")).collect();
+        out.pair("units", format!("{{ {} }}", units.join(", ")));
     }
 
     fn brokers(&self, out: &mut Text) {

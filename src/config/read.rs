@@ -2,7 +2,7 @@
 
 use super::{
     Camera, Config, Found, Model, Mqtt, Part, Prove, QueueConfig, ReadError, SHIPPED_MMPROJ, SHIPPED_TEXT,
-    Sink, Station, Store, TriggerConfig, TriggerOn, mqtt, pair, read_text, web,
+    Sink, Station, Store, TriggerConfig, TriggerOn, modbus, mqtt, pair, read_text, web,
 };
 use crate::camera::kind::SourceConfig;
 use crate::document::{Document, Origin, PATH_CHARS_MAX, Problem, Section};
@@ -58,6 +58,8 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
     let mut pipelines = Pipelines::new(pipelines_dir, is_missing);
     let (cameras, unfiled) = cameras(origin, &root, &mut pipelines);
     let notes = pipelines.read_others();
+    let is_recipe = |name: &str| pipelines.knows(name);
+    let modbus = modbus::read(root.child("modbus"), &cameras, is_recipe);
     let mut config = Config {
         model: model(origin, root.child("model")),
         trigger_dir: trigger_dir(origin, root.child("trigger"), &cameras),
@@ -67,6 +69,7 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
         sinks: mqtt::read_sinks(&root, &client_id, |path| origin.input(path)),
         mqtt: mqtt::read(broker, client_id, |path| origin.input(path)),
         web: web::read(origin, root.child("web")),
+        modbus,
         station,
         pipelines_dir: pipelines.dir,
         recipes: pipelines.loaded,
@@ -80,6 +83,11 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
         check_broker(origin, &root, &document, &format!("sink.{}", sink.name), &sink.broker);
     }
     check_clients(&root, &config);
+    if let (Some(web), Some(modbus)) = (&config.web, &config.modbus)
+        && web.listen == modbus.listen
+    {
+        root.problem("modbus.listen", "the page listens there: take another port");
+    }
     // Cameras are named by their places in the file, of which none may be missing then.
     let is_whole = root.children("camera").len() == config.cameras.len();
     let fits = |key: &str| !document.has_problem(key) && (is_whole || !key.starts_with("camera["));
@@ -375,6 +383,11 @@ impl Pipelines {
         let outcome = self.read(name);
         self.tried.insert(name.to_owned(), outcome.clone());
         outcome
+    }
+
+    /// Whether a recipe can be commanded, or could be without its errors; of a folder that is missing nothing is known.
+    fn knows(&self, name: &str) -> bool {
+        self.is_missing || self.loaded.contains_key(name) || self.broken.contains_key(name)
     }
 
     /// Reads the files that no camera names, which a command may name. What is wrong with one of them stands in the

@@ -14,6 +14,7 @@ use crate::vlm::ModelInfo;
 use proptest::prelude::*;
 
 mod door;
+mod modbus;
 mod recipes;
 mod sinks;
 mod warnings;

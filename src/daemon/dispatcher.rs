@@ -1,4 +1,4 @@
-//! The dispatcher: where commands from outside (MQTT, HTTP, files) reach the cameras.
+//! The dispatcher: where commands from outside (MQTT, HTTP, PLCs, files) reach the cameras.
 //!
 //! ```text
 //! Command --> Dispatcher --trigger, once (`repeats`)--> accepted, in the store --> queue of its camera (bounded) --> capture loop

@@ -136,6 +136,7 @@ impl Intake {
         let own = self.camera.trigger.deadline_ms.map(Duration::from_millis);
         CameraLoad {
             is_triggered: self.is_triggered(),
+            is_taking: self.served().is_some(),
             triggers: self.waiting(),
             frames,
             frames_max: self.camera.queue.frames,

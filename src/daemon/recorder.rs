@@ -83,6 +83,7 @@ impl Recorder {
         match self.store(inspection, picture) {
             Ok(seq) => {
                 self.station.count(inspection, dropped);
+                self.station.recorded(inspection, seq);
                 let (verdict, reason) = (inspection.verdict.as_str(), inspection.verdict.reason());
                 tracing::info!(
                     seq,

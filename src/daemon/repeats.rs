@@ -10,7 +10,7 @@
 //! trigger by file: its name is the file itself, so that a start knows which files were accepted
 //! ```
 //!
-//! A sender is a broker, an account or token of the page, or the trigger folder. Two systems that both count 1, 2, 3
+//! A sender is a broker, an account or token of the page, a server for PLCs, or the trigger folder. Two systems that both count 1, 2, 3
 //! mean different parts: none of theirs may be taken for a repeat. One system that publishes a command to two brokers, or
 //! by MQTT and then by HTTP, means one part, and that shows only where the trigger names it by its `part_id`. Two systems
 //! behind one broker cannot be told apart, since no broker says who publishes.
@@ -87,6 +87,7 @@ impl Identity {
             Sender::Mqtt { sink } => [Some("mqtt"), Some(sink.as_str())],
             Sender::Http { name } => [Some("http"), Some(name.as_str())],
             Sender::File { .. } => [Some("file"), None],
+            Sender::Plc { server, .. } => [Some("plc"), Some(server.as_str())],
         };
         Some(Self {
             name: digest(&[[Some("sender")].as_slice(), &from, &named].concat()),
@@ -242,7 +243,7 @@ pub(super) fn time_of(id: &str) -> Option<SystemTime> {
 pub(super) fn identities(request: &Request, sender: &Sender) -> Vec<Identity> {
     let by_file = match sender {
         Sender::File { stamp, .. } => Some(Identity::of_file(stamp)),
-        Sender::Mqtt { .. } | Sender::Http { .. } => None,
+        Sender::Mqtt { .. } | Sender::Http { .. } | Sender::Plc { .. } => None,
     };
     Identity::of(request, sender).into_iter().chain(by_file).collect()
 }

@@ -3,13 +3,15 @@
 use super::alarms::Alarms;
 use super::board::Board;
 use super::figures::Figures;
+use super::plc::{self, Followers};
 use crate::domain::alarm::Alarm;
 use crate::domain::camera::{CameraStatus, LineState};
 use crate::domain::grade::Verdict;
 use crate::domain::inspection::Inspection;
+use crate::domain::plc::PartResult;
 use crate::publish::StationEvent;
 use crate::publish::mqtt::command::ALARM_REFUSED;
-use crate::publish::{Report, Stats};
+use crate::publish::{Report, Stats, alarm_of};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +27,7 @@ pub(super) struct Station {
     sinks: Vec<(String, mpsc::Sender<StationEvent>)>,
     board: Board,
     alarms: Alarms,
+    followers: Followers,
     /// The alarms of brokers that let nobody hear commands.
     commands_refused: Mutex<BTreeSet<String>>,
     counts: Mutex<Counts>,
@@ -72,6 +75,7 @@ impl Station {
             sinks,
             board: Board::default(),
             alarms: Alarms::default(),
+            followers: Followers::default(),
             commands_refused: Mutex::default(),
             counts: Mutex::default(),
             figures: Figures::default(),
@@ -159,6 +163,23 @@ impl Station {
     pub(super) fn alive_within(&self, limit: Duration) -> bool {
         let last = Duration::from_millis(self.alive_ms.load(Ordering::Relaxed));
         self.started.elapsed().saturating_sub(last) < limit
+    }
+
+    /// From now on a server of a PLC protocol is told of every result.
+    pub(super) fn follow(&self, server: &str) -> mpsc::Receiver<PartResult> {
+        let code = alarm_of(server, plc::ALARM_MISSED);
+        self.publish(StationEvent::Alarm { code, raised: false, message: String::new() });
+        self.followers.add(server)
+    }
+
+    /// Tells those servers of an inspection that is on the disk.
+    pub(super) fn recorded(&self, inspection: &Inspection, seq: u64) {
+        for (server, lost) in self.followers.tell(&PartResult::of(inspection, seq)) {
+            tracing::error!(server, lost, seq, "a result has found no room on its way to a PLC");
+            let message = format!("{lost} results have found no room on their way to the PLCs of {server}");
+            let code = alarm_of(&server, plc::ALARM_MISSED);
+            self.publish(StationEvent::Alarm { code, raised: true, message });
+        }
     }
 
     /// Counts an inspection.

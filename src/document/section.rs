@@ -246,7 +246,6 @@ impl<'a> Section<'a> {
     }
 
     /// A table of whole numbers whose keys are free; empty when the key is absent.
-    #[cfg(feature = "v4l2")]
     pub(crate) fn integers(&self, key: &'static str) -> std::collections::BTreeMap<String, i64> {
         let number_or_bool = json!({ "type": ["integer", "boolean"] });
         self.note(key, || json!({ "type": "object", "additionalProperties": number_or_bool }));
@@ -261,6 +260,23 @@ impl<'a> Section<'a> {
             }
         };
         table.into_iter().flatten().filter_map(number).collect()
+    }
+
+    /// A table of texts whose keys are free, in the order of keys; empty when the key is absent.
+    pub(crate) fn texts(&self, key: &'static str) -> Vec<(String, String)> {
+        self.note(key, || json!({ "type": "object", "additionalProperties": { "type": "string" } }));
+        let path = join(&self.path, key);
+        let table = self.value(key).and_then(|value| self.table_of(&path, value));
+        let text = |(name, value): (&String, &Value)| match &value.kind {
+            ValueKind::String(text) => Some((name.clone(), text.clone())),
+            _ => {
+                self.document.problem(&join(&path, name), "must be a string");
+                None
+            }
+        };
+        let mut found: Vec<_> = table.into_iter().flatten().filter_map(text).collect();
+        found.sort();
+        found
     }
 
     /// A rectangle `[x1, y1, x2, y2]` in pixels that holds at least one pixel.

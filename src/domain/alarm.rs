@@ -23,7 +23,7 @@ pub enum About {
     Camera,
     /// `_` and the name of a recipe.
     Recipe,
-    /// `_` and the name of a sink; nothing for the sink `mqtt`.
+    /// `_` and the name of a sink, or the word of a server for PLCs; nothing for the sink `mqtt`.
     Sink,
 }
 
@@ -57,6 +57,7 @@ pub const KINDS: &[Kind] = &[
     kind("result_held", About::Sink),
     kind("result_undeliverable", About::Sink),
     kind("sink_missed", About::Sink),
+    kind("plc_missed", About::Sink),
     kind("records_damaged", About::Station),
     kind("clock_step", About::Station),
     kind("retention_held", About::Station),

@@ -58,6 +58,8 @@ pub struct CameraStatus {
 pub struct CameraLoad {
     /// A command makes it take a picture.
     pub is_triggered: bool,
+    /// The picture of a trigger is being taken.
+    pub is_taking: bool,
     /// Triggers that wait for their pictures.
     pub triggers: usize,
     /// Pictures that wait for the inspector.

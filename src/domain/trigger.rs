@@ -1,7 +1,7 @@
 //! What the line is told from outside: take a picture of this part, pause, go on, change the recipe.
 //!
 //! ```text
-//! MQTT cmd/…, HTTP POST, a file --Command--> dispatcher (in `daemon`) --Request--> camera --> Frame
+//! MQTT cmd/…, HTTP POST, a PLC, a file --Command--> dispatcher (in `daemon`) --Request--> camera --> Frame
 //! ```
 //!
 //! Whoever takes commands from outside turns their words into these ([`crate::command`]) and hands them to
@@ -73,6 +73,13 @@ pub enum Sender {
         /// Name of the account or the token.
         name: String,
     },
+    /// A client of a server of a PLC protocol.
+    Plc {
+        /// The word of the protocol: `modbus`, `opcua`.
+        server: String,
+        /// Its address, without the port.
+        peer: String,
+    },
     /// A file in the trigger folder. `stamp` is the same as long as the file is the same one, wherever it is moved.
     File {
         /// Name of the file.
@@ -83,13 +90,14 @@ pub enum Sender {
 }
 
 impl fmt::Display for Sender {
-    /// `mqtt`, of a further sink `mqtt:SINK`; `http:NAME`, `file:NAME`.
+    /// `mqtt`, of a further sink `mqtt:SINK`; `http:NAME`, `file:NAME`, `modbus:ADDRESS`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mqtt { sink } if sink == "mqtt" => f.write_str("mqtt"),
             Self::Mqtt { sink } => write!(f, "mqtt:{sink}"),
             Self::Http { name } => write!(f, "http:{name}"),
             Self::File { name, .. } => write!(f, "file:{name}"),
+            Self::Plc { server, peer } => write!(f, "{server}:{peer}"),
         }
     }
 }

@@ -3,11 +3,13 @@
 //! ```text
 //!     store's outbox --owed to each sink--> mqtt/ (link, state machine, driver; a dialect makes the messages)
 //!     daemon --StationEvent (bounded), one queue a sink--> the same
+//!     recorder --PartResult (bounded)--> modbus/ (registers, handshake): PLCs fetch what is on the disk already
 //! ```
 //!
 //! A sink that is away holds back its own cursor and nobody else: it has its own task, queue, dead letters and
 //! alarms. Who only shows the newest state (a server that is asked) needs no cursor, and is no sink.
 
+pub(crate) mod modbus;
 pub mod mqtt;
 
 use crate::domain::camera::CameraStatus;

@@ -13,6 +13,7 @@
 //! twins      P10  text in the picture that gives orders
 //! damaged    P14  models with flipped bits or zeroed data
 //! watchdog   P11  slow loads and compactions, real stalls, under a fake systemd
+//! plc             the PLC's handshake with jitter, stuck bits, reconnects and kills
 //! dead_eye   P14  pictures that show nothing, are cut, damaged or of another size
 //! ```
 //!
@@ -37,7 +38,11 @@ mod inspections;
 mod kill;
 mod learned;
 mod loopdisk;
+#[path = "../common/modbus.rs"]
+#[allow(dead_code, reason = "the rig reads no exceptions")]
+mod modbus;
 mod outage;
+mod plc;
 mod power;
 #[path = "../common/room.rs"]
 mod room;

@@ -34,6 +34,7 @@ fn with_line(server: &Server) -> Arc<Mutex<Pulse>> {
     server.web.show_pulse(Box::new(move || shown.lock().unwrap().clone()));
     let load = CameraLoad {
         is_triggered: true,
+        is_taking: false,
         triggers: 2,
         frames: 1,
         frames_max: 4,

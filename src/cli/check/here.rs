@@ -6,11 +6,12 @@
 //! store     its directory cannot be made or written; it is of a newer version, or damaged
 //! recipes   one has no file, and was not made on the station's page
 //! web       its port is taken, its certificate cannot be used
+//! modbus    its port is taken
 //! brokers   files of TLS and of the password cannot be used
 //! ```
 //!
-//! Reads the headers of the model's files, listens on the page's port for a moment, and asks the store, where there is one
-//! ([`Kept`]); opens nothing else.
+//! Reads the headers of the model's files, listens on the ports of page and PLCs for a moment, and asks the store, where
+//! there is one ([`Kept`]); opens nothing else.
 
 use super::kept::Kept;
 use crate::config::{self, BrokerTls, Config, Found, Mqtt};
@@ -24,7 +25,7 @@ use crate::vlm::processor::Processor;
 use crate::web;
 use std::ffi::CString;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -78,7 +79,11 @@ fn recipes(config: &Config, kept: &Kept) -> Found {
 fn problems(config: &Config) -> Vec<(String, String)> {
     let mut found = model(config);
     found.extend(cameras(config));
-    let looks = [("store.dir", ground(&config.store.dir)), ("web.listen", port(config))];
+    let looks = [
+        ("store.dir", ground(&config.store.dir)),
+        ("web.listen", port(config)),
+        ("modbus.listen", plc_port(config)),
+    ];
     found.extend(looks.into_iter().filter_map(|(key, look)| match look {
         Look::Bad(why) => Some((key.to_owned(), why)),
         _ => None,
@@ -227,7 +232,15 @@ fn may_write(dir: &Path) -> io::Result<()> {
 
 /// Whether the page's address can be had. The station's own daemon may have it.
 pub(in crate::cli) fn port(config: &Config) -> Look {
-    let Some(listen) = config.web.as_ref().map(|web| web.listen) else { return Look::Fine };
+    config.web.as_ref().map_or(Look::Fine, |web| listens(config, web.listen))
+}
+
+/// The same of the server for PLCs.
+fn plc_port(config: &Config) -> Look {
+    config.modbus.as_ref().map_or(Look::Fine, |modbus| listens(config, modbus.listen))
+}
+
+fn listens(config: &Config, listen: SocketAddr) -> Look {
     let Err(error) = TcpListener::bind(listen) else { return Look::Fine };
     match error.kind() {
         io::ErrorKind::AddrInUse => match client::is_running(&config.store.dir) {
