@@ -20,6 +20,7 @@ pub mod part;
 pub mod pattern;
 pub mod pipeline;
 pub mod product;
+pub mod promise;
 pub mod recipe;
 pub mod rect;
 pub mod reference;

@@ -8,7 +8,7 @@
 //! Line           commands to the line             Metrics    figures, health
 //! StationView    how the cameras are              Learner    learns from confirmed parts
 //! Maker          makes recipes of new products    Proofs     whether one runs
-//! Overview       how the line stands
+//! Overview       how the line stands              Prover     proves promises
 //! ```
 //!
 //! A new state is a field here and a line in `states!`; its routes are added in `api`.
@@ -28,6 +28,7 @@ use super::options::WebOptions;
 use super::products::Maker;
 use super::queue::{ActiveRecipes, Pipelines};
 use super::recipes::Keeper;
+use super::thresholds::Prover;
 use super::verify::Proofs;
 use crate::clock::Clock;
 use crate::store::Store;
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub keeper: Arc<Keeper>,
     pub learner: Arc<Learner>,
     pub maker: Arc<Maker>,
+    pub prover: Arc<Prover>,
     pub pictures: Arc<Pictures>,
     pub exports: Arc<Exports>,
     pub proofs: Arc<Proofs>,
@@ -72,6 +74,7 @@ states! {
     keeper: Keeper,
     learner: Learner,
     maker: Maker,
+    prover: Prover,
     pictures: Pictures,
     exports: Exports,
     proofs: Proofs,
@@ -110,6 +113,7 @@ impl Shared {
             keeper: Arc::default(),
             learner: Arc::default(),
             maker: Arc::default(),
+            prover: Arc::default(),
             line: Arc::default(),
             view,
             overview: Arc::new(overview),

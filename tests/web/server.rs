@@ -7,6 +7,7 @@ use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::inspection::Inspection;
 use inspectd::domain::learn::{LearnRefusal, LearnWanted, Learnable};
 use inspectd::domain::product::{NewProduct, ProductRefusal};
+use inspectd::domain::promise::{Proven, Wanted};
 use inspectd::domain::recipe::{Progress, RecipeError};
 use inspectd::domain::rect::BoxPx;
 use inspectd::domain::text::TextLine;
@@ -23,6 +24,7 @@ use inspectd::web::metrics::Health;
 use inspectd::web::options::WebOptions;
 use inspectd::web::products::Products;
 use inspectd::web::recipes::Recipes;
+use inspectd::web::thresholds::Promising;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -160,6 +162,12 @@ impl Learning for NoPipelines {
     }
 }
 
+impl Promising for NoPipelines {
+    fn prove(&self, pipeline: &str, _: Wanted) -> Result<Proven, LearnRefusal> {
+        Err(LearnRefusal::NoPipeline { pipeline: pipeline.into() })
+    }
+}
+
 /// Whom the page asks for a new product where every name is taken.
 struct NoNames;
 
@@ -218,6 +226,7 @@ impl Server {
         }));
         web.keep_recipes(Arc::new(NoVersions));
         web.learn_with(Arc::new(NoPipelines));
+        web.prove_with(Arc::new(NoPipelines));
         web.make_products_with(Arc::new(NoNames));
         Self { web, store, commanded, dir }
     }

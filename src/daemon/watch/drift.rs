@@ -1,0 +1,251 @@
+//! Drift of a camera: its newest parts beside the first ones of the recipe that judges them.
+//!
+//! ```text
+//! parts of the camera since its recipe judges so:  [ reference: the oldest ] …  [ now: the newest ]
+//!   score, verdict                 of all in both windows      --.
+//!   brightness, sharpness          of some pictures of them    --+--evaluate::drift--> the words of the alarm
+//! ```
+//!
+//! All of it is in the store: a restart forgets nothing but what was measured on pictures, and that is measured again.
+//! While retention takes old parts away, the reference moves on with them.
+
+use crate::daemon::promise::judges_since;
+use crate::daemon::recipes::picture;
+use crate::domain::inspection::Inspection;
+use crate::domain::pipeline::Pipeline;
+use crate::domain::rect::Rect;
+use crate::evaluate::drift::{compare, has_changed};
+use crate::evaluate::gate::is_unjudged;
+use crate::health::{Region, measure};
+use crate::recipe::registry::Registry;
+use crate::store::Store;
+use crate::store::error::StoreError;
+use crate::store::query::{Filter, unix_ms};
+use std::collections::{BTreeMap, VecDeque};
+
+/// How much is compared.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// Parts of the reference, and of now.
+    pub reference: usize,
+    pub now: usize,
+    /// Of so many parts, the picture of one is measured: decoding it takes tens of milliseconds.
+    pub a_picture_in: usize,
+}
+
+/// Of the line: at the limit of the test, score and verdict have to be 0.23 apart, of 0 to 1, and pictures 0.46.
+const OF_THE_LINE: Sizes = Sizes { reference: 400, now: 200, a_picture_in: 4 };
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Value {
+    Score,
+    Verdict,
+    Brightness,
+    Sharpness,
+}
+
+impl Value {
+    const ALL: [Self; 4] = [Self::Score, Self::Verdict, Self::Brightness, Self::Sharpness];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Score => "score",
+            Self::Verdict => "verdict",
+            Self::Brightness => "brightness",
+            Self::Sharpness => "sharpness",
+        }
+    }
+}
+
+/// Brightness and sharpness of a kept picture.
+type Measured = (f64, f64);
+
+/// What is remembered of all cameras from look to look.
+pub(super) struct Drift {
+    sizes: Sizes,
+    /// What has changed, by camera.
+    changed: BTreeMap<String, Vec<Value>>,
+    /// What was measured on pictures, by camera and place in the store; `None`: the picture is not kept.
+    measured: BTreeMap<String, BTreeMap<u64, Option<Measured>>>,
+}
+
+/// One window's values.
+#[derive(Default)]
+struct Window {
+    values: BTreeMap<Value, Vec<f64>>,
+}
+
+impl Default for Drift {
+    fn default() -> Self {
+        Self::with(OF_THE_LINE)
+    }
+}
+
+impl Drift {
+    /// Nothing is known yet; `sizes` are compared.
+    pub(super) const fn with(sizes: Sizes) -> Self {
+        Self { sizes, changed: BTreeMap::new(), measured: BTreeMap::new() }
+    }
+
+    /// What has drifted, in words; empty while nothing has, or there are too few parts.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be read.
+    pub(super) fn look(
+        &mut self,
+        store: &Store,
+        registry: &Registry,
+        camera: &str,
+    ) -> Result<String, StoreError> {
+        let Some((pipeline, reference, now)) = windows(store, registry, camera, self.sizes)? else {
+            self.changed.remove(camera);
+            self.measured.remove(camera);
+            return Ok(String::new());
+        };
+        let known = self.measured.remove(camera).unwrap_or_default();
+        let mut measured = BTreeMap::new();
+        let step = self.sizes.a_picture_in;
+        let mut read = |seqs: &[u64]| window(store, &pipeline, seqs, step, &known, &mut measured);
+        let (old, new) = (read(&reference)?, read(&now)?);
+        self.measured.insert(camera.to_owned(), measured);
+        let before = self.changed.remove(camera).unwrap_or_default();
+        let (mut changed, mut words) = (vec![], vec![]);
+        for value in Value::ALL {
+            let (old, new) = (old.of(value), new.of(value));
+            if compare(old, new).is_some_and(|compared| has_changed(before.contains(&value), compared)) {
+                changed.push(value);
+                words.push(in_words(value, old, new));
+            }
+        }
+        self.changed.insert(camera.to_owned(), changed);
+        if words.is_empty() {
+            return Ok(String::new());
+        }
+        let Sizes { reference, now, .. } = self.sizes;
+        let which = format!("the newest {now} parts differ from the first {reference} by this recipe");
+        Ok(format!("{which}: {}", words.join("; ")))
+    }
+}
+
+impl Window {
+    fn of(&self, value: Value) -> &[f64] {
+        self.values.get(&value).map_or(&[], Vec::as_slice)
+    }
+
+    fn push(&mut self, value: Value, number: f64) {
+        self.values.entry(value).or_default().push(number);
+    }
+}
+
+fn in_words(value: Value, old: &[f64], new: &[f64]) -> String {
+    let word = value.as_str();
+    if value == Value::Verdict {
+        let share = |values: &[f64], verdict: f64| {
+            let count = values.iter().filter(|value| **value == verdict).count();
+            format!("{:.1} %", 100.0 * count as f64 / values.len().max(1) as f64)
+        };
+        let [fails, reviews] = [2.0, 1.0].map(|v| format!("{} -> {}", share(old, v), share(new, v)));
+        return format!("{word} (fail {fails}, review {reviews})");
+    }
+    let (before, after) = (median(old), median(new));
+    match value {
+        Value::Score => format!("{word} (median {before:.3} -> {after:.3})"),
+        _ => format!("{word} (median {before:.1} -> {after:.1})"),
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// The places of both windows' parts in the store, and the recipe that judges the newest; `None`: there are too few.
+fn windows(
+    store: &Store,
+    registry: &Registry,
+    camera: &str,
+    sizes: Sizes,
+) -> Result<Option<(Pipeline, Vec<u64>, Vec<u64>)>, StoreError> {
+    let of_camera = Filter { camera: Some(camera.to_owned()), ..Filter::default() };
+    let Some(newest) = store.find(&of_camera, None, 0, 1)?.seqs.first().copied() else { return Ok(None) };
+    let name = match store.get(newest) {
+        Ok(Some(stored)) => stored.inspection.pipeline,
+        Ok(None) | Err(StoreError::BadRecord { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(pipeline) = registry.pipeline(&name) else { return Ok(None) };
+    let from_ms = judges_since(store, &pipeline)?.map(unix_ms);
+    let filter = Filter { pipeline: Some(name), from_ms, ..of_camera };
+    let (mut now, mut reference) =
+        (Vec::with_capacity(sizes.now), VecDeque::with_capacity(sizes.reference + 1));
+    store.scan(&filter, |seq, _, _| {
+        if now.len() < sizes.now {
+            now.push(seq);
+            return;
+        }
+        reference.push_back(seq);
+        if reference.len() > sizes.reference {
+            reference.pop_front();
+        }
+    })?;
+    let is_enough = reference.len() == sizes.reference;
+    Ok(is_enough.then(|| ((*pipeline).clone(), reference.into(), now)))
+}
+
+/// Reads a window. One in `step` of its pictures is measured; `known` are those of earlier looks.
+fn window(
+    store: &Store,
+    pipeline: &Pipeline,
+    seqs: &[u64],
+    step: usize,
+    known: &BTreeMap<u64, Option<Measured>>,
+    measured: &mut BTreeMap<u64, Option<Measured>>,
+) -> Result<Window, StoreError> {
+    let mut window = Window::default();
+    for (place, seq) in seqs.iter().enumerate() {
+        let stored = match store.get(*seq) {
+            Ok(Some(stored)) => stored,
+            Ok(None) | Err(StoreError::BadRecord { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        window.push(Value::Verdict, verdict(&stored.inspection));
+        let score = f64::from(stored.inspection.score);
+        if !is_unjudged(&stored.inspection) && score.is_finite() {
+            window.push(Value::Score, score);
+        }
+        // The reference keeps its places from look to look, and with them what was measured.
+        if place % step != 0 {
+            continue;
+        }
+        let look = || {
+            let image = stored.image.as_ref()?;
+            measure_of(&picture(store, &image.image)?, pipeline)
+        };
+        let found = known.get(seq).copied().unwrap_or_else(look);
+        measured.insert(*seq, found);
+        if let Some((brightness, sharpness)) = found {
+            window.push(Value::Brightness, brightness);
+            window.push(Value::Sharpness, sharpness);
+        }
+    }
+    Ok(window)
+}
+
+fn verdict(inspection: &Inspection) -> f64 {
+    match inspection.verdict.as_str() {
+        "pass" => 0.0,
+        "review" => 1.0,
+        _ => 2.0,
+    }
+}
+
+/// Brightness and sharpness of what the recipe inspects.
+fn measure_of(pixels: &image::RgbImage, pipeline: &Pipeline) -> Option<Measured> {
+    let corners = |rect: Rect| -> Region { [rect.x0, rect.y0, rect.x1, rect.y1] };
+    let region = pipeline.frame.roi.map_or([0, 0, pixels.width(), pixels.height()], corners);
+    let masks: Vec<Region> = pipeline.frame.mask.iter().copied().map(corners).collect();
+    let measured = measure(pixels, region, &masks)?;
+    Some((measured.brightness, measured.sharpness))
+}
