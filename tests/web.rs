@@ -51,3 +51,5 @@ mod seen;
 mod server;
 #[path = "web/shown.rs"]
 mod shown;
+#[path = "web/thresholds.rs"]
+mod thresholds;

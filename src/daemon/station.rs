@@ -3,7 +3,7 @@
 use super::alarms::Alarms;
 use super::board::Board;
 use super::figures::Figures;
-use crate::domain::alarm::Alarm;
+use crate::domain::alarm::{About, Alarm, kind_of};
 use crate::domain::camera::{CameraStatus, LineState};
 use crate::domain::grade::Verdict;
 use crate::domain::inspection::Inspection;
@@ -139,6 +139,16 @@ impl Station {
     /// The alarms that stand, by code.
     pub(super) fn alarms(&self) -> Vec<Alarm> {
         self.alarms.all()
+    }
+
+    /// How often alarms about this camera were raised since the start, those of the watch left out.
+    pub(super) fn alarms_raised(&self, camera: &str) -> u64 {
+        let is_meant = |code: &str| {
+            kind_of(code).is_some_and(|(kind, name)| {
+                kind.about == About::Camera && name == camera && kind.word != "drift"
+            })
+        };
+        self.alarms.raised(is_meant)
     }
 
     fn publish_cameras(&self) {

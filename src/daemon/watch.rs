@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! every `EVERY` --> each recipe that promises: its decided parts   --> promise_{recipe}
-//!              '--> each camera: scores, verdicts, its pictures    --> drift_{camera}
+//!              '--> each camera: parts, pictures, alarms           --> drift_{camera}
 //!                                            raised | over, when it has changed -----> station
 //! ```
 //!
@@ -106,7 +106,8 @@ impl Watch {
             if stop.is_set() {
                 return Ok(());
             }
-            let message = self.drift.look(&self.store, &self.registry, &camera)?;
+            let raised = self.station.alarms_raised(&camera);
+            let message = self.drift.look(&self.store, &self.registry, &camera, raised)?;
             self.drifted(&camera, message);
         }
         Ok(())

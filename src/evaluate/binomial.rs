@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! k of n cases --upper--> the share that is exceeded with at most 1 - confidence    C. J. Clopper, E. S. Pearson, 1934
+//!              --at_least--> how often chance brings as many
 //!              --is_at_most--> is a share of `bound` or more refuted?               the same test, the other way round
 //!              --evidence--> how much speaks for a share above `bound`, at any time J. Ville, 1939
 //! ```
@@ -36,6 +37,11 @@ pub(crate) fn upper(k: usize, n: usize, confidence: f64) -> f64 {
 /// Whether `k` cases of `n` prove with this confidence that the share is at most `bound`: `upper` is.
 pub(crate) fn is_at_most(k: usize, n: usize, bound: f64, confidence: f64) -> bool {
     k < n && beta((k + 1) as f64, (n - k) as f64, bound) >= confidence
+}
+
+/// How often `k` or more of `n` cases come by chance, where each comes with this share.
+pub(crate) fn at_least(k: usize, n: usize, share: f64) -> f64 {
+    if k == 0 { 1.0 } else { beta(k as f64, (n + 1 - k) as f64, share) }
 }
 
 /// Cases without which no share below `bound` is proven, when none of them counts: the least n with
@@ -180,6 +186,15 @@ mod tests {
             let n = needed(bound, 0.9) as usize;
             assert!(upper(0, n, 0.9) <= bound && upper(0, n - 1, 0.9) > bound, "{bound}: {n}");
         }
+    }
+
+    #[test]
+    fn chance_brings_as_many_as_the_sum_says() {
+        for (k, n, share) in [(1, 5, 0.2), (3, 13, 0.04), (8, 13, 0.04), (5, 5, 0.5)] {
+            let summed = 1.0 - summed(k - 1, n, share);
+            assert!((at_least(k, n, share) - summed).abs() < 1e-9, "{k} of {n}");
+        }
+        assert_eq!(at_least(0, 0, 0.1), 1.0);
     }
 
     #[test]

@@ -7,9 +7,11 @@
 //! ```
 //!
 //! It asks for no form of the distribution, and sees a shift, a spread and a share alike; with ties, as of verdicts, it
-//! is wrong more seldom than it says. A chance below [`CHANCE_MAX`] is a change. With hourly looks at a camera's four
-//! values, a false alarm comes at most once in 28 years by the sum of all chances, where parts are independent of each
-//! other; values that wander by lots come nearer to it.
+//! is wrong more seldom than it says. A chance below [`CHANCE_MAX`] is a change. With hourly looks at a camera's
+//! five values, a false alarm comes at most once in 22 years by the sum of all chances, where parts and alarms are
+//! independent of each other; values that wander by lots come nearer to it. Events an hour are compared by their counts.
+
+use super::binomial::at_least;
 
 /// A change is what chance alone would bring less often than this.
 pub(crate) const CHANCE_MAX: f64 = 1e-6;
@@ -59,6 +61,16 @@ fn kolmogorov(x: f64) -> f64 {
     (1..=TERMS).map(term).sum::<f64>().clamp(0.0, 1.0)
 }
 
+/// Compares a count of events in one hour with `earlier` of them in `hours` hours before it: of all of them, each falls
+/// into this hour with a chance of 1 / (1 + `hours`) while their rate is the same (J. Przyborowski, H. Wilenski, 1940).
+/// Only more of them are a change.
+pub(crate) fn compare_rates(now: usize, earlier: usize, hours: usize) -> Compared {
+    let share = 1.0 / (1.0 + hours as f64);
+    let all = now + earlier;
+    let distance = if all == 0 { 0.0 } else { (now as f64 / all as f64 - share).max(0.0) };
+    Compared { distance, chance: at_least(now, all, share) }
+}
+
 /// Whether it has changed, from whether it had: between both limits it stays as it was.
 pub(crate) fn has_changed(before: bool, compared: Compared) -> bool {
     compared.chance < if before { CHANCE_OVER } else { CHANCE_MAX }
@@ -105,6 +117,24 @@ mod tests {
             let low = low.count();
             assert!(low <= 42, "{low} of 2000, ties: {ties}");
         }
+    }
+
+    /// Of 2,000 hours with two events each, by chance, at most one in a hundred falls below a chance of 0.01; five
+    /// deviations of 20 are 22.
+    #[test]
+    fn more_events_an_hour_are_seen_and_as_many_are_not() {
+        let mut rng = ChaCha8Rng::seed_from_u64(8);
+        // Of 3,600 seconds each has one with a chance of 2 in 3,600.
+        let mut hour = || (0..3600).filter(|_| rng.gen_range(0..1800) == 0).count();
+        let hours: Vec<usize> = (0..2024).map(|_| hour()).collect();
+        let low = hours.windows(25).filter(|hours| {
+            let (earlier, now) = (hours[..24].iter().sum(), hours[24]);
+            compare_rates(now, earlier, 24).chance < 0.01
+        });
+        let low = low.count();
+        assert!(low <= 42, "{low} of 2000");
+        assert!(has_changed(false, compare_rates(20, 48, 24)));
+        assert!(!has_changed(false, compare_rates(4, 48, 24)) && !has_changed(true, compare_rates(0, 0, 24)));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::inspection::Inspection;
 use inspectd::domain::learn::{LearnRefusal, LearnWanted, Learnable};
 use inspectd::domain::product::{NewProduct, ProductRefusal};
-use inspectd::domain::promise::{Proven, Wanted};
+use inspectd::domain::promise::{
+    Calibration, Decisions, Ground, Needed, Outcomes, Proven, Thresholds, Wanted,
+};
 use inspectd::domain::recipe::{Progress, RecipeError};
 use inspectd::domain::rect::BoxPx;
 use inspectd::domain::text::TextLine;
@@ -163,8 +165,26 @@ impl Learning for NoPipelines {
 }
 
 impl Promising for NoPipelines {
-    fn prove(&self, pipeline: &str, _: Wanted) -> Result<Proven, LearnRefusal> {
-        Err(LearnRefusal::NoPipeline { pipeline: pipeline.into() })
+    /// But for one, of which a thousand defective parts are known.
+    fn prove(&self, pipeline: &str, wanted: Wanted) -> Result<Proven, LearnRefusal> {
+        if pipeline != "nuts" {
+            return Err(LearnRefusal::NoPipeline { pipeline: pipeline.into() });
+        }
+        let decided = |decided| Decisions { inspected: 2000, decided };
+        let calibration = Calibration {
+            wanted,
+            good: 3000,
+            defective: 1000,
+            unjudged: 0,
+            thresholds: Some(Thresholds { review_above: 0.12, fail_above: None }),
+            of_defective: Outcomes { pass: 3, review: 997, fail: 0 },
+            of_good: Outcomes { pass: 2400, review: 600, fail: 0 },
+            best_escape: 0.003,
+            needed: vec![Needed { escape: wanted.promise.escape, defective: 299 }],
+        };
+        let (passed, others) = (decided(1000), decided(2000));
+        let ground = Ground { version: "0a1b2c3d4e5f".into(), passed, others, thinned: 7, since: None };
+        Ok(Proven { calibration, ground, toml: "[verdict]\n".into(), stated: None })
     }
 }
 

@@ -4,9 +4,11 @@
 //! parts of the camera since its recipe judges so:  [ reference: the oldest ] …  [ now: the newest ]
 //!   score, verdict                 of all in both windows      --.
 //!   brightness, sharpness          of some pictures of them    --+--evaluate::drift--> the words of the alarm
+//! hours since the start:           [ the last week ] [ now ]     |
+//!   alarms about the camera        raised in each              --'
 //! ```
 //!
-//! All of it is in the store: a restart forgets nothing but what was measured on pictures, and that is measured again.
+//! All of it but the alarms is in the store: a restart forgets what was measured on pictures, and that is measured again.
 //! While retention takes old parts away, the reference moves on with them.
 
 use crate::daemon::promise::judges_since;
@@ -14,7 +16,7 @@ use crate::daemon::recipes::picture;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::rect::Rect;
-use crate::evaluate::drift::{compare, has_changed};
+use crate::evaluate::drift::{compare, compare_rates, has_changed};
 use crate::evaluate::gate::is_unjudged;
 use crate::health::{Region, measure};
 use crate::recipe::registry::Registry;
@@ -35,6 +37,10 @@ pub(super) struct Sizes {
 
 /// Of the line: at the limit of the test, score and verdict have to be 0.23 apart, of 0 to 1, and pictures 0.46.
 const OF_THE_LINE: Sizes = Sizes { reference: 400, now: 200, a_picture_in: 4 };
+
+/// Hours of alarms that are remembered, and those without which a further one is not compared.
+const HOURS_MAX: usize = 168;
+const HOURS_MIN: usize = 24;
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +74,33 @@ pub(super) struct Drift {
     changed: BTreeMap<String, Vec<Value>>,
     /// What was measured on pictures, by camera and place in the store; `None`: the picture is not kept.
     measured: BTreeMap<String, BTreeMap<u64, Option<Measured>>>,
+    alarms: BTreeMap<String, AlarmHours>,
+}
+
+/// How often alarms about a camera were raised.
+#[derive(Default)]
+struct AlarmHours {
+    /// Since the start, at the last look.
+    total: Option<u64>,
+    /// Between two looks, the oldest first.
+    hours: VecDeque<usize>,
+    are_more: bool,
+}
+
+impl AlarmHours {
+    /// What has changed, in words, now that so many were raised since the start.
+    fn look(&mut self, total: u64) -> Option<String> {
+        let before = self.total.replace(total)?;
+        let now = usize::try_from(total.saturating_sub(before)).unwrap_or(usize::MAX);
+        let (earlier, hours) = (self.hours.iter().sum::<usize>(), self.hours.len());
+        self.are_more = hours >= HOURS_MIN && has_changed(self.are_more, compare_rates(now, earlier, hours));
+        self.hours.push_back(now);
+        if self.hours.len() > HOURS_MAX {
+            self.hours.pop_front();
+        }
+        let rate = earlier as f64 / hours.max(1) as f64;
+        self.are_more.then(|| format!("alarms ({now} in the last hour, {rate:.1} an hour before)"))
+    }
 }
 
 /// One window's values.
@@ -85,10 +118,10 @@ impl Default for Drift {
 impl Drift {
     /// Nothing is known yet; `sizes` are compared.
     pub(super) const fn with(sizes: Sizes) -> Self {
-        Self { sizes, changed: BTreeMap::new(), measured: BTreeMap::new() }
+        Self { sizes, changed: BTreeMap::new(), measured: BTreeMap::new(), alarms: BTreeMap::new() }
     }
 
-    /// What has drifted, in words; empty while nothing has, or there are too few parts.
+    /// What has drifted, in words; empty while nothing has. `alarms` about the camera were raised since the start.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be read.
@@ -97,11 +130,24 @@ impl Drift {
         store: &Store,
         registry: &Registry,
         camera: &str,
+        alarms: u64,
     ) -> Result<String, StoreError> {
+        let more = self.alarms.entry(camera.to_owned()).or_default().look(alarms);
+        let parts = self.parts(store, registry, camera)?;
+        Ok(parts.into_iter().chain(more).collect::<Vec<_>>().join("; "))
+    }
+
+    /// What of the parts has drifted, in words; `None` while nothing has, or there are too few.
+    fn parts(
+        &mut self,
+        store: &Store,
+        registry: &Registry,
+        camera: &str,
+    ) -> Result<Option<String>, StoreError> {
         let Some((pipeline, reference, now)) = windows(store, registry, camera, self.sizes)? else {
             self.changed.remove(camera);
             self.measured.remove(camera);
-            return Ok(String::new());
+            return Ok(None);
         };
         let known = self.measured.remove(camera).unwrap_or_default();
         let mut measured = BTreeMap::new();
@@ -119,12 +165,9 @@ impl Drift {
             }
         }
         self.changed.insert(camera.to_owned(), changed);
-        if words.is_empty() {
-            return Ok(String::new());
-        }
         let Sizes { reference, now, .. } = self.sizes;
         let which = format!("the newest {now} parts differ from the first {reference} by this recipe");
-        Ok(format!("{which}: {}", words.join("; ")))
+        Ok((!words.is_empty()).then(|| format!("{which}: {}", words.join("; "))))
     }
 }
 
@@ -248,4 +291,24 @@ fn measure_of(pixels: &image::RgbImage, pipeline: &Pipeline) -> Option<Measured>
     let masks: Vec<Region> = pipeline.frame.mask.iter().copied().map(corners).collect();
     let measured = measure(pixels, region, &masks)?;
     Some((measured.brightness, measured.sharpness))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_alarms_than_before_are_named_until_they_are_as_many_again() {
+        let (mut hours, mut total) = (AlarmHours::default(), 0);
+        let mut look = |more: u64| {
+            total += more;
+            hours.look(total)
+        };
+        assert_eq!(look(50), None, "what came before the first look is of no hour");
+        assert!((0..HOURS_MIN).all(|hour| look(u64::from(hour % 4 == 0)).is_none()));
+        assert_eq!(look(2), None);
+        let words = look(12).expect("twelve are more than a quarter an hour");
+        assert_eq!(words, "alarms (12 in the last hour, 0.3 an hour before)");
+        assert_eq!(look(0), None);
+    }
 }
