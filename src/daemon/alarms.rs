@@ -12,11 +12,7 @@ use std::time::SystemTime;
 
 /// By their codes, of which a config has so many and no more.
 #[derive(Default)]
-pub(super) struct Alarms {
-    stand: Mutex<BTreeMap<String, Alarm>>,
-    /// How often each was raised since the start.
-    raised: Mutex<BTreeMap<String, u64>>,
-}
+pub(super) struct Alarms(Mutex<BTreeMap<String, Alarm>>);
 
 impl Alarms {
     /// An alarm is raised or over.
@@ -25,9 +21,6 @@ impl Alarms {
         if !raised {
             alarms.remove(code);
             return;
-        }
-        if !alarms.contains_key(code) {
-            *self.counts().entry(code.to_owned()).or_insert(0) += 1;
         }
         let new = || Alarm { code: code.to_owned(), message: String::new(), since: now };
         message.clone_into(&mut alarms.entry(code.to_owned()).or_insert_with(new).message);
@@ -38,17 +31,8 @@ impl Alarms {
         self.lock().values().cloned().collect()
     }
 
-    /// How often those with these codes were raised since the start; an alarm that stands is raised once.
-    pub(super) fn raised(&self, is_meant: impl Fn(&str) -> bool) -> u64 {
-        self.counts().iter().filter(|(code, _)| is_meant(code)).map(|(_, count)| count).sum()
-    }
-
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Alarm>> {
-        self.stand.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn counts(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,7 +58,5 @@ mod tests {
         assert_eq!(alarms.all(), [stands("engine", "lost", 3), stands("store_full", "10 MB left", 2)]);
         alarms.note("engine", false, "", at(5));
         assert_eq!(alarms.all(), [stands("store_full", "10 MB left", 2)]);
-        alarms.note("engine", true, "lost again", at(6));
-        assert_eq!((alarms.raised(|code| code == "engine"), alarms.raised(|_| true)), (2, 3));
     }
 }

@@ -148,7 +148,7 @@ impl Station {
                 kind.about == About::Camera && name == camera && kind.word != "drift"
             })
         };
-        self.alarms.raised(is_meant)
+        self.figures.alarms_raised(is_meant)
     }
 
     fn publish_cameras(&self) {
@@ -227,5 +227,17 @@ mod tests {
         assert_eq!(codes(), ["commands_refused", "engine", "result_held"]);
         station.publish(alarm("engine", false));
         assert_eq!(codes(), ["commands_refused", "result_held"]);
+
+        // Those about a camera are counted, each time anew, but for what the watch says of it.
+        for (code, raised) in [
+            ("image_cam1", true),
+            ("image_cam1", false),
+            ("image_cam1", true),
+            ("trigger_cam2", true),
+            ("drift_cam1", true),
+        ] {
+            station.publish(alarm(code, raised));
+        }
+        assert_eq!(["cam1", "cam2", "cam3"].map(|camera| station.alarms_raised(camera)), [2, 1, 0]);
     }
 }
