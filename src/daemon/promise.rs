@@ -120,7 +120,7 @@ impl Confirmed {
     pub(super) fn prove(self, pipeline: &Pipeline, wanted: Wanted) -> Proven {
         let Self { known, mut ground } = self;
         let before = known.len();
-        let even = even_out(known, ground.passed, ground.others, |one| (&one.id, one.had_passed));
+        let even = even_out(known, ground.passed, ground.others, |one| (one.id.as_str(), one.had_passed));
         ground.thinned = before - even.len();
         let cases: Vec<Case> = even.iter().filter_map(|one| one.case).collect();
         let calibration = calibrate(&cases, even.len() - cases.len(), wanted);

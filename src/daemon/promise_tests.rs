@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::grade::{Reason, Verdict};
 use crate::domain::review::Decision;
 use crate::store::StoreOptions;
-use crate::store::recipes::Entry;
+use crate::store::recipes::{Entry, Files};
 use crate::store::tests::sample;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Bench {
         let store = Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
         let mut recipe = None;
         for text in texts {
-            let read = Recipe::read("examples-defects.toml", text, [].into()).unwrap();
+            let read = Recipe::read("examples-defects.toml", text, Files::new()).unwrap();
             let entry = Entry {
                 seq: 0,
                 at: BEFORE.into(),
@@ -46,7 +46,7 @@ impl Bench {
                 replay: None,
                 made_of: vec![],
             };
-            store.append_recipe_step(entry, Some((*text, &[].into())), None).unwrap();
+            store.append_recipe_step(entry, Some((*text, &Files::new())), None).unwrap();
             recipe = Some(read);
         }
         Self { store, recipe: recipe.unwrap(), _dir: dir }
@@ -133,7 +133,7 @@ fn decisions_about_reviews_alone_prove_nothing() {
 fn versions_that_judge_alike_count_and_others_do_not() {
     let (limited, other) = (PROMISED.apply(TEXT), TEXT.replace("Find surface defects", "Look for defects"));
     let bench = Bench::new(&[&other, TEXT, &limited]);
-    let version = |text: &str| Recipe::read("", text, [].into()).unwrap().pipeline.version.clone();
+    let version = |text: &str| Recipe::read("", text, Files::new()).unwrap().pipeline.version.clone();
     for (n, text, verdict) in
         [(1, other.as_str(), Verdict::Pass), (2, TEXT, Verdict::Pass), (3, limited.as_str(), by_score(0.9))]
     {
