@@ -16,7 +16,7 @@ use crate::daemon::recipes::picture;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::rect::Rect;
-use crate::evaluate::drift::{compare, compare_rates, has_changed};
+use crate::evaluate::drift::{Compared, compare, compare_rates, has_changed};
 use crate::evaluate::gate::is_unjudged;
 use crate::health::{Region, measure};
 use crate::recipe::registry::Registry;
@@ -159,9 +159,10 @@ impl Drift {
         let (mut changed, mut words) = (vec![], vec![]);
         for value in Value::ALL {
             let (old, new) = (old.of(value), new.of(value));
-            if compare(old, new).is_some_and(|compared| has_changed(before.contains(&value), compared)) {
+            let Some(compared) = compare(old, new) else { continue };
+            if has_changed(before.contains(&value), compared) {
                 changed.push(value);
-                words.push(in_words(value, old, new));
+                words.push(in_words(value, compared, old, new));
             }
         }
         self.changed.insert(camera.to_owned(), changed);
@@ -181,20 +182,20 @@ impl Window {
     }
 }
 
-fn in_words(value: Value, old: &[f64], new: &[f64]) -> String {
-    let word = value.as_str();
+fn in_words(value: Value, compared: Compared, old: &[f64], new: &[f64]) -> String {
+    let (word, apart) = (value.as_str(), format!("{:.2} apart", compared.distance));
     if value == Value::Verdict {
         let share = |values: &[f64], verdict: f64| {
             let count = values.iter().filter(|value| **value == verdict).count();
             format!("{:.1} %", 100.0 * count as f64 / values.len().max(1) as f64)
         };
         let [fails, reviews] = [2.0, 1.0].map(|v| format!("{} -> {}", share(old, v), share(new, v)));
-        return format!("{word} (fail {fails}, review {reviews})");
+        return format!("{word} (fail {fails}, review {reviews}, {apart})");
     }
     let (before, after) = (median(old), median(new));
     match value {
-        Value::Score => format!("{word} (median {before:.3} -> {after:.3})"),
-        _ => format!("{word} (median {before:.1} -> {after:.1})"),
+        Value::Score => format!("{word} (median {before:.3} -> {after:.3}, {apart})"),
+        _ => format!("{word} (median {before:.1} -> {after:.1}, {apart})"),
     }
 }
 
