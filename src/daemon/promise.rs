@@ -94,11 +94,8 @@ impl Confirmed {
                 continue;
             }
             let had_passed = inspection.verdict.as_str() == "pass";
-            if had_passed {
-                passed.decided += 1
-            } else {
-                others.decided += 1
-            }
+            let kind = if had_passed { &mut passed } else { &mut others };
+            kind.decided += 1;
             oldest = Some(oldest.map_or(inspection.finished_at, |at| inspection.finished_at.min(at)));
             let case = Case::of(&inspection, &pipeline.verdict, verdict == Decided::Fail);
             known.push(Known { id: inspection.id, had_passed, case });

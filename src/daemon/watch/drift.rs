@@ -24,6 +24,7 @@ use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::query::{Filter, unix_ms};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// How much is compared.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +104,13 @@ impl AlarmHours {
     }
 }
 
+/// The places of two windows' parts in the store, and the recipe that judges the newest.
+struct Windows {
+    pipeline: Arc<Pipeline>,
+    reference: Vec<u64>,
+    now: Vec<u64>,
+}
+
 /// One window's values.
 #[derive(Default)]
 struct Window {
@@ -144,7 +152,7 @@ impl Drift {
         registry: &Registry,
         camera: &str,
     ) -> Result<Option<String>, StoreError> {
-        let Some((pipeline, reference, now)) = windows(store, registry, camera, self.sizes)? else {
+        let Some(Windows { pipeline, reference, now }) = windows(store, registry, camera, self.sizes)? else {
             self.changed.remove(camera);
             self.measured.remove(camera);
             return Ok(None);
@@ -205,13 +213,13 @@ fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
-/// The places of both windows' parts in the store, and the recipe that judges the newest; `None`: there are too few.
+/// The windows of a camera; `None`: there are too few parts.
 fn windows(
     store: &Store,
     registry: &Registry,
     camera: &str,
     sizes: Sizes,
-) -> Result<Option<(Pipeline, Vec<u64>, Vec<u64>)>, StoreError> {
+) -> Result<Option<Windows>, StoreError> {
     let of_camera = Filter { camera: Some(camera.to_owned()), ..Filter::default() };
     let Some(newest) = store.find(&of_camera, None, 0, 1)?.seqs.first().copied() else { return Ok(None) };
     let name = match store.get(newest) {
@@ -235,7 +243,7 @@ fn windows(
         }
     })?;
     let is_enough = reference.len() == sizes.reference;
-    Ok(is_enough.then(|| ((*pipeline).clone(), reference.into(), now)))
+    Ok(is_enough.then(|| Windows { pipeline, reference: reference.into(), now }))
 }
 
 /// Reads a window. One in `step` of its pictures is measured; `known` are those of earlier looks.
