@@ -12,6 +12,7 @@
 //! commands: MQTT, HTTP, PLCs (`modbus`), files (`inbox`) --> dispatcher --> cameras
 //! recorder --what is stored (`plc`)--> PLCs
 //! pipelines_dir --> recipes (a thread): checked, replayed by the engine --> dispatcher, for the next pictures
+//! store --> watch (a thread): do promises hold, has anything drifted? --> alarms
 //! page --> learning (a thread): confirmed parts, the engine's features, a bank or head --a version--> recipes
 //! `inspectd verify` and its like: control (threads of its own) --> store
 //! ```
@@ -32,6 +33,7 @@
 //! retention           a panic: the daemon ends with an error
 //! recipes             so does a panic of it, and its end before the station's
 //! learning            a panic of a job is its outcome; the thread's end before the station's ends the daemon
+//! watch               a panic of a look is logged; the thread's end before the station's ends the daemon
 //! interrupted         a panic leaves what it had not recorded to the next start
 //! signals             a panic: the daemon ends as if it were told to, since nobody could tell it any more
 //! thumbs              a panic costs one small copy
@@ -67,6 +69,7 @@ mod modbus;
 mod model;
 mod plc;
 mod progress;
+mod promise;
 mod publishers;
 mod recipes;
 mod recorder;
@@ -75,6 +78,7 @@ mod station;
 mod systemd;
 mod taken;
 pub mod told;
+mod watch;
 mod web;
 
 use crate::camera::Stop;
@@ -240,6 +244,7 @@ struct Line {
     modbus: Option<Serving>,
     keeper: Keeper,
     learner: Learner,
+    watch: JoinHandle<()>,
     inspector: JoinHandle<()>,
     recorder: Arc<Recorder>,
 }
@@ -355,8 +360,21 @@ impl Parts<'_> {
         station.beat();
         let keeper = self.keep_recipes(&dispatcher, &engine)?;
         let learner = self.learn(&keeper.book, &engine)?;
+        let ids = config.cameras.iter().map(|camera| camera.id.clone()).collect();
+        let watch = watch::start(ids, recipes, store, station, stop).context("the thread of the watch")?;
         let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), history)?;
-        Ok(Line { cameras, inbox, interrupted, commands, modbus, keeper, learner, inspector, recorder })
+        Ok(Line {
+            cameras,
+            inbox,
+            interrupted,
+            commands,
+            modbus,
+            keeper,
+            learner,
+            watch,
+            inspector,
+            recorder,
+        })
     }
 
     /// Starts the thread of recipes.
@@ -393,13 +411,15 @@ impl Parts<'_> {
         if let Some(page) = self.page {
             page.learn_with(Arc::<Learning>::clone(&learning));
             page.make_products_with(Arc::<Learning>::clone(&learning));
+            page.prove_with(Arc::<Learning>::clone(&learning));
         }
         Ok(Learner { learning, thread })
     }
 
     /// Ends the threads in the order of the line; systemd waits on while the inspector shows life.
     async fn drain(self, line: Line) -> anyhow::Result<()> {
-        let Line { cameras, inbox, interrupted, commands, modbus, keeper, learner, inspector, .. } = line;
+        let Line { cameras, inbox, interrupted, commands, modbus, keeper, learner, watch, inspector, .. } =
+            line;
         drop((commands, modbus));
         self.stop.set();
         keeper.book.close();
@@ -417,6 +437,9 @@ impl Parts<'_> {
             }
             if learner.thread.join().is_err() {
                 tracing::error!("the thread of learning had panicked");
+            }
+            if watch.join().is_err() {
+                tracing::error!("the thread of the watch had panicked");
             }
             inspector.join()
         });
@@ -468,8 +491,10 @@ impl Line {
         let modbus = self.modbus.as_ref().is_some_and(Serving::is_over).then_some("the Modbus server");
         let keeper = self.keeper.thread.is_finished().then_some("the thread of recipes");
         let learner = self.learner.thread.is_finished().then_some("the thread of learning");
+        let watch = self.watch.is_finished().then_some("the thread of the watch");
         let door = door.is_some_and(Door::is_over).then_some("the thread of the local door");
-        inbox.or(commands).or(modbus).or(keeper).or(learner).or(door).or_else(|| page.and_then(Web::gone))
+        let threads = inbox.or(commands).or(modbus).or(keeper).or(learner).or(watch).or(door);
+        threads.or_else(|| page.and_then(Web::gone))
     }
 }
 

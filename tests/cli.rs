@@ -106,6 +106,55 @@ fn replay_scores_the_examples() {
     assert_eq!(out.status.code(), Some(1));
 }
 
+/// A dozen pictures prove no share of 1 %; they do prove, not very surely, that fewer than half of the defective parts pass.
+#[test]
+fn calibrate_proves_what_the_examples_can_and_says_what_they_cannot() {
+    let dir = tempfile::tempdir().unwrap();
+    let new = dir.path().join("examples-defects.toml").display().to_string();
+    let calibrate = |more: &[&str]| {
+        let known = ["--pipeline", "pipelines/examples-defects.toml", "--truth", "fixtures/model/examples"];
+        run(&[&["calibrate", "--json"], known.as_slice(), more].concat())
+    };
+    let refused = calibrate(&["--write", &new]);
+    assert_eq!(refused.status.code(), Some(3), "{}", String::from_utf8_lossy(&refused.stderr));
+    let found: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    has(
+        &found,
+        &[
+            "pipeline",
+            "version",
+            "proven",
+            "promise",
+            "thresholds",
+            "parts",
+            "escapes",
+            "review",
+            "outcomes",
+            "needed",
+            "toml",
+            "written",
+            "source",
+            "assumes",
+            "method",
+        ],
+    );
+    assert_eq!((&found["proven"], &found["thresholds"]), (&Value::Bool(false), &Value::Null));
+    assert_eq!(found["needed"][0]["defective"], 299);
+    assert!(found["escapes"]["best_bound"].as_f64().unwrap() > 0.01);
+    assert!(!Path::new(&new).exists());
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert!(words.contains("NOT PROVEN") && words.contains("exchangeable"), "{words}");
+
+    let proven = calibrate(&["--escape", "0.5", "--confidence", "0.6", "--write", &new]);
+    let found = json_lines(&proven).remove(0);
+    assert_eq!((&found["proven"], found["written"].as_str()), (&Value::Bool(true), Some(new.as_str())));
+    has(&found["thresholds"], &["review_above_score", "fail_above_score", "false_fail"]);
+    has(&found["review"], &["share", "of_good", "of_defective"]);
+    assert!(found["toml"].as_str().unwrap().contains("[promise]\nescape = 0.5\nconfidence = 0.6\n"));
+    let checked = inspectd::recipe::load_pipeline(Path::new(&new)).unwrap();
+    assert_eq!(checked.name, "examples-defects");
+}
+
 #[test]
 fn simulate_writes_pictures_and_their_truth() {
     let dir = tempfile::tempdir().unwrap();

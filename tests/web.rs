@@ -51,5 +51,7 @@ mod seen;
 mod server;
 #[path = "web/shown.rs"]
 mod shown;
+#[path = "web/thresholds.rs"]
+mod thresholds;
 #[path = "web/webdriver.rs"]
 mod webdriver;

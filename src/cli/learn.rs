@@ -92,7 +92,7 @@ struct References {
 }
 
 /// Where the store's confirmed parts are put.
-const CONFIRMED: &str = "confirmed";
+pub(super) const CONFIRMED: &str = "confirmed";
 
 fn bank_cells(text: &str) -> Result<usize, String> {
     let number = text.parse::<usize>().ok().filter(|n| (100..=16_000).contains(n));
@@ -190,7 +190,10 @@ impl Ground {
         let path = named_file(config.as_ref(), &args.pipeline).with_context(named)?;
         let pipeline = load_pipeline_to_learn(&path).with_context(named)?;
         let (prompt, _) = asked(&pipeline, learning, args.prompt.as_deref())?;
-        let exported = if args.truth.is_none() { Some(confirmed(args, &pipeline)?) } else { None };
+        let exported = match &args.truth {
+            Some(_) => None,
+            None => Some(confirmed(&store_args(args.config.as_deref(), args.store.as_deref()), &pipeline)?),
+        };
         let from_store = exported.as_ref().map(|dir| dir.path().join(CONFIRMED));
         let dir = args.truth.clone().or(from_store).unwrap_or_default();
         let truths = known(truth::read_dir(&dir)?);
@@ -220,13 +223,17 @@ impl Ground {
     }
 }
 
-/// The store's confirmed parts of this pipeline, as a directory with its truth.
-fn confirmed(args: &Common, pipeline: &Pipeline) -> anyhow::Result<tempfile::TempDir> {
+/// The store of the config that is named, or of the station's own.
+pub(super) fn store_args(config: Option<&Path>, store: Option<&Path>) -> StoreArgs {
+    let config = config.map_or_else(|| DEFAULT_FILE.into(), Path::to_owned);
+    StoreArgs { config, store: store.map(Path::to_owned) }
+}
+
+/// The store's confirmed parts of this pipeline, as a directory with its truth in [`CONFIRMED`].
+pub(super) fn confirmed(store: &StoreArgs, pipeline: &Pipeline) -> anyhow::Result<tempfile::TempDir> {
     let dir = tempfile::tempdir()?;
-    let config = args.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
-    let store = StoreArgs { config, store: args.store.clone() };
     let which = Which { pipeline: Some(pipeline.name.clone()), reviewed: Some(true), ..Which::default() };
-    super::export::write(&store, Form::Jsonl, which, &dir.path().join(CONFIRMED))?;
+    super::export::write(store, Form::Jsonl, which, &dir.path().join(CONFIRMED))?;
     Ok(dir)
 }
 

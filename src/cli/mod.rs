@@ -1,7 +1,7 @@
 //! The command line: one file a subcommand, and what subcommands share.
 //!
 //! ```text
-//! run, inspect, check, doctor, replay, learn, new-product, simulate, ask, bench, model    subcommands
+//! run, inspect, check, doctor, replay, learn, calibrate, new-product, simulate, ask, bench, model    subcommands
 //! verify, export, outbox, account, backup (and restore, salvage)    subcommands on a store
 //! guide                                                         the chapters of the guide
 //! modbus-map                                                    the registers for PLCs
@@ -19,6 +19,7 @@ mod annotate;
 mod ask;
 mod backup;
 mod bench;
+mod calibrate;
 mod cameras;
 mod capture;
 mod check;
@@ -80,6 +81,9 @@ enum Command {
     Replay(replay::Args),
     /// Learn what a recipe judges by from parts that people have confirmed.
     Learn(learn::Args),
+    /// Find the thresholds that keep a promise about defective parts.
+    #[command(after_help = calibrate::HELP)]
+    Calibrate(calibrate::Args),
     /// Make a recipe of a new product from pictures of good parts.
     NewProduct(new_product::Args),
     /// Render line images with known truth.
@@ -140,6 +144,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Replay(args) => replay::run(args),
         Command::Learn(args) => learn::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
         Command::NewProduct(args) => new_product::run(&args),
         Command::Simulate(args) => simulate::run(args),
         Command::Ask(args) => ask::run(args),

@@ -28,6 +28,7 @@ use crate::evaluate::score::{self, Asked, Metrics};
 use crate::evaluate::truth::{self, Truth};
 use crate::inspect::inspect;
 use crate::recipe::assertion::Assertion;
+use crate::vlm::Vlm;
 use anyhow::{Context, ensure};
 use image::RgbImage;
 use std::io::Write;
@@ -103,19 +104,27 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     check(&plan)?;
     let mut engine = model.load()?;
-    let inspect = |truth: &Truth, picture: Arc<RgbImage>| {
-        let expected = truth.part_id.iter().map(|id| ("serial".to_owned(), id.clone())).collect();
-        let pipeline = without_trigger(&with_rois(&pipeline, &truth.rois), &expected);
-        let (part_id, lot) = (truth.part_id.clone(), truth.lot.clone());
-        let trigger = Trigger { part_id, lot, expected, ..Trigger::default() };
-        inspect(&mut engine, &frame(picture, &truth.file, trigger), &pipeline)
-    };
+    let inspect = |truth: &Truth, picture: Arc<RgbImage>| inspected(&mut engine, &pipeline, truth, picture);
     replay(&truths, &plan, inspect, &mut std::io::stdout().lock())
+}
+
+/// A labelled image, inspected with what its truth says of the part and of its regions.
+pub(super) fn inspected(
+    engine: &mut dyn Vlm,
+    pipeline: &Pipeline,
+    truth: &Truth,
+    picture: Arc<RgbImage>,
+) -> Inspection {
+    let expected = truth.part_id.iter().map(|id| ("serial".to_owned(), id.clone())).collect();
+    let pipeline = without_trigger(&with_rois(pipeline, &truth.rois), &expected);
+    let (part_id, lot) = (truth.part_id.clone(), truth.lot.clone());
+    let trigger = Trigger { part_id, lot, expected, ..Trigger::default() };
+    inspect(engine, &frame(picture, &truth.file, trigger), &pipeline)
 }
 
 /// The pipeline without the kind of prompt that no image of the set has truth for: its answers would
 /// take time and be scored against nothing.
-fn only_labelled(mut pipeline: Pipeline, truths: &[Truth]) -> Pipeline {
+pub(super) fn only_labelled(mut pipeline: Pipeline, truths: &[Truth]) -> Pipeline {
     let texts = truths.iter().any(|t| !t.texts.is_empty());
     let defects = truths.iter().any(|t| t.good.is_some() || !t.defects.is_empty());
     let asked = pipeline.prompts.len();
@@ -128,7 +137,7 @@ fn only_labelled(mut pipeline: Pipeline, truths: &[Truth]) -> Pipeline {
     }
     if pipeline.prompts.len() < asked {
         let left: Vec<_> = pipeline.prompts.iter().map(|p| p.id.as_str()).collect();
-        eprintln!("replay: only {} is asked, the truth has nothing else", left.join(", "));
+        eprintln!("note: only {} is asked, the truth has nothing else", left.join(", "));
     }
     pipeline
 }
@@ -182,7 +191,7 @@ fn check(plan: &Plan) -> anyhow::Result<()> {
 }
 
 /// The image of a truth, of the size that the truth says: boxes of another size would be other boxes.
-fn load(truth: &Truth, dir: &Path, depth: Depth) -> anyhow::Result<RgbImage> {
+pub(super) fn load(truth: &Truth, dir: &Path, depth: Depth) -> anyhow::Result<RgbImage> {
     let path = truth.path(dir);
     let picture = picture::load_as(&path, depth)?;
     let (width, height) = picture.dimensions();

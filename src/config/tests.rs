@@ -487,6 +487,10 @@ fail_at = "reject" => fail_at = "ok" => verdict.fail_at = "ok": must be one of c
 review_below_confidence = 0.6 => review_below_confidence = 1.1 => must be from 0 to 1
 deadline_ms = 8000 => deadline_ms = 0 => verdict.deadline_ms = 0: must be from 1
 deadline_ms = 8000 =>  => verdict.deadline_ms: is missing; it must be from 1
+deadline_ms = 8000 => deadline_ms = 8000\nreview_above_score = 1.5 => verdict.review_above_score = 1.5: must be from 0 to 1
+deadline_ms = 8000 => deadline_ms = 8000\nreview_above_score = 0.5\nfail_above_score = 0.4 => verdict.fail_above_score = 0.4: must not be less than review_above_score, which is 0.5
+[frame] => [promise]\nescape = 0.01\n[frame] => promise.confidence: is missing; it must be from 0.5
+[frame] => [promise]\nescape = 0.9\nconfidence = 0.95\n[frame] => promise.escape = 0.9: must be from 0.00001 to 0.5
 [frame] => [frames] => frames: unknown key; known here: schema,
 id = "surface" => id = "surface"\nclip = true => prompt[0].clip = true: there is no section [clip]
 id = "surface" => id = "surface"\nclip = 1 => prompt[0].clip = 1: must be true or false

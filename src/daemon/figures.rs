@@ -86,6 +86,11 @@ impl Figures {
         alarm.raised = raised;
     }
 
+    /// How often those with these codes were raised since the start.
+    pub(super) fn alarms_raised(&self, is_meant: impl Fn(&str) -> bool) -> u64 {
+        lock(&self.alarms).iter().filter(|(code, _)| is_meant(code)).map(|(_, alarm)| alarm.times).sum()
+    }
+
     fn read(&self, station: &Station) -> LineFigures {
         let cameras = station.cameras();
         let mut all = lock(&self.inspected);

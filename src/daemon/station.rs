@@ -4,7 +4,7 @@ use super::alarms::Alarms;
 use super::board::Board;
 use super::figures::Figures;
 use super::plc::{self, Followers};
-use crate::domain::alarm::Alarm;
+use crate::domain::alarm::{About, Alarm, kind_of};
 use crate::domain::camera::{CameraStatus, LineState};
 use crate::domain::grade::Verdict;
 use crate::domain::inspection::Inspection;
@@ -145,6 +145,16 @@ impl Station {
         self.alarms.all()
     }
 
+    /// How often alarms about this camera were raised since the start, those of the watch left out.
+    pub(super) fn alarms_raised(&self, camera: &str) -> u64 {
+        let is_meant = |code: &str| {
+            kind_of(code).is_some_and(|(kind, name)| {
+                kind.about == About::Camera && name == camera && kind.word != "drift"
+            })
+        };
+        self.figures.alarms_raised(is_meant)
+    }
+
     fn publish_cameras(&self) {
         self.board.publish(|id, status| self.publish(StationEvent::Camera { id: id.to_owned(), status }));
     }
@@ -238,5 +248,17 @@ mod tests {
         assert_eq!(codes(), ["commands_refused", "engine", "result_held"]);
         station.publish(alarm("engine", false));
         assert_eq!(codes(), ["commands_refused", "result_held"]);
+
+        // Those about a camera are counted, each time anew, but for what the watch says of it.
+        for (code, raised) in [
+            ("image_cam1", true),
+            ("image_cam1", false),
+            ("image_cam1", true),
+            ("trigger_cam2", true),
+            ("drift_cam1", true),
+        ] {
+            station.publish(alarm(code, raised));
+        }
+        assert_eq!(["cam1", "cam2", "cam3"].map(|camera| station.alarms_raised(camera)), [2, 1, 0]);
     }
 }

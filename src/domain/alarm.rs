@@ -50,6 +50,8 @@ pub const KINDS: &[Kind] = &[
     kind("trigger", About::Camera),
     kind("image", About::Camera),
     kind("recipe", About::Recipe),
+    kind("promise", About::Recipe),
+    kind("drift", About::Camera),
     kind("commands_refused", About::Sink),
     kind("client_id_taken", About::Sink),
     kind("twin_station", About::Sink),

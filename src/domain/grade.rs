@@ -118,7 +118,8 @@ pub enum Reason {
         /// 1 for the first line.
         line: usize,
     },
-    /// A finding or a reading is less sure than `review_below_confidence`.
+    /// A finding or a reading is less sure than `review_below_confidence`, or the part's score is over
+    /// `review_above_score`.
     LowConfidence {
         /// Label of the finding, or what else is unsure, in words.
         what: String,
@@ -161,6 +162,14 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// What is unsure of a part whose score is over the recipe's limit, as `LowConfidence` says it.
+    pub const SCORE: &str = "nothing in the part, by its score";
+
+    /// Of a part that would have passed, and did not for its score.
+    pub fn is_score(&self) -> bool {
+        matches!(self, Self::LowConfidence { what, .. } if what == Self::SCORE)
+    }
+
     /// Stable word for machines: the part before `:` of the message.
     pub const fn code(&self) -> &'static str {
         match self {

@@ -22,6 +22,7 @@ pub mod pattern;
 pub mod pipeline;
 pub mod plc;
 pub mod product;
+pub mod promise;
 pub mod recipe;
 pub mod rect;
 pub mod reference;

@@ -2,6 +2,7 @@
 
 use super::grade::{Grade, Severity};
 use super::pattern::Pattern;
+use super::promise::PromiseRule;
 use super::rect::Rect;
 use super::reference::ReferenceRule;
 use std::time::Duration;
@@ -29,6 +30,26 @@ pub struct Pipeline {
     pub verdict: VerdictRule,
     /// What a new version must show on confirmed parts; `None`: nothing.
     pub gate: Option<GateRule>,
+    /// What is promised about defective parts, and looked at again and again; `None`: nothing.
+    pub promise: Option<PromiseRule>,
+}
+
+impl Pipeline {
+    /// True when a part gets the same score and, but for its score, the same verdict by both: they differ in nothing but
+    /// what is promised, what is asked of new versions, and the limits on the score.
+    pub fn judges_like(&self, other: &Self) -> bool {
+        let bare = |pipeline: &Self| {
+            let verdict =
+                VerdictRule { review_above_score: None, fail_above_score: None, ..pipeline.verdict };
+            let mut bare =
+                Self { version: String::new(), gate: None, promise: None, verdict, ..pipeline.clone() };
+            if let FrameSize::Learned { .. } = bare.frame.size {
+                bare.frame.size = FrameSize::Unknown;
+            }
+            bare
+        };
+        bare(self) == bare(other)
+    }
 }
 
 /// What a new version of a recipe must show on parts that people have confirmed, before it judges others.
@@ -303,6 +324,11 @@ pub struct VerdictRule {
     pub review_below_confidence: f32,
     /// Detections less sure than this are noise and are dropped before merging. 0 keeps all.
     pub ignore_below_confidence: f32,
+    /// A part with a higher score does not pass, whatever was found; `None`: the score sends none to review.
+    pub review_above_score: Option<f32>,
+    /// A part with a higher score and a finding at `fail_at` or worse fails, however unsure the finding; `None`: none does
+    /// for its score.
+    pub fail_above_score: Option<f32>,
     /// Counted from the exposure; later the verdict is review, never pass.
     pub deadline: Duration,
 }

@@ -231,7 +231,7 @@ pub(crate) fn check(pipeline: &Pipeline) -> Result<(), String> {
 }
 
 /// A fault of the station, or a picture that the recipe does not fit: no judgement of the part.
-fn is_unjudged(inspection: &Inspection) -> bool {
+pub(crate) fn is_unjudged(inspection: &Inspection) -> bool {
     let fault = |reason: &Reason| match reason {
         Reason::Engine { .. }
         | Reason::MissingTile { .. }

@@ -14,19 +14,22 @@
 //!  3  later than the deadline                                               Review(deadline)
 //!  4  a sure finding at `fail_at` or worse                                  Fail(finding)
 //!  5  a sure line that differs from what was expected                       Fail(text_mismatch)
-//!  6  an unsure finding at `fail_at` or worse                               Review(low_confidence)
-//!  7  a line that differs but is unsure, or was expected and not read       Review(text_uncertain)
-//!  8  a line that keeps its rules but is unsure, with nothing to equal      Review(low_confidence)
-//!  9  a tile in which there may be something beside what was found          Review(low_confidence)
-//! 10  everything else                                                       Pass
+//!  6  an unsure one, in a part whose score is over `fail_above_score`        Fail(finding)
+//!  7  an unsure finding at `fail_at` or worse                               Review(low_confidence)
+//!  8  a line that differs but is unsure, or was expected and not read       Review(text_uncertain)
+//!  9  a line that keeps its rules but is unsure, with nothing to equal      Review(low_confidence)
+//! 10  a tile in which there may be something beside what was found          Review(low_confidence)
+//! 11  a part whose score is over `review_above_score`                       Review(low_confidence)
+//! 12  everything else                                                       Pass
 //! ```
 //!
 //! Sure means: as confident as `review_below_confidence` or more. Faults come before failures: a
 //! verdict of half an inspection would be a guess, and a person looks at reviews anyway. Findings
 //! below `fail_at` (cosmetic ones) never stop a part, however unsure. A line that equals its one
 //! expected string needs no confidence, because a misreading does not spell the right text; a line
-//! that is only held to a rule (8) may be misread into another valid one. A line of confidence 0 could
-//! not be judged (`expect`), and is never sure, whatever the limit.
+//! that is only held to a rule (9) may be misread into another valid one. A line of confidence 0 could
+//! not be judged (`expect`), and is never sure, whatever the limit. The score decides last: it only ever takes a part
+//! out of those that would pass, and makes a fail only of a finding that fails.
 //! There is no path from a fault, a late answer or a doubt to a pass.
 
 use super::merge::Merged;
@@ -74,6 +77,8 @@ pub(super) struct Evidence<'a> {
     /// How sure the model is that nothing is there beside what it found: the lowest probability among the tiles,
     /// those with findings too (a cosmetic or masked one explains itself and nothing else); 1 when there are none.
     pub clean: f32,
+    /// How likely the part is defective, 0..=1.
+    pub score: f32,
     /// Everything that went wrong, the gravest first.
     pub faults: &'a [Reason],
     /// Every planned tile was inspected. A late inspection that was stopped has no fault for the tiles that it left out.
@@ -89,7 +94,7 @@ pub(super) struct Evidence<'a> {
 ///
 /// The module's header gives the precedence. A trigger's own deadline is put into `rule` by the caller.
 pub(super) fn verdict(evidence: &Evidence<'_>, rule: &VerdictRule) -> (Grade, Verdict) {
-    let Evidence { findings, texts, clean, faults, whole, elapsed } = *evidence;
+    let Evidence { findings, texts, clean, score, faults, whole, elapsed } = *evidence;
     let broken = broken_number(evidence, rule);
     let is_inspected = whole && faults.is_empty() && broken.is_none();
     let worst_found = findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Ok);
@@ -112,6 +117,9 @@ pub(super) fn verdict(evidence: &Evidence<'_>, rule: &VerdictRule) -> (Grade, Ve
         return (grade, Verdict::Fail(reason));
     }
     if let Some(finding) = worst(failing.into_iter()) {
+        if rule.fail_above_score.is_some_and(|limit| score > limit) {
+            return (grade, Verdict::Fail(Reason::Finding { label: finding.label.clone() }));
+        }
         let reason = Reason::LowConfidence { what: finding.label.clone(), confidence: finding.confidence };
         return (grade, Verdict::Review(reason));
     }
@@ -124,11 +132,19 @@ pub(super) fn verdict(evidence: &Evidence<'_>, rule: &VerdictRule) -> (Grade, Ve
         let what = format!("{} line {}", line.prompt, line.line);
         return (grade, Verdict::Review(Reason::LowConfidence { what, confidence: line.confidence }));
     }
-    if !sure(clean) {
-        let reason = Reason::LowConfidence { what: "nothing else in the tiles".into(), confidence: clean };
-        return (grade, Verdict::Review(reason));
+    (grade, cleared(clean, score, rule))
+}
+
+/// The verdict on a part of which nothing that was found or read is against it.
+fn cleared(clean: f32, score: f32, rule: &VerdictRule) -> Verdict {
+    let unsure = |what: &str, confidence| Reason::LowConfidence { what: what.to_owned(), confidence };
+    if clean < rule.review_below_confidence {
+        Verdict::Review(unsure("nothing else in the tiles", clean))
+    } else if rule.review_above_score.is_some_and(|limit| score > limit) {
+        Verdict::Review(unsure(Reason::SCORE, 1.0 - score))
+    } else {
+        Verdict::Pass
     }
-    (grade, Verdict::Pass)
 }
 
 /// The finding that a person should hear of: the worst grade, then the surest.
@@ -143,7 +159,8 @@ fn worst<'a>(findings: impl Iterator<Item = &'a Finding>) -> Option<&'a Finding>
 
 /// A number that no comparison can be trusted with.
 fn broken_number(evidence: &Evidence<'_>, rule: &VerdictRule) -> Option<Reason> {
-    let Evidence { findings, texts, clean, .. } = *evidence;
+    let Evidence { findings, texts, clean, score, .. } = *evidence;
+    let limits = [rule.review_above_score, rule.fail_above_score];
     let confidence_ok = |confidence: f32| (0.0..=1.0).contains(&confidence);
     let message = if let Some(bad) = findings.iter().find(|f| !confidence_ok(f.confidence)) {
         format!("confidence {} of {}", bad.confidence, bad.label)
@@ -154,8 +171,12 @@ fn broken_number(evidence: &Evidence<'_>, rule: &VerdictRule) -> Option<Reason> 
         format!("confidence {} of {} line {}", bad.confidence, bad.prompt, bad.line)
     } else if !confidence_ok(clean) {
         format!("probability {clean} of a clean tile")
+    } else if limits.iter().any(Option::is_some) && !confidence_ok(score) {
+        format!("score {score} of the part")
     } else if rule.review_below_confidence.is_nan() {
         "review_below_confidence is not a number".to_owned()
+    } else if limits.into_iter().flatten().any(f32::is_nan) {
+        "a limit on the score is not a number".to_owned()
     } else {
         return None;
     };
@@ -180,7 +201,10 @@ mod tests {
         faults: &[Reason],
         elapsed: Duration,
     ) -> (Grade, Verdict) {
-        super::verdict(&Evidence { findings, texts, clean: 1.0, faults, whole: true, elapsed }, rule)
+        super::verdict(
+            &Evidence { findings, texts, clean: 1.0, score: 0.0, faults, whole: true, elapsed },
+            rule,
+        )
     }
     use crate::domain::grade::Severity;
     use crate::domain::rect::BoxPx;
@@ -190,6 +214,8 @@ mod tests {
         fail_at: Grade::Reject,
         review_below_confidence: 0.6,
         ignore_below_confidence: 0.0,
+        review_above_score: None,
+        fail_above_score: None,
         deadline: Duration::from_secs(8),
     };
     const NO_CONDITION: GradeRule = GradeRule {
@@ -449,12 +475,63 @@ mod tests {
     fn a_tile_that_is_not_surely_clean_is_reviewed() {
         let judge = |clean| {
             let elapsed = Duration::ZERO;
-            let evidence = Evidence { findings: &[], texts: &[], clean, faults: &[], whole: true, elapsed };
+            let evidence =
+                Evidence { findings: &[], texts: &[], clean, score: 0.0, faults: &[], whole: true, elapsed };
             super::verdict(&evidence, &RULE).1
         };
         assert_eq!(judge(RULE.review_below_confidence), Verdict::Pass);
         let unsure = judge(RULE.review_below_confidence - 0.01);
         assert!(matches!(unsure, Verdict::Review(Reason::LowConfidence { .. })), "{unsure:?}");
         assert!(matches!(judge(f32::NAN), Verdict::Review(Reason::Engine { .. })));
+    }
+
+    /// A verdict on surely clean tiles of a part with this score.
+    fn scored(findings: &[Finding], score: f32, limits: [Option<f32>; 2]) -> Verdict {
+        let [review_above_score, fail_above_score] = limits;
+        let rule = VerdictRule { review_above_score, fail_above_score, ..RULE };
+        let elapsed = Duration::ZERO;
+        let evidence =
+            Evidence { findings, texts: &[], clean: 1.0, score, faults: &[], whole: true, elapsed };
+        super::verdict(&evidence, &rule).1
+    }
+
+    #[test]
+    fn a_score_over_its_limit_takes_a_part_out_of_those_that_pass() {
+        let limits = [Some(0.25), Some(0.75)];
+        assert_eq!(scored(&[], 0.25, limits), Verdict::Pass);
+        let Verdict::Review(reason) = scored(&[], 0.5, limits) else { panic!("it passes") };
+        assert!(reason.is_score());
+        assert_eq!(reason, Reason::LowConfidence { what: Reason::SCORE.to_owned(), confidence: 0.5 });
+        // Nothing fails for its score alone, and nothing passes for it.
+        assert!(matches!(scored(&[], 1.0, limits), Verdict::Review(_)));
+        let sure = [finding("dent", Grade::Reject, 0.9)];
+        assert!(matches!(scored(&sure, 0.0, limits), Verdict::Fail(_)));
+        assert_eq!(scored(&[], 1.0, [None, None]), Verdict::Pass);
+    }
+
+    #[test]
+    fn an_unsure_finding_fails_a_part_whose_score_is_over_the_limit() {
+        let limits = [Some(0.25), Some(0.75)];
+        let unsure = [finding("dent", Grade::Reject, 0.3)];
+        let failed = Verdict::Fail(Reason::Finding { label: "dent".to_owned() });
+        assert_eq!(scored(&unsure, 0.8, limits), failed);
+        for (score, limits) in [(0.75, limits), (0.8, [Some(0.25), None])] {
+            let Verdict::Review(reason) = scored(&unsure, score, limits) else { panic!("{score}") };
+            assert!(!reason.is_score(), "{reason}");
+        }
+        let cosmetic = [finding("stain", Grade::Cosmetic, 0.3)];
+        assert!(matches!(scored(&cosmetic, 0.8, limits), Verdict::Review(_)));
+    }
+
+    #[test]
+    fn a_score_that_is_no_probability_is_reviewed_where_it_decides() {
+        for score in [f32::NAN, -0.1, 1.5] {
+            let engine = scored(&[], score, [Some(0.5), None]);
+            assert!(matches!(engine, Verdict::Review(Reason::Engine { .. })), "{engine:?}");
+            let engine = scored(&[], score, [None, Some(0.5)]);
+            assert!(matches!(engine, Verdict::Review(Reason::Engine { .. })), "{engine:?}");
+        }
+        let engine = scored(&[], 0.1, [Some(f32::NAN), None]);
+        assert!(matches!(engine, Verdict::Review(Reason::Engine { .. })), "{engine:?}");
     }
 }

@@ -344,6 +344,7 @@ impl<'a> Record<'a> {
             findings: &findings,
             texts: &self.texts,
             clean: self.clean,
+            score: self.score,
             faults: &self.faults,
             whole: self.tiles.inspected >= self.tiles.planned,
             elapsed,

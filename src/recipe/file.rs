@@ -13,6 +13,7 @@ use crate::domain::pipeline::{
     CheckKind, ClipRule, Expect, FrameRule, GateRule, GradeRule, Pipeline, PixelBudget, Prompt, PromptKind,
     Tiling, VerdictRule,
 };
+use crate::domain::promise::PromiseRule;
 use crate::domain::rect::Rect;
 use crate::engine::child::wire::PIXEL_BYTES_MAX;
 use crate::inspect::expect::whole_line;
@@ -116,6 +117,7 @@ pub(crate) fn from_str(
         grades: grades(&root, (!is_open).then_some(&labels)),
         verdict: verdict(present(&root, "verdict")),
         gate: gate(root.child("gate")),
+        promise: promise(root.child("promise")),
         prompts,
     };
     root.finish();
@@ -413,10 +415,33 @@ fn verdict(section: Section<'_>) -> VerdictRule {
         ignore_below_confidence: confidence(
             section.ranged("ignore_below_confidence", 0.0..=1.0).unwrap_or_default(),
         ),
+        review_above_score: section.ranged("review_above_score", 0.0..=1.0).map(confidence),
+        fail_above_score: section.ranged("fail_above_score", 0.0..=1.0).map(confidence),
         deadline: Duration::from_millis(section.required_ranged("deadline_ms", 1..=DEADLINE_MS_MAX)),
     };
+    if let (Some(review), Some(fail)) = (verdict.review_above_score, verdict.fail_above_score)
+        && fail < review
+    {
+        section.problem(
+            "fail_above_score",
+            format!("must not be less than review_above_score, which is {review}"),
+        );
+    }
     section.finish();
     verdict
+}
+
+/// What is promised about defective parts.
+fn promise(section: Section<'_>) -> Option<PromiseRule> {
+    if !section.is_present() {
+        return None;
+    }
+    let rule = PromiseRule {
+        escape: section.required_ranged("escape", PromiseRule::ESCAPE),
+        confidence: section.required_ranged("confidence", PromiseRule::CONFIDENCE),
+    };
+    section.finish();
+    Some(rule)
 }
 
 /// What a new version must show; the figures themselves are known to `evaluate`.

@@ -8,6 +8,7 @@
 
 pub(crate) mod assertion;
 pub mod beside;
+pub(crate) mod edited;
 pub mod file;
 mod frame;
 pub(crate) mod learned;

@@ -11,6 +11,7 @@ const ALL: &str = r#"
 health = {}
 [clip]
 [gate]
+[promise]
 [[prompt]]
 kind = "defects"
 [[prompt]]

@@ -5,6 +5,7 @@
 //!          --reach------> too little of the frame is inspected
 //!          --sight------> what the model is shown is too small to see a defect
 //!          --doubt------> limits of confidence that drop what is found, or that nothing reaches
+//!          --score------> limits on a score that is always 0, or that nothing is over
 //!          --questions--> a question that asks nothing, text of which nothing is expected
 //!          --scale------> millimetres that no camera sees
 //!          --grades-----> rules that never match, grades that never fail
@@ -44,6 +45,7 @@ pub(super) fn add(pipeline: &Pipeline, document: &Document) {
     reach(pipeline, document);
     sight(pipeline, document);
     doubt(pipeline, document);
+    score(pipeline, document);
     questions(pipeline, document);
     scale(pipeline, document);
     grades(pipeline, document);
@@ -188,6 +190,26 @@ fn doubt(pipeline: &Pipeline, document: &Document) {
     if review >= 1.0 {
         let message = "nothing is that sure: all that is found goes to review, and no part ever fails";
         document.warning("verdict.review_below_confidence", message);
+    }
+}
+
+/// A limit on the score decides nothing, or a promise is about what nobody looks for.
+fn score(pipeline: &Pipeline, document: &Document) {
+    let rule = &pipeline.verdict;
+    let limits = [
+        ("verdict.review_above_score", rule.review_above_score),
+        ("verdict.fail_above_score", rule.fail_above_score),
+    ];
+    let scores = looking(pipeline).next().is_some();
+    for (key, limit) in limits.into_iter().filter_map(|(key, limit)| Some((key, limit?))) {
+        if !scores {
+            document.warning(key, "no prompt looks for defects: the score of every part is 0");
+        } else if limit >= 1.0 {
+            document.warning(key, "no score is higher: it decides nothing");
+        }
+    }
+    if pipeline.promise.is_some() && !scores {
+        document.warning("promise.escape", "no prompt looks for defects: nothing keeps it");
     }
 }
 

@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use super::{
     accounts, agreement, blind, cameras, charts, commands, decide, download, events, guard, guide, images,
-    learn, line, metrics, outbox, pages, products, queue, recipes, report, verify,
+    learn, line, metrics, outbox, pages, products, queue, recipes, report, thresholds, verify,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -62,6 +62,7 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(recipes::activate))
         .routes(routes!(learn::learn))
         .routes(routes!(learn::start, learn::cancel))
+        .routes(routes!(thresholds::thresholds))
         .routes(routes!(products::make))
         .routes(routes!(charts::charts))
         .routes(routes!(agreement::agreement))

@@ -18,6 +18,7 @@
 //! cameras      how the cameras and their recipes are
 //! recipes      versions of recipes, and what became of them
 //! products     first recipes of new products      verify    the proof of the ledgers
+//! thresholds   what confirmed parts prove of a recipe
 //! pieces       long answers
 //! line         all that the line view shows, and whether the station is alive
 //! agreement    people and the model about the same parts            report    a shift or a lot, to be printed
@@ -63,6 +64,7 @@ mod report;
 mod server;
 mod shared;
 pub mod streams;
+pub mod thresholds;
 mod throttle;
 mod tls;
 mod verify;
@@ -87,6 +89,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use thresholds::Promising;
 
 /// Threads that answer; what waits for the disk runs on threads of its own.
 const THREADS: usize = 2;
@@ -191,6 +194,11 @@ impl Web {
     /// From now on something can be learned. The first call counts.
     pub fn learn_with(&self, learning: Arc<dyn Learning>) {
         self.shared.learner.learn_with(learning);
+    }
+
+    /// From now on thresholds are proven. The first call counts.
+    pub fn prove_with(&self, promising: Arc<dyn Promising>) {
+        self.shared.prover.prove_with(promising);
     }
 
     /// From now on recipes of new products can be made. The first call counts.

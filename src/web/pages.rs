@@ -31,6 +31,7 @@ pub(super) const FILES: &[(&str, &str, &str)] = &[
     ("queue.js", JS, include_str!("assets/queue.js")),
     ("recipes.js", JS, include_str!("assets/recipes.js")),
     ("learn.js", JS, include_str!("assets/learn.js")),
+    ("thresholds.js", JS, include_str!("assets/thresholds.js")),
     ("product.js", JS, include_str!("assets/product.js")),
     ("part.js", JS, include_str!("assets/part.js")),
     ("picture.js", JS, include_str!("assets/picture.js")),

@@ -9,6 +9,7 @@
 //! StationView    how the cameras are              Learner    learns from confirmed parts
 //! Maker          makes recipes of new products    Proofs     whether one runs
 //! Overview       how the line stands              Blind      one answer of a study at a time
+//! Prover         proves promises
 //! ```
 //!
 //! A new state is a field here and a line in `states!`; its routes are added in `api`.
@@ -29,6 +30,7 @@ use super::options::WebOptions;
 use super::products::Maker;
 use super::queue::{ActiveRecipes, Pipelines};
 use super::recipes::Keeper;
+use super::thresholds::Prover;
 use super::verify::Proofs;
 use crate::clock::Clock;
 use crate::store::Store;
@@ -46,6 +48,7 @@ pub(crate) struct Shared {
     pub keeper: Arc<Keeper>,
     pub learner: Arc<Learner>,
     pub maker: Arc<Maker>,
+    pub prover: Arc<Prover>,
     pub pictures: Arc<Pictures>,
     pub exports: Arc<Exports>,
     pub blind: Arc<Blind>,
@@ -74,6 +77,7 @@ states! {
     keeper: Keeper,
     learner: Learner,
     maker: Maker,
+    prover: Prover,
     pictures: Pictures,
     exports: Exports,
     blind: Blind,
@@ -114,6 +118,7 @@ impl Shared {
             keeper: Arc::default(),
             learner: Arc::default(),
             maker: Arc::default(),
+            prover: Arc::default(),
             line: Arc::default(),
             view,
             overview: Arc::new(overview),

@@ -46,6 +46,7 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("get", "/api/v1/learn", Some(Role::Viewer)),
     ("post", "/api/v1/learn/{pipeline}", Some(Role::Engineer)),
     ("delete", "/api/v1/learn/{pipeline}", Some(Role::Engineer)),
+    ("get", "/api/v1/thresholds/{pipeline}", Some(Role::Engineer)),
     ("post", "/api/v1/products", Some(Role::Engineer)),
     ("get", "/api/v1/events", Some(Role::Viewer)),
     ("get", "/api/v1/images/{sha256}", Some(Role::Viewer)),

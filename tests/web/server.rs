@@ -7,6 +7,9 @@ use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::inspection::Inspection;
 use inspectd::domain::learn::{LearnRefusal, LearnWanted, Learnable};
 use inspectd::domain::product::{NewProduct, ProductRefusal};
+use inspectd::domain::promise::{
+    Calibration, Decisions, Ground, Needed, Outcomes, Proven, Thresholds, Wanted,
+};
 use inspectd::domain::recipe::{Progress, RecipeError};
 use inspectd::domain::rect::BoxPx;
 use inspectd::domain::text::TextLine;
@@ -23,6 +26,7 @@ use inspectd::web::metrics::Health;
 use inspectd::web::options::WebOptions;
 use inspectd::web::products::Products;
 use inspectd::web::recipes::Recipes;
+use inspectd::web::thresholds::Promising;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -160,6 +164,30 @@ impl Learning for NoPipelines {
     }
 }
 
+impl Promising for NoPipelines {
+    /// But for one, of which a thousand defective parts are known.
+    fn prove(&self, pipeline: &str, wanted: Wanted) -> Result<Proven, LearnRefusal> {
+        if pipeline != "nuts" {
+            return Err(LearnRefusal::NoPipeline { pipeline: pipeline.into() });
+        }
+        let decided = |decided| Decisions { inspected: 2000, decided };
+        let calibration = Calibration {
+            wanted,
+            good: 3000,
+            defective: 1000,
+            unjudged: 0,
+            thresholds: Some(Thresholds { review_above: 0.12, fail_above: None }),
+            of_defective: Outcomes { pass: 3, review: 997, fail: 0 },
+            of_good: Outcomes { pass: 2400, review: 600, fail: 0 },
+            best_escape: 0.003,
+            needed: vec![Needed { escape: wanted.promise.escape, defective: 299 }],
+        };
+        let (passed, others) = (decided(1000), decided(2000));
+        let ground = Ground { version: "0a1b2c3d4e5f".into(), passed, others, thinned: 7, since: None };
+        Ok(Proven { calibration, ground, toml: "[verdict]\n".into(), stated: None })
+    }
+}
+
 /// Whom the page asks for a new product where every name is taken.
 struct NoNames;
 
@@ -219,6 +247,7 @@ impl Server {
         }));
         web.keep_recipes(Arc::new(NoVersions));
         web.learn_with(Arc::new(NoPipelines));
+        web.prove_with(Arc::new(NoPipelines));
         web.make_products_with(Arc::new(NoNames));
         Self { web, store, commanded, dir }
     }

@@ -21,7 +21,17 @@ fn edited(text: &str, edits: &[(&str, &str)]) -> String {
 #[test]
 fn every_kind_of_recipe_that_can_not_fail_is_warned_of() {
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
-    let cases: [Case<'_>; 17] = [
+    let cases: [Case<'_>; 19] = [
+        (
+            &[("[verdict]", "[verdict]\nreview_above_score = 1.0")],
+            "verdict.review_above_score",
+            "it decides nothing",
+        ),
+        (
+            &[("[verdict]", "[verdict]\nfail_above_score = 1")],
+            "verdict.fail_above_score",
+            "no score is higher",
+        ),
         (
             &[("roi = [0, 0, 2448, 2048]", "roi = [0, 0, 700, 700]")],
             "frame.roi",
@@ -119,6 +129,22 @@ fn a_sound_recipe_has_no_warning() {
         let warnings = warnings_of(&edited(RECIPE, edits));
         assert!(warnings.is_empty(), "{edits:?}: {warnings:#?}");
     }
+}
+
+/// A recipe that only reads text has the score 0 of every part.
+#[test]
+fn a_limit_on_a_score_that_is_always_0_is_warned_of() {
+    let text = include_str!("../../../fixtures/model/examples/text.toml");
+    let text = text.replace(
+        "[verdict]",
+        "[promise]\nescape = 0.01\nconfidence = 0.95\n[verdict]\nreview_above_score = 0.2",
+    );
+    let warnings = warnings_of(&text);
+    let keys: Vec<_> = warnings.iter().map(|warning| warning.key.as_str()).collect();
+    assert!(
+        keys.contains(&"verdict.review_above_score") && keys.contains(&"promise.escape"),
+        "{warnings:#?}"
+    );
 }
 
 #[test]

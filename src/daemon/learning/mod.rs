@@ -19,12 +19,14 @@ mod product;
 mod sample;
 mod taught;
 
+use super::promise::Confirmed;
 use super::recipes::{Cancel, Recipes};
 use crate::camera::Stop;
 use crate::domain::learn::{
     ActiveLesson, LearnJob, LearnKind, LearnOutcome, LearnRefusal, LearnStep, LearnWanted, Learnable,
 };
 use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
+use crate::domain::promise::{Proven, Wanted};
 use crate::engine::Engine;
 use crate::learn::head::{KIND_FEW, KIND_MIN};
 use crate::learn::references::{GOOD_FEW, GOOD_MIN};
@@ -36,6 +38,7 @@ use crate::store::record::rfc3339;
 use crate::threads;
 use crate::web::learn as web;
 use crate::web::recipes::Recipes as _;
+use crate::web::thresholds;
 use draft::Draft;
 use job::Job;
 use product::Ground;
@@ -206,6 +209,15 @@ impl web::Learning for Learning {
             }
             _ => Err(LearnRefusal::NotUnderWay { pipeline: pipeline.to_owned() }),
         }
+    }
+}
+
+impl thresholds::Promising for Learning {
+    fn prove(&self, pipeline: &str, wanted: Wanted) -> Result<Proven, LearnRefusal> {
+        let found = self.shared.registry.pipeline(pipeline);
+        let found = found.ok_or_else(|| LearnRefusal::NoPipeline { pipeline: pipeline.to_owned() })?;
+        let confirmed = Confirmed::of(&self.shared.store, &found).map_err(not_stored)?;
+        Ok(confirmed.prove(&found, wanted))
     }
 }
 

@@ -8,6 +8,7 @@ import { h, replace, toast } from "./dom.js";
 import { may } from "./main.js";
 import { poll } from "./poll.js";
 import { activate, details } from "./recipes.js";
+import { thresholds } from "./thresholds.js";
 import { number, t, when } from "./words.js";
 
 const EVERY_MS = 1500;
@@ -50,7 +51,8 @@ function card(one, again) {
     !one.is_gated && h("p.quiet.ungated", {}, t("l_noGate")),
     KINDS.map((kind) => shownKind(one, kind, again)),
     one.job && progress(one, again),
-    one.last && outcome(one, again));
+    one.last && outcome(one, again),
+    may("engineer") && thresholds(one.pipeline));
 }
 
 function shownKind(one, kind, again) {

@@ -48,4 +48,8 @@ export default {
     al_clock_step: "时钟发生跳变。请检查时间服务器；在重新可信之前，按期限删除的检测会减少。", al_retention_held: "旧检测无法删除。请恢复代理，或为工作站配置时间服务器。",
     noConnection: "没有连接：显示的内容已过时，正在重试。", riskyConfig: "配置有警告", damagedAccount: "已损坏：请重新创建或删除",
     b_studies: "盲测", b_studiesHint: "同一批工件，只看图片决定：看不到模型和他人的判定。这里的决定不是复核。工件从合格、不合格、送复核中各抽取相同数量。", b_start: "开始盲测", b_none: "还没有盲测。", b_judge: "判定工件", b_again: "再判定一遍", b_remove: "删除此盲测及其全部结果", b_share: "有效性（95 %）", b_kappa: "κ（95 %）", b_round: "轮次", b_hint: "只根据图片决定。决定不能更改，其他内容不变。", b_done: "本轮工件已全部判定，谢谢。",
+    byScore: "按得分判断的整个工件", th: "阈值", th_hint: "根据人员对本配方所判工件的决定，得出哪些得分限值能保证对缺陷件的承诺。", th_escape: "通过的缺陷件最多", th_confidence: "置信度", th_look: "计算", th_proven: "已证明。",
+    th_unproven: "未证明。", th_parts: "已决定的工件", th_escaped: "通过的缺陷件", th_decided: "已决定数 / 已检测数", th_others: "其他", th_limits: "得分限值", th_none: "不需要：其他规则已能保证",
+    th_review: "交人工", th_ofAll: "占全部工件的漏检最多", th_best: "可证明的最好界限", th_needed: "所需缺陷件数（无一通过），对应", th_thinned: "个已决定的工件未计入，使通过的与其他的按实际比例计算。", th_stated: "配方承诺",
+    th_assumes: "仅适用于同类工件：产品、相机、光照和模型相同，并且对随机选取的已通过工件也作决定。把这些行写入流程文件；新版本须通过关卡。", al_promise: "通过的缺陷件多于配方承诺。请工程师在“学习”中重新标定。", al_drift: "相机的图片或结果发生了变化。请检查光源、镜头和产品；若属有意，请重新标定。",
 };
