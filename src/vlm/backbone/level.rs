@@ -14,6 +14,9 @@
 //! What a JPEG loses, it loses before its entropy code. So no file is made: each block goes through the whole numbers of
 //! the coder (`jpeg-encoder` 0.7, 4:4:4) and of the decoder (`zune-jpeg` 0.5).
 //!
+//! The transforms are those of jpeg-encoder's and zune-jpeg's sources: this is based in part on the work of the Independent
+//! JPEG Group.
+//!
 //! Invariant: not a bit differs from what these two leave on x86-64 with AVX2. Banks that exist were learned behind them.
 
 use multiversion::multiversion;
