@@ -113,7 +113,7 @@ impl Plc {
         let ordered = body.order(verb, Instant::now());
         let outcome = ordered.and_then(|order| (self.handler)(order.command, &sender));
         command::log::outcome(verb.as_str(), &sender, Some(&id), &outcome);
-        outcome.map(|()| id)
+        outcome.map(|_| id)
     }
 
     /// How the cameras are, by id.

@@ -83,7 +83,7 @@ struct ViewV1 {
 pub enum PartState {
     /// The views so far, in the order in which they came; the others are awaited.
     Open(Vec<View>),
-    Decided(PartVerdict),
+    Decided(Box<PartVerdict>),
 }
 
 /// What the commit of a view does to its part.
@@ -299,7 +299,7 @@ impl Store {
         for row in t.decided.range(key_of(seq)..) {
             let state = PartV1::unseal(&row.map_err(|e| StoreError::kv("read a part's verdict", e))?.1)?;
             if state.id == part.id {
-                return state.into_domain().map(PartState::Decided).map(Some).map_err(bad);
+                return state.into_domain().map(|v| Some(PartState::Decided(Box::new(v)))).map_err(bad);
             }
         }
         Ok(None)
