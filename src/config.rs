@@ -24,6 +24,7 @@ mod mqtt;
 mod pair;
 mod read;
 mod schema;
+mod sparkplug;
 #[cfg(test)]
 mod tests;
 mod web;

@@ -123,6 +123,9 @@ impl Text {
             }
         }
         out.pair("keep_alive_s", mqtt.keep_alive_s);
+        if let Some(node) = &mqtt.sparkplug {
+            node.write(out);
+        }
     }
 }
 

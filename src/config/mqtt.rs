@@ -2,6 +2,7 @@
 //!
 //! Secrets never reach a log: [`Secret`] prints as `***`, and messages mask what looks like one.
 
+use super::sparkplug::{self, Names, Node};
 use crate::document::MASK;
 use crate::document::Section;
 use crate::store::outbox::MQTT;
@@ -36,6 +37,8 @@ pub(crate) struct Mqtt {
     pub password: Option<Secret>,
     pub password_file: Option<PathBuf>,
     pub keep_alive_s: u16,
+    /// `None`: JSON.
+    pub sparkplug: Option<Node>,
     /// Results that wait for a broker, at most; the outbox holds no more. One limit for all sinks, of `[mqtt]`.
     pub outbox_entries_max: u64,
 }
@@ -142,16 +145,16 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Reads `[mqtt]`. `client_id` is the default id; `input` finds a file that a path names.
-pub(super) fn read(section: Section<'_>, client_id: String, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
-    let broker = read_broker(&section, client_id, input);
+/// Reads `[mqtt]`. `names` are the default ids; `input` finds a file that a path names.
+pub(super) fn read(section: Section<'_>, names: &Names, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
+    let broker = read_broker(&section, names, input);
     let max = section.ranged("outbox_entries_max", 1_000..=10_000_000).unwrap_or(OUTBOX_ENTRIES_MAX);
     section.finish();
     Mqtt { outbox_entries_max: max, ..broker }
 }
 
-/// Reads all `[sink.NAME]`, in the order of their names; `client_id` gets the name behind it.
-pub(super) fn read_sinks(root: &Section<'_>, client_id: &str, input: impl Fn(&Path) -> PathBuf) -> Vec<Sink> {
+/// Reads all `[sink.NAME]`, in the order of their names; the client id gets the name behind it.
+pub(super) fn read_sinks(root: &Section<'_>, names: &Names, input: impl Fn(&Path) -> PathBuf) -> Vec<Sink> {
     let mut sinks = Vec::new();
     for (name, section) in root.named("sink") {
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
@@ -164,7 +167,8 @@ pub(super) fn read_sinks(root: &Section<'_>, client_id: &str, input: impl Fn(&Pa
         section.required_word("kind", |word| (word == "mqtt").then_some(()), &["mqtt"]);
         let enabled = section.get("enabled").unwrap_or(true);
         let commands = section.get("commands").unwrap_or(false);
-        let broker = read_broker(&section, format!("{client_id}-{name}"), &input);
+        let names = Names { client_id: format!("{}-{name}", names.client_id), ..names.clone() };
+        let broker = read_broker(&section, &names, &input);
         section.finish();
         sinks.push(Sink { name, enabled, commands, broker });
     }
@@ -175,7 +179,7 @@ pub(super) fn read_sinks(root: &Section<'_>, client_id: &str, input: impl Fn(&Pa
 }
 
 /// The keys that both sections have.
-fn read_broker(section: &Section<'_>, client_id: String, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
+fn read_broker(section: &Section<'_>, names: &Names, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
     let url: String = section.required("url");
     let address = parse_url(&url).unwrap_or_else(|message| {
         if !url.is_empty() {
@@ -213,11 +217,12 @@ fn read_broker(section: &Section<'_>, client_id: String, input: impl Fn(&Path) -
         port: address.port,
         tls,
         protocol,
-        client_id: section.text("client_id", 128).unwrap_or(client_id),
+        client_id: section.text("client_id", 128).unwrap_or_else(|| names.client_id.clone()),
         username: username.map(Secret),
         password: password.or(address.password).map(Secret),
         password_file,
         keep_alive_s: section.ranged("keep_alive_s", 5..=3600).unwrap_or(30),
+        sparkplug: sparkplug::read(section, names),
         outbox_entries_max: OUTBOX_ENTRIES_MAX,
     }
 }

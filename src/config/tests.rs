@@ -16,6 +16,7 @@ use proptest::prelude::*;
 mod door;
 mod recipes;
 mod sinks;
+mod sparkplug;
 mod warnings;
 
 const SMALL: &str = r#"[station]
