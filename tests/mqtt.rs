@@ -9,8 +9,15 @@ mod inspections;
 mod old_store;
 #[path = "common/packed.rs"]
 mod packed;
+#[path = "common/peers.rs"]
+mod peers;
 #[path = "common/proxy.rs"]
 mod proxy;
+#[path = "mqtt/sparkplug.rs"]
+mod sparkplug;
+#[path = "common/sparkplug.rs"]
+#[allow(dead_code, reason = "commands are tested with the whole program")]
+mod sparkplug_rules;
 
 use broker::{Broker, Message, Subscriber, until};
 use inspectd::domain::camera::CameraStatus;

@@ -13,17 +13,14 @@
 //! tck-id-topics-ddata-topic, tck-id-topics-ddeath-topic, tck-id-message-flow-edge-node-birth-publish-nbirth-topic,
 //! tck-id-message-flow-edge-node-birth-publish-will-message-topic,
 //! tck-id-message-flow-device-birth-publish-dbirth-topic,
-//! tck-id-message-flow-device-birth-publish-dbirth-match-edge-node-topic)
+//! tck-id-message-flow-device-birth-publish-dbirth-match-edge-node-topic). The cameras of another box may have the same
+//! ids (tck-id-topic-structure-namespace-duplicate-device-id-across-edge-node).
 
 use super::session::Who;
 use std::time::Duration;
 
 /// The namespace of version B.
 const NAMESPACE: &str = "spBv1.0";
-
-/// How long the host's silence may last until its broker says that it is gone, where the config says nothing: one and a
-/// half of a keep-alive of 60 s.
-pub const HOST_LOST_S: u32 = 90;
 
 /// The edge node of a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
