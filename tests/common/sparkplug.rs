@@ -11,6 +11,7 @@ use inspectd::publish::mqtt::sparkplug::payload::{self, DataType, Metric, Payloa
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::{AsyncClient, MqttOptions};
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 
@@ -62,9 +63,17 @@ struct Node {
     devices: BTreeMap<String, bool>,
 }
 
+/// What was read so far.
+#[derive(Default)]
+struct Read {
+    node: Node,
+    said: Vec<Said>,
+}
+
 /// Hears everything of one edge node.
 pub(crate) struct Listener {
     heard: Subscriber,
+    read: Mutex<Read>,
     group: String,
     node: String,
 }
@@ -72,28 +81,36 @@ pub(crate) struct Listener {
 impl Listener {
     pub(crate) async fn new(port: u16, group: &str, node: &str) -> Self {
         let heard = Subscriber::new(port, NAMESPACE).await;
-        Self { heard, group: group.to_owned(), node: node.to_owned() }
+        Self { heard, read: Mutex::default(), group: group.to_owned(), node: node.to_owned() }
     }
 
     pub(crate) async fn subscribed(&self, times: u32) {
         self.heard.subscribed(times).await;
     }
 
+    /// Reads what is new, and looks at all that was said.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Vec<Said>) -> T) -> T {
+        let mut read = self.read.lock().unwrap();
+        for message in self.heard.take() {
+            let said = self.read(&message, &mut read.node);
+            read.said.extend(said);
+        }
+        look(&mut read.said)
+    }
+
     /// All that was heard, checked.
     pub(crate) fn said(&self) -> Vec<Said> {
-        let mut node = Node::default();
-        let own: Vec<Message> = self.heard.heard();
-        own.iter().filter_map(|message| self.read(message, &mut node)).collect()
+        self.look(|said| said.clone())
     }
 
     pub(crate) fn of(&self, kind: &str) -> Vec<Said> {
-        self.said().into_iter().filter(|said| said.kind == kind).collect()
+        self.look(|said| said.iter().filter(|said| said.kind == kind).cloned().collect())
     }
 
     /// The results, in the order of their coming: their numbers, and whether they are historical.
     pub(crate) fn results(&self) -> Vec<(u64, bool)> {
-        let data = self.of("DDATA").into_iter();
-        data.filter_map(|said| Some((said.count("Result/seq")?, said.historical))).collect()
+        let result = |said: &Said| Some((said.count("Result/seq")?, said.historical));
+        self.look(|said| said.iter().filter(|said| said.kind == "DDATA").filter_map(result).collect())
     }
 
     fn read(&self, message: &Message, node: &mut Node) -> Option<Said> {

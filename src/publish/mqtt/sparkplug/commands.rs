@@ -160,7 +160,7 @@ fn named_by(
             "a trigger needs a timestamp or Command/id: without them one that comes twice is not known again";
         return Err(malformed(reason.into()));
     }
-    let digest = Sha256::new().chain_update(topic).chain_update([0]).chain_update(bytes).finalize();
+    let digest = Sha256::new().chain_update(topic).chain_update([0_u8]).chain_update(bytes).finalize();
     let id: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
     Ok(body.correlated_by(Some(&format!("sparkplug-{id}"))))
 }

@@ -19,7 +19,7 @@ use super::commands::{self, Ask, Done, Door};
 use super::edge::Edge;
 use super::metrics;
 use super::payload::{self, Metric, Payload};
-use super::report::{self, Report, Values};
+use super::report::{self, Page, Report, Values};
 use super::session::{Action, Event, Out, Phase, Session, Who};
 use crate::domain::camera::CameraState;
 use crate::domain::trigger::Refusal;
@@ -624,15 +624,13 @@ impl Driver {
         // What was just acknowledged must not be read again.
         self.write_acks().await?;
         let sink = self.options.sink.clone();
-        let read = move |store: &Store| {
-            let page = store.outbox(&sink).owed(kind, from, count)?;
-            let made = page.entries.iter().map(|entry| Ok((entry.place, report::owed(store, entry)?)));
-            let made: Vec<(u64, Result<Report, String>)> = made.collect::<Result<_, StoreError>>()?;
-            Ok((made, page.next, page.end))
-        };
-        let (made, next, end) = self.on_disk(read).await?;
+        let Page { made, next, end } =
+            self.on_disk(move |store| report::page(store, &sink, kind, from, count)).await?;
         let mut entries = Vec::new();
-        for (place, made) in made.into_iter().filter(|(place, _)| !self.session.has_sent(*place)) {
+        for (place, made) in made {
+            if self.session.has_sent(place) {
+                continue;
+            }
             match made.map(|report| (self.length(&report), report)) {
                 Ok((length, report)) if length <= self.packet_bytes_max => {
                     entries.push((place, report.who.clone()));

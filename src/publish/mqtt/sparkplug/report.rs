@@ -39,11 +39,40 @@ pub(super) struct Report {
     pub since: SystemTime,
 }
 
+/// Reports about owed entries.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// By their places; or why there is none.
+    pub made: Vec<(u64, Result<Report, String>)>,
+    /// Where to read on, and whether the log ended there.
+    pub next: u64,
+    pub end: bool,
+}
+
+/// Up to `count` entries of a kind that a sink is owed, from a place on.
+///
+/// # Errors
+/// [`StoreError`]: the store failed.
+pub(super) fn page(
+    store: &Store,
+    sink: &str,
+    kind: Kind,
+    from: u64,
+    count: usize,
+) -> Result<Page, StoreError> {
+    let found = store.outbox(sink).owed(kind, from, count)?;
+    let mut page = Page { made: Vec::new(), next: found.next, end: found.end };
+    for entry in found.entries {
+        page.made.push((entry.place, owed(store, &entry)?));
+    }
+    Ok(page)
+}
+
 /// The report about an entry; the inner error says why none can be made of it.
 ///
 /// # Errors
 /// [`StoreError`]: the store failed.
-pub(super) fn owed(store: &Store, entry: &OutboxEntry) -> Result<Result<Report, String>, StoreError> {
+fn owed(store: &Store, entry: &OutboxEntry) -> Result<Result<Report, String>, StoreError> {
     let OutboxEntry { owed, schema, .. } = *entry;
     if schema != owed.kind.schema() {
         return Ok(Err(format!("message schema {schema} is not known to this version")));
