@@ -72,6 +72,12 @@ impl Mqtt {
         format!("{scheme}://{open}{}{close}:{}", self.host, self.port)
     }
 
+    /// Who the station is there, as words to be put behind the url; empty for a broker of JSON.
+    pub(crate) fn node(&self) -> String {
+        let words = |node: &Node| format!(", Sparkplug edge node {}/{}", node.group_id, node.edge_node_id);
+        self.sparkplug.as_ref().map(words).unwrap_or_default()
+    }
+
     /// What anybody on the way to the broker could read, in words, if there is anything.
     pub(crate) fn warning(&self) -> Option<String> {
         let is_local = self.host.eq_ignore_ascii_case("localhost")

@@ -136,8 +136,8 @@ impl MqttOptions {
                 ("edge_node_id", Some(&*edge.node)),
                 ("primary_host", host),
             ];
-            for (key, _) in ids.into_iter().filter(|(_, id)| id.is_some_and(|id| !sparkplug::edge::is_id(id)))
-            {
+            let bad_id = |id: Option<&str>| id.is_some_and(|id| !sparkplug::edge::is_id(id));
+            if let Some((key, _)) = ids.into_iter().find(|(_, id)| bad_id(*id)) {
                 return bad(key, "must be a name without / + # and control characters");
             }
         }

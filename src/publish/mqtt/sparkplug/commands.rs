@@ -245,7 +245,7 @@ impl Door {
                 let _ = done.send(Done { who, verb, id, outcome }).await;
             }
             // Who has sent them is gone, and the line goes on.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }))
     }
 
