@@ -73,7 +73,7 @@ async fn commands_of_a_host_are_answered_and_triggers_have_results_once() {
     until_listening(&listener, &host).await;
 
     let words = [("Command/part_id", word("P1")), ("Command/lot", word("L1"))];
-    let trigger = [&[("Command/trigger", YES), ("Command/id", word("c1"))], &words[..]].concat();
+    let trigger = [&[("Command/trigger", YES), ("Command/id", word("c1"))][..], &words].concat();
     host.write(DCMD, &trigger);
     let said = answer(&listener, "c1").await;
     assert_eq!((said.device.as_deref(), said.flag("Answer/accepted")), (Some("cam1"), Some(true)));

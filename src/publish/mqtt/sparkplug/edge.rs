@@ -98,7 +98,7 @@ mod tests {
             group: "plant1".into(),
             node: "st10".into(),
             primary_host: Some("scada".into()),
-            host_lost: Duration::from_secs(60),
+            host_lost: Duration::from_mins(1),
             devices: vec!["top".into(), "side".into()],
             commands: true,
         }
