@@ -25,6 +25,7 @@ mod mqtt;
 mod pair;
 mod read;
 mod schema;
+mod sparkplug;
 #[cfg(test)]
 mod tests;
 mod web;

@@ -94,6 +94,7 @@ use crate::ipc::Program;
 use crate::publish::modbus::Serving;
 use crate::publish::mqtt;
 use crate::publish::mqtt::command::Listening;
+use crate::publish::mqtt::dialect::Spoken;
 use crate::recipe::registry::Registry;
 use crate::store::{Store, StoreOptions};
 use crate::web::Web;
@@ -264,7 +265,7 @@ struct Learner {
 impl Parts<'_> {
     /// Starts the threads of the line, watches them and drains them.
     async fn line(self, engine: Child, connections: Connections) -> anyhow::Result<Ended> {
-        let line = self.start(engine)?;
+        let line = self.start(engine, &connections)?;
         self.systemd.ready();
         tracing::info!(cameras = self.config.cameras.len(), broker = %self.config.mqtt.url(), "inspecting");
 
@@ -316,7 +317,7 @@ impl Parts<'_> {
         }
     }
 
-    fn start(self, engine: Child) -> anyhow::Result<Line> {
+    fn start(self, engine: Child, connections: &Connections) -> anyhow::Result<Line> {
         let Self { config, recipes, store, station, stop, .. } = self;
         let page = config.web.is_some();
         let recorder = Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), page)?;
@@ -341,11 +342,13 @@ impl Parts<'_> {
             let station = Arc::clone(station);
             page.show_cameras(Box::new(move || station.cameras()), web::warnings(recipes));
         }
-        let heard = publishers::enabled(config)?.into_iter().filter(|sink| sink.commands);
+        // A sink of Sparkplug hears them on its own connection.
+        let has_own = |sink: &publishers::Enabled| sink.commands && sink.mqtt.dialect == Spoken::Json;
+        let heard = publishers::enabled(config)?.into_iter().filter(has_own);
         let listen = |sink: publishers::Enabled| {
             mqtt::command::listen(sink.mqtt, Arc::clone(&handler), station::hearing(station))
         };
-        let commands = heard.map(listen).collect();
+        let commands = heard.map(listen).chain(connections.listen(&handler)).collect();
         let modbus = modbus::start(config, store, station, &handler, &cameras)?;
         let history = FrameHistory::new(Arc::clone(store));
         let feeds = cameras.feeds();

@@ -48,6 +48,11 @@ mod schemas;
 mod shipped;
 #[path = "commands/sinks.rs"]
 mod sinks;
+#[path = "commands/sparkplug.rs"]
+mod sparkplug;
+#[path = "common/sparkplug.rs"]
+#[allow(dead_code, reason = "no host of these tests goes away")]
+mod sparkplug_rules;
 #[path = "common/station.rs"]
 mod station;
 #[path = "commands/terminal.rs"]

@@ -17,6 +17,7 @@ mod mqtt;
 use clap::{CommandFactory, Parser};
 use inspectd::cli::Cli;
 use inspectd::document::ReadError;
+use inspectd::publish::mqtt::sparkplug::metrics::{DEVICE, NODE, Spec};
 use regex::Regex;
 use std::collections::BTreeSet;
 use std::fs;
@@ -336,6 +337,25 @@ fn the_topics_are_those_of_the_code() {
             };
             assert!(known, "{}: there is no topic {name}", path.display());
         }
+    }
+}
+
+/// Name, type and unit of each, in the order of the births.
+#[test]
+fn the_metrics_of_sparkplug_are_those_of_the_code() {
+    let text = read("src/guide/sparkplug.md");
+    for (heading, table) in [("## Metrics of the node", NODE), ("## Metrics of a device", DEVICE)] {
+        let after = text.split_once(&format!("\n{heading}\n")).expect("its heading").1;
+        let rows =
+            after.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+        let named: Vec<Vec<&str>> =
+            rows.skip(2).map(|row| row.split('|').map(str::trim).skip(1).take(3).collect()).collect();
+        let range = |spec: &Spec| spec.range.map_or(String::new(), |(low, high)| format!("{low} to {high}"));
+        let code = table.iter().map(|spec| {
+            let unit = if spec.unit.is_empty() { range(spec) } else { spec.unit.to_owned() };
+            vec![format!("`{}`", spec.name), spec.kind.as_str().to_owned(), unit]
+        });
+        assert_eq!(named, code.collect::<Vec<_>>(), "{heading}");
     }
 }
 

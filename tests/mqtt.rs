@@ -9,10 +9,17 @@ mod inspections;
 mod old_store;
 #[path = "common/packed.rs"]
 mod packed;
+#[path = "common/peers.rs"]
+mod peers;
 #[path = "common/proxy.rs"]
 mod proxy;
 #[path = "common/schemas.rs"]
 mod schemas;
+#[path = "mqtt/sparkplug.rs"]
+mod sparkplug;
+#[path = "common/sparkplug.rs"]
+#[allow(dead_code, reason = "commands are tested with the whole program")]
+mod sparkplug_rules;
 #[path = "mqtt/topics.rs"]
 mod topics;
 

@@ -12,6 +12,9 @@
 //! of texts, and `causes` one for who ends with an error; `command` is one on `domain`, for the rooms that take commands.
 //! Test code, what stands under `#[cfg(test)]`, is free to reach further.
 
+#[path = "tidy/sparkplug.rs"]
+mod sparkplug;
+
 use proc_macro2::{TokenStream, TokenTree};
 use std::collections::BTreeSet;
 use std::fs;

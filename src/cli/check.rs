@@ -67,13 +67,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn report_config(out: &mut impl Write, path: &Path, config: &Config) -> io::Result<()> {
     let ids: Vec<_> = config.cameras.iter().map(|camera| camera.id.as_str()).collect();
-    let url = config.mqtt.url();
-    writeln!(out, "ok       {}: {}, broker {url}", path.display(), counted(&ids, "camera"))?;
+    let (url, node) = (config.mqtt.url(), config.mqtt.node());
+    writeln!(out, "ok       {}: {}, broker {url}{node}", path.display(), counted(&ids, "camera"))?;
     for sink in &config.sinks {
-        let (name, url) = (&sink.name, sink.broker.url());
+        let (name, url, node) = (&sink.name, sink.broker.url(), sink.broker.node());
         let enabled = if sink.enabled { "" } else { ", not enabled" };
         let commands = if sink.commands { ", takes commands" } else { "" };
-        writeln!(out, "ok       {}: sink {name}, broker {url}{commands}{enabled}", path.display())?;
+        writeln!(out, "ok       {}: sink {name}, broker {url}{node}{commands}{enabled}", path.display())?;
     }
     for (name, recipe) in &config.recipes {
         report_pipeline(out, &config.file_of(name), &recipe.pipeline)?;

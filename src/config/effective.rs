@@ -146,6 +146,9 @@ impl Text {
         if let Some(images_px) = mqtt.images_px {
             out.pair("images_px", images_px);
         }
+        if let Some(node) = &mqtt.sparkplug {
+            node.write(out);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Secrets never reach a log: [`Secret`] prints as `***`, and messages mask what looks like one.
 
+use super::sparkplug::{self, Names, Node};
 use crate::document::MASK;
 use crate::document::Section;
 use crate::store::outbox::MQTT;
@@ -41,6 +42,8 @@ pub(crate) struct Mqtt {
     pub keep_alive_s: u16,
     /// Longer side of the small pictures that are published behind the results; `None`: none are.
     pub images_px: Option<u32>,
+    /// `None`: JSON.
+    pub sparkplug: Option<Node>,
     /// Results that wait for a broker, at most; the outbox holds no more. One limit for all sinks, of `[mqtt]`.
     pub outbox_entries_max: u64,
 }
@@ -72,6 +75,12 @@ impl Mqtt {
         let brackets = self.host.contains(':');
         let (open, close) = if brackets { ("[", "]") } else { ("", "") };
         format!("{scheme}://{open}{}{close}:{}", self.host, self.port)
+    }
+
+    /// Who the station is there, as words to be put behind the url; empty for a broker of JSON.
+    pub(crate) fn node(&self) -> String {
+        let words = |node: &Node| format!(", Sparkplug edge node {}/{}", node.group_id, node.edge_node_id);
+        self.sparkplug.as_ref().map(words).unwrap_or_default()
     }
 
     /// What anybody on the way to the broker could read, in words, if there is anything.
@@ -147,16 +156,16 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Reads `[mqtt]`. `client_id` is the default id; `input` finds a file that a path names.
-pub(super) fn read(section: Section<'_>, client_id: String, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
-    let broker = read_broker(&section, client_id, input);
+/// Reads `[mqtt]`. `names` are the default ids; `input` finds a file that a path names.
+pub(super) fn read(section: Section<'_>, names: &Names, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
+    let broker = read_broker(&section, names, input);
     let max = section.ranged("outbox_entries_max", 1_000..=10_000_000).unwrap_or(OUTBOX_ENTRIES_MAX);
     section.finish();
     Mqtt { outbox_entries_max: max, ..broker }
 }
 
-/// Reads all `[sink.NAME]`, in the order of their names; `client_id` gets the name behind it.
-pub(super) fn read_sinks(root: &Section<'_>, client_id: &str, input: impl Fn(&Path) -> PathBuf) -> Vec<Sink> {
+/// Reads all `[sink.NAME]`, in the order of their names; the client id gets the name behind it.
+pub(super) fn read_sinks(root: &Section<'_>, names: &Names, input: impl Fn(&Path) -> PathBuf) -> Vec<Sink> {
     let mut sinks = Vec::new();
     for (name, section) in root.named("sink") {
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
@@ -169,7 +178,8 @@ pub(super) fn read_sinks(root: &Section<'_>, client_id: &str, input: impl Fn(&Pa
         section.required_word("kind", |word| (word == "mqtt").then_some(()), &["mqtt"]);
         let enabled = section.get("enabled").unwrap_or(true);
         let commands = section.get("commands").unwrap_or(false);
-        let broker = read_broker(&section, format!("{client_id}-{name}"), &input);
+        let names = Names { client_id: format!("{}-{name}", names.client_id), ..names.clone() };
+        let broker = read_broker(&section, &names, &input);
         section.finish();
         sinks.push(Sink { name, enabled, commands, broker });
     }
@@ -180,7 +190,7 @@ pub(super) fn read_sinks(root: &Section<'_>, client_id: &str, input: impl Fn(&Pa
 }
 
 /// The keys that both sections have.
-fn read_broker(section: &Section<'_>, client_id: String, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
+fn read_broker(section: &Section<'_>, names: &Names, input: impl Fn(&Path) -> PathBuf) -> Mqtt {
     let url: String = section.required("url");
     let address = parse_url(&url).unwrap_or_else(|message| {
         if !url.is_empty() {
@@ -222,12 +232,13 @@ fn read_broker(section: &Section<'_>, client_id: String, input: impl Fn(&Path) -
         port: address.port,
         tls,
         protocol,
-        client_id: section.text("client_id", 128).unwrap_or(client_id),
+        client_id: section.text("client_id", 128).unwrap_or_else(|| names.client_id.clone()),
         username: username.map(Secret),
         password: password.or(address.password).map(Secret),
         password_file,
         keep_alive_s: section.ranged("keep_alive_s", 5..=3600).unwrap_or(30),
         images_px: (images == Some(true)).then(|| images_px.unwrap_or(IMAGES_PX)),
+        sparkplug: sparkplug::read(section, names),
         outbox_entries_max: OUTBOX_ENTRIES_MAX,
     }
 }

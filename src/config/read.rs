@@ -2,7 +2,9 @@
 
 use super::{
     Camera, Config, Found, Model, Mqtt, Part, Prove, QueueConfig, ReadError, SHIPPED_MMPROJ, SHIPPED_TEXT,
-    Sink, Station, Store, TriggerConfig, TriggerOn, modbus, mqtt, pair, read_text, web,
+    Sink, Station, Store, TriggerConfig, TriggerOn, modbus, mqtt, pair, read_text,
+    sparkplug::{self, Names},
+    web,
 };
 use crate::camera::kind::SourceConfig;
 use crate::document::{Document, Origin, PATH_CHARS_MAX, Problem, Section};
@@ -47,7 +49,11 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
     let own_dir = Some(store.dir.clone()).filter(|dir| !dir.as_os_str().is_empty());
     let origin = &Origin { own_dir, ..origin.clone() };
     let station = station(root.child("station"));
-    let client_id = station.topic("").trim_end_matches('/').replace('/', "-");
+    let names = Names {
+        client_id: station.topic("").trim_end_matches('/').replace('/', "-"),
+        group_id: format!("{}-{}", station.site, station.area),
+        edge_node_id: format!("{}-{}", station.line, station.station),
+    };
     let broker = root.child("mqtt");
     if !broker.is_present() {
         broker.problem_here("this section is missing");
@@ -66,8 +72,8 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
         parts: parts(&root, &cameras),
         cameras,
         store,
-        sinks: mqtt::read_sinks(&root, &client_id, |path| origin.input(path)),
-        mqtt: mqtt::read(broker, client_id, |path| origin.input(path)),
+        sinks: mqtt::read_sinks(&root, &names, |path| origin.input(path)),
+        mqtt: mqtt::read(broker, &names, |path| origin.input(path)),
         web: web::read(origin, root.child("web")),
         modbus,
         station,
@@ -88,6 +94,7 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
     {
         root.problem("modbus.listen", "the page listens there: take another port");
     }
+    sparkplug::check(&root, &config);
     // Cameras are named by their places in the file, of which none may be missing then.
     let is_whole = root.children("camera").len() == config.cameras.len();
     let fits = |key: &str| !document.has_problem(key) && (is_whole || !key.starts_with("camera["));

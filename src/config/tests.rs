@@ -17,6 +17,7 @@ mod door;
 mod modbus;
 mod recipes;
 mod sinks;
+mod sparkplug;
 mod warnings;
 
 const SMALL: &str = r#"[station]

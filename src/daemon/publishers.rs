@@ -6,8 +6,12 @@
 //! ```
 
 use super::station::Station;
+use crate::command::Handler;
 use crate::config::{self, BrokerTls, Config, Mqtt, Secret};
+use crate::publish::mqtt::command::Listening;
 use crate::publish::mqtt::dialect::Spoken;
+use crate::publish::mqtt::sparkplug::commands::Door;
+use crate::publish::mqtt::sparkplug::edge::Edge;
 use crate::publish::mqtt::state::Phase;
 use crate::publish::mqtt::{self, Handle, MqttError, MqttOptions, Protocol, Tls};
 use crate::publish::{StationEvent, alarm_of};
@@ -39,13 +43,34 @@ pub(super) struct Enabled {
 /// A file of a sink cannot be read.
 pub(super) fn enabled(config: &Config) -> anyhow::Result<Vec<Enabled>> {
     let prefix = config.station.topic("").trim_end_matches('/').to_owned();
-    let first = options(MQTT, "[mqtt]", &config.mqtt, &prefix)?;
+    let first = MqttOptions {
+        dialect: dialect(config, &config.mqtt, true),
+        ..options(MQTT, "[mqtt]", &config.mqtt, &prefix)?
+    };
     let mut sinks = vec![Enabled { mqtt: first, commands: true }];
     for sink in config.sinks.iter().filter(|sink| sink.enabled) {
-        let mqtt = options(&sink.name, &format!("[sink.{}]", sink.name), &sink.broker, &prefix)?;
+        let section = format!("[sink.{}]", sink.name);
+        let mqtt = MqttOptions {
+            dialect: dialect(config, &sink.broker, sink.commands),
+            ..options(&sink.name, &section, &sink.broker, &prefix)?
+        };
         sinks.push(Enabled { mqtt, commands: sink.commands });
     }
     Ok(sinks)
+}
+
+/// What a broker is spoken to in.
+fn dialect(config: &Config, broker: &Mqtt, commands: bool) -> Spoken {
+    broker.sparkplug.as_ref().map_or(Spoken::Json, |node| {
+        Spoken::Sparkplug(Arc::new(Edge {
+            group: node.group_id.clone(),
+            node: node.edge_node_id.clone(),
+            primary_host: node.primary_host.clone(),
+            host_lost: Duration::from_secs(node.host_lost_s.into()),
+            devices: config.cameras.iter().map(|camera| camera.id.clone()).collect(),
+            commands,
+        }))
+    })
 }
 
 fn options(name: &str, section: &str, broker: &Mqtt, prefix: &str) -> anyhow::Result<MqttOptions> {
@@ -120,7 +145,10 @@ impl Publishers {
 
     /// Their connections, to be followed.
     pub(super) fn connections(&self) -> Connections {
-        Connections(self.0.iter().map(|(name, handle)| (name.clone(), handle.phase())).collect())
+        Connections {
+            phases: self.0.iter().map(|(name, handle)| (name.clone(), handle.phase())).collect(),
+            doors: self.0.iter().filter_map(|(_, handle)| handle.door()).collect(),
+        }
     }
 
     /// Says goodbye on all connections at once; the first error of any.
@@ -135,18 +163,27 @@ impl Publishers {
 
 /// How the connections of the sinks stand.
 #[derive(Clone)]
-pub(super) struct Connections(Vec<(String, watch::Receiver<Phase>)>);
+pub(super) struct Connections {
+    phases: Vec<(String, watch::Receiver<Phase>)>,
+    /// Of those by which commands come in, too.
+    doors: Vec<Arc<Door>>,
+}
 
 impl Connections {
     /// Each sink, and whether it is connected.
     pub(super) fn up(&self) -> Vec<(String, bool)> {
         let up = |phase: &watch::Receiver<Phase>| matches!(*phase.borrow(), Phase::CatchingUp | Phase::Live);
-        self.0.iter().map(|(name, phase)| (name.clone(), up(phase))).collect()
+        self.phases.iter().map(|(name, phase)| (name.clone(), up(phase))).collect()
+    }
+
+    /// Carries out the commands that come in by them.
+    pub(super) fn listen(&self, handler: &Handler) -> Vec<Listening> {
+        self.doors.iter().map(|door| door.listen(Arc::clone(handler))).collect()
     }
 
     /// Waits until the task of one has ended, which it only does on an error of the store.
     pub(super) async fn closed(&self) {
-        let ends = self.0.iter().map(|(_, phase)| {
+        let ends = self.phases.iter().map(|(_, phase)| {
             let mut phase = phase.clone();
             Box::pin(async move { while phase.changed().await.is_ok() {} })
         });

@@ -44,6 +44,11 @@ pub(crate) const CHAPTERS: &[Chapter] = &[
     },
     english("mqtt", "topics, commands, several brokers, figures over HTTP", include_str!("mqtt.md")),
     english("modbus", "PLCs by Modbus TCP: the handshake, the registers", include_str!("modbus.md")),
+    english(
+        "sparkplug",
+        "Sparkplug B: births, metrics, commands, what is owed",
+        include_str!("sparkplug.md"),
+    ),
     english("operate", "every day: commands, updates, backup, restore, salvage", include_str!("operate.md")),
     english("reliability", "what is promised, and what proves it", include_str!("reliability.md")),
     english(

@@ -94,7 +94,10 @@ fn a_view_finds_its_part_and_verify_compares_both() {
     let last = store.commit(&views[1], None).unwrap().seq;
     let verdict = store.part(last).unwrap().unwrap();
     for seq in [first, last] {
-        assert_eq!(store.part_of_view(part, seq).unwrap(), Some(PartState::Decided(Box::new(verdict.clone()))));
+        assert_eq!(
+            store.part_of_view(part, seq).unwrap(),
+            Some(PartState::Decided(Box::new(verdict.clone())))
+        );
     }
     assert_eq!(store.part_of_view(part, last + 1).unwrap(), None);
     assert_eq!(store.verify().unwrap().broken_at, None);

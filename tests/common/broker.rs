@@ -164,6 +164,12 @@ impl Subscriber {
         self.heard.lock().unwrap().clone()
     }
 
+    /// What was heard since the last time; it is forgotten here.
+    #[allow(dead_code, reason = "for who reads many messages once")]
+    pub(crate) fn take(&self) -> Vec<Message> {
+        std::mem::take(&mut *self.heard.lock().unwrap())
+    }
+
     /// All messages whose topic ends so.
     pub(crate) fn on(&self, topic: &str) -> Vec<Message> {
         self.heard().into_iter().filter(|m| m.topic.ends_with(topic)).collect()

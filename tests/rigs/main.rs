@@ -7,6 +7,7 @@
 //! learned    P2   the same while versions of a recipe are learned
 //! outage     P3   the broker away, cut, stalled, half-open, refusing, restarted
 //! sinks      P3   two brokers, of which one is away for a day
+//! sparkplug  P3   a day in Sparkplug B, with the host away, the broker restarted and the station killed
 //! full       P6   the disk full at any moment
 //! hostile    P7   mutated models and pictures, bombs
 //! endurance  P8   memory, descriptors and the store's size over many inserts
@@ -49,6 +50,10 @@ mod room;
 mod sinks;
 #[path = "../common/soak.rs"]
 mod soak;
+mod sparkplug;
+#[path = "../common/sparkplug.rs"]
+#[allow(dead_code, reason = "nobody commands these stations")]
+mod sparkplug_rules;
 mod station;
 mod twins;
 mod watchdog;

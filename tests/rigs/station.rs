@@ -14,6 +14,7 @@ use inspectd::clock::Clock;
 use inspectd::daemon::heap;
 use inspectd::publish::StationEvent;
 use inspectd::publish::mqtt::dialect::Spoken;
+use inspectd::publish::mqtt::sparkplug::edge::Edge;
 use inspectd::publish::mqtt::{self, MqttOptions, Protocol};
 use inspectd::store::outbox::MQTT;
 use inspectd::store::{Store, StoreOptions};
@@ -47,6 +48,8 @@ pub(crate) struct Order {
     /// A second one, of a sink `erp`; 0: none.
     pub second_port: u16,
     pub prefix: String,
+    /// The broker is spoken to in Sparkplug, and this host is waited for; empty: JSON.
+    pub sparkplug_host: String,
     pub free_bytes_min: u64,
     /// 0: no retention.
     pub max_bytes: u64,
@@ -136,7 +139,17 @@ fn connect(
 ) -> (mqtt::Handle, tokio::sync::mpsc::Sender<StationEvent>) {
     let options = MqttOptions {
         sink: sink.into(),
-        dialect: Spoken::Json,
+        dialect: match order.sparkplug_host.as_str() {
+            "" => Spoken::Json,
+            host => Spoken::Sparkplug(Arc::new(Edge {
+                group: "rig".into(),
+                node: "station".into(),
+                primary_host: Some(host.to_owned()),
+                host_lost: Duration::from_secs(1),
+                devices: vec!["cam1".into()],
+                commands: false,
+            })),
+        },
         host: "127.0.0.1".into(),
         port,
         protocol: Protocol::V5,

@@ -23,7 +23,7 @@ mod wire;
 pub(crate) use twin::Presence;
 
 use super::MqttOptions;
-use super::dialect::{Asked, Dialect};
+use super::dialect::{self, Asked, Dialect};
 use crate::command::{self, Handler, Verb};
 use crate::domain::trigger::Sender;
 use crate::publish::{Report, StationEvent, StationState, alarm_of, instance};
@@ -64,6 +64,11 @@ pub const ALARM_TWIN: &str = "twin_station";
 pub struct Listening(JoinHandle<()>);
 
 impl Listening {
+    /// The listener that a task is.
+    pub(super) const fn to(task: JoinHandle<()>) -> Self {
+        Self(task)
+    }
+
     /// True when it has ended by itself, which only a panic does.
     pub fn is_over(&self) -> bool {
         self.0.is_finished()
@@ -79,7 +84,7 @@ impl Drop for Listening {
 /// Listens for commands; `report` passes alarms of the connection on. Call it inside a tokio runtime.
 pub fn listen(options: MqttOptions, handler: Handler, report: Report) -> Listening {
     let listener = Listener {
-        dialect: options.dialect.dialect(&options.prefix),
+        dialect: dialect::json(&options.prefix),
         options,
         handler,
         report,

@@ -19,7 +19,7 @@ mod away;
 mod images;
 mod last;
 
-use super::dialect::{Dialect, Message};
+use super::dialect::{self, Dialect, Message};
 use super::link::{
     CLIENT_INFLIGHT_MAX, Link, LinkEvent, PAYLOAD_BYTES_MAX, PUBLISH_OVERHEAD_BYTES, TOPIC_BYTES_MAX,
 };
@@ -46,7 +46,7 @@ const _: () = assert!(WINDOW < CLIENT_INFLIGHT_MAX as usize, "packet ids must no
 
 /// Wait before the first new attempt, doubled with every further failure.
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// The longest pause of a kind on which every connection is dropped: each try costs the others a connection.
 const DROPPED_WAIT_MAX: Duration = Duration::from_mins(5);
@@ -56,10 +56,10 @@ const DROPPED_ALARM: u32 = 3;
 
 /// Without an acknowledgement for so long, while some are due, the connection counts as broken:
 /// keep-alive alone does not notice a broker that answers pings and nothing else.
-const ACK_WAIT: Duration = Duration::from_secs(20);
+pub(super) const ACK_WAIT: Duration = Duration::from_secs(20);
 
 /// The longest goodbye.
-const STOP_WAIT: Duration = Duration::from_secs(5);
+pub(super) const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// Cameras (their state, their newest result) and alarms of which the newest is kept for the next connect.
 const RETAINED_MAX: usize = 512;
@@ -121,7 +121,7 @@ impl Driver {
         let now = Instant::now();
         let images = options.images_px.map(Images::new);
         Self {
-            dialect: options.dialect.dialect(&options.prefix),
+            dialect: dialect::json(&options.prefix),
             options,
             others,
             store,
@@ -240,6 +240,7 @@ impl Driver {
             LinkEvent::Up { receive_max, packet_bytes_max, retain } => {
                 self.up(receive_max, packet_bytes_max, retain);
             }
+            LinkEvent::Subscribed { .. } | LinkEvent::Unsubscribed | LinkEvent::Heard(_) => {}
             LinkEvent::Sent(pkid) => self.inbox.push_back(Event::Sent { pkid }),
             LinkEvent::Acked(pkid, outcome) => {
                 self.progress_at = Instant::now();
@@ -376,7 +377,7 @@ impl Driver {
         match action {
             Action::Connect => {
                 let will = self.dialect.status(StationState::Offline, SystemTime::now());
-                self.link = Some(Link::connect(&self.options, will));
+                self.link = Some(Link::connect(&self.options, will, true));
             }
             Action::Close => {
                 self.link = None;
@@ -529,13 +530,13 @@ const fn fits(topic: &str, payload: &[u8], packet_bytes_max: usize) -> bool {
 
 /// Doubles up to the limit; the actual wait is random between half of it and all of it, so that
 /// many stations do not come back at the same instant.
-fn backoff(times: u32, most: Duration) -> Duration {
+pub(super) fn backoff(times: u32, most: Duration) -> Duration {
     let doublings = times.saturating_sub(1).min(16);
     let full = BACKOFF_FIRST.saturating_mul(1 << doublings).min(most);
     full.mul_f64(rand::thread_rng().gen_range(0.5..=1.0))
 }
 
-async fn next_link_event(link: &mut Option<Link>) -> LinkEvent {
+pub(super) async fn next_link_event(link: &mut Option<Link>) -> LinkEvent {
     match link {
         Some(link) => match link.events.recv().await {
             Some(event) => event,
@@ -545,7 +546,7 @@ async fn next_link_event(link: &mut Option<Link>) -> LinkEvent {
     }
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
+pub(super) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -5,7 +5,7 @@
 //!    ^--Down, a pause--'                                    (until the time is over)
 //! ```
 
-use super::dialect::{Dialect, Message};
+use super::dialect::{self, Dialect, Message, Spoken};
 use super::link::{Link, LinkEvent};
 use super::{MqttError, MqttOptions, StationEvent};
 use crate::publish::StationState;
@@ -25,7 +25,11 @@ pub(crate) async fn last_words(
     within: Duration,
 ) -> Result<(), MqttError> {
     options.check()?;
-    let dialect = options.dialect.dialect(&options.prefix);
+    // A session of Sparkplug has its number from the store; without one the host has the will.
+    if options.dialect != Spoken::Json {
+        return Ok(());
+    }
+    let dialect = dialect::json(&options.prefix);
     let now = SystemTime::now();
     let messages: Vec<Message> = events
         .iter()
@@ -51,7 +55,7 @@ pub(crate) async fn last_words(
 /// One connection.
 async fn publish(options: &MqttOptions, dialect: &dyn Dialect, messages: &[Message]) -> Result<(), String> {
     let will = dialect.status(StationState::Offline, SystemTime::now());
-    let mut link = Link::connect(options, will);
+    let mut link = Link::connect(options, will, true);
     let mut left = messages.len();
     while let Some(event) = link.events.recv().await {
         match event {
@@ -61,7 +65,10 @@ async fn publish(options: &MqttOptions, dialect: &dyn Dialect, messages: &[Messa
                     taken.map_err(|_| "the client takes no more".to_owned())?;
                 }
             }
-            LinkEvent::Sent(_) => {}
+            LinkEvent::Sent(_)
+            | LinkEvent::Subscribed { .. }
+            | LinkEvent::Unsubscribed
+            | LinkEvent::Heard(_) => {}
             LinkEvent::Acked(..) => {
                 left = left.saturating_sub(1);
                 if left == 0 {

@@ -37,7 +37,7 @@ pub(super) const PUBLISH_OVERHEAD_BYTES: usize = 16;
 /// Longest topic.
 pub(super) const TOPIC_BYTES_MAX: usize = 512;
 
-/// Nothing is subscribed to on this connection; the broker has nothing long to say.
+/// Only commands are subscribed to, if anything, which are no longer; the broker has nothing long to say.
 const INCOMING_BYTES_MAX: u32 = 16 * 1024;
 
 /// The longest wait for TCP and CONNACK.
@@ -55,8 +55,24 @@ pub(super) enum LinkEvent {
     /// A message that needs an acknowledgement went out with this packet id.
     Sent(u16),
     Acked(u16, Outcome),
+    /// The broker's answer to the subscriptions: the topics, by their number, that it refused.
+    Subscribed {
+        refused: Vec<usize>,
+    },
+    /// Its answer to an `unsubscribe`: it has read what was sent before that.
+    Unsubscribed,
+    /// A message of a topic that is subscribed to.
+    Heard(Heard),
     /// The connection is gone. The last event.
     Down(String),
+}
+
+/// A message that came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Heard {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub retained: bool,
 }
 
 enum Client {
@@ -76,18 +92,18 @@ pub(super) struct Link {
 pub(super) struct NotTaken;
 
 impl Link {
-    /// Starts to connect; `Up` or `Down` says how it went.
-    pub(super) fn connect(options: &MqttOptions, will: Message) -> Self {
+    /// Starts to connect; `Up` or `Down` says how it went. The broker retains the will where it is published.
+    pub(super) fn connect(options: &MqttOptions, will: Message, retain_will: bool) -> Self {
         let (tx, events) = mpsc::channel(EVENTS_MAX);
         match options.protocol {
             Protocol::V5 => {
-                let (client, eventloop) = client_v5(options, will);
+                let (client, eventloop) = client_v5(options, will, retain_will);
                 let keep_alive = options.keep_alive;
                 let poller = tokio::spawn(poll_v5(eventloop, tx, keep_alive));
                 Self { client: Client::V5(client), poller, events }
             }
             Protocol::V311 => {
-                let (client, eventloop) = client_v4(options, will);
+                let (client, eventloop) = client_v4(options, will, retain_will);
                 let poller = tokio::spawn(poll_v4(eventloop, tx));
                 Self { client: Client::V4(client), poller, events }
             }
@@ -116,6 +132,30 @@ impl Link {
         }
     }
 
+    /// Asks for topics with QoS 1; never waits.
+    pub(super) fn try_subscribe(&self, topics: Vec<String>) -> Result<(), NotTaken> {
+        match &self.client {
+            Client::V5(client) => {
+                use v5::mqttbytes::{QoS, v5::Filter};
+                let filters = topics.into_iter().map(|topic| Filter::new(topic, QoS::AtLeastOnce));
+                client.try_subscribe_many(filters).map_err(|_| NotTaken)
+            }
+            Client::V4(client) => {
+                use rumqttc::{QoS, SubscribeFilter};
+                let filters = topics.into_iter().map(|topic| SubscribeFilter::new(topic, QoS::AtLeastOnce));
+                client.try_subscribe_many(filters).map_err(|_| NotTaken)
+            }
+        }
+    }
+
+    /// Leaves a topic; `Unsubscribed` says that the broker has read this, also of a topic that was never asked for.
+    pub(super) fn try_unsubscribe(&self, topic: String) -> Result<(), NotTaken> {
+        match &self.client {
+            Client::V5(client) => client.try_unsubscribe(topic).map_err(|_| NotTaken),
+            Client::V4(client) => client.try_unsubscribe(topic).map_err(|_| NotTaken),
+        }
+    }
+
     /// Sends DISCONNECT, so that the broker forgets the Last Will, and waits until the poller ends.
     pub(super) async fn leave(mut self) {
         let asked = match &self.client {
@@ -134,13 +174,13 @@ impl Drop for Link {
     }
 }
 
-fn client_v5(options: &MqttOptions, will: Message) -> (v5::AsyncClient, v5::EventLoop) {
+fn client_v5(options: &MqttOptions, will: Message, retain_will: bool) -> (v5::AsyncClient, v5::EventLoop) {
     use v5::mqttbytes::{QoS, v5::LastWill};
     let mut o = v5::MqttOptions::new(&options.client_id, &options.host, options.port);
     o.set_transport(options.transport());
     o.set_keep_alive(options.keep_alive);
     o.set_clean_start(true);
-    o.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, true, None));
+    o.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, retain_will, None));
     o.set_outgoing_inflight_upper_limit(CLIENT_INFLIGHT_MAX);
     o.set_max_packet_size(Some(INCOMING_BYTES_MAX));
     o.set_connection_timeout(CONNECT_WAIT_S);
@@ -186,7 +226,7 @@ fn no_keep_alive(event: &v5::Event) -> bool {
 }
 
 fn link_event_v5(event: v5::Event) -> Option<LinkEvent> {
-    use v5::mqttbytes::v5::{Packet, PubAckReason};
+    use v5::mqttbytes::v5::{Packet, PubAckReason, SubscribeReasonCode};
     match event {
         v5::Event::Incoming(Packet::ConnAck(ack)) => {
             let limits = ack.properties;
@@ -214,6 +254,16 @@ fn link_event_v5(event: v5::Event) -> Option<LinkEvent> {
             };
             Some(LinkEvent::Acked(ack.pkid, outcome))
         }
+        v5::Event::Incoming(Packet::SubAck(ack)) => {
+            let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
+            Some(LinkEvent::Subscribed { refused: refused(ack.return_codes.iter().map(granted)) })
+        }
+        v5::Event::Incoming(Packet::UnsubAck(_)) => Some(LinkEvent::Unsubscribed),
+        v5::Event::Incoming(Packet::Publish(publish)) => Some(LinkEvent::Heard(Heard {
+            topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+            payload: publish.payload.to_vec(),
+            retained: publish.retain,
+        })),
         v5::Event::Outgoing(outgoing) => link_event_out(&outgoing),
         v5::Event::Incoming(_) => None,
     }
@@ -228,13 +278,17 @@ fn link_event_out(outgoing: &Outgoing) -> Option<LinkEvent> {
     }
 }
 
-fn client_v4(options: &MqttOptions, will: Message) -> (rumqttc::AsyncClient, rumqttc::EventLoop) {
+fn client_v4(
+    options: &MqttOptions,
+    will: Message,
+    retain_will: bool,
+) -> (rumqttc::AsyncClient, rumqttc::EventLoop) {
     use rumqttc::{LastWill, QoS};
     let mut o = rumqttc::MqttOptions::new(&options.client_id, &options.host, options.port);
     o.set_transport(options.transport());
     o.set_keep_alive(options.keep_alive);
     o.set_clean_session(true);
-    o.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, true));
+    o.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, retain_will));
     o.set_inflight(CLIENT_INFLIGHT_MAX);
     o.set_max_packet_size(
         INCOMING_BYTES_MAX as usize,
@@ -267,16 +321,31 @@ async fn poll_v4(mut eventloop: rumqttc::EventLoop, events: mpsc::Sender<LinkEve
 }
 
 fn link_event_v4(event: &rumqttc::Event) -> Option<LinkEvent> {
-    use rumqttc::{Event, Packet};
+    use rumqttc::{Event, Packet, SubscribeReasonCode};
     match event {
         Event::Incoming(Packet::ConnAck(_)) => {
             Some(LinkEvent::Up { receive_max: None, packet_bytes_max: None, retain: true })
         }
         // Version 3.1.1 cannot refuse a message: its PUBACK always means success.
         Event::Incoming(Packet::PubAck(ack)) => Some(LinkEvent::Acked(ack.pkid, Outcome::Success)),
+        Event::Incoming(Packet::SubAck(ack)) => {
+            let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
+            Some(LinkEvent::Subscribed { refused: refused(ack.return_codes.iter().map(granted)) })
+        }
+        Event::Incoming(Packet::UnsubAck(_)) => Some(LinkEvent::Unsubscribed),
+        Event::Incoming(Packet::Publish(publish)) => Some(LinkEvent::Heard(Heard {
+            topic: publish.topic.clone(),
+            payload: publish.payload.to_vec(),
+            retained: publish.retain,
+        })),
         Event::Outgoing(outgoing) => link_event_out(outgoing),
         Event::Incoming(_) => None,
     }
+}
+
+/// The numbers of those that were not granted.
+fn refused(granted: impl Iterator<Item = bool>) -> Vec<usize> {
+    granted.enumerate().filter(|(_, granted)| !granted).map(|(i, _)| i).collect()
 }
 
 /// False when the connection is over or nobody listens any more.

@@ -8,6 +8,8 @@
 //! broker --cmd/…--> command (a client of its own) --> daemon's dispatcher --> cmd/ack
 //! ```
 //!
+//! A sink that speaks Sparkplug B has a session instead, and so a driver of its own on the same link: [`sparkplug`].
+//!
 //! [`state`] decides, without clock, network or disk; [`driver`] carries out; [`link`] is one connection, by [`tls`] or
 //! in clear; [`dialect`] makes topics and payloads; [`last_words`] are published without a store. The outbox in the
 //! store is the only truth about what must be sent: a connection starts with nothing and reads it from its cursor.
@@ -18,6 +20,7 @@ mod driver;
 pub(crate) mod last_words;
 mod link;
 mod owed;
+pub mod sparkplug;
 pub mod state;
 mod tls;
 
@@ -27,6 +30,7 @@ use super::{Report, StationEvent};
 use crate::store::Store;
 use crate::store::error::StoreError;
 use dialect::Spoken;
+use sparkplug::commands::Door;
 use state::Phase;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -127,6 +131,18 @@ impl MqttOptions {
         if prefix.split('/').any(str::is_empty) {
             return bad("prefix", "must not have empty levels");
         }
+        if let Spoken::Sparkplug(edge) = &self.dialect {
+            let host = edge.primary_host.as_deref();
+            let ids = [
+                ("group_id", Some(&*edge.group)),
+                ("edge_node_id", Some(&*edge.node)),
+                ("primary_host", host),
+            ];
+            let bad_id = |id: Option<&str>| id.is_some_and(|id| !sparkplug::edge::is_id(id));
+            if let Some((key, _)) = ids.into_iter().find(|(_, id)| bad_id(*id)) {
+                return bad(key, "must be a name without / + # and control characters");
+            }
+        }
         Ok(())
     }
 }
@@ -157,12 +173,18 @@ pub struct Handle {
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), MqttError>>,
     phase: watch::Receiver<Phase>,
+    door: Option<Arc<Door>>,
 }
 
 impl Handle {
     /// The state of the connection, to be followed.
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.clone()
+    }
+
+    /// By which commands come in on the same connection; `None`: they have one of their own.
+    pub(crate) fn door(&self) -> Option<Arc<Door>> {
+        self.door.clone()
     }
 
     /// Publishes `stopped`, waits for what is in flight (5 s at most) and leaves. What is not
@@ -205,9 +227,19 @@ pub fn spawn(
     let retries = store.outbox(&options.sink).subscribe_retries()?;
     let (stop, stopped) = oneshot::channel();
     let (phase_tx, phase) = watch::channel(Phase::Offline);
-    let driver = driver::Driver::new(options, store, phase_tx, others);
-    let task = tokio::spawn(driver.run(events, retries, stopped));
-    Ok(Handle { stop: Some(stop), task, phase })
+    let (task, door) = match options.dialect.clone() {
+        Spoken::Json => {
+            let driver = driver::Driver::new(options, store, phase_tx, others);
+            (tokio::spawn(driver.run(events, retries, stopped)), None)
+        }
+        Spoken::Sparkplug(edge) => {
+            let door = Door::new(&options.sink);
+            let ours = Arc::clone(&door);
+            let driver = sparkplug::driver::Driver::new(options, edge, ours, store, phase_tx, others)?;
+            (tokio::spawn(driver.run(events, retries, stopped)), Some(door))
+        }
+    };
+    Ok(Handle { stop: Some(stop), task, phase, door })
 }
 
 #[cfg(test)]

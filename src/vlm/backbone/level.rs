@@ -209,6 +209,8 @@ fn lossy(group: &mut Group, steps: &Steps) {
     for row in &mut *group {
         *row = forward::<false>(*row, 0);
     }
+    // Columns are read and written across the rows.
+    #[expect(clippy::needless_range_loop, reason = "a column is no slice")]
     for column in 0..SIDE {
         let mut line: Line = std::array::from_fn(|row| group[row][column]);
         // What the coder's AVX2 form does: it rounds the sums of every other column alone.

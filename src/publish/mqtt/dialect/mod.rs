@@ -17,6 +17,7 @@ use crate::domain::camera::CameraStatus;
 use crate::domain::recipe::RecipeStatus;
 use crate::domain::trigger::{Outcome, Refusal};
 use crate::publish::mqtt::command::Presence;
+use crate::publish::mqtt::sparkplug::edge::Edge;
 use crate::publish::{StationState, Stats};
 use crate::store::Store;
 use crate::store::error::StoreError;
@@ -26,20 +27,18 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Which dialect a sink speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Spoken {
     /// JSON below `root/site/area/line/station/`.
     #[default]
     Json,
+    /// Sparkplug B, which has a session and so a driver of its own ([`super::sparkplug`]).
+    Sparkplug(Arc<Edge>),
 }
 
-impl Spoken {
-    /// The dialect below a prefix of topics.
-    pub(crate) fn dialect(self, prefix: &str) -> Arc<dyn Dialect> {
-        match self {
-            Self::Json => Arc::new(json::Json::new(prefix)),
-        }
-    }
+/// The dialect below a prefix of topics.
+pub(crate) fn json(prefix: &str) -> Arc<dyn Dialect> {
+    Arc::new(json::Json::new(prefix))
 }
 
 /// A topic and a payload.

@@ -18,6 +18,7 @@ mod station;
 pub(crate) use station::presence;
 pub use station::{alarm, camera_status, recipe, stats, status};
 
+use crate::domain::finding::Finding;
 use crate::domain::inspection::Inspection;
 use crate::domain::review::{OperatorBox, Review};
 use crate::store::outbox::RESULT_SCHEMA;
@@ -209,7 +210,7 @@ impl ResultV1 {
 }
 
 fn findings(inspection: &Inspection) -> Vec<FindingV1> {
-    let one = |f: &crate::domain::finding::Finding| FindingV1 {
+    let one = |f: &Finding| FindingV1 {
         label: f.label.clone(),
         severity: f.severity.as_str(),
         grade: f.grade.as_str(),
@@ -284,16 +285,35 @@ struct LastV1 {
     image_url: String,
 }
 
-/// The bytes of `last`.
-pub fn last(stored: &Stored) -> Vec<u8> {
-    let i = &stored.inspection;
-    let worst = i.findings.iter().max_by(|a, b| {
+/// The finding with the worst grade, among these the surest.
+pub(in crate::publish::mqtt) fn worst(inspection: &Inspection) -> Option<&Finding> {
+    inspection.findings.iter().max_by(|a, b| {
         a.grade
             .cmp(&b.grade)
             .then(a.confidence.partial_cmp(&b.confidence).unwrap_or(std::cmp::Ordering::Equal))
-    });
-    let read: Vec<&str> = i.texts.iter().filter_map(|t| t.read.as_deref()).collect();
-    let compared: Vec<bool> = i.texts.iter().filter_map(|t| t.matches).collect();
+    })
+}
+
+/// All lines read, joined with ` | `.
+pub(in crate::publish::mqtt) fn text_read(inspection: &Inspection) -> String {
+    let read: Vec<&str> = inspection.texts.iter().filter_map(|t| t.read.as_deref()).collect();
+    read.join(" | ")
+}
+
+/// `match`, `mismatch`, or empty when no text was compared.
+pub(in crate::publish::mqtt) fn text_check(inspection: &Inspection) -> &'static str {
+    let compared: Vec<bool> = inspection.texts.iter().filter_map(|t| t.matches).collect();
+    match compared.as_slice() {
+        [] => "",
+        all if all.iter().all(|m| *m) => "match",
+        _ => "mismatch",
+    }
+}
+
+/// The bytes of `last`.
+pub fn last(stored: &Stored) -> Vec<u8> {
+    let i = &stored.inspection;
+    let worst = worst(i);
     let picture = stored.image.as_ref();
     to_json(&LastV1 {
         schema: SCHEMA,
@@ -320,12 +340,8 @@ pub fn last(stored: &Stored) -> Vec<u8> {
         worst_confidence: worst.map_or(-1.0, |f| known(f64::from(f.confidence), PROBABILITY_DIGITS)),
         worst_longest_mm: worst.map_or(-1.0, |f| known(f.longest_mm, SIZE_DIGITS)),
         worst_area_mm2: worst.map_or(-1.0, |f| known(f.area_mm2, SIZE_DIGITS)),
-        text_read: read.join(" | "),
-        text_check: match compared.as_slice() {
-            [] => "",
-            all if all.iter().all(|m| *m) => "match",
-            _ => "mismatch",
-        },
+        text_read: text_read(i),
+        text_check: text_check(i),
         tiles_planned: i.tiles.planned,
         tiles_inspected: i.tiles.inspected,
         latency_total_ms: known(i.latency.total_ms, SIZE_DIGITS),
