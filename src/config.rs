@@ -21,6 +21,7 @@
 
 mod effective;
 mod mqtt;
+mod opcua;
 mod pair;
 mod read;
 mod schema;
@@ -30,6 +31,7 @@ mod web;
 
 pub(crate) use crate::camera::trigger::{TriggerConfig, TriggerOn};
 pub(crate) use mqtt::{BrokerTls, Mqtt, Protocol, Secret, Sink};
+pub(crate) use opcua::{Anonymous, Opcua};
 pub(crate) use pair::{off_frame, unfit};
 pub(crate) use schema::schema;
 
@@ -69,6 +71,8 @@ pub struct Config {
     pub(crate) sinks: Vec<Sink>,
     /// `None` without the section: there is no page.
     pub(crate) web: Option<Web>,
+    /// `None` without the section: there is no OPC UA server.
+    pub(crate) opcua: Option<Opcua>,
     /// `[trigger] dir`: a file in it is a trigger. `None`: there is no such folder.
     pub(crate) trigger_dir: Option<PathBuf>,
     /// Where the pipelines were read from.

@@ -7,9 +7,10 @@
 //!                                     recorder: picture file, record + outbox, flushed
 //!                                                        |
 //!                                     web (threads of its own): the review page
+//!                                     opcua (threads of its own): a server by OPC 40100-1
 //!                                     publishers (a task a sink): PUBLISH, PUBACK, the sink's cursor goes on
 //!
-//! commands: MQTT, HTTP, files (`inbox`) --> dispatcher --> cameras
+//! commands: MQTT, HTTP, OPC UA, files (`inbox`) --> dispatcher --> cameras
 //! pipelines_dir --> recipes (a thread): checked, replayed by the engine --> dispatcher, for the next pictures
 //! page --> learning (a thread): confirmed parts, the engine's features, a bank or head --a version--> recipes
 //! `inspectd verify` and its like: control (threads of its own) --> store
@@ -24,6 +25,7 @@
 //! engine              a panic: the inspector panics with it
 //! triggers, control   a panic: the daemon ends with an error, and systemd starts it again
 //! commands by MQTT    so does a panic of their task
+//! opcua               its end before the station's ends the daemon; a panic of one call is that call's answer
 //! web                 so does a panic of what accepts or follows; one of a request is that request's answer
 //! publishers          an error of the store, or a panic: so does the end of a task that delivers
 //! store-sync          a panic stops the store, and with it the daemon
@@ -62,6 +64,8 @@ mod intake;
 mod interrupted;
 mod learning;
 mod model;
+#[cfg(feature = "opcua")]
+pub(crate) mod opcua;
 mod progress;
 mod publishers;
 mod recipes;
@@ -236,6 +240,8 @@ struct Line {
     learner: Learner,
     inspector: JoinHandle<()>,
     recorder: Arc<Recorder>,
+    #[cfg(feature = "opcua")]
+    opcua: Option<crate::publish::opcua::Server>,
 }
 
 /// The thread of recipes, and the way to it.
@@ -349,7 +355,20 @@ impl Parts<'_> {
         let keeper = self.keep_recipes(&dispatcher, &engine)?;
         let learner = self.learn(&keeper.book, &engine)?;
         let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), history)?;
-        Ok(Line { cameras, inbox, interrupted, commands, keeper, learner, inspector, recorder })
+        #[cfg(feature = "opcua")]
+        let opcua = opcua::start(config, recipes, store, station, &cameras, &handler)?;
+        Ok(Line {
+            cameras,
+            inbox,
+            interrupted,
+            commands,
+            keeper,
+            learner,
+            inspector,
+            recorder,
+            #[cfg(feature = "opcua")]
+            opcua,
+        })
     }
 
     /// Starts the thread of recipes.
@@ -394,6 +413,8 @@ impl Parts<'_> {
     async fn drain(self, line: Line) -> anyhow::Result<()> {
         let Line { cameras, inbox, interrupted, commands, keeper, learner, inspector, .. } = line;
         drop(commands);
+        #[cfg(feature = "opcua")]
+        tokio::task::spawn_blocking(move || drop(line.opcua)).await?;
         self.stop.set();
         keeper.book.close();
         learner.learning.close();
@@ -460,6 +481,8 @@ impl Line {
         let commands = self.commands.iter().any(Listening::is_over).then_some("the task of commands by MQTT");
         let keeper = self.keeper.thread.is_finished().then_some("the thread of recipes");
         let learner = self.learner.thread.is_finished().then_some("the thread of learning");
+        #[cfg(feature = "opcua")]
+        let learner = learner.or(self.opcua.as_ref().filter(|server| server.is_over()).map(|_| "the OPC UA server"));
         let door = door.is_some_and(Door::is_over).then_some("the thread of the local door");
         inbox.or(commands).or(keeper).or(learner).or(door).or_else(|| page.and_then(Web::gone))
     }

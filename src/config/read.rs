@@ -2,7 +2,7 @@
 
 use super::{
     Camera, Config, Model, Mqtt, Part, Prove, QueueConfig, ReadError, SHIPPED_MMPROJ, SHIPPED_TEXT, Sink,
-    Station, Store, TriggerConfig, TriggerOn, mqtt, pair, read_text, web,
+    Station, Store, TriggerConfig, TriggerOn, mqtt, opcua, pair, read_text, web,
 };
 use crate::camera::kind::SourceConfig;
 use crate::document::{Document, Origin, PATH_CHARS_MAX, Problem, Section};
@@ -65,6 +65,7 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
         sinks: mqtt::read_sinks(&root, &client_id, |path| origin.input(path)),
         mqtt: mqtt::read(broker, client_id, |path| origin.input(path)),
         web: web::read(origin, root.child("web")),
+        opcua: opcua::read(origin, root.child("opcua")),
         station,
         pipelines_dir: pipelines.dir,
         recipes: pipelines.loaded,

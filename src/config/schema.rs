@@ -29,6 +29,7 @@ lens = {}
 [trigger]
 [sink.any]
 [web]
+[opcua]
 "#;
 
 /// The schema. What depends on more than one key, or on files, only `inspectd check` knows.

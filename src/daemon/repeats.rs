@@ -80,6 +80,7 @@ impl Identity {
         let from = match sender {
             Sender::Mqtt { sink } => [Some("mqtt"), Some(sink.as_str())],
             Sender::Http { name } => [Some("http"), Some(name.as_str())],
+            Sender::Opcua { user } => [Some("opcua"), Some(user.as_str())],
             Sender::File { .. } => [Some("file"), None],
         };
         Some(Self {
@@ -211,7 +212,7 @@ impl Repeats {
 pub(super) fn identities(request: &Request, sender: &Sender) -> Vec<Identity> {
     let by_file = match sender {
         Sender::File { stamp, .. } => Some(Identity::of_file(stamp)),
-        Sender::Mqtt { .. } | Sender::Http { .. } => None,
+        Sender::Mqtt { .. } | Sender::Http { .. } | Sender::Opcua { .. } => None,
     };
     Identity::of(request, sender).into_iter().chain(by_file).collect()
 }

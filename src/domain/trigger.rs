@@ -69,6 +69,11 @@ pub enum Sender {
         /// Name of the account or the token.
         name: String,
     },
+    /// A client of the OPC UA server.
+    Opcua {
+        /// Its name in the users file, or `ANONYMOUS`.
+        user: String,
+    },
     /// A file in the trigger folder. `stamp` is the same as long as the file is the same one, wherever it is moved.
     File {
         /// Name of the file.
@@ -79,12 +84,13 @@ pub enum Sender {
 }
 
 impl fmt::Display for Sender {
-    /// `mqtt`, of a further sink `mqtt:SINK`; `http:NAME`, `file:NAME`.
+    /// `mqtt`, of a further sink `mqtt:SINK`; `http:NAME`, `opcua:USER`, `file:NAME`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mqtt { sink } if sink == "mqtt" => f.write_str("mqtt"),
             Self::Mqtt { sink } => write!(f, "mqtt:{sink}"),
             Self::Http { name } => write!(f, "http:{name}"),
+            Self::Opcua { user } => write!(f, "opcua:{user}"),
             Self::File { name, .. } => write!(f, "file:{name}"),
         }
     }

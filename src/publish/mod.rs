@@ -3,12 +3,15 @@
 //! ```text
 //!     store's outbox --owed to each sink--> mqtt/ (link, state machine, driver; a dialect makes the messages)
 //!     daemon --StationEvent (bounded), one queue a sink--> the same
+//!     daemon --doors--> opcua/ (a server that is asked; a feature)
 //! ```
 //!
 //! A sink that is away holds back its own cursor and nobody else: it has its own task, queue, dead letters and
 //! alarms. Who only shows the newest state (a server that is asked) needs no cursor, and is no sink.
 
 pub mod mqtt;
+#[cfg(feature = "opcua")]
+pub mod opcua;
 
 use crate::domain::camera::CameraStatus;
 use crate::domain::recipe::RecipeStatus;
