@@ -6,13 +6,16 @@
 # make deb     the Debian package, in target/debian
 # make bundle  the package with all that a box without a network needs, as a signed apt repository; as root
 # make test-deb  the package on a bare Debian 12 that systemd boots without a network; as root
-# Everything is built in the release profile, so that the tree is compiled once for all of these.
+# Everything is built in the release profile and with the features of the package, so that the tree is compiled once
+# for all of these.
 
 SHELL := /bin/sh
 CARGO_HOME ?= $(HOME)/.cargo
 # Where rustup puts cargo, and where Debian puts mosquitto, which is not on a user's path.
 export PATH := $(PATH):$(CARGO_HOME)/bin:/usr/sbin
 CARGO := cargo
+# Beside the default ones: what the package has.
+FEATURES := --features opcua
 
 # The rigs of the promises at their full counts; `SOAK=100 make soak-p1` runs that many. Each prints its figures
 # on one line and, at the full count, leaves them in tests/rigs/FIGURES.md.
@@ -29,20 +32,20 @@ test: install-deps
 	.ci/peers
 	$(CARGO) fmt --check
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
-	  set -x; $(CARGO) clippy --release --locked --all-targets -- -D warnings; \
+	  set -x; $(CARGO) clippy --release --locked $(FEATURES) --all-targets -- -D warnings; \
 	else echo "clippy is not installed: its lints are not checked"; fi
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked $(FEATURES) --no-deps --document-private-items
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	  set -x; $(CARGO) deny --locked --config .ci/deny.toml check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences and duplicates are not checked"; fi
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	  set -x; $(CARGO) nextest run --release --locked; \
-	else set -x; $(CARGO) test --release --locked --lib --bins --tests; fi
+	  set -x; $(CARGO) nextest run --release --locked $(FEATURES); \
+	else set -x; $(CARGO) test --release --locked $(FEATURES) --lib --bins --tests; fi
 
 soak: $(SOAKS)
 
 $(SOAKS): soak-%: install-deps
-	SOAK=$(SOAK) $(CARGO) test --release --locked --test rigs --test faults --test daemon --test cameras -- --nocapture --test-threads=1 $*_
+	SOAK=$(SOAK) $(CARGO) test --release --locked $(FEATURES) --test rigs --test faults --test daemon --test cameras -- --nocapture --test-threads=1 $*_
 
 fuzz-api: build
 	.ci/schemathesis
@@ -60,7 +63,7 @@ test-deb: build
 	.ci/test-deb
 
 build: install-deps
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked $(FEATURES)
 
 install-deps:
 	@.ci/install-deps

@@ -482,7 +482,8 @@ impl Line {
         let keeper = self.keeper.thread.is_finished().then_some("the thread of recipes");
         let learner = self.learner.thread.is_finished().then_some("the thread of learning");
         #[cfg(feature = "opcua")]
-        let learner = learner.or(self.opcua.as_ref().filter(|server| server.is_over()).map(|_| "the OPC UA server"));
+        let learner =
+            learner.or(self.opcua.as_ref().filter(|server| server.is_over()).map(|_| "the OPC UA server"));
         let door = door.is_some_and(Door::is_over).then_some("the thread of the local door");
         inbox.or(commands).or(keeper).or(learner).or(door).or_else(|| page.and_then(Web::gone))
     }

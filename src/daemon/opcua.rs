@@ -60,7 +60,9 @@ pub(super) fn start(
     let line = Line {
         cameras: Box::new(move || shown.cameras()),
         alarms: Box::new(move || alarms.alarms()),
-        recipes: Box::new(move || known.all().iter().map(|r| (r.pipeline.name.clone(), r.pipeline.version.clone())).collect()),
+        recipes: Box::new(move || {
+            known.all().iter().map(|r| (r.pipeline.name.clone(), r.pipeline.version.clone())).collect()
+        }),
         handler: Arc::clone(handler),
         records: Box::new(Ledger(Arc::clone(store))),
         changed: station.changes(),

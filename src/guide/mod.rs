@@ -43,6 +43,11 @@ pub(crate) const CHAPTERS: &[Chapter] = &[
         ..english("review", "the page: decide, filter, draw, charts, export", include_str!("review.md"))
     },
     english("mqtt", "topics, commands, several brokers, figures over HTTP", include_str!("mqtt.md")),
+    english(
+        "opcua",
+        "OPC UA by OPC 40100-1: connecting, certificates, nodes, states, jobs",
+        include_str!("opcua.md"),
+    ),
     english("operate", "every day: commands, updates, backup, restore, salvage", include_str!("operate.md")),
     english("reliability", "what is promised, and what proves it", include_str!("reliability.md")),
     english(

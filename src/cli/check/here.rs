@@ -5,6 +5,7 @@
 //! cameras   a recipe's roi leaves pictures whose size the config states
 //! store     its directory cannot be made or written
 //! web       its port is taken, its certificate cannot be used
+//! opcua     the same, and its users file
 //! brokers   files of TLS and of the password cannot be used
 //! ```
 //!
@@ -21,7 +22,7 @@ use crate::vlm::processor::Processor;
 use crate::web;
 use std::ffi::CString;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,9 @@ pub(in crate::cli) enum Look {
 pub(in crate::cli) fn problems(config: &Config) -> Vec<(String, String)> {
     let mut found = model(config);
     found.extend(cameras(config));
-    let looks = [("store.dir", ground(&config.store.dir)), ("web.listen", port(config))];
+    let opcua = config.opcua.as_ref().map_or(Look::Fine, |opcua| address(opcua.listen, config));
+    let looks =
+        [("store.dir", ground(&config.store.dir)), ("web.listen", port(config)), ("opcua.listen", opcua)];
     found.extend(looks.into_iter().filter_map(|(key, look)| match look {
         Look::Bad(why) => Some((key.to_owned(), why)),
         _ => None,
@@ -58,6 +61,8 @@ pub(in crate::cli) fn problems(config: &Config) -> Vec<(String, String)> {
     {
         found.push(("web.certificate".to_owned(), error.to_string()));
     }
+    #[cfg(feature = "opcua")]
+    found.extend(opcua(config));
     found.extend(broker("mqtt", &config.mqtt));
     for sink in &config.sinks {
         found.extend(broker(&format!("sink.{}", sink.name), &sink.broker));
@@ -195,7 +200,11 @@ fn may_write(dir: &Path) -> io::Result<()> {
 
 /// Whether the page's address can be had. The station's own daemon may have it.
 pub(in crate::cli) fn port(config: &Config) -> Look {
-    let Some(listen) = config.web.as_ref().map(|web| web.listen) else { return Look::Fine };
+    config.web.as_ref().map_or(Look::Fine, |web| address(web.listen, config))
+}
+
+/// Whether an address can be had.
+fn address(listen: SocketAddr, config: &Config) -> Look {
     let Err(error) = TcpListener::bind(listen) else { return Look::Fine };
     match error.kind() {
         io::ErrorKind::AddrInUse => match client::is_running(&config.store.dir) {
@@ -213,6 +222,21 @@ pub(in crate::cli) fn port(config: &Config) -> Look {
         }
         _ => Look::Bad(format!("nobody can listen on {listen}: {error}")),
     }
+}
+
+/// The files of the OPC UA server that are there and of no use.
+#[cfg(feature = "opcua")]
+fn opcua(config: &Config) -> Vec<(String, String)> {
+    use crate::daemon::opcua::pki;
+    use crate::publish::opcua::{Users, read_certificate};
+    let Some(opcua) = &config.opcua else { return vec![] };
+    let users = opcua.users_file.as_deref().filter(|file| file.is_file());
+    let users =
+        users.and_then(|file| Users::read(file).err()).map(|why| ("opcua.users_file".to_owned(), why));
+    let dir = pki(&config.store.dir);
+    let is_made = dir.join("own/cert.der").exists();
+    let certificate = is_made.then(|| read_certificate(&dir).err()).flatten();
+    users.into_iter().chain(certificate.map(|why| ("opcua".to_owned(), why))).collect()
 }
 
 /// The files of a broker's section that are there and of no use.

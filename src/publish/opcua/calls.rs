@@ -13,8 +13,8 @@
 //!   own, and the machine is never left half-way.
 //! - A refusal is a status code of the standard; why the line refused stands in the log.
 
-use super::shown::{Core, Eye};
 use super::machine::Cause;
+use super::shown::{Core, Eye};
 use super::values::{Fields, id_of, job_of, list_of};
 use crate::command::{self, CommandBody, Verb};
 use crate::domain::inspection::Inspection;
@@ -180,7 +180,11 @@ impl Called {
     fn is_active(&self, argument: usize) -> Result<(), StatusCode> {
         let Some(wanted) = id_of(self.arguments.get(argument)) else { return Ok(()) };
         let active = self.eye()?.recipe();
-        if active.is_some_and(|(name, _)| name == wanted) { Ok(()) } else { Err(StatusCode::BadInvalidArgument) }
+        if active.is_some_and(|(name, _)| name == wanted) {
+            Ok(())
+        } else {
+            Err(StatusCode::BadInvalidArgument)
+        }
     }
 
     async fn start_single_job(&self) -> Answer {
@@ -285,7 +289,8 @@ impl Called {
 
     /// The fields of a result one by one; what it does not have is an empty structure of its type.
     fn components(&self, fields: Fields) -> Vec<Variant> {
-        let behind = fields.into_iter().filter(|(name, _)| !matches!(*name, "ResultId" | "HasTransferableDataOnFile"));
+        let behind =
+            fields.into_iter().filter(|(name, _)| !matches!(*name, "ResultId" | "HasTransferableDataOnFile"));
         let filled = behind.map(|(name, value)| match value {
             Variant::Empty => {
                 let kind = match name {
@@ -382,7 +387,9 @@ fn failed(why: String) -> StatusCode {
 /// The status code of a refusal.
 const fn status_of(refusal: &Refusal) -> StatusCode {
     match refusal {
-        Refusal::NoCamera { .. } | Refusal::NoPart { .. } | Refusal::NoPipeline { .. } => StatusCode::BadNotFound,
+        Refusal::NoCamera { .. } | Refusal::NoPart { .. } | Refusal::NoPipeline { .. } => {
+            StatusCode::BadNotFound
+        }
         Refusal::NotTriggered { .. } | Refusal::ResponseTopic { .. } => StatusCode::BadNotSupported,
         Refusal::Paused { .. } | Refusal::Fault { .. } => StatusCode::BadInvalidState,
         Refusal::Unfit { .. } => StatusCode::BadConfigurationError,

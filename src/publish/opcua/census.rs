@@ -9,7 +9,9 @@
 //! but this limits how many there are: the limit of a session begins anew with each session.
 
 use opcua::server::SubscriptionCache;
-use opcua::server::node_manager::{RequestContext, TypeTreeForUser, TypeTreeForUserStatic, TypeTreeReadContext};
+use opcua::server::node_manager::{
+    RequestContext, TypeTreeForUser, TypeTreeForUserStatic, TypeTreeReadContext,
+};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Ids of the sessions that have had a subscription.

@@ -2,7 +2,9 @@
 
 use super::space::Namespaces;
 use opcua::nodes::{BaseEventType, Event};
-use opcua::types::{AttributeId, ByteString, DateTime, LocalizedText, NodeId, NumericRange, QualifiedName, Variant};
+use opcua::types::{
+    AttributeId, ByteString, DateTime, LocalizedText, NodeId, NumericRange, QualifiedName, Variant,
+};
 
 /// How urgent an event is, 1 to 1000.
 pub(super) mod severity {
@@ -20,7 +22,13 @@ pub(super) struct Happened {
 
 impl Happened {
     /// An event of this type at a camera.
-    pub(super) fn new(names: Namespaces, type_id: NodeId, camera: &str, message: &str, severity: u16) -> Self {
+    pub(super) fn new(
+        names: Namespaces,
+        type_id: NodeId,
+        camera: &str,
+        message: &str,
+        severity: u16,
+    ) -> Self {
         let id = ByteString::from(ulid::Ulid::generate().to_bytes().to_vec());
         let base = BaseEventType::new(type_id, id, LocalizedText::new("en", message), DateTime::now())
             .set_source_node(names.node(camera, ""))
@@ -57,7 +65,12 @@ impl Happened {
 }
 
 impl opcua::server::EventField for Happened {
-    fn get_value(&self, attribute_id: AttributeId, index_range: &NumericRange, path: &[QualifiedName]) -> Variant {
+    fn get_value(
+        &self,
+        attribute_id: AttributeId,
+        index_range: &NumericRange,
+        path: &[QualifiedName],
+    ) -> Variant {
         if attribute_id != AttributeId::Value {
             return Variant::Empty;
         }

@@ -4,12 +4,8 @@ use super::*;
 use crate::domain::camera::LineState;
 
 fn says(state: CameraState, paused: bool) -> CameraStatus {
-    let line = LineState {
-        pipeline: "plate".into(),
-        pipeline_version: "v1".into(),
-        paused,
-        ..LineState::default()
-    };
+    let line =
+        LineState { pipeline: "plate".into(), pipeline_version: "v1".into(), paused, ..LineState::default() };
     CameraStatus { state, reason: String::new(), line }
 }
 
@@ -47,7 +43,8 @@ fn preoperational_to_error_and_back_to_operational_by_the_line() {
 fn a_camera_that_runs_by_itself_goes_to_continuous_execution() {
     let mut machine = Machine::new(false);
     let steps = machine.hear(says(CameraState::Ready, false));
-    let path = ["PreoperationalToInitializedAuto", "InitializedToReadyAuto", "ReadyToContinuousExecutionAuto"];
+    let path =
+        ["PreoperationalToInitializedAuto", "InitializedToReadyAuto", "ReadyToContinuousExecutionAuto"];
     assert_eq!(names(&steps), path);
     assert_eq!(machine.may(Cause::StartSingleJob), Err(InvalidState(State::ContinuousExecution)));
 }
@@ -153,8 +150,7 @@ fn ready_to_initialized_by_unprepare_and_back_by_prepare() {
 #[test]
 fn every_pair_of_states_has_a_walk_of_known_transitions() {
     use State::{ContinuousExecution, Error, Halted, Initialized, Preoperational, Ready, SingleExecution};
-    let states =
-        [Preoperational, Halted, Error, Initialized, Ready, SingleExecution, ContinuousExecution];
+    let states = [Preoperational, Halted, Error, Initialized, Ready, SingleExecution, ContinuousExecution];
     for from in states {
         for to in states {
             let steps = walk(from, to, Cause::Line);

@@ -21,11 +21,11 @@
 
 mod calls;
 mod census;
-mod shown;
 mod events;
 mod machine;
 mod nodeset;
 mod pki;
+mod shown;
 mod space;
 mod users;
 mod values;
@@ -40,7 +40,6 @@ use crate::domain::camera::CameraStatus;
 use crate::domain::inspection::Inspection;
 use crate::threads;
 use census::{Census, Hook};
-use shown::Core;
 use opcua::crypto::SecurityPolicy;
 use opcua::server::node_manager::memory::{InMemoryNodeManager, InMemoryNodeManagerBuilder};
 use opcua::server::{
@@ -48,6 +47,7 @@ use opcua::server::{
     ServerHandle, ServerUserToken, SubscriptionCache,
 };
 use opcua::types::{BuildInfo, MessageSecurityMode};
+use shown::Core;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -245,11 +245,7 @@ impl Drop for Server {
 }
 
 /// Builds the server of the library, with the address space in it.
-fn build(
-    options: &Options,
-    port: u16,
-    line: Line,
-) -> Result<(Inner, ServerHandle, Arc<Core>), OpcuaError> {
+fn build(options: &Options, port: u16, line: Line) -> Result<(Inner, ServerHandle, Arc<Core>), OpcuaError> {
     let census = Arc::new(Census::default());
     let subscriptions: Arc<OnceLock<Arc<SubscriptionCache>>> = Arc::default();
     let most = options.limits.sessions * options.limits.subscriptions;

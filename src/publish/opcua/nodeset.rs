@@ -15,9 +15,7 @@ use opcua::nodes::{
     DataType, ImportedItem, ImportedReference, Method, NodeType, Object, ObjectType, Variable, VariableType,
 };
 use opcua::server::address_space::AddressSpace;
-use opcua::types::custom::{
-    DataTypeTree, EncodingIds, GenericTypeInfo, ParentIds, TypeInfo,
-};
+use opcua::types::custom::{DataTypeTree, EncodingIds, GenericTypeInfo, ParentIds, TypeInfo};
 use opcua::types::{
     Argument, Array, DataTypeDefinition, EnumDefinition, EnumField, ExtensionObject, NodeId, QualifiedName,
     StructureDefinition, StructureField, StructureType, Variant, VariantScalarTypeId,
@@ -373,11 +371,8 @@ impl Nodeset {
                 continue;
             };
             // Other encodings than the binary one do not exist here; a null id would be taken for one.
-            let encodings = EncodingIds {
-                binary_id: self.encoding(row.id),
-                json_id: id.clone(),
-                xml_id: id.clone(),
-            };
+            let encodings =
+                EncodingIds { binary_id: self.encoding(row.id), json_id: id.clone(), xml_id: id.clone() };
             let made = TypeInfo::from_type_definition(
                 definition,
                 row.name.to_owned(),

@@ -42,7 +42,9 @@ pub(super) fn prepare(dir: &Path, application_uri: &str, host: &str) -> Result<X
         if own.is_application_uri_valid(application_uri).is_ok() {
             return Ok(own);
         }
-        tracing::warn!("the station has another name now: a new OPC UA certificate is made, which clients must trust anew");
+        tracing::warn!(
+            "the station has another name now: a new OPC UA certificate is made, which clients must trust anew"
+        );
     }
     let data = X509Data {
         key_size: KEY_BITS,
@@ -51,7 +53,13 @@ pub(super) fn prepare(dir: &Path, application_uri: &str, host: &str) -> Result<X
         organizational_unit: String::new(),
         country: String::new(),
         state: String::new(),
-        alt_host_names: X509Data::alt_host_names(application_uri, Some(vec![host.to_owned()]), true, true, true),
+        alt_host_names: X509Data::alt_host_names(
+            application_uri,
+            Some(vec![host.to_owned()]),
+            true,
+            true,
+            true,
+        ),
         certificate_duration_days: DAYS,
     };
     let (made, _) = CertificateStore::create_certificate_and_key(&data, true, &certificate, &key)?;
@@ -67,7 +75,9 @@ pub(super) fn prepare(dir: &Path, application_uri: &str, host: &str) -> Result<X
 pub fn read(dir: &Path) -> Result<X509, String> {
     let store = CertificateStore::new(dir);
     let both = store.read_own_cert().and_then(|own| store.read_own_pkey().map(|_| own));
-    both.map_err(|why| format!("{why}: remove {} and {} for a new pair", dir.join(OWN).display(), dir.join(KEY).display()))
+    both.map_err(|why| {
+        format!("{why}: remove {} and {} for a new pair", dir.join(OWN).display(), dir.join(KEY).display())
+    })
 }
 
 /// The file for clients to trust.

@@ -11,12 +11,12 @@
 //!   order in which they happened. Nothing waits under that lock.
 //! - A result is published when its record is on the disk, with the job of its own trigger.
 
+use super::Line;
 use super::events::{Happened, severity};
 use super::machine::{Cause, InvalidState, Machine, State, Step};
 use super::nodeset::{Nodeset, Structures};
 use super::space::{ACTIVE_RECIPE, AUTOMATIC, MACHINE, NEWEST, Namespaces};
 use super::values::{self, job_of, plain};
-use super::Line;
 use crate::domain::alarm::{About, Alarm, kind_of};
 use crate::domain::camera::CameraStatus;
 use crate::domain::inspection::Inspection;
@@ -152,10 +152,13 @@ impl Core {
     pub(super) fn prepared(&self, eye: &Eye, name: &str, version: &str) {
         let words = format!("the recipe {name} is prepared");
         let event = self.happened(eye, "RecipePreparedEventType", &words, severity::INFORMATION);
-        self.publish(eye, &event.with([
-            ("ExternalId", self.structures.id_value("RecipeIdExternalDataType", name)),
-            ("InternalId", self.structures.recipe(name, version)),
-        ]));
+        self.publish(
+            eye,
+            &event.with([
+                ("ExternalId", self.structures.id_value("RecipeIdExternalDataType", name)),
+                ("InternalId", self.structures.recipe(name, version)),
+            ]),
+        );
     }
 
     /// An inspection is recorded: it is the newest result of its camera and, where it is that of a job, its end.
@@ -245,8 +248,9 @@ impl Core {
         if state.is_operational() {
             shown.extend(self.numbered(&inner, state.name(), now));
         } else {
-            let inactive =
-                |path: String| (path, DataValue::new_at_status(Variant::Empty, now, StatusCode::BadStateNotActive));
+            let inactive = |path: String| {
+                (path, DataValue::new_at_status(Variant::Empty, now, StatusCode::BadStateNotActive))
+            };
             shown.extend([inner.clone(), format!("{inner}.Id"), format!("{inner}.Number")].map(inactive));
         }
         shown
@@ -351,7 +355,6 @@ impl Core {
 /// What a variable has now, without its times.
 fn was(variable: &opcua::nodes::Variable) -> (Option<Variant>, Option<StatusCode>) {
     use opcua::types::{DataEncoding, NumericRange, TimestampsToReturn};
-    let value =
-        variable.value(TimestampsToReturn::Neither, &NumericRange::None, &DataEncoding::Binary, 0.0);
+    let value = variable.value(TimestampsToReturn::Neither, &NumericRange::None, &DataEncoding::Binary, 0.0);
     (value.value, value.status)
 }

@@ -99,7 +99,14 @@ impl Maker<'_> {
         ] {
             let own = format!("{path}.{name}");
             self.variable(camera, path, (0, name, text()), -1, HAS_COMPONENT, kind);
-            self.variable(camera, &own, (0, "Id", id.clone()), -1, HAS_PROPERTY, VariableTypeId::PropertyType);
+            self.variable(
+                camera,
+                &own,
+                (0, "Id", id.clone()),
+                -1,
+                HAS_PROPERTY,
+                VariableTypeId::PropertyType,
+            );
             let property = VariableTypeId::PropertyType;
             self.variable(camera, &own, (0, "Number", number.clone()), -1, HAS_PROPERTY, property);
         }

@@ -95,7 +95,9 @@ impl Users {
             let role = role.and_then(Role::parse);
             let (Some(role), Some(name), Some(password)) = (role, name, password.filter(|p| !p.is_empty()))
             else {
-                return Err(format!("line {number} is not `operator NAME PASSWORD` or `viewer NAME PASSWORD`"));
+                return Err(format!(
+                    "line {number} is not `operator NAME PASSWORD` or `viewer NAME PASSWORD`"
+                ));
             };
             let user = User { role, password: Sha256::digest(password).into() };
             if name == ANONYMOUS_USER_TOKEN_ID || users.insert(name.to_owned(), user).is_some() {

@@ -2,8 +2,8 @@
 
 use super::Line;
 use super::calls::{Called, Method};
-use super::shown::{Core, Eye};
 use super::nodeset::{MACHINE_VISION, Nodeset};
+use super::shown::{Core, Eye};
 use super::space::{Maker, Namespaces};
 use async_trait::async_trait;
 use opcua::server::address_space::AddressSpace;
@@ -65,8 +65,11 @@ fn namespaces(context: &ServerContext, space: &mut AddressSpace) -> (Namespaces,
     let mut add = |uri: &str| {
         let index = tree.namespaces_mut().add_namespace(uri);
         space.add_namespace(uri, index);
-        let metadata =
-            NamespaceMetadata { namespace_uri: uri.to_owned(), namespace_index: index, ..NamespaceMetadata::default() };
+        let metadata = NamespaceMetadata {
+            namespace_uri: uri.to_owned(),
+            namespace_index: index,
+            ..NamespaceMetadata::default()
+        };
         (index, metadata)
     };
     let ((vision, first), (own, second)) = (add(MACHINE_VISION), add(OWN));
