@@ -29,9 +29,11 @@ mod schema;
 mod tests;
 mod web;
 
+#[cfg(feature = "opcua")]
+pub(crate) use self::opcua::Anonymous;
+pub(crate) use self::opcua::Opcua;
 pub(crate) use crate::camera::trigger::{TriggerConfig, TriggerOn};
 pub(crate) use mqtt::{BrokerTls, Mqtt, Protocol, Secret, Sink};
-pub(crate) use opcua::{Anonymous, Opcua};
 pub(crate) use pair::{off_frame, unfit};
 pub(crate) use schema::schema;
 

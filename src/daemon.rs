@@ -356,7 +356,7 @@ impl Parts<'_> {
         let learner = self.learn(&keeper.book, &engine)?;
         let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), history)?;
         #[cfg(feature = "opcua")]
-        let opcua = opcua::start(config, recipes, store, station, &cameras, &handler)?;
+        let opcua = opcua::start(config, recipes, store, station, &handler)?;
         Ok(Line {
             cameras,
             inbox,

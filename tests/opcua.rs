@@ -206,8 +206,10 @@ async fn clients_that_vanish_or_never_read_leave_a_server_that_serves() {
     listening(port).await;
     ask("browse", port, &[]).await;
     let before = resident_kb(daemon.id());
-    let (hanging, said) = begin("hang", port, &["200"]).await;
-    assert_eq!(said["items"], 50, "a subscription has so many items as the config says");
+    let said = ask("hang", port, &["51"]).await;
+    assert_eq!(said["refused"], "BadTooManyMonitoredItems", "a subscription has so many as the config says");
+    let (hanging, said) = begin("hang", port, &["50"]).await;
+    assert_eq!(said["items"], 50);
     let (mut vanishing, _) = begin("hang", port, &["50"]).await;
     vanishing.kill().await.unwrap();
     let said = ask("jobs", port, &["5"]).await;

@@ -1,7 +1,7 @@
 //! The `[opcua]` keys.
 
 use crate::document::{Origin, PATH_CHARS_MAX, Section};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 const HOST_CHARS_MAX: usize = 253;
@@ -56,6 +56,7 @@ impl Anonymous {
     }
 }
 
+#[cfg(feature = "opcua")]
 impl Opcua {
     /// The name by which clients reach the server.
     pub(crate) fn host(&self) -> String {
@@ -64,13 +65,14 @@ impl Opcua {
         }
         match self.listen.ip() {
             ip if ip.is_unspecified() => machine(),
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => format!("[{ip}]"),
+            std::net::IpAddr::V4(ip) => ip.to_string(),
+            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
         }
     }
 }
 
 /// This machine's own name.
+#[cfg(feature = "opcua")]
 fn machine() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Some(name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".into())

@@ -7,7 +7,6 @@
 //! dispatcher <--commands--------------------------------------------------'
 //! ```
 
-use super::cameras::Cameras;
 use super::station::Station;
 use crate::command::Handler;
 use crate::config::{Anonymous, Config, Opcua, TriggerOn};
@@ -37,7 +36,6 @@ pub(super) fn start(
     recipes: &Arc<Registry>,
     store: &Arc<Store>,
     station: &Arc<Station>,
-    cameras: &Cameras,
     handler: &Handler,
 ) -> anyhow::Result<Option<Server>> {
     let Some(opcua) = &config.opcua else { return Ok(None) };

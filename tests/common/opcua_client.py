@@ -61,11 +61,15 @@ class Cell:
 
     async def state(self, camera):
         """The inner state where it is active, else the outer one."""
-        data = await self.node(camera, "VisionStateMachine.CurrentState").read_data_value()
-        if data.Value.Value.Text == "Operational":
+        outer = await self.read(camera, "VisionStateMachine.CurrentState")
+        if outer.Text != "Operational":
+            return outer.Text
+        try:
             path = "VisionStateMachine.AutomaticModeStateMachine.CurrentState"
-            data = await self.node(camera, path).read_data_value()
-        return data.Value.Value.Text
+            return (await self.read(camera, path)).Text
+        except ua.UaStatusCodeError:
+            # It has left Operational between the two.
+            return (await self.read(camera, "VisionStateMachine.CurrentState")).Text
 
     async def until(self, camera, state):
         ends = time.monotonic() + PATIENCE
@@ -274,10 +278,13 @@ async def hang(url, count):
     cell.own = await cell.client.get_namespace_index(OWN)
     subscription = await cell.client.create_subscription(100, Heard())
     nodes = [cell.node("cam1", "VisionStateMachine.CurrentState")] * int(count)
-    made = await subscription.subscribe_data_change(nodes, queuesize=100)
+    try:
+        made = await subscription.subscribe_data_change(nodes, queuesize=100)
+    except ua.UaStatusCodeError as error:
+        await cell.client.disconnect()
+        return {"refused": type(error).__name__}
     bad = [m for m in made if isinstance(m, ua.StatusCode)]
     print(json.dumps({"items": len(made) - len(bad)}), flush=True)
-    cell.client.uaclient.protocol.transport.pause_reading()
     time.sleep(3600)
 
 

@@ -205,19 +205,30 @@ impl Server {
     pub fn start(options: Options, line: Line) -> Result<Self, OpcuaError> {
         let own = pki::prepare(&options.pki, &options.application_uri, &options.host);
         let own = own.map_err(OpcuaError::Certificate)?;
+        let no_port = |source| OpcuaError::Listen { listen: options.listen, source };
+        let listener = std::net::TcpListener::bind(options.listen).map_err(no_port)?;
+        listener.set_nonblocking(true).map_err(no_port)?;
+        let port = listener.local_addr().map_err(no_port)?.port();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .thread_name("opcua")
             .build()?;
-        let no_port = |source| OpcuaError::Listen { listen: options.listen, source };
-        let listener = runtime.block_on(TcpListener::bind(options.listen)).map_err(no_port)?;
-        let port = listener.local_addr().map_err(no_port)?.port();
-        let url = format!("opc.tcp://{}:{port}/", options.host);
-        let (inner, handle, core) = {
+        // The caller may stand in a runtime of its own, where none may be waited for or dropped.
+        let built = {
             let _inside = runtime.enter();
-            build(&options, port, line)?
+            TcpListener::from_std(listener)
+                .map_err(no_port)
+                .and_then(|listener| Ok((listener, build(&options, port, line)?)))
         };
+        let (listener, (inner, handle, core)) = match built {
+            Ok(built) => built,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
+        let url = format!("opc.tcp://{}:{port}/", options.host);
         tracing::info!(url, certificate = %pki::certificate_of(&options.pki).display(),
             sha1 = own.thumbprint().as_hex_string(), "OPC UA server; clients have to trust this certificate");
         let pki = options.pki;
@@ -284,6 +295,8 @@ fn build(options: &Options, port: u16, line: Line) -> Result<(Inner, ServerHandl
     // Both are set once, here.
     let _ = core.space.set(Arc::clone(vision.address_space()));
     let _ = subscriptions.set(Arc::clone(handle.subscriptions()));
+    // The first client finds what the line says.
+    core.hear();
     Ok((inner, handle, core))
 }
 
