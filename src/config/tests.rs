@@ -14,6 +14,8 @@ use crate::vlm::ModelInfo;
 use proptest::prelude::*;
 
 mod door;
+#[cfg(feature = "opcua")]
+mod opcua;
 mod recipes;
 mod sinks;
 mod warnings;
