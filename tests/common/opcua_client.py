@@ -185,7 +185,7 @@ async def jobs(url, count):
         heard = Heard()
         subscription = await cell.client.create_subscription(100, heard)
         ready = cell.client.get_node(ua.NodeId(1024, cell.vision))
-        await subscription.subscribe_events(cell.node("cam1"), ready)
+        await subscription.subscribe_events(cell.node("cam1"), ready, queuesize=100)
         await cell.until("cam1", "Ready")
         started = {}
         for number in range(int(count)):
@@ -223,7 +223,7 @@ async def machine(url):
         heard = Heard()
         subscription = await cell.client.create_subscription(100, heard)
         changed = cell.client.get_node(ua.NodeId(1018, cell.vision))
-        await subscription.subscribe_events(cell.node("cam1"), changed)
+        await subscription.subscribe_events(cell.node("cam1"), changed, queuesize=100)
         said = {"halt": await cell.halt("cam1"), "halted": await cell.state("cam1")}
         said["halt again"] = await status(cell.halt("cam1"))
         said["job while halted"] = await status(cell.job("cam1", "none"))
