@@ -13,7 +13,7 @@
 //!   own, and the machine is never left half-way.
 //! - A refusal is a status code of the standard; why the line refused stands in the log.
 
-use super::machine::Cause;
+use super::machine::{Cause, InvalidState};
 use super::shown::{Core, Eye};
 use super::values::{Fields, id_of, job_of, list_of};
 use crate::command::{self, CommandBody, Verb};
@@ -121,7 +121,7 @@ impl Called {
     /// Has the line carry out a command that the machine allows.
     async fn line(&self, cause: Cause, command: Command) -> Result<(), StatusCode> {
         let eye = self.eye()?;
-        eye.expect(cause).map_err(|_| StatusCode::BadInvalidState)?;
+        eye.expect(cause).map_err(invalid)?;
         match self.send(command, None).await {
             Ok(()) => {
                 self.core.done(eye, cause);
@@ -155,7 +155,7 @@ impl Called {
     /// What the machine does without the line.
     fn by_itself(&self, cause: Cause) -> Answer {
         let eye = self.eye()?;
-        eye.may(cause).map_err(|_| StatusCode::BadInvalidState)?;
+        eye.may(cause).map_err(invalid)?;
         self.core.done(eye, cause);
         Ok(vec![no_error()])
     }
@@ -189,7 +189,7 @@ impl Called {
 
     async fn start_single_job(&self) -> Answer {
         let eye = self.eye()?;
-        eye.may(Cause::StartSingleJob).map_err(|_| StatusCode::BadInvalidState)?;
+        eye.may(Cause::StartSingleJob).map_err(invalid)?;
         self.is_active(2)?;
         let given = |at: usize| id_of(self.arguments.get(at));
         let job = ulid::Ulid::generate().to_string();
@@ -202,7 +202,7 @@ impl Called {
         };
         let order = body.order(Verb::Trigger, Instant::now()).map_err(|refusal| status_of(&refusal))?;
         let begun = self.core.begin(eye, &job, given(0).filter(|meas| meas.len() <= MEAS_BYTES_MAX));
-        begun.map_err(|_| StatusCode::BadInvalidState)?;
+        begun.map_err(invalid)?;
         if let Err(status) = self.send(order.command, Some(&job)).await {
             self.core.not_started(eye, &job);
             return Err(status);
@@ -255,7 +255,7 @@ impl Called {
         ])
     }
 
-    /// How many a client wants, and from which on: arguments MaxResults and StartIndex.
+    /// How many a client wants, and from which on: arguments `MaxResults` and `StartIndex`.
     fn page(&self, at: usize, most: usize) -> (usize, usize) {
         let read = |at: usize| number(self.arguments.get(at)).unwrap_or_default() as usize;
         let wanted = read(at);
@@ -337,7 +337,7 @@ impl Called {
     }
 }
 
-/// The longest MeasId that is kept with a job.
+/// The longest `MeasId` that is kept with a job.
 const MEAS_BYTES_MAX: usize = 256;
 
 /// Which results a client wants; an empty filter takes all.
@@ -377,6 +377,12 @@ fn number(value: Option<&Variant>) -> Option<u64> {
         Variant::Byte(n) => Some(u64::from(*n)),
         _ => None,
     }
+}
+
+/// The status code of a method that does not go in a state.
+fn invalid(refused: InvalidState) -> StatusCode {
+    tracing::debug!(state = refused.0.name(), "a method does not go in this state");
+    StatusCode::BadInvalidState
 }
 
 fn failed(why: String) -> StatusCode {

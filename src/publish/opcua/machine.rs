@@ -1,4 +1,4 @@
-//! The VisionStateMachine of one camera: what the line says of it, in the words of OPC 40100-1.
+//! The `VisionStateMachine` of one camera: what the line says of it, in the words of OPC 40100-1.
 //!
 //! ```text
 //! Preoperational --> Operational: Initialized <--> Ready <--> SingleExecution
@@ -15,8 +15,8 @@
 //! | Halted | it is paused, by Halt or by anybody else |
 //! | Initialized | the recipe was unprepared: this server takes no jobs until one is prepared |
 //! | Ready | it waits for a job; a camera that runs by itself was stopped |
-//! | SingleExecution | a job of this server is under way: its part is accepted and not recorded yet |
-//! | ContinuousExecution | it takes pictures by itself: interval, free running, line-triggered |
+//! | `SingleExecution` | a job of this server is under way: its part is accepted and not recorded yet |
+//! | `ContinuousExecution` | it takes pictures by itself: interval, free running, line-triggered |
 //!
 //! Invariants:
 //! - The state follows from what the line says and from what this server was told; nobody sets it.
@@ -177,7 +177,7 @@ pub(super) struct Machine {
     line: CameraStatus,
     /// Stop has paused a camera that runs by itself.
     stopped: bool,
-    /// UnprepareRecipe was called, and PrepareRecipe not since.
+    /// `UnprepareRecipe` was called, and `PrepareRecipe` not since.
     unprepared: bool,
     /// The id of the job that is under way.
     job: Option<String>,

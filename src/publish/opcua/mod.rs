@@ -10,10 +10,10 @@
 //! ```
 //!
 //! It is a server that is asked and shows the newest state: it owns no cursor in the outbox, and a client that is away
-//! finds what it has missed by GetResultListFiltered.
+//! finds what it has missed by `GetResultListFiltered`.
 //!
 //! Invariants:
-//! - Beyond loopback every endpoint signs, with Basic256Sha256 or Aes256Sha256RsaPss; without encryption a client comes
+//! - Beyond loopback every endpoint signs, with `Basic256Sha256` or `Aes256Sha256RsaPss`; without encryption a client comes
 //!   only on loopback, only where the config says so, and only without a name.
 //! - What a client can make this server keep has a limit: sessions, subscriptions (also of sessions that are gone),
 //!   items, queues, messages, nodes a call.

@@ -47,7 +47,7 @@ pub(super) struct Eye {
 
 struct Inner {
     machine: Machine,
-    /// The job that came with a MeasId, and that id.
+    /// The job that came with a `MeasId`, and that id.
     meas: Option<(String, String)>,
     alarms: Vec<Alarm>,
 }

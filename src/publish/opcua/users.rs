@@ -93,7 +93,8 @@ impl Users {
             let mut words = line.splitn(3, char::is_whitespace);
             let (role, name, password) = (words.next(), words.next(), words.next().map(str::trim));
             let role = role.and_then(Role::parse);
-            let (Some(role), Some(name), Some(password)) = (role, name, password.filter(|p| !p.is_empty()))
+            let (Some(role), Some(name), Some(password)) =
+                (role, name.filter(|n| !n.is_empty()), password.filter(|p| !p.is_empty()))
             else {
                 return Err(format!(
                     "line {number} is not `operator NAME PASSWORD` or `viewer NAME PASSWORD`"
@@ -176,9 +177,10 @@ impl AuthManager for Doorman {
     }
 
     fn is_user_executable(&self, token: &UserToken, method_id: &NodeId) -> bool {
-        let role = match token.is_anonymous() {
-            true => self.anonymous,
-            false => self.users.0.get(&token.0).map(|user| user.role),
+        let role = if token.is_anonymous() {
+            self.anonymous
+        } else {
+            self.users.0.get(&token.0).map(|user| user.role)
         };
         role == Some(Role::Operator) || (role.is_some() && Self::is_reading(method_id))
     }

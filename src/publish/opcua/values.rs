@@ -75,7 +75,7 @@ impl Structures {
         self.make("RecipeIdInternalDataType", &[("Id", Variant::String(name.into())), ("Version", version)])
     }
 
-    /// What a result of the standard says of an inspection. `meas` is the MeasId that its job came with.
+    /// What a result of the standard says of an inspection. `meas` is the `MeasId` that its job came with.
     pub(super) fn fields(&self, inspection: &Inspection, meas: Option<&str>) -> Fields {
         let optional = |kind: &str, id: Option<&str>| id.map_or(Variant::Empty, |id| self.id_value(kind, id));
         let trigger = &inspection.trigger;
