@@ -171,7 +171,7 @@ async fn who_is_not_trusted_stays_out_and_a_viewer_commands_nothing() {
     let pki = pki.display().to_string();
     let enter = |policy: &'static str, mode: &'static str, user: &'static str, password: &'static str| {
         let pki = pki.clone();
-        async move { ask("secure", port, &[&pki, policy, mode, user, password]).await }
+        async move { ask("secure", port, &[pki.as_str(), policy, mode, user, password]).await }
     };
     let operator = ("scada", "the password");
     let stranger = enter("basic", "SignAndEncrypt", operator.0, operator.1).await;

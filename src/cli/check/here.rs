@@ -47,9 +47,9 @@ pub(in crate::cli) enum Look {
 pub(in crate::cli) fn problems(config: &Config) -> Vec<(String, String)> {
     let mut found = model(config);
     found.extend(cameras(config));
-    let opcua = config.opcua.as_ref().map_or(Look::Fine, |opcua| address(opcua.listen, config));
+    let server = config.opcua.as_ref().map_or(Look::Fine, |opcua| address(opcua.listen, config));
     let looks =
-        [("store.dir", ground(&config.store.dir)), ("web.listen", port(config)), ("opcua.listen", opcua)];
+        [("store.dir", ground(&config.store.dir)), ("web.listen", port(config)), ("opcua.listen", server)];
     found.extend(looks.into_iter().filter_map(|(key, look)| match look {
         Look::Bad(why) => Some((key.to_owned(), why)),
         _ => None,
