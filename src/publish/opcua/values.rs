@@ -71,7 +71,7 @@ impl Structures {
 
     /// A recipe by its name and version, as this station knows it.
     pub(super) fn recipe(&self, name: &str, version: &str) -> Variant {
-        let version = (!version.is_empty()).then(|| Variant::String(version.into())).unwrap_or_default();
+        let version = if version.is_empty() { Variant::Empty } else { Variant::String(version.into()) };
         self.make("RecipeIdInternalDataType", &[("Id", Variant::String(name.into())), ("Version", version)])
     }
 

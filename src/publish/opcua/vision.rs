@@ -76,11 +76,12 @@ fn namespaces(context: &ServerContext, space: &mut AddressSpace) -> (Namespaces,
     (Namespaces { vision, own }, vec![first, second])
 }
 
+#[allow(clippy::mut_mut, reason = "the signatures are the library's")]
 #[async_trait]
 impl InMemoryNodeManagerImpl for Vision {
     async fn init(&self, _address_space: &mut AddressSpace, _context: ServerContext) {}
 
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "vision"
     }
 
