@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 const HOST_CHARS_MAX: usize = 253;
+const ANONYMOUS: &[&str] = &["viewer", "operator"];
 
 /// The OPC UA server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +42,6 @@ pub(crate) enum Anonymous {
 }
 
 impl Anonymous {
-    const WORDS: &[&str] = &["viewer", "operator"];
-
     /// The word of the config.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -83,7 +82,7 @@ pub(super) fn read(origin: &Origin, section: Section<'_>) -> Option<Opcua> {
     if !section.is_present() {
         return None;
     }
-    let default = ([127, 0, 0, 1], 4840).into();
+    let default: SocketAddr = ([127, 0, 0, 1], 4840).into();
     let listen = section.get::<String>("listen").map_or(default, |text| {
         text.parse().unwrap_or_else(|_| {
             section.problem("listen", "must be an IP address and a port, as in 127.0.0.1:4840");
@@ -99,7 +98,7 @@ pub(super) fn read(origin: &Origin, section: Section<'_>) -> Option<Opcua> {
     if let Some(path) = &users_file {
         origin.must_be_file(&section, "users_file", path);
     }
-    let anonymous = section.word("anonymous", Anonymous::parse, Anonymous::WORDS);
+    let anonymous = section.word("anonymous", Anonymous::parse, ANONYMOUS);
     if anonymous.is_some() && !listen.ip().is_loopback() {
         section.problem("anonymous", "goes on loopback only: give names and passwords in users_file");
     }

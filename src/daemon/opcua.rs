@@ -47,7 +47,10 @@ pub(super) fn start(
         listen: opcua.listen,
         host: opcua.host(),
         name: format!("inspectd {}", place.station),
-        application_uri: ["urn:inspectd", &place.site, &place.area, &place.line, &place.station].join(":"),
+        application_uri: format!(
+            "urn:inspectd:{}:{}:{}:{}",
+            place.site, place.area, place.line, place.station
+        ),
         pki: pki(&config.store.dir),
         users,
         anonymous: opcua.anonymous.map(role),

@@ -90,8 +90,15 @@ fn no_error() -> Variant {
 impl Called {
     /// Carries it out, to its end.
     pub(super) async fn answer(self) -> Answer {
+        let (core, eye) = (Arc::clone(&self.core), self.eye);
         let task = tokio::spawn(async move { self.carry_out().await });
-        task.await.unwrap_or(Err(StatusCode::BadInternalError))
+        task.await.unwrap_or_else(|_| {
+            // It has panicked, which stands in the log: the next call finds a machine that waits for nobody.
+            if let Some(eye) = core.eyes.get(eye) {
+                core.refused(eye, Cause::Line);
+            }
+            Err(StatusCode::BadInternalError)
+        })
     }
 
     fn eye(&self) -> Result<&Eye, StatusCode> {
