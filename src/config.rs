@@ -22,6 +22,7 @@
 mod effective;
 mod modbus;
 mod mqtt;
+mod opcua;
 mod pair;
 mod read;
 mod schema;
@@ -30,6 +31,9 @@ mod sparkplug;
 mod tests;
 mod web;
 
+#[cfg(feature = "opcua")]
+pub(crate) use self::opcua::Anonymous;
+pub(crate) use self::opcua::Opcua;
 pub(crate) use crate::camera::trigger::{TriggerConfig, TriggerOn};
 pub(crate) use mqtt::{BrokerTls, Mqtt, Protocol, Secret, Sink};
 pub(crate) use pair::{off_frame, unfit};
@@ -74,6 +78,8 @@ pub struct Config {
     pub(crate) web: Option<Web>,
     /// `None` without the section: no PLC is served.
     pub(crate) modbus: Option<Modbus>,
+    /// `None` without the section: there is no OPC UA server.
+    pub(crate) opcua: Option<Opcua>,
     /// `[trigger] dir`: a file in it is a trigger. `None`: there is no such folder.
     pub(crate) trigger_dir: Option<PathBuf>,
     /// Where the pipelines were read from.

@@ -7,9 +7,10 @@
 //!                                     recorder: picture file, record + outbox, flushed
 //!                                                        |
 //!                                     web (threads of its own): the review page
+//!                                     opcua (threads of its own): a server by OPC 40100-1
 //!                                     publishers (a task a sink): PUBLISH, PUBACK, the sink's cursor goes on
 //!
-//! commands: MQTT, HTTP, PLCs (`modbus`), files (`inbox`) --> dispatcher --> cameras
+//! commands: MQTT, HTTP, OPC UA, PLCs (`modbus`), files (`inbox`) --> dispatcher --> cameras
 //! recorder --what is stored (`plc`)--> PLCs
 //! pipelines_dir --> recipes (a thread): checked, replayed by the engine --> dispatcher, for the next pictures
 //! store --> watch (a thread): do promises hold, has anything drifted? --> alarms
@@ -27,6 +28,7 @@
 //! triggers, control   a panic: the daemon ends with an error, and systemd starts it again
 //! commands by MQTT    so does a panic of their task
 //! the Modbus server   so does a panic of it; one of a connection ends that connection
+//! opcua               its end before the station's ends the daemon; a panic of one call is that call's answer
 //! web                 so does a panic of what accepts or follows; one of a request is that request's answer
 //! publishers          an error of the store, or a panic: so does the end of a task that delivers
 //! store-sync          a panic stops the store, and with it the daemon
@@ -67,6 +69,8 @@ mod interrupted;
 mod learning;
 mod modbus;
 mod model;
+#[cfg(feature = "opcua")]
+pub(crate) mod opcua;
 mod plc;
 mod progress;
 mod promise;
@@ -248,6 +252,8 @@ struct Line {
     watch: JoinHandle<()>,
     inspector: JoinHandle<()>,
     recorder: Arc<Recorder>,
+    #[cfg(feature = "opcua")]
+    opcua: Option<crate::publish::opcua::Server>,
 }
 
 /// The thread of recipes, and the way to it.
@@ -366,6 +372,8 @@ impl Parts<'_> {
         let ids = config.cameras.iter().map(|camera| camera.id.clone()).collect();
         let watch = watch::start(ids, recipes, store, station, stop).context("the thread of the watch")?;
         let inspector = inspector::start(engine, feeds, Arc::clone(&recorder), Arc::clone(station), history)?;
+        #[cfg(feature = "opcua")]
+        let opcua = opcua::start(config, recipes, store, station, &handler)?;
         Ok(Line {
             cameras,
             inbox,
@@ -377,6 +385,8 @@ impl Parts<'_> {
             watch,
             inspector,
             recorder,
+            #[cfg(feature = "opcua")]
+            opcua,
         })
     }
 
@@ -424,6 +434,8 @@ impl Parts<'_> {
         let Line { cameras, inbox, interrupted, commands, modbus, keeper, learner, watch, inspector, .. } =
             line;
         drop((commands, modbus));
+        #[cfg(feature = "opcua")]
+        tokio::task::spawn_blocking(move || drop(line.opcua)).await?;
         self.stop.set();
         keeper.book.close();
         learner.learning.close();
@@ -495,6 +507,9 @@ impl Line {
         let keeper = self.keeper.thread.is_finished().then_some("the thread of recipes");
         let learner = self.learner.thread.is_finished().then_some("the thread of learning");
         let watch = self.watch.is_finished().then_some("the thread of the watch");
+        #[cfg(feature = "opcua")]
+        let learner =
+            learner.or(self.opcua.as_ref().filter(|server| server.is_over()).map(|_| "the OPC UA server"));
         let door = door.is_some_and(Door::is_over).then_some("the thread of the local door");
         let threads = inbox.or(commands).or(modbus).or(keeper).or(learner).or(watch).or(door);
         threads.or_else(|| page.and_then(Web::gone))

@@ -50,6 +50,7 @@ impl Config {
         self.brokers(&mut out);
         self.page(&mut out);
         self.plcs(&mut out);
+        self.opcua(&mut out);
         for (name, recipe) in &self.recipes {
             out.line(&format!("# pipeline {name} version {}", recipe.pipeline.version));
         }
@@ -103,6 +104,32 @@ impl Config {
         out.pair("recipes", format!("{{ {} }}", recipes.join(", ")));
         let units: Vec<String> = modbus.units.iter().map(|(unit, id)| format!("{id} = {unit}")).collect();
         out.pair("units", format!("{{ {} }}", units.join(", ")));
+    }
+
+    fn opcua(&self, out: &mut Text) {
+        let Some(opcua) = &self.opcua else { return };
+        out.line("[opcua]");
+        out.pair("listen", quoted(&opcua.listen.to_string()));
+        if let Some(host) = &opcua.host {
+            out.pair("host", quoted(host));
+        }
+        if let Some(file) = &opcua.users_file {
+            out.pair("users_file", path(file));
+        }
+        if let Some(anonymous) = opcua.anonymous {
+            out.pair("anonymous", quoted(anonymous.as_str()));
+        }
+        for (key, number) in [
+            ("sessions", opcua.sessions),
+            ("subscriptions", opcua.subscriptions),
+            ("monitored_items", opcua.monitored_items),
+            ("nodes_per_call", opcua.nodes_per_call),
+            ("message_kb", opcua.message_kb),
+            ("queue", opcua.queue),
+            ("session_timeout_s", opcua.session_timeout_s),
+        ] {
+            out.pair(key, number);
+        }
     }
 
     fn brokers(&self, out: &mut Text) {

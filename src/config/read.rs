@@ -2,7 +2,7 @@
 
 use super::{
     Camera, Config, Found, Model, Mqtt, Part, Prove, QueueConfig, ReadError, SHIPPED_MMPROJ, SHIPPED_TEXT,
-    Sink, Station, Store, TriggerConfig, TriggerOn, modbus, mqtt, pair, read_text,
+    Sink, Station, Store, TriggerConfig, TriggerOn, modbus, mqtt, opcua, pair, read_text,
     sparkplug::{self, Names},
     web,
 };
@@ -76,6 +76,7 @@ pub(super) fn config(origin: &Origin, text: &str, prove: Prove<'_>) -> Result<Co
         mqtt: mqtt::read(broker, &names, |path| origin.input(path)),
         web: web::read(origin, root.child("web")),
         modbus,
+        opcua: opcua::read(origin, root.child("opcua")),
         station,
         pipelines_dir: pipelines.dir,
         recipes: pipelines.loaded,

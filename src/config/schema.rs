@@ -30,6 +30,7 @@ lens = {}
 [sink.any]
 [web]
 [modbus]
+[opcua]
 "#;
 
 /// The schema. What depends on more than one key, or on files, only `inspectd check` knows.

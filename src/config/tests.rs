@@ -15,6 +15,8 @@ use proptest::prelude::*;
 
 mod door;
 mod modbus;
+#[cfg(feature = "opcua")]
+mod opcua;
 mod recipes;
 mod sinks;
 mod sparkplug;

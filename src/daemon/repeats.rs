@@ -86,6 +86,7 @@ impl Identity {
         let from = match sender {
             Sender::Mqtt { sink } => [Some("mqtt"), Some(sink.as_str())],
             Sender::Http { name } => [Some("http"), Some(name.as_str())],
+            Sender::Opcua { user } => [Some("opcua"), Some(user.as_str())],
             Sender::File { .. } => [Some("file"), None],
             Sender::Plc { server, .. } => [Some("plc"), Some(server.as_str())],
         };
@@ -243,7 +244,7 @@ pub(super) fn time_of(id: &str) -> Option<SystemTime> {
 pub(super) fn identities(request: &Request, sender: &Sender) -> Vec<Identity> {
     let by_file = match sender {
         Sender::File { stamp, .. } => Some(Identity::of_file(stamp)),
-        Sender::Mqtt { .. } | Sender::Http { .. } | Sender::Plc { .. } => None,
+        Sender::Mqtt { .. } | Sender::Http { .. } | Sender::Opcua { .. } | Sender::Plc { .. } => None,
     };
     Identity::of(request, sender).into_iter().chain(by_file).collect()
 }

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Latencies that are kept for the percentiles of one window.
 const LATENCIES_MAX: usize = 4096;
@@ -33,6 +33,8 @@ pub(super) struct Station {
     counts: Mutex<Counts>,
     /// Since the start, for `/metrics`.
     pub(super) figures: Figures,
+    /// Rings with every event: who only shows the newest state asks for it then.
+    changed: watch::Sender<()>,
     started: Instant,
     /// Milliseconds after `started` of the last sign of life.
     alive_ms: AtomicU64,
@@ -79,6 +81,7 @@ impl Station {
             commands_refused: Mutex::default(),
             counts: Mutex::default(),
             figures: Figures::default(),
+            changed: watch::Sender::new(()),
             started: Instant::now(),
             alive_ms: AtomicU64::new(0),
         }
@@ -101,6 +104,7 @@ impl Station {
             self.figures.alarm(code, *raised);
             self.alarms.note(code, *raised, message, SystemTime::now());
         }
+        self.changed.send_replace(());
         let mut taken = true;
         for (name, queue) in self.sinks.iter().filter(|(name, _)| Some(name.as_str()) != left_out) {
             if let Err(error) = queue.try_send(event.clone()) {
@@ -138,6 +142,12 @@ impl Station {
     /// How the cameras are, by id.
     pub(super) fn cameras(&self) -> Vec<(String, CameraStatus)> {
         self.board.all()
+    }
+
+    /// A bell that rings when a camera or an alarm has changed.
+    #[cfg(feature = "opcua")]
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// The alarms that stand, by code.

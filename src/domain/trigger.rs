@@ -75,10 +75,15 @@ pub enum Sender {
     },
     /// A client of a server of a PLC protocol.
     Plc {
-        /// The word of the protocol: `modbus`, `opcua`.
+        /// The word of the protocol: `modbus`.
         server: String,
         /// Its address, without the port.
         peer: String,
+    },
+    /// A client of the OPC UA server.
+    Opcua {
+        /// Its name in the users file, or `ANONYMOUS`.
+        user: String,
     },
     /// A file in the trigger folder. `stamp` is the same as long as the file is the same one, wherever it is moved.
     File {
@@ -90,12 +95,13 @@ pub enum Sender {
 }
 
 impl fmt::Display for Sender {
-    /// `mqtt`, of a further sink `mqtt:SINK`; `http:NAME`, `file:NAME`, `modbus:ADDRESS`.
+    /// `mqtt`, of a further sink `mqtt:SINK`; `http:NAME`, `opcua:USER`, `file:NAME`, `modbus:ADDRESS`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mqtt { sink } if sink == "mqtt" => f.write_str("mqtt"),
             Self::Mqtt { sink } => write!(f, "mqtt:{sink}"),
             Self::Http { name } => write!(f, "http:{name}"),
+            Self::Opcua { user } => write!(f, "opcua:{user}"),
             Self::File { name, .. } => write!(f, "file:{name}"),
             Self::Plc { server, peer } => write!(f, "{server}:{peer}"),
         }

@@ -49,6 +49,11 @@ pub(crate) const CHAPTERS: &[Chapter] = &[
         "Sparkplug B: births, metrics, commands, what is owed",
         include_str!("sparkplug.md"),
     ),
+    english(
+        "opcua",
+        "OPC UA by OPC 40100-1: connecting, certificates, nodes, states, jobs",
+        include_str!("opcua.md"),
+    ),
     english("operate", "every day: commands, updates, backup, restore, salvage", include_str!("operate.md")),
     english("reliability", "what is promised, and what proves it", include_str!("reliability.md")),
     english(

@@ -4,6 +4,7 @@
 //!     store's outbox --owed to each sink--> mqtt/ (link, state machine, driver; a dialect makes the messages)
 //!     daemon --StationEvent (bounded), one queue a sink--> the same
 //!     recorder --PartResult (bounded)--> modbus/ (registers, handshake): PLCs fetch what is on the disk already
+//!     daemon --doors--> opcua/ (a server that is asked; a feature)
 //! ```
 //!
 //! A sink that is away holds back its own cursor and nobody else: it has its own task, queue, dead letters and
@@ -11,6 +12,8 @@
 
 pub(crate) mod modbus;
 pub mod mqtt;
+#[cfg(feature = "opcua")]
+pub mod opcua;
 
 use crate::domain::camera::CameraStatus;
 use crate::domain::recipe::RecipeStatus;

@@ -6,6 +6,7 @@
 //! store     its directory cannot be made or written; it is of a newer version, or damaged
 //! recipes   one has no file, and was not made on the station's page
 //! web       its port is taken, its certificate cannot be used
+//! opcua     its port is taken, others may read its users file, its certificate cannot be used
 //! modbus    its port is taken
 //! brokers   files of TLS and of the password cannot be used
 //! ```
@@ -82,6 +83,7 @@ fn problems(config: &Config) -> Vec<(String, String)> {
     let looks = [
         ("store.dir", ground(&config.store.dir)),
         ("web.listen", port(config)),
+        ("opcua.listen", opcua_port(config)),
         ("modbus.listen", plc_port(config)),
     ];
     found.extend(looks.into_iter().filter_map(|(key, look)| match look {
@@ -95,6 +97,8 @@ fn problems(config: &Config) -> Vec<(String, String)> {
     {
         found.push(("web.certificate".to_owned(), error.to_string()));
     }
+    #[cfg(feature = "opcua")]
+    found.extend(opcua(config));
     found.extend(broker("mqtt", &config.mqtt));
     for sink in &config.sinks {
         found.extend(broker(&format!("sink.{}", sink.name), &sink.broker));
@@ -235,6 +239,11 @@ pub(in crate::cli) fn port(config: &Config) -> Look {
     config.web.as_ref().map_or(Look::Fine, |web| listens(config, web.listen))
 }
 
+/// The same of the OPC UA server.
+fn opcua_port(config: &Config) -> Look {
+    config.opcua.as_ref().map_or(Look::Fine, |opcua| listens(config, opcua.listen))
+}
+
 /// The same of the server for PLCs.
 fn plc_port(config: &Config) -> Look {
     config.modbus.as_ref().map_or(Look::Fine, |modbus| listens(config, modbus.listen))
@@ -258,6 +267,21 @@ fn listens(config: &Config, listen: SocketAddr) -> Look {
         }
         _ => Look::Bad(format!("nobody can listen on {listen}: {error}")),
     }
+}
+
+/// The files of the OPC UA server that are there and of no use.
+#[cfg(feature = "opcua")]
+fn opcua(config: &Config) -> Vec<(String, String)> {
+    use crate::daemon::opcua::pki;
+    use crate::publish::opcua::{Users, read_certificate};
+    let Some(opcua) = &config.opcua else { return vec![] };
+    let users = opcua.users_file.as_deref().filter(|file| file.is_file());
+    let users =
+        users.and_then(|file| Users::read(file).err()).map(|why| ("opcua.users_file".to_owned(), why));
+    let dir = pki(&config.store.dir);
+    let is_made = dir.join("own/cert.der").exists();
+    let certificate = is_made.then(|| read_certificate(&dir).err()).flatten();
+    users.into_iter().chain(certificate.map(|why| ("opcua".to_owned(), why))).collect()
 }
 
 /// The files of a broker's section that are there and of no use.

@@ -186,6 +186,7 @@ fn secrets(config: &Config, file: &Path) -> Vec<Line> {
     files.extend(brokers().filter_map(|b| b.password_file.clone()));
     files.extend(brokers().filter_map(|b| Some(b.tls.as_ref()?.certificate.as_ref()?.1.clone())));
     files.extend(config.web.iter().filter_map(|web| Some(web.certificate.as_ref()?.1.clone())));
+    files.extend(config.opcua.iter().filter_map(|opcua| opcua.users_file.clone()));
     let open: Vec<String> =
         files.iter().filter(|file| is_open(file)).map(|file| file.display().to_string()).collect();
     if open.is_empty() {

@@ -19,7 +19,7 @@ use super::metrics::{Owner, REBIRTH};
 use super::payload::{self, Metric, Payload, Wire};
 use super::session::Who;
 use crate::command::{self, CommandBody, Handler, Verb};
-use crate::domain::trigger::{Refusal, Sender};
+use crate::domain::trigger::{Outcome, Refusal, Sender};
 use crate::publish::mqtt::command::Listening;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -212,7 +212,7 @@ pub(super) struct Done {
     pub who: Who,
     pub verb: String,
     pub id: Option<String>,
-    pub outcome: Result<(), Refusal>,
+    pub outcome: Outcome,
 }
 
 /// The way from a session to the line, which begins later and ends earlier.

@@ -12,7 +12,7 @@ use crate::domain::inspection::Inspection;
 use crate::domain::part::PartVerdict;
 use crate::domain::recipe::RecipeStatus;
 use crate::domain::review::Review;
-use crate::domain::trigger::Refusal;
+use crate::domain::trigger::Outcome;
 use crate::publish::Stats;
 use crate::publish::mqtt::dialect::json::message;
 use crate::store::Store;
@@ -74,7 +74,8 @@ pub(super) fn page(
 /// [`StoreError`]: the store failed.
 fn owed(store: &Store, entry: &OutboxEntry) -> Result<Result<Report, String>, StoreError> {
     let OutboxEntry { owed, schema, .. } = *entry;
-    if schema != owed.kind.schema() {
+    // A report has the same metrics whatever JSON's fields were when it came to be owed.
+    if schema > owed.kind.schema() {
         return Ok(Err(format!("message schema {schema} is not known to this version")));
     }
     let made = match owed.kind {
@@ -284,7 +285,7 @@ pub(super) fn outbox(owed: [u64; Kind::ALL.len()]) -> Values {
 }
 
 /// What became of a command.
-pub(super) fn answer(verb: &str, id: Option<&str>, outcome: &Result<(), Refusal>) -> Values {
+pub(super) fn answer(verb: &str, id: Option<&str>, outcome: &Outcome) -> Values {
     let refused = outcome.as_ref().err();
     vec![
         ("Answer/command", Value::text(verb)),
