@@ -6,7 +6,6 @@ use crate::domain::review::Decision;
 use crate::store::StoreOptions;
 use crate::store::recipes::{Entry, Files};
 use crate::store::tests::sample;
-use std::path::Path;
 use std::sync::Arc;
 
 const TEXT: &str = include_str!("../../pipelines/examples-defects.toml");

@@ -400,8 +400,15 @@ mod tests {
             }
         }
         // Late: what was stopped on the way is not known; what was inspected to its end is.
-        let stopped =
-            Evidence { findings: &stain, texts: &[], clean: 1.0, faults: &[], whole: false, elapsed: late };
+        let stopped = Evidence {
+            findings: &stain,
+            texts: &[],
+            clean: 1.0,
+            score: 0.0,
+            faults: &[],
+            whole: false,
+            elapsed: late,
+        };
         assert_eq!(super::verdict(&stopped, &RULE).0, Grade::Reject);
         assert_eq!(super::verdict(&Evidence { whole: true, ..stopped }, &RULE).0, Grade::Cosmetic);
     }
