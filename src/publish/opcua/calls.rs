@@ -151,7 +151,7 @@ impl Called {
         let sender = Sender::Opcua { user: self.user.clone() };
         let outcome = command::carry_out(&self.core.line.handler, command, sender.clone()).await;
         command::log::outcome(verb.as_str(), &sender, job, &outcome);
-        outcome.map_err(|refusal| status_of(&refusal))
+        outcome.map(|_| ()).map_err(|refusal| status_of(&refusal))
     }
 
     async fn command(&self, cause: Cause, command: Command) -> Answer {

@@ -12,7 +12,7 @@ use crate::domain::inspection::Inspection;
 use crate::domain::part::PartVerdict;
 use crate::domain::recipe::RecipeStatus;
 use crate::domain::review::Review;
-use crate::domain::trigger::Outcome;
+use crate::domain::trigger::{Outcome, Refusal};
 use crate::publish::Stats;
 use crate::publish::mqtt::dialect::json::message;
 use crate::store::Store;
