@@ -55,10 +55,14 @@ impl Adapter {
     /// `Model` naming the key or the tensor that does not fit; `Io`.
     pub fn open(path: &Path, text: &Gguf, mmproj: &Gguf, hashes: [&str; 2]) -> Result<Self, VlmError> {
         let gguf = Gguf::open(path)?;
-        for (key, expected) in [("general.type", "adapter"), (KIND_KEY, "lora"), ("general.architecture", "qwen3vl")] {
+        for (key, expected) in
+            [("general.type", "adapter"), (KIND_KEY, "lora"), ("general.architecture", "qwen3vl")]
+        {
             let found = gguf.text(key)?;
             if found != expected {
-                return Err(gguf.error(format!("key {key}"), format!("{expected:?} expected, found {found:?}")));
+                return Err(
+                    gguf.error(format!("key {key}"), format!("{expected:?} expected, found {found:?}"))
+                );
             }
         }
         if matches!(gguf.metadata.get(ACTIVATED_KEY), Some(Value::List(words)) if !words.is_empty()) {
@@ -67,7 +71,10 @@ impl Adapter {
         }
         for ((key, expected), file) in BASE_KEYS.iter().zip(hashes).zip([text, mmproj]) {
             if gguf.metadata.contains_key(*key) && gguf.text(key)? != expected {
-                let why = format!("the adapter was trained for another {}: its sha256 is {expected}", file.path().display());
+                let why = format!(
+                    "the adapter was trained for another {}: its sha256 is {expected}",
+                    file.path().display()
+                );
                 return Err(gguf.error(format!("key {key}"), why));
             }
         }
@@ -86,7 +93,9 @@ impl Adapter {
         for name in names {
             let bad = |why: &str| self.gguf.error(format!("tensor {name}"), why);
             let Some((base, other)) = halves(name) else {
-                return Err(bad("is no half of a LoRA matrix (NAME.lora_a, NAME.lora_b), and would not be applied"));
+                return Err(bad(
+                    "is no half of a LoRA matrix (NAME.lora_a, NAME.lora_b), and would not be applied",
+                ));
             };
             let Some(found) = text.tensors.get(base).or_else(|| mmproj.tensors.get(base)) else {
                 return Err(bad("the pair has no such tensor, so that it would not be applied"));
@@ -95,14 +104,20 @@ impl Adapter {
                 return Err(bad("only matrices are applied, and that of the pair is none"));
             };
             let shape = |name: &str| self.gguf.tensors.get(name).map(|t| t.shape.clone());
-            let (Some(a), Some(b)) = (shape(&format!("{base}{}", HALVES[0])), shape(&format!("{base}{}", HALVES[1])))
+            let (Some(a), Some(b)) =
+                (shape(&format!("{base}{}", HALVES[0])), shape(&format!("{base}{}", HALVES[1])))
             else {
                 return Err(bad(&format!("{other} is missing")));
             };
             let rank = b.get(1).copied().unwrap_or(0);
-            let expected = if base == EMBEDDING { [vec![out, rank], vec![inp, rank]] } else { [vec![rank, inp], vec![out, rank]] };
+            let expected = if base == EMBEDDING {
+                [vec![out, rank], vec![inp, rank]]
+            } else {
+                [vec![rank, inp], vec![out, rank]]
+            };
             if rank == 0 || rank > RANK_MAX || [&a, &b] != [&expected[0], &expected[1]] {
-                let why = format!("halves of {a:?} and {b:?} do not fit {out} x {inp}: it is of another model");
+                let why =
+                    format!("halves of {a:?} and {b:?} do not fit {out} x {inp}: it is of another model");
                 return Err(bad(&why));
             }
             ranks.insert(base.to_owned(), rank);
@@ -115,7 +130,8 @@ impl Adapter {
 
     /// Its file's name, without the extensions.
     pub fn name(&self) -> String {
-        let name = self.gguf.path().file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let name =
+            self.gguf.path().file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         name.split('.').next().unwrap_or_default().to_owned()
     }
 
@@ -133,7 +149,11 @@ impl Adapter {
     ///
     /// # Errors
     /// `Io`, and as candle.
-    pub(super) fn applied(&self, name: &str, base: &QTensor) -> Result<Option<(GgmlDType, Vec<u8>)>, VlmError> {
+    pub(super) fn applied(
+        &self,
+        name: &str,
+        base: &QTensor,
+    ) -> Result<Option<(GgmlDType, Vec<u8>)>, VlmError> {
         let Some(&rank) = self.ranks.get(name) else { return Ok(None) };
         let device = Device::Cpu;
         let half = |half: &str| -> Result<Tensor, VlmError> {

@@ -35,12 +35,17 @@ fn write(path: &Path, alpha: f64, more: &[(&str, Value)], change: impl Fn(&mut V
     for (name, out, inp) in MATRICES {
         let shapes = if name == EMBEDDING { [[out, 4], [inp, 4]] } else { [[4, inp], [out, 4]] };
         for (half, shape) in HALVES.iter().zip(shapes) {
-            tensors.push(NewTensor { name: format!("{name}{half}"), shape: shape.to_vec(), dtype: GgmlDType::F32 });
+            tensors.push(NewTensor {
+                name: format!("{name}{half}"),
+                shape: shape.to_vec(),
+                dtype: GgmlDType::F32,
+            });
         }
     }
     change(&mut tensors);
     let file = NewFile { metadata, tensors };
-    file.write(path, |i, out| out.write_all(bytemuck::cast_slice(&values(file.tensors[i].elements(), i)))).unwrap();
+    file.write(path, |i, out| out.write_all(bytemuck::cast_slice(&values(file.tensors[i].elements(), i))))
+        .unwrap();
 }
 
 fn open(path: &Path) -> Result<Adapter, VlmError> {
@@ -65,7 +70,10 @@ fn what_is_added_is_the_product_by_alpha_over_the_rank() {
             let base = Tensor::from_vec(base, (out, inp), &Device::Cpu).unwrap();
             let base = QTensor::quantize(&base, GgmlDType::F32).unwrap();
             let (dtype, bytes) = adapter.applied(name, &base).unwrap().expect("is changed");
-            assert_eq!((dtype, adapter.applied("blk.0.attn_k.weight", &base).unwrap()), (GgmlDType::F32, None));
+            assert_eq!(
+                (dtype, adapter.applied("blk.0.attn_k.weight", &base).unwrap()),
+                (GgmlDType::F32, None)
+            );
             let sum: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
             let (a, b) = (values(4 * inp.max(out), 2 * i), values(4 * inp.max(out), 2 * i + 1));
             for (row, col) in [(0, 0), (3, 7), (out - 1, inp - 1), (out / 2, 5)] {
@@ -94,7 +102,10 @@ fn a_pair_with_an_adapter_is_another_model() {
         let both = Sha256::digest(format!("{file}\n{}", sha256(&path).unwrap()));
         both.iter().map(|b| format!("{b:02x}")).collect::<String>()
     };
-    assert_eq!((info.text_sha256, info.mmproj_sha256), (identity(&plain.text_sha256), identity(&plain.mmproj_sha256)));
+    assert_eq!(
+        (info.text_sha256, info.mmproj_sha256),
+        (identity(&plain.text_sha256), identity(&plain.mmproj_sha256))
+    );
     // One that changes the text model alone leaves the vision file what it is.
     write(&path, 4.0, &[], |tensors| tensors.retain(|t| t.name.starts_with("blk.")));
     let info = loaded(&path, "f32").info;
@@ -114,8 +125,16 @@ fn quantised_pairs_take_adapters_too() {
     let [text, mmproj] = pair("f32");
     let before = rows(&load(&text, &mmproj, Some(Precision::Expanded), &Device::Cpu).unwrap());
     let gap = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
-    assert!(gap(&eight, &exact) < 0.05 && gap(&exact, &before) > 0.5, "{} {}", gap(&eight, &exact), gap(&exact, &before));
-    assert_eq!([GgmlDType::Q4K, GgmlDType::Q6K, GgmlDType::Q8_0].map(|t| kept_as(t, 256)), [GgmlDType::Q8_0; 3]);
+    assert!(
+        gap(&eight, &exact) < 0.05 && gap(&exact, &before) > 0.5,
+        "{} {}",
+        gap(&eight, &exact),
+        gap(&exact, &before)
+    );
+    assert_eq!(
+        [GgmlDType::Q4K, GgmlDType::Q6K, GgmlDType::Q8_0].map(|t| kept_as(t, 256)),
+        [GgmlDType::Q8_0; 3]
+    );
 }
 
 #[test]
@@ -129,12 +148,18 @@ fn what_would_not_be_applied_is_refused_by_its_name() {
     let text = |s: &str| Value::Text(s.to_owned());
     let renamed = |to: &'static str| move |t: &mut Vec<NewTensor>| t[0].name = to.to_owned();
     for (said, words) in [
-        (refused(&[("general.architecture", text("llama"))], &|_| {}), "\"qwen3vl\" expected, found \"llama\""),
+        (
+            refused(&[("general.architecture", text("llama"))], &|_| {}),
+            "\"qwen3vl\" expected, found \"llama\"",
+        ),
         (refused(&[("general.type", text("model"))], &|_| {}), "\"adapter\" expected"),
         (refused(&[(KIND_KEY, text("dora"))], &|_| {}), "\"lora\" expected"),
         (refused(&[(BASE_KEYS[0], text("another"))], &|_| {}), "trained for another"),
         (refused(&[(ACTIVATED_KEY, Value::List(vec![Value::Uint(1)]))], &|_| {}), "aLoRA"),
-        (refused(&[], &renamed("blk.0.attn_a.weight.lora_a")), "tensor blk.0.attn_a.weight.lora_a: the pair has no such"),
+        (
+            refused(&[], &renamed("blk.0.attn_a.weight.lora_a")),
+            "tensor blk.0.attn_a.weight.lora_a: the pair has no such",
+        ),
         (refused(&[], &renamed("blk.0.attn_norm.weight")), "tensor blk.0.attn_norm.weight: is no half"),
         (refused(&[], &renamed("blk.0.attn_norm.weight.lora_a")), "only matrices"),
         (refused(&[], &|t| drop(t.remove(0))), "blk.0.attn_q.weight.lora_a is missing"),

@@ -72,7 +72,8 @@ pub fn load_with(
     text_file.precision = precision;
     mmproj_file.precision = precision;
     let (mut text_sha256, mut mmproj_sha256) = (sha256(text_path)?, sha256(mmproj_path)?);
-    let adapter = adapter.map(|path| Adapter::open(path, &text_file, &mmproj_file, [&text_sha256, &mmproj_sha256]));
+    let adapter =
+        adapter.map(|path| Adapter::open(path, &text_file, &mmproj_file, [&text_sha256, &mmproj_sha256]));
     let adapter = adapter.transpose()?.map(Arc::new);
     text_file.adapter.clone_from(&adapter);
     mmproj_file.adapter.clone_from(&adapter);

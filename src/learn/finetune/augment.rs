@@ -41,14 +41,22 @@ pub(super) fn changed(tile: &Tile, like: &[[f32; 4]], rng: &mut impl Rng) -> Til
     Tile { picture: Arc::new(picture), task, ..tile.clone() }
 }
 
-fn of_defects(picture: &RgbImage, marks: &[Mark], like: &[[f32; 4]], rng: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
+fn of_defects(
+    picture: &RgbImage,
+    marks: &[Mark],
+    like: &[[f32; 4]],
+    rng: &mut impl Rng,
+) -> (RgbImage, Vec<Mark>) {
     let (width, height) = picture.dimensions();
     let borrowed = |b: &[f32; 4]| {
         let [x1, y1, x2, y2] = *b;
         [x1 * width as f32, y1 * height as f32, x2 * width as f32, y2 * height as f32]
     };
-    let boxes: Vec<[f32; 4]> =
-        if marks.is_empty() { like.iter().map(borrowed).collect() } else { marks.iter().map(|m| m.bbox).collect() };
+    let boxes: Vec<[f32; 4]> = if marks.is_empty() {
+        like.iter().map(borrowed).collect()
+    } else {
+        marks.iter().map(|m| m.bbox).collect()
+    };
     let [x, y, w, h] = cut(width, height, &boxes, rng);
     let mut out = crop_imm(picture, x, y, w, h).to_image();
     let (over_x, over_y) = (rng.gen_bool(0.5), rng.gen_bool(0.5));
@@ -133,7 +141,8 @@ fn light(picture: &mut RgbImage, rng: &mut impl Rng) {
             let [r, g, b] = pixel.0.map(u16::from);
             pixel.0 = [((r + g + b) / 3) as u8; 3];
         }
-        pixel.0 = pixel.0.map(|v| ((f32::from(v) - 128.0) * contrast + 128.0 + bright).clamp(0.0, 255.0) as u8);
+        pixel.0 =
+            pixel.0.map(|v| ((f32::from(v) - 128.0) * contrast + 128.0 + bright).clamp(0.0, 255.0) as u8);
     }
 }
 

@@ -9,12 +9,12 @@ use super::super::LearnError;
 use super::text::Rows;
 use super::tile::{Answer, Mark, Tile};
 use super::weights::Pair;
+use crate::vlm::VlmError;
 use crate::vlm::image::{Patches, preprocess};
 use crate::vlm::rope::{image_advance, image_positions, text_positions};
 use crate::vlm::template::Template;
 use crate::vlm::tokenizer::Tokenizer;
 use crate::vlm::vision::VisionConfig;
-use crate::vlm::VlmError;
 
 /// Weight of the token that says whether there is any defect: by it a part is judged.
 const FIRST_TOKEN_WEIGHT: f32 = 8.0;
@@ -108,7 +108,11 @@ impl Maker {
     fn answer(&self, answer: &Answer, of_defects: bool) -> Result<(Vec<u32>, Vec<f32>), LearnError> {
         let mut ids = self.tokenizer.encode(&answer.text)?;
         if ids.len() >= ANSWER_TOKENS_MAX {
-            let why = format!("an answer of {} tokens is longer than {ANSWER_TOKENS_MAX}: {:.80}", ids.len(), answer.text);
+            let why = format!(
+                "an answer of {} tokens is longer than {ANSWER_TOKENS_MAX}: {:.80}",
+                ids.len(),
+                answer.text
+            );
             return Err(LearnError::Recipe { why });
         }
         let mut at = 0;
@@ -171,8 +175,7 @@ impl Batch {
             self.known.push((first + cell) as u32);
             for mark in marks {
                 let [x1, y1, x2, y2] = mark.bbox;
-                let shares =
-                    [x1 / width as f32, y1 / height as f32, x2 / width as f32, y2 / height as f32];
+                let shares = [x1 / width as f32, y1 / height as f32, x2 / width as f32, y2 / height as f32];
                 let overlaps = |low: f32, high: f32, i: usize, n: usize| {
                     low * (n as f32) < (i + 1) as f32 && high * n as f32 > i as f32
                 };
@@ -189,8 +192,8 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tile::tests::{mark, tile};
     use super::super::tile::Task;
+    use super::super::tile::tests::{mark, tile};
     use super::*;
     use crate::learn::finetune::tests::shipped;
 
@@ -207,7 +210,10 @@ mod tests {
         assert_eq!((batch.known.len(), rows.cells.len(), rows.parts.len()), (12, 12, 2));
         assert_eq!((rows.positions.len(), rows.order.len()), (rows.parts[1].end, rows.parts[1].end));
         // The cell right and above, of the second picture.
-        assert_eq!(batch.touched.iter().enumerate().filter(|(_, t)| **t > 0.0).map(|(i, _)| i).collect::<Vec<_>>(), [7 * 2 + 1]);
+        assert_eq!(
+            batch.touched.iter().enumerate().filter(|(_, t)| **t > 0.0).map(|(i, _)| i).collect::<Vec<_>>(),
+            [7 * 2 + 1]
+        );
         assert_eq!(batch.boxed.iter().map(|(cell, _)| *cell).collect::<Vec<_>>(), [7]);
         let (row, first, weight) = rows.learned[0];
         assert_eq!((row as usize, weight), (rows.parts[0].end - 2, FIRST_TOKEN_WEIGHT));
@@ -217,7 +223,8 @@ mod tests {
             assert_eq!(rows.ids[rows.order[pair[1].0 as usize] as usize], pair[0].1);
         }
         // The words of a severity that nobody stated are not learned.
-        let learned = |word: &[u8]| rows.learned.iter().any(|(_, id, _)| maker.tokenizer.bytes(*id).ends_with(word));
+        let learned =
+            |word: &[u8]| rows.learned.iter().any(|(_, id, _)| maker.tokenizer.bytes(*id).ends_with(word));
         assert!(learned(b"dent") && !learned(b"major"));
         let ends = rows.learned.iter().filter(|(_, id, _)| *id == maker.template.im_end).count();
         assert_eq!(ends, 2);

@@ -46,7 +46,12 @@ pub(super) struct Stand {
 ///
 /// # Errors
 /// The folder or the disk does not take it; the former one stays.
-pub(super) fn write(path: &Path, weights: &Weights, moments: &Moments, stand: &Stand) -> Result<(), LearnError> {
+pub(super) fn write(
+    path: &Path,
+    weights: &Weights,
+    moments: &Moments,
+    stand: &Stand,
+) -> Result<(), LearnError> {
     let mut all: Vec<(String, Vec<usize>, Vec<f32>)> = vec![];
     for (name, trained) in &weights.trained {
         let tensor = trained.var.as_tensor();
@@ -64,7 +69,8 @@ pub(super) fn write(path: &Path, weights: &Weights, moments: &Moments, stand: &S
     let text = serde_json::to_string(stand).expect("numbers and texts are JSON");
     let bytes = safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), text)])));
     let bytes = bytes.map_err(|e| bad(path, &e.to_string()))?;
-    replace(path, |file| file.write_all(&bytes)).map_err(|source| LearnError::Io { path: path.into(), source })
+    replace(path, |file| file.write_all(&bytes))
+        .map_err(|source| LearnError::Io { path: path.into(), source })
 }
 
 /// Writes a file under its name whole or not at all. A kill leaves at most one part beside it, which the next call
@@ -72,7 +78,10 @@ pub(super) fn write(path: &Path, weights: &Weights, moments: &Moments, stand: &S
 ///
 /// # Errors
 /// The folder or the disk does not take it.
-pub(super) fn replace(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> std::io::Result<()> {
+pub(super) fn replace(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let part = path.with_added_extension("part");
     let mut file = File::create(&part)?;
     write(&mut file)?;
@@ -86,13 +95,18 @@ pub(super) fn replace(path: &Path, write: impl FnOnce(&mut File) -> std::io::Res
 ///
 /// # Errors
 /// It cannot be read, or is of another run.
-pub(super) fn read(path: &Path, weights: &Weights, run: &str) -> Result<Option<(Stand, Moments)>, LearnError> {
+pub(super) fn read(
+    path: &Path,
+    weights: &Weights,
+    run: &str,
+) -> Result<Option<(Stand, Moments)>, LearnError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(LearnError::Io { path: path.into(), source }),
     };
-    let damaged = |e: safetensors::SafeTensorError| bad(path, &format!("is damaged ({e}); --anew starts over"));
+    let damaged =
+        |e: safetensors::SafeTensorError| bad(path, &format!("is damaged ({e}); --anew starts over"));
     let (_, head) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
     let text = head.metadata().as_ref().and_then(|m| m.get(KEY)).cloned().unwrap_or_default();
     let stand: Stand =
@@ -119,7 +133,10 @@ pub(super) fn read(path: &Path, weights: &Weights, run: &str) -> Result<Option<(
         if tensors.tensor(&format!("{}{name}", MOMENTS[0])).is_ok() {
             let of = [values(&format!("{}{name}", MOMENTS[0]))?, values(&format!("{}{name}", MOMENTS[1]))?];
             if of.iter().any(|of| of.len() != tensor.elem_count()) {
-                return Err(bad(path, &format!("the moments of {name} have another size; --anew starts over")));
+                return Err(bad(
+                    path,
+                    &format!("the moments of {name} have another size; --anew starts over"),
+                ));
             }
             moments.of.insert(name.clone(), of);
         }

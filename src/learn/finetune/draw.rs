@@ -45,7 +45,8 @@ impl Set {
     pub(crate) fn new(tiles: Vec<Tile>, labels: &[String]) -> Self {
         let (of_defects, lines): (Vec<Tile>, Vec<Tile>) = tiles.into_iter().partition(Tile::is_of_defects);
         let (good, defective) = of_defects.into_iter().partition(|tile| tile.marks().is_empty());
-        let simulates = labels.is_empty() || simulator::LABELS.iter().all(|known| labels.iter().any(|l| l == known));
+        let simulates =
+            labels.is_empty() || simulator::LABELS.iter().all(|known| labels.iter().any(|l| l == known));
         Self { defective, good, lines, simulates }
     }
 
@@ -147,11 +148,8 @@ mod tests {
     fn set(labels: &[&str]) -> Set {
         let task = |marks| Task::Defects { question: "?".into(), marks };
         let lines = Task::Lines { question: "!".into(), lines: vec!["A".into()] };
-        let tiles = vec![
-            tile(task(vec![mark("pit", [1.0, 1.0, 30.0, 30.0])])),
-            tile(task(vec![])),
-            tile(lines),
-        ];
+        let tiles =
+            vec![tile(task(vec![mark("pit", [1.0, 1.0, 30.0, 30.0])])), tile(task(vec![])), tile(lines)];
         let labels: Vec<String> = labels.iter().map(|l| (*l).to_owned()).collect();
         Set::new(tiles, &labels)
     }

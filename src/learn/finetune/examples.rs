@@ -10,9 +10,9 @@
 //! Invariant: a tile is an example only where its right answer is known. A defective part without boxes says nothing of
 //! any tile of it, and a blemish that was accepted is neither a defect nor none.
 
+use super::super::LearnError;
 use super::draw::Set;
 use super::tile::{Mark, Task, Tile};
-use super::super::LearnError;
 use crate::domain::frame::Frame;
 use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
 use crate::domain::rect::{BoxPx, Rect};

@@ -24,7 +24,13 @@ const TOUCHED_WEIGHT: f64 = 4.0;
 ///
 /// # Errors
 /// As candle; the pair lacks a tensor.
-pub(super) fn loss(w: &Step, pair: &Pair, tower: &mut Tower, batch: &Batch, device: &Device) -> Result<(Tensor, f32)> {
+pub(super) fn loss(
+    w: &Step,
+    pair: &Pair,
+    tower: &mut Tower,
+    batch: &Batch,
+    device: &Device,
+) -> Result<(Tensor, f32)> {
     let pictures: Vec<_> = batch.pictures.iter().collect();
     let seen = tower.forward(w, &pictures)?;
     let logits = forward(w, &pair.text_config, &batch.rows, &seen, device)?;

@@ -132,13 +132,21 @@ impl CustomOp2 for Bias {
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let n = b.dim(0)?;
-        let of_b = with(g, |g| Ok(sum_of_parts(g.len() / n, n, |part, sum| rows::add_columns(&g[part.start * n..part.end * n], sum))))?;
+        let of_b = with(g, |g| {
+            Ok(sum_of_parts(g.len() / n, n, |part, sum| {
+                rows::add_columns(&g[part.start * n..part.end * n], sum)
+            }))
+        })?;
         Ok((Some(g.clone()), Some(like(of_b, b)?)))
     }
 }
 
 /// The sum of what `add` makes of every part of the rows, in order.
-fn sum_of_parts(rows: usize, width: usize, add: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
+fn sum_of_parts(
+    rows: usize,
+    width: usize,
+    add: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f32> {
     let part = |at: usize| {
         let mut sum = vec![0.0; width];
         add(at * TASK_ROWS..((at + 1) * TASK_ROWS).min(rows), &mut sum);
@@ -198,7 +206,11 @@ fn each(out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
 
 /// `silu(gate) * up`.
 pub(super) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if gate.device().is_cpu() { gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu) } else { gate.silu()? * up }
+    if gate.device().is_cpu() {
+        gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
+    } else {
+        gate.silu()? * up
+    }
 }
 
 struct SwiGlu;
@@ -230,14 +242,20 @@ impl CustomOp2 for SwiGlu {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let n = gate.elem_count();
         let (mut of_gate, mut of_up) = (vec![0.0; n], vec![0.0; n]);
-        with(gate, |gate| with(up, |up| with(g, |g| {
-            let piece = (n / rayon::current_num_threads().max(1)).max(1);
-            of_gate.par_chunks_mut(piece).zip(of_up.par_chunks_mut(piece)).enumerate().for_each(|(i, (a, b))| {
-                let at = i * piece..i * piece + a.len();
-                rows::swiglu_back(&gate[at.clone()], &up[at.clone()], &g[at], a, b);
-            });
-            Ok(())
-        })))?;
+        with(gate, |gate| {
+            with(up, |up| {
+                with(g, |g| {
+                    let piece = (n / rayon::current_num_threads().max(1)).max(1);
+                    of_gate.par_chunks_mut(piece).zip(of_up.par_chunks_mut(piece)).enumerate().for_each(
+                        |(i, (a, b))| {
+                            let at = i * piece..i * piece + a.len();
+                            rows::swiglu_back(&gate[at.clone()], &up[at.clone()], &g[at], a, b);
+                        },
+                    );
+                    Ok(())
+                })
+            })
+        })?;
         Ok((Some(like(of_gate, gate)?), Some(like(of_up, up)?)))
     }
 }
@@ -306,20 +324,24 @@ fn norm_back(
 ) -> Result<(Tensor, Vec<f32>)> {
     let n = w.elem_count();
     let mut out = vec![0.0; x.elem_count()];
-    let all = with(x, |x| with(w, |w| with(g, |g| {
-        let task = |(at, out): (usize, &mut [f32])| {
-            let mut sum = vec![0.0; sums * n];
-            for (i, out) in out.chunks_exact_mut(n).enumerate() {
-                let row = (at * TASK_ROWS + i) * n;
-                back(&x[row..row + n], w, &g[row..row + n], out, &mut sum);
-            }
-            sum
-        };
-        let parts: Vec<Vec<f32>> = out.par_chunks_mut(TASK_ROWS * n).enumerate().map(task).collect();
-        let mut all = vec![0.0; sums * n];
-        parts.iter().for_each(|part| all.iter_mut().zip(part).for_each(|(all, part)| *all += part));
-        Ok(all)
-    })))?;
+    let all = with(x, |x| {
+        with(w, |w| {
+            with(g, |g| {
+                let task = |(at, out): (usize, &mut [f32])| {
+                    let mut sum = vec![0.0; sums * n];
+                    for (i, out) in out.chunks_exact_mut(n).enumerate() {
+                        let row = (at * TASK_ROWS + i) * n;
+                        back(&x[row..row + n], w, &g[row..row + n], out, &mut sum);
+                    }
+                    sum
+                };
+                let parts: Vec<Vec<f32>> = out.par_chunks_mut(TASK_ROWS * n).enumerate().map(task).collect();
+                let mut all = vec![0.0; sums * n];
+                parts.iter().for_each(|part| all.iter_mut().zip(part).for_each(|(all, part)| *all += part));
+                Ok(all)
+            })
+        })
+    })?;
     Ok((like(out, x)?, all))
 }
 
@@ -477,8 +499,11 @@ impl CustomOp1 for CrossEntropy {
             candle_core::bail!("{} targets for {rows} rows of {tokens} tokens", self.targets.len())
         }
         let mut x = values(x, l)?.to_vec();
-        let missed: Vec<f32> =
-            x.par_chunks_mut(tokens).enumerate().map(|(row, x)| self.weights[row] * self.row(row, x)).collect();
+        let missed: Vec<f32> = x
+            .par_chunks_mut(tokens)
+            .enumerate()
+            .map(|(row, x)| self.weights[row] * self.row(row, x))
+            .collect();
         Ok(fresh(vec![missed.iter().sum()], ()))
     }
 

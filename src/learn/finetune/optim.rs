@@ -54,7 +54,8 @@ impl Moments {
                 found.push((name, trained, gradient(trained, grad)?));
             }
         }
-        let squares = |g: &Vec<f32>| g.par_chunks(TASK_VALUES).map(square).collect::<Vec<f64>>().iter().sum::<f64>();
+        let squares =
+            |g: &Vec<f32>| g.par_chunks(TASK_VALUES).map(square).collect::<Vec<f64>>().iter().sum::<f64>();
         let norm = found.iter().map(|(_, _, g)| squares(g)).sum::<f64>().sqrt() as f32;
         if !norm.is_finite() {
             return Ok(false);
@@ -63,7 +64,8 @@ impl Moments {
         let scale = if norm > NORM_MAX { NORM_MAX / norm } else { 1.0 };
         let by = By::new(self.steps, rate as f32, scale);
         for (name, trained, grad) in found {
-            let [m, v] = self.of.entry(name.clone()).or_insert_with(|| [vec![0.0; grad.len()], vec![0.0; grad.len()]]);
+            let [m, v] =
+                self.of.entry(name.clone()).or_insert_with(|| [vec![0.0; grad.len()], vec![0.0; grad.len()]]);
             let decay = if trained.var.dims().len() >= 2 { DECAY } else { 0.0 };
             let tensor = trained.var.as_tensor();
             let mut values = tensor.flatten_all()?.to_vec1::<f32>()?;

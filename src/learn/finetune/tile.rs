@@ -91,7 +91,9 @@ impl Tile {
 
 fn of_marks(marks: &[Mark], width: f32, height: f32) -> Answer {
     let mut marks: Vec<&Mark> = marks.iter().collect();
-    marks.sort_by(|a, b| (a.bbox[1], a.bbox[0]).partial_cmp(&(b.bbox[1], b.bbox[0])).unwrap_or(std::cmp::Ordering::Equal));
+    marks.sort_by(|a, b| {
+        (a.bbox[1], a.bbox[0]).partial_cmp(&(b.bbox[1], b.bbox[0])).unwrap_or(std::cmp::Ordering::Equal)
+    });
     let (mut text, mut unknown) = ("[".to_owned(), vec![]);
     for (i, mark) in marks.into_iter().enumerate() {
         let [x1, y1, x2, y2] = mark.bbox;
@@ -144,6 +146,9 @@ pub(super) mod tests {
         assert_eq!(answer.unknown.iter().map(|r| &answer.text[r.clone()]).collect::<Vec<_>>(), ["major"]);
         let of = |task| tile(task).answer().text;
         assert_eq!(of(Task::Defects { question: question.clone(), marks: vec![] }), "[]");
-        assert_eq!(of(Task::Lines { question, lines: vec!["A \"1\"".into(), "é".into()] }), "[\"A \\\"1\\\"\",\"é\"]");
+        assert_eq!(
+            of(Task::Lines { question, lines: vec!["A \"1\"".into(), "é".into()] }),
+            "[\"A \\\"1\\\"\",\"é\"]"
+        );
     }
 }

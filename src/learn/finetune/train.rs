@@ -113,7 +113,8 @@ pub(crate) fn train(
         run.stand.spent_s += started.elapsed().as_secs_f64();
         first_loss.get_or_insert(answers);
         tell(run.told());
-        if kept.elapsed() >= CHECKPOINT_EVERY {
+        // The first step's says at once that the folder takes one.
+        if run.stand.steps == 1 || kept.elapsed() >= CHECKPOINT_EVERY {
             run.keep()?;
             kept = Instant::now();
         }
@@ -222,7 +223,12 @@ impl<'a> Run<'a> {
 
     fn told(&self) -> Told {
         let spent = self.spent();
-        Told { steps: self.stand.steps, loss: self.stand.loss, spent, left: self.wanted.time.saturating_sub(spent) }
+        Told {
+            steps: self.stand.steps,
+            loss: self.stand.loss,
+            spent,
+            left: self.wanted.time.saturating_sub(spent),
+        }
     }
 
     fn outcome(&self, resumed_at: u64, first_loss: Option<f32>, files: Vec<PathBuf>) -> Outcome {
@@ -259,3 +265,7 @@ fn identity(set: &Set, wanted: &Wanted<'_>, base: &[String; 2]) -> String {
     }
     hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
+
+#[cfg(test)]
+#[path = "train_tests.rs"]
+mod tests;

@@ -49,9 +49,7 @@ impl Pair {
         let (text_file, mmproj_file) = (Gguf::open(text)?, Gguf::open(mmproj)?);
         let (text_config, vision_config) =
             (TextConfig::from_gguf(&text_file)?, VisionConfig::from_gguf(&mmproj_file)?);
-        if vision_config.out != text_config.hidden
-            || vision_config.deepstack.len() != text_config.deepstack
-        {
+        if vision_config.out != text_config.hidden || vision_config.deepstack.len() != text_config.deepstack {
             let why = "their widths or their DeepStack layers differ".to_owned();
             return Err(VlmError::Pair { text: text.into(), mmproj: mmproj.into(), why });
         }
@@ -128,7 +126,8 @@ impl Weights {
         let mut fixed = HashMap::new();
         for file in [&pair.text, &pair.mmproj] {
             for (name, info) in &file.tensors {
-                let tensor = file.tensor(name, &info.shape, device)?.dequantize(device)?.to_dtype(DType::F32)?;
+                let tensor =
+                    file.tensor(name, &info.shape, device)?.dequantize(device)?.to_dtype(DType::F32)?;
                 let rows = info.shape[0];
                 let flat = if info.shape.len() > 2 { tensor.reshape((rows, ()))? } else { tensor };
                 fixed.insert(name.clone(), flat);

@@ -36,8 +36,14 @@ pub(super) struct Named<'a> {
 ///
 /// # Errors
 /// The folder or the disk does not take it.
-pub(super) fn pair(dir: &Path, pair: &Pair, weights: &Weights, named: Named<'_>) -> Result<[PathBuf; 2], LearnError> {
-    let paths = [dir.join(format!("{}.gguf", named.pipeline)), dir.join(format!("mmproj-{}.gguf", named.pipeline))];
+pub(super) fn pair(
+    dir: &Path,
+    pair: &Pair,
+    weights: &Weights,
+    named: Named<'_>,
+) -> Result<[PathBuf; 2], LearnError> {
+    let paths =
+        [dir.join(format!("{}.gguf", named.pipeline)), dir.join(format!("mmproj-{}.gguf", named.pipeline))];
     // A new text file beside a former vision file would be a pair that nobody trained.
     match std::fs::remove_file(&paths[1]) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -68,7 +74,8 @@ fn file(path: &Path, source: &Gguf, weights: &Weights, named: Option<Named<'_>>)
         shape: info.shape.clone(),
         dtype: info.dtype,
     };
-    let new = NewFile { metadata: metadata.into_iter().collect(), tensors: tensors.iter().map(tensor).collect() };
+    let new =
+        NewFile { metadata: metadata.into_iter().collect(), tensors: tensors.iter().map(tensor).collect() };
     let bytes = |i: usize| -> Result<Vec<u8>, VlmError> {
         let (name, info) = tensors[i];
         match weights.trained.get(name) {
@@ -83,7 +90,11 @@ fn file(path: &Path, source: &Gguf, weights: &Weights, named: Option<Named<'_>>)
 }
 
 /// Writes a file whose tensors are made one at a time.
-fn save(path: &Path, new: &NewFile, bytes: impl Fn(usize) -> Result<Vec<u8>, VlmError>) -> Result<(), LearnError> {
+fn save(
+    path: &Path,
+    new: &NewFile,
+    bytes: impl Fn(usize) -> Result<Vec<u8>, VlmError>,
+) -> Result<(), LearnError> {
     replace(path, |file| {
         new.write_to(file, |i, out| {
             let bytes = bytes(i).map_err(|e| io::Error::other(e.to_string()))?;
@@ -97,7 +108,12 @@ fn save(path: &Path, new: &NewFile, bytes: impl Fn(usize) -> Result<Vec<u8>, Vlm
 ///
 /// # Errors
 /// The folder or the disk does not take it.
-pub(super) fn adapter(dir: &Path, rank: usize, weights: &Weights, named: Named<'_>) -> Result<PathBuf, LearnError> {
+pub(super) fn adapter(
+    dir: &Path,
+    rank: usize,
+    weights: &Weights,
+    named: Named<'_>,
+) -> Result<PathBuf, LearnError> {
     let path = dir.join(format!("{}.adapter.gguf", named.pipeline));
     let text = |s: &str| Value::Text(s.to_owned());
     let mut metadata = vec![

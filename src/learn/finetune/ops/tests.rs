@@ -10,10 +10,7 @@ pub(in crate::learn::finetune) fn random(shape: (usize, usize), seed: u64) -> Te
 }
 
 /// What comes out, and the gradients of all that went in, under a loss that weighs every value differently.
-fn with_gradients(
-    inputs: &[&Tensor],
-    f: impl Fn(&[Tensor]) -> Result<Tensor>,
-) -> (Vec<f32>, Vec<Vec<f32>>) {
+fn with_gradients(inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> (Vec<f32>, Vec<Vec<f32>>) {
     let vars: Vec<Var> = inputs.iter().map(|x| Var::from_tensor(x).expect("a variable")).collect();
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let out = f(&tensors).expect("computes");
