@@ -520,4 +520,5 @@ impl CustomOp1 for CrossEntropy {
 }
 
 #[cfg(test)]
-mod tests;
+#[path = "ops/tests.rs"]
+pub(super) mod tests;

@@ -26,7 +26,7 @@ use std::sync::Arc;
 pub(super) const POSITIONS: &str = "v.position_embd.weight";
 /// Names that begin so are helpers of training and stand in no model.
 pub(super) const HELPERS: &str = "helper.";
-/// What `general.architecture` of an adapter and of the text file says.
+/// The two temporal halves of the patch embedding.
 const PATCHES: [&str; 2] = ["v.patch_embd.weight", "v.patch_embd.weight.1"];
 /// The spread of a helper's first weights.
 const HELPER_SPREAD: f32 = 0.02;
@@ -86,7 +86,6 @@ pub(super) struct Trained {
 /// All weights.
 #[derive(Debug)]
 pub(super) struct Weights {
-    pub how: How,
     fixed: HashMap<String, Tensor>,
     /// By name; of an adapter `NAME.lora_a` and `NAME.lora_b`.
     pub trained: BTreeMap<String, Trained>,
@@ -134,7 +133,7 @@ impl Weights {
             }
         }
         let quiet = quiet_channels(&fixed, &pair.vision_config)?;
-        let mut weights = Self { how, fixed, trained: BTreeMap::new() };
+        let mut weights = Self { fixed, trained: BTreeMap::new() };
         let mut names: Vec<String> = weights.fixed.keys().cloned().collect();
         names.sort();
         for name in names {
@@ -224,7 +223,8 @@ impl Weights {
     }
 
     /// Numbers that are trained.
-    pub(super) fn count(&self) -> usize {
+    #[cfg(test)]
+    fn count(&self) -> usize {
         self.trained.values().map(|t| t.var.elem_count()).sum()
     }
 }
