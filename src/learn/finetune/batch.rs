@@ -42,7 +42,7 @@ pub(super) struct Batch {
     /// Cells that a box touches, and the box as shares of the picture.
     pub boxed: Vec<(u32, [f32; 4])>,
     /// Cells so far.
-    cells: usize,
+    pub cells: usize,
 }
 
 impl Maker {

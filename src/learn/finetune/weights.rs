@@ -240,14 +240,15 @@ fn writes(name: &str) -> bool {
 /// Matrices that an adapter changes: all of the blocks, and those that join patches.
 fn is_adapted(name: &str) -> bool {
     let Some(base) = name.strip_suffix(".weight") else { return false };
-    let of_block = |words: &[&str]| words.iter().any(|word| base.ends_with(word));
-    match () {
-        () if base.starts_with("blk.") => {
-            of_block(&[".attn_q", ".attn_k", ".attn_v", ".attn_output", ".ffn_gate", ".ffn_up", ".ffn_down"])
-        }
-        () if base.starts_with("v.blk.") => of_block(&[".attn_qkv", ".attn_out", ".ffn_up", ".ffn_down"]),
-        () if base.starts_with("v.deepstack.") => of_block(&[".fc1", ".fc2"]),
-        () => ["mm.0", "mm.2"].contains(&base),
+    let ends = |words: &[&str]| words.iter().any(|word| base.ends_with(word));
+    if base.starts_with("blk.") {
+        ends(&[".attn_q", ".attn_k", ".attn_v", ".attn_output", ".ffn_gate", ".ffn_up", ".ffn_down"])
+    } else if base.starts_with("v.blk.") {
+        ends(&[".attn_qkv", ".attn_out", ".ffn_up", ".ffn_down"])
+    } else if base.starts_with("v.deepstack.") {
+        ends(&[".fc1", ".fc2"])
+    } else {
+        ["mm.0", "mm.2"].contains(&base)
     }
 }
 
