@@ -20,7 +20,7 @@ pub(super) struct ModelArgs {
     /// Vision model of the same pair (GGUF, projector `qwen3vl_merger`).
     #[arg(long, value_name = "FILE", env = "INSPECTD_MODEL__MMPROJ", requires = "model")]
     pub mmproj: Option<PathBuf>,
-    /// Adapter of the pair (GGUF, LoRA): what it adds makes another model of it.
+    /// Adapter of the pair (GGUF): what it adds makes another model of it.
     #[arg(long, value_name = "FILE", env = "INSPECTD_MODEL__ADAPTER")]
     pub adapter: Option<PathBuf>,
     /// Threads of the engine; 0: all cores.

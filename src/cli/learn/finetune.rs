@@ -47,7 +47,7 @@ const NICE: i32 = 19;
 const WORKING_BYTES: u64 = 1 << 30;
 /// Numbers of four bytes that each weight takes: itself, its gradient and two moments, and a copy for a checkpoint of three.
 const NUMBERS_A_WEIGHT: u64 = 7;
-/// The end came before the time was spent (EX_TEMPFAIL of sysexits.h): the same command goes on.
+/// The end came before the time was spent (`EX_TEMPFAIL` of sysexits.h): the same command goes on.
 const STOPPED: u8 = 75;
 
 #[derive(clap::Args, Debug)]
@@ -63,7 +63,7 @@ pub(super) struct Args {
     /// End after so many steps, when they come before the minutes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
-    /// Write an adapter (LoRA) instead of a pair.
+    /// Write an adapter, small matrices beside the weights, instead of a pair.
     #[arg(long)]
     lora: bool,
     /// Rank of the adapter.

@@ -167,7 +167,7 @@ mod tests {
         for _ in 0..60 {
             let out = changed(&tile([20, 10, 44, 30]), &[], &mut rng);
             let [x1, y1, x2, y2] = out.marks()[0].bbox;
-            let (x, y) = (((x1 + x2) / 2.0) as u32, ((y1 + y2) / 2.0) as u32);
+            let (x, y) = (f32::midpoint(x1, x2) as u32, f32::midpoint(y1, y2) as u32);
             let (centre, corner) = (out.picture.get_pixel(x, y).0[0], out.picture.get_pixel(0, 0).0[0]);
             assert!(centre > corner + 60 || (x1 < 1.0 && y1 < 1.0), "{centre} beside {corner}");
             assert!(out.picture.width() >= 63 && out.picture.height() >= 42);

@@ -134,7 +134,7 @@ impl CustomOp2 for Bias {
         let n = b.dim(0)?;
         let of_b = with(g, |g| {
             Ok(sum_of_parts(g.len() / n, n, |part, sum| {
-                rows::add_columns(&g[part.start * n..part.end * n], sum)
+                rows::add_columns(&g[part.start * n..part.end * n], sum);
             }))
         })?;
         Ok((Some(g.clone()), Some(like(of_b, b)?)))

@@ -1,4 +1,4 @@
-//! AdamW with a limit on the gradient: how a step changes the variables.
+//! `AdamW` with a limit on the gradient: how a step changes the variables.
 //!
 //! ```text
 //! gradients -> rows that stay are cleared -> scaled to a norm of 1 at most -> m, v -> weights

@@ -1,4 +1,4 @@
-//! The training graph against two references: Hugging Face's values of the tiny model, and a step by PyTorch.
+//! The training graph against two references: Hugging Face's values of the tiny model, and a step by `PyTorch`.
 
 use super::batch::Batch;
 use super::loss::loss;
@@ -39,7 +39,8 @@ pub(super) fn shipped() -> Pair {
 }
 
 fn picture() -> Patches {
-    let picture = image::open(fixture("reference/tiny/images/one_exact_0.png")).expect("reads").to_rgb8();
+    let picture =
+        crate::cli::picture::load(&fixture("reference/tiny/images/one_exact_0.png")).expect("reads");
     preprocess(&picture, 16, 2, 4096, 102_400).expect("is cut")
 }
 
@@ -133,7 +134,7 @@ fn numbers(value: &Value) -> Vec<f32> {
     value.as_array().expect("a list").iter().map(|v| v.as_f64().expect("a number") as f32).collect()
 }
 
-/// `fixtures/reference/make_finetune.py` says what PyTorch computed.
+/// `fixtures/reference/make_finetune.py` says what `PyTorch` computed.
 #[test]
 fn a_step_is_pytorchs() {
     let text = std::fs::read_to_string(fixture("reference/tiny/finetune.json")).expect("reads");

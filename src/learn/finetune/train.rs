@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A checkpoint comes so often, and at the end.
-pub(crate) const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+pub(crate) const CHECKPOINT_EVERY: Duration = Duration::from_mins(1);
 /// The highest rate of each way: those that worked on photographs.
 const RATE_WHOLE: f64 = 3e-4;
 const RATE_LOW: f64 = 2e-3;
