@@ -45,7 +45,7 @@ fn a_run_that_was_stopped_goes_on_as_it_would_have() {
     for how in [How::Whole, How::Low { rank: 4 }] {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let whole = run(&wanted(&pair, how, one.path(), &labels), 1000).expect("trains");
-        assert!(whole.last_loss < 0.9 * whole.first_loss, "{how:?}: {whole:?}");
+        assert!(whole.last_loss < 0.95 * whole.first_loss, "{how:?}: {whole:?}");
         let wanted = wanted(&pair, how, two.path(), &labels);
         let stopped = run(&wanted, 7).expect("stops");
         assert_eq!((stopped.steps, stopped.is_complete()), (7, false));
