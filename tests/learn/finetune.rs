@@ -33,7 +33,7 @@ const MMPROJ: &str = "fixtures/reference/tiny/mmproj-tiny-q8_0.gguf";
 /// What the end of a run before its time exits with.
 const STOPPED: i32 = 75;
 /// A checkpoint comes with the first step; nothing is decided by how long that takes.
-const WAIT: Duration = Duration::from_secs(120);
+const WAIT: Duration = Duration::from_mins(2);
 
 fn desk() -> Desk {
     Desk::new("surface", "finetune", RECIPE)
