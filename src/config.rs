@@ -147,7 +147,9 @@ pub(crate) struct Model {
     pub text: PathBuf,
     /// The vision GGUF.
     pub mmproj: PathBuf,
-    /// sha256 (hex) that the files must have; `None`: that of the pair that was accepted first.
+    /// What is added to the weights of both.
+    pub adapter: Option<PathBuf>,
+    /// sha256 (hex) that the files, with the adapter, must have; `None`: that of the pair that was accepted first.
     pub text_sha256: Option<String>,
     pub mmproj_sha256: Option<String>,
     /// What computes.

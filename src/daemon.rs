@@ -547,7 +547,7 @@ fn candidate(model: &Model) -> recipes::Room {
 /// `inspectd infer` with what the config says of the model.
 fn engine_program(model: &Model) -> Program {
     let (threads, memory_mb) = (model.threads.to_string(), model.memory_mb.to_string());
-    let text: [std::ffi::OsString; 13] = [
+    let mut text: Vec<std::ffi::OsString> = vec![
         "infer".into(),
         "--text".into(),
         model.text.clone().into(),
@@ -562,5 +562,8 @@ fn engine_program(model: &Model) -> Program {
         "--device".into(),
         model.device.name().into(),
     ];
+    if let Some(adapter) = &model.adapter {
+        text.extend(["--adapter".into(), adapter.clone().into()]);
+    }
     Program::new(text)
 }

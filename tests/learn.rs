@@ -5,6 +5,8 @@
 mod config;
 #[path = "common/desk.rs"]
 mod desk;
+#[path = "learn/finetune.rs"]
+mod finetune;
 
 use desk::{Desk, command, is_good, json, rewrite, run, words};
 use serde_json::Value;

@@ -29,7 +29,7 @@ const LINES_MAX: usize = 600;
 const IMPORTS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("evaluate", &["domain", "recipe"]),
-    ("learn", &["domain", "evaluate", "health", "inspect", "recipe", "vlm"]),
+    ("learn", &["domain", "evaluate", "health", "inspect", "recipe", "simulator", "vlm"]),
     ("vlm", &[]),
     ("simulator", &[]),
     ("queue", &[]),

@@ -257,7 +257,7 @@ fn cpu() -> String {
 }
 
 /// Highest resident memory of this process; 0 where the system does not tell.
-fn peak_rss_bytes() -> u64 {
+pub(super) fn peak_rss_bytes() -> u64 {
     let kb = field("/proc/self/status", "VmHWM");
     kb.and_then(|s| s.trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
 }
@@ -272,7 +272,7 @@ fn forget_peak() {
 }
 
 /// The value of `name : value` in a file of the kernel.
-fn field(file: &str, name: &str) -> Option<String> {
+pub(super) fn field(file: &str, name: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|l| l.starts_with(name))?;
     Some(line.split_once(':')?.1.trim().to_owned())

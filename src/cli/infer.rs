@@ -23,6 +23,8 @@ pub(super) struct Args {
     #[arg(long)]
     mmproj: PathBuf,
     #[arg(long)]
+    adapter: Option<PathBuf>,
+    #[arg(long)]
     threads: usize,
     #[arg(long)]
     memory_mb: u64,
@@ -42,7 +44,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     let options = EngineOptions { threads: args.threads, memory_mb: args.memory_mb, kv: args.kv };
     serve(channel, move || {
-        let engine = Qwen3Vl::load(&args.text, &args.mmproj, options, &args.device.open()?)?;
+        let (adapter, device) = (args.adapter.as_deref(), args.device.open()?);
+        let engine = Qwen3Vl::load_with(&args.text, &args.mmproj, adapter, options, &device)?;
         Ok(Box::new(engine) as Box<dyn Steps>)
     })?;
     Ok(ExitCode::SUCCESS)

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! --truth DIR, or the store's confirmed parts --> features --> bank or head beside the pipeline file
+//!                                             '-> finetune --> a pair of files or an adapter in a folder of its own
 //! ```
 //!
 //! It is written whole or not at all. A running daemon finds it beside its recipe and takes it through the recipe's
 //! checks and its gate, as it does with an edited file.
 
+mod finetune;
 mod head;
 
 use super::model_args::ModelArgs;
@@ -52,6 +54,8 @@ enum What {
     References(References),
     /// A head from good and defective parts, for a prompt of kind head.
     Head(head::Args),
+    /// The model itself, for prompts of the kinds defects and text: a new pair of files, or an adapter.
+    Finetune(finetune::Args),
 }
 
 /// What every kind of learning is told.
@@ -108,6 +112,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
         What::References(args) => references(&args),
         What::Head(args) => head::run(&args),
+        What::Finetune(args) => finetune::run(&args),
     }
 }
 

@@ -6,6 +6,7 @@ use super::store_args::StoreArgs;
 use crate::config;
 use crate::control::Request;
 use crate::control::client::{ControlError, Piece, Taken};
+use crate::vlm::adapter::Adapter;
 use crate::vlm::gguf::{Gguf, Value, brief};
 use crate::vlm::load::{LABELS_KEY, PROOF_KEY, sha256, stated_labels};
 use crate::vlm::state::with_keys;
@@ -94,10 +95,15 @@ fn accept(store: &StoreArgs, reason: Option<String>) -> anyhow::Result<()> {
         reason.as_ref().is_none_or(|reason| !reason.trim().is_empty()),
         "--reason: must not be empty"
     );
-    let text = Gguf::open(&model.text)?;
-    Gguf::open(&model.mmproj)?;
-    let name = text.text("general.name").unwrap_or_default().to_owned();
-    let (text_sha256, mmproj_sha256) = (sha256(&model.text)?, sha256(&model.mmproj)?);
+    let (text, mmproj) = (Gguf::open(&model.text)?, Gguf::open(&model.mmproj)?);
+    let mut name = text.text("general.name").unwrap_or_default().to_owned();
+    let (mut text_sha256, mut mmproj_sha256) = (sha256(&model.text)?, sha256(&model.mmproj)?);
+    if let Some(path) = &model.adapter {
+        let adapter = Adapter::open(path, &text, &mmproj, [&text_sha256, &mmproj_sha256])?;
+        text_sha256 = adapter.identity(&text, &text_sha256);
+        mmproj_sha256 = adapter.identity(&mmproj, &mmproj_sha256);
+        name = format!("{name}+{}", adapter.name());
+    }
     let pinned = [
         (&model.text_sha256, &text_sha256, "text_sha256"),
         (&model.mmproj_sha256, &mmproj_sha256, "mmproj_sha256"),

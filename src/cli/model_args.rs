@@ -20,6 +20,9 @@ pub(super) struct ModelArgs {
     /// Vision model of the same pair (GGUF, projector `qwen3vl_merger`).
     #[arg(long, value_name = "FILE", env = "INSPECTD_MODEL__MMPROJ", requires = "model")]
     pub mmproj: Option<PathBuf>,
+    /// Adapter of the pair (GGUF): what it adds makes another model of it.
+    #[arg(long, value_name = "FILE", env = "INSPECTD_MODEL__ADAPTER")]
+    pub adapter: Option<PathBuf>,
     /// Threads of the engine; 0: all cores.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
@@ -46,6 +49,11 @@ impl ModelArgs {
         Self {
             model: self.model.clone().or_else(|| model.map(|m| m.text.clone())),
             mmproj: self.mmproj.clone().or_else(|| model.map(|m| m.mmproj.clone())),
+            // The config's adapter is of the config's pair.
+            adapter: self
+                .adapter
+                .clone()
+                .or_else(|| model.filter(|_| self.model.is_none()).and_then(|m| m.adapter.clone())),
             threads: if self.threads == 0 { model.map_or(0, |m| m.threads) } else { self.threads },
             device: if self.device == Processor::default() {
                 model.map_or(self.device, |m| m.device)
@@ -84,7 +92,7 @@ impl ModelArgs {
     pub(super) fn load_unproven(&self) -> anyhow::Result<Qwen3Vl> {
         let (text, mmproj) = self.files()?;
         let options = EngineOptions { threads: self.threads, memory_mb: 0, kv: self.kv };
-        Ok(Qwen3Vl::load(&text, &mmproj, options, &self.device.open()?)?)
+        Ok(Qwen3Vl::load_with(&text, &mmproj, self.adapter.as_deref(), options, &self.device.open()?)?)
     }
 
     /// Has the loaded pair give its proof.

@@ -18,6 +18,9 @@ impl Config {
         out.line("[model]");
         out.pair("text", path(&self.model.text));
         out.pair("mmproj", path(&self.model.mmproj));
+        if let Some(adapter) = &self.model.adapter {
+            out.pair("adapter", path(adapter));
+        }
         for (key, hash) in
             [("text_sha256", &self.model.text_sha256), ("mmproj_sha256", &self.model.mmproj_sha256)]
         {

@@ -179,10 +179,15 @@ fn station(section: Section<'_>) -> Station {
 fn model(origin: &Origin, section: Section<'_>) -> Model {
     let text = origin.model_of(&section, "text", SHIPPED_TEXT);
     let mmproj = origin.model_of(&section, "mmproj", SHIPPED_MMPROJ);
+    let adapter = section.text("adapter", PATH_CHARS_MAX).map(|path| origin.input(Path::new(&path)));
+    if let Some(adapter) = &adapter {
+        origin.must_be_file(&section, "adapter", adapter);
+    }
     let idle_s = section.ranged("unload_after_idle_s", 0..=86_400).unwrap_or(0);
     let model = Model {
         text,
         mmproj,
+        adapter,
         text_sha256: sha256(&section, "text_sha256"),
         mmproj_sha256: sha256(&section, "mmproj_sha256"),
         device: section.word("device", Processor::named, &Processor::NAMES).unwrap_or_default(),

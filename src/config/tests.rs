@@ -180,6 +180,14 @@ fn the_optional_keys_of_the_plant_config_are_the_defaults() {
 }
 
 #[test]
+fn an_adapter_is_in_the_effective_config() {
+    let with = format!("{SMALL}[model]\nadapter = \"part.adapter.gguf\"\n");
+    let config = config_of(&with).unwrap_or_else(|p| panic!("{p:#?}"));
+    assert!(config.model.adapter.as_ref().is_some_and(|path| path.ends_with("part.adapter.gguf")));
+    assert_eq!(config_of(&config.effective()).unwrap_or_else(|p| panic!("{p:#?}")), config);
+}
+
+#[test]
 fn a_broker_by_tls_has_its_files() {
     let keys = "\"mqtts://broker\"\nca = \"ca.pem\"\ncertificate = \"c.pem\"\nkey = \"k.pem\"";
     let config = config_of(&SMALL.replace("\"mqtt://broker\"", keys)).unwrap_or_else(|p| panic!("{p:#?}"));

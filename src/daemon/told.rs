@@ -64,7 +64,7 @@ impl Told {
     }
 
     /// True once it is to stop. A station that can hear no signal any more is to stop, too.
-    pub(super) fn is_to_stop(&self) -> bool {
+    pub(crate) fn is_to_stop(&self) -> bool {
         *self.stop.borrow() || self.stop.has_changed().is_err()
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! pictures with their truth --engine: features--> examples --references--> bank, with its limits and how well it does
 //!                                                          '-head--------> head, and how well it does on other parts
+//! pictures with their truth --finetune--> a pair of files, or an adapter: another model, which the gate takes
 //! ```
 //!
 //! Nothing that is learned judges a part by being there: a bank or a head is a file beside a recipe, and a recipe with
@@ -11,6 +12,7 @@
 mod cell_planes;
 pub(crate) mod coreset;
 pub(crate) mod example;
+pub(crate) mod finetune;
 mod folds;
 pub(crate) mod head;
 pub(crate) mod limit;
@@ -37,4 +39,19 @@ pub(crate) enum LearnError {
     /// The features of a picture could not be had.
     #[error("{picture}: {why}")]
     Picture { picture: String, why: String },
+    /// The model cannot be read or computed with.
+    #[error(transparent)]
+    Model(#[from] crate::vlm::VlmError),
+    /// A file of a run cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io { path: std::path::PathBuf, source: std::io::Error },
+    /// There is a checkpoint, and this run cannot go on from it.
+    #[error("{}: {why}", path.display())]
+    Checkpoint { path: std::path::PathBuf, why: String },
+}
+
+impl From<candle_core::Error> for LearnError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Model(error.into())
+    }
 }

@@ -13,7 +13,7 @@ use super::batch::Batch;
 use super::error::VlmError;
 use super::grammar::Grammars;
 use super::kv::{Arena, KvPrecision};
-use super::load::{Loaded, load};
+use super::load::{Loaded, load_with};
 use super::prefix::Prefixes;
 use super::run::{Queue, Run};
 use super::text::Work;
@@ -101,7 +101,21 @@ impl Qwen3Vl {
         options: EngineOptions,
         device: &Device,
     ) -> Result<Self, VlmError> {
-        let model = load(text, mmproj, None, device)?;
+        Self::load_with(text, mmproj, None, options, device)
+    }
+
+    /// As `load`, with an adapter.
+    ///
+    /// # Errors
+    /// As `load`; the adapter does not fit the pair.
+    pub fn load_with(
+        text: &Path,
+        mmproj: &Path,
+        adapter: Option<&Path>,
+        options: EngineOptions,
+        device: &Device,
+    ) -> Result<Self, VlmError> {
+        let model = load_with(text, mmproj, adapter, None, device)?;
         let c = &model.text.config;
         let width = c.kv_heads * c.head_dim;
         let row_bytes = c.blocks * width * 2 * options.kv.bytes();

@@ -11,6 +11,7 @@
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md> (versions 2 and 3).
 
+use super::adapter::Adapter;
 use super::error::VlmError;
 use super::kernel::Packed;
 use super::precision::Precision;
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Largest accepted header. Qwen3's vocabulary of 151,936 tokens with its merges takes 6 MB.
 pub const HEADER_BYTES_MAX: u64 = 128 << 20;
@@ -84,6 +86,8 @@ pub struct Gguf {
     pub(crate) layout: Layout,
     /// How the matrices of this file are multiplied.
     pub(crate) precision: Precision,
+    /// What is added to the matrices as they are read.
+    pub(crate) adapter: Option<Arc<Adapter>>,
 }
 
 impl Gguf {
@@ -111,6 +115,7 @@ impl Gguf {
             file_bytes,
             layout,
             precision: Precision::default(),
+            adapter: None,
         })
     }
 
@@ -203,9 +208,8 @@ impl Gguf {
     /// # Errors
     /// `Model` naming the tensor when it is missing or has another shape; `Io` when reading fails.
     pub fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<QTensor, VlmError> {
-        let (info, buffer) = self.read(name, shape)?;
-        let bytes = &bytemuck::cast_slice::<u64, u8>(&buffer)[..info.bytes as usize];
-        let storage = QStorage::from_data(Cow::Borrowed(bytes), device, info.dtype)?;
+        let (dtype, bytes) = self.read(name, shape)?;
+        let storage = QStorage::from_data(Cow::Borrowed(bytes.get()), device, dtype)?;
         Ok(QTensor::new(storage, shape)?)
     }
 
@@ -214,24 +218,66 @@ impl Gguf {
     /// # Errors
     /// As `tensor`.
     pub fn packed(&self, name: &str, n: usize, k: usize) -> Result<Option<Packed>, VlmError> {
-        let (info, buffer) = self.read(name, &[n, k])?;
-        let bytes = &bytemuck::cast_slice::<u64, u8>(&buffer)[..info.bytes as usize];
-        Ok(Packed::pack(info.dtype, bytes, n, k))
+        let (dtype, bytes) = self.read(name, &[n, k])?;
+        Ok(Packed::pack(dtype, bytes.get(), n, k))
     }
 
-    /// The bytes of a tensor. Blocks hold f32 and f16 scales: a buffer of u64 is aligned for both.
-    fn read(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Vec<u64>), VlmError> {
+    /// The bytes of a tensor as they stand in the file.
+    ///
+    /// # Errors
+    /// As `tensor`.
+    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>, VlmError> {
+        let shape = self.tensors.get(name).map_or(&[][..], |info| &info.shape);
+        Ok(self.stored(name, shape)?.1.get().to_vec())
+    }
+
+    /// A tensor with what an adapter adds to it.
+    fn read(&self, name: &str, shape: &[usize]) -> Result<(GgmlDType, Aligned), VlmError> {
+        let (dtype, bytes) = self.stored(name, shape)?;
+        let Some(adapter) = &self.adapter else { return Ok((dtype, bytes)) };
+        let base = QStorage::from_data(Cow::Borrowed(bytes.get()), &Device::Cpu, dtype)?;
+        let applied = adapter.applied(name, &QTensor::new(base, shape)?)?;
+        Ok(applied.map_or((dtype, bytes), |(dtype, bytes)| (dtype, Aligned::of(&bytes))))
+    }
+
+    /// A tensor as it stands in the file.
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<(GgmlDType, Aligned), VlmError> {
         let what = || format!("tensor {name}");
         let info = self.tensors.get(name).ok_or_else(|| self.error(what(), "is missing"))?;
         if info.shape != shape {
             return Err(self.error(what(), format!("shape {shape:?} expected, found {:?}", info.shape)));
         }
-        let mut buffer = vec![0u64; (info.bytes as usize).div_ceil(8)];
-        let bytes = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut buffer)[..info.bytes as usize];
+        let mut bytes = Aligned::zeros(info.bytes as usize);
         self.file
-            .read_exact_at(bytes, info.offset)
+            .read_exact_at(bytes.get_mut(), info.offset)
             .map_err(|source| VlmError::Io { path: self.path.clone(), source })?;
-        Ok((info, buffer))
+        Ok((info.dtype, bytes))
+    }
+}
+
+/// Bytes of a tensor. Blocks hold f32 and f16 scales: a buffer of u64 is aligned for both.
+struct Aligned {
+    buffer: Vec<u64>,
+    len: usize,
+}
+
+impl Aligned {
+    fn zeros(len: usize) -> Self {
+        Self { buffer: vec![0; len.div_ceil(8)], len }
+    }
+
+    fn of(bytes: &[u8]) -> Self {
+        let mut out = Self::zeros(bytes.len());
+        out.get_mut().copy_from_slice(bytes);
+        out
+    }
+
+    fn get(&self) -> &[u8] {
+        &bytemuck::cast_slice::<u64, u8>(&self.buffer)[..self.len]
+    }
+
+    fn get_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut::<u64, u8>(&mut self.buffer)[..self.len]
     }
 }
 

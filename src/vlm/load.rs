@@ -1,6 +1,7 @@
-//! Opens a GGUF pair and checks that both files belong together.
+//! Opens a GGUF pair, with an adapter where there is one, and checks that they belong together.
 
 use super::ModelInfo;
+use super::adapter::Adapter;
 use super::error::VlmError;
 use super::gguf::Gguf;
 use super::precision::Precision;
@@ -49,12 +50,33 @@ pub fn load(
     precision: Option<Precision>,
     device: &Device,
 ) -> Result<Loaded, VlmError> {
+    load_with(text_path, mmproj_path, None, precision, device)
+}
+
+/// As `load`, with what an adapter adds to the weights. That is another model: its hashes are of files and adapter, and the
+/// pair's proof is none of it.
+///
+/// # Errors
+/// As `load`; the adapter does not fit the pair.
+pub fn load_with(
+    text_path: &Path,
+    mmproj_path: &Path,
+    adapter: Option<&Path>,
+    precision: Option<Precision>,
+    device: &Device,
+) -> Result<Loaded, VlmError> {
     let mut text_file = Gguf::open(text_path)?;
     let mut mmproj_file = Gguf::open(mmproj_path)?;
     let bytes = text_file.file_bytes + mmproj_file.file_bytes;
     let precision = precision.unwrap_or_else(|| Precision::of_files(bytes, device));
     text_file.precision = precision;
     mmproj_file.precision = precision;
+    let (mut text_sha256, mut mmproj_sha256) = (sha256(text_path)?, sha256(mmproj_path)?);
+    let adapter =
+        adapter.map(|path| Adapter::open(path, &text_file, &mmproj_file, [&text_sha256, &mmproj_sha256]));
+    let adapter = adapter.transpose()?.map(Arc::new);
+    text_file.adapter.clone_from(&adapter);
+    mmproj_file.adapter.clone_from(&adapter);
     let tokenizer = Arc::new(Tokenizer::from_gguf(&text_file)?);
     let template =
         Template::new(&tokenizer).map_err(|e| text_file.error("tokenizer.ggml.tokens", e.to_string()))?;
@@ -72,17 +94,20 @@ pub fn load(
         )));
     }
     let file_name = || text_path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    let info = ModelInfo {
-        name: text_file.text("general.name").map_or_else(|_| file_name(), str::to_owned),
-        text_sha256: sha256(text_path)?,
-        mmproj_sha256: sha256(mmproj_path)?,
-        labels: stated_labels(&text_file)?,
-        proof: text_file
-            .metadata
-            .get(PROOF_KEY)
-            .map(|_| text_file.text(PROOF_KEY).map(str::to_owned))
-            .transpose()?,
-    };
+    let mut name = text_file.text("general.name").map_or_else(|_| file_name(), str::to_owned);
+    let mut labels = stated_labels(&text_file)?;
+    let stated_proof = || text_file.text(PROOF_KEY).map(str::to_owned);
+    let mut proof = text_file.metadata.get(PROOF_KEY).map(|_| stated_proof()).transpose()?;
+    if let Some(adapter) = &adapter {
+        text_sha256 = adapter.identity(&text_file, &text_sha256);
+        mmproj_sha256 = adapter.identity(&mmproj_file, &mmproj_sha256);
+        name = format!("{name}+{}", adapter.name());
+        proof = None;
+        if !adapter.labels.is_empty() {
+            labels.clone_from(&adapter.labels);
+        }
+    }
+    let info = ModelInfo { name, text_sha256, mmproj_sha256, labels, proof };
     Ok(Loaded { text, vision, tokenizer, template, info, bytes })
 }
 

@@ -18,6 +18,7 @@
     reason = "a kernel's steps are compiled for the instructions of their caller"
 )]
 
+pub mod adapter;
 pub mod attention;
 pub mod backbone;
 pub mod batch;
@@ -35,7 +36,7 @@ pub mod kv;
 mod linear;
 pub mod load;
 pub mod logits;
-mod ops;
+pub(crate) mod ops;
 pub mod precision;
 mod prefix;
 pub(crate) mod processor;
@@ -50,7 +51,7 @@ pub mod template;
 pub mod text;
 pub mod tokenizer;
 pub mod turn;
-mod vision;
+pub(crate) mod vision;
 
 pub use cells::{Cells, Features};
 pub use clip::{ClipFrame, Shown};

@@ -235,6 +235,17 @@ impl Text {
         Ok(logits)
     }
 
+    /// Embeddings of tokens, `[ids, hidden]`, for tests of the weights.
+    ///
+    /// # Errors
+    /// When an id lies outside.
+    #[cfg(test)]
+    pub(crate) fn embeddings(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; ids.len() * self.config.hidden];
+        self.embedding.put_rows(ids, &mut out)?;
+        Ok(out)
+    }
+
     const fn heads(&self) -> Heads {
         Heads { query: self.config.heads, kv: self.config.kv_heads, dim: self.config.head_dim }
     }

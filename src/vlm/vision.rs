@@ -271,28 +271,10 @@ impl Vision {
     /// The position table, bilinear with aligned corners (`linspace(0, side - 1, n)`), in merge
     /// order: `[patches, hidden]`.
     fn position_rows(&self, grid: PatchGrid) -> Result<Tensor> {
-        let axis = |n: usize| -> Vec<(usize, usize, f32)> {
-            let step = (self.side - 1) as f32 / (n.max(2) - 1) as f32;
-            (0..n)
-                .map(|i| {
-                    let at = if n == 1 { 0.0 } else { i as f32 * step };
-                    let low = (at as usize).min(self.side - 1);
-                    (low, (low + 1).min(self.side - 1), at - low as f32)
-                })
-                .collect()
-        };
-        let (rows, cols) = (axis(grid.rows), axis(grid.cols));
         let (mut ids, mut weights) = ([const { Vec::new() }; 4], [const { Vec::new() }; 4]);
-        for (r, c) in merge_order(grid, self.config.merge) {
-            let ((r0, r1, dr), (c0, c1, dc)) = (rows[r], cols[c]);
-            let corners = [
-                (r0, c0, (1.0 - dr) * (1.0 - dc)),
-                (r0, c1, (1.0 - dr) * dc),
-                (r1, c0, dr * (1.0 - dc)),
-                (r1, c1, dr * dc),
-            ];
-            for (k, (row, col, weight)) in corners.into_iter().enumerate() {
-                ids[k].push((row * self.side + col) as u32);
+        for corners in corners(grid, self.config.merge, self.side) {
+            for (k, (at, weight)) in corners.into_iter().enumerate() {
+                ids[k].push(at);
                 weights[k].push(weight);
             }
         }
@@ -311,16 +293,49 @@ impl Vision {
 
     /// The angles of one picture: half of the frequencies turn with the row, half with the column.
     fn rotary(&self, grid: PatchGrid) -> Result<Rotary> {
-        let half = self.config.hidden / self.config.heads / 2;
-        let frequencies: Vec<f32> =
-            (0..half / 2).map(|i| 1.0 / ROPE_BASE.powf(2.0 * i as f32 / half as f32)).collect();
-        let mut angles = Vec::with_capacity(grid.patches() * half);
-        for (row, col) in merge_order(grid, self.config.merge) {
-            angles.extend(frequencies.iter().map(|f| row as f32 * f));
-            angles.extend(frequencies.iter().map(|f| col as f32 * f));
-        }
+        let (angles, half) = angles(&self.config, grid);
         Rotary::new(angles.into_iter(), half, &self.device)
     }
+}
+
+/// The four entries of a table of `side` x `side` places between which every patch lies, with their shares: bilinear with
+/// aligned corners (`linspace(0, side - 1, n)`), in merge order.
+pub(crate) fn corners(grid: PatchGrid, merge: usize, side: usize) -> impl Iterator<Item = [(u32, f32); 4]> {
+    let axis = |n: usize| -> Vec<(usize, usize, f32)> {
+        let step = (side - 1) as f32 / (n.max(2) - 1) as f32;
+        (0..n)
+            .map(|i| {
+                let at = if n == 1 { 0.0 } else { i as f32 * step };
+                let low = (at as usize).min(side - 1);
+                (low, (low + 1).min(side - 1), at - low as f32)
+            })
+            .collect()
+    };
+    let (rows, cols) = (axis(grid.rows), axis(grid.cols));
+    merge_order(grid, merge).map(move |(r, c)| {
+        let ((r0, r1, dr), (c0, c1, dc)) = (rows[r], cols[c]);
+        [
+            (r0, c0, (1.0 - dr) * (1.0 - dc)),
+            (r0, c1, (1.0 - dr) * dc),
+            (r1, c0, dr * (1.0 - dc)),
+            (r1, c1, dr * dc),
+        ]
+        .map(|(row, col, weight)| ((row * side + col) as u32, weight))
+    })
+}
+
+/// The rotary angles of one picture, `[patches, half]`, and `half`: half of the frequencies turn with the row, half with
+/// the column.
+pub(crate) fn angles(c: &VisionConfig, grid: PatchGrid) -> (Vec<f32>, usize) {
+    let half = c.hidden / c.heads / 2;
+    let frequencies: Vec<f32> =
+        (0..half / 2).map(|i| 1.0 / ROPE_BASE.powf(2.0 * i as f32 / half as f32)).collect();
+    let mut angles = Vec::with_capacity(grid.patches() * half);
+    for (row, col) in merge_order(grid, c.merge) {
+        angles.extend(frequencies.iter().map(|f| row as f32 * f));
+        angles.extend(frequencies.iter().map(|f| col as f32 * f));
+    }
+    (angles, half)
 }
 
 /// Full attention inside each picture, of `[pictures * patches, 3 * hidden]` queries, keys and values:

@@ -20,8 +20,9 @@ use crate::control::client;
 use crate::inspect::plan::unknown_label;
 use crate::publish::mqtt::{MqttError, Tls};
 use crate::vlm::VlmError;
+use crate::vlm::adapter::Adapter;
 use crate::vlm::gguf::Gguf;
-use crate::vlm::load::stated_labels;
+use crate::vlm::load::{sha256, stated_labels};
 use crate::vlm::processor::Processor;
 use crate::web;
 use std::ffi::CString;
@@ -119,10 +120,25 @@ fn model(config: &Config) -> Vec<(String, String)> {
         return found;
     }
     match pair(&model.text, &model.mmproj) {
-        Ok(labels) => found.extend(labels_of(config, &labels)),
+        Ok(labels) => match adapted(model, labels) {
+            Ok(labels) => found.extend(labels_of(config, &labels)),
+            Err(why) => found.push(("model.adapter".to_owned(), why)),
+        },
         Err((key, why)) => found.push((key.to_owned(), why)),
     }
     found
+}
+
+/// The labels that a sound pair states together with its adapter; or what is wrong with the adapter.
+fn adapted(model: &config::Model, labels: Vec<String>) -> Result<Vec<String>, String> {
+    let Some(adapter) = &model.adapter else { return Ok(labels) };
+    let open = || {
+        let (text, mmproj) = (Gguf::open(&model.text)?, Gguf::open(&model.mmproj)?);
+        let hashes = [sha256(&model.text)?, sha256(&model.mmproj)?];
+        Adapter::open(adapter, &text, &mmproj, [&hashes[0], &hashes[1]])
+    };
+    let adapter = open().map_err(|error: VlmError| error.to_string())?;
+    Ok(if adapter.labels.is_empty() { labels } else { adapter.labels })
 }
 
 /// The labels that a pair of files states; or the key of the file that is wrong, and what is.

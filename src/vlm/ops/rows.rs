@@ -112,7 +112,7 @@ pub fn softmax(x: &mut [f32]) {
 /// e^x to about two units in the last place; NaN stays NaN, below -87.3 it is 0, above 88.3 infinite.
 /// Constants: Cephes, expf.c.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // 1.5 * 2^23: adding it leaves the rounded integer in the low bits.
     const MAGIC: f32 = 12_582_912.0;
     let shifted = x * std::f32::consts::LOG2_E + MAGIC;
@@ -133,7 +133,7 @@ fn exp(x: f32) -> f32 {
 
 /// Error function to 1.5e-7 absolute: Abramowitz and Stegun, 7.1.26.
 #[inline(always)]
-fn erf(x: f32) -> f32 {
+pub(crate) fn erf(x: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
     let p = ((((1.061_405_4 * t - 1.453_152) * t + 1.421_413_7) * t - 0.284_496_74) * t + 0.254_829_6) * t;
     (1.0 - p * exp(-x * x)).copysign(x)

@@ -70,9 +70,21 @@ impl NewFile {
     pub fn write(
         &self,
         path: &Path,
+        fill: impl FnMut(usize, &mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.write_to(&mut File::create(path)?, fill)
+    }
+
+    /// As `write`, into a file that is open and empty.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub fn write_to(
+        &self,
+        file: &mut File,
         mut fill: impl FnMut(usize, &mut dyn Write) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut out = Counted { to: BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?), bytes: 0 };
+        let mut out = Counted { to: BufWriter::with_capacity(BUFFER_BYTES, file), bytes: 0 };
         out.write_all(&self.header())?;
         for (i, t) in self.tensors.iter().enumerate() {
             let start = out.bytes;
@@ -89,12 +101,12 @@ impl NewFile {
     }
 }
 
-struct Counted {
-    to: BufWriter<File>,
+struct Counted<'a> {
+    to: BufWriter<&'a mut File>,
     bytes: u64,
 }
 
-impl Write for Counted {
+impl Write for Counted<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.to.write(bytes)?;
         self.bytes += n as u64;
