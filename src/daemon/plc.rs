@@ -183,7 +183,7 @@ mod tests {
         let log = Arc::clone(&taken);
         let plc = plc(Arc::new(move |command, sender| {
             log.lock().unwrap().push((command, sender.to_string()));
-            Ok(())
+            Ok(None)
         }));
         let body = |part_id: &str| CommandBody { part_id: Some(part_id.into()), ..CommandBody::default() };
         let id = plc.command(Verb::Trigger, body("P1  "), "10.0.0.7").unwrap();

@@ -270,7 +270,7 @@ async fn every_view_that_asks_again_goes_on_after_requests_that_failed() {
     log_in(&browser, &server, "engineer").await;
     let sign = "document.querySelector('#no-connection')";
     for view in ["line", "recipes", "learn", "product"] {
-        browser.page.goto(&format!("{}?view={view}", server.web.url)).await.unwrap();
+        browser.page.goto(&format!("{}?view={view}", server.web.url)).await;
         browser.until(&format!("{sign}?.hidden")).await;
         let fails =
             "(window.kept = window.fetch, window.fetch = () => Promise.reject(new TypeError('away')), true)";

@@ -208,7 +208,7 @@ async fn a_blind_study_shows_the_picture_and_nothing_that_was_said_of_it() {
     assert_eq!(server.post("/api/v1/blind", Role::Engineer, &json!({"parts": 10})).status, 201);
     let browser = Browser::start(1280, 800).await;
     log_in(&browser, &server, "operator").await;
-    browser.page.goto(&format!("{}?view=charts", server.web.url)).await.unwrap();
+    browser.page.goto(&format!("{}?view=charts", server.web.url)).await;
     browser.click(".blind a[data-round='1']").await;
     browser.until(SEEN).await;
     let said = browser.value("document.querySelector('#main').innerText").await;

@@ -1,4 +1,4 @@
-//! What the tests ask of a browser's driver: WebDriver is JSON over HTTP, and this is the part of it that they need.
+//! What the tests ask of a browser's driver: `WebDriver` is JSON over HTTP, and this is the part of it that they need.
 //!
 //! A crate for it would bring thirty others, and with them features of the derives' own crates, by which `make build`
 //! and `make test` compiled the whole tree twice.
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 /// The longest wait for the driver; only a failure takes so long.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// The name of an element's id in every answer (WebDriver, 12.1).
+/// The name of an element's id in every answer (`WebDriver`, 12.1).
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// One session of a driver: its browser.

@@ -7,7 +7,7 @@
 //!
 //! The running line keeps its model. What is written is another model: config, `inspectd model accept`.
 
-use super::{Common, confirmed, print_json};
+use super::{Common, confirmed, print_json, store_args};
 use crate::camera::decode::Depth;
 use crate::cli::bench::{field, peak_rss_bytes};
 use crate::cli::model_args::ModelArgs;
@@ -213,7 +213,8 @@ impl Ground {
         let pair = Pair::open(&text, &mmproj)?;
         let labels = labels(&pipeline, &stated_labels(&pair.text)?);
         let asked = if labels.is_empty() { distinct(asked(&pipeline)) } else { labels.clone() };
-        let exported = if common.truth.is_none() { Some(confirmed(common, &pipeline)?) } else { None };
+        let store = || store_args(common.config.as_deref(), common.store.as_deref());
+        let exported = if common.truth.is_none() { Some(confirmed(&store(), &pipeline)?) } else { None };
         let dir = match (&common.truth, &exported) {
             (Some(dir), _) => dir.clone(),
             (None, Some(exported)) => exported.path().join(super::CONFIRMED),
