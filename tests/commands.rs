@@ -59,6 +59,9 @@ mod station;
 mod terminal;
 #[path = "commands/tls.rs"]
 mod tls;
+#[path = "web/webdriver.rs"]
+#[allow(dead_code, reason = "these tests press no keys")]
+mod webdriver;
 
 use broker::{Broker, Subscriber, until};
 use clips::ask_about_clips;

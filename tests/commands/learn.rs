@@ -180,7 +180,7 @@ fn text(answer: &http::Answer) -> String {
 /// An engineer before the page about learning.
 async fn engineer(bench: &Bench) -> Browser {
     let browser = Browser::start(1280, 900).await;
-    browser.page.goto(&format!("http://{}/", bench.page)).await.unwrap();
+    browser.page.goto(&format!("http://{}/", bench.page)).await;
     browser.fill("input[name=name]", "engineer").await;
     browser.fill("input[name=password]", PASSWORD).await;
     browser.click("button[type=submit]").await;

@@ -34,7 +34,7 @@ fn station() -> (Station, String) {
 /// The operator's browser, with the line before him.
 async fn operator(page: &str) -> Browser {
     let browser = Browser::start(1024, 768).await;
-    browser.page.goto(&format!("http://{page}/?view=line")).await.unwrap();
+    browser.page.goto(&format!("http://{page}/?view=line")).await;
     browser.fill("input[name=name]", "operator").await;
     browser.fill("input[name=password]", PASSWORD).await;
     browser.click("button[type=submit]").await;

@@ -242,7 +242,7 @@ async fn an_engineer_makes_a_product_on_the_page_and_switches_the_camera_to_it()
     let bench = Bench::new(&broker, 12, 0, "").await;
     let daemon = bench.start(&plc).await;
     let browser = Browser::start(1280, 900).await;
-    browser.page.goto(&format!("http://{}/", bench.page)).await.unwrap();
+    browser.page.goto(&format!("http://{}/", bench.page)).await;
     browser.fill("input[name=name]", "engineer").await;
     browser.fill("input[name=password]", PASSWORD).await;
     browser.click("button[type=submit]").await;
@@ -255,7 +255,7 @@ async fn an_engineer_makes_a_product_on_the_page_and_switches_the_camera_to_it()
     browser.until("document.querySelectorAll('.thumb').length === 0").await;
     bench.inspected(7_000, false).await;
     browser.until("document.querySelectorAll('.thumb').length === 1").await;
-    browser.page.goto(&format!("http://{}/?view=product", bench.page)).await.unwrap();
+    browser.page.goto(&format!("http://{}/?view=product", bench.page)).await;
     browser.until("document.querySelectorAll('.thumb').length === 13").await;
     browser.until("document.querySelector('input[name=mm]').value === '0.1'").await;
     browser.click(".thumb:last-child").await;
