@@ -229,7 +229,7 @@ fn cameras(
         if !id.is_empty() && !ids.insert(id.clone()) {
             section.problem("id", "two cameras have this id");
         }
-        if let Some(code) = code_shared_by_camera(&id) {
+        if let Some(code) = code_shared_by_camera(&id).filter(|_| !id.is_empty()) {
             section.problem("id", format!("its alarm would be {code}, which is another's: take another id"));
         }
         let pipeline = section.required_id("pipeline");
