@@ -7,11 +7,13 @@ What is asked for by path is below the camera, as VisionStateMachine.CurrentStat
 
 import asyncio
 import json
+import logging
 import sys
 import time
 from pathlib import Path
 
 from asyncua import Client, ua
+from asyncua.common.events import get_filter_from_event_type
 from asyncua.crypto.cert_gen import setup_self_signed_certificate
 from asyncua.crypto.security_policies import SecurityPolicyAes256Sha256RsaPss, SecurityPolicyBasic256Sha256
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -20,6 +22,9 @@ VISION = "http://opcfoundation.org/UA/MachineVision"
 OWN = "urn:inspectd:cameras"
 POLICIES = {"basic": SecurityPolicyBasic256Sha256, "pss": SecurityPolicyAes256Sha256RsaPss}
 PATIENCE = 60
+
+# It warns of each type of the core that it has under the same name.
+logging.getLogger("asyncua").setLevel(logging.ERROR)
 
 
 class Cell:
@@ -47,6 +52,8 @@ class Cell:
         await self.client.connect()
         self.vision = await self.client.get_namespace_index(VISION)
         self.own = await self.client.get_namespace_index(OWN)
+        # asyncua finds such types by their name, and the core has one that is called the same.
+        ua.register_basetype("VisionTrimmedString", ua.NodeId(3017, self.vision), ua.String)
         await self.client.load_data_type_definitions()
         return self
 
@@ -149,6 +156,23 @@ class Heard:
             await asyncio.sleep(0.05)
 
 
+class HeardEvents(Heard):
+    """The same of events alone: the server also reports the item's value once, which has none."""
+
+    def datachange_notification(self, node, value, data):
+        pass
+
+
+async def of_type(kind):
+    """What is of a type, by the operator for it; asyncua's own filter lists types, which the server does not compare."""
+    wanted = await get_filter_from_event_type([kind])
+    element = ua.ContentFilterElement()
+    element.FilterOperator = ua.FilterOperator.OfType
+    element.FilterOperands = [ua.LiteralOperand(Value=ua.Variant(kind.nodeid, ua.VariantType.NodeId))]
+    wanted.WhereClause = ua.ContentFilter(Elements=[element])
+    return wanted
+
+
 async def status(work):
     """The name of the status by which something is refused; good where it is not."""
     try:
@@ -182,10 +206,10 @@ async def browse(url):
 async def jobs(url, count):
     """Jobs one after the other; each part with the id of its job, as events and records say it."""
     async with Cell(url) as cell:
-        heard = Heard()
+        heard = HeardEvents()
         subscription = await cell.client.create_subscription(100, heard)
         ready = cell.client.get_node(ua.NodeId(1024, cell.vision))
-        await subscription.subscribe_events(cell.node("cam1"), ready, queuesize=100)
+        await subscription.subscribe_events(cell.node("cam1"), ready, await of_type(ready), queuesize=100)
         await cell.until("cam1", "Ready")
         started = {}
         for number in range(int(count)):
@@ -220,10 +244,10 @@ async def machine(url):
     """Halt, Reset, recipes, and what does not go in a state."""
     async with Cell(url) as cell:
         await cell.until("cam1", "Ready")
-        heard = Heard()
+        heard = HeardEvents()
         subscription = await cell.client.create_subscription(100, heard)
         changed = cell.client.get_node(ua.NodeId(1018, cell.vision))
-        await subscription.subscribe_events(cell.node("cam1"), changed, queuesize=100)
+        await subscription.subscribe_events(cell.node("cam1"), changed, await of_type(changed), queuesize=100)
         said = {"halt": await cell.halt("cam1"), "halted": await cell.state("cam1")}
         said["halt again"] = await status(cell.halt("cam1"))
         said["job while halted"] = await status(cell.job("cam1", "none"))

@@ -42,8 +42,8 @@ const RANK: usize = 16;
 const RANK_MAX: usize = 256;
 /// Nobody is kept waiting by it: the last of the priorities.
 const NICE: i32 = 19;
-/// What the pictures, the activations of a step and the program take beside the weights: a step of the shipped model peaked
-/// at half of it.
+/// What the pictures, the activations of a step and the program take beside the weights: an estimate on the safe side, for
+/// the refusal before the start.
 const WORKING_BYTES: u64 = 1 << 30;
 /// Numbers of four bytes that each weight takes: itself, its gradient and two moments, and a copy for a checkpoint of three.
 const NUMBERS_A_WEIGHT: u64 = 7;

@@ -201,8 +201,8 @@ impl CustomOp1 for Attend {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ops::tests::{alike, random};
     use super::*;
+    use crate::learn::finetune::ops::tests::{alike, random};
 
     #[test]
     fn attention_and_its_gradient_agree_with_the_composition() {

@@ -5,10 +5,10 @@
 //!                                          '-- each token is learned from the row before it, by its weight
 //! ```
 
-use super::super::LearnError;
 use super::text::Rows;
 use super::tile::{Answer, Mark, Tile};
 use super::weights::Pair;
+use crate::learn::LearnError;
 use crate::vlm::VlmError;
 use crate::vlm::image::{Patches, preprocess};
 use crate::vlm::rope::{image_advance, image_positions, text_positions};
@@ -192,10 +192,10 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tile::Task;
-    use super::super::tile::tests::{mark, tile};
     use super::*;
     use crate::learn::finetune::tests::shipped;
+    use crate::learn::finetune::tile::Task;
+    use crate::learn::finetune::tile::tests::{mark, tile};
 
     #[test]
     fn each_token_of_an_answer_is_learned_from_the_row_before_it() {

@@ -8,9 +8,9 @@
 //! Invariant: under its name lies a whole checkpoint or none. One of another source, set or way of training is refused
 //! by name, never continued.
 
-use super::super::LearnError;
 use super::optim::Moments;
 use super::weights::Weights;
+use crate::learn::LearnError;
 use candle_core::Tensor;
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::TensorView;

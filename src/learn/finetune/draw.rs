@@ -141,8 +141,8 @@ fn rendered(rgb: Vec<u8>, w: usize, h: usize, other: &Tile, task: Task) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use super::super::tile::tests::{mark, tile};
     use super::*;
+    use crate::learn::finetune::tile::tests::{mark, tile};
     use rand::SeedableRng;
 
     fn set(labels: &[&str]) -> Set {

@@ -10,7 +10,6 @@
 //! Invariant: a tile is an example only where its right answer is known. A defective part without boxes says nothing of
 //! any tile of it, and a blemish that was accepted is neither a defect nor none.
 
-use super::super::LearnError;
 use super::draw::Set;
 use super::tile::{Mark, Task, Tile};
 use crate::domain::frame::Frame;
@@ -19,6 +18,7 @@ use crate::domain::rect::{BoxPx, Rect};
 use crate::evaluate::truth::{TrueText, Truth};
 use crate::inspect::fit;
 use crate::inspect::plan::{Plan, question};
+use crate::learn::LearnError;
 use crate::vlm::{ModelInfo, Shown};
 use std::sync::Arc;
 

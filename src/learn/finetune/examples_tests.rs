@@ -91,8 +91,12 @@ fn too_little_is_said_in_words() {
     let left_out = LeftOut { without_boxes: 30, ..LeftOut::default() };
     let refused = enough(Set::new(vec![], &[]), left_out).expect_err("is refused").to_string();
     assert!(refused.contains("boxes are needed, without them fine-tuning is chance"), "{refused}");
-    let line =
-        || super::super::tile::tests::tile(Task::Lines { question: "?".into(), lines: vec!["A".into()] });
+    let line = || {
+        crate::learn::finetune::tile::tests::tile(Task::Lines {
+            question: "?".into(),
+            lines: vec!["A".into()],
+        })
+    };
     let few = Set::new((1..TILES_MIN).map(|_| line()).collect(), &[]);
     let refused = enough(few, LeftOut::default()).expect_err("is refused").to_string();
     assert!(refused.contains("7 tiles with lines of text: at least 8 are needed"), "{refused}");

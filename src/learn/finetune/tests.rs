@@ -39,8 +39,9 @@ pub(super) fn shipped() -> Pair {
 }
 
 fn picture() -> Patches {
-    let picture =
-        crate::cli::picture::load(&fixture("reference/tiny/images/one_exact_0.png")).expect("reads");
+    let file = fixture("reference/tiny/images/one_exact_0.png");
+    let reader = image::ImageReader::open(file).expect("it is there");
+    let picture = reader.decode().expect("it is a picture").into_rgb8();
     preprocess(&picture, 16, 2, 4096, 102_400).expect("is cut")
 }
 

@@ -9,7 +9,6 @@
 //! Time counts while steps are made, over all runs of the same folder. The running line is not touched: what comes of
 //! it are files.
 
-use super::super::LearnError;
 use super::batch::{Batch, Maker};
 use super::checkpoint::{self, FILE, Stand};
 use super::draw::Set;
@@ -18,6 +17,7 @@ use super::optim::{Moments, rate};
 use super::tower::Tower;
 use super::weights::{How, Pair, Weights};
 use super::write::{self, Named};
+use crate::learn::LearnError;
 use crate::vlm::load::sha256;
 use candle_core::Device;
 use rand::SeedableRng;

@@ -1,7 +1,7 @@
-use super::super::tests::tiny;
-use super::super::tile::Task;
-use super::super::tile::tests::{mark, tile};
 use super::*;
+use crate::learn::finetune::tests::tiny;
+use crate::learn::finetune::tile::Task;
+use crate::learn::finetune::tile::tests::{mark, tile};
 use std::cell::Cell;
 
 fn set() -> Set {

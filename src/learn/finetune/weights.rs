@@ -10,7 +10,7 @@
 //! afterwards. In the shipped model the place of a patch goes through them; a step that wrote there would take its
 //! boxes away.
 
-use super::super::LearnError;
+use crate::learn::LearnError;
 use crate::vlm::VlmError;
 use crate::vlm::gguf::Gguf;
 use crate::vlm::text::TextConfig;

@@ -8,9 +8,9 @@
 //! A new pair states no proof: it answers the source's pictures otherwise. Tensors of the tower stand in the adapter
 //! under their own names; llama.cpp knows no such adapters, and refuses them.
 
-use super::super::LearnError;
 use super::checkpoint::replace;
 use super::weights::{HELPERS, Pair, Weights};
+use crate::learn::LearnError;
 use crate::vlm::VlmError;
 use crate::vlm::adapter::{ALPHA_KEY, BASE_KEYS, KIND_KEY};
 use crate::vlm::gguf::{Gguf, TensorInfo, Value};
