@@ -94,7 +94,7 @@ impl Qwen3Vl {
     /// Loads a pair and sets the memory for keys and values aside.
     ///
     /// # Errors
-    /// As [`load`]; `TooLong` when the budget holds too few rows to be of use.
+    /// As [`super::load::load`]; `TooLong` when the budget holds too few rows to be of use.
     pub fn load(
         text: &Path,
         mmproj: &Path,
