@@ -128,7 +128,7 @@ enum Command {
     /// Print the completions of a shell.
     #[command(hide = true)]
     Completions(generate::CompletionsArgs),
-    /// Print the JSON Schema of the config or of a pipeline, for editors.
+    /// Print the JSON Schema of the config, of a pipeline or of a message.
     Schema(generate::SchemaArgs),
 }
 
