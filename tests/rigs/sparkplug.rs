@@ -101,6 +101,7 @@ async fn p3_a_host_of_sparkplug_has_each_result_of_a_day_whoever_was_away() {
     tokio::task::block_in_place(|| station.until("done", Duration::from_mins(30)));
     broker.restart().await;
     listener.subscribed(2).await;
+    listener.broker_was_lost();
     host.state(HOST, true, 4);
     counted.until("some of the third come", &listener, results * 5 / 8).await;
     // In the midst of it.
