@@ -145,7 +145,7 @@ async function leave() {
 
 function show() {
   const given = params();
-  state.view = ["line", "charts", "report", "recipes", "learn"].includes(given.view) || (["people", "product"].includes(given.view) && may("engineer")) || (given.view === "blind" && may("operator")) ? given.view : "queue";
+  state.view = ["line", "charts", "report", "recipes", "learn"].includes(given.view) || (["people", "product"].includes(given.view) && may("engineer")) || (given.view === "blind" && given.study && may("operator")) ? given.view : "queue";
   state.queue?.gone();
   state.queue = state.keys = null;
   const main = frame();
