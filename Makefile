@@ -1,6 +1,7 @@
 # make run     the demo: installs what is missing, builds, starts a broker if none answers, inspects
 # make test    everything that must hold before a change is taken
 # make soak    the promises at their full counts: hours
+# make test-node  second clients of OPC UA and Sparkplug, which run under Node.js
 # make fuzz-api  the API against its own OpenAPI document, with schemathesis in a venv of its own
 # make test-v4l2  the V4L2 test against the kernel's virtual camera, in an emulated machine; as root
 # make deb     the Debian package, in target/debian
@@ -16,10 +17,10 @@ CARGO := cargo
 
 # The rigs of the promises at their full counts; `SOAK=100 make soak-p1` runs that many. Each prints its figures
 # on one line and, at the full count, leaves them in tests/rigs/FIGURES.md.
-SOAKS := soak-p1 soak-p2 soak-p3 soak-p4 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10 soak-p11 soak-p13 soak-p14 soak-ledger soak-plc
+SOAKS := soak-p1 soak-p2 soak-p3 soak-p4 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10 soak-p11 soak-p13 soak-p14 soak-ledger soak-plc soak-plant soak-rest
 SOAK ?= full
 
-.PHONY: run test soak $(SOAKS) fuzz-api build install-deps test-v4l2 deb bundle test-deb
+.PHONY: run test soak $(SOAKS) test-node fuzz-api build install-deps test-v4l2 deb bundle test-deb
 
 run: build
 	.ci/demo
@@ -45,6 +46,10 @@ soak: $(SOAKS)
 
 $(SOAKS): soak-%: install-deps
 	SOAK=$(SOAK) $(CARGO) test --release --locked --test rigs --test faults --test daemon --test cameras -- --nocapture --test-threads=1 $*_
+
+test-node: install-deps
+	.ci/peers-node
+	$(CARGO) test --release --locked --test opcua --test commands -- --ignored node_
 
 fuzz-api: build
 	.ci/schemathesis

@@ -213,7 +213,7 @@ impl CommandBody {
             (Verb::Resume, None) => Command::Resume { camera },
             (Verb::Retry, None) => Command::Retry,
             (Verb::Reload, None) => Command::Reload,
-            (Verb::Trigger, None) => Command::Trigger(Request {
+            (Verb::Trigger, None) => Command::Trigger(Box::new(Request {
                 camera,
                 part,
                 name: correlation_id.clone(),
@@ -223,12 +223,13 @@ impl CommandBody {
                     lot,
                     expected,
                     correlation_id: correlation_id.clone(),
+                    meas_id: None,
                     deadline: deadline_ms.map(Duration::from_millis),
                     part: None,
                     ticket: None,
                 },
                 received,
-            }),
+            })),
             _ => return Err(malformed("the command pipeline, and only it, needs \"pipeline\"".into())),
         };
         Ok(Order { command, correlation_id })
@@ -287,7 +288,8 @@ fn bare(text: &str) -> &str {
     text.trim_matches([' ', '\0'])
 }
 
-fn is_id(text: &str) -> bool {
+/// Whether a text can be the id of something: not empty, not longer than others, without control characters.
+pub(crate) fn is_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control)
 }
 

@@ -34,6 +34,8 @@ mod line;
 mod modbus;
 #[path = "commands/model.rs"]
 mod model;
+#[path = "common/node.rs"]
+mod node;
 #[path = "commands/outbox.rs"]
 mod outbox;
 #[path = "common/peers.rs"]

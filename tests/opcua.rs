@@ -9,6 +9,8 @@
 mod broker;
 #[path = "common/config.rs"]
 mod config;
+#[path = "common/node.rs"]
+mod node;
 #[path = "common/peers.rs"]
 mod peers;
 #[path = "common/station.rs"]
@@ -19,11 +21,13 @@ use broker::until;
 use serde_json::{Value, json};
 use station::{Station, signal, wait};
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 
 /// Parts of the test of jobs.
@@ -152,6 +156,55 @@ async fn methods_walk_through_the_states_of_the_standard() {
     assert_eq!(said["walk"], json!(walk), "{said}");
 }
 
+/// The same of a second client, which shares no code with the first.
+#[ignore = "needs Node.js: make test-node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn node_opcua_has_the_result_of_each_of_its_jobs() {
+    let (station, port) = station(ANYBODY);
+    let _daemon = station.start();
+    listening(port).await;
+    let said = node::ask("opcua", &[&format!("opc.tcp://127.0.0.1:{port}/"), "5"]).await;
+    assert_eq!(said["started"].as_object().unwrap().len(), 5, "{said}");
+    assert_eq!(said["heard"], said["started"], "each event has the job of its part");
+    assert_eq!(said["state"], "Operational");
+    let verdicts = said["verdicts"].as_array().unwrap();
+    assert!(verdicts.iter().all(|v| ["pass", "fail", "review"].contains(&v.as_str().unwrap())), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_told_in_the_order_in_which_it_happens() {
+    let (station, port) = station(ANYBODY);
+    let _daemon = station.start();
+    listening(port).await;
+    let said = ask("sequence", port, &["5"]).await;
+    let said = said.as_object().unwrap();
+    assert_eq!(said.len(), 5);
+    for (part, events) in said {
+        assert_eq!(*events, json!(["JobStarted", "AcquisitionDone", "ResultReady", "Ready"]), "{part}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_late_is_given_the_alarms_that_stand() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("triggers");
+    std::fs::create_dir(&folder).unwrap();
+    let (station, port) = station(&format!("{ANYBODY}[trigger]\ndir = \"{}\"\n", folder.display()));
+    let _daemon = station.start();
+    listening(port).await;
+    let said = ask("conditions", port, &[&folder.display().to_string()]).await;
+    let condition = json!(["Condition", "trigger_folder", true, true]);
+    let around = |kind: &str| json!([kind, null, null, null]);
+    assert_eq!(said["refreshed"], json!([around("RefreshStart"), condition, around("RefreshEnd")]), "{said}");
+    let one = json!([["RefreshStart", null], ["Condition", "trigger_folder"], ["RefreshEnd", null]]);
+    assert_eq!(said["one"], one, "{said}");
+    assert_eq!(said["no subscription"], "BadSubscriptionIdInvalid", "{said}");
+    assert_eq!(said["no item"], "BadMonitoredItemIdInvalid", "{said}");
+    assert_eq!(said["over"], json!(["Condition", "trigger_folder", false, false]), "{said}");
+    let id = "cam1.Alarms.trigger_folder";
+    assert_eq!(said["ids"], json!([id, id]), "its end has the id of its beginning");
+}
+
 /// The certificate that the server has refused.
 fn refused(rejected: &Path) -> Option<PathBuf> {
     std::fs::read_dir(rejected).ok()?.next()?.ok().map(|entry| entry.path())
@@ -235,6 +288,32 @@ async fn sessions_and_what_they_leave_behind_have_a_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_have_a_limit_before_anybody_says_a_word() {
+    let keys = format!("{ANYBODY}sessions = 3\nconnections = 20\nconnections_per_address = 3\n");
+    let (station, port) = station(&keys);
+    let _daemon = station.start();
+    listening(port).await;
+    let connect = |last: u8| async move {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+        socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).await.unwrap()
+    };
+    // The server closes who says nothing, so there are always new ones.
+    let mut held = Vec::new();
+    while !station.log().contains("connections_per_address") {
+        assert!(held.len() < 1000, "nobody was turned away");
+        held.push(connect(2).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut refused = held.pop().unwrap();
+    assert_eq!(refused.read(&mut [0; 1]).await.unwrap_or(0), 0, "it is closed");
+    // Whoever comes from elsewhere has a place.
+    let said = ask("sessions", port, &["3"]).await;
+    assert_eq!(said, json!({"let in": 3, "refused": null}));
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_outlives_kill_9_and_its_client_finds_it_again() {
     let (station, port) = station(ANYBODY);
     let mut daemon = station.start();
@@ -246,6 +325,12 @@ async fn a_job_outlives_kill_9_and_its_client_finds_it_again() {
     let mut daemon = station.start();
     let said = ask("found", port, &[&job]).await;
     assert_eq!(said["parts"], json!(["the last"]), "one result, of its own part");
+    assert_eq!(said["meas"], json!(["meas the last"]), "under the name that the client gave it");
+    // A measurement that nobody named has the number of its record, which goes on.
+    let said = ask("goes_on", port, &["second", "meas the last"]).await;
+    assert_eq!(said, json!({"meas": ["record 2"], "found": ["the last"]}));
+    let said = ask("goes_on", port, &["third", "record 2"]).await;
+    assert_eq!(said, json!({"meas": ["record 3"], "found": ["second"]}));
     signal(daemon.id(), libc::SIGTERM);
     assert!(wait(&mut daemon, "it has ended").await.success(), "{}", station.log());
 }

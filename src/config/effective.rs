@@ -123,6 +123,8 @@ impl Config {
             out.pair("anonymous", quoted(anonymous.as_str()));
         }
         for (key, number) in [
+            ("connections", opcua.connections),
+            ("connections_per_address", opcua.connections_per_address),
             ("sessions", opcua.sessions),
             ("subscriptions", opcua.subscriptions),
             ("monitored_items", opcua.monitored_items),

@@ -18,6 +18,10 @@ pub(crate) struct Opcua {
     pub users_file: Option<PathBuf>,
     /// What somebody without a name may do, on loopback.
     pub anonymous: Option<Anonymous>,
+    /// Connections at once.
+    pub connections: u32,
+    /// Of these, from one address.
+    pub connections_per_address: u32,
     /// Sessions at once.
     pub sessions: u32,
     /// Subscriptions of a session.
@@ -105,12 +109,19 @@ pub(super) fn read(origin: &Origin, section: Section<'_>) -> Option<Opcua> {
     if users_file.is_none() && anonymous.is_none() && section.are_fine(&["users_file", "anonymous"]) {
         section.problem_here("nobody may come in: it needs users_file or, on loopback, anonymous");
     }
+    let sessions = section.ranged("sessions", 1..=100).unwrap_or(10);
+    let connections = section.ranged("connections", 1..=1000).unwrap_or(4 * sessions);
+    if connections < sessions && section.are_fine(&["connections", "sessions"]) {
+        section.problem("connections", format!("are fewer than sessions ({sessions}), and each needs one"));
+    }
     let opcua = Opcua {
         listen,
         host,
         users_file,
         anonymous,
-        sessions: section.ranged("sessions", 1..=100).unwrap_or(10),
+        connections,
+        connections_per_address: section.ranged("connections_per_address", 1..=1000).unwrap_or(2 * sessions),
+        sessions,
         subscriptions: section.ranged("subscriptions", 1..=100).unwrap_or(10),
         monitored_items: section.ranged("monitored_items", 1..=100_000).unwrap_or(1000),
         nodes_per_call: section.ranged("nodes_per_call", 10..=10_000).unwrap_or(1000),

@@ -135,7 +135,7 @@ mod tests {
             let (trigger, received) = (Trigger::default(), Instant::now());
             let sender = Sender::Mqtt { sink: "mqtt".into() };
             let request = Request { camera: None, part: None, name: None, trigger, received };
-            self.dispatcher.carry_out(Command::Trigger(request), &sender).is_ok()
+            self.dispatcher.carry_out(Command::Trigger(Box::new(request)), &sender).is_ok()
         }
 
         /// Stops; the reasons of all inspections, oldest first, and the states that were reported.

@@ -283,6 +283,7 @@ impl CaptureLoop {
         frame.camera.clone_from(&self.id);
         let part = frame.trigger.part_id.as_deref();
         tracing::debug!(camera = %self.id, part, origin = %frame.origin, "a picture is taken");
+        self.station.exposed(&self.id, frame.trigger.correlation_id.clone());
         let open = match self.feed.frames.push(Shot { frame, pipeline }) {
             Pushed::Queued => true,
             Pushed::Dropped(Shot { frame, pipeline }) => {
@@ -326,6 +327,7 @@ fn joined(sent: Trigger, known: Trigger) -> Trigger {
         lot: sent.lot.or(known.lot),
         expected: if sent.expected.is_empty() { known.expected } else { sent.expected },
         correlation_id: sent.correlation_id.or(known.correlation_id),
+        meas_id: sent.meas_id.or(known.meas_id),
         deadline: sent.deadline.or(known.deadline),
         part: sent.part.or(known.part),
         ticket: sent.ticket.or(known.ticket),

@@ -66,7 +66,7 @@ impl Dispatcher {
     /// The reason, for the sender.
     pub(super) fn carry_out(&self, command: Command, sender: &Sender) -> Outcome {
         match command {
-            Command::Trigger(request) => return self.trigger(request, sender),
+            Command::Trigger(request) => return self.trigger(*request, sender),
             Command::Pause { camera } => self.change(camera.as_deref(), || Ok(Change::Pause), sender)?,
             Command::Resume { camera } => self.change(camera.as_deref(), || Ok(Change::Resume), sender)?,
             Command::Pipeline { camera, pipeline } => {

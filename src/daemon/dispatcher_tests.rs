@@ -72,24 +72,24 @@ fn waiting(dispatcher: &Dispatcher) -> Vec<usize> {
 
 fn trigger(camera: Option<&str>) -> Command {
     let trigger = Trigger { part_id: Some("P1".into()), ..Trigger::default() };
-    Command::Trigger(Request {
+    Command::Trigger(Box::new(Request {
         camera: camera.map(Into::into),
         part: None,
         name: None,
         trigger,
         received: Instant::now(),
-    })
+    }))
 }
 
 fn of_part(part: &str, part_id: Option<&str>) -> Command {
     let trigger = Trigger { part_id: part_id.map(Into::into), ..Trigger::default() };
-    Command::Trigger(Request {
+    Command::Trigger(Box::new(Request {
         camera: None,
         part: Some(part.into()),
         name: None,
         trigger,
         received: Instant::now(),
-    })
+    }))
 }
 
 #[test]
@@ -227,7 +227,7 @@ impl Dispatcher {
 fn named(name: &str, camera: &str, part_id: &str) -> Command {
     let trigger = Trigger { part_id: Some(part_id.into()), ..Trigger::default() };
     let (camera, name) = (Some(camera.into()), Some(name.into()));
-    Command::Trigger(Request { camera, part: None, name, trigger, received: Instant::now() })
+    Command::Trigger(Box::new(Request { camera, part: None, name, trigger, received: Instant::now() }))
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn two_brokers_that_count_alike_lose_no_trigger_and_one_command_on_both_is_one()
         let (camera, name) = (Some("cam1".into()), Some("1".into()));
         let request =
             Request { camera, part: None, name, trigger: Trigger::default(), received: Instant::now() };
-        Command::Trigger(request)
+        Command::Trigger(Box::new(request))
     };
     for sender in [mqtt(), mqtt(), erp.clone(), erp.clone()] {
         assert_eq!(dispatcher.take(nameless(), &sender), Ok(()));

@@ -67,6 +67,7 @@ pub(super) fn start(
         handler: Arc::clone(handler),
         records: Box::new(Ledger(Arc::clone(store))),
         changed: station.changes(),
+        exposed: station.exposures(),
         recorded: store.subscribe(),
     };
     Ok(Some(Server::start(options, line)?))
@@ -81,6 +82,8 @@ const fn role(anonymous: Anonymous) -> Role {
 
 fn limits(opcua: &Opcua) -> Limits {
     Limits {
+        connections: opcua.connections as usize,
+        connections_per_address: opcua.connections_per_address as usize,
         sessions: opcua.sessions as usize,
         subscriptions: opcua.subscriptions as usize,
         monitored_items: opcua.monitored_items as usize,
@@ -99,9 +102,9 @@ impl Records for Ledger {
         self.0.get(seq).map(|found| found.map(|stored| stored.inspection)).map_err(|error| error.to_string())
     }
 
-    fn by_id(&self, id: &str) -> Result<Option<Inspection>, String> {
+    fn by_id(&self, id: &str) -> Result<Option<(u64, Inspection)>, String> {
         match self.0.get_by_id(id) {
-            Ok(found) => Ok(found.map(|stored| stored.inspection)),
+            Ok(found) => Ok(found.map(|stored| (stored.seq, stored.inspection))),
             // What is no id is the id of nothing.
             Err(crate::store::error::StoreError::InvalidId { .. }) => Ok(None),
             Err(error) => Err(error.to_string()),

@@ -5,7 +5,7 @@ use super::board::Board;
 use super::figures::Figures;
 use super::plc::{self, Followers};
 use crate::domain::alarm::{About, Alarm, kind_of};
-use crate::domain::camera::{CameraStatus, LineState};
+use crate::domain::camera::{CameraStatus, Exposed, LineState};
 use crate::domain::grade::Verdict;
 use crate::domain::inspection::Inspection;
 use crate::domain::plc::PartResult;
@@ -16,10 +16,12 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 /// Latencies that are kept for the percentiles of one window.
 const LATENCIES_MAX: usize = 4096;
+/// Exposures that wait for a server which says of each that it is over.
+const EXPOSURES_MAX: usize = 256;
 
 /// Shared by all threads of the line.
 pub(super) struct Station {
@@ -35,6 +37,8 @@ pub(super) struct Station {
     pub(super) figures: Figures,
     /// Rings with every event: who only shows the newest state asks for it then.
     changed: watch::Sender<()>,
+    /// Each exposure that is over; who is too slow misses the oldest.
+    exposures: broadcast::Sender<Exposed>,
     started: Instant,
     /// Milliseconds after `started` of the last sign of life.
     alive_ms: AtomicU64,
@@ -82,6 +86,7 @@ impl Station {
             counts: Mutex::default(),
             figures: Figures::default(),
             changed: watch::Sender::new(()),
+            exposures: broadcast::Sender::new(EXPOSURES_MAX),
             started: Instant::now(),
             alive_ms: AtomicU64::new(0),
         }
@@ -148,6 +153,18 @@ impl Station {
     #[cfg(feature = "opcua")]
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// A picture of a camera was taken, for the trigger with this correlation id.
+    pub(super) fn exposed(&self, camera: &str, correlation_id: Option<String>) {
+        // Nobody may be listening.
+        let _ = self.exposures.send(Exposed { camera: camera.to_owned(), correlation_id });
+    }
+
+    /// The exposures from now on.
+    #[cfg(feature = "opcua")]
+    pub(super) fn exposures(&self) -> broadcast::Receiver<Exposed> {
+        self.exposures.subscribe()
     }
 
     /// The alarms that stand, by code.

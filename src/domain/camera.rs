@@ -53,6 +53,15 @@ pub struct CameraStatus {
     pub line: LineState,
 }
 
+/// A picture was taken: its exposure is over, and it is about to be inspected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exposed {
+    /// `id` of the camera.
+    pub camera: String,
+    /// As `Trigger::correlation_id`.
+    pub correlation_id: Option<String>,
+}
+
 /// What waits at a camera, and how long a verdict may take there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CameraLoad {

@@ -80,6 +80,8 @@ pub struct Trigger {
     pub expected: BTreeMap<String, String>,
     /// Echoed to whoever sent the trigger.
     pub correlation_id: Option<String>,
+    /// What a client of OPC UA calls the measurement (`MeasId`): it comes back in the result, and nobody else reads it.
+    pub meas_id: Option<String>,
     /// Overrides the pipeline's deadline; counted from the exposure.
     pub deadline: Option<Duration>,
     /// The part of which this is one view among several; boxed, because most pictures are no such view.

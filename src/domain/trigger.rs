@@ -30,8 +30,8 @@ pub struct Request {
 /// Something that the station is told to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Take a picture of a part.
-    Trigger(Request),
+    /// Take a picture of a part; boxed, because the other commands are short.
+    Trigger(Box<Request>),
     /// Triggers that are accepted from now on, and pictures that nobody triggers, are inspected by this pipeline, which
     /// must be one of `pipelines_dir`.
     Pipeline {

@@ -56,6 +56,8 @@ struct AcceptedV1 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trigger_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    meas_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
 }
 
@@ -71,6 +73,7 @@ impl AcceptedV1 {
             expected: t.expected.clone(),
             correlation_id: t.correlation_id.clone(),
             trigger_id: t.id.clone(),
+            meas_id: t.meas_id.clone(),
             deadline_ms: t.deadline.map(whole_ms),
             part: t.part.as_deref().map(ViewOfV1::from_domain),
             origin: accepted.origin.clone(),
@@ -87,6 +90,7 @@ impl AcceptedV1 {
                 lot: self.lot,
                 expected: self.expected,
                 correlation_id: self.correlation_id,
+                meas_id: self.meas_id,
                 deadline: self.deadline_ms.map(Duration::from_millis),
                 part: self.part.map(|part| Box::new(part.into_domain())),
                 ticket: Some(ticket),
@@ -244,6 +248,7 @@ mod tests {
                 lot: Some("L".into()),
                 expected: (0..expected).map(value).collect(),
                 correlation_id: Some("c".into()),
+                meas_id: Some("m".into()),
                 deadline: Some(Duration::from_millis(700)),
                 part: Some(Box::new(PartRef {
                     id: ulid::Ulid::generate().to_string(),

@@ -117,6 +117,9 @@ struct BodyV1 {
     /// Absent where nobody triggered, and in records of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trigger_id: Option<String>,
+    /// Absent where the sender gave none, and in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    meas_id: Option<String>,
     deadline_ms: Option<u64>,
     /// Only in the view of a part with several; absent in records that were written before there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -356,6 +359,7 @@ impl BodyV1 {
             expected: i.trigger.expected.clone(),
             correlation_id: i.trigger.correlation_id.clone(),
             trigger_id: i.trigger.id.clone(),
+            meas_id: i.trigger.meas_id.clone(),
             deadline_ms: i.trigger.deadline.map(whole_ms),
             part: i.trigger.part.as_deref().map(ViewOfV1::from_domain),
             pipeline: i.pipeline.clone(),
@@ -398,6 +402,7 @@ impl BodyV1 {
                 lot: self.lot,
                 expected: self.expected,
                 correlation_id: self.correlation_id,
+                meas_id: self.meas_id,
                 deadline: self.deadline_ms.map(Duration::from_millis),
                 part: self.part.map(|part| Box::new(part.into_domain())),
                 ticket: None,

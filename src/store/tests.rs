@@ -29,6 +29,7 @@ pub(crate) fn sample(n: u64) -> Inspection {
             lot: Some("L7".into()),
             expected: [("serial".to_owned(), "SN0001-A1".to_owned())].into(),
             correlation_id: Some("c1".into()),
+            meas_id: None,
             deadline: Some(Duration::from_secs(8)),
             part: None,
             ticket: None,

@@ -5,7 +5,7 @@
 use crate::broker::{Broker, until};
 use crate::sparkplug_rules::{Host, Listener, Said};
 use crate::station::{Station, signal, wait};
-use crate::{Plc, SIMULATOR, camera};
+use crate::{Plc, SIMULATOR, camera, node};
 use inspectd::publish::mqtt::sparkplug::metrics::BD_SEQ;
 use inspectd::publish::mqtt::sparkplug::payload::Wire;
 use std::time::{Duration, Instant};
@@ -114,6 +114,39 @@ async fn commands_of_a_host_are_answered_and_triggers_have_results_once() {
     until("its death is said", || listener.of("NDEATH").len() == 1).await;
     assert_eq!((results_of(&listener, "P1"), results_of(&listener, "P2")), (1, 1));
     assert_eq!(station.store().newest_first().count(), 2, "each was inspected once");
+}
+
+/// The payload of Eclipse Tahu reads what the station writes.
+#[ignore = "needs Node.js: make test-node"]
+#[tokio::test(flavor = "multi_thread")]
+async fn node_tahu_reads_the_births_and_each_result() {
+    const PARTS: usize = 3;
+    let (first, second) = (Broker::start("", "").await, Broker::start("", "").await);
+    let plc = Plc::new(first.port).await;
+    let listener = Listener::new(second.port, GROUP, NODE_ID).await;
+    let station = Station::new(first.port, &(camera("cam1", SIMULATOR) + &sink(second.port)));
+    let _daemon = station.start();
+    plc.until_listening().await;
+    until("it is born", || !listener.of("DBIRTH").is_empty()).await;
+    let (port, count) = (second.port.to_string(), PARTS.to_string());
+    let arguments = [port.as_str(), GROUP, NODE_ID, &count];
+    let asked = node::ask("sparkplug", &arguments);
+    let triggered = async {
+        // It has been asked for its births by whoever now hears its results.
+        until("it is born again", || listener.of("NBIRTH").len() == 2).await;
+        for n in 0..PARTS {
+            plc.command("trigger", serde_json::json!({ "part_id": format!("P{n}") })).await;
+            plc.result(&format!("P{n}")).await;
+        }
+    };
+    let (said, ()) = tokio::join!(asked, triggered);
+    assert_eq!(said["births"], serde_json::json!(["NBIRTH", "DBIRTH cam1"]), "{said}");
+    let heard = said["results"].as_object().unwrap();
+    assert_eq!(heard.len(), PARTS);
+    for (id, verdict) in heard {
+        let of_json = plc.results().into_iter().find(|result| result["inspection_id"] == id.as_str());
+        assert_eq!(&of_json.expect("MQTT has it")["verdict"], verdict, "{said}");
+    }
 }
 
 /// tck-id-topics-nbirth-bdseq-increment

@@ -89,10 +89,10 @@ class Cell:
         above, name = path.rsplit(".", 1) if "." in path else ("", path)
         return await self.node(camera, above).call_method(self.node(camera, path), *arguments)
 
-    async def job(self, camera, part):
+    async def job(self, camera, part, meas="meas"):
         """Starts a job; its id."""
         arguments = [
-            ua.MeasIdDataType(Id="meas " + part),
+            ua.MeasIdDataType(Id=f"{meas} {part}" if meas else None),
             ua.PartIdDataType(Id=part),
             ua.RecipeIdExternalDataType(Id=None),
             ua.ProductIdDataType(Id="lot 7"),
@@ -112,12 +112,12 @@ class Cell:
         cause = [ua.Variant(0, ua.VariantType.Int32), "go on"]
         return await self.call(camera, "VisionStateMachine.Reset", *cause)
 
-    async def results_of(self, camera, job="", part=""):
+    async def results_of(self, camera, job="", part="", meas=None, most=10):
         empty = lambda kind: kind(Id=None)
         number = lambda n: ua.Variant(n, ua.VariantType.UInt32)
         arguments = [
             ua.Variant(0, ua.VariantType.Int32),
-            empty(ua.MeasIdDataType),
+            ua.MeasIdDataType(Id=meas),
             ua.PartIdDataType(Id=part),
             empty(ua.RecipeIdExternalDataType),
             empty(ua.RecipeIdInternalDataType),
@@ -125,7 +125,7 @@ class Cell:
             empty(ua.ConfigurationIdDataType),
             empty(ua.ProductIdDataType),
             ua.JobIdDataType(Id=job),
-            number(10),
+            number(most),
             number(0),
             ua.Variant(1000, ua.VariantType.Int32),
         ]
@@ -170,6 +170,18 @@ async def of_type(kind):
     element.FilterOperator = ua.FilterOperator.OfType
     element.FilterOperands = [ua.LiteralOperand(Value=ua.Variant(kind.nodeid, ua.VariantType.NodeId))]
     wanted.WhereClause = ua.ContentFilter(Elements=[element])
+    return wanted
+
+
+def of_fields(*paths):
+    """These fields of every event; each path is a list of (namespace, name)."""
+    wanted = ua.EventFilter()
+    for path in paths:
+        clause = ua.SimpleAttributeOperand()
+        clause.TypeDefinitionId = ua.NodeId(ua.ObjectIds.BaseEventType)
+        clause.BrowsePath = [ua.QualifiedName(name, namespace) for namespace, name in path]
+        clause.AttributeId = ua.AttributeIds.Value
+        wanted.SelectClauses.append(clause)
     return wanted
 
 
@@ -238,6 +250,87 @@ async def jobs(url, count):
             "contents": contents,
             "newest": [newest.PartId.Id, verdict],
         }
+
+
+async def sequence(url, count):
+    """Jobs one after the other, and the events about each: their types in the order in which they came."""
+    async with Cell(url) as cell:
+        heard = HeardEvents()
+        subscription = await cell.client.create_subscription(100, heard)
+        wanted = of_fields([(0, "EventType")], [(cell.vision, "JobId")])
+        base = cell.client.get_node(ua.ObjectIds.BaseEventType)
+        await subscription.subscribe_events(cell.node("cam1"), base, wanted, queuesize=100)
+        await cell.until("cam1", "Ready")
+        names = {1013: "JobStarted", 1025: "AcquisitionDone", 1024: "ResultReady", 1023: "Ready"}
+        said = {}
+        for number in range(int(count)):
+            job = await cell.job("cam1", f"part {number}")
+            about = lambda: [names[e.EventType.Identifier] for e in heard.events if e.JobId and e.JobId.Id == job]
+            ends = time.monotonic() + PATIENCE
+            while "Ready" not in about() and time.monotonic() < ends:
+                await asyncio.sleep(0.05)
+            said[f"part {number}"] = about()
+        return said
+
+
+async def goes_on(url, part, meas):
+    """A job without a MeasId; the record that has this one."""
+    async with Cell(url) as cell:
+        await cell.until("cam1", "Ready")
+        job = await cell.job("cam1", part, meas=None)
+        ends = time.monotonic() + PATIENCE
+        while not (of_job := await cell.results_of("cam1", job=job)):
+            assert time.monotonic() < ends, f"no result of {part}"
+            await asyncio.sleep(0.05)
+        found = await cell.results_of("cam1", meas=meas)
+        return {"meas": [r.MeasId.Id for r in of_job], "found": [r.PartId.Id for r in found]}
+
+
+async def conditions(url, folder):
+    """The folder of triggers goes, and its alarm is raised; a client that comes then is given it, and hears of its end."""
+    folder = Path(folder)
+    kinds = {2787: "RefreshStart", 2788: "RefreshEnd", 1035: "Condition"}
+    fields = [[(0, "EventType")], [(0, "ConditionName")], [(0, "Retain")], [(0, "ActiveState"), (0, "Id")]]
+    short = lambda e: [kinds.get(e.EventType.Identifier), e.ConditionName, e.Retain, getattr(e, "ActiveState/Id")]
+    async with Cell(url) as cell:
+        await cell.until("cam1", "Ready")
+        folder.rename(folder.with_name("gone"))
+        ends = time.monotonic() + PATIENCE
+        alarms = lambda: cell.read("cam1", "Alarms")
+        while not any(words.startswith("trigger_folder") for words in await alarms() or []):
+            assert time.monotonic() < ends, "no alarm"
+            await asyncio.sleep(0.05)
+        heard, named = HeardEvents(), HeardEvents()
+        condition = cell.client.get_node(ua.NodeId(1035, cell.vision))
+        base = cell.client.get_node(ua.ObjectIds.BaseEventType)
+        first = await cell.client.create_subscription(100, heard)
+        item = await first.subscribe_events(cell.node("cam1"), base, of_fields(*fields), queuesize=100)
+        second = await cell.client.create_subscription(100, named)
+        await second.subscribe_events(cell.node("cam1"), condition, await of_type(condition), queuesize=100)
+        kind = cell.client.get_node(ua.ObjectIds.ConditionType)
+        number = lambda n: ua.Variant(n, ua.VariantType.UInt32)
+        refresh = lambda n: kind.call_method(ua.NodeId(ua.ObjectIds.ConditionType_ConditionRefresh), number(n))
+        one = lambda n, item: kind.call_method(
+            ua.NodeId(ua.ObjectIds.ConditionType_ConditionRefresh2), number(n), number(item)
+        )
+        await refresh(first.subscription_id)
+        await refresh(second.subscription_id)
+        await heard.until(3)
+        await named.until(1)
+        said = {"refreshed": [short(e) for e in heard.events], "ids": [named.events[0].NodeId.Identifier]}
+        heard.events.clear()
+        await one(first.subscription_id, item)
+        await heard.until(3)
+        said["one"] = [short(e)[:2] for e in heard.events]
+        said["no subscription"] = await status(refresh(1_000_000))
+        said["no item"] = await status(one(first.subscription_id, 1_000_000))
+        heard.events.clear()
+        folder.with_name("gone").rename(folder)
+        await heard.until(1)
+        await named.until(2)
+        said["over"] = short(heard.events[0])
+        said["ids"].append(named.events[1].NodeId.Identifier)
+        return said
 
 
 async def machine(url):
@@ -359,7 +452,7 @@ async def found(url, job):
             async with Cell(url) as cell:
                 results = await cell.results_of("cam1", job=job)
                 if results:
-                    return {"parts": [result.PartId.Id for result in results]}
+                    return {"parts": [r.PartId.Id for r in results], "meas": [r.MeasId.Id for r in results]}
         except (ConnectionError, OSError, asyncio.TimeoutError):
             pass
         if time.monotonic() > ends:
@@ -368,6 +461,6 @@ async def found(url, job):
 
 
 if __name__ == "__main__":
-    commands = [browse, jobs, machine, secure, hang, leave, sessions, follow, found]
+    commands = [browse, jobs, sequence, goes_on, conditions, machine, secure, hang, leave, sessions, follow, found]
     chosen = {command.__name__: command for command in commands}[sys.argv[1]]
     print(json.dumps(asyncio.run(chosen(*sys.argv[2:]))))

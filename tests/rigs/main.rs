@@ -14,6 +14,8 @@
 //! twins      P10  text in the picture that gives orders
 //! damaged    P14  models with flipped bits or zeroed data
 //! watchdog   P11  slow loads and compactions, real stalls, under a fake systemd
+//! plant           four clients of other makers side by side, and kills
+//! rest            what all servers take of a processor while nothing happens
 //! plc             the PLC's handshake with jitter, stuck bits, reconnects and kills
 //! dead_eye   P14  pictures that show nothing, are cut, damaged or of another size
 //! ```
@@ -29,6 +31,9 @@ mod broker;
 mod bytes;
 #[path = "../common/config.rs"]
 mod config;
+#[path = "../common/station.rs"]
+#[allow(dead_code, reason = "a rig kills, and asks clients and the store")]
+mod daemon;
 mod damaged;
 mod dead_eye;
 mod endurance;
@@ -43,8 +48,12 @@ mod loopdisk;
 #[allow(dead_code, reason = "the rig reads no exceptions")]
 mod modbus;
 mod outage;
+#[path = "../common/peers.rs"]
+mod peers;
+mod plant;
 mod plc;
 mod power;
+mod rest;
 #[path = "../common/room.rs"]
 mod room;
 mod sinks;

@@ -18,6 +18,7 @@ fn a_server_listens_on_loopback_with_limits_unless_it_says_so() {
     assert_eq!((opcua.anonymous, opcua.host().as_str()), (Some(Anonymous::Viewer), "127.0.0.1"));
     let limits = [opcua.sessions, opcua.subscriptions, opcua.monitored_items, opcua.nodes_per_call];
     assert_eq!(limits, [10, 10, 1000, 1000]);
+    assert_eq!((opcua.connections, opcua.connections_per_address), (40, 20));
     let open =
         opcua_of("listen = \"0.0.0.0:4841\"\nhost = \"st10.example\"\nusers_file = \"users\"\nqueue = 7\n");
     let open = open.unwrap_or_else(|p| panic!("{p:#?}"));
@@ -39,6 +40,10 @@ fn nobody_comes_in_without_a_name_beyond_loopback() {
         ("listen = \"here\"\nanonymous = \"viewer\"\n", "opcua.listen = \"here\": must be an IP address"),
         ("host = \"a b\"\nanonymous = \"viewer\"\n", "is no host name"),
         ("sessions = 0\nanonymous = \"viewer\"\n", "opcua.sessions = 0: must be from 1 to 100"),
+        (
+            "connections = 4\nsessions = 5\nanonymous = \"viewer\"\n",
+            "opcua.connections = 4: are fewer than sessions (5)",
+        ),
         ("session = 5\nanonymous = \"viewer\"\n", "unknown key; known here"),
     ] {
         let problems = opcua_of(keys).expect_err(keys);

@@ -28,7 +28,6 @@ use super::state::{Action, Entry, Event, Hold, Machine, Phase, Side, What};
 use super::{MqttError, MqttOptions, Report, StationEvent};
 use crate::publish::StationState;
 use crate::store::Store;
-use crate::store::error::StoreError;
 use crate::store::outbox::{Cause, Kind};
 use alarms::Held;
 use away::Away;
@@ -331,7 +330,7 @@ impl Driver {
                     letters if letters.is_empty() => Ok(0),
                     letters => store.outbox(&sink).retry(Some(&letters)),
                 };
-            let count = self.on_disk(retry).await?;
+            let count = owed::on_disk(&self.store, retry).await?;
             if count > 0 {
                 tracing::info!(count, "dead letters can be delivered now and are owed again");
             }
@@ -476,7 +475,7 @@ impl Driver {
         let (sink, dialect) = (self.options.sink.clone(), Arc::clone(&self.dialect));
         let read =
             move |store: &Store| owed::read(store, &sink, dialect.as_ref(), kind, from, count, payload_max);
-        let Read { ready, numbers, held, dead, next, end } = self.on_disk(read).await?;
+        let Read { ready, numbers, held, dead, next, end } = owed::on_disk(&self.store, read).await?;
         for (place, cause, reason) in dead {
             self.bury(place, cause, reason).await?;
         }
@@ -494,7 +493,7 @@ impl Driver {
     async fn bury(&mut self, place: u64, cause: Cause, reason: String) -> Result<(), MqttError> {
         let sink = self.options.sink.clone();
         tracing::error!(sink, place, reason, "a message cannot be delivered and is kept as a dead letter");
-        self.on_disk(move |store| store.outbox(&sink).give_up(place, cause, &reason)).await?;
+        owed::on_disk(&self.store, move |store| store.outbox(&sink).give_up(place, cause, &reason)).await?;
         self.report_dead_letters().await
     }
 
@@ -504,18 +503,7 @@ impl Driver {
         }
         let acknowledged = std::mem::take(&mut self.acknowledged);
         let sink = self.options.sink.clone();
-        self.on_disk(move |store| store.outbox(&sink).ack(&acknowledged)).await
-    }
-
-    async fn on_disk<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, MqttError> {
-        let store = Arc::clone(&self.store);
-        match tokio::task::spawn_blocking(move || work(&store)).await {
-            Ok(outcome) => outcome.map_err(MqttError::from),
-            Err(error) => Err(MqttError::Task { reason: error.to_string() }),
-        }
+        owed::on_disk(&self.store, move |store| store.outbox(&sink).ack(&acknowledged)).await
     }
 
     fn broker(&self) -> String {

@@ -1,4 +1,4 @@
-//! What a sink is owed, as messages: what can be sent on a connection.
+//! What a sink is owed, as messages: what can be sent on a connection. And how its driver reads and writes the disk.
 //!
 //! ```text
 //!     store: owed --lowest first--> read --> ready     fits the connection
@@ -6,11 +6,13 @@
 //!                                       '--> dead      no message can be made of it, or none that is ever taken
 //! ```
 
+use super::MqttError;
 use super::dialect::Dialect;
 use super::link::PAYLOAD_BYTES_MAX;
 use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::outbox::{Cause, DeadLetter, Kind, OutboxEntry, Owed};
+use std::sync::Arc;
 
 /// Messages that were read for the machine, of one kind, by their places in the log.
 pub(super) struct Read {
@@ -23,6 +25,21 @@ pub(super) struct Read {
     /// Where to read on, and whether the log ended there.
     pub next: u64,
     pub end: bool,
+}
+
+/// Does what waits for the disk on the blocking pool, so that a slow disk does not stop the keep-alive.
+///
+/// # Errors
+/// [`MqttError`]: the store's, or the work has panicked.
+pub(super) async fn on_disk<T: Send + 'static>(
+    store: &Arc<Store>,
+    work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, MqttError> {
+    let store = Arc::clone(store);
+    match tokio::task::spawn_blocking(move || work(&store)).await {
+        Ok(outcome) => outcome.map_err(MqttError::from),
+        Err(error) => Err(MqttError::Task { reason: error.to_string() }),
+    }
 }
 
 /// Reads up to `count` entries and makes their messages; `payload_max` is what the connection takes.

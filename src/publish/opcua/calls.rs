@@ -15,8 +15,8 @@
 
 use super::machine::{Cause, InvalidState};
 use super::shown::{Core, Eye};
-use super::values::{Fields, id_of, job_of, list_of};
-use crate::command::{self, CommandBody, Verb};
+use super::values::{Fields, id_of, job_of, list_of, meas_of};
+use crate::command::{self, CommandBody, Verb, is_id};
 use crate::domain::inspection::Inspection;
 use crate::domain::trigger::{Command, Refusal, Sender};
 use opcua::types::{StatusCode, Variant, VariantScalarTypeId};
@@ -207,9 +207,15 @@ impl Called {
             correlation_id: Some(job.clone()),
             ..CommandBody::default()
         };
-        let order = body.order(Verb::Trigger, Instant::now()).map_err(|refusal| status_of(&refusal))?;
-        let begun = self.core.begin(eye, &job, given(0).filter(|meas| meas.len() <= MEAS_BYTES_MAX));
-        begun.map_err(invalid)?;
+        let mut order = body.order(Verb::Trigger, Instant::now()).map_err(|refusal| status_of(&refusal))?;
+        let meas = given(0);
+        if meas.as_ref().is_some_and(|meas| !is_id(meas)) {
+            return Err(StatusCode::BadInvalidArgument);
+        }
+        if let Command::Trigger(request) = &mut order.command {
+            request.trigger.meas_id = meas;
+        }
+        self.core.begin(eye, &job).map_err(invalid)?;
         if let Err(status) = self.send(order.command, Some(&job)).await {
             self.core.not_started(eye, &job);
             return Err(status);
@@ -281,8 +287,9 @@ impl Called {
         let eye = self.eye()?;
         let id = id_of(self.arguments.first()).ok_or(StatusCode::BadInvalidArgument)?;
         let found = self.core.line.records.by_id(&id).map_err(failed)?;
-        let inspection = found.filter(|i| i.camera == eye.id).ok_or(StatusCode::BadNotFound)?;
-        let fields = self.core.structures.fields(&inspection, None);
+        let found = found.filter(|(_, inspection)| inspection.camera == eye.id);
+        let (seq, inspection) = found.ok_or(StatusCode::BadNotFound)?;
+        let fields = self.core.structures.fields(seq, &inspection);
         if self.method == Method::GetResultById {
             let result = self.core.structures.make("ResultDataType", &fields);
             return Ok(vec![Variant::UInt32(0), result, no_error()]);
@@ -323,11 +330,11 @@ impl Called {
                 break;
             };
             (before, scanned) = (*oldest, scanned + page.len());
-            for (_, inspection) in page.iter().filter(|(_, i)| i.camera == camera && wanted.fits(i)) {
+            for (seq, inspection) in page.iter().filter(|(n, i)| i.camera == camera && wanted.fits(*n, i)) {
                 if skip > 0 {
                     skip -= 1;
                 } else if list.len() < most {
-                    let fields = self.core.structures.fields(inspection, None);
+                    let fields = self.core.structures.fields(*seq, inspection);
                     list.push(self.core.structures.make("ResultDataType", &fields));
                 } else {
                     break 'pages;
@@ -344,11 +351,9 @@ impl Called {
     }
 }
 
-/// The longest `MeasId` that is kept with a job.
-const MEAS_BYTES_MAX: usize = 256;
-
 /// Which results a client wants; an empty filter takes all.
 struct Wanted {
+    meas: Option<String>,
     part: Option<String>,
     recipe: Option<String>,
     product: Option<String>,
@@ -358,15 +363,22 @@ struct Wanted {
 impl Wanted {
     fn of(arguments: &[Variant]) -> Self {
         let given = |at: usize| id_of(arguments.get(at));
-        Self { part: given(2), recipe: given(3).or_else(|| given(4)), product: given(7), job: given(8) }
+        Self {
+            meas: given(1),
+            part: given(2),
+            recipe: given(3).or_else(|| given(4)),
+            product: given(7),
+            job: given(8),
+        }
     }
 
-    fn fits(&self, inspection: &Inspection) -> bool {
+    fn fits(&self, seq: u64, inspection: &Inspection) -> bool {
         let trigger = &inspection.trigger;
         let same = |wanted: &Option<String>, is: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| is == Some(wanted))
         };
-        same(&self.part, trigger.part_id.as_deref())
+        same(&self.meas, Some(&meas_of(seq, inspection)))
+            && same(&self.part, trigger.part_id.as_deref())
             && same(&self.recipe, Some(&inspection.pipeline))
             && same(&self.product, trigger.lot.as_deref())
             && same(&self.job, Some(job_of(inspection)))

@@ -3,7 +3,8 @@
 use super::space::Namespaces;
 use opcua::nodes::{BaseEventType, Event};
 use opcua::types::{
-    AttributeId, ByteString, DateTime, LocalizedText, NodeId, NumericRange, QualifiedName, Variant,
+    AttributeId, ByteString, DateTime, LocalizedText, NodeId, NumericRange, ObjectId, ObjectTypeId,
+    QualifiedName, Variant,
 };
 
 /// How urgent an event is, 1 to 1000.
@@ -18,6 +19,8 @@ pub(super) struct Happened {
     base: BaseEventType,
     vision: u16,
     fields: Vec<(bool, &'static str, Variant)>,
+    /// Of a condition: its id.
+    condition: Option<NodeId>,
 }
 
 impl Happened {
@@ -34,7 +37,24 @@ impl Happened {
             .set_source_node(names.node(camera, ""))
             .set_source_name(camera.into())
             .set_severity(severity);
-        Self { base, vision: names.vision, fields: vec![] }
+        Self { base, vision: names.vision, fields: vec![], condition: None }
+    }
+
+    /// An event of the server itself, of a type of OPC UA.
+    pub(super) fn of_server(kind: ObjectTypeId, message: &str) -> Self {
+        let id = ByteString::from(ulid::Ulid::generate().to_bytes().to_vec());
+        let base = BaseEventType::new(kind, id, LocalizedText::new("en", message), DateTime::now())
+            .set_source_node(ObjectId::Server.into())
+            .set_source_name("Server".into())
+            .set_severity(severity::INFORMATION);
+        Self { base, vision: 0, fields: vec![], condition: None }
+    }
+
+    /// An event about the condition with this id, which is as it is since `at`.
+    pub(super) fn of_condition(mut self, id: NodeId, at: DateTime) -> Self {
+        self.condition = Some(id);
+        self.base.time = at;
+        self
     }
 
     /// With fields of the standard; empty ones are left out.
@@ -71,6 +91,9 @@ impl opcua::server::EventField for Happened {
         index_range: &NumericRange,
         path: &[QualifiedName],
     ) -> Variant {
+        if attribute_id == AttributeId::NodeId && path.is_empty() {
+            return self.condition.clone().map_or(Variant::Empty, Variant::from);
+        }
         if attribute_id != AttributeId::Value {
             return Variant::Empty;
         }

@@ -6,6 +6,7 @@
 //!   records, the number of the newest ---'      ^
 //!   handler <-- trigger, pause, pipeline -- calls (`calls`) <-- who may (`users`) <-- certificates (`pki`) <-- clients
 //!
+//! gate (`gate`): counts connections, before the server has them
 //! address space: types from the standard's table (`nodeset`), instances a camera (`space`), structures (`values`)
 //! ```
 //!
@@ -15,16 +16,19 @@
 //! Invariants:
 //! - Beyond loopback every endpoint signs, with `Basic256Sha256` or `Aes256Sha256RsaPss`; without encryption a client comes
 //!   only on loopback, only where the config says so, and only without a name.
-//! - What a client can make this server keep has a limit: sessions, subscriptions (also of sessions that are gone),
+//! - What a client can make this server keep has a limit: connections, sessions, subscriptions (also of sessions that are gone),
 //!   items, queues, messages, nodes a call.
 //! - It runs on threads of its own and waits for nothing of the line but the answer to a command.
 
 mod calls;
 mod census;
+mod conditions;
 mod events;
+mod gate;
 mod machine;
 mod nodeset;
 mod pki;
+mod refresh;
 mod shown;
 mod space;
 mod users;
@@ -36,26 +40,32 @@ pub use users::{Role, Users};
 
 use crate::command::Handler;
 use crate::domain::alarm::Alarm;
-use crate::domain::camera::CameraStatus;
+use crate::domain::camera::{CameraStatus, Exposed};
 use crate::domain::inspection::Inspection;
 use crate::threads;
 use census::{Census, Hook};
+use gate::Gate;
 use opcua::crypto::SecurityPolicy;
-use opcua::server::node_manager::memory::{InMemoryNodeManager, InMemoryNodeManagerBuilder};
+use opcua::server::diagnostics::DiagnosticsNodeManagerBuilder;
+use opcua::server::node_manager::memory::{
+    CoreNodeManagerBuilder, InMemoryNodeManager, InMemoryNodeManagerBuilder,
+};
 use opcua::server::{
     ANONYMOUS_USER_TOKEN_ID, Limits as ServerLimits, Server as Inner, ServerBuilder, ServerEndpoint,
     ServerHandle, ServerUserToken, SubscriptionCache,
 };
 use opcua::types::{BuildInfo, MessageSecurityMode};
+use refresh::Refresh;
 use shown::Core;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 use tokio::time::MissedTickBehavior;
 use users::Doorman;
 use vision::Vision;
@@ -90,6 +100,10 @@ const KNOWN: &str = "known";
 /// What a client can make the server keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Connections at once, with a session or without.
+    pub connections: usize,
+    /// Of these, from one address.
+    pub connections_per_address: usize,
     /// Sessions at once.
     pub sessions: usize,
     /// Subscriptions of a session. All sessions, those that are gone among them, have `sessions` times as many.
@@ -102,7 +116,7 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Values or events of an item, and messages of a subscription, that wait for a client.
     pub queue: usize,
-    /// A session without a word from its client ends.
+    /// A session, and a connection, without a word from its client ends.
     pub session_timeout: Duration,
 }
 
@@ -136,11 +150,11 @@ pub trait Records: Send + Sync {
     /// In words: it cannot be read.
     fn get(&self, seq: u64) -> Result<Option<Inspection>, String>;
 
-    /// The inspection with this id, if it is (still) here.
+    /// The inspection with this id, with its number, if it is (still) here.
     ///
     /// # Errors
     /// In words: it cannot be read.
-    fn by_id(&self, id: &str) -> Result<Option<Inspection>, String>;
+    fn by_id(&self, id: &str) -> Result<Option<(u64, Inspection)>, String>;
 
     /// At most so many inspections before this number, newest first, each with its number.
     ///
@@ -163,6 +177,8 @@ pub struct Line {
     pub records: Box<dyn Records>,
     /// Rings when a camera or an alarm has changed.
     pub changed: watch::Receiver<()>,
+    /// The exposures from now on.
+    pub exposed: broadcast::Receiver<Exposed>,
     /// The number of the newest record on the disk.
     pub recorded: watch::Receiver<u64>,
 }
@@ -217,11 +233,11 @@ impl Server {
         // The caller may stand in a runtime of its own, where none may be waited for or dropped.
         let built = {
             let _inside = runtime.enter();
-            TcpListener::from_std(listener)
-                .map_err(no_port)
-                .and_then(|listener| Ok((listener, build(&options, port, line)?)))
+            TcpListener::from_std(listener).map_err(no_port).and_then(|listener| {
+                Ok((Gate::new(listener, &options.limits)?, build(&options, port, line)?))
+            })
         };
-        let (listener, (inner, handle, core)) = match built {
+        let (gate, (inner, handle, core)) = match built {
             Ok(built) => built,
             Err(error) => {
                 runtime.shutdown_background();
@@ -234,7 +250,7 @@ impl Server {
         let pki = options.pki;
         let (stop, told) = watch::channel(());
         let thread = threads::spawn("opcua", move || {
-            runtime.block_on(serve(inner, handle, listener, core, pki, told));
+            runtime.block_on(serve(inner, handle, gate, core, pki, told));
             runtime.shutdown_timeout(GRACE);
         })?;
         Ok(Self { stop, thread: Some(thread), url })
@@ -284,6 +300,11 @@ fn build(options: &Options, port: u16, line: Line) -> Result<(Inner, ServerHandl
         // The library wants to know every name of an endpoint; who comes in, the doorman decides.
         .add_user_token(KNOWN, ServerUserToken::user_pass(KNOWN, ""))
         .with_type_tree_getter(Arc::new(Hook(census)))
+        // The first that owns a node answers for it.
+        .without_node_managers()
+        .with_node_manager(Refresh::new)
+        .with_node_manager(InMemoryNodeManagerBuilder::new(CoreNodeManagerBuilder))
+        .with_node_manager(DiagnosticsNodeManagerBuilder)
         .with_node_manager(InMemoryNodeManagerBuilder::new(Vision::builder(options.cameras.clone(), line)));
     for (name, endpoint) in endpoints(doorman.anonymous) {
         builder = builder.add_endpoint(name, endpoint);
@@ -366,17 +387,23 @@ fn build_info() -> BuildInfo {
 async fn serve(
     inner: Inner,
     handle: ServerHandle,
-    listener: TcpListener,
+    gate: Gate,
     core: Arc<Core>,
     pki: PathBuf,
     mut told: watch::Receiver<()>,
 ) {
-    let mut serving = std::pin::pin!(inner.run_with(listener));
+    let inside = match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await {
+        Ok(inside) => inside,
+        Err(error) => return tracing::error!(%error, "OPC UA has no port for its server"),
+    };
+    let watched = gate.watch(inside.local_addr().ok(), handle.info());
+    let mut serving = std::pin::pin!(inner.run_with(inside));
     tokio::select! {
         ended = &mut serving => match ended {
             Ok(()) => tracing::error!("the OPC UA server has ended by itself"),
             Err(error) => tracing::error!(error, "the OPC UA server has ended"),
         },
+        error = watched => tracing::error!(%error, "OPC UA clients cannot connect"),
         () = follow(core, pki) => tracing::error!("OPC UA follows the line no more"),
         _ = told.changed() => {
             handle.cancel();
@@ -389,10 +416,11 @@ async fn serve(
 /// Shows what is new, for as long as the line is there.
 async fn follow(core: Arc<Core>, pki: PathBuf) {
     let (mut changed, mut recorded) = (core.line.changed.clone(), core.line.recorded.clone());
+    let mut exposed = core.line.exposed.resubscribe();
     let mut seen = *recorded.borrow_and_update();
     changed.mark_unchanged();
     let newest = on_disk(&core, move |core| newest_of_each(core, seen)).await;
-    newest.unwrap_or_default().iter().for_each(|inspection| core.recorded(inspection, false));
+    newest.unwrap_or_default().iter().for_each(|(seq, inspection)| core.recorded(*seq, inspection, false));
     core.hear();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -404,17 +432,28 @@ async fn follow(core: Arc<Core>, pki: PathBuf) {
                 }
                 core.hear();
             }
+            over = exposed.recv() => match over {
+                Ok(over) => core.exposed(&over),
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "OPC UA has not said of so many exposures that they are over");
+                }
+                Err(RecvError::Closed) => return,
+            },
             news = recorded.changed() => {
                 if news.is_err() {
                     return;
                 }
                 let to = *recorded.borrow_and_update();
+                // A part's exposure was over before its result was recorded, and is told before.
+                while let Ok(over) = exposed.try_recv() {
+                    core.exposed(&over);
+                }
                 while seen < to {
                     seen += 1;
                     let seq = seen;
                     match on_disk(&core, move |core| core.line.records.get(seq)).await {
                         // Retention has removed what is not there any more.
-                        Ok(found) => found.iter().for_each(|inspection| core.recorded(inspection, true)),
+                        Ok(found) => found.iter().for_each(|inspection| core.recorded(seq, inspection, true)),
                         Err(error) => tracing::error!(error, seq, "OPC UA shows no result of a record"),
                     }
                 }
@@ -433,11 +472,11 @@ async fn follow(core: Arc<Core>, pki: PathBuf) {
 /// Records that a start looks through for the newest of each camera.
 const LOOK_BACK: usize = 1000;
 
-fn newest_of_each(core: &Core, seq: u64) -> Result<Vec<Inspection>, String> {
-    let mut newest: Vec<Inspection> = Vec::new();
-    for (_, inspection) in core.line.records.newest_before(seq.saturating_add(1), LOOK_BACK)? {
-        if newest.iter().all(|known| known.camera != inspection.camera) {
-            newest.push(inspection);
+fn newest_of_each(core: &Core, seq: u64) -> Result<Vec<(u64, Inspection)>, String> {
+    let mut newest: Vec<(u64, Inspection)> = Vec::new();
+    for (seq, inspection) in core.line.records.newest_before(seq.saturating_add(1), LOOK_BACK)? {
+        if newest.iter().all(|(_, known)| known.camera != inspection.camera) {
+            newest.push((seq, inspection));
         }
     }
     Ok(newest)

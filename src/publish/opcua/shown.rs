@@ -1,14 +1,16 @@
-//! What the server shows: the machine of each camera, its newest result and its alarms, as values and events.
+//! What the server shows: the machine of each camera and its newest result, as values and events.
 //!
 //! ```text
 //! line (a bell) --> hear: states of cameras, alarms ----.
 //! calls --> expect, done, begin, refused (Machine) -----+--> values of nodes --> who has subscribed
+//! exposures --> exposed --------------------------------|
 //! records (a number) --> recorded: the newest result ---'--> events
 //! ```
 //!
 //! Invariants:
 //! - A camera is changed under its own lock, in which its values and events are published: subscribers see them in the
 //!   order in which they happened. Nothing waits under that lock.
+//! - Of a job, `JobStarted` comes first, `AcquisitionDone` before `ResultReady`, and `Ready` last.
 //! - A result is published when its record is on the disk, with the job of its own trigger.
 
 use super::Line;
@@ -17,8 +19,8 @@ use super::machine::{Cause, InvalidState, Machine, State, Step};
 use super::nodeset::{Nodeset, Structures};
 use super::space::{ACTIVE_RECIPE, AUTOMATIC, MACHINE, NEWEST, Namespaces};
 use super::values::{self, job_of, plain};
-use crate::domain::alarm::{About, Alarm, kind_of};
-use crate::domain::camera::CameraStatus;
+use crate::domain::alarm::Alarm;
+use crate::domain::camera::{CameraStatus, Exposed};
 use crate::domain::inspection::Inspection;
 use opcua::nodes::{Event, NodeType};
 use opcua::server::SubscriptionCache;
@@ -45,20 +47,22 @@ pub(super) struct Eye {
     inner: Mutex<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     machine: Machine,
-    /// The job that came with a `MeasId`, and that id.
-    meas: Option<(String, String)>,
-    alarms: Vec<Alarm>,
+    /// The job of which nobody was told yet that it has started.
+    untold: Option<String>,
+    /// Those that stand, of this camera and of the whole station.
+    pub(super) alarms: Vec<Alarm>,
 }
 
 impl Eye {
     pub(super) fn new(id: String, commanded: bool) -> Self {
-        let inner = Inner { machine: Machine::new(commanded), meas: None, alarms: vec![] };
+        let inner = Inner { machine: Machine::new(commanded), untold: None, alarms: vec![] };
         Self { id, inner: Mutex::new(inner) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    /// Nothing of this camera changes while the guard lives; do not wait with it.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -127,23 +131,45 @@ impl Core {
     ///
     /// # Errors
     /// It does not go in this state.
-    pub(super) fn begin(&self, eye: &Eye, job: &str, meas: Option<String>) -> Result<(), InvalidState> {
+    pub(super) fn begin(&self, eye: &Eye, job: &str) -> Result<(), InvalidState> {
         let mut inner = eye.lock();
         let steps = inner.machine.begin(job)?;
-        inner.meas = meas.map(|meas| (job.to_owned(), meas));
+        inner.untold = Some(job.to_owned());
         self.show(eye, &inner, &steps, Cause::StartSingleJob);
         Ok(())
     }
 
     /// A job's part was accepted.
     pub(super) fn started(&self, eye: &Eye, job: &str) {
-        let event = self.happened(eye, "JobStartedEventType", "a job has started", severity::INFORMATION);
+        self.tell_start(eye, &mut eye.lock(), job);
+    }
+
+    /// Publishes that a job has started, once: its answer, its picture and its result each prove it.
+    fn tell_start(&self, eye: &Eye, inner: &mut Inner, job: &str) {
+        if inner.untold.take_if(|untold| untold == job).is_some() {
+            self.of_job(eye, "JobStartedEventType", "a job has started", job);
+        }
+    }
+
+    /// Publishes an event about a job; an empty one is none of this server's.
+    fn of_job(&self, eye: &Eye, type_name: &str, words: &str, job: &str) {
+        let event = self.happened(eye, type_name, words, severity::INFORMATION);
         self.publish(eye, &event.with([("JobId", self.structures.id_value("JobIdDataType", job))]));
+    }
+
+    /// A picture was taken.
+    pub(super) fn exposed(&self, over: &Exposed) {
+        let Some(eye) = self.eyes.iter().find(|eye| eye.id == over.camera) else { return };
+        let job = over.correlation_id.as_deref().unwrap_or_default();
+        let mut inner = eye.lock();
+        self.tell_start(eye, &mut inner, job);
+        self.of_job(eye, "AcquisitionDoneEventType", "the picture is taken", job);
     }
 
     /// A job's part was not accepted.
     pub(super) fn not_started(&self, eye: &Eye, job: &str) {
         let mut inner = eye.lock();
+        inner.untold = None;
         let steps = inner.machine.end(job);
         self.show(eye, &inner, &steps, Cause::Line);
     }
@@ -163,12 +189,11 @@ impl Core {
 
     /// An inspection is recorded: it is the newest result of its camera and, where it is that of a job, its end.
     /// `is_news`: it came while this server ran, and subscribers hear of it.
-    pub(super) fn recorded(&self, inspection: &Inspection, is_news: bool) {
+    pub(super) fn recorded(&self, seq: u64, inspection: &Inspection, is_news: bool) {
         let Some(eye) = self.eyes.iter().find(|eye| eye.id == inspection.camera) else { return };
         let mut inner = eye.lock();
         let job = job_of(inspection);
-        let meas = inner.meas.take_if(|(of, _)| of == job).map(|(_, meas)| meas);
-        let fields = self.structures.fields(inspection, meas.as_deref());
+        let fields = self.structures.fields(seq, inspection);
         let mut shown = vec![(NEWEST.to_owned(), self.structures.make("ResultDataType", &fields))];
         shown.extend(fields.iter().map(|(name, value)| (format!("{NEWEST}.{name}"), value.clone())));
         let text = |text: String| Variant::String(text.into());
@@ -181,6 +206,7 @@ impl Core {
         if !is_news {
             return;
         }
+        self.tell_start(eye, &mut inner, job);
         let words = format!("{} {}", inspection.verdict.as_str(), values::reason(inspection));
         let event = self.happened(eye, "ResultReadyEventType", words.trim(), severity::INFORMATION);
         self.publish(eye, &event.with(fields));
@@ -188,8 +214,7 @@ impl Core {
         let steps = inner.machine.end(job);
         self.show(eye, &inner, &steps, Cause::Line);
         if was {
-            let event = self.happened(eye, "ReadyEventType", "ready for a job", severity::INFORMATION);
-            self.publish(eye, &event.with([("JobId", self.structures.id_value("JobIdDataType", job))]));
+            self.of_job(eye, "ReadyEventType", "ready for a job", job);
         }
     }
 
@@ -278,60 +303,18 @@ impl Core {
         self.structures.make("SystemStateDescriptionDataType", &fields)
     }
 
-    /// Publishes which alarms about a camera, or about the whole station, are new or over.
-    fn hear_alarms(&self, eye: &Eye, inner: &mut Inner, all: &[Alarm]) {
-        let concerns = |alarm: &&Alarm| match kind_of(&alarm.code) {
-            Some((kind, name)) if kind.about == About::Camera => name == eye.id,
-            _ => true,
-        };
-        let now: Vec<Alarm> = all.iter().filter(concerns).cloned().collect();
-        if now == inner.alarms {
-            return;
-        }
-        let raised = now.iter().filter(|alarm| !inner.alarms.iter().any(|old| old.code == alarm.code));
-        let over = inner.alarms.iter().filter(|old| !now.iter().any(|alarm| alarm.code == old.code));
-        for (alarm, is_raised) in raised.map(|alarm| (alarm, true)).chain(over.map(|alarm| (alarm, false))) {
-            self.publish(eye, &self.condition(eye, alarm, is_raised));
-        }
-        let words = now.iter().map(|alarm| format!("{}: {}", alarm.code, alarm.message));
-        self.write(eye, vec![("Alarms".to_owned(), DataValue::new_now(values::texts(words)))]);
-        inner.alarms = now;
-    }
-
-    fn condition(&self, eye: &Eye, alarm: &Alarm, is_raised: bool) -> Happened {
-        let words = if is_raised { alarm.message.clone() } else { format!("{} is over", alarm.code) };
-        let state = if is_raised { "Active" } else { "Inactive" };
-        let urgency = if is_raised { severity::WARNING } else { severity::INFORMATION };
-        let text = |text: &str| Variant::String(text.into());
-        self.happened(eye, "VisionErrorConditionType", &words, urgency)
-            .with([
-                ("ErrorString", text(&alarm.message)),
-                ("CausePath", text(&alarm.code)),
-                ("StopReaction", false.into()),
-                ("BlockReaction", false.into()),
-            ])
-            .with_core([
-                ("ConditionName", text(&alarm.code)),
-                ("Retain", is_raised.into()),
-                ("EnabledState", plain("Enabled").into()),
-                ("EnabledState/Id", true.into()),
-                ("ActiveState", plain(state).into()),
-                ("ActiveState/Id", is_raised.into()),
-            ])
-    }
-
-    fn happened(&self, eye: &Eye, type_name: &str, words: &str, severity: u16) -> Happened {
+    pub(super) fn happened(&self, eye: &Eye, type_name: &str, words: &str, severity: u16) -> Happened {
         Happened::new(self.names, self.nodeset.type_id(type_name), &eye.id, words, severity)
     }
 
-    fn publish(&self, eye: &Eye, event: &Happened) {
+    pub(super) fn publish(&self, eye: &Eye, event: &Happened) {
         let node = self.names.node(&eye.id, "");
         let event: &dyn Event = event;
         self.subscriptions.notify_events(std::iter::once((event, &node)));
     }
 
     /// Writes values, and tells who has subscribed.
-    fn write(&self, eye: &Eye, shown: Vec<(String, DataValue)>) {
+    pub(super) fn write(&self, eye: &Eye, shown: Vec<(String, DataValue)>) {
         let Some(space) = self.space.get() else { return };
         let shown = shown.into_iter().map(|(path, value)| (self.names.node(&eye.id, &path), value));
         let shown: Vec<(NodeId, DataValue)> = shown.collect();

@@ -75,8 +75,8 @@ impl Structures {
         self.make("RecipeIdInternalDataType", &[("Id", Variant::String(name.into())), ("Version", version)])
     }
 
-    /// What a result of the standard says of an inspection. `meas` is the `MeasId` that its job came with.
-    pub(super) fn fields(&self, inspection: &Inspection, meas: Option<&str>) -> Fields {
+    /// What a result of the standard says of the inspection with this number in the ledger.
+    pub(super) fn fields(&self, seq: u64, inspection: &Inspection) -> Fields {
         let optional = |kind: &str, id: Option<&str>| id.map_or(Variant::Empty, |id| self.id_value(kind, id));
         let trigger = &inspection.trigger;
         let tiles = inspection.tiles;
@@ -88,7 +88,7 @@ impl Structures {
             ("IsPartial", false.into()),
             ("IsSimulated", inspection.replayed.into()),
             ("ResultState", state.into()),
-            ("MeasId", optional("MeasIdDataType", meas)),
+            ("MeasId", self.id_value("MeasIdDataType", &meas_of(seq, inspection))),
             ("PartId", optional("PartIdDataType", trigger.part_id.as_deref())),
             ("ExternalRecipeId", external),
             ("InternalRecipeId", self.recipe(&inspection.pipeline, &inspection.pipeline_version)),
@@ -127,6 +127,12 @@ impl Structures {
 /// The job of an inspection: the correlation id of its trigger; without one, the inspection is its own job.
 pub(super) fn job_of(inspection: &Inspection) -> &str {
     inspection.trigger.correlation_id.as_deref().unwrap_or(&inspection.id)
+}
+
+/// What the measurement is called: as the client of its job called it, else by the number of its record. That number goes
+/// on over restarts, and no other part has it.
+pub(super) fn meas_of(seq: u64, inspection: &Inspection) -> String {
+    inspection.trigger.meas_id.clone().unwrap_or_else(|| format!("record {seq}"))
 }
 
 /// Verdict, grade, reason, and the findings as a JSON list.

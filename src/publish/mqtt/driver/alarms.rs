@@ -2,6 +2,7 @@
 
 use super::Driver;
 use crate::publish::mqtt::MqttError;
+use crate::publish::mqtt::owed::on_disk;
 use crate::publish::mqtt::state::Phase;
 use crate::publish::{StationEvent, alarm_of};
 use crate::store::outbox::Kind;
@@ -53,7 +54,7 @@ impl Driver {
     /// The alarm about dead letters.
     pub(super) async fn report_dead_letters(&mut self) -> Result<(), MqttError> {
         let sink = self.options.sink.clone();
-        let dead = self.on_disk(move |store| store.outbox(&sink).dead_letters()).await?;
+        let dead = on_disk(&self.store, move |store| store.outbox(&sink).dead_letters()).await?;
         let text = match dead.last() {
             Some(last) => format!(
                 "{} messages were given up, the last is {}: {}; `inspectd outbox retry` sends them again",

@@ -2,6 +2,7 @@
 
 use super::Driver;
 use crate::publish::mqtt::MqttError;
+use crate::publish::mqtt::owed::on_disk;
 use crate::store::outbox::Kind;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -50,7 +51,7 @@ impl Driver {
     /// The outbox cannot be read.
     pub(super) async fn report_away(&mut self) -> Result<(), MqttError> {
         let Some(due) = self.away.due.take() else { return Ok(()) };
-        let sinks = self.on_disk(|store| store.sinks()).await?;
+        let sinks = on_disk(&self.store, |store| store.sinks()).await?;
         let owed = sinks.into_iter().find(|sink| sink.name == self.options.sink).map(|sink| sink.owed);
         let [results, parts, reviews] = owed.unwrap_or([0; Kind::ALL.len()]);
         let (sink, broker) = (&self.options.sink, self.broker());

@@ -10,6 +10,7 @@
 use super::Driver;
 use crate::publish::mqtt::MqttError;
 use crate::publish::mqtt::dialect::Message;
+use crate::publish::mqtt::owed::on_disk;
 use crate::store::Store;
 use crate::store::error::StoreError;
 use std::collections::BTreeMap;
@@ -59,7 +60,7 @@ impl Driver {
             }
             Ok(found)
         };
-        let Found { last, cameras, seen } = self.on_disk(look).await?;
+        let Found { last, cameras, seen } = on_disk(&self.store, look).await?;
         self.seen = seen;
         cameras.into_values().for_each(|message| self.retain(message));
         Ok(last.unwrap_or_else(|| self.dialect.last(None)))

@@ -4,20 +4,18 @@
 use super::{ALARM_DEAD, Driver, bd_seq_name};
 use crate::publish::mqtt::MqttError;
 use crate::publish::mqtt::link::PUBLISH_OVERHEAD_BYTES;
+use crate::publish::mqtt::owed::on_disk;
 use crate::publish::mqtt::sparkplug::payload::{self, Payload};
 use crate::publish::mqtt::sparkplug::report::{self, Page, Report};
 use crate::publish::mqtt::sparkplug::session::{Event, Who};
-use crate::store::Store;
-use crate::store::error::StoreError;
 use crate::store::outbox::{Cause, Kind};
-use std::sync::Arc;
 use std::time::SystemTime;
 
 impl Driver {
     /// On the disk before it is used.
     pub(super) async fn keep(&mut self, bd_seq: u8) -> Result<(), MqttError> {
         let name = bd_seq_name(&self.options.sink);
-        let kept = self.on_disk(move |store| match store.remember(&name, &bd_seq) {
+        let kept = on_disk(&self.store, move |store| match store.remember(&name, &bd_seq) {
             Err(error) if error.passes() => {
                 tracing::warn!(%error, "the number of a birth is not on the disk");
                 Ok(())
@@ -29,7 +27,7 @@ impl Driver {
 
     pub(super) async fn report_dead_letters(&mut self) -> Result<(), MqttError> {
         let sink = self.options.sink.clone();
-        let dead = self.on_disk(move |store| store.outbox(&sink).dead_letters()).await?;
+        let dead = on_disk(&self.store, move |store| store.outbox(&sink).dead_letters()).await?;
         let text = dead.last().map_or(String::new(), |last| {
             let (count, owed, reason) = (dead.len(), last.owed, &last.reason);
             format!(
@@ -41,7 +39,7 @@ impl Driver {
     }
 
     pub(super) async fn count_outbox(&mut self) -> Result<(), MqttError> {
-        let sinks = self.on_disk(|store| store.sinks()).await?;
+        let sinks = on_disk(&self.store, |store| store.sinks()).await?;
         if let Some(sink) = sinks.into_iter().find(|sink| sink.name == self.options.sink) {
             self.board.set(&Who::Node, report::outbox(sink.owed), SystemTime::now());
         }
@@ -53,7 +51,7 @@ impl Driver {
         self.write_acks().await?;
         let sink = self.options.sink.clone();
         let Page { made, next, end } =
-            self.on_disk(move |store| report::page(store, &sink, kind, from, count)).await?;
+            on_disk(&self.store, move |store| report::page(store, &sink, kind, from, count)).await?;
         let mut entries = Vec::new();
         for (place, made) in made {
             if self.session.has_sent(place) {
@@ -87,7 +85,7 @@ impl Driver {
     pub(super) async fn bury(&mut self, place: u64, cause: Cause, reason: String) -> Result<(), MqttError> {
         let sink = self.options.sink.clone();
         tracing::error!(sink, place, reason, "a message cannot be delivered and is kept as a dead letter");
-        self.on_disk(move |store| store.outbox(&sink).give_up(place, cause, &reason)).await?;
+        on_disk(&self.store, move |store| store.outbox(&sink).give_up(place, cause, &reason)).await?;
         self.report_dead_letters().await
     }
 
@@ -97,17 +95,6 @@ impl Driver {
         }
         let acknowledged = std::mem::take(&mut self.acknowledged);
         let sink = self.options.sink.clone();
-        self.on_disk(move |store| store.outbox(&sink).ack(&acknowledged)).await
-    }
-
-    pub(super) async fn on_disk<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, MqttError> {
-        let store = Arc::clone(&self.store);
-        match tokio::task::spawn_blocking(move || work(&store)).await {
-            Ok(outcome) => outcome.map_err(MqttError::from),
-            Err(error) => Err(MqttError::Task { reason: error.to_string() }),
-        }
+        on_disk(&self.store, move |store| store.outbox(&sink).ack(&acknowledged)).await
     }
 }

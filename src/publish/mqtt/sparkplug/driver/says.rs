@@ -4,6 +4,7 @@ use super::{ALARM_REFUSED, Driver};
 use crate::publish::mqtt::MqttError;
 use crate::publish::mqtt::dialect::Message;
 use crate::publish::mqtt::link::PUBLISH_OVERHEAD_BYTES;
+use crate::publish::mqtt::owed::on_disk;
 use crate::publish::mqtt::sparkplug::metrics;
 use crate::publish::mqtt::sparkplug::payload::{self, Metric, Payload};
 use crate::publish::mqtt::sparkplug::report::{self, Report, Values};
@@ -110,7 +111,7 @@ impl Driver {
         if std::mem::replace(&mut self.is_newest, true) {
             return Ok(());
         }
-        for Report { who, values, at, .. } in self.on_disk(report::newest).await? {
+        for Report { who, values, at, .. } in on_disk(&self.store, report::newest).await? {
             self.board.note(&who, &values, at);
         }
         self.count_outbox().await
