@@ -16,6 +16,7 @@
 //! watchdog   P11  slow loads and compactions, real stalls, under a fake systemd
 //! plc             the PLC's handshake with jitter, stuck bits, reconnects and kills
 //! dead_eye   P14  pictures that show nothing, are cut, damaged or of another size
+//! splits          the promise about defective parts on 1,000 halves of an archive
 //! ```
 //!
 //! (P5 is tests/faults.rs.) Short counts in `make test`; `make soak` runs the full ones, `make soak-p1`
@@ -54,6 +55,7 @@ mod sparkplug;
 #[path = "../common/sparkplug.rs"]
 #[allow(dead_code, reason = "nobody commands these stations")]
 mod sparkplug_rules;
+mod splits;
 mod station;
 mod twins;
 mod watchdog;
