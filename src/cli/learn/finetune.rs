@@ -204,7 +204,9 @@ impl Ground {
         let config = common.config.as_deref().map(config::load).transpose()?;
         let named = || format!("--pipeline {}", common.pipeline);
         let path = named_file(config.as_ref(), &common.pipeline).with_context(named)?;
-        let pipeline = only(load_pipeline_to_learn(&path).with_context(named)?, common.prompt.as_deref())?;
+        let mut pipeline = only(load_pipeline_to_learn(&path).with_context(named)?, common.prompt.as_deref())?;
+        // It starts from the pair, and what is asked is the pair's.
+        pipeline.adapter = None;
         let model = common.model.or_config(config.as_ref());
         if let Some(adapter) = &model.adapter {
             bail!("fine-tuning starts from a pair alone, and there is an adapter: {}", adapter.display());
