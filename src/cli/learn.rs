@@ -10,6 +10,7 @@
 
 mod finetune;
 mod head;
+mod pause;
 
 use super::model_args::ModelArgs;
 use super::picture;
