@@ -17,7 +17,7 @@ CARGO := cargo
 
 # The rigs of the promises at their full counts; `SOAK=100 make soak-p1` runs that many. Each prints its figures
 # on one line and, at the full count, leaves them in tests/rigs/FIGURES.md.
-SOAKS := soak-p1 soak-p2 soak-p3 soak-p4 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10 soak-p11 soak-p13 soak-p14 soak-ledger soak-plc soak-plant soak-rest
+SOAKS := soak-p1 soak-p2 soak-p3 soak-p4 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10 soak-p11 soak-p13 soak-p14 soak-ledger soak-plc soak-plant soak-rest soak-splits
 SOAK ?= full
 
 .PHONY: run test soak $(SOAKS) test-node fuzz-api build install-deps test-v4l2 deb bundle test-deb

@@ -408,7 +408,7 @@ impl Parts<'_> {
         if let Some(page) = self.page {
             page.keep_recipes(Arc::<Recipes>::clone(&book));
         }
-        let room = candidate(&self.config.model);
+        let room = candidate(&self.config.model, self.recipes);
         let thread = recipes::start(&book, Arc::clone(engine), room, self.stop.clone())?;
         if let Some(door) = self.door {
             door.judge_with(Arc::<Recipes>::clone(&book));
@@ -527,15 +527,16 @@ fn load(
 ) -> anyhow::Result<Option<Child>> {
     let model = &config.model;
     let admission = ByProof(Arc::new(model::Accepted::new(Arc::clone(store), config, Arc::clone(recipes))));
-    let options = ChildOptions::new(engine_program(model), model.unload_after_idle, Arc::new(admission));
+    let options =
+        ChildOptions::new(engine_program(model, recipes), model.unload_after_idle, Arc::new(admission));
     // A large model may take minutes: systemd waits on while the engine's process works.
     model::load(Child::new(options), &|| systemd.alive(), &|| !told.is_to_stop())
 }
 
 /// Another room with the model whose files are there when it is asked for, accepted or not: for the gates of
 /// the recipes.
-fn candidate(model: &Model) -> recipes::Room {
-    let (program, named) = (engine_program(model), Arc::new(ByNamedProof));
+fn candidate(model: &Model, recipes: &Registry) -> recipes::Room {
+    let (program, named) = (engine_program(model, recipes), Arc::new(ByNamedProof));
     Box::new(move || {
         let mut child =
             Child::new(ChildOptions::new(program.clone(), None, Arc::new(ByProof(Arc::clone(&named)))));
@@ -544,8 +545,8 @@ fn candidate(model: &Model) -> recipes::Room {
     })
 }
 
-/// `inspectd infer` with what the config says of the model.
-fn engine_program(model: &Model) -> Program {
+/// `inspectd infer` with what the config says of the model, and room for the adapters of the recipes.
+fn engine_program(model: &Model, recipes: &Registry) -> Program {
     let (threads, memory_mb) = (model.threads.to_string(), model.memory_mb.to_string());
     let mut text: Vec<std::ffi::OsString> = vec![
         "infer".into(),
@@ -562,6 +563,10 @@ fn engine_program(model: &Model) -> Program {
         "--device".into(),
         model.device.name().into(),
     ];
+    let adapters = recipes.adapters_mib();
+    if adapters > 0 {
+        text.extend(["--adapters-mb".into(), adapters.to_string().into()]);
+    }
     if let Some(adapter) = &model.adapter {
         text.extend(["--adapter".into(), adapter.clone().into()]);
     }

@@ -52,7 +52,7 @@ pub mod daemon;
 pub mod document;
 pub mod domain;
 pub mod engine;
-mod evaluate;
+pub mod evaluate;
 mod guide;
 mod health;
 pub mod inspect;

@@ -59,7 +59,7 @@ fn a_step_of_decoding_allocates_nothing() {
     for (threads, kv, late) in
         [(1, KvPrecision::Single, 2), (1, KvPrecision::Half, 2), (2, KvPrecision::Half, 6)]
     {
-        let options = EngineOptions { threads, memory_mb: 0, kv };
+        let options = EngineOptions { threads, kv, ..EngineOptions::default() };
         let mut engine = Qwen3Vl::load(&text, &mmproj, options, &candle_core::Device::Cpu).unwrap();
         let passes = AtomicUsize::new(0);
         let answers = engine.answer(std::slice::from_ref(&job), &|| {

@@ -334,3 +334,70 @@ fn a_scheme_that_nobody_reads_is_a_problem() {
         "{out}"
     );
 }
+
+/// A camera whose recipe names an adapter of the tiny pair, in a folder of its own; the model is this pair.
+fn adapted(folder: &Path, [text, mmproj]: [&str; 2]) -> String {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let recipes = folder.join("recipes");
+    std::fs::create_dir(&recipes).expect("a folder");
+    let photo = std::fs::read_to_string("pipelines/photo.toml").expect("it ships");
+    std::fs::write(recipes.join("photo.toml"), format!("adapter = \"peft.adapter.gguf\"\n{photo}"))
+        .expect("a file");
+    std::fs::copy(fixtures.join("reference/tiny/peft.adapter.gguf"), recipes.join("peft.adapter.gguf"))
+        .expect("a copy");
+    let path = folder.join("c.toml");
+    let text = format!(
+        "pipelines_dir = \"recipes\"\n[station]\nsite = \"p\"\narea = \"a\"\nline = \"l\"\nstation = \"s\"\n\
+         [model]\ntext = \"{}\"\nmmproj = \"{}\"\n\
+         [[camera]]\nid = \"cam1\"\nsource = \"simulator\"\npipeline = \"photo\"\n\
+         [store]\ndir = \"var\"\n[mqtt]\nurl = \"mqtt://broker\"\n",
+        fixtures.join(text).display(),
+        fixtures.join(mmproj).display()
+    );
+    std::fs::write(&path, text).expect("a file");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn the_adapter_of_a_recipe_is_there_and_fits_the_pair() {
+    let tiny = ["reference/tiny/tiny-q8_0.gguf", "reference/tiny/mmproj-tiny-q8_0.gguf"];
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = adapted(folder.path(), tiny);
+    let (code, out) = check(&["--config", &config], &[]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains(", adapter peft.adapter.gguf sha256 "), "{out}");
+    // Another adapter is another version of the recipe.
+    let version = |out: &str| out.split("photo version ").nth(1).expect("a version")[..12].to_owned();
+    let file = folder.path().join("recipes/peft.adapter.gguf");
+    let mut bytes = std::fs::read(&file).expect("it is there");
+    *bytes.last_mut().expect("a byte") ^= 1;
+    std::fs::write(&file, bytes).expect("a file");
+    let (code, other) = check(&["--config", &config], &[]);
+    assert_eq!(code, Some(0), "{other}");
+    assert_ne!(version(&out), version(&other));
+    // One that is no adapter, and none at all.
+    let recipe = folder.path().join("recipes/photo.toml").display().to_string();
+    std::fs::write(&file, "no adapter").expect("a file");
+    let (code, out) = check(&[&recipe], &[]);
+    assert_eq!(code, Some(78), "{out}");
+    assert!(
+        out.contains("photo.toml:1:1: adapter = \"peft.adapter.gguf\": peft.adapter.gguf: magic"),
+        "{out}"
+    );
+    std::fs::remove_file(&file).expect("it was there");
+    let (code, out) = check(&[&recipe], &[]);
+    assert_eq!(code, Some(78), "{out}");
+    assert!(out.contains("there is no file peft.adapter.gguf beside the recipe"), "{out}");
+}
+
+#[test]
+fn the_adapter_of_another_pair_is_a_problem() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = adapted(folder.path(), ["model/inspectd-small.gguf", "model/mmproj-inspectd-small.gguf"]);
+    let (code, out) = check(&["--config", &config], &[]);
+    assert_eq!(code, Some(78), "{out}");
+    assert!(
+        out.contains("camera[0].pipeline") && out.contains("photo: adapter: peft.adapter.gguf: tensor blk."),
+        "{out}"
+    );
+}

@@ -397,7 +397,8 @@ fn hear(engine: &Engine, questions: &[&str]) -> (Vec<(usize, String)>, Answer) {
     let picture = Arc::new(image::RgbImage::new(32, 32));
     let ask = |text: &&str| Ask { streams: true, ..Ask::new(text, Form::Free, 9) };
     let asks = questions.iter().map(ask).collect();
-    let job = Job { shown: Shown::Images(vec![picture]), min_pixels: 1024, max_pixels: 1024, asks };
+    let job =
+        Job { shown: Shown::Images(vec![picture]), min_pixels: 1024, max_pixels: 1024, asks, adapter: None };
     let (heard, events) = mpsc::channel();
     let reply = Arc::new(move |event| heard.send(event).expect("somebody listens"));
     let deadline = Instant::now() + Duration::from_mins(1);

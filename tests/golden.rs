@@ -3,14 +3,17 @@
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
+use inspectd::vlm::adapter::Adapter;
 use inspectd::vlm::attention::Span;
 use inspectd::vlm::batch::{Batch, Picture};
 use inspectd::vlm::clip::{pair_seconds, pairs};
+use inspectd::vlm::gguf::Gguf;
 use inspectd::vlm::image::{Patches, preprocess};
 use inspectd::vlm::kernel::Packed;
 use inspectd::vlm::kv::{Arena, KvPrecision};
-use inspectd::vlm::load::{Loaded, load};
+use inspectd::vlm::load::{Loaded, load, load_with};
 use inspectd::vlm::logits::{Logits, put_tiles};
+use inspectd::vlm::lora::Terms;
 use inspectd::vlm::precision::Precision;
 use inspectd::vlm::rope::image_advance;
 use inspectd::vlm::sample::{Sampler, Sampling};
@@ -381,6 +384,58 @@ fn half_precision_keys_and_values_drift_little() {
         println!("{name}: keys and values in f16 move the last logits by {error:.6}");
         assert!(error > 0.0 && error < 2e-3, "{name}: relative error {error}");
         assert_eq!(half.greedy, single.greedy, "{name}");
+    }
+}
+
+/// The last logits of a case with what an adapter adds beside the weights.
+fn beside(case: &Case, m: &Loaded, terms: &Arc<Terms>) -> Vec<f32> {
+    let o = run(case, m, KvPrecision::Single);
+    let t = &m.text.config;
+    let rows = o.batch.rows();
+    let mut arena =
+        Arena::new(t.blocks, 256, t.kv_heads * t.head_dim, KvPrecision::Single, &Device::Cpu).unwrap();
+    let span = arena.lend(rows).unwrap();
+    let mut batch = batch(m, &case.ids("input_ids"), &o.patches, &o.vision);
+    batch.part_of(Some(terms), [], span.start);
+    let mut work = Work::default();
+    m.text.forward(&batch, &mut arena, &mut work).unwrap();
+    logits(m, &mut work, &[rows - 1]).remove(0)
+}
+
+/// PEFT trained it, llama.cpp's `convert_lora_to_gguf.py` wrote it; what is expected is PEFT's own merged model, in f32
+/// and with the weights of the `Q8_0` pair, of which the rounding of those weights alone moves the logits.
+#[test]
+fn an_adapter_of_peft_gives_the_logits_of_its_merged_model() {
+    let expected = candle_core::safetensors::load(fixture("peft.safetensors"), &Device::Cpu).unwrap();
+    let adapter = fixture("peft.adapter.gguf");
+    for quant in ["f32", "q8_0"] {
+        let files = [format!("tiny-{quant}.gguf"), format!("mmproj-tiny-{quant}.gguf")].map(|f| fixture(&f));
+        let expanded = Some(Precision::Expanded);
+        let merged = load_with(&files[0], &files[1], Some(&adapter), expanded, &Device::Cpu).unwrap();
+        let pair = load(&files[0], &files[1], expanded, &Device::Cpu).unwrap();
+        let opened = files.each_ref().map(|file| Gguf::open(file).unwrap());
+        let opened = Adapter::open(&adapter, &opened[0], &opened[1], ["", ""]).unwrap();
+        let terms = Arc::new(opened.terms(&Device::Cpu).unwrap());
+        for name in ["one_exact", "text_only"] {
+            let case = Case::read(name);
+            let last = |t: &Tensor| t.get(t.dims()[0] - 1).unwrap().to_vec1::<f32>().unwrap();
+            let [exact, own] = ["f32", quant].map(|of| last(&expected[&format!("{name}_{of}")]));
+            let found =
+                [last(&run(&case, &merged, KvPrecision::Single).logits), beside(&case, &pair, &terms)];
+            let [of_merged, of_beside] = found.each_ref().map(|found| relative(found, &exact));
+            let rounding = relative(&found[1], &own);
+            let plain = relative(&last(&case.expected("logits")), &exact);
+            println!(
+                "{name}, {quant}: merged {of_merged:.1e}, beside {of_beside:.1e}, beside with PEFT's rounding \
+                 {rounding:.1e}; without the adapter {plain:.2}"
+            );
+            // The bound of `q8_0_stays_within_its_rounding`.
+            let bound = if quant == "f32" { 1e-4 } else { 0.06 };
+            assert!(of_merged < bound && of_beside < bound, "{name}, {quant}: {of_merged} and {of_beside}");
+            // The terms themselves round nothing.
+            assert!(rounding < 1e-4, "{name}, {quant}: {rounding}");
+            assert!(plain > 0.2, "the adapter does something: {plain}");
+        }
     }
 }
 

@@ -135,7 +135,7 @@ fn wrong_pipeline(text: &str) -> Option<String> {
         Err(ReadError::Invalid { problems }) => problems,
         Err(error) => return Some(error.to_string()),
     };
-    let is_beside = |key: &str| matches!(key.rsplit('.').next(), Some("bank" | "head"));
+    let is_beside = |key: &str| matches!(key.rsplit('.').next(), Some("bank" | "head" | "adapter"));
     let wrong = problems.iter().filter(|p| !(is_beside(&p.key) && p.message.starts_with("there is no file")));
     let wrong: Vec<_> = wrong.map(ToString::to_string).collect();
     (!wrong.is_empty()).then(|| wrong.join("\n"))

@@ -338,7 +338,13 @@ fn examples() -> Vec<(Arc<image::RgbImage>, String, String)> {
 
 fn job(image: &Arc<image::RgbImage>, prompts: &[&str]) -> Job {
     let asks = prompts.iter().map(|prompt| Ask::new(prompt, Form::Free, 200)).collect();
-    Job { shown: Shown::Images(vec![Arc::clone(image)]), min_pixels: 4096, max_pixels: 65536, asks }
+    Job {
+        shown: Shown::Images(vec![Arc::clone(image)]),
+        min_pixels: 4096,
+        max_pixels: 65536,
+        asks,
+        adapter: None,
+    }
 }
 
 #[test]
@@ -412,7 +418,7 @@ fn the_memory_budget_sizes_the_arena() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model");
     let (text, mmproj) = (dir.join("inspectd-small.gguf"), dir.join("mmproj-inspectd-small.gguf"));
     let load = |memory_mb, kv| {
-        let options = EngineOptions { threads: 1, memory_mb, kv };
+        let options = EngineOptions { threads: 1, memory_mb, kv, ..EngineOptions::default() };
         Qwen3Vl::load(&text, &mmproj, options, &candle_core::Device::Cpu)
     };
     let rows = |memory_mb, kv| load(memory_mb, kv).unwrap().stage(|_, arena, _| arena.capacity());

@@ -86,7 +86,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let form = grammar.transpose()?.map_or(Form::Free, Form::Lark);
     let ask = Ask { sampling, ..Ask::new(&args.text, form, args.max_tokens) };
     let shown = shown(images, args.interval_ms);
-    let job = Job { shown, min_pixels: args.min_pixels, max_pixels: args.max_pixels, asks: vec![ask] };
+    let job = Job {
+        shown,
+        min_pixels: args.min_pixels,
+        max_pixels: args.max_pixels,
+        asks: vec![ask],
+        adapter: None,
+    };
     let mut engine = args.model.load()?;
     let mut answers = engine.answer(&[job], &|| true);
     let answer = answers.jobs.pop().and_then(|mut a| a.pop()).context("the engine gave no answer")??;

@@ -101,7 +101,9 @@ fn report_pipeline(out: &mut impl Write, path: &Path, pipeline: &Pipeline) -> io
     let prompts: Vec<_> = pipeline.prompts.iter().map(|p| format!("{}: {}", p.id, kind(&p.kind))).collect();
     let prompts: Vec<_> = prompts.iter().map(String::as_str).collect();
     let (path, name, version) = (path.display(), &pipeline.name, &pipeline.version);
-    writeln!(out, "ok       {path}: {name} version {version}, {}", counted(&prompts, "prompt"))
+    let adapter = pipeline.adapter.as_ref();
+    let adapter = adapter.map(|a| format!(", adapter {} sha256 {}", a.file, a.sha256)).unwrap_or_default();
+    writeln!(out, "ok       {path}: {name} version {version}, {}{adapter}", counted(&prompts, "prompt"))
 }
 
 /// Prints what is risky. True when nothing is.

@@ -28,6 +28,8 @@ pub(super) struct Args {
     threads: usize,
     #[arg(long)]
     memory_mb: u64,
+    #[arg(long, default_value_t)]
+    adapters_mb: u64,
     #[arg(long, value_parser = kv)]
     kv: KvPrecision,
     #[arg(long, value_parser = processor)]
@@ -42,7 +44,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let channel = Channel::of_this_process().context("this command is for the daemon's own use")?;
     // A sandbox may forbid it; the engine works without.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
-    let options = EngineOptions { threads: args.threads, memory_mb: args.memory_mb, kv: args.kv };
+    let Args { threads, memory_mb, adapters_mb, kv, .. } = args;
+    let options = EngineOptions { threads, memory_mb, adapters_mb, kv };
     serve(channel, move || {
         let (adapter, device) = (args.adapter.as_deref(), args.device.open()?);
         let engine = Qwen3Vl::load_with(&args.text, &args.mmproj, adapter, options, &device)?;

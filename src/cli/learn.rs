@@ -10,6 +10,7 @@
 
 mod finetune;
 mod head;
+mod pause;
 
 use super::model_args::ModelArgs;
 use super::picture;
@@ -24,6 +25,7 @@ use crate::domain::learn::LearnKind;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::reference::ReferenceRule;
 use crate::evaluate::truth::{self, Truth};
+use crate::inspect::adapter::model_of;
 use crate::inspect::reference::features_sha256;
 use crate::inspect::reference::file;
 use crate::learn::LearnError;
@@ -217,7 +219,10 @@ impl Ground {
         let examples = examples(&mut model, &self.truths, &self.dir, question)?;
         Ok(Looked {
             examples,
-            features_sha256: features_sha256(self.rule()?.features, Steps::info(&model)),
+            features_sha256: features_sha256(
+                self.rule()?.features,
+                &model_of(&self.pipeline, Steps::info(&model)),
+            ),
             looked_s: started.elapsed().as_secs_f64(),
         })
     }

@@ -91,7 +91,7 @@ impl ModelArgs {
     /// As `files` and `Qwen3Vl::load`.
     pub(super) fn load_unproven(&self) -> anyhow::Result<Qwen3Vl> {
         let (text, mmproj) = self.files()?;
-        let options = EngineOptions { threads: self.threads, memory_mb: 0, kv: self.kv };
+        let options = EngineOptions { threads: self.threads, kv: self.kv, ..EngineOptions::default() };
         Ok(Qwen3Vl::load_with(&text, &mmproj, self.adapter.as_deref(), options, &self.device.open()?)?)
     }
 

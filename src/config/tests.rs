@@ -107,7 +107,9 @@ fn only_problem(result: Result<Config, Vec<String>>) -> String {
 }
 
 fn pipeline_problems(text: &str) -> Vec<String> {
-    let problems = crate::recipe::file::from_str("p.toml", text, None).err().unwrap_or_default();
+    let files = crate::recipe::beside::Files::new();
+    let read = crate::recipe::file::from_str("p.toml", text, crate::recipe::file::Beside::ToLearn(&files));
+    let problems = read.err().unwrap_or_default();
     problems.iter().map(Problem::to_string).collect()
 }
 

@@ -45,7 +45,7 @@ pub struct Inspection {
     pub latency: Latency,
     /// What the model said, where it said anything but `[]`.
     pub answers: Vec<RawAnswer>,
-    /// What was learned from confirmed parts and judged this one, by the prompt that it belongs to.
+    /// What was learned and judged this part, by the prompt that it belongs to; also the adapter of the model.
     pub learned: Vec<LearnedRef>,
     /// How unusual each place of the frame is; `None`: no prompt has asked.
     pub heat: Option<HeatMap>,
@@ -58,12 +58,12 @@ pub struct Inspection {
     pub clip: Vec<Duration>,
 }
 
-/// A file that was learned from confirmed parts.
+/// A file that was learned, and by which a prompt is judged or answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LearnedRef {
     /// Id of the prompt.
     pub prompt: String,
-    /// What it is: bank, head.
+    /// What it is: bank, head, adapter.
     pub kind: String,
     /// sha256 (hex) of the file.
     pub sha256: String,

@@ -5,6 +5,7 @@ use super::pattern::Pattern;
 use super::promise::PromiseRule;
 use super::rect::Rect;
 use super::reference::ReferenceRule;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The recipe of one product.
@@ -22,6 +23,8 @@ pub struct Pipeline {
     pub tiling: Tiling,
     /// `Some` exactly when a prompt asks about clips.
     pub clip: Option<ClipRule>,
+    /// What is added to the model for this product alone; `None`: the model as it is answers.
+    pub adapter: Option<AdapterRule>,
     /// At least one, each with an id of its own.
     pub prompts: Vec<Prompt>,
     /// The first rule that matches a finding gives its grade; no rule: reject.
@@ -49,6 +52,41 @@ impl Pipeline {
             bare
         };
         bare(self) == bare(other)
+    }
+}
+
+/// An adapter beside the recipe: small matrices that are added to those of the model for its questions. This module knows
+/// no such file; who reads a recipe says what is in it.
+#[derive(Clone)]
+pub struct AdapterRule {
+    /// File name, beside the recipe's file.
+    pub file: String,
+    /// sha256 (hex) of the file.
+    pub sha256: String,
+    /// The labels that it was trained with, in their order; empty: those of the model.
+    pub labels: Vec<String>,
+    /// It changes the text model.
+    pub changes_text: bool,
+    /// It changes the vision tower.
+    pub changes_tower: bool,
+    /// Bytes that it takes beside the model, once it is loaded.
+    pub memory_bytes: u64,
+    /// The whole file.
+    pub bytes: Arc<[u8]>,
+}
+
+impl PartialEq for AdapterRule {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.file, &self.sha256) == (&other.file, &other.sha256)
+    }
+}
+
+impl std::fmt::Debug for AdapterRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdapterRule")
+            .field("file", &self.file)
+            .field("sha256", &self.sha256)
+            .finish_non_exhaustive()
     }
 }
 

@@ -181,7 +181,7 @@ mod tests {
     };
 
     fn job(shown: Shown, ask: Ask) -> Job {
-        Job { shown, min_pixels: 1, max_pixels: 1, asks: vec![ask] }
+        Job { shown, min_pixels: 1, max_pixels: 1, asks: vec![ask], adapter: None }
     }
 
     fn free() -> Ask {

@@ -144,7 +144,13 @@ impl Rig {
 
     fn order_of(&self, class: Class, within: Duration, form: Form) -> Result<OrderId, Full> {
         let ask = Ask::new("?", form, 1);
-        let job = Job { shown: Shown::Images(vec![]), min_pixels: 1, max_pixels: 1, asks: vec![ask] };
+        let job = Job {
+            shown: Shown::Images(vec![]),
+            min_pixels: 1,
+            max_pixels: 1,
+            asks: vec![ask],
+            adapter: None,
+        };
         let (came, heard) = (Arc::clone(&self.came), Arc::clone(&self.heard));
         let reply: Reply = Arc::new(move |event| match event {
             Event::Delta { id, ask: 0, text } => heard.lock().unwrap().push((id, text)),

@@ -34,28 +34,31 @@ const TIGHTER: [f64; 4] = [1.0, 2.0, 5.0, 10.0];
 
 /// Whether a part fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fails {
+pub enum Fails {
     /// Whatever its score.
     Always,
     /// Where its score is over the limit: it has a finding that fails, and an unsure one.
     ByScore,
+    /// Whatever its score.
     Never,
 }
 
 /// A confirmed part, as it was inspected.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Case {
+pub struct Case {
+    /// People called it so.
     pub defective: bool,
     /// Of the inspection, 0..=1.
     pub score: f32,
     /// But for its score.
     pub passes: bool,
+    /// By its findings and its score.
     pub fails: Fails,
 }
 
 impl Case {
     /// A part that people called good or defective; `None`: it was not judged.
-    pub(crate) fn of(inspection: &Inspection, rule: &VerdictRule, defective: bool) -> Option<Self> {
+    pub fn of(inspection: &Inspection, rule: &VerdictRule, defective: bool) -> Option<Self> {
         if is_unjudged(inspection) || !(0.0..=1.0).contains(&inspection.score) {
             return None;
         }
@@ -103,8 +106,8 @@ pub(crate) fn outcomes<'a>(cases: impl Iterator<Item = &'a Case>, thresholds: &T
     outcomes
 }
 
-/// All thresholds, from 0 to 1: numbers of two digits, fine near both ends, where scores lie.
-fn grid() -> Vec<f32> {
+/// All thresholds that are tried, from 0 to 1: numbers of two digits, fine near both ends, where scores lie.
+pub fn grid() -> Vec<f32> {
     let decades = [1, 10, 100, 1_000].into_iter();
     let low: BTreeSet<u32> = decades
         .flat_map(|scale| (0..100).map(move |digits| digits * scale))
@@ -115,7 +118,7 @@ fn grid() -> Vec<f32> {
 }
 
 /// The thresholds that keep what is wanted, and what these parts say besides. `unjudged` are those without a case.
-pub(crate) fn calibrate(cases: &[Case], unjudged: usize, wanted: Wanted) -> Calibration {
+pub fn calibrate(cases: &[Case], unjudged: usize, wanted: Wanted) -> Calibration {
     let (bad, good): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.defective);
     let grid = grid();
     let strictest = Thresholds { review_above: grid[0], fail_above: None };

@@ -10,7 +10,7 @@
 //! The room asks no model and prints nothing: the commands do, and whoever else inspects what is known.
 
 pub(crate) mod binomial;
-pub(crate) mod calibrate;
+pub mod calibrate;
 pub(crate) mod drift;
 pub(crate) mod gate;
 pub(crate) mod own_word;

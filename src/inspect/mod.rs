@@ -17,6 +17,7 @@
 //! that does not parse or comes without probabilities, and a tile without an answer are faults, and
 //! every fault is a review.
 
+pub mod adapter;
 mod answer;
 pub(crate) mod expect;
 pub(crate) mod fit;
@@ -36,12 +37,14 @@ use crate::domain::reference::ReferenceRule;
 use crate::domain::text::TextLine;
 use crate::threads;
 use crate::vlm::{Answers, Cells, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
+use adapter::model_of;
 use answer::{AnswerError, empty_probability, parse_defects, parse_lines};
 use grade::Evidence;
 use merge::{MergeRule, merge};
 use plan::{Plan, Region};
 use reference::Heat;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A frame and the recipe that it is inspected by.
@@ -153,11 +156,11 @@ pub(crate) fn uninspected(
 
 /// sha256 (hex) over the ids of all prompts and the texts that this model is asked, in order.
 pub fn prompt_hash(pipeline: &Pipeline, model: &ModelInfo) -> String {
-    let mut hasher = Sha256::new();
+    let (mut hasher, model) = (Sha256::new(), model_of(pipeline, model));
     for prompt in &pipeline.prompts {
         hasher.update(prompt.id.as_bytes());
         hasher.update([0]);
-        hasher.update(plan::question(prompt, model).as_bytes());
+        hasher.update(plan::question(prompt, &model).as_bytes());
         hasher.update([0]);
     }
     hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
@@ -166,7 +169,7 @@ pub fn prompt_hash(pipeline: &Pipeline, model: &ModelInfo) -> String {
 /// An inspection while it is put together.
 struct Record<'a> {
     work: Work<'a>,
-    model: &'a ModelInfo,
+    model: Cow<'a, ModelInfo>,
     latency: Latency,
     tiles: TileCount,
     faults: Vec<Reason>,
@@ -193,7 +196,7 @@ impl<'a> Record<'a> {
         };
         Self {
             work,
-            model,
+            model: model_of(work.pipeline, model),
             latency,
             tiles: TileCount::default(),
             faults: vec![],
@@ -268,7 +271,7 @@ impl<'a> Record<'a> {
         match &prompt.kind {
             PromptKind::Defects { labels } => {
                 self.score = self.score.max(1.0 - empty_probability(&answer));
-                let asked = plan::asked_labels(labels, self.model);
+                let asked = plan::asked_labels(labels, &self.model);
                 let read = parse_defects(&answer, tile, asked).map_err(unread)?;
                 self.doubt(&read, labels);
                 self.detections.extend(read.detections.into_iter().filter(|d| labels.contains(&d.label)));
@@ -366,7 +369,7 @@ impl<'a> Record<'a> {
                 text_sha256: self.model.text_sha256.clone(),
                 mmproj_sha256: self.model.mmproj_sha256.clone(),
             },
-            prompt_hash: prompt_hash(pipeline, self.model),
+            prompt_hash: prompt_hash(pipeline, &self.model),
             captured_at: frame.captured_at,
             finished_at: SystemTime::now(),
             verdict,
@@ -386,12 +389,15 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The files by which a recipe judges that were learned from confirmed parts.
+/// The files by which a recipe judges that were learned: banks and heads from confirmed parts, and the adapter with which
+/// the model is asked.
 fn learned(pipeline: &Pipeline) -> Vec<LearnedRef> {
     let file = |prompt: &Prompt| {
-        let PromptKind::Reference(rule) = &prompt.kind else { return None };
-        let sha256 = rule.learned.as_ref()?.sha256.clone();
-        Some(LearnedRef { prompt: prompt.id.clone(), kind: rule.lesson.as_str().into(), sha256 })
+        let (kind, sha256) = match &prompt.kind {
+            PromptKind::Reference(rule) => (rule.lesson.as_str(), rule.learned.as_ref()?.sha256.clone()),
+            _ => ("adapter", pipeline.adapter.as_ref()?.sha256.clone()),
+        };
+        Some(LearnedRef { prompt: prompt.id.clone(), kind: kind.into(), sha256 })
     };
     pipeline.prompts.iter().filter_map(file).collect()
 }

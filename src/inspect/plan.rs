@@ -12,8 +12,9 @@ use crate::domain::grade::Reason;
 use crate::domain::grid::{Grid, Tile};
 use crate::domain::pipeline::{FrameRule, Pipeline, PixelBudget, Prompt, PromptKind, Tiling};
 use crate::domain::rect::Rect;
+use crate::inspect::adapter::{self, model_of};
 use crate::inspect::reference;
-use crate::vlm::{Ask, ClipFrame, Form, Job, ModelInfo, Shown};
+use crate::vlm::{AdapterFile, Ask, ClipFrame, Form, Job, ModelInfo, Shown};
 use image::RgbImage;
 use image::imageops::crop_imm;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub(crate) struct Region {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub regions: Vec<Region>,
+    adapter: Option<AdapterFile>,
 }
 
 impl Plan {
@@ -56,7 +58,7 @@ impl Plan {
     /// pictures than the pipeline's clip, or pictures of several sizes. [`Reason::Engine`] when the pipeline lists a
     /// label that is not among those of the model.
     pub(crate) fn new(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo) -> Result<Self, Reason> {
-        answerable(pipeline, model)?;
+        answerable(pipeline, &model_of(pipeline, model))?;
         Self::to_learn(frame, pipeline, model)
     }
 
@@ -67,7 +69,7 @@ impl Plan {
     pub(crate) fn to_learn(frame: &Frame, pipeline: &Pipeline, model: &ModelInfo) -> Result<Self, Reason> {
         let (width, height) = frame.pixels.dimensions();
         let pictures = pictures(frame, pipeline)?;
-        let mut regions = regions(width, height, pipeline, model)?;
+        let mut regions = regions(width, height, pipeline, &model_of(pipeline, model))?;
         for r in &mut regions {
             r.shown = if r.clip {
                 Shown::Clip(
@@ -77,7 +79,7 @@ impl Plan {
                 Shown::Images(vec![cut(&frame.pixels, r.tile)])
             };
         }
-        Ok(Self { regions })
+        Ok(Self { regions, adapter: pipeline.adapter.as_ref().map(adapter::file) })
     }
 
     /// The engine's jobs, one a region, in order.
@@ -87,6 +89,7 @@ impl Plan {
             min_pixels: r.budget.min_pixels,
             max_pixels: r.budget.max_pixels,
             asks: r.asks.clone(),
+            adapter: self.adapter.clone(),
         })
     }
 
@@ -176,6 +179,7 @@ pub(crate) fn asked_of_a_still(
     pipeline: &Pipeline,
     model: &ModelInfo,
 ) -> Result<Vec<AskedDefects>, Reason> {
+    let model = &*model_of(pipeline, model);
     answerable(pipeline, model)?;
     let regions = regions(width, height, pipeline, model)?;
     let stills = regions.iter().filter(|region| !region.clip);

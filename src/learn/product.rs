@@ -282,7 +282,8 @@ mod tests {
             Product { fixed_mm: Some(1.5), depth_bits: Some(12), repeats: Repeats::Allow, ..product() };
         for product in [product(), fixed] {
             let text = parts.recipe(&product).unwrap();
-            let pipeline = pipeline_to_learn("nut.toml", &text).unwrap();
+            let pipeline =
+                pipeline_to_learn("nut.toml", &text, &crate::recipe::beside::Files::new()).unwrap();
             assert_eq!((pipeline.name.as_str(), pipeline.mm_per_px), ("nut", 0.15));
             assert_eq!(pipeline.frame.roi, Some(Rect::new(10, 20, 300, 220)));
             assert_eq!(pipeline.frame.size, FrameSize::Stated { width: 320, height: 240 });

@@ -1,4 +1,4 @@
-//! Files beside a recipe that it judges by: banks and heads, which were learned from confirmed parts.
+//! Files beside a recipe that it judges by: banks and heads, which were learned from confirmed parts, and an adapter.
 //!
 //! They are part of the recipe: an exchanged file is another version, and what was active is kept with its files.
 
@@ -22,11 +22,15 @@ pub type Files = BTreeMap<String, Arc<[u8]>>;
 /// The keys of a prompt that name such a file.
 const KEYS: [&str; 2] = ["bank", "head"];
 
+/// The key of the recipe itself that names one.
+pub(super) const ADAPTER_KEY: &str = "adapter";
+
 /// The files that a recipe's text names, whether or not the text is right in all else.
 pub fn named(text: &str) -> BTreeSet<String> {
     let table = text.parse::<toml::Table>().unwrap_or_default();
     let prompts = table.get("prompt").and_then(toml::Value::as_array).into_iter().flatten();
     let names = prompts.flat_map(|prompt| KEYS.iter().filter_map(|key| prompt.get(*key)?.as_str()));
+    let names = names.chain(table.get(ADAPTER_KEY).and_then(toml::Value::as_str));
     names.filter(|name| is_plain(name)).map(str::to_owned).collect()
 }
 
@@ -94,8 +98,10 @@ mod tests {
         let text = ["a.bank", "../a.bank", "missing.bank", ".a", "a/b"].map(bank).concat();
         std::fs::write(dir.path().join("a.head"), "a").unwrap();
         let text = format!("{text}[[prompt]]\nhead = \"a.head\"\n");
+        std::fs::write(dir.path().join("a.gguf"), "a").unwrap();
+        let text = format!("adapter = \"a.gguf\"\n{text}");
         let files = read(&dir.path().join("r.toml"), &text);
-        assert_eq!(files.keys().collect::<Vec<_>>(), ["a.bank", "a.head"]);
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["a.bank", "a.gguf", "a.head"]);
         assert!(named("[[prompt]\n").is_empty());
     }
 

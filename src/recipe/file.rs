@@ -1,5 +1,6 @@
 //! A pipeline file into a checked [`Pipeline`]: keys and ranges first, then what must fit together.
 
+use super::adapter::adapter;
 use super::assertion::Assertion;
 use super::beside::{self, Files};
 use super::frame;
@@ -60,7 +61,8 @@ pub fn load_pipeline(path: &Path) -> Result<Pipeline, ReadError> {
 /// # Errors
 /// As [`load_pipeline`].
 pub fn load_pipeline_to_learn(path: &Path) -> Result<Pipeline, ReadError> {
-    pipeline_to_learn(&path.display().to_string(), &read_text(path)?)
+    let text = read_text(path)?;
+    pipeline_to_learn(&path.display().to_string(), &text, &beside::read(path, &text))
 }
 
 /// [`load_pipeline`], and also what is valid and risky in the file.
@@ -70,7 +72,7 @@ pub fn load_pipeline_to_learn(path: &Path) -> Result<Pipeline, ReadError> {
 pub fn load_pipeline_with_warnings(path: &Path) -> Result<(Pipeline, Vec<Problem>), ReadError> {
     let text = read_text(path)?;
     let files = beside::read(path, &text);
-    let read = from_str(&path.display().to_string(), &text, Some(&files));
+    let read = from_str(&path.display().to_string(), &text, Beside::Whole(&files));
     read.map_err(|problems| ReadError::Invalid { problems })
 }
 
@@ -80,18 +82,29 @@ pub fn load_pipeline_with_warnings(path: &Path) -> Result<(Pipeline, Vec<Problem
 /// `Invalid` with everything that is wrong in it.
 pub fn pipeline_from_str(file: &str, text: &str) -> Result<Pipeline, ReadError> {
     let files = beside::read(Path::new(file), text);
-    let read = from_str(file, text, Some(&files));
+    let read = from_str(file, text, Beside::Whole(&files));
     Ok(read.map_err(|problems| ReadError::Invalid { problems })?.0)
 }
 
+/// The files beside a recipe, and what it is read for.
+#[derive(Clone, Copy)]
+pub(crate) enum Beside<'a> {
+    /// It judges by them.
+    Whole(&'a Files),
+    /// Its banks and heads are to be learned, with the adapter that is there.
+    ToLearn(&'a Files),
+}
+
 /// Reads a pipeline from a file's text, with what is valid and risky in it, or everything that is wrong in it.
-///
-/// `files` are those beside the recipe; `None`: it is read to learn them, and judges nothing.
 pub(crate) fn from_str(
     file: &str,
     text: &str,
-    files: Option<&Files>,
+    beside: Beside<'_>,
 ) -> Result<(Pipeline, Vec<Problem>), Vec<Problem>> {
+    let (files, all, is_to_learn) = match beside {
+        Beside::Whole(all) => (Some(all), all, false),
+        Beside::ToLearn(all) => (None, all, true),
+    };
     let document = Document::parse(file, text, &[]);
     if !document.is_fine() {
         return Err(document.into_problems());
@@ -114,6 +127,7 @@ pub(crate) fn from_str(
         frame,
         tiling,
         clip,
+        adapter: adapter(&root, all, is_to_learn),
         grades: grades(&root, (!is_open).then_some(&labels)),
         verdict: verdict(present(&root, "verdict")),
         gate: gate(root.child("gate")),

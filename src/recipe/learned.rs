@@ -1,7 +1,8 @@
 //! A recipe that asks for what is still to be learned: its text, and the pipeline that it makes without its banks and
 //! heads.
 
-use super::file::from_str;
+use super::beside::Files;
+use super::file::{Beside, from_str};
 use crate::document::{Problem, ReadError};
 use crate::domain::learn::LearnKind;
 use crate::domain::pipeline::Pipeline;
@@ -30,13 +31,14 @@ pub(crate) fn with_prompt(text: &str, pipeline: &str, what: LearnKind, features:
     )
 }
 
-/// A pipeline that is read to learn what it judges by: without its banks and heads. `file` only names it in messages.
+/// A pipeline that is read to learn what it judges by: without its banks and heads, with its adapter, which is among
+/// `files`. `file` only names it in messages.
 ///
 /// # Errors
 /// `Invalid` with everything that is wrong in it.
-pub(crate) fn pipeline_to_learn(file: &str, text: &str) -> Result<Pipeline, ReadError> {
+pub(crate) fn pipeline_to_learn(file: &str, text: &str, files: &Files) -> Result<Pipeline, ReadError> {
     let invalid = |problems: Vec<Problem>| ReadError::Invalid { problems };
-    Ok(from_str(file, text, None).map_err(invalid)?.0)
+    Ok(from_str(file, text, Beside::ToLearn(files)).map_err(invalid)?.0)
 }
 
 #[cfg(test)]
@@ -54,7 +56,7 @@ mod tests {
             {
                 let with = with_prompt(&text, "examples-defects", what, FeatureSource::Tower);
                 assert!(with.starts_with(&text));
-                let pipeline = pipeline_to_learn("examples-defects.toml", &with).unwrap();
+                let pipeline = pipeline_to_learn("examples-defects.toml", &with, &Files::new()).unwrap();
                 let last = pipeline.prompts.last().unwrap();
                 let PromptKind::Reference(rule) = &last.kind else { panic!("{last:?}") };
                 assert_eq!((last.id.as_str(), rule.file.as_str()), (prompt_id(what), file));
@@ -69,7 +71,8 @@ mod tests {
         for what in LearnKind::ALL {
             let taken = TEXT.replace("id = \"surface\"", &format!("id = \"{}\"", prompt_id(what)));
             let with = with_prompt(&taken, "examples-defects", what, FeatureSource::Backbone);
-            let error = pipeline_to_learn("examples-defects.toml", &with).unwrap_err().to_string();
+            let error =
+                pipeline_to_learn("examples-defects.toml", &with, &Files::new()).unwrap_err().to_string();
             assert!(error.contains(prompt_id(what)), "{error}");
         }
     }

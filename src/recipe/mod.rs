@@ -6,6 +6,7 @@
 //!                                       registry: of each pipeline the active version
 //! ```
 
+pub(crate) mod adapter;
 pub(crate) mod assertion;
 pub mod beside;
 pub(crate) mod edited;

@@ -8,10 +8,15 @@
 //! trigger was accepted or, without a trigger, when its picture was taken, whatever becomes active meanwhile.
 
 use super::beside::Files;
+use super::file::Beside;
 use crate::document::Problem;
 use crate::domain::pipeline::Pipeline;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+
+/// Memory for the adapter of a version that becomes active while the station runs, in MiB: that of the largest file, of
+/// values of 16 bits.
+const NEXT_MIB: u64 = 64;
 
 /// A checked pipeline with the text that it was read from.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +36,7 @@ impl Recipe {
     /// # Errors
     /// Everything that is wrong in it.
     pub(crate) fn read(file: &str, text: &str, files: Files) -> Result<Self, Vec<Problem>> {
-        let (pipeline, warnings) = super::file::from_str(file, text, Some(&files))?;
+        let (pipeline, warnings) = super::file::from_str(file, text, Beside::Whole(&files))?;
         Ok(Self { pipeline: Arc::new(pipeline), text: text.into(), files, warnings })
     }
 
@@ -75,6 +80,15 @@ impl Registry {
     /// All active recipes, by name.
     pub(crate) fn all(&self) -> Vec<Arc<Recipe>> {
         self.active.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// MiB that the adapters of the active recipes take beside the model, and one that may come; 0: there is none.
+    pub(crate) fn adapters_mib(&self) -> u64 {
+        let all = self.all();
+        let adapters = all.iter().filter_map(|recipe| recipe.pipeline.adapter.as_ref());
+        let by_file: BTreeMap<&str, u64> =
+            adapters.map(|adapter| (adapter.sha256.as_str(), adapter.memory_bytes)).collect();
+        if by_file.is_empty() { 0 } else { by_file.values().sum::<u64>().div_ceil(1 << 20) + NEXT_MIB }
     }
 
     /// The names of all pipelines, in their order.

@@ -1,6 +1,7 @@
 //! The JSON Schema of a pipeline file, for editors: what the parser asks for, recorded from itself.
 
-use super::file::from_str;
+use super::beside::Files;
+use super::file::{Beside, from_str};
 use crate::document::asked::{Asked, Kind, record, schema as schema_of, top_keys};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -42,7 +43,7 @@ pub(crate) fn schema() -> Value {
 
 /// What the parser asks for, and the keys at the top with which it was not content.
 fn keys_of(text: &str) -> (BTreeSet<String>, Vec<Asked>) {
-    let (read, asked) = record(|| from_str("", text, None));
+    let (read, asked) = record(|| from_str("", text, Beside::ToLearn(&Files::new())));
     (top_keys(&read.err().unwrap_or_default()), asked)
 }
 

@@ -48,6 +48,36 @@ fn write(path: &Path, alpha: f64, more: &[(&str, Value)], change: impl Fn(&mut V
         .unwrap();
 }
 
+/// An adapter that a job may name: for the tower, the text model, or both, with values of its own.
+pub(crate) fn beside(seed: usize, matrices: &[(&str, usize, usize)]) -> AdapterFile {
+    let text = |s: &str| Value::Text(s.to_owned());
+    let metadata = vec![
+        ("general.type".to_owned(), text("adapter")),
+        ("general.architecture".to_owned(), text("qwen3vl")),
+        (KIND_KEY.to_owned(), text("lora")),
+        (ALPHA_KEY.to_owned(), Value::Float(2.0)),
+    ];
+    let halves = |(name, out, inp): &(&str, usize, usize)| {
+        let shapes = [vec![4, *inp], vec![*out, 4]];
+        let half = |(half, shape): (&str, Vec<usize>)| NewTensor {
+            name: format!("{name}{half}"),
+            shape,
+            dtype: GgmlDType::F32,
+        };
+        HALVES.into_iter().zip(shapes).map(half).collect::<Vec<_>>()
+    };
+    let file = NewFile { metadata, tensors: matrices.iter().flat_map(halves).collect() };
+    let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    let small = |i: usize| {
+        let values = values(file.tensors[i].elements(), seed + i);
+        values.into_iter().map(|v| 0.2 * v).collect::<Vec<f32>>()
+    };
+    file.write(&path, |i, out| out.write_all(bytemuck::cast_slice(&small(i)))).unwrap();
+    let (name, sha256) = (format!("adapter-{seed}.gguf"), sha256(&path).unwrap());
+    let bytes = std::fs::read(&path).unwrap();
+    AdapterFile { name: name.into(), sha256: sha256.into(), bytes: bytes.into() }
+}
+
 fn open(path: &Path) -> Result<Adapter, VlmError> {
     let [text, mmproj] = pair("f32").map(|p| Gguf::open(&p).unwrap());
     Adapter::open(path, &text, &mmproj, ["t", "m"])

@@ -5,6 +5,7 @@
 //! ```
 
 use super::attention::{Parts, Span};
+use super::lora::{Adapted, Terms};
 use super::rope::{Position, image_positions, text_positions};
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct Batch {
     ids: Vec<u32>,
     positions: Vec<Position>,
     parts: Parts,
+    /// The rows of jobs that are answered with an adapter, in their order.
+    adapted: Vec<Adapted>,
 }
 
 /// Where rows come from.
@@ -53,6 +56,7 @@ impl Batch {
         self.ids.clear();
         self.positions.clear();
         self.parts.clear();
+        self.adapted.clear();
     }
 
     /// Adds a row for each token; the first has position `start`.
@@ -75,6 +79,25 @@ impl Batch {
     /// their own, which are written from row `own` of the arena on.
     pub fn part(&mut self, context: impl IntoIterator<Item = Span>, own: usize) {
         self.parts.push(self.positions.len() - self.parts.rows(), context, own, true);
+    }
+
+    /// As `part`, of a job that is answered with an adapter.
+    pub fn part_of(
+        &mut self,
+        terms: Option<&Arc<Terms>>,
+        context: impl IntoIterator<Item = Span>,
+        own: usize,
+    ) {
+        let first = self.parts.rows();
+        self.part(context, own);
+        if let Some(terms) = terms {
+            self.adapted.push(Adapted { rows: first..self.parts.rows(), terms: Arc::clone(terms) });
+        }
+    }
+
+    /// The rows that adapters add to.
+    pub fn adapted(&self) -> &[Adapted] {
+        &self.adapted
     }
 
     /// Rows so far.

@@ -2,7 +2,9 @@
 
 use super::Rank;
 use super::batch::{Batch, Picture};
+use super::beside::Beside;
 use super::image::{PatchGrid, Patches};
+use super::lora::Terms;
 use super::prefix::Key;
 use std::sync::Arc;
 
@@ -50,6 +52,8 @@ pub(super) struct Unseen {
     pub(super) patches: Vec<Patches>,
     /// Of the pictures of a conversation, which are encoded one by one.
     pub(super) hashes: Vec<Key>,
+    /// The adapter that it is answered with.
+    pub(super) beside: Option<Arc<Beside>>,
     /// Those that were encoded already.
     pub(super) seen: Vec<Arc<Picture>>,
 }
@@ -58,6 +62,10 @@ impl Unseen {
     /// True for a conversation that shows something.
     pub(super) fn is_conversation(&self) -> bool {
         !self.hashes.is_empty()
+    }
+
+    pub(super) fn terms(&self) -> Option<&Arc<Terms>> {
+        self.beside.as_ref().map(|beside| &beside.terms)
     }
 
     pub(super) fn count(&self) -> usize {
@@ -75,13 +83,20 @@ impl Unseen {
 }
 
 /// Takes the first job out, and others whose pictures have the same size, as many as the tower takes at once; stills
-/// and pairs are not mixed.
+/// and pairs are not mixed, nor jobs of different adapters.
 pub(super) fn next_group(unseen: &mut Vec<Unseen>) -> Vec<Unseen> {
     let Some(first) = unseen.first() else { return vec![] };
-    let (form, mut patches) = (first.form(), 0);
+    let (form, beside, mut patches) = (first.form(), first.beside.clone(), 0);
+    let is_its = |job: &Unseen| match (&job.beside, &beside) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
+    };
     let mut is_first = true;
     let taken = |job: &mut Unseen| {
-        let fits = form.is_some() && job.form() == form && patches + job.count() <= VISION_PATCHES_MAX;
+        let fits = form.is_some()
+            && job.form() == form
+            && is_its(job)
+            && patches + job.count() <= VISION_PATCHES_MAX;
         let takes = std::mem::take(&mut is_first) || fits;
         patches += if takes { job.count() } else { 0 };
         takes

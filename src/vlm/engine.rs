@@ -9,7 +9,7 @@
 //! the rounding of sums.
 
 use super::attention::Span;
-use super::batch::Batch;
+use super::beside::Shelf;
 use super::error::VlmError;
 use super::grammar::Grammars;
 use super::kv::{Arena, KvPrecision};
@@ -42,6 +42,8 @@ pub struct EngineOptions {
     /// Memory for the whole engine in MiB: keys and values get what the weights and [`WORKING_BYTES`]
     /// leave. 0: up to 1 GiB for keys and values, whatever the weights take.
     pub memory_mb: u64,
+    /// Of that memory, MiB for adapters that jobs name; those also take what keys and values leave.
+    pub adapters_mb: u64,
     /// What keys and values are kept in.
     pub kv: KvPrecision,
 }
@@ -62,6 +64,8 @@ pub(super) struct Engine {
     pub(super) prefix: Span,
     pub(super) prefixes: Prefixes,
     pub(super) work: Work,
+    pub(super) shelf: Shelf,
+    pub(super) device: Device,
 }
 
 impl Steps for Qwen3Vl {
@@ -121,9 +125,11 @@ impl Qwen3Vl {
         let row_bytes = c.blocks * width * 2 * options.kv.bytes();
         let arena_bytes = match options.memory_mb {
             0 => ARENA_BYTES_DEFAULT as u64,
-            mb => (mb << 20).saturating_sub(model.bytes + WORKING_BYTES),
+            mb => (mb << 20).saturating_sub(model.bytes + WORKING_BYTES + (options.adapters_mb << 20)),
         };
         let rows = (arena_bytes as usize / row_bytes).min(ARENA_ROWS_MAX);
+        let others = model.bytes + WORKING_BYTES + (rows * row_bytes) as u64;
+        let adapters_max = (options.memory_mb > 0).then(|| (options.memory_mb << 20).saturating_sub(others));
         if rows < ARENA_ROWS_MIN {
             return Err(VlmError::TooLong { needed: ARENA_ROWS_MIN, available: rows });
         }
@@ -133,8 +139,9 @@ impl Qwen3Vl {
         let arena = Arena::new(c.blocks, rows, width, options.kv, device)?;
         let (prefix, work) = (Span { start: 0, rows: 0 }, Work::default());
         let prefixes = Prefixes::new((PREFIXES_BYTES_MAX / row_bytes).min(rows / 2));
-        let mut engine = Engine { model, grammars, arena, prefix, prefixes, work };
-        pool.install(|| engine.prefill_prefix())?;
+        let (shelf, device) = (Shelf::new(adapters_max), device.clone());
+        let mut engine = Engine { model, grammars, arena, prefix, prefixes, work, shelf, device };
+        engine.prefix = pool.install(|| engine.prefill(None))?;
         Ok(Self { engine, queue: Queue::default(), pool })
     }
 
@@ -164,19 +171,7 @@ impl Qwen3Vl {
         let arena = Arena::new(blocks, rows, width, KvPrecision::Single, &Device::Cpu);
         self.engine.arena = arena.expect("there is memory");
         self.engine.prefixes = Prefixes::new(rows / 2);
-        self.engine.prefill_prefix().expect("there is room");
-    }
-}
-
-impl Engine {
-    fn prefill_prefix(&mut self) -> Result<(), VlmError> {
-        let ids = self.model.template.prefix();
-        let own = self.arena.lend(ids.len()).ok_or_else(|| self.arena.too_long(ids.len()))?;
-        let mut batch = Batch::default();
-        batch.tokens(&ids, 0);
-        batch.part([], own.start);
-        self.model.text.forward(&batch, &mut self.arena, &mut self.work)?;
-        self.prefix = own;
-        Ok(())
+        self.engine.shelf = Shelf::default();
+        self.engine.prefix = self.engine.prefill(None).expect("there is room");
     }
 }

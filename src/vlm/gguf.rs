@@ -73,11 +73,31 @@ pub(crate) struct Layout {
     pub alignment: u64,
 }
 
+/// Where the bytes of a file are.
+#[derive(Debug)]
+enum Source {
+    Disk(File),
+    Memory(Arc<[u8]>),
+}
+
+impl Source {
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> std::io::Result<()> {
+        match self {
+            Self::Disk(file) => file.read_exact_at(out, offset),
+            Self::Memory(bytes) => {
+                let from = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)?.get(..out.len()));
+                out.copy_from_slice(from.ok_or(std::io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+        }
+    }
+}
+
 /// An opened GGUF file whose header passed every check.
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
-    file: File,
+    source: Source,
     /// By key.
     pub metadata: BTreeMap<String, Value>,
     pub(crate) tensors: HashMap<String, TensorInfo>,
@@ -102,14 +122,27 @@ impl Gguf {
         if !meta.is_file() {
             return Err(bad(path, "file", "is not a regular file"));
         }
-        let file_bytes = meta.len();
+        Self::of(path, Source::Disk(file), meta.len())
+    }
+
+    /// As `open`, of a file whose bytes are here; `path` names it in messages.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn of_bytes(path: &Path, bytes: Arc<[u8]>) -> Result<Self, VlmError> {
+        let file_bytes = bytes.len() as u64;
+        Self::of(path, Source::Memory(bytes), file_bytes)
+    }
+
+    fn of(path: &Path, source: Source, file_bytes: u64) -> Result<Self, VlmError> {
+        let io = |source| VlmError::Io { path: path.to_owned(), source };
         let mut head = vec![0; file_bytes.min(HEADER_BYTES_MAX) as usize];
-        file.read_exact_at(&mut head, 0).map_err(io)?;
+        source.read_exact_at(&mut head, 0).map_err(io)?;
         let mut cursor = Cursor { path, bytes: &head, at: 0, truncated: file_bytes <= HEADER_BYTES_MAX };
         let (metadata, tensors, layout) = header(&mut cursor, file_bytes)?;
         Ok(Self {
             path: path.to_owned(),
-            file,
+            source,
             metadata,
             tensors,
             file_bytes,
@@ -248,7 +281,7 @@ impl Gguf {
             return Err(self.error(what(), format!("shape {shape:?} expected, found {:?}", info.shape)));
         }
         let mut bytes = Aligned::zeros(info.bytes as usize);
-        self.file
+        self.source
             .read_exact_at(bytes.get_mut(), info.offset)
             .map_err(|source| VlmError::Io { path: self.path.clone(), source })?;
         Ok((info.dtype, bytes))

@@ -9,6 +9,7 @@
 use super::error::VlmError;
 use super::gguf::Gguf;
 use super::kernel::{Activations, Bits, Packed, Shared};
+use super::lora::{self, Adapted};
 use super::ops::{with_slice, with_values};
 use super::precision::Precision;
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
@@ -19,6 +20,8 @@ use std::sync::Arc;
 /// `x W^T (+ b)`.
 #[derive(Clone, Debug)]
 pub struct Linear {
+    /// Of the tensor, by which adapters know it.
+    name: Arc<str>,
     weight: Weight,
     /// Columns of the matrix: values of a row of activations.
     inp: usize,
@@ -46,10 +49,12 @@ impl Linear {
         if let Some(bits) = bits.filter(|_| device.is_cpu() && Packed::is_fast_here())
             && let Some(tiles) = gguf.packed(&name, out, inp)?
         {
-            return Ok(Self { weight: Weight::Tiles(Arc::new(tiles), bits), inp, bias: None });
+            let weight = Weight::Tiles(Arc::new(tiles), bits);
+            return Ok(Self { name: name.into(), weight, inp, bias: None });
         }
         let weight = Arc::new(gguf.tensor(&name, &[out, inp], device)?);
-        Ok(Self { weight: Weight::Candle(matmul(weight, gguf.precision)?), inp, bias: None })
+        let weight = Weight::Candle(matmul(weight, gguf.precision)?);
+        Ok(Self { name: name.into(), weight, inp, bias: None })
     }
 
     /// Reads `{name}.weight` and `{name}.bias`.
@@ -76,6 +81,14 @@ impl Linear {
         let mut values = vec![];
         with_slice(x, |x| Self::multiply([self], x, &mut Activations::default(), [&mut values]))?;
         Tensor::from_vec(values, (x.dim(0)?, tiles.n), x.device())
+    }
+
+    /// As `forward`, with what adapters add.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward_with(&self, x: &Tensor, adapted: &[Adapted]) -> candle_core::Result<Tensor> {
+        lora::add_tensors(&self.name, adapted, x, self.forward(x)?)
     }
 
     fn candle(&self, x: &Tensor) -> candle_core::Result<Tensor> {
@@ -118,6 +131,24 @@ impl Linear {
                     with_values(&y.contiguous()?, |y| out.extend_from_slice(y))?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// As `multiply`, with what adapters add.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn multiply_with<const N: usize>(
+        layers: [&Self; N],
+        adapted: &[Adapted],
+        x: &[f32],
+        quantised: &mut Activations,
+        mut out: [&mut Vec<f32>; N],
+    ) -> candle_core::Result<()> {
+        Self::multiply(layers, x, quantised, out.each_mut().map(|out| &mut **out))?;
+        if !adapted.is_empty() {
+            layers.iter().zip(out).for_each(|(layer, out)| lora::add(&layer.name, adapted, x, out));
         }
         Ok(())
     }

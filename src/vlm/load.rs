@@ -1,7 +1,7 @@
 //! Opens a GGUF pair, with an adapter where there is one, and checks that they belong together.
 
 use super::ModelInfo;
-use super::adapter::Adapter;
+use super::adapter::{Adapter, Base};
 use super::error::VlmError;
 use super::gguf::Gguf;
 use super::precision::Precision;
@@ -38,6 +38,8 @@ pub struct Loaded {
     pub info: ModelInfo,
     /// Bytes of both files, which their weights take in memory too.
     pub bytes: u64,
+    /// What adapters of jobs must fit.
+    pub base: Base,
 }
 
 /// Loads a pair; `precision` is chosen by the size of the files when it is `None`.
@@ -77,6 +79,7 @@ pub fn load_with(
     let adapter = adapter.transpose()?.map(Arc::new);
     text_file.adapter.clone_from(&adapter);
     mmproj_file.adapter.clone_from(&adapter);
+    let base = Base::of(&text_file, &mmproj_file, [&text_sha256, &mmproj_sha256]);
     let tokenizer = Arc::new(Tokenizer::from_gguf(&text_file)?);
     let template =
         Template::new(&tokenizer).map_err(|e| text_file.error("tokenizer.ggml.tokens", e.to_string()))?;
@@ -107,8 +110,8 @@ pub fn load_with(
             labels.clone_from(&adapter.labels);
         }
     }
-    let info = ModelInfo { name, text_sha256, mmproj_sha256, labels, proof };
-    Ok(Loaded { text, vision, tokenizer, template, info, bytes })
+    let info = ModelInfo { name, text_sha256, mmproj_sha256, labels, proof, beside: String::new() };
+    Ok(Loaded { text, vision, tokenizer, template, info, bytes, base })
 }
 
 /// The labels that a text file states; empty when it states none.

@@ -22,6 +22,7 @@ pub mod adapter;
 pub mod attention;
 pub mod backbone;
 pub mod batch;
+mod beside;
 pub mod cells;
 pub mod clip;
 mod encoded;
@@ -36,6 +37,7 @@ pub mod kv;
 mod linear;
 pub mod load;
 pub mod logits;
+pub mod lora;
 pub(crate) mod ops;
 pub mod precision;
 mod prefix;
@@ -53,6 +55,7 @@ pub mod tokenizer;
 pub mod turn;
 pub(crate) mod vision;
 
+pub use adapter::AdapterFile;
 pub use cells::{Cells, Features};
 pub use clip::{ClipFrame, Shown};
 pub use engine::Qwen3Vl;
@@ -160,6 +163,8 @@ pub struct ModelInfo {
     pub labels: Vec<String>,
     /// The set of pictures and answers by which it proves that it is whole; `None`: it names none.
     pub proof: Option<String>,
+    /// sha256 (hex) of the adapter that is added beside it for some jobs, which the hashes above hold too; empty: none.
+    pub beside: String,
 }
 
 /// Pictures and the questions asked about them. The pictures' keys and values are computed once and
@@ -176,6 +181,8 @@ pub struct Job {
     pub max_pixels: u32,
     /// Questions about what is shown, each answered for itself.
     pub asks: Vec<Ask>,
+    /// What is added to the model's matrices for this job alone; `None`: the pair answers.
+    pub adapter: Option<AdapterFile>,
 }
 
 /// One question.

@@ -24,6 +24,11 @@ pub(super) type Key = [u8; 32];
 /// The name of what stands before the first chunk.
 pub(super) const START: Key = [0; 32];
 
+/// The name of what stands before the first chunk of a job with an adapter of this sha256.
+pub(super) fn key_of_adapter(sha256: &str) -> Key {
+    Sha256::new().chain_update(START).chain_update(b"adapter").chain_update(sha256).finalize().into()
+}
+
 /// The name of tokens after what `before` names.
 pub(super) fn key_of_ids(before: &Key, ids: &[u32]) -> Key {
     let mut hasher = Sha256::new();
@@ -158,6 +163,8 @@ mod tests {
             key_of_picture(&first, &picture),
             key_of_picture(&START, &picture),
             key_of_picture(&first, &others[0]),
+            key_of_ids(&key_of_adapter("a"), &[3]),
+            key_of_ids(&key_of_adapter("b"), &[3]),
         ];
         assert!(names.iter().enumerate().all(|(i, name)| !names[..i].contains(name)));
         let span = Span { start: 0, rows: 1 };

@@ -9,7 +9,7 @@
 
 use super::batch::Picture;
 use super::encoded::Piece;
-use super::prefix::{Key, START, key_of_ids, key_of_picture};
+use super::prefix::{Key, key_of_ids, key_of_picture};
 use super::rope::image_advance;
 use super::turn::Segment;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ pub(super) const CHUNK_ROWS: usize = 256;
 
 /// A prompt in chunks.
 pub(super) struct Prompt {
+    start: Key,
     /// With the name of each and all before it.
     pub(super) chunks: Vec<(Piece, Key)>,
     pub(super) rest: Vec<u32>,
@@ -29,14 +30,16 @@ pub(super) struct Prompt {
 }
 
 impl Prompt {
-    /// Cuts the segments of a conversation; it shows `pictures`, of these hashes.
+    /// Cuts the segments of a conversation; it shows `pictures`, of these hashes. `start` names what stands before the
+    /// first chunk.
     pub(super) fn new(
+        start: Key,
         segments: Vec<Segment>,
         pictures: &[Arc<Picture>],
         hashes: &[Key],
         image_pad: u32,
     ) -> Self {
-        let mut prompt = Self { chunks: vec![], rest: vec![], next: 0, ids: vec![] };
+        let mut prompt = Self { start, chunks: vec![], rest: vec![], next: 0, ids: vec![] };
         let mut pictures = pictures.iter().zip(hashes);
         let last = segments.len().saturating_sub(1);
         for (i, segment) in segments.into_iter().enumerate() {
@@ -53,7 +56,7 @@ impl Prompt {
     }
 
     fn before(&self) -> &Key {
-        self.chunks.last().map_or(&START, |(_, key)| key)
+        self.chunks.last().map_or(&self.start, |(_, key)| key)
     }
 
     fn add_ids(&mut self, ids: &[u32], is_last: bool) {
@@ -81,6 +84,7 @@ impl Prompt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vlm::prefix::START;
     use candle_core::{DType, Device, Tensor};
 
     fn picture(rows: usize, cols: usize) -> Arc<Picture> {
@@ -93,7 +97,7 @@ mod tests {
         let ids = |from: u32, n: u32| Segment::Ids((from..from + n).collect());
         let prompt = |last: u32| {
             let segments = vec![ids(0, 5), ids(9, 600), Segment::Picture, ids(1, last)];
-            Prompt::new(segments, &[picture(2, 3)], &[[7; 32]], 99)
+            Prompt::new(START, segments, &[picture(2, 3)], &[[7; 32]], 99)
         };
         let (short, long) = (prompt(3), prompt(300));
         let rows = |p: &Prompt| p.chunks.iter().map(|(piece, _)| piece.rows()).collect::<Vec<_>>();

@@ -10,6 +10,8 @@
 //! waits for no more than these, whatever else is under way. A conversation may be long: its pictures are encoded one a
 //! step, and its prompt is read in chunks, one a pass.
 //!
+//! Jobs with different adapters share passes of the text model; a group of the tower has one.
+//!
 //! Invariants:
 //! - Of what waits, the best rank goes first; of equal ranks what came first.
 //! - No chunk is read in a pass that answers a job of a better class.
@@ -19,11 +21,13 @@ mod seeing;
 
 use super::attention::Span;
 use super::batch::Batch;
+use super::beside::Beside;
 use super::clip::Shown;
 use super::encoded::{Encoded, Unseen};
 use super::engine::Engine;
 use super::error::VlmError;
 use super::image::Patches;
+use super::lora::Terms;
 use super::prefix::{Key, hash_picture};
 use super::sequence::{Chunk, Read, Sequence};
 use super::{Answered, Cells, Completion, Delta, Features, Job, Rank, Timing};
@@ -52,6 +56,8 @@ struct Shared {
 struct Open {
     job: Job,
     rank: Rank,
+    /// The adapter that it is answered with.
+    beside: Option<Arc<Beside>>,
     results: Vec<Option<Result<Completion, VlmError>>>,
     /// Its share of the time.
     timing: Timing,
@@ -66,6 +72,10 @@ impl Open {
                 slot.get_or_insert_with(|| answer.map_err(copy));
             }
         }
+    }
+
+    fn terms(&self) -> Option<&Arc<Terms>> {
+        self.beside.as_ref().map(|beside| &beside.terms)
     }
 
     fn asks_for(&self, features: Features) -> bool {
@@ -118,7 +128,7 @@ impl Queue {
         } else {
             self.fresh.push(id);
         }
-        self.open.insert(id, Open { job, rank, results, timing: Timing::default() });
+        self.open.insert(id, Open { job, rank, beside: None, results, timing: Timing::default() });
     }
 
     /// True when nothing is under way.
@@ -192,7 +202,8 @@ impl<'a> Run<'a> {
             return;
         }
         let started = Instant::now();
-        let fresh = std::mem::take(&mut self.queue.fresh);
+        let mut fresh = std::mem::take(&mut self.queue.fresh);
+        fresh.retain(|id| self.open_adapter(*id));
         let c = &self.engine.model.vision.config;
         let open = &self.queue.open;
         let cut = |id: &u64| -> Result<(Vec<Patches>, Vec<Key>), VlmError> {
@@ -201,7 +212,7 @@ impl<'a> Run<'a> {
             Ok((patches, hashes(job)))
         };
         let cut: Vec<_> = fresh.par_iter().map(cut).collect();
-        let each = ms(started) / fresh.len() as f64;
+        let each = ms(started) / fresh.len().max(1) as f64;
         for (id, patches) in fresh.into_iter().zip(cut) {
             let Some(open) = self.queue.open.get_mut(&id) else { continue };
             open.timing.preprocess_ms += each;
@@ -209,12 +220,27 @@ impl<'a> Run<'a> {
             match patches {
                 Ok((patches, hashes)) => {
                     let at = self.queue.unseen.partition_point(|other| other.rank <= rank);
-                    let unseen = Unseen { id, rank, patches, hashes, seen: vec![] };
+                    let beside = open.beside.clone();
+                    let unseen = Unseen { id, rank, patches, hashes, beside, seen: vec![] };
                     self.queue.unseen.insert(at, unseen);
                 }
                 Err(e) => self.queue.fail(id, &e),
             }
         }
+    }
+
+    /// Has the adapter ready that a job is answered with; false when the job fails without it.
+    fn open_adapter(&mut self, id: u64) -> bool {
+        let Some(open) = self.queue.open.get_mut(&id) else { return false };
+        let opened = open.job.adapter.as_ref().map(|file| self.engine.beside(file)).transpose();
+        match opened {
+            Ok(beside) => open.beside = beside,
+            Err(e) => {
+                self.queue.fail(id, &e);
+                return false;
+            }
+        }
+        true
     }
 
     fn enqueue_encoded(&mut self, rank: Rank, encoded: Encoded) {
@@ -265,11 +291,12 @@ impl<'a> Run<'a> {
 
     /// Adds the next chunk of a conversation to the pass.
     fn add_chunk(&mut self, at: usize) {
-        let Queue { reading, batch, shares, .. } = &mut *self.queue;
+        let Queue { reading, batch, shares, open, .. } = &mut *self.queue;
         let sequence = &reading[at];
         let Some(Chunk { piece, span, .. }) = sequence.unread.front() else { return };
         piece.put(batch);
-        batch.part(sequence.context.iter().copied(), span.start);
+        let terms = open.get(&sequence.job).and_then(Open::terms);
+        batch.part_of(terms, sequence.context.iter().copied(), span.start);
         shares.push(Share { job: sequence.job, rows: span.rows, is_prefill: true });
     }
 
@@ -295,14 +322,15 @@ impl<'a> Run<'a> {
 
     /// Adds the pending tokens of all answers to the pass.
     fn add_pending(&mut self) {
-        let Queue { live, batch, last, shares, .. } = &mut *self.queue;
+        let Queue { live, batch, last, shares, open, .. } = &mut *self.queue;
         last.clear();
         for live in live {
             let rows = live.pending.len();
             shares.push(Share { job: live.job, rows, is_prefill: live.filled == 0 });
             let filled = Span { start: live.own.start, rows: live.filled };
             batch.tokens(&live.pending, live.next);
-            batch.part(live.context.iter().copied().chain([filled]), live.own.start + live.filled);
+            let terms = open.get(&live.job).and_then(Open::terms);
+            batch.part_of(terms, live.context.iter().copied().chain([filled]), live.own.start + live.filled);
             live.pending.clear();
             live.filled += rows;
             live.next += rows as u32;
@@ -395,6 +423,7 @@ fn copy(e: &VlmError) -> VlmError {
         VlmError::NotFinite => VlmError::NotFinite,
         VlmError::Stopped => VlmError::Stopped,
         VlmError::Lost { why } => VlmError::Lost { why: why.clone() },
+        VlmError::Unable { why } => VlmError::Unable { why: why.clone() },
         other => VlmError::Candle(candle_core::Error::Msg(other.to_string())),
     }
 }
@@ -403,5 +432,7 @@ fn ms(started: Instant) -> f64 {
     started.elapsed().as_secs_f64() * 1e3
 }
 
+#[cfg(test)]
+mod beside_tests;
 #[cfg(test)]
 mod tests;

@@ -16,8 +16,10 @@ use super::error::VlmError;
 use super::gguf::{Gguf, Value};
 use super::image::{PatchGrid, Patches, merge_order};
 use super::linear::{Linear, vector};
+use super::lora::{Adapted, Terms};
 use super::ops::{Gelu, Rotary, add_residual, bias_gelu, bias_norm_rotate, layer_norm, with_values};
 use candle_core::{D, DType, Device, Result, Tensor};
+use std::sync::Arc;
 
 const ROPE_BASE: f32 = 10_000.0;
 const CHANNELS: usize = 3;
@@ -212,7 +214,20 @@ impl Vision {
     /// # Errors
     /// When they differ in size or stills and pairs are mixed, or a tensor operation fails.
     pub fn forward(&self, pictures: &[&Patches]) -> std::result::Result<VisionOut, VlmError> {
+        self.forward_with(pictures, None)
+    }
+
+    /// As `forward`, with what an adapter adds.
+    ///
+    /// # Errors
+    /// As `forward`.
+    pub fn forward_with(
+        &self,
+        pictures: &[&Patches],
+        terms: Option<&Arc<Terms>>,
+    ) -> std::result::Result<VisionOut, VlmError> {
         let c = &self.config;
+        let adapted: Vec<Adapted> = terms.map(|terms| Adapted::all(Arc::clone(terms))).into_iter().collect();
         let grid = pictures.first().map_or(PatchGrid { rows: 0, cols: 0 }, |p| p.grid);
         if grid.patches() == 0 || pictures.iter().any(|p| !p.is_like(pictures[0])) {
             return Err(candle_core::Error::Msg("one batch holds pictures of one size".into()).into());
@@ -228,35 +243,48 @@ impl Vision {
         let mut deepstack = Vec::new();
         let mut taps = [x.clone(), x.clone()];
         for (i, block) in self.blocks.iter().enumerate() {
-            x = self.block(block, &x, &rotary, pictures.len())?;
+            x = self.block(block, &x, &rotary, pictures.len(), &adapted)?;
             if let Some(k) = c.deepstack.iter().position(|d| *d == i) {
-                deepstack.push(self.merge(&self.mergers[k], &x)?);
+                deepstack.push(self.merge(&self.mergers[k], &x, &adapted)?);
             }
             if let Some(k) = c.taps().iter().position(|tap| *tap == i) {
                 taps[k] = x.clone();
             }
         }
-        Ok(VisionOut { embeds: self.merge(&self.merger, &x)?, deepstack, last_hidden: x, taps })
+        Ok(VisionOut { embeds: self.merge(&self.merger, &x, &adapted)?, deepstack, last_hidden: x, taps })
     }
 
-    fn block(&self, b: &Block, x: &Tensor, rotary: &Rotary, pictures: usize) -> Result<Tensor> {
+    fn block(
+        &self,
+        b: &Block,
+        x: &Tensor,
+        rotary: &Rotary,
+        pictures: usize,
+        adapted: &[Adapted],
+    ) -> Result<Tensor> {
         let c = &self.config;
         let h = b.norm1.forward(x, c.eps)?;
         // Queries and keys stand side by side, so their heads turn as one row of twice as many.
-        let qkv = bias_norm_rotate(b.qkv.forward(&h)?, 2 * c.heads, b.qkv.bias.as_ref(), None, rotary)?;
+        let qkv = bias_norm_rotate(
+            b.qkv.forward_with(&h, adapted)?,
+            2 * c.heads,
+            b.qkv.bias.as_ref(),
+            None,
+            rotary,
+        )?;
         let heads = Heads { query: c.heads, kv: c.heads, dim: c.hidden / c.heads };
         let out = if qkv.device().is_cpu() {
             attend_on_host(&qkv, heads, pictures)?
         } else {
             attend_there(&qkv, heads, pictures)?
         };
-        let x = add_residual(x, b.proj.forward(&out)?, b.proj.bias.as_ref())?;
+        let x = add_residual(x, b.proj.forward_with(&out, adapted)?, b.proj.bias.as_ref())?;
         let h = b.norm2.forward(&x, c.eps)?;
-        let h = gelu(&b.up, &h, Gelu::Tanh)?;
-        add_residual(&x, b.down.forward(&h)?, b.down.bias.as_ref())
+        let h = gelu(&b.up, &h, Gelu::Tanh, adapted)?;
+        add_residual(&x, b.down.forward_with(&h, adapted)?, b.down.bias.as_ref())
     }
 
-    fn merge(&self, m: &Merger, x: &Tensor) -> Result<Tensor> {
+    fn merge(&self, m: &Merger, x: &Tensor, adapted: &[Adapted]) -> Result<Tensor> {
         let wide = self.config.hidden * self.config.merge * self.config.merge;
         let rows = x.elem_count() / wide;
         let x = if m.shuffle_first {
@@ -264,7 +292,7 @@ impl Vision {
         } else {
             m.norm.forward(x, self.config.eps)?.reshape((rows, wide))?
         };
-        let x = m.fc2.forward(&gelu(&m.fc1, &x, Gelu::Erf)?)?;
+        let x = m.fc2.forward_with(&gelu(&m.fc1, &x, Gelu::Erf, adapted)?, adapted)?;
         m.fc2.bias.as_ref().map_or(Ok(x.clone()), |b| x.broadcast_add(b))
     }
 
@@ -373,8 +401,8 @@ fn attend_there(qkv: &Tensor, heads: Heads, pictures: usize) -> Result<Tensor> {
     weights.matmul(&v?)?.transpose(1, 2)?.reshape((rows, width))
 }
 
-fn gelu(layer: &Linear, x: &Tensor, kind: Gelu) -> Result<Tensor> {
-    let h = layer.forward(x)?;
+fn gelu(layer: &Linear, x: &Tensor, kind: Gelu, adapted: &[Adapted]) -> Result<Tensor> {
+    let h = layer.forward_with(x, adapted)?;
     match &layer.bias {
         Some(bias) => bias_gelu(h, bias, kind),
         None => candle_core::bail!("a layer before GELU has a bias"),

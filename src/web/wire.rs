@@ -162,7 +162,7 @@ pub(super) struct Detail {
 pub(super) struct LearnedView {
     /// Id of the prompt.
     pub prompt: String,
-    /// bank, head.
+    /// bank, head, adapter.
     pub kind: String,
     pub sha256: String,
 }

@@ -119,6 +119,11 @@ fn an_adapter_is_another_model_and_fits_its_pair_alone() {
     let after = model_of(&desk, &truth, &[&pair[..], &["--adapter", &adapter]].concat());
     assert_eq!(after["name"], format!("{}+surface", before["name"].as_str().expect("a name")));
     assert!(after["sha256"] != before["sha256"] && after["mmproj_sha256"] != before["mmproj_sha256"]);
+    // Named by the recipe, beside it, it is the same model, and the record names the file.
+    std::fs::copy(&adapter, desk.at("surface.adapter.gguf")).expect("a copy");
+    std::fs::write(desk.at("surface.toml"), format!("adapter = \"surface.adapter.gguf\"\n{RECIPE}"))
+        .expect("a recipe");
+    assert_eq!(model_of(&desk, &truth, &pair), after);
     let other = [
         "--model",
         "fixtures/reference/tiny/tiny-f32.gguf",

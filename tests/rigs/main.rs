@@ -18,6 +18,7 @@
 //! rest            what all servers take of a processor while nothing happens
 //! plc             the PLC's handshake with jitter, stuck bits, reconnects and kills
 //! dead_eye   P14  pictures that show nothing, are cut, damaged or of another size
+//! splits          the promise about defective parts on 1,000 halves of an archive
 //! ```
 //!
 //! (P5 is tests/faults.rs.) Short counts in `make test`; `make soak` runs the full ones, `make soak-p1`
@@ -63,6 +64,7 @@ mod sparkplug;
 #[path = "../common/sparkplug.rs"]
 #[allow(dead_code, reason = "nobody commands these stations")]
 mod sparkplug_rules;
+mod splits;
 mod station;
 mod twins;
 mod watchdog;

@@ -1,7 +1,8 @@
 //! What stands against a start on this machine, beside what the config says wrongly: found before the start finds it.
 //!
 //! ```text
-//! model     the pair is swapped, no GGUF, does not fit together, was not trained with a recipe's labels
+//! model     the pair is swapped, no GGUF, does not fit together, was not trained with a recipe's labels; a recipe's
+//!           adapter is another pair's
 //! cameras   a recipe's roi leaves pictures whose size the config states
 //! store     its directory cannot be made or written; it is of a newer version, or damaged
 //! recipes   one has no file, and was not made on the station's page
@@ -17,10 +18,11 @@
 use super::kept::Kept;
 use crate::config::{self, BrokerTls, Config, Found, Mqtt};
 use crate::control::client;
+use crate::inspect::adapter;
 use crate::inspect::plan::unknown_label;
 use crate::publish::mqtt::{MqttError, Tls};
 use crate::vlm::VlmError;
-use crate::vlm::adapter::Adapter;
+use crate::vlm::adapter::{Adapter, Base};
 use crate::vlm::gguf::Gguf;
 use crate::vlm::load::{sha256, stated_labels};
 use crate::vlm::processor::Processor;
@@ -121,7 +123,10 @@ fn model(config: &Config) -> Vec<(String, String)> {
     }
     match pair(&model.text, &model.mmproj) {
         Ok(labels) => match adapted(model, labels) {
-            Ok(labels) => found.extend(labels_of(config, &labels)),
+            Ok(labels) => {
+                found.extend(labels_of(config, &labels));
+                found.extend(adapters(config));
+            }
             Err(why) => found.push(("model.adapter".to_owned(), why)),
         },
         Err((key, why)) => found.push((key.to_owned(), why)),
@@ -139,6 +144,30 @@ fn adapted(model: &config::Model, labels: Vec<String>) -> Result<Vec<String>, St
     };
     let adapter = open().map_err(|error: VlmError| error.to_string())?;
     Ok(if adapter.labels.is_empty() { labels } else { adapter.labels })
+}
+
+/// What is wrong with the adapters that the cameras' recipes name.
+fn adapters(config: &Config) -> Vec<(String, String)> {
+    let model = &config.model;
+    let base = || {
+        let (text, mmproj) = (Gguf::open(&model.text)?, Gguf::open(&model.mmproj)?);
+        Ok(Base::of(&text, &mmproj, [&sha256(&model.text)?, &sha256(&model.mmproj)?]))
+    };
+    let mut known: Option<Result<Base, VlmError>> = None;
+    let mut of = |at: usize, camera: &config::Camera| {
+        let rule = config.recipes.get(&camera.pipeline)?.pipeline.adapter.as_ref()?;
+        let why = if model.adapter.is_some() {
+            format!(
+                "{}: [model] adapter is merged into the model, and a recipe's adapter needs the pair alone",
+                rule.file
+            )
+        } else {
+            let base = known.get_or_insert_with(base).as_ref().ok()?;
+            Adapter::read(&adapter::file(rule)).and_then(|read| read.fit_beside(base)).err()?.to_string()
+        };
+        Some((format!("camera[{at}].pipeline"), format!("{}: adapter: {why}", camera.pipeline)))
+    };
+    config.cameras.iter().enumerate().filter_map(|(at, camera)| of(at, camera)).collect()
 }
 
 /// The labels that a pair of files states; or the key of the file that is wrong, and what is.
@@ -177,6 +206,8 @@ pub(in crate::cli) fn pair(text: &Path, mmproj: &Path) -> Result<Vec<String>, (&
 fn labels_of(config: &Config, stated: &[String]) -> Vec<(String, String)> {
     let of = |(at, camera): (usize, &config::Camera)| {
         let recipe = config.recipes.get(&camera.pipeline)?;
+        let own = recipe.pipeline.adapter.as_ref().map(|adapter| adapter.labels.as_slice());
+        let stated = own.filter(|own| !own.is_empty()).unwrap_or(stated);
         let unknown = recipe.pipeline.prompts.iter().find_map(|prompt| unknown_label(prompt, stated))?;
         Some((format!("camera[{at}].pipeline"), unknown))
     };

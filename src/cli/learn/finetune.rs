@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! pictures with their truth --> tiles --> steps for N minutes, niced, a checkpoint a minute --> OUT/P.gguf, mmproj-P.gguf
-//!                                           '-- SIGTERM, ctrl-C: a checkpoint; the same command goes on --> or an adapter
+//!                                           |-- the line is busy: it waits (pause)          --> or an adapter
+//!                                           '-- SIGTERM, ctrl-C: a checkpoint; the same command goes on
 //! ```
 //!
 //! The running line keeps its model. What is written is another model: config, `inspectd model accept`.
 
+use super::pause::Pause;
 use super::{Common, confirmed, print_json, store_args};
 use crate::camera::decode::Depth;
 use crate::cli::bench::{field, peak_rss_bytes};
@@ -31,7 +33,7 @@ use crate::vlm::load::stated_labels;
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Minutes unless others are said, and the most.
@@ -72,6 +74,9 @@ pub(super) struct Args {
     /// Start over, also where there is a checkpoint.
     #[arg(long)]
     anew: bool,
+    /// Do not wait while a station on this box is busy.
+    #[arg(long)]
+    no_pause: bool,
 }
 
 fn minutes(text: &str) -> Result<f64, String> {
@@ -117,7 +122,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(ground.model.threads).build()?;
     let outcome = {
         let mut shown = Shown::new(&wanted);
-        pool.install(|| train(&ground.set, &wanted, &|| !told.is_to_stop(), &mut |step| shown.show(step)))?
+        let pause = Mutex::new(Pause::new(station(args), args.common.json));
+        let goes_on = || !told.is_to_stop();
+        let keep_going = || {
+            pause.lock().unwrap_or_else(PoisonError::into_inner).wait(&goes_on);
+            goes_on()
+        };
+        pool.install(|| train(&ground.set, &wanted, &keep_going, &mut |step| shown.show(step)))?
     };
     ground.say(&args.common, Some(&outcome))?;
     if outcome.is_complete() {
@@ -129,6 +140,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         args.out.join(CHECKPOINT_FILE).display()
     );
     Ok(ExitCode::from(STOPPED))
+}
+
+/// The store of the station on this box; `None`: nobody is to be waited for, or none is known.
+fn station(args: &Args) -> Option<PathBuf> {
+    let Common { config, store, .. } = &args.common;
+    if args.no_pause { None } else { store_args(config.as_deref(), store.as_deref()).dir().ok() }
 }
 
 /// A step gives way to whatever else runs on the box.
@@ -204,7 +221,10 @@ impl Ground {
         let config = common.config.as_deref().map(config::load).transpose()?;
         let named = || format!("--pipeline {}", common.pipeline);
         let path = named_file(config.as_ref(), &common.pipeline).with_context(named)?;
-        let pipeline = only(load_pipeline_to_learn(&path).with_context(named)?, common.prompt.as_deref())?;
+        let mut pipeline =
+            only(load_pipeline_to_learn(&path).with_context(named)?, common.prompt.as_deref())?;
+        // It starts from the pair, and what is asked is the pair's.
+        pipeline.adapter = None;
         let model = common.model.or_config(config.as_ref());
         if let Some(adapter) = &model.adapter {
             bail!("fine-tuning starts from a pair alone, and there is an adapter: {}", adapter.display());

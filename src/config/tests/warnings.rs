@@ -7,7 +7,9 @@ const RECIPE: &str = include_str!("../../../pipelines/machined-plate.toml");
 const QUESTION: &str = r#"text = 'Find surface defects: {labels}. Reply with a JSON list of {"bbox_2d", "label", "severity"}, or [] if there are none.'"#;
 
 fn warnings_of(text: &str) -> Vec<Problem> {
-    crate::recipe::file::from_str("p.toml", text, None).unwrap_or_else(|problems| panic!("{problems:#?}")).1
+    let files = crate::recipe::beside::Files::new();
+    let read = crate::recipe::file::from_str("p.toml", text, crate::recipe::file::Beside::ToLearn(&files));
+    read.unwrap_or_else(|problems| panic!("{problems:#?}")).1
 }
 
 /// The text with every edit made, each of which finds its place.

@@ -42,7 +42,7 @@ impl Draft {
             with_prompt(&recipe.text, name, *what, features.unwrap_or(FeatureSource::Backbone))
         };
         let file = format!("the recipe {name} with a prompt of kind {}", what.prompts());
-        let pipeline = pipeline_to_learn(&file, &text).map_err(|error| error.to_string())?;
+        let pipeline = pipeline_to_learn(&file, &text, &recipe.files).map_err(|error| error.to_string())?;
         let (prompt, rule) = asked(&pipeline, *what, id.as_deref()).map_err(|error| error.to_string())?;
         if let Some(features) = features.filter(|features| *features != rule.features) {
             return Err(format!(
@@ -66,7 +66,7 @@ impl Draft {
     /// The text is no recipe, in words.
     pub(super) fn first(name: &str, text: String) -> Result<Self, String> {
         let file = format!("the first recipe of {name}");
-        let pipeline = pipeline_to_learn(&file, &text).map_err(|error| error.to_string())?;
+        let pipeline = pipeline_to_learn(&file, &text, &Files::new()).map_err(|error| error.to_string())?;
         let (prompt, rule) = asked(&pipeline, LearnKind::Bank, None).map_err(|error| error.to_string())?;
         let rule = rule.clone();
         Ok(Self { base: String::new(), pipeline, prompt, rule, text, files: Files::new() })
@@ -97,7 +97,7 @@ mod tests {
     /// The shipped recipe with these prompts more, whose files are still to be learned.
     fn with(prompts: &str, files: Files) -> Recipe {
         let text = format!("{TEXT}{prompts}");
-        let pipeline = Arc::new(pipeline_to_learn("examples-defects.toml", &text).unwrap());
+        let pipeline = Arc::new(pipeline_to_learn("examples-defects.toml", &text, &Files::new()).unwrap());
         Recipe { pipeline, text: text.into(), files, warnings: vec![] }
     }
 
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(files.keys().collect::<Vec<_>>(), ["examples-defects.head", "own.bank"]);
         assert_eq!(files["own.bank"], bank);
 
-        let pipeline = Arc::new(pipeline_to_learn("examples-defects.toml", &text).unwrap());
+        let pipeline = Arc::new(pipeline_to_learn("examples-defects.toml", &text, &Files::new()).unwrap());
         let both = Recipe { pipeline, text: text.into(), files, warnings: vec![] };
         let (renewed, files) = Draft::of(&both, &head).unwrap().with_file(vec![2]);
         assert_eq!(renewed, *both.text);

@@ -21,6 +21,7 @@ use crate::domain::frame::Frame;
 use crate::domain::learn::{LearnEnd, LearnOutcome, LearnStep, LeftOut};
 use crate::domain::pipeline::{FrameSize, Pipeline};
 use crate::engine::Engine;
+use crate::inspect::adapter::model_of;
 use crate::inspect::reference::features_sha256;
 use crate::inspect::reference::file::BANK_BYTES_MAX;
 use crate::learn::LearnError;
@@ -195,7 +196,8 @@ impl<'a> Job<'a> {
     /// What the examples teach. One thread computes it: the others are the line's.
     fn taught(&self, draft: &Draft, examples: &[Example], model: &ModelInfo) -> Result<Taught, Ended> {
         let (pipeline, rule) = (&draft.pipeline, &draft.rule);
-        let (features_sha256, at) = (features_sha256(rule.features, model), rfc3339(SystemTime::now()));
+        let model = model_of(pipeline, model);
+        let (features_sha256, at) = (features_sha256(rule.features, &model), rfc3339(SystemTime::now()));
         let ground = Ground { pipeline, rule, features_sha256: &features_sha256, at: &at };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "learn".to_owned()).build();
         let pool = pool.map_err(|error| format!("a thread to learn on: {error}"))?;

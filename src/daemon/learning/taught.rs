@@ -117,7 +117,8 @@ mod tests {
     /// What the shipped recipe learns from these examples, once it asks for it.
     fn taught(what: LearnKind, examples: &[Example]) -> Result<Taught, LearnError> {
         let text = with_prompt(TEXT, "examples-defects", what, FeatureSource::Backbone);
-        let pipeline = pipeline_to_learn("examples-defects.toml", &text).unwrap();
+        let pipeline =
+            pipeline_to_learn("examples-defects.toml", &text, &crate::recipe::beside::Files::new()).unwrap();
         let (_, rule) = crate::learn::example::asked(&pipeline, what, None).unwrap();
         let ground =
             Ground { pipeline: &pipeline, rule, features_sha256: "ab", at: "2026-01-01T00:00:00.000Z" };

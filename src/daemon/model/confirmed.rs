@@ -171,7 +171,9 @@ impl<'a> Part<'a> {
         let Some(effective) = review_state.effective else { return Ok(None) };
         let Some(stored) = readable(store.get(seq))? else { return Ok(None) };
         let (inspection, image) = (stored.inspection, stored.image.map(|stored| stored.image));
-        let (Some(image), Some(pipeline)) = (image, pipelines.get(&inspection.pipeline)) else {
+        // What an adapter answers proves nothing of the pair.
+        let pipeline = pipelines.get(&inspection.pipeline).filter(|pipeline| pipeline.adapter.is_none());
+        let (Some(image), Some(pipeline)) = (image, pipeline) else {
             return Ok(None);
         };
         let tiles = inspection.tiles;

@@ -407,6 +407,9 @@ fn rest(failures: u32) -> Duration {
 }
 
 #[cfg(test)]
+mod beside_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,7 +1,7 @@
 //! One process of the engine, which may be lost at any moment.
 //!
 //! ```text
-//! submit: Job -->            <-- Delta, …, Answer, in whatever order
+//! submit: Adapter, where it has it not yet; Job -->            <-- Delta, …, Answer, in whatever order
 //! stop:   Stop --within the grace--> Answer, with what is complete
 //!                  '--no word: hung-------> lost
 //! ```
@@ -10,8 +10,9 @@
 
 use super::wire::{self, FromEngine, ToEngine};
 use crate::ipc::{Child, IpcError, Program};
-use crate::vlm::{Answered, Delta, Job, ModelInfo, Rank};
+use crate::vlm::{AdapterFile, Answered, Delta, Job, ModelInfo, Rank};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a killed or crashed process is given to show how it ended.
@@ -19,6 +20,9 @@ const STATUS_WAIT: Duration = Duration::from_millis(200);
 
 /// Longest answer to one job: a few hundred bytes a token, and no question has ten thousand.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Adapters whose files it keeps.
+const ADAPTERS_MAX: usize = 8;
 
 /// Longest reason and name that are taken over, in characters: they end up in records and messages.
 const WORDS_CHARS_MAX: usize = 300;
@@ -30,6 +34,8 @@ pub(super) struct Remote {
     /// From "stop" to "hung"; also the limit of a message that began.
     grace: Duration,
     jobs: BTreeMap<u64, Sent>,
+    /// sha256 of the adapters that it has; the one that a job named last comes last.
+    adapters: Vec<Arc<str>>,
     /// What streamed answers have said and nobody has fetched yet.
     deltas: Vec<Delta>,
 }
@@ -37,6 +43,8 @@ pub(super) struct Remote {
 /// A job that it owes an answer.
 struct Sent {
     questions: usize,
+    /// sha256 of its adapter.
+    adapter: Option<Arc<str>>,
     /// Bytes that its streamed answers have said so far.
     said: usize,
     /// When it was told to stop it.
@@ -55,7 +63,14 @@ impl Remote {
     pub(super) fn start(program: &Program, grace: Duration) -> Result<Self, IpcError> {
         let mut child = Child::spawn(program)?;
         child.channel.limit_payload(ANSWER_BYTES_MAX);
-        Ok(Self { child, info: ModelInfo::default(), grace, jobs: BTreeMap::new(), deltas: vec![] })
+        Ok(Self {
+            child,
+            info: ModelInfo::default(),
+            grace,
+            jobs: BTreeMap::new(),
+            adapters: vec![],
+            deltas: vec![],
+        })
     }
 
     /// Waits a moment for the model.
@@ -65,7 +80,8 @@ impl Remote {
             Ok(Some((FromEngine::Ready { name, text_sha256, mmproj_sha256, labels, proof }, _))) => {
                 let [name, text_sha256, mmproj_sha256] =
                     [name, text_sha256, mmproj_sha256].map(|w| readable(&w));
-                self.info = ModelInfo { name, text_sha256, mmproj_sha256, labels, proof };
+                self.info =
+                    ModelInfo { name, text_sha256, mmproj_sha256, labels, proof, beside: String::new() };
                 Loading::Ready
             }
             Ok(Some((FromEngine::Failed { why }, _))) => Loading::Failed(readable(&why)),
@@ -101,12 +117,36 @@ impl Remote {
     /// # Errors
     /// Why it is lost.
     pub(super) fn submit(&mut self, id: u64, rank: Rank, job: &Job) -> Result<(), String> {
+        if let Some(adapter) = &job.adapter {
+            self.bring(adapter).map_err(|e| self.words(&e))?;
+        }
         let (header, asks) = wire::job_message(id, rank, job);
         let images = job.shown.images();
         let pixels = images.iter().map(|i| i.as_raw().as_slice());
         let payload: Vec<&[u8]> = std::iter::once(asks.as_slice()).chain(pixels).collect();
-        self.jobs.insert(id, Sent { questions: job.asks.len(), said: 0, stopped: None });
+        let adapter = job.adapter.as_ref().map(|adapter| Arc::clone(&adapter.sha256));
+        self.jobs.insert(id, Sent { questions: job.asks.len(), adapter, said: 0, stopped: None });
         self.child.channel.send(&header, &payload, self.grace).map_err(|e| self.words(&e))
+    }
+
+    /// Sends an adapter that it does not have yet. Beyond `ADAPTERS_MAX` it forgets the oldest that no job under way names.
+    fn bring(&mut self, adapter: &AdapterFile) -> Result<(), IpcError> {
+        if let Some(at) = self.adapters.iter().position(|sha256| *sha256 == adapter.sha256) {
+            let known = self.adapters.remove(at);
+            self.adapters.push(known);
+            return Ok(());
+        }
+        let is_named =
+            |sha256: &Arc<str>| self.jobs.values().any(|sent| sent.adapter.as_ref() == Some(sha256));
+        let unused = self.adapters.iter().position(|sha256| !is_named(sha256));
+        if let Some(at) = unused.filter(|_| self.adapters.len() >= ADAPTERS_MAX) {
+            let sha256 = self.adapters.remove(at).to_string();
+            self.child.channel.send(&ToEngine::Forget { sha256 }, &[], self.grace)?;
+        }
+        let (name, sha256) = (adapter.name.to_string(), adapter.sha256.to_string());
+        self.child.channel.send(&ToEngine::Adapter { name, sha256 }, &[&adapter.bytes], self.grace)?;
+        self.adapters.push(Arc::clone(&adapter.sha256));
+        Ok(())
     }
 
     /// Tells it to stop a job, which it must answer within the grace.

@@ -7,7 +7,8 @@
 use super::wire::{self, FromEngine, ToEngine};
 use crate::ipc::{Channel, IpcError};
 use crate::threads;
-use crate::vlm::{Answered, Delta, Job, Rank, Steps, VlmError};
+use crate::vlm::{AdapterFile, Answered, Delta, Job, Rank, Steps, VlmError};
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ const POLL: Duration = Duration::from_mins(1);
 /// Messages between the two threads. The daemon has at most 64 jobs under way, each with one stop, so that it never
 /// waits for a step to end.
 const MESSAGES_MAX: usize = 256;
+
+const NO_ADAPTER: &str = "a job names an adapter that was not sent";
 
 /// Serves the daemon at the other end of `channel` until it goes away.
 ///
@@ -98,6 +101,7 @@ fn read_on_a_thread(mut channel: Channel) -> std::io::Result<Receiver<Message>> 
 }
 
 fn read(channel: &mut Channel, messages: &SyncSender<Message>) -> Result<(), IpcError> {
+    let mut adapters: BTreeMap<String, AdapterFile> = BTreeMap::new();
     loop {
         let Some((header, payload)) = channel.recv(POLL, PATIENCE)? else { continue };
         let message = match header {
@@ -109,12 +113,25 @@ fn read(channel: &mut Channel, messages: &SyncSender<Message>) -> Result<(), Ipc
                 min_pixels,
                 max_pixels,
                 words_bytes,
+                adapter,
             } => {
                 let clip_ns = clip_ns.as_deref();
-                match wire::job_of(&images, clip_ns, min_pixels, max_pixels, words_bytes, &payload) {
+                let job = wire::job_of(&images, clip_ns, min_pixels, max_pixels, words_bytes, &payload);
+                let named = adapter.map(|sha256| adapters.get(&sha256).cloned().ok_or(NO_ADAPTER.to_owned()));
+                match job.and_then(|job| Ok(Job { adapter: named.transpose()?, ..job })) {
                     Ok(job) => Message::Job(id, Rank { class, due }, job),
                     Err(why) => Message::Bad(why),
                 }
+            }
+            ToEngine::Adapter { name, sha256 } => {
+                let file =
+                    AdapterFile { name: name.into(), sha256: sha256.as_str().into(), bytes: payload.into() };
+                adapters.insert(sha256, file);
+                continue;
+            }
+            ToEngine::Forget { sha256 } => {
+                adapters.remove(&sha256);
+                continue;
             }
             ToEngine::Stop { id } => Message::Stop(id),
         };

@@ -39,7 +39,13 @@ pub(crate) enum ToEngine {
         min_pixels: u32,
         max_pixels: u32,
         words_bytes: usize,
+        /// sha256 of the adapter that it is answered with, which was sent before.
+        adapter: Option<String>,
     },
+    /// An adapter that jobs will name. Payload: its file.
+    Adapter { name: String, sha256: String },
+    /// No job names this adapter any more.
+    Forget { sha256: String },
     /// The job is to be answered with what is complete.
     Stop { id: u64 },
 }
@@ -155,11 +161,12 @@ pub(crate) fn job_message(id: u64, rank: Rank, job: &Job) -> (ToEngine, Vec<u8>)
         min_pixels: job.min_pixels,
         max_pixels: job.max_pixels,
         words_bytes: words.len(),
+        adapter: job.adapter.as_ref().map(|adapter| adapter.sha256.to_string()),
     };
     (header, words)
 }
 
-/// The job of a message; what does not fit together is said in words.
+/// The job of a message, without its adapter; what does not fit together is said in words.
 pub(crate) fn job_of(
     images: &[(u32, u32)],
     clip_ns: Option<&[u64]>,
@@ -186,7 +193,7 @@ pub(crate) fn job_of(
         Some(turns) => Shown::Turns(turns_of(turns, pictures)?),
         None => shown_of(pictures, clip_ns)?,
     };
-    Ok(Job { shown, min_pixels, max_pixels, asks })
+    Ok(Job { shown, min_pixels, max_pixels, asks, adapter: None })
 }
 
 fn clip_ns(shown: &Shown) -> Option<Vec<u64>> {
@@ -397,7 +404,7 @@ fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
 
 /// The header of `Ready`.
 pub(crate) fn ready(info: &ModelInfo) -> FromEngine {
-    let ModelInfo { name, text_sha256, mmproj_sha256, labels, proof } = info.clone();
+    let ModelInfo { name, text_sha256, mmproj_sha256, labels, proof, .. } = info.clone();
     FromEngine::Ready { name, text_sha256, mmproj_sha256, labels, proof }
 }
 
@@ -493,12 +500,20 @@ mod tests {
         let roles = [Role::System, Role::User, Role::Assistant, Role::User];
         let turns = roles.into_iter().zip(said).map(|(role, content)| Turn { role, content }).collect();
         for shown in [Shown::Images(images), Shown::Clip(clip), Shown::Turns(turns)] {
-            let job = Job { shown, min_pixels: 1, max_pixels: 2, asks: asks.to_vec() };
+            let job = Job { shown, min_pixels: 1, max_pixels: 2, asks: asks.to_vec(), adapter: None };
             let (header, mut payload) = job_message(4, Rank { class: 1, due: 9 }, &job);
             job.shown.images().iter().for_each(|i| payload.extend_from_slice(i.as_raw()));
             let header = serde_json::from_slice(&serde_json::to_vec(&header).unwrap()).unwrap();
-            let ToEngine::Job { id: 4, rank: (1, 9), images, clip_ns, min_pixels, max_pixels, words_bytes } =
-                header
+            let ToEngine::Job {
+                id: 4,
+                rank: (1, 9),
+                images,
+                clip_ns,
+                min_pixels,
+                max_pixels,
+                words_bytes,
+                adapter: None,
+            } = header
             else {
                 panic!()
             };

@@ -229,6 +229,7 @@ fn job(known: &Known) -> Job {
         min_pixels: known.budget.min_pixels,
         max_pixels: known.budget.max_pixels,
         asks: vec![ask],
+        adapter: None,
     }
 }
 

@@ -5,13 +5,13 @@
 //! a conversation           chunk | chunk | … | what is left of the prompt, answer      of each question
 //! ```
 
-use super::{LIVE_MAX, PREFILL_ROWS_MAX, Run, Share, Shared};
+use super::{LIVE_MAX, PREFILL_ROWS_MAX, Queue, Run, Share, Shared};
 use crate::vlm::attention::Span;
 use crate::vlm::clip::{Shown, pair_seconds};
 use crate::vlm::encoded::{Encoded, Piece};
 use crate::vlm::engine::Engine;
 use crate::vlm::error::VlmError;
-use crate::vlm::prefix::Key;
+use crate::vlm::prefix::{Key, START};
 use crate::vlm::prompt::Prompt;
 use crate::vlm::rope::image_advance;
 use crate::vlm::sample::Sampler;
@@ -131,7 +131,8 @@ impl Run<'_> {
     /// The rows of the prefix that a job stands after: a clip's first time comes before its first
     /// `<|vision_start|>`.
     fn before(&self, e: &Encoded) -> Span {
-        let Span { start, rows } = self.engine.prefix;
+        let beside = self.queue.open[&e.job].beside.as_ref();
+        let Span { start, rows } = beside.map_or(self.engine.prefix, |beside| beside.prefix);
         match &self.job(e).shown {
             Shown::Images(images) if images.is_empty() => Span { start, rows: 0 },
             Shown::Images(_) => Span { start, rows },
@@ -253,7 +254,8 @@ impl Run<'_> {
         }
         if !e.pictures.is_empty() {
             pieces.iter().for_each(|piece| piece.put(&mut self.queue.batch));
-            self.queue.batch.part([before], span.start);
+            let Queue { batch, open, .. } = &mut *self.queue;
+            batch.part_of(open[&e.job].terms(), [before], span.start);
             self.queue.shares.push(Share { job: e.job, rows: shared_rows, is_prefill: true });
             self.queue.shared.push(Shared { job: e.job, span, users: asks.len() });
         }
@@ -303,7 +305,8 @@ impl Run<'_> {
     ) -> Result<Option<Sequence>, VlmError> {
         let model = &self.engine.model;
         let segments = segments(&model.template, &model.tokenizer, turns, &ask.text)?;
-        let mut prompt = Prompt::new(segments, &e.pictures, &e.hashes, model.template.image_pad);
+        let start = self.queue.open[&e.job].beside.as_ref().map_or(START, |beside| beside.start);
+        let mut prompt = Prompt::new(start, segments, &e.pictures, &e.hashes, model.template.image_pad);
         let opened = self.open(ask, &mut prompt.rest)?;
         let own = prompt.rest.len() + ask.max_tokens;
         e.needed += prompt.chunks.iter().map(|(piece, _)| piece.rows()).sum::<usize>() + own;

@@ -13,6 +13,7 @@ use crate::vlm::cells::{Cells, Features};
 use crate::vlm::encoded::{Encoded, Unseen, VISION_PATCHES_MAX, next_group};
 use crate::vlm::error::VlmError;
 use crate::vlm::image::{PatchGrid, Patches};
+use crate::vlm::lora::Terms;
 use crate::vlm::ops::with_values;
 use crate::vlm::vision::VisionOut;
 use candle_core::Tensor;
@@ -42,7 +43,8 @@ impl Run<'_> {
         let asks_for_taps = |job: &Unseen| self.queue.open[&job.id].asks_for(Features::Tower);
         let with_taps = jobs.iter().any(asks_for_taps);
         let all: Vec<&Patches> = jobs.iter().flat_map(|job| &job.patches).collect();
-        let seen = self.see(&all, with_taps).map(VecDeque::from);
+        let terms = jobs.first().and_then(Unseen::terms);
+        let seen = self.see(&all, with_taps, terms).map(VecDeque::from);
         let (spent, patches) = (ms(started), jobs.iter().map(Unseen::count).sum::<usize>().max(1));
         let mut seen = match seen {
             Ok(seen) => seen,
@@ -106,7 +108,7 @@ impl Run<'_> {
     fn encode_one(&mut self) {
         let started = Instant::now();
         let mut job = self.queue.unseen.remove(0);
-        let seen = self.see(&[&job.patches[job.seen.len()]], false);
+        let seen = self.see(&[&job.patches[job.seen.len()]], false, job.terms());
         if let Some(open) = self.queue.open.get_mut(&job.id) {
             open.timing.vision_ms += ms(started);
         }
@@ -125,7 +127,12 @@ impl Run<'_> {
     }
 
     /// What the vision tower says about each of some pictures, with the features of their cells where they are wanted.
-    fn see(&self, all: &[&Patches], with_taps: bool) -> Result<Vec<Seen>, VlmError> {
+    fn see(
+        &self,
+        all: &[&Patches],
+        with_taps: bool,
+        terms: Option<&Arc<Terms>>,
+    ) -> Result<Vec<Seen>, VlmError> {
         let Some(first) = all.first() else { return Ok(vec![]) };
         let vision = &self.engine.model.vision;
         let merge = vision.config.merge;
@@ -135,7 +142,7 @@ impl Run<'_> {
         let at_once = (VISION_PATCHES_MAX / first.grid.patches()).max(1);
         let mut seen = vec![];
         for batch in all.chunks(if same { at_once } else { 1 }) {
-            let out = vision.forward(batch)?;
+            let out = vision.forward_with(batch, terms)?;
             let grid = batch[0].grid;
             let (rows, cols) = (grid.rows / merge, grid.cols / merge);
             for i in 0..batch.len() {

@@ -13,7 +13,7 @@ const GUEST: Rank = Rank { class: 2, due: 0 };
 const MAX_PIXELS: u32 = 32 * 32 * 6;
 
 /// The tiny model of the reference vectors; `rows` of keys and values.
-fn model(rows: usize) -> Qwen3Vl {
+pub(super) fn model(rows: usize) -> Qwen3Vl {
     let file = |name: &str| Path::new("fixtures/reference/tiny").join(name);
     let options = EngineOptions { threads: 1, ..EngineOptions::default() };
     let (text, vision) = (file("tiny-q8_0.gguf"), file("mmproj-tiny-q8_0.gguf"));
@@ -30,16 +30,16 @@ fn words(n: usize) -> String {
     (0..n).map(|i| format!("{i} ")).collect()
 }
 
-fn user(content: impl IntoIterator<Item = Content>) -> Turn {
+pub(super) fn user(content: impl IntoIterator<Item = Content>) -> Turn {
     Turn { role: Role::User, content: content.into_iter().collect() }
 }
 
-fn said(text: &str) -> Content {
+pub(super) fn said(text: &str) -> Content {
     Content::Text(text.into())
 }
 
-fn job(shown: Shown, ask: Ask) -> Job {
-    Job { shown, min_pixels: 1024, max_pixels: MAX_PIXELS, asks: vec![ask] }
+pub(super) fn job(shown: Shown, ask: Ask) -> Job {
+    Job { shown, min_pixels: 1024, max_pixels: MAX_PIXELS, asks: vec![ask], adapter: None }
 }
 
 fn asked(turns: &[Turn]) -> Job {

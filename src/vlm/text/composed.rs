@@ -40,7 +40,7 @@ impl Text {
         let shows = batch.sources().any(|s| matches!(s, Rows::Picture(_)));
         show(0, &x)?;
         for (i, block) in self.blocks.iter().enumerate() {
-            x = self.block_composed(i, block, &x, &rotary, (batch.parts(), &seen), arena)?;
+            x = self.block_composed(i, block, &x, &rotary, (batch, &seen), arena)?;
             show(i + 1, &x)?;
             if shows && i < self.config.deepstack {
                 let feature = rows_of(batch, |rows| match rows {
@@ -64,21 +64,21 @@ impl Text {
         b: &Block,
         x: &Tensor,
         rotary: &Rotary,
-        (parts, seen): (&Parts, &Gathered),
+        (batch, seen): (&Batch, &Gathered),
         arena: &Arena,
     ) -> Result<Tensor> {
-        let c = &self.config;
+        let (c, parts, adapted) = (&self.config, batch.parts(), batch.adapted());
         let h = rms_norm(x, &b.attn_norm, c.eps)?;
-        let [q, k, v] = [&b.q, &b.k, &b.v].map(|l| l.forward(&h));
+        let [q, k, v] = [&b.q, &b.k, &b.v].map(|l| l.forward_with(&h, adapted));
         let q = bias_norm_rotate(q?, c.heads, None, Some((&b.q_norm, c.eps)), rotary)?;
         let k = bias_norm_rotate(k?, c.kv_heads, None, Some((&b.k_norm, c.eps)), rotary)?;
         arena.write_tensors(i, parts, &k, &v?)?;
         let [keys, values] = arena.tensors(i)?;
         let out = seen.attend(&q, keys, values, self.heads())?;
-        let x = add_residual(x, b.out.forward(&out)?, None)?;
+        let x = add_residual(x, b.out.forward_with(&out, adapted)?, None)?;
         let h = rms_norm(&x, &b.ffn_norm, c.eps)?;
-        let gate = swiglu(&b.gate.forward(&h)?, &b.up.forward(&h)?)?;
-        add_residual(&x, b.down.forward(&gate)?, None)
+        let gate = swiglu(&b.gate.forward_with(&h, adapted)?, &b.up.forward_with(&h, adapted)?)?;
+        add_residual(&x, b.down.forward_with(&gate, adapted)?, None)
     }
 }
 

@@ -52,7 +52,7 @@ impl Text {
         let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let Work { x, h, q, k, v, gate, up, cos, sin, attended, quantised, .. } = w;
         with_values(&b.attn_norm, |n| rms_norm(x, n, eps, h))?;
-        Linear::multiply([&b.q, &b.k, &b.v], h, quantised, [q, k, v])?;
+        Linear::multiply_with([&b.q, &b.k, &b.v], batch.adapted(), h, quantised, [q, k, v])?;
         let turns = Turns { cos, sin, half: self.rope.half() };
         with_values(&b.q_norm, |n| bias_norm_rotate(q, q_width, c.heads, None, Some((n, eps)), turns))?;
         with_values(&b.k_norm, |n| bias_norm_rotate(k, kv_width, c.kv_heads, None, Some((n, eps)), turns))?;
@@ -60,12 +60,12 @@ impl Text {
         let [keys, values] = arena.kept(i)?;
         let queries = Matrix { values: q, stride: q_width, start: 0 };
         attend(queries, keys, values, self.heads(), batch.parts(), attended);
-        Linear::multiply([&b.out], &attended.values, quantised, [h])?;
+        Linear::multiply_with([&b.out], batch.adapted(), &attended.values, quantised, [h])?;
         add(x, h, c.hidden);
         with_values(&b.ffn_norm, |n| rms_norm(x, n, eps, h))?;
-        Linear::multiply([&b.gate, &b.up], h, quantised, [gate, up])?;
+        Linear::multiply_with([&b.gate, &b.up], batch.adapted(), h, quantised, [gate, up])?;
         swiglu(gate, up, c.ffn);
-        Linear::multiply([&b.down], gate, quantised, [h])?;
+        Linear::multiply_with([&b.down], batch.adapted(), gate, quantised, [h])?;
         add(x, h, c.hidden);
         Ok(())
     }

@@ -75,7 +75,7 @@ export async function details(pipeline, version) {
     if (!answer.ok) return;
     text.textContent = await answer.text();
     // What the version judges by beside its text.
-    const names = [...text.textContent.matchAll(/^(?:bank|head) = "([^"]+)"/gm)].map((found) => found[1]);
+    const names = [...text.textContent.matchAll(/^(?:bank|head|adapter) = "([^"]+)"/gm)].map((found) => found[1]);
     replace(files, names.map((name) => h("a", { href: `${at}/files/${encodeURIComponent(name)}`, download: name }, `${name} `)));
   });
   sheet(`${pipeline} ${version}`, () => h("div.body.ledger", {},
