@@ -48,6 +48,18 @@ pub(crate) struct Plan {
     pub regions: Vec<Region>,
 }
 
+impl Region {
+    /// The job with the questions at these places among its prompts.
+    pub(crate) fn job(&self, asks: &[usize]) -> Job {
+        Job {
+            shown: self.shown.clone(),
+            min_pixels: self.budget.min_pixels,
+            max_pixels: self.budget.max_pixels,
+            asks: asks.iter().map(|k| self.asks[*k].clone()).collect(),
+        }
+    }
+}
+
 impl Plan {
     /// Cuts a frame as its pipeline says.
     ///
@@ -80,14 +92,9 @@ impl Plan {
         Ok(Self { regions })
     }
 
-    /// The engine's jobs, one a region, in order.
+    /// The engine's jobs with all questions, one a region, in order: also those that `skip` would leave out.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = Job> + '_ {
-        self.regions.iter().map(|r| Job {
-            shown: r.shown.clone(),
-            min_pixels: r.budget.min_pixels,
-            max_pixels: r.budget.max_pixels,
-            asks: r.asks.clone(),
-        })
+        self.regions.iter().map(|r| r.job(&(0..r.asks.len()).collect::<Vec<_>>()))
     }
 
     /// The tiles of all regions.

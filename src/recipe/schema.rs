@@ -14,6 +14,7 @@ health = {}
 [promise]
 [[prompt]]
 kind = "defects"
+skip = {}
 [[prompt]]
 kind = "text"
 [[prompt.expect]]

@@ -75,6 +75,7 @@ pub(crate) fn sample(n: u64) -> Inspection {
             text: "[{\"label\":\"scratch\"}]".into(),
         }],
         learned: vec![],
+        skipped: vec![],
         heat: None,
         replayed: false,
         origin: "seed 1".into(),
