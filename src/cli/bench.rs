@@ -306,7 +306,9 @@ fn table(r: &Report) -> String {
     }
     match &r.frame {
         Some(f) => {
-            let size = format!("{}x{} px, {} tiles, {} prompts", f.width, f.height, f.tiles, f.prompts);
+            let skipped = if f.skipped > 0 { format!(", {} skipped", f.skipped) } else { String::new() };
+            let size =
+                format!("{}x{} px, {} tiles, {} prompts{skipped}", f.width, f.height, f.tiles, f.prompts);
             row("frame", size, format!("{:.0}", f.ms), "ms");
             let s = f.stages;
             for (stage, ms) in [

@@ -9,7 +9,7 @@ pub(super) mod kept;
 
 use crate::config::{self, Config};
 use crate::document::{Problem, ReadError};
-use crate::domain::pipeline::{Pipeline, PromptKind};
+use crate::domain::pipeline::{Pipeline, Prompt, PromptKind, SkipRule};
 use crate::domain::reference::Lesson;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -98,7 +98,12 @@ fn report_pipeline(out: &mut impl Write, path: &Path, pipeline: &Pipeline) -> io
             Lesson::Head => format!("unlike defective parts, by {}", rule.file),
         },
     };
-    let prompts: Vec<_> = pipeline.prompts.iter().map(|p| format!("{}: {}", p.id, kind(&p.kind))).collect();
+    let skip = |prompt: &Prompt| match &prompt.skip {
+        Some(SkipRule { by, below }) => format!(", skipped where {by} is below {below}"),
+        None => String::new(),
+    };
+    let prompts: Vec<_> =
+        pipeline.prompts.iter().map(|p| format!("{}: {}{}", p.id, kind(&p.kind), skip(p))).collect();
     let prompts: Vec<_> = prompts.iter().map(String::as_str).collect();
     let (path, name, version) = (path.display(), &pipeline.name, &pipeline.version);
     let adapter = pipeline.adapter.as_ref();

@@ -18,7 +18,7 @@ pub(super) fn report(m: &Metrics) -> String {
     if m.images > 0 {
         let _ = writeln!(out, "{}", by_truth(m));
     }
-    for line in [images(m), verdicts(m), text(m), times(m)].into_iter().flatten() {
+    for line in [images(m), verdicts(m), text(m), times(m), skipped(m)].into_iter().flatten() {
         let _ = writeln!(out, "{line}");
     }
     out
@@ -84,6 +84,27 @@ fn images(m: &Metrics) -> Option<String> {
     ))
 }
 
+/// What was not asked, and each defect that this may have lost.
+fn skipped(m: &Metrics) -> Option<String> {
+    let s = m.skipped.as_ref()?;
+    let mut out = format!(
+        "skipped  {} of {} tiles in {} images; defects on them that nothing found: {}",
+        s.tiles, s.planned, s.images, s.lost
+    );
+    for one in &s.lost_defects {
+        let label = one.label.as_deref().map_or_else(|| "a defect".to_owned(), clean);
+        let place = one.bbox.map_or_else(
+            || "of no known place".to_owned(),
+            |bbox| format!("at {}", bbox.map(|x| format!("{x:.0}")).join(", ")),
+        );
+        let _ = write!(out, "\n  {}: {label} {place}", clean(&one.file));
+    }
+    if s.lost > s.lost_defects.len() {
+        let _ = write!(out, "\n  and {} more", s.lost - s.lost_defects.len());
+    }
+    Some(out)
+}
+
 fn verdicts(m: &Metrics) -> Option<String> {
     let v = &m.image.verdicts;
     Some(format!(
@@ -121,9 +142,33 @@ fn times(m: &Metrics) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::inspection::Inspection;
-    use crate::evaluate::score::score;
+    use crate::domain::inspection::{Inspection, SkippedTile};
+    use crate::domain::rect::Rect;
     use crate::evaluate::score::tests::*;
+    use crate::evaluate::score::{Asked, score};
+
+    #[test]
+    fn what_skipped_tiles_may_have_lost_is_listed() {
+        let t = truth(&[("pit", Some([0.0, 0.0, 10.0, 10.0])), ("dent", Some([40.0, 0.0, 50.0, 10.0]))], &[]);
+        let skipped = SkippedTile {
+            prompt: "surface".into(),
+            tile: 0,
+            rect: Rect::new(0, 0, 32, 48),
+            by: "good".into(),
+            doubt: 0.1,
+            below: 0.2,
+        };
+        let i = Inspection { skipped: vec![skipped], ..found(vec![]) };
+        let asked = asked(&["dent", "pit"], &[]);
+        let all = report(&score(&[(&t, &i)], &asked));
+        assert!(!all.contains("skipped"), "nothing is skipped by the recipe: {all}");
+        let shown = report(&score(&[(&t, &i)], &Asked { skips: true, ..asked }));
+        let hand = format!(
+            "skipped  1 of 4 tiles in 1 images; defects on them that nothing found: 1\n  {}: pit at 0, 0, 10, 10\n",
+            t.file
+        );
+        assert!(shown.ends_with(&hand), "{shown}");
+    }
 
     #[test]
     fn the_table_shows_the_figures() {

@@ -96,8 +96,12 @@ fn time(at: SystemTime) -> String {
 
 fn effort(inspection: &Inspection) -> String {
     let (t, l) = (&inspection.tiles, &inspection.latency);
+    let skipped = match inspection.tiles_skipped() {
+        0 => String::new(),
+        count => format!(", {count} skipped"),
+    };
     format!(
-        "{} of {} tiles, score {:.2}, {:.0} ms (queue {:.0}, preprocess {:.0}, vision {:.0}, prefill {:.0}, decode {:.0})",
+        "{} of {} tiles{skipped}, score {:.2}, {:.0} ms (queue {:.0}, preprocess {:.0}, vision {:.0}, prefill {:.0}, decode {:.0})",
         t.inspected,
         t.planned,
         inspection.score,

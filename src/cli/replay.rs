@@ -259,6 +259,7 @@ mod tests {
             asked: Asked {
                 labels: ["pit".to_owned()].into(),
                 texts: vec![AskedText { id: "plate".into(), roi: None }],
+                skips: false,
             },
             ..Plan::default()
         }

@@ -53,6 +53,7 @@ impl Figures {
             Verdict::Review(_) => 2,
         };
         counted.verdicts[verdict] += 1;
+        counted.tiles_skipped += inspection.tiles_skipped() as u64;
         counted.last_s = since_1970_s(inspection.finished_at);
         if dropped {
             counted.dropped += 1;
@@ -156,6 +157,8 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::inspection::SkippedTile;
+    use crate::domain::rect::Rect;
     use crate::recipe::pipeline_from_str;
     use crate::store::tests::sample;
     use std::time::Duration;
@@ -208,6 +211,24 @@ mod tests {
         part.latency.total_ms = 0.0;
         figures.count(&part, false);
         assert_eq!(counts(&figures, &photo.name).1, 2, "by its reason");
+    }
+
+    #[test]
+    fn skipped_tiles_are_counted_each_once() {
+        let figures = Figures::default();
+        let skipped = |prompt: &str, tile| SkippedTile {
+            prompt: prompt.into(),
+            tile,
+            rect: Rect::new(0, 0, 64, 64),
+            by: "good".into(),
+            doubt: 0.1,
+            below: 0.2,
+        };
+        let skipped = vec![skipped("a", 3), skipped("b", 3), skipped("a", 5)];
+        figures.count(&Inspection { skipped, ..timed(1.0, Verdict::Pass) }, false);
+        figures.count(&timed(1.0, Verdict::Pass), false);
+        let all = lock(&figures.inspected);
+        assert_eq!(all[&("cam1".to_owned(), "machined-plate".to_owned())].tiles_skipped, 2);
     }
 
     #[test]

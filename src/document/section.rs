@@ -240,6 +240,14 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Reports a key that has no place here, where it stands, and why; it is no key of the schema.
+    pub(crate) fn refuse(&self, key: &'static str, why: &str) {
+        if self.table.is_some_and(|table| table.contains_key(key)) {
+            self.asked.borrow_mut().push(key);
+            self.problem(key, why);
+        }
+    }
+
     /// True when the key holds a text.
     pub(crate) fn is_text(&self, key: &'static str) -> bool {
         self.value(key).is_some_and(|value| matches!(value.kind, ValueKind::String(_)))

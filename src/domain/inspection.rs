@@ -3,7 +3,9 @@
 use super::finding::Finding;
 use super::frame::Trigger;
 use super::grade::{Grade, Verdict};
+use super::rect::Rect;
 use super::text::TextLine;
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 /// One inspected part. The store adds its sequence number and chain hash.
@@ -47,6 +49,9 @@ pub struct Inspection {
     pub answers: Vec<RawAnswer>,
     /// What was learned and judged this part, by the prompt that it belongs to; also the adapter of the model.
     pub learned: Vec<LearnedRef>,
+    /// The questions that were not asked of a tile, in the order of the plan; empty where the recipe asks all of every
+    /// tile. Such a tile counts as inspected: its bank has looked at it.
+    pub skipped: Vec<SkippedTile>,
     /// How unusual each place of the frame is; `None`: no prompt has asked.
     pub heat: Option<HeatMap>,
     /// True for a frame that came from a recording, not from the line.
@@ -56,6 +61,30 @@ pub struct Inspection {
     /// How long before the stored picture the earlier pictures of its clip were exposed, oldest first; they
     /// themselves are not kept. Empty for a still.
     pub clip: Vec<Duration>,
+}
+
+impl Inspection {
+    /// How many tiles were not asked everything.
+    pub fn tiles_skipped(&self) -> usize {
+        self.skipped.iter().map(|skipped| skipped.tile).collect::<BTreeSet<_>>().len()
+    }
+}
+
+/// A question that was not asked of a tile, and why: a bank was less sure than `below` that something is there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SkippedTile {
+    /// Id of the prompt that was not asked.
+    pub prompt: String,
+    /// Index of the tile.
+    pub tile: usize,
+    /// Where the tile lies in the frame, in pixels.
+    pub rect: Rect,
+    /// Id of the prompt whose bank has looked at the tile.
+    pub by: String,
+    /// How sure the bank was that something is there, in the tile as a whole or in a cell of it, 0..=1.
+    pub doubt: f32,
+    /// The limit of the recipe, 0..=1.
+    pub below: f32,
 }
 
 /// A file that was learned, and by which a prompt is judged or answered.

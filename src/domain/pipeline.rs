@@ -259,6 +259,23 @@ pub struct Prompt {
     pub budget: PixelBudget,
     /// Asks about the whole clip, not about its last picture alone.
     pub clip: bool,
+    /// Which tiles are not asked; `None`: all are. Only of a question about defects in single pictures.
+    pub skip: Option<SkipRule>,
+}
+
+/// Tiles that a bank calls surely normal are not asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SkipRule {
+    /// Id of the prompt whose bank looks at the tile first: of the same pipeline, about the same tiles or region.
+    pub by: String,
+    /// A tile is skipped when the bank finds nothing in it and is less sure than this, 0..=1, that something is there, in
+    /// the tile as a whole and in each of its cells. At most [`Self::BELOW_MAX`].
+    pub below: f32,
+}
+
+impl SkipRule {
+    /// The bank's own limit: from there on something is found.
+    pub const BELOW_MAX: f64 = 0.5;
 }
 
 /// What kind of answer a prompt has.

@@ -13,6 +13,7 @@
 //! - An alarm is a part that people have confirmed as good, that its record passed, and that does not pass now.
 //! - Figures of boxes count the boxes that a person drew or corrected. Where a person left the model's own box, the part
 //!   counts for the image alone: a model that is scored by its own boxes is always right.
+//! - What skipped tiles may have lost counts every confirmed box: that the defect is there is a person's word.
 
 use super::own_word::forget_models_boxes;
 use super::score::{self, Asked, Metrics};
@@ -148,7 +149,10 @@ pub(crate) fn judge(rules: &[GateRule], pipeline: &Pipeline, replayed: &[(Part, 
     };
     let truths: Vec<Truth> = replayed.iter().map(|(part, _)| of_people(part)).collect();
     let pairs: Vec<_> = truths.iter().zip(replayed.iter().map(|(_, inspection)| inspection)).collect();
-    let figures = score::score(&pairs, &Asked::of(pipeline));
+    let mut figures = score::score(&pairs, &Asked::of(pipeline));
+    if let Some(skipped) = &mut figures.skipped {
+        *skipped = score::skipped::score(replayed.iter().map(|(part, now)| (&part.truth, now)));
+    }
     let passes = |verdict: &Verdict| matches!(verdict, Verdict::Pass);
     let those = |is: &dyn Fn(&Part, bool) -> bool| {
         let all = replayed.iter().enumerate();
@@ -252,9 +256,11 @@ pub(crate) fn is_unjudged(inspection: &Inspection) -> bool {
 mod tests {
     use super::*;
     use crate::domain::grade::Severity;
-    use crate::domain::rect::BoxPx;
+    use crate::domain::inspection::SkippedTile;
+    use crate::domain::rect::{BoxPx, Rect};
     use crate::domain::review::{OperatorBox, ReviewKind};
     use crate::evaluate::score::tests::{finding, inspection};
+    use crate::recipe::learned::pipeline_to_learn;
     use crate::recipe::pipeline_from_str;
     use std::time::SystemTime;
 
@@ -424,6 +430,51 @@ mod tests {
         let pit = &figures.labels["pit"];
         assert_eq!((pit.tp, pit.fp, pit.missed), (1, 0, 0), "the corrected one alone");
         assert_eq!(figures.image.defective, 3);
+    }
+
+    /// A recipe whose question is skipped where a bank is sure, with this gate.
+    fn skipping(gate: &str) -> Pipeline {
+        let text = include_str!("../../tests/common/scripted.toml");
+        let text = format!(
+            "{text}skip = {{ by = \"good\", below = 0.2 }}\n[[prompt]]\nid = \"good\"\nkind = \"reference\"\nfeatures = \"backbone\"\nbank = \"s.bank\"\n{gate}"
+        );
+        pipeline_to_learn("scripted.toml", &text).unwrap()
+    }
+
+    #[test]
+    fn a_gate_bounds_what_skipped_tiles_may_have_lost() {
+        let at = [10.0, 10.0, 20.0, 20.0];
+        let mut found = inspection();
+        (found.verdict, found.score) = (verdict("fail"), 0.9);
+        found.findings = vec![finding("pit", at, 0.8)];
+        let part = Part::new(&found, &review(None), (64, 48));
+        assert!(part.truth.defects[0].box_is_models, "a person has confirmed the model's own box");
+        let skipped = SkippedTile {
+            prompt: "surface".into(),
+            tile: 0,
+            rect: Rect::new(0, 0, 32, 48),
+            by: "good".into(),
+            doubt: 0.1,
+            below: 0.2,
+        };
+        let lost = Inspection { findings: vec![], skipped: vec![skipped], ..found.clone() };
+        let pipeline = skipping("");
+        let rule = GateRule { require: vec!["skipped.lost <= 0".into()], lost_max: 9, ..RULE };
+        let judged =
+            |now: &Inspection| judge(std::slice::from_ref(&rule), &pipeline, &[(part.clone(), now.clone())]);
+        let outcome = judged(&lost);
+        assert_eq!(outcome.failed.len(), 1, "{:?}", outcome.failed);
+        assert!(outcome.failed[0].contains("skipped.lost"), "{:?}", outcome.failed);
+        let figures = outcome.figures.skipped.unwrap();
+        assert_eq!((figures.tiles, figures.lost), (1, 1));
+        assert_eq!((&figures.lost_defects[0].file, figures.lost_defects[0].bbox), (&found.id, Some(at)));
+        // Found all the same, by whatever was asked.
+        let again = Inspection { findings: found.findings.clone(), ..lost };
+        assert_eq!(judged(&again).failed, [""; 0]);
+
+        assert_eq!(check(&skipping("[gate]\nrequire = [\"skipped.lost <= 0\"]\n")), Ok(()));
+        let without = check(&recipe("[gate]\nrequire = [\"skipped.lost <= 0\"]\n")).unwrap_err();
+        assert!(without.contains("skipped.lost"), "{without}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! ```text
 //! Frame --fit--> a proper picture of the recipe's size that shows something
 //!       --plan--> regions (tiles of the grid, regions of text) with their prompts
-//!       --jobs--> answers (Tile x Prompt): a `vlm` in this process, or the engine room (`under_way`)
+//!       --jobs--> answers (Tile x Prompt): a `vlm` in this process, or the engine room (`under_way`);
+//!                 where the recipe says so, a tile that its bank calls normal is asked no more (`skip`)
 //!       --answer--> detections and lines of text, each with its confidence
 //!       --reference--> detections of what is unlike confirmed good parts
 //!       --merge--> findings in frame coordinates, in millimetres
@@ -26,24 +27,28 @@ mod merge;
 pub(crate) mod plan;
 pub mod proof;
 pub(crate) mod reference;
+pub(crate) mod skip;
 pub mod under_way;
 
 use crate::domain::detection::Detection;
 use crate::domain::frame::Frame;
 use crate::domain::grade::{Reason, Verdict};
-use crate::domain::inspection::{Inspection, Latency, LearnedRef, ModelRef, RawAnswer, TileCount};
+use crate::domain::inspection::{
+    Inspection, Latency, LearnedRef, ModelRef, RawAnswer, SkippedTile, TileCount,
+};
 use crate::domain::pipeline::{Pipeline, Prompt, PromptKind, VerdictRule};
 use crate::domain::reference::ReferenceRule;
 use crate::domain::text::TextLine;
 use crate::threads;
-use crate::vlm::{Answers, Cells, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
+use crate::vlm::{Cells, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
 use adapter::model_of;
 use answer::{AnswerError, empty_probability, parse_defects, parse_lines};
 use grade::Evidence;
 use merge::{MergeRule, merge};
 use plan::{Plan, Region};
-use reference::Heat;
+use reference::{Heat, Looked};
 use sha2::{Digest, Sha256};
+use skip::{Asking, Outcome, Part};
 use std::borrow::Cow;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -72,25 +77,54 @@ pub fn inspect(vlm: &mut dyn Vlm, frame: &Frame, pipeline: &Pipeline) -> Inspect
 pub fn inspect_all(vlm: &mut dyn Vlm, work: &[Work<'_>]) -> Vec<Inspection> {
     let model = vlm.info().clone();
     let plans: Vec<Result<Planned, Reason>> = work.iter().map(|w| Planned::new(*w, &model)).collect();
-    let jobs: Vec<Job> = plans.iter().flatten().flat_map(|p| p.plan.jobs()).collect();
-    let in_time = || work.iter().any(|w| w.frame.captured.elapsed() < w.deadline());
-    let answers = threads::caught(|| vlm.answer(&jobs, &in_time));
-    let panic = answers.as_ref().err().map(|words| Reason::Engine { message: words.clone() });
-    let (mut answered, timing) = match answers {
-        Ok(Answers { jobs, timing }) => (jobs.into_iter(), timing),
-        Err(_) => (vec![].into_iter(), Timing::default()),
+    let asking = |(w, planned): (&Work<'_>, &Result<Planned, Reason>)| {
+        planned.as_ref().ok().map(|planned| Asking::new(&planned.plan, w.pipeline))
     };
-    let mut inspections = vec![];
-    for (w, planned) in work.iter().zip(plans) {
-        inspections.push(match planned {
+    let mut asking: Vec<Option<Asking>> = work.iter().zip(&plans).map(asking).collect();
+    let (timing, panic) = ask_all(vlm, work, &plans, &mut asking);
+    let conclude =
+        |((w, planned), asking): ((&Work<'_>, Result<Planned, Reason>), Option<Asking>)| match planned {
             Err(reason) => uninspected(w.frame, w.pipeline, &model, reason),
             Ok(planned) => {
-                let answers = answered.by_ref().take(planned.plan.regions.len()).map(Some).collect();
-                conclude(*w, &model, &planned, answers, timing, panic.clone())
+                let outcomes = asking.map(Asking::into_outcomes).unwrap_or_default();
+                conclude(*w, &model, &planned, outcomes, timing, panic.clone())
             }
-        });
+        };
+    work.iter().zip(plans).zip(asking).map(conclude).collect()
+}
+
+/// Asks what can be asked until nothing is left; the time that it took, and the panic that ended it.
+fn ask_all(
+    vlm: &mut dyn Vlm,
+    work: &[Work<'_>],
+    plans: &[Result<Planned, Reason>],
+    asking: &mut [Option<Asking>],
+) -> (Timing, Option<Reason>) {
+    let in_time = || work.iter().any(|w| w.frame.captured.elapsed() < w.deadline());
+    let mut timing = Timing::default();
+    loop {
+        let (mut parts, mut jobs): (Vec<(usize, Part)>, Vec<Job>) = (vec![], vec![]);
+        for (i, (planned, asking)) in plans.iter().zip(asking.iter_mut()).enumerate() {
+            let (Ok(planned), Some(asking)) = (planned, asking) else { continue };
+            for (part, job) in asking.ready(&planned.plan) {
+                parts.push((i, part));
+                jobs.push(job);
+            }
+        }
+        if jobs.is_empty() {
+            return (timing, None);
+        }
+        let answers = match threads::caught(|| vlm.answer(&jobs, &in_time)) {
+            Ok(answers) => answers,
+            Err(message) => return (timing, Some(Reason::Engine { message })),
+        };
+        timing = timing + answers.timing;
+        for ((i, part), answers) in parts.into_iter().zip(answers.jobs) {
+            if let (Ok(planned), Some(asking)) = (&plans[i], &mut asking[i]) {
+                asking.take(&planned.plan, work[i].pipeline, &part, answers);
+            }
+        }
     }
-    inspections
 }
 
 /// What is asked about a frame, and how long it took to find that out.
@@ -114,23 +148,20 @@ impl Planned {
     }
 }
 
-/// The answers to the prompts of one region, in their order.
-pub type RegionAnswers = Vec<Result<Completion, VlmError>>;
-
-/// The inspection that the answers of the plan's regions make, in their order; a region without answers is a fault.
-/// `fault` is whatever else went wrong.
+/// The inspection that what came of the plan's questions makes, by region, by prompt of the region; a question without
+/// an answer that was not skipped is a fault. `fault` is whatever else went wrong.
 pub(crate) fn conclude(
     work: Work<'_>,
     model: &ModelInfo,
     planned: &Planned,
-    answers: Vec<Option<RegionAnswers>>,
+    outcomes: Vec<Vec<Outcome>>,
     timing: Timing,
     fault: Option<Reason>,
 ) -> Inspection {
     guarded(work, model, || {
         let mut record = Record::new(work, model, planned.started, timing, planned.cut_ms);
         record.faults.extend(fault);
-        record.take(&planned.plan, answers);
+        record.take(&planned.plan, outcomes);
         record.finish()
     })
 }
@@ -177,6 +208,7 @@ struct Record<'a> {
     merged: Vec<merge::Merged>,
     texts: Vec<TextLine>,
     answers: Vec<RawAnswer>,
+    skipped: Vec<SkippedTile>,
     score: f32,
     /// The lowest probability among the tiles that nothing is there beside what was found.
     clean: f32,
@@ -204,27 +236,32 @@ impl<'a> Record<'a> {
             merged: vec![],
             texts: vec![],
             answers: vec![],
+            skipped: vec![],
             score: 0.0,
             clean: 1.0,
             heat: Heat::new(work.frame.pixels.width(), work.frame.pixels.height()),
         }
     }
 
-    /// Takes the answers of the plan's regions, in their order; what is missing is a fault.
-    fn take(&mut self, plan: &Plan, answers: Vec<Option<RegionAnswers>>) {
+    /// Takes what came of the plan's questions; what is missing is a fault.
+    fn take(&mut self, plan: &Plan, outcomes: Vec<Vec<Outcome>>) {
         self.tiles.planned = plan.regions.len();
         let mut places = vec![0; self.work.pipeline.prompts.len()];
-        for (region, answers) in plan.regions.iter().zip(answers) {
+        for (region, outcomes) in plan.regions.iter().zip(outcomes) {
             let own: Vec<usize> = region.prompts.iter().map(|prompt| places[*prompt]).collect();
             region.prompts.iter().for_each(|prompt| places[*prompt] += 1);
-            let Some(answers) = answers else { continue };
-            let (faults_before, count) = (self.faults.len(), answers.len());
-            for ((prompt, place), answer) in region.prompts.iter().zip(own).zip(answers) {
-                if let Err(fault) = self.take_answer(region, *prompt, place, answer) {
-                    self.faults.push(fault);
+            let (faults_before, mut is_whole) = (self.faults.len(), outcomes.len() == region.prompts.len());
+            for ((prompt, place), outcome) in region.prompts.iter().zip(own).zip(outcomes) {
+                match outcome {
+                    Outcome::Came(answer, looked) => {
+                        let taken = self.take_answer(region, *prompt, place, answer, looked);
+                        self.faults.extend(taken.err());
+                    }
+                    Outcome::Skipped(skipped) => self.skipped.push(skipped),
+                    Outcome::Waiting(_) | Outcome::Ready | Outcome::Asked => is_whole = false,
                 }
             }
-            let answered = self.faults.len() == faults_before && count == region.prompts.len();
+            let answered = self.faults.len() == faults_before && is_whole;
             self.tiles.inspected += usize::from(answered);
         }
         if self.tiles.inspected < self.tiles.planned && self.faults.is_empty() {
@@ -250,6 +287,7 @@ impl<'a> Record<'a> {
         prompt: usize,
         place: usize,
         answer: Result<Completion, VlmError>,
+        looked: Option<Result<Looked, String>>,
     ) -> Result<(), Reason> {
         let prompt = &self.work.pipeline.prompts[prompt];
         let tile = region.tile.index;
@@ -283,24 +321,26 @@ impl<'a> Record<'a> {
                     expect::check_lines(&prompt.id, &lines, expect, &frame.trigger, year(frame.captured_at));
                 self.texts.extend(lines);
             }
-            PromptKind::Reference(rule) => self.look(region, rule, place, answer.cells.as_ref())?,
+            PromptKind::Reference(rule) => self.look(region, rule, place, answer.cells.as_ref(), looked)?,
         }
         Ok(())
     }
 
-    /// Judges the cells of a tile by what was learned.
+    /// Judges the cells of a tile by what was learned, unless that was done before.
     fn look(
         &mut self,
         region: &Region,
         rule: &ReferenceRule,
         place: usize,
         cells: Option<&Cells>,
+        looked: Option<Result<Looked, String>>,
     ) -> Result<(), Reason> {
         let tile = region.tile;
         let fault = |message: String| Reason::Engine { message: format!("tile {}: {message}", tile.index) };
         let cells = cells.ok_or_else(|| fault("no features came".into()))?;
         let noise_below = self.work.pipeline.verdict.ignore_below_confidence;
-        let looked = reference::look(rule, tile.index, place, cells, noise_below).map_err(fault)?;
+        let look = || reference::look(rule, tile.index, place, cells, noise_below);
+        let looked = looked.unwrap_or_else(look).map_err(fault)?;
         self.score = self.score.max(looked.score);
         self.clean = self.clean.min(looked.clean);
         self.heat.put(tile.rect, cells.rows, cells.cols, &looked.cells);
@@ -381,6 +421,7 @@ impl<'a> Record<'a> {
             latency: self.latency,
             answers: self.answers,
             learned: learned(pipeline),
+            skipped: self.skipped,
             heat: self.heat.finish(),
             replayed: frame.replayed,
             origin: frame.origin.clone(),

@@ -82,15 +82,22 @@ impl Plan {
         Ok(Self { regions, adapter: pipeline.adapter.as_ref().map(adapter::file) })
     }
 
-    /// The engine's jobs, one a region, in order.
+    /// The engine's jobs with all questions, one a region, in order: also those that `skip` would leave out.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = Job> + '_ {
-        self.regions.iter().map(|r| Job {
-            shown: r.shown.clone(),
-            min_pixels: r.budget.min_pixels,
-            max_pixels: r.budget.max_pixels,
-            asks: r.asks.clone(),
+        let all = self.regions.iter().enumerate();
+        all.map(|(i, region)| self.job(i, &(0..region.asks.len()).collect::<Vec<_>>()))
+    }
+
+    /// The job about a region with the questions at these places among its prompts.
+    pub(crate) fn job(&self, region: usize, asks: &[usize]) -> Job {
+        let of = &self.regions[region];
+        Job {
+            shown: of.shown.clone(),
+            min_pixels: of.budget.min_pixels,
+            max_pixels: of.budget.max_pixels,
+            asks: asks.iter().map(|k| of.asks[*k].clone()).collect(),
             adapter: self.adapter.clone(),
-        })
+        }
     }
 
     /// The tiles of all regions.

@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::frame::Trigger;
 use crate::domain::rect::Rect;
 use crate::recipe::pipeline_from_str;
-use crate::vlm::{AnswerToken, Finish, Ground};
+use crate::vlm::{AnswerToken, Answers, Finish, Ground};
 use proptest::prelude::*;
 use std::sync::Arc;
 

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! waiting for the engine --ready: plan, an order a region--> asked --last answer, or the deadline--> concluded
+//!        |                        a bank's answer: one more ---^ |
+//!        |                        order, or a skipped tile ------'
 //!        '--the deadline, or an engine that does not come-----------------------------------------------^
 //! ```
 //!
@@ -9,14 +11,15 @@
 //! - It is concluded by its deadline, whatever the engine does; what is missing then is a fault.
 //! - It passes by the answers of one model, the one that its record names.
 
-use super::{Planned, RegionAnswers, Work, conclude, uninspected};
+use super::skip::{Asking, Part};
+use super::{Planned, Work, conclude, uninspected};
 use crate::domain::frame::Frame;
 use crate::domain::grade::Reason;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::Pipeline;
 use crate::engine::{Answer, Class, Engine, Event, Order, OrderId, Readiness, Reply};
 use crate::vlm::{Job, ModelInfo, Timing, VlmError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,11 +33,11 @@ const LOOK: Duration = Duration::from_millis(20);
 struct Asked {
     planned: Planned,
     model: ModelInfo,
-    /// The region of each order.
-    regions: BTreeMap<OrderId, usize>,
-    /// Regions for which its class had no room yet, the first one last.
-    unasked: Vec<(usize, Job)>,
-    answers: Vec<Option<RegionAnswers>>,
+    asking: Asking,
+    /// What each order asks.
+    orders: BTreeMap<OrderId, Part>,
+    /// What can be asked and its class had no room for yet.
+    unasked: VecDeque<(Part, Job)>,
     timing: Timing,
     /// The engine was lost over it: nothing more is asked, and no other process gets what may have killed this one.
     is_lost: bool,
@@ -43,11 +46,14 @@ struct Asked {
 impl Asked {
     /// Gives the orders for which there is room: the line always has it, other classes perhaps later.
     fn submit(&mut self, engine: &Engine, class: Class, deadline: Instant, reply: &Reply) {
-        while let Some((region, job)) = self.unasked.last() {
+        self.unasked.extend(self.asking.ready(&self.planned.plan));
+        while let Some((part, job)) = self.unasked.pop_front() {
             let order = Order { class, deadline, job: job.clone(), reply: Arc::clone(reply) };
-            let Ok(id) = engine.submit(order) else { return };
-            self.regions.insert(id, *region);
-            self.unasked.pop();
+            let Ok(id) = engine.submit(order) else {
+                self.unasked.push_front((part, job));
+                return;
+            };
+            self.orders.insert(id, part);
         }
     }
 }
@@ -88,10 +94,10 @@ impl UnderWay {
     /// True when the answer is about this frame; it is noted.
     pub fn take(&mut self, answer: &mut Answer) -> bool {
         let Some(asked) = &mut self.asked else { return false };
-        let Some(region) = asked.regions.remove(&answer.id) else { return false };
+        let Some(part) = asked.orders.remove(&answer.id) else { return false };
         asked.timing = asked.timing + answer.timing;
         asked.is_lost |= answer.answers.iter().any(|a| matches!(a, Err(VlmError::Lost { .. })));
-        asked.answers[region] = Some(std::mem::take(&mut answer.answers));
+        asked.asking.take(&asked.planned.plan, &self.pipeline, &part, std::mem::take(&mut answer.answers));
         true
     }
 
@@ -109,27 +115,27 @@ impl UnderWay {
         };
         if !late && !asked.is_lost {
             asked.submit(engine, self.class, due, reply);
-            if !asked.regions.is_empty() || !asked.unasked.is_empty() {
+            if !asked.orders.is_empty() || !asked.unasked.is_empty() {
                 return None;
             }
         }
         // What is concluded needs no more answers.
-        std::mem::take(&mut asked.regions).into_keys().for_each(|id| engine.cancel(id));
+        std::mem::take(&mut asked.orders).into_keys().for_each(|id| engine.cancel(id));
         let fault = match engine.readiness() {
             // An engine that was lost may have come back with other files that were accepted meanwhile.
             _ if engine.info() != asked.model => Some(Reason::Engine {
                 message: "the model was exchanged while the part was inspected".into(),
             }),
-            readiness if late && asked.answers.iter().any(Option::is_none) => not_there(readiness),
+            readiness if late && asked.asking.is_open() => not_there(readiness),
             _ => None,
         };
-        let Asked { planned, model, answers, timing, .. } = self.asked.take()?;
-        Some(conclude(self.work(), &model, &planned, answers, timing, fault))
+        let Asked { planned, model, asking, timing, .. } = self.asked.take()?;
+        Some(conclude(self.work(), &model, &planned, asking.into_outcomes(), timing, fault))
     }
 
     /// Stops what was asked.
     pub fn give_up(&mut self, engine: &Engine) {
-        let asked = self.asked.take().map(|asked| asked.regions);
+        let asked = self.asked.take().map(|asked| asked.orders);
         asked.into_iter().flatten().for_each(|(id, _)| engine.cancel(id));
     }
 
@@ -157,11 +163,9 @@ impl UnderWay {
             Ok(planned) => planned,
             Err(reason) => return Some(self.uninspected(engine, Some(reason))),
         };
-        let mut unasked: Vec<_> = planned.plan.jobs().enumerate().collect();
-        unasked.reverse();
-        let answers = planned.plan.regions.iter().map(|_| None).collect();
-        let (regions, timing) = (BTreeMap::new(), Timing::default());
-        let mut asked = Asked { planned, model, regions, unasked, answers, timing, is_lost: false };
+        let asking = Asking::new(&planned.plan, &self.pipeline);
+        let (orders, unasked, timing) = (BTreeMap::new(), VecDeque::new(), Timing::default());
+        let mut asked = Asked { planned, model, asking, orders, unasked, timing, is_lost: false };
         asked.submit(engine, self.class, due, reply);
         self.asked = Some(asked);
         None

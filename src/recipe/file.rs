@@ -6,6 +6,7 @@ use super::beside::{self, Files};
 use super::frame;
 use super::learned::pipeline_to_learn;
 use super::reference;
+use super::skip;
 use super::warnings;
 use crate::document::Section;
 use crate::document::{Document, Problem, ReadError, read_text};
@@ -136,6 +137,9 @@ pub(crate) fn from_str(
     };
     root.finish();
     if document.is_fine() {
+        skip::check(&pipeline.prompts, &document);
+    }
+    if document.is_fine() {
         warnings::add(&pipeline, &document);
         Ok((pipeline, document.into_problems_and_warnings().1))
     } else {
@@ -263,9 +267,10 @@ fn prompt(
             "head" => reference::head(&section, files),
             _ => reference::bank(&section, files),
         };
-        section.finish();
         let kind = PromptKind::Reference(rule);
-        return Some(Prompt { id, kind, text: String::new(), roi, budget, clip: false });
+        let skip = skip::refuse(&section, &kind);
+        section.finish();
+        return Some(Prompt { id, kind, text: String::new(), roi, budget, clip: false, skip });
     }
     let text = section.required_text("text", PROMPT_CHARS_MAX);
     if text.contains("<|") {
@@ -289,8 +294,12 @@ fn prompt(
             return None;
         }
     };
+    let skip = match kind {
+        PromptKind::Defects { .. } => skip::rule(section.child("skip")),
+        PromptKind::Text { .. } | PromptKind::Reference(_) => skip::refuse(&section, &kind),
+    };
     section.finish();
-    Some(Prompt { id, kind, text, roi, budget, clip })
+    Some(Prompt { id, kind, text, roi, budget, clip, skip })
 }
 
 /// A label that findings may have.

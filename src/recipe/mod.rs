@@ -16,6 +16,7 @@ pub(crate) mod learned;
 mod reference;
 pub(crate) mod registry;
 mod schema;
+mod skip;
 mod warnings;
 
 pub(crate) use file::check_label;

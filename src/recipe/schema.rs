@@ -15,6 +15,7 @@ health = {}
 [promise]
 [[prompt]]
 kind = "defects"
+skip = {}
 [[prompt]]
 kind = "text"
 [[prompt.expect]]

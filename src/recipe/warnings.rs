@@ -7,6 +7,7 @@
 //!          --doubt------> limits of confidence that drop what is found, or that nothing reaches
 //!          --score------> limits on a score that is always 0, or that nothing is over
 //!          --questions--> a question that asks nothing, text of which nothing is expected
+//!          --skipped----> tiles that are not asked, and no gate says how much that may lose
 //!          --scale------> millimetres that no camera sees
 //!          --grades-----> rules that never match, grades that never fail
 //! ```
@@ -47,8 +48,22 @@ pub(super) fn add(pipeline: &Pipeline, document: &Document) {
     doubt(pipeline, document);
     score(pipeline, document);
     questions(pipeline, document);
+    skipped(pipeline, document);
     scale(pipeline, document);
     grades(pipeline, document);
+}
+
+/// What is skipped without anybody knowing what that loses.
+fn skipped(pipeline: &Pipeline, document: &Document) {
+    let require = pipeline.gate.iter().flat_map(|gate| &gate.require);
+    if require.into_iter().any(|text| text.trim_start().starts_with("skipped.lost")) {
+        return;
+    }
+    for (index, _) in asking(pipeline).filter(|(_, prompt)| prompt.skip.is_some()) {
+        let message = "tiles that the bank calls normal are not asked, and nothing bounds what that loses: \
+                       give [gate] require = [\"skipped.lost <= 0\"]";
+        document.warning(&format!("prompt[{index}].skip"), message);
+    }
 }
 
 /// The frame, where its size is stated.

@@ -12,6 +12,7 @@
 //! version).
 
 mod heat;
+mod skipped;
 
 use super::images::{Digest, hex, sha256, unhex};
 use super::value::{self, HEADER_BYTES, VALUE_BYTES_MAX};
@@ -25,6 +26,7 @@ use crate::domain::text::{Mismatch, TextLine};
 use heat::HeatV2;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use skipped::SkippedV2;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -148,6 +150,9 @@ struct BodyV1 {
     /// From version 2 on; absent where nothing was learned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     learned: Vec<LearnedV2>,
+    /// Only where a recipe skips tiles; absent in records that were written before any did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    skipped: Vec<SkippedV2>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -382,6 +387,7 @@ impl BodyV1 {
             origin: i.origin.clone(),
             clip_ms: i.clip.iter().map(|before| whole_ms(*before)).collect(),
             learned: i.learned.iter().map(LearnedV2::from_domain).collect(),
+            skipped: skipped::from_domain(&i.skipped),
         }
     }
 
@@ -426,6 +432,7 @@ impl BodyV1 {
             latency: Latency { queue_ms, preprocess_ms, vision_ms, prefill_ms, decode_ms, total_ms },
             answers: answers.into_iter().map(AnswerV1::into_domain).collect(),
             learned: self.learned.into_iter().map(LearnedV2::into_domain).collect(),
+            skipped: skipped::into_domain(self.skipped),
             heat: None,
             replayed: self.replayed,
             origin: self.origin,

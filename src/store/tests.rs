@@ -76,6 +76,7 @@ pub(crate) fn sample(n: u64) -> Inspection {
             text: "[{\"label\":\"scratch\"}]".into(),
         }],
         learned: vec![],
+        skipped: vec![],
         heat: None,
         replayed: false,
         origin: "seed 1".into(),

@@ -5,11 +5,11 @@ use super::blocking::blocking;
 use super::error::{ApiError, Problem};
 use super::wire::{
     AnswerView, Detail, FindingView, HeatView, LatencyView, LearnedView, ModelView, PartView, ReviewView,
-    Summary, TextView, finite,
+    SkippedView, Summary, TextView, finite,
 };
 use crate::domain::grade::Grade;
 use crate::domain::grid::Grid;
-use crate::domain::inspection::{HeatMap, LearnedRef};
+use crate::domain::inspection::{HeatMap, LearnedRef, SkippedTile};
 use crate::domain::pipeline::{Pipeline, labels_of};
 use crate::domain::review::Decided;
 use crate::store::Store;
@@ -357,6 +357,7 @@ fn detail(store: &Store, recipes: &ActiveRecipes, stored: &Stored) -> Result<Det
         texts: i.texts.iter().map(TextView::new).collect(),
         tiles_planned: i.tiles.planned,
         tiles_inspected: i.tiles.inspected,
+        skipped: i.skipped.iter().map(skipped).collect(),
         picture: picture.as_ref().map(|p| p.as_str()),
         width: size.map(|s| s.0),
         height: size.map(|s| s.1),
@@ -387,6 +388,17 @@ fn detail(store: &Store, recipes: &ActiveRecipes, stored: &Stored) -> Result<Det
 fn learned(l: &LearnedRef) -> LearnedView {
     let LearnedRef { prompt, kind, sha256 } = l.clone();
     LearnedView { prompt, kind, sha256 }
+}
+
+fn skipped(s: &SkippedTile) -> SkippedView {
+    SkippedView {
+        prompt: s.prompt.clone(),
+        tile: s.tile,
+        rect: [s.rect.x0, s.rect.y0, s.rect.x1, s.rect.y1],
+        by: s.by.clone(),
+        doubt: finite(f64::from(s.doubt)),
+        below: finite(f64::from(s.below)),
+    }
 }
 
 fn heat(map: &HeatMap) -> HeatView {

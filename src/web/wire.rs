@@ -133,6 +133,8 @@ pub(super) struct Detail {
     pub texts: Vec<TextView>,
     pub tiles_planned: usize,
     pub tiles_inspected: usize,
+    /// The questions that were not asked of a tile, because a bank was sure that nothing is there.
+    pub skipped: Vec<SkippedView>,
     /// How the picture stands: whole, missing or wrong; null when none was kept.
     pub picture: Option<&'static str>,
     /// Size of the picture in pixels; null when it cannot be shown.
@@ -155,6 +157,22 @@ pub(super) struct Detail {
     pub heat: Option<HeatView>,
     /// All entries about it, oldest first.
     pub reviews: Vec<ReviewView>,
+}
+
+/// A question that was not asked of a tile.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct SkippedView {
+    /// Id of the prompt that was not asked.
+    pub prompt: String,
+    pub tile: usize,
+    /// x0, y0, x1, y1 of the tile in pixels.
+    pub rect: [u32; 4],
+    /// Id of the prompt whose bank has looked at the tile.
+    pub by: String,
+    /// How sure the bank was that something is there, 0..1; less than `below`.
+    pub doubt: Option<f64>,
+    /// The limit of the recipe, 0..1.
+    pub below: Option<f64>,
 }
 
 /// A file that was learned from confirmed parts.

@@ -46,6 +46,7 @@ pub(crate) fn inspection(n: u64) -> Inspection {
             text: "[{\"label\":\"scratch\"}]".into(),
         }],
         learned: vec![],
+        skipped: vec![],
         heat: None,
         replayed: false,
         origin: format!("seed {n}"),

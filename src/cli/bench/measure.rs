@@ -4,6 +4,7 @@ use crate::document::ReadError;
 use crate::domain::frame::{Frame as Picture, Trigger};
 use crate::domain::pipeline::Pipeline;
 use crate::inspect::plan::Plan;
+use crate::inspect::skip::Asking;
 use crate::simulator::{self, Product};
 use crate::vlm::attention::Span;
 use crate::vlm::batch::Batch;
@@ -94,6 +95,8 @@ pub(super) struct Frame {
     pub tiles: usize,
     /// Answers, of all tiles together.
     pub prompts: usize,
+    /// Questions that were not asked of a tile, because the pipeline's bank was sure that nothing is there.
+    pub skipped: usize,
     pub ms: f64,
     /// Of the run that took so long.
     pub stages: Timing,
@@ -261,31 +264,66 @@ pub(super) fn frame(
         eprintln!("bench: answers about the frame are cut at {RANDOM_ANSWER_TOKENS} tokens");
     }
     let end = Instant::now() + max;
-    let mut late = false;
     let mut runs = vec![];
     let time = effort.median(|| {
         let started = Instant::now();
-        let jobs = self::jobs(&plan(part, pipeline, &info)?, random);
-        let answers = engine.answer(&jobs, &|| Instant::now() < end);
+        let plan = plan(part, pipeline, &info)?;
+        let run = ask(engine, &plan, whole, &|| Instant::now() < end)?;
         let took = started.elapsed();
-        runs.push((took, answers.timing));
-        for answer in answers.jobs.into_iter().flatten() {
-            match answer {
-                Err(VlmError::Stopped) => late = true,
-                other => drop(other?),
-            }
-        }
+        runs.push((took, run));
         Ok(took)
     })?;
+    let late = runs.iter().any(|(_, run)| run.late);
     if late {
         eprintln!("bench: the frame is left out: it was stopped after {} s", max.as_secs());
         return Ok(None);
     }
     let (width, height) = part.dimensions();
     let prompts = jobs.iter().map(|j| j.asks.len()).sum();
-    let stages =
-        runs.into_iter().find(|(took, _)| *took == time).map(|(_, stages)| stages).unwrap_or_default();
-    Ok(Some(Frame { width, height, tiles: jobs.len(), prompts, ms: time.as_secs_f64() * 1e3, stages }))
+    let run = runs.into_iter().find(|(took, _)| *took == time).map(|(_, run)| run).unwrap_or_default();
+    let Run { asked, stages, .. } = run;
+    let (tiles, ms, skipped) = (jobs.len(), time.as_secs_f64() * 1e3, prompts - asked);
+    Ok(Some(Frame { width, height, tiles, prompts, skipped, ms, stages }))
+}
+
+/// What came of one run.
+#[derive(Default)]
+struct Run {
+    /// Questions.
+    asked: usize,
+    stages: Timing,
+    /// It was stopped.
+    late: bool,
+}
+
+/// Asks about the part as the line does: tiles that the pipeline's bank calls normal are skipped.
+fn ask(
+    engine: &mut Qwen3Vl,
+    plan: &Plan,
+    whole: &Whole,
+    go_on: &(dyn Fn() -> bool + Sync),
+) -> anyhow::Result<Run> {
+    let (mut run, mut asking) = (Run::default(), Asking::new(plan, &whole.pipeline));
+    loop {
+        let (parts, mut jobs): (Vec<_>, Vec<_>) = asking.ready(plan).into_iter().unzip();
+        if jobs.is_empty() {
+            return Ok(run);
+        }
+        cut(&mut jobs, whole.random);
+        run.asked += jobs.iter().map(|job| job.asks.len()).sum::<usize>();
+        let answers = engine.answer(&jobs, go_on);
+        run.stages = run.stages + answers.timing;
+        for (part, answers) in parts.into_iter().zip(answers.jobs) {
+            for answer in &answers {
+                match answer {
+                    Err(VlmError::Stopped) => run.late = true,
+                    Err(error) => bail!("the frame was not answered: {error}"),
+                    Ok(_) => {}
+                }
+            }
+            asking.take(plan, &whole.pipeline, &part, answers);
+        }
+    }
 }
 
 /// What a model is asked about the part.
@@ -312,12 +350,15 @@ pub(super) fn plan(part: &Arc<RgbImage>, pipeline: &Pipeline, model: &ModelInfo)
 
 fn jobs(plan: &Plan, random: bool) -> Vec<Job> {
     let mut jobs: Vec<Job> = plan.jobs().collect();
-    if random {
-        for ask in jobs.iter_mut().flat_map(|j| &mut j.asks) {
-            ask.max_tokens = ask.max_tokens.min(RANDOM_ANSWER_TOKENS);
-        }
-    }
+    cut(&mut jobs, random);
     jobs
+}
+
+/// Bounds the answers of random weights.
+fn cut(jobs: &mut [Job], random: bool) {
+    for ask in jobs.iter_mut().flat_map(|job| &mut job.asks).filter(|_| random) {
+        ask.max_tokens = ask.max_tokens.min(RANDOM_ANSWER_TOKENS);
+    }
 }
 
 /// Pictures through the tower, rows of pictures and questions through the text model, answers.

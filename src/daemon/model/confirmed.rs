@@ -212,7 +212,8 @@ impl<'a> Part<'a> {
         drawn.iter().any(|b| b.label == finding.label && same(&b.bbox_px))
     }
 
-    /// A tile about which the model said nothing and the person neither; which of several, the part's number says.
+    /// A tile that was asked and about which the model said nothing and the person neither; which of several, the part's
+    /// number says.
     fn clean(&self, seq: u64) -> Option<&AskedDefects> {
         if self.inspection.score.is_nan() || self.inspection.score > 1.0 - SURE {
             return None;
@@ -222,8 +223,11 @@ impl<'a> Part<'a> {
             let mut boxes = self.inspection.findings.iter().map(|f| &f.bbox_px).chain(drawn);
             boxes.any(|b| b.overlap(&box_of(asked.tile.rect)) > 0.0)
         };
-        let clean: Vec<&AskedDefects> =
-            self.asked.iter().filter(|asked| !self.has_answered(asked) && !marked(asked)).collect();
+        let clean: Vec<&AskedDefects> = self
+            .asked
+            .iter()
+            .filter(|a| !self.was_skipped(a) && !self.has_answered(a) && !marked(a))
+            .collect();
         let at = seq.checked_rem(clean.len() as u64)?;
         clean.get(at as usize).copied()
     }
@@ -231,6 +235,12 @@ impl<'a> Part<'a> {
     /// The recipe asks about this label there.
     fn lists(&self, asked: &AskedDefects, label: &str) -> bool {
         self.pipeline.prompts[asked.prompt].kind.labels().iter().any(|listed| listed == label)
+    }
+
+    /// The model was not asked, and has said nothing.
+    fn was_skipped(&self, asked: &AskedDefects) -> bool {
+        let prompt = &self.pipeline.prompts[asked.prompt].id;
+        self.inspection.skipped.iter().any(|s| s.tile == asked.tile.index && s.prompt == *prompt)
     }
 
     /// The model said that something is there.

@@ -4,6 +4,7 @@
 //! (Truth, Inspection)... --boxes--> tp, fp, fn a label, micro at IoU 0.5 and 0.3, confusion
 //!                        --image--> recall, false alarms, escapes, AUROC, verdicts
 //!                        --text---> lines exact, character error rate
+//!                        --skipped> tiles that were not asked, and what that may have lost
 //!                        --latency> p50, p95, max
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 pub(crate) mod boxes;
 mod image;
+pub(crate) mod skipped;
 mod text;
 
 use crate::domain::inspection::Inspection;
@@ -29,6 +31,8 @@ pub(crate) struct Asked {
     pub labels: BTreeSet<String>,
     /// Prompts of kind text, in the pipeline's order.
     pub texts: Vec<AskedText>,
+    /// Some question is not asked of every tile.
+    pub skips: bool,
 }
 
 /// One prompt of kind text.
@@ -45,6 +49,7 @@ impl Asked {
         let mut asked = Self::default();
         for prompt in &pipeline.prompts {
             asked.labels.extend(prompt.kind.labels().iter().cloned());
+            asked.skips |= prompt.skip.is_some();
             if matches!(prompt.kind, PromptKind::Text { .. }) {
                 asked.texts.push(AskedText { id: prompt.id.clone(), roi: prompt.roi });
             }
@@ -74,6 +79,9 @@ pub(crate) struct Metrics {
     pub image: image::ImageMetrics,
     pub text: text::TextMetrics,
     pub latency_ms: LatencyMetrics,
+    /// Absent where the pipeline asks all of every tile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<skipped::SkippedMetrics>,
 }
 
 /// Boxes right, wrong and missed, with their rates.
@@ -123,6 +131,7 @@ pub(crate) fn score(pairs: &[(&Truth, &Inspection)], asked: &Asked) -> Metrics {
         image: image::score(pairs),
         text: text::score(pairs, asked),
         latency_ms: latency(pairs.iter().map(|(_, i)| i.latency.total_ms)),
+        skipped: asked.skips.then(|| skipped::score(pairs.iter().copied())),
     }
 }
 

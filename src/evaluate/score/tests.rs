@@ -33,6 +33,7 @@ pub(crate) fn inspection() -> Inspection {
         latency: Latency { total_ms: 800.0, ..Latency::default() },
         answers: Vec::new(),
         learned: vec![],
+        skipped: vec![],
         heat: None,
         replayed: true,
         origin: "a.png".into(),
@@ -101,6 +102,7 @@ pub(crate) fn asked(labels: &[&str], texts: &[&str]) -> Asked {
     Asked {
         labels: labels.iter().map(|l| (*l).to_owned()).collect(),
         texts: texts.iter().map(|t| AskedText { id: (*t).into(), roi: None }).collect(),
+        skips: false,
     }
 }
 
@@ -276,6 +278,7 @@ fn lines_belong_to_the_prompt_whose_region_holds_them() {
             AskedText { id: "lot".into(), roi: Some(Rect::new(0, 0, 1000, 1000)) },
             AskedText { id: "serial".into(), roi: Some(Rect::new(450, 450, 650, 650)) },
         ],
+        skips: false,
     };
     let i = Inspection {
         texts: vec![

@@ -45,6 +45,13 @@ pub(crate) struct Looked {
     pub cells: Vec<f32>,
 }
 
+impl Looked {
+    /// How sure it is that something is there, in the tile as a whole or in a cell of it, 0..=1.
+    pub(crate) fn doubt(&self) -> f32 {
+        self.cells.iter().copied().fold(self.score, f32::max)
+    }
+}
+
 /// The features that a rule asks for, in the engine's words.
 pub(crate) const fn features(source: FeatureSource) -> Features {
     match source {

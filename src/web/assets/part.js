@@ -103,6 +103,7 @@ export class Part {
     const p = this.picture;
     p.editable = may("operator");
     p.grid = d.grid || [];
+    p.skipped = new Set(d.skipped.map((s) => `${s.rect}`));
     p.setHeat(d.heat);
     p.boxes = this.truth();
     const tool = (name, label, on, click, id) => h("button.tool", { "aria-pressed": on === null ? null : String(on), "aria-label": label, title: label, onclick: click, id }, icon(name));
@@ -173,7 +174,7 @@ export class Part {
       h("section", {}, h("h2", {}, t("findings"), h("small", {}, truth.length || "")), truth.length ? h("ul.findings", {}, truth.map(finding)) : h("p.quiet", {}, t("noFindings"))),
       d.texts.length > 0 && h("section", {}, h("h2", {}, t("texts")), d.texts.map((x) => this.text(x))),
       h("section", {}, h("h2", {}, t("history")), this.history()),
-      fold("model", t("model"), h("dl", {}, this.pairs([[t("model"), d.model.name], ["sha256", d.model.sha256], ["mmproj", d.model.mmproj_sha256], [t("prompt"), d.prompt_hash], [t("recipe"), `${d.pipeline}@${d.pipeline_version}`], [t("tiles"), `${d.tiles_inspected} / ${d.tiles_planned}`], [t("score"), number(d.score, 3)], ...d.learned.map((l) => [`${l.prompt}: ${l.kind}`, l.sha256]), [t("origin"), d.origin], ["id", d.id]]))),
+      fold("model", t("model"), h("dl", {}, this.pairs([[t("model"), d.model.name], ["sha256", d.model.sha256], ["mmproj", d.model.mmproj_sha256], [t("prompt"), d.prompt_hash], [t("recipe"), `${d.pipeline}@${d.pipeline_version}`], [t("tiles"), `${d.tiles_inspected} / ${d.tiles_planned}`], [t("skipped"), d.skipped.map((s) => `${s.prompt} ${s.tile}: ${s.by} ${number(s.doubt, 3)} < ${number(s.below, 3)}`).join(" · ")], [t("score"), number(d.score, 3)], ...d.learned.map((l) => [`${l.prompt}: ${l.kind}`, l.sha256]), [t("origin"), d.origin], ["id", d.id]]))),
       fold("latency", `${t("latency")}: ${number(d.latency.total)} ms`, this.latency()),
       fold("answers", `${t("answers")} (${d.answers.length})`, d.answers.length ? d.answers.map((a) => h("div.answer", {}, h("small.quiet", {}, `${a.prompt} · ${a.tile}`), h("pre", {}, a.text))) : h("p.quiet", {}, t("noAnswers"))));
     this.drawFoot();

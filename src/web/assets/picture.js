@@ -141,7 +141,7 @@ export class Picture {
       const { href, width, height } = this.heat;
       out.push(svg("image", { href, x, y, width: width * this.scale, height: height * this.scale, class: "heat", preserveAspectRatio: "none" }));
     }
-    if (this.showGrid) for (const tile of this.grid) out.push(rect(tile, { class: "tile" }));
+    if (this.showGrid) for (const tile of this.grid) out.push(rect(tile, { class: this.skipped.has(`${tile}`) ? "tile skipped" : "tile" }));
     if (this.showBoxes) {
       const words = this.boxes.map((box, i) => `${i + 1} ${label(box.label)}`);
       const wide = (text) => [...text].reduce((sum, c) => sum + (c > "\u2e80" ? 13.5 : 7.6), 12);

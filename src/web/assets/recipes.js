@@ -95,6 +95,7 @@ function shownReplay(replay) {
   const facts = [
     `${replay.parts} ${t("parts")}`, replay.left_out && `${replay.left_out} ${t("leftOut")}`, `${t("sample")} ${replay.sample}`,
     `${t("recall")} ${percent(image.recall)}`, `${t("lost")} ${replay.lost_count}`, `${t("newAlarms")} ${replay.alarms_count}`,
+    replay.figures.skipped && `${t("skipped")} ${replay.figures.skipped.tiles} (${t("lost")} ${replay.figures.skipped.lost})`,
   ];
   return h("div.replay", {}, h("p", {}, facts.filter(Boolean).join(" · ")),
     replay.lost.length > 0 && parts(t("lostHint"), replay.lost, replay.lost_count),

@@ -86,6 +86,8 @@ contract! {
         "Parts whose verdict came after their deadline.";
     DROPPED: Counter "inspectd_dropped_frames_total" ["camera" "recipe"] "frames"
         "Frames that no room was left for: each is stored as a review with the reason queue_full.";
+    SKIPPED: Counter "inspectd_skipped_tiles_total" ["camera" "recipe"] "tiles"
+        "Tiles of which a question was not asked, because a bank was sure that nothing is there.";
     LAST: Gauge "inspectd_last_inspection_timestamp_seconds" ["camera" "recipe"] "s since 1970"
         "When the newest inspection was finished; 0 before the first.";
     DEADLINE: Gauge "inspectd_deadline_seconds" ["recipe"] "s"

@@ -2,7 +2,7 @@
 
 use super::contract::{
     ALARM, ALARMS, CAMERA_PAUSED, CAMERA_STATE, DEADLINE, DROPPED, DURATION, ENGINE_READY, ENGINE_RESTARTS,
-    LAST, LATE, QUEUE, TRIGGERS, VERDICTS,
+    LAST, LATE, QUEUE, SKIPPED, TRIGGERS, VERDICTS,
 };
 use super::exposition::{Exposition, flag};
 use super::histogram::Histogram;
@@ -43,6 +43,8 @@ pub(crate) struct Inspected {
     pub verdicts: [u64; 3],
     pub late: u64,
     pub dropped: u64,
+    /// Tiles of which a question was not asked.
+    pub tiles_skipped: u64,
     pub seconds: Histogram,
     /// When the newest was finished, in seconds since 1970; 0: none yet.
     pub last_s: f64,
@@ -57,6 +59,7 @@ impl Inspected {
             verdicts: [0; 3],
             late: 0,
             dropped: 0,
+            tiles_skipped: 0,
             seconds: Histogram::new(&BUCKETS_S),
             last_s: 0.0,
         }
@@ -116,6 +119,7 @@ impl LineFigures {
         out.histograms(&DURATION, all().map(|i| (i.labels(), &i.seconds)));
         out.family(&LATE, all().map(|i| (i.labels(), i.late as f64)));
         out.family(&DROPPED, all().map(|i| (i.labels(), i.dropped as f64)));
+        out.family(&SKIPPED, all().map(|i| (i.labels(), i.tiles_skipped as f64)));
         out.family(&LAST, all().map(|i| (i.labels(), i.last_s)));
     }
 

@@ -181,6 +181,7 @@ pub const DEVICE: &[Spec] = &[
     text("Result/text_check"),
     count("Result/tiles_planned"),
     count("Result/tiles_inspected"),
+    count("Result/tiles_skipped"),
     number("Result/latency_ms", "ms"),
     flag("Result/replayed"),
     text("Result/part"),

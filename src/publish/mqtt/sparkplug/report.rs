@@ -170,6 +170,7 @@ fn measured(i: &Inspection) -> Values {
         ("Result/text_check", Value::text(message::text_check(i))),
         ("Result/tiles_planned", Value::count(i.tiles.planned)),
         ("Result/tiles_inspected", Value::count(i.tiles.inspected)),
+        ("Result/tiles_skipped", Value::count(i.tiles_skipped())),
         ("Result/latency_ms", Value::Number(i.latency.total_ms)),
     ]
 }

@@ -15,7 +15,7 @@ export default {
     r_false: "Fehlalarm: da ist nichts", r_accept: "Zulässiger Makel", r_missed: "Übersehener Fehler", r_text: "Text falsch gelesen", r_worse: "Schlimmer als eingestuft", r_other: "Anderer Grund", save: "Speichern",
     note: "Notiz", noteHint: "Notiz für das Protokoll (freiwillig)", findings: "Befunde", noFindings: "Keine Befunde.", texts: "Text", read: "Gelesen", expected: "Erwartet", notRead: "nicht gelesen",
     correct: "Berichtigen", history: "Entscheidungen", noHistory: "Noch niemand hat entschieden.", model: "Modell", answers: "Antworten des Modells", noAnswers: "Es hat nichts zu sagen gefunden.", latency: "Zeit",
-    queue: "Warten", preprocess: "Skalieren", vision: "Sehen", prefill: "Vorbereiten", decode: "Antworten", total: "gesamt", tiles: "Kacheln", score: "Fehlerwert",
+    queue: "Warten", preprocess: "Skalieren", vision: "Sehen", prefill: "Vorbereiten", decode: "Antworten", total: "gesamt", tiles: "Kacheln", skipped: "nicht gefragte Kacheln", score: "Fehlerwert",
     boxes: "Rahmen", grid: "Kacheln", heat: "Anders als gute Teile", draw: "Rahmen zeichnen", fit: "Ganzes Bild", zoomIn: "Näher", zoomOut: "Weiter weg", remove: "Löschen", severity: "Schwere", minor: "gering", major: "erheblich", critical: "kritisch",
     picture_missing: "Das Bild fehlt im Speicher.", picture_wrong: "Das Bild im Speicher ist nicht das, das inspiziert wurde.",
     unseen: "Ohne das Bild entscheiden", unseenHint: "Sie sehen nicht, was inspiziert wurde. Das Protokoll hält fest, dass Sie ohne das Bild entschieden haben.",

@@ -15,7 +15,7 @@ export default {
     r_false: "False alarm: nothing there", r_accept: "Acceptable blemish", r_missed: "Missed defect", r_text: "Text read wrongly", r_worse: "Worse than graded", r_other: "Other reason", save: "Save",
     note: "Note", noteHint: "A note for the ledger (optional)", findings: "Findings", noFindings: "No findings.", texts: "Text", read: "Read", expected: "Expected", notRead: "not read",
     correct: "Correct", history: "Decisions", noHistory: "Nobody has decided yet.", model: "Model", answers: "Model's own answers", noAnswers: "It found nothing to say.", latency: "Time",
-    queue: "waiting", preprocess: "resize", vision: "vision", prefill: "prefill", decode: "decode", total: "total", tiles: "tiles", score: "Defect score",
+    queue: "waiting", preprocess: "resize", vision: "vision", prefill: "prefill", decode: "decode", total: "total", tiles: "tiles", skipped: "tiles not asked", score: "Defect score",
     boxes: "Boxes", grid: "Tiles", heat: "Unlike good parts", draw: "Draw a box", fit: "Whole picture", zoomIn: "Closer", zoomOut: "Farther", remove: "Delete", severity: "Severity", minor: "minor", major: "major", critical: "critical",
     picture_missing: "The picture is missing from the store.", picture_wrong: "The picture in the store is not the one that was inspected.",
     unseen: "Decide without the picture", unseenHint: "You cannot see what was inspected. The ledger keeps that you decided without the picture.",

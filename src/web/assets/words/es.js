@@ -15,7 +15,7 @@ export default {
     r_false: "Falsa alarma: no hay nada", r_accept: "Imperfección aceptable", r_missed: "Defecto no detectado", r_text: "Texto mal leído", r_worse: "Peor de lo clasificado", r_other: "Otro motivo", save: "Guardar",
     note: "Nota", noteHint: "Nota para el registro (opcional)", findings: "Hallazgos", noFindings: "Sin hallazgos.", texts: "Texto", read: "Leído", expected: "Esperado", notRead: "no leído",
     correct: "Corregir", history: "Decisiones", noHistory: "Nadie ha decidido todavía.", model: "Modelo", answers: "Respuestas del modelo", noAnswers: "No encontró nada que decir.", latency: "Tiempo",
-    queue: "espera", preprocess: "escalado", vision: "visión", prefill: "preparación", decode: "respuesta", total: "total", tiles: "teselas", score: "Puntuación de defecto",
+    queue: "espera", preprocess: "escalado", vision: "visión", prefill: "preparación", decode: "respuesta", total: "total", tiles: "teselas", skipped: "teselas no preguntadas", score: "Puntuación de defecto",
     boxes: "Recuadros", grid: "Teselas", heat: "Distinto de las piezas buenas", draw: "Dibujar un recuadro", fit: "Imagen entera", zoomIn: "Acercar", zoomOut: "Alejar", remove: "Eliminar", severity: "Gravedad", minor: "leve", major: "importante", critical: "crítica",
     picture_missing: "Falta la imagen en el almacén.", picture_wrong: "La imagen del almacén no es la que se inspeccionó.",
     unseen: "Decidir sin la imagen", unseenHint: "No puede ver lo que se inspeccionó. El registro guarda que decidió sin la imagen.",

@@ -15,7 +15,7 @@ export default {
     r_false: "誤検出：欠陥はない", r_accept: "許容できる傷", r_missed: "見逃した欠陥", r_text: "文字の読み違い", r_worse: "判定より悪い", r_other: "その他の理由", save: "保存",
     note: "メモ", noteHint: "台帳へのメモ（任意）", findings: "検出", noFindings: "検出なし。", texts: "文字", read: "読み取り", expected: "期待値", notRead: "読めず",
     correct: "訂正", history: "判断の記録", noHistory: "まだ誰も判断していません。", model: "モデル", answers: "モデルの回答", noAnswers: "報告する点はありませんでした。", latency: "時間",
-    queue: "待ち", preprocess: "縮小", vision: "画像処理", prefill: "準備", decode: "応答", total: "合計", tiles: "タイル", score: "欠陥スコア",
+    queue: "待ち", preprocess: "縮小", vision: "画像処理", prefill: "準備", decode: "応答", total: "合計", tiles: "タイル", skipped: "質問しなかったタイル", score: "欠陥スコア",
     boxes: "枠", grid: "タイル", heat: "良品との違い", draw: "枠を描く", fit: "全体を表示", zoomIn: "拡大", zoomOut: "縮小", remove: "削除", severity: "重大度", minor: "軽微", major: "重大", critical: "致命的",
     picture_missing: "保存先に画像がありません。", picture_wrong: "保存されている画像は検査したものではありません。",
     unseen: "画像なしで判断する", unseenHint: "検査した画像を見ることができません。画像なしで判断したことが台帳に残ります。",

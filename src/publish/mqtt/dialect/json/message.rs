@@ -134,6 +134,9 @@ struct MismatchV1 {
 struct TilesV1 {
     planned: usize,
     inspected: usize,
+    /// Only where the recipe skips tiles and some were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<usize>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -189,7 +192,11 @@ impl ResultV1 {
             score: rounded(f64::from(i.score), PROBABILITY_DIGITS),
             findings: findings(i),
             texts: texts(i),
-            tiles: TilesV1 { planned: i.tiles.planned, inspected: i.tiles.inspected },
+            tiles: TilesV1 {
+                planned: i.tiles.planned,
+                inspected: i.tiles.inspected,
+                skipped: Some(i.tiles_skipped()).filter(|skipped| *skipped > 0),
+            },
             latency_ms: LatencyV1 {
                 queue: ms(i.latency.queue_ms),
                 preprocess: ms(i.latency.preprocess_ms),
@@ -279,6 +286,7 @@ struct LastV1 {
     text_check: &'static str,
     tiles_planned: usize,
     tiles_inspected: usize,
+    tiles_skipped: usize,
     latency_total_ms: f64,
     replayed: bool,
     image_sha256: String,
@@ -344,6 +352,7 @@ pub fn last(stored: &Stored) -> Vec<u8> {
         text_check: text_check(i),
         tiles_planned: i.tiles.planned,
         tiles_inspected: i.tiles.inspected,
+        tiles_skipped: i.tiles_skipped(),
         latency_total_ms: known(i.latency.total_ms, SIZE_DIGITS),
         replayed: i.replayed,
         image_sha256: picture.map(|p| p.image.sha256.clone()).unwrap_or_default(),

@@ -1,8 +1,9 @@
 use super::*;
 use crate::domain::camera::{CameraState, CameraStatus, LineState};
 use crate::domain::grade::{Grade, Reason, Verdict};
-use crate::domain::inspection::ImageRef;
+use crate::domain::inspection::{ImageRef, SkippedTile};
 use crate::domain::recipe::RecipeStatus;
+use crate::domain::rect::Rect;
 use crate::publish::mqtt::command::Presence;
 use crate::publish::mqtt::dialect::json::Topics;
 use crate::publish::mqtt::dialect::json::schemas::of_topic;
@@ -39,7 +40,16 @@ fn parts() -> Vec<Stored> {
     odd.latency.total_ms = f64::NAN;
     odd.verdict = Verdict::Review(Reason::Engine { message: "NaN \"in\" the\nanswer & % = .".into() });
     let nameless = Stored { image: None, ..stored(good.clone()) };
-    vec![stored(sample(1)), stored(good), stored(odd), nameless]
+    let skipped = SkippedTile {
+        prompt: "surface".into(),
+        tile: 7,
+        rect: Rect::new(512, 0, 1024, 512),
+        by: "like-good-parts".into(),
+        doubt: 0.0625,
+        below: 0.2,
+    };
+    let spared = Inspection { skipped: vec![skipped], ..good.clone() };
+    vec![stored(sample(1)), stored(good), stored(odd), nameless, stored(spared)]
 }
 
 #[test]
@@ -62,6 +72,19 @@ fn real_results_satisfy_the_shipped_schema_and_broken_ones_do_not() {
         broken["extra"] = Value::Null;
         assert!(!validator.is_valid(&broken));
     }
+}
+
+#[test]
+fn skipped_tiles_are_counted_and_a_result_without_them_is_as_it_was() {
+    let tiles = |part: &Stored| {
+        let message: Value = serde_json::from_slice(&result(part, RESULT_SCHEMA).unwrap()).unwrap();
+        let flat: Value = serde_json::from_slice(&last(part)).unwrap();
+        (message["tiles"].clone(), flat["tiles_skipped"].clone())
+    };
+    let all = parts();
+    assert_eq!(tiles(&all[1]), (serde_json::json!({"planned": 31, "inspected": 31}), 0.into()));
+    let spared = all.iter().find(|part| !part.inspection.skipped.is_empty()).unwrap();
+    assert_eq!(tiles(spared), (serde_json::json!({"planned": 31, "inspected": 31, "skipped": 1}), 1.into()));
 }
 
 #[test]
