@@ -39,7 +39,7 @@ pub(super) fn processor() -> Line {
     Line::warn(
         "cpu",
         found,
-        "without AVX2 an inspection takes many times as long: take a newer processor, or in a virtual machine pass the host's through",
+        "without AVX2, or on Arm the dot product, an inspection takes many times as long: take a newer processor, or in a virtual machine pass the host's through",
     )
 }
 

@@ -22,7 +22,8 @@ mod superblocks;
 
 use super::activations::{Bits, Head, PANEL};
 use super::layout::{BLOCK, Kind, TILE_ROWS};
-use super::x86::{Form, Q4, Q4K, Q5K, Q6K, Q8, in_steps, prefetch};
+use super::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, in_steps};
+use super::x86::prefetch;
 use super::{Activations, Out, Packed};
 pub(super) use quantise::panel as quantise_panel;
 use read::{Groups, Read, Scales};

@@ -11,7 +11,8 @@ mod superblocks;
 
 use super::activations::{Bits, Head, PANEL};
 use super::layout::{BLOCK, GROUP, Kind, TILE_ROWS};
-use super::x86::{Form, Q4, Q4K, Q5K, Q6K, Q8, Stored, in_steps, prefetch, prefetch_for_write};
+use super::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, Stored, in_steps};
+use super::x86::{prefetch, prefetch_for_write};
 use super::{Activations, Out, Packed};
 pub(super) use quantise::panel as quantise_panel;
 use std::arch::x86_64::*;

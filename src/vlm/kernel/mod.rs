@@ -3,7 +3,7 @@
 //! ```text
 //! ggml blocks --pack--> tiles (the only copy in memory) --row--> embeddings
 //! activations --quantise--> panels of 16 rows, 8 or 16 bits a value, one scale per 32 (or 256)
-//! tiles x activations --AVX-512 VNNI | AVX2 | scalar reference--> f32
+//! tiles x activations --AVX-512 VNNI | AVX2 | Arm i8mm | Arm dot product | scalar reference--> f32
 //! ```
 //!
 //! candle keeps the original blocks and a second, larger copy, takes its fast path only for depths
@@ -25,7 +25,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod stored;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -52,6 +56,12 @@ pub(crate) enum Path {
     /// The same for eight rows in two or three instructions.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// One instruction multiplies eight values of two rows of weights with those of two rows of activations.
+    #[cfg(target_arch = "aarch64")]
+    I8mm,
+    /// One instruction multiplies weights of four rows with four activations and adds up.
+    #[cfg(target_arch = "aarch64")]
+    DotProduct,
     Scalar,
 }
 
@@ -63,6 +73,10 @@ impl Path {
             (Self::Avx512, avx512::available()),
             #[cfg(target_arch = "x86_64")]
             (Self::Avx2, avx2::available()),
+            #[cfg(target_arch = "aarch64")]
+            (Self::I8mm, neon::has_i8mm()),
+            #[cfg(target_arch = "aarch64")]
+            (Self::DotProduct, neon::has_dot_product()),
             (Self::Scalar, true),
         ]
         .into_iter()
@@ -73,6 +87,18 @@ impl Path {
         Self::available().next().unwrap_or(Self::Scalar)
     }
 
+    /// True where products of K-quants stay integers for a superblock; elsewhere one scale for so many
+    /// activations would only cost exactness.
+    const fn keeps_integers(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 | Self::Avx2 => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::I8mm | Self::DotProduct => false,
+            Self::Scalar => false,
+        }
+    }
+
     /// Its instructions, for people.
     const fn name(self) -> &'static str {
         match self {
@@ -80,6 +106,10 @@ impl Path {
             Self::Avx512 => "AVX-512 VNNI",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "AVX2",
+            #[cfg(target_arch = "aarch64")]
+            Self::I8mm => "i8mm",
+            #[cfg(target_arch = "aarch64")]
+            Self::DotProduct => "dot product",
             Self::Scalar => "scalar",
         }
     }
@@ -157,6 +187,10 @@ impl Packed {
                 Path::Avx512 => avx512::multiply(self, x, rows, tiles, out),
                 #[cfg(target_arch = "x86_64")]
                 Path::Avx2 => avx2::multiply(self, x, rows, tiles, out),
+                #[cfg(target_arch = "aarch64")]
+                Path::I8mm => neon::multiply_i8mm(self, x, rows, tiles, out),
+                #[cfg(target_arch = "aarch64")]
+                Path::DotProduct => neon::multiply_dot_product(self, x, rows, tiles, out),
                 Path::Scalar => self.multiply_scalar(x, rows, tiles, out),
             }
         }
@@ -193,7 +227,7 @@ impl Packed {
 
     fn shared_on(&self, path: Path, bits: Bits) -> Shared {
         let integer_scales = self.kind.unit() == layout::SUPERBLOCK;
-        if integer_scales && bits == Bits::Eight && path != Path::Scalar {
+        if integer_scales && bits == Bits::Eight && path.keeps_integers() {
             Shared::Superblock
         } else {
             Shared::Block

@@ -3,7 +3,7 @@
 use super::HALF_ROWS;
 use crate::vlm::kernel::activations::Sums;
 use crate::vlm::kernel::layout::{GROUP, TILE_ROWS};
-use crate::vlm::kernel::x86::{Q4, Q4K, Q5K, Q6K, Q8, Stored};
+use crate::vlm::kernel::stored::{Q4, Q4K, Q5K, Q6K, Q8, Stored};
 use std::arch::x86_64::*;
 
 /// A block of 32 values of eight rows: unsigned bytes, group by group.

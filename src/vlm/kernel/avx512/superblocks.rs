@@ -11,7 +11,8 @@
 use super::{Block, Cursor, Read, dots};
 use crate::vlm::kernel::activations::Shared;
 use crate::vlm::kernel::layout::{BLOCK, SUPERBLOCK};
-use crate::vlm::kernel::x86::{Form, in_steps, prefetch};
+use crate::vlm::kernel::stored::{Form, in_steps};
+use crate::vlm::kernel::x86::prefetch;
 use crate::vlm::kernel::{Activations, Out, Packed};
 use std::arch::x86_64::*;
 use std::ops::Range;
