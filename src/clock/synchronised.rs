@@ -7,7 +7,8 @@
 //! ```
 //!
 //! timedated asks the kernel, to which every time daemon tells its state, so that chrony and ntpd are seen through it, too.
-//! It is another process on the system's bus: it is asked once in [`ASKED_EVERY`], on a thread of its own.
+//! The bus serves only users of the user database, to which the package adds the daemon's. It is asked once in
+//! [`ASKED_EVERY`], on a thread of its own.
 //!
 //! Invariants:
 //! - Without a word nobody vouches for the clock: unknown is never synchronised.

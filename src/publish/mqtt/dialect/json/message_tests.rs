@@ -48,8 +48,8 @@ fn parts() -> Vec<Stored> {
         doubt: 0.0625,
         below: 0.2,
     };
-    let spared = Inspection { skipped: vec![skipped], ..good.clone() };
-    vec![stored(sample(1)), stored(good), stored(odd), nameless, stored(spared)]
+    let skipping = Inspection { skipped: vec![skipped], ..good.clone() };
+    vec![stored(sample(1)), stored(good), stored(odd), nameless, stored(skipping)]
 }
 
 #[test]
@@ -83,8 +83,8 @@ fn skipped_tiles_are_counted_and_a_result_without_them_is_as_it_was() {
     };
     let all = parts();
     assert_eq!(tiles(&all[1]), (serde_json::json!({"planned": 31, "inspected": 31}), 0.into()));
-    let spared = all.iter().find(|part| !part.inspection.skipped.is_empty()).unwrap();
-    assert_eq!(tiles(spared), (serde_json::json!({"planned": 31, "inspected": 31, "skipped": 1}), 1.into()));
+    let with = all.iter().find(|part| !part.inspection.skipped.is_empty()).unwrap();
+    assert_eq!(tiles(with), (serde_json::json!({"planned": 31, "inspected": 31, "skipped": 1}), 1.into()));
 }
 
 #[test]
