@@ -53,6 +53,7 @@ fn a_step_of_decoding_allocates_nothing() {
         min_pixels: 4096,
         max_pixels: 4096,
         asks: ["Find defects.", "Read the text.", "What is it?"].map(ask).into(),
+        adapter: None,
     };
     // Each step is handed to the pool, whose queue takes a block for every 63 of them. A second thread makes its
     // scratch when it first attends, which may be late.

@@ -260,6 +260,7 @@ mod tests {
     use crate::domain::rect::{BoxPx, Rect};
     use crate::domain::review::{OperatorBox, ReviewKind};
     use crate::evaluate::score::tests::{finding, inspection};
+    use crate::recipe::beside::Files;
     use crate::recipe::learned::pipeline_to_learn;
     use crate::recipe::pipeline_from_str;
     use std::time::SystemTime;
@@ -438,7 +439,7 @@ mod tests {
         let text = format!(
             "{text}skip = {{ by = \"good\", below = 0.2 }}\n[[prompt]]\nid = \"good\"\nkind = \"reference\"\nfeatures = \"backbone\"\nbank = \"s.bank\"\n{gate}"
         );
-        pipeline_to_learn("scripted.toml", &text).unwrap()
+        pipeline_to_learn("scripted.toml", &text, &Files::new()).unwrap()
     }
 
     #[test]

@@ -7,7 +7,8 @@ use crate::domain::inspection::Inspection;
 use crate::domain::reference::{BankOrigin, CellMap, FeatureSource, Judge, Learned, TileFeatures, Unusual};
 use crate::engine::{Abilities, Backend, Class, Engine, Health, Readiness, child};
 use crate::inspect::{inspect, under_way};
-use crate::recipe::file::from_str;
+use crate::recipe::beside::Files;
+use crate::recipe::file::{Beside, from_str};
 use crate::vlm::{
     AnswerToken, Answered, Answers, Cells, Features, Finish, Form, Ground, ModelInfo, Rank, Timing, Vlm,
     backbone,
@@ -92,7 +93,7 @@ impl Vlm for Counting {
                         Said::Failed => of_job.push(Err(VlmError::Stopped)),
                         Said::NotANumber => of_job.push(Ok(features([f32::NAN; CELLS], 0.0))),
                         Said::Nothing => {
-                            of_job.push(Ok(Completion { cells: None, ..features([0.0; CELLS], 0.0) }))
+                            of_job.push(Ok(Completion { cells: None, ..features([0.0; CELLS], 0.0) }));
                         }
                     }
                 } else {
@@ -132,7 +133,7 @@ fn pipeline() -> Pipeline {
          [[prompt]]\nid = \"good\"\nkind = \"reference\"\nfeatures = \"backbone\"\nbank = \"s.bank\"\n",
         include_str!("../../tests/common/scripted.toml")
     );
-    let (mut pipeline, _) = from_str("s.toml", &text, None).unwrap();
+    let (mut pipeline, _) = from_str("s.toml", &text, Beside::ToLearn(&Files::new())).unwrap();
     let PromptKind::Reference(rule) = &mut pipeline.prompts[2].kind else { panic!("the bank is last") };
     rule.learned = Some(Learned { sha256: "file".into(), judge: Arc::new(Mirror) });
     pipeline

@@ -78,14 +78,15 @@ fn unfit(prompts: &[Prompt], prompt: &Prompt, rule: &SkipRule) -> Option<String>
 mod tests {
     use crate::document::Problem;
     use crate::domain::pipeline::{Pipeline, SkipRule};
-    use crate::recipe::file::from_str;
+    use crate::recipe::beside::Files;
+    use crate::recipe::file::{Beside, from_str};
 
     const BASE: &str = include_str!("../../tests/common/scripted.toml");
     const BANK: &str = "\n[[prompt]]\nid = \"like-good-parts\"\nkind = \"reference\"\nfeatures = \"backbone\"\nbank = \"s.bank\"\n";
     const SKIP: &str = "skip = { by = \"like-good-parts\", below = 0.2 }\n";
 
     fn read(text: &str) -> Result<(Pipeline, Vec<Problem>), Vec<Problem>> {
-        from_str("s.toml", text, None)
+        from_str("s.toml", text, Beside::ToLearn(&Files::new()))
     }
 
     /// What is wrong with the recipe, as users read it.
@@ -141,7 +142,7 @@ mod tests {
     #[test]
     fn a_bank_that_was_not_learned_is_named() {
         let text = format!("{BASE}{SKIP}{BANK}");
-        let problems = from_str("s.toml", &text, Some(&crate::recipe::beside::Files::new())).unwrap_err();
+        let problems = from_str("s.toml", &text, Beside::Whole(&Files::new())).unwrap_err();
         let said = problems.iter().map(ToString::to_string).collect::<String>();
         assert!(said.contains("there is no file s.bank beside the recipe"), "{said}");
     }
