@@ -92,7 +92,7 @@ impl Vlm for Counting {
                         Said::Failed => of_job.push(Err(VlmError::Stopped)),
                         Said::NotANumber => of_job.push(Ok(features([f32::NAN; CELLS], 0.0))),
                         Said::Nothing => {
-                            of_job.push(Ok(Completion { cells: None, ..features([0.0; CELLS], 0.0) }))
+                            of_job.push(Ok(Completion { cells: None, ..features([0.0; CELLS], 0.0) }));
                         }
                     }
                 } else {
