@@ -1,4 +1,5 @@
-//! What is asked of a tile, and what is not: counted at a scripted model whose bank says what it was told to say.
+//! Tests of the cheap gate: what is asked of a tile and what is not, counted at a scripted model whose bank says what it
+//! was told to say.
 
 use super::*;
 use crate::domain::frame::{Frame, Trigger};
