@@ -429,9 +429,11 @@ fn an_adapter_of_peft_gives_the_logits_of_its_merged_model() {
                 "{name}, {quant}: merged {of_merged:.1e}, beside {of_beside:.1e}, beside with PEFT's rounding \
                  {rounding:.1e}; without the adapter {plain:.2}"
             );
-            // The bound of `q8_0_stays_within_its_rounding`.
-            let bound = if quant == "f32" { 1e-4 } else { 0.06 };
-            assert!(of_merged < bound && of_beside < bound, "{name}, {quant}: {of_merged} and {of_beside}");
+            // The rounding of the pair's weights moves PEFT's own merged model by 0.030 and 0.048. A merged sum is rounded
+            // once more, by which numpy's `Q8_0` comes to 0.037 and 0.067.
+            let [merged_max, beside_max] = if quant == "f32" { [1e-4; 2] } else { [0.08, 0.06] };
+            assert!(of_merged < merged_max, "{name}, {quant}: merged {of_merged}");
+            assert!(of_beside < beside_max, "{name}, {quant}: beside {of_beside}");
             // The terms themselves round nothing.
             assert!(rounding < 1e-4, "{name}, {quant}: {rounding}");
             assert!(plain > 0.2, "the adapter does something: {plain}");
