@@ -1,7 +1,7 @@
 # make run     the demo: installs what is missing, builds, starts a broker if none answers, inspects
 # make test    everything that must hold before a change is taken
 # make soak    the promises at their full counts: hours
-# make test-node  second clients of OPC UA and Sparkplug, which run under Node.js
+# make test-node  second clients of OPC UA and Sparkplug, and the guide's flow in Node-RED, which run under Node.js
 # make fuzz-api  the API against its own OpenAPI document, with schemathesis in a venv of its own
 # make test-v4l2  the V4L2 test against the kernel's virtual camera, in an emulated machine; as root
 # make deb     the Debian package, in target/debian

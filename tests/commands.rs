@@ -36,6 +36,8 @@ mod modbus;
 mod model;
 #[path = "common/node.rs"]
 mod node;
+#[path = "commands/node_red.rs"]
+mod node_red;
 #[path = "commands/outbox.rs"]
 mod outbox;
 #[path = "common/peers.rs"]

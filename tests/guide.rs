@@ -4,7 +4,8 @@
 //!
 //! - `toml config`, `toml pipeline`: a whole config, a whole recipe.
 //! - `toml config fragment`, `toml pipeline fragment`: keys to go with a config of the tests, or with a shipped recipe.
-//! - `json node-red`, `conf telegraf`, `sql influx`: examples for other programs, held to the schemas of messages.
+//! - `json node-red`, `conf telegraf`, `sql influx`: examples for other programs, held to the schemas of messages;
+//!   `make test-node` runs the first.
 //! - `sh`: lines that begin with `inspectd` go through the parser of the command line.
 //!
 //! Tables of topics, alarms, reasons, refusals and figures are held to the code, both ways.

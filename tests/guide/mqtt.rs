@@ -116,6 +116,12 @@ fn the_flow_for_node_red_reads_and_writes_what_there_is() {
         }
     }
     assert_eq!(of_type("mqtt in").count(), 2);
+    // The broker keeps results while Node-RED is stopped: MQTT 5 ends a session at once that has no expiry.
+    let broker = of_type("mqtt-broker").next().expect("a broker");
+    let expiry = broker["sessionExpiry"].as_str().and_then(|seconds| seconds.parse::<u32>().ok());
+    assert!(broker["protocolVersion"] == "5" && expiry > Some(0), "{broker}");
+    assert_eq!((&broker["cleansession"], &broker["autoUnsubscribe"]), (&false.into(), &false.into()));
+    assert_ne!(broker["clientid"].as_str().expect("an id"), "");
     // What is commanded, with the field that the function adds.
     let out = of_type("mqtt out").next().expect("a command");
     assert_eq!((&out["qos"], &out["retain"]), (&"1".into(), &"false".into()));
