@@ -15,14 +15,17 @@ use tracing_subscriber::filter::LevelFilter;
 pub(super) const HELP: &str = "\
 Environment:
   INSPECTD_LOG         What the log says: error, warn, info, debug or trace; with a target also for one part alone, as
-                       in info,inspectd::publish=debug [default: info,sled=warn]
+                       in info,inspectd::publish=debug
+                       [default: info,sled=warn,rumqttc::v5::state=error]
   INSPECTD_LOG_FORMAT  text for people, or json for one object a line, as journald and log collectors read it
                        [default: text]
   INSPECTD_SECTION__KEY  Any key of the config, as in INSPECTD_MQTT__URL";
 
 const FILTER: &str = "INSPECTD_LOG";
 const FORMAT: &str = "INSPECTD_LOG_FORMAT";
-const FILTER_USUAL: &str = "info,sled=warn";
+/// The MQTT client warns of each answer that is no plain success: also of each fence of Sparkplug, which is an UNSUBSCRIBE
+/// from what was never asked for. What is refused of results and commands, the sinks log themselves.
+const FILTER_USUAL: &str = "info,sled=warn,rumqttc::v5::state=error";
 /// What a filter is made of.
 const LEVELS: &str = "error, warn, info, debug, trace and off";
 
