@@ -61,7 +61,8 @@ fn archive(parts: usize) -> Vec<Case> {
             ..Frame::without_picture("cam1", trigger, SystemTime::now())
         };
         let inspection = inspect(&mut vlm, &frame, &pipeline);
-        let case = Case::of(&inspection, &pipeline.verdict, true).expect("it is judged");
+        // Without a whole answer a part is a review, whatever the threshold: it has no score to be drawn.
+        let Some(case) = Case::of(&inspection, &pipeline.verdict, true) else { continue };
         cases.push(Case { passes: true, fails: Fails::Never, ..case });
     }
     cases
