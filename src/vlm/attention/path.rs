@@ -1,0 +1,83 @@
+//! Which vectors this processor has.
+
+use super::TASK_LANES_MAX;
+use super::blocks::{Queries, run};
+use super::keys::Keys;
+use super::lanes::Plain;
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2, Avx512};
+
+/// A way to attend; all give the same but for the rounding of sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Path {
+    /// Vectors of four lanes, as the compiler makes them.
+    Plain,
+    /// Vectors of eight lanes.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Vectors of sixteen lanes.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Path {
+    /// Those that this processor has, the best one last.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn available() -> impl Iterator<Item = Self> {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx512 = avx2 && is_x86_feature_detected!("avx512f");
+        let all = [(Self::Plain, true), (Self::Avx2, avx2), (Self::Avx512, avx512)];
+        all.into_iter().filter_map(|(path, available)| available.then_some(path))
+    }
+
+    /// Those that this processor has, the best one last.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) fn available() -> impl Iterator<Item = Self> {
+        std::iter::once(Self::Plain)
+    }
+
+    /// The fastest here.
+    pub(super) fn best() -> Self {
+        Self::available().last().unwrap_or(Self::Plain)
+    }
+
+    /// Attends.
+    ///
+    /// # Safety
+    /// The path is available; as [`run`].
+    pub(super) unsafe fn attend(
+        self,
+        q: Queries<'_>,
+        keys: &Keys<'_>,
+        scratch: &mut Vec<f32>,
+        out: (*mut f32, usize),
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            match self {
+                Self::Plain => run::<Plain, PLAIN_ROWS>(q, keys, scratch, TASK_LANES_MAX, out),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2 => avx2(q, keys, scratch, out),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 => avx512(q, keys, scratch, out),
+            }
+        }
+    }
+}
+
+/// What the registers hold beside vectors of queries: 32 of them on arm64, 16 elsewhere.
+const PLAIN_ROWS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(q: Queries<'_>, keys: &Keys<'_>, scratch: &mut Vec<f32>, out: (*mut f32, usize)) {
+    // SAFETY: the caller's; four rows of three vectors, and what they are made of, take the 16 registers.
+    unsafe { run::<Avx2, 4>(q, keys, scratch, TASK_LANES_MAX, out) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+unsafe fn avx512(q: Queries<'_>, keys: &Keys<'_>, scratch: &mut Vec<f32>, out: (*mut f32, usize)) {
+    // SAFETY: the caller's.
+    unsafe { run::<Avx512, 8>(q, keys, scratch, TASK_LANES_MAX, out) }
+}
