@@ -122,7 +122,7 @@ fn run_by(way: Way, case: &Case, m: &Loaded, kv: KvPrecision) -> Outcome {
     let ids = case.ids("input_ids");
     let t = &m.text.config;
     let new = if way == Way::Own { Arena::new } else { Arena::of_tensors };
-    let mut arena = new(t.blocks, 256, t.kv_heads * t.head_dim, kv, &Device::Cpu).unwrap();
+    let mut arena = new(t.blocks, 256, (t.kv_heads, t.head_dim), kv, &Device::Cpu).unwrap();
     let span = arena.lend(ids.len() + 32).unwrap();
     let mut batch = batch(m, &ids, &patches, &vision);
     batch.part([], span.start);
@@ -393,7 +393,7 @@ fn beside(case: &Case, m: &Loaded, terms: &Arc<Terms>) -> Vec<f32> {
     let t = &m.text.config;
     let rows = o.batch.rows();
     let mut arena =
-        Arena::new(t.blocks, 256, t.kv_heads * t.head_dim, KvPrecision::Single, &Device::Cpu).unwrap();
+        Arena::new(t.blocks, 256, (t.kv_heads, t.head_dim), KvPrecision::Single, &Device::Cpu).unwrap();
     let span = arena.lend(rows).unwrap();
     let mut batch = batch(m, &case.ids("input_ids"), &o.patches, &o.vision);
     batch.part_of(Some(terms), [], span.start);

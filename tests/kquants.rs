@@ -106,7 +106,7 @@ fn ask(m: &Loaded) -> Answer {
     assert_eq!(picture + behind.len() + first as usize, total);
     let config = &m.text.config;
     let mut arena =
-        Arena::new(config.blocks, 256, config.kv_heads * config.head_dim, KvPrecision::Single, &Device::Cpu)
+        Arena::new(config.blocks, 256, (config.kv_heads, config.head_dim), KvPrecision::Single, &Device::Cpu)
             .unwrap();
     let mut work = Work::default();
     let mut last = |batch: &Batch| -> Vec<f32> {

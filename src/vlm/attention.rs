@@ -15,9 +15,10 @@ mod blocks;
 mod keys;
 mod lanes;
 mod path;
+mod row;
 
-pub use keys::Kept;
 use keys::Keys;
+pub use keys::{GROUP, Kept};
 use path::Path;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -30,7 +31,7 @@ const TASK_LANES_MIN: usize = 48;
 /// Tasks that each thread should find, so that the last ones are small beside the whole.
 const TASKS_EACH: usize = 4;
 
-/// Rows of keys and values: row `r` of head `h` starts at `(start + r) * stride + h * head_dim`.
+/// Rows of keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// First row.
@@ -102,15 +103,17 @@ impl<'a> IntoIterator for &'a Parts {
     }
 }
 
-/// A `[rows, heads * head_dim]` matrix inside a larger one.
+/// Rows of heads inside a larger matrix: row `r` of head `h` starts at `start + r * stride + h * heads`.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a, T = f32> {
-    /// Row after row.
+    /// All that the matrix is inside of.
     pub values: &'a [T],
     /// Distance of rows.
     pub stride: usize,
-    /// Column of the first head.
+    /// First value of the first head's first row.
     pub start: usize,
+    /// Distance of heads.
+    pub heads: usize,
 }
 
 /// Numbers of heads.
@@ -230,11 +233,10 @@ unsafe fn attend_task(path: Path, seen: Seen<'_>, task: Task, out: (*mut f32, us
     let (part, dim, shared) = (&parts.list[task.part], heads.dim, heads.shared());
     let own_rows = if part.causal { task.block + task.rows } else { part.rows };
     let own = Span { start: part.own.start, rows: own_rows };
-    let keys = Keys { k, v, context: parts.context(part), own, column: task.kv * dim, dim };
-    let at = (part.row + task.block) * q.stride + q.start + task.kv * shared * dim;
+    let keys = Keys { k, v, context: parts.context(part), own, head: task.kv, dim };
+    let at = (part.row + task.block) * q.stride + q.start + task.kv * shared * q.heads;
     let queries = blocks::Queries {
-        values: &q.values[at..][..(task.rows - 1) * q.stride + shared * dim],
-        stride: q.stride,
+        q: Matrix { start: at, ..q },
         rows: task.rows,
         heads: shared,
         dim,

@@ -121,8 +121,8 @@ impl Qwen3Vl {
     ) -> Result<Self, VlmError> {
         let model = load_with(text, mmproj, adapter, None, device)?;
         let c = &model.text.config;
-        let width = c.kv_heads * c.head_dim;
-        let row_bytes = c.blocks * width * 2 * options.kv.bytes();
+        let heads = (c.kv_heads, c.head_dim);
+        let row_bytes = c.blocks * 2 * options.kv.row_bytes(heads.0, heads.1);
         let arena_bytes = match options.memory_mb {
             0 => ARENA_BYTES_DEFAULT as u64,
             mb => (mb << 20).saturating_sub(model.bytes + WORKING_BYTES + (options.adapters_mb << 20)),
@@ -136,7 +136,7 @@ impl Qwen3Vl {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build();
         let pool = pool.map_err(|e| candle_core::Error::Msg(e.to_string()))?;
         let grammars = Grammars::new(Arc::clone(&model.tokenizer), model.template.im_end)?;
-        let arena = Arena::new(c.blocks, rows, width, options.kv, device)?;
+        let arena = Arena::new(c.blocks, rows, heads, options.kv, device)?;
         let (prefix, work) = (Span { start: 0, rows: 0 }, Work::default());
         let prefixes = Prefixes::new((PREFIXES_BYTES_MAX / row_bytes).min(rows / 2));
         let (shelf, device) = (Shelf::new(adapters_max), device.clone());
@@ -167,8 +167,8 @@ impl Qwen3Vl {
     /// Begins anew with so many rows for keys and values.
     pub(super) fn keep_rows(&mut self, rows: usize) {
         let c = &self.engine.model.text.config;
-        let (blocks, width) = (c.blocks, c.kv_heads * c.head_dim);
-        let arena = Arena::new(blocks, rows, width, KvPrecision::Single, &Device::Cpu);
+        let (blocks, heads) = (c.blocks, (c.kv_heads, c.head_dim));
+        let arena = Arena::new(blocks, rows, heads, KvPrecision::Single, &Device::Cpu);
         self.engine.arena = arena.expect("there is memory");
         self.engine.prefixes = Prefixes::new(rows / 2);
         self.engine.shelf = Shelf::default();

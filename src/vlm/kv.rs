@@ -2,14 +2,21 @@
 //!
 //! One row holds one token's keys (or values) of one block. A sequence's own span is contiguous, and
 //! the spans of what it shares (the prefix of the model, the picture) are only named by it, so that
-//! sharing costs no copy.
+//! sharing costs no copy. The rows of one head stand together, because attention reads head by head.
 
-use super::attention::{Kept, Matrix, Parts, Span};
+use super::attention::{GROUP, Kept, Matrix, Parts, Span};
 use super::error::VlmError;
 use candle_core::{DType, Device, Result, Tensor};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+/// Rows from which on threads write heads side by side.
+const TOGETHER_MIN: usize = 64;
+/// The greatest integer of 8 bits that has its negative.
+const EIGHT_MAX: f32 = 127.0;
 
 /// What keys and values are kept in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,17 +26,20 @@ pub enum KvPrecision {
     Single,
     /// Half of the memory, and half of what decoding long answers reads; rounds to 11 bits.
     Half,
+    /// A little more than a quarter: integers of 8 bits, each [`GROUP`] of a head with a scale.
+    Eight,
 }
 
 impl KvPrecision {
     /// The words in the config.
-    pub const NAMES: [&str; 2] = ["f32", "f16"];
+    pub const NAMES: [&str; 3] = ["f32", "f16", "q8"];
 
     /// By its name in the config.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "f32" => Some(Self::Single),
             "f16" => Some(Self::Half),
+            "q8" => Some(Self::Eight),
             _ => None,
         }
     }
@@ -39,32 +49,45 @@ impl KvPrecision {
         Self::NAMES[self as usize]
     }
 
-    /// Bytes of a value.
-    pub const fn bytes(self) -> usize {
+    /// Bytes of the keys, or the values, of one row of one block.
+    pub const fn row_bytes(self, heads: usize, dim: usize) -> usize {
         match self {
-            Self::Single => size_of::<f32>(),
-            Self::Half => size_of::<f16>(),
+            Self::Single => heads * dim * size_of::<f32>(),
+            Self::Half => heads * dim * size_of::<f16>(),
+            Self::Eight => heads * (dim + dim.div_ceil(GROUP) * size_of::<f32>()),
         }
     }
 }
+
+/// Heads of a row of keys, and values a head.
+pub type HeadsOf = (usize, usize);
 
 /// Keys and values of all blocks.
 #[derive(Debug)]
 pub struct Arena {
     memory: Memory,
-    width: usize,
+    heads: HeadsOf,
     capacity: usize,
     /// Free spans, sorted by start, never adjacent.
     free: Vec<Span>,
 }
 
-/// The rows of all blocks: keys and values of each, `[capacity, width]`.
+/// The rows of all blocks: keys and values of each, `[heads, capacity, dim]`.
 #[derive(Debug)]
 enum Memory {
     Single(Vec<[Vec<f32>; 2]>),
     Half(Vec<[Vec<f16>; 2]>),
-    /// On other devices than the CPU.
+    Eight(Vec<[Eight; 2]>),
+    /// On other devices than the CPU; `[capacity, heads * dim]`.
     Tensors(Vec<[Tensor; 2]>, DType),
+}
+
+/// Integers, and a scale for each [`GROUP`] of a head.
+#[derive(Debug)]
+struct Eight {
+    values: Vec<i8>,
+    /// `[heads, capacity, groups]`.
+    scales: Vec<f32>,
 }
 
 impl Arena {
@@ -75,46 +98,49 @@ impl Arena {
     pub fn new(
         blocks: usize,
         capacity: usize,
-        width: usize,
+        heads: HeadsOf,
         precision: KvPrecision,
         device: &Device,
     ) -> Result<Self> {
         if !device.is_cpu() {
-            return Self::of_tensors(blocks, capacity, width, precision, device);
+            return Self::of_tensors(blocks, capacity, heads, precision, device);
         }
         // Zeros of integers and of f32 are given by the system when they are first touched.
-        let values = capacity * width;
+        let rows = capacity * heads.0;
+        let (values, groups) = (rows * heads.1, rows * heads.1.div_ceil(GROUP));
         let single = |_| [vec![0f32; values], vec![0f32; values]];
         let half = |_| [vec![0u16; values], vec![0u16; values]].map(HalfBitsVecExt::reinterpret_into);
+        let eight = |_| [(), ()].map(|()| Eight { values: vec![0; values], scales: vec![0.0; groups] });
         let memory = match precision {
             KvPrecision::Single => Memory::Single((0..blocks).map(single).collect()),
             KvPrecision::Half => Memory::Half((0..blocks).map(half).collect()),
+            KvPrecision::Eight => Memory::Eight((0..blocks).map(eight).collect()),
         };
-        Ok(Self::with(memory, capacity, width))
+        Ok(Self::with(memory, capacity, heads))
     }
 
-    /// As `new`, in tensors on whatever device, for a pass that is composed of them.
+    /// As `new`, in tensors on whatever device, for a pass that is composed of them; there, 8 bits are 16.
     ///
     /// # Errors
     /// As `new`.
     pub fn of_tensors(
         blocks: usize,
         capacity: usize,
-        width: usize,
+        heads: HeadsOf,
         precision: KvPrecision,
         device: &Device,
     ) -> Result<Self> {
         let dtype = match precision {
             KvPrecision::Single => DType::F32,
-            KvPrecision::Half => DType::F16,
+            KvPrecision::Half | KvPrecision::Eight => DType::F16,
         };
-        let zeros = || Tensor::zeros((capacity, width), dtype, device);
+        let zeros = || Tensor::zeros((capacity, heads.0 * heads.1), dtype, device);
         let tensors = (0..blocks).map(|_| Ok([zeros()?, zeros()?])).collect::<Result<_>>()?;
-        Ok(Self::with(Memory::Tensors(tensors, dtype), capacity, width))
+        Ok(Self::with(Memory::Tensors(tensors, dtype), capacity, heads))
     }
 
-    fn with(memory: Memory, capacity: usize, width: usize) -> Self {
-        Self { memory, width, capacity, free: vec![Span { start: 0, rows: capacity }] }
+    fn with(memory: Memory, capacity: usize, heads: HeadsOf) -> Self {
+        Self { memory, heads, capacity, free: vec![Span { start: 0, rows: capacity }] }
     }
 
     /// All rows, free or not.
@@ -154,7 +180,7 @@ impl Arena {
         }
     }
 
-    /// Writes the keys and values of one block for all rows of `parts`; `k` and `v` are `[rows, width]`.
+    /// Writes the keys and values of one block for all rows of `parts`; `k` and `v` are `[rows, heads * dim]`.
     ///
     /// # Errors
     /// When the rows are kept in tensors.
@@ -162,24 +188,28 @@ impl Arena {
     /// # Panics
     /// When the rows leave the arena.
     pub fn write(&mut self, block: usize, parts: &Parts, k: &[f32], v: &[f32]) -> Result<()> {
-        let places =
-            parts.iter().map(|p| (p.row * self.width, p.own.start * self.width, p.rows * self.width));
-        match &mut self.memory {
-            Memory::Single(blocks) => {
-                for (from, to, len) in places {
-                    let [keys, values] = &mut blocks[block];
-                    keys[to..][..len].copy_from_slice(&k[from..][..len]);
-                    values[to..][..len].copy_from_slice(&v[from..][..len]);
+        let (dim, rows) = (self.heads.1, self.capacity);
+        for (i, from) in [k, v].into_iter().enumerate() {
+            let from = From { rows: from, parts, heads: self.heads };
+            match &mut self.memory {
+                Memory::Single(blocks) => from.each_head(&mut blocks[block][i], rows * dim, |to, at, row| {
+                    to[at * dim..][..dim].copy_from_slice(row);
+                }),
+                Memory::Half(blocks) => from.each_head(&mut blocks[block][i], rows * dim, |to, at, row| {
+                    to[at * dim..][..dim].convert_from_f32_slice(row);
+                }),
+                Memory::Eight(blocks) => {
+                    let (Eight { values, scales }, groups) = (&mut blocks[block][i], dim.div_ceil(GROUP));
+                    from.each_head(values, rows * dim, |to, at, row| {
+                        round(row, &mut to[at * dim..][..dim]);
+                    });
+                    from.each_head(scales, rows * groups, |to, at, row| {
+                        let groups = to[at * groups..][..groups].iter_mut().zip(row.chunks(GROUP));
+                        groups.for_each(|(scale, group)| *scale = scale_of(group));
+                    });
                 }
+                Memory::Tensors(..) => candle_core::bail!("keys and values are kept in tensors"),
             }
-            Memory::Half(blocks) => {
-                for (from, to, len) in places {
-                    let [keys, values] = &mut blocks[block];
-                    keys[to..][..len].convert_from_f32_slice(&k[from..][..len]);
-                    values[to..][..len].convert_from_f32_slice(&v[from..][..len]);
-                }
-            }
-            Memory::Tensors(..) => candle_core::bail!("keys and values are kept in tensors"),
         }
         Ok(())
     }
@@ -189,14 +219,18 @@ impl Arena {
     /// # Errors
     /// When they are kept in tensors.
     pub fn kept(&self, block: usize) -> Result<[Kept<'_>; 2]> {
-        fn matrix<T>(values: &[T], stride: usize) -> Matrix<'_, T> {
-            Matrix { values, stride, start: 0 }
-        }
-        match &self.memory {
-            Memory::Single(blocks) => Ok([0, 1].map(|i| Kept::Single(matrix(&blocks[block][i], self.width)))),
-            Memory::Half(blocks) => Ok([0, 1].map(|i| Kept::Half(matrix(&blocks[block][i], self.width)))),
+        let (dim, rows) = (self.heads.1, self.capacity);
+        let each = match &self.memory {
+            Memory::Single(blocks) => [0, 1].map(|i| Kept::Single(matrix(&blocks[block][i], rows, dim))),
+            Memory::Half(blocks) => [0, 1].map(|i| Kept::Half(matrix(&blocks[block][i], rows, dim))),
+            Memory::Eight(blocks) => [0, 1].map(|i| {
+                let Eight { values, scales } = &blocks[block][i];
+                let scales = matrix(scales, rows, dim.div_ceil(GROUP));
+                Kept::Eight { values: matrix(values, rows, dim), scales }
+            }),
             Memory::Tensors(..) => candle_core::bail!("keys and values are kept in tensors"),
-        }
+        };
+        Ok(each)
     }
 
     /// As [`write`], of tensors.
@@ -217,7 +251,7 @@ impl Arena {
         Ok(())
     }
 
-    /// Keys and values of one block, each `[capacity, width]`.
+    /// Keys and values of one block, each `[capacity, heads * dim]`.
     ///
     /// # Errors
     /// When they are not kept in tensors.
@@ -234,13 +268,63 @@ impl Arena {
     }
 }
 
+/// `[heads, capacity, dim]` values.
+const fn matrix<T>(values: &[T], capacity: usize, dim: usize) -> Matrix<'_, T> {
+    Matrix { values, stride: dim, start: 0, heads: capacity * dim }
+}
+
+/// Rows that are to be written.
+struct From<'a> {
+    /// `[rows, heads * dim]`.
+    rows: &'a [f32],
+    parts: &'a Parts,
+    heads: HeadsOf,
+}
+
+impl From<'_> {
+    /// Gives `f` each head's part of `to`, the row there, and what belongs there.
+    fn each_head<T: Send>(&self, to: &mut [T], size: usize, f: impl Fn(&mut [T], usize, &[f32]) + Sync) {
+        let (heads, dim) = self.heads;
+        let write = |(head, to): (usize, &mut [T])| {
+            for part in self.parts {
+                for r in 0..part.rows {
+                    let row = &self.rows[((part.row + r) * heads + head) * dim..][..dim];
+                    f(to, part.own.start + r, row);
+                }
+            }
+        };
+        if self.parts.rows() < TOGETHER_MIN {
+            to.chunks_exact_mut(size).enumerate().for_each(write);
+        } else {
+            to.par_chunks_exact_mut(size).enumerate().for_each(write);
+        }
+    }
+}
+
+/// What the integers of a group are multiplied with.
+fn scale_of(group: &[f32]) -> f32 {
+    group.iter().fold(0f32, |max, v| if v.abs() <= max { max } else { v.abs() }) / EIGHT_MAX
+}
+
+/// The nearest integers, group by group.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw", "x86_64+avx2+fma", "aarch64+neon"))]
+fn round(row: &[f32], to: &mut [i8]) {
+    for (group, to) in row.chunks(GROUP).zip(to.chunks_mut(GROUP)) {
+        let scale = scale_of(group);
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        for (v, to) in group.iter().zip(to) {
+            *to = (v * inverse).round_ties_even() as i8;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn spans_come_back_whole() {
-        let mut arena = Arena::new(1, 100, 2, KvPrecision::Single, &Device::Cpu).unwrap();
+        let mut arena = Arena::new(1, 100, (1, 2), KvPrecision::Single, &Device::Cpu).unwrap();
         let (a, b, c) = (arena.lend(40).unwrap(), arena.lend(40).unwrap(), arena.lend(20).unwrap());
         assert!(arena.lend(1).is_none());
         arena.give_back(a);

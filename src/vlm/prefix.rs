@@ -125,7 +125,7 @@ mod tests {
     use candle_core::Device;
 
     fn arena() -> Arena {
-        Arena::new(1, 100, 2, KvPrecision::Single, &Device::Cpu).unwrap()
+        Arena::new(1, 100, (1, 2), KvPrecision::Single, &Device::Cpu).unwrap()
     }
 
     #[test]

@@ -374,7 +374,8 @@ fn attend_on_host(qkv: &Tensor, heads: Heads, pictures: usize) -> Result<Tensor>
     let (mut parts, mut out) = (Parts::default(), Attended::default());
     (0..pictures).for_each(|p| parts.push(patches, [], p * patches, false));
     with_values(qkv, |values| {
-        let [q, k, v] = [0, 1, 2].map(|i| Matrix { values, stride: 3 * width, start: i * width });
+        let [q, k, v] =
+            [0, 1, 2].map(|i| Matrix { values, stride: 3 * width, start: i * width, heads: heads.dim });
         attend(q, Kept::Single(k), Kept::Single(v), heads, &parts, &mut out);
     })?;
     Tensor::from_vec(out.values, (rows, width), &Device::Cpu)

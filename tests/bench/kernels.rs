@@ -73,8 +73,9 @@ fn attention(bencher: Bencher<'_, '_>, rows: usize) {
     let (q, k, v) = (noise(rows * width), noise(KEYS * kept), noise(KEYS * kept));
     let (mut parts, mut out) = (Parts::default(), Attended::default());
     parts.push(rows, [Span { start: 0, rows: KEYS - rows }], KEYS - rows, true);
-    let q = Matrix { values: &q, stride: width, start: 0 };
-    let [k, v] = [&k, &v].map(|values| Kept::Single(Matrix { values, stride: kept, start: 0 }));
+    let q = Matrix { values: &q, stride: width, start: 0, heads: heads.dim };
+    let [k, v] =
+        [&k, &v].map(|values| Kept::Single(Matrix { values, stride: kept, start: 0, heads: heads.dim }));
     bencher.bench_local(|| attend(q, k, v, heads, &parts, &mut out));
 }
 

@@ -109,7 +109,7 @@ fn by_the_engine(ids: &[u32], start: usize, patches: &Patches) -> Vec<f32> {
     let picture = Picture { rows, cols, embeds: seen.embeds, deepstack: seen.deepstack };
     let c = &model.text.config;
     let mut arena =
-        Arena::new(c.blocks, 256, c.kv_heads * c.head_dim, KvPrecision::Single, &Device::Cpu).unwrap();
+        Arena::new(c.blocks, 256, (c.kv_heads, c.head_dim), KvPrecision::Single, &Device::Cpu).unwrap();
     let own: Span = arena.lend(ids.len()).expect("there is room");
     let mut batch = EngineBatch::default();
     batch.tokens(&ids[..start], 0);

@@ -13,6 +13,7 @@
 //! on the other lanes, on how many there are, or on how the keys lie in spans. Source: Dao and others, FlashAttention
 //! (2022), algorithm 1; the lanes stand where their matrices have columns, so that nothing is summed across a vector.
 
+use super::Matrix;
 use super::keys::Keys;
 use super::lanes::Lanes;
 
@@ -28,12 +29,10 @@ const LANES_MAX: usize = 16;
 /// Some rows of queries, of all heads that share their keys.
 #[derive(Clone, Copy)]
 pub(super) struct Queries<'a> {
-    /// From the first value on.
-    pub(super) values: &'a [f32],
-    /// Distance of rows.
-    pub(super) stride: usize,
+    /// From the first row's first head on.
+    pub(super) q: Matrix<'a>,
     pub(super) rows: usize,
-    /// Heads of a row, side by side.
+    /// Heads of a row.
     pub(super) heads: usize,
     /// Values a head.
     pub(super) dim: usize,
@@ -44,6 +43,10 @@ pub(super) struct Queries<'a> {
 }
 
 impl Queries<'_> {
+    pub(super) fn head(&self, row: usize, head: usize) -> &[f32] {
+        &self.q.values[self.q.start + row * self.q.stride + head * self.q.heads..][..self.dim]
+    }
+
     const fn lanes(&self) -> usize {
         self.rows * self.heads
     }
@@ -106,8 +109,7 @@ impl Parts {
 /// Attends with vectors `L`, the sums of `R` rows at once in registers.
 ///
 /// # Safety
-/// The processor has the vectors. The queries' rows lie inside their slice; the heads of row `i` of `out`, side by side at
-/// `i * out_stride`, belong to nobody else.
+/// The processor has the vectors. The heads of row `i` of `out`, side by side at `i * out_stride`, belong to nobody else.
 #[inline(always)]
 pub(super) unsafe fn run<L: Lanes, const R: usize>(
     q: Queries<'_>,
@@ -124,7 +126,9 @@ pub(super) unsafe fn run<L: Lanes, const R: usize>(
         let count = q.seen_by(q.lanes() - 1);
         for first in (0..count).step_by(BLOCK_KEYS) {
             let here = BLOCK_KEYS.min(count - first);
-            keys.read(first, here, parts.wide, parts.keys, parts.values);
+            let [k, v] = [parts.keys, parts.values]
+                .map(|to| std::slice::from_raw_parts_mut(to, BLOCK_KEYS * parts.wide));
+            keys.read(first, here, parts.wide, k, v);
             let mut vector = 0;
             while vector < vectors {
                 let together = VECTORS_MAX.min(vectors - vector);
@@ -167,9 +171,11 @@ unsafe fn begin<L: Lanes>(q: &Queries<'_>, parts: &Parts, vectors: usize) {
             for lane in 0..lanes {
                 // Lanes without a query do as the last one, and are dropped.
                 let from = (first + lane).min(q.lanes() - 1);
-                let values = &q.values[from / q.heads * q.stride + from % q.heads * q.dim..][..q.dim];
-                for (d, value) in values.iter().enumerate() {
-                    *queries.add(d * lanes + lane) = value * scale;
+                let values = q.head(from / q.heads, from % q.heads);
+                let mut to = queries.add(lane);
+                for value in values {
+                    *to = value * scale;
+                    to = to.add(lanes);
                 }
                 *parts.seen.add(first + lane) = q.seen_by(from) as f32;
             }
@@ -200,10 +206,11 @@ unsafe fn end<L: Lanes>(
             // SAFETY: the parts hold the lanes, and `out` the head of the row that this one is.
             unsafe {
                 let scale = 1.0 / *parts.sum.add(lane);
-                let sums = parts.out.add(first * parts.wide + lane - first);
+                let mut sums = parts.out.add(first * parts.wide + lane - first);
                 let out = out.add(lane / q.heads * out_stride + lane % q.heads * q.dim);
                 for d in 0..q.dim {
-                    *out.add(d) = *sums.add(d * lanes) * scale;
+                    *out.add(d) = *sums * scale;
+                    sums = sums.add(lanes);
                 }
             }
         }
@@ -245,19 +252,25 @@ impl Group<'_> {
         unsafe {
             let queries = self.parts.queries.add(self.lane * wide);
             for key in (0..self.keys).step_by(R) {
-                let keys = self.parts.keys.add(key * wide);
+                let mut keys = [self.parts.keys.add(key * wide).cast_const(); R];
+                for (r, keys) in keys.iter_mut().enumerate() {
+                    *keys = keys.add(r * wide);
+                }
                 let mut sums = [[L::splat(0.0); N]; R];
-                for d in 0..self.dim {
+                let mut at = queries.cast_const();
+                for _ in 0..self.dim {
                     let mut q = [L::splat(0.0); N];
                     for (i, q) in q.iter_mut().enumerate() {
-                        *q = L::load(queries.add(d * lanes + i * L::COUNT));
+                        *q = L::load(at.add(i * L::COUNT));
                     }
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let k = L::splat(*keys.add(r * wide + d));
+                    for (sums, key) in sums.iter_mut().zip(&mut keys) {
+                        let k = L::splat(**key);
                         for (sum, q) in sums.iter_mut().zip(q) {
                             *sum = q.mul_add(k, *sum);
                         }
+                        *key = key.add(1);
                     }
+                    at = at.add(lanes);
                 }
                 for (r, sums) in sums.into_iter().enumerate() {
                     for (i, sum) in sums.into_iter().enumerate() {
@@ -274,7 +287,6 @@ impl Group<'_> {
         let lanes = N * L::COUNT;
         // SAFETY: the caller's.
         unsafe {
-            let at = |key: usize, i: usize| self.parts.scores.add(key * lanes + i * L::COUNT);
             let load = |from: *mut f32| -> [L; N] {
                 let mut vectors = [L::splat(0.0); N];
                 for (i, v) in vectors.iter_mut().enumerate() {
@@ -284,23 +296,27 @@ impl Group<'_> {
             };
             let (old, seen) = (load(self.parts.max), load(self.parts.seen));
             let mut max = old;
-            for key in 0..self.keys {
+            let mut at = self.parts.scores;
+            for key in self.first..self.first + self.keys {
                 for i in 0..N {
-                    let mut score = L::load(at(key, i));
+                    let mut score = L::load(at.add(i * L::COUNT));
                     if !all_see {
-                        score = score.hide(seen[i], (self.first + key) as f32);
-                        score.store(at(key, i));
+                        score = score.hide(seen[i], key as f32);
+                        score.store(at.add(i * L::COUNT));
                     }
                     max[i] = score.max(max[i]);
                 }
+                at = at.add(lanes);
             }
             let mut sum = [L::splat(0.0); N];
-            for key in 0..self.keys {
+            let mut at = self.parts.scores;
+            for _ in 0..self.keys {
                 for i in 0..N {
-                    let weight = L::load(at(key, i)).sub(max[i]).power();
-                    weight.store(at(key, i));
+                    let weight = L::load(at.add(i * L::COUNT)).sub(max[i]).power();
+                    weight.store(at.add(i * L::COUNT));
                     sum[i] = sum[i].add(weight);
                 }
+                at = at.add(lanes);
             }
             let mut correction = old;
             for i in 0..N {
@@ -327,17 +343,21 @@ impl Group<'_> {
                         *sum = L::load(out.add((d + r) * lanes + i * L::COUNT)).mul(correction[i]);
                     }
                 }
-                for key in 0..self.keys {
+                let mut values = self.parts.values.add(d).cast_const();
+                let mut at = self.parts.scores.cast_const();
+                for _ in 0..self.keys {
                     let mut weights = [L::splat(0.0); N];
                     for (i, weight) in weights.iter_mut().enumerate() {
-                        *weight = L::load(self.parts.scores.add(key * lanes + i * L::COUNT));
+                        *weight = L::load(at.add(i * L::COUNT));
                     }
                     for (r, sums) in sums.iter_mut().enumerate() {
-                        let v = L::splat(*self.parts.values.add(key * wide + d + r));
+                        let v = L::splat(*values.add(r));
                         for (sum, weight) in sums.iter_mut().zip(weights) {
                             *sum = weight.mul_add(v, *sum);
                         }
                     }
+                    values = values.add(wide);
+                    at = at.add(lanes);
                 }
                 for (r, sums) in sums.into_iter().enumerate() {
                     for (i, sum) in sums.into_iter().enumerate() {

@@ -35,6 +35,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn hide(self, seen: Self, index: f32) -> Self;
     /// 2^n of `n + MAGIC`; 0 for n = -127.
     unsafe fn power_of_shifted(self) -> Self;
+    /// The sum of all lanes.
+    unsafe fn total(self) -> f32;
 
     /// 2^x for x up to 0 with a relative error below 2e-7; 0 below -127, NaN of NaN.
     #[inline(always)]
@@ -122,6 +124,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn total(self) -> f32 {
+        // SAFETY: the caller's.
+        unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+
+    #[inline(always)]
     unsafe fn power_of_shifted(self) -> Self {
         // SAFETY: the caller's.
         unsafe {
@@ -198,6 +206,16 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn total(self) -> f32 {
+        // SAFETY: the caller's.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn power_of_shifted(self) -> Self {
         // SAFETY: the caller's.
         unsafe {
@@ -270,6 +288,11 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn hide(self, seen: Self, index: f32) -> Self {
         self.each(seen, |score, seen| if seen <= index { f32::NEG_INFINITY } else { score })
+    }
+
+    #[inline(always)]
+    unsafe fn total(self) -> f32 {
+        self.0.iter().sum()
     }
 
     #[inline(always)]

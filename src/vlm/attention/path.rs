@@ -1,11 +1,12 @@
 //! Which vectors this processor has.
 
 use super::TASK_LANES_MAX;
-use super::blocks::{Queries, run};
+use super::blocks::{self, Queries};
 use super::keys::Keys;
-use super::lanes::Plain;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
+use super::lanes::{Lanes, Plain};
+use super::row;
 
 /// A way to attend; all give the same but for the rounding of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ impl Path {
     /// Attends.
     ///
     /// # Safety
-    /// The path is available; as [`run`].
+    /// The path is available; as [`blocks::run`].
     pub(super) unsafe fn attend(
         self,
         q: Queries<'_>,
@@ -55,7 +56,7 @@ impl Path {
         // SAFETY: the caller's.
         unsafe {
             match self {
-                Self::Plain => run::<Plain, PLAIN_ROWS>(q, keys, scratch, TASK_LANES_MAX, out),
+                Self::Plain => run::<Plain, PLAIN_ROWS>(q, keys, scratch, out),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx2 => avx2(q, keys, scratch, out),
                 #[cfg(target_arch = "x86_64")]
@@ -72,12 +73,34 @@ const PLAIN_ROWS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(q: Queries<'_>, keys: &Keys<'_>, scratch: &mut Vec<f32>, out: (*mut f32, usize)) {
     // SAFETY: the caller's; four rows of three vectors, and what they are made of, take the 16 registers.
-    unsafe { run::<Avx2, 4>(q, keys, scratch, TASK_LANES_MAX, out) }
+    unsafe { run::<Avx2, 4>(q, keys, scratch, out) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
 unsafe fn avx512(q: Queries<'_>, keys: &Keys<'_>, scratch: &mut Vec<f32>, out: (*mut f32, usize)) {
     // SAFETY: the caller's.
-    unsafe { run::<Avx512, 8>(q, keys, scratch, TASK_LANES_MAX, out) }
+    unsafe { run::<Avx512, 8>(q, keys, scratch, out) }
+}
+
+/// A single row by itself, several in blocks.
+///
+/// # Safety
+/// As [`blocks::run`].
+#[inline(always)]
+unsafe fn run<L: Lanes, const R: usize>(
+    q: Queries<'_>,
+    keys: &Keys<'_>,
+    scratch: &mut Vec<f32>,
+    out: (*mut f32, usize),
+) {
+    // SAFETY: the caller's; the heads of a row are side by side.
+    unsafe {
+        if q.rows > 1 {
+            return blocks::run::<L, R>(q, keys, scratch, TASK_LANES_MAX, out);
+        }
+        let len = q.heads * q.dim;
+        out.0.write_bytes(0, len);
+        row::run::<L>(q, keys, scratch, std::slice::from_raw_parts_mut(out.0, len));
+    }
 }

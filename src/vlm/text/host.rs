@@ -58,7 +58,7 @@ impl Text {
         with_values(&b.k_norm, |n| bias_norm_rotate(k, kv_width, c.kv_heads, None, Some((n, eps)), turns))?;
         arena.write(i, batch.parts(), k, v)?;
         let [keys, values] = arena.kept(i)?;
-        let queries = Matrix { values: q, stride: q_width, start: 0 };
+        let queries = Matrix { values: q, stride: q_width, start: 0, heads: c.head_dim };
         attend(queries, keys, values, self.heads(), batch.parts(), attended);
         Linear::multiply_with([&b.out], batch.adapted(), &attended.values, quantised, [h])?;
         add(x, h, c.hidden);
