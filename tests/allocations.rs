@@ -58,7 +58,7 @@ fn a_step_of_decoding_allocates_nothing() {
     // Each step is handed to the pool, whose queue takes a block for every 63 of them. A second thread makes its
     // scratch when it first attends, which may be late.
     for (threads, kv, late) in
-        [(1, KvPrecision::Single, 2), (1, KvPrecision::Half, 2), (2, KvPrecision::Half, 6)]
+        [(1, KvPrecision::Single, 2), (1, KvPrecision::Eight, 2), (2, KvPrecision::Half, 6)]
     {
         let options = EngineOptions { threads, kv, ..EngineOptions::default() };
         let mut engine = Qwen3Vl::load(&text, &mmproj, options, &candle_core::Device::Cpu).unwrap();

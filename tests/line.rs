@@ -425,6 +425,7 @@ fn the_memory_budget_sizes_the_arena() {
     let [less, more, default] = [560, 570, 0].map(|mb| rows(mb, KvPrecision::Single));
     assert!(less < more && more <= default, "{less}, {more} and {default} rows");
     assert_eq!(rows(560, KvPrecision::Half), 2 * less);
+    assert!(rows(560, KvPrecision::Eight) > 3 * less, "8 bits and a scale for 32 values");
     let error =
         load(512, KvPrecision::Single).err().expect("512 MiB are what a pass needs alone").to_string();
     assert!(error.contains("[model] memory_mb"), "{error}");

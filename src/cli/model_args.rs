@@ -26,8 +26,8 @@ pub(super) struct ModelArgs {
     /// Threads of the engine; 0: all cores.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
-    /// What keys and values are kept in: f32, or f16 in half of the memory.
-    #[arg(long, value_name = "TYPE", value_parser = kv, default_value = "f32")]
+    /// What keys and values are kept in: f16, f32 in twice the memory, or q8 in half.
+    #[arg(long, value_name = "TYPE", value_parser = kv, default_value = "f16")]
     pub kv: KvPrecision,
     /// What computes: cpu, or cuda and cuda:N in a build with that feature.
     #[arg(long, value_name = "DEVICE", value_parser = processor, default_value = "cpu")]

@@ -70,7 +70,7 @@ fn memory(config: &Config) -> Line {
     let limit = std::fs::read_to_string(SERVICE_LIMIT).ok().and_then(|text| text.trim().parse::<u64>().ok());
     let most = limit.map_or(total, |limit| limit.min(total));
     let found = format!("{} in all, {} free, the engine needs {}", gb(most), gb(free), gb(need));
-    let smaller = "take a smaller model, [model] kv = \"f16\", or a box with more memory";
+    let smaller = "take a smaller model, [model] kv = \"q8\", or a box with more memory";
     if need > most {
         Line::fail("memory", found, smaller)
     } else if need > free && need > most / 2 {
