@@ -191,7 +191,7 @@ impl Arena {
     pub fn write(&mut self, block: usize, parts: &Parts, k: &[f32], v: &[f32]) -> Result<()> {
         let (dim, rows) = (self.heads.1, self.capacity);
         for (i, from) in [k, v].into_iter().enumerate() {
-            let from = From { rows: from, parts, heads: self.heads };
+            let from = Rows { values: from, parts, heads: self.heads };
             match &mut self.memory {
                 Memory::Single(blocks) => from.each_head(&mut blocks[block][i], rows * dim, |to, at, row| {
                     to[at * dim..][..dim].copy_from_slice(row);
@@ -275,21 +275,21 @@ const fn matrix<T>(values: &[T], capacity: usize, dim: usize) -> Matrix<'_, T> {
 }
 
 /// Rows that are to be written.
-struct From<'a> {
+struct Rows<'a> {
     /// `[rows, heads * dim]`.
-    rows: &'a [f32],
+    values: &'a [f32],
     parts: &'a Parts,
     heads: HeadsOf,
 }
 
-impl From<'_> {
+impl Rows<'_> {
     /// Gives `f` each head's part of `to`, the row there, and what belongs there.
     fn each_head<T: Send>(&self, to: &mut [T], size: usize, f: impl Fn(&mut [T], usize, &[f32]) + Sync) {
         let (heads, dim) = self.heads;
         let write = |(head, to): (usize, &mut [T])| {
             for part in self.parts {
                 for r in 0..part.rows {
-                    let row = &self.rows[((part.row + r) * heads + head) * dim..][..dim];
+                    let row = &self.values[((part.row + r) * heads + head) * dim..][..dim];
                     f(to, part.own.start + r, row);
                 }
             }
@@ -304,7 +304,7 @@ impl From<'_> {
 
 /// What the integers of a group are multiplied with.
 fn scale_of(group: &[f32]) -> f32 {
-    group.iter().fold(0f32, |max, v| if v.abs() <= max { max } else { v.abs() }) / EIGHT_MAX
+    group.iter().fold(0f32, |max, v| if v.abs() > max || v.is_nan() { v.abs() } else { max }) / EIGHT_MAX
 }
 
 /// The nearest integers, group by group.
@@ -322,6 +322,47 @@ fn round(row: &[f32], to: &mut [i8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Rows of several parts come back from where they were put, rounded as they are kept.
+    #[test]
+    fn what_is_written_is_kept() {
+        let (heads, dim, rows) = (3, 40, TOGETHER_MIN + 6);
+        let wave =
+            |phase: f32| (0..rows * heads * dim).map(|i| (i as f32 * 0.37 + phase).sin() * 3.0).collect();
+        let [k, v]: [Vec<f32>; 2] = [wave(0.0), wave(1.0)];
+        let mut parts = Parts::default();
+        parts.push(rows - 1, [], 7, true);
+        parts.push(1, [], 2, true);
+        let places: Vec<usize> = (7..7 + rows - 1).chain([2]).collect();
+        for (precision, most) in [
+            (KvPrecision::Single, 0.0),
+            (KvPrecision::Half, 3.0 / 2048.0),
+            (KvPrecision::Eight, 3.0 / 254.0 + 1e-6),
+        ] {
+            let mut arena = Arena::new(2, 200, (heads, dim), precision, &Device::Cpu).unwrap();
+            arena.write(1, &parts, &k, &v).unwrap();
+            let [kept_k, kept_v] = arena.kept(1).unwrap();
+            for (kept, written) in [(kept_k, &k), (kept_v, &v)] {
+                for (row, place) in places.iter().enumerate() {
+                    for head in 0..heads {
+                        let mut read = vec![0.0; dim];
+                        kept.read(Span { start: *place, rows: 1 }, head, dim, dim, &mut read);
+                        let written = &written[(row * heads + head) * dim..][..dim];
+                        let off = read.iter().zip(written).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                        assert!(off <= most, "{precision:?}, row {row}, head {head}: off by {off}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_and_what_is_not_finite_have_integers_too() {
+        let mut to = [1; 3];
+        round(&[0.0; 3], &mut to);
+        assert_eq!((to, scale_of(&[0.0; 3])), ([0; 3], 0.0));
+        assert!(scale_of(&[1.0, f32::NAN, 2.0]).is_nan(), "a NaN must not vanish");
+    }
 
     #[test]
     fn spans_come_back_whole() {

@@ -8,9 +8,10 @@ use divan::counter::ItemsCount;
 use image::RgbImage;
 use inspectd::domain::grid::Grid;
 use inspectd::recipe::pipeline_from_str;
-use inspectd::vlm::attention::{Attended, Heads, Kept, Matrix, Parts, Span, attend};
+use inspectd::vlm::attention::{Attended, Heads, Matrix, Parts, Span, attend};
 use inspectd::vlm::image::preprocess;
 use inspectd::vlm::kernel::{Activations, Bits, Packed, Shared};
+use inspectd::vlm::kv::{Arena, KvPrecision};
 use std::sync::Arc;
 
 fn main() {
@@ -64,19 +65,58 @@ fn quantise(bencher: Bencher<'_, '_>, rows: usize) {
     bencher.bench_local(|| quantised.quantise(&x, K, Bits::Eight, Shared::Block));
 }
 
-/// Attention of a 4B model's block over 512 keys: one row, or as many as there are keys.
-#[divan::bench(args = [1, 512])]
-fn attention(bencher: Bencher<'_, '_>, rows: usize) {
-    const KEYS: usize = 512;
-    let heads = Heads { query: 32, kv: 8, dim: 128 };
-    let (width, kept) = (heads.query * heads.dim, heads.kv * heads.dim);
-    let (q, k, v) = (noise(rows * width), noise(KEYS * kept), noise(KEYS * kept));
-    let (mut parts, mut out) = (Parts::default(), Attended::default());
-    parts.push(rows, [Span { start: 0, rows: KEYS - rows }], KEYS - rows, true);
-    let q = Matrix { values: &q, stride: width, start: 0, heads: heads.dim };
-    let [k, v] =
-        [&k, &v].map(|values| Kept::Single(Matrix { values, stride: kept, start: 0, heads: heads.dim }));
-    bencher.bench_local(|| attend(q, k, v, heads, &parts, &mut out));
+/// Attention, whose items are products of a query with a key: each is twice as many multiply-adds as a head has values.
+struct Attention {
+    heads: Heads,
+    rows: usize,
+    keys: usize,
+    causal: bool,
+}
+
+/// A 4B model's.
+const TEXT: Heads = Heads { query: 32, kv: 8, dim: 128 };
+
+impl Attention {
+    fn pairs(&self) -> usize {
+        let hidden = if self.causal { self.rows * (self.rows - 1) / 2 } else { 0 };
+        (self.rows * self.keys - hidden) * self.heads.query
+    }
+
+    /// The last rows of the keys ask, over what an arena of this precision keeps.
+    fn run(&self, bencher: Bencher<'_, '_>, precision: KvPrecision) {
+        let Self { heads, rows, keys, causal } = *self;
+        let (width, kept) = (heads.query * heads.dim, heads.kv * heads.dim);
+        let (q, k, v) = (noise(rows * width), noise(keys * kept), noise(keys * kept));
+        let mut arena = Arena::new(1, keys, (heads.kv, heads.dim), precision, &Device::Cpu).unwrap();
+        let (mut all, mut parts, mut out) = (Parts::default(), Parts::default(), Attended::default());
+        all.push(keys, [], 0, causal);
+        arena.write(0, &all, &k, &v).unwrap();
+        parts.push(rows, [Span { start: 0, rows: keys - rows }], keys - rows, causal);
+        let q = Matrix { values: &q, stride: width, start: 0, heads: heads.dim };
+        let [k, v] = arena.kept(0).unwrap();
+        let bencher = bencher.counter(ItemsCount::new(self.pairs()));
+        bencher.bench_local(|| attend(q, k, v, heads, &parts, &mut out));
+    }
+}
+
+/// Prefill: as many rows as there are keys.
+#[divan::bench(args = [512, 2048])]
+fn attention_prefill(bencher: Bencher<'_, '_>, keys: usize) {
+    Attention { heads: TEXT, rows: keys, keys, causal: true }.run(bencher, KvPrecision::Half);
+}
+
+/// Decode: one row.
+#[divan::bench(args = ["f32", "f16", "q8"])]
+fn attention_decode(bencher: Bencher<'_, '_>, kept: &str) {
+    let precision = KvPrecision::named(kept).unwrap();
+    Attention { heads: TEXT, rows: 1, keys: 512, causal: true }.run(bencher, precision);
+}
+
+/// A tile of 512x512 pixels in the tower of a 4B model.
+#[divan::bench]
+fn attention_tower(bencher: Bencher<'_, '_>) {
+    let heads = Heads { query: 16, kv: 16, dim: 64 };
+    Attention { heads, rows: 1024, keys: 1024, causal: false }.run(bencher, KvPrecision::Single);
 }
 
 /// A tile of 512x512 pixels: resize and cut into patches.

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A lane is one head of one row. Its result depends on its query and the keys that it sees, in their order, alone: not
-//! on the other lanes, on how many there are, or on how the keys lie in spans. Source: Dao and others, FlashAttention
+//! on the other lanes, on how many there are, or on how the keys lie in spans. Source: Dao and others, `FlashAttention`
 //! (2022), algorithm 1; the lanes stand where their matrices have columns, so that nothing is summed across a vector.
 
 use super::Matrix;
@@ -62,7 +62,6 @@ impl Queries<'_> {
 struct Parts {
     /// Values a head, to whole `ROWS_MAX`.
     wide: usize,
-    lanes: usize,
     /// `[dim, lanes]` of each group of vectors, times what makes powers of two of them.
     queries: *mut f32,
     /// `[wide, lanes]` of each group.
@@ -102,7 +101,7 @@ impl Parts {
             rest = behind;
             part.as_mut_ptr()
         });
-        Self { wide, lanes: most, queries, out, max, sum, seen, keys, values, scores }
+        Self { wide, queries, out, max, sum, seen, keys, values, scores }
     }
 }
 

@@ -28,7 +28,7 @@ pub enum Kept<'a> {
 
 impl Kept<'_> {
     /// Writes one head's values of each row of a span into rows of `wide`, of which it leaves what is beyond `dim`.
-    fn read(&self, span: Span, head: usize, dim: usize, wide: usize, out: &mut [f32]) {
+    pub(crate) fn read(&self, span: Span, head: usize, dim: usize, wide: usize, out: &mut [f32]) {
         if span.rows == 0 {
             return;
         }

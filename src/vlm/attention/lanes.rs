@@ -61,8 +61,6 @@ pub(super) trait Lanes: Copy {
 pub(super) struct Avx512(__m512);
 
 #[cfg(target_arch = "x86_64")]
-// SAFETY comments of the trait: each function is one or two instructions that the caller says are there, and reads or
-// writes what the caller's pointer names.
 impl Lanes for Avx512 {
     const COUNT: usize = 16;
 

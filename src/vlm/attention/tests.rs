@@ -84,7 +84,10 @@ fn by(path: Path, seen: Seen<'_>) -> Vec<f32> {
 
 fn gap(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |max, gap| if gap <= max { max } else { gap })
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |max, gap| if gap > max || gap.is_nan() { gap } else { max })
 }
 
 /// Several rows and single ones, in several spans, over more than one block of keys and of queries.
