@@ -19,9 +19,9 @@ use super::lanes::Lanes;
 
 /// Keys of a block: with the values they fill half of a small L2 cache at 128 values a head.
 pub(super) const BLOCK_KEYS: usize = 64;
-/// Most vectors of queries whose sums are in registers at once.
+/// Most vectors of queries whose sums are in registers at once, on any path.
 const VECTORS_MAX: usize = 3;
-/// Keys, or values of a head, whose sums are in registers at once, is at most this; divides `BLOCK_KEYS`.
+/// Most keys, or values of a head, whose sums are in registers at once, on any path; divides `BLOCK_KEYS`.
 pub(super) const ROWS_MAX: usize = 8;
 /// Lanes of the widest vector.
 const LANES_MAX: usize = 16;
@@ -105,12 +105,12 @@ impl Parts {
     }
 }
 
-/// Attends with vectors `L`, the sums of `R` rows at once in registers.
+/// Attends with vectors `L`; the sums of `R` keys, or values of a head, and of `V` vectors are in registers at once.
 ///
 /// # Safety
 /// The processor has the vectors. The heads of row `i` of `out`, side by side at `i * out_stride`, belong to nobody else.
 #[inline(always)]
-pub(super) unsafe fn run<L: Lanes, const R: usize>(
+pub(super) unsafe fn run<L: Lanes, const R: usize, const V: usize>(
     q: Queries<'_>,
     keys: &Keys<'_>,
     scratch: &mut Vec<f32>,
@@ -121,7 +121,7 @@ pub(super) unsafe fn run<L: Lanes, const R: usize>(
     let vectors = q.lanes().div_ceil(L::COUNT);
     // SAFETY: the caller's; the parts hold all vectors of lanes, and `VECTORS_MAX` of them have room for scores.
     unsafe {
-        begin::<L>(&q, &parts, vectors);
+        begin::<L, V>(&q, &parts, vectors);
         let count = q.seen_by(q.lanes() - 1);
         for first in (0..count).step_by(BLOCK_KEYS) {
             let here = BLOCK_KEYS.min(count - first);
@@ -130,7 +130,7 @@ pub(super) unsafe fn run<L: Lanes, const R: usize>(
             keys.read(first, here, parts.wide, k, v);
             let mut vector = 0;
             while vector < vectors {
-                let together = VECTORS_MAX.min(vectors - vector);
+                let together = V.min(vectors - vector);
                 let last = (vector + together) * L::COUNT - 1;
                 let seen = q.seen_by(last.min(q.lanes() - 1)).saturating_sub(first).min(here);
                 let group = Group { parts: &parts, first, keys: seen, lane: vector * L::COUNT, dim: q.dim };
@@ -145,14 +145,14 @@ pub(super) unsafe fn run<L: Lanes, const R: usize>(
                 vector += together;
             }
         }
-        end::<L>(&q, &parts, vectors, (out, out_stride));
+        end::<L, V>(&q, &parts, vectors, (out, out_stride));
     }
 }
 
 /// The first lane and the lanes of each group of vectors.
-fn groups<L: Lanes>(vectors: usize) -> impl Iterator<Item = (usize, usize)> {
+fn groups<L: Lanes, const V: usize>(vectors: usize) -> impl Iterator<Item = (usize, usize)> {
     let lanes = vectors * L::COUNT;
-    let step = VECTORS_MAX * L::COUNT;
+    let step = V * L::COUNT;
     (0..lanes).step_by(step).map(move |lane| (lane, step.min(lanes - lane)))
 }
 
@@ -161,9 +161,9 @@ fn groups<L: Lanes>(vectors: usize) -> impl Iterator<Item = (usize, usize)> {
 /// # Safety
 /// As [`run`].
 #[inline(always)]
-unsafe fn begin<L: Lanes>(q: &Queries<'_>, parts: &Parts, vectors: usize) {
+unsafe fn begin<L: Lanes, const V: usize>(q: &Queries<'_>, parts: &Parts, vectors: usize) {
     let scale = std::f32::consts::LOG2_E / (q.dim as f32).sqrt();
-    for (first, lanes) in groups::<L>(vectors) {
+    for (first, lanes) in groups::<L, V>(vectors) {
         // SAFETY: the parts hold the lanes.
         unsafe {
             let queries = parts.queries.add(first * parts.wide);
@@ -194,13 +194,13 @@ unsafe fn begin<L: Lanes>(q: &Queries<'_>, parts: &Parts, vectors: usize) {
 /// # Safety
 /// As [`run`].
 #[inline(always)]
-unsafe fn end<L: Lanes>(
+unsafe fn end<L: Lanes, const V: usize>(
     q: &Queries<'_>,
     parts: &Parts,
     vectors: usize,
     (out, out_stride): (*mut f32, usize),
 ) {
-    for (first, lanes) in groups::<L>(vectors) {
+    for (first, lanes) in groups::<L, V>(vectors) {
         for lane in first..(first + lanes).min(q.lanes()) {
             // SAFETY: the parts hold the lanes, and `out` the head of the row that this one is.
             unsafe {

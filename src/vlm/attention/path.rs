@@ -56,7 +56,7 @@ impl Path {
         // SAFETY: the caller's.
         unsafe {
             match self {
-                Self::Plain => run::<Plain, PLAIN_ROWS>(q, keys, scratch, out),
+                Self::Plain => run::<Plain, PLAIN_ROWS, PLAIN_VECTORS>(q, keys, scratch, out),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx2 => avx2(q, keys, scratch, out),
                 #[cfg(target_arch = "x86_64")]
@@ -66,21 +66,22 @@ impl Path {
     }
 }
 
-/// What the registers hold beside vectors of queries: 32 of them on arm64, 16 elsewhere.
+/// What the registers hold: 32 of them on arm64, 16 elsewhere.
 const PLAIN_ROWS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
+const PLAIN_VECTORS: usize = if cfg!(target_arch = "aarch64") { 3 } else { 2 };
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(q: Queries<'_>, keys: &Keys<'_>, scratch: &mut Vec<f32>, out: (*mut f32, usize)) {
-    // SAFETY: the caller's; four rows of three vectors, and what they are made of, take the 16 registers.
-    unsafe { run::<Avx2, 4>(q, keys, scratch, out) }
+    // SAFETY: the caller's. A third vector would have sums leave the 16 registers.
+    unsafe { run::<Avx2, 4, 2>(q, keys, scratch, out) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
 unsafe fn avx512(q: Queries<'_>, keys: &Keys<'_>, scratch: &mut Vec<f32>, out: (*mut f32, usize)) {
     // SAFETY: the caller's.
-    unsafe { run::<Avx512, 8>(q, keys, scratch, out) }
+    unsafe { run::<Avx512, 8, 3>(q, keys, scratch, out) }
 }
 
 /// A single row by itself, several in blocks.
@@ -88,7 +89,7 @@ unsafe fn avx512(q: Queries<'_>, keys: &Keys<'_>, scratch: &mut Vec<f32>, out: (
 /// # Safety
 /// As [`blocks::run`].
 #[inline(always)]
-unsafe fn run<L: Lanes, const R: usize>(
+unsafe fn run<L: Lanes, const R: usize, const V: usize>(
     q: Queries<'_>,
     keys: &Keys<'_>,
     scratch: &mut Vec<f32>,
@@ -97,7 +98,7 @@ unsafe fn run<L: Lanes, const R: usize>(
     // SAFETY: the caller's; the heads of a row are side by side.
     unsafe {
         if q.rows > 1 {
-            return blocks::run::<L, R>(q, keys, scratch, TASK_LANES_MAX, out);
+            return blocks::run::<L, R, V>(q, keys, scratch, TASK_LANES_MAX, out);
         }
         let len = q.heads * q.dim;
         out.0.write_bytes(0, len);
