@@ -128,8 +128,13 @@ pub(super) unsafe fn run<L: Lanes, const R: usize, const V: usize>(
             let [k, v] = [parts.keys, parts.values]
                 .map(|to| std::slice::from_raw_parts_mut(to, BLOCK_KEYS * parts.wide));
             keys.read(first, here, parts.wide, k, v);
+            // Between the groups, so that what is asked for comes while they are computed.
+            let (mut next, each) = (first + BLOCK_KEYS, BLOCK_KEYS.div_ceil(vectors.div_ceil(V)));
+            let end = count.min(next + BLOCK_KEYS);
             let mut vector = 0;
             while vector < vectors {
+                keys.prefetch(next, each.min(end.saturating_sub(next)));
+                next += each;
                 let together = V.min(vectors - vector);
                 let last = (vector + together) * L::COUNT - 1;
                 let seen = q.seen_by(last.min(q.lanes() - 1)).saturating_sub(first).min(here);

@@ -5,7 +5,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use multiversion::multiversion;
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
 
 /// Values that share a scale where they are kept in 8 bits; the last ones of a head may be fewer.
 pub const GROUP: usize = 32;
@@ -27,6 +27,18 @@ pub enum Kept<'a> {
 }
 
 impl Kept<'_> {
+    /// Asks for what `read` reads.
+    fn prefetch(self, span: Span, head: usize, dim: usize) {
+        match self {
+            Self::Single(m) => prefetch(m, span, head, dim),
+            Self::Half(m) => prefetch(m, span, head, dim),
+            Self::Eight { values, scales } => {
+                prefetch(values, span, head, dim);
+                prefetch(scales, span, head, dim.div_ceil(GROUP));
+            }
+        }
+    }
+
     /// Writes one head's values of each row of a span into rows of `wide`, of which it leaves what is beyond `dim`.
     pub(crate) fn read(&self, span: Span, head: usize, dim: usize, wide: usize, out: &mut [f32]) {
         if span.rows == 0 {
@@ -46,6 +58,18 @@ impl Kept<'_> {
                 let groups = scales.rows(span, head, dim.div_ceil(GROUP));
                 widen((values.rows(span, head, dim), values.stride), (groups, scales.stride), dim, wide, out);
             }
+        }
+    }
+}
+
+/// Asks for the lines of `dim` values of one head in each row of a span.
+fn prefetch<T>(m: Matrix<'_, T>, span: Span, head: usize, dim: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for row in 0..span.rows {
+        let at = (span.start + row) * m.stride + m.start + head * m.heads;
+        for line in (0..dim).step_by(64 / size_of::<T>()) {
+            // SAFETY: every x86-64 has the instruction, and it does no harm to any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(m.values.as_ptr().wrapping_add(at + line).cast()) };
         }
     }
 }
@@ -131,6 +155,19 @@ impl Keys<'_> {
             done += here.rows;
         }
         assert!(done == count, "the spans have fewer keys");
+    }
+
+    /// Asks for keys and values that are read soon: rows of different pages, of which the processor foresees nothing.
+    pub(super) fn prefetch(&self, first: usize, count: usize) {
+        let (mut skip, mut done) = (first, 0);
+        for span in self.context.iter().copied().chain([self.own]) {
+            let passed = skip.min(span.rows);
+            let here = Span { start: span.start + passed, rows: (span.rows - passed).min(count - done) };
+            self.k.prefetch(here, self.head, self.dim);
+            self.v.prefetch(here, self.head, self.dim);
+            skip -= passed;
+            done += here.rows;
+        }
     }
 
     /// Keys of all spans.
