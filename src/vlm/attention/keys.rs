@@ -64,15 +64,23 @@ impl Kept<'_> {
 
 /// Asks for the lines of `dim` values of one head in each row of a span.
 fn prefetch<T>(m: Matrix<'_, T>, span: Span, head: usize, dim: usize) {
-    #[cfg(target_arch = "x86_64")]
     for row in 0..span.rows {
         let at = (span.start + row) * m.stride + m.start + head * m.heads;
         for line in (0..dim).step_by(64 / size_of::<T>()) {
-            // SAFETY: every x86-64 has the instruction, and it does no harm to any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(m.values.as_ptr().wrapping_add(at + line).cast()) };
+            ask_for(m.values.as_ptr().wrapping_add(at + line));
         }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+fn ask_for<T>(at: *const T) {
+    // SAFETY: every x86-64 has the instruction, and it does no harm to any address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+}
+
+/// Elsewhere the processor is left to itself.
+#[cfg(not(target_arch = "x86_64"))]
+const fn ask_for<T>(_: *const T) {}
 
 impl<T> Matrix<'_, T> {
     /// From the first to the last of `dim` values of one head, of all rows of a span.

@@ -1,5 +1,7 @@
 //! Vectors of queries: a lane is one query, and what is done to a vector is done to each of its queries alone.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -223,6 +225,88 @@ impl Lanes for Avx2 {
     }
 }
 
+/// Four queries.
+#[cfg(target_arch = "aarch64")]
+#[derive(Clone, Copy)]
+pub(super) struct Neon(float32x4_t);
+
+#[cfg(target_arch = "aarch64")]
+impl Lanes for Neon {
+    const COUNT: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Self(vdupq_n_f32(value)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Self(vld1q_f32(at)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { vst1q_f32(at, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Self(vaddq_f32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Self(vsubq_f32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Self(vmulq_f32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Self(vfmaq_f32(term.0, self.0, factor.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: the caller's. `vmaxq` would give a NaN of either.
+        unsafe { Self(vbslq_f32(vcgtq_f32(self.0, other.0), self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn hide(self, seen: Self, index: f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let hidden = vcleq_f32(seen.0, vdupq_n_f32(index));
+            Self(vbslq_f32(hidden, vdupq_n_f32(f32::NEG_INFINITY), self.0))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn total(self) -> f32 {
+        // SAFETY: the caller's.
+        unsafe { vaddvq_f32(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn power_of_shifted(self) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let exponent = vaddq_s32(vreinterpretq_s32_f32(self.0), vdupq_n_s32(127));
+            Self(vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent)))
+        }
+    }
+}
+
 /// Four queries on any processor: what its compiler makes of them.
 #[derive(Clone, Copy)]
 pub(super) struct Plain([f32; 4]);
@@ -271,10 +355,6 @@ impl Lanes for Plain {
 
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
-        // One instruction where every processor has it, a call of a function elsewhere.
-        if cfg!(target_arch = "aarch64") {
-            return Self([0, 1, 2, 3].map(|i| self.0[i].mul_add(factor.0[i], term.0[i])));
-        }
         Self([0, 1, 2, 3].map(|i| self.0[i] * factor.0[i] + term.0[i]))
     }
 
@@ -327,6 +407,8 @@ mod tests {
     #[test]
     fn powers_are_close() {
         check::<Plain>();
+        #[cfg(target_arch = "aarch64")]
+        check::<Neon>();
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             check::<Avx2>();

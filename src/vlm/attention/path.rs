@@ -3,6 +3,8 @@
 use super::TASK_LANES_MAX;
 use super::blocks::{self, Queries};
 use super::keys::Keys;
+#[cfg(target_arch = "aarch64")]
+use super::lanes::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Plain};
@@ -13,6 +15,9 @@ use super::row;
 pub(super) enum Path {
     /// Vectors of four lanes, as the compiler makes them.
     Plain,
+    /// Vectors of four lanes that every arm64 has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// Vectors of eight lanes.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -32,7 +37,13 @@ impl Path {
     }
 
     /// Those that this processor has, the best one last.
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    pub(super) fn available() -> impl Iterator<Item = Self> {
+        [Self::Plain, Self::Neon].into_iter()
+    }
+
+    /// Those that this processor has, the best one last.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub(super) fn available() -> impl Iterator<Item = Self> {
         std::iter::once(Self::Plain)
     }
@@ -56,7 +67,9 @@ impl Path {
         // SAFETY: the caller's.
         unsafe {
             match self {
-                Self::Plain => run::<Plain, PLAIN_ROWS, PLAIN_VECTORS>(q, keys, scratch, out),
+                Self::Plain => run::<Plain, 4, 2>(q, keys, scratch, out),
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon => run::<Neon, 8, 3>(q, keys, scratch, out),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx2 => avx2(q, keys, scratch, out),
                 #[cfg(target_arch = "x86_64")]
@@ -65,10 +78,6 @@ impl Path {
         }
     }
 }
-
-/// What the registers hold: 32 of them on arm64, 16 elsewhere.
-const PLAIN_ROWS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
-const PLAIN_VECTORS: usize = if cfg!(target_arch = "aarch64") { 3 } else { 2 };
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
