@@ -59,7 +59,7 @@ impl Queries<'_> {
 
 /// The memory of a task, whose parts are cut from one buffer: its size depends on the shape of heads and the most lanes
 /// of a task, not on the number of keys.
-struct Parts {
+struct Room {
     /// Values a head, to whole `ROWS_MAX`.
     wide: usize,
     /// `[dim, lanes]` of each group of vectors, times what makes powers of two of them.
@@ -77,7 +77,7 @@ struct Parts {
     scores: *mut f32,
 }
 
-impl Parts {
+impl Room {
     fn cut(scratch: &mut Vec<f32>, lanes: usize, lanes_max: usize, dim: usize) -> Self {
         let wide = dim.next_multiple_of(ROWS_MAX);
         let most = lanes_max.max(lanes).next_multiple_of(LANES_MAX);
@@ -117,17 +117,17 @@ pub(super) unsafe fn run<L: Lanes, const R: usize, const V: usize>(
     lanes_max: usize,
     (out, out_stride): (*mut f32, usize),
 ) {
-    let parts = Parts::cut(scratch, q.lanes(), lanes_max, q.dim);
+    let room = Room::cut(scratch, q.lanes(), lanes_max, q.dim);
     let vectors = q.lanes().div_ceil(L::COUNT);
-    // SAFETY: the caller's; the parts hold all vectors of lanes, and `VECTORS_MAX` of them have room for scores.
+    // SAFETY: the caller's; the room holds all vectors of lanes, and `VECTORS_MAX` of them have room for scores.
     unsafe {
-        begin::<L, V>(&q, &parts, vectors);
+        begin::<L, V>(&q, &room, vectors);
         let count = q.seen_by(q.lanes() - 1);
         for first in (0..count).step_by(BLOCK_KEYS) {
             let here = BLOCK_KEYS.min(count - first);
-            let [k, v] = [parts.keys, parts.values]
-                .map(|to| std::slice::from_raw_parts_mut(to, BLOCK_KEYS * parts.wide));
-            keys.read(first, here, parts.wide, k, v);
+            let [k, v] =
+                [room.keys, room.values].map(|to| std::slice::from_raw_parts_mut(to, BLOCK_KEYS * room.wide));
+            keys.read(first, here, room.wide, k, v);
             // Between the groups, so that what is asked for comes while they are computed.
             let (mut next, each) = (first + BLOCK_KEYS, BLOCK_KEYS.div_ceil(vectors.div_ceil(V)));
             let end = count.min(next + BLOCK_KEYS);
@@ -138,7 +138,7 @@ pub(super) unsafe fn run<L: Lanes, const R: usize, const V: usize>(
                 let together = V.min(vectors - vector);
                 let last = (vector + together) * L::COUNT - 1;
                 let seen = q.seen_by(last.min(q.lanes() - 1)).saturating_sub(first).min(here);
-                let group = Group { parts: &parts, first, keys: seen, lane: vector * L::COUNT, dim: q.dim };
+                let group = Group { room: &room, first, keys: seen, lane: vector * L::COUNT, dim: q.dim };
                 if seen > 0 {
                     let all_see = q.seen_by(group.lane) >= first + seen;
                     match together {
@@ -150,7 +150,7 @@ pub(super) unsafe fn run<L: Lanes, const R: usize, const V: usize>(
                 vector += together;
             }
         }
-        end::<L, V>(&q, &parts, vectors, (out, out_stride));
+        end::<L, V>(&q, &room, vectors, (out, out_stride));
     }
 }
 
@@ -166,12 +166,12 @@ fn groups<L: Lanes, const V: usize>(vectors: usize) -> impl Iterator<Item = (usi
 /// # Safety
 /// As [`run`].
 #[inline(always)]
-unsafe fn begin<L: Lanes, const V: usize>(q: &Queries<'_>, parts: &Parts, vectors: usize) {
+unsafe fn begin<L: Lanes, const V: usize>(q: &Queries<'_>, room: &Room, vectors: usize) {
     let scale = std::f32::consts::LOG2_E / (q.dim as f32).sqrt();
     for (first, lanes) in groups::<L, V>(vectors) {
-        // SAFETY: the parts hold the lanes.
+        // SAFETY: the room holds the lanes.
         unsafe {
-            let queries = parts.queries.add(first * parts.wide);
+            let queries = room.queries.add(first * room.wide);
             for lane in 0..lanes {
                 // Lanes without a query do as the last one, and are dropped.
                 let from = (first + lane).min(q.lanes() - 1);
@@ -181,16 +181,16 @@ unsafe fn begin<L: Lanes, const V: usize>(q: &Queries<'_>, parts: &Parts, vector
                     *to = value * scale;
                     to = to.add(lanes);
                 }
-                *parts.seen.add(first + lane) = q.seen_by(from) as f32;
+                *room.seen.add(first + lane) = q.seen_by(from) as f32;
             }
         }
     }
     let lanes = vectors * L::COUNT;
     // SAFETY: as above.
     unsafe {
-        parts.out.write_bytes(0, lanes * parts.wide);
-        parts.sum.write_bytes(0, lanes);
-        std::slice::from_raw_parts_mut(parts.max, lanes).fill(f32::NEG_INFINITY);
+        room.out.write_bytes(0, lanes * room.wide);
+        room.sum.write_bytes(0, lanes);
+        std::slice::from_raw_parts_mut(room.max, lanes).fill(f32::NEG_INFINITY);
     }
 }
 
@@ -201,16 +201,16 @@ unsafe fn begin<L: Lanes, const V: usize>(q: &Queries<'_>, parts: &Parts, vector
 #[inline(always)]
 unsafe fn end<L: Lanes, const V: usize>(
     q: &Queries<'_>,
-    parts: &Parts,
+    room: &Room,
     vectors: usize,
     (out, out_stride): (*mut f32, usize),
 ) {
     for (first, lanes) in groups::<L, V>(vectors) {
         for lane in first..(first + lanes).min(q.lanes()) {
-            // SAFETY: the parts hold the lanes, and `out` the head of the row that this one is.
+            // SAFETY: the room holds the lanes, and `out` the head of the row that this one is.
             unsafe {
-                let scale = 1.0 / *parts.sum.add(lane);
-                let mut sums = parts.out.add(first * parts.wide + lane - first);
+                let scale = 1.0 / *room.sum.add(lane);
+                let mut sums = room.out.add(first * room.wide + lane - first);
                 let out = out.add(lane / q.heads * out_stride + lane % q.heads * q.dim);
                 for d in 0..q.dim {
                     *out.add(d) = *sums * scale;
@@ -223,7 +223,7 @@ unsafe fn end<L: Lanes, const V: usize>(
 
 /// A few vectors of queries against a block of keys.
 struct Group<'a> {
-    parts: &'a Parts,
+    room: &'a Room,
     /// Index of the block's first key.
     first: usize,
     /// Keys of the block that any lane sees.
@@ -251,12 +251,12 @@ impl Group<'_> {
     /// Products of all keys, to whole `R`, with all queries.
     #[inline(always)]
     unsafe fn score<L: Lanes, const R: usize, const N: usize>(&self) {
-        let (wide, lanes) = (self.parts.wide, N * L::COUNT);
+        let (wide, lanes) = (self.room.wide, N * L::COUNT);
         // SAFETY: the caller's; `R` divides the keys that a block has room for.
         unsafe {
-            let queries = self.parts.queries.add(self.lane * wide);
+            let queries = self.room.queries.add(self.lane * wide);
             for key in (0..self.keys).step_by(R) {
-                let mut keys = [self.parts.keys.add(key * wide).cast_const(); R];
+                let mut keys = [self.room.keys.add(key * wide).cast_const(); R];
                 for (r, keys) in keys.iter_mut().enumerate() {
                     *keys = keys.add(r * wide);
                 }
@@ -278,7 +278,7 @@ impl Group<'_> {
                 }
                 for (r, sums) in sums.into_iter().enumerate() {
                     for (i, sum) in sums.into_iter().enumerate() {
-                        sum.store(self.parts.scores.add((key + r) * lanes + i * L::COUNT));
+                        sum.store(self.room.scores.add((key + r) * lanes + i * L::COUNT));
                     }
                 }
             }
@@ -298,9 +298,9 @@ impl Group<'_> {
                 }
                 vectors
             };
-            let (old, seen) = (load(self.parts.max), load(self.parts.seen));
+            let (old, seen) = (load(self.room.max), load(self.room.seen));
             let mut max = old;
-            let mut at = self.parts.scores;
+            let mut at = self.room.scores;
             for key in self.first..self.first + self.keys {
                 for i in 0..N {
                     let mut score = L::load(at.add(i * L::COUNT));
@@ -313,7 +313,7 @@ impl Group<'_> {
                 at = at.add(lanes);
             }
             let mut sum = [L::splat(0.0); N];
-            let mut at = self.parts.scores;
+            let mut at = self.room.scores;
             for _ in 0..self.keys {
                 for i in 0..N {
                     let weight = L::load(at.add(i * L::COUNT)).sub(max[i]).power();
@@ -325,9 +325,9 @@ impl Group<'_> {
             let mut correction = old;
             for i in 0..N {
                 correction[i] = old[i].sub(max[i]).power();
-                let all = self.parts.sum.add(self.lane + i * L::COUNT);
+                let all = self.room.sum.add(self.lane + i * L::COUNT);
                 L::load(all).mul_add(correction[i], sum[i]).store(all);
-                max[i].store(self.parts.max.add(self.lane + i * L::COUNT));
+                max[i].store(self.room.max.add(self.lane + i * L::COUNT));
             }
             correction
         }
@@ -336,10 +336,10 @@ impl Group<'_> {
     /// Adds the weighted values to the corrected sums.
     #[inline(always)]
     unsafe fn sum<L: Lanes, const R: usize, const N: usize>(&self, correction: [L; N]) {
-        let (wide, lanes) = (self.parts.wide, N * L::COUNT);
+        let (wide, lanes) = (self.room.wide, N * L::COUNT);
         // SAFETY: the caller's; `R` divides `wide`.
         unsafe {
-            let out = self.parts.out.add(self.lane * wide);
+            let out = self.room.out.add(self.lane * wide);
             for d in (0..self.dim).step_by(R) {
                 let mut sums = [[L::splat(0.0); N]; R];
                 for (r, sums) in sums.iter_mut().enumerate() {
@@ -347,8 +347,8 @@ impl Group<'_> {
                         *sum = L::load(out.add((d + r) * lanes + i * L::COUNT)).mul(correction[i]);
                     }
                 }
-                let mut values = self.parts.values.add(d).cast_const();
-                let mut at = self.parts.scores.cast_const();
+                let mut values = self.room.values.add(d).cast_const();
+                let mut at = self.room.scores.cast_const();
                 for _ in 0..self.keys {
                     let mut weights = [L::splat(0.0); N];
                     for (i, weight) in weights.iter_mut().enumerate() {

@@ -11,7 +11,7 @@ use super::lanes::Lanes;
 const LANES_MAX: usize = 16;
 
 /// What is kept of each head, and the block that is read: cut from one buffer.
-struct Parts<'a> {
+struct Room<'a> {
     wide: usize,
     /// `[heads, wide]`, times what makes powers of two of scores.
     queries: &'a mut [f32],
@@ -27,7 +27,7 @@ struct Parts<'a> {
     scores: &'a mut [f32],
 }
 
-impl<'a> Parts<'a> {
+impl<'a> Room<'a> {
     fn cut(scratch: &'a mut Vec<f32>, heads: usize, dim: usize) -> Self {
         let wide = dim.next_multiple_of(LANES_MAX);
         let block = BLOCK_KEYS * wide;
@@ -60,7 +60,7 @@ impl<'a> Parts<'a> {
 /// The processor has the vectors.
 #[inline(always)]
 pub(super) unsafe fn run<L: Lanes>(q: Queries<'_>, keys: &Keys<'_>, scratch: &mut Vec<f32>, out: &mut [f32]) {
-    let mut p = Parts::cut(scratch, q.heads, q.dim);
+    let mut p = Room::cut(scratch, q.heads, q.dim);
     let scale = std::f32::consts::LOG2_E / (q.dim as f32).sqrt();
     for (h, query) in p.queries.chunks_exact_mut(p.wide).enumerate() {
         query.iter_mut().zip(q.head(0, h)).for_each(|(to, value)| *to = value * scale);
@@ -88,7 +88,7 @@ pub(super) unsafe fn run<L: Lanes>(q: Queries<'_>, keys: &Keys<'_>, scratch: &mu
 
 /// Adds what `H` heads see of a block; gives `H`.
 #[inline(always)]
-unsafe fn add<L: Lanes, const H: usize>(p: &mut Parts<'_>, head: usize, count: usize) -> usize {
+unsafe fn add<L: Lanes, const H: usize>(p: &mut Room<'_>, head: usize, count: usize) -> usize {
     // SAFETY: the caller's; rows are whole vectors wide, and an odd key is followed by one of the block.
     unsafe {
         for key in (0..count).step_by(2) {
@@ -109,7 +109,7 @@ unsafe fn add<L: Lanes, const H: usize>(p: &mut Parts<'_>, head: usize, count: u
 
 /// Products of two keys with `H` queries.
 #[inline(always)]
-unsafe fn score<L: Lanes, const H: usize>(p: &mut Parts<'_>, head: usize, key: usize) {
+unsafe fn score<L: Lanes, const H: usize>(p: &mut Room<'_>, head: usize, key: usize) {
     // SAFETY: the caller's.
     unsafe {
         let mut queries = p.queries.as_ptr().add(head * p.wide);
@@ -139,7 +139,7 @@ unsafe fn score<L: Lanes, const H: usize>(p: &mut Parts<'_>, head: usize, key: u
 
 /// Makes weights of the scores of `H` heads; gives what makes earlier sums relative to the same maximum.
 #[inline(always)]
-unsafe fn weigh<L: Lanes, const H: usize>(p: &mut Parts<'_>, head: usize, count: usize) -> [f32; H] {
+unsafe fn weigh<L: Lanes, const H: usize>(p: &mut Room<'_>, head: usize, count: usize) -> [f32; H] {
     let mut correction = [0.0; H];
     for (h, correction) in correction.iter_mut().enumerate() {
         let scores = &mut p.scores[(head + h) * BLOCK_KEYS..][..BLOCK_KEYS];
@@ -173,7 +173,7 @@ unsafe fn weigh<L: Lanes, const H: usize>(p: &mut Parts<'_>, head: usize, count:
 /// Adds weighted values to `N` vectors of `H` corrected sums.
 #[inline(always)]
 unsafe fn sum<L: Lanes, const H: usize, const N: usize>(
-    p: &mut Parts<'_>,
+    p: &mut Room<'_>,
     (head, column): (usize, usize),
     count: usize,
     correction: [f32; H],
