@@ -21,8 +21,8 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// `llama-quantize`'s names of the types that need no matrix of importances.
-const TYPES: [&str; 26] = [
+/// `llama-quantize`'s names of the types that users find on the shelves.
+const TYPES: [&str; 31] = [
     "F32",
     "F16",
     "BF16",
@@ -36,6 +36,7 @@ const TYPES: [&str; 26] = [
     "Q3_K_M",
     "Q3_K_S",
     "Q2_K",
+    "Q2_K_S",
     "Q5_1",
     "Q5_0",
     "Q4_1",
@@ -45,6 +46,10 @@ const TYPES: [&str; 26] = [
     "IQ3_M",
     "IQ3_S",
     "IQ3_XS",
+    "IQ3_XXS",
+    "IQ2_M",
+    "IQ2_XXS",
+    "IQ1_S",
     "TQ1_0",
     "TQ2_0",
     "MXFP4_MOE",
@@ -114,17 +119,26 @@ impl Converted {
 
     /// The text file in a type of `llama-quantize`.
     fn quantised(&self, kind: &str) -> PathBuf {
-        let out = self.path("quantised.gguf");
+        let (text, out) = (self.path("text-f32.gguf"), self.path("quantised.gguf"));
+        let importance = self.path("importance.gguf");
+        if !importance.exists() {
+            let maker = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/llama/even-importance");
+            words_of(python().arg(maker).args([&text, &importance]));
+        }
         let (options, kind): (&[&str], _) =
             if kind == DYNAMIC { (&DYNAMIC_OPTIONS, "Q4_K_M") } else { (&[], kind) };
-        quantise(options, &self.path("text-f32.gguf"), &out, kind);
+        let options = [&["--imatrix", importance.to_str().unwrap()], options].concat();
+        quantise(&options, &text, &out, kind);
         out
     }
 }
 
+/// The Python of llama.cpp's converter, which takes what it needs of `PyTorch` from `.ci/llama/torch`.
 fn python() -> Command {
     let mut command = Command::new(llama().join("venv/bin/python"));
-    command.env("PYTHONPATH", Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/llama"));
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/llama");
+    let paths = std::env::join_paths([ours, llama().join("source/gguf-py")]).unwrap();
+    command.env("PYTHONPATH", paths);
     command
 }
 
@@ -174,8 +188,7 @@ fn judge_text(model: &Converted, kind: &str, mmproj: &Path) -> Result<String, St
 fn kinds_of(text: &Path) -> Vec<String> {
     let reader = "import sys; from gguf import GGUFReader\n\
                   print(*{t.tensor_type.name for t in GGUFReader(sys.argv[1]).tensors} - {'F32', 'F16', 'BF16'})";
-    let path = llama().join("source/gguf-py");
-    let words = words_of(python().env("PYTHONPATH", path).args(["-c", reader]).arg(text));
+    let words = words_of(python().args(["-c", reader]).arg(text));
     words.split_whitespace().map(str::to_owned).collect()
 }
 
