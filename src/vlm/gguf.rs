@@ -332,7 +332,11 @@ impl Gguf {
     /// As `tensor`.
     pub fn packed(&self, name: &str, n: usize, k: usize) -> Result<Option<Packed>, VlmError> {
         let (dtype, bytes) = self.read(name, &[n, k])?;
-        Ok(dtype.candle().and_then(|dtype| Packed::pack(dtype, bytes.get(), n, k)))
+        let packed = Packed::pack(dtype, bytes.get(), n, k);
+        if let Some(packed) = &packed {
+            self.note_memory(dtype, bytes.len, packed.bytes());
+        }
+        Ok(packed)
     }
 
     /// The bytes of a tensor as they stand in the file.

@@ -109,10 +109,21 @@ pub(crate) fn superblock(kind: GgmlType, s: &[u8]) -> Superblock {
     }
 }
 
+/// The d of a superblock: the scale in the file, over what the whole numbers have of it.
+pub(crate) fn scale(kind: GgmlType, s: &[u8]) -> f32 {
+    let (at, over) = match kind {
+        GgmlType::Q3K => (108, 1.0),
+        GgmlType::Iq3Xxs => (0, 2.0),
+        GgmlType::Iq2Xxs | GgmlType::Iq2Xs | GgmlType::Iq2S => (0, 8.0),
+        _ => (0, 1.0),
+    };
+    f16::from_le_bytes([s[at], s[at + 1]]).to_f32() / over
+}
+
 impl Superblock {
-    /// Of the scale at the beginning of `s`, over what the whole numbers have of it.
-    fn of(s: &[u8], over: f32) -> Self {
-        Self { d: f16::from_le_bytes([s[0], s[1]]).to_f32() / over, scales: [0; 16], q: [0; 256] }
+    /// One of which the scale alone is known.
+    fn of(kind: GgmlType, s: &[u8]) -> Self {
+        Self { d: scale(kind, s), scales: [0; 16], q: [0; 256] }
     }
 
     /// A scale of 32 values from the four bits of a code, which stand for 1, 3, 5, ….
@@ -139,7 +150,7 @@ impl Superblock {
 /// High bits, two bits, twelve bytes of scales in six bits, d.
 fn q3_k(s: &[u8]) -> Superblock {
     let (high, low, packed) = (&s[..32], &s[32..96], &s[96..108]);
-    let mut out = Superblock::of(&s[108..], 1.0);
+    let mut out = Superblock::of(GgmlType::Q3K, s);
     for (i, scale) in out.scales.iter_mut().enumerate() {
         let four = packed[i % 8] >> (4 * (i / 8)) & 15;
         let two = packed[8 + i % 4] >> (2 * (i / 4)) & 3;
@@ -155,7 +166,7 @@ fn q3_k(s: &[u8]) -> Superblock {
 
 /// d, high bits of the scales, their low nibbles, nibbles.
 fn iq4_xs(s: &[u8]) -> Superblock {
-    let mut out = Superblock::of(s, 1.0);
+    let mut out = Superblock::of(GgmlType::Iq4Xs, s);
     let high = u16::from_le_bytes([s[2], s[3]]);
     for (i, codes) in s[8..].chunks_exact(16).enumerate() {
         let scale = s[4 + i / 2] >> (4 * (i % 2)) & 15 | ((high >> (2 * i) & 3) as u8) << 4;
@@ -169,15 +180,18 @@ fn iq4_xs(s: &[u8]) -> Superblock {
 }
 
 /// d, code words in eight bits, and for 32 values four signs in seven bits and a scale in four.
+///
+/// Its levels are even: halved they fit six bits with a sign.
 fn iq3_xxs(s: &[u8]) -> Superblock {
-    let mut out = Superblock::of(s, 4.0);
+    let mut out = Superblock::of(GgmlType::Iq3Xxs, s);
+    let levels = IQ3_XXS_LEVELS.map(|level| level / 2);
     for (i, more) in s[66..].as_chunks::<4>().0.iter().enumerate() {
         let more = u32::from_le_bytes(*more);
         out.put_scale(i, (more >> 28) as u8);
         for group in 0..8 {
             let signs = even_signs((more >> (7 * (group / 2)) & 127) as u8) >> (4 * (group % 2));
             let word = IQ3_XXS_GRID[usize::from(s[2 + 8 * i + group])];
-            out.put::<4, 3>(8 * i + group, word, &IQ3_XXS_LEVELS, signs);
+            out.put::<4, 3>(8 * i + group, word, &levels, signs);
         }
     }
     out
@@ -186,7 +200,7 @@ fn iq3_xxs(s: &[u8]) -> Superblock {
 /// d, code words in nine bits (the ninth apart), signs, scales in nibbles.
 fn iq3_s(s: &[u8]) -> Superblock {
     let (qs, high, signs, scales) = (&s[2..66], &s[66..74], &s[74..106], &s[106..110]);
-    let mut out = Superblock::of(s, 1.0);
+    let mut out = Superblock::of(GgmlType::Iq3S, s);
     (0..8).for_each(|i| out.put_scale(i, scales[i / 2] >> (4 * (i % 2)) & 15));
     for (group, code) in qs.iter().enumerate() {
         let ninth = usize::from(high[group / 8] >> (group % 8) & 1);
@@ -198,7 +212,7 @@ fn iq3_s(s: &[u8]) -> Superblock {
 
 /// d, and for 32 values four code words in eight bits, their signs in seven bits, and a scale in four.
 fn iq2_xxs(s: &[u8]) -> Superblock {
-    let mut out = Superblock::of(s, 8.0);
+    let mut out = Superblock::of(GgmlType::Iq2Xxs, s);
     for (i, codes) in s[2..].as_chunks::<8>().0.iter().enumerate() {
         let more = u32::from_le_bytes([codes[4], codes[5], codes[6], codes[7]]);
         out.put_scale(i, (more >> 28) as u8);
@@ -212,7 +226,7 @@ fn iq2_xxs(s: &[u8]) -> Superblock {
 
 /// d, code words in nine bits with their signs in seven, scales in nibbles.
 fn iq2_xs(s: &[u8]) -> Superblock {
-    let mut out = Superblock::of(s, 8.0);
+    let mut out = Superblock::of(GgmlType::Iq2Xs, s);
     out.put_half_scales(&s[66..]);
     for (group, code) in s[2..66].as_chunks::<2>().0.iter().enumerate() {
         let code = u16::from_le_bytes(*code);
@@ -225,7 +239,7 @@ fn iq2_xs(s: &[u8]) -> Superblock {
 /// d, code words in ten bits (the upper two apart), signs, scales in nibbles.
 fn iq2_s(s: &[u8]) -> Superblock {
     let (qs, signs, high, scales) = (&s[2..34], &s[34..66], &s[66..74], &s[74..]);
-    let mut out = Superblock::of(s, 8.0);
+    let mut out = Superblock::of(GgmlType::Iq2S, s);
     out.put_half_scales(scales);
     for (group, (code, signs)) in qs.iter().zip(signs).enumerate() {
         let upper = usize::from(high[group / 4] >> (2 * (group % 4)) & 3);
