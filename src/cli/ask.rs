@@ -71,7 +71,7 @@ pub(super) struct Args {
 /// # Errors
 /// When a file cannot be read or the engine fails; clear words name the file.
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if let Some(temperature) = args.temperature.filter(|t| !(*t >= 0.0)) {
+    if let Some(temperature) = args.temperature.filter(|t| *t < 0.0 || t.is_nan()) {
         anyhow::bail!("--temperature {temperature}: 0 or more expected");
     }
     let images = args

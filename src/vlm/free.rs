@@ -40,9 +40,10 @@ impl Free {
     pub fn stated(text: &Gguf, mmproj: &Gguf) -> Result<Self, VlmError> {
         let is_of_tiles = text.metadata.contains_key(LABELS_KEY);
         let defaults = [if is_of_tiles { TILE_MIN_PIXELS } else { QWEN_MIN_PIXELS }, QWEN_MAX_PIXELS];
-        let pixels = |i: usize| match mmproj.metadata.contains_key(PIXELS_KEYS[i]) {
-            true => mmproj.size(PIXELS_KEYS[i], u32::MAX as usize).map(|n| n as u32),
-            false => Ok(defaults[i]),
+        let pixels = |i: usize| {
+            let is_stated = mmproj.metadata.contains_key(PIXELS_KEYS[i]);
+            let stated = || mmproj.size(PIXELS_KEYS[i], u32::MAX as usize).map(|n| n as u32);
+            if is_stated { stated() } else { Ok(defaults[i]) }
         };
         let (min_pixels, max_pixels) = (pixels(0)?, pixels(1)?);
         if min_pixels > max_pixels {
@@ -82,12 +83,12 @@ fn sampling(g: &Gguf) -> Result<Sampling, VlmError> {
 
 /// Ways of sampling that a text file asks for and that are not built, in words.
 pub(super) fn not_built(g: &Gguf) -> Vec<String> {
-    let asks = |name: &&str| match g.metadata.get(&key(name)) {
+    let asks = |name: &str| match g.metadata.get(&key(name)) {
         Some(Value::Float(x)) => *x > 0.0,
         Some(Value::Uint(n)) => *n > 0,
         Some(Value::Int(n)) => *n > 0,
         _ => false,
     };
     let note = |name: &str| format!("{}: {} is not built, and left out", g.path().display(), key(name));
-    NOT_BUILT.into_iter().filter(|name| asks(&name)).map(note).collect()
+    NOT_BUILT.into_iter().filter(|name| asks(name)).map(note).collect()
 }

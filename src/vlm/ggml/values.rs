@@ -10,7 +10,10 @@
 //! ggml-org/ggml.
 
 use super::GgmlType;
-use super::grids::*;
+use super::grids::{
+    IQ2_S_GRID, IQ2_S_LEVELS, IQ2_XS_GRID, IQ2_XS_LEVELS, IQ2_XXS_GRID, IQ2_XXS_LEVELS, IQ3_S_GRID,
+    IQ3_S_LEVELS, IQ3_XXS_GRID, IQ3_XXS_LEVELS, even_signs,
+};
 use half::f16;
 
 /// Values that share a scale of a [`Superblock`].
@@ -48,11 +51,6 @@ impl GgmlType {
     /// True for types whose values [`block`] reads.
     pub(crate) const fn is_of_blocks(self) -> bool {
         matches!(self, Self::Iq4Nl | Self::Q5_0)
-    }
-
-    /// True for types whose values can be had here, and those that candle knows.
-    pub(crate) const fn is_readable(self) -> bool {
-        self.candle().is_some() || self.is_of_superblocks() || self.is_of_blocks()
     }
 
     /// The values of whole blocks of a type that is read here; `None` for others.

@@ -1,7 +1,7 @@
 //! Brings ggml's blocks into tiles, and single rows back.
 //!
-//! Types that have no kind of their own are brought into one that holds their very values: Q5_0 and IQ4_NL into bytes,
-//! Q3_K, IQ3_S and IQ3_XXS into six bits, the other IQ types into bytes with scales of Q6_K's kind.
+//! Types that have no kind of their own are brought into one that holds their very values: `Q5_0` and `IQ4_NL` into bytes,
+//! `Q3_K`, `IQ3_S` and `IQ3_XXS` into six bits, the other IQ types into bytes with scales of the kind of `Q6_K`.
 //!
 //! The layouts of the blocks: ggml-quants.h and ggml-quants.c of ggml-org/ggml.
 
