@@ -192,6 +192,22 @@ impl Gguf {
         tensors
     }
 
+    /// Bytes that its weights will take in the memory of this machine: some types take more than in the file.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let taken = |t: &TensorInfo| {
+            let tiles = match t.shape[..] {
+                [n, k] if Packed::is_fast_here() => Packed::bytes_for(t.dtype, n, k),
+                _ => None,
+            };
+            let expanded = || t.shape.iter().product::<usize>() * size_of::<f32>();
+            tiles.map_or_else(
+                || if t.dtype.candle().is_some() { t.bytes } else { expanded() as u64 },
+                |n| n as u64,
+            )
+        };
+        self.tensors.values().map(taken).sum()
+    }
+
     /// An error about this file.
     pub fn error(&self, what: impl Into<String>, why: impl Into<String>) -> VlmError {
         bad(self.path(), what, why)

@@ -66,6 +66,13 @@ impl Packed {
         Some(Self { n, k, kind, lines })
     }
 
+    /// Bytes that `pack` makes of a matrix `[n, k]`; `None` where it makes no tiles.
+    pub(crate) fn bytes_for(dtype: GgmlType, n: usize, k: usize) -> Option<usize> {
+        let kind =
+            Kind::of(dtype).filter(|kind| n.is_multiple_of(TILE_ROWS) && k.is_multiple_of(kind.unit()))?;
+        Some(n / TILE_ROWS * (k / kind.unit()) * kind.unit_bytes())
+    }
+
     /// Number of tiles.
     pub const fn tiles(&self) -> usize {
         self.n / TILE_ROWS

@@ -280,6 +280,12 @@ fn sizes_without_tiles_are_refused() {
     assert!(Packed::pack(GgmlDType::Q8_0, &bytes, 64, 96).is_none());
     assert!(Packed::pack(GgmlDType::Q2K, &bytes, 32, 192).is_none());
     assert_eq!(Kind::of(GgmlType::F32), None);
+    for kind in KINDS {
+        let (_, packed) = pair(kind, 32, 512);
+        assert_eq!(Packed::bytes_for(kind, 32, 512), Some(packed.bytes()));
+    }
+    assert_eq!(Packed::bytes_for(GgmlType::Iq4Xs, 16, 256).map(|n| n * 8), Some(35328), "8.625 bits a value");
+    assert_eq!(Packed::bytes_for(GgmlType::Q4K, 16, 128), None);
 }
 
 /// A product by a path, of activations that share their scales as that path wants.
