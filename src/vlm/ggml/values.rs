@@ -248,15 +248,20 @@ fn iq2_s(s: &[u8]) -> Superblock {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::GgmlType::{
+        Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K,
+        Q8_0,
+    };
+    use candle_core::Device;
+    use candle_core::quantized::{QStorage, QTensor};
     use safetensors::SafeTensors;
+    use std::borrow::Cow;
 
     /// What gguf-py makes of random blocks, bit for bit; see `fixtures/reference/make_ggml.py`.
     #[test]
     fn values_are_those_of_ggml() {
         let bytes = std::fs::read("fixtures/reference/ggml/types.safetensors").unwrap();
         let vectors = SafeTensors::deserialize(&bytes).unwrap();
-        use GgmlType::{Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Q3K, Q5_0};
         for kind in [Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Q3K, Q5_0] {
             let of = |what: &str| vectors.tensor(&format!("{}.{what}", kind.name())).unwrap().data();
             let expected: Vec<f32> = bytemuck::pod_collect_to_vec(of("values"));
@@ -268,12 +273,8 @@ mod tests {
     /// candle's own blocks, which serve the types that are not read here.
     #[test]
     fn values_of_candle_are_those_of_ggml() {
-        use candle_core::Device;
-        use candle_core::quantized::{QStorage, QTensor};
-        use std::borrow::Cow;
         let bytes = std::fs::read("fixtures/reference/ggml/types.safetensors").unwrap();
         let vectors = SafeTensors::deserialize(&bytes).unwrap();
-        use GgmlType::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
         for kind in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K] {
             let of = |what: &str| vectors.tensor(&format!("{}.{what}", kind.name())).unwrap().data();
             let expected: Vec<f32> = bytemuck::pod_collect_to_vec(of("values"));
