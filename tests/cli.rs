@@ -311,8 +311,22 @@ fn model_info_names_metadata_shapes_and_bytes() {
     has(&info, &["metadata", "tensors", "bytes_by_type", "sha256"]);
     assert_eq!(info["metadata"]["general.architecture"], "qwen3vl");
     assert_eq!(info["tensors"]["blk.0.attn_q.weight"]["type"], "Q8_0");
+    assert_eq!(info["files"], serde_json::json!(["fixtures/model/inspectd-small.gguf"]));
     let out = run(&["model", "info", "README.md"]);
     assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("README.md: magic"));
+}
+
+/// As `inspectd model info FILE | head` does once it has its lines.
+#[test]
+fn model_info_ends_quietly_when_nobody_reads_on() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
+    command.args(["model", "info", "fixtures/model/inspectd-small.gguf"]);
+    let command = command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && words.is_empty(), "{words}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use inspectd::vlm::lora::Terms;
 use inspectd::vlm::precision::Precision;
 use inspectd::vlm::rope::image_advance;
 use inspectd::vlm::sample::{Sampler, Sampling};
+use inspectd::vlm::template::Opening;
 use inspectd::vlm::text::Work;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -285,7 +286,9 @@ fn the_times_of_a_clip_are_written_as_the_reference_writes_them() {
         ids.extend(t.before_pair(&m.tokenizer, seconds, i == 0).unwrap());
         ids.extend(std::iter::repeat_n(t.video_pad.unwrap(), rows));
     }
-    ids.extend(t.question(&m.tokenizer, "Find surface defects: scratch, dent.", true).unwrap());
+    ids.extend(
+        t.question(&m.tokenizer, "Find surface defects: scratch, dent.", true, Opening::Bound).unwrap(),
+    );
     assert_eq!(ids, case.ids("input_ids"));
 }
 

@@ -12,6 +12,7 @@ use candle_core::{DType, Device};
 use image::{Rgb, RgbImage};
 use inspectd::vlm::attention::Span;
 use inspectd::vlm::batch::{Batch, Picture};
+use inspectd::vlm::ggml::GgmlType;
 use inspectd::vlm::gguf::Gguf;
 use inspectd::vlm::image::preprocess;
 use inspectd::vlm::kernel::Packed;
@@ -21,7 +22,10 @@ use inspectd::vlm::precision::Precision;
 use inspectd::vlm::rope::image_advance;
 use inspectd::vlm::synth::write::{NewFile, NewTensor};
 use inspectd::vlm::synth::{Quant, Shape, Vocabulary, text_file, vision_file, write_pair};
+use inspectd::vlm::template::Opening;
 use inspectd::vlm::text::Work;
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,14 +35,52 @@ const GREEDY_TOKENS: usize = 8;
 struct Pair {
     dir: tempfile::TempDir,
     quant: Quant,
+    /// Of all matrices whose rows are whole blocks of it, where it is not the mixture of `quant`.
+    kind: Option<GgmlType>,
 }
 
 impl Pair {
     fn new(quant: Quant) -> Self {
-        let pair = Self { dir: tempfile::tempdir().unwrap(), quant };
+        let pair = Self { dir: tempfile::tempdir().unwrap(), quant, kind: None };
         let (text, mmproj) = pair.files("");
         write_pair(&shape(), quant, &Vocabulary::bytes(), SEED, &text, &mmproj).unwrap();
         pair
+    }
+
+    /// A pair whose text matrices have a type for which nothing here quantises: random blocks of it.
+    fn of_type(kind: GgmlType, scales: &[usize], rms: f32) -> Self {
+        let pair = Self { kind: Some(kind), ..Self::new(Quant::Q8_0) };
+        let (text, _) = pair.files("");
+        let source = Gguf::open(&text).unwrap();
+        let file = pair.text_file();
+        let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+        let mut bytes: Vec<Vec<u8>> = vec![];
+        for t in &file.tensors {
+            let mut own = vec![0; t.bytes()];
+            if t.dtype == kind {
+                rng.fill_bytes(&mut own);
+                let d = 1.0 / (rms * (t.shape[1] as f32).sqrt());
+                for block in own.chunks_exact_mut(kind.block_bytes()) {
+                    let d = half::f16::from_f32(if block[scales[0]] & 1 == 0 { d } else { -d });
+                    scales.iter().for_each(|at| block[*at..at + 2].copy_from_slice(&d.to_le_bytes()));
+                }
+            } else {
+                let tensor = source.tensor(&t.name, &t.shape, &Device::Cpu).unwrap();
+                own.copy_from_slice(&tensor.data().unwrap());
+            }
+            bytes.push(own);
+        }
+        file.write(&text, |i, out| out.write_all(&bytes[i])).unwrap();
+        pair
+    }
+
+    fn text_file(&self) -> NewFile {
+        let mut file = text_file(&shape(), self.quant, &Vocabulary::bytes());
+        let Some(kind) = self.kind else { return file };
+        for t in file.tensors.iter_mut().filter(|t| t.shape.len() == 2) {
+            t.dtype = if t.shape[1].is_multiple_of(kind.block()) { kind } else { t.dtype };
+        }
+        file
     }
 
     fn files(&self, kind: &str) -> (PathBuf, PathBuf) {
@@ -56,7 +98,7 @@ impl Pair {
     /// The same weights in files of f32.
     fn load_twin(&self) -> Loaded {
         let ((text, mmproj), (text_twin, mmproj_twin)) = (self.files(""), self.files("twin-"));
-        expand(&text, &text_twin, text_file(&shape(), self.quant, &Vocabulary::bytes()));
+        expand(&text, &text_twin, self.text_file());
         expand(&mmproj, &mmproj_twin, vision_file(&shape(), self.quant));
         load(&text_twin, &mmproj_twin, Some(Precision::Eight), &Device::Cpu).unwrap()
     }
@@ -68,7 +110,7 @@ fn shape() -> Shape {
 
 fn expand(from: &Path, to: &Path, like: NewFile) {
     let source = Gguf::open(from).unwrap();
-    let f32_of = |t: &NewTensor| NewTensor { dtype: candle_core::quantized::GgmlDType::F32, ..t.clone() };
+    let f32_of = |t: &NewTensor| NewTensor { dtype: GgmlType::F32, ..t.clone() };
     let twin = NewFile { tensors: like.tensors.iter().map(f32_of).collect(), metadata: like.metadata };
     twin.write(to, |i, out| {
         let t = &twin.tensors[i];
@@ -93,7 +135,7 @@ fn ask(m: &Loaded) -> Answer {
     let seen = m.vision.forward(&[&patches]).unwrap();
     let (rows, cols) = (patches.grid.rows / c.merge, patches.grid.cols / c.merge);
     let before = m.template.prefix();
-    let behind = m.template.question(&m.tokenizer, "Find defects.", true).unwrap();
+    let behind = m.template.question(&m.tokenizer, "Find defects.", true, Opening::Bound).unwrap();
     let (first, picture) = (before.len() as u32, rows * cols);
     let next = first + image_advance(rows, cols);
     let mut batch = Batch::default();
@@ -150,29 +192,30 @@ const BF16_MAX: f32 = 0.015;
 
 /// `eight_max`, `sixteen_max`: most relative error with activations of so many bits.
 fn check(quant: Quant, eight_max: f32, sixteen_max: f32) {
-    let pair = Pair::new(quant);
+    check_pair(&Pair::new(quant), eight_max, sixteen_max);
+}
+
+fn check_pair(pair: &Pair, eight_max: f32, sixteen_max: f32) {
+    let name = pair.kind.map_or(pair.quant.name(), GgmlType::name);
     let expected = ask(&pair.load(Precision::Expanded));
     assert!(expected.logits.iter().all(|x| x.is_finite()));
     let spread = relative(&expected.logits, &vec![1.0; expected.logits.len()]);
     assert!(spread > 0.1, "the logits say something: {spread}");
     let twin = ask(&pair.load_twin());
     let gap = twin.logits.iter().zip(&expected.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    println!("{}: the f32 twin differs by {gap:.1e}", quant.name());
-    assert!(gap <= 1e-3, "{}: the f32 twin is off by {gap}", quant.name());
-    assert_eq!(twin.greedy, expected.greedy, "{}: the twin's answer", quant.name());
+    println!("{}: the f32 twin differs by {gap:.1e}", name);
+    assert!(gap <= 1e-3, "{}: the f32 twin is off by {gap}", name);
+    assert_eq!(twin.greedy, expected.greedy, "{}: the twin's answer", name);
     // Without kernels of its own the engine leaves quantised products to candle, which knows 8 bits only.
     let sixteen_max = if Packed::is_fast_here() { sixteen_max } else { sixteen_max.max(eight_max) };
     for (precision, max) in [(Precision::Eight, eight_max), (Precision::Sixteen, sixteen_max)] {
         let found = ask(&pair.load(precision));
         let error = relative(&found.logits, &expected.logits);
         let same = found.greedy.iter().zip(&expected.greedy).take_while(|(a, b)| a == b).count();
-        println!(
-            "{} {precision:?}: relative error {error:.5}, {same} of {GREEDY_TOKENS} tokens",
-            quant.name()
-        );
-        assert!(error <= max, "{} {precision:?}: relative error {error}", quant.name());
+        println!("{} {precision:?}: relative error {error:.5}, {same} of {GREEDY_TOKENS} tokens", name);
+        assert!(error <= max, "{} {precision:?}: relative error {error}", name);
         if max < 1e-3 {
-            assert_eq!(found.greedy, expected.greedy, "{} {precision:?}", quant.name());
+            assert_eq!(found.greedy, expected.greedy, "{} {precision:?}", name);
         }
     }
 }
@@ -215,4 +258,43 @@ fn bf16() {
 #[test]
 fn f32() {
     check(Quant::F32, 0.0, 0.0);
+}
+
+/// The types that files of others hold, each through the whole model. `scales`: where a block has scales (and minima) in
+/// f16; `rms`: of random values with scales of 1, roughly.
+fn check_type(kind: GgmlType, scales: &[usize], rms: f32) {
+    check_pair(&Pair::of_type(kind, scales, rms), EIGHT_MAX, SIXTEEN_MAX);
+}
+
+#[test]
+fn types_of_thirty_two() {
+    check_type(GgmlType::Iq4Nl, &[0], 75.0);
+    check_type(GgmlType::Q5_0, &[0], 9.2);
+}
+
+#[test]
+fn types_of_six_bits_and_less() {
+    check_type(GgmlType::Q3K, &[108], 42.0);
+    check_type(GgmlType::Iq3S, &[0], 160.0);
+    check_type(GgmlType::Iq3Xxs, &[0], 150.0);
+}
+
+#[test]
+fn types_of_superblocks_of_eight_bits() {
+    check_type(GgmlType::Iq4Xs, &[0], 1400.0);
+    check_type(GgmlType::Iq2S, &[0], 65.0);
+    check_type(GgmlType::Iq2Xs, &[0], 65.0);
+    check_type(GgmlType::Iq2Xxs, &[0], 65.0);
+}
+
+/// Those that candle multiplies: it knows activations of 8 bits only, in blocks of 32 or 256.
+#[test]
+fn types_of_candle() {
+    for (kind, scales, rms) in [
+        (GgmlType::Q2K, &[80, 82][..], 20.0),
+        (GgmlType::Q4_1, &[0, 2], 9.0),
+        (GgmlType::Q5_1, &[0, 2], 18.0),
+    ] {
+        check_pair(&Pair::of_type(kind, scales, rms), EIGHT_MAX, EIGHT_MAX);
+    }
 }

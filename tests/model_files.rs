@@ -8,15 +8,16 @@ mod pairs;
 
 use candle_core::Device;
 use inspectd::vlm::engine::EngineOptions;
-use inspectd::vlm::gguf::Value;
+use inspectd::vlm::gguf::{Gguf, Value};
 use inspectd::vlm::load::load;
 use inspectd::vlm::synth::Shape;
 use inspectd::vlm::synth::write::NewFile;
-use inspectd::vlm::{Qwen3Vl, VlmError};
+use inspectd::vlm::{Qwen3Vl, Sampling, VlmError};
 use memory::{Counting, peak_bytes_of};
 use pairs::{Pair, outside_the_vocabulary};
 use proptest::prelude::*;
-use std::path::Path;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 #[global_allocator]
@@ -125,6 +126,10 @@ fn files_that_are_no_gguf_are_named() {
 fn another_architecture_is_named() {
     let text = |s: &str| Value::Text(s.into());
     refused_text(|f| set(f, "general.architecture", text("qwen2vl")), "general.architecture");
+    refused_text(|f| set(f, "general.architecture", text("llama")), "found \"llama\"");
+    refused_text(|f| set(f, "general.architecture", text("qwen3vlmoe")), "with experts");
+    refused_text(|f| set(f, "general.type", text("adapter")), "this is an adapter");
+    refused_vision(|f| set(f, "clip.projector_type", text("qwen2.5vl_merger")), "found \"qwen2.5vl_merger\"");
     refused_vision(|f| set(f, "general.architecture", text("qwen3vl")), "general.architecture");
     refused_vision(|f| set(f, "clip.projector_type", text("mlp")), "clip.projector_type");
 }
@@ -134,10 +139,169 @@ fn swapped_files_are_told() {
     let pair = Pair::sound();
     let swapped = load(&pair.mmproj, &pair.text, None, &Device::Cpu).map(|_| ());
     let words = swapped.expect_err("they are swapped").to_string();
-    assert!(words.contains(pair.mmproj.to_str().unwrap()), "{words}");
+    assert!(words.contains(pair.mmproj.to_str().unwrap()) && words.contains("are swapped"), "{words}");
     let twice = load(&pair.text, &pair.text, None, &Device::Cpu).map(|_| ());
     let words = twice.expect_err("there is no tower").to_string();
-    assert!(words.contains("general.architecture"), "{words}");
+    assert!(words.contains("general.architecture") && words.contains("this is a text model"), "{words}");
+    let twice = load(&pair.mmproj, &pair.mmproj, None, &Device::Cpu).map(|_| ());
+    let words = twice.expect_err("there is no text model").to_string();
+    assert!(words.contains("this is a vision file"), "{words}");
+}
+
+#[test]
+fn positions_that_would_be_scaled_are_refused() {
+    let with = |values: &[(&str, Value)]| {
+        let values: Vec<_> =
+            values.iter().map(|(key, v)| (format!("qwen3vl.rope.{key}"), v.clone())).collect();
+        |f: &mut NewFile| f.metadata.extend(values)
+    };
+    let kind = |s: &str| ("scaling.type", Value::Text(s.into()));
+    let factor = |x: f64| ("scaling.factor", Value::Float(x));
+    refused_text(
+        with(&[kind("yarn"), factor(4.0)]),
+        "key qwen3vl.rope.scaling.type: is \"yarn\" with a factor of 4",
+    );
+    refused_text(with(&[kind("linear"), factor(2.0)]), "is \"linear\"");
+    refused_text(with(&[kind("longrope")]), "is \"longrope\"");
+    refused_text(with(&[factor(2.0)]), "key qwen3vl.rope.scaling.factor: is 2");
+    refused_text(with(&[("scale_linear", Value::Float(2.0))]), "key qwen3vl.rope.scale_linear: is 2");
+    for fine in
+        [with(&[kind("none")]), with(&[kind("none"), factor(4.0)]), with(&[kind("yarn"), factor(1.0)])]
+    {
+        let pair = Pair::sound();
+        pair.rewrite_text(fine);
+        load(&pair.text, &pair.mmproj, None, &Device::Cpu).map(|_| ()).expect("nothing is scaled");
+    }
+}
+
+#[test]
+fn types_that_are_not_multiplied_are_named() {
+    // Behind the name of a tensor: dimensions u32, two sizes u64, type u32.
+    let kind = |f: &[u8]| behind("blk.1.attn_q.weight")(f) + 20;
+    for (number, word) in
+        [(19u32, "its type IQ1_S is not supported"), (33, "Q4_0_8_8 (33)"), (77, "number 77")]
+    {
+        refused_patch(kind, &number.to_le_bytes(), &format!("tensor blk.1.attn_q.weight: "));
+        refused_patch(kind, &number.to_le_bytes(), word);
+    }
+}
+
+#[test]
+fn what_files_state_about_free_answers_is_their_default() {
+    let pair = Pair::sound();
+    let free =
+        || load(&pair.text, &pair.mmproj, None, &Device::Cpu).map(|loaded| (loaded.free, loaded.notes));
+    let (stated, notes) = free().expect("it is sound");
+    assert_eq!((stated.min_pixels, stated.max_pixels), (65_536, 16_777_216), "Qwen's own");
+    assert_eq!((stated.sampling, notes), (Sampling::default(), vec![]));
+    let with = |key: &str, value: Value| (format!("general.sampling.{key}"), value);
+    pair.rewrite_text(|f| {
+        f.metadata.extend([
+            with("temp", Value::Float(0.5)),
+            with("top_p", Value::Float(0.75)),
+            with("top_k", Value::Int(20)),
+            with("penalty_repeat", Value::Float(1.25)),
+            with("min_p", Value::Float(0.125)),
+            ("inspectd.labels".to_owned(), Value::List(vec![Value::Text("dent".into())])),
+        ]);
+    });
+    pair.rewrite_vision(|f| f.metadata.push(("clip.vision.image_max_pixels".into(), Value::Uint(9000))));
+    let (stated, notes) = free().expect("it is sound");
+    let expected = Sampling {
+        temperature: 0.5,
+        top_p: Some(0.75),
+        top_k: Some(20),
+        repeat_penalty: 1.25,
+        ..Sampling::default()
+    };
+    assert_eq!(stated.sampling, expected);
+    assert_eq!((stated.min_pixels, stated.max_pixels), (4096, 9000), "it was trained on tiles");
+    assert!(notes[0].contains("general.sampling.min_p is not built"), "{notes:?}");
+    refused_text(
+        |f| f.metadata.push(with("top_p", Value::Float(1.5))),
+        "key general.sampling.top_p: at most 1",
+    );
+    refused_text(|f| f.metadata.push(with("temp", Value::Text("hot".into()))), "key general.sampling.temp");
+}
+
+#[test]
+fn all_parts_of_a_split_model_are_one_model() {
+    let pair = Pair::sound();
+    let whole = Gguf::open(&pair.text).unwrap();
+    let parts = pair.split_text(3);
+    let split = Gguf::open(&parts[0]).unwrap();
+    assert_eq!(split.metadata, whole.metadata);
+    assert_eq!(split.paths().collect::<Vec<_>>(), parts);
+    for t in pair.text_file().tensors {
+        let bytes =
+            |g: &Gguf| g.tensor(&t.name, &t.shape, &Device::Cpu).unwrap().data().unwrap().into_owned();
+        assert_eq!(bytes(&split), bytes(&whole), "{}", t.name);
+    }
+    let hash = |path| Gguf::open(path).map(|g| g.sha256().unwrap());
+    let loaded = load(&parts[0], &pair.mmproj, None, &Device::Cpu).expect("it is the whole model");
+    let hex = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let of_parts: Vec<String> = parts.iter().map(|part| hex(&std::fs::read(part).unwrap())).collect();
+    assert_eq!(loaded.info.text_sha256, hex(of_parts.join("\n").as_bytes()));
+    assert_eq!(hash(&pair.text).unwrap(), hex(&std::fs::read(&pair.text).unwrap()));
+    // One byte of the last part is one of the model's.
+    let mut last = std::fs::read(&parts[2]).unwrap();
+    *last.last_mut().unwrap() ^= 1;
+    std::fs::write(&parts[2], last).unwrap();
+    assert_ne!(hash(&parts[0]).unwrap(), loaded.info.text_sha256);
+}
+
+#[test]
+fn parts_that_are_not_all_of_one_model_are_named() {
+    let refused = |change: &dyn Fn(&[PathBuf]) -> PathBuf, path: usize, what: &str| {
+        let pair = Pair::sound();
+        let parts = pair.split_text(3);
+        let words = Gguf::open(&change(&parts)).map(|_| ()).expect_err(what).to_string();
+        assert!(words.contains(parts[path].to_str().unwrap()) && words.contains(what), "{what}: {words}");
+    };
+    let other = Pair::of(&Shape { hidden: 512, ..Shape::named("tiny-k").unwrap() });
+    let copy = |from: &Path, to: &Path| std::fs::copy(from, to).unwrap();
+    refused(&|p| p[1].clone(), 1, "this is part 2 of 3: name part 1, ");
+    refused(
+        &|p| {
+            std::fs::remove_file(&p[1]).unwrap();
+            p[0].clone()
+        },
+        1,
+        "part 2 of 3: is missing",
+    );
+    refused(
+        &|p| {
+            copy(&p[2], &p[1]);
+            p[0].clone()
+        },
+        1,
+        "key split.no: is 2: this is part 3 of 3, and its name would be model-00003-of-00003.gguf",
+    );
+    refused(
+        &|p| {
+            copy(&other.split_text(2)[1], &p[1]);
+            p[0].clone()
+        },
+        1,
+        "part 2 of 3: is of another model: it has 2 parts",
+    );
+    refused(
+        &|p| {
+            copy(&other.text, &p[1]);
+            p[0].clone()
+        },
+        1,
+        "part 2 of 3: has no key split.count",
+    );
+    let pair = Pair::sound();
+    std::fs::rename(&pair.split_text(3)[0], &pair.text).unwrap();
+    let words = Gguf::open(&pair.text).map(|_| ()).expect_err("it has another name").to_string();
+    assert!(
+        words.contains(
+            "model.gguf: key split.count: this is part 1 of 3, and its name must end in -00001-of-00003.gguf"
+        ),
+        "{words}"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The tokenizer against vectors of the `tokenizers` library with Qwen3's own vocabulary.
 
 use flate2::read::GzDecoder;
-use inspectd::vlm::template::Template;
+use inspectd::vlm::template::{Opening, Template};
 use inspectd::vlm::tokenizer::{Tokenizer, Vocabulary};
 use inspectd::vlm::turn::{Segment, segments};
 use inspectd::vlm::{Content, Role, Turn};
@@ -93,7 +93,7 @@ fn ids(template: &Template, tokenizer: &Tokenizer, turns: &[Turn], question: &st
         Segment::Ids(ids) => ids,
         Segment::Picture => vec![template.image_pad],
     };
-    segments(template, tokenizer, turns, question).unwrap().into_iter().flat_map(ids).collect()
+    segments(template, tokenizer, turns, question, Opening::Free).unwrap().into_iter().flat_map(ids).collect()
 }
 
 #[test]
@@ -128,11 +128,49 @@ fn a_question_has_the_tokens_of_its_turn() {
     let text = "Find surface defects: scratch, dent.";
     let shown = [template.prefix(), vec![template.image_pad]].concat();
     for (content, question) in [
-        (vec![image, Content::Text(text.into())], template.question(&tokenizer, text, true).unwrap()),
-        (vec![Content::Text(text.into())], template.question(&tokenizer, text, false).unwrap()),
+        (
+            vec![image, Content::Text(text.into())],
+            template.question(&tokenizer, text, true, Opening::Free).unwrap(),
+        ),
+        (
+            vec![Content::Text(text.into())],
+            template.question(&tokenizer, text, false, Opening::Free).unwrap(),
+        ),
     ] {
         let shown = if content.len() == 2 { shown.clone() } else { vec![] };
         let turn = Turn { role: Role::User, content };
         assert_eq!(ids(&template, &tokenizer, &[turn], ""), [shown, question].concat());
     }
+}
+
+/// The generation prompt of Qwen/Qwen3-VL-8B-Thinking's template, and that of its answers which are bound to a form.
+#[test]
+fn a_model_that_thinks_has_its_answers_opened_with_thoughts() {
+    let tokenizer = qwen3();
+    let jinja =
+        "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n<think>\\n' }}\n{%- endif %}\n";
+    let plain = Template::new(&tokenizer).unwrap();
+    let thinking = plain.clone().with_chat_template(&tokenizer, jinja).unwrap();
+    let opened = |template: &Template, opening| template.answer_start(opening).collect::<Vec<_>>();
+    let ids = |text: &str| tokenizer.encode_trusted(text).unwrap();
+    let assistant = "<|im_start|>assistant\n";
+    for (opening, thoughts) in [(Opening::Free, "<think>\n"), (Opening::Bound, "<think>\n\n</think>\n\n")] {
+        assert_eq!(opened(&thinking, opening), ids(&format!("{assistant}{thoughts}")));
+        assert_eq!(opened(&plain, opening), ids(assistant));
+    }
+    assert_eq!(opened(&thinking, Opening::Free).len(), 5, "<think> is one token");
+    let turns = [
+        Turn::text(Role::User, "Is it bent?"),
+        Turn::text(Role::Assistant, "Let me see.\n</think>\n\nNo."),
+        Turn::text(Role::User, "Sure?"),
+    ];
+    let said = |template, answer: &str| {
+        let turn = format!("<|im_start|>user\nIs it bent?<|im_end|>\n{assistant}{answer}<|im_end|>\n");
+        let end = if template == "plain" { "" } else { "<think>\n" };
+        ids(&format!("{turn}<|im_start|>user\nSure?<|im_end|>\n{assistant}{end}"))
+    };
+    assert_eq!(self::ids(&thinking, &tokenizer, &turns, ""), said("thinking", "No."));
+    let whole = "Let me see.\n</think>\n\nNo.";
+    let text = |ids: &[u32]| tokenizer.decode(ids, true);
+    assert_eq!(text(&self::ids(&plain, &tokenizer, &turns, "")), text(&said("plain", whole)));
 }

@@ -245,7 +245,7 @@ fn quantisation(g: &Gguf) -> String {
         || {
             let bytes = |kind| g.tensors.values().filter(|t| t.dtype == kind).map(|t| t.bytes).sum::<u64>();
             let most = g.tensors.values().map(|t| t.dtype).max_by_key(|kind| bytes(*kind));
-            most.map_or_else(String::new, |kind| format!("{kind:?}"))
+            most.map_or_else(String::new, |kind| kind.name().to_owned())
         },
         |q| q.name().to_owned(),
     )

@@ -1,10 +1,10 @@
 //! `inspectd guide`: the chapters of the guide on stdout, as they were written, for a box without a network.
 
 use super::columns::{Align, Columns};
+use super::output::print;
 use crate::guide::{self, CHAPTERS, Chapter};
 use anyhow::bail;
 use clap::builder::PossibleValuesParser;
-use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 /// What to print.
@@ -33,11 +33,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(chapter) if is_chinese => chinese(chapter)?.to_owned(),
         Some(chapter) => chapter.text.to_owned(),
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough, as `head` does.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-        written => written?,
-    }
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

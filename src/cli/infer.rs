@@ -49,6 +49,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     serve(channel, move || {
         let (adapter, device) = (args.adapter.as_deref(), args.device.open()?);
         let engine = Qwen3Vl::load_with(&args.text, &args.mmproj, adapter, options, &device)?;
+        engine.model().notes.iter().for_each(|note| tracing::warn!("{note}"));
         Ok(Box::new(engine) as Box<dyn Steps>)
     })?;
     Ok(ExitCode::SUCCESS)

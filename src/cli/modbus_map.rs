@@ -1,10 +1,10 @@
 //! `inspectd modbus-map`: the registers for PLCs, as the server has them.
 
 use super::columns::{Align, Columns};
+use super::output::print;
 use crate::publish::modbus::codes::{Code, ERRORS, GRADES, REASONS, VERDICTS};
 use crate::publish::modbus::map::{Bit, CONTROL_BITS, INPUTS, OUTPUTS, PROTOCOL, Register, STATUS_BITS};
 use serde_json::{Value, json};
-use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 
 /// How to print.
@@ -28,11 +28,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Args { csv: true, .. } => csv(),
         Args { .. } => text(),
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough, as `head` does.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-        written => written?,
-    }
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,7 @@
 //! `inspectd model info FILE`: what a GGUF file holds. `inspectd model state`: a copy that states what its text
 //! model was trained with. `inspectd model accept`: this pair answers the line.
 
+use super::output::print;
 use super::progress::Phases;
 use super::store_args::StoreArgs;
 use crate::config;
@@ -8,10 +9,11 @@ use crate::control::Request;
 use crate::control::client::{ControlError, Piece, Taken};
 use crate::vlm::adapter::Adapter;
 use crate::vlm::gguf::{Gguf, Value, brief};
-use crate::vlm::load::{LABELS_KEY, PROOF_KEY, sha256, stated_labels};
+use crate::vlm::load::{LABELS_KEY, PROOF_KEY, stated_labels};
 use crate::vlm::state::with_keys;
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -67,12 +69,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Info { file, json } => {
             let gguf = Gguf::open(&file)?;
-            let hash = sha256(&file)?;
-            if json {
-                println!("{}", as_json(&gguf, &hash));
-            } else {
-                print(&gguf, &hash);
-            }
+            let hash = gguf.sha256()?;
+            let text = if json { format!("{}\n", as_json(&gguf, &hash)) } else { describe(&gguf, &hash) };
+            print(&text)?;
         }
         Command::State { from, to, labels, proof } => {
             let labels = labels.into_iter().map(Value::Text).collect();
@@ -80,8 +79,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             let keys: Vec<_> =
                 [(LABELS_KEY.to_owned(), Value::List(labels))].into_iter().chain(proof).collect();
             with_keys(&from, &to, &keys)?;
-            stated_labels(&Gguf::open(&to)?)?;
-            println!("{} sha256 {}", to.display(), sha256(&to)?);
+            let copy = Gguf::open(&to)?;
+            stated_labels(&copy)?;
+            println!("{} sha256 {}", to.display(), copy.sha256()?);
         }
         Command::Accept { store, reason } => accept(&store, reason)?,
     }
@@ -97,7 +97,7 @@ fn accept(store: &StoreArgs, reason: Option<String>) -> anyhow::Result<()> {
     );
     let (text, mmproj) = (Gguf::open(&model.text)?, Gguf::open(&model.mmproj)?);
     let mut name = text.text("general.name").unwrap_or_default().to_owned();
-    let (mut text_sha256, mut mmproj_sha256) = (sha256(&model.text)?, sha256(&model.mmproj)?);
+    let (mut text_sha256, mut mmproj_sha256) = (text.sha256()?, mmproj.sha256()?);
     if let Some(path) = &model.adapter {
         let adapter = Adapter::open(path, &text, &mmproj, [&text_sha256, &mmproj_sha256])?;
         text_sha256 = adapter.identity(&text, &text_sha256);
@@ -159,7 +159,7 @@ fn accept(store: &StoreArgs, reason: Option<String>) -> anyhow::Result<()> {
 fn by_quantisation(gguf: &Gguf) -> BTreeMap<String, (usize, u64)> {
     let mut sums: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     for t in gguf.tensors.values() {
-        let sum = sums.entry(format!("{:?}", t.dtype)).or_default();
+        let sum = sums.entry(t.dtype.name().to_owned()).or_default();
         sum.0 += 1;
         sum.1 += t.bytes;
     }
@@ -171,9 +171,7 @@ fn as_json(gguf: &Gguf, hash: &str) -> serde_json::Value {
     let tensors: BTreeMap<_, _> = gguf
         .tensors
         .iter()
-        .map(|(name, t)| {
-            (name, json!({"shape": t.shape, "type": format!("{:?}", t.dtype), "bytes": t.bytes}))
-        })
+        .map(|(name, t)| (name, json!({"shape": t.shape, "type": t.dtype.name(), "bytes": t.bytes})))
         .collect();
     let sums: BTreeMap<_, _> = by_quantisation(gguf)
         .into_iter()
@@ -181,6 +179,7 @@ fn as_json(gguf: &Gguf, hash: &str) -> serde_json::Value {
         .collect();
     json!({
         "file": gguf.path().display().to_string(),
+        "files": gguf.paths().map(|path| path.display().to_string()).collect::<Vec<_>>(),
         "sha256": hash,
         "bytes": gguf.file_bytes,
         "metadata": metadata,
@@ -202,24 +201,22 @@ fn value_json(value: &Value) -> serde_json::Value {
     }
 }
 
-fn print(gguf: &Gguf, hash: &str) {
-    println!(
-        "{}\nsha256 {hash}\n{} bytes, {} tensors\n",
-        gguf.path().display(),
-        gguf.file_bytes,
-        gguf.tensors.len()
-    );
+fn describe(gguf: &Gguf, hash: &str) -> String {
+    let mut out = String::new();
+    for path in gguf.paths() {
+        let _ = writeln!(out, "{}", path.display());
+    }
+    let _ = writeln!(out, "sha256 {hash}\n{} bytes, {} tensors\n", gguf.file_bytes, gguf.tensors.len());
     for (key, value) in &gguf.metadata {
-        println!("{key} = {}", brief(value));
+        let _ = writeln!(out, "{key} = {}", brief(value));
     }
-    println!();
+    out.push('\n');
     for (kind, (tensors, bytes)) in by_quantisation(gguf) {
-        println!("{kind:<6} {tensors:>5} tensors {bytes:>14} bytes");
+        let _ = writeln!(out, "{kind:<7} {tensors:>5} tensors {bytes:>14} bytes");
     }
-    println!();
-    let mut names: Vec<_> = gguf.tensors.iter().collect();
-    names.sort_by_key(|(_, t)| t.offset);
-    for (name, t) in names {
-        println!("{name:<40} {:<6} {:?}", format!("{:?}", t.dtype), t.shape);
+    out.push('\n');
+    for (name, t) in gguf.in_order() {
+        let _ = writeln!(out, "{name:<40} {:<7} {:?}", t.dtype.name(), t.shape);
     }
+    out
 }

@@ -26,6 +26,10 @@ pub(super) struct ModelArgs {
     /// Threads of the engine; 0: all cores.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// Memory for the whole engine in MiB, as `[model] memory_mb`: keys and values get what weights and work leave; 0: up to
+    /// 1 GiB for keys and values, whatever the weights take.
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    pub memory_mb: u64,
     /// What keys and values are kept in: f16, f32 in twice the memory, or q8 in half.
     #[arg(long, value_name = "TYPE", value_parser = kv, default_value = "f16")]
     pub kv: KvPrecision,
@@ -55,6 +59,7 @@ impl ModelArgs {
                 .clone()
                 .or_else(|| model.filter(|_| self.model.is_none()).and_then(|m| m.adapter.clone())),
             threads: if self.threads == 0 { model.map_or(0, |m| m.threads) } else { self.threads },
+            memory_mb: if self.memory_mb == 0 { model.map_or(0, |m| m.memory_mb) } else { self.memory_mb },
             device: if self.device == Processor::default() {
                 model.map_or(self.device, |m| m.device)
             } else {
@@ -91,8 +96,16 @@ impl ModelArgs {
     /// As `files` and `Qwen3Vl::load`.
     pub(super) fn load_unproven(&self) -> anyhow::Result<Qwen3Vl> {
         let (text, mmproj) = self.files()?;
-        let options = EngineOptions { threads: self.threads, kv: self.kv, ..EngineOptions::default() };
-        Ok(Qwen3Vl::load_with(&text, &mmproj, self.adapter.as_deref(), options, &self.device.open()?)?)
+        let options = EngineOptions {
+            threads: self.threads,
+            memory_mb: self.memory_mb,
+            kv: self.kv,
+            ..EngineOptions::default()
+        };
+        let engine =
+            Qwen3Vl::load_with(&text, &mmproj, self.adapter.as_deref(), options, &self.device.open()?)?;
+        engine.model().notes.iter().for_each(|note| tracing::warn!("{note}"));
+        Ok(engine)
     }
 
     /// Has the loaded pair give its proof.

@@ -7,7 +7,19 @@ use crate::domain::inspection::Inspection;
 use crate::domain::text::{Mismatch, TextLine};
 use jiff::Timestamp;
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::time::SystemTime;
+
+/// Writes a text to standard output. Whoever reads may have seen enough before its end, as `head` has.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
 
 /// Everything that an inspection found, as lines of plain text that end with a newline.
 pub(super) fn describe(inspection: &Inspection) -> String {

@@ -16,7 +16,7 @@
 
 use super::error::VlmError;
 use super::gguf::{Gguf, Value};
-use super::load::{sha256, stated_labels};
+use super::load::stated_labels;
 use super::lora::{Term, Terms};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
@@ -106,7 +106,9 @@ impl Adapter {
     /// # Errors
     /// `Model` naming the key or the tensor that does not fit; `Io`.
     pub fn open(path: &Path, text: &Gguf, mmproj: &Gguf, hashes: [&str; 2]) -> Result<Self, VlmError> {
-        Self::headed(Gguf::open(path)?, sha256(path)?)?.fit(&Base::of(text, mmproj, hashes))
+        let gguf = Gguf::open(path)?;
+        let sha256 = gguf.sha256()?;
+        Self::headed(gguf, sha256)?.fit(&Base::of(text, mmproj, hashes))
     }
 
     /// An adapter whose bytes are here, for whichever pair; `name` and the hash are its file's.

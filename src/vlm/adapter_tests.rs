@@ -1,4 +1,5 @@
 use super::*;
+use crate::vlm::ggml::GgmlType;
 use crate::vlm::load::{Loaded, load, load_with};
 use crate::vlm::precision::Precision;
 use crate::vlm::synth::write::{NewFile, NewTensor};
@@ -38,7 +39,7 @@ fn write(path: &Path, alpha: f64, more: &[(&str, Value)], change: impl Fn(&mut V
             tensors.push(NewTensor {
                 name: format!("{name}{half}"),
                 shape: shape.to_vec(),
-                dtype: GgmlDType::F32,
+                dtype: GgmlType::F32,
             });
         }
     }
@@ -62,7 +63,7 @@ pub(crate) fn beside(seed: usize, matrices: &[(&str, usize, usize)]) -> AdapterF
         let half = |(half, shape): (&str, Vec<usize>)| NewTensor {
             name: format!("{name}{half}"),
             shape,
-            dtype: GgmlDType::F32,
+            dtype: GgmlType::F32,
         };
         HALVES.into_iter().zip(shapes).map(half).collect::<Vec<_>>()
     };
@@ -73,7 +74,7 @@ pub(crate) fn beside(seed: usize, matrices: &[(&str, usize, usize)]) -> AdapterF
         values.into_iter().map(|v| 0.2 * v).collect::<Vec<f32>>()
     };
     file.write(&path, |i, out| out.write_all(bytemuck::cast_slice(&small(i)))).unwrap();
-    let (name, sha256) = (format!("adapter-{seed}.gguf"), sha256(&path).unwrap());
+    let (name, sha256) = (format!("adapter-{seed}.gguf"), Gguf::open(&path).unwrap().sha256().unwrap());
     let bytes = std::fs::read(&path).unwrap();
     AdapterFile { name: name.into(), sha256: sha256.into(), bytes: bytes.into() }
 }
@@ -129,7 +130,7 @@ fn a_pair_with_an_adapter_is_another_model() {
     let info = loaded(&path, "f32").info;
     assert_eq!((info.name, info.labels), (format!("{}+part", plain.name), vec!["burr".to_owned()]));
     let identity = |file: &str| {
-        let both = Sha256::digest(format!("{file}\n{}", sha256(&path).unwrap()));
+        let both = Sha256::digest(format!("{file}\n{}", Gguf::open(&path).unwrap().sha256().unwrap()));
         both.iter().map(|b| format!("{b:02x}")).collect::<String>()
     };
     assert_eq!(

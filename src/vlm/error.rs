@@ -22,7 +22,9 @@ pub enum VlmError {
     #[error("image of {width}x{height} px: {why}")]
     Image { width: u32, height: u32, why: String },
     /// Picture, question and answer do not fit into the memory set aside for keys and values.
-    #[error("needs {needed} tokens of key/value memory, {available} are available: raise [model] memory_mb")]
+    #[error(
+        "needs {needed} tokens of key/value memory, {available} are available: raise [model] memory_mb (--memory-mb of a command), or show less"
+    )]
     TooLong { needed: usize, available: usize },
     /// The grammar of an answer is wrong, or the model left it.
     #[error("answer grammar: {why}")]

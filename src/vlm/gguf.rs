@@ -1,7 +1,8 @@
 //! Reads GGUF files without trusting them.
 //!
 //! ```text
-//! magic, version | counts | key/value metadata | tensor table | padding | tensor bytes
+//! file, or part 1 of a split one --header--> metadata, tensors
+//!                '--parts--> part 2 --header--> tensors -> … -> one model
 //! ```
 //!
 //! candle's own reader panics on an alignment of 0 and lets products of dimensions overflow, so the
@@ -11,8 +12,12 @@
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md> (versions 2 and 3).
 
+mod header;
+mod parts;
+
 use super::adapter::Adapter;
 use super::error::VlmError;
+use super::ggml::GgmlType;
 use super::kernel::Packed;
 use super::precision::Precision;
 use candle_core::Device;
@@ -22,18 +27,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Largest accepted header. Qwen3's vocabulary of 151,936 tokens with its merges takes 6 MB.
 pub const HEADER_BYTES_MAX: u64 = 128 << 20;
-/// Largest accepted number of tensors; Qwen3-VL-8B has 400.
-pub const TENSORS_MAX: u64 = 1 << 16;
-/// Largest accepted number of metadata keys.
-pub const KEYS_MAX: u64 = 1 << 14;
-/// Largest accepted alignment of tensor bytes.
-const ALIGNMENT_MAX: u64 = 1 << 16;
-const DIMS_MAX: u32 = 4;
-const ALIGNMENT_DEFAULT: u64 = 32;
 
 /// A metadata value. Integers are widened; their signs are kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,10 +52,12 @@ pub enum Value {
 /// One row of the tensor table.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TensorInfo {
-    pub dtype: GgmlDType,
+    pub dtype: GgmlType,
     /// Rows first: `[out, in]` for a matrix, the reverse of the file's order.
     pub shape: Vec<usize>,
-    /// Place of the first byte in the file.
+    /// The part of a split file that holds it; 0 in a whole one.
+    pub part: usize,
+    /// Place of the first byte in its part.
     pub offset: u64,
     pub bytes: u64,
 }
@@ -93,29 +92,54 @@ impl Source {
     }
 }
 
-/// An opened GGUF file whose header passed every check.
+/// One file of a model.
 #[derive(Debug)]
-pub struct Gguf {
+struct Part {
     path: PathBuf,
     source: Source,
-    /// By key.
+    bytes: u64,
+}
+
+/// An opened GGUF file whose header passed every check, or all parts of a split one.
+#[derive(Debug)]
+pub struct Gguf {
+    /// At least one; the first is the file that was named.
+    parts: Vec<Part>,
+    /// By key. A split file says here what the whole one would: the keys `split.*` are left out.
     pub metadata: BTreeMap<String, Value>,
     pub(crate) tensors: HashMap<String, TensorInfo>,
+    /// Of all parts.
     pub(crate) file_bytes: u64,
-    /// Where the parts of the header end.
+    /// Where the pieces of the first part's header end.
     pub(crate) layout: Layout,
     /// How the matrices of this file are multiplied.
     pub(crate) precision: Precision,
     /// What is added to the matrices as they are read.
     pub(crate) adapter: Option<Arc<Adapter>>,
+    /// What tensors that were read take in memory, by the types that take more there than in the file.
+    grown: Mutex<BTreeMap<GgmlType, Grown>>,
+}
+
+/// Tensors of a type that take more memory than their file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Grown {
+    pub tensors: usize,
+    /// Of the file.
+    pub stored_bytes: u64,
+    /// Of the memory.
+    pub taken_bytes: u64,
 }
 
 impl Gguf {
-    /// Opens a file and checks its header.
+    /// Opens a file and checks its header; with part 1 of a split file all of its parts.
     ///
     /// # Errors
-    /// `Io` when it cannot be read, `Model` (with the key or tensor) when it is not sound.
+    /// `Io` when it cannot be read, `Model` (with the key or tensor) when it is not sound, or a part is missing.
     pub fn open(path: &Path) -> Result<Self, VlmError> {
+        parts::joined(Self::open_one(path)?)
+    }
+
+    fn open_one(path: &Path) -> Result<Self, VlmError> {
         let io = |source| VlmError::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
         let meta = file.metadata().map_err(io)?;
@@ -125,41 +149,68 @@ impl Gguf {
         Self::of(path, Source::Disk(file), meta.len())
     }
 
-    /// As `open`, of a file whose bytes are here; `path` names it in messages.
+    /// As `open`, of a file whose bytes are here; `path` names it in messages. It cannot be split.
     ///
     /// # Errors
     /// As `open`.
     pub fn of_bytes(path: &Path, bytes: Arc<[u8]>) -> Result<Self, VlmError> {
         let file_bytes = bytes.len() as u64;
-        Self::of(path, Source::Memory(bytes), file_bytes)
+        parts::whole(Self::of(path, Source::Memory(bytes), file_bytes)?)
     }
 
-    fn of(path: &Path, source: Source, file_bytes: u64) -> Result<Self, VlmError> {
-        let io = |source| VlmError::Io { path: path.to_owned(), source };
-        let mut head = vec![0; file_bytes.min(HEADER_BYTES_MAX) as usize];
-        source.read_exact_at(&mut head, 0).map_err(io)?;
-        let mut cursor = Cursor { path, bytes: &head, at: 0, truncated: file_bytes <= HEADER_BYTES_MAX };
-        let (metadata, tensors, layout) = header(&mut cursor, file_bytes)?;
+    fn of(path: &Path, source: Source, bytes: u64) -> Result<Self, VlmError> {
+        let mut head = vec![0; bytes.min(HEADER_BYTES_MAX) as usize];
+        let part = Part { path: path.to_owned(), source, bytes };
+        part.read_exact_at(&mut head, 0)?;
+        let (metadata, tensors, layout) = header::header(path, &head, bytes)?;
         Ok(Self {
-            path: path.to_owned(),
-            source,
+            parts: vec![part],
             metadata,
             tensors,
-            file_bytes,
+            file_bytes: bytes,
             layout,
             precision: Precision::default(),
             adapter: None,
+            grown: Mutex::default(),
         })
     }
 
-    /// The file's path, for messages.
+    /// The path of the file, or of part 1.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.parts[0].path
+    }
+
+    /// The paths of all parts, in order; one of a file that is whole.
+    pub fn paths(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
+    }
+
+    /// The tensors in the order of the file.
+    pub(crate) fn in_order(&self) -> Vec<(&String, &TensorInfo)> {
+        let mut tensors: Vec<_> = self.tensors.iter().collect();
+        tensors.sort_by_key(|(_, info)| (info.part, info.offset));
+        tensors
+    }
+
+    /// Bytes that its weights will take in the memory of this machine: some types take more than in the file.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let taken = |t: &TensorInfo| {
+            let tiles = match t.shape[..] {
+                [n, k] if Packed::is_fast_here() => Packed::bytes_for(t.dtype, n, k),
+                _ => None,
+            };
+            let expanded = || t.shape.iter().product::<usize>() * size_of::<f32>();
+            tiles.map_or_else(
+                || if t.dtype.candle().is_some() { t.bytes } else { expanded() as u64 },
+                |n| n as u64,
+            )
+        };
+        self.tensors.values().map(taken).sum()
     }
 
     /// An error about this file.
     pub fn error(&self, what: impl Into<String>, why: impl Into<String>) -> VlmError {
-        VlmError::Model { path: self.path.clone(), what: what.into(), why: why.into() }
+        bad(self.path(), what, why)
     }
 
     fn value(&self, key: &str) -> Result<&Value, VlmError> {
@@ -239,11 +290,56 @@ impl Gguf {
     /// Reads one tensor of the expected shape.
     ///
     /// # Errors
-    /// `Model` naming the tensor when it is missing or has another shape; `Io` when reading fails.
+    /// `Model` naming the tensor when it is missing, has another shape, or a type that is not multiplied; `Io` when
+    /// reading fails.
     pub fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<QTensor, VlmError> {
         let (dtype, bytes) = self.read(name, shape)?;
-        let storage = QStorage::from_data(Cow::Borrowed(bytes.get()), device, dtype)?;
+        self.as_candle(name, shape, dtype, &bytes, device)
+    }
+
+    fn as_candle(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: GgmlType,
+        bytes: &Aligned,
+        device: &Device,
+    ) -> Result<QTensor, VlmError> {
+        if let Some(dtype) = dtype.candle() {
+            let storage = QStorage::from_data(Cow::Borrowed(bytes.get()), device, dtype)?;
+            return Ok(QTensor::new(storage, shape)?);
+        }
+        // What candle has not is expanded, which loses nothing but memory.
+        let values = dtype.values(bytes.get()).ok_or_else(|| self.not_multiplied(name, dtype))?;
+        let values: &[u8] = bytemuck::cast_slice(&values);
+        self.note_memory(dtype, bytes.len, values.len());
+        let storage = QStorage::from_data(Cow::Borrowed(values), device, GgmlDType::F32)?;
         Ok(QTensor::new(storage, shape)?)
+    }
+
+    /// Notes what a tensor takes, where that is more than its bytes in the file.
+    fn note_memory(&self, dtype: GgmlType, stored: usize, taken: usize) {
+        if taken <= stored + stored / 8 {
+            return;
+        }
+        let mut grown = self.grown.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = grown.entry(dtype).or_default();
+        sum.tensors += 1;
+        sum.stored_bytes += stored as u64;
+        sum.taken_bytes += taken as u64;
+    }
+
+    /// What tensors that were read take in memory, by the types that take more there than in the file.
+    pub(crate) fn grown(&self) -> BTreeMap<GgmlType, Grown> {
+        self.grown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn not_multiplied(&self, name: &str, dtype: GgmlType) -> VlmError {
+        let why = format!(
+            "its type {} is not supported: take the model in another quantisation, Q4_K_M or Q8_0 for example (llama-quantize makes them of the F16 or BF16 file)",
+            dtype.name()
+        );
+        self.error(format!("tensor {name}"), why)
     }
 
     /// Reads a matrix `[n, k]` into tiles; `None` when its quantisation or its sizes have none.
@@ -252,7 +348,11 @@ impl Gguf {
     /// As `tensor`.
     pub fn packed(&self, name: &str, n: usize, k: usize) -> Result<Option<Packed>, VlmError> {
         let (dtype, bytes) = self.read(name, &[n, k])?;
-        Ok(Packed::pack(dtype, bytes.get(), n, k))
+        let packed = Packed::pack(dtype, bytes.get(), n, k);
+        if let Some(packed) = &packed {
+            self.note_memory(dtype, bytes.len, packed.bytes());
+        }
+        Ok(packed)
     }
 
     /// The bytes of a tensor as they stand in the file.
@@ -265,25 +365,22 @@ impl Gguf {
     }
 
     /// A tensor with what an adapter adds to it.
-    fn read(&self, name: &str, shape: &[usize]) -> Result<(GgmlDType, Aligned), VlmError> {
+    fn read(&self, name: &str, shape: &[usize]) -> Result<(GgmlType, Aligned), VlmError> {
         let (dtype, bytes) = self.stored(name, shape)?;
         let Some(adapter) = &self.adapter else { return Ok((dtype, bytes)) };
-        let base = QStorage::from_data(Cow::Borrowed(bytes.get()), &Device::Cpu, dtype)?;
-        let applied = adapter.applied(name, &QTensor::new(base, shape)?)?;
-        Ok(applied.map_or((dtype, bytes), |(dtype, bytes)| (dtype, Aligned::of(&bytes))))
+        let applied = adapter.applied(name, &self.as_candle(name, shape, dtype, &bytes, &Device::Cpu)?)?;
+        Ok(applied.map_or((dtype, bytes), |(dtype, bytes)| (dtype.into(), Aligned::of(&bytes))))
     }
 
     /// A tensor as it stands in the file.
-    fn stored(&self, name: &str, shape: &[usize]) -> Result<(GgmlDType, Aligned), VlmError> {
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<(GgmlType, Aligned), VlmError> {
         let what = || format!("tensor {name}");
         let info = self.tensors.get(name).ok_or_else(|| self.error(what(), "is missing"))?;
         if info.shape != shape {
             return Err(self.error(what(), format!("shape {shape:?} expected, found {:?}", info.shape)));
         }
         let mut bytes = Aligned::zeros(info.bytes as usize);
-        self.source
-            .read_exact_at(bytes.get_mut(), info.offset)
-            .map_err(|source| VlmError::Io { path: self.path.clone(), source })?;
+        self.parts[info.part].read_exact_at(bytes.get_mut(), info.offset)?;
         Ok((info.dtype, bytes))
     }
 }
@@ -330,216 +427,4 @@ pub(crate) fn brief(value: &Value) -> String {
 
 fn bad(path: &Path, what: impl Into<String>, why: impl Into<String>) -> VlmError {
     VlmError::Model { path: path.to_owned(), what: what.into(), why: why.into() }
-}
-
-type Header = (BTreeMap<String, Value>, HashMap<String, TensorInfo>, Layout);
-
-fn header(c: &mut Cursor<'_>, file_bytes: u64) -> Result<Header, VlmError> {
-    if c.take(4, "magic")? != b"GGUF" {
-        return Err(c.bad("magic", "is not GGUF"));
-    }
-    let version = c.u32("version")?;
-    if !(2..=3).contains(&version) {
-        return Err(c.bad("version", format!("2 or 3 expected, found {version}")));
-    }
-    let tensor_count = c.count("tensor count", TENSORS_MAX)?;
-    let key_count = c.count("metadata count", KEYS_MAX)?;
-    let mut metadata = BTreeMap::new();
-    for _ in 0..key_count {
-        let key = c.string("metadata key")?;
-        let kind = c.u32(&key)?;
-        let value = c.value(&key, kind, true)?;
-        if metadata.insert(key.clone(), value).is_some() {
-            return Err(c.bad(format!("key {key}"), "stands twice"));
-        }
-    }
-    let alignment = match metadata.get("general.alignment") {
-        None => ALIGNMENT_DEFAULT,
-        Some(&Value::Uint(n)) if n.is_power_of_two() && n <= ALIGNMENT_MAX => n,
-        Some(v) => {
-            return Err(
-                c.bad("key general.alignment", format!("a power of two expected, found {}", brief(v)))
-            );
-        }
-    };
-    let metadata_end = c.at as u64;
-    let mut table = Vec::with_capacity(tensor_count as usize);
-    for _ in 0..tensor_count {
-        table.push(c.tensor_row()?);
-    }
-    let table_end = c.at as u64;
-    let layout =
-        Layout { metadata_end, table_end, data_start: table_end.next_multiple_of(alignment), alignment };
-    let tensors = place(c, table, layout, file_bytes)?;
-    Ok((metadata, tensors, layout))
-}
-
-/// Turns relative offsets into places in the file; refuses what leaves the file or overlaps.
-fn place(
-    c: &Cursor<'_>,
-    mut table: Vec<(String, TensorInfo)>,
-    Layout { data_start, alignment, .. }: Layout,
-    file_bytes: u64,
-) -> Result<HashMap<String, TensorInfo>, VlmError> {
-    table.sort_by_key(|(_, t)| t.offset);
-    let mut end = 0;
-    let mut tensors = HashMap::with_capacity(table.len());
-    for (name, mut info) in table {
-        let what = format!("tensor {name}");
-        if !info.offset.is_multiple_of(alignment) {
-            return Err(c.bad(what, format!("offset {} is not a multiple of {alignment}", info.offset)));
-        }
-        if info.offset < end {
-            return Err(c.bad(what, "overlaps another tensor"));
-        }
-        end = info.offset.saturating_add(info.bytes);
-        if data_start.checked_add(end).is_none_or(|last| last > file_bytes) {
-            return Err(c.bad(what, "reaches beyond the end of the file (is the file cut off?)"));
-        }
-        info.offset += data_start;
-        if tensors.insert(name, info).is_some() {
-            return Err(c.bad(what, "stands twice"));
-        }
-    }
-    Ok(tensors)
-}
-
-/// Walks the header; every step is checked against the bytes that are there.
-struct Cursor<'a> {
-    path: &'a Path,
-    bytes: &'a [u8],
-    at: usize,
-    /// The bytes end because the file ends, not because the header limit was reached.
-    truncated: bool,
-}
-
-impl<'a> Cursor<'a> {
-    fn bad(&self, what: impl Into<String>, why: impl Into<String>) -> VlmError {
-        bad(self.path, what, why)
-    }
-
-    fn take(&mut self, n: u64, what: &str) -> Result<&'a [u8], VlmError> {
-        let left = &self.bytes[self.at..];
-        let n = usize::try_from(n).ok().filter(|n| *n <= left.len()).ok_or_else(|| {
-            let why = if self.truncated { "the file ends here" } else { "the header is too large" };
-            self.bad(what, why)
-        })?;
-        self.at += n;
-        Ok(&left[..n])
-    }
-
-    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], VlmError> {
-        let mut out = [0; N];
-        out.copy_from_slice(self.take(N as u64, what)?);
-        Ok(out)
-    }
-
-    fn u32(&mut self, what: &str) -> Result<u32, VlmError> {
-        Ok(u32::from_le_bytes(self.array(what)?))
-    }
-
-    fn u64(&mut self, what: &str) -> Result<u64, VlmError> {
-        Ok(u64::from_le_bytes(self.array(what)?))
-    }
-
-    fn count(&mut self, what: &str, max: u64) -> Result<u64, VlmError> {
-        let n = self.u64(what)?;
-        if n > max {
-            return Err(self.bad(what, format!("at most {max} accepted, found {n}")));
-        }
-        Ok(n)
-    }
-
-    fn string(&mut self, what: &str) -> Result<String, VlmError> {
-        let n = self.u64(what)?;
-        let bytes = self.take(n, what)?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| self.bad(what, "is not UTF-8"))
-    }
-
-    /// A value of the format's type number `kind`; lists of lists are refused.
-    fn value(&mut self, key: &str, kind: u32, list_allowed: bool) -> Result<Value, VlmError> {
-        Ok(match kind {
-            0 => Value::Uint(self.array::<1>(key)?[0].into()),
-            1 => Value::Int(i8::from_le_bytes(self.array(key)?).into()),
-            2 => Value::Uint(u16::from_le_bytes(self.array(key)?).into()),
-            3 => Value::Int(i16::from_le_bytes(self.array(key)?).into()),
-            4 => Value::Uint(self.u32(key)?.into()),
-            5 => Value::Int(i32::from_le_bytes(self.array(key)?).into()),
-            6 => Value::Float(f32::from_le_bytes(self.array(key)?).into()),
-            7 => Value::Bool(self.array::<1>(key)?[0] != 0),
-            8 => Value::Text(self.string(key)?),
-            9 if list_allowed => {
-                let item = self.u32(key)?;
-                let n = self.u64(key)?;
-                // Every item takes at least one byte, so a count beyond the bytes left is a lie.
-                if n > (self.bytes.len() - self.at) as u64 {
-                    return Err(
-                        self.bad(format!("key {key}"), format!("a list of {n} items does not fit the file"))
-                    );
-                }
-                let mut list = Vec::with_capacity(n as usize);
-                for _ in 0..n {
-                    list.push(self.value(key, item, false)?);
-                }
-                Value::List(list)
-            }
-            10 => Value::Uint(self.u64(key)?),
-            11 => Value::Int(i64::from_le_bytes(self.array(key)?)),
-            12 => Value::Float(f64::from_le_bytes(self.array(key)?)),
-            other => return Err(self.bad(format!("key {key}"), format!("unknown value type {other}"))),
-        })
-    }
-
-    fn tensor_row(&mut self) -> Result<(String, TensorInfo), VlmError> {
-        let name = self.string("tensor name")?;
-        let what = format!("tensor {name}");
-        let dims = self.u32(&what)?;
-        if !(1..=DIMS_MAX).contains(&dims) {
-            return Err(self.bad(what, format!("1 to {DIMS_MAX} dimensions expected, found {dims}")));
-        }
-        let mut shape = Vec::new();
-        let mut elements = 1u64;
-        for _ in 0..dims {
-            let n = self.u64(&what)?;
-            elements = elements
-                .checked_mul(n)
-                .filter(|e| *e > 0 && *e < 1 << 48)
-                .ok_or_else(|| self.bad(&what, "its dimensions make no sense"))?;
-            shape.push(n as usize);
-        }
-        shape.reverse();
-        let kind = self.u32(&what)?;
-        let dtype =
-            dtype(kind).ok_or_else(|| self.bad(&what, format!("quantisation {kind} is not supported")))?;
-        let block = dtype.block_size() as u64;
-        let row = *shape.last().unwrap_or(&0) as u64;
-        if !row.is_multiple_of(block) {
-            return Err(
-                self.bad(what, format!("rows of {row} are not a multiple of {dtype:?}'s block of {block}"))
-            );
-        }
-        let bytes = elements / block * dtype.type_size() as u64;
-        let offset = self.u64(&what)?;
-        Ok((name, TensorInfo { dtype, shape, offset, bytes }))
-    }
-}
-
-/// The type numbers of ggml.h that candle can multiply with.
-const fn dtype(kind: u32) -> Option<GgmlDType> {
-    Some(match kind {
-        0 => GgmlDType::F32,
-        1 => GgmlDType::F16,
-        2 => GgmlDType::Q4_0,
-        3 => GgmlDType::Q4_1,
-        6 => GgmlDType::Q5_0,
-        7 => GgmlDType::Q5_1,
-        8 => GgmlDType::Q8_0,
-        10 => GgmlDType::Q2K,
-        11 => GgmlDType::Q3K,
-        12 => GgmlDType::Q4K,
-        13 => GgmlDType::Q5K,
-        14 => GgmlDType::Q6K,
-        30 => GgmlDType::BF16,
-        _ => return None,
-    })
 }

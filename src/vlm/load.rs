@@ -3,17 +3,16 @@
 use super::ModelInfo;
 use super::adapter::{Adapter, Base};
 use super::error::VlmError;
-use super::gguf::Gguf;
+use super::free::{self, Free};
+use super::gguf::{Gguf, Grown};
+use super::kinds;
 use super::precision::Precision;
 use super::template::Template;
 use super::text::Text;
 use super::tokenizer::Tokenizer;
 use super::vision::Vision;
 use candle_core::Device;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,10 +35,15 @@ pub struct Loaded {
     pub template: Template,
     /// Name and hashes of the pair.
     pub info: ModelInfo,
-    /// Bytes of both files, which their weights take in memory too.
+    /// Bytes that the weights take in memory: those of all files, and what some of them take beyond.
     pub bytes: u64,
     /// What adapters of jobs must fit.
     pub base: Base,
+    /// Defaults of free answers.
+    pub free: Free,
+    /// What whoever loads the pair should know, in words: what it asks for and does not get, and which weights take more
+    /// memory than their file.
+    pub notes: Vec<String>,
 }
 
 /// Loads a pair; `precision` is chosen by the size of the files when it is `None`.
@@ -69,11 +73,12 @@ pub fn load_with(
 ) -> Result<Loaded, VlmError> {
     let mut text_file = Gguf::open(text_path)?;
     let mut mmproj_file = Gguf::open(mmproj_path)?;
+    kinds::check(&text_file, &mmproj_file)?;
     let bytes = text_file.file_bytes + mmproj_file.file_bytes;
     let precision = precision.unwrap_or_else(|| Precision::of_files(bytes, device));
     text_file.precision = precision;
     mmproj_file.precision = precision;
-    let (mut text_sha256, mut mmproj_sha256) = (sha256(text_path)?, sha256(mmproj_path)?);
+    let (mut text_sha256, mut mmproj_sha256) = (text_file.sha256()?, mmproj_file.sha256()?);
     let adapter =
         adapter.map(|path| Adapter::open(path, &text_file, &mmproj_file, [&text_sha256, &mmproj_sha256]));
     let adapter = adapter.transpose()?.map(Arc::new);
@@ -81,8 +86,7 @@ pub fn load_with(
     mmproj_file.adapter.clone_from(&adapter);
     let base = Base::of(&text_file, &mmproj_file, [&text_sha256, &mmproj_sha256]);
     let tokenizer = Arc::new(Tokenizer::from_gguf(&text_file)?);
-    let template =
-        Template::new(&tokenizer).map_err(|e| text_file.error("tokenizer.ggml.tokens", e.to_string()))?;
+    let template = Template::from_gguf(&text_file, &tokenizer)?;
     let vision = Vision::load(&mmproj_file, device)?;
     let text = Text::load(&text_file, device)?;
     let pair = |why: String| VlmError::Pair { text: text_path.into(), mmproj: mmproj_path.into(), why };
@@ -111,7 +115,23 @@ pub fn load_with(
         }
     }
     let info = ModelInfo { name, text_sha256, mmproj_sha256, labels, proof, beside: String::new() };
-    Ok(Loaded { text, vision, tokenizer, template, info, bytes, base })
+    let free = Free::stated(&text_file, &mmproj_file)?;
+    let mut notes = free::not_built(&text_file);
+    let mut bytes = bytes;
+    for file in [&text_file, &mmproj_file] {
+        for (kind, grown) in file.grown() {
+            let Grown { tensors, stored_bytes, taken_bytes } = grown;
+            bytes += taken_bytes - stored_bytes;
+            notes.push(format!(
+                "{}: {tensors} tensors of {} take {} MiB of memory, and {} MiB of the file",
+                file.path().display(),
+                kind.name(),
+                taken_bytes >> 20,
+                stored_bytes >> 20
+            ));
+        }
+    }
+    Ok(Loaded { text, vision, tokenizer, template, info, bytes, base, free, notes })
 }
 
 /// The labels that a text file states; empty when it states none.
@@ -129,22 +149,4 @@ pub fn stated_labels(text_file: &Gguf) -> Result<Vec<String>, VlmError> {
         return Err(text_file.error(format!("key {LABELS_KEY}"), why));
     }
     Ok(labels)
-}
-
-/// sha256 of a file, in hex.
-///
-/// # Errors
-/// `Io`.
-pub fn sha256(path: &Path) -> Result<String, VlmError> {
-    let io = |source| VlmError::Io { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(io)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer).map_err(io)?;
-        if n == 0 {
-            return Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect());
-        }
-        hasher.update(&buffer[..n]);
-    }
 }

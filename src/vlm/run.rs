@@ -17,6 +17,7 @@
 //! - No chunk is read in a pass that answers a job of a better class.
 
 mod enter;
+mod room;
 mod seeing;
 
 use super::attention::Span;
@@ -213,7 +214,11 @@ impl<'a> Run<'a> {
         };
         let cut: Vec<_> = fresh.par_iter().map(cut).collect();
         let each = ms(started) / fresh.len().max(1) as f64;
-        for (id, patches) in fresh.into_iter().zip(cut) {
+        for (id, cut) in fresh.into_iter().zip(cut) {
+            let patches = cut.and_then(|(patches, hashes)| {
+                let job = self.queue.open.get(&id).map(|open| &open.job);
+                job.map_or(Ok(()), |job| self.check_room(job, &patches)).map(|()| (patches, hashes))
+            });
             let Some(open) = self.queue.open.get_mut(&id) else { continue };
             open.timing.preprocess_ms += each;
             let rank = open.rank;

@@ -26,6 +26,9 @@ pub(crate) fn with_keys(from: &Path, to: &Path, keys: &[(String, Value)]) -> Res
     if let Some((key, _)) = keys.iter().find(|(key, _)| gguf.metadata.contains_key(key)) {
         return Err(gguf.error(format!("key {key}"), "is there already: start from the file without it"));
     }
+    if gguf.paths().len() > 1 {
+        return Err(gguf.error("file", "is split: join its parts first (llama-gguf-split --merge)"));
+    }
     let layout = gguf.layout;
     let (mut source, mut head) = (File::open(from).map_err(|e| io_error(from, e))?, vec![]);
     Read::by_ref(&mut source).take(layout.table_end).read_to_end(&mut head).map_err(|e| io_error(from, e))?;

@@ -14,10 +14,10 @@ mod blocks;
 pub mod write;
 
 use super::error::VlmError;
+use super::ggml::GgmlType;
 use super::gguf::{Gguf, Value};
 use super::tokenizer::byte_alphabet;
 use blocks::Blocks;
-use candle_core::quantized::GgmlDType;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
@@ -193,33 +193,33 @@ impl Quant {
     }
 
     /// The quantisation of most matrices, and that of the ones that decide the quality.
-    const fn kinds(self) -> (GgmlDType, GgmlDType) {
+    const fn kinds(self) -> (GgmlType, GgmlType) {
         match self {
-            Self::Q4KM => (GgmlDType::Q4K, GgmlDType::Q6K),
-            Self::Q5KM => (GgmlDType::Q5K, GgmlDType::Q6K),
-            Self::Q6K => (GgmlDType::Q6K, GgmlDType::Q6K),
-            Self::Q8_0 => (GgmlDType::Q8_0, GgmlDType::Q8_0),
-            Self::Q4_0 => (GgmlDType::Q4_0, GgmlDType::Q6K),
-            Self::F16 => (GgmlDType::F16, GgmlDType::F16),
-            Self::BF16 => (GgmlDType::BF16, GgmlDType::BF16),
-            Self::F32 => (GgmlDType::F32, GgmlDType::F32),
+            Self::Q4KM => (GgmlType::Q4K, GgmlType::Q6K),
+            Self::Q5KM => (GgmlType::Q5K, GgmlType::Q6K),
+            Self::Q6K => (GgmlType::Q6K, GgmlType::Q6K),
+            Self::Q8_0 => (GgmlType::Q8_0, GgmlType::Q8_0),
+            Self::Q4_0 => (GgmlType::Q4_0, GgmlType::Q6K),
+            Self::F16 => (GgmlType::F16, GgmlType::F16),
+            Self::BF16 => (GgmlType::Bf16, GgmlType::Bf16),
+            Self::F32 => (GgmlType::F32, GgmlType::F32),
         }
     }
 
     /// Quantisation of `attn_v` and `ffn_down` of block `i`: the `_M` mixes spend more bits on the
     /// first and last eighth and on every third block between.
-    const fn more_bits(self, i: usize, blocks: usize) -> GgmlDType {
+    const fn more_bits(self, i: usize, blocks: usize) -> GgmlType {
         let (most, best) = self.kinds();
         let chosen = i < blocks / 8 || i >= 7 * blocks / 8 || (i - blocks / 8) % 3 == 2;
         if matches!(self, Self::Q4KM | Self::Q5KM) && chosen { best } else { most }
     }
 
     /// Quantisation of the vision file's matrices.
-    const fn vision(self) -> GgmlDType {
+    const fn vision(self) -> GgmlType {
         match self {
-            Self::F32 => GgmlDType::F32,
-            Self::F16 | Self::BF16 => GgmlDType::F16,
-            _ => GgmlDType::Q8_0,
+            Self::F32 => GgmlType::F32,
+            Self::F16 | Self::BF16 => GgmlType::F16,
+            _ => GgmlType::Q8_0,
         }
     }
 }
@@ -403,8 +403,8 @@ pub fn vision_file(s: &Shape, quant: Quant) -> NewFile {
     let halves = || Value::List(vec![Value::Float(0.5); CHANNELS]);
     let kind = quant.vision();
     let file_type = match kind {
-        GgmlDType::F32 => Quant::F32,
-        GgmlDType::F16 => Quant::F16,
+        GgmlType::F32 => Quant::F32,
+        GgmlType::F16 => Quant::F16,
         _ => Quant::Q8_0,
     };
     let mut metadata = general("clip", "mmproj", s, file_type.file_type());
@@ -428,10 +428,10 @@ pub fn vision_file(s: &Shape, quant: Quant) -> NewFile {
     NewFile { metadata, tensors: vision_tensors(s, kind) }
 }
 
-fn vision_tensors(s: &Shape, kind: GgmlDType) -> Vec<NewTensor> {
+fn vision_tensors(s: &Shape, kind: GgmlType) -> Vec<NewTensor> {
     let v = &s.vision;
     let d = v.hidden;
-    let patch_kind = if kind == GgmlDType::F32 { kind } else { GgmlDType::F16 };
+    let patch_kind = if kind == GgmlType::F32 { kind } else { GgmlType::F16 };
     let patch = |name: &str| NewTensor {
         name: name.into(),
         shape: vec![d, CHANNELS, PATCH_PX, PATCH_PX],
@@ -444,7 +444,7 @@ fn vision_tensors(s: &Shape, kind: GgmlDType) -> Vec<NewTensor> {
         NewTensor {
             name: "v.position_embd.weight".into(),
             shape: vec![v.side * v.side, d],
-            dtype: GgmlDType::F32,
+            dtype: GgmlType::F32,
         },
     ];
     let norm = |t: &mut Vec<NewTensor>, name: &str, width: usize| {
@@ -486,13 +486,13 @@ fn general(architecture: &str, kind: &str, s: &Shape, file_type: u64) -> Vec<(St
 
 /// A matrix; where its rows are no multiple of the quantisation's block it is F16 (the 4304 wide rows
 /// of the 8B vision tower are such), as llama.cpp's converter does.
-fn matrix(name: impl Into<String>, out: usize, inp: usize, dtype: GgmlDType) -> NewTensor {
-    let dtype = if inp.is_multiple_of(dtype.block_size()) { dtype } else { GgmlDType::F16 };
+fn matrix(name: impl Into<String>, out: usize, inp: usize, dtype: GgmlType) -> NewTensor {
+    let dtype = if inp.is_multiple_of(dtype.block()) { dtype } else { GgmlType::F16 };
     NewTensor { name: name.into(), shape: vec![out, inp], dtype }
 }
 
 fn vector(name: impl Into<String>, len: usize) -> NewTensor {
-    NewTensor { name: name.into(), shape: vec![len], dtype: GgmlDType::F32 }
+    NewTensor { name: name.into(), shape: vec![len], dtype: GgmlType::F32 }
 }
 
 #[cfg(test)]

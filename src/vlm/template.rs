@@ -11,11 +11,48 @@
 //! <|im_start|>user\n `<0.1 seconds>` <|vision_start|> video rows <|vision_end|> … text <|im_end|>\n …
 //! ```
 //!
+//! A model that thinks before it answers (Qwen3-VL-Thinking; its `tokenizer.chat_template` says so) has its answer opened
+//! behind the assistant's name:
+//!
+//! ```text
+//! <think>\n               of a free answer: thoughts, `</think>`, an empty line and the answer follow
+//! <think>\n\n</think>\n\n of an answer that is bound to a form: it has been thought, and the form begins
+//! ```
+//!
+//! Thoughts take thousands of tokens, and a form leaves no room for them: behind `<think>\n` it would force an answer where
+//! the model expects its thoughts. The empty block is what Qwen's own templates write for `enable_thinking=false`.
+//!
 //! What comes before the first picture's rows is the same for every job (`prefix`), what comes up
 //! to the last picture's rows is the same for every question of a job (`shared`).
 
 use super::error::VlmError;
+use super::form::Form;
+use super::gguf::Gguf;
 use super::tokenizer::Tokenizer;
+
+/// Key of the text file: the chat template, in Jinja.
+const CHAT_TEMPLATE_KEY: &str = "tokenizer.chat_template";
+/// Ends the thoughts of an answer.
+const THOUGHT: &str = "</think>";
+
+/// What an answer is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Any text, thoughts before it where the model has some.
+    Free,
+    /// The form that it is held to, and nothing before it.
+    Bound,
+}
+
+impl Opening {
+    /// That of an answer of this form.
+    pub const fn of(form: &Form) -> Self {
+        match form {
+            Form::Free => Self::Free,
+            _ => Self::Bound,
+        }
+    }
+}
 
 /// The control tokens of Qwen3-VL.
 #[derive(Clone, Debug)]
@@ -37,9 +74,47 @@ pub struct Template {
     user: Vec<u32>,
     assistant: Vec<u32>,
     newline: Vec<u32>,
+    /// Behind the assistant's name, of free answers and of bound ones; both are empty where the model does not think.
+    thoughts: [Vec<u32>; 2],
 }
 
 impl Template {
+    /// That of a text file: its control tokens, and whether it thinks.
+    ///
+    /// # Errors
+    /// `Model` naming the key.
+    pub fn from_gguf(g: &Gguf, t: &Tokenizer) -> Result<Self, VlmError> {
+        let template = Self::new(t).map_err(|e| g.error("tokenizer.ggml.tokens", e.to_string()))?;
+        if !g.metadata.contains_key(CHAT_TEMPLATE_KEY) {
+            return Ok(template);
+        }
+        template.with_chat_template(t, g.text(CHAT_TEMPLATE_KEY)?)
+    }
+
+    /// This one, with what a template in Jinja says about the opening of answers.
+    ///
+    /// # Errors
+    /// [`VlmError::Tokenizer`] when the opening cannot be encoded.
+    pub fn with_chat_template(mut self, t: &Tokenizer, jinja: &str) -> Result<Self, VlmError> {
+        if opens_with_thoughts(jinja) {
+            self.thoughts = [t.encode_trusted("<think>\n")?, t.encode_trusted("<think>\n\n</think>\n\n")?];
+        }
+        Ok(self)
+    }
+
+    /// True for a model that thinks before it answers freely.
+    pub fn thinks(&self) -> bool {
+        self.thoughts.iter().any(|ids| !ids.is_empty())
+    }
+
+    /// What an earlier answer is to the model in a later turn: thoughts are left out, as its template does.
+    pub fn said<'a>(&self, answer: &'a str) -> &'a str {
+        match answer.rsplit_once(THOUGHT).filter(|_| self.thinks()) {
+            Some((_, said)) => said.trim_start_matches('\n'),
+            None => answer,
+        }
+    }
+
     /// Looks the control tokens up.
     ///
     /// # Errors
@@ -59,6 +134,7 @@ impl Template {
             user: t.encode("user\n")?,
             assistant: t.encode("assistant\n")?,
             newline: t.encode("\n")?,
+            thoughts: [vec![], vec![]],
         })
     }
 
@@ -94,11 +170,17 @@ impl Template {
     ///
     /// # Errors
     /// [`VlmError::Tokenizer`] when the text cannot be encoded.
-    pub fn question(&self, t: &Tokenizer, text: &str, behind_picture: bool) -> Result<Vec<u32>, VlmError> {
+    pub fn question(
+        &self,
+        t: &Tokenizer,
+        text: &str,
+        behind_picture: bool,
+        opening: Opening,
+    ) -> Result<Vec<u32>, VlmError> {
         let mut ids = if behind_picture { vec![self.vision_end] } else { self.opening() };
         ids.extend(t.encode(text)?);
         ids.extend(self.turn_end());
-        ids.extend(self.answer_start());
+        ids.extend(self.answer_start(opening));
         Ok(ids)
     }
 
@@ -108,12 +190,46 @@ impl Template {
     }
 
     /// Tokens that open the assistant's turn.
-    pub fn answer_start(&self) -> impl Iterator<Item = u32> + '_ {
-        std::iter::once(self.im_start).chain(self.assistant.iter().copied())
+    pub fn answer_start(&self, opening: Opening) -> impl Iterator<Item = u32> + '_ {
+        let thoughts = &self.thoughts[usize::from(opening == Opening::Bound)];
+        std::iter::once(self.im_start).chain(self.assistant.iter().chain(thoughts).copied())
     }
 
     /// True for tokens that end an answer.
     pub fn ends(&self, id: u32) -> bool {
         id == self.im_end || Some(id) == self.end_of_text
+    }
+}
+
+/// True when the generation prompt of a template in Jinja ends within thoughts: behind the last `add_generation_prompt`
+/// a text ends in `<think>` and a line break. Templates that write the empty block for `enable_thinking=false` alone open
+/// plainly otherwise, and so they do here.
+fn opens_with_thoughts(jinja: &str) -> bool {
+    let Some((_, end)) = jinja.rsplit_once("add_generation_prompt") else { return false };
+    // In the source of a template a line break of a text may be one, or be written as one.
+    let end = end.replace("\\n", "\n");
+    ["'", "\""].iter().any(|quote| end.contains(&format!("<think>\n{quote}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_says_how_answers_are_opened() {
+        let thinking =
+            "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n<think>\\n' }}\n{%- endif %}";
+        let instruct = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+        let hybrid = "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- if enable_thinking is defined \
+             and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}";
+        let newer = "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- if enable_thinking is defined \
+             and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- else %}{{- \"<think>\\n\" }}{%- endif %}\
+             {%- endif %}";
+        let earlier = "{{- '<think>\\n' + message.reasoning_content }}{% if add_generation_prompt %}{{ 'assistant\\n' }}";
+        assert_eq!(
+            [thinking, instruct, hybrid, newer, earlier, ""].map(opens_with_thoughts),
+            [true, false, false, true, false, false]
+        );
+        assert!(opens_with_thoughts(&thinking.replace("\\n", "\n")), "with line breaks as they are");
     }
 }

@@ -21,6 +21,7 @@ use super::batch::Batch;
 use super::error::VlmError;
 use super::gguf::Gguf;
 use super::kernel::Activations;
+use super::kinds;
 use super::kv::Arena;
 use super::linear::{Linear, vector};
 use super::logits::NextLogits;
@@ -66,11 +67,7 @@ impl TextConfig {
     /// # Errors
     /// `Model` naming the key.
     pub fn from_gguf(g: &Gguf) -> std::result::Result<Self, VlmError> {
-        let architecture = g.text("general.architecture")?;
-        if architecture != "qwen3vl" {
-            let why = format!("\"qwen3vl\" expected, found {architecture:?}");
-            return Err(g.error("key general.architecture", why));
-        }
+        kinds::check_text(g)?;
         let key = "qwen3vl.rope.dimension_sections";
         let sections = g.ints(key)?;
         let head_dim = g.size("qwen3vl.attention.key_length", 1024)?;

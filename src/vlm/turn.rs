@@ -5,14 +5,14 @@
 //! <|im_start|>user\n text <|vision_start|> rows of a picture <|vision_end|> text <|im_end|>\n
 //! <|im_start|>assistant\n text <|im_end|>\n
 //! <|im_start|>user\n … <|im_end|>\n
-//! <|im_start|>assistant\n
+//! <|im_start|>assistant\n            and thoughts, where the model has some: see `template`
 //! ```
 //!
 //! Source: the chat template of Qwen/Qwen3-VL-8B-Instruct. What that template leaves out without a word (the system's
 //! turn anywhere but at the beginning, pictures in other turns than the user's) is refused here.
 
 use super::error::VlmError;
-use super::template::Template;
+use super::template::{Opening, Template};
 use super::tokenizer::Tokenizer;
 use image::RgbImage;
 use std::sync::Arc;
@@ -115,6 +115,7 @@ pub fn segments(
     tokenizer: &Tokenizer,
     turns: &[Turn],
     question: &str,
+    opening: Opening,
 ) -> Result<Vec<Segment>, VlmError> {
     check(turns).map_err(|why| VlmError::Turns { why })?;
     let (mut segments, mut ids) = (vec![], vec![]);
@@ -124,6 +125,7 @@ pub fn segments(
         let mut text = format!("{}\n", turn.role.word());
         for content in &turn.content {
             match content {
+                Content::Text(_) if turn.role == Role::Assistant => {}
                 Content::Text(more) => text.push_str(more),
                 Content::Image(_) => {
                     ids.extend(tokenizer.encode(&std::mem::take(&mut text))?);
@@ -132,6 +134,9 @@ pub fn segments(
                     ids.push(template.vision_end);
                 }
             }
+        }
+        if turn.role == Role::Assistant {
+            text.push_str(template.said(&turn.texts().collect::<String>()));
         }
         if i + 1 == turns.len() {
             text.push_str(question);
@@ -142,7 +147,7 @@ pub fn segments(
             segments.push(Segment::Ids(std::mem::take(&mut ids)));
         }
     }
-    ids.extend(template.answer_start());
+    ids.extend(template.answer_start(opening));
     segments.push(Segment::Ids(ids));
     Ok(segments)
 }

@@ -15,6 +15,7 @@ use super::attention::{Attended, Heads, Kept, Matrix, Parts, attend};
 use super::error::VlmError;
 use super::gguf::{Gguf, Value};
 use super::image::{PatchGrid, Patches, merge_order};
+use super::kinds;
 use super::linear::{Linear, vector};
 use super::lora::{Adapted, Terms};
 use super::ops::{Gelu, Rotary, add_residual, bias_gelu, bias_norm_rotate, layer_norm, with_values};
@@ -49,11 +50,7 @@ impl VisionConfig {
     /// # Errors
     /// `Model` naming the key.
     pub fn from_gguf(g: &Gguf) -> std::result::Result<Self, VlmError> {
-        expect_text(g, "general.architecture", "clip")?;
-        // Newer converters write the projector's kind per modality.
-        let key = ["clip.projector_type", "clip.vision.projector_type"];
-        let key = key.into_iter().find(|k| g.metadata.contains_key(*k)).unwrap_or(key[0]);
-        expect_text(g, key, "qwen3vl_merger")?;
+        kinds::check_vision(g)?;
         for key in ["clip.vision.image_mean", "clip.vision.image_std"] {
             let is_half = |v: &Value| matches!(*v, Value::Float(x) if (x - 0.5).abs() < 1e-6);
             if !g.list(key)?.iter().all(is_half) {
@@ -91,14 +88,6 @@ impl VisionConfig {
     pub const fn taps(&self) -> [usize; 2] {
         [self.blocks * 3 / 8, self.blocks * 5 / 8]
     }
-}
-
-fn expect_text(g: &Gguf, key: &str, expected: &str) -> std::result::Result<(), VlmError> {
-    let found = g.text(key)?;
-    if found == expected {
-        return Ok(());
-    }
-    Err(g.error(format!("key {key}"), format!("{expected:?} expected, found {found:?}")))
 }
 
 #[derive(Debug)]

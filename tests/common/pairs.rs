@@ -1,6 +1,8 @@
 //! Small model pairs in a folder of their own, sound until a test changes them.
 
-use inspectd::vlm::synth::write::NewFile;
+use candle_core::Device;
+use inspectd::vlm::gguf::{Gguf, Value};
+use inspectd::vlm::synth::write::{NewFile, NewTensor};
 use inspectd::vlm::synth::{Quant, Shape, Vocabulary, text_file, vision_file, write_pair};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -48,6 +50,29 @@ impl Pair {
     /// The same for the vision file.
     pub(crate) fn rewrite_vision(&self, change: impl FnOnce(&mut NewFile)) {
         rewrite(self.vision_file(), &self.mmproj, change);
+    }
+
+    /// Writes the text file again in so many parts, as llama.cpp's gguf-split does; their paths.
+    pub(crate) fn split_text(&self, parts: usize) -> Vec<PathBuf> {
+        let whole = Gguf::open(&self.text).expect("it is sound");
+        let file = self.text_file();
+        let at_once = file.tensors.len().div_ceil(parts);
+        let number = |key: &str, n: usize| (key.to_owned(), Value::Uint(n as u64));
+        let part = |(no, tensors): (usize, &[NewTensor])| {
+            let mut metadata = if no == 0 { file.metadata.clone() } else { vec![] };
+            metadata.extend([number("split.no", no), number("split.count", parts)]);
+            metadata.push(("split.tensors.count".to_owned(), Value::Int(file.tensors.len() as i64)));
+            let path = self.text.with_file_name(format!("model-{:05}-of-{parts:05}.gguf", no + 1));
+            let bytes = |i: usize, out: &mut dyn Write| {
+                let t = &tensors[i];
+                let tensor = whole.tensor(&t.name, &t.shape, &Device::Cpu).expect("it is there");
+                out.write_all(&tensor.data().expect("it is on the CPU"))
+            };
+            let new = NewFile { metadata, tensors: tensors.to_vec() };
+            new.write(&path, bytes).expect("the part is written");
+            path
+        };
+        file.tensors.chunks(at_once).enumerate().map(part).collect()
     }
 }
 

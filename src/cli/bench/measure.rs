@@ -9,6 +9,7 @@ use crate::simulator::{self, Product};
 use crate::vlm::attention::Span;
 use crate::vlm::batch::Batch;
 use crate::vlm::image::{preprocess, smart_resize};
+use crate::vlm::template::Opening;
 use crate::vlm::{Job, ModelInfo, Qwen3Vl, Timing, Vlm, VlmError};
 use anyhow::{Context, bail};
 use image::RgbImage;
@@ -372,7 +373,8 @@ fn estimate(jobs: &[Job], engine: &Qwen3Vl, random: bool, rates: &Rates) -> Resu
             pictures += (w / factor * (h / factor)) as usize;
         }
         for ask in &job.asks {
-            words += model.template.question(&model.tokenizer, &ask.text, true)?.len();
+            words +=
+                model.template.question(&model.tokenizer, &ask.text, true, Opening::of(&ask.form))?.len();
             answers += if random { ask.max_tokens } else { ANSWER_TOKENS.min(ask.max_tokens) };
         }
     }

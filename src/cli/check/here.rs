@@ -24,7 +24,8 @@ use crate::publish::mqtt::{MqttError, Tls};
 use crate::vlm::VlmError;
 use crate::vlm::adapter::{Adapter, Base};
 use crate::vlm::gguf::Gguf;
-use crate::vlm::load::{sha256, stated_labels};
+use crate::vlm::kinds;
+use crate::vlm::load::stated_labels;
 use crate::vlm::processor::Processor;
 use crate::web;
 use std::ffi::CString;
@@ -36,9 +37,6 @@ use std::path::{Path, PathBuf};
 
 /// What the shipped unit makes for its user (`StateDirectory=`), who need not be there yet.
 const STATE_DIR: &str = "/var/lib/inspectd";
-/// Architectures that the two files of a pair name.
-const TEXT: &str = "qwen3vl";
-const VISION: &str = "clip";
 const SIZE_MAX: usize = 1 << 20;
 
 /// What a look has found.
@@ -139,7 +137,7 @@ fn adapted(model: &config::Model, labels: Vec<String>) -> Result<Vec<String>, St
     let Some(adapter) = &model.adapter else { return Ok(labels) };
     let open = || {
         let (text, mmproj) = (Gguf::open(&model.text)?, Gguf::open(&model.mmproj)?);
-        let hashes = [sha256(&model.text)?, sha256(&model.mmproj)?];
+        let hashes = [text.sha256()?, mmproj.sha256()?];
         Adapter::open(adapter, &text, &mmproj, [&hashes[0], &hashes[1]])
     };
     let adapter = open().map_err(|error: VlmError| error.to_string())?;
@@ -151,7 +149,7 @@ fn adapters(config: &Config) -> Vec<(String, String)> {
     let model = &config.model;
     let base = || {
         let (text, mmproj) = (Gguf::open(&model.text)?, Gguf::open(&model.mmproj)?);
-        Ok(Base::of(&text, &mmproj, [&sha256(&model.text)?, &sha256(&model.mmproj)?]))
+        Ok(Base::of(&text, &mmproj, [&text.sha256()?, &mmproj.sha256()?]))
     };
     let mut known: Option<Result<Base, VlmError>> = None;
     let mut of = |at: usize, camera: &config::Camera| {
@@ -176,22 +174,12 @@ pub(in crate::cli) fn pair(text: &Path, mmproj: &Path) -> Result<Vec<String>, (&
     let of_vision = |error: VlmError| ("model.mmproj", error.to_string());
     let (text_file, vision_file) =
         (Gguf::open(text).map_err(of_text)?, Gguf::open(mmproj).map_err(of_vision)?);
-    let is = |file: &Gguf, word: &str| file.text("general.architecture").is_ok_and(|found| found == word);
-    if is(&text_file, VISION) && is(&vision_file, TEXT) {
-        return Err((
-            "model.text",
-            "this is the vision file of the pair: text and mmproj are swapped".to_owned(),
-        ));
-    }
-    for (file, word, key, what) in [
-        (&text_file, TEXT, "model.text", "text model of a Qwen3-VL"),
-        (&vision_file, VISION, "model.mmproj", "vision model of a Qwen3-VL"),
-    ] {
-        if !is(file, word) {
-            let found = file.text("general.architecture").unwrap_or("none").to_owned();
-            return Err((key, format!("this is no {what}: its architecture is {found}, and must be {word}")));
-        }
-    }
+    kinds::check(&text_file, &vision_file).map_err(|error| {
+        let is_vision = matches!(&error, VlmError::Model { path, .. } if path == mmproj && mmproj != text);
+        // The line of the config names the file.
+        let why = if let VlmError::Model { why, .. } = &error { why.clone() } else { error.to_string() };
+        (if is_vision { "model.mmproj" } else { "model.text" }, why)
+    })?;
     let gives = vision_file.size("clip.vision.projection_dim", SIZE_MAX).map_err(of_vision)?;
     let takes = text_file.size("qwen3vl.embedding_length", SIZE_MAX).map_err(of_text)?;
     if gives != takes {

@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::ageing::Trust;
 use crate::store::free_bytes;
+use crate::vlm::gguf::Gguf;
 use crate::vlm::kernel;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -57,7 +58,9 @@ fn gb(bytes: u64) -> String {
 }
 
 fn memory(config: &Config) -> Line {
-    let size = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
+    // Of a split model all parts; what is wrong with a file is said elsewhere.
+    let alone = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
+    let size = |path: &Path| Gguf::open(path).map_or_else(|_| alone(path), |file| file.memory_bytes());
     let weights = size(&config.model.text) + size(&config.model.mmproj);
     let need = match config.model.memory_mb {
         0 => weights + ARENA_BYTES + PASS_BYTES,

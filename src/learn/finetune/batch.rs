@@ -12,7 +12,7 @@ use crate::learn::LearnError;
 use crate::vlm::VlmError;
 use crate::vlm::image::{Patches, preprocess};
 use crate::vlm::rope::{image_advance, image_positions, text_positions};
-use crate::vlm::template::Template;
+use crate::vlm::template::{Opening, Template};
 use crate::vlm::tokenizer::Tokenizer;
 use crate::vlm::vision::VisionConfig;
 
@@ -52,7 +52,7 @@ impl Maker {
     /// The text file has no vocabulary of Qwen's.
     pub(super) fn new(pair: &Pair, labels: &[String]) -> Result<Self, VlmError> {
         let tokenizer = Tokenizer::from_gguf(&pair.text)?;
-        let template = Template::new(&tokenizer)?;
+        let template = Template::from_gguf(&pair.text, &tokenizer)?;
         Ok(Self { tokenizer, template, vision: pair.vision_config.clone(), labels: labels.to_vec() })
     }
 
@@ -81,7 +81,7 @@ impl Maker {
         let patches = preprocess(&tile.picture, patch, merge, tile.min_pixels, tile.max_pixels)?;
         let (rows, cols) = (patches.grid.rows / merge, patches.grid.cols / merge);
         let prefix = self.template.prefix();
-        let question = self.template.question(&self.tokenizer, tile.question(), true)?;
+        let question = self.template.question(&self.tokenizer, tile.question(), true, Opening::Bound)?;
         let (answer, weights) = self.answer(&tile.answer(), tile.is_of_defects())?;
         let start = batch.rows.positions.len();
         batch.add_tokens(&prefix, 0);

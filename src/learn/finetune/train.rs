@@ -18,7 +18,6 @@ use super::tower::Tower;
 use super::weights::{How, Pair, Weights};
 use super::write::{self, Named};
 use crate::learn::LearnError;
-use crate::vlm::load::sha256;
 use candle_core::Device;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -100,7 +99,7 @@ pub(crate) fn train(
     keep_going: &dyn Fn() -> bool,
     tell: &mut dyn FnMut(Told),
 ) -> Result<Outcome, LearnError> {
-    let base = [sha256(wanted.pair.text.path())?, sha256(wanted.pair.mmproj.path())?];
+    let base = [wanted.pair.text.sha256()?, wanted.pair.mmproj.sha256()?];
     let mut run = Run::open(set, wanted, &base)?;
     let (resumed_at, mut first_loss, mut kept) = (run.stand.steps, None, Instant::now());
     while !run.is_done() {

@@ -13,6 +13,7 @@ use super::weights::{HELPERS, Pair, Weights};
 use crate::learn::LearnError;
 use crate::vlm::VlmError;
 use crate::vlm::adapter::{ALPHA_KEY, BASE_KEYS, KIND_KEY};
+use crate::vlm::ggml::GgmlType;
 use crate::vlm::gguf::{Gguf, TensorInfo, Value};
 use crate::vlm::load::{LABELS_KEY, PROOF_KEY};
 use crate::vlm::synth::write::{NewFile, NewTensor};
@@ -67,12 +68,11 @@ fn file(path: &Path, source: &Gguf, weights: &Weights, named: Option<Named<'_>>)
             metadata.insert(LABELS_KEY.into(), texts(named.labels));
         }
     }
-    let mut tensors: Vec<(&String, &TensorInfo)> = source.tensors.iter().collect();
-    tensors.sort_by_key(|(_, info)| info.offset);
+    let tensors = source.in_order();
     let tensor = |(name, info): &(&String, &TensorInfo)| NewTensor {
         name: (*name).clone(),
         shape: info.shape.clone(),
-        dtype: info.dtype,
+        dtype: if weights.trained.contains_key(*name) { written_as(info).into() } else { info.dtype },
     };
     let new =
         NewFile { metadata: metadata.into_iter().collect(), tensors: tensors.iter().map(tensor).collect() };
@@ -81,12 +81,21 @@ fn file(path: &Path, source: &Gguf, weights: &Weights, named: Option<Named<'_>>)
         match weights.trained.get(name) {
             Some(trained) => {
                 let tensor = trained.var.as_tensor().reshape(info.shape.as_slice())?;
-                Ok(QTensor::quantize(&tensor, info.dtype)?.data()?.into_owned())
+                Ok(QTensor::quantize(&tensor, written_as(info))?.data()?.into_owned())
             }
             None => source.bytes(name),
         }
     };
     save(path, &new, bytes)
+}
+
+/// The type in which a trained tensor is written: that which it has; of those that cannot be made here the smallest that
+/// keeps what was learnt.
+fn written_as(info: &TensorInfo) -> GgmlDType {
+    let rows_of = info.shape.last().copied().unwrap_or(0);
+    let other =
+        if rows_of.is_multiple_of(GgmlDType::Q8_0.block_size()) { GgmlDType::Q8_0 } else { GgmlDType::F16 };
+    info.dtype.candle().unwrap_or(other)
 }
 
 /// Writes a file whose tensors are made one at a time.
@@ -136,7 +145,7 @@ pub(super) fn adapter(
     let tensor = |(name, tensor): &(&String, &Tensor)| NewTensor {
         name: (*name).clone(),
         shape: tensor.dims().to_vec(),
-        dtype: GgmlDType::F32,
+        dtype: GgmlType::F32,
     };
     let new = NewFile { metadata, tensors: trained.iter().map(tensor).collect() };
     let bytes = |i: usize| -> Result<Vec<u8>, VlmError> {

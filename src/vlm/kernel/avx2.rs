@@ -22,7 +22,7 @@ mod superblocks;
 
 use super::activations::{Bits, Head, PANEL};
 use super::layout::{BLOCK, Kind, TILE_ROWS};
-use super::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, in_steps};
+use super::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, S8, in_steps};
 use super::x86::prefetch;
 use super::{Activations, Out, Packed};
 pub(super) use quantise::panel as quantise_panel;
@@ -58,6 +58,7 @@ pub(super) unsafe fn multiply(
             (Kind::Q6K, Bits::Eight) => superblocks::run::<Q6K>(w, x, rows, tiles, out),
             (Kind::Q8, _) => run::<Q8>(w, x, rows, tiles, out),
             (Kind::Q4, _) => run::<Q4>(w, x, rows, tiles, out),
+            (Kind::S8, _) => run::<S8>(w, x, rows, tiles, out),
             (Kind::Q4K, Bits::Sixteen) => run::<Q4K>(w, x, rows, tiles, out),
             (Kind::Q5K, Bits::Sixteen) => run::<Q5K>(w, x, rows, tiles, out),
             (Kind::Q6K, Bits::Sixteen) => run::<Q6K>(w, x, rows, tiles, out),
@@ -189,8 +190,9 @@ unsafe fn add_pairs<R: Read, const STEP: usize>(
         unsafe {
             for r in 0..STEP {
                 match R::FORM {
-                    Form::HalvesMinus32 => {
-                        dots[r] = [_mm256_set1_epi32((*heads.wrapping_add(r)).minus_32[quarter]); 2];
+                    Form::Halves => {
+                        let minus_32 = (*heads.wrapping_add(r)).minus_32[quarter];
+                        dots[r] = [_mm256_set1_epi32(minus_32.wrapping_mul(R::OVER / 32)); 2];
                     }
                     Form::Minus128 if quarter == 0 => {
                         dots[r] = [_mm256_set1_epi32((*heads.wrapping_add(r)).minus_128); 2];
@@ -199,12 +201,12 @@ unsafe fn add_pairs<R: Read, const STEP: usize>(
                 }
             }
             dot_pairs::<STEP>(q, 4 * quarter, x, &mut dots);
-            if R::FORM == Form::HalvesMinus32 {
+            if R::FORM == Form::Halves {
                 add_scaled(&dots, [w[0].scale[quarter], w[1].scale[quarter]], heads, sums);
             }
         }
     }
-    if R::FORM != Form::HalvesMinus32 {
+    if R::FORM != Form::Halves {
         // SAFETY: the caller's.
         unsafe { add_scaled(&dots, [w[0].scale[0], w[1].scale[0]], heads, sums) };
     }

@@ -11,7 +11,7 @@ mod superblocks;
 
 use super::activations::{Bits, Head, PANEL};
 use super::layout::{BLOCK, GROUP, Kind, TILE_ROWS};
-use super::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, Stored, in_steps};
+use super::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, S8, Stored, in_steps};
 use super::x86::{prefetch, prefetch_for_write};
 use super::{Activations, Out, Packed};
 pub(super) use quantise::panel as quantise_panel;
@@ -42,6 +42,7 @@ pub(super) unsafe fn multiply(
             (Kind::Q4K, Bits::Eight) => superblocks::run::<Q4K>(w, x, rows, tiles, out),
             (Kind::Q5K, Bits::Eight) => superblocks::run::<Q5K>(w, x, rows, tiles, out),
             (Kind::Q6K, Bits::Eight) => superblocks::run::<Q6K>(w, x, rows, tiles, out),
+            (Kind::S8, Bits::Eight) => superblocks::run::<S8>(w, x, rows, tiles, out),
             (Kind::Q8, Bits::Eight) => run::<Q8, false>(w, x, rows, tiles, out),
             (Kind::Q4, Bits::Eight) => run::<Q4, false>(w, x, rows, tiles, out),
             (Kind::Q8, Bits::Sixteen) => run::<Q8, true>(w, x, rows, tiles, out),
@@ -49,6 +50,7 @@ pub(super) unsafe fn multiply(
             (Kind::Q4K, Bits::Sixteen) => run::<Q4K, true>(w, x, rows, tiles, out),
             (Kind::Q5K, Bits::Sixteen) => run::<Q5K, true>(w, x, rows, tiles, out),
             (Kind::Q6K, Bits::Sixteen) => run::<Q6K, true>(w, x, rows, tiles, out),
+            (Kind::S8, Bits::Sixteen) => run::<S8, true>(w, x, rows, tiles, out),
         }
     }
 }
@@ -194,6 +196,12 @@ impl Cursor {
     }
 }
 
+/// What a half of a block of a row begins with, for weights whose q is too large.
+#[inline(always)]
+fn minus<R: Read>(head: &Head, half: usize) -> i32 {
+    head.minus_32[half].wrapping_mul(R::OVER / 32)
+}
+
 /// Adds the products of a block of weights with a block of `STEP` rows of activations.
 ///
 /// # Safety
@@ -224,9 +232,9 @@ unsafe fn add_block<R: Read, const STEP: usize, const WIDE: bool>(
                     sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scaled(r, w.scale[0]), sums[r]);
                 }
             }
-            Form::HalvesMinus32 => {
+            Form::Halves => {
                 for half in 0..2 {
-                    let starts = std::array::from_fn(|r| _mm512_set1_epi32(head(r).minus_32[half]));
+                    let starts = std::array::from_fn(|r| _mm512_set1_epi32(minus::<R>(head(r), half)));
                     let dots = dots::<STEP, 4, WIDE>(&w.q, at, 4 * half, starts);
                     for r in 0..STEP {
                         let scale = scaled(r, w.scale[half]);
@@ -315,20 +323,58 @@ unsafe fn bytes_as_f32(at: *const u8) -> __m512 {
     _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(at.cast()) }))
 }
 
+/// The eight groups of 32 bytes.
+///
+/// # Safety
+/// 512 bytes, aligned to 64, can be read at `at`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn bytes(at: *const u8) -> [__m512i; 8] {
+    let mut q = [_mm512_setzero_si512(); 8];
+    for (g, q) in q.iter_mut().enumerate() {
+        // SAFETY: the caller's.
+        *q = unsafe { _mm512_load_si512(at.add(g * GROUP).cast()) };
+    }
+    q
+}
+
+/// The scales of both halves of a block of Q6K and S8, times `d`.
+///
+/// # Safety
+/// `unit` points to the head of such a unit.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn half_scales(unit: *const u8, block: usize, d: __m512) -> [__m512; 2] {
+    let mut scale = [d; 2];
+    for (i, scale) in scale.iter_mut().enumerate() {
+        // SAFETY: the caller's; the offset is that of `layout`.
+        let bytes = unsafe { _mm_loadu_si128(unit.add(64 + (2 * block + i) * TILE_ROWS).cast()) };
+        *scale = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+    }
+    scale
+}
+
 impl Read for Q8 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn block(unit: *const u8, block: usize) -> Block {
-        let mut q = [_mm512_setzero_si512(); 8];
         // SAFETY: the caller's; the offsets are those of `layout`.
-        let scale = unsafe {
-            let at = unit.add(Self::KIND.main_at(block));
-            for (g, q) in q.iter_mut().enumerate() {
-                *q = _mm512_load_si512(at.add(g * GROUP).cast());
-            }
-            halves(unit.add(block * 2 * TILE_ROWS))
-        };
+        let (q, scale) =
+            unsafe { (bytes(unit.add(Self::KIND.main_at(block))), halves(unit.add(block * 2 * TILE_ROWS))) };
         Block { q, scale: [scale; 2], min: _mm512_setzero_ps() }
+    }
+}
+
+impl Read for S8 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn block(unit: *const u8, block: usize) -> Block {
+        // SAFETY: the caller's; the offsets are those of `layout`.
+        let (q, scale) = unsafe {
+            let q = bytes(unit.add(Self::KIND.main_at(block)));
+            (q, half_scales(unit, block, _mm512_loadu_ps(unit.cast())))
+        };
+        Block { q, scale, min: _mm512_setzero_ps() }
     }
 }
 
@@ -412,12 +458,8 @@ impl Read for Q6K {
                 q[side + 4] = _mm512_or_si512(q[side + 4], _mm512_and_si512(h, mask));
                 q[side + 6] = _mm512_or_si512(q[side + 6], _mm512_and_si512(_mm512_srli_epi16::<2>(h), mask));
             }
-            let d = halves(unit);
-            let half = |i: usize| {
-                let bytes = _mm_loadu_si128(unit.add(64 + (2 * block + i) * TILE_ROWS).cast());
-                _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)))
-            };
-            Block { q, scale: [half(0), half(1)], min: _mm512_setzero_ps() }
+            let scale = half_scales(unit, block, halves(unit));
+            Block { q, scale, min: _mm512_setzero_ps() }
         }
     }
 }

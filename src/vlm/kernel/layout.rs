@@ -10,9 +10,10 @@
 //! | Q4 | 64 | scale f16 x 16, for 2 blocks; q in nibbles (low: groups 0..4, high: groups 4..8) |
 //! | Q4K | 256 | d, dmin f16 x 16; scales and mins u8 x 16, for 8 blocks; nibbles as Q4 |
 //! | Q5K | 256 | as Q4K, and behind the nibbles of all blocks the fifth bits: 64 bytes a block, bit g of group g |
+//! | S8 | 256 | d f32 x 16; scales i8 x 16, for 16 half blocks; q + 128 in 8 bits |
 //! | Q6K | 256 | d f16 x 16 and 32 bytes of nothing; scales i8 x 16, for 16 half blocks; nibbles as Q4; 128 bytes a block of 2-bit highs: byte pair g % 2, bits 2 (g / 2) of group g |
 
-use candle_core::quantized::GgmlDType;
+use crate::vlm::ggml::GgmlType;
 
 /// Rows of a tile: the 32-bit lanes of a 512-bit register.
 pub const TILE_ROWS: usize = 16;
@@ -31,17 +32,19 @@ pub(super) enum Kind {
     Q4K,
     Q5K,
     Q6K,
+    S8,
 }
 
 impl Kind {
     /// The kind that holds a quantisation of ggml without loss, if there is one.
-    pub(super) const fn of(dtype: GgmlDType) -> Option<Self> {
+    pub(super) const fn of(dtype: GgmlType) -> Option<Self> {
         Some(match dtype {
-            GgmlDType::Q8_0 => Self::Q8,
-            GgmlDType::Q4_0 => Self::Q4,
-            GgmlDType::Q4K => Self::Q4K,
-            GgmlDType::Q5K => Self::Q5K,
-            GgmlDType::Q6K => Self::Q6K,
+            GgmlType::Q8_0 | GgmlType::Q5_0 | GgmlType::Iq4Nl => Self::Q8,
+            GgmlType::Q4_0 => Self::Q4,
+            GgmlType::Q4K => Self::Q4K,
+            GgmlType::Q5K => Self::Q5K,
+            GgmlType::Q6K | GgmlType::Q3K | GgmlType::Iq3S | GgmlType::Iq3Xxs => Self::Q6K,
+            GgmlType::Iq4Xs | GgmlType::Iq2S | GgmlType::Iq2Xs | GgmlType::Iq2Xxs => Self::S8,
             _ => return None,
         })
     }
@@ -50,7 +53,7 @@ impl Kind {
     pub(super) const fn unit(self) -> usize {
         match self {
             Self::Q8 | Self::Q4 => 64,
-            Self::Q4K | Self::Q5K | Self::Q6K => SUPERBLOCK,
+            Self::Q4K | Self::Q5K | Self::Q6K | Self::S8 => SUPERBLOCK,
         }
     }
 
@@ -59,14 +62,14 @@ impl Kind {
         match self {
             Self::Q8 | Self::Q4 => 64,
             Self::Q4K | Self::Q5K => 64 + 2 * 8 * TILE_ROWS,
-            Self::Q6K => 64 + 16 * TILE_ROWS,
+            Self::Q6K | Self::S8 => 64 + 16 * TILE_ROWS,
         }
     }
 
     /// Bytes of a block's main integers: bytes or nibbles.
     pub(super) const fn block_bytes(self) -> usize {
         match self {
-            Self::Q8 => 8 * GROUP,
+            Self::Q8 | Self::S8 => 8 * GROUP,
             _ => 4 * GROUP,
         }
     }

@@ -17,7 +17,7 @@ mod read;
 
 use super::activations::{Bits, PANEL};
 use super::layout::{BLOCK, Kind, TILE_ROWS};
-use super::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, in_steps};
+use super::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, S8, in_steps};
 use super::{Activations, Out, Packed};
 use dots::{DotProduct, Dots, I8mm, Integers};
 use read::Read;
@@ -84,6 +84,7 @@ unsafe fn multiply<D: Dots>(w: &Packed, x: &Activations, rows: Range<usize>, til
             Kind::Q4K => run::<D, Q4K>(w, x, rows, tiles, out),
             Kind::Q5K => run::<D, Q5K>(w, x, rows, tiles, out),
             Kind::Q6K => run::<D, Q6K>(w, x, rows, tiles, out),
+            Kind::S8 => run::<D, S8>(w, x, rows, tiles, out),
         }
     }
 }
@@ -182,7 +183,7 @@ unsafe fn add_block<D: Dots, R: Read, const WIDE: bool, const STEP: usize>(
         for (r, sum) in sums.iter_mut().enumerate() {
             let head = x.heads.get_unchecked(at.wrapping_add(r));
             let [first, second] = dots[r];
-            if R::FORM == Form::HalvesMinus32 {
+            if R::FORM == Form::Halves {
                 for (dot, scale) in [(first, scales.scale[0]), (second, scales.scale[1])] {
                     *sum = vfmaq_f32(*sum, vcvtq_f32_s32(dot), vmulq_n_f32(scale, head.scale));
                 }

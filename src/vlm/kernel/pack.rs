@@ -1,9 +1,13 @@
 //! Brings ggml's blocks into tiles, and single rows back.
 //!
+//! Types that have no kind of their own are brought into one that holds their very values: `Q5_0` and `IQ4_NL` into bytes,
+//! `Q3_K`, `IQ3_S` and `IQ3_XXS` into six bits, the other IQ types into bytes with scales of the kind of `Q6_K`.
+//!
 //! The layouts of the blocks: ggml-quants.h and ggml-quants.c of ggml-org/ggml.
 
 use super::layout::{BLOCK, GROUP, Kind, TILE_ROWS};
-use candle_core::quantized::GgmlDType;
+use crate::vlm::ggml::GgmlType;
+use crate::vlm::ggml::values::{Block, Superblock, block, scale, superblock};
 use half::f16;
 use rayon::prelude::*;
 
@@ -38,9 +42,10 @@ struct Unit {
 
 impl Packed {
     /// Packs the blocks of a tensor; `None` when its kind or its sizes have no tiles.
-    pub fn pack(dtype: GgmlDType, bytes: &[u8], n: usize, k: usize) -> Option<Self> {
-        let kind = Kind::of(dtype)?;
-        let row_bytes = k / dtype.block_size() * dtype.type_size();
+    pub fn pack(dtype: impl Into<GgmlType>, bytes: &[u8], n: usize, k: usize) -> Option<Self> {
+        let dtype = dtype.into();
+        let kind = kind_of(dtype, bytes)?;
+        let row_bytes = k / dtype.block() * dtype.block_bytes();
         if !n.is_multiple_of(TILE_ROWS) || !k.is_multiple_of(kind.unit()) || bytes.len() != n * row_bytes {
             return None;
         }
@@ -54,11 +59,18 @@ impl Packed {
                 let source = &bytes[(tile * TILE_ROWS + row) * row_bytes..][..row_bytes];
                 let units = source.chunks_exact(unit_source).zip(out.chunks_exact_mut(kind.unit_bytes()));
                 for (source, out) in units {
-                    read_unit(kind, source).write(kind, row, out);
+                    read_unit(dtype, kind, source).write(kind, row, out);
                 }
             }
         });
         Some(Self { n, k, kind, lines })
+    }
+
+    /// Bytes that `pack` makes of a matrix `[n, k]`; `None` where it makes no tiles.
+    pub(crate) fn bytes_for(dtype: GgmlType, n: usize, k: usize) -> Option<usize> {
+        let kind =
+            Kind::of(dtype).filter(|kind| n.is_multiple_of(TILE_ROWS) && k.is_multiple_of(kind.unit()))?;
+        Some(n / TILE_ROWS * (k / kind.unit()) * kind.unit_bytes())
     }
 
     /// Number of tiles.
@@ -89,6 +101,17 @@ impl Packed {
     }
 }
 
+/// The kind that holds these blocks without loss: of six bits only where every scale is an f16, which half of a tiny one
+/// need not be.
+fn kind_of(dtype: GgmlType, bytes: &[u8]) -> Option<Kind> {
+    let kind = Kind::of(dtype)?;
+    let is_half = |s: &[u8]| f16::from_f32(scale(dtype, s)).to_f32() == scale(dtype, s);
+    let widens = kind == Kind::Q6K
+        && dtype.is_of_superblocks()
+        && !bytes.chunks_exact(dtype.block_bytes()).all(is_half);
+    Some(if widens { Kind::S8 } else { kind })
+}
+
 fn half_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
@@ -117,10 +140,22 @@ fn value_at(kind: Kind, unit: &[u8], row: usize, i: usize) -> f32 {
             let scale = f32::from(unit[64 + i / 16 * TILE_ROWS + row] as i8);
             half_at(unit, row * 2) * scale * (f32::from(low(group) | high << 4) - 32.0)
         }
+        Kind::S8 => {
+            let d = f32::from_le_bytes([0, 1, 2, 3].map(|i| unit[row * 4 + i]));
+            let scale = f32::from(unit[64 + i / 16 * TILE_ROWS + row] as i8);
+            d * scale * (f32::from(main[group * GROUP + place]) - 128.0)
+        }
     }
 }
 
 impl Unit {
+    /// Signed values from `at` on, as unsigned ones that are too large by `over`.
+    fn put_signed(&mut self, at: usize, values: &[i8], over: u8) {
+        for (q, value) in self.q[at..].iter_mut().zip(values) {
+            *q = over.wrapping_add(*value as u8);
+        }
+    }
+
     /// Puts the row's values where its tile wants them.
     fn write(&self, kind: Kind, row: usize, out: &mut [u8]) {
         match kind {
@@ -137,8 +172,9 @@ impl Unit {
                     out[64 + (8 + block) * TILE_ROWS + row] = self.mins[block];
                 }
             }
-            Kind::Q6K => {
-                out[row * 2..][..2].copy_from_slice(&self.d[..2]);
+            Kind::Q6K | Kind::S8 => {
+                let width = if kind == Kind::S8 { 4 } else { 2 };
+                out[row * width..][..width].copy_from_slice(&self.d[..width]);
                 for half in 0..16 {
                     out[64 + half * TILE_ROWS + row] = self.scales[half];
                 }
@@ -153,7 +189,7 @@ impl Unit {
             let mut put = |g: usize, word: u32| {
                 main[g * GROUP + 4 * row..][..4].copy_from_slice(&word.to_le_bytes());
             };
-            if kind == Kind::Q8 {
+            if matches!(kind, Kind::Q8 | Kind::S8) {
                 (0..8).for_each(|g| put(g, word(g)));
                 continue;
             }
@@ -171,8 +207,29 @@ impl Unit {
 }
 
 /// Reads one unit of one row from ggml's blocks.
-fn read_unit(kind: Kind, s: &[u8]) -> Unit {
+fn read_unit(dtype: GgmlType, kind: Kind, s: &[u8]) -> Unit {
     let mut u = Unit { q: [0; 256], d: [0; 4], scales: [0; 16], mins: [0; 8] };
+    if dtype.is_of_blocks() {
+        for (i, s) in s.chunks_exact(dtype.block_bytes()).enumerate() {
+            let Block { d, q } = block(dtype, s);
+            u.d[i * 2..][..2].copy_from_slice(&d);
+            u.put_signed(i * BLOCK, &q, 128);
+        }
+        return u;
+    }
+    if dtype.is_of_superblocks() {
+        let Superblock { d, scales, q } = superblock(dtype, s);
+        u.scales = scales.map(|scale| scale as u8);
+        if kind == Kind::S8 {
+            u.d = d.to_le_bytes();
+            u.put_signed(0, &q, 128);
+        } else {
+            // An f16 holds it: `kind_of` has looked.
+            u.d[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+            u.put_signed(0, &q, 32);
+        }
+        return u;
+    }
     match kind {
         Kind::Q8 => {
             for (block, s) in s.chunks_exact(34).enumerate() {
@@ -219,6 +276,7 @@ fn read_unit(kind: Kind, s: &[u8]) -> Unit {
                 }
             }
         }
+        Kind::S8 => unreachable!("no type of ggml has this form by itself"),
     }
     u
 }

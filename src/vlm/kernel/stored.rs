@@ -9,14 +9,16 @@ pub(super) enum Form {
     Minimum,
     /// value = scale * (q - 128).
     Minus128,
-    /// value = scale * (q - 32), with a scale for each half of a block.
-    HalvesMinus32,
+    /// value = scale * (q - [`Stored::OVER`]), with a scale for each half of a block.
+    Halves,
 }
 
 /// A kind of weights as a type, so that each has a kernel of its own.
 pub(super) trait Stored {
     const KIND: Kind;
     const FORM: Form;
+    /// What q is too large by, of [`Form::Halves`].
+    const OVER: i32 = 32;
 }
 
 pub(super) struct Q8;
@@ -24,6 +26,7 @@ pub(super) struct Q4;
 pub(super) struct Q4K;
 pub(super) struct Q5K;
 pub(super) struct Q6K;
+pub(super) struct S8;
 
 impl Stored for Q8 {
     const KIND: Kind = Kind::Q8;
@@ -47,7 +50,13 @@ impl Stored for Q5K {
 
 impl Stored for Q6K {
     const KIND: Kind = Kind::Q6K;
-    const FORM: Form = Form::HalvesMinus32;
+    const FORM: Form = Form::Halves;
+}
+
+impl Stored for S8 {
+    const KIND: Kind = Kind::S8;
+    const FORM: Form = Form::Halves;
+    const OVER: i32 = 128;
 }
 
 /// Walks `$rows` in steps, the largest first, each as often as it fits: `$row` is the first row of the

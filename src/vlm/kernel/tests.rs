@@ -2,18 +2,75 @@
 
 use super::layout::Kind;
 use super::*;
+use crate::vlm::ggml::GgmlType;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-const KINDS: [GgmlDType; 5] =
-    [GgmlDType::Q8_0, GgmlDType::Q4_0, GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K];
+/// One that candle quantises for each kind but S8, and all that nobody here quantises.
+const KINDS: [GgmlType; 13] = [
+    GgmlType::Q8_0,
+    GgmlType::Q4_0,
+    GgmlType::Q4K,
+    GgmlType::Q5K,
+    GgmlType::Q6K,
+    GgmlType::Q5_0,
+    GgmlType::Q3K,
+    GgmlType::Iq4Nl,
+    GgmlType::Iq4Xs,
+    GgmlType::Iq3S,
+    GgmlType::Iq3Xxs,
+    GgmlType::Iq2Xs,
+    GgmlType::Iq2S,
+];
 
-/// A random matrix as candle quantises it, and in tiles.
-fn pair(dtype: GgmlDType, n: usize, k: usize) -> (Tensor, Packed) {
+/// A random matrix as candle quantises it, or as random blocks, and in tiles.
+fn pair(kind: impl Into<GgmlType>, n: usize, k: usize) -> (Tensor, Packed) {
+    let kind = kind.into();
+    let Some(dtype) = kind.candle() else { return of_blocks(kind, n, k) };
     let weights = Tensor::randn(0f32, 0.3, (n, k), &Device::Cpu).unwrap();
     let quantised = QTensor::quantize(&weights, dtype).unwrap();
-    let packed = Packed::pack(dtype, &quantised.data().unwrap(), n, k).unwrap();
+    let packed = Packed::pack(kind, &quantised.data().unwrap(), n, k).unwrap();
     (quantised.dequantize(&Device::Cpu).unwrap(), packed)
+}
+
+/// Random blocks of a type whose scale comes first.
+fn of_blocks(kind: GgmlType, n: usize, k: usize) -> (Tensor, Packed) {
+    let mut bytes: Vec<u8> =
+        Tensor::rand(0f32, 255.99, n * k / kind.block() * kind.block_bytes(), &Device::Cpu)
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()
+            .into_iter()
+            .map(|v| v as u8)
+            .collect();
+    let width = kind.values(&with_scale(&bytes, kind, 1.0)).unwrap().iter().map(|v| v * v).sum::<f32>();
+    let d = 0.3 / (width / (n * k) as f32).sqrt();
+    bytes = with_scale(&bytes, kind, d);
+    let values = Tensor::from_vec(kind.values(&bytes).unwrap(), (n, k), &Device::Cpu).unwrap();
+    (values, Packed::pack(kind, &bytes, n, k).unwrap())
+}
+
+fn with_scale(bytes: &[u8], kind: GgmlType, d: f32) -> Vec<u8> {
+    let d = half::f16::from_f32(d).to_le_bytes();
+    bytes.chunks_exact(kind.block_bytes()).flat_map(|block| [&d[..], &block[2..]].concat()).collect()
+}
+
+/// Scales that an f16 holds no half of are kept in f32.
+#[test]
+fn the_smallest_scales_are_exact() {
+    for kind in [GgmlType::Iq3Xxs, GgmlType::Iq4Xs, GgmlType::Iq2Xxs, GgmlType::Iq4Nl] {
+        for d in [2f32.powi(-24), 3.0 * 2f32.powi(-24), 0.25] {
+            let bytes: Vec<u8> =
+                (0..16 * 256 / kind.block() * kind.block_bytes()).map(|i| (i * 37 % 251) as u8).collect();
+            let bytes = with_scale(&bytes, kind, d);
+            let packed = Packed::pack(kind, &bytes, 16, 256).unwrap();
+            let (mut row, expected) = (vec![0.0; 256], kind.values(&bytes).unwrap());
+            for (i, expected) in expected.chunks_exact(256).enumerate() {
+                packed.row(i, &mut row);
+                assert_eq!(row, expected, "{kind:?} {d}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -159,7 +216,7 @@ fn every_path_quantises_alike() {
 /// saturate.
 #[test]
 fn no_sum_of_the_largest_products_overflows() {
-    for dtype in KINDS {
+    for dtype in KINDS.into_iter().filter_map(GgmlType::candle) {
         for bits in [Bits::Eight, Bits::Sixteen] {
             for (weight, value) in [(1.0f32, 1.0f32), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)] {
                 // One value of the other sign gives a K-quant a minimum, and so the largest q.
@@ -222,7 +279,13 @@ fn sizes_without_tiles_are_refused() {
     assert!(Packed::pack(GgmlDType::Q8_0, &bytes, 31, 192).is_none());
     assert!(Packed::pack(GgmlDType::Q8_0, &bytes, 64, 96).is_none());
     assert!(Packed::pack(GgmlDType::Q2K, &bytes, 32, 192).is_none());
-    assert_eq!(Kind::of(GgmlDType::F32), None);
+    assert_eq!(Kind::of(GgmlType::F32), None);
+    for kind in KINDS {
+        let (_, packed) = pair(kind, 32, 512);
+        assert_eq!(Packed::bytes_for(kind, 32, 512), Some(packed.bytes()));
+    }
+    assert_eq!(Packed::bytes_for(GgmlType::Iq4Xs, 16, 256).map(|n| n * 8), Some(35328), "8.625 bits a value");
+    assert_eq!(Packed::bytes_for(GgmlType::Q4K, 16, 128), None);
 }
 
 /// A product by a path, of activations that share their scales as that path wants.

@@ -16,6 +16,7 @@ use crate::vlm::prompt::Prompt;
 use crate::vlm::rope::image_advance;
 use crate::vlm::sample::Sampler;
 use crate::vlm::sequence::{Chunk, Read, Sequence, StopWords, force};
+use crate::vlm::template::Opening;
 use crate::vlm::turn::{Turn, segments};
 use crate::vlm::{Ask, Job};
 use llguidance::Matcher;
@@ -125,7 +126,8 @@ impl Run<'_> {
 
     fn question(&self, ask: &Ask, e: &Encoded) -> Result<Vec<u32>, VlmError> {
         let m = &self.engine.model;
-        m.template.question(&m.tokenizer, &ask.text, !e.pictures.is_empty())
+        let opening = Opening::of(&ask.form);
+        m.template.question(&m.tokenizer, &ask.text, !e.pictures.is_empty(), opening)
     }
 
     /// The rows of the prefix that a job stands after: a clip's first time comes before its first
@@ -263,7 +265,7 @@ impl Run<'_> {
     }
 
     /// The rows that conversations may take: whatever they do, the line finds room.
-    fn conversations_max(&self) -> usize {
+    pub(super) fn conversations_max(&self) -> usize {
         self.engine.arena.capacity() / 2
     }
 
@@ -304,7 +306,7 @@ impl Run<'_> {
         taken: usize,
     ) -> Result<Option<Sequence>, VlmError> {
         let model = &self.engine.model;
-        let segments = segments(&model.template, &model.tokenizer, turns, &ask.text)?;
+        let segments = segments(&model.template, &model.tokenizer, turns, &ask.text, Opening::of(&ask.form))?;
         let start = self.queue.open[&e.job].beside.as_ref().map_or(START, |beside| beside.start);
         let mut prompt = Prompt::new(start, segments, &e.pictures, &e.hashes, model.template.image_pad);
         let opened = self.open(ask, &mut prompt.rest)?;

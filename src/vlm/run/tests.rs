@@ -3,9 +3,10 @@
 use super::*;
 use crate::vlm::engine::EngineOptions;
 use crate::vlm::turn::{Content, Role, Turn};
-use crate::vlm::{Ask, Finish, Form, Qwen3Vl, Steps};
+use crate::vlm::{Ask, ClipFrame, Finish, Form, Qwen3Vl, Steps};
 use candle_core::Device;
 use std::path::Path;
+use std::time::Duration;
 
 /// Ranks of a part and of a guest.
 const LINE: Rank = Rank { class: 0, due: 0 };
@@ -257,4 +258,34 @@ fn pixels_come_back_from_their_patches() {
     let pixels = patches.pixels(16, 2);
     let gap = pixels.iter().zip(image.as_raw()).map(|(a, b)| (a - f32::from(*b)).abs()).fold(0.0, f32::max);
     assert!(pixels.len() == image.as_raw().len() && gap < 1e-3, "off by {gap}");
+}
+
+#[test]
+fn what_finds_no_room_is_refused_before_the_tower_sees_it() {
+    let Content::Image(image) = picture(1) else { unreachable!("it is a picture") };
+    let frame = |ms| ClipFrame { image: Arc::clone(&image), at: Duration::from_millis(ms) };
+    let shown = [
+        Shown::Images(vec![Arc::clone(&image); 2]),
+        Shown::Images(vec![]),
+        Shown::Clip([0, 250, 500].map(frame).to_vec()),
+        Shown::Turns(conversation()),
+    ];
+    for shown in shown {
+        let mut model = model(2000);
+        let mut asked = |tokens: usize| {
+            model.submit(9, LINE, job(shown.clone(), Ask::new("What is it?", Form::Free, tokens)));
+            let mut out = vec![];
+            while out.is_empty() {
+                assert!(model.step(&mut out) || !out.is_empty(), "it is answered");
+            }
+            out.remove(0)
+        };
+        let many = asked(5000);
+        let Err(VlmError::TooLong { needed, available }) = many.answers[0] else { panic!("{many:?}") };
+        let most = 5000 - (needed - available);
+        let over = asked(most + 1);
+        assert!(matches!(over.answers[0], Err(VlmError::TooLong { needed, .. }) if needed == available + 1));
+        assert_eq!((many.timing.vision_ms, over.timing.vision_ms), (0.0, 0.0), "{shown:?}");
+        assert!(asked(most).answers[0].is_ok(), "what fits to the last row is answered: {shown:?}");
+    }
 }

@@ -4,7 +4,7 @@
 
 use super::write::NewTensor;
 use super::{BIAS_STD, NORM_SPREAD};
-use candle_core::quantized::GgmlDType;
+use crate::vlm::ggml::GgmlType;
 use half::{bf16, f16};
 use rand::RngCore;
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ const SCALE_RMS: f32 = 48.38;
 
 /// The values of one tensor.
 pub(super) struct Blocks<'a, R> {
-    dtype: GgmlDType,
+    dtype: GgmlType,
     blocks: usize,
     mean: f32,
     std: f32,
@@ -38,7 +38,7 @@ impl<'a, R: RngCore> Blocks<'a, R> {
         } else {
             (0.0, BIAS_STD)
         };
-        Self { dtype: t.dtype, blocks: t.elements() / t.dtype.block_size(), mean, std, rng }
+        Self { dtype: t.dtype, blocks: t.elements() / t.dtype.block(), mean, std, rng }
     }
 
     /// Writes all blocks.
@@ -46,7 +46,7 @@ impl<'a, R: RngCore> Blocks<'a, R> {
     /// # Errors
     /// The writer's; `Unsupported` for a quantisation that nothing here asks for.
     pub(super) fn write(self, out: &mut dyn Write) -> io::Result<()> {
-        let bytes = self.dtype.type_size();
+        let bytes = self.dtype.block_bytes();
         let mut left = self.blocks;
         let mut chunk = vec![0; CHUNK_BYTES / bytes * bytes];
         let finish = finisher(self.dtype, self.mean, self.std)?;
@@ -66,34 +66,36 @@ impl<'a, R: RngCore> Blocks<'a, R> {
 /// as their chance.
 type Finish = Box<dyn Fn(&mut [u8])>;
 
-fn finisher(dtype: GgmlDType, mean: f32, std: f32) -> io::Result<Finish> {
+fn finisher(dtype: GgmlType, mean: f32, std: f32) -> io::Result<Finish> {
     // Standard deviation of `n` equally likely neighbouring whole numbers.
     let spread = |n: f32| ((n * n - 1.0) / 12.0).sqrt();
     Ok(match dtype {
-        GgmlDType::F32 => Box::new(move |b| {
+        GgmlType::F32 => Box::new(move |b| {
             let x = uniform(u16::from_le_bytes([b[0], b[1]]), mean, std);
             b.copy_from_slice(&x.to_le_bytes());
         }),
-        GgmlDType::F16 => Box::new(move |b| {
+        GgmlType::F16 => Box::new(move |b| {
             let x = uniform(u16::from_le_bytes([b[0], b[1]]), mean, std);
             b.copy_from_slice(&f16::from_f32(x).to_le_bytes());
         }),
-        GgmlDType::BF16 => Box::new(move |b| {
+        GgmlType::Bf16 => Box::new(move |b| {
             let x = uniform(u16::from_le_bytes([b[0], b[1]]), mean, std);
             b.copy_from_slice(&bf16::from_f32(x).to_le_bytes());
         }),
         // d f16, quants: the sign of d takes the mean of -0.5 out.
-        GgmlDType::Q4_0 => Box::new(move |b| put_signed(b, 0, std / spread(16.0))),
-        GgmlDType::Q8_0 => Box::new(move |b| put_signed(b, 0, std / spread(256.0))),
+        GgmlType::Q4_0 => Box::new(move |b| put_signed(b, 0, std / spread(16.0))),
+        GgmlType::Q8_0 => Box::new(move |b| put_signed(b, 0, std / spread(256.0))),
         // d f16, dmin f16, 12 bytes of scales and minima, quants 0..=15 (Q5_K: 0..=31).
-        GgmlDType::Q4K => Box::new(move |b| put_k(b, std / spread(16.0), 7.5)),
-        GgmlDType::Q5K => Box::new(move |b| put_k(b, std / spread(32.0), 15.5)),
+        GgmlType::Q4K => Box::new(move |b| put_k(b, std / spread(16.0), 7.5)),
+        GgmlType::Q5K => Box::new(move |b| put_k(b, std / spread(32.0), 15.5)),
         // 192 bytes of quants -32..=31, 16 scales i8, d f16.
-        GgmlDType::Q6K => Box::new(move |b| {
+        GgmlType::Q6K => Box::new(move |b| {
             b[192..208].iter_mut().for_each(|s| *s = scale(*s));
             put_signed(b, 208, std / spread(64.0) / SCALE_RMS);
         }),
-        other => return Err(io::Error::new(io::ErrorKind::Unsupported, format!("no random {other:?}"))),
+        other => {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("no random {}", other.name())));
+        }
     })
 }
 

@@ -6,21 +6,21 @@ use candle_core::Device;
 use candle_core::quantized::{QStorage, QTensor};
 use std::borrow::Cow;
 
-fn values(dtype: GgmlDType, rows: usize, cols: usize) -> Vec<f32> {
+fn values(dtype: GgmlType, rows: usize, cols: usize) -> Vec<f32> {
     let t = matrix("w", rows, cols, dtype);
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut bytes = vec![];
     Blocks::of(&t, &mut rng).write(&mut bytes).unwrap();
     assert_eq!(bytes.len(), t.bytes());
-    let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, dtype).unwrap();
+    let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, dtype.candle().unwrap()).unwrap();
     let tensor = QTensor::new(storage, (rows, cols)).unwrap();
     tensor.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[test]
 fn weights_have_mean_0_and_variance_1_over_in() {
-    use GgmlDType::{BF16, F16, F32, Q4_0, Q4K, Q5K, Q6K, Q8_0};
-    for dtype in [Q4_0, Q8_0, Q4K, Q5K, Q6K, F16, BF16, F32] {
+    use GgmlType::{Bf16, F16, F32, Q4_0, Q4K, Q5K, Q6K, Q8_0};
+    for dtype in [Q4_0, Q8_0, Q4K, Q5K, Q6K, F16, Bf16, F32] {
         let v = values(dtype, 256, 1024);
         let mean = v.iter().sum::<f32>() / v.len() as f32;
         let std = (v.iter().map(|x| x * x).sum::<f32>() / v.len() as f32).sqrt();
@@ -35,9 +35,9 @@ fn the_mix_is_llama_cpps() {
     let file = text_file(&Shape::named("4b").unwrap(), Quant::Q4KM, &Vocabulary::bytes());
     let count =
         |end: &str, dtype| file.tensors.iter().filter(|t| t.name.ends_with(end) && t.dtype == dtype).count();
-    assert_eq!((count("attn_v.weight", GgmlDType::Q6K), count("attn_v.weight", GgmlDType::Q4K)), (18, 18));
-    assert_eq!(count("ffn_down.weight", GgmlDType::Q6K), 18);
-    assert_eq!(count("token_embd.weight", GgmlDType::Q6K), 1);
+    assert_eq!((count("attn_v.weight", GgmlType::Q6K), count("attn_v.weight", GgmlType::Q4K)), (18, 18));
+    assert_eq!(count("ffn_down.weight", GgmlType::Q6K), 18);
+    assert_eq!(count("token_embd.weight", GgmlType::Q6K), 1);
     // The published Qwen3-VL-4B Q4_K_M has 2.50 GB.
     let bytes: usize = file.tensors.iter().map(NewTensor::bytes).sum();
     assert!((2.45e9..2.55e9).contains(&(bytes as f64)), "{bytes}");
@@ -47,7 +47,7 @@ fn the_mix_is_llama_cpps() {
 fn the_8b_tower_keeps_its_odd_rows_in_f16() {
     let file = vision_file(&Shape::named("8b").unwrap(), Quant::Q4KM);
     let down = file.tensors.iter().find(|t| t.name == "v.blk.0.ffn_down.weight").unwrap();
-    assert_eq!((down.dtype, &down.shape[..]), (GgmlDType::F16, &[1152, 4304][..]));
+    assert_eq!((down.dtype, &down.shape[..]), (GgmlType::F16, &[1152, 4304][..]));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Writes GGUF version 3: header first, then the tensors one after the other, never two in memory.
 
+use crate::vlm::ggml::GgmlType;
 use crate::vlm::gguf::Value;
-use candle_core::quantized::GgmlDType;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -27,7 +27,7 @@ pub struct NewTensor {
     /// Rows first, as `TensorInfo::shape`.
     pub shape: Vec<usize>,
     /// How its values are stored.
-    pub dtype: GgmlDType,
+    pub dtype: GgmlType,
 }
 
 impl NewTensor {
@@ -38,7 +38,7 @@ impl NewTensor {
 
     /// Bytes in the file.
     pub fn bytes(&self) -> usize {
-        self.elements() / self.dtype.block_size() * self.dtype.type_size()
+        self.elements() / self.dtype.block() * self.dtype.block_bytes()
     }
 }
 
@@ -55,7 +55,7 @@ impl NewFile {
             put_text(&mut out, &t.name);
             out.extend((t.shape.len() as u32).to_le_bytes());
             t.shape.iter().rev().for_each(|n| out.extend((*n as u64).to_le_bytes()));
-            out.extend(number(t.dtype).to_le_bytes());
+            out.extend(t.dtype.number().to_le_bytes());
             out.extend(offset.to_le_bytes());
             offset = (offset + t.bytes() as u64).next_multiple_of(ALIGNMENT);
         }
@@ -163,26 +163,5 @@ fn put(out: &mut Vec<u8>, value: &Value) {
             out.extend((items.len() as u64).to_le_bytes());
             items.iter().for_each(|item| put(out, item));
         }
-    }
-}
-
-/// ggml.h's `enum ggml_type`.
-const fn number(dtype: GgmlDType) -> u32 {
-    match dtype {
-        GgmlDType::F32 => 0,
-        GgmlDType::F16 => 1,
-        GgmlDType::Q4_0 => 2,
-        GgmlDType::Q4_1 => 3,
-        GgmlDType::Q5_0 => 6,
-        GgmlDType::Q5_1 => 7,
-        GgmlDType::Q8_0 => 8,
-        GgmlDType::Q8_1 => 9,
-        GgmlDType::Q2K => 10,
-        GgmlDType::Q3K => 11,
-        GgmlDType::Q4K => 12,
-        GgmlDType::Q5K => 13,
-        GgmlDType::Q6K => 14,
-        GgmlDType::Q8K => 15,
-        GgmlDType::BF16 => 30,
     }
 }

@@ -3,7 +3,7 @@
 use super::HALF_ROWS;
 use crate::vlm::kernel::activations::Sums;
 use crate::vlm::kernel::layout::{GROUP, TILE_ROWS};
-use crate::vlm::kernel::stored::{Q4, Q4K, Q5K, Q6K, Q8, Stored};
+use crate::vlm::kernel::stored::{Q4, Q4K, Q5K, Q6K, Q8, S8, Stored};
 use std::arch::x86_64::*;
 
 /// A block of 32 values of eight rows: unsigned bytes, group by group.
@@ -91,17 +91,48 @@ unsafe fn nibbles(at: *const u8, half: usize) -> Groups {
     q
 }
 
+/// The eight groups of 32 bytes.
+///
+/// # Safety
+/// 512 bytes, aligned to 64, can be read at `at`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn bytes(at: *const u8, half: usize) -> Groups {
+    let mut q = [_mm256_setzero_si256(); 8];
+    for (g, q) in q.iter_mut().enumerate() {
+        // SAFETY: the caller's.
+        *q = unsafe { half_group(at.wrapping_add(g * GROUP), half) };
+    }
+    q
+}
+
+impl Read for S8 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
+        // SAFETY: the caller's; the offset is that of `layout`.
+        unsafe { bytes(unit.wrapping_add(Self::KIND.main_at(block)), half) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn scales(unit: *const u8, block: usize, half: usize) -> Scales {
+        // SAFETY: as above.
+        let scale = unsafe {
+            let d = _mm256_loadu_ps(unit.wrapping_add(4 * half * HALF_ROWS).cast());
+            let at = unit.wrapping_add(64 + 2 * block * TILE_ROWS + half * HALF_ROWS);
+            [_mm256_mul_ps(d, signed(at)), _mm256_mul_ps(d, signed(at.wrapping_add(TILE_ROWS)))]
+        };
+        Scales { scale, min: _mm256_setzero_ps() }
+    }
+}
+
 impl Read for Q8 {
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn groups(unit: *const u8, block: usize, half: usize) -> Groups {
-        let at = unit.wrapping_add(Self::KIND.main_at(block));
-        let mut q = [_mm256_setzero_si256(); 8];
-        for (g, q) in q.iter_mut().enumerate() {
-            // SAFETY: the caller's; the offsets are those of `layout`.
-            *q = unsafe { half_group(at.wrapping_add(g * GROUP), half) };
-        }
-        q
+        // SAFETY: the caller's; the offset is that of `layout`.
+        unsafe { bytes(unit.wrapping_add(Self::KIND.main_at(block)), half) }
     }
 
     #[inline]

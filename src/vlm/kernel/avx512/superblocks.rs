@@ -8,7 +8,7 @@
 //!
 //! Both add up in the same order, so that a row gives the same bits among few and among many.
 
-use super::{Block, Cursor, Read, dots};
+use super::{Block, Cursor, Read, dots, minus};
 use crate::vlm::kernel::activations::Shared;
 use crate::vlm::kernel::layout::{BLOCK, SUPERBLOCK};
 use crate::vlm::kernel::stored::{Form, in_steps};
@@ -159,9 +159,9 @@ unsafe fn add_block<R: Read, const ROWS: usize>(
         // SAFETY: the caller's.
         unsafe {
             let head = &*at.heads;
-            if R::FORM == Form::HalvesMinus32 {
+            if R::FORM == Form::Halves {
                 for half in 0..2 {
-                    let start = _mm512_set1_epi32(head.minus_32[half]);
+                    let start = _mm512_set1_epi32(minus::<R>(head, half));
                     let [dot] = dots::<1, 4, false>(&w.q, at, 4 * half, [start]);
                     sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), w.scale[half], sums[r]);
                 }

@@ -2,7 +2,7 @@
 
 use super::LANES;
 use crate::vlm::kernel::layout::{GROUP, TILE_ROWS};
-use crate::vlm::kernel::stored::{Q4, Q4K, Q5K, Q6K, Q8, Stored};
+use crate::vlm::kernel::stored::{Q4, Q4K, Q5K, Q6K, Q8, S8, Stored};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -127,17 +127,52 @@ unsafe fn of_superblock(unit: *const u8, block: usize, part: usize) -> Scales {
     }
 }
 
+/// The eight groups of bytes that are 128 too large.
+///
+/// # Safety
+/// `at` points to the bytes of a block.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn bytes(at: *const u8, part: usize) -> [int8x16_t; 8] {
+    let mut q = [vdupq_n_s8(0); 8];
+    for (g, q) in q.iter_mut().enumerate() {
+        // SAFETY: the caller's.
+        let bytes = unsafe { part_of(at.wrapping_add(g * GROUP), part) };
+        // The top bit turned is 128 less.
+        *q = vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(128)));
+    }
+    q
+}
+
+impl Read for S8 {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn groups(unit: *const u8, block: usize, part: usize) -> [int8x16_t; 8] {
+        // SAFETY: the caller's; the offset is that of `layout`.
+        unsafe { bytes(unit.wrapping_add(Self::KIND.main_at(block)), part) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn scales(unit: *const u8, block: usize, part: usize) -> Scales {
+        let row = part * LANES;
+        // SAFETY: the caller's; the offsets are those of `layout`.
+        unsafe {
+            let d = vld1q_f32(unit.wrapping_add(4 * row).cast());
+            let of = |half: usize| {
+                vmulq_f32(d, signed(unit.wrapping_add(64 + (2 * block + half) * TILE_ROWS + row)))
+            };
+            Scales { scale: [of(0), of(1)], min: vdupq_n_f32(0.0) }
+        }
+    }
+}
+
 impl Read for Q8 {
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn groups(unit: *const u8, block: usize, part: usize) -> [int8x16_t; 8] {
-        let at = unit.wrapping_add(Self::KIND.main_at(block));
-        std::array::from_fn(|g| {
-            // SAFETY: the caller's; the offsets are those of `layout`.
-            let bytes = unsafe { part_of(at.wrapping_add(g * GROUP), part) };
-            // The top bit turned is 128 less.
-            vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(128)))
-        })
+        // SAFETY: the caller's; the offset is that of `layout`.
+        unsafe { bytes(unit.wrapping_add(Self::KIND.main_at(block)), part) }
     }
 
     #[inline]
