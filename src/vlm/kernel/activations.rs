@@ -62,7 +62,7 @@ pub(super) struct Sums {
     pub(super) halves: [i16; 16],
 }
 
-/// What the kernels of K-quants for AVX-512 and AMX must know of 256 values that share a scale.
+/// What the kernel of K-quants for AMX must know of 256 values that share a scale.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C, align(32))]
 pub(super) struct Span {
@@ -92,7 +92,7 @@ pub struct Activations {
     pub(super) heads: Vec<Head>,
     /// For AVX2; empty where blocks have scales of their own.
     pub(super) sums: Vec<Sums>,
-    /// For AVX-512 and AMX; empty as `sums`.
+    /// For AMX; empty as `sums`.
     pub(super) spans: Vec<Span>,
 }
 
@@ -211,7 +211,7 @@ impl Activations {
         if shared == Shared::Superblock {
             if in_pairs {
                 by_superblocks(&mut self.sums, &self.heads, k, sums_of);
-            } else if path.has_spans() {
+            } else if path.has_lines() {
                 by_superblocks(&mut self.spans, &self.heads, k, span_of);
             }
         }

@@ -2,13 +2,14 @@
 //! weights, 64 bytes deep, into a register of 16 x 16 sums.
 //!
 //! ```text
-//! superblocks    K-quants with activations of 8 bits: exact integers, as AVX-512 makes them
+//! superblocks    K-quants with activations of 8 bits, many rows: exact integers for 256 values of depth
 //! bf16           weights of any type with activations in bfloat16, for matrices that never meet few rows
 //! ```
 //!
-//! Integers are made into floats in the order of the AVX-512 kernels, so that how many rows share a product changes no
-//! bit of it. Q8 and Q4 stay with AVX-512: a product of theirs is 32 deep, as each block has a scale of its own, and
-//! storing its sums takes longer than making them.
+//! Here as elsewhere a row has the same bits whatever rows share its product. From [`ROWS_MIN`] rows on they are not
+//! those of AVX-512, which rounds the sum of each block: AMX adds up a whole superblock before it rounds. Q8 and Q4 stay
+//! with AVX-512: a product of theirs is 32 deep, as each block has a scale of its own, and storing its sums takes longer
+//! than making them.
 //!
 //! The standard library has no stable functions for these instructions: they are written in assembly. Their registers
 //! belong to nobody else: every block of assembly sets what it adds to, and says what it overwrites.

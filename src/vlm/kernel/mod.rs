@@ -58,8 +58,8 @@ const TASKS_PER_THREAD: usize = 4;
 /// How products are computed. All paths multiply the same integers; they differ in the order of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
-    /// One instruction multiplies sixteen rows of weights with sixteen rows of activations, 64 values deep: K-quants,
-    /// many rows, to the bits of AVX-512.
+    /// One instruction multiplies sixteen rows of weights with sixteen rows of activations, 64 values deep. For K-quants
+    /// and many rows.
     #[cfg(target_arch = "x86_64")]
     Amx,
     /// One instruction multiplies unsigned weights of sixteen rows with four activations and adds up.
@@ -133,20 +133,11 @@ impl Path {
         }
     }
 
-    /// True where the integers of activations stand in lines of two blocks.
+    /// True where the integers of activations stand in lines of two blocks, and spans beside them.
     const fn has_lines(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Amx => true,
-            _ => false,
-        }
-    }
-
-    /// True where the kernels of K-quants read spans.
-    const fn has_spans(self) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx | Self::Avx512 => true,
             _ => false,
         }
     }

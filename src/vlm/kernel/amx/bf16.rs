@@ -379,3 +379,74 @@ impl Product {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    fn noise(n: usize) -> Vec<f32> {
+        Tensor::randn(0f32, 1.0, n, &Device::Cpu).unwrap().to_vec1().unwrap()
+    }
+
+    fn product(weights: &Bf16, x: &[f32]) -> Vec<f32> {
+        let mut values = vec![];
+        weights.multiply(x, &mut Panels::default(), &mut values);
+        values
+    }
+
+    /// Sizes that fill registers, pairs and chunks, and such that leave a rest of each.
+    #[test]
+    fn products_agree_with_the_definition_and_rows_stand_alone() {
+        if !Bf16::is_fast_here() {
+            return;
+        }
+        for (n, k) in [(16, 32), (48, 100), (33, 1040)] {
+            let (w, x) = (noise(n * k), noise(70 * k));
+            for (parts, bound) in [(Parts::One, 2e-2), (Parts::Two, 1e-4)] {
+                let weights = Bf16::pack(&w, n, k, parts);
+                let all = product(&weights, &x);
+                for rows in [1, 15, 16, 17, 32, 33, 70] {
+                    assert_eq!(product(&weights, &x[..rows * k]), all[..rows * n], "{parts:?} {rows} rows");
+                }
+                for (i, value) in all.iter().enumerate() {
+                    let (x, w) = (&x[i / n * k..][..k], &w[i % n * k..][..k]);
+                    let exact: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                    let off = (f64::from(*value) - exact).abs() / (k as f64).sqrt();
+                    assert!(off < bound, "{parts:?} [{n}, {k}] value {i}: {value}, not {exact}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_visible() {
+        if !Bf16::is_fast_here() {
+            return;
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for parts in [Parts::One, Parts::Two] {
+                let weights = Bf16::pack(&noise(32 * 64), 32, 64, parts);
+                let mut x = noise(3 * 64);
+                x[64 + 7] = bad;
+                let y = product(&weights, &x);
+                assert!(y[32..64].iter().all(|v| !v.is_finite()), "{bad} {parts:?}");
+                assert!(y[..32].iter().chain(&y[64..]).all(|v| v.is_finite()), "{bad} {parts:?}");
+            }
+        }
+    }
+
+    /// Buffers that held other rows give the products of fresh ones.
+    #[test]
+    fn buffers_are_used_again() {
+        if !Bf16::is_fast_here() {
+            return;
+        }
+        let (weights, x) = (Bf16::pack(&noise(64 * 96), 64, 96, Parts::Two), noise(40 * 96));
+        let (mut room, mut values) = (Panels::default(), vec![f32::NAN; 3]);
+        for rows in [40, 7, 33] {
+            weights.multiply(&x[..rows * 96], &mut room, &mut values);
+            assert_eq!(values, product(&weights, &x[..rows * 96]));
+        }
+    }
+}

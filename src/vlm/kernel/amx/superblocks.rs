@@ -15,7 +15,7 @@ use super::{REGISTER, Row, Shapes};
 use crate::vlm::kernel::activations::{LINE, PANEL, Shared, Span};
 use crate::vlm::kernel::avx512::read::{Integers, ReadK, Unit};
 use crate::vlm::kernel::layout::{BLOCK, SUPERBLOCK};
-use crate::vlm::kernel::stored::{Q4K, Q5K, Q6K};
+use crate::vlm::kernel::stored::{Form, Q4K, Q5K, Q6K};
 use crate::vlm::kernel::x86::prefetch;
 use crate::vlm::kernel::{Activations, Out, Packed};
 use std::arch::asm;
@@ -400,7 +400,6 @@ impl Products {
                     $row,
                     " * 64]\n",
                     "vcvtdq2ps zmm16, zmm16\n",
-                    "vmulps zmm16, zmm16, {d}\n",
                     "vpxord zmm17, zmm17, zmm17\n",
                     "vpdpwssd zmm17, {m0}, dword ptr [{spans",
                     $panel,
@@ -423,7 +422,8 @@ impl Products {
                     $row,
                     " * 32 + 12]{{1to16}}\n",
                     "vcvtdq2ps zmm17, zmm17\n",
-                    "vfnmadd231ps zmm16, zmm17, {d_min}\n",
+                    "vmulps zmm17, zmm17, {d_min}\n",
+                    "vfmsub213ps zmm16, {d}, zmm17\n",
                     "vmovaps zmm18, [{totals} + ",
                     $panel,
                     " * 1024 + ",
@@ -572,8 +572,33 @@ impl Place {
                 let high =
                     if R::SIGNED { _mm512_slli_epi32::<6>(high) } else { _mm512_slli_epi32::<3>(high) };
                 let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(high, low));
-                *total = unit.add::<R>(sum, span, *total);
+                let minima = match R::FORM {
+                    Form::Minimum => unit.minima_of(span),
+                    _ => _mm512_setzero_ps(),
+                };
+                *total = unit.add(sum, minima, span, *total);
             }
         }
+    }
+}
+
+impl Unit {
+    /// What the minima of a superblock make with a row of activations, but for its scale.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn minima_of(&self, x: &Span) -> __m512 {
+        let pairs: &[i32; BLOCKS / 2] = bytemuck::cast_ref(&x.sums);
+        let mut minima = _mm512_setzero_si512();
+        for (w, x) in self.minima.iter().zip(pairs) {
+            minima = _mm512_dpwssd_epi32(minima, *w, _mm512_set1_epi32(*x));
+        }
+        _mm512_mul_ps(_mm512_cvtepi32_ps(minima), self.d_min)
+    }
+
+    /// A row's total with what a superblock adds: the sum of its products, times their scales, less its minima.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn add(&self, sum: __m512, minima: __m512, x: &Span, total: __m512) -> __m512 {
+        _mm512_fmadd_ps(_mm512_fmsub_ps(sum, self.d, minima), _mm512_set1_ps(x.scale), total)
     }
 }

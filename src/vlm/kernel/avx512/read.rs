@@ -1,6 +1,6 @@
 //! Weights in registers of 512 bits: a block of 32 values of a tile's sixteen rows.
 
-use crate::vlm::kernel::layout::{GROUP, Kind, TILE_ROWS};
+use crate::vlm::kernel::layout::{GROUP, TILE_ROWS};
 use crate::vlm::kernel::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, Stored};
 use std::arch::x86_64::*;
 
@@ -11,6 +11,11 @@ pub(crate) struct Block {
     pub(crate) scale: [__m512; 2],
     /// Zero where a fixed number is taken from q instead.
     pub(crate) min: __m512,
+}
+
+impl Block {
+    // SAFETY: registers of zeros, as integers and as floats.
+    pub(crate) const ZERO: Self = unsafe { std::mem::zeroed() };
 }
 
 /// Reads the blocks of one kind.

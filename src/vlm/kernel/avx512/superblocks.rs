@@ -1,17 +1,16 @@
-//! K-quants with 8-bit activations that share a scale over 256 values, so that it is multiplied in once a superblock.
+//! K-quants with 8-bit activations that share a scale over 256 values, so that it is multiplied in once a
+//! superblock.
 //!
 //! ```text
 //! few rows     unit -> block in registers -> its rows of activations pass by
 //! many rows    unit -> all its blocks unpacked in the L1 cache -> eight rows at a time pass by
 //! ```
 //!
-//! Both add up the same integers and end in [`Unit::add`], as the kernel for AMX does: a row gives the same bits among
-//! few, among many, and by either instruction. Here sums are whole numbers in floats, which are exact up to 2^24; what
-//! exceeds that takes weights and activations that all have their largest values, and may differ from AMX by a rounding.
+//! Both add up in the same order, so that a row gives the same bits among few and among many.
 
-use super::read::{ReadK, Unit};
+use super::read::{Block, Read};
 use super::{Cursor, dots};
-use crate::vlm::kernel::activations::{Shared, Span};
+use crate::vlm::kernel::activations::Shared;
 use crate::vlm::kernel::layout::{BLOCK, SUPERBLOCK};
 use crate::vlm::kernel::stored::{Form, in_steps};
 use crate::vlm::kernel::x86::prefetch;
@@ -27,25 +26,13 @@ const MANY: usize = 32;
 /// Rows whose totals lie in the L1 cache beside an unpacked unit and what passes by.
 const MANY_MAX: usize = 64;
 
-/// A block of a unit, its scales as floats.
-struct Unpacked {
-    q: [__m512i; 8],
-    /// The second one only where halves of a block have scales of their own.
-    scale: [__m512; 2],
-}
-
-impl Unpacked {
-    // SAFETY: registers of zeros, as integers and as floats.
-    const ZERO: Self = unsafe { std::mem::zeroed() };
-}
-
 /// Multiplies rows of activations that share scales by superblocks with tiles.
 ///
 /// # Safety
 /// The processor is `available`; `out` holds all rows and columns named, and nobody else writes them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn run<R: ReadK>(
+pub(super) unsafe fn run<R: Read>(
     w: &Packed,
     x: &Activations,
     rows: Range<usize>,
@@ -55,7 +42,7 @@ pub(super) unsafe fn run<R: ReadK>(
     assert!(x.shared == Shared::Superblock, "activations whose superblocks share a scale");
     let many = if rows.len() < MANY { 0 } else { rows.len() / STEP * STEP };
     let (many, few) = (rows.start..rows.start + many, rows.start + many..rows.end);
-    let mut blocks = [const { Unpacked::ZERO }; BLOCKS];
+    let mut blocks = [const { Block::ZERO }; BLOCKS];
     for tile in tiles {
         // SAFETY: the caller's; each call takes rows that are left.
         unsafe {
@@ -75,7 +62,7 @@ pub(super) unsafe fn run<R: ReadK>(
 /// `ROWS` rows of activations with one tile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn with_tile<R: ReadK, const ROWS: usize>(
+unsafe fn with_tile<R: Read, const ROWS: usize>(
     w: &Packed,
     x: &Activations,
     row: usize,
@@ -84,17 +71,16 @@ unsafe fn with_tile<R: ReadK, const ROWS: usize>(
 ) {
     let mut cursor = Cursor::new(x, row, ROWS, 0);
     let mut totals = [_mm512_setzero_ps(); ROWS];
-    for (u, unit) in w.tile(tile).chunks_exact(R::KIND.unit_bytes()).enumerate() {
+    for unit in w.tile(tile).chunks_exact(R::KIND.unit_bytes()) {
+        let first = cursor;
         let mut sums = [_mm512_setzero_ps(); ROWS];
         for b in 0..BLOCKS {
             // SAFETY: the chunk is a whole unit; the cursor stands at a block of `ROWS` rows.
-            unsafe { add_block::<R, ROWS>(&unpack::<R>(unit, b), cursor, &mut sums) };
+            unsafe { add_block::<R, ROWS>(&unpack::<R>(unit, b), cursor, &mut sums, &mut totals) };
             cursor.advance();
         }
         // SAFETY: as above.
-        unsafe {
-            R::unit(unit.as_ptr()).add_rows::<R, ROWS>(&sums, &x.spans_at(row, u)[..ROWS], &mut totals);
-        }
+        unsafe { add_sums(&sums, first, &mut totals) };
     }
     for (r, total) in totals.iter().enumerate() {
         // SAFETY: the caller's.
@@ -105,12 +91,12 @@ unsafe fn with_tile<R: ReadK, const ROWS: usize>(
 /// At most [`MANY_MAX`] rows, a multiple of [`STEP`], with one tile; `blocks` is room for a unit.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn with_unpacked<R: ReadK>(
+unsafe fn with_unpacked<R: Read>(
     w: &Packed,
     x: &Activations,
     rows: Range<usize>,
     tile: usize,
-    blocks: &mut [Unpacked; BLOCKS],
+    blocks: &mut [Block; BLOCKS],
     out: Out,
 ) {
     let mut totals = [[_mm512_setzero_ps(); STEP]; MANY_MAX / STEP];
@@ -119,17 +105,19 @@ unsafe fn with_unpacked<R: ReadK>(
             // SAFETY: the chunk is a whole unit.
             *block = unsafe { unpack::<R>(unit, b) };
         }
-        // SAFETY: as above.
-        let shared = unsafe { R::unit(unit.as_ptr()) };
         for (row, totals) in rows.clone().step_by(STEP).zip(&mut totals) {
             let mut cursor = Cursor::new(x, row, STEP, u * BLOCKS);
+            let first = cursor;
             let mut sums = [_mm512_setzero_ps(); STEP];
+            let mut in_registers = *totals;
             for block in &*blocks {
                 // SAFETY: the cursor stands at a block of `STEP` rows.
-                unsafe { add_block::<R, STEP>(block, cursor, &mut sums) };
+                unsafe { add_block::<R, STEP>(block, cursor, &mut sums, &mut in_registers) };
                 cursor.advance();
             }
-            shared.add_rows::<R, STEP>(&sums, &x.spans_at(row, u)[..STEP], totals);
+            // SAFETY: as above.
+            unsafe { add_sums(&sums, first, &mut in_registers) };
+            *totals = in_registers;
         }
     }
     for (row, total) in rows.zip(totals.iter().flatten()) {
@@ -144,70 +132,59 @@ unsafe fn with_unpacked<R: ReadK>(
 /// `unit` is a whole one, aligned to 64.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn unpack<R: ReadK>(unit: &[u8], b: usize) -> Unpacked {
+unsafe fn unpack<R: Read>(unit: &[u8], b: usize) -> Block {
     let share = unit.len() / BLOCKS;
     let first = b.wrapping_mul(share);
     prefetch(unit, first..first.wrapping_add(share));
     // SAFETY: the caller's.
-    let integers = unsafe { R::integers(unit.as_ptr(), b) };
-    Unpacked { q: integers.q, scale: integers.scale.map(|scale| _mm512_cvtepi32_ps(scale)) }
+    unsafe { R::block(unit.as_ptr(), b) }
 }
 
-/// Adds the products of a block, times its scales, to the sums of its rows.
+/// Adds the products of a block, without the activations' scale, to the sums of its rows, and takes what its
+/// minima make from their totals.
 ///
 /// # Safety
 /// The cursor stands at a block of `ROWS` rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn add_block<R: ReadK, const ROWS: usize>(w: &Unpacked, at: Cursor, sums: &mut [__m512; ROWS]) {
+unsafe fn add_block<R: Read, const ROWS: usize>(
+    w: &Block,
+    at: Cursor,
+    sums: &mut [__m512; ROWS],
+    totals: &mut [__m512; ROWS],
+) {
     // Row by row: the products of several rows side by side are a tenth slower here, where totals take
     // registers, too.
     for r in 0..ROWS {
         let at = at.rows_from(r);
         // SAFETY: the caller's.
         unsafe {
+            let head = &*at.heads;
             if R::FORM == Form::HalvesMinus32 {
                 for half in 0..2 {
-                    let start = _mm512_set1_epi32((*at.heads).minus_32[half]);
+                    let start = _mm512_set1_epi32(head.minus_32[half]);
                     let [dot] = dots::<1, 4, false>(&w.q, at, 4 * half, [start]);
                     sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), w.scale[half], sums[r]);
                 }
             } else {
                 let [dot] = dots::<1, 8, false>(&w.q, at, 0, [_mm512_setzero_si512()]);
                 sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), w.scale[0], sums[r]);
+                totals[r] = _mm512_fnmadd_ps(w.min, _mm512_set1_ps(head.sum), totals[r]);
             }
         }
     }
 }
 
-impl Unit {
-    /// Adds the sums of a superblock of adjacent rows to their totals.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    fn add_rows<R: ReadK, const ROWS: usize>(
-        &self,
-        sums: &[__m512; ROWS],
-        spans: &[Span],
-        totals: &mut [__m512; ROWS],
-    ) {
-        for r in 0..ROWS {
-            totals[r] = self.add::<R>(sums[r], &spans[r], totals[r]);
-        }
-    }
-
-    /// A row's total with what a superblock adds: the sum of its products, times their scales, and its minima.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    pub(crate) fn add<R: ReadK>(&self, sum: __m512, x: &Span, total: __m512) -> __m512 {
-        let mut value = _mm512_mul_ps(sum, self.d);
-        if R::FORM == Form::Minimum {
-            let pairs: &[i32; BLOCKS / 2] = bytemuck::cast_ref(&x.sums);
-            let mut minima = _mm512_setzero_si512();
-            for (w, x) in self.minima.iter().zip(pairs) {
-                minima = _mm512_dpwssd_epi32(minima, *w, _mm512_set1_epi32(*x));
-            }
-            value = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(minima), self.d_min, value);
-        }
-        _mm512_fmadd_ps(value, _mm512_set1_ps(x.scale), total)
+/// Adds a superblock's sums, times the activations' scale, to the totals.
+///
+/// # Safety
+/// `first` stands at a block of the superblock, of `ROWS` rows.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn add_sums<const ROWS: usize>(sums: &[__m512; ROWS], first: Cursor, totals: &mut [__m512; ROWS]) {
+    for r in 0..ROWS {
+        // SAFETY: the caller's.
+        let scale = unsafe { (*first.heads.wrapping_add(r)).scale };
+        totals[r] = _mm512_fmadd_ps(sums[r], _mm512_set1_ps(scale), totals[r]);
     }
 }
