@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! tiles (kernel)     quantised weights on a CPU with fast kernels: the only copy in memory
+//! bf16 (kernel)      weights of the vision tower, which never meets few rows, on a CPU with AMX
 //! candle, as stored  quantised weights elsewhere, half precision, other devices
 //! candle, f32        f32 weights, and everything when `Precision::Expanded` is asked for
 //! ```
 
 use super::error::VlmError;
 use super::gguf::Gguf;
-use super::kernel::{Activations, Bits, Packed, Shared};
+use super::kernel::{Activations, Bf16, Bits, Packed, Panels, Parts, Shared};
 use super::lora::{self, Adapted};
 use super::ops::{with_slice, with_values};
 use super::precision::Precision;
@@ -31,6 +32,7 @@ pub struct Linear {
 #[derive(Clone, Debug)]
 enum Weight {
     Tiles(Arc<Packed>, Bits),
+    Bf16(Arc<Bf16>),
     Candle(QMatMul),
 }
 
@@ -57,19 +59,31 @@ impl Linear {
         Ok(Self { name: name.into(), weight, inp, bias: None })
     }
 
-    /// Reads `{name}.weight` and `{name}.bias`.
+    /// Reads `{name}.weight` and `{name}.bias` of the vision tower, where every product has the rows of a picture: the
+    /// kernel may be one that takes any number of rows as many.
     ///
     /// # Errors
     /// As [`Gguf::tensor`].
-    pub fn load_with_bias(
+    pub fn load_of_tower(
         gguf: &Gguf,
         name: &str,
         out: usize,
         inp: usize,
         device: &Device,
     ) -> Result<Self, VlmError> {
-        let bias = vector(gguf, &format!("{name}.bias"), out, device)?;
-        Ok(Self { bias: Some(bias), ..Self::load(gguf, name, out, inp, device)? })
+        let bias = Some(vector(gguf, &format!("{name}.bias"), out, device)?);
+        let parts = match gguf.precision {
+            Precision::Eight => Parts::One,
+            Precision::Sixteen => Parts::Two,
+            Precision::Expanded => return Ok(Self { bias, ..Self::load(gguf, name, out, inp, device)? }),
+        };
+        if !device.is_cpu() || !Bf16::is_fast_here() {
+            return Ok(Self { bias, ..Self::load(gguf, name, out, inp, device)? });
+        }
+        let name = format!("{name}.weight");
+        let weights = gguf.tensor(&name, &[out, inp], device)?.dequantize(device)?.to_dtype(DType::F32)?;
+        let weight = with_slice(&weights, |weights| Ok(Bf16::pack(weights, out, inp, parts)))?;
+        Ok(Self { name: name.into(), weight: Weight::Bf16(Arc::new(weight)), inp, bias })
     }
 
     /// `x W^T` of `[rows, in]`, without the bias, which callers fuse into what follows.
@@ -77,10 +91,22 @@ impl Linear {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let Weight::Tiles(tiles, _) = &self.weight else { return self.candle(x) };
         let mut values = vec![];
-        with_slice(x, |x| Self::multiply([self], x, &mut Activations::default(), [&mut values]))?;
-        Tensor::from_vec(values, (x.dim(0)?, tiles.n), x.device())
+        let columns = match &self.weight {
+            Weight::Tiles(tiles, _) => {
+                with_slice(x, |x| Self::multiply([self], x, &mut Activations::default(), [&mut values]))?;
+                tiles.n
+            }
+            Weight::Bf16(weight) => {
+                with_slice(x, |x| {
+                    weight.multiply(x, &mut Panels::default(), &mut values);
+                    Ok(())
+                })?;
+                weight.columns()
+            }
+            Weight::Candle(_) => return self.candle(x),
+        };
+        Tensor::from_vec(values, (x.dim(0)?, columns), x.device())
     }
 
     /// As `forward`, with what adapters add.
@@ -94,7 +120,7 @@ impl Linear {
     fn candle(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match &self.weight {
             Weight::Candle(weight) => weight.forward(x),
-            Weight::Tiles(..) => candle_core::bail!("tiles are no tensor"),
+            Weight::Tiles(..) | Weight::Bf16(_) => candle_core::bail!("a kernel's weights are no tensor"),
         }
     }
 
@@ -116,15 +142,20 @@ impl Linear {
         }
         let tiles = layers.iter().filter_map(|l| match &l.weight {
             Weight::Tiles(tiles, bits) => Some((*bits, tiles.shared(*bits))),
-            Weight::Candle(_) => None,
+            Weight::Bf16(_) | Weight::Candle(_) => None,
         });
-        // What one of them needs shared by superblocks serves all.
-        if let Some((bits, shared)) = tiles.max_by_key(|(_, shared)| *shared == Shared::Superblock) {
-            quantised.quantise(x, k, bits, shared);
+        // What one of them needs shared by superblocks serves all, in the order that all can read.
+        if let Some((bits, shared)) = tiles.clone().max_by_key(|(_, shared)| *shared == Shared::Superblock) {
+            if tiles.clone().all(|(_, of_one)| of_one == shared) {
+                quantised.quantise(x, k, bits, shared);
+            } else {
+                quantised.quantise_for_all(x, k, bits, shared);
+            }
         }
         for (layer, out) in layers.into_iter().zip(out) {
             match &layer.weight {
                 Weight::Tiles(tiles, _) => tiles.multiply_all(quantised, out),
+                Weight::Bf16(weight) => weight.multiply(x, &mut Panels::default(), out),
                 Weight::Candle(_) => {
                     let y = layer.candle(&Tensor::from_slice(x, (x.len() / k, k), &Device::Cpu)?)?;
                     out.clear();
@@ -157,7 +188,7 @@ impl Linear {
     pub fn tiles(&self) -> usize {
         match &self.weight {
             Weight::Tiles(tiles, _) => tiles.tiles(),
-            Weight::Candle(_) => 0,
+            Weight::Bf16(_) | Weight::Candle(_) => 0,
         }
     }
 
@@ -189,6 +220,7 @@ impl Linear {
     pub fn rows(&self, ids: &[u32], device: &Device) -> candle_core::Result<Tensor> {
         match &self.weight {
             Weight::Candle(weight) => weight.embedding(&Tensor::new(ids, device)?),
+            Weight::Bf16(_) => candle_core::bail!("weights of the tower are no embeddings"),
             Weight::Tiles(..) => {
                 let mut out = vec![0f32; ids.len() * self.inp];
                 self.put_rows(ids, &mut out)?;
@@ -203,7 +235,7 @@ impl Linear {
     /// When an id lies outside.
     pub fn put_rows(&self, ids: &[u32], out: &mut [f32]) -> candle_core::Result<()> {
         match &self.weight {
-            Weight::Candle(_) => {
+            Weight::Bf16(_) | Weight::Candle(_) => {
                 with_values(&self.rows(ids, &Device::Cpu)?, |rows| out.copy_from_slice(rows))
             }
             Weight::Tiles(tiles, _) => {

@@ -180,8 +180,8 @@ impl Vision {
         let wide = c.hidden * c.merge * c.merge;
         let merger = Merger {
             norm: Norm::load(g, "v.post_ln", c.hidden, device)?,
-            fc1: Linear::load_with_bias(g, "mm.0", wide, wide, device)?,
-            fc2: Linear::load_with_bias(g, "mm.2", c.out, wide, device)?,
+            fc1: Linear::load_of_tower(g, "mm.0", wide, wide, device)?,
+            fc2: Linear::load_of_tower(g, "mm.2", c.out, wide, device)?,
             shuffle_first: false,
         };
         Ok(Self {
@@ -419,11 +419,11 @@ fn block(g: &Gguf, c: &VisionConfig, i: usize, device: &Device) -> std::result::
     let d = c.hidden;
     Ok(Block {
         norm1: Norm::load(g, &name("ln1"), d, device)?,
-        qkv: Linear::load_with_bias(g, &name("attn_qkv"), 3 * d, d, device)?,
-        proj: Linear::load_with_bias(g, &name("attn_out"), d, d, device)?,
+        qkv: Linear::load_of_tower(g, &name("attn_qkv"), 3 * d, d, device)?,
+        proj: Linear::load_of_tower(g, &name("attn_out"), d, d, device)?,
         norm2: Norm::load(g, &name("ln2"), d, device)?,
-        up: Linear::load_with_bias(g, &name("ffn_up"), c.ffn, d, device)?,
-        down: Linear::load_with_bias(g, &name("ffn_down"), d, c.ffn, device)?,
+        up: Linear::load_of_tower(g, &name("ffn_up"), c.ffn, d, device)?,
+        down: Linear::load_of_tower(g, &name("ffn_down"), d, c.ffn, device)?,
     })
 }
 
@@ -437,8 +437,8 @@ fn deepstack_merger(
     let name = |part: &str| format!("v.deepstack.{i}.{part}");
     Ok(Merger {
         norm: Norm::load(g, &name("norm"), wide, device)?,
-        fc1: Linear::load_with_bias(g, &name("fc1"), wide, wide, device)?,
-        fc2: Linear::load_with_bias(g, &name("fc2"), c.out, wide, device)?,
+        fc1: Linear::load_of_tower(g, &name("fc1"), wide, wide, device)?,
+        fc2: Linear::load_of_tower(g, &name("fc2"), c.out, wide, device)?,
         shuffle_first: true,
     })
 }

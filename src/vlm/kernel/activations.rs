@@ -25,6 +25,9 @@ const NARROW_MAX: f32 = 127.0;
 /// the depth reads one stream, and finds every row at a fixed distance.
 pub(super) const PANEL: usize = 16;
 
+/// Bytes of a row that stand side by side for AMX: a cache line, and a row of a tile register.
+pub(super) const LINE: usize = 2 * BLOCK;
+
 /// What a kernel must know of a block of 32 values besides its integers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
@@ -59,11 +62,20 @@ pub(super) struct Sums {
     pub(super) halves: [i16; 16],
 }
 
+/// What the kernel of K-quants for AMX must know of 256 values that share a scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C, align(32))]
+pub(super) struct Span {
+    /// The sums of the integers of each block of 32.
+    pub(super) sums: [i16; 8],
+    pub(super) scale: f32,
+}
+
 /// Rows of quantised activations, as the kernel of a [`Path`] reads them.
 ///
-/// Integers stand as `[panel][block][row][32]`, heads as `[panel][block][row]`, sums as
-/// `[panel][superblock][row]`; the last panel has the rows that are left. The buffers are used again by each
-/// `quantise`, so that one that is no larger than those before it allocates nothing.
+/// Integers stand as `[panel][block][row][32]`, for AMX as `[panel][line][row][64]`; heads as
+/// `[panel][block][row]`, sums and spans as `[panel][superblock][row]`. The last panel has the rows that are left. The buffers are
+/// used again by each `quantise`, so that one that is no larger than those before it allocates nothing.
 #[derive(Debug)]
 pub struct Activations {
     pub(super) k: usize,
@@ -80,6 +92,8 @@ pub struct Activations {
     pub(super) heads: Vec<Head>,
     /// For AVX2; empty where blocks have scales of their own.
     pub(super) sums: Vec<Sums>,
+    /// For AMX; empty as `sums`.
+    pub(super) spans: Vec<Span>,
 }
 
 impl Default for Activations {
@@ -96,6 +110,7 @@ impl Default for Activations {
             pairs: vec![],
             heads: vec![],
             sums: vec![],
+            spans: vec![],
         }
     }
 }
@@ -103,7 +118,14 @@ impl Default for Activations {
 impl Activations {
     /// Quantises `[rows, k]` values for the best path of this processor; `k` is a multiple of what shares a
     /// scale. A value that is not finite makes its scale not finite, so that it is seen in the product.
+    ///
+    /// Activations that share scales by superblocks are for K-quants alone, in the order that suits their kernel.
     pub fn quantise(&mut self, x: &[f32], k: usize, bits: Bits, shared: Shared) {
+        self.quantise_for(Path::for_rows(x.len() / k, bits, shared), x, k, bits, shared);
+    }
+
+    /// As `quantise`, for matrices of several kinds.
+    pub(crate) fn quantise_for_all(&mut self, x: &[f32], k: usize, bits: Bits, shared: Shared) {
         self.quantise_for(Path::best(), x, k, bits, shared);
     }
 
@@ -114,6 +136,7 @@ impl Activations {
             Shared::Superblock => SUPERBLOCK,
         };
         assert!(x.len().is_multiple_of(k) && k.is_multiple_of(span), "whole rows of whole blocks");
+        assert!(path.takes(bits, shared), "AMX takes K-quants with activations of 8 bits");
         (self.k, self.rows, self.bits, self.path, self.shared) = (k, x.len() / k, bits, path, shared);
         #[cfg(target_arch = "x86_64")]
         let in_pairs = path == Path::Avx2;
@@ -147,17 +170,22 @@ impl Activations {
                 unsafe { avx2::quantise_panel(x, k, span, max, heads, pairs, None) }
             }),
             #[cfg(target_arch = "x86_64")]
+            (Path::Amx, _) => panels.zip(high_panels).for_each(|((x, heads), high)| {
+                // SAFETY: as above.
+                unsafe { avx512::quantise_panel::<true>(x, k, span, max, heads, high, None) }
+            }),
+            #[cfg(target_arch = "x86_64")]
             (Path::Avx512, Bits::Eight) => {
                 panels.zip(high_panels).for_each(|((x, heads), high)| {
                     // SAFETY: as above.
-                    unsafe { avx512::quantise_panel(x, k, span, max, heads, high, None) }
+                    unsafe { avx512::quantise_panel::<false>(x, k, span, max, heads, high, None) }
                 });
             }
             #[cfg(target_arch = "x86_64")]
             (Path::Avx512, Bits::Sixteen) => {
                 panels.zip(high_panels).zip(low_panels).for_each(|(((x, heads), high), low)| {
                     // SAFETY: as above.
-                    unsafe { avx512::quantise_panel(x, k, span, max, heads, high, Some(low)) }
+                    unsafe { avx512::quantise_panel::<false>(x, k, span, max, heads, high, Some(low)) }
                 });
             }
             (_, Bits::Eight) => {
@@ -179,8 +207,13 @@ impl Activations {
             pairs.set_len(both);
         }
         self.sums.clear();
-        if in_pairs && shared == Shared::Superblock {
-            set_sums(&mut self.sums, &self.heads, k);
+        self.spans.clear();
+        if shared == Shared::Superblock {
+            if in_pairs {
+                by_superblocks(&mut self.sums, &self.heads, k, sums_of);
+            } else if path.has_lines() {
+                by_superblocks(&mut self.spans, &self.heads, k, span_of);
+            }
         }
     }
 
@@ -204,11 +237,30 @@ impl Activations {
         (panel * PANEL * (self.k / BLOCK) + first, in_panel)
     }
 
+    /// The span of a superblock of a row, and after it those of the rows of its panel that follow.
+    pub(super) fn spans_at(&self, row: usize, superblock: usize) -> &[Span] {
+        let (panel, first) = (row / PANEL * PANEL, row % PANEL);
+        let in_panel = PANEL.min(self.rows - panel);
+        let at = panel * (self.k / SUPERBLOCK) + superblock * in_panel;
+        &self.spans[at + first..at + in_panel]
+    }
+
+    /// Where the integers of a block of a row are, in bytes.
+    pub(super) fn integers_at(&self, row: usize, block: usize) -> usize {
+        let (start, step) = self.place(row);
+        let (panel, first) = (row / PANEL * PANEL * self.k, row % PANEL);
+        if self.path.has_lines() {
+            panel + (block / 2 * step + first) * LINE + block % 2 * BLOCK
+        } else {
+            (start + block * step) * BLOCK
+        }
+    }
+
     /// One value, for the scalar reference.
     pub(super) fn value(&self, row: usize, i: usize) -> f32 {
         let (start, step) = self.place(row);
         let block = start + i / BLOCK * step;
-        let at = block * BLOCK + i % BLOCK;
+        let at = self.integers_at(row, i / BLOCK) + i % BLOCK;
         let integer = match (self.high.get(at), self.low.get(at)) {
             (Some(high), Some(low)) => i32::from(*high) * 128 + i32::from(*low),
             (Some(high), None) => i32::from(*high),
@@ -230,25 +282,46 @@ fn room<T>(buffer: &mut Vec<T>, len: usize) -> &mut [MaybeUninit<T>] {
     &mut buffer.spare_capacity_mut()[..len]
 }
 
-/// The sums of every superblock, out of the heads of its blocks.
-fn set_sums(sums: &mut Vec<Sums>, heads: &[Head], k: usize) {
+/// What `of` makes of every superblock, out of the heads of its blocks.
+fn by_superblocks<T: Clone + Default + Send>(
+    all: &mut Vec<T>,
+    heads: &[Head],
+    k: usize,
+    of: impl Fn([&Head; SUPERBLOCK / BLOCK]) -> T + Sync,
+) {
     const BLOCKS: usize = SUPERBLOCK / BLOCK;
     let panel = PANEL * k / BLOCK;
-    sums.resize(heads.len() / BLOCKS, Sums::default());
-    let panels = heads.par_chunks(panel).zip(sums.par_chunks_mut(panel / BLOCKS));
-    panels.for_each(|(heads, sums)| {
+    all.resize(heads.len() / BLOCKS, T::default());
+    let panels = heads.par_chunks(panel).zip(all.par_chunks_mut(panel / BLOCKS));
+    panels.for_each(|(heads, all)| {
         let rows = heads.len() / (k / BLOCK);
-        for (heads, sums) in heads.chunks_exact(rows * BLOCKS).zip(sums.chunks_exact_mut(rows)) {
-            for (row, s) in sums.iter_mut().enumerate() {
-                for b in 0..BLOCKS {
-                    // Bytes that add up to at most 127 * 32; meaningless ones of what is not finite may wrap.
-                    let halves = heads[b * rows + row].minus_32.map(|m| (m / -32) as i16);
-                    s.halves[2 * b..][..2].copy_from_slice(&halves);
-                    s.blocks[b] = halves[0].wrapping_add(halves[1]);
-                }
+        for (heads, all) in heads.chunks_exact(rows * BLOCKS).zip(all.chunks_exact_mut(rows)) {
+            for (row, one) in all.iter_mut().enumerate() {
+                *one = of(std::array::from_fn(|b| &heads[b * rows + row]));
             }
         }
     });
+}
+
+/// The sums of the halves of a block: bytes that add up to at most 127 * 32; meaningless ones of what is not finite
+/// may wrap.
+fn sums_of_halves(head: &Head) -> [i16; 2] {
+    head.minus_32.map(|m| (m / -32) as i16)
+}
+
+fn sums_of(heads: [&Head; SUPERBLOCK / BLOCK]) -> Sums {
+    let mut sums = Sums::default();
+    for (b, head) in heads.into_iter().enumerate() {
+        let halves = sums_of_halves(head);
+        sums.halves[2 * b..][..2].copy_from_slice(&halves);
+        sums.blocks[b] = halves[0].wrapping_add(halves[1]);
+    }
+    sums
+}
+
+fn span_of(heads: [&Head; SUPERBLOCK / BLOCK]) -> Span {
+    let sums = heads.map(|head| sums_of_halves(head).into_iter().fold(0, i16::wrapping_add));
+    Span { sums, scale: heads[0].scale }
 }
 
 /// The bits of the largest magnitude, of a NaN when a value is NaN: without their signs, the bits of floats

@@ -7,14 +7,16 @@
 //! ```
 
 mod quantise;
+pub(super) mod read;
 mod superblocks;
 
 use super::activations::{Bits, Head, PANEL};
-use super::layout::{BLOCK, GROUP, Kind, TILE_ROWS};
-use super::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, S8, Stored, in_steps};
+use super::layout::{BLOCK, Kind};
+use super::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, S8, in_steps};
 use super::x86::{prefetch, prefetch_for_write};
 use super::{Activations, Out, Packed};
 pub(super) use quantise::panel as quantise_panel;
+use read::{Block, Read};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -53,27 +55,6 @@ pub(super) unsafe fn multiply(
             (Kind::S8, Bits::Sixteen) => run::<S8, true>(w, x, rows, tiles, out),
         }
     }
-}
-
-/// A block of 32 values of sixteen rows.
-struct Block {
-    q: [__m512i; 8],
-    /// The second one only where halves of a block have scales of their own.
-    scale: [__m512; 2],
-    /// Zero where a fixed number is taken from q instead.
-    min: __m512,
-}
-
-impl Block {
-    // SAFETY: registers of zeros, as integers and as floats.
-    const ZERO: Self = unsafe { std::mem::zeroed() };
-}
-
-/// Reads the blocks of one kind.
-trait Read: Stored {
-    /// # Safety
-    /// `unit` points to a unit of this kind, aligned to 64.
-    unsafe fn block(unit: *const u8, block: usize) -> Block;
 }
 
 #[inline]
@@ -281,185 +262,4 @@ unsafe fn dots<const STEP: usize, const GROUPS: usize, const WIDE: bool>(
         }
     }
     high
-}
-
-/// Sixteen f16 as f32.
-///
-/// # Safety
-/// 32 bytes can be read at `at`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn halves(at: *const u8) -> __m512 {
-    // SAFETY: the caller's.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
-}
-
-/// The eight groups of 32 nibbles: low nibbles are groups 0..4, high ones 4..8.
-///
-/// # Safety
-/// 256 bytes, aligned to 64, can be read at `at`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn nibbles(at: *const u8) -> [__m512i; 8] {
-    let mask = _mm512_set1_epi8(15);
-    let mut q = [_mm512_setzero_si512(); 8];
-    for g in 0..4 {
-        // SAFETY: the caller's.
-        let bytes = unsafe { _mm512_load_si512(at.add(g * GROUP).cast()) };
-        q[g] = _mm512_and_si512(bytes, mask);
-        q[g + 4] = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask);
-    }
-    q
-}
-
-/// Sixteen unsigned bytes as f32.
-///
-/// # Safety
-/// 16 bytes can be read at `at`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn bytes_as_f32(at: *const u8) -> __m512 {
-    // SAFETY: the caller's.
-    _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(at.cast()) }))
-}
-
-/// The eight groups of 32 bytes.
-///
-/// # Safety
-/// 512 bytes, aligned to 64, can be read at `at`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn bytes(at: *const u8) -> [__m512i; 8] {
-    let mut q = [_mm512_setzero_si512(); 8];
-    for (g, q) in q.iter_mut().enumerate() {
-        // SAFETY: the caller's.
-        *q = unsafe { _mm512_load_si512(at.add(g * GROUP).cast()) };
-    }
-    q
-}
-
-/// The scales of both halves of a block of Q6K and S8, times `d`.
-///
-/// # Safety
-/// `unit` points to the head of such a unit.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn half_scales(unit: *const u8, block: usize, d: __m512) -> [__m512; 2] {
-    let mut scale = [d; 2];
-    for (i, scale) in scale.iter_mut().enumerate() {
-        // SAFETY: the caller's; the offset is that of `layout`.
-        let bytes = unsafe { _mm_loadu_si128(unit.add(64 + (2 * block + i) * TILE_ROWS).cast()) };
-        *scale = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
-    }
-    scale
-}
-
-impl Read for Q8 {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn block(unit: *const u8, block: usize) -> Block {
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        let (q, scale) =
-            unsafe { (bytes(unit.add(Self::KIND.main_at(block))), halves(unit.add(block * 2 * TILE_ROWS))) };
-        Block { q, scale: [scale; 2], min: _mm512_setzero_ps() }
-    }
-}
-
-impl Read for S8 {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn block(unit: *const u8, block: usize) -> Block {
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        let (q, scale) = unsafe {
-            let q = bytes(unit.add(Self::KIND.main_at(block)));
-            (q, half_scales(unit, block, _mm512_loadu_ps(unit.cast())))
-        };
-        Block { q, scale, min: _mm512_setzero_ps() }
-    }
-}
-
-impl Read for Q4 {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn block(unit: *const u8, block: usize) -> Block {
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        let (q, scale) = unsafe {
-            let at = unit.add(Self::KIND.main_at(block));
-            (nibbles(at), halves(unit.add(block * 2 * TILE_ROWS)))
-        };
-        let min = _mm512_mul_ps(scale, _mm512_set1_ps(8.0));
-        Block { q, scale: [scale; 2], min }
-    }
-}
-
-/// Scales and minima of a block of Q4K and Q5K.
-///
-/// # Safety
-/// `unit` points to the head of such a unit.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn k_scales(unit: *const u8, block: usize) -> (__m512, __m512) {
-    // SAFETY: the caller's; the offsets are those of `layout`.
-    unsafe {
-        let scale = _mm512_mul_ps(halves(unit), bytes_as_f32(unit.add(64 + block * TILE_ROWS)));
-        let min = _mm512_mul_ps(halves(unit.add(32)), bytes_as_f32(unit.add(64 + (8 + block) * TILE_ROWS)));
-        (scale, min)
-    }
-}
-
-impl Read for Q4K {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn block(unit: *const u8, block: usize) -> Block {
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        unsafe {
-            let q = nibbles(unit.add(Self::KIND.main_at(block)));
-            let (scale, min) = k_scales(unit, block);
-            Block { q, scale: [scale; 2], min }
-        }
-    }
-}
-
-impl Read for Q5K {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn block(unit: *const u8, block: usize) -> Block {
-        let sixteen = _mm512_set1_epi8(16);
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        unsafe {
-            let mut q = nibbles(unit.add(Self::KIND.main_at(block)));
-            let fifth = _mm512_load_si512(unit.add(Self::KIND.high_at(block)).cast());
-            for (g, q) in q.iter_mut().enumerate() {
-                let bit = _mm512_set1_epi8((1u8 << g) as i8);
-                let set = _mm512_test_epi8_mask(fifth, bit);
-                *q = _mm512_mask_add_epi8(*q, set, *q, sixteen);
-            }
-            let (scale, min) = k_scales(unit, block);
-            Block { q, scale: [scale; 2], min }
-        }
-    }
-}
-
-impl Read for Q6K {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn block(unit: *const u8, block: usize) -> Block {
-        let mask = _mm512_set1_epi8(0x30);
-        // SAFETY: the caller's; the offsets are those of `layout`.
-        unsafe {
-            let mut q = nibbles(unit.add(Self::KIND.main_at(block)));
-            let high = unit.add(Self::KIND.high_at(block));
-            let high = [_mm512_load_si512(high.cast()), _mm512_load_si512(high.add(GROUP).cast())];
-            for side in 0..2 {
-                // Groups side, side + 2, side + 4, side + 6 hold bits 0, 2, 4, 6 of their byte.
-                let h = high[side];
-                q[side] = _mm512_or_si512(q[side], _mm512_and_si512(_mm512_slli_epi16::<4>(h), mask));
-                q[side + 2] = _mm512_or_si512(q[side + 2], _mm512_and_si512(_mm512_slli_epi16::<2>(h), mask));
-                q[side + 4] = _mm512_or_si512(q[side + 4], _mm512_and_si512(h, mask));
-                q[side + 6] = _mm512_or_si512(q[side + 6], _mm512_and_si512(_mm512_srli_epi16::<2>(h), mask));
-            }
-            let scale = half_scales(unit, block, halves(unit));
-            Block { q, scale, min: _mm512_setzero_ps() }
-        }
-    }
 }

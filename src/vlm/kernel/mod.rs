@@ -3,7 +3,7 @@
 //! ```text
 //! ggml blocks --pack--> tiles (the only copy in memory) --row--> embeddings
 //! activations --quantise--> panels of 16 rows, 8 or 16 bits a value, one scale per 32 (or 256)
-//! tiles x activations --AVX-512 VNNI | AVX2 | Arm i8mm | Arm dot product | scalar reference--> f32
+//! tiles x activations --AMX | AVX-512 VNNI | AVX2 | Arm i8mm | Arm dot product | scalar reference--> f32
 //! ```
 //!
 //! candle keeps the original blocks and a second, larger copy, takes its fast path only for depths
@@ -21,9 +21,13 @@
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(not(target_arch = "x86_64"))]
+mod bf16;
 mod layout;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -35,6 +39,10 @@ mod x86;
 
 use activations::PANEL;
 pub use activations::{Activations, Bits, Shared};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::bf16::{Bf16, Panels, Parts};
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use bf16::{Bf16, Panels, Parts};
 pub use layout::TILE_ROWS;
 pub use pack::Packed;
 
@@ -50,6 +58,10 @@ const TASKS_PER_THREAD: usize = 4;
 /// How products are computed. All paths multiply the same integers; they differ in the order of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
+    /// One instruction multiplies sixteen rows of weights with sixteen rows of activations, 64 values deep. For K-quants
+    /// and many rows.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// One instruction multiplies unsigned weights of sixteen rows with four activations and adds up.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -70,6 +82,8 @@ impl Path {
     fn available() -> impl Iterator<Item = Self> {
         [
             #[cfg(target_arch = "x86_64")]
+            (Self::Amx, amx::available()),
+            #[cfg(target_arch = "x86_64")]
             (Self::Avx512, avx512::available()),
             #[cfg(target_arch = "x86_64")]
             (Self::Avx2, avx2::available()),
@@ -83,8 +97,28 @@ impl Path {
         .filter_map(|(path, available)| available.then_some(path))
     }
 
+    /// The fastest one that takes every product.
     fn best() -> Self {
-        Self::available().next().unwrap_or(Self::Scalar)
+        Self::available().find(|path| path.takes(Bits::Eight, Shared::Block)).unwrap_or(Self::Scalar)
+    }
+
+    /// The fastest one for products of so many rows of activations.
+    fn for_rows(rows: usize, bits: Bits, shared: Shared) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if amx::available() && rows >= amx::ROWS_MIN && Self::Amx.takes(bits, shared) {
+            return Self::Amx;
+        }
+        let _ = (rows, bits, shared);
+        Self::best()
+    }
+
+    /// True where there is a kernel for such activations. Those of AMX are for K-quants alone.
+    fn takes(self, bits: Bits, shared: Shared) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => bits == Bits::Eight && shared == Shared::Superblock,
+            _ => true,
+        }
     }
 
     /// True where products of K-quants stay integers for a superblock; elsewhere one scale for so many
@@ -92,16 +126,27 @@ impl Path {
     const fn keeps_integers(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Avx2 => true,
+            Self::Amx | Self::Avx512 | Self::Avx2 => true,
             #[cfg(target_arch = "aarch64")]
             Self::I8mm | Self::DotProduct => false,
             Self::Scalar => false,
         }
     }
 
+    /// True where the integers of activations stand in lines of two blocks, and spans beside them.
+    const fn has_lines(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => true,
+            _ => false,
+        }
+    }
+
     /// Its instructions, for people.
     const fn name(self) -> &'static str {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => "AMX",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "AVX-512 VNNI",
             #[cfg(target_arch = "x86_64")]
@@ -132,8 +177,14 @@ impl Packed {
         values.reserve(rows * self.n);
         let tile_bytes = self.bytes() / self.tiles();
         let even = self.tiles().div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD);
-        let run = even.min(RUN_BYTES_MAX / tile_bytes).max(1);
-        let block = (ROWS_BYTES_MAX / x.row_bytes()).next_multiple_of(PANEL).max(PANEL);
+        let (run, block) = match x.path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Amx => (even.next_multiple_of(amx::TILES), amx::ROWS_AT_ONCE),
+            _ => (
+                even.min(RUN_BYTES_MAX / tile_bytes).max(1),
+                (ROWS_BYTES_MAX / x.row_bytes()).next_multiple_of(PANEL).max(PANEL),
+            ),
+        };
         let out = Out { values: values.as_mut_ptr(), stride: self.n, tiles_before: 0 };
         (0..self.tiles().div_ceil(run)).into_par_iter().for_each(|task| {
             let tiles = task * run..self.tiles().min((task + 1) * run);
@@ -183,6 +234,8 @@ impl Packed {
         // the caller's.
         unsafe {
             match x.path {
+                #[cfg(target_arch = "x86_64")]
+                Path::Amx => amx::multiply(self, x, rows, tiles, out),
                 #[cfg(target_arch = "x86_64")]
                 Path::Avx512 => avx512::multiply(self, x, rows, tiles, out),
                 #[cfg(target_arch = "x86_64")]

@@ -96,7 +96,7 @@ fn every_path_agrees_with_the_scalar_one_for_all_row_counts() {
             for bits in [Bits::Eight, Bits::Sixteen] {
                 for rows in (1..=9).chain([15, 16, 70]) {
                     let x = noise(rows * k);
-                    for path in Path::available() {
+                    for path in paths_for(&packed, bits) {
                         let shared = packed.shared_on(path, bits);
                         let slow = product_of(Path::Scalar, &packed, &x, bits, shared);
                         let fast = product_of(path, &packed, &x, bits, shared);
@@ -119,7 +119,7 @@ fn activations_that_share_scales_by_superblocks_serve_every_kind() {
         let (_, packed) = pair(dtype, 32, 512);
         let x = noise(11 * 512);
         let slow = product_of(Path::Scalar, &packed, &x, Bits::Eight, Shared::Superblock);
-        for path in Path::available() {
+        for path in Path::available().filter(|path| path.takes(Bits::Eight, Shared::Block)) {
             let fast = product_of(path, &packed, &x, Bits::Eight, Shared::Superblock);
             let gap = fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(gap < 3e-4, "{path:?} {dtype:?}: off by {gap}");
@@ -135,7 +135,7 @@ fn a_row_alone_gives_the_very_bits_that_it_gives_among_others() {
         let (_, packed) = pair(dtype, 32, K);
         for bits in [Bits::Eight, Bits::Sixteen] {
             let x = noise(37 * K);
-            for path in Path::available() {
+            for path in paths_for(&packed, bits) {
                 let alone: Vec<f32> =
                     x.chunks(K).flat_map(|row| product_by(path, &packed, row, bits)).collect();
                 for rows in (1..=9).chain([15, 16, 37]) {
@@ -175,7 +175,7 @@ fn buffers_are_used_again() {
     const K: usize = 512;
     let (_, packed) = pair(GgmlDType::Q4K, 3 * TILE_ROWS, K);
     let x = noise(33 * K);
-    for path in Path::available() {
+    for path in paths_for(&packed, Bits::Sixteen) {
         let mut used = Activations::default();
         let mut values = vec![f32::NAN; 7];
         for (rows, bits) in [(33, Bits::Sixteen), (17, Bits::Eight), (1, Bits::Eight), (18, Bits::Sixteen)] {
@@ -202,7 +202,7 @@ fn every_path_quantises_alike() {
         [(Bits::Eight, Shared::Block), (Bits::Eight, Shared::Superblock), (Bits::Sixteen, Shared::Block)];
     for (bits, shared) in ways {
         let slow = quantised(Path::Scalar, &x, K, bits, shared);
-        for path in Path::available() {
+        for path in Path::available().filter(|path| path.takes(bits, shared)) {
             let fast = quantised(path, &x, K, bits, shared);
             assert_eq!(fast.heads, slow.heads, "{path:?} {bits:?} {shared:?}");
             for (row, i) in (0..19).flat_map(|row| (0..K).map(move |i| (row, i))) {
@@ -233,7 +233,7 @@ fn no_sum_of_the_largest_products_overflows() {
                     .unwrap()
                     .iter()
                     .sum();
-                for path in Path::available() {
+                for path in paths_for(&packed, bits) {
                     let out = product_by(path, &packed, &[value; 256], bits);
                     let gap = (out[0] - exact * value).abs();
                     assert!(gap < 0.02, "{path:?} {dtype:?} {bits:?}: {} is off by {gap}", out[0]);
@@ -286,6 +286,27 @@ fn sizes_without_tiles_are_refused() {
     }
     assert_eq!(Packed::bytes_for(GgmlType::Iq4Xs, 16, 256).map(|n| n * 8), Some(35328), "8.625 bits a value");
     assert_eq!(Packed::bytes_for(GgmlType::Q4K, 16, 128), None);
+}
+
+/// Units of several segments of depth, rows of several pairs and a rest, tiles of several groups and a rest.
+#[test]
+fn long_products_of_many_rows_agree_with_the_scalar_one() {
+    for dtype in [GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K] {
+        const K: usize = 13 * 256;
+        let (_, packed) = pair(dtype, 7 * TILE_ROWS, K);
+        let x = noise(101 * K);
+        let slow = product_of(Path::Scalar, &packed, &x, Bits::Eight, Shared::Superblock);
+        for path in paths_for(&packed, Bits::Eight) {
+            let fast = product_of(path, &packed, &x, Bits::Eight, Shared::Superblock);
+            let gap = fast.iter().zip(&slow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(gap < 2e-3, "{path:?} {dtype:?}: off by {gap}");
+        }
+    }
+}
+
+/// The paths that take a product of these weights.
+fn paths_for(w: &Packed, bits: Bits) -> impl Iterator<Item = Path> {
+    Path::available().filter(move |path| path.takes(bits, w.shared_on(*path, bits)))
 }
 
 /// A product by a path, of activations that share their scales as that path wants.

@@ -6,12 +6,12 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 /// Quantises the rows of a panel, `k` values each, to integers up to `max`, `span` values by one scale: as
-/// bytes or, with `low`, as high * 128 + low. All of the outputs are written.
+/// bytes or, with `low`, as high * 128 + low; in the order of `LINES` or of blocks. All of the outputs are written.
 ///
 /// # Safety
 /// The processor has AVX-512.
 #[target_feature(enable = "avx512f")]
-pub(crate) unsafe fn panel(
+pub(crate) unsafe fn panel<const LINES: bool>(
     x: &[f32],
     k: usize,
     span: usize,
@@ -34,16 +34,20 @@ pub(crate) unsafe fn panel(
                 inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             }
             let at = b.wrapping_mul(rows).wrapping_add(row);
+            let bytes_at = match LINES {
+                true => (b / 2).wrapping_mul(rows).wrapping_add(row).wrapping_mul(2).wrapping_add(b % 2),
+                false => at,
+            };
             let q = load(x).map(|x| integers(x, inverse));
             heads[at].write(Head::new(scale, q.map(|q| _mm512_reduce_add_epi32(q))));
             match &mut low {
-                None => put_bytes(q, &mut high[at]),
+                None => put_bytes(q, &mut high[bytes_at]),
                 Some(low) => {
                     // Half of a step more, so that what is left has either sign and fits.
                     let h = q.map(|q| _mm512_srai_epi32::<7>(_mm512_add_epi32(q, _mm512_set1_epi32(64))));
                     let l = [0, 1].map(|i| _mm512_sub_epi32(q[i], _mm512_slli_epi32::<7>(h[i])));
-                    put_bytes(h, &mut high[at]);
-                    put_bytes(l, &mut low[at]);
+                    put_bytes(h, &mut high[bytes_at]);
+                    put_bytes(l, &mut low[bytes_at]);
                 }
             }
         }

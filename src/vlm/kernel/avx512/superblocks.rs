@@ -8,7 +8,8 @@
 //!
 //! Both add up in the same order, so that a row gives the same bits among few and among many.
 
-use super::{Block, Cursor, Read, dots, minus};
+use super::read::{Block, Read};
+use super::{Cursor, dots, minus};
 use crate::vlm::kernel::activations::Shared;
 use crate::vlm::kernel::layout::{BLOCK, SUPERBLOCK};
 use crate::vlm::kernel::stored::{Form, in_steps};

@@ -1,0 +1,452 @@
+//! Weights and activations in bfloat16: sixteen rows with sixteen rows, 32 values deep, into f32.
+//!
+//! ```text
+//! weights of any type -> bf16, in the order of tile registers, once at load
+//! activations --bf16--> panels of 16 rows
+//! a block of rows: two tiles of weights: a chunk of the depth, in the L1 cache: 32 rows at a time pass by -> out
+//! ```
+//!
+//! Integers need a float for each block of 32 weights and its scale; here sums stay in their register for as long as the
+//! depth goes on. Of each value 8 bits are kept, which rounds activations less than bytes with a scale for 32 of them do,
+//! and weights less than their own file did. Where that is not enough, values are the sum of two, of 16 bits together, and
+//! three products make one.
+//!
+//! A value of the product depends on its row and its column alone: all rows take this path, however few they are.
+
+use super::{REGISTER, Row, Shapes};
+use crate::vlm::kernel::activations::{LINE, PANEL};
+use crate::vlm::kernel::layout::TILE_ROWS;
+use half::bf16;
+use rayon::prelude::*;
+use std::arch::asm;
+use std::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_storeu_si512, _mm512_sub_ps};
+use std::ops::Range;
+
+/// Values of depth of a register.
+const DEPTH: usize = LINE / 2;
+/// Registers of depth that two tiles of weights have in the L1 cache: 32 kB.
+const CHUNK: usize = 16;
+/// Bytes of activations that lie in an L2 cache while all weights pass by.
+const ACTIVATIONS_MAX: usize = 1 << 20;
+/// Rows, and columns, of a product.
+const PAIR: usize = 2 * PANEL;
+/// Fewest tasks for each thread, so that none waits long for the last one.
+const TASKS_PER_THREAD: usize = 4;
+
+/// How many bfloat16 a value is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// One: 8 bits.
+    One,
+    /// Two: 16 bits, for a third of the speed.
+    Two,
+}
+
+impl Parts {
+    /// Which part of the activations is multiplied with which of the weights. What two low parts make is as small as
+    /// what is rounded away.
+    const fn products(self) -> &'static [(usize, usize)] {
+        match self {
+            Self::One => &[(0, 0)],
+            Self::Two => &[(0, 0), (0, 1), (1, 0)],
+        }
+    }
+
+    const fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
+
+/// A matrix `[n, k]` of weights.
+pub(crate) struct Bf16 {
+    n: usize,
+    k: usize,
+    parts: Parts,
+    /// `[part][tile][step of 32 values][pair of values][row]`; what no row or depth fills is zero. There are tiles for
+    /// whole pairs of them.
+    lines: Vec<Row>,
+}
+
+impl std::fmt::Debug for Bf16 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bf16({:?} [{}, {}])", self.parts, self.n, self.k)
+    }
+}
+
+impl Bf16 {
+    /// True when this processor multiplies bfloat16 in tile registers.
+    pub(crate) fn is_fast_here() -> bool {
+        super::available() && super::has_amx_bf16() && is_x86_feature_detected!("avx512bf16")
+    }
+
+    /// Packs the rows of `[n, k]` weights.
+    ///
+    /// # Panics
+    /// When there are not so many weights.
+    pub(crate) fn pack(weights: &[f32], n: usize, k: usize, parts: Parts) -> Self {
+        assert!(weights.len() == n * k, "sizes of a matrix");
+        let (tiles, steps) = (n.div_ceil(PAIR) * 2, k.div_ceil(DEPTH));
+        let tile_lines = steps * PANEL;
+        let mut lines = vec![Row([0; LINE]); parts.count() * tiles * tile_lines];
+        lines.par_chunks_mut(tile_lines).enumerate().for_each(|(i, lines)| {
+            let (part, tile) = (i / tiles, i % tiles);
+            let rows = weights.chunks_exact(k).skip(tile * TILE_ROWS).take(TILE_ROWS);
+            for (row, weights) in rows.enumerate() {
+                for (i, weight) in weights.iter().enumerate() {
+                    let high = bf16::from_f32(*weight);
+                    let value = if part == 0 { high } else { bf16::from_f32(weight - high.to_f32()) };
+                    lines[i / 2].0[4 * row + 2 * (i % 2)..][..2].copy_from_slice(&value.to_le_bytes());
+                }
+            }
+        });
+        Self { n, k, parts, lines }
+    }
+
+    /// Columns of a product.
+    pub(crate) const fn columns(&self) -> usize {
+        self.n
+    }
+
+    const fn steps(&self) -> usize {
+        self.k.div_ceil(DEPTH)
+    }
+
+    /// Some steps of a tile.
+    fn tile(&self, part: usize, tile: usize, steps: Range<usize>) -> &[Row] {
+        let all = part * self.n.div_ceil(PAIR) * 2 + tile;
+        &self.lines[(all * self.steps() + steps.start) * PANEL..][..steps.len() * PANEL]
+    }
+
+    /// `x W^T` for `[rows, k]` activations: `[rows, n]`, in the place of what `values` holds. `room` is used again.
+    ///
+    /// # Panics
+    /// When the sizes do not fit, or the processor does not multiply so.
+    pub(crate) fn multiply(&self, x: &[f32], room: &mut Panels, values: &mut Vec<f32>) {
+        assert!(Self::is_fast_here(), "a processor with AMX for bf16");
+        assert!(x.len().is_multiple_of(self.k), "sizes of a matrix product");
+        // SAFETY: the processor has the instructions.
+        unsafe { room.fill(x, self.k, self.parts) };
+        let rows = room.rows;
+        values.clear();
+        values.reserve(rows * self.n);
+        let out = Out { values: values.as_mut_ptr(), stride: self.n };
+        let pairs = self.n.div_ceil(PAIR);
+        let each = pairs.div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD).max(1);
+        let at_once = (ACTIVATIONS_MAX / (self.parts.count() * self.steps() * LINE) / PAIR).max(2) * PAIR;
+        (0..pairs.div_ceil(each)).into_par_iter().for_each(|task| {
+            let mut sums = Sums::of_rows(at_once.min(rows));
+            for start in (0..rows).step_by(at_once) {
+                for pair in task * each..pairs.min((task + 1) * each) {
+                    let rows = start..rows.min(start + at_once);
+                    // SAFETY: the processor has the instructions; tasks differ in their columns, and all of them lie
+                    // inside the capacity.
+                    unsafe {
+                        self.multiply_pair(room, rows.clone(), pair, &mut sums);
+                        sums.copy_to(rows, pair * PAIR..self.n.min((pair + 1) * PAIR), out);
+                    }
+                }
+            }
+        });
+        // SAFETY: the tasks' columns are all, and each task writes all rows.
+        unsafe { values.set_len(rows * self.n) };
+    }
+
+    /// The sums of some rows with a pair of tiles.
+    ///
+    /// # Safety
+    /// The processor multiplies bfloat16.
+    unsafe fn multiply_pair(&self, x: &Panels, rows: Range<usize>, pair: usize, sums: &mut Sums) {
+        let mut is_first = true;
+        for (of_x, of_w) in self.parts.products() {
+            for from in (0..self.steps()).step_by(CHUNK) {
+                let steps = from..self.steps().min(from + CHUNK);
+                let weights = [0, 1].map(|t| self.tile(*of_w, 2 * pair + t, steps.clone()));
+                for (row, sums) in rows.clone().step_by(PAIR).zip(&mut sums.0) {
+                    let rows = row..rows.end.min(row + PAIR);
+                    // SAFETY: the caller's.
+                    unsafe { Product::new(x, *of_x, rows, steps.clone(), weights).run(sums, is_first) };
+                }
+                is_first = false;
+            }
+        }
+    }
+}
+
+/// The sums of pairs of panels with a pair of tiles: `[pair of panels][panel][tile][row][column]`, which are four
+/// registers. They stand together, as rows of the result stand at distances of which a cache holds few.
+struct Sums(Vec<[[[Row; PANEL]; 2]; 2]>);
+
+impl Sums {
+    fn of_rows(rows: usize) -> Self {
+        Self(vec![[[[Row([0; LINE]); PANEL]; 2]; 2]; rows.div_ceil(PAIR)])
+    }
+
+    /// Writes the sums of so many rows and columns.
+    ///
+    /// # Safety
+    /// `out` holds them, and nobody else writes them.
+    unsafe fn copy_to(&self, rows: Range<usize>, columns: Range<usize>, out: Out) {
+        for (i, row) in rows.enumerate() {
+            let tiles = &self.0[i / PAIR][i / PANEL % 2];
+            for (tile, column) in tiles.iter().zip(columns.clone().step_by(TILE_ROWS)) {
+                let width = TILE_ROWS.min(columns.end - column);
+                // SAFETY: the caller's; a row of a register has sixteen values.
+                unsafe {
+                    let to = out.values.add(row * out.stride + column);
+                    (&raw const tile[i % PANEL]).cast::<f32>().copy_to_nonoverlapping(to, width);
+                }
+            }
+        }
+    }
+}
+
+/// Where tasks write: rows `stride` apart.
+#[derive(Clone, Copy)]
+struct Out {
+    values: *mut f32,
+    stride: usize,
+}
+// SAFETY: the product gives every task its own values.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+/// Rows of activations, used again by each product: `[part][panel][step][row][32]`. The last panel has the rows that are
+/// left.
+#[derive(Debug, Default)]
+pub(crate) struct Panels {
+    lines: Vec<Row>,
+    rows: usize,
+    steps: usize,
+}
+
+impl Panels {
+    /// # Safety
+    /// The processor has AVX-512 for bfloat16.
+    unsafe fn fill(&mut self, x: &[f32], k: usize, parts: Parts) {
+        (self.rows, self.steps) = (x.len() / k, k.div_ceil(DEPTH));
+        let len = self.rows * self.steps;
+        self.lines.resize(parts.count() * len, Row([0; LINE]));
+        let (high, low) = self.lines.split_at_mut(len);
+        let panel = PANEL * self.steps;
+        if parts == Parts::One {
+            x.par_chunks(PANEL * k).zip(high.par_chunks_mut(panel)).for_each(|(x, high)| {
+                // SAFETY: the caller's.
+                unsafe { fill_panel(x, k, high, None) }
+            });
+        } else {
+            let both = high.par_chunks_mut(panel).zip(low.par_chunks_mut(panel));
+            x.par_chunks(PANEL * k).zip(both).for_each(|(x, (high, low))| {
+                // SAFETY: the caller's.
+                unsafe { fill_panel(x, k, high, Some(low)) }
+            });
+        }
+    }
+
+    /// Some steps of the rows of a panel, and the bytes from one step to the next.
+    fn panel(&self, part: usize, row: usize, steps: Range<usize>) -> (&[Row], usize) {
+        let in_panel = PANEL.min(self.rows - row);
+        let at = part * self.rows * self.steps + row * self.steps + steps.start * in_panel;
+        (&self.lines[at..][..steps.len() * in_panel], in_panel * LINE)
+    }
+}
+
+/// The rows of a panel, `k` values each.
+///
+/// # Safety
+/// The processor has AVX-512 for bfloat16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn fill_panel(x: &[f32], k: usize, high: &mut [Row], mut low: Option<&mut [Row]>) {
+    let rows = x.len() / k;
+    for (row, x) in x.chunks_exact(k).enumerate() {
+        for (step, x) in x.chunks(DEPTH).enumerate() {
+            let mut values = [0f32; DEPTH];
+            values[..x.len()].copy_from_slice(x);
+            let at = step * rows + row;
+            // SAFETY: the loads read the two halves of the values, the stores write whole lines.
+            unsafe {
+                let halves = [0, PANEL].map(|i| _mm512_loadu_ps(values[i..].as_ptr()));
+                let [a, b] = halves;
+                let whole = _mm512_cvtne2ps_pbh(b, a);
+                _mm512_storeu_si512((&raw mut high[at]).cast(), std::mem::transmute(whole));
+                if let Some(low) = &mut low {
+                    let mut rounded = [0f32; DEPTH];
+                    for (out, bytes) in rounded.iter_mut().zip(high[at].0.as_chunks::<2>().0) {
+                        *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+                    }
+                    let [a, b] = [0, 1]
+                        .map(|i| _mm512_sub_ps(halves[i], _mm512_loadu_ps(rounded[i * PANEL..].as_ptr())));
+                    let rest = _mm512_cvtne2ps_pbh(b, a);
+                    _mm512_storeu_si512((&raw mut low[at]).cast(), std::mem::transmute(rest));
+                }
+            }
+        }
+    }
+}
+
+/// At most 32 rows with two tiles: where their operands are.
+struct Product {
+    first: *const Row,
+    second: *const Row,
+    first_step: usize,
+    second_step: usize,
+    weights: [*const Row; 2],
+    steps: usize,
+    rows: usize,
+}
+
+impl Product {
+    fn new(x: &Panels, part: usize, rows: Range<usize>, steps: Range<usize>, weights: [&[Row]; 2]) -> Self {
+        let first = x.panel(part, rows.start, steps.clone());
+        // A product of one panel has a second one of a single row, whose sums nobody reads.
+        let second =
+            if rows.len() > PANEL { x.panel(part, rows.start + PANEL, steps.clone()) } else { first };
+        assert!(weights.iter().all(|w| w.len() == steps.len() * PANEL));
+        Self {
+            first: first.0.as_ptr(),
+            second: second.0.as_ptr(),
+            first_step: first.1,
+            second_step: second.1,
+            weights: weights.map(<[Row]>::as_ptr),
+            steps: steps.len(),
+            rows: rows.len(),
+        }
+    }
+
+    /// Adds to the sums, or writes them if it is the first to do so.
+    ///
+    /// # Safety
+    /// The processor multiplies bfloat16.
+    unsafe fn run(self, sums: &mut [[[Row; PANEL]; 2]; 2], is_first: bool) {
+        let rows = [PANEL.min(self.rows), self.rows.saturating_sub(PANEL).max(1)];
+        let [a, b] = rows.map(|rows| (rows, LINE));
+        let weights = (PANEL, LINE);
+        // SAFETY: the caller's.
+        let _configured = unsafe { Shapes::new([a, a, b, b, a, b, weights, weights]).set() };
+        // SAFETY: the loads read the lines of both panels and all weights, which are there; the sums have the size of
+        // four registers.
+        unsafe {
+            asm!(
+                "test {is_first:e}, {is_first:e}",
+                "jnz 2f",
+                "tileloadd tmm0, [{sums} + {line}]",
+                "tileloadd tmm1, [{sums} + {line} + {register}]",
+                "tileloadd tmm2, [{sums} + {line} + 2 * {register}]",
+                "tileloadd tmm3, [{sums} + {line} + 3 * {register}]",
+                "jmp 3f",
+                "2:",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "3:",
+                "tileloadd tmm4, [{first} + {line}]",
+                "tileloadd tmm6, [{weights0} + {line}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{weights1} + {line}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{second} + {line}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {first}, {first_step}",
+                "add {second}, {second_step}",
+                "add {weights0}, {register}",
+                "add {weights1}, {register}",
+                "dec {steps}",
+                "jnz 3b",
+                "tilestored [{sums} + {line}], tmm0",
+                "tilestored [{sums} + {line} + {register}], tmm1",
+                "tilestored [{sums} + {line} + 2 * {register}], tmm2",
+                "tilestored [{sums} + {line} + 3 * {register}], tmm3",
+                first = inout(reg) self.first => _,
+                second = inout(reg) self.second => _,
+                weights0 = inout(reg) self.weights[0] => _,
+                weights1 = inout(reg) self.weights[1] => _,
+                steps = inout(reg) self.steps => _,
+                first_step = in(reg) self.first_step,
+                second_step = in(reg) self.second_step,
+                sums = in(reg) &raw mut *sums,
+                is_first = in(reg) u32::from(is_first),
+                line = in(reg) LINE,
+                register = const REGISTER,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack)
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    fn noise(n: usize) -> Vec<f32> {
+        Tensor::randn(0f32, 1.0, n, &Device::Cpu).unwrap().to_vec1().unwrap()
+    }
+
+    fn product(weights: &Bf16, x: &[f32]) -> Vec<f32> {
+        let mut values = vec![];
+        weights.multiply(x, &mut Panels::default(), &mut values);
+        values
+    }
+
+    /// Sizes that fill registers, pairs and chunks, and such that leave a rest of each.
+    #[test]
+    fn products_agree_with_the_definition_and_rows_stand_alone() {
+        if !Bf16::is_fast_here() {
+            return;
+        }
+        for (n, k) in [(16, 32), (48, 100), (33, 1040)] {
+            let (w, x) = (noise(n * k), noise(70 * k));
+            for (parts, bound) in [(Parts::One, 2e-2), (Parts::Two, 1e-4)] {
+                let weights = Bf16::pack(&w, n, k, parts);
+                let all = product(&weights, &x);
+                for rows in [1, 15, 16, 17, 32, 33, 70] {
+                    assert_eq!(product(&weights, &x[..rows * k]), all[..rows * n], "{parts:?} {rows} rows");
+                }
+                for (i, value) in all.iter().enumerate() {
+                    let (x, w) = (&x[i / n * k..][..k], &w[i % n * k..][..k]);
+                    let exact: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                    let off = (f64::from(*value) - exact).abs() / (k as f64).sqrt();
+                    assert!(off < bound, "{parts:?} [{n}, {k}] value {i}: {value}, not {exact}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_visible() {
+        if !Bf16::is_fast_here() {
+            return;
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for parts in [Parts::One, Parts::Two] {
+                let weights = Bf16::pack(&noise(32 * 64), 32, 64, parts);
+                let mut x = noise(3 * 64);
+                x[64 + 7] = bad;
+                let y = product(&weights, &x);
+                assert!(y[32..64].iter().all(|v| !v.is_finite()), "{bad} {parts:?}");
+                assert!(y[..32].iter().chain(&y[64..]).all(|v| v.is_finite()), "{bad} {parts:?}");
+            }
+        }
+    }
+
+    /// Buffers that held other rows give the products of fresh ones.
+    #[test]
+    fn buffers_are_used_again() {
+        if !Bf16::is_fast_here() {
+            return;
+        }
+        let (weights, x) = (Bf16::pack(&noise(64 * 96), 64, 96, Parts::Two), noise(40 * 96));
+        let (mut room, mut values) = (Panels::default(), vec![f32::NAN; 3]);
+        for rows in [40, 7, 33] {
+            weights.multiply(&x[..rows * 96], &mut room, &mut values);
+            assert_eq!(values, product(&weights, &x[..rows * 96]));
+        }
+    }
+}
