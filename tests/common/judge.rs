@@ -151,7 +151,9 @@ pub(crate) fn forced_by_llama(
     }
     std::fs::write(&jobs, lines).unwrap();
     let judge = llama().join("bin/llama-judge");
-    words_of(Command::new(judge).arg("logits").args([files.0, files.1, &jobs, &out]));
+    // Threads that wait by turning take the processor from what else runs.
+    let mut command = Command::new(judge);
+    words_of(command.env("OMP_WAIT_POLICY", "passive").arg("logits").args([files.0, files.1, &jobs, &out]));
     let bytes = std::fs::read(&out).unwrap();
     let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let rows: usize = answers.iter().map(Vec::len).sum();

@@ -45,6 +45,12 @@ class Tensor:
     def reshape(self, shape):
         return Tensor(self.array.reshape(shape))
 
+    def permute(self, *axes):
+        return Tensor(self.array.transpose(axes))
+
+    def contiguous(self):
+        return Tensor(numpy.ascontiguousarray(self.array))
+
     def to(self, kind):
         return Tensor(self.array.astype(kind.of_numpy))
 
