@@ -9,7 +9,7 @@
 
 use super::error::VlmError;
 use super::gguf::Gguf;
-use super::kernel::{Activations, Bf16, Bits, Packed, Panels, Parts, Shared};
+use super::kernel::{Activations, Bf16, Bits, Packed, Panels, Shared};
 use super::lora::{self, Adapted};
 use super::ops::{with_slice, with_values};
 use super::precision::Precision;
@@ -59,8 +59,8 @@ impl Linear {
         Ok(Self { name: name.into(), weight, inp, bias: None })
     }
 
-    /// Reads `{name}.weight` and `{name}.bias` of the vision tower, where every product has the rows of a picture: the
-    /// kernel may be one that takes any number of rows as many.
+    /// Reads `{name}.weight` and `{name}.bias` of the vision tower, where every product has the rows of a picture: its
+    /// kernel may be one that takes a row alone no faster than sixteen.
     ///
     /// # Errors
     /// As [`Gguf::tensor`].
@@ -72,17 +72,13 @@ impl Linear {
         device: &Device,
     ) -> Result<Self, VlmError> {
         let bias = Some(vector(gguf, &format!("{name}.bias"), out, device)?);
-        let parts = match gguf.precision {
-            Precision::Eight => Parts::One,
-            Precision::Sixteen => Parts::Two,
-            Precision::Expanded => return Ok(Self { bias, ..Self::load(gguf, name, out, inp, device)? }),
-        };
-        if !device.is_cpu() || !Bf16::is_fast_here() {
+        let of_tower = gguf.precision == Precision::Eight && device.is_cpu() && Bf16::is_fast_here();
+        if !of_tower {
             return Ok(Self { bias, ..Self::load(gguf, name, out, inp, device)? });
         }
         let name = format!("{name}.weight");
         let weights = gguf.tensor(&name, &[out, inp], device)?.dequantize(device)?.to_dtype(DType::F32)?;
-        let weight = with_slice(&weights, |weights| Ok(Bf16::pack(weights, out, inp, parts)))?;
+        let weight = with_slice(&weights, |weights| Ok(Bf16::pack(weights, out, inp)))?;
         Ok(Self { name: name.into(), weight: Weight::Bf16(Arc::new(weight)), inp, bias })
     }
 

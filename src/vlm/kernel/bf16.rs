@@ -1,14 +1,5 @@
 //! Products in bfloat16, which this processor has no kernel for.
 
-/// How many bfloat16 a value is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Parts {
-    /// One: 8 bits.
-    One,
-    /// Two: 16 bits.
-    Two,
-}
-
 /// A matrix of weights: there is none.
 #[derive(Debug)]
 pub(crate) enum Bf16 {}
@@ -24,7 +15,7 @@ impl Bf16 {
     }
 
     /// Nobody calls it.
-    pub(crate) fn pack(_weights: &[f32], _n: usize, _k: usize, _parts: Parts) -> Self {
+    pub(crate) fn pack(_weights: &[f32], _n: usize, _k: usize) -> Self {
         unreachable!("a processor without products in bfloat16")
     }
 

@@ -40,9 +40,9 @@ mod x86;
 use activations::PANEL;
 pub use activations::{Activations, Bits, Shared};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use amx::bf16::{Bf16, Panels, Parts};
+pub(crate) use amx::bf16::{Bf16, Panels};
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) use bf16::{Bf16, Panels, Parts};
+pub(crate) use bf16::{Bf16, Panels};
 pub use layout::TILE_ROWS;
 pub use pack::Packed;
 

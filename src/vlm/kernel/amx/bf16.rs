@@ -8,8 +8,8 @@
 //!
 //! Integers need a float for each block of 32 weights and its scale; here sums stay in their register for as long as the
 //! depth goes on. Of each value 8 bits are kept, which rounds activations less than bytes with a scale for 32 of them do,
-//! and weights less than their own file did. Where that is not enough, values are the sum of two, of 16 bits together, and
-//! three products make one.
+//! and weights less than their own file did. (Values of two bfloat16, 16 bits together, take three products: for the small
+//! model, which needs them, no faster than AVX-512.)
 //!
 //! A value of the product depends on its row and its column alone: all rows take this path, however few they are.
 
@@ -19,7 +19,7 @@ use crate::vlm::kernel::layout::TILE_ROWS;
 use half::bf16;
 use rayon::prelude::*;
 use std::arch::asm;
-use std::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_storeu_si512, _mm512_sub_ps};
+use std::arch::x86_64::{__m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_store_si512};
 use std::ops::Range;
 
 /// Values of depth of a register.
@@ -33,46 +33,18 @@ const PAIR: usize = 2 * PANEL;
 /// Fewest tasks for each thread, so that none waits long for the last one.
 const TASKS_PER_THREAD: usize = 4;
 
-/// How many bfloat16 a value is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Parts {
-    /// One: 8 bits.
-    One,
-    /// Two: 16 bits, for a third of the speed.
-    Two,
-}
-
-impl Parts {
-    /// Which part of the activations is multiplied with which of the weights. What two low parts make is as small as
-    /// what is rounded away.
-    const fn products(self) -> &'static [(usize, usize)] {
-        match self {
-            Self::One => &[(0, 0)],
-            Self::Two => &[(0, 0), (0, 1), (1, 0)],
-        }
-    }
-
-    const fn count(self) -> usize {
-        match self {
-            Self::One => 1,
-            Self::Two => 2,
-        }
-    }
-}
-
 /// A matrix `[n, k]` of weights.
 pub(crate) struct Bf16 {
     n: usize,
     k: usize,
-    parts: Parts,
-    /// `[part][tile][step of 32 values][pair of values][row]`; what no row or depth fills is zero. There are tiles for
+    /// `[tile][step of 32 values][pair of values][row]`; what no row or depth fills is zero. There are tiles for
     /// whole pairs of them.
     lines: Vec<Row>,
 }
 
 impl std::fmt::Debug for Bf16 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Bf16({:?} [{}, {}])", self.parts, self.n, self.k)
+        write!(f, "Bf16([{}, {}])", self.n, self.k)
     }
 }
 
@@ -86,23 +58,21 @@ impl Bf16 {
     ///
     /// # Panics
     /// When there are not so many weights.
-    pub(crate) fn pack(weights: &[f32], n: usize, k: usize, parts: Parts) -> Self {
+    pub(crate) fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert!(weights.len() == n * k, "sizes of a matrix");
         let (tiles, steps) = (n.div_ceil(PAIR) * 2, k.div_ceil(DEPTH));
         let tile_lines = steps * PANEL;
-        let mut lines = vec![Row([0; LINE]); parts.count() * tiles * tile_lines];
-        lines.par_chunks_mut(tile_lines).enumerate().for_each(|(i, lines)| {
-            let (part, tile) = (i / tiles, i % tiles);
+        let mut lines = vec![Row([0; LINE]); tiles * tile_lines];
+        lines.par_chunks_mut(tile_lines).enumerate().for_each(|(tile, lines)| {
             let rows = weights.chunks_exact(k).skip(tile * TILE_ROWS).take(TILE_ROWS);
             for (row, weights) in rows.enumerate() {
                 for (i, weight) in weights.iter().enumerate() {
-                    let high = bf16::from_f32(*weight);
-                    let value = if part == 0 { high } else { bf16::from_f32(weight - high.to_f32()) };
-                    lines[i / 2].0[4 * row + 2 * (i % 2)..][..2].copy_from_slice(&value.to_le_bytes());
+                    let value = bf16::from_f32(*weight).to_le_bytes();
+                    lines[i / 2].0[4 * row + 2 * (i % 2)..][..2].copy_from_slice(&value);
                 }
             }
         });
-        Self { n, k, parts, lines }
+        Self { n, k, lines }
     }
 
     /// Columns of a product.
@@ -115,9 +85,8 @@ impl Bf16 {
     }
 
     /// Some steps of a tile.
-    fn tile(&self, part: usize, tile: usize, steps: Range<usize>) -> &[Row] {
-        let all = part * self.n.div_ceil(PAIR) * 2 + tile;
-        &self.lines[(all * self.steps() + steps.start) * PANEL..][..steps.len() * PANEL]
+    fn tile(&self, tile: usize, steps: Range<usize>) -> &[Row] {
+        &self.lines[(tile * self.steps() + steps.start) * PANEL..][..steps.len() * PANEL]
     }
 
     /// `x W^T` for `[rows, k]` activations: `[rows, n]`, in the place of what `values` holds. `room` is used again.
@@ -128,14 +97,14 @@ impl Bf16 {
         assert!(Self::is_fast_here(), "a processor with AMX for bf16");
         assert!(x.len().is_multiple_of(self.k), "sizes of a matrix product");
         // SAFETY: the processor has the instructions.
-        unsafe { room.fill(x, self.k, self.parts) };
+        unsafe { room.fill(x, self.k) };
         let rows = room.rows;
         values.clear();
         values.reserve(rows * self.n);
         let out = Out { values: values.as_mut_ptr(), stride: self.n };
         let pairs = self.n.div_ceil(PAIR);
         let each = pairs.div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD).max(1);
-        let at_once = (ACTIVATIONS_MAX / (self.parts.count() * self.steps() * LINE) / PAIR).max(2) * PAIR;
+        let at_once = (ACTIVATIONS_MAX / (self.steps() * LINE) / PAIR).max(2) * PAIR;
         (0..pairs.div_ceil(each)).into_par_iter().for_each(|task| {
             let mut sums = Sums::of_rows(at_once.min(rows));
             for start in (0..rows).step_by(at_once) {
@@ -159,17 +128,13 @@ impl Bf16 {
     /// # Safety
     /// The processor multiplies bfloat16.
     unsafe fn multiply_pair(&self, x: &Panels, rows: Range<usize>, pair: usize, sums: &mut Sums) {
-        let mut is_first = true;
-        for (of_x, of_w) in self.parts.products() {
-            for from in (0..self.steps()).step_by(CHUNK) {
-                let steps = from..self.steps().min(from + CHUNK);
-                let weights = [0, 1].map(|t| self.tile(*of_w, 2 * pair + t, steps.clone()));
-                for (row, sums) in rows.clone().step_by(PAIR).zip(&mut sums.0) {
-                    let rows = row..rows.end.min(row + PAIR);
-                    // SAFETY: the caller's.
-                    unsafe { Product::new(x, *of_x, rows, steps.clone(), weights).run(sums, is_first) };
-                }
-                is_first = false;
+        for from in (0..self.steps()).step_by(CHUNK) {
+            let steps = from..self.steps().min(from + CHUNK);
+            let weights = [0, 1].map(|t| self.tile(2 * pair + t, steps.clone()));
+            for (row, sums) in rows.clone().step_by(PAIR).zip(&mut sums.0) {
+                let rows = row..rows.end.min(row + PAIR);
+                // SAFETY: the caller's.
+                unsafe { Product::new(x, rows, steps.clone(), weights).run(sums, from == 0) };
             }
         }
     }
@@ -214,7 +179,7 @@ unsafe impl Send for Out {}
 // SAFETY: as above.
 unsafe impl Sync for Out {}
 
-/// Rows of activations, used again by each product: `[part][panel][step][row][32]`. The last panel has the rows that are
+/// Rows of activations, used again by each product: `[panel][step][row][32]`. The last panel has the rows that are
 /// left.
 #[derive(Debug, Default)]
 pub(crate) struct Panels {
@@ -226,30 +191,20 @@ pub(crate) struct Panels {
 impl Panels {
     /// # Safety
     /// The processor has AVX-512 for bfloat16.
-    unsafe fn fill(&mut self, x: &[f32], k: usize, parts: Parts) {
+    unsafe fn fill(&mut self, x: &[f32], k: usize) {
         (self.rows, self.steps) = (x.len() / k, k.div_ceil(DEPTH));
-        let len = self.rows * self.steps;
-        self.lines.resize(parts.count() * len, Row([0; LINE]));
-        let (high, low) = self.lines.split_at_mut(len);
-        let panel = PANEL * self.steps;
-        if parts == Parts::One {
-            x.par_chunks(PANEL * k).zip(high.par_chunks_mut(panel)).for_each(|(x, high)| {
-                // SAFETY: the caller's.
-                unsafe { fill_panel(x, k, high, None) }
-            });
-        } else {
-            let both = high.par_chunks_mut(panel).zip(low.par_chunks_mut(panel));
-            x.par_chunks(PANEL * k).zip(both).for_each(|(x, (high, low))| {
-                // SAFETY: the caller's.
-                unsafe { fill_panel(x, k, high, Some(low)) }
-            });
-        }
+        self.lines.resize(self.rows * self.steps, Row([0; LINE]));
+        let panels = self.lines.par_chunks_mut(PANEL * self.steps);
+        x.par_chunks(PANEL * k).zip(panels).for_each(|(x, panel)| {
+            // SAFETY: the caller's.
+            unsafe { fill_panel(x, k, panel) }
+        });
     }
 
     /// Some steps of the rows of a panel, and the bytes from one step to the next.
-    fn panel(&self, part: usize, row: usize, steps: Range<usize>) -> (&[Row], usize) {
+    fn panel(&self, row: usize, steps: Range<usize>) -> (&[Row], usize) {
         let in_panel = PANEL.min(self.rows - row);
-        let at = part * self.rows * self.steps + row * self.steps + steps.start * in_panel;
+        let at = row * self.steps + steps.start * in_panel;
         (&self.lines[at..][..steps.len() * in_panel], in_panel * LINE)
     }
 }
@@ -259,29 +214,17 @@ impl Panels {
 /// # Safety
 /// The processor has AVX-512 for bfloat16.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn fill_panel(x: &[f32], k: usize, high: &mut [Row], mut low: Option<&mut [Row]>) {
+unsafe fn fill_panel(x: &[f32], k: usize, panel: &mut [Row]) {
     let rows = x.len() / k;
     for (row, x) in x.chunks_exact(k).enumerate() {
         for (step, x) in x.chunks(DEPTH).enumerate() {
             let mut values = [0f32; DEPTH];
             values[..x.len()].copy_from_slice(x);
-            let at = step * rows + row;
-            // SAFETY: the loads read the two halves of the values, the stores write whole lines.
+            // SAFETY: the loads read the two halves of the values, the store writes a whole line.
             unsafe {
-                let halves = [0, PANEL].map(|i| _mm512_loadu_ps(values[i..].as_ptr()));
-                let [a, b] = halves;
-                let whole = _mm512_cvtne2ps_pbh(b, a);
-                _mm512_storeu_si512((&raw mut high[at]).cast(), std::mem::transmute(whole));
-                if let Some(low) = &mut low {
-                    let mut rounded = [0f32; DEPTH];
-                    for (out, bytes) in rounded.iter_mut().zip(high[at].0.as_chunks::<2>().0) {
-                        *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
-                    }
-                    let [a, b] = [0, 1]
-                        .map(|i| _mm512_sub_ps(halves[i], _mm512_loadu_ps(rounded[i * PANEL..].as_ptr())));
-                    let rest = _mm512_cvtne2ps_pbh(b, a);
-                    _mm512_storeu_si512((&raw mut low[at]).cast(), std::mem::transmute(rest));
-                }
+                let [a, b] = [0, PANEL].map(|i| _mm512_loadu_ps(values[i..].as_ptr()));
+                let line: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(b, a));
+                _mm512_store_si512((&raw mut panel[step * rows + row]).cast(), line);
             }
         }
     }
@@ -299,11 +242,10 @@ struct Product {
 }
 
 impl Product {
-    fn new(x: &Panels, part: usize, rows: Range<usize>, steps: Range<usize>, weights: [&[Row]; 2]) -> Self {
-        let first = x.panel(part, rows.start, steps.clone());
+    fn new(x: &Panels, rows: Range<usize>, steps: Range<usize>, weights: [&[Row]; 2]) -> Self {
+        let first = x.panel(rows.start, steps.clone());
         // A product of one panel has a second one of a single row, whose sums nobody reads.
-        let second =
-            if rows.len() > PANEL { x.panel(part, rows.start + PANEL, steps.clone()) } else { first };
+        let second = if rows.len() > PANEL { x.panel(rows.start + PANEL, steps.clone()) } else { first };
         assert!(weights.iter().all(|w| w.len() == steps.len() * PANEL));
         Self {
             first: first.0.as_ptr(),
@@ -403,18 +345,16 @@ mod tests {
         }
         for (n, k) in [(16, 32), (48, 100), (33, 1040)] {
             let (w, x) = (noise(n * k), noise(70 * k));
-            for (parts, bound) in [(Parts::One, 2e-2), (Parts::Two, 1e-4)] {
-                let weights = Bf16::pack(&w, n, k, parts);
-                let all = product(&weights, &x);
-                for rows in [1, 15, 16, 17, 32, 33, 70] {
-                    assert_eq!(product(&weights, &x[..rows * k]), all[..rows * n], "{parts:?} {rows} rows");
-                }
-                for (i, value) in all.iter().enumerate() {
-                    let (x, w) = (&x[i / n * k..][..k], &w[i % n * k..][..k]);
-                    let exact: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-                    let off = (f64::from(*value) - exact).abs() / (k as f64).sqrt();
-                    assert!(off < bound, "{parts:?} [{n}, {k}] value {i}: {value}, not {exact}");
-                }
+            let weights = Bf16::pack(&w, n, k);
+            let all = product(&weights, &x);
+            for rows in [1, 15, 16, 17, 32, 33, 70] {
+                assert_eq!(product(&weights, &x[..rows * k]), all[..rows * n], "{rows} rows");
+            }
+            for (i, value) in all.iter().enumerate() {
+                let (x, w) = (&x[i / n * k..][..k], &w[i % n * k..][..k]);
+                let exact: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                let off = (f64::from(*value) - exact).abs() / (k as f64).sqrt();
+                assert!(off < 2e-2, "[{n}, {k}] value {i}: {value}, not {exact}");
             }
         }
     }
@@ -425,14 +365,12 @@ mod tests {
             return;
         }
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for parts in [Parts::One, Parts::Two] {
-                let weights = Bf16::pack(&noise(32 * 64), 32, 64, parts);
-                let mut x = noise(3 * 64);
-                x[64 + 7] = bad;
-                let y = product(&weights, &x);
-                assert!(y[32..64].iter().all(|v| !v.is_finite()), "{bad} {parts:?}");
-                assert!(y[..32].iter().chain(&y[64..]).all(|v| v.is_finite()), "{bad} {parts:?}");
-            }
+            let weights = Bf16::pack(&noise(32 * 64), 32, 64);
+            let mut x = noise(3 * 64);
+            x[64 + 7] = bad;
+            let y = product(&weights, &x);
+            assert!(y[32..64].iter().all(|v| !v.is_finite()), "{bad}");
+            assert!(y[..32].iter().chain(&y[64..]).all(|v| v.is_finite()), "{bad}");
         }
     }
 
@@ -442,7 +380,7 @@ mod tests {
         if !Bf16::is_fast_here() {
             return;
         }
-        let (weights, x) = (Bf16::pack(&noise(64 * 96), 64, 96, Parts::Two), noise(40 * 96));
+        let (weights, x) = (Bf16::pack(&noise(64 * 96), 64, 96), noise(40 * 96));
         let (mut room, mut values) = (Panels::default(), vec![f32::NAN; 3]);
         for rows in [40, 7, 33] {
             weights.multiply(&x[..rows * 96], &mut room, &mut values);
