@@ -18,7 +18,8 @@ mod parts;
 use super::adapter::Adapter;
 use super::error::VlmError;
 use super::ggml::GgmlType;
-use super::kernel::Packed;
+use super::kernel::{Bf16, Packed};
+use super::kinds;
 use super::precision::Precision;
 use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
@@ -192,10 +193,15 @@ impl Gguf {
         tensors
     }
 
-    /// Bytes that its weights will take in the memory of this machine: some types take more than in the file.
+    /// Bytes that its weights will take in the memory of this machine: some types take more than in the file, and so do
+    /// large towers where they are kept in bfloat16.
     pub(crate) fn memory_bytes(&self) -> u64 {
+        let in_bf16 = Bf16::is_fast_here()
+            && self.text("general.architecture").is_ok_and(|found| found == kinds::VISION)
+            && Precision::of_files(self.file_bytes, &Device::Cpu) == Precision::Eight;
         let taken = |t: &TensorInfo| {
             let tiles = match t.shape[..] {
+                [n, k] if in_bf16 => Some(n * k * size_of::<half::bf16>()),
                 [n, k] if Packed::is_fast_here() => Packed::bytes_for(t.dtype, n, k),
                 _ => None,
             };
