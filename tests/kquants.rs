@@ -203,19 +203,19 @@ fn check_pair(pair: &Pair, eight_max: f32, sixteen_max: f32) {
     assert!(spread > 0.1, "the logits say something: {spread}");
     let twin = ask(&pair.load_twin());
     let gap = twin.logits.iter().zip(&expected.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    println!("{}: the f32 twin differs by {gap:.1e}", name);
-    assert!(gap <= 1e-3, "{}: the f32 twin is off by {gap}", name);
-    assert_eq!(twin.greedy, expected.greedy, "{}: the twin's answer", name);
+    println!("{name}: the f32 twin differs by {gap:.1e}");
+    assert!(gap <= 1e-3, "{name}: the f32 twin is off by {gap}");
+    assert_eq!(twin.greedy, expected.greedy, "{name}: the twin's answer");
     // Without kernels of its own the engine leaves quantised products to candle, which knows 8 bits only.
     let sixteen_max = if Packed::is_fast_here() { sixteen_max } else { sixteen_max.max(eight_max) };
     for (precision, max) in [(Precision::Eight, eight_max), (Precision::Sixteen, sixteen_max)] {
         let found = ask(&pair.load(precision));
         let error = relative(&found.logits, &expected.logits);
         let same = found.greedy.iter().zip(&expected.greedy).take_while(|(a, b)| a == b).count();
-        println!("{} {precision:?}: relative error {error:.5}, {same} of {GREEDY_TOKENS} tokens", name);
-        assert!(error <= max, "{} {precision:?}: relative error {error}", name);
+        println!("{name} {precision:?}: relative error {error:.5}, {same} of {GREEDY_TOKENS} tokens");
+        assert!(error <= max, "{name} {precision:?}: relative error {error}");
         if max < 1e-3 {
-            assert_eq!(found.greedy, expected.greedy, "{} {precision:?}", name);
+            assert_eq!(found.greedy, expected.greedy, "{name} {precision:?}");
         }
     }
 }

@@ -181,7 +181,7 @@ fn types_that_are_not_multiplied_are_named() {
     for (number, word) in
         [(19u32, "its type IQ1_S is not supported"), (33, "Q4_0_8_8 (33)"), (77, "number 77")]
     {
-        refused_patch(kind, &number.to_le_bytes(), &format!("tensor blk.1.attn_q.weight: "));
+        refused_patch(kind, &number.to_le_bytes(), "tensor blk.1.attn_q.weight: ");
         refused_patch(kind, &number.to_le_bytes(), word);
     }
 }

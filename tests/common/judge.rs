@@ -17,6 +17,7 @@ use inspectd::vlm::kv::{Arena, KvPrecision};
 use inspectd::vlm::load::{Loaded, load};
 use inspectd::vlm::precision::Precision;
 use inspectd::vlm::rope::image_advance;
+use inspectd::vlm::template::Opening;
 use inspectd::vlm::text::Work;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,8 @@ impl Question {
     /// Tokens before and behind the picture's rows; without a picture all are behind.
     fn tokens(&self, m: &Loaded) -> (Vec<u32>, Vec<u32>) {
         let before = if self.picture.is_some() { m.template.prefix() } else { vec![] };
-        let behind = m.template.question(&m.tokenizer, &self.text, self.picture.is_some()).unwrap();
+        let behind =
+            m.template.question(&m.tokenizer, &self.text, self.picture.is_some(), Opening::Free).unwrap();
         (before, behind)
     }
 }
@@ -92,7 +94,7 @@ fn run(m: &Loaded, question: &Question, tokens: usize, mut next: impl FnMut(usiz
     let c = &m.text.config;
     let room = batch.rows() + tokens;
     let mut arena =
-        Arena::new(c.blocks, room, c.kv_heads * c.head_dim, KvPrecision::default(), &Device::Cpu).unwrap();
+        Arena::new(c.blocks, room, (c.kv_heads, c.head_dim), KvPrecision::default(), &Device::Cpu).unwrap();
     let (mut work, mut rows, mut filled) = (Work::default(), Rows::new(), 0);
     for i in 0..tokens {
         m.text.forward(&batch, &mut arena, &mut work).unwrap();

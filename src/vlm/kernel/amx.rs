@@ -15,6 +15,7 @@
 //! belong to nobody else: every block of assembly sets what it adds to, and says what it overwrites.
 
 pub(super) mod bf16;
+mod pairs;
 mod superblocks;
 
 use super::activations::{LINE, PANEL};

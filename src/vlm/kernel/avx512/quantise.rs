@@ -34,9 +34,10 @@ pub(crate) unsafe fn panel<const LINES: bool>(
                 inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             }
             let at = b.wrapping_mul(rows).wrapping_add(row);
-            let bytes_at = match LINES {
-                true => (b / 2).wrapping_mul(rows).wrapping_add(row).wrapping_mul(2).wrapping_add(b % 2),
-                false => at,
+            let bytes_at = if LINES {
+                (b / 2).wrapping_mul(rows).wrapping_add(row).wrapping_mul(2).wrapping_add(b % 2)
+            } else {
+                at
             };
             let q = load(x).map(|x| integers(x, inverse));
             heads[at].write(Head::new(scale, q.map(|q| _mm512_reduce_add_epi32(q))));

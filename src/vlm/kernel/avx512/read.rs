@@ -43,11 +43,6 @@ pub(crate) struct Unit {
     pub(crate) minima: [__m512i; 4],
 }
 
-impl Unit {
-    // SAFETY: registers of zeros.
-    pub(crate) const ZERO: Self = unsafe { std::mem::zeroed() };
-}
-
 /// Reads the blocks of a K-quant.
 pub(crate) trait ReadK: Stored {
     /// # Safety
