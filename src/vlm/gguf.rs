@@ -201,7 +201,9 @@ impl Gguf {
             && Precision::of_files(self.file_bytes, &Device::Cpu) == Precision::Eight;
         let taken = |t: &TensorInfo| {
             let tiles = match t.shape[..] {
-                [n, k] if in_bf16 => Some(n * k * size_of::<half::bf16>()),
+                [n, k] if in_bf16 && Packed::bytes_for(t.dtype, n, k).is_some() => {
+                    Some(n * k * size_of::<half::bf16>())
+                }
                 [n, k] if Packed::is_fast_here() => Packed::bytes_for(t.dtype, n, k),
                 _ => None,
             };
@@ -346,6 +348,11 @@ impl Gguf {
             dtype.name()
         );
         self.error(format!("tensor {name}"), why)
+    }
+
+    /// True where `packed` would give tiles: activations are rounded for such a matrix.
+    pub(crate) fn has_tiles(&self, name: &str, n: usize, k: usize) -> bool {
+        self.tensors.get(name).is_some_and(|info| Packed::bytes_for(info.dtype, n, k).is_some())
     }
 
     /// Reads a matrix `[n, k]` into tiles; `None` when its quantisation or its sizes have none.

@@ -60,7 +60,8 @@ impl Linear {
     }
 
     /// Reads `{name}.weight` and `{name}.bias` of the vision tower, where every product has the rows of a picture: its
-    /// kernel may be one that takes a row alone no faster than sixteen.
+    /// kernel may be one that takes a row alone no faster than sixteen. It rounds activations, so that it serves only
+    /// weights for which they are rounded elsewhere, too.
     ///
     /// # Errors
     /// As [`Gguf::tensor`].
@@ -72,11 +73,12 @@ impl Linear {
         device: &Device,
     ) -> Result<Self, VlmError> {
         let bias = Some(vector(gguf, &format!("{name}.bias"), out, device)?);
-        let of_tower = gguf.precision == Precision::Eight && device.is_cpu() && Bf16::is_fast_here();
-        if !of_tower {
+        let tensor = format!("{name}.weight");
+        let rounds = gguf.precision == Precision::Eight && gguf.has_tiles(&tensor, out, inp);
+        if !rounds || !device.is_cpu() || !Bf16::is_fast_here() {
             return Ok(Self { bias, ..Self::load(gguf, name, out, inp, device)? });
         }
-        let name = format!("{name}.weight");
+        let name = tensor;
         let weights = gguf.tensor(&name, &[out, inp], device)?.dequantize(device)?.to_dtype(DType::F32)?;
         let weight = with_slice(&weights, |weights| Ok(Bf16::pack(weights, out, inp)))?;
         Ok(Self { name: name.into(), weight: Weight::Bf16(Arc::new(weight)), inp, bias })
