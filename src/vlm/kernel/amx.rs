@@ -6,9 +6,9 @@
 //! bf16           weights of any type with activations in bfloat16, for matrices that never meet few rows
 //! ```
 //!
-//! Here as elsewhere a row has the same bits whatever rows share its product. From [`ROWS_MIN`] rows on they are not
-//! those of AVX-512, which rounds the sum of each block: AMX adds up a whole superblock before it rounds. Q8 and Q4 stay
-//! with AVX-512: a product of theirs is 32 deep, as each block has a scale of its own, and storing its sums takes longer
+//! Among [`ROWS_MIN`] rows or more a row has the same bits whatever the others are. They are not those that it has among
+//! fewer, which go by AVX-512: that rounds the sum of each block, and AMX that of a whole superblock. Q8 and Q4 stay with
+//! AVX-512: a product of theirs is 32 deep, as each block has a scale of its own, and storing its sums takes longer
 //! than making them.
 //!
 //! The standard library has no stable functions for these instructions: they are written in assembly. Their registers
@@ -20,6 +20,7 @@ mod superblocks;
 
 use super::activations::{LINE, PANEL};
 use super::layout::Kind;
+use super::pack::Line;
 use super::stored::{Q4K, Q5K, Q6K, S8};
 use super::{Activations, Out, Packed, avx512};
 use std::arch::asm;
@@ -128,8 +129,3 @@ impl Drop for Configured {
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
     }
 }
-
-/// 64 bytes that start at a multiple of 64: a row of a tile register.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, Debug)]
-struct Row([u8; LINE]);

@@ -4,6 +4,8 @@
 //! ggml blocks --pack--> tiles (the only copy in memory) --row--> embeddings
 //! activations --quantise--> panels of 16 rows, 8 or 16 bits a value, one scale per 32 (or 256)
 //! tiles x activations --AMX | AVX-512 VNNI | AVX2 | Arm i8mm | Arm dot product | scalar reference--> f32
+//!
+//! on AMX, a large model's tower: weights, activations --bf16--> products in f32, and no tiles
 //! ```
 //!
 //! candle keeps the original blocks and a second, larger copy, takes its fast path only for depths

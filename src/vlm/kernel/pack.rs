@@ -11,10 +11,10 @@ use crate::vlm::ggml::values::{Block, Superblock, block, scale, superblock};
 use half::f16;
 use rayon::prelude::*;
 
-/// 64 bytes that start at a multiple of 64: a cache line, a register.
+/// 64 bytes that start at a multiple of 64: a cache line, a register, a row of a tile register.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
-struct Line([u8; 64]);
+#[derive(Clone, Copy, Debug, bytemuck::Zeroable, bytemuck::Pod)]
+pub(super) struct Line(pub(super) [u8; 64]);
 
 /// A matrix `[n, k]` of quantised weights in tiles.
 pub struct Packed {

@@ -9,13 +9,14 @@
 //! Integers need a float for each block of 32 weights and its scale; here sums stay in their register for as long as the
 //! depth goes on. Of each value 8 bits are kept, which rounds activations less than bytes with a scale for 32 of them do,
 //! and weights less than their own file did. (Values of two bfloat16, 16 bits together, take three products: for the small
-//! model, which needs them, no faster than AVX-512.)
+//! model, which needs them, slower than AVX-512.)
 //!
 //! A value of the product depends on its row and its column alone: all rows take this path, however few they are.
 
-use super::{REGISTER, Row, Shapes};
+use super::{Line, REGISTER, Shapes};
 use crate::vlm::kernel::activations::{LINE, PANEL};
 use crate::vlm::kernel::layout::TILE_ROWS;
+use crate::vlm::kernel::{Out, TASKS_PER_THREAD};
 use half::bf16;
 use rayon::prelude::*;
 use std::arch::asm;
@@ -30,8 +31,6 @@ const CHUNK: usize = 16;
 const ACTIVATIONS_MAX: usize = 1 << 20;
 /// Rows, and columns, of a product.
 const PAIR: usize = 2 * PANEL;
-/// Fewest tasks for each thread, so that none waits long for the last one.
-const TASKS_PER_THREAD: usize = 4;
 
 /// A matrix `[n, k]` of weights.
 pub(crate) struct Bf16 {
@@ -39,7 +38,7 @@ pub(crate) struct Bf16 {
     k: usize,
     /// `[tile][step of 32 values][pair of values][row]`; what no row or depth fills is zero. There are tiles for
     /// whole pairs of them.
-    lines: Vec<Row>,
+    lines: Vec<Line>,
 }
 
 impl std::fmt::Debug for Bf16 {
@@ -62,7 +61,7 @@ impl Bf16 {
         assert!(weights.len() == n * k, "sizes of a matrix");
         let (tiles, steps) = (n.div_ceil(PAIR) * 2, k.div_ceil(DEPTH));
         let tile_lines = steps * PANEL;
-        let mut lines = vec![Row([0; LINE]); tiles * tile_lines];
+        let mut lines = vec![Line([0; LINE]); tiles * tile_lines];
         lines.par_chunks_mut(tile_lines).enumerate().for_each(|(tile, lines)| {
             let rows = weights.chunks_exact(k).skip(tile * TILE_ROWS).take(TILE_ROWS);
             for (row, weights) in rows.enumerate() {
@@ -85,7 +84,7 @@ impl Bf16 {
     }
 
     /// Some steps of a tile.
-    fn tile(&self, tile: usize, steps: Range<usize>) -> &[Row] {
+    fn tile(&self, tile: usize, steps: Range<usize>) -> &[Line] {
         &self.lines[(tile * self.steps() + steps.start) * PANEL..][..steps.len() * PANEL]
     }
 
@@ -101,7 +100,7 @@ impl Bf16 {
         let rows = room.rows;
         values.clear();
         values.reserve(rows * self.n);
-        let out = Out { values: values.as_mut_ptr(), stride: self.n };
+        let out = Out { values: values.as_mut_ptr(), stride: self.n, tiles_before: 0 };
         let pairs = self.n.div_ceil(PAIR);
         let each = pairs.div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD).max(1);
         let at_once = (ACTIVATIONS_MAX / (self.steps() * LINE) / PAIR).max(2) * PAIR;
@@ -142,11 +141,11 @@ impl Bf16 {
 
 /// The sums of pairs of panels with a pair of tiles: `[pair of panels][panel][tile][row][column]`, which are four
 /// registers. They stand together, as rows of the result stand at distances of which a cache holds few.
-struct Sums(Vec<[[[Row; PANEL]; 2]; 2]>);
+struct Sums(Vec<[[[Line; PANEL]; 2]; 2]>);
 
 impl Sums {
     fn of_rows(rows: usize) -> Self {
-        Self(vec![[[[Row([0; LINE]); PANEL]; 2]; 2]; rows.div_ceil(PAIR)])
+        Self(vec![[[[Line([0; LINE]); PANEL]; 2]; 2]; rows.div_ceil(PAIR)])
     }
 
     /// Writes the sums of so many rows and columns.
@@ -160,7 +159,7 @@ impl Sums {
                 let width = TILE_ROWS.min(columns.end - column);
                 // SAFETY: the caller's; a row of a register has sixteen values.
                 unsafe {
-                    let to = out.values.add(row * out.stride + column);
+                    let to = out.at(row, column / TILE_ROWS);
                     (&raw const tile[i % PANEL]).cast::<f32>().copy_to_nonoverlapping(to, width);
                 }
             }
@@ -168,22 +167,11 @@ impl Sums {
     }
 }
 
-/// Where tasks write: rows `stride` apart.
-#[derive(Clone, Copy)]
-struct Out {
-    values: *mut f32,
-    stride: usize,
-}
-// SAFETY: the product gives every task its own values.
-unsafe impl Send for Out {}
-// SAFETY: as above.
-unsafe impl Sync for Out {}
-
 /// Rows of activations, used again by each product: `[panel][step][row][32]`. The last panel has the rows that are
 /// left.
 #[derive(Debug, Default)]
 pub(crate) struct Panels {
-    lines: Vec<Row>,
+    lines: Vec<Line>,
     rows: usize,
     steps: usize,
 }
@@ -193,7 +181,7 @@ impl Panels {
     /// The processor has AVX-512 for bfloat16.
     unsafe fn fill(&mut self, x: &[f32], k: usize) {
         (self.rows, self.steps) = (x.len() / k, k.div_ceil(DEPTH));
-        self.lines.resize(self.rows * self.steps, Row([0; LINE]));
+        self.lines.resize(self.rows * self.steps, Line([0; LINE]));
         let panels = self.lines.par_chunks_mut(PANEL * self.steps);
         x.par_chunks(PANEL * k).zip(panels).for_each(|(x, panel)| {
             // SAFETY: the caller's.
@@ -202,7 +190,7 @@ impl Panels {
     }
 
     /// Some steps of the rows of a panel, and the bytes from one step to the next.
-    fn panel(&self, row: usize, steps: Range<usize>) -> (&[Row], usize) {
+    fn panel(&self, row: usize, steps: Range<usize>) -> (&[Line], usize) {
         let in_panel = PANEL.min(self.rows - row);
         let at = row * self.steps + steps.start * in_panel;
         (&self.lines[at..][..steps.len() * in_panel], in_panel * LINE)
@@ -214,7 +202,7 @@ impl Panels {
 /// # Safety
 /// The processor has AVX-512 for bfloat16.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn fill_panel(x: &[f32], k: usize, panel: &mut [Row]) {
+unsafe fn fill_panel(x: &[f32], k: usize, panel: &mut [Line]) {
     let rows = x.len() / k;
     for (row, x) in x.chunks_exact(k).enumerate() {
         for (step, x) in x.chunks(DEPTH).enumerate() {
@@ -232,17 +220,17 @@ unsafe fn fill_panel(x: &[f32], k: usize, panel: &mut [Row]) {
 
 /// At most 32 rows with two tiles: where their operands are.
 struct Product {
-    first: *const Row,
-    second: *const Row,
+    first: *const Line,
+    second: *const Line,
     first_step: usize,
     second_step: usize,
-    weights: [*const Row; 2],
+    weights: [*const Line; 2],
     steps: usize,
     rows: usize,
 }
 
 impl Product {
-    fn new(x: &Panels, rows: Range<usize>, steps: Range<usize>, weights: [&[Row]; 2]) -> Self {
+    fn new(x: &Panels, rows: Range<usize>, steps: Range<usize>, weights: [&[Line]; 2]) -> Self {
         let first = x.panel(rows.start, steps.clone());
         // A product of one panel has a second one of a single row, whose sums nobody reads.
         let second = if rows.len() > PANEL { x.panel(rows.start + PANEL, steps.clone()) } else { first };
@@ -252,7 +240,7 @@ impl Product {
             second: second.0.as_ptr(),
             first_step: first.1,
             second_step: second.1,
-            weights: weights.map(<[Row]>::as_ptr),
+            weights: weights.map(<[Line]>::as_ptr),
             steps: steps.len(),
             rows: rows.len(),
         }
@@ -262,7 +250,7 @@ impl Product {
     ///
     /// # Safety
     /// The processor multiplies bfloat16.
-    unsafe fn run(self, sums: &mut [[[Row; PANEL]; 2]; 2], is_first: bool) {
+    unsafe fn run(self, sums: &mut [[[Line; PANEL]; 2]; 2], is_first: bool) {
         let rows = [PANEL.min(self.rows), self.rows.saturating_sub(PANEL).max(1)];
         let [a, b] = rows.map(|rows| (rows, LINE));
         let weights = (PANEL, LINE);

@@ -8,7 +8,7 @@
 //! ```
 
 use super::superblocks::{BLOCKS, Digits, PAIR, STEPS, UNIT};
-use super::{REGISTER, Row};
+use super::{Line, REGISTER};
 use crate::vlm::kernel::Activations;
 use crate::vlm::kernel::activations::{LINE, PANEL, Span};
 use crate::vlm::kernel::avx512::read::Unit;
@@ -153,11 +153,11 @@ pub(super) struct Products {
     second: *const i8,
     /// Bytes to the next line of the rows of each panel.
     steps: [usize; 2],
-    digits: *const Row,
+    digits: *const Line,
 }
 
 impl Products {
-    pub(super) fn new(x: &Activations, rows: Range<usize>, u: usize, digits: &[Row]) -> Self {
+    pub(super) fn new(x: &Activations, rows: Range<usize>, u: usize, digits: &[Line]) -> Self {
         assert!(digits.len() == UNIT);
         let panel = |row: usize| {
             let in_panel = PANEL.min(x.rows - row);

@@ -8,11 +8,11 @@
 //! ```
 //!
 //! A weight times its scale takes up to fifteen bits. Its two digits are two products, which add up over a whole
-//! superblock (`pairs`): sixteen instructions for 32 rows, where a product for each block and its scale would take as many and turn
-//! eight times as many sums into floats.
+//! superblock (`pairs`): sixteen instructions for 32 rows, where a product for each block and its scale would take as
+//! many and turn eight times as many sums into floats.
 
 use super::pairs::{Products, Sums};
-use super::{Row, Shapes};
+use super::{Line, Shapes};
 use crate::vlm::kernel::activations::{LINE, PANEL, Shared, Span};
 use crate::vlm::kernel::avx512::read::{Integers, ReadK, Unit};
 use crate::vlm::kernel::layout::{BLOCK, SUPERBLOCK};
@@ -167,7 +167,7 @@ pub(super) unsafe fn run<R: Digits>(
 /// What a thread computes in.
 struct Room {
     /// `[unit][tile][step][digit][group of four values]`, of which each is a line.
-    digits: [Row; SEGMENT * GROUP * UNIT],
+    digits: [Line; SEGMENT * GROUP * UNIT],
     /// What the blocks of each unit share, `[unit][tile]`.
     shared: [Unit; SEGMENT * GROUP],
     /// Of the pair that is multiplied, and of the one before it.
@@ -298,7 +298,7 @@ fn shapes(rows: usize) -> Shapes {
 /// `unit` is a whole one, aligned to 64, of a processor that is `available`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn unpack<R: Digits>(unit: &[u8], digits: &mut [Row]) {
+unsafe fn unpack<R: Digits>(unit: &[u8], digits: &mut [Line]) {
     for (step, digits) in digits.chunks_exact_mut(2 * PANEL).enumerate() {
         let (high, low) = digits.split_at_mut(PANEL);
         for (b, (high, low)) in high.chunks_mut(BLOCK / 4).zip(low.chunks_mut(BLOCK / 4)).enumerate() {
