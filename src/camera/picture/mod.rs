@@ -3,11 +3,13 @@
 //! ```text
 //! condition   sharpness and exposure, which tell a dirty lens and a light that is off
 //! thumbnail, difference, sharpness    what the key-frame policies compare
-//! Corrector   undistortion by the camera's calibration, then white balance
+//! Corrector   undistortion by the camera's calibration (lens), then white balance
 //! ```
 //!
 //! OpenCV does it (feature `opencv`); without it no picture is measured.
 
+#[cfg(feature = "opencv")]
+mod lens;
 mod measures;
 #[cfg(feature = "opencv")]
 mod opencv;

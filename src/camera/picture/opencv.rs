@@ -1,11 +1,12 @@
 //! What is measured and corrected, by OpenCV.
 
+use super::lens::Straightener;
 use super::measures::{Condition, Correction};
 use crate::camera::device::DeviceError;
 use image::RgbImage;
-use opencv::core::{self, CV_64F, Mat, Scalar, Size, Vec3b, Vector};
+use opencv::core::{self, CV_64F, Mat, Scalar, Size, Vec3b};
+use opencv::imgproc;
 use opencv::prelude::*;
-use opencv::{calib3d, imgproc};
 
 /// Side of the pictures that motion is judged on, in pixels: noise averages out.
 const THUMBNAIL_PX: i32 = 64;
@@ -19,7 +20,7 @@ fn failed(error: &opencv::Error) -> DeviceError {
 }
 
 /// A view of the pixels, without a copy.
-fn mat_of(pixels: &RgbImage) -> opencv::Result<opencv::boxed_ref::BoxedRef<'_, Mat>> {
+pub(super) fn mat_of(pixels: &RgbImage) -> opencv::Result<opencv::boxed_ref::BoxedRef<'_, Mat>> {
     let (width, height) = pixels.dimensions();
     Mat::new_rows_cols_with_bytes::<Vec3b>(height as i32, width as i32, pixels.as_raw())
 }
@@ -98,8 +99,7 @@ pub fn difference(a: &Thumbnail, b: &Thumbnail) -> Result<f64, DeviceError> {
 
 /// Corrects the pictures of one camera.
 pub struct Corrector {
-    /// Camera matrix and distortion coefficients.
-    lens: Option<(Mat, Vector<f64>)>,
+    lens: Option<Straightener>,
     white_balance: Option<Vec<f64>>,
 }
 
@@ -107,33 +107,19 @@ impl Corrector {
     /// A corrector that does what the settings say.
     ///
     /// # Errors
-    /// The calibration is invalid.
+    /// Never; a build without OpenCV refuses what it cannot do.
     pub fn new(correction: &Correction) -> Result<Self, DeviceError> {
-        let lens = correction.lens.as_ref().map(|lens| {
-            let [fx, fy, cx, cy] = lens.camera;
-            let matrix = Mat::from_slice_2d(&[[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])?;
-            Ok((matrix, Vector::from_slice(&lens.distortion)))
-        });
-        let lens = lens.transpose().map_err(|e: opencv::Error| failed(&e))?;
-        Ok(Self { lens, white_balance: correction.white_balance.clone() })
+        let Correction { lens, white_balance } = correction.clone();
+        Ok(Self { lens: lens.map(Straightener::new), white_balance })
     }
 
     /// Corrects a picture in place.
     ///
     /// # Errors
     /// See [`condition`].
-    pub fn correct(&self, pixels: &mut RgbImage) -> Result<(), DeviceError> {
-        if let Some((matrix, distortion)) = &self.lens {
-            let straight = || {
-                let mut straight = Mat::default();
-                calib3d::undistort_def(&mat_of(pixels)?, &mut straight, matrix, distortion)?;
-                Ok(straight.data_bytes()?.to_vec())
-            };
-            let bytes = straight().map_err(|e: opencv::Error| failed(&e))?;
-            let (width, height) = pixels.dimensions();
-            if let Some(straight) = RgbImage::from_raw(width, height, bytes) {
-                *pixels = straight;
-            }
+    pub fn correct(&mut self, pixels: &mut RgbImage) -> Result<(), DeviceError> {
+        if let Some(lens) = &mut self.lens {
+            *pixels = lens.straighten(pixels).map_err(|e| failed(&e))?;
         }
         if let Some(gains) = &self.white_balance {
             balance(pixels, gains)?;
@@ -214,7 +200,7 @@ mod tests {
             }
         }
         let lens = Lens { camera: [f, f, c, c], distortion: vec![k1, 0.0, 0.0, 0.0] };
-        let corrector = Corrector::new(&Correction { lens: Some(lens), white_balance: None }).unwrap();
+        let mut corrector = Corrector::new(&Correction { lens: Some(lens), white_balance: None }).unwrap();
         corrector.correct(&mut pixels).unwrap();
         let lit: Vec<u32> = (0..320).filter(|x| pixels.get_pixel(*x, 160).0[0] > 128).collect();
         let centre = f64::from(lit.iter().sum::<u32>()) / lit.len() as f64;

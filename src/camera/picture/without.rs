@@ -60,7 +60,7 @@ impl Corrector {
     ///
     /// # Errors
     /// Never.
-    pub fn correct(&self, _: &mut RgbImage) -> Result<(), DeviceError> {
+    pub fn correct(&mut self, _: &mut RgbImage) -> Result<(), DeviceError> {
         Ok(())
     }
 }
