@@ -160,6 +160,8 @@ pub(crate) struct Model {
     pub memory_mb: u64,
     /// What keys and values are kept in.
     pub kv: KvPrecision,
+    /// The context is so many times that of the training, by YaRN; 0: what the model's file says.
+    pub yarn: u32,
     /// The model leaves memory after so long without work; `None`: never.
     pub unload_after_idle: Option<Duration>,
 }

@@ -548,6 +548,7 @@ fn candidate(model: &Model, recipes: &Registry) -> recipes::Room {
 /// `inspectd infer` with what the config says of the model, and room for the adapters of the recipes.
 fn engine_program(model: &Model, recipes: &Registry) -> Program {
     let (threads, memory_mb) = (model.threads.to_string(), model.memory_mb.to_string());
+    let yarn = model.yarn.to_string();
     let mut text: Vec<std::ffi::OsString> = vec![
         "infer".into(),
         "--text".into(),
@@ -560,6 +561,8 @@ fn engine_program(model: &Model, recipes: &Registry) -> Program {
         memory_mb.into(),
         "--kv".into(),
         model.kv.name().into(),
+        "--yarn".into(),
+        yarn.into(),
         "--device".into(),
         model.device.name().into(),
     ];

@@ -10,6 +10,7 @@ use candle_core::Device;
 use inspectd::vlm::engine::EngineOptions;
 use inspectd::vlm::gguf::{Gguf, Value};
 use inspectd::vlm::load::load;
+use inspectd::vlm::scaling::Scaling;
 use inspectd::vlm::synth::Shape;
 use inspectd::vlm::synth::write::NewFile;
 use inspectd::vlm::{Qwen3Vl, Sampling, VlmError};
@@ -149,7 +150,7 @@ fn swapped_files_are_told() {
 }
 
 #[test]
-fn positions_that_would_be_scaled_are_refused() {
+fn positions_are_scaled_as_the_file_says_or_it_is_refused() {
     let with = |values: &[(&str, Value)]| {
         let values: Vec<_> =
             values.iter().map(|(key, v)| (format!("qwen3vl.rope.{key}"), v.clone())).collect();
@@ -157,20 +158,35 @@ fn positions_that_would_be_scaled_are_refused() {
     };
     let kind = |s: &str| ("scaling.type", Value::Text(s.into()));
     let factor = |x: f64| ("scaling.factor", Value::Float(x));
+    let sound = Pair::sound();
+    let trained =
+        load(&sound.text, &sound.mmproj, None, &Device::Cpu).expect("it is sound").text.config.context;
+    refused_text(with(&[kind("longrope")]), "key qwen3vl.rope.scaling.type: is \"longrope\"");
+    refused_text(with(&[kind("dynamic"), factor(2.0)]), "is \"dynamic\"");
     refused_text(
-        with(&[kind("yarn"), factor(4.0)]),
-        "key qwen3vl.rope.scaling.type: is \"yarn\" with a factor of 4",
+        with(&[kind("yarn"), factor(-1.0)]),
+        "key qwen3vl.rope.scaling.factor: a factor of 1 to 256",
     );
-    refused_text(with(&[kind("linear"), factor(2.0)]), "is \"linear\"");
-    refused_text(with(&[kind("longrope")]), "is \"longrope\"");
-    refused_text(with(&[factor(2.0)]), "key qwen3vl.rope.scaling.factor: is 2");
-    refused_text(with(&[("scale_linear", Value::Float(2.0))]), "key qwen3vl.rope.scale_linear: is 2");
-    for fine in
-        [with(&[kind("none")]), with(&[kind("none"), factor(4.0)]), with(&[kind("yarn"), factor(1.0)])]
-    {
+    refused_text(with(&[factor(0.5)]), "key qwen3vl.rope.scaling.factor: a factor of 1 to 256");
+    refused_text(with(&[("scale_linear", Value::Float(1e9))]), "key qwen3vl.rope.scale_linear: a factor");
+    let context = ("scaling.original_context_length", Value::Uint(1024));
+    let yarn = |factor, original| Scaling::Yarn { factor, original, attention: 1.0 };
+    let linear = |factor| Scaling::Linear { factor };
+    for (values, expected, reach) in [
+        (&[kind("none")][..], Scaling::None, 1),
+        (&[kind("none"), factor(4.0)], Scaling::None, 1),
+        (&[kind("yarn"), factor(1.0)], Scaling::None, 1),
+        (&[kind("dynamic"), factor(1.0)], Scaling::None, 1),
+        (&[kind("yarn"), factor(4.0)], yarn(4.0, trained), 4),
+        (&[kind("yarn"), factor(4.0), context], yarn(4.0, 1024), 1),
+        (&[kind("linear"), factor(2.0)], linear(2.0), 2),
+        (&[factor(2.0)], linear(2.0), 2),
+        (&[("scale_linear", Value::Float(2.0))], linear(2.0), 2),
+    ] {
         let pair = Pair::sound();
-        pair.rewrite_text(fine);
-        load(&pair.text, &pair.mmproj, None, &Device::Cpu).map(|_| ()).expect("nothing is scaled");
+        pair.rewrite_text(with(values));
+        let config = load(&pair.text, &pair.mmproj, None, &Device::Cpu).expect("it is scaled").text.config;
+        assert_eq!((config.scaling, config.context), (expected, trained * reach));
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Args {
     adapters_mb: u64,
     #[arg(long, value_parser = kv)]
     kv: KvPrecision,
+    #[arg(long, default_value_t)]
+    yarn: u32,
     #[arg(long, value_parser = processor)]
     device: Processor,
 }
@@ -44,8 +46,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let channel = Channel::of_this_process().context("this command is for the daemon's own use")?;
     // A sandbox may forbid it; the engine works without.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
-    let Args { threads, memory_mb, adapters_mb, kv, .. } = args;
-    let options = EngineOptions { threads, memory_mb, adapters_mb, kv };
+    let Args { threads, memory_mb, adapters_mb, kv, yarn, .. } = args;
+    let options = EngineOptions { threads, memory_mb, adapters_mb, kv, yarn };
     serve(channel, move || {
         let (adapter, device) = (args.adapter.as_deref(), args.device.open()?);
         let engine = Qwen3Vl::load_with(&args.text, &args.mmproj, adapter, options, &device)?;

@@ -33,6 +33,10 @@ pub(super) struct ModelArgs {
     /// What keys and values are kept in: f16, f32 in twice the memory, or q8 in half.
     #[arg(long, value_name = "TYPE", value_parser = kv, default_value = "f16")]
     pub kv: KvPrecision,
+    /// Context beyond that of the training, so many times, by YaRN; 0: what the text model's file says. It changes the
+    /// answers to short questions too.
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(0..=256), default_value_t = 0)]
+    pub yarn: u32,
     /// What computes: cpu, or cuda and cuda:N in a build with that feature.
     #[arg(long, value_name = "DEVICE", value_parser = processor, default_value = "cpu")]
     pub device: Processor,
@@ -65,6 +69,7 @@ impl ModelArgs {
             } else {
                 self.device
             },
+            yarn: if self.yarn == 0 { model.map_or(0, |m| m.yarn) } else { self.yarn },
             kv: if self.kv == KvPrecision::default() { model.map_or(self.kv, |m| m.kv) } else { self.kv },
         }
     }
@@ -100,6 +105,7 @@ impl ModelArgs {
             threads: self.threads,
             memory_mb: self.memory_mb,
             kv: self.kv,
+            yarn: self.yarn,
             ..EngineOptions::default()
         };
         let engine =

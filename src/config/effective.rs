@@ -32,6 +32,7 @@ impl Config {
         out.pair("threads", self.model.threads);
         out.pair("memory_mb", self.model.memory_mb);
         out.pair("kv", quoted(self.model.kv.name()));
+        out.pair("yarn", self.model.yarn);
         out.pair("unload_after_idle_s", self.model.unload_after_idle.map_or(0, |idle| idle.as_secs()));
         self.cameras(&mut out);
         for part in &self.parts {

@@ -193,6 +193,7 @@ fn model(origin: &Origin, section: Section<'_>) -> Model {
         device: section.word("device", Processor::named, &Processor::NAMES).unwrap_or_default(),
         threads: section.ranged("threads", 0..=1024).unwrap_or(0),
         kv: section.word("kv", KvPrecision::named, &KvPrecision::NAMES).unwrap_or_default(),
+        yarn: section.ranged("yarn", 0..=256).unwrap_or(0),
         memory_mb: section.ranged("memory_mb", 0..=1_048_576).unwrap_or(0),
         unload_after_idle: (idle_s > 0).then(|| Duration::from_secs(idle_s)),
     };

@@ -22,7 +22,7 @@ use candle_core::Device;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Most rows of keys and values: 512 for each of the answers that `run` keeps live at most.
+/// Most rows of keys and values, unless the model reads further: 512 for each of the answers that `run` keeps live.
 const ARENA_ROWS_MAX: usize = 32 * 1024;
 /// Memory for keys and values when no budget is given.
 const ARENA_BYTES_DEFAULT: usize = 1 << 30;
@@ -46,6 +46,8 @@ pub struct EngineOptions {
     pub adapters_mb: u64,
     /// What keys and values are kept in.
     pub kv: KvPrecision,
+    /// The context is so many times that of the training, by YaRN; 0: what the model's file says.
+    pub yarn: u32,
 }
 
 /// A loaded Qwen3-VL, and the threads that it computes on.
@@ -119,7 +121,12 @@ impl Qwen3Vl {
         options: EngineOptions,
         device: &Device,
     ) -> Result<Self, VlmError> {
-        let model = load_with(text, mmproj, adapter, None, device)?;
+        let mut model = load_with(text, mmproj, adapter, None, device)?;
+        if options.yarn > 0 {
+            model.text.stretch(f64::from(options.yarn));
+            // Its answers are others, also to short questions: who reads the name knows.
+            model.info.name += &format!(", YaRN {}", options.yarn);
+        }
         let c = &model.text.config;
         let heads = (c.kv_heads, c.head_dim);
         let row_bytes = c.blocks * 2 * options.kv.row_bytes(heads.0, heads.1);
@@ -127,7 +134,7 @@ impl Qwen3Vl {
             0 => ARENA_BYTES_DEFAULT as u64,
             mb => (mb << 20).saturating_sub(model.bytes + WORKING_BYTES + (options.adapters_mb << 20)),
         };
-        let rows = (arena_bytes as usize / row_bytes).min(ARENA_ROWS_MAX);
+        let rows = (arena_bytes as usize / row_bytes).min(ARENA_ROWS_MAX.max(c.context));
         let others = model.bytes + WORKING_BYTES + (rows * row_bytes) as u64;
         let adapters_max = (options.memory_mb > 0).then(|| (options.memory_mb << 20).saturating_sub(others));
         if rows < ARENA_ROWS_MIN {

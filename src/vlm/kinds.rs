@@ -1,12 +1,12 @@
 //! What the two files of a pair must be, in words for whoever has brought others.
 //!
 //! ```text
-//! text    general.architecture = qwen3vl, and no rope.scaling that would have to be computed
+//! text    general.architecture = qwen3vl
 //! vision  general.architecture = clip, with the projector qwen3vl_merger
 //! ```
 
 use super::error::VlmError;
-use super::gguf::{Gguf, Value, brief};
+use super::gguf::Gguf;
 
 /// Architectures that the two files of a pair name.
 pub const TEXT: &str = "qwen3vl";
@@ -17,9 +17,6 @@ const PROJECTOR: &str = "qwen3vl_merger";
 /// Newer converters write the projector's kind per modality.
 const PROJECTOR_KEYS: [&str; 2] = ["clip.projector_type", "clip.vision.projector_type"];
 const ARCHITECTURE_KEY: &str = "general.architecture";
-/// What the text model would have to compute beside plain M-RoPE: `llama-arch.cpp`'s keys.
-const SCALING_TYPE_KEY: &str = "qwen3vl.rope.scaling.type";
-const SCALING_FACTOR_KEYS: [&str; 2] = ["qwen3vl.rope.scaling.factor", "qwen3vl.rope.scale_linear"];
 
 /// That both files are what their places ask for.
 ///
@@ -53,43 +50,7 @@ pub fn check_text(g: &Gguf) -> Result<(), VlmError> {
         ),
         found => Some(format!("\"qwen3vl\" expected, the text model of a Qwen3-VL (2B, 4B, 8B, 32B), found {found:?}")),
     };
-    why.map_or_else(|| check_scaling(g), |why| Err(g.error(format!("key {ARCHITECTURE_KEY}"), why)))
-}
-
-/// That positions need no scaling, which is not built: a file that asks for it would be answered otherwise than meant.
-fn check_scaling(g: &Gguf) -> Result<(), VlmError> {
-    let unscaled = "none expected: the scaling of positions (YaRN, linear, dynamic) is not supported; load a file without it, for contexts up to that of the training";
-    match g.metadata.get(SCALING_TYPE_KEY) {
-        None => {}
-        Some(Value::Text(kind)) if kind == "none" => return Ok(()),
-        // Whatever its type, a factor of 1 scales nothing.
-        Some(_) if is_one(g.metadata.get(SCALING_FACTOR_KEYS[0])) => return Ok(()),
-        Some(found) => {
-            let factor = g.metadata.get(SCALING_FACTOR_KEYS[0]);
-            let factor = factor.map_or_else(String::new, |x| format!(" with a factor of {}", brief(x)));
-            return Err(g.error(
-                format!("key {SCALING_TYPE_KEY}"),
-                format!("is {}{factor}; {unscaled}", brief(found)),
-            ));
-        }
-    }
-    // Without a type llama.cpp takes a factor as that of linear scaling.
-    for key in SCALING_FACTOR_KEYS {
-        if let Some(found) = g.metadata.get(key).filter(|found| !is_one(Some(found))) {
-            return Err(g.error(format!("key {key}"), format!("is {}; {unscaled}", brief(found))));
-        }
-    }
-    Ok(())
-}
-
-/// True for a factor that scales nothing; llama.cpp takes 0 as 1.
-fn is_one(value: Option<&Value>) -> bool {
-    match value {
-        Some(Value::Float(x)) => *x == 1.0 || *x == 0.0,
-        Some(Value::Uint(n)) => *n <= 1,
-        Some(Value::Int(n)) => (0..=1).contains(n),
-        _ => false,
-    }
+    why.map_or(Ok(()), |why| Err(g.error(format!("key {ARCHITECTURE_KEY}"), why)))
 }
 
 /// That a file is the vision model of a Qwen3-VL.

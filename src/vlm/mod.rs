@@ -49,6 +49,7 @@ mod prompt;
 pub mod rope;
 mod run;
 pub mod sample;
+pub mod scaling;
 mod sequence;
 pub(crate) mod state;
 pub mod synth;

@@ -139,9 +139,9 @@ pub(super) struct Rotary {
 }
 
 impl Rotary {
-    /// From angles `[rows, half]`, row after row.
-    pub(super) fn new(angles: impl Iterator<Item = f32>, half: usize, device: &Device) -> Result<Self> {
-        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos(), a.sin())).unzip();
+    /// From cosines and sines `[rows, half]`, row after row.
+    pub(super) fn new(turns: impl Iterator<Item = (f32, f32)>, half: usize, device: &Device) -> Result<Self> {
+        let (cos, sin): (Vec<f32>, Vec<f32>) = turns.unzip();
         let shape = (cos.len() / half, half);
         Ok(Self { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
     }
@@ -288,8 +288,8 @@ mod tests {
     fn rotation_agrees_with_its_composition() {
         let x = noise(9, 40 + 3 * 32, 1.0);
         let bias = noise(1, 40 + 3 * 32, 1.0).squeeze(0).unwrap();
-        let angles = (0..3 * 16).map(|i| i as f32 * 0.37);
-        let rotary = Rotary::new(angles, 16, &Device::Cpu).unwrap();
+        let turns = (0..3 * 16).map(|i| i as f32 * 0.37).map(|angle| (angle.cos(), angle.sin()));
+        let rotary = Rotary::new(turns, 16, &Device::Cpu).unwrap();
         let w = noise(1, 32, 1.0).squeeze(0).unwrap();
         for (bias, norm) in [(None, None), (Some(&bias), None), (None, Some((&w, 1e-6)))] {
             let slow = bias_norm_rotate_composed(&x, 3, bias, norm, &rotary).unwrap();

@@ -3,6 +3,10 @@
 //! A token has three positions: time, height, width. They are equal for text. A picture that starts
 //! at position p has time p for all its rows, height p + row and width p + column on the merged
 //! grid; the text behind it goes on at p + max(rows, columns).
+//!
+//! For contexts beyond that of the training the frequencies are scaled ([`Scaling`]).
+
+use super::scaling::Scaling;
 
 /// Position of one token: time, height, width.
 pub type Position = [u32; 3];
@@ -30,21 +34,29 @@ pub struct Rope {
     frequencies: Vec<f32>,
     /// Index into a [`Position`] for each frequency.
     axes: Vec<usize>,
+    /// What cosines and sines are multiplied by.
+    amplitude: f32,
 }
 
 impl Rope {
     /// `sections` are the numbers of frequencies of time, height and width: [24, 20, 20] in
     /// Qwen3-VL. They are interleaved: index i belongs to height when i % 3 == 1 and to width when
     /// i % 3 == 2, each for as many as its section says, else to time.
-    pub fn new(head_dim: usize, base: f64, sections: [usize; 3]) -> Self {
+    pub fn new(head_dim: usize, base: f64, sections: [usize; 3], scaling: Scaling) -> Self {
         let half = head_dim / 2;
-        let frequency = |i: usize| (1.0 / base.powf(2.0 * i as f64 / head_dim as f64)) as f32;
         let axis = |i: usize| match i % 3 {
             1 if i < 3 * sections[1] => 1,
             2 if i < 3 * sections[2] => 2,
             _ => 0,
         };
-        Self { frequencies: (0..half).map(frequency).collect(), axes: (0..half).map(axis).collect() }
+        let trained = |i: usize| 1.0 / base.powf(2.0 * i as f64 / head_dim as f64);
+        let kept = scaling.kept(head_dim, base);
+        let frequency = |i: usize| (trained(i) * (kept(i) + (1.0 - kept(i)) / scaling.factor())) as f32;
+        Self {
+            frequencies: (0..half).map(frequency).collect(),
+            axes: (0..half).map(axis).collect(),
+            amplitude: scaling.amplitude(),
+        }
     }
 
     /// Half of the head's dimension.
@@ -52,9 +64,14 @@ impl Rope {
         self.frequencies.len()
     }
 
-    /// Angles of `positions`, `[positions, half]`, row after row.
-    pub fn angles<'a>(&'a self, positions: &'a [Position]) -> impl Iterator<Item = f32> + 'a {
-        let row = |p: &'a Position| self.frequencies.iter().zip(&self.axes).map(|(f, a)| p[*a] as f32 * f);
+    /// Cosines and sines of `positions`, `[positions, half]`, row after row.
+    pub fn turns<'a>(&'a self, positions: &'a [Position]) -> impl Iterator<Item = (f32, f32)> + 'a {
+        let row = |p: &'a Position| {
+            self.frequencies.iter().zip(&self.axes).map(|(f, a)| {
+                let (sin, cos) = (p[*a] as f32 * f).sin_cos();
+                (cos * self.amplitude, sin * self.amplitude)
+            })
+        };
         positions.iter().flat_map(row)
     }
 }
@@ -65,7 +82,7 @@ mod tests {
 
     #[test]
     fn sections_interleave() {
-        let rope = Rope::new(128, 5e6, [24, 20, 20]);
+        let rope = Rope::new(128, 5e6, [24, 20, 20], Scaling::None);
         assert_eq!(rope.axes[..6], [0, 1, 2, 0, 1, 2]);
         assert_eq!(rope.axes[57..64], [0, 1, 2, 0, 0, 0, 0]);
         assert_eq!(rope.axes.iter().filter(|a| **a == 0).count(), 24);

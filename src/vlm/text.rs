@@ -26,6 +26,7 @@ use super::kv::Arena;
 use super::linear::{Linear, vector};
 use super::logits::NextLogits;
 use super::rope::Rope;
+use super::scaling::Scaling;
 use candle_core::{Device, Result, Tensor};
 
 const DIM_MAX: usize = 1 << 16;
@@ -49,7 +50,7 @@ pub struct TextConfig {
     pub blocks: usize,
     /// Tokens, padding included.
     pub vocabulary: usize,
-    /// Longest sequence that the model was trained for, in tokens.
+    /// Longest sequence that the model reads, in tokens: that of its training, times the factor of its scaling.
     pub context: usize,
     /// Added to the mean square in RMS norms.
     pub eps: f64,
@@ -57,6 +58,8 @@ pub struct TextConfig {
     pub rope_base: f64,
     /// Frequencies of time, height and width, as `Rope::new` takes them.
     pub rope_sections: [usize; 3],
+    /// How positions are scaled.
+    pub scaling: Scaling,
     /// Number of DeepStack features that the first blocks take.
     pub deepstack: usize,
 }
@@ -84,6 +87,8 @@ impl TextConfig {
                 ));
             }
         };
+        let context = g.size("qwen3vl.context_length", 1 << 24)?;
+        let scaling = Scaling::from_gguf(g, context)?;
         let config = Self {
             hidden: g.size("qwen3vl.embedding_length", DIM_MAX)?,
             ffn: g.size("qwen3vl.feed_forward_length", DIM_MAX)?,
@@ -92,10 +97,11 @@ impl TextConfig {
             head_dim,
             blocks: g.size("qwen3vl.block_count", BLOCKS_MAX)?,
             vocabulary: g.list("tokenizer.ggml.tokens")?.len().min(VOCABULARY_MAX),
-            context: g.size("qwen3vl.context_length", 1 << 24)?,
+            context: scaling.reach(context),
             eps: g.float("qwen3vl.attention.layer_norm_rms_epsilon")?,
             rope_base: g.float("qwen3vl.rope.freq_base")?,
             rope_sections,
+            scaling,
             deepstack: g.size("qwen3vl.n_deepstack_layers", 64)?,
         };
         if !config.heads.is_multiple_of(config.kv_heads) {
@@ -178,10 +184,19 @@ impl Text {
             blocks: (0..c.blocks).map(|i| block(g, &c, i, device)).collect::<std::result::Result<_, _>>()?,
             norm: vector(g, "output_norm.weight", c.hidden, device)?,
             head,
-            rope: Rope::new(c.head_dim, c.rope_base, c.rope_sections),
+            rope: Rope::new(c.head_dim, c.rope_base, c.rope_sections, c.scaling),
             device: device.clone(),
             config: c,
         })
+    }
+
+    /// Has the model read `factor` times the context that it was trained for, by YaRN, whatever its file says.
+    pub fn stretch(&mut self, factor: f64) {
+        let c = &mut self.config;
+        let original = c.scaling.original(c.context);
+        c.scaling = Scaling::yarn(factor, original, 1.0);
+        c.context = c.scaling.reach(original);
+        self.rope = Rope::new(c.head_dim, c.rope_base, c.rope_sections, c.scaling);
     }
 
     /// Runs a batch; writes its keys and values into the arena and leaves the hidden states in `work`.

@@ -311,7 +311,7 @@ impl Vision {
     /// The angles of one picture: half of the frequencies turn with the row, half with the column.
     fn rotary(&self, grid: PatchGrid) -> Result<Rotary> {
         let (angles, half) = angles(&self.config, grid);
-        Rotary::new(angles.into_iter(), half, &self.device)
+        Rotary::new(angles.into_iter().map(|a| (a.cos(), a.sin())), half, &self.device)
     }
 }
 

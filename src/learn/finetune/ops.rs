@@ -402,10 +402,10 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Of angles, row after row.
-    pub(super) fn new(angles: &[f32], half: usize) -> Self {
-        let of = |f: fn(f32) -> f32| Arc::new(angles.iter().map(|a| f(*a)).collect());
-        Self { cos: of(f32::cos), sin: of(f32::sin), half }
+    /// Of cosines and sines, row after row.
+    pub(super) fn new(turns: impl Iterator<Item = (f32, f32)>, half: usize) -> Self {
+        let (cos, sin): (Vec<f32>, Vec<f32>) = turns.unzip();
+        Self { cos: Arc::new(cos), sin: Arc::new(sin), half }
     }
 
     /// Turns the first `heads` heads of every row of `[rows, width]`.

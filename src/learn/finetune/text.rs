@@ -43,9 +43,8 @@ pub(super) fn forward(w: &Step, c: &TextConfig, rows: &Rows, seen: &Seen, device
     let table = w.get("token_embd.weight")?;
     let tokens = table.index_select(&index(&rows.ids)?, 0)?;
     let mut x = Tensor::cat(&[&tokens, &seen.embeds], 0)?.index_select(&index(&rows.order)?, 0)?;
-    let rope = Rope::new(c.head_dim, c.rope_base, c.rope_sections);
-    let angles: Vec<f32> = rope.angles(&rows.positions).collect();
-    let turns = Turns::new(&angles, rope.half());
+    let rope = Rope::new(c.head_dim, c.rope_base, c.rope_sections, c.scaling);
+    let turns = Turns::new(rope.turns(&rows.positions), rope.half());
     let heads = Heads { query: c.heads, kv: c.kv_heads, dim: c.head_dim };
     let attend = Attend { parts: rows.parts.clone().into(), heads, causal: true };
     let cells = index(&rows.cells)?;

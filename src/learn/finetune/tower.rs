@@ -85,7 +85,11 @@ impl Tower {
             parts.push(start..positions.len() / hidden);
         }
         let rows = positions.len() / hidden;
-        Ok((Tensor::from_vec(positions, (rows, hidden), &self.device)?, Turns::new(&all, half), parts))
+        Ok((
+            Tensor::from_vec(positions, (rows, hidden), &self.device)?,
+            Turns::new(all.iter().map(|a| (a.cos(), a.sin())), half),
+            parts,
+        ))
     }
 
     /// Of one size; the table is fixed, so that it is worth keeping.

@@ -34,8 +34,8 @@ impl Text {
             Rows::Tokens(ids) => self.embedding.rows(ids, &self.device),
             Rows::Picture(p) => Ok(p.embeds.clone()),
         })?;
-        let angles = self.rope.angles(batch.positions());
-        let rotary = Rotary::new(angles, self.rope.half(), &self.device)?;
+        let turns = self.rope.turns(batch.positions());
+        let rotary = Rotary::new(turns, self.rope.half(), &self.device)?;
         let seen = Gathered::of(batch.parts(), &self.device)?;
         let shows = batch.sources().any(|s| matches!(s, Rows::Picture(_)));
         show(0, &x)?;

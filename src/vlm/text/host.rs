@@ -23,9 +23,9 @@ impl Text {
         self.embed(batch, &mut w.x)?;
         w.cos.clear();
         w.sin.clear();
-        for angle in self.rope.angles(batch.positions()) {
-            w.cos.push(angle.cos());
-            w.sin.push(angle.sin());
+        for (cos, sin) in self.rope.turns(batch.positions()) {
+            w.cos.push(cos);
+            w.sin.push(sin);
         }
         show(0, &w.x);
         for (i, block) in self.blocks.iter().enumerate() {

@@ -75,7 +75,7 @@ fn norms_agree() {
 #[test]
 fn a_turn_agrees_and_leaves_the_other_heads() {
     let angles: Vec<f32> = (0..6 * 4).map(|i| i as f32 / 3.0).collect();
-    let turns = Turns::new(&angles, 4);
+    let turns = Turns::new(angles.iter().map(|a| (a.cos(), a.sin())), 4);
     let x = random((6, 24), 9);
     let plain = |v: &[Tensor]| {
         let table = |f: fn(f32) -> f32| {
