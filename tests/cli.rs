@@ -1,8 +1,12 @@
 //! The contracts of the command line with users' scripts: JSON on stdout and nothing else there,
 //! exit codes, errors that name what is wrong.
 
+#[path = "cli/ask.rs"]
+mod ask;
 #[path = "common/config.rs"]
 mod config;
+#[path = "common/film.rs"]
+mod film;
 #[path = "cli/package.rs"]
 mod package;
 #[path = "common/shipped.rs"]
@@ -184,79 +188,6 @@ fn simulate_writes_pictures_and_their_truth() {
             inspectd::cli::picture::load(&dir.path().join(truth["file"].as_str().unwrap())).unwrap();
         assert_eq!((picture.width(), picture.height()), (640, 512));
     }
-}
-
-#[test]
-fn ask_gives_text_ids_and_log_probabilities() {
-    let prompt = "Read the marked text. Reply with a JSON list of its lines, or [] if there is none.";
-    let out = run(&[
-        "ask",
-        "--json",
-        "--ids",
-        "--special",
-        "--image",
-        CROP,
-        "--temperature",
-        "0",
-        "--max-tokens",
-        "64",
-        prompt,
-    ]);
-    let answer = json_lines(&out).remove(0);
-    has(
-        &answer,
-        &["text", "prompt_tokens", "completion_tokens", "finish_reason", "prompt_ids", "ids", "logprobs"],
-    );
-    assert!(answer["text"].as_str().unwrap().starts_with("[\""));
-    assert_eq!(answer["finish_reason"], "stop");
-    let count = |key: &str| answer[key].as_array().unwrap().len() as u64;
-    assert_eq!(
-        (count("prompt_ids"), count("ids")),
-        (answer["prompt_tokens"].as_u64().unwrap(), answer["completion_tokens"].as_u64().unwrap())
-    );
-    assert_eq!(count("ids"), count("logprobs"));
-    let short = json_lines(&run(&["ask", "--json", "--image", CROP, "--max-tokens", "3", prompt])).remove(0);
-    assert_eq!(
-        (short["finish_reason"].as_str(), short["completion_tokens"].as_u64()),
-        (Some("length"), Some(3))
-    );
-    let words = json_lines(&run(&[
-        "ask",
-        "--json",
-        "--max-tokens",
-        "4",
-        "--temperature",
-        "1",
-        "--top-k",
-        "20",
-        "--seed",
-        "3",
-        "hello",
-    ]));
-    assert_eq!(words[0]["completion_tokens"], 4);
-}
-
-/// Three tiles of one size as a clip: two pairs, each behind its time, and one question.
-#[test]
-fn ask_shows_a_clip() {
-    let tile = |i: u32| format!("fixtures/model/examples/images/defect-256x256-0{i}.png");
-    let (a, b, c) = (tile(0), tile(1), tile(2));
-    let clip = ["--image", &a, "--image", &b, "--image", &c, "--interval-ms", "250"];
-    let asked = [&["ask", "--json", "--ids", "--max-tokens", "8"], &clip[..], &["What moves?"]].concat();
-    let answer = json_lines(&run(&asked)).remove(0);
-    assert!(answer["completion_tokens"].as_u64().unwrap() > 0);
-    let gguf = inspectd::vlm::gguf::Gguf::open(Path::new("fixtures/model/inspectd-small.gguf")).unwrap();
-    let tokenizer = inspectd::vlm::tokenizer::Tokenizer::from_gguf(&gguf).unwrap();
-    let ids = answer["prompt_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32);
-    let ids: Vec<u32> = ids.collect();
-    let video = tokenizer.special("<|video_pad|>").unwrap();
-    assert_eq!(ids.iter().filter(|id| **id == video).count(), 2 * 64, "256x256 px are 8x8 rows");
-    let words = tokenizer.decode(&ids, true).replace("<|video_pad|>", "");
-    let pair = |time| format!("<{time} seconds><|vision_start|><|vision_end|>");
-    let start = format!("<|im_start|>user\n{}{}What moves?<|im_end|>", pair("0.1"), pair("0.5"));
-    assert!(words.starts_with(&start), "{words}");
-    let alone = run(&["ask", "--interval-ms", "250", "What moves?"]);
-    assert_eq!(alone.status.code(), Some(2), "a clip has pictures");
 }
 
 #[test]

@@ -54,6 +54,7 @@ pub(crate) const CHAPTERS: &[Chapter] = &[
         "OPC UA by OPC 40100-1: connecting, certificates, nodes, states, jobs",
         include_str!("opcua.md"),
     ),
+    english("ask", "free questions: pictures, films, long contexts, prompts", include_str!("ask.md")),
     english("operate", "every day: commands, updates, backup, restore, salvage", include_str!("operate.md")),
     english("reliability", "what is promised, and what proves it", include_str!("reliability.md")),
     english(

@@ -7,6 +7,7 @@
 //! source = "v4l2"        `v4l2`        USB cameras, capture cards        in a capture child, feature v4l2
 //! source = "opencv"      `stream`      RTSP, films, GStreamer            in a capture child, features ffmpeg, opencv
 //! source = "genicam"     `genicam`     GigE Vision, USB3 Vision          in a capture child, feature genicam
+//! `inspectd ask --video` `film`        whole films                       in this process, feature ffmpeg
 //!
 //! [[camera]] --SourceConfig::read--> SourceConfig --> Source
 //!                                        '-- Device(DeviceConfig) --Settings (JSON)--> child: Kind::open --> Device
@@ -19,6 +20,7 @@
 #[cfg(any(feature = "v4l2", feature = "genicam"))]
 mod cable;
 mod common;
+pub(crate) mod film;
 pub mod folder;
 #[cfg(feature = "genicam")]
 pub mod genicam;

@@ -98,6 +98,12 @@ impl Settings {
             read_timeout_ms: section.ranged("read_timeout_ms", 100..=60_000).unwrap_or(3_000),
         }
     }
+
+    /// Those of a video file, which is a recording.
+    pub(super) fn film(path: &Path) -> Self {
+        let url = path.display().to_string();
+        Self { url, backend: Backend::Ffmpeg, live: false, open_timeout_ms: 60_000, read_timeout_ms: 60_000 }
+    }
 }
 
 impl DeviceKind for Settings {
