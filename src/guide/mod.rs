@@ -54,6 +54,11 @@ pub(crate) const CHAPTERS: &[Chapter] = &[
         "OPC UA by OPC 40100-1: connecting, certificates, nodes, states, jobs",
         include_str!("opcua.md"),
     ),
+    english(
+        "model-api",
+        "the model for other programs: OpenAI's API, Dify, limits, what is refused",
+        include_str!("model-api.md"),
+    ),
     english("operate", "every day: commands, updates, backup, restore, salvage", include_str!("operate.md")),
     english("reliability", "what is promised, and what proves it", include_str!("reliability.md")),
     english(

@@ -1,13 +1,16 @@
 //! The model API without an engine: who may ask, what is said to whom, and what becomes of questions whose askers leave.
 
 use super::http::{Answer, ask};
-use super::server::{Server, options, token};
+use super::server::{Server, options, picture, token};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use inspectd::web::auth::Role;
+use inspectd::web::model_api::BODY_BYTES_MAX;
 use inspectd::web::model_api::asked::{
     Answer as Said, Answering, Asked, Hear, Heard, Question, Refusal, Served, Token,
 };
+use inspectd::web::model_api::picture::PICTURES_MAX;
 use inspectd::web::model_api::share::{AT_ONCE_MAX, OF_TOKEN_MAX};
-use inspectd::web::model_api::{BODY_BYTES_MAX, picture::PICTURES_MAX};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -347,7 +350,7 @@ fn an_answer_that_fails_in_the_middle_ends_with_the_error() {
 #[test]
 fn more_pictures_than_a_request_may_have_are_refused_before_anybody_is_asked() {
     let (server, script) = server();
-    let pixel = "data:image/bmp;base64,Qk06AAAAAAAAADYAAAAoAAAAAQAAAAEAAAABABgAAAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAA////AA==";
+    let pixel = format!("data:image/png;base64,{}", STANDARD.encode(picture()));
     let image = json!({ "type": "image_url", "image_url": { "url": pixel } });
     let with = |count: usize| {
         let content = vec![image.clone(); count];
