@@ -59,6 +59,7 @@ pub(super) fn before(
         .merge(limited(of_model, model_api::BODY_BYTES_MAX, model_api::HEAD_MAX))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(model_api::speak))
+        .layer(from_fn(model_api::linger))
         .layer(from_fn_with_state(metrics, metrics::count))
         .layer(header(header::CONTENT_SECURITY_POLICY, POLICY))
         .layer(header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))

@@ -23,12 +23,14 @@ mod at;
 mod content;
 mod error;
 mod form;
+mod linger;
 pub mod picture;
 mod request;
 pub mod share;
 mod stream;
 
 pub(super) use error::speak;
+pub(super) use linger::linger;
 
 use super::auth::{self, Credential, Principal, Role, Sessions};
 use super::metrics::model::{Counts, Outcome, Ticket};
@@ -54,7 +56,7 @@ pub(super) const CHAT: &str = "/v1/chat/completions";
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// Nobody waits longer for a whole answer; it is what Dify waits for one.
 const ANSWER_MAX: Duration = Duration::from_mins(5);
-/// The longest time until an answer begins: reading the body comes before the rest.
+/// The longest time until an answer begins: the body is read before the rest, and a refused one to its end.
 pub(super) const HEAD_MAX: Duration = Duration::from_mins(7);
 /// The engine stops a late answer by itself; after this it says nothing any more.
 const GRACE: Duration = Duration::from_secs(10);
