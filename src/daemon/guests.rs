@@ -53,7 +53,7 @@ impl Guests {
 
     fn job(&self, question: Question, info: &ModelInfo) -> Result<Job, Refusal> {
         let min_pixels = if info.labels.is_empty() { LOW_PIXELS } else { TILE_PIXELS };
-        let turn = |turn: asked::Turn| {
+        let turn = |turn: asked::Turn| -> Result<Turn, Refusal> {
             let role = match turn.speaker {
                 Speaker::System => Role::System,
                 Speaker::User => Role::User,

@@ -323,7 +323,7 @@ pub(super) async fn put_account(
 ) -> Result<StatusCode, ApiError> {
     check_name(&body.name)?;
     if body.role == Role::Model {
-        return Err(ApiError::bad("the role model is for tokens: people ask the model by none of their own"));
+        return Err(ApiError::bad("the role model is for tokens: no account has it"));
     }
     let _turn = accounts.changing.lock().await;
     still_engineer(&accounts, &principal)?;

@@ -51,7 +51,7 @@ impl Counts {
     }
 
     pub(super) fn write(&self, out: &mut Exposition) {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
+        let of = |count: &AtomicU64| count.load(Ordering::SeqCst) as f64;
         let outcomes = Outcome::ALL.into_iter().map(|o| ([o.as_str()], of(&self.outcomes[o as usize])));
         out.family(&MODEL_REQUESTS, outcomes);
         let tokens = [("prompt", &self.prompt_tokens), ("completion", &self.completion_tokens)];
@@ -83,8 +83,8 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let outcome = self.outcome.unwrap_or(Outcome::Left);
-        self.counts.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
-        self.counts.open.fetch_sub(1, Ordering::Relaxed);
+        self.counts.open.fetch_sub(1, Ordering::SeqCst);
+        self.counts.outcomes[outcome as usize].fetch_add(1, Ordering::SeqCst);
     }
 }
 

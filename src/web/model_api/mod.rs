@@ -227,8 +227,9 @@ pub(super) async fn chat(
     Guest(principal): Guest,
     body: Body,
 ) -> Result<Response, Refused> {
+    let place = api.share.enter(&principal.name);
     let mut ticket = Counted(api.counts.open());
-    let Some(mut place) = api.share.enter(&principal.name) else { return Err(ticket.refused(Refusal::Full)) };
+    let Some(mut place) = place else { return Err(ticket.refused(Refusal::Full)) };
     let body = read(body).await.map_err(|refused| ticket.refused(refused))?;
     let until = Instant::now() + ANSWER_MAX;
     let parsed = tokio::task::spawn_blocking(move || request::parse(&body, until)).await;

@@ -44,8 +44,8 @@ pub(super) struct Budget {
 /// It is another kind of URL.
 pub(super) fn data_url<'a>(url: &'a str, place: &str) -> Result<(&'a str, &'a str), Refused> {
     let refused = |message: &str| Err(Refused::param(place, message).coded("invalid_image_url"));
-    let scheme = url.split(':').next().unwrap_or_default().to_ascii_lowercase();
-    match scheme.as_str() {
+    let (scheme, rest) = url.split_once(':').unwrap_or_default();
+    match scheme.to_ascii_lowercase().as_str() {
         "data" => {}
         "http" | "https" => {
             return refused(
@@ -55,7 +55,7 @@ pub(super) fn data_url<'a>(url: &'a str, place: &str) -> Result<(&'a str, &'a st
         }
         _ => return refused("a data: URL is expected, as in data:image/jpeg;base64,…"),
     }
-    match url[5..].split_once(',') {
+    match rest.split_once(',') {
         Some((kind, data)) if kind.to_ascii_lowercase().ends_with(";base64") => Ok((kind, data)),
         _ => refused("a data: URL in base64 is expected, as in data:image/jpeg;base64,…"),
     }
@@ -177,7 +177,7 @@ mod tests {
         for url in ["https://example.com/a.png", "HTTP://10.0.0.1/a.png"] {
             assert!(words(data_url(url, "here").unwrap_err()).contains("fetches no pictures"), "{url}");
         }
-        for url in ["file:///etc/passwd", "data:image/png,abc", "data:", "", "é"] {
+        for url in ["file:///etc/passwd", "data:image/png,abc", "data:", "data", "", "é"] {
             assert!(words(data_url(url, "here").unwrap_err()).contains("data: URL"), "{url}");
         }
     }
