@@ -126,7 +126,7 @@ pub(super) struct Head {
 impl Head {
     /// That of an answer that begins now.
     pub(super) fn new(model: String, fingerprint: String) -> Self {
-        Self { id: format!("chatcmpl-{}", Ulid::new()), created: now_s(), model, fingerprint }
+        Self { id: format!("chatcmpl-{}", Ulid::generate()), created: now_s(), model, fingerprint }
     }
 
     pub(super) fn whole(self, answer: Answer, with_logprobs: bool) -> ChatCompletion {

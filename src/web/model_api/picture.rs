@@ -10,8 +10,7 @@
 use super::asked::Picture;
 use super::error::Refused;
 use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::general_purpose::STANDARD_PAD_INDIFFERENT as BASE64;
 use image::{ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
@@ -25,12 +24,6 @@ pub const PIXELS_MAX: u64 = 100_000_000;
 const HEAD_BYTES_MAX: u64 = 16 << 20;
 /// What is decoded, whatever the URL calls it.
 const FORMATS: [ImageFormat; 4] = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Bmp, ImageFormat::Tiff];
-/// Clients write base64 with its padding or without.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 /// The pictures of a request so far.
 #[derive(Default)]
 pub(super) struct Budget {
@@ -73,6 +66,7 @@ impl Budget {
             return Err(refused(format!("a request has at most {PICTURES_MAX} pictures, frames included")));
         }
         let is_blank = |c: char| c.is_ascii_whitespace();
+        // Clients write base64 with its padding or without, and in lines.
         let joined = data.contains(is_blank).then(|| data.replace(is_blank, ""));
         let bytes = BASE64.decode(joined.as_deref().unwrap_or(data));
         let bytes = bytes.map_err(|error| refused(format!("the base64 of the picture: {error}")))?;
