@@ -48,7 +48,7 @@ pub(crate) struct ErrorWords {
 
 /// Why a request below `/v1` is not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     pub status: StatusCode,
     pub words: ErrorWords,
     /// When to ask again.
