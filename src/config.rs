@@ -229,6 +229,10 @@ pub(crate) struct Web {
     pub session_hours: u32,
     /// `/metrics` asks for no login.
     pub open_metrics: bool,
+    /// Programs of others may ask the model.
+    pub model_api: bool,
+    /// Most pixels of a picture of theirs after its resize.
+    pub model_api_max_pixels: u32,
 }
 
 /// The server for PLCs.

@@ -14,6 +14,7 @@
 //! recorder --what is stored (`plc`)--> PLCs
 //! pipelines_dir --> recipes (a thread): checked, replayed by the engine --> dispatcher, for the next pictures
 //! store --> watch (a thread): do promises hold, has anything drifted? --> alarms
+//! programs of others by /v1 --> guests --> engine, after everything of the line
 //! page --> learning (a thread): confirmed parts, the engine's features, a bank or head --a version--> recipes
 //! `inspectd verify` and its like: control (threads of its own) --> store
 //! ```
@@ -60,6 +61,7 @@ mod device;
 mod dispatcher;
 mod figures;
 mod frame_history;
+mod guests;
 pub mod heap;
 mod housekeeping;
 mod inbox;
@@ -365,6 +367,7 @@ impl Parts<'_> {
         if let Some(page) = self.page {
             page.measure_line(figures::probe(station, recipes, cameras.waits(), &engine));
             page.show_line(web::line(config, &cameras, &engine));
+            page.answer_with(Arc::new(guests::Guests::new(config, &engine)));
         }
         station.beat();
         let keeper = self.keep_recipes(&dispatcher, &engine)?;

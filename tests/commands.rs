@@ -18,6 +18,8 @@ mod config;
 mod ears;
 #[path = "commands/folder.rs"]
 mod folder;
+#[path = "commands/guests.rs"]
+mod guests;
 #[path = "commands/modbus.rs"]
 mod handshake;
 #[path = "web/http.rs"]

@@ -11,7 +11,7 @@
 //! web/page.rs      Chromium, as an operator uses the page            web/measure.rs  figures
 //! web/seen.rs      Chromium: what may be decided, and when           web/shown.rs  what it shows of parts
 //! web/figures.rs   agreement, blind studies, reports, findings as CSV, crops
-//! web/guide.rs     the guide, to its last link
+//! web/guide.rs     the guide, to its last link                web/model_api.rs  the model, for programs of others
 //! ```
 
 #[path = "common/broker.rs"]
@@ -39,6 +39,8 @@ mod http;
 mod line;
 #[path = "web/measure.rs"]
 mod measure;
+#[path = "web/model_api.rs"]
+mod model_api;
 #[path = "web/page.rs"]
 mod page;
 #[path = "web/proof.rs"]

@@ -90,6 +90,8 @@ impl Config {
         }
         out.pair("session_hours", web.session_hours);
         out.pair("open_metrics", web.open_metrics);
+        out.pair("model_api", web.model_api);
+        out.pair("model_api_max_pixels", web.model_api_max_pixels);
     }
 
     fn plcs(&self, out: &mut Text) {

@@ -2,9 +2,14 @@
 
 use super::Web;
 use crate::document::{Origin, PATH_CHARS_MAX, Section};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 const URL_CHARS_MAX: usize = 300;
+/// Pixels of a guest's picture: from Qwen's own least to its own most.
+const MODEL_PIXELS: RangeInclusive<u32> = 65_536..=16_777_216;
+/// What the vision tower takes in one step: a part that comes meanwhile waits no longer than after one of its own.
+const MODEL_PIXELS_DEFAULT: u32 = 262_144;
 
 /// Reads the section; `None` where there is none, and so no page.
 pub(super) fn read(origin: &Origin, section: Section<'_>) -> Option<Web> {
@@ -36,6 +41,10 @@ pub(super) fn read(origin: &Origin, section: Section<'_>) -> Option<Web> {
         certificate,
         session_hours: section.ranged("session_hours", 1..=8760).unwrap_or(12),
         open_metrics: section.get("open_metrics").unwrap_or(false),
+        model_api: section.get("model_api").unwrap_or(false),
+        model_api_max_pixels: section
+            .ranged("model_api_max_pixels", MODEL_PIXELS)
+            .unwrap_or(MODEL_PIXELS_DEFAULT),
     };
     section.finish();
     Some(web)

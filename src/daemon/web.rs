@@ -115,5 +115,6 @@ fn options(config: &Config) -> Option<WebOptions> {
         state_dir: config.store.dir.clone(),
         session: Duration::from_secs(u64::from(web.session_hours) * 3600),
         open_metrics: web.open_metrics,
+        model_api: web.model_api,
     })
 }

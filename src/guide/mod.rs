@@ -55,6 +55,11 @@ pub(crate) const CHAPTERS: &[Chapter] = &[
         include_str!("opcua.md"),
     ),
     english("ask", "free questions: pictures, films, long contexts, prompts", include_str!("ask.md")),
+    english(
+        "model-api",
+        "the model for other programs: OpenAI's API, Dify, limits, what is refused",
+        include_str!("model-api.md"),
+    ),
     english("operate", "every day: commands, updates, backup, restore, salvage", include_str!("operate.md")),
     english("reliability", "what is promised, and what proves it", include_str!("reliability.md")),
     english(

@@ -115,6 +115,20 @@ pub fn smart_resize(
     Ok((new_w as u32, new_h as u32))
 }
 
+/// A picture in the size in which the model sees it, as [`preprocess`] would make it.
+///
+/// # Errors
+/// [`VlmError::Image`] when the picture cannot be resized.
+pub fn resized(image: RgbImage, factor: u32, min_pixels: u32, max_pixels: u32) -> Result<RgbImage, VlmError> {
+    let (width, height) = image.dimensions();
+    let (w, h) = smart_resize(width, height, factor, min_pixels, max_pixels)?;
+    if (w, h) == (width, height) {
+        return Ok(image);
+    }
+    let bad = || VlmError::Image { width, height, why: "its resize left other pixels".into() };
+    RgbImage::from_raw(w, h, resize(&image, w, h)?).ok_or_else(bad)
+}
+
 /// Resizes a picture and cuts it into patches.
 ///
 /// # Errors
@@ -202,6 +216,18 @@ mod tests {
         assert_eq!(size(80, 112), (64, 128), "2.5 rounds to 2, 3.5 to 4");
         assert!(smart_resize(2000, 9, 32, 4096, 65536).is_err());
         assert!(smart_resize(0, 9, 32, 4096, 65536).is_err());
+    }
+
+    /// Who resizes before the engine does shows the same.
+    #[test]
+    fn a_picture_that_was_resized_is_left_as_it_is() {
+        let picture = RgbImage::from_fn(150, 90, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
+        let (min, max) = (4096, 8192);
+        let once = resized(picture.clone(), 32, min, max).unwrap();
+        assert_eq!(once.dimensions(), (96, 64));
+        let cut = |image: &RgbImage, min, max| preprocess(image, 16, 2, min, max).unwrap().values;
+        assert_eq!(cut(&once, 1024, u32::MAX), cut(&picture, min, max));
+        assert_eq!(resized(once.clone(), 32, min, max).unwrap(), once);
     }
 
     #[test]

@@ -98,6 +98,7 @@ pub(super) struct NewAccount {
     pub name: String,
     /// 8 to 200 characters. Left out for an account that exists: its password stays.
     pub password: Option<String>,
+    /// Any but `model`, which only tokens have.
     pub role: Role,
 }
 
@@ -321,6 +322,9 @@ pub(super) async fn put_account(
     Json(body): Json<NewAccount>,
 ) -> Result<StatusCode, ApiError> {
     check_name(&body.name)?;
+    if body.role == Role::Model {
+        return Err(ApiError::bad("the role model is for tokens: no account has it"));
+    }
     let _turn = accounts.changing.lock().await;
     still_engineer(&accounts, &principal)?;
     let old = Kept::find(&accounts.store, &body.name)?;

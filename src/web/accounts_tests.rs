@@ -14,6 +14,7 @@ fn over(store: &Arc<Store>, dir: &Path) -> Accounts {
         state_dir: dir.to_owned(),
         session: Duration::from_hours(1),
         open_metrics: false,
+        model_api: false,
     };
     let sessions = Sessions::new(Arc::clone(store), Clock::system()).expect("sessions");
     Accounts::new(Arc::clone(store), Arc::new(sessions), &options).expect("accounts")

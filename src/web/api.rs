@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use super::{
     accounts, agreement, blind, cameras, charts, commands, decide, download, events, guard, guide, images,
-    learn, line, metrics, outbox, pages, products, queue, recipes, report, thresholds, verify,
+    learn, line, metrics, model_api, outbox, pages, products, queue, recipes, report, thresholds, verify,
 };
 use axum::routing::get;
 use axum::{Json, Router};
@@ -83,15 +83,25 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(metrics::readyz))
 }
 
+/// The routes of the model API, which have limits of their own.
+fn of_model() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(model_api::chat))
+        .routes(routes!(model_api::models))
+        .routes(routes!(model_api::model))
+}
+
 /// The OpenAPI document.
 pub fn document() -> utoipa::openapi::OpenApi {
-    described().into_openapi()
+    described().merge(of_model()).into_openapi()
 }
 
 /// All routes, after the guard.
 pub(crate) fn router(shared: Shared) -> Router {
     let (options, metrics) = (Arc::clone(&shared.options), Arc::clone(&shared.metrics));
-    let (router, document) = described().split_for_parts();
+    let (router, _) = described().split_for_parts();
+    let (of_model, _) = of_model().split_for_parts();
+    let document = document();
     let routes = router
         .route("/api/v1/openapi.json", get(move || async move { Json(document) }))
         .route("/", get(pages::index))
@@ -101,6 +111,6 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/guide/{topic}", get(guide::english))
         .route("/guide/zh/{topic}", get(guide::chinese))
         .fallback(pages::nothing)
-        .with_state(shared);
-    guard::before(routes, options, metrics)
+        .with_state(shared.clone());
+    guard::before(routes, of_model.with_state(shared), options, metrics)
 }

@@ -6,6 +6,7 @@
 //! Authorization: Bearer TOKEN ----> token: kept as its sha256, its scope is a role
 //!
 //! viewer < operator < engineer     look    decide, export    accounts and tokens
+//! model                            asks the model by `/v1`, of which the others may do nothing (`model_api`)
 //! ```
 //!
 //! A route names its role as an argument; without a sufficient one it is never entered. Open streams hear when
@@ -60,10 +61,12 @@ pub(crate) fn check_password(password: &str) -> Result<(), String> {
     Err(format!("a password has {PASSWORD_CHARS_MIN} to {PASSWORD_CHARS_MAX} characters"))
 }
 
-/// What somebody may do; each may do what those before may.
+/// What somebody may do; from `Viewer` on each may do what those before may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
+    /// Asks the model, and does nothing else. Tokens alone have it.
+    Model,
     /// Looks.
     Viewer,
     /// Decides about parts, exports what was decided, and commands cameras.
@@ -73,12 +76,13 @@ pub enum Role {
 }
 
 impl Role {
-    /// Each may do what those before may.
-    pub const ALL: [Self; 3] = [Self::Viewer, Self::Operator, Self::Engineer];
+    /// The least first.
+    pub const ALL: [Self; 4] = [Self::Model, Self::Viewer, Self::Operator, Self::Engineer];
 
     /// The word in accounts, tokens and the API.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Model => "model",
             Self::Viewer => "viewer",
             Self::Operator => "operator",
             Self::Engineer => "engineer",

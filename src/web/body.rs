@@ -6,6 +6,7 @@
 //!
 //! A body that comes too slowly ends in an error, and the request in 408 (`guard`).
 
+use super::model_api;
 use super::places::{Phase, Place};
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
@@ -20,7 +21,14 @@ use tokio::time::{Instant, Sleep};
 /// The longest wait for the next piece of a request's body.
 pub(super) const PIECE: Duration = Duration::from_secs(5);
 /// The longest time that a whole body may take; 256 KiB in it are 13 KB a second.
-pub(super) const WHOLE: Duration = Duration::from_secs(20);
+const WHOLE: Duration = Duration::from_secs(20);
+/// That of a body with pictures: 16 MiB in it are 280 KB a second.
+const WHOLE_WITH_PICTURES: Duration = Duration::from_mins(1);
+
+/// The longest time for the whole body of a request to this path.
+pub(super) fn whole(path: &str) -> Duration {
+    if path == model_api::CHAT { WHOLE_WITH_PICTURES } else { WHOLE }
+}
 
 /// Whether the body of a request came too slowly; an extension of the request.
 #[derive(Clone, Debug, Default)]

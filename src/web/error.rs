@@ -18,6 +18,13 @@ pub(super) struct Problem {
     pub error: String,
 }
 
+/// What an answer that says no says, for who says it in another form; an extension of the answer.
+#[derive(Clone, Debug)]
+pub(super) struct Stated {
+    pub code: &'static str,
+    pub error: String,
+}
+
 /// Why a request is not done.
 #[derive(Debug)]
 pub struct ApiError {
@@ -39,6 +46,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", what)
     }
 
+    /// Its status, and what it states.
+    pub(super) fn into_parts(self) -> (StatusCode, Stated) {
+        (self.status, Stated { code: self.code, error: self.error })
+    }
+
     /// The work ended in a panic or was cut off.
     pub fn internal(error: impl std::fmt::Display) -> Self {
         tracing::error!(%error, "a request failed");
@@ -52,7 +64,10 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(Problem { code: self.code, error: self.error })).into_response()
+        let stated = Stated { code: self.code, error: self.error.clone() };
+        let mut answer = (self.status, Json(Problem { code: self.code, error: self.error })).into_response();
+        answer.extensions_mut().insert(stated);
+        answer
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! headers of security --> panic caught --> 30 s --> body of 256 KiB, in time --> Host --> Origin --> routes
+//!          below /v1 the words of OpenAI  '--> minutes --> body with pictures, in time --> Host --> Origin --> /v1
 //! ```
 //!
 //! - Host must name this machine: else a page of somebody else could be resolved to this address and
@@ -12,12 +13,13 @@
 use super::body::Late;
 use super::error::ApiError;
 use super::metrics::{self, Metrics};
+use super::model_api;
 use super::options::WebOptions;
 use super::places::HealthOnly;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,16 +39,27 @@ const ANSWER: Duration = Duration::from_secs(30);
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data: blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// The routes, after the guard.
-pub(super) fn before(routes: Router, options: Arc<WebOptions>, metrics: Arc<Metrics>) -> Router {
+/// The routes, and those of the model API, after the guard.
+pub(super) fn before(
+    routes: Router,
+    of_model: Router,
+    options: Arc<WebOptions>,
+    metrics: Arc<Metrics>,
+) -> Router {
+    let limited = |routes: Router, body_bytes: usize, answer: Duration| {
+        routes
+            .layer(from_fn_with_state(Arc::clone(&options), check))
+            .layer(RequestBodyLimitLayer::new(body_bytes))
+            .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, answer))
+    };
     let header = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
-    routes
-        .layer(from_fn_with_state(options, check))
-        .layer(RequestBodyLimitLayer::new(BODY_BYTES_MAX))
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER))
+    limited(routes, BODY_BYTES_MAX, ANSWER)
+        .merge(limited(of_model, model_api::BODY_BYTES_MAX, model_api::HEAD_MAX))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(model_api::speak))
+        .layer(from_fn(model_api::linger))
         .layer(from_fn_with_state(metrics, metrics::count))
         .layer(header(header::CONTENT_SECURITY_POLICY, POLICY))
         .layer(header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))

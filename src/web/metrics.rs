@@ -3,12 +3,14 @@
 //! ```text
 //! contract    every series, in one table      exposition  Prometheus' text, by the table
 //! line        what the daemon counts          histogram   counts by upper bounds
+//! model       what the model API counts
 //! ```
 
 pub mod contract;
 mod exposition;
 mod histogram;
 pub(crate) mod line;
+pub(super) mod model;
 
 use super::auth::{Role, Sessions};
 use super::blocking::blocking;
@@ -24,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use exposition::{Exposition, flag};
 use histogram::Histogram;
 use line::{Figures, VERDICT_WORDS};
+use model::Counts;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -58,13 +61,15 @@ pub(crate) struct Metrics {
     seconds: Mutex<BTreeMap<String, Histogram>>,
     /// Once there is a line.
     line: OnceLock<Figures>,
+    /// Of the model API.
+    model: Arc<Counts>,
 }
 
 impl Metrics {
     /// Nothing counted yet.
-    pub(crate) fn new(store: Arc<Store>, probe: Probe, open: bool) -> Self {
+    pub(super) fn new(store: Arc<Store>, probe: Probe, model: Arc<Counts>, open: bool) -> Self {
         let (requests, seconds) = (Mutex::default(), Mutex::default());
-        Self { store, probe, open, requests, seconds, line: OnceLock::new() }
+        Self { store, probe, open, requests, seconds, line: OnceLock::new(), model }
     }
 
     /// From now on the line's figures are among the others. The first call counts.
@@ -154,6 +159,7 @@ fn text(metrics: &Metrics) -> Result<String, ApiError> {
         figures().write(&mut out);
     }
     sinks(&metrics.store, &health.sinks, &mut out)?;
+    metrics.model.write(&mut out);
     requests(metrics, &mut out);
     Ok(out.finish())
 }

@@ -15,6 +15,7 @@
 //! images       pictures and small copies          events    what is new, one stream a page
 //! download     exports                            commands  what the line is told
 //! outbox       what the broker has not taken      streams   how many streams, and whose
+//! model_api    the model, for programs of others, as OpenAI's API
 //! cameras      how the cameras and their recipes are
 //! recipes      versions of recipes, and what became of them
 //! products     first recipes of new products      verify    the proof of the ledgers
@@ -28,7 +29,7 @@
 //! ```
 //!
 //! The routes and the OpenAPI document are made from the same functions. A route says in its
-//! signature who may use it: `Viewer`, `Operator` or `Engineer`; the few without are the login, the
+//! signature who may use it: `Viewer`, `Operator`, `Engineer` or `Guest`; the few without are the login, the
 //! page's own files, the guide and health.
 
 mod accounts;
@@ -51,6 +52,7 @@ pub(crate) mod images;
 pub mod learn;
 pub mod line;
 pub mod metrics;
+pub mod model_api;
 pub mod options;
 mod outbox;
 mod pages;
@@ -78,6 +80,7 @@ use error::WebError;
 use learn::Learning;
 use metrics::Probe;
 use metrics::line::Figures;
+use model_api::asked::Answering;
 use options::WebOptions;
 use products::Products;
 use queue::Pipelines;
@@ -204,6 +207,11 @@ impl Web {
     /// From now on recipes of new products can be made. The first call counts.
     pub fn make_products_with(&self, products: Arc<dyn Products>) {
         self.shared.maker.make_with(products);
+    }
+
+    /// From now on the model can be asked by `/v1`. The first call counts.
+    pub fn answer_with(&self, answering: Arc<dyn Answering>) {
+        self.shared.model_api.answer_with(answering);
     }
 
     /// What has ended by itself, so that the page does not answer or publishes nothing new.

@@ -21,6 +21,8 @@ pub struct WebOptions {
     pub session: Duration,
     /// `/metrics` asks for no login.
     pub open_metrics: bool,
+    /// Tokens of the role `model` may ask the model.
+    pub model_api: bool,
 }
 
 impl WebOptions {

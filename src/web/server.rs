@@ -5,7 +5,7 @@
 //!            '--no: closed at once                              '-- again, kept alive --------'
 //! ```
 
-use super::body::{Late, PIECE, Received, Sent, WHOLE};
+use super::body::{Late, PIECE, Received, Sent, whole};
 use super::peer::Peer;
 use super::places::{HealthOnly, Place, Places};
 use axum::body::Body;
@@ -78,8 +78,9 @@ where
     let Service { router, has_proxy, .. } = service;
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (router, place, late) = (router.clone(), Arc::clone(&place), Late::default());
+        let whole = whole(request.uri().path());
         let mut request = request
-            .map(|body| Body::new(Received::new(body, Arc::clone(&place), late.clone(), PIECE, WHOLE)));
+            .map(|body| Body::new(Received::new(body, Arc::clone(&place), late.clone(), PIECE, whole)));
         let home = Peer(peer).home(*has_proxy, request.headers());
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(home);

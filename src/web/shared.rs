@@ -26,6 +26,7 @@ use super::images::Pictures;
 use super::learn::Learner;
 use super::line::Overview;
 use super::metrics::{Metrics, Probe};
+use super::model_api::ModelApi;
 use super::options::WebOptions;
 use super::products::Maker;
 use super::queue::{ActiveRecipes, Pipelines};
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     pub view: Arc<StationView>,
     pub overview: Arc<Overview>,
     pub metrics: Arc<Metrics>,
+    pub model_api: Arc<ModelApi>,
 }
 
 macro_rules! states {
@@ -87,6 +89,7 @@ states! {
     view: StationView,
     overview: Overview,
     metrics: Metrics,
+    model_api: ModelApi,
 }
 
 impl Shared {
@@ -103,7 +106,9 @@ impl Shared {
         let sessions = Arc::new(Sessions::new(Arc::clone(&store), Clock::system())?);
         let accounts = Accounts::new(Arc::clone(&store), Arc::clone(&sessions), &options)?;
         let (recipes, view) = (Arc::new(ActiveRecipes::new(pipelines)), Arc::<StationView>::default());
-        let metrics = Arc::new(Metrics::new(Arc::clone(&store), probe, options.open_metrics));
+        let model_api = Arc::new(ModelApi::new(options.model_api));
+        let counts = model_api.counts();
+        let metrics = Arc::new(Metrics::new(Arc::clone(&store), probe, counts, options.open_metrics));
         let overview =
             Overview::new(Arc::clone(&store), Arc::clone(&view), Arc::clone(&recipes), Arc::clone(&metrics));
         Ok(Self {
@@ -123,6 +128,7 @@ impl Shared {
             view,
             overview: Arc::new(overview),
             metrics,
+            model_api,
             options: Arc::new(options),
             store,
         })

@@ -14,7 +14,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The least role of every route; `None`: nobody needs to be anybody.
+/// The least role of every route; `None`: nobody needs to be anybody. Those of the model API have a test of their own.
 const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("get", "/api/v1/me", None),
     ("post", "/api/v1/setup", None),
@@ -95,6 +95,9 @@ fn every_route_lets_in_whom_it_should_and_nobody_else() {
     let document = serde_json::to_value(api::document()).unwrap();
     let mut described = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
+        if path.starts_with("/v1/") {
+            continue;
+        }
         for method in methods.as_object().unwrap().keys() {
             described.insert((method.clone(), path.clone()));
         }
@@ -124,7 +127,7 @@ fn every_route_lets_in_whom_it_should_and_nobody_else() {
             "/api/v1/crops/{sha256}" => format!("{real}?x0=1&y0=1&x1=9&y1=9"),
             _ => real,
         };
-        for role in [None, Some(Role::Viewer), Some(Role::Operator), Some(Role::Engineer)] {
+        for role in std::iter::once(None).chain(Role::ALL.map(Some)) {
             let before = everything();
             let answer = server.ask(&method.to_uppercase(), &real, role, body(path));
             let refused = matches!((answer.status, answer.code().as_str()), (401, "login") | (403, "role"));

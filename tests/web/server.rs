@@ -131,6 +131,7 @@ pub(crate) fn options(dir: &Path) -> WebOptions {
         state_dir: dir.to_owned(),
         session: Duration::from_hours(1),
         open_metrics: false,
+        model_api: true,
     }
 }
 
@@ -198,7 +199,7 @@ impl Products for NoNames {
 }
 
 impl Server {
-    /// With `parts` inspections, the accounts viewer, operator and engineer, and a token for each.
+    /// With `parts` inspections, the accounts viewer, operator and engineer, and a token for each role.
     pub(crate) fn start(parts: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap());
@@ -209,15 +210,18 @@ impl Server {
         for role in Role::ALL {
             let name = role.as_str().to_owned();
             let (password_hash, created_at) = (hash.clone(), "2026-01-01T00:00:00.000Z".to_owned());
-            let account = Account {
+            let kept = Token {
                 name: name.clone(),
                 role: name.clone(),
-                password_hash,
                 created_at: created_at.clone(),
+                created_by: "test".into(),
             };
-            store.put_account(&account).unwrap();
-            let kept = Token { name: name.clone(), role: name, created_at, created_by: "test".into() };
             store.put_token(&sha256(token(role).as_bytes()), &kept).unwrap();
+            if role == Role::Model {
+                continue;
+            }
+            let account = Account { name: name.clone(), role: name, password_hash, created_at };
+            store.put_account(&account).unwrap();
         }
         Self::over(store, dir)
     }

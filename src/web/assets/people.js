@@ -5,7 +5,9 @@ import { h, icon, replace, sheet, toast } from "./dom.js";
 import { t, when } from "./words.js";
 
 const ROLES = ["viewer", "operator", "engineer"];
-const roles = (role, change) => h("select", { name: "role", onchange: change, "aria-label": t("role") }, ROLES.map((r) => h("option", { value: r, selected: r === role }, t(r))));
+// Tokens alone ask the model.
+const OF_TOKENS = [...ROLES, "model"];
+const roles = (role, change, all = ROLES) => h("select", { name: "role", onchange: change, "aria-label": t("role") }, all.map((r) => h("option", { value: r, selected: r === role }, t(r))));
 
 export async function people(main) {
   const [accounts, tokens, outbox] = await Promise.all([get("/api/v1/accounts"), get("/api/v1/tokens"), get("/api/v1/outbox")]);
@@ -28,7 +30,7 @@ export async function people(main) {
     h("section.card", {}, h("h2", {}, t("accounts")), h("table", {}, h("tbody", {}, accounts.map(account))),
       form([h("input", { name: "name", placeholder: t("name"), required: true, autocomplete: "off" }), h("input", { name: "password", type: "password", placeholder: t("newPassword"), minlength: 8, required: true, autocomplete: "new-password" }), roles("operator")], (v) => post("/api/v1/accounts", v))),
     h("section.card", {}, h("h2", {}, t("tokens")), h("table", {}, h("tbody", {}, tokens.map(token))),
-      form([h("input", { name: "name", placeholder: t("newToken"), required: true, autocomplete: "off" }), roles("viewer")], async (v) => {
+      form([h("input", { name: "name", placeholder: t("newToken"), required: true, autocomplete: "off" }), roles("viewer", null, OF_TOKENS)], async (v) => {
         const made = await post("/api/v1/tokens", v);
         sheet(made.name, () => h("div.body", {}, h("p", {}, t("tokenOnce")), h("code.secret", {}, made.token), h("button.primary", { onclick: () => navigator.clipboard?.writeText(made.token) }, t("copy"))));
       })),

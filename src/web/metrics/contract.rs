@@ -124,6 +124,12 @@ contract! {
         "1 when the sink is enabled.";
     BROKER: Gauge "inspectd_broker_connected" [] "1 or 0"
         "1 when the broker of [mqtt] is connected.";
+    MODEL_REQUESTS: Counter "inspectd_model_api_requests_total" ["outcome"] "requests"
+        "Questions to the model API by their outcome: answered, refused, full, failed or left.";
+    MODEL_TOKENS: Counter "inspectd_model_api_tokens_total" ["kind"] "tokens"
+        "Tokens of questions that the model API has answered, and of its answers: prompt, completion.";
+    MODEL_OPEN: Gauge "inspectd_model_api_open_requests" [] "requests"
+        "Questions to the model API that wait or are being answered.";
     REQUESTS: Counter "inspectd_http_requests_total" ["route" "status"] "requests"
         "Requests by route and status.";
     REQUEST_DURATION: Histogram "inspectd_http_request_duration_seconds" ["route"] "s"
