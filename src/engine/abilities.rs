@@ -202,8 +202,14 @@ mod tests {
     #[test]
     fn what_a_backend_cannot_do_is_said_in_words() {
         let none = Forms { defects: false, lines: false, schema: false, lark: false, cells: false };
-        let poor =
-            Abilities { forms: none, conversations: false, clips: false, adapters: false, streams: false, ..ALL };
+        let poor = Abilities {
+            forms: none,
+            conversations: false,
+            clips: false,
+            adapters: false,
+            streams: false,
+            ..ALL
+        };
         let labels = Arc::from(["pit".to_owned()]);
         let asked = |form| job(Shown::Images(vec![]), Ask::new("?", form, 9));
         let turns = vec![Turn::text(Role::User, "?")];

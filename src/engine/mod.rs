@@ -1,8 +1,8 @@
 //! The engine room: jobs with deadlines in, answers out one by one.
 //!
 //! ```text
-//! line, review, guests, replay --submit--> scheduler (a thread) --Backend--> child: a process with the model
-//!                              <--answers, in whatever order they come--'
+//! line, review, guests, replay --submit--> scheduler (a thread) --Backend--> child: a process with the model, or
+//!                              <--answers, in whatever order they come--'    cluster: servers with it
 //! ```
 //!
 //! The room knows nothing of inspection: a job is pictures and questions, and what an answer means is its asker's

@@ -114,7 +114,8 @@ impl Cluster {
     /// Name and marks of a server's model: the same for all servers that say the same of it.
     fn info_of(&self, stated: &Stated) -> ModelInfo {
         let Stated { kind, version, model, facts_sha256, .. } = stated;
-        let software = if version.is_empty() { kind.name().to_owned() } else { format!("{} {version}", kind.name()) };
+        let software =
+            if version.is_empty() { kind.name().to_owned() } else { format!("{} {version}", kind.name()) };
         let places: Vec<_> = self.servers.iter().map(Server::name).collect();
         ModelInfo {
             name: format!("{model} ({software} at {})", places.join(", ")),

@@ -12,9 +12,7 @@
 
 use super::Kind;
 use crate::vlm::Form;
-use crate::vlm::form::{
-    COORDINATE_MAX, DEFECTS_MAX, LINE_CHARS_MAX, LINES_MAX, SEVERITIES, json_string,
-};
+use crate::vlm::form::{COORDINATE_MAX, DEFECTS_MAX, LINE_CHARS_MAX, LINES_MAX, SEVERITIES, json_string};
 use serde_json::{Value, json};
 
 /// What a request says so that the answer has this form: a key and its value; `None`: nothing, any text will do.

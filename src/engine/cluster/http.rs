@@ -71,7 +71,9 @@ impl Url {
             None => place.split_at(place.find(':').unwrap_or(place.len())),
         };
         let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or("the port must be from 1 to 65535")?,
+            Some(port) => {
+                port.parse().ok().filter(|port| *port > 0).ok_or("the port must be from 1 to 65535")?
+            }
             None if port.is_empty() => {
                 if tls {
                     443

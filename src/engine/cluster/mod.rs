@@ -25,8 +25,6 @@ mod http;
 mod options;
 mod probe;
 mod server;
-#[cfg(test)]
-mod tests;
 mod wire;
 
 pub use http::{Url, authorities};
@@ -335,7 +333,8 @@ impl Cluster {
         self.calls.retain(|_, call| !matches!(call.owner, Owner::Trial(own, _) if own == server));
         let calls = &self.calls;
         self.waiting.retain(|(_, id)| calls.contains_key(id));
-        self.waiting.extend(calls.iter().filter(|(_, call)| call.at.is_none()).map(|(id, call)| (call.rank, *id)));
+        self.waiting
+            .extend(calls.iter().filter(|(_, call)| call.at.is_none()).map(|(id, call)| (call.rank, *id)));
         let is_last = !self.servers.iter().any(Server::is_here);
         if is_last {
             self.failed += 1;
@@ -346,8 +345,12 @@ impl Cluster {
             let has_one = here.iter().any(|server| !call.lost.contains(server));
             matches!(call.owner, Owner::Job(_)) && (!has_one || call.lost.len() >= LOST_MAX)
         };
-        let lost: Vec<u64> =
-            self.waiting.iter().map(|(_, id)| *id).filter(|id| self.calls.get(id).is_some_and(is_lost)).collect();
+        let lost: Vec<u64> = self
+            .waiting
+            .iter()
+            .map(|(_, id)| *id)
+            .filter(|id| self.calls.get(id).is_some_and(is_lost))
+            .collect();
         let why = self.servers[server].why();
         for id in lost {
             self.answer(id, Err(VlmError::Lost { why: why.clone() }), Timing::default());

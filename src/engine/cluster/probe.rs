@@ -155,8 +155,7 @@ async fn count(way: &Way, stated: &Stated, width: u32, height: u32) -> Result<()
     }
     let said: Value = serde_json::from_slice(&response.body).unwrap_or_default();
     let counted = said["usage"]["prompt_tokens"].as_u64();
-    let counted =
-        counted.ok_or_else(|| Fault::Denied("it does not count the tokens of a prompt".into()))?;
+    let counted = counted.ok_or_else(|| Fault::Denied("it does not count the tokens of a prompt".into()))?;
     if counted != expected as u64 {
         return Err(Fault::Denied(format!(
             "it counts {counted} tokens of a known prompt with a picture of {width}x{height} px, and we count \
@@ -187,7 +186,9 @@ async fn words(way: &Way, stated: &Stated) -> Result<usize, Fault> {
 
 /// A picture in which every row and column is another one.
 fn known(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| Rgb([(x % 256) as u8, (y % 256) as u8, ((x + y) / 4 % 256) as u8]))
+    RgbImage::from_fn(width, height, |x, y| {
+        Rgb([(x % 256) as u8, (y % 256) as u8, ((x + y) / 4 % 256) as u8])
+    })
 }
 
 fn json_of(response: Response) -> Option<Value> {

@@ -29,7 +29,9 @@ const SILENT_MIN: Duration = Duration::from_secs(1);
 
 /// Where a server stands.
 pub(super) enum Stand {
-    Resting { until: Instant },
+    Resting {
+        until: Instant,
+    },
     /// Who it is, and how it counts.
     Asked,
     Proving(Proving),
