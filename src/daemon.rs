@@ -546,7 +546,8 @@ fn candidate(model: &Model, recipes: &Registry) -> recipes::Room {
     let remote = model.remote.clone();
     Box::new(move || {
         if let Some(remote) = &remote {
-            let options = remote.options(Arc::new(ByProof(Arc::clone(&named)))).map_err(anyhow::Error::msg)?;
+            let options =
+                remote.options(Arc::new(ByProof(Arc::clone(&named)))).map_err(anyhow::Error::msg)?;
             let mut cluster = Cluster::new(options)?;
             cluster.load(&|| {}, &|| true)?;
             return Ok(Engine::start(Box::new(cluster), Box::new(|| {}))?);

@@ -116,7 +116,11 @@ fn what_servers_of_every_kind_answer_becomes_a_verdict() {
         let good = inspected(&engine);
         assert_eq!(good.verdict, Verdict::Pass, "{kind}");
         let model = &good.model;
-        assert!(model.name.starts_with("qwen (") && model.name.contains(&server.port.to_string()), "{}", model.name);
+        assert!(
+            model.name.starts_with("qwen (") && model.name.contains(&server.port.to_string()),
+            "{}",
+            model.name
+        );
         assert!(model.text_sha256.starts_with("remote:") && model.mmproj_sha256.starts_with("remote:"));
         server.tell(|script| script.act = Act::Says(PIT, 0.99));
         let bad = inspected(&engine);
@@ -163,10 +167,17 @@ fn what_one_server_does_wrong_another_one_does_right() {
             || matches!(act, Act::Status(status) if !status.starts_with("400"))
     });
     for act in lost.chain([Act::Status("429 Too Many Requests")]) {
-        let (bad, good) = (Server::start(Script { act: act.clone(), ..Script::says("", 1.0) }), Server::start(Script::says("[]", 0.99)));
+        let (bad, good) = (
+            Server::start(Script { act: act.clone(), ..Script::says("", 1.0) }),
+            Server::start(Script::says("[]", 0.99)),
+        );
         let engine = room(options(&[&bad, &good]));
         assert_eq!(verdict(&engine), Verdict::Pass, "{act:?}");
-        assert_eq!((bad.asked(), good.asked()), (1, 1), "{act:?}: the first is asked, then the other one, once");
+        assert_eq!(
+            (bad.asked(), good.asked()),
+            (1, 1),
+            "{act:?}: the first is asked, then the other one, once"
+        );
         let busy = matches!(act, Act::Status(status) if status.starts_with("429"));
         assert_eq!(engine.health().losses, 0, "{act:?}: a server was always there");
         if !busy {
@@ -194,8 +205,7 @@ fn a_part_whose_servers_stall_beyond_its_deadline_is_a_review() {
     let engine = room(options(&[&server]));
     let mut recipe = recipe();
     recipe.verdict.deadline = Duration::from_millis(300);
-    let inspection =
-        under_way::inspect(&engine, Class::Line, frame(), Arc::new(recipe), &|| true).unwrap();
+    let inspection = under_way::inspect(&engine, Class::Line, frame(), Arc::new(recipe), &|| true).unwrap();
     assert!(matches!(inspection.verdict, Verdict::Review(_)), "{:?}", inspection.verdict);
 }
 
@@ -235,7 +245,11 @@ fn which_model_it_is_must_be_clear() {
     let named = |models: &[&'static str], model: Option<&str>| {
         let server = Server::start(Script { models: models.to_vec(), ..Script::says("[]", 0.99) });
         let options = Options { model: model.map(str::to_owned), ..options(&[&server]) };
-        Cluster::new(options).unwrap().load(&|| {}, &|| true).map(|info| info.name.clone()).map_err(|e| e.to_string())
+        Cluster::new(options)
+            .unwrap()
+            .load(&|| {}, &|| true)
+            .map(|info| info.name.clone())
+            .map_err(|e| e.to_string())
     };
     assert!(named(&[], None).unwrap_err().contains("it has no model"));
     assert!(named(&["a", "b"], None).unwrap_err().contains("several models: name one by remote_model; a, b"));
@@ -309,7 +323,8 @@ fn order(reply: &Arc<dyn Fn(Event) + Send + Sync>) -> Order {
 /// Both servers work, one is killed while it has questions, and nothing is answered twice or not at all.
 #[test]
 fn a_server_that_is_killed_loses_no_question_of_a_cluster() {
-    let (mut first, second) = (Server::start(Script::says("[]", 0.99)), Server::start(Script::says("[]", 0.99)));
+    let (mut first, second) =
+        (Server::start(Script::says("[]", 0.99)), Server::start(Script::says("[]", 0.99)));
     let engine = room(options(&[&first, &second]));
     let heard: Arc<Mutex<BTreeMap<u64, Vec<usize>>>> = Arc::default();
     let hears = Arc::clone(&heard);
@@ -367,7 +382,13 @@ fn what_no_server_can_do_is_said_and_asked_of_none() {
     let lark = Ask::new("?", Form::Lark("start: \"a\"".into()), 9);
     let shown = Shown::Images(vec![frame().pixels]);
     let small = Ask::new("?", Form::Lines, 9);
-    let job = |ask, max_pixels| Job { shown: shown.clone(), min_pixels: 1, max_pixels, asks: vec![ask], adapter: None };
+    let job = |ask, max_pixels| Job {
+        shown: shown.clone(),
+        min_pixels: 1,
+        max_pixels,
+        asks: vec![ask],
+        adapter: None,
+    };
     let answers = cluster.answer(&[job(lark, 65_536), job(small, 1024)], &|| true).jobs;
     for (answer, word) in answers.iter().zip(["a grammar", "max_pixels = 1024"]) {
         let Err(VlmError::Unable { why }) = &answer[0] else { panic!("{answer:?}") };
@@ -380,7 +401,12 @@ fn what_no_server_can_do_is_said_and_asked_of_none() {
 #[test]
 fn any_bytes_are_a_review() {
     let server = Server::start(Script::says("[]", 0.99));
-    let heads = ["", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\n", "HTTP/1.1 204 No\r\n\r\n"];
+    let heads = [
+        "",
+        "HTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\n",
+        "HTTP/1.1 204 No\r\n\r\n",
+    ];
     let bytes = (prop::sample::select(&heads[..]), prop::collection::vec(any::<u8>(), 0..200));
     let mut runner = TestRunner::new(Runs { cases: 48, failure_persistence: None, ..Runs::default() });
     let outcome = runner.run(&bytes, |(head, bytes)| {
@@ -392,4 +418,23 @@ fn any_bytes_are_a_review() {
         Ok(())
     });
     outcome.unwrap();
+}
+
+/// The figures of `src/guide/cluster.md`, counted by a server that is asked about one frame.
+#[test]
+fn the_guide_says_how_many_tokens_a_frame_is() {
+    let guide = include_str!("../src/guide/cluster.md");
+    for max_pixels in [65_536, 262_144] {
+        let server = Server::start(Script::says("[]", 0.99));
+        let engine = room(options(&[&server]));
+        let mut recipe = recipe();
+        (recipe.tiling.tile_px, recipe.tiling.overlap_px, recipe.tiling.max_tiles) = (512, 64, 64);
+        recipe.prompts[0].budget.max_pixels = max_pixels;
+        let part = Frame { pixels: Arc::new(image::RgbImage::new(2448, 2048)), ..frame() };
+        let inspection = under_way::inspect(&engine, Class::Line, part, Arc::new(recipe), &|| true).unwrap();
+        assert_eq!((inspection.verdict, inspection.tiles.planned), (Verdict::Pass, 30));
+        let (asked, tokens) = (server.asked(), server.picture_tokens());
+        let row = format!("| `max_pixels = {max_pixels}` | {} | {tokens} |", tokens / asked);
+        assert!(asked == 30 && guide.contains(&row), "{row}");
+    }
 }

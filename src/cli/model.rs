@@ -118,7 +118,8 @@ struct Found {
 /// What the servers say of their model.
 fn of_servers(remote: &config::Remote) -> anyhow::Result<Found> {
     let options = remote.options(Arc::new(ByProof(Arc::new(ByNamedProof)))).map_err(anyhow::Error::msg)?;
-    let ModelInfo { name, text_sha256, mmproj_sha256, .. } = Cluster::new(options)?.load(&|| {}, &|| true)?.clone();
+    let ModelInfo { name, text_sha256, mmproj_sha256, .. } =
+        Cluster::new(options)?.load(&|| {}, &|| true)?.clone();
     let places = [name.clone(), "served by".to_owned()];
     Ok(Found { name, text_sha256, mmproj_sha256, places })
 }

@@ -214,7 +214,8 @@ fn labels(section: &Section<'_>) -> Vec<String> {
         (1..=LABEL_CHARS_MAX).contains(&label.chars().count()) && !label.chars().any(char::is_control)
     };
     if unique.len() != labels.len() || labels.len() > LABELS_MAX || !labels.iter().all(is_label) {
-        let why = format!("must be at most {LABELS_MAX} labels of 1 to {LABEL_CHARS_MAX} characters, each once");
+        let why =
+            format!("must be at most {LABELS_MAX} labels of 1 to {LABEL_CHARS_MAX} characters, each once");
         section.problem("remote_labels", why);
     }
     labels

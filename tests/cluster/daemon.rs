@@ -27,7 +27,8 @@ fn station(port: u16, servers: &[&Server], count: &str) -> Station {
 async fn a_server_killed_under_a_running_station_loses_no_part() {
     let broker = Broker::start("", "").await;
     let subscriber = Subscriber::new(broker.port, PREFIX).await;
-    let (mut first, second) = (Server::start(Script::says("[]", 0.99)), Server::start(Script::says("[]", 0.99)));
+    let (mut first, second) =
+        (Server::start(Script::says("[]", 0.99)), Server::start(Script::says("[]", 0.99)));
     let station = station(broker.port, &[&first, &second], "count = 40");
     let mut daemon = station.start();
     until("both servers have been asked", || first.asked() > 0 && second.asked() > 0).await;
@@ -39,13 +40,18 @@ async fn a_server_killed_under_a_running_station_loses_no_part() {
     let found = results(&subscriber.heard());
     assert_eq!(found.len(), 40);
     for (seq, result) in (1..).zip(&found) {
-        assert_eq!((&result["seq"], &result["verdict"]), (&serde_json::json!(seq), &"pass".into()), "{result}");
+        assert_eq!(
+            (&result["seq"], &result["verdict"]),
+            (&serde_json::json!(seq), &"pass".into()),
+            "{result}"
+        );
         let model = &result["model"];
         assert!(model["name"].as_str().unwrap().starts_with("qwen (vllm 0.15.0 at 127.0.0.1:"), "{model}");
         assert!(model["sha256"].as_str().unwrap().starts_with("remote:"), "{model}");
     }
     let alarm = subscriber.heard().into_iter().find(|m| {
-        m.topic == format!("{PREFIX}/alarm/engine") && m.json()["message"].as_str().is_some_and(|s| s.contains("1 of 2"))
+        m.topic == format!("{PREFIX}/alarm/engine")
+            && m.json()["message"].as_str().is_some_and(|s| s.contains("1 of 2"))
     });
     let alarm = alarm.unwrap_or_else(|| panic!("no alarm names the server: {}", station.log())).json();
     assert!(alarm["message"].as_str().unwrap().contains(&first.port.to_string()), "{alarm}");
@@ -75,7 +81,8 @@ async fn another_model_behind_the_address_judges_nothing() {
 fn inspect_asks_the_servers_of_the_config() {
     let server = Server::start(Script::says("[]", 0.99));
     let station = station(9, &[&server], "");
-    let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model/examples/images/defect-256x256-00.png");
+    let picture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model/examples/images/defect-256x256-00.png");
     let run = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
         command.args(arguments).arg("--config").arg(station.config()).output().unwrap()

@@ -56,7 +56,16 @@ fn start(port: u16, template: Option<&str>) -> Llama {
     let mut command = Command::new(Path::new(&bin).join("bin/llama-server"));
     command.arg("--model").arg(shipped("inspectd-small.gguf"));
     command.arg("--mmproj").arg(shipped("mmproj-inspectd-small.gguf"));
-    command.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--parallel", "4", "--ctx-size", "8192"]);
+    command.args([
+        "--host",
+        "127.0.0.1",
+        "--port",
+        &port.to_string(),
+        "--parallel",
+        "4",
+        "--ctx-size",
+        "8192",
+    ]);
     command.args(["--alias", "inspectd-small", "--jinja"]);
     if let Some(template) = template {
         command.arg("--chat-template-file").arg(root().join("tests/cluster").join(template));
@@ -94,7 +103,8 @@ fn free_port() -> u16 {
 
 fn pictures() -> Vec<PathBuf> {
     let folder = root().join("fixtures/model/examples/images");
-    let mut all: Vec<_> = std::fs::read_dir(folder).expect("the examples").map(|e| e.expect("an entry").path()).collect();
+    let mut all: Vec<_> =
+        std::fs::read_dir(folder).expect("the examples").map(|e| e.expect("an entry").path()).collect();
     all.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains("256x256")));
     all.sort();
     all.truncate(PICTURES);
@@ -126,7 +136,8 @@ fn labels(inspection: &Inspection) -> Vec<&str> {
 fn llama_server_finds_what_the_engine_finds() {
     let (text, vision) = (shipped("inspectd-small.gguf"), shipped("mmproj-inspectd-small.gguf"));
     let device = candle_core::Device::Cpu;
-    let mut engine = Qwen3Vl::load(&text, &vision, EngineOptions::default(), &device).expect("the shipped pair");
+    let mut engine =
+        Qwen3Vl::load(&text, &vision, EngineOptions::default(), &device).expect("the shipped pair");
     let own_labels = engine.info().labels.clone();
     let port = free_port();
     let _server = start(port, Some("qwen3-vl.jinja"));

@@ -53,11 +53,19 @@ impl Script {
     }
 }
 
+/// What a server was asked about recipes so far.
+#[derive(Default)]
+struct Asked {
+    questions: AtomicUsize,
+    /// Tokens of their pictures, with those around them.
+    picture_tokens: AtomicUsize,
+}
+
 /// A server on a port of its own, until it is killed or dropped.
 pub(crate) struct Server {
     pub port: u16,
     script: Arc<Mutex<Script>>,
-    asked: Arc<AtomicUsize>,
+    asked: Arc<Asked>,
     runtime: Option<Runtime>,
     tls: Option<TlsAcceptor>,
 }
@@ -112,7 +120,12 @@ impl Server {
 
     /// Questions of recipes so far.
     pub(crate) fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+        self.asked.questions.load(Ordering::SeqCst)
+    }
+
+    /// Tokens of the pictures of these questions.
+    pub(crate) fn picture_tokens(&self) -> usize {
+        self.asked.picture_tokens.load(Ordering::SeqCst)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -127,7 +140,7 @@ impl Drop for Server {
 }
 
 /// One request of one connection.
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, script: &Mutex<Script>, asked: &AtomicUsize) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, script: &Mutex<Script>, asked: &Asked) {
     let Some((head, body)) = request(&mut stream).await else { return };
     let now = script.lock().unwrap().clone();
     if now.key.is_some_and(|key| !head.contains(&format!("authorization: Bearer {key}\r\n"))) {
@@ -159,7 +172,7 @@ async fn chat<S: AsyncWrite + AsyncRead + Unpin>(
     stream: &mut S,
     script: &Mutex<Script>,
     now: &Script,
-    asked: &AtomicUsize,
+    asked: &Asked,
     body: &[u8],
 ) {
     let body: Value = serde_json::from_slice(body).unwrap();
@@ -174,7 +187,8 @@ async fn chat<S: AsyncWrite + AsyncRead + Unpin>(
         return send(stream, "200 OK", &answer("0", 0.5, count(pictures), "length")).await;
     }
     assert_eq!((&body["logprobs"], &body["top_logprobs"]), (&json!(true), &json!(20)));
-    asked.fetch_add(1, Ordering::SeqCst);
+    asked.questions.fetch_add(1, Ordering::SeqCst);
+    asked.picture_tokens.fetch_add(pictures, Ordering::SeqCst);
     let mut act = now.act.clone();
     if let Act::After(left, status, then) = &act {
         let (left, status, then) = (*left, *status, then.clone());
@@ -212,7 +226,8 @@ async fn chat<S: AsyncWrite + AsyncRead + Unpin>(
 fn answer(text: &str, sure: f64, prompt_tokens: i64, finish: &str) -> Value {
     let entry = |c: char| {
         let rival = if c == ']' { "{" } else { "x" };
-        let of = |token: &str, p: f64| json!({ "token": token, "logprob": p.ln(), "bytes": token.as_bytes() });
+        let of =
+            |token: &str, p: f64| json!({ "token": token, "logprob": p.ln(), "bytes": token.as_bytes() });
         let own = of(&c.to_string(), sure);
         let mut entry = own.clone();
         entry["top_logprobs"] = json!([own, of(rival, 1.0 - sure)]);
@@ -236,7 +251,8 @@ fn tokens(body: &Value) -> (usize, usize) {
             Some(text) => words += if text == "0123456789" { 10 } else { text.len() / 4 + 1 },
             None => {
                 let url = part["image_url"]["url"].as_str().unwrap();
-                let png = BASE64_STANDARD.decode(url.strip_prefix("data:image/png;base64,").unwrap()).unwrap();
+                let png =
+                    BASE64_STANDARD.decode(url.strip_prefix("data:image/png;base64,").unwrap()).unwrap();
                 let side = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
                 let (width, height) = (side(16), side(20));
                 assert_eq!((width % 32, height % 32), (0, 0), "a size that the server leaves as it is");
@@ -267,7 +283,10 @@ async fn request<S: AsyncRead + Unpin>(stream: &mut S) -> Option<(String, Vec<u8
 
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, status: &str, body: &Value) {
     let body = body.to_string();
-    let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     let _ = stream.write_all(head.as_bytes()).await;
     let _ = stream.write_all(body.as_bytes()).await;
     let _ = stream.shutdown().await;

@@ -30,7 +30,8 @@ pub(super) fn found(config: &Config, remote: &Remote) -> Found {
     }
     for (at, camera) in config.cameras.iter().enumerate() {
         let (unable, risky) = of_camera(config, camera, remote);
-        let with_key = |why: String| (format!("camera[{at}].pipeline"), format!("{}: {why}", camera.pipeline));
+        let with_key =
+            |why: String| (format!("camera[{at}].pipeline"), format!("{}: {why}", camera.pipeline));
         found.problems.extend(unable.map(with_key));
         found.warnings.extend(risky.map(with_key));
     }
@@ -45,7 +46,10 @@ fn of_camera(config: &Config, camera: &Camera, remote: &Remote) -> (Option<Strin
 
 fn unable(pipeline: &Pipeline, remote: &Remote) -> Option<String> {
     if let Some(adapter) = &pipeline.adapter {
-        return Some(format!("adapter = {:?} is added to a model in files, and to no server's", adapter.file));
+        return Some(format!(
+            "adapter = {:?} is added to a model in files, and to no server's",
+            adapter.file
+        ));
     }
     let of = |prompt: &Prompt| {
         let id = &prompt.id;
@@ -56,7 +60,9 @@ fn unable(pipeline: &Pipeline, remote: &Remote) -> Option<String> {
             return Some(format!("prompt {id} is shown clips, which no server takes"));
         }
         if prompt.text.contains("<|") {
-            return Some(format!("prompt {id}: its text holds <|, which a server may take for a control token"));
+            return Some(format!(
+                "prompt {id}: its text holds <|, which a server may take for a control token"
+            ));
         }
         let (max, least) = (prompt.budget.max_pixels, remote.min_pixels);
         if max < least {

@@ -58,7 +58,9 @@ fn servers(remote: &Remote) -> Line {
     match asked {
         Ok((name, None)) => Line::ok("model", name),
         Ok((_, Some(fault))) => Line::warn("model", fault, "see to this server: the others do its work"),
-        Err(why) => Line::fail("model", format!("{named}: {why}"), "start the servers, or change [model] remote"),
+        Err(why) => {
+            Line::fail("model", format!("{named}: {why}"), "start the servers, or change [model] remote")
+        }
     }
 }
 
