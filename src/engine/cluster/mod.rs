@@ -33,7 +33,7 @@ pub use options::{Kind, Options};
 use super::{Abilities, Backend, EngineError, Forms, Health, Readiness};
 use crate::queue::{Policy, Popped, Queue};
 use crate::threads;
-use crate::vlm::{Answered, Ask, Completion, Ground, Job, ModelInfo, Rank, Timing, VlmError};
+use crate::vlm::{Answered, Completion, Ground, Job, ModelInfo, Rank, Timing, VlmError};
 use held::Grammars;
 use http::{To, Way};
 use hyper::StatusCode;
@@ -98,7 +98,7 @@ enum Fault {
 /// What the thread of requests has brought.
 enum Event {
     Probed(usize, Result<Stated, Fault>),
-    /// Of a call, by the number of the attempt.
+    /// A call's attempt, by their numbers.
     Came(u64, u64, Result<wire::Came, Fault>),
 }
 
@@ -119,6 +119,7 @@ struct Call {
     /// Servers that were lost with it.
     lost: Vec<usize>,
     busy: u32,
+    /// `None`: it waits.
     at: Option<At>,
 }
 
@@ -444,20 +445,16 @@ impl Backend for Cluster {
     }
 
     fn submit(&mut self, id: u64, rank: Rank, job: Job) {
-        let job = Arc::new(job);
-        let answers = job.asks.iter().map(|_: &Ask| None).collect();
-        self.jobs.insert(id, Open { answers, timing: Timing::default() });
-        if job.asks.is_empty() {
-            return self.close(id);
-        }
-        if !self.servers.iter().any(Server::is_here) {
+        let questions = job.asks.len();
+        if questions == 0 || !self.servers.iter().any(Server::is_here) {
             let why = self.servers.iter().map(Server::why).collect::<Vec<_>>().join("; ");
-            let lost = || Err(VlmError::Lost { why: why.clone() });
-            self.jobs.remove(&id);
-            let answers = job.asks.iter().map(|_| lost()).collect();
+            let answers = job.asks.iter().map(|_| Err(VlmError::Lost { why: why.clone() })).collect();
             return self.answered.push(Answered { id, answers, timing: Timing::default() });
         }
-        (0..job.asks.len()).for_each(|ask| self.call(Owner::Job(id), rank, &job, ask));
+        let job = Arc::new(job);
+        let answers = (0..questions).map(|_| None).collect();
+        self.jobs.insert(id, Open { answers, timing: Timing::default() });
+        (0..questions).for_each(|ask| self.call(Owner::Job(id), rank, &job, ask));
         self.dispatch();
     }
 
