@@ -3,6 +3,7 @@
 //! `cluster/llama.rs`.
 
 #[path = "common/broker.rs"]
+#[allow(dead_code, reason = "no broker is killed here")]
 mod broker;
 #[path = "common/config.rs"]
 mod config;
@@ -13,6 +14,7 @@ mod llama;
 #[path = "common/scripted.rs"]
 mod scripted;
 #[path = "common/station.rs"]
+#[allow(dead_code, reason = "there is no engine's process here")]
 mod station;
 
 use inspectd::domain::frame::{Frame, Trigger};

@@ -9,12 +9,9 @@
 
 use crate::config::{Camera, Config, Found, Remote};
 use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
-use crate::engine::cluster::{Url, authorities};
+use crate::engine::cluster::{FACTOR, Url, authorities};
 use crate::inspect::plan::unknown_label;
 use crate::vlm::image::smart_resize;
-
-/// Sides of pictures are multiples of it, as of every Qwen3-VL.
-const FACTOR: u32 = 32;
 
 /// Keys of the config, and what is wrong with each, or risky.
 pub(super) fn found(config: &Config, remote: &Remote) -> Found {

@@ -50,7 +50,8 @@ impl Cluster {
             runtime.spawn(async move {
                 let model = options.model.as_deref();
                 let probed = probe::probe(&way, options.kind, model, options.min_pixels).await;
-                events.push(Event::Probed(i, probed));
+                // A queue that is closed is a cluster's that has ended.
+                let _ = events.push(Event::Probed(i, probed));
             });
         }
     }

@@ -254,7 +254,8 @@ impl Cluster {
         let (grammars, events) = (Arc::clone(&self.grammars), Arc::clone(&self.events));
         let task = runtime.spawn(async move {
             let outcome = request(&way, &target, &grammars, &job, ask).await;
-            events.push(Event::Came(id, attempt, outcome));
+            // A queue that is closed is a cluster's that has ended.
+            let _ = events.push(Event::Came(id, attempt, outcome));
         });
         call.at = Some(At { server, attempt, task: task.abort_handle(), since: Instant::now() });
     }
