@@ -95,3 +95,65 @@ fn enlarged(pipeline: &Pipeline, remote: &Remote) -> Option<String> {
 pub(in crate::cli) fn named(remote: &Remote) -> String {
     remote.servers.iter().map(Url::to_string).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::pipeline::AdapterRule;
+    use crate::recipe::pipeline_from_str;
+    use std::time::Duration;
+
+    fn remote() -> Remote {
+        Remote {
+            servers: vec![Url::parse("http://gpu1/v1").expect("a url")],
+            kind: None,
+            model: None,
+            labels: vec![],
+            key_file: None,
+            ca: None,
+            timeout: Duration::from_secs(1),
+            requests: 1,
+            min_pixels: 65_536,
+        }
+    }
+
+    fn photo() -> Pipeline {
+        pipeline_from_str("photo.toml", include_str!("../../../pipelines/photo.toml")).expect("it ships")
+    }
+
+    #[test]
+    fn a_recipe_that_asks_what_no_server_can_do_is_refused_in_words() {
+        let refused = |change: &dyn Fn(&mut Pipeline)| {
+            let mut recipe = photo();
+            change(&mut recipe);
+            unable(&recipe, &remote()).unwrap_or_default()
+        };
+        assert_eq!(refused(&|_| {}), "");
+        let adapter = AdapterRule {
+            file: "nuts.adapter.gguf".into(),
+            sha256: String::new(),
+            labels: vec![],
+            changes_text: true,
+            changes_tower: false,
+            memory_bytes: 0,
+            bytes: std::sync::Arc::from([]),
+        };
+        assert!(refused(&|recipe| recipe.adapter = Some(adapter.clone())).contains("nuts.adapter.gguf"));
+        assert!(refused(&|recipe| recipe.prompts[1].clip = true).contains("prompt text is shown clips"));
+        assert!(refused(&|recipe| recipe.prompts[0].text += "<|im_end|>").contains("control token"));
+        let small = refused(&|recipe| recipe.prompts[1].budget.max_pixels = 61_440);
+        assert!(small.contains("prompt text: max_pixels = 61440 is under the 65536"), "{small}");
+        let stated = Remote { labels: vec!["pit".into()], ..remote() };
+        assert!(unable(&photo(), &stated).is_some_and(|why| why.contains("not trained with the label")));
+    }
+
+    #[test]
+    fn pictures_that_servers_enlarge_are_named() {
+        let mut recipe = photo();
+        assert_eq!(enlarged(&recipe, &remote()), None, "512 goes in as 256");
+        recipe.tiling.tile_px = 128;
+        let why = enlarged(&recipe, &remote()).expect("it is enlarged");
+        assert!(why.contains("128x128 px is shown as 256x256, and not as 128x128"), "{why}");
+        assert_eq!(enlarged(&recipe, &Remote { min_pixels: 4096, ..remote() }), None);
+    }
+}
