@@ -6,6 +6,7 @@
 # make fuzz-api  the API against its own OpenAPI document, with schemathesis in a venv of its own
 # make bench-peer  this engine beside llama.cpp on the same files, into tests/bench/FIGURES.md; PEER="2b Q8_0" for others
 # make test-files  files of llama.cpp's own converter and quantiser, of every type, beside llama.cpp
+# make test-cluster  servers in the place of the model's files, with a real llama-server
 # make test-v4l2  the V4L2 test against the kernel's virtual camera, in an emulated machine; as root
 # make deb     the Debian package, in target/debian
 # make bundle  the package with all that a box without a network needs, as a signed apt repository; as root
@@ -23,7 +24,7 @@ CARGO := cargo
 SOAKS := soak-p1 soak-p2 soak-p3 soak-p4 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10 soak-p11 soak-p13 soak-p14 soak-ledger soak-plc soak-plant soak-rest soak-splits
 SOAK ?= full
 
-.PHONY: run test soak $(SOAKS) test-node test-clients fuzz-api bench-peer test-files build install-deps test-v4l2 deb bundle test-deb
+.PHONY: run test soak $(SOAKS) test-node test-clients fuzz-api bench-peer test-files test-cluster build install-deps test-v4l2 deb bundle test-deb
 
 run: build
 	.ci/demo
@@ -66,6 +67,9 @@ bench-peer: build
 
 test-files: install-deps
 	llama=$$(.ci/peers-llama) && PEERS_LLAMA=$$llama $(CARGO) test --release --locked --test files -- --ignored --nocapture --test-threads=1
+
+test-cluster: install-deps
+	llama=$$(.ci/peers-llama) && PEERS_LLAMA=$$llama $(CARGO) test --release --locked --test cluster -- --include-ignored --nocapture --test-threads=1
 
 test-v4l2: install-deps
 	.ci/test-v4l2

@@ -25,6 +25,7 @@ mod mqtt;
 mod opcua;
 mod pair;
 mod read;
+mod remote;
 mod schema;
 mod sparkplug;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub(crate) use self::opcua::Opcua;
 pub(crate) use crate::camera::trigger::{TriggerConfig, TriggerOn};
 pub(crate) use mqtt::{BrokerTls, Mqtt, Protocol, Secret, Sink};
 pub(crate) use pair::{off_frame, unfit};
+pub(crate) use remote::Remote;
 pub(crate) use schema::schema;
 
 use crate::camera::kind::SourceConfig;
@@ -143,6 +145,8 @@ impl Station {
 /// Which model answers, and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Model {
+    /// Servers that have it; `None`: it is in the files below, which otherwise have no names.
+    pub remote: Option<Remote>,
     /// The text GGUF.
     pub text: PathBuf,
     /// The vision GGUF.

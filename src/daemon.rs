@@ -94,7 +94,8 @@ use crate::config::{Config, Model};
 use crate::control::server::Door;
 use crate::domain::trigger::Refusal;
 use crate::engine::child::{Child, ChildOptions};
-use crate::engine::{Backend as _, Engine};
+use crate::engine::cluster::Cluster;
+use crate::engine::{Backend, Engine};
 use crate::inspect::proof::{ByNamedProof, ByProof};
 use crate::ipc::Program;
 use crate::publish::modbus::Serving;
@@ -272,7 +273,7 @@ struct Learner {
 
 impl Parts<'_> {
     /// Starts the threads of the line, watches them and drains them.
-    async fn line(self, engine: Child, connections: Connections) -> anyhow::Result<Ended> {
+    async fn line(self, engine: Box<dyn Backend>, connections: Connections) -> anyhow::Result<Ended> {
         let line = self.start(engine, &connections)?;
         self.systemd.ready();
         tracing::info!(cameras = self.config.cameras.len(), broker = %self.config.mqtt.url(), "inspecting");
@@ -325,7 +326,7 @@ impl Parts<'_> {
         }
     }
 
-    fn start(self, engine: Child, connections: &Connections) -> anyhow::Result<Line> {
+    fn start(self, engine: Box<dyn Backend>, connections: &Connections) -> anyhow::Result<Line> {
         let Self { config, recipes, store, station, stop, .. } = self;
         let page = config.web.is_some();
         let recorder = Recorder::new(Arc::clone(store), Arc::clone(station), stop.clone(), page)?;
@@ -363,7 +364,7 @@ impl Parts<'_> {
         let ring = feeds.ring.clone();
         // It wakes the inspector; a bell that rings already needs no second ring.
         let changed = Box::new(move || _ = ring.try_send(()));
-        let engine = Arc::new(Engine::start(Box::new(engine), changed).context("the engine's thread")?);
+        let engine = Arc::new(Engine::start(engine, changed).context("the engine's thread")?);
         if let Some(page) = self.page {
             page.measure_line(figures::probe(station, recipes, cameras.waits(), &engine));
             page.show_line(web::line(config, &cameras, &engine));
@@ -527,20 +528,33 @@ fn load(
     store: &Arc<Store>,
     systemd: &Systemd,
     told: &Told,
-) -> anyhow::Result<Option<Child>> {
+) -> anyhow::Result<Option<Box<dyn Backend>>> {
     let model = &config.model;
     let admission = ByProof(Arc::new(model::Accepted::new(Arc::clone(store), config, Arc::clone(recipes))));
+    let (alive, go_on) = (|| systemd.alive(), || !told.is_to_stop());
+    if let Some(remote) = &model.remote {
+        let options = remote.options(Arc::new(admission)).map_err(anyhow::Error::msg)?;
+        return model::load_remote(Cluster::new(options)?, &alive, &go_on);
+    }
     let options =
         ChildOptions::new(engine_program(model, recipes), model.unload_after_idle, Arc::new(admission));
     // A large model may take minutes: systemd waits on while the engine's process works.
-    model::load(Child::new(options), &|| systemd.alive(), &|| !told.is_to_stop())
+    model::load(Child::new(options), &alive, &go_on)
 }
 
 /// Another room with the model whose files are there when it is asked for, accepted or not: for the gates of
 /// the recipes.
 fn candidate(model: &Model, recipes: &Registry) -> recipes::Room {
     let (program, named) = (engine_program(model, recipes), Arc::new(ByNamedProof));
+    let remote = model.remote.clone();
     Box::new(move || {
+        if let Some(remote) = &remote {
+            let options =
+                remote.options(Arc::new(ByProof(Arc::clone(&named)))).map_err(anyhow::Error::msg)?;
+            let mut cluster = Cluster::new(options)?;
+            cluster.load(&|| {}, &|| true)?;
+            return Ok(Engine::start(Box::new(cluster), Box::new(|| {}))?);
+        }
         let mut child =
             Child::new(ChildOptions::new(program.clone(), None, Arc::new(ByProof(Arc::clone(&named)))));
         child.load(&|| {}, &|| true)?;

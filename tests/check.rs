@@ -401,3 +401,43 @@ fn the_adapter_of_another_pair_is_a_problem() {
         "{out}"
     );
 }
+
+/// A config whose model is on servers, with these keys.
+fn with_servers(folder: &Path, keys: &str) -> String {
+    let config = config_in(folder);
+    let text = std::fs::read_to_string(&config).expect("a config");
+    let files = "text = \"text.gguf\"\nmmproj = \"vision.gguf\"\n";
+    assert!(text.contains(files));
+    std::fs::write(&config, text.replace(files, keys)).expect("a file");
+    config
+}
+
+#[test]
+fn servers_in_the_place_of_files_are_checked_without_being_asked() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = folder.path().join("key");
+    std::fs::write(&key, "hunter2\n").expect("a file");
+    let mode =
+        |mode| std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("its mode");
+    let keys =
+        format!("remote = [\"http://127.0.0.1:9/v1\"]\nremote_key_file = {:?}\n", key.display().to_string());
+    let config = with_servers(folder.path(), &keys);
+    mode(0o600);
+    let (code, out) = check(&["--config", &config], &[]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("the model of http://127.0.0.1:9/v1") && !out.contains("hunter2"), "{out}");
+    mode(0o604);
+    let (code, out) = check(&["--config", &config], &[]);
+    assert_eq!(code, Some(78), "{out}");
+    assert!(out.contains(":8:1: model.remote_key_file = ") && out.contains("chmod 640"), "{out}");
+    std::fs::remove_file(&key).expect("it was there");
+    let (code, out) = check(&["--config", &config], &[]);
+    assert_eq!(code, Some(78), "{out}");
+    assert!(out.contains("there is no file"), "{out}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = with_servers(folder.path(), "remote = [\"http://gpu1/v1\"]\n");
+    let (code, out) = check(&["--config", &config], &[]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("warning") && out.contains("pictures go to gpu1:80 in clear text"), "{out}");
+}

@@ -3,6 +3,7 @@
 //! ```text
 //! --random SHAPE --quant Q --> a pair of random weights in --dir --.
 //! --model, --mmproj, or the shipped pair --------------------------+--> load
+//! --config with servers -----------------------------> the frame alone, as they answer it
 //! load -> vision -> prefill -> decode -> a whole simulated frame ------> table, or --json
 //! ```
 //!
@@ -13,7 +14,7 @@ mod measure;
 
 use super::columns::{Align, Columns};
 use super::model_args::{ModelArgs, or_shipped};
-use crate::config::SHIPPED_TEXT;
+use crate::config::{self, SHIPPED_TEXT};
 use crate::vlm::gguf::{Gguf, Value};
 use crate::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
 use crate::vlm::{ModelInfo, Qwen3Vl};
@@ -32,6 +33,10 @@ const SEED: u64 = 1;
 pub(super) struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    /// Config file whose model is measured. Of servers that have it only the frame is: what they answer, and how long that
+    /// takes from here.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "mmproj", "random"])]
+    config: Option<PathBuf>,
     /// Measure random weights of a real shape instead: 2b, 4b, 8b or tiny-k. Needs no download.
     #[arg(long, value_name = "SHAPE", value_parser = shape, conflicts_with_all = ["model", "mmproj"])]
     random: Option<Shape>,
@@ -114,6 +119,12 @@ struct Decode {
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
     let pipeline = measure::pipeline(args.pipeline.as_deref())?;
+    let config = args.config.as_deref().map(config::load).transpose()?;
+    let named = args.model.or_config(config.as_ref());
+    if named.remote.is_some() {
+        let whole = Whole { pipeline, random: false, max: Duration::from_secs(args.max_seconds) };
+        return of_servers(&named, &whole, &effort, args.json);
+    }
     // Removed when it goes out of scope, after the last measurement.
     let temporary = match (&args.random, &args.dir) {
         (Some(_), None) => Some(tempfile::tempdir().context("a folder for the random pair")?),
@@ -121,8 +132,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let dir = args.dir.as_deref().or(temporary.as_ref().map(tempfile::TempDir::path));
     let model = match (&args.random, dir) {
-        (Some(shape), Some(dir)) => random(shape, args.quant, dir, &args.model)?,
-        _ => args.model.clone(),
+        (Some(shape), Some(dir)) => random(shape, args.quant, dir, &named)?,
+        _ => named,
     };
     let whole = Whole { pipeline, random: args.random.is_some(), max: Duration::from_secs(args.max_seconds) };
     let report = measure_all(&model, &whole, &effort)?;
@@ -130,6 +141,27 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         print!("{}", table(&report));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The frame, as the config's servers answer it.
+fn of_servers(model: &ModelArgs, whole: &Whole, effort: &Effort, json: bool) -> anyhow::Result<ExitCode> {
+    let part = measure::part();
+    let mut servers = model.open()?;
+    let name = servers.info().name.clone();
+    let frame = measure::asked(&mut *servers, &part, whole, effort)?;
+    if json {
+        println!("{}", serde_json::json!({ "model": name, "frame": frame }));
+    } else {
+        let mut rows = Columns::new(&[
+            ("stage", Align::Left),
+            ("size", Align::Left),
+            ("", Align::Right),
+            ("", Align::Left),
+        ]);
+        frame_rows(frame.as_ref(), &mut |cells| rows.row(cells));
+        print!("{name}\n\n{rows}");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -304,24 +336,27 @@ fn table(r: &Report) -> String {
     for d in &r.decode_digits {
         row("digits", format!("{} sequences", d.sequences), format!("{:.1}", d.tok_per_s), "tokens/s");
     }
-    match &r.frame {
-        Some(f) => {
-            let skipped = if f.skipped > 0 { format!(", {} skipped", f.skipped) } else { String::new() };
-            let size =
-                format!("{}x{} px, {} tiles, {} prompts{skipped}", f.width, f.height, f.tiles, f.prompts);
-            row("frame", size, format!("{:.0}", f.ms), "ms");
-            let s = f.stages;
-            for (stage, ms) in [
-                ("resize", s.preprocess_ms),
-                ("vision", s.vision_ms),
-                ("prefill", s.prefill_ms),
-                ("decode", s.decode_ms),
-            ] {
-                row("", stage.into(), format!("{ms:.0}"), "ms");
-            }
-        }
-        None => row("frame", "left out".into(), "-".into(), ""),
-    }
-    row("", "peak memory".into(), gib(r.peak_rss_bytes), "GiB");
+    frame_rows(r.frame.as_ref(), &mut |cells| t.row(cells));
+    t.row([String::new(), "peak memory".into(), gib(r.peak_rss_bytes), "GiB".into()]);
     format!("{} {}, {} threads, {}\n\n{t}", r.model, r.quant, r.threads, r.cpu)
+}
+
+/// The rows of the frame.
+fn frame_rows(frame: Option<&Frame>, put: &mut dyn FnMut([String; 4])) {
+    let mut row = |stage: &str, size: String, value: String, unit: &str| {
+        put([stage.to_owned(), size, value, unit.to_owned()]);
+    };
+    let Some(f) = frame else { return row("frame", "left out".into(), "-".into(), "") };
+    let skipped = if f.skipped > 0 { format!(", {} skipped", f.skipped) } else { String::new() };
+    let size = format!("{}x{} px, {} tiles, {} prompts{skipped}", f.width, f.height, f.tiles, f.prompts);
+    row("frame", size, format!("{:.0}", f.ms), "ms");
+    let s = f.stages;
+    for (stage, ms) in [
+        ("resize", s.preprocess_ms),
+        ("vision", s.vision_ms),
+        ("prefill", s.prefill_ms),
+        ("decode", s.decode_ms),
+    ] {
+        row("", stage.into(), format!("{ms:.0}"), "ms");
+    }
 }

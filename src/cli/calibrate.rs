@@ -118,9 +118,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         pipeline.name
     );
     let pipeline = only_labelled(pipeline, &known.truths);
-    let mut engine = model.load()?;
+    let mut engine = model.open()?;
     let depth = Depth(pipeline.frame.depth_bits);
-    let look = |truth: &Truth, picture: Arc<RgbImage>| inspected(&mut engine, &pipeline, truth, picture);
+    let look = |truth: &Truth, picture: Arc<RgbImage>| inspected(&mut *engine, &pipeline, truth, picture);
     let (cases, unjudged) = cases(&known.truths, &known.dir, depth, &pipeline.verdict, look)?;
     let calibration = calibrate(&cases, unjudged, wanted(&args));
     let written = known.write(args.write.as_deref(), &calibration)?;

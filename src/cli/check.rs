@@ -6,6 +6,7 @@
 
 pub(super) mod here;
 pub(super) mod kept;
+pub(super) mod remote;
 
 use crate::config::{self, Config};
 use crate::document::{Problem, ReadError};
@@ -74,6 +75,9 @@ fn report_config(out: &mut impl Write, path: &Path, config: &Config) -> io::Resu
         let enabled = if sink.enabled { "" } else { ", not enabled" };
         let commands = if sink.commands { ", takes commands" } else { "" };
         writeln!(out, "ok       {}: sink {name}, broker {url}{node}{commands}{enabled}", path.display())?;
+    }
+    if let Some(remote) = &config.model.remote {
+        writeln!(out, "ok       {}: the model of {}", path.display(), remote::named(remote))?;
     }
     for (name, recipe) in &config.recipes {
         report_pipeline(out, &config.file_of(name), &recipe.pipeline)?;

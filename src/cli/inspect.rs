@@ -93,7 +93,7 @@ fn load(
 /// A bad pipeline or model; output that cannot be written.
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (pipeline, model) = args.setup.resolve()?;
-    let mut engine = model.load()?;
+    let mut engine = model.open()?;
     let trigger = Trigger { expected: args.expected.iter().cloned().collect(), ..Trigger::default() };
     let pipeline = without_trigger(&pipeline, &trigger.expected);
     let frames = frames(&args, &pipeline)?;
@@ -114,7 +114,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
                 continue;
             }
         };
-        let inspection = inspect(&mut engine, &frame, &pipeline);
+        let inspection = inspect(&mut *engine, &frame, &pipeline);
         if let Some(dir) = &args.annotate {
             let file = path.file_name().context("a picture has a name")?.to_string_lossy().into_owned();
             let rois = Asked::of(&pipeline).texts.into_iter().filter_map(|t| Some((t.id, t.roi?)));

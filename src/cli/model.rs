@@ -7,6 +7,10 @@ use super::store_args::StoreArgs;
 use crate::config;
 use crate::control::Request;
 use crate::control::client::{ControlError, Piece, Taken};
+use crate::engine::cluster::Cluster;
+use crate::inspect::proof::{ByNamedProof, ByProof};
+use crate::recipe::registry::Recipe;
+use crate::vlm::ModelInfo;
 use crate::vlm::adapter::Adapter;
 use crate::vlm::gguf::{Gguf, Value, brief};
 use crate::vlm::load::{LABELS_KEY, PROOF_KEY, stated_labels};
@@ -16,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Arguments of `model`.
 #[derive(clap::Args, Debug)]
@@ -95,6 +100,32 @@ fn accept(store: &StoreArgs, reason: Option<String>) -> anyhow::Result<()> {
         reason.as_ref().is_none_or(|reason| !reason.trim().is_empty()),
         "--reason: must not be empty"
     );
+    let found = match &model.remote {
+        Some(remote) => of_servers(remote)?,
+        None => of_files(store, &model)?,
+    };
+    ask_to_accept(store, &recipes, found, reason)
+}
+
+/// A model that is there now: its name, its marks, and where it was found.
+struct Found {
+    name: String,
+    text_sha256: String,
+    mmproj_sha256: String,
+    places: [String; 2],
+}
+
+/// What the servers say of their model.
+fn of_servers(remote: &config::Remote) -> anyhow::Result<Found> {
+    let options = remote.options(Arc::new(ByProof(Arc::new(ByNamedProof)))).map_err(anyhow::Error::msg)?;
+    let ModelInfo { name, text_sha256, mmproj_sha256, .. } =
+        Cluster::new(options)?.load(&|| {}, &|| true)?.clone();
+    let places = [name.clone(), "served by".to_owned()];
+    Ok(Found { name, text_sha256, mmproj_sha256, places })
+}
+
+/// The pair of the config, whose hashes must be those that it names.
+fn of_files(store: &StoreArgs, model: &config::Model) -> anyhow::Result<Found> {
     let (text, mmproj) = (Gguf::open(&model.text)?, Gguf::open(&model.mmproj)?);
     let mut name = text.text("general.name").unwrap_or_default().to_owned();
     let (mut text_sha256, mut mmproj_sha256) = (text.sha256()?, mmproj.sha256()?);
@@ -116,6 +147,18 @@ fn accept(store: &StoreArgs, reason: Option<String>) -> anyhow::Result<()> {
             );
         }
     }
+    let places = [&model.text, &model.mmproj].map(|path| path.display().to_string());
+    Ok(Found { name, text_sha256, mmproj_sha256, places })
+}
+
+/// Has the pair accepted by whoever has the store.
+fn ask_to_accept(
+    store: &StoreArgs,
+    recipes: &BTreeMap<String, Recipe>,
+    found: Found,
+    reason: Option<String>,
+) -> anyhow::Result<()> {
+    let Found { name, text_sha256, mmproj_sha256, places: [text, mmproj] } = found;
     let by = ["SUDO_USER", "USER"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
     let by = format!("command line ({by})");
     let (_, mut client) = store.reach()?;
@@ -141,7 +184,7 @@ fn accept(store: &StoreArgs, reason: Option<String>) -> anyhow::Result<()> {
         Ok::<_, ControlError>(Taken::Silently)
     })?;
     drop(phases);
-    println!("accepted: {} {text_sha256}, {} {mmproj_sha256}", model.text.display(), model.mmproj.display());
+    println!("accepted: {text} {text_sha256}, {mmproj} {mmproj_sha256}");
     if let Some(former) = summary["former"].as_object() {
         let of = |key: &str| former.get(key).and_then(|v| v.as_str()).unwrap_or_default();
         println!(

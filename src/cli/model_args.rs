@@ -1,14 +1,20 @@
 //! Which model a command uses. As on the line, it answers only after it has given the proof that it names.
+//!
+//! A config may name servers that have it: who asks whole questions asks them there, by `open`. Who looks into the model
+//! itself needs its files.
 
-use crate::config::{Config, SHIPPED_MMPROJ, SHIPPED_TEXT};
+use crate::config::{Config, Remote, SHIPPED_MMPROJ, SHIPPED_TEXT};
 use crate::document::search::Search;
-use crate::inspect::proof::give_named;
-use crate::vlm::Qwen3Vl;
+use crate::engine::Backend as _;
+use crate::engine::cluster::Cluster;
+use crate::inspect::proof::{ByNamedProof, ByProof, give_named};
 use crate::vlm::engine::EngineOptions;
 use crate::vlm::kv::KvPrecision;
 use crate::vlm::processor::Processor;
+use crate::vlm::{Qwen3Vl, Vlm};
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The model pair; the shipped small model unless another one is named.
 #[derive(clap::Args, Clone, Debug)]
@@ -40,6 +46,9 @@ pub(super) struct ModelArgs {
     /// What computes: cpu, or cuda and cuda:N in a build with that feature.
     #[arg(long, value_name = "DEVICE", value_parser = processor, default_value = "cpu")]
     pub device: Processor,
+    /// The config's servers, where no pair is named.
+    #[arg(skip)]
+    pub remote: Option<Remote>,
 }
 
 pub(super) fn kv(name: &str) -> Result<KvPrecision, String> {
@@ -53,8 +62,11 @@ pub(super) fn processor(name: &str) -> Result<Processor, String> {
 impl ModelArgs {
     /// These arguments, with what they leave open taken from a config.
     pub(super) fn or_config(&self, config: Option<&Config>) -> Self {
-        let model = config.map(|c| &c.model);
+        let remote = config.and_then(|c| c.model.remote.clone()).filter(|_| self.model.is_none());
+        // A pair in the place of the config's servers has no keys there.
+        let model = config.map(|c| &c.model).filter(|model| model.remote.is_none());
         Self {
+            remote,
             model: self.model.clone().or_else(|| model.map(|m| m.text.clone())),
             mmproj: self.mmproj.clone().or_else(|| model.map(|m| m.mmproj.clone())),
             // The config's adapter is of the config's pair.
@@ -77,12 +89,34 @@ impl ModelArgs {
     /// Both files.
     ///
     /// # Errors
-    /// None is named, and the shipped pair is nowhere.
+    /// None is named, and the shipped pair is nowhere; the config names servers.
     pub(super) fn files(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
+        if self.remote.is_some() {
+            bail!(
+                "[model] remote: servers have the model, and this command needs its files: name a pair with --model and \
+                 --mmproj"
+            );
+        }
         Ok((
             or_shipped(self.model.as_ref(), SHIPPED_TEXT)?,
             or_shipped(self.mmproj.as_ref(), SHIPPED_MMPROJ)?,
         ))
+    }
+
+    /// What answers: the config's servers, or the pair as `load` has it.
+    ///
+    /// # Errors
+    /// As `load`; no server was let in.
+    pub(super) fn open(&self) -> anyhow::Result<Box<dyn Vlm>> {
+        let Some(remote) = &self.remote else { return Ok(Box::new(self.load()?)) };
+        let options =
+            remote.options(Arc::new(ByProof(Arc::new(ByNamedProof)))).map_err(anyhow::Error::msg)?;
+        let mut cluster = Cluster::new(options)?;
+        cluster.load(&|| {}, &|| true)?;
+        if let Some(fault) = &cluster.health().fault {
+            tracing::warn!("{fault}");
+        }
+        Ok(Box::new(cluster))
     }
 
     /// Loads the pair and has it give its proof.

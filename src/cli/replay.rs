@@ -103,8 +103,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         depth: Depth(pipeline.frame.depth_bits),
     };
     check(&plan)?;
-    let mut engine = model.load()?;
-    let inspect = |truth: &Truth, picture: Arc<RgbImage>| inspected(&mut engine, &pipeline, truth, picture);
+    let mut engine = model.open()?;
+    let inspect = |truth: &Truth, picture: Arc<RgbImage>| inspected(&mut *engine, &pipeline, truth, picture);
     replay(&truths, &plan, inspect, &mut std::io::stdout().lock())
 }
 

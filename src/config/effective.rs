@@ -16,24 +16,7 @@ impl Config {
         out.pair("line", quoted(&self.station.line));
         out.pair("station", quoted(&self.station.station));
         out.line("[model]");
-        out.pair("text", path(&self.model.text));
-        out.pair("mmproj", path(&self.model.mmproj));
-        if let Some(adapter) = &self.model.adapter {
-            out.pair("adapter", path(adapter));
-        }
-        for (key, hash) in
-            [("text_sha256", &self.model.text_sha256), ("mmproj_sha256", &self.model.mmproj_sha256)]
-        {
-            if let Some(hash) = hash {
-                out.pair(key, quoted(hash));
-            }
-        }
-        out.pair("device", quoted(&self.model.device.name()));
-        out.pair("threads", self.model.threads);
-        out.pair("memory_mb", self.model.memory_mb);
-        out.pair("kv", quoted(self.model.kv.name()));
-        out.pair("yarn", self.model.yarn);
-        out.pair("unload_after_idle_s", self.model.unload_after_idle.map_or(0, |idle| idle.as_secs()));
+        self.model(&mut out);
         self.cameras(&mut out);
         for part in &self.parts {
             out.line("[[part]]");
@@ -59,6 +42,30 @@ impl Config {
             out.line(&format!("# pipeline {name} version {}", recipe.pipeline.version));
         }
         out.into_string()
+    }
+
+    fn model(&self, out: &mut Text) {
+        if let Some(remote) = &self.model.remote {
+            return remote.write(out);
+        }
+        out.pair("text", path(&self.model.text));
+        out.pair("mmproj", path(&self.model.mmproj));
+        if let Some(adapter) = &self.model.adapter {
+            out.pair("adapter", path(adapter));
+        }
+        for (key, hash) in
+            [("text_sha256", &self.model.text_sha256), ("mmproj_sha256", &self.model.mmproj_sha256)]
+        {
+            if let Some(hash) = hash {
+                out.pair(key, quoted(hash));
+            }
+        }
+        out.pair("device", quoted(&self.model.device.name()));
+        out.pair("threads", self.model.threads);
+        out.pair("memory_mb", self.model.memory_mb);
+        out.pair("kv", quoted(self.model.kv.name()));
+        out.pair("yarn", self.model.yarn);
+        out.pair("unload_after_idle_s", self.model.unload_after_idle.map_or(0, |idle| idle.as_secs()));
     }
 
     fn cameras(&self, out: &mut Text) {

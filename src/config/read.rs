@@ -2,7 +2,7 @@
 
 use super::{
     Camera, Config, Found, Model, Mqtt, Part, Prove, QueueConfig, ReadError, SHIPPED_MMPROJ, SHIPPED_TEXT,
-    Sink, Station, Store, TriggerConfig, TriggerOn, modbus, mqtt, opcua, pair, read_text,
+    Sink, Station, Store, TriggerConfig, TriggerOn, modbus, mqtt, opcua, pair, read_text, remote,
     sparkplug::{self, Names},
     web,
 };
@@ -130,11 +130,14 @@ fn check_broker(origin: &Origin, root: &Section<'_>, document: &Document, at: &s
         files.extend(tls.certificate.iter().flat_map(|(c, k)| [("certificate", c), ("key", k)]));
         files.push(("ca", &tls.ca));
     }
-    // Credentials are there for the service alone, and only while it runs.
-    let is_untold = |path: &Path| !origin.may_break && path.starts_with(CREDENTIALS);
-    for (key, path) in files.into_iter().filter(|(_, path)| !is_untold(path)) {
+    for (key, path) in files.into_iter().filter(|(_, path)| !is_untold(origin, path)) {
         origin.must_be_file(root, &format!("{at}.{key}"), path);
     }
+}
+
+/// Credentials are there for the service alone, and only while it runs.
+fn is_untold(origin: &Origin, path: &Path) -> bool {
+    !origin.may_break && path.starts_with(CREDENTIALS)
 }
 
 /// Two clients of one id throw each other out at their broker.
@@ -177,6 +180,23 @@ fn station(section: Section<'_>) -> Station {
 }
 
 fn model(origin: &Origin, section: Section<'_>) -> Model {
+    let remote = remote::read(origin, &section, |path| is_untold(origin, path));
+    if remote.is_some() {
+        section.finish();
+        return Model {
+            remote,
+            text: PathBuf::new(),
+            mmproj: PathBuf::new(),
+            adapter: None,
+            text_sha256: None,
+            mmproj_sha256: None,
+            device: Processor::default(),
+            threads: 0,
+            memory_mb: 0,
+            kv: KvPrecision::default(),
+            unload_after_idle: None,
+        };
+    }
     let text = origin.model_of(&section, "text", SHIPPED_TEXT);
     let mmproj = origin.model_of(&section, "mmproj", SHIPPED_MMPROJ);
     let adapter = section.text("adapter", PATH_CHARS_MAX).map(|path| origin.input(Path::new(&path)));
@@ -185,6 +205,7 @@ fn model(origin: &Origin, section: Section<'_>) -> Model {
     }
     let idle_s = section.ranged("unload_after_idle_s", 0..=86_400).unwrap_or(0);
     let model = Model {
+        remote,
         text,
         mmproj,
         adapter,

@@ -18,6 +18,7 @@ mod modbus;
 #[cfg(feature = "opcua")]
 mod opcua;
 mod recipes;
+mod remote;
 mod sinks;
 mod sparkplug;
 mod warnings;

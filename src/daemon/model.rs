@@ -17,7 +17,8 @@ mod confirmed;
 
 use crate::config::Config;
 use crate::engine::child::Child;
-use crate::engine::{EngineError, Refused};
+use crate::engine::cluster::Cluster;
+use crate::engine::{Backend, EngineError, Refused};
 use crate::inspect::proof::{Acceptance, Outcome, Proof, named};
 use crate::recipe::registry::Registry;
 use crate::store::Store;
@@ -153,9 +154,30 @@ pub(super) fn load(
     mut engine: Child,
     alive: &dyn Fn(),
     go_on: &dyn Fn() -> bool,
-) -> anyhow::Result<Option<Child>> {
+) -> anyhow::Result<Option<Box<dyn Backend>>> {
     let started = Instant::now();
-    match engine.load(alive, go_on) {
+    let loaded = engine.load(alive, go_on).map(ModelInfo::clone);
+    Ok(is_loaded(loaded, started)?.then(|| Box::new(engine) as Box<dyn Backend>))
+}
+
+/// The same of servers. One that cannot be reached stops no start: it is asked again and again, and until one is there
+/// every part is a review.
+///
+/// # Errors
+/// As `load`.
+pub(super) fn load_remote(
+    mut cluster: Cluster,
+    alive: &dyn Fn(),
+    go_on: &dyn Fn() -> bool,
+) -> anyhow::Result<Option<Box<dyn Backend>>> {
+    let started = Instant::now();
+    let loaded = cluster.load(alive, go_on).map(ModelInfo::clone);
+    Ok(is_loaded(loaded, started)?.then(|| Box::new(cluster) as Box<dyn Backend>))
+}
+
+/// Whether the line begins, with or without the model.
+fn is_loaded(loaded: Result<ModelInfo, EngineError>, started: Instant) -> anyhow::Result<bool> {
+    match loaded {
         Ok(info) => {
             let ms = started.elapsed().as_millis() as u64;
             tracing::info!(model = %info.name, sha256 = %info.text_sha256, ms, "model loaded");
@@ -163,10 +185,10 @@ pub(super) fn load(
         Err(error @ (EngineError::NotAccepted { .. } | EngineError::NotProven { .. })) => {
             tracing::error!(%error, "the line begins without a model: every part is a review");
         }
-        Err(EngineError::GivenUp) => return Ok(None),
+        Err(EngineError::GivenUp) => return Ok(false),
         Err(error) => return Err(error.into()),
     }
-    Ok(Some(engine))
+    Ok(true)
 }
 
 #[cfg(test)]

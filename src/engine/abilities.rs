@@ -39,6 +39,8 @@ pub struct Abilities {
     pub clips: bool,
     /// Several turns.
     pub conversations: bool,
+    /// It can add a job's adapter to its model.
+    pub adapters: bool,
     /// It says what an answer holds while it is made.
     pub streams: bool,
     /// A conversation that begins as another one did is answered sooner.
@@ -64,6 +66,9 @@ impl Abilities {
     pub fn check(&self, job: &Job) -> Result<(), String> {
         at_most(job.asks.len(), ASKS_MAX, "questions of a job")?;
         self.check_shown(&job.shown)?;
+        if job.adapter.is_some() && !self.adapters {
+            return Err("it adds no adapter to its model".into());
+        }
         let is_one = matches!(&job.shown, Shown::Images(images) if images.len() == 1);
         if !is_one && job.asks.iter().any(|ask| ask.features().is_some()) {
             return Err("features are those of one picture".into());
@@ -165,6 +170,7 @@ fn turn_bytes(shown: &Shown, bytes: impl Fn(&str) -> usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vlm::AdapterFile;
     use crate::vlm::turn::{Content, Role};
     use std::sync::Arc;
 
@@ -176,6 +182,7 @@ mod tests {
         pixel_bytes_max: 30,
         clips: true,
         conversations: true,
+        adapters: true,
         streams: true,
         prefix_cache: true,
     };
@@ -195,10 +202,18 @@ mod tests {
     #[test]
     fn what_a_backend_cannot_do_is_said_in_words() {
         let none = Forms { defects: false, lines: false, schema: false, lark: false, cells: false };
-        let poor = Abilities { forms: none, conversations: false, clips: false, streams: false, ..ALL };
+        let poor = Abilities {
+            forms: none,
+            conversations: false,
+            clips: false,
+            adapters: false,
+            streams: false,
+            ..ALL
+        };
         let labels = Arc::from(["pit".to_owned()]);
         let asked = |form| job(Shown::Images(vec![]), Ask::new("?", form, 9));
         let turns = vec![Turn::text(Role::User, "?")];
+        let adapter = AdapterFile { name: "a".into(), sha256: "b".into(), bytes: Arc::from([]) };
         for (job, word) in [
             (asked(Form::Defects { labels }), "a list of defects"),
             (asked(Form::Lines), "a list of lines"),
@@ -207,6 +222,7 @@ mod tests {
             (job(Shown::Turns(turns), free()), "one turn"),
             (job(Shown::Clip(vec![]), free()), "no clips"),
             (job(Shown::Images(vec![]), Ask { streams: true, ..free() }), "as a whole"),
+            (Job { adapter: Some(adapter), ..job(Shown::Images(vec![]), free()) }, "no adapter"),
         ] {
             assert_eq!(ALL.check(&job), Ok(()));
             let refused = poor.check(&job).unwrap_err();

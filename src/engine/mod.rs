@@ -1,12 +1,13 @@
 //! The engine room: jobs with deadlines in, answers out one by one.
 //!
 //! ```text
-//! line, review, guests, replay --submit--> scheduler (a thread) --Backend--> child: a process with the model
-//!                              <--answers, in whatever order they come--'
+//! line, review, guests, replay --submit--> scheduler (a thread) --Backend--> child: a process with the model, or
+//!                              <--answers, in whatever order they come--'    cluster: servers with it
 //! ```
 //!
 //! The room knows nothing of inspection: a job is pictures and questions, and what an answer means is its asker's
-//! business. A backend is what answers: today a process of its own ([`child`]), which may hang, crash and be killed.
+//! business. A backend is what answers: a process of its own ([`child`]), which may hang, crash and be killed, or other
+//! machines ([`cluster`]), which may do the same.
 //!
 //! Invariants:
 //! - Every job is answered exactly once: with what the model said, or with the reason why it said nothing. What it says
@@ -17,6 +18,7 @@
 
 mod abilities;
 pub mod child;
+pub mod cluster;
 mod scheduler;
 
 pub use abilities::{Abilities, Forms};

@@ -36,6 +36,7 @@ const ABILITIES: Abilities = Abilities {
     pixel_bytes_max: 99,
     clips: false,
     conversations: false,
+    adapters: false,
     streams: true,
     prefix_cache: false,
 };

@@ -67,6 +67,7 @@ pub(crate) const CHAPTERS: &[Chapter] = &[
         "speed, accuracy, memory, and which box is enough",
         include_str!("performance.md"),
     ),
+    english("cluster", "from one box to many lines: servers with the model", include_str!("cluster.md")),
     english("security", "accounts, tokens, TLS, secrets, the service's limits", include_str!("security.md")),
     Chapter {
         chinese: Some(include_str!("zh/troubleshooting.md")),

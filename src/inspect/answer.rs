@@ -81,7 +81,8 @@ impl Defects {
 ///
 /// An answer whose form nothing has held it to, [`Ground::Unconstrained`], is read like any other: each of its
 /// probabilities is at most what it would have been among the tokens of the form, so that it seems less sure, never
-/// surer.
+/// surer. So is one whose probabilities are [`Ground::Bounded`]. What a detection leaves open when it is dropped must not
+/// seem less for that: without the exact probability its item counts as surely opened.
 ///
 /// The confidence of a defect is that of its being there times that of its label: the probability of
 /// the tokens that opened it instead of ending the list, and of the tokens of the label. The label's
@@ -127,7 +128,8 @@ pub(super) fn parse_defects(
             return Err(AnswerError::Severity { word: item.severity });
         };
         let bbox_2d = proper_box(item.bbox_2d)?;
-        defects.opened.push(confidence(answer, std::slice::from_ref(&opening))?);
+        let opened = confidence(answer, std::slice::from_ref(&opening))?;
+        defects.opened.push(if answer.ground == Ground::Constrained { opened } else { 1.0 });
         defects.detections.push(Detection {
             tile,
             label: item.label,

@@ -39,7 +39,7 @@ pub enum VlmError {
     #[error("the model's output is not finite")]
     NotFinite,
     /// What answers is gone, or gave no answer that could be one.
-    #[error("model process: {why}")]
+    #[error("no answer: {why}")]
     Lost { why: String },
     /// Whoever was asked cannot answer this, whenever it is asked.
     #[error("the engine cannot answer this: {why}")]

@@ -50,7 +50,7 @@ impl Form {
     ///
     /// # Errors
     /// Why a schema is no JSON.
-    pub(super) fn grammar(&self) -> Result<Option<TopLevelGrammar>, serde_json::Error> {
+    pub(crate) fn grammar(&self) -> Result<Option<TopLevelGrammar>, serde_json::Error> {
         Ok(Some(match self {
             Self::Defects { labels } => TopLevelGrammar::from_lark(defects(labels)),
             Self::Lines => TopLevelGrammar::from_lark(lines()),
@@ -93,7 +93,7 @@ fn lines() -> String {
 }
 
 /// `text` as a JSON string with its quotes.
-fn json_string(text: &str) -> String {
+pub(crate) fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 

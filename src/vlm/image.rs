@@ -151,6 +151,26 @@ pub fn preprocess(
     Ok(Patches { grid, frames: 1, values })
 }
 
+/// The picture as the model sees it: within the budget of pixels, both sides multiples of `factor`. Shown again with a
+/// budget that holds its size it stays what it is.
+///
+/// # Errors
+/// [`VlmError::Image`] when the picture cannot be resized.
+pub(crate) fn resized(
+    image: &RgbImage,
+    factor: u32,
+    min_pixels: u32,
+    max_pixels: u32,
+) -> Result<RgbImage, VlmError> {
+    let (width, height) = image.dimensions();
+    let (w, h) = smart_resize(width, height, factor, min_pixels, max_pixels)?;
+    if (w, h) == (width, height) {
+        return Ok(image.clone());
+    }
+    let bad = || VlmError::Image { width, height, why: format!("it cannot be resized to {w}x{h} px") };
+    RgbImage::from_raw(w, h, resize(image, w, h)?).ok_or_else(bad)
+}
+
 /// Bicubic (a = -0.5) with antialias, in 8 bits, as PIL and torchvision do it. OpenCV's
 /// `INTER_CUBIC` is another filter (a = -0.75, no antialias). Columns go first and their overshoot is
 /// clipped to 8 bits before the rows, as in PIL; the crate alone would choose the faster order,

@@ -159,9 +159,9 @@ pub struct Delta {
 pub struct ModelInfo {
     /// `general.name` of the text file, or its file name.
     pub name: String,
-    /// sha256 (hex) of the text file.
+    /// sha256 (hex) of the text file; of a server's model `remote:` and the sha256 of what the server says of it.
     pub text_sha256: String,
-    /// sha256 (hex) of the vision file.
+    /// sha256 (hex) of the vision file; of a server's model `remote:` and the server's kind and version.
     pub mmproj_sha256: String,
     /// The labels that it was trained with, in the order of its training prompts; empty: it states none.
     pub labels: Vec<String>,
@@ -270,7 +270,7 @@ pub struct Completion {
     /// What the text is made of, in order.
     pub tokens: Vec<AnswerToken>,
     /// All tokens that the model was given, one `<|image_pad|>` for each row of a picture and one
-    /// `<|video_pad|>` for each row of a clip's pair.
+    /// `<|video_pad|>` for each row of a clip's pair; none of a server, which names no ids.
     pub prompt_ids: Vec<u32>,
     /// Why it ended.
     pub finish: Finish,
@@ -299,6 +299,9 @@ impl Completion {
 pub enum Ground {
     /// Each is the token's among those that the form allowed.
     Constrained,
+    /// Each is at most the token's among those that the form allowed: a server shows its likeliest tokens alone, and what
+    /// it did not show counts against the answer.
+    Bounded,
     /// Each is the token's among all: of an answer that has the form by itself it is no more than the constrained one.
     Unconstrained,
     /// There are none, or not of all tokens: nobody knows how sure the answer is.
@@ -308,7 +311,7 @@ pub enum Ground {
 /// One token of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnswerToken {
-    /// In the model's vocabulary.
+    /// In the model's vocabulary; 0 in an answer of a server, which names no ids.
     pub id: u32,
     /// Bytes of [`Completion::text`] that it stands for: `start..end`.
     pub start: usize,

@@ -264,12 +264,25 @@ pub(super) fn frame(
     if random {
         eprintln!("bench: answers about the frame are cut at {RANDOM_ANSWER_TOKENS} tokens");
     }
+    asked(engine, part, whole, effort)
+}
+
+/// A whole frame as whoever answers does it, however long that would take; `None` when it took longer than `max`.
+pub(super) fn asked(
+    vlm: &mut dyn Vlm,
+    part: &Arc<RgbImage>,
+    whole: &Whole,
+    effort: &Effort,
+) -> anyhow::Result<Option<Frame>> {
+    let &Whole { ref pipeline, random, max } = whole;
+    let info = vlm.info().clone();
+    let jobs = jobs(&plan(part, pipeline, &info)?, random);
     let end = Instant::now() + max;
     let mut runs = vec![];
     let time = effort.median(|| {
         let started = Instant::now();
         let plan = plan(part, pipeline, &info)?;
-        let run = ask(engine, &plan, whole, &|| Instant::now() < end)?;
+        let run = ask(vlm, &plan, whole, &|| Instant::now() < end)?;
         let took = started.elapsed();
         runs.push((took, run));
         Ok(took)
@@ -299,7 +312,7 @@ struct Run {
 
 /// Asks about the part as the line does: tiles that the pipeline's bank calls normal are skipped.
 fn ask(
-    engine: &mut Qwen3Vl,
+    vlm: &mut dyn Vlm,
     plan: &Plan,
     whole: &Whole,
     go_on: &(dyn Fn() -> bool + Sync),
@@ -312,7 +325,7 @@ fn ask(
         }
         cut(&mut jobs, whole.random);
         run.asked += jobs.iter().map(|job| job.asks.len()).sum::<usize>();
-        let answers = engine.answer(&jobs, go_on);
+        let answers = vlm.answer(&jobs, go_on);
         run.stages = run.stages + answers.timing;
         for (part, answers) in parts.into_iter().zip(answers.jobs) {
             for answer in &answers {

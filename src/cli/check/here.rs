@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! model     the pair is swapped, no GGUF, does not fit together, was not trained with a recipe's labels; a recipe's
-//!           adapter is another pair's
+//!           adapter is another pair's; of servers what `remote` looks at
 //! cameras   a recipe's roi leaves pictures whose size the config states
 //! store     its directory cannot be made or written; it is of a newer version, or damaged
 //! recipes   one has no file, and was not made on the station's page
@@ -16,6 +16,7 @@
 //! there is one ([`Kept`]); opens nothing else.
 
 use super::kept::Kept;
+use super::remote;
 use crate::config::{self, BrokerTls, Config, Found, Mqtt};
 use crate::control::client;
 use crate::inspect::adapter;
@@ -50,8 +51,13 @@ pub(in crate::cli) enum Look {
 
 /// Keys of the config, and what is wrong with each on this machine, or risky.
 pub(in crate::cli) fn found(config: &Config) -> Found {
-    let Found { mut problems, warnings } = recipes(config, &Kept::ask(&config.store.dir));
+    let Found { mut problems, mut warnings } = recipes(config, &Kept::ask(&config.store.dir));
     problems.extend(self::problems(config));
+    if let Some(remote) = &config.model.remote {
+        let of_servers = remote::found(config, remote);
+        problems.extend(of_servers.problems);
+        warnings.extend(of_servers.warnings);
+    }
     Found { problems, warnings }
 }
 

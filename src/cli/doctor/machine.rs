@@ -61,6 +61,10 @@ fn memory(config: &Config) -> Line {
     // Of a split model all parts; what is wrong with a file is said elsewhere.
     let alone = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
     let size = |path: &Path| Gguf::open(path).map_or_else(|_| alone(path), |file| file.memory_bytes());
+    if config.model.remote.is_some() {
+        // The servers have it.
+        return Line::ok("memory", "");
+    }
     let weights = size(&config.model.text) + size(&config.model.mmproj);
     let need = match config.model.memory_mb {
         0 => weights + ARENA_BYTES + PASS_BYTES,

@@ -4,12 +4,17 @@ use super::Line;
 use crate::camera::kind::{Kind, SourceConfig};
 use crate::cli::check::here::{Look, ground, pair, port};
 use crate::cli::check::kept::Kept;
-use crate::config::{Camera, Config};
+use crate::cli::check::remote;
+use crate::config::{Camera, Config, Remote};
 use crate::control::client;
 use crate::document;
+use crate::engine::Backend as _;
+use crate::engine::cluster::Cluster;
+use crate::inspect::proof::{ByNamedProof, ByProof};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The smallest packets by which a GigE camera's pictures come without trouble.
 const MTU_MIN: u32 = 8000;
@@ -25,6 +30,9 @@ pub(super) fn lines(config: &Config, file: &Path) -> Vec<Line> {
 }
 
 fn model(config: &Config) -> Line {
+    if let Some(remote) = &config.model.remote {
+        return servers(remote);
+    }
     let (text, mmproj) = (&config.model.text, &config.model.mmproj);
     if let Some(missing) = [text, mmproj].into_iter().find(|file| !file.is_file()) {
         let todo = "install it, or name where it is in [model]";
@@ -36,6 +44,23 @@ fn model(config: &Config) -> Line {
         }
         Ok(labels) => Line::ok("model", format!("{}, trained with {} labels", text.display(), labels.len())),
         Err((key, why)) => Line::fail("model", why, format!("change {key} in the config")),
+    }
+}
+
+/// Asks each server who it is and has it prove that it counts as we do, as a start does.
+fn servers(remote: &Remote) -> Line {
+    let named = remote::named(remote);
+    let asked = remote.options(Arc::new(ByProof(Arc::new(ByNamedProof)))).and_then(|options| {
+        let mut cluster = Cluster::new(options).map_err(|error| error.to_string())?;
+        let name = cluster.load(&|| {}, &|| true).map_err(|error| error.to_string())?.name.clone();
+        Ok((name, cluster.health().fault.clone()))
+    });
+    match asked {
+        Ok((name, None)) => Line::ok("model", name),
+        Ok((_, Some(fault))) => Line::warn("model", fault, "see to this server: the others do its work"),
+        Err(why) => {
+            Line::fail("model", format!("{named}: {why}"), "start the servers, or change [model] remote")
+        }
     }
 }
 
@@ -186,6 +211,7 @@ fn secrets(config: &Config, file: &Path) -> Vec<Line> {
     files.extend(brokers().filter_map(|b| b.password_file.clone()));
     files.extend(brokers().filter_map(|b| Some(b.tls.as_ref()?.certificate.as_ref()?.1.clone())));
     files.extend(config.web.iter().filter_map(|web| Some(web.certificate.as_ref()?.1.clone())));
+    files.extend(config.model.remote.iter().filter_map(|remote| remote.key_file.clone()));
     files.extend(config.opcua.iter().filter_map(|opcua| opcua.users_file.clone()));
     let open: Vec<String> =
         files.iter().filter(|file| is_open(file)).map(|file| file.display().to_string()).collect();

@@ -39,6 +39,7 @@ pub const ABILITIES: Abilities = Abilities {
     pixel_bytes_max: wire::PIXEL_BYTES_MAX,
     clips: true,
     conversations: true,
+    adapters: true,
     streams: true,
     prefix_cache: true,
 };

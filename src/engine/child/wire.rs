@@ -120,6 +120,7 @@ enum FormWire {
 #[derive(Clone, Copy, Serialize, Deserialize)]
 enum GroundWire {
     Constrained,
+    Bounded,
     Unconstrained,
     None,
 }
@@ -323,6 +324,7 @@ fn answer_to_wire(answer: Result<Completion, VlmError>, features: &mut Vec<Cells
             cut_off: finish == Finish::Length,
             ground: match ground {
                 Ground::Constrained => GroundWire::Constrained,
+                Ground::Bounded => GroundWire::Bounded,
                 Ground::Unconstrained => GroundWire::Unconstrained,
                 Ground::None => GroundWire::None,
             },
@@ -396,6 +398,7 @@ fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
     let finish = if cut_off { Finish::Length } else { Finish::Stop };
     let ground = match ground {
         GroundWire::Constrained => Ground::Constrained,
+        GroundWire::Bounded => Ground::Bounded,
         GroundWire::Unconstrained => Ground::Unconstrained,
         GroundWire::None => Ground::None,
     };

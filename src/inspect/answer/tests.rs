@@ -238,3 +238,17 @@ fn nothing_is_believed_that_nobody_is_sure_of() {
         }
     }
 }
+
+/// A probability that is less than the exact one makes a dropped detection no smaller doubt.
+#[test]
+fn what_is_only_bounded_is_never_surer_that_nothing_is_there() {
+    let labels = words(&["stain"]);
+    let answer = completion(&[("[", 1.0), ("{", 0.6), (&STAIN[1..], 0.5), ("]", 0.9)]);
+    let read =
+        |ground| parse_defects(&Completion { ground, ..answer.clone() }, 0, &labels).expect("it reads");
+    let (exact, bounded) = (read(Ground::Constrained), read(Ground::Bounded));
+    assert_eq!((exact.opened[0], bounded.opened[0]), (0.6, 1.0));
+    assert_eq!(exact.detections, bounded.detections);
+    let clean = |defects: &Defects| defects.clean(|_, opened| opened);
+    assert!(clean(&exact) > 0.3 && clean(&bounded) == 0.0);
+}

@@ -1,0 +1,98 @@
+//! The whole station with servers: one of two is killed under it, and nothing is lost.
+
+use crate::broker::{Broker, Subscriber, until};
+use crate::scripted::{Script, Server};
+use crate::station::{PREFIX, Station, results, wait};
+use std::path::Path;
+use std::process::Command;
+
+/// A station with one camera whose model is on these servers.
+fn station(port: u16, servers: &[&Server], count: &str) -> Station {
+    let camera = format!(
+        "[[camera]]\nid = \"cam1\"\npipeline = \"photo\"\nsource = \"simulator\"\nwidth_px = 612\n\
+         height_px = 512\n{count}\n"
+    );
+    let station = Station::new(port, &camera);
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model");
+    let files = format!(
+        "text = \"{0}/inspectd-small.gguf\"\nmmproj = \"{0}/mmproj-inspectd-small.gguf\"",
+        model.display()
+    );
+    let urls: Vec<_> = servers.iter().map(|server| format!("{:?}", server.url())).collect();
+    station.edit(&files, &format!("remote = [{}]", urls.join(", ")));
+    station
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_killed_under_a_running_station_loses_no_part() {
+    let broker = Broker::start("", "").await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let (mut first, second) =
+        (Server::start(Script::says("[]", 0.99)), Server::start(Script::says("[]", 0.99)));
+    let station = station(broker.port, &[&first, &second], "count = 40");
+    let mut daemon = station.start();
+    until("both servers have been asked", || first.asked() > 0 && second.asked() > 0).await;
+    until("two parts are published", || results(&subscriber.heard()).len() >= 2).await;
+    tokio::task::block_in_place(|| first.kill());
+    let status = wait(&mut daemon, "the daemon has inspected all of its parts").await;
+    assert!(status.success(), "{}", station.log());
+    until("all results have arrived", || results(&subscriber.heard()).len() >= 40).await;
+    let found = results(&subscriber.heard());
+    assert_eq!(found.len(), 40);
+    for (seq, result) in (1..).zip(&found) {
+        assert_eq!(
+            (&result["seq"], &result["verdict"]),
+            (&serde_json::json!(seq), &"pass".into()),
+            "{result}"
+        );
+        let model = &result["model"];
+        assert!(model["name"].as_str().unwrap().starts_with("qwen (vllm 0.15.0 at 127.0.0.1:"), "{model}");
+        assert!(model["sha256"].as_str().unwrap().starts_with("remote:"), "{model}");
+    }
+    let alarm = subscriber.heard().into_iter().find(|m| {
+        m.topic == format!("{PREFIX}/alarm/engine")
+            && m.json()["message"].as_str().is_some_and(|s| s.contains("1 of 2"))
+    });
+    let alarm = alarm.unwrap_or_else(|| panic!("no alarm names the server: {}", station.log())).json();
+    assert!(alarm["message"].as_str().unwrap().contains(&first.port.to_string()), "{alarm}");
+    let verified = station.store().verify().unwrap();
+    assert_eq!((verified.inspections, verified.broken_at), (40, None));
+}
+
+/// Another model at the same address is refused, as another pair of files is.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_model_behind_the_address_judges_nothing() {
+    let broker = Broker::start("", "").await;
+    let subscriber = Subscriber::new(broker.port, PREFIX).await;
+    let server = Server::start(Script::says("[]", 0.99));
+    let station = station(broker.port, &[&server], "count = 1");
+    assert!(wait(&mut station.start(), "the first run ends").await.success(), "{}", station.log());
+    server.tell(|script| script.size = 2);
+    station.edit("count = 1", "count = 1\nseed = 7");
+    assert!(wait(&mut station.start(), "the second run ends").await.success(), "{}", station.log());
+    until("both results have arrived", || results(&subscriber.heard()).len() >= 2).await;
+    let found = results(&subscriber.heard());
+    assert_eq!((&found[0]["verdict"], &found[1]["verdict"]), (&"pass".into(), &"review".into()));
+    let log = station.log();
+    assert!(log.contains("not those that were accepted"), "{log}");
+}
+
+#[test]
+fn inspect_asks_the_servers_of_the_config() {
+    let server = Server::start(Script::says("[]", 0.99));
+    let station = station(9, &[&server], "");
+    let picture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model/examples/images/defect-256x256-00.png");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_inspectd"));
+        command.args(arguments).arg("--config").arg(station.config()).output().unwrap()
+    };
+    let out = run(&["inspect", "--json", "--pipeline", "photo", picture.to_str().unwrap()]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let result: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(result["verdict"], "pass", "{result}");
+    assert!(server.asked() > 0);
+    let out = run(&["check"]);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success() && said.contains(&server.url()), "{said}");
+}
