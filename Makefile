@@ -11,6 +11,9 @@
 # make deb     the Debian package, in target/debian
 # make bundle  the package with all that a box without a network needs, as a signed apt repository; as root
 # make test-deb  the package on a bare Debian 12 that systemd boots without a network; as root
+# make deb-arm64   the package for 64-bit Arm, built across; as root
+# make test-deb-arm64  that package on a bare Debian 12 of arm64, whose programs qemu runs; as root
+# make test-arm64  the engine's tests as arm64 programs, on three processors that qemu emulates: an hour or more
 # Everything is built in the release profile, so that the tree is compiled once for all of these.
 
 SHELL := /bin/sh
@@ -24,7 +27,7 @@ CARGO := cargo
 SOAKS := soak-p1 soak-p2 soak-p3 soak-p4 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10 soak-p11 soak-p13 soak-p14 soak-ledger soak-plc soak-plant soak-rest soak-splits
 SOAK ?= full
 
-.PHONY: run test soak $(SOAKS) test-node test-clients fuzz-api bench-peer test-files test-cluster build install-deps test-v4l2 deb bundle test-deb
+.PHONY: run test soak $(SOAKS) test-node test-clients fuzz-api bench-peer test-files test-cluster build install-deps test-v4l2 deb bundle test-deb deb-arm64 test-deb-arm64 test-arm64
 
 run: build
 	.ci/demo
@@ -82,6 +85,15 @@ bundle: build
 
 test-deb: build
 	.ci/test-deb
+
+deb-arm64: install-deps
+	.ci/package-arm64
+
+test-deb-arm64: build
+	.ci/test-deb-arm64
+
+test-arm64: install-deps
+	.ci/test-arm64
 
 build: install-deps
 	$(CARGO) build --release --locked
