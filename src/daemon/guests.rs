@@ -96,7 +96,9 @@ impl Guests {
         let decoded = from_bytes(Path::new("the picture"), bytes, Depth::default());
         let decoded = decoded.map_err(|error| error.to_string());
         let shown = decoded.and_then(|pixels| {
-            resized(pixels, FACTOR_PX, min_pixels, max_pixels).map_err(|error| error.to_string())
+            let shown =
+                resized(&pixels, FACTOR_PX, min_pixels, max_pixels).map_err(|error| error.to_string())?;
+            Ok(shown.into_owned())
         });
         shown.map(Arc::new).map_err(|why| Refusal::Picture { place, why })
     }

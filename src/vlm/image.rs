@@ -11,6 +11,7 @@ use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
+use std::borrow::Cow;
 
 /// Longest accepted ratio of the sides.
 const RATIO_MAX: f64 = 200.0;
@@ -115,20 +116,6 @@ pub fn smart_resize(
     Ok((new_w as u32, new_h as u32))
 }
 
-/// A picture in the size in which the model sees it, as [`preprocess`] would make it.
-///
-/// # Errors
-/// [`VlmError::Image`] when the picture cannot be resized.
-pub fn resized(image: RgbImage, factor: u32, min_pixels: u32, max_pixels: u32) -> Result<RgbImage, VlmError> {
-    let (width, height) = image.dimensions();
-    let (w, h) = smart_resize(width, height, factor, min_pixels, max_pixels)?;
-    if (w, h) == (width, height) {
-        return Ok(image);
-    }
-    let bad = || VlmError::Image { width, height, why: "its resize left other pixels".into() };
-    RgbImage::from_raw(w, h, resize(&image, w, h)?).ok_or_else(bad)
-}
-
 /// Resizes a picture and cuts it into patches.
 ///
 /// # Errors
@@ -156,19 +143,19 @@ pub fn preprocess(
 ///
 /// # Errors
 /// [`VlmError::Image`] when the picture cannot be resized.
-pub(crate) fn resized(
+pub fn resized(
     image: &RgbImage,
     factor: u32,
     min_pixels: u32,
     max_pixels: u32,
-) -> Result<RgbImage, VlmError> {
+) -> Result<Cow<'_, RgbImage>, VlmError> {
     let (width, height) = image.dimensions();
     let (w, h) = smart_resize(width, height, factor, min_pixels, max_pixels)?;
     if (w, h) == (width, height) {
-        return Ok(image.clone());
+        return Ok(Cow::Borrowed(image));
     }
     let bad = || VlmError::Image { width, height, why: format!("it cannot be resized to {w}x{h} px") };
-    RgbImage::from_raw(w, h, resize(image, w, h)?).ok_or_else(bad)
+    RgbImage::from_raw(w, h, resize(image, w, h)?).map(Cow::Owned).ok_or_else(bad)
 }
 
 /// Bicubic (a = -0.5) with antialias, in 8 bits, as PIL and torchvision do it. OpenCV's
@@ -243,11 +230,11 @@ mod tests {
     fn a_picture_that_was_resized_is_left_as_it_is() {
         let picture = RgbImage::from_fn(150, 90, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
         let (min, max) = (4096, 8192);
-        let once = resized(picture.clone(), 32, min, max).unwrap();
+        let once = resized(&picture, 32, min, max).unwrap();
         assert_eq!(once.dimensions(), (96, 64));
         let cut = |image: &RgbImage, min, max| preprocess(image, 16, 2, min, max).unwrap().values;
         assert_eq!(cut(&once, 1024, u32::MAX), cut(&picture, min, max));
-        assert_eq!(resized(once.clone(), 32, min, max).unwrap(), once);
+        assert_eq!(resized(&once, 32, min, max).unwrap(), once);
     }
 
     #[test]
