@@ -166,6 +166,7 @@ async fn clients_dify_asks_the_box_by_its_own_code() {
     let heard = tokio::task::spawn_blocking(move || client(dify, page)).await.unwrap();
     assert_eq!(heard["whole"], heard["streamed"]);
     assert!(matches!(heard["finish"].as_str(), Some("stop" | "length")), "{heard}");
+    assert_eq!(heard["usage"], heard["stream_usage"], "the engine's counts, not Dify's");
     let tokens = of(&heard, "/usage/0").as_u64().unwrap();
     assert!((64..200).contains(&tokens) && of(&heard, "/again").as_u64().unwrap() > tokens, "{heard}");
     assert!(heard["held"]["sure"].is_boolean(), "{heard}");

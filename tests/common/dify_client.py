@@ -54,6 +54,7 @@ heard["usage"] = [whole.usage.prompt_tokens, whole.usage.completion_tokens]
 chunks = list(ask(True))
 heard["streamed"] = "".join(chunk.delta.message.content for chunk in chunks)
 heard["finish"] = chunks[-1].delta.finish_reason
+heard["stream_usage"] = [chunks[-1].delta.usage.prompt_tokens, chunks[-1].delta.usage.completion_tokens]
 schema = json.dumps({"type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"],
                      "additionalProperties": False})
 heard["held"] = json.loads(ask(False, {"response_format": "json_schema", "json_schema": schema}).message.content)

@@ -80,7 +80,7 @@ pub(crate) struct Chunk {
     pub system_fingerprint: String,
     /// Empty in the chunk that counts tokens.
     pub choices: Vec<ChunkChoice>,
-    /// Where it was asked for: null but in the last chunk.
+    /// In the last chunk; where it was asked for, null in those before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Counted>,
 }

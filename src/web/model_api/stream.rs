@@ -4,10 +4,12 @@
 //! data: {"choices":[{"delta":{"role":"assistant","content":""}}]}
 //! data: {"choices":[{"delta":{"content":"…"}}]}                      for each piece
 //! :                                                                  while nothing is said: a proxy sees life
-//! data: {"choices":[{"delta":{},"finish_reason":"stop"}]}
-//! data: {"choices":[],"usage":{…}}                                   where it was asked for
+//! data: {"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{…}}
+//! data: {"choices":[],"usage":{…}}                                   where it was asked for, and not in the one before
 //! data: [DONE]
 //! ```
+//!
+//! Dify does not ask for the counts, and takes them from any piece: without them it would count by another model's tokens.
 //!
 //! An answer that fails after its beginning ends with `data: {"error": …}` and without `[DONE]`.
 
@@ -71,10 +73,12 @@ impl Telling {
             Heard::End(Ok(answer)) => {
                 self.is_over = true;
                 self.waiting.ticket.answered(&answer);
-                let last = self.head.chunk(Some((Delta::default(), Some(finish(&answer)))), self.no_usage());
+                let counts = Counted::Whole(usage(&answer));
+                let in_last = if self.with_usage { Counted::NotYet } else { counts };
+                let last = self.head.chunk(Some((Delta::default(), Some(finish(&answer)))), Some(in_last));
                 self.push(&last);
                 if self.with_usage {
-                    let counted = self.head.chunk(None, Some(Counted::Whole(usage(&answer))));
+                    let counted = self.head.chunk(None, Some(counts));
                     self.push(&counted);
                 }
                 self.events.push_back(Event::default().data("[DONE]"));
