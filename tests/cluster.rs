@@ -409,7 +409,7 @@ fn any_bytes_are_a_review() {
         "HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\n",
         "HTTP/1.1 204 No\r\n\r\n",
     ];
-    let bytes = (prop::sample::select(&heads[..]), prop::collection::vec(any::<u8>(), 0..200));
+    let bytes = (prop::sample::select(heads.to_vec()), prop::collection::vec(any::<u8>(), 0..200));
     let mut runner = TestRunner::new(Runs { cases: 48, failure_persistence: None, ..Runs::default() });
     let outcome = runner.run(&bytes, |(head, bytes)| {
         server.tell(|script| script.act = Act::Raw([head.as_bytes(), &bytes].concat()));

@@ -156,7 +156,7 @@ pub(super) fn load(
     go_on: &dyn Fn() -> bool,
 ) -> anyhow::Result<Option<Box<dyn Backend>>> {
     let started = Instant::now();
-    let loaded = engine.load(alive, go_on).map(ModelInfo::clone);
+    let loaded = engine.load(alive, go_on).cloned();
     Ok(is_loaded(loaded, started)?.then(|| Box::new(engine) as Box<dyn Backend>))
 }
 
@@ -171,7 +171,7 @@ pub(super) fn load_remote(
     go_on: &dyn Fn() -> bool,
 ) -> anyhow::Result<Option<Box<dyn Backend>>> {
     let started = Instant::now();
-    let loaded = cluster.load(alive, go_on).map(ModelInfo::clone);
+    let loaded = cluster.load(alive, go_on).cloned();
     Ok(is_loaded(loaded, started)?.then(|| Box::new(cluster) as Box<dyn Backend>))
 }
 

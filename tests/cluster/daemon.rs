@@ -33,7 +33,7 @@ async fn a_server_killed_under_a_running_station_loses_no_part() {
     let mut daemon = station.start();
     until("both servers have been asked", || first.asked() > 0 && second.asked() > 0).await;
     until("two parts are published", || results(&subscriber.heard()).len() >= 2).await;
-    tokio::task::block_in_place(|| first.kill());
+    first.kill();
     let status = wait(&mut daemon, "the daemon has inspected all of its parts").await;
     assert!(status.success(), "{}", station.log());
     until("all results have arrived", || results(&subscriber.heard()).len() >= 40).await;

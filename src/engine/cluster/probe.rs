@@ -112,7 +112,7 @@ async fn named(way: &Way, wanted: Option<&str>) -> Result<(String, Value), Fault
             let ids = readable(&ids.join(", "));
             return Err(Fault::Denied(format!("it has no model {wanted:?}; it has {ids}")));
         }
-        (None, [only]) => only,
+        (None, [only]) => *only,
         (None, []) => return Err(Fault::Denied("it has no model".into())),
         (None, ids) => {
             let ids = readable(&ids.join(", "));

@@ -292,7 +292,7 @@ fn completion(
 pub(super) fn words_of_error(bytes: &[u8]) -> String {
     let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let said = value["error"]["message"].as_str().or(value["message"].as_str()).or(value["detail"].as_str());
-    let said = said.map(str::to_owned).unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned());
+    let said = said.map_or_else(|| String::from_utf8_lossy(bytes).into_owned(), str::to_owned);
     readable(said.trim())
 }
 
