@@ -5,7 +5,8 @@
 //!                  --inspect--> llama-server's model --> findings, scores --'
 //! ```
 //!
-//! The two round differently, so that single coordinates and a sure-or-unsure picture in a hundred may differ.
+//! The two round differently, so that coordinates differ by a step and a picture that is nearly unsure may tip. The bounds
+//! are what is asked of a server, set before the first run.
 
 use super::{loaded, options_of};
 use inspectd::camera::decode::{Depth, decode};
