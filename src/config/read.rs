@@ -194,6 +194,7 @@ fn model(origin: &Origin, section: Section<'_>) -> Model {
             threads: 0,
             memory_mb: 0,
             kv: KvPrecision::default(),
+            yarn: 0,
             unload_after_idle: None,
         };
     }
