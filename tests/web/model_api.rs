@@ -12,6 +12,7 @@ use inspectd::web::model_api::asked::{
 use inspectd::web::model_api::picture::PICTURES_MAX;
 use inspectd::web::model_api::share::{AT_ONCE_MAX, OF_TOKEN_MAX};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -98,8 +99,9 @@ fn asks(server: &Server, body: &str) -> Answer {
 /// Status and code of an answer that says no in OpenAI's form.
 fn said_no(answer: &Answer) -> (u16, String) {
     let error = &answer.json()["error"];
-    let keys: Vec<&String> = error.as_object().unwrap_or_else(|| panic!("{}", answer.head)).keys().collect();
-    assert_eq!(keys, ["code", "message", "param", "type"], "{}", answer.head);
+    let error_keys = error.as_object().unwrap_or_else(|| panic!("{}", answer.head)).keys();
+    let keys: BTreeSet<&str> = error_keys.map(String::as_str).collect();
+    assert_eq!(keys, BTreeSet::from(["code", "message", "param", "type"]), "{}", answer.head);
     assert!(!error["message"].as_str().unwrap().is_empty());
     (answer.status, error["code"].as_str().unwrap().to_owned())
 }

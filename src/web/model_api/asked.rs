@@ -110,7 +110,9 @@ pub struct Picture {
 
 impl std::fmt::Debug for Picture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Picture").field("place", &self.place).field("bytes", &self.bytes.len()).finish()
+        let Self { bytes, is_low, place } = self;
+        let mut out = f.debug_struct("Picture");
+        out.field("bytes", &bytes.len()).field("is_low", is_low).field("place", place).finish()
     }
 }
 

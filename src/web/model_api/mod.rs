@@ -276,11 +276,11 @@ async fn read(body: Body) -> Result<Bytes, Refused> {
         let words =
             format!("the body of the request has more than {BODY_BYTES_MAX} bytes, or ended early: {error}");
         let is_long = error.to_string().contains("length limit");
-        let (status, code) = match is_long {
-            true => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
-            false => (StatusCode::BAD_REQUEST, "invalid_body"),
-        };
-        Refused::new(status, code, words)
+        if is_long {
+            Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", words)
+        } else {
+            Refused::new(StatusCode::BAD_REQUEST, "invalid_body", words)
+        }
     })
 }
 
