@@ -6,7 +6,7 @@
 //! camera/     a source takes a picture when it is triggered              -> Frame
 //! queue       bounded, with a named drop policy                          -> Frame
 //! inspect/    Frame -> does it show anything (health)? -> Tiles x Prompts -> jobs
-//! engine/     who is asked next, and until when; the model runs in a child process, which can be killed (ipc)
+//! engine/     who is asked next, and until when; the model runs in a child process, which can be killed (ipc), or on servers
 //! vlm/        Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
 //! inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
 //! store/      image file, then record and outbox entry in one commit, flushed to the disk

@@ -119,11 +119,11 @@ fn what_servers_of_every_kind_answer_becomes_a_verdict() {
         assert_eq!(good.verdict, Verdict::Pass, "{kind}");
         let model = &good.model;
         assert!(
-            model.name.starts_with("qwen (") && model.name.contains(&server.port.to_string()),
+            model.name.starts_with("qwen (remote, ") && model.name.contains(&server.port.to_string()),
             "{}",
             model.name
         );
-        assert!(model.text_sha256.starts_with("remote:") && model.mmproj_sha256.starts_with("remote:"));
+        assert!([&model.text_sha256, &model.mmproj_sha256].iter().all(|hash| hash.len() == 64), "{model:?}");
         server.tell(|script| script.act = Act::Says(PIT, 0.99));
         let bad = inspected(&engine);
         assert_eq!(bad.verdict, Verdict::Fail, "{kind}");
@@ -256,7 +256,7 @@ fn which_model_it_is_must_be_clear() {
     assert!(named(&[], None).unwrap_err().contains("it has no model"));
     assert!(named(&["a", "b"], None).unwrap_err().contains("several models: name one by remote_model; a, b"));
     assert!(named(&["a", "b"], Some("c")).unwrap_err().contains("it has no model \"c\"; it has a, b"));
-    assert!(named(&["a", "b"], Some("b")).unwrap().starts_with("b (vllm 0.15.0 at 127.0.0.1:"));
+    assert!(named(&["a", "b"], Some("b")).unwrap().starts_with("b (remote, vllm 0.15.0 at 127.0.0.1:"));
 }
 
 #[test]

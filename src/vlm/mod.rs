@@ -159,9 +159,9 @@ pub struct Delta {
 pub struct ModelInfo {
     /// `general.name` of the text file, or its file name.
     pub name: String,
-    /// sha256 (hex) of the text file; of a server's model `remote:` and the sha256 of what the server says of it.
+    /// sha256 (hex) of the text file; of a server's model that of what the server says of it.
     pub text_sha256: String,
-    /// sha256 (hex) of the vision file; of a server's model `remote:` and the server's kind and version.
+    /// sha256 (hex) of the vision file; of a server's model that of the server's kind and version.
     pub mmproj_sha256: String,
     /// The labels that it was trained with, in the order of its training prompts; empty: it states none.
     pub labels: Vec<String>,

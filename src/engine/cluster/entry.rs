@@ -6,7 +6,7 @@
 //!                   '--no answer, other counts, other model, other answers--> it rests, and is asked again
 //! ```
 
-use super::probe::{self, Stated};
+use super::probe::{self, Stated, sha256};
 use super::server::{Proving, Server, Stand};
 use super::{Cluster, Event, Fault, Owner, POLL};
 use crate::engine::{EngineError, Refused};
@@ -112,16 +112,17 @@ impl Cluster {
         self.servers[server].enter();
     }
 
-    /// Name and marks of a server's model: the same for all servers that say the same of it.
+    /// Name and marks of a server's model: the same for all servers that say the same of it. The marks have the form of the
+    /// hashes of files, which records and messages hold, and can be none of any file.
     fn info_of(&self, stated: &Stated) -> ModelInfo {
         let Stated { kind, version, model, facts_sha256, .. } = stated;
         let software =
             if version.is_empty() { kind.name().to_owned() } else { format!("{} {version}", kind.name()) };
         let places: Vec<_> = self.servers.iter().map(Server::name).collect();
         ModelInfo {
-            name: format!("{model} ({software} at {})", places.join(", ")),
-            text_sha256: format!("remote:{facts_sha256}"),
-            mmproj_sha256: format!("remote:{software}"),
+            name: format!("{model} (remote, {software} at {})", places.join(", ")),
+            text_sha256: facts_sha256.clone(),
+            mmproj_sha256: sha256(&format!("remote: {software}")),
             labels: self.options.labels.clone(),
             proof: None,
             beside: String::new(),

@@ -58,7 +58,7 @@ pub(super) async fn probe(
     // The file behind llama-server's name, without its folder.
     let file = props["model_path"].as_str().and_then(|path| path.rsplit('/').next());
     facts["file"] = json!(file);
-    let facts_sha256 = Sha256::digest(facts.to_string()).iter().map(|b| format!("{b:02x}")).collect();
+    let facts_sha256 = sha256(&format!("remote: {facts}"));
     let slots = props["total_slots"].as_u64().map(|slots| slots as usize).filter(|slots| *slots > 0);
     let stated = Stated { kind: found, version, model, facts_sha256, slots };
     let side = smallest_side(min_pixels);
@@ -68,6 +68,11 @@ pub(super) async fn probe(
         }
     }
     Ok(stated)
+}
+
+/// sha256 of a text, in hex.
+pub(super) fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The side of the smallest square of whole rows that has so many pixels.
