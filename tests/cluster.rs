@@ -126,7 +126,7 @@ fn what_servers_of_every_kind_answer_becomes_a_verdict() {
         assert!([&model.text_sha256, &model.mmproj_sha256].iter().all(|hash| hash.len() == 64), "{model:?}");
         server.tell(|script| script.act = Act::Says(PIT, 0.99));
         let bad = inspected(&engine);
-        assert_eq!(bad.verdict, Verdict::Fail, "{kind}");
+        assert!(matches!(bad.verdict, Verdict::Fail(_)), "{kind}: {:?}", bad.verdict);
         assert_eq!((bad.findings.len(), bad.findings[0].label.as_str()), (1, "pit"));
         server.tell(|script| script.act = Act::Says("[]", 0.3));
         assert!(matches!(verdict(&engine), Verdict::Review(_)), "{kind}: it is not sure");

@@ -52,6 +52,7 @@ impl Share {
     }
 
     /// Questions that are in.
+    #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
