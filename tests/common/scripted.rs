@@ -270,7 +270,7 @@ fn tokens(body: &Value) -> (usize, usize) {
 }
 
 async fn request<S: AsyncRead + Unpin>(stream: &mut S) -> Option<(String, Vec<u8>)> {
-    let (mut read, mut chunk) = (Vec::new(), [0; 16 << 10]);
+    let (mut read, mut chunk) = (Vec::new(), vec![0; 16 << 10]);
     loop {
         let end = read.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4);
         if let Some(end) = end {
