@@ -13,7 +13,7 @@
 # make test-deb  the package on a bare Debian 12 that systemd boots without a network; as root
 # make deb-arm64   the package for 64-bit Arm, built across; as root
 # make test-deb-arm64  that package on a bare Debian 12 of arm64, whose programs qemu runs; as root
-# make test-arm64  the engine's tests as arm64 programs, on three processors that qemu emulates: an hour or more
+# make test-arm64  the engine's tests as arm64 programs, on three processors that qemu emulates; slow
 # Everything is built in the release profile, so that the tree is compiled once for all of these.
 
 SHELL := /bin/sh
