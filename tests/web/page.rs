@@ -212,6 +212,6 @@ async fn on_a_phone_everything_can_be_tapped_with_gloves() {
     browser.page.goto(&format!("{}?view=charts", server.web.url)).await;
     browser.until("document.querySelectorAll('svg.chart').length >= 3").await;
     browser.page.goto(&format!("{}?view=people", server.web.url)).await;
-    browser.until("document.querySelectorAll('table tr').length === 6").await;
+    browser.until("document.querySelectorAll('table tr').length === 7").await;
     browser.end().await;
 }
