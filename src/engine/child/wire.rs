@@ -142,6 +142,19 @@ enum AnswerWire {
     },
     Stopped,
     NotFinite,
+    // What is wrong with the question, which its asker has to hear as that, and not as a loss.
+    Image {
+        width: u32,
+        height: u32,
+        why: String,
+    },
+    TooLong {
+        needed: usize,
+        available: usize,
+    },
+    Grammar(String),
+    Turns(String),
+    Unable(String),
     Failed(String),
 }
 
@@ -331,6 +344,11 @@ fn answer_to_wire(answer: Result<Completion, VlmError>, features: &mut Vec<Cells
         },
         Err(VlmError::Stopped) => AnswerWire::Stopped,
         Err(VlmError::NotFinite) => AnswerWire::NotFinite,
+        Err(VlmError::Image { width, height, why }) => AnswerWire::Image { width, height, why },
+        Err(VlmError::TooLong { needed, available }) => AnswerWire::TooLong { needed, available },
+        Err(VlmError::Grammar { why }) => AnswerWire::Grammar(why),
+        Err(VlmError::Turns { why }) => AnswerWire::Turns(why),
+        Err(VlmError::Unable { why }) => AnswerWire::Unable(why),
         Err(error) => AnswerWire::Failed(error.to_string()),
     }
 }
@@ -385,6 +403,11 @@ fn answer_of_wire(wire: AnswerWire) -> Result<Completion, VlmError> {
         AnswerWire::Cells { .. } => return Err(lost("features without their values")),
         AnswerWire::Stopped => return Err(VlmError::Stopped),
         AnswerWire::NotFinite => return Err(VlmError::NotFinite),
+        AnswerWire::Image { width, height, why } => return Err(VlmError::Image { width, height, why }),
+        AnswerWire::TooLong { needed, available } => return Err(VlmError::TooLong { needed, available }),
+        AnswerWire::Grammar(why) => return Err(VlmError::Grammar { why }),
+        AnswerWire::Turns(why) => return Err(VlmError::Turns { why }),
+        AnswerWire::Unable(why) => return Err(VlmError::Unable { why }),
         AnswerWire::Failed(why) => return Err(lost(why)),
     };
     let mut checked = Vec::with_capacity(tokens.len());
@@ -529,7 +552,7 @@ mod tests {
             }
             assert!(of(Some(&[0]), &payload).is_err(), "a clip has a time for each picture");
         }
-        for ground in [Ground::Constrained, Ground::Unconstrained, Ground::None] {
+        for ground in [Ground::Constrained, Ground::Bounded, Ground::Unconstrained, Ground::None] {
             let said = Completion { ground, ..completion(0.1, 2) };
             let back = through(vec![Ok(said.clone())], 1).unwrap();
             assert_eq!(back[0].as_ref().unwrap(), &said);
@@ -539,6 +562,25 @@ mod tests {
         assert!(matches!(back[1], Err(VlmError::Stopped)));
         assert!(back[2].as_ref().unwrap_err().to_string().contains('x'));
         assert!(answers_of(b"[]", 2, 1).is_err() && answers_of(b"\xff", 1, 0).is_err());
+    }
+
+    /// Who asked what cannot be answered hears that, and not that the engine was lost.
+    #[test]
+    fn what_is_wrong_with_a_question_is_heard_as_that() {
+        let why = || "why".to_owned();
+        let errors = || {
+            [
+                VlmError::Image { width: 3, height: 4, why: why() },
+                VlmError::TooLong { needed: 5, available: 6 },
+                VlmError::Grammar { why: why() },
+                VlmError::Turns { why: why() },
+                VlmError::Unable { why: why() },
+            ]
+        };
+        let back = through(errors().into_iter().map(Err).collect(), 5).unwrap();
+        for (back, sent) in back.into_iter().zip(errors()) {
+            assert_eq!(format!("{:?}", back.unwrap_err()), format!("{sent:?}"));
+        }
     }
 
     #[test]
