@@ -4,7 +4,8 @@
 
 use crate::document::{Origin, PATH_CHARS_MAX, Section, Text, path, quoted};
 use crate::engine::Admission;
-use crate::engine::cluster::{Kind, MIN_PIXELS, Options, Url, authorities};
+use crate::engine::cluster::{Kind, Options, Url, authorities};
+use crate::vlm::free::QWEN_MIN_PIXELS;
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -154,7 +155,7 @@ pub(super) fn read(
         ca: file("remote_ca"),
         timeout: Duration::from_secs(section.ranged("remote_timeout_s", 1..=600).unwrap_or(TIMEOUT_S)),
         requests: section.ranged("remote_requests", 1..=256).unwrap_or(REQUESTS),
-        min_pixels: section.ranged("remote_min_pixels", 1024..=16_777_216).unwrap_or(MIN_PIXELS),
+        min_pixels: section.ranged("remote_min_pixels", 1024..=16_777_216).unwrap_or(QWEN_MIN_PIXELS),
     };
     let Some(urls) = urls else {
         for key in [

@@ -13,7 +13,8 @@
 use crate::camera::decode::{Depth, from_bytes};
 use crate::config::Config;
 use crate::engine::{Class, Engine, Event, Order, Readiness, Reply};
-use crate::vlm::image::resized;
+use crate::vlm::free::{QWEN_MIN_PIXELS, TILE_MIN_PIXELS};
+use crate::vlm::image::{ROW_PX, resized};
 use crate::vlm::{
     Ask, Completion, Content, Finish, Form, Job, ModelInfo, Role, Sampling, Shown, Turn, VlmError,
 };
@@ -26,12 +27,6 @@ use std::time::Duration;
 
 /// When to ask again for a model that is being loaded or was lost.
 const COMES_AFTER: Duration = Duration::from_secs(10);
-/// Pixels of a side that one row of the text model stands for: patches of 16, two by two.
-const FACTOR_PX: u32 = 32;
-/// Qwen's own least size of a picture, which is also the size of those of low detail.
-const LOW_PIXELS: u32 = 65_536;
-/// A model that states its labels was trained on tiles, the smallest of which have so many pixels.
-const TILE_PIXELS: u32 = 4096;
 /// Digits of the hashes of both files in a fingerprint.
 const DIGITS: usize = 8;
 
@@ -47,12 +42,12 @@ pub(super) struct Guests {
 impl Guests {
     /// Over this engine.
     pub(super) fn new(config: &Config, engine: &Arc<Engine>) -> Self {
-        let max_pixels = config.web.as_ref().map_or(LOW_PIXELS, |web| web.model_api_max_pixels);
+        let max_pixels = config.web.as_ref().map_or(QWEN_MIN_PIXELS, |web| web.model_api_max_pixels);
         Self { engine: Arc::downgrade(engine), max_pixels, decoding: Mutex::default() }
     }
 
     fn job(&self, question: Question, info: &ModelInfo) -> Result<Job, Refusal> {
-        let min_pixels = if info.labels.is_empty() { LOW_PIXELS } else { TILE_PIXELS };
+        let min_pixels = if info.labels.is_empty() { QWEN_MIN_PIXELS } else { TILE_MIN_PIXELS };
         let turn = |turn: asked::Turn| -> Result<Turn, Refusal> {
             let role = match turn.speaker {
                 Speaker::System => Role::System,
@@ -84,20 +79,21 @@ impl Guests {
             ..Ask::new("", form, question.tokens_max)
         };
         // They have their sizes already.
-        let (min_pixels, max_pixels) = (FACTOR_PX * FACTOR_PX, u32::MAX);
+        let (min_pixels, max_pixels) = (ROW_PX * ROW_PX, u32::MAX);
         Ok(Job { shown: Shown::Turns(turns), min_pixels, max_pixels, asks: vec![ask], adapter: None })
     }
 
     /// A picture as the model sees it.
     fn shown(&self, picture: Picture, min_pixels: u32) -> Result<Arc<image::RgbImage>, Refusal> {
         let Picture { bytes, is_low, place } = picture;
-        let max_pixels = if is_low { LOW_PIXELS } else { self.max_pixels };
+        // What has low detail is shown as small as Qwen shows anything.
+        let max_pixels = if is_low { QWEN_MIN_PIXELS } else { self.max_pixels };
         let _turn = self.decoding.lock().unwrap_or_else(PoisonError::into_inner);
         let decoded = from_bytes(Path::new("the picture"), bytes, Depth::default());
         let decoded = decoded.map_err(|error| error.to_string());
         let shown = decoded.and_then(|pixels| {
             let shown =
-                resized(&pixels, FACTOR_PX, min_pixels, max_pixels).map_err(|error| error.to_string())?;
+                resized(&pixels, ROW_PX, min_pixels, max_pixels).map_err(|error| error.to_string())?;
             Ok(shown.into_owned())
         });
         shown.map(Arc::new).map_err(|why| Refusal::Picture { place, why })

@@ -9,9 +9,9 @@
 
 use crate::config::{Camera, Config, Found, Remote};
 use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
-use crate::engine::cluster::{FACTOR, Url, authorities};
+use crate::engine::cluster::{Url, authorities};
 use crate::inspect::plan::unknown_label;
-use crate::vlm::image::smart_resize;
+use crate::vlm::image::{ROW_PX, smart_resize};
 
 /// Keys of the config, and what is wrong with each, or risky.
 pub(super) fn found(config: &Config, remote: &Remote) -> Found {
@@ -79,8 +79,8 @@ fn enlarged(pipeline: &Pipeline, remote: &Remote) -> Option<String> {
     pipeline.prompts.iter().find_map(|prompt| {
         let (width, height) = prompt.roi.map_or((tile, tile), |roi| (roi.width(), roi.height()));
         let budget = prompt.budget;
-        let own = smart_resize(width, height, FACTOR, budget.min_pixels, budget.max_pixels).ok()?;
-        let shown = smart_resize(width, height, FACTOR, remote.min_pixels, budget.max_pixels).ok()?;
+        let own = smart_resize(width, height, ROW_PX, budget.min_pixels, budget.max_pixels).ok()?;
+        let shown = smart_resize(width, height, ROW_PX, remote.min_pixels, budget.max_pixels).ok()?;
         (own.0 * own.1 < remote.min_pixels).then(|| {
             format!(
                 "prompt {}: a picture of {width}x{height} px is shown as {}x{}, and not as {}x{}: servers enlarge it to {} \

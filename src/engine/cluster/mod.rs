@@ -58,10 +58,6 @@ pub const ABILITIES: Abilities = Abilities {
     prefix_cache: true,
 };
 
-/// Patches of 16 pixels, merged by twos: what every Qwen3-VL is.
-pub(crate) const FACTOR: u32 = 32;
-/// Pixels below which Qwen3-VL's own image processor enlarges a picture (`shortest_edge` of its preprocessor's config).
-pub(crate) const MIN_PIXELS: u32 = 65_536;
 /// What has come and was not looked at: as many as there can be questions under way.
 const EVENTS_MAX: usize = 8192;
 /// Servers that one question is asked of, one after the other: what has ended two of them is asked of no third.

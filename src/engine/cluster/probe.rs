@@ -13,7 +13,8 @@
 
 use super::http::{Response, To, Way};
 use super::wire::{data_url, readable, tokens_of, words_of_error};
-use super::{FACTOR, Fault, Kind};
+use super::{Fault, Kind};
+use crate::vlm::image::ROW_PX;
 use hyper::StatusCode;
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
@@ -77,8 +78,8 @@ pub(super) fn sha256(text: &str) -> String {
 
 /// The side of the smallest square of whole rows that has so many pixels.
 fn smallest_side(min_pixels: u32) -> u32 {
-    let side = f64::from(min_pixels).sqrt() / f64::from(FACTOR);
-    (side.ceil() as u32).max(1) * FACTOR
+    let side = f64::from(min_pixels).sqrt() / f64::from(ROW_PX);
+    (side.ceil() as u32).max(1) * ROW_PX
 }
 
 /// The kind of the server, its version, and llama-server's properties.

@@ -9,8 +9,8 @@
 
 use super::form::constraint;
 use super::held::{Grammars, unsure};
-use super::{FACTOR, Fault, Kind, Target};
-use crate::vlm::image::resized;
+use super::{Fault, Kind, Target};
+use crate::vlm::image::{ROW_PX, resized};
 use crate::vlm::{
     Ask, Completion, Content, Finish, Form, Ground, Job, Role, Sampling, Shown, Timing, Turn, VlmError,
 };
@@ -53,7 +53,7 @@ pub(super) fn body(target: &Target, job: &Job, ask: &Ask) -> Result<Body, VlmErr
             );
             return Err(unable(why));
         }
-        let shown = resized(image, FACTOR, min, job.max_pixels)?;
+        let shown = resized(image, ROW_PX, min, job.max_pixels)?;
         picture_tokens += tokens_of(shown.width(), shown.height());
         Ok(json!({ "type": "image_url", "image_url": { "url": data_url(&shown).map_err(unable)? } }))
     };
@@ -139,9 +139,9 @@ fn plain(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Tokens of a picture of this size, of which both sides are multiples of [`FACTOR`].
+/// Tokens of a picture of this size, of which both sides are multiples of [`ROW_PX`].
 pub(super) const fn tokens_of(width: u32, height: u32) -> usize {
-    (width / FACTOR) as usize * (height / FACTOR) as usize + PICTURE_TOKENS
+    (width / ROW_PX) as usize * (height / ROW_PX) as usize + PICTURE_TOKENS
 }
 
 /// A picture as a `data:` URL of its PNG.
