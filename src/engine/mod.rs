@@ -28,6 +28,10 @@ use crate::vlm::{Answered, Completion, Delta, Job, ModelInfo, Rank, VlmError};
 use std::fmt::Debug;
 use std::time::Duration;
 
+/// Wait before the second new start in a row, doubled with every further one.
+const REST_FIRST: Duration = Duration::from_secs(1);
+const REST_MAX: Duration = Duration::from_mins(1);
+
 /// What a job is for, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
@@ -168,4 +172,24 @@ pub enum Refused {
     /// It cannot be proven.
     #[error("{why}")]
     NoProof { why: String },
+}
+
+/// The wait of a process or a server that has failed so often in a row: nothing before the first new start, then doubling.
+fn rest(failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        n => REST_FIRST.saturating_mul(1 << (n - 1).min(16)).min(REST_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_new_start_comes_at_once_and_the_wait_has_its_limit() {
+        assert_eq!(rest(0), Duration::ZERO);
+        assert_eq!((rest(1), rest(2), rest(3)), (REST_FIRST, REST_FIRST * 2, REST_FIRST * 4));
+        assert!((0..200).all(|n| rest(n) <= REST_MAX));
+    }
 }

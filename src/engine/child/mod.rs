@@ -23,7 +23,7 @@ mod remote;
 pub mod serve;
 pub(crate) mod wire;
 
-use super::{Abilities, Admission, Backend, EngineError, Forms, Health, Readiness, Refused, Trial};
+use super::{Abilities, Admission, Backend, EngineError, Forms, Health, Readiness, Refused, Trial, rest};
 use crate::ipc::{self, IpcError, Program};
 use crate::vlm::{Answered, Completion, Delta, Ground, Job, ModelInfo, Rank, Timing, VlmError};
 use remote::{Loading, Remote};
@@ -52,10 +52,6 @@ pub const LOAD_MAX: Duration = Duration::from_mins(30);
 
 /// A model that has not answered its known pictures after so long will not keep up with any line.
 const PROOF_MAX: Duration = Duration::from_mins(10);
-
-/// Wait before the second new start in a row, doubled with every further one.
-const REST_FIRST: Duration = Duration::from_secs(1);
-const REST_MAX: Duration = Duration::from_mins(1);
 
 /// How often a call that waits for the model shows life.
 const POLL: Duration = Duration::from_millis(50);
@@ -399,25 +395,5 @@ impl Backend for Child {
     }
 }
 
-/// Nothing before the first new start, then doubling.
-fn rest(failures: u32) -> Duration {
-    match failures {
-        0 => Duration::ZERO,
-        n => REST_FIRST.saturating_mul(1 << (n - 1).min(16)).min(REST_MAX),
-    }
-}
-
 #[cfg(test)]
 mod beside_tests;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_new_start_comes_at_once_and_the_wait_has_its_limit() {
-        assert_eq!(rest(0), Duration::ZERO);
-        assert_eq!((rest(1), rest(2), rest(3)), (REST_FIRST, REST_FIRST * 2, REST_FIRST * 4));
-        assert!((0..200).all(|n| rest(n) <= REST_MAX));
-    }
-}

@@ -12,14 +12,11 @@
 use super::Options;
 use super::http::Way;
 use super::probe::Stated;
-use crate::engine::{Readiness, Trial};
+use crate::engine::{Readiness, Trial, rest};
 use crate::vlm::{Completion, ModelInfo, VlmError};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Rest after the second failure in a row, doubled with every further one.
-const REST_FIRST: Duration = Duration::from_secs(1);
-const REST_MAX: Duration = Duration::from_mins(1);
 /// How long a server that is busy is left alone when it does not say how long.
 const BUSY: Duration = Duration::from_millis(500);
 /// Questions in a row that were stopped at their deadline without a word from the server before it counts as hung.
@@ -160,25 +157,5 @@ impl Server {
             _ => "it has not said yet what it is",
         };
         format!("{}: {said}", self.name())
-    }
-}
-
-/// Nothing after the first failure, then doubling.
-fn rest(failures: u32) -> Duration {
-    match failures {
-        0 => Duration::ZERO,
-        n => REST_FIRST.saturating_mul(1 << (n - 1).min(16)).min(REST_MAX),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rest_doubles_and_has_its_limit() {
-        assert_eq!(rest(0), Duration::ZERO);
-        assert_eq!((rest(1), rest(2), rest(3)), (REST_FIRST, REST_FIRST * 2, REST_FIRST * 4));
-        assert!((0..200).all(|n| rest(n) <= REST_MAX));
     }
 }

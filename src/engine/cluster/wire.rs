@@ -25,7 +25,7 @@ use serde_json::{Map, Value, json};
 const RIVALS: usize = 20;
 /// What a chat adds to pictures and text, in tokens, at least: begin and end of a turn, and of the answer's.
 const CHAT_TOKENS_MIN: usize = 5;
-/// Beside its rows a picture has a token before it and one behind it.
+/// Beside its rows a picture has a token before it and one after it.
 const PICTURE_TOKENS: usize = 2;
 /// Longest words of a server that are passed on.
 const WORDS_CHARS_MAX: usize = 300;
