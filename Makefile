@@ -34,7 +34,8 @@ run: build
 
 # Without cargo-nextest the same tests run under cargo's own runner. Our own crate is optimised less there than in a
 # build: it is compiled twice, as a library and as its unit tests. The crates below it are the same. With opt-level 1 it
-# would take over functions that crates of opt-level 0 have compiled, instead of inlining its own: a frame took minutes.
+# would take over functions that crates of opt-level 0 have compiled, instead of inlining its own: a short answer of the
+# shipped model took 40 s of processor time then, and 1 s with 2.
 TESTED := --config profile.release.package.inspectd.opt-level=2
 test: install-deps
 	.ci/peers
