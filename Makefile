@@ -32,24 +32,20 @@ SOAK ?= full
 run: build
 	.ci/demo
 
-# Without cargo-nextest the same tests run under cargo's own runner. Our own crate is optimised less there than in a
-# build: it is compiled twice, as a library and as its unit tests. The crates below it are the same. With opt-level 1 it
-# would take over functions that crates of opt-level 0 have compiled, instead of inlining its own: a short answer of the
-# shipped model took 40 s of processor time then, and 1 s with 2.
-TESTED := --config profile.release.package.inspectd.opt-level=2
+# Without cargo-nextest the same tests run under cargo's own runner.
 test: install-deps
 	.ci/peers
 	$(CARGO) fmt --check
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
-	  set -x; $(CARGO) clippy --release --locked --all-targets -- -D warnings; \
+	  set -x; $(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings; \
 	else echo "clippy is not installed: its lints are not checked"; fi
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --document-private-items
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	  set -x; $(CARGO) deny --locked --config .ci/deny.toml check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences and duplicates are not checked"; fi
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	  set -x; $(CARGO) nextest run --release --locked $(TESTED); \
-	else set -x; $(CARGO) test --release --locked $(TESTED) --lib --bins --tests; fi
+	  set -x; $(CARGO) nextest run --release --locked --workspace; \
+	else set -x; $(CARGO) test --release --locked --workspace --lib --bins --tests; fi
 
 soak: $(SOAKS)
 

@@ -48,12 +48,12 @@ use crate::domain::network::Network;
 use crate::queue::Policy;
 use crate::recipe::registry::Recipe;
 use crate::store::ageing::Trust;
-use crate::vlm::kv::KvPrecision;
-use crate::vlm::processor::Processor;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vlm::kv::KvPrecision;
+use vlm::processor::Processor;
 
 /// The config of an installed service, read where no other is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/inspectd/inspectd.toml";

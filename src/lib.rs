@@ -7,7 +7,7 @@
 //! queue       bounded, with a named drop policy                          -> Frame
 //! inspect/    Frame -> does it show anything (health)? -> Tiles x Prompts -> jobs
 //! engine/     who is asked next, and until when; the model runs in a child process, which can be killed (ipc), or on servers
-//! vlm/        Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
+//! vlm/        (a crate) Qwen3-VL: patches -> vision tower -> text model -> grammar -> answers
 //! inspect/    answers -> Detections -> Findings -> Grade -> Verdict      -> Inspection
 //! store/      image file, then record and outbox entry in one commit, flushed to the disk
 //! web/        the review page: queue, pictures, decisions               -> Review, in the store
@@ -64,5 +64,4 @@ pub mod recipe;
 pub mod simulator;
 pub mod store;
 mod threads;
-pub mod vlm;
 pub mod web;

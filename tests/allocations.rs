@@ -2,13 +2,13 @@
 //!
 //! The only test of its process, because the count is of all threads.
 
-use inspectd::vlm::engine::EngineOptions;
-use inspectd::vlm::kv::KvPrecision;
-use inspectd::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
-use inspectd::vlm::{Ask, Finish, Form, Job, Qwen3Vl, Shown, Vlm};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use vlm::engine::EngineOptions;
+use vlm::kv::KvPrecision;
+use vlm::synth::{Quant, Shape, Vocabulary, write_pair};
+use vlm::{Ask, Finish, Form, Job, Qwen3Vl, Shown, Vlm};
 
 /// Blocks that were taken so far; one that was made larger counts again.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);

@@ -26,13 +26,13 @@ use inspectd::engine::{Backend as _, Class, Engine, EngineError, Event, Order, R
 use inspectd::inspect::proof::{ByNamedProof, ByProof};
 use inspectd::inspect::under_way;
 use inspectd::recipe::pipeline_from_str;
-use inspectd::vlm::{Ask, Form, Job, Shown, Vlm, VlmError};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
 use scripted::{Act, Script, Server};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
+use vlm::{Ask, Form, Job, Shown, Vlm, VlmError};
 
 const PIT: &str = r#"[{"bbox_2d":[100,100,300,300],"label":"pit","severity":"major"}]"#;
 /// The longest wait for anything; only a failure takes so long.

@@ -21,15 +21,15 @@ use inspectd::engine::child::serve::serve;
 use inspectd::engine::{Answer, Backend as _, Class, Engine, EngineError, Event, Order};
 use inspectd::ipc::Channel;
 use inspectd::recipe::pipeline_from_str;
-use inspectd::vlm::{
-    AnswerToken, Answered, Ask, Completion, Delta, Finish, Form, Ground, Job, ModelInfo, Rank, Shown, Steps,
-    Timing, VlmError,
-};
 use room::inspect;
 use std::io::Write as _;
 use std::os::fd::FromRawFd as _;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
+use vlm::{
+    AnswerToken, Answered, Ask, Completion, Delta, Finish, Form, Ground, Job, ModelInfo, Rank, Shown, Steps,
+    Timing, VlmError,
+};
 
 /// Set in the child: how its model loads.
 const CHILD: &str = "INSPECTD_TEST_ENGINE_CHILD";

@@ -13,13 +13,13 @@
 mod judge;
 
 use candle_core::Device;
-use inspectd::vlm::load::load;
-use inspectd::vlm::precision::Precision;
-use inspectd::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
 use judge::{Distance, Question, answer, forced, forced_by_llama, llama, open, words_of};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use vlm::load::load;
+use vlm::precision::Precision;
+use vlm::synth::{Quant, Shape, Vocabulary, write_pair};
 
 /// `llama-quantize`'s names of the types that users find on the shelves.
 const TYPES: [&str; 31] = [
@@ -300,7 +300,7 @@ const FIRST_TOKENS: usize = 4;
 fn eight_bits_are_as_near_as_llama_s() {
     let shape = Shape { blocks: 4, vocabulary: 32_768, ..Shape::named("8b").unwrap() };
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model/inspectd-small.gguf");
-    let vocabulary = Vocabulary::of(&inspectd::vlm::gguf::Gguf::open(&shipped).unwrap()).unwrap();
+    let vocabulary = Vocabulary::of(&vlm::gguf::Gguf::open(&shipped).unwrap()).unwrap();
     println!("quantisation | inspectd: mean | largest | divergence | equal | llama.cpp: the same");
     for quant in [Quant::Q4KM, Quant::Q8_0] {
         let dir = tempfile::tempdir().unwrap();

@@ -3,27 +3,27 @@
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
-use inspectd::vlm::adapter::Adapter;
-use inspectd::vlm::attention::Span;
-use inspectd::vlm::batch::{Batch, Picture};
-use inspectd::vlm::clip::{pair_seconds, pairs};
-use inspectd::vlm::gguf::Gguf;
-use inspectd::vlm::image::{Patches, preprocess};
-use inspectd::vlm::kernel::Packed;
-use inspectd::vlm::kv::{Arena, KvPrecision};
-use inspectd::vlm::load::{Loaded, load, load_with};
-use inspectd::vlm::logits::{Logits, put_tiles};
-use inspectd::vlm::lora::Terms;
-use inspectd::vlm::precision::Precision;
-use inspectd::vlm::rope::image_advance;
-use inspectd::vlm::sample::{Sampler, Sampling};
-use inspectd::vlm::template::Opening;
-use inspectd::vlm::text::Work;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use toktrie::SimpleVob;
+use vlm::adapter::Adapter;
+use vlm::attention::Span;
+use vlm::batch::{Batch, Picture};
+use vlm::clip::{pair_seconds, pairs};
+use vlm::gguf::Gguf;
+use vlm::image::{Patches, preprocess};
+use vlm::kernel::Packed;
+use vlm::kv::{Arena, KvPrecision};
+use vlm::load::{Loaded, load, load_with};
+use vlm::logits::{Logits, put_tiles};
+use vlm::lora::Terms;
+use vlm::precision::Precision;
+use vlm::rope::image_advance;
+use vlm::sample::{Sampler, Sampling};
+use vlm::template::Opening;
+use vlm::text::Work;
 
 const CASES: [&str; 7] =
     ["one_exact", "one_resized", "one_too_large", "one_wide_small", "text_only", "two_images", CLIP];

@@ -10,24 +10,24 @@
 
 use candle_core::{DType, Device};
 use image::{Rgb, RgbImage};
-use inspectd::vlm::attention::Span;
-use inspectd::vlm::batch::{Batch, Picture};
-use inspectd::vlm::ggml::GgmlType;
-use inspectd::vlm::gguf::Gguf;
-use inspectd::vlm::image::preprocess;
-use inspectd::vlm::kernel::Packed;
-use inspectd::vlm::kv::{Arena, KvPrecision};
-use inspectd::vlm::load::{Loaded, load};
-use inspectd::vlm::precision::Precision;
-use inspectd::vlm::rope::image_advance;
-use inspectd::vlm::synth::write::{NewFile, NewTensor};
-use inspectd::vlm::synth::{Quant, Shape, Vocabulary, text_file, vision_file, write_pair};
-use inspectd::vlm::template::Opening;
-use inspectd::vlm::text::Work;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use vlm::attention::Span;
+use vlm::batch::{Batch, Picture};
+use vlm::ggml::GgmlType;
+use vlm::gguf::Gguf;
+use vlm::image::preprocess;
+use vlm::kernel::Packed;
+use vlm::kv::{Arena, KvPrecision};
+use vlm::load::{Loaded, load};
+use vlm::precision::Precision;
+use vlm::rope::image_advance;
+use vlm::synth::write::{NewFile, NewTensor};
+use vlm::synth::{Quant, Shape, Vocabulary, text_file, vision_file, write_pair};
+use vlm::template::Opening;
+use vlm::text::Work;
 
 const SEED: u64 = 11;
 const GREEDY_TOKENS: usize = 8;

@@ -8,16 +8,16 @@ use inspectd::domain::pipeline::Pipeline;
 use inspectd::domain::rect::Rect;
 use inspectd::inspect::{Work, inspect, inspect_all};
 use inspectd::recipe::pipeline_from_str;
-use inspectd::vlm::engine::EngineOptions;
-use inspectd::vlm::kv::KvPrecision;
-use inspectd::vlm::{
-    AnswerToken, Answers, Ask, ClipFrame, Completion, Finish, Form, Ground, Job, ModelInfo, Qwen3Vl, Shown,
-    Timing, Vlm, VlmError,
-};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use vlm::engine::EngineOptions;
+use vlm::kv::KvPrecision;
+use vlm::{
+    AnswerToken, Answers, Ask, ClipFrame, Completion, Finish, Form, Ground, Job, ModelInfo, Qwen3Vl, Shown,
+    Timing, Vlm, VlmError,
+};
 
 /// What the recipe of all scripted models has beside it here.
 const OWN: &str = r#"

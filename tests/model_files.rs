@@ -7,19 +7,19 @@ mod memory;
 mod pairs;
 
 use candle_core::Device;
-use inspectd::vlm::engine::EngineOptions;
-use inspectd::vlm::gguf::{Gguf, Value};
-use inspectd::vlm::load::load;
-use inspectd::vlm::scaling::Scaling;
-use inspectd::vlm::synth::Shape;
-use inspectd::vlm::synth::write::NewFile;
-use inspectd::vlm::{Qwen3Vl, Sampling, VlmError};
 use memory::{Counting, peak_bytes_of};
 use pairs::{Pair, outside_the_vocabulary};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use vlm::engine::EngineOptions;
+use vlm::gguf::{Gguf, Value};
+use vlm::load::load;
+use vlm::scaling::Scaling;
+use vlm::synth::Shape;
+use vlm::synth::write::NewFile;
+use vlm::{Qwen3Vl, Sampling, VlmError};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;

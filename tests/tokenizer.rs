@@ -1,14 +1,14 @@
 //! The tokenizer against vectors of the `tokenizers` library with Qwen3's own vocabulary.
 
 use flate2::read::GzDecoder;
-use inspectd::vlm::template::{Opening, Template};
-use inspectd::vlm::tokenizer::{Tokenizer, Vocabulary};
-use inspectd::vlm::turn::{Segment, segments};
-use inspectd::vlm::{Content, Role, Turn};
 use serde_json::Value;
 use std::fs::{File, read_to_string};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use vlm::template::{Opening, Template};
+use vlm::tokenizer::{Tokenizer, Vocabulary};
+use vlm::turn::{Segment, segments};
+use vlm::{Content, Role, Turn};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/reference/tokenizer").join(name)

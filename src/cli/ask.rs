@@ -10,10 +10,6 @@ mod film;
 use super::model_args::ModelArgs;
 use super::output;
 use crate::camera::decode::{Depth, FILE_MAX_BYTES, decode, from_bytes};
-use crate::vlm::free::Free;
-use crate::vlm::{
-    Ask, ClipFrame, Completion, Delta, Finish, Form, Job, Qwen3Vl, Rank, Sampling, Shown, Steps,
-};
 use anyhow::Context;
 use image::RgbImage;
 use serde_json::{Value, json};
@@ -22,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use vlm::free::Free;
+use vlm::{Ask, ClipFrame, Completion, Delta, Finish, Form, Job, Qwen3Vl, Rank, Sampling, Shown, Steps};
 
 /// In the place of the question or of a picture: what comes on the standard input.
 const STDIN: &str = "-";

@@ -15,15 +15,15 @@ mod measure;
 use super::columns::{Align, Columns};
 use super::model_args::{ModelArgs, or_shipped};
 use crate::config::{self, SHIPPED_TEXT};
-use crate::vlm::gguf::{Gguf, Value};
-use crate::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
-use crate::vlm::{ModelInfo, Qwen3Vl};
 use anyhow::Context;
 use measure::{Allowed, Effort, Frame, Whole};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use vlm::gguf::{Gguf, Value};
+use vlm::synth::{Quant, Shape, Vocabulary, write_pair};
+use vlm::{ModelInfo, Qwen3Vl};
 
 /// Seed of random weights: the same on every box, so that figures compare.
 const SEED: u64 = 1;

@@ -4,13 +4,13 @@
 use super::model_args::{kv, processor};
 use crate::engine::child::serve::serve;
 use crate::ipc::Channel;
-use crate::vlm::engine::EngineOptions;
-use crate::vlm::kv::KvPrecision;
-use crate::vlm::processor::Processor;
-use crate::vlm::{Qwen3Vl, Steps};
 use anyhow::Context as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use vlm::engine::EngineOptions;
+use vlm::kv::KvPrecision;
+use vlm::processor::Processor;
+use vlm::{Qwen3Vl, Steps};
 
 /// The kernel's preference among processes when memory ends: rather the engine, which is started
 /// again, than the store.

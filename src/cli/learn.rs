@@ -34,7 +34,6 @@ use crate::learn::references::{self, Figures, Wanted};
 use crate::recipe::{beside, load_pipeline_to_learn};
 use crate::store::export::write::Form;
 use crate::store::record::rfc3339;
-use crate::vlm::{Qwen3Vl, Steps};
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
@@ -42,6 +41,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
+use vlm::{Qwen3Vl, Steps};
 
 /// Learn what a recipe judges by from parts that people have confirmed.
 #[derive(clap::Args, Debug)]

@@ -10,17 +10,17 @@ use crate::control::client::{ControlError, Piece, Taken};
 use crate::engine::cluster::Cluster;
 use crate::inspect::proof::{ByNamedProof, ByProof};
 use crate::recipe::registry::Recipe;
-use crate::vlm::ModelInfo;
-use crate::vlm::adapter::Adapter;
-use crate::vlm::gguf::{Gguf, Value, brief};
-use crate::vlm::load::{LABELS_KEY, PROOF_KEY, stated_labels};
-use crate::vlm::state::with_keys;
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use vlm::ModelInfo;
+use vlm::adapter::Adapter;
+use vlm::gguf::{Gguf, Value, brief};
+use vlm::load::{LABELS_KEY, PROOF_KEY, stated_labels};
+use vlm::state::with_keys;
 
 /// Arguments of `model`.
 #[derive(clap::Args, Debug)]

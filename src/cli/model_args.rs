@@ -8,13 +8,13 @@ use crate::document::search::Search;
 use crate::engine::Backend as _;
 use crate::engine::cluster::Cluster;
 use crate::inspect::proof::{ByNamedProof, ByProof, give_named};
-use crate::vlm::engine::EngineOptions;
-use crate::vlm::kv::KvPrecision;
-use crate::vlm::processor::Processor;
-use crate::vlm::{Qwen3Vl, Vlm};
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use vlm::engine::EngineOptions;
+use vlm::kv::KvPrecision;
+use vlm::processor::Processor;
+use vlm::{Qwen3Vl, Vlm};
 
 /// The model pair; the shipped small model unless another one is named.
 #[derive(clap::Args, Clone, Debug)]

@@ -28,7 +28,6 @@ use crate::evaluate::score::{self, Asked, Metrics};
 use crate::evaluate::truth::{self, Truth};
 use crate::inspect::inspect;
 use crate::recipe::assertion::Assertion;
-use crate::vlm::Vlm;
 use anyhow::{Context, ensure};
 use image::RgbImage;
 use std::io::Write;
@@ -36,6 +35,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use vlm::Vlm;
 
 /// Inspect labelled images and score the answers.
 #[derive(clap::Args, Debug)]

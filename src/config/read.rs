@@ -14,12 +14,12 @@ use crate::queue::Policy;
 use crate::recipe::beside;
 use crate::recipe::registry::Recipe;
 use crate::store::ageing::Trust;
-use crate::vlm::kv::KvPrecision;
-use crate::vlm::processor::Processor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vlm::kv::KvPrecision;
+use vlm::processor::Processor;
 
 /// Where systemd shows a service its credentials.
 const CREDENTIALS: &str = "/run/credentials";

@@ -5,12 +5,12 @@
 use crate::document::{Origin, PATH_CHARS_MAX, Section, Text, path, quoted};
 use crate::engine::Admission;
 use crate::engine::cluster::{Kind, Options, Url, authorities};
-use crate::vlm::free::QWEN_MIN_PIXELS;
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use vlm::free::QWEN_MIN_PIXELS;
 
 /// More servers than one box asks.
 const SERVERS_MAX: usize = 16;

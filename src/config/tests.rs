@@ -10,8 +10,8 @@ use crate::domain::pipeline::PromptKind;
 use crate::domain::rect::Rect;
 use crate::inspect::plan::question;
 use crate::recipe::{load_pipeline, pipeline_from_str};
-use crate::vlm::ModelInfo;
 use proptest::prelude::*;
+use vlm::ModelInfo;
 
 mod door;
 mod modbus;

@@ -62,11 +62,11 @@ mod tests {
     use crate::queue::{Policy, Popped, Queue};
     use crate::recipe;
     use crate::store::{Store, StoreOptions};
-    use crate::vlm::ModelInfo;
     use std::sync::Arc;
     use std::sync::mpsc::sync_channel;
     use std::time::SystemTime;
     use tokio::sync::mpsc;
+    use vlm::ModelInfo;
 
     /// Panics at its first picture, as a decoder might.
     struct Scripted {

@@ -32,13 +32,13 @@ use crate::queue::Queue;
 use crate::recipe::registry::Registry;
 use crate::store::Store;
 use crate::threads;
-use crate::vlm::ModelInfo;
 use crate::web::metrics::line::Waiting;
 use anyhow::Context;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use vlm::ModelInfo;
 
 /// A frame and the recipe that judges it: the active one of when its trigger was accepted or, without a trigger, of
 /// when it was taken.

@@ -23,10 +23,10 @@ use crate::domain::pipeline::Pipeline;
 use crate::inspect::uninspected;
 use crate::publish::StationEvent;
 use crate::queue::{Popped, Pushed};
-use crate::vlm::ModelInfo;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
+use vlm::ModelInfo;
 
 /// A source that fails is asked again after this long, so that it does not fill the log.
 const RETRY: Duration = Duration::from_secs(1);

@@ -25,11 +25,11 @@ use crate::engine::{Abilities, Backend, Engine, Health, Readiness, child};
 use crate::queue::{Policy, Queue};
 use crate::recipe::pipeline_from_str;
 use crate::store::StoreOptions;
-use crate::vlm::{AnswerToken, Answered, Completion, Finish, Ground, Job, ModelInfo, Rank, Timing, VlmError};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Instant, SystemTime};
+use vlm::{AnswerToken, Answered, Completion, Finish, Ground, Job, ModelInfo, Rank, Timing, VlmError};
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);

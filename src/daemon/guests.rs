@@ -13,17 +13,15 @@
 use crate::camera::decode::{Depth, from_bytes};
 use crate::config::Config;
 use crate::engine::{Class, Engine, Event, Order, Readiness, Reply};
-use crate::vlm::free::{QWEN_MIN_PIXELS, TILE_MIN_PIXELS};
-use crate::vlm::image::{ROW_PX, resized};
-use crate::vlm::{
-    Ask, Completion, Content, Finish, Form, Job, ModelInfo, Role, Sampling, Shown, Turn, VlmError,
-};
 use crate::web::model_api::asked::{
     self, Answer, Answering, Asked, Hear, Heard, Picture, Question, Refusal, Said, Served, Speaker, Token,
 };
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
+use vlm::free::{QWEN_MIN_PIXELS, TILE_MIN_PIXELS};
+use vlm::image::{ROW_PX, resized};
+use vlm::{Ask, Completion, Content, Finish, Form, Job, ModelInfo, Role, Sampling, Shown, Turn, VlmError};
 
 /// When to ask again for a model that is being loaded or was lost.
 const COMES_AFTER: Duration = Duration::from_secs(10);
@@ -156,7 +154,7 @@ fn end(answer: Option<Result<Completion, VlmError>>, is_held: bool) -> Result<An
         error => Refusal::Failed { why: error.to_string() },
     })?;
     let bytes = completion.text.as_bytes();
-    let token = |token: &crate::vlm::AnswerToken| Token {
+    let token = |token: &vlm::AnswerToken| Token {
         // What was no text is one by now, and may stand elsewhere.
         bytes: bytes.get(token.start..token.end).unwrap_or_default().to_vec(),
         // A token that was as good as impossible has no logarithm that JSON could write.

@@ -17,11 +17,9 @@ use crate::ipc::{Channel, Program};
 use crate::queue::{Policy, Pushed, Queue};
 use crate::recipe::pipeline_from_str;
 use crate::store::{Store, StoreOptions};
-use crate::vlm::{
-    AnswerToken, Answered, Completion, Finish, Ground, Job, ModelInfo, Rank, Steps, Timing, VlmError,
-};
 use std::sync::mpsc::sync_channel;
 use std::time::{Instant, SystemTime};
+use vlm::{AnswerToken, Answered, Completion, Finish, Ground, Job, ModelInfo, Rank, Steps, Timing, VlmError};
 
 /// Set in the child.
 const CHILD: &str = "INSPECTD_TEST_INSPECTOR_CHILD";

@@ -20,11 +20,11 @@ use crate::store::Store;
 use crate::store::accepted::Accepted;
 use crate::store::error::StoreError;
 use crate::threads;
-use crate::vlm::ModelInfo;
 use image::RgbImage;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use vlm::ModelInfo;
 
 /// How often a store that is full is asked for room.
 const LOOK: Duration = Duration::from_millis(200);

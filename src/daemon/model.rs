@@ -24,9 +24,9 @@ use crate::recipe::registry::Registry;
 use crate::store::Store;
 use crate::store::pins::ModelPin;
 use crate::store::record::rfc3339;
-use crate::vlm::ModelInfo;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
+use vlm::ModelInfo;
 
 /// Lets only the accepted pair in.
 pub(super) struct Accepted {

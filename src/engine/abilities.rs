@@ -1,9 +1,9 @@
 //! What a backend can answer, and how much of it. The scheduler asks before it submits: what a backend cannot answer has
 //! its error at once, and costs nobody a process.
 
-use crate::vlm::form::Form;
-use crate::vlm::turn::{self, Turn};
-use crate::vlm::{Ask, Ground, Job, Sampling, Shown};
+use vlm::form::Form;
+use vlm::turn::{self, Turn};
+use vlm::{Ask, Ground, Job, Sampling, Shown};
 
 /// Questions of one job: a recipe has a handful.
 pub(super) const ASKS_MAX: usize = 64;
@@ -170,9 +170,9 @@ fn turn_bytes(shown: &Shown, bytes: impl Fn(&str) -> usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::AdapterFile;
-    use crate::vlm::turn::{Content, Role};
     use std::sync::Arc;
+    use vlm::AdapterFile;
+    use vlm::turn::{Content, Role};
 
     /// As the child's.
     const ALL: Abilities = Abilities {

@@ -24,9 +24,9 @@ mod scheduler;
 pub use abilities::{Abilities, Forms};
 pub use scheduler::{Answer, Engine, Event, Order, OrderId, Reply};
 
-use crate::vlm::{Answered, Completion, Delta, Job, ModelInfo, Rank, VlmError};
 use std::fmt::Debug;
 use std::time::Duration;
+use vlm::{Answered, Completion, Delta, Job, ModelInfo, Rank, VlmError};
 
 /// Wait before the second new start in a row, doubled with every further one.
 const REST_FIRST: Duration = Duration::from_secs(1);

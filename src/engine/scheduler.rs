@@ -14,12 +14,12 @@
 use super::{Abilities, Backend, Class, Health, Readiness};
 use crate::queue::{Policy, Popped, Queue};
 use crate::threads;
-use crate::vlm::{Answered, Completion, Delta, Job, ModelInfo, Rank, Timing, VlmError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use vlm::{Answered, Completion, Delta, Job, ModelInfo, Rank, Timing, VlmError};
 
 /// Jobs with the backend: as many as it decodes side by side.
 const UNDER_WAY_MAX: usize = 64;

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::engine::{Backend, Forms};
-use crate::vlm::{Ask, Form, Ground, Shown};
 use std::time::Duration;
+use vlm::{Ask, Form, Ground, Shown};
 
 /// What the backend was given, and what it is to say.
 #[derive(Default)]
@@ -46,8 +46,8 @@ fn answers(error: Option<VlmError>) -> Vec<Result<Completion, VlmError>> {
         text: "[]".into(),
         tokens: vec![],
         prompt_ids: vec![],
-        finish: crate::vlm::Finish::Stop,
-        ground: crate::vlm::Ground::Constrained,
+        finish: vlm::Finish::Stop,
+        ground: vlm::Ground::Constrained,
         cells: None,
     };
     vec![error.map_or(Ok(said), Err)]

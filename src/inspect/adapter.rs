@@ -6,11 +6,11 @@
 //! ```
 
 use crate::domain::pipeline::{AdapterRule, Pipeline};
-use crate::vlm::adapter::{Adapter, identity};
-use crate::vlm::{AdapterFile, ModelInfo};
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 use std::sync::Arc;
+use vlm::adapter::{Adapter, identity};
+use vlm::{AdapterFile, ModelInfo};
 
 /// An adapter as a recipe holds it, whichever pair it is for.
 ///

@@ -20,10 +20,10 @@
 
 use crate::domain::detection::Detection;
 use crate::domain::grade::Severity;
-use crate::vlm::form::{COORDINATE_MAX, DEFECTS_MAX, LINES_MAX};
-use crate::vlm::{Completion, Finish, Ground};
 use serde::Deserialize;
 use std::ops::Range;
+use vlm::form::{COORDINATE_MAX, DEFECTS_MAX, LINES_MAX};
+use vlm::{Completion, Finish, Ground};
 
 /// Side given to an empty box, in thousandths: the step in which the model counts.
 const EMPTY_SIDE: u16 = 5;

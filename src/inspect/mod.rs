@@ -40,7 +40,6 @@ use crate::domain::pipeline::{Pipeline, Prompt, PromptKind, VerdictRule};
 use crate::domain::reference::ReferenceRule;
 use crate::domain::text::TextLine;
 use crate::threads;
-use crate::vlm::{Cells, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
 use adapter::model_of;
 use answer::{AnswerError, empty_probability, parse_defects, parse_lines};
 use grade::Evidence;
@@ -51,6 +50,7 @@ use sha2::{Digest, Sha256};
 use skip::{Asking, Outcome, Part};
 use std::borrow::Cow;
 use std::time::{Duration, Instant, SystemTime};
+use vlm::{Cells, Completion, Job, ModelInfo, Timing, Vlm, VlmError};
 
 /// A frame and the recipe that it is inspected by.
 #[derive(Clone, Copy, Debug)]

@@ -14,11 +14,11 @@ use crate::domain::pipeline::{FrameRule, Pipeline, PixelBudget, Prompt, PromptKi
 use crate::domain::rect::Rect;
 use crate::inspect::adapter::{self, model_of};
 use crate::inspect::reference;
-use crate::vlm::{AdapterFile, Ask, ClipFrame, Form, Job, ModelInfo, Shown};
 use image::RgbImage;
 use image::imageops::crop_imm;
 use std::sync::Arc;
 use std::time::Duration;
+use vlm::{AdapterFile, Ask, ClipFrame, Form, Job, ModelInfo, Shown};
 
 /// Longest answer about defects, in tokens: some twelve defects. A longer one is cut off, and a
 /// cut-off answer is a review.

@@ -14,7 +14,7 @@ use crate::domain::pipeline::{Pipeline, PromptKind, SkipRule};
 use crate::inspect::plan::Plan;
 use crate::inspect::reference::{self, Looked};
 use crate::threads;
-use crate::vlm::{Completion, Job, VlmError};
+use vlm::{Completion, Job, VlmError};
 
 /// Questions of a region that are asked together.
 #[derive(Clone, Debug, PartialEq, Eq)]

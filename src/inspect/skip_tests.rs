@@ -10,13 +10,13 @@ use crate::engine::{Abilities, Backend, Class, Engine, Health, Readiness, child}
 use crate::inspect::{inspect, under_way};
 use crate::recipe::beside::Files;
 use crate::recipe::file::{Beside, from_str};
-use crate::vlm::{
-    AnswerToken, Answered, Answers, Cells, Features, Finish, Form, Ground, ModelInfo, Rank, Timing, Vlm,
-    backbone,
-};
 use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
+use vlm::{
+    AnswerToken, Answered, Answers, Cells, Features, Finish, Form, Ground, ModelInfo, Rank, Timing, Vlm,
+    backbone,
+};
 
 /// Cells of a tile: `[2, 2]`.
 const CELLS: usize = 4;

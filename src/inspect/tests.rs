@@ -4,9 +4,9 @@ use super::*;
 use crate::domain::frame::Trigger;
 use crate::domain::rect::Rect;
 use crate::recipe::pipeline_from_str;
-use crate::vlm::{AnswerToken, Answers, Finish, Ground};
 use proptest::prelude::*;
 use std::sync::Arc;
+use vlm::{AnswerToken, Answers, Finish, Ground};
 
 /// The recipe of all scripted models, for another label, with a mask and a grade.
 fn pipeline() -> Pipeline {

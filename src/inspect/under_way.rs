@@ -18,11 +18,11 @@ use crate::domain::grade::Reason;
 use crate::domain::inspection::Inspection;
 use crate::domain::pipeline::Pipeline;
 use crate::engine::{Answer, Class, Engine, Event, Order, OrderId, Readiness, Reply};
-use crate::vlm::{Job, ModelInfo, Timing, VlmError};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use vlm::{Job, ModelInfo, Timing, VlmError};
 
 /// A deadline further away than this is none.
 const FAR: Duration = Duration::from_hours(365 * 24);
@@ -249,8 +249,8 @@ mod tests {
     use crate::domain::grade::Verdict;
     use crate::engine::{Abilities, Backend, Health, child};
     use crate::recipe::pipeline_from_str;
-    use crate::vlm::{AnswerToken, Answered, Completion, Finish, Ground, Job, Rank};
     use std::time::SystemTime;
+    use vlm::{AnswerToken, Answered, Completion, Finish, Ground, Job, Rank};
 
     /// Finds nothing; after its first job it is another model, if it is told to be.
     struct Exchanged {

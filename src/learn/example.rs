@@ -10,8 +10,8 @@ use crate::evaluate::truth::Truth;
 use crate::inspect::plan::Plan;
 use crate::inspect::reference::bank::smoothed;
 use crate::inspect::{fit, reference};
-use crate::vlm::{Ask, Cells, Completion, Job, ModelInfo, Vlm, VlmError, backbone};
 use half::f16;
+use vlm::{Ask, Cells, Completion, Job, ModelInfo, Vlm, VlmError, backbone};
 
 /// Most numbers of all examples together, of 16 bits each: 1 GiB.
 pub(crate) const VALUES_MAX: usize = 512 << 20;

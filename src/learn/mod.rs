@@ -41,7 +41,7 @@ pub(crate) enum LearnError {
     Picture { picture: String, why: String },
     /// The model cannot be read or computed with.
     #[error(transparent)]
-    Model(#[from] crate::vlm::VlmError),
+    Model(#[from] vlm::VlmError),
     /// A file of a run cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io { path: std::path::PathBuf, source: std::io::Error },

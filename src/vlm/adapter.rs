@@ -33,7 +33,8 @@ pub const ALPHA_KEY: &str = "adapter.lora.alpha";
 pub const BASE_KEYS: [&str; 2] = ["inspectd.base.text_sha256", "inspectd.base.mmproj_sha256"];
 /// Activated by words of the prompt: the text model would have to run in two ways.
 const ACTIVATED_KEY: &str = "adapter.alora.invocation_tokens";
-const HALVES: [&str; 2] = [".lora_a", ".lora_b"];
+/// What the names of a matrix's two halves end with.
+pub(crate) const HALVES: [&str; 2] = [".lora_a", ".lora_b"];
 /// Its matrices are flipped: rows are looked up before they are multiplied.
 const EMBEDDING: &str = "token_embd.weight";
 /// Rows are looked up in them, or they are the output head: nothing is added beside these.
@@ -315,4 +316,4 @@ const fn kept_as(base: GgmlDType, inp: usize) -> GgmlDType {
 
 #[cfg(test)]
 #[path = "adapter_tests.rs"]
-pub(crate) mod tests;
+mod tests;

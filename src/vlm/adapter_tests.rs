@@ -1,24 +1,20 @@
 use super::*;
-use crate::vlm::ggml::GgmlType;
-use crate::vlm::load::{Loaded, load, load_with};
-use crate::vlm::precision::Precision;
-use crate::vlm::synth::write::{NewFile, NewTensor};
+use crate::ggml::GgmlType;
+use crate::load::{Loaded, load, load_with};
+use crate::precision::Precision;
+use crate::synth::values;
+use crate::synth::write::{NewFile, NewTensor};
 use std::path::PathBuf;
 
 const MATRICES: [(&str, usize, usize); 3] =
     [("blk.0.attn_q.weight", 128, 64), ("v.blk.1.ffn_down.weight", 64, 160), (EMBEDDING, 640, 64)];
 
 fn tiny(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/reference/tiny").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/reference/tiny").join(name)
 }
 
 fn pair(quant: &str) -> [PathBuf; 2] {
     [tiny(&format!("tiny-{quant}.gguf")), tiny(&format!("mmproj-tiny-{quant}.gguf"))]
-}
-
-/// The values of a tensor: small, and different.
-fn values(n: usize, seed: usize) -> Vec<f32> {
-    (0..n).map(|i| ((i * 31 + seed * 17) % 101) as f32 / 50.0 - 1.0).collect()
 }
 
 /// An adapter of rank 4 for the tiny pair, with further keys and whatever `change` does to its tensors.
@@ -47,36 +43,6 @@ fn write(path: &Path, alpha: f64, more: &[(&str, Value)], change: impl Fn(&mut V
     let file = NewFile { metadata, tensors };
     file.write(path, |i, out| out.write_all(bytemuck::cast_slice(&values(file.tensors[i].elements(), i))))
         .unwrap();
-}
-
-/// An adapter that a job may name: for the tower, the text model, or both, with values of its own.
-pub(crate) fn beside(seed: usize, matrices: &[(&str, usize, usize)]) -> AdapterFile {
-    let text = |s: &str| Value::Text(s.to_owned());
-    let metadata = vec![
-        ("general.type".to_owned(), text("adapter")),
-        ("general.architecture".to_owned(), text("qwen3vl")),
-        (KIND_KEY.to_owned(), text("lora")),
-        (ALPHA_KEY.to_owned(), Value::Float(2.0)),
-    ];
-    let halves = |(name, out, inp): &(&str, usize, usize)| {
-        let shapes = [vec![4, *inp], vec![*out, 4]];
-        let half = |(half, shape): (&str, Vec<usize>)| NewTensor {
-            name: format!("{name}{half}"),
-            shape,
-            dtype: GgmlType::F32,
-        };
-        HALVES.into_iter().zip(shapes).map(half).collect::<Vec<_>>()
-    };
-    let file = NewFile { metadata, tensors: matrices.iter().flat_map(halves).collect() };
-    let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
-    let small = |i: usize| {
-        let values = values(file.tensors[i].elements(), seed + i);
-        values.into_iter().map(|v| 0.2 * v).collect::<Vec<f32>>()
-    };
-    file.write(&path, |i, out| out.write_all(bytemuck::cast_slice(&small(i)))).unwrap();
-    let (name, sha256) = (format!("adapter-{seed}.gguf"), Gguf::open(&path).unwrap().sha256().unwrap());
-    let bytes = std::fs::read(&path).unwrap();
-    AdapterFile { name: name.into(), sha256: sha256.into(), bytes: bytes.into() }
 }
 
 fn open(path: &Path) -> Result<Adapter, VlmError> {

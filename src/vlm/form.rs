@@ -13,15 +13,15 @@ use std::sync::Arc;
 
 /// Most defects that one answer may name. A tile with more is ruined anyway, and a model that
 /// repeats itself must come to an end.
-pub(crate) const DEFECTS_MAX: usize = 24;
+pub const DEFECTS_MAX: usize = 24;
 /// The words for how grave a defect is, the least first.
-pub(crate) const SEVERITIES: [&str; 3] = ["minor", "major", "critical"];
+pub const SEVERITIES: [&str; 3] = ["minor", "major", "critical"];
 /// Coordinates are thousandths of the picture's side.
-pub(crate) const COORDINATE_MAX: u16 = 1000;
+pub const COORDINATE_MAX: u16 = 1000;
 /// Most lines of text that one answer may hold.
-pub(crate) const LINES_MAX: usize = 12;
+pub const LINES_MAX: usize = 12;
 /// Most characters of one line.
-pub(crate) const LINE_CHARS_MAX: usize = 64;
+pub const LINE_CHARS_MAX: usize = 64;
 
 /// What an answer may be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +50,7 @@ impl Form {
     ///
     /// # Errors
     /// Why a schema is no JSON.
-    pub(crate) fn grammar(&self) -> Result<Option<TopLevelGrammar>, serde_json::Error> {
+    pub fn grammar(&self) -> Result<Option<TopLevelGrammar>, serde_json::Error> {
         Ok(Some(match self {
             Self::Defects { labels } => TopLevelGrammar::from_lark(defects(labels)),
             Self::Lines => TopLevelGrammar::from_lark(lines()),
@@ -93,7 +93,7 @@ fn lines() -> String {
 }
 
 /// `text` as a JSON string with its quotes.
-pub(crate) fn json_string(text: &str) -> String {
+pub fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 

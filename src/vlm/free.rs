@@ -10,11 +10,11 @@ use super::sample::Sampling;
 
 /// Qwen's own budgets of a picture (`preprocessor_config.json` of Qwen3-VL): 64 and 16,384 rows of 32x32 pixels. Smaller
 /// ones are enlarged.
-pub(crate) const QWEN_MIN_PIXELS: u32 = 65_536;
+pub const QWEN_MIN_PIXELS: u32 = 65_536;
 const QWEN_MAX_PIXELS: u32 = 16_777_216;
 /// A model that states its labels was trained on tiles of recipes, the smallest of which have 64x64 pixels and are not
 /// enlarged: what it has never seen it should not be shown.
-pub(crate) const TILE_MIN_PIXELS: u32 = 4096;
+pub const TILE_MIN_PIXELS: u32 = 4096;
 /// `llama.cpp`'s keys for these budgets, which few converters write.
 const PIXELS_KEYS: [&str; 2] = ["clip.vision.image_min_pixels", "clip.vision.image_max_pixels"];
 /// Largest temperature, and largest repeat penalty, that a file may state.

@@ -15,6 +15,8 @@
 mod header;
 mod parts;
 
+pub(crate) use parts::hex;
+
 use super::adapter::Adapter;
 use super::error::VlmError;
 use super::ggml::GgmlType;
@@ -52,7 +54,8 @@ pub enum Value {
 
 /// One row of the tensor table.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct TensorInfo {
+pub struct TensorInfo {
+    /// How its values are stored.
     pub dtype: GgmlType,
     /// Rows first: `[out, in]` for a matrix, the reverse of the file's order.
     pub shape: Vec<usize>,
@@ -60,6 +63,7 @@ pub(crate) struct TensorInfo {
     pub part: usize,
     /// Place of the first byte in its part.
     pub offset: u64,
+    /// In its part.
     pub bytes: u64,
 }
 
@@ -108,13 +112,14 @@ pub struct Gguf {
     parts: Vec<Part>,
     /// By key. A split file says here what the whole one would: the keys `split.*` are left out.
     pub metadata: BTreeMap<String, Value>,
-    pub(crate) tensors: HashMap<String, TensorInfo>,
+    /// By name.
+    pub tensors: HashMap<String, TensorInfo>,
     /// Of all parts.
-    pub(crate) file_bytes: u64,
+    pub file_bytes: u64,
     /// Where the pieces of the first part's header end.
     pub(crate) layout: Layout,
     /// How the matrices of this file are multiplied.
-    pub(crate) precision: Precision,
+    pub precision: Precision,
     /// What is added to the matrices as they are read.
     pub(crate) adapter: Option<Arc<Adapter>>,
     /// What tensors that were read take in memory, by the types that take more there than in the file.
@@ -187,7 +192,7 @@ impl Gguf {
     }
 
     /// The tensors in the order of the file.
-    pub(crate) fn in_order(&self) -> Vec<(&String, &TensorInfo)> {
+    pub fn in_order(&self) -> Vec<(&String, &TensorInfo)> {
         let mut tensors: Vec<_> = self.tensors.iter().collect();
         tensors.sort_by_key(|(_, info)| (info.part, info.offset));
         tensors
@@ -195,7 +200,7 @@ impl Gguf {
 
     /// Bytes that its weights will take in the memory of this machine: some types take more than in the file, and so do
     /// large towers where they are kept in bfloat16.
-    pub(crate) fn memory_bytes(&self) -> u64 {
+    pub fn memory_bytes(&self) -> u64 {
         let in_bf16 = Bf16::is_fast_here()
             && self.text("general.architecture").is_ok_and(|found| found == kinds::VISION)
             && Precision::of_files(self.file_bytes, &Device::Cpu) == Precision::Eight;
@@ -372,7 +377,7 @@ impl Gguf {
     ///
     /// # Errors
     /// As `tensor`.
-    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>, VlmError> {
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>, VlmError> {
         let shape = self.tensors.get(name).map_or(&[][..], |info| &info.shape);
         Ok(self.stored(name, shape)?.1.get().to_vec())
     }
@@ -425,7 +430,7 @@ impl Aligned {
 }
 
 /// A value in a few words, for messages.
-pub(crate) fn brief(value: &Value) -> String {
+pub fn brief(value: &Value) -> String {
     match value {
         Value::Uint(n) => n.to_string(),
         Value::Int(n) => n.to_string(),

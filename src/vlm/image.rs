@@ -14,7 +14,7 @@ use image::RgbImage;
 use std::borrow::Cow;
 
 /// Pixels of a side that one row of the text model stands for in every Qwen3-VL: patches of 16, two by two.
-pub(crate) const ROW_PX: u32 = 32;
+pub const ROW_PX: u32 = 32;
 /// Longest accepted ratio of the sides.
 const RATIO_MAX: f64 = 200.0;
 

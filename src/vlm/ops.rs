@@ -10,12 +10,12 @@
 //! [`swiglu`] are its compositions for other devices. The tests hold both ways to each other.
 
 pub(crate) mod host;
-pub(crate) mod rows;
+pub mod rows;
 
 use candle_core::{CpuStorage, D, Device, IndexOp, InplaceOp1, Layout, Result, Storage, Tensor};
 
 /// Gives the values of a contiguous f32 tensor on the CPU to `f`.
-pub(crate) fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+pub fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(cpu) = &*storage else { candle_core::bail!("tensor is not on the CPU") };
     let Some((start, end)) = layout.contiguous_offsets() else {

@@ -121,7 +121,7 @@ impl Prefixes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::kv::KvPrecision;
+    use crate::kv::KvPrecision;
     use candle_core::Device;
 
     fn arena() -> Arena {

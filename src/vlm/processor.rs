@@ -5,7 +5,8 @@ use candle_core::Device;
 
 /// The central processor, or one CUDA device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Processor {
+pub enum Processor {
+    /// The central processor.
     #[default]
     Cpu,
     /// By its number, as `nvidia-smi` lists it.
@@ -14,10 +15,10 @@ pub(crate) enum Processor {
 
 impl Processor {
     /// The forms that `named` takes.
-    pub(crate) const NAMES: [&str; 3] = ["cpu", "cuda", "cuda:N"];
+    pub const NAMES: [&str; 3] = ["cpu", "cuda", "cuda:N"];
 
     /// By its name in the config: `cuda` is the first device.
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    pub fn named(name: &str) -> Option<Self> {
         match name {
             "cpu" => Some(Self::Cpu),
             "cuda" => Some(Self::Cuda(0)),
@@ -26,7 +27,7 @@ impl Processor {
     }
 
     /// The name that `named` takes.
-    pub(crate) fn name(self) -> String {
+    pub fn name(self) -> String {
         match self {
             Self::Cpu => "cpu".into(),
             Self::Cuda(number) => format!("cuda:{number}"),
@@ -37,7 +38,7 @@ impl Processor {
     ///
     /// # Errors
     /// [`VlmError::Processor`] when this build has no CUDA, or the device cannot be had.
-    pub(crate) fn open(self) -> Result<Device, VlmError> {
+    pub fn open(self) -> Result<Device, VlmError> {
         let failed = |why: String| VlmError::Processor { name: self.name(), why };
         match self {
             Self::Cpu => Ok(Device::Cpu),

@@ -84,7 +84,7 @@ impl Prompt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::prefix::START;
+    use crate::prefix::START;
     use candle_core::{DType, Device, Tensor};
 
     fn picture(rows: usize, cols: usize) -> Arc<Picture> {

@@ -165,7 +165,7 @@ fn factor(g: &Gguf, key: &str) -> Result<Option<f64>, VlmError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::rope::Rope;
+    use crate::rope::Rope;
 
     /// Each of `_compute_yarn_parameters`, in double precision.
     #[test]

@@ -222,7 +222,7 @@ fn whole_characters(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::Sampling;
+    use crate::Sampling;
 
     fn sequence(words: &[&str]) -> Sequence {
         let words: Vec<Arc<str>> = words.iter().map(|word| Arc::from(*word)).collect();

@@ -21,7 +21,7 @@ const COUNT_BYTES: usize = 8;
 ///
 /// # Errors
 /// `Io` for either file; `Model` when `from` is not sound or has one of the keys already.
-pub(crate) fn with_keys(from: &Path, to: &Path, keys: &[(String, Value)]) -> Result<(), VlmError> {
+pub fn with_keys(from: &Path, to: &Path, keys: &[(String, Value)]) -> Result<(), VlmError> {
     let gguf = Gguf::open(from)?;
     if let Some((key, _)) = keys.iter().find(|(key, _)| gguf.metadata.contains_key(key)) {
         return Err(gguf.error(format!("key {key}"), "is there already: start from the file without it"));
@@ -54,8 +54,8 @@ fn io_error(path: &Path, source: io::Error) -> VlmError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::load::{LABELS_KEY, PROOF_KEY, load};
-    use crate::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
+    use crate::load::{LABELS_KEY, PROOF_KEY, load};
+    use crate::synth::{Quant, Shape, Vocabulary, write_pair};
 
     #[test]
     fn a_copy_states_more_and_its_tensors_are_byte_for_byte_the_same() {
@@ -73,7 +73,7 @@ mod tests {
         let bytes = |g: &Gguf| std::fs::read(g.path()).unwrap().split_off(g.layout.data_start as usize);
         assert_eq!(bytes(&old), bytes(&new));
         for (name, tensor) in &old.tensors {
-            let at = |t: &crate::vlm::gguf::TensorInfo, g: &Gguf| t.offset - g.layout.data_start;
+            let at = |t: &crate::gguf::TensorInfo, g: &Gguf| t.offset - g.layout.data_start;
             let moved = &new.tensors[name];
             assert_eq!((&tensor.shape, tensor.dtype), (&moved.shape, moved.dtype), "{name}");
             assert_eq!(at(tensor, &old), at(moved, &new), "{name}");

@@ -10,8 +10,13 @@
 //!
 //! Which tensor gets which quantisation follows llama.cpp's `llama_tensor_get_type`.
 
+mod adapter;
 mod blocks;
 pub mod write;
+
+pub use adapter::adapter;
+#[cfg(test)]
+pub(crate) use adapter::values;
 
 use super::error::VlmError;
 use super::ggml::GgmlType;

@@ -251,8 +251,7 @@ impl Text {
     ///
     /// # Errors
     /// When an id lies outside.
-    #[cfg(test)]
-    pub(crate) fn embeddings(&self, ids: &[u32]) -> Result<Vec<f32>> {
+    pub fn embeddings(&self, ids: &[u32]) -> Result<Vec<f32>> {
         let mut out = vec![0.0; ids.len() * self.config.hidden];
         self.embedding.put_rows(ids, &mut out)?;
         Ok(out)

@@ -31,14 +31,21 @@ const BLOCKS_MAX: usize = 256;
 /// The shape of a vision tower, from its metadata.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VisionConfig {
+    /// Width of a patch's row.
     pub hidden: usize,
+    /// Width of the feed-forward layers.
     pub ffn: usize,
+    /// Heads of attention.
     pub heads: usize,
+    /// Blocks of the tower.
     pub blocks: usize,
+    /// Side of a patch, in pixels.
     pub patch: usize,
+    /// Side of the square of patches that become one row of the text model.
     pub merge: usize,
     /// Width of the rows given to the text model.
     pub out: usize,
+    /// Added to a variance.
     pub eps: f64,
     /// Blocks that are followed by a DeepStack merger.
     pub deepstack: Vec<usize>,
@@ -133,6 +140,7 @@ struct Merger {
 /// A loaded vision tower.
 #[derive(Debug)]
 pub struct Vision {
+    /// Its shape.
     pub config: VisionConfig,
     /// `[hidden, 3 * patch * patch]`: both temporal halves added, since a still image is the same
     /// frame twice.
@@ -317,7 +325,7 @@ impl Vision {
 
 /// The four entries of a table of `side` x `side` places between which every patch lies, with their shares: bilinear with
 /// aligned corners (`linspace(0, side - 1, n)`), in merge order.
-pub(crate) fn corners(grid: PatchGrid, merge: usize, side: usize) -> impl Iterator<Item = [(u32, f32); 4]> {
+pub fn corners(grid: PatchGrid, merge: usize, side: usize) -> impl Iterator<Item = [(u32, f32); 4]> {
     let axis = |n: usize| -> Vec<(usize, usize, f32)> {
         let step = (side - 1) as f32 / (n.max(2) - 1) as f32;
         (0..n)
@@ -343,7 +351,7 @@ pub(crate) fn corners(grid: PatchGrid, merge: usize, side: usize) -> impl Iterat
 
 /// The rotary angles of one picture, `[patches, half]`, and `half`: half of the frequencies turn with the row, half with
 /// the column.
-pub(crate) fn angles(c: &VisionConfig, grid: PatchGrid) -> (Vec<f32>, usize) {
+pub fn angles(c: &VisionConfig, grid: PatchGrid) -> (Vec<f32>, usize) {
     let half = c.hidden / c.heads / 2;
     let frequencies: Vec<f32> =
         (0..half / 2).map(|i| 1.0 / ROPE_BASE.powf(2.0 * i as f32 / half as f32)).collect();

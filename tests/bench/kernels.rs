@@ -8,11 +8,11 @@ use divan::counter::ItemsCount;
 use image::RgbImage;
 use inspectd::domain::grid::Grid;
 use inspectd::recipe::pipeline_from_str;
-use inspectd::vlm::attention::{Attended, Heads, Matrix, Parts, Span, attend};
-use inspectd::vlm::image::preprocess;
-use inspectd::vlm::kernel::{Activations, Bits, Packed, Shared};
-use inspectd::vlm::kv::{Arena, KvPrecision};
 use std::sync::Arc;
+use vlm::attention::{Attended, Heads, Matrix, Parts, Span, attend};
+use vlm::image::preprocess;
+use vlm::kernel::{Activations, Bits, Packed, Shared};
+use vlm::kv::{Arena, KvPrecision};
 
 fn main() {
     divan::main();

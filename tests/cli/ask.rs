@@ -9,8 +9,8 @@ use std::process::{Command, Output, Stdio};
 
 /// The words of a prompt of the shipped model.
 fn prompt_words(answer: &Value) -> (String, Vec<u32>) {
-    let gguf = inspectd::vlm::gguf::Gguf::open(Path::new("fixtures/model/inspectd-small.gguf")).unwrap();
-    let tokenizer = inspectd::vlm::tokenizer::Tokenizer::from_gguf(&gguf).unwrap();
+    let gguf = vlm::gguf::Gguf::open(Path::new("fixtures/model/inspectd-small.gguf")).unwrap();
+    let tokenizer = vlm::tokenizer::Tokenizer::from_gguf(&gguf).unwrap();
     let ids = answer["prompt_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32);
     let ids: Vec<u32> = ids.collect();
     let video = tokenizer.special("<|video_pad|>").unwrap();

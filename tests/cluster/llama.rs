@@ -16,13 +16,13 @@ use inspectd::domain::pipeline::Pipeline;
 use inspectd::engine::cluster::{Cluster, Kind, Options, Url};
 use inspectd::inspect::inspect;
 use inspectd::recipe::load_pipeline;
-use inspectd::vlm::engine::EngineOptions;
-use inspectd::vlm::{Qwen3Vl, Steps as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use vlm::engine::EngineOptions;
+use vlm::{Qwen3Vl, Steps as _};
 
 /// Longest start of a server with the small model.
 const START_MAX: Duration = Duration::from_mins(2);

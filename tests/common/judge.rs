@@ -10,19 +10,19 @@
 
 use candle_core::Device;
 use image::{Rgb, RgbImage};
-use inspectd::vlm::attention::Span;
-use inspectd::vlm::batch::{Batch, Picture};
-use inspectd::vlm::image::preprocess;
-use inspectd::vlm::kv::{Arena, KvPrecision};
-use inspectd::vlm::load::{Loaded, load};
-use inspectd::vlm::precision::Precision;
-use inspectd::vlm::rope::image_advance;
-use inspectd::vlm::template::Opening;
-use inspectd::vlm::text::Work;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use vlm::attention::Span;
+use vlm::batch::{Batch, Picture};
+use vlm::image::preprocess;
+use vlm::kv::{Arena, KvPrecision};
+use vlm::load::{Loaded, load};
+use vlm::precision::Precision;
+use vlm::rope::image_advance;
+use vlm::template::Opening;
+use vlm::text::Work;
 
 /// A text and a vision file.
 pub(crate) type Files<'a> = (&'a Path, &'a Path);

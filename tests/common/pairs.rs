@@ -1,11 +1,11 @@
 //! Small model pairs in a folder of their own, sound until a test changes them.
 
 use candle_core::Device;
-use inspectd::vlm::gguf::{Gguf, Value};
-use inspectd::vlm::synth::write::{NewFile, NewTensor};
-use inspectd::vlm::synth::{Quant, Shape, Vocabulary, text_file, vision_file, write_pair};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use vlm::gguf::{Gguf, Value};
+use vlm::synth::write::{NewFile, NewTensor};
+use vlm::synth::{Quant, Shape, Vocabulary, text_file, vision_file, write_pair};
 
 const QUANT: Quant = Quant::Q4KM;
 

@@ -18,13 +18,13 @@ use inspectd::engine::child::serve::serve;
 use inspectd::ipc::Channel;
 use inspectd::recipe::load_pipeline;
 use inspectd::simulator::{Mix, tile};
-use inspectd::vlm::engine::EngineOptions;
-use inspectd::vlm::{Qwen3Vl, Steps};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use vlm::engine::EngineOptions;
+use vlm::{Qwen3Vl, Steps};
 
 /// Damaged pairs of the short form.
 const PAIRS: usize = 6;

@@ -16,8 +16,6 @@ use inspectd::domain::pipeline::Pipeline;
 use inspectd::inspect::inspect;
 use inspectd::recipe::pipeline_from_str;
 use inspectd::simulator::{Mix, tile};
-use inspectd::vlm::engine::EngineOptions;
-use inspectd::vlm::{Qwen3Vl, Vlm};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
@@ -25,6 +23,8 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
+use vlm::engine::EngineOptions;
+use vlm::{Qwen3Vl, Vlm};
 
 /// Pictures of the short form: four of each kind.
 const PICTURES: usize = 4 * KINDS.len();

@@ -3,12 +3,12 @@
 use crate::soak;
 use inspectd::camera::kind::folder::Folder;
 use inspectd::camera::{Source, Stop};
-use inspectd::vlm::load::load;
-use inspectd::vlm::synth::{Quant, Shape, Vocabulary, write_pair};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use vlm::load::load;
+use vlm::synth::{Quant, Shape, Vocabulary, write_pair};
 
 const MODELS: usize = 300;
 const PICTURES: usize = 300;

@@ -23,14 +23,14 @@ use inspectd::evaluate::calibrate::{Case, Fails, calibrate, grid};
 use inspectd::inspect::inspect;
 use inspectd::recipe::load_pipeline;
 use inspectd::simulator::{Mix, tile};
-use inspectd::vlm::Qwen3Vl;
-use inspectd::vlm::engine::EngineOptions;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use vlm::Qwen3Vl;
+use vlm::engine::EngineOptions;
 
 /// Parts of the archive: of the short form, and of the full one.
 const PARTS: [usize; 2] = [20, 600];

@@ -20,12 +20,12 @@ use inspectd::publish::mqtt::dialect::json::message::{self, RESULT_JSON_SCHEMA};
 use inspectd::recipe::load_pipeline;
 use inspectd::store::outbox::RESULT_SCHEMA;
 use inspectd::store::{Store, StoreOptions};
-use inspectd::vlm::Qwen3Vl;
-use inspectd::vlm::engine::EngineOptions;
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
+use vlm::Qwen3Vl;
+use vlm::engine::EngineOptions;
 
 const TWINS: usize = 12;
 

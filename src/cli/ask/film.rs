@@ -8,12 +8,12 @@
 
 use super::Args;
 use crate::camera::kind::film::Film;
-use crate::vlm::{Ask, ClipFrame, Form, Job, Qwen3Vl, Shown, Vlm as _};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use vlm::{Ask, ClipFrame, Form, Job, Qwen3Vl, Shown, Vlm as _};
 
 /// Most memory for the pictures of a film, in bytes.
 const BYTES_MAX: usize = 1 << 30;

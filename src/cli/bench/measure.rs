@@ -6,11 +6,6 @@ use crate::domain::pipeline::Pipeline;
 use crate::inspect::plan::Plan;
 use crate::inspect::skip::Asking;
 use crate::simulator::{self, Product};
-use crate::vlm::attention::Span;
-use crate::vlm::batch::Batch;
-use crate::vlm::image::{preprocess, smart_resize};
-use crate::vlm::template::Opening;
-use crate::vlm::{Job, ModelInfo, Qwen3Vl, Timing, Vlm, VlmError};
 use anyhow::{Context, bail};
 use image::RgbImage;
 use image::imageops::crop_imm;
@@ -18,6 +13,11 @@ use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use vlm::attention::Span;
+use vlm::batch::Batch;
+use vlm::image::{preprocess, smart_resize};
+use vlm::template::Opening;
+use vlm::{Job, ModelInfo, Qwen3Vl, Timing, Vlm, VlmError};
 
 /// Longest answer about the frame when the weights are random: about the length of one defect. Such
 /// weights end an answer by chance only.

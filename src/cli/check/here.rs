@@ -22,12 +22,6 @@ use crate::control::client;
 use crate::inspect::adapter;
 use crate::inspect::plan::unknown_label;
 use crate::publish::mqtt::{MqttError, Tls};
-use crate::vlm::VlmError;
-use crate::vlm::adapter::{Adapter, Base};
-use crate::vlm::gguf::Gguf;
-use crate::vlm::kinds;
-use crate::vlm::load::stated_labels;
-use crate::vlm::processor::Processor;
 use crate::web;
 use std::ffi::CString;
 use std::io;
@@ -35,6 +29,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use vlm::VlmError;
+use vlm::adapter::{Adapter, Base};
+use vlm::gguf::Gguf;
+use vlm::kinds;
+use vlm::load::stated_labels;
+use vlm::processor::Processor;
 
 /// What the shipped unit makes for its user (`StateDirectory=`), who need not be there yet.
 const STATE_DIR: &str = "/var/lib/inspectd";

@@ -11,7 +11,7 @@ use crate::config::{Camera, Config, Found, Remote};
 use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
 use crate::engine::cluster::{Url, authorities};
 use crate::inspect::plan::unknown_label;
-use crate::vlm::image::{ROW_PX, smart_resize};
+use vlm::image::{ROW_PX, smart_resize};
 
 /// Keys of the config, and what is wrong with each, or risky.
 pub(super) fn found(config: &Config, remote: &Remote) -> Found {

@@ -6,12 +6,12 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::ageing::Trust;
 use crate::store::free_bytes;
-use crate::vlm::gguf::Gguf;
-use crate::vlm::kernel;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
+use vlm::gguf::Gguf;
+use vlm::kernel;
 
 /// What the engine takes beside the weights where the config says nothing, and a pass on top of it.
 const ARENA_BYTES: u64 = 1 << 30;

@@ -28,13 +28,13 @@ use crate::learn::finetune::examples::{Collected, LeftOut, asked, enough, labels
 use crate::learn::finetune::train::{Outcome, Told as Step, Wanted, train};
 use crate::learn::finetune::{CHECKPOINT_FILE, How, Pair};
 use crate::recipe::load_pipeline_to_learn;
-use crate::vlm::ModelInfo;
-use crate::vlm::load::stated_labels;
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use vlm::ModelInfo;
+use vlm::load::stated_labels;
 
 /// Minutes unless others are said, and the most.
 const MINUTES: f64 = 10.0;

@@ -6,11 +6,11 @@
 
 use crate::daemon::recipes::PART_MAX;
 use crate::engine::{Class, Engine, Event, Order, Readiness, Reply};
-use crate::vlm::{Completion, Job, ModelInfo, VlmError};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
+use vlm::{Completion, Job, ModelInfo, VlmError};
 
 /// Tiles of one picture that are under way: their pictures, and their features on the way back, take memory.
 const TILES_MAX: usize = 8;

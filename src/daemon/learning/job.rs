@@ -27,10 +27,10 @@ use crate::inspect::reference::file::BANK_BYTES_MAX;
 use crate::learn::LearnError;
 use crate::learn::example::{Example, Question, of_truth};
 use crate::store::record::rfc3339;
-use crate::vlm::ModelInfo;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, SystemTime};
+use vlm::ModelInfo;
 
 /// Most numbers of all examples together, of 16 bits each: 256 MiB beside everything else that the daemon holds.
 const VALUES_MAX: usize = 128 << 20;

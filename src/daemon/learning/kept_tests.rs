@@ -14,10 +14,10 @@ use crate::inspect::reference::bank::{Bank, smoothed, top_mean};
 use crate::learn::example::{Confirmed, Example, TileCells};
 use crate::learn::references::{self, BANK_CELLS, Figures, Wanted, auroc};
 use crate::simulator::{Product, part};
-use crate::vlm::{Cells, backbone};
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{self, FilterType};
 use image::{ImageFormat, RgbImage};
+use vlm::{Cells, backbone};
 
 /// Whole cells of the network, which sees each part as one tile.
 const WIDTH: usize = 416;

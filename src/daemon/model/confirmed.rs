@@ -29,11 +29,11 @@ use crate::store::images::hex;
 use crate::store::pins::ProofPin;
 use crate::store::proof::FileState;
 use crate::store::review::ReviewState;
-use crate::vlm::ModelInfo;
 use image::{DynamicImage, ImageReader, RgbImage};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use vlm::ModelInfo;
 
 /// Pictures of each kind. A model that has lost its sight tells none of six; a large one on a processor answers twelve
 /// tiles in about the time that it takes to load.

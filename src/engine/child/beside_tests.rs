@@ -3,16 +3,14 @@
 use super::serve::serve;
 use super::{Admission, Backend, Child, ChildOptions, Refused, Trial};
 use crate::ipc::{Channel, Program};
-use crate::vlm::adapter::tests::beside;
-use crate::vlm::engine::EngineOptions;
-use crate::vlm::{
-    AdapterFile, Answered, Ask, Completion, Form, Job, ModelInfo, Qwen3Vl, Rank, Shown, Steps, Vlm,
-};
-use crate::vlm::{VlmError, engine};
 use image::RgbImage;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vlm::engine::EngineOptions;
+use vlm::synth::adapter;
+use vlm::{AdapterFile, Answered, Ask, Completion, Form, Job, ModelInfo, Qwen3Vl, Rank, Shown, Steps, Vlm};
+use vlm::{VlmError, engine};
 
 /// Set in the child.
 const CHILD: &str = "INSPECTD_TEST_BESIDE";
@@ -91,7 +89,7 @@ fn adapters_reach_the_process_and_more_of_them_than_it_keeps() {
     program.env.push((CHILD.into(), "1".into()));
     let mut backend = Child::new(ChildOptions::new(program, None, Arc::new(Anybody)));
     backend.load(&|| {}, &|| true).expect("the pair is sound");
-    let adapters: Vec<AdapterFile> = (0..10).map(|seed| beside(7 * seed, &MATRICES)).collect();
+    let adapters: Vec<AdapterFile> = (0..10).map(|seed| adapter(7 * seed, &MATRICES)).collect();
     let mut here = tiny().expect("the pair is sound");
     let mut alone = |adapter: Option<&AdapterFile>| {
         here.answer(&[job(adapter)], &|| true).jobs.remove(0).remove(0).expect("it is answered")

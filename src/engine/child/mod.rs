@@ -25,11 +25,11 @@ pub(crate) mod wire;
 
 use super::{Abilities, Admission, Backend, EngineError, Forms, Health, Readiness, Refused, Trial, rest};
 use crate::ipc::{self, IpcError, Program};
-use crate::vlm::{Answered, Completion, Delta, Ground, Job, ModelInfo, Rank, Timing, VlmError};
 use remote::{Loading, Remote};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vlm::{Answered, Completion, Delta, Ground, Job, ModelInfo, Rank, Timing, VlmError};
 
 /// What the engine in its process can answer.
 pub const ABILITIES: Abilities = Abilities {

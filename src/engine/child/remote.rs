@@ -10,10 +10,10 @@
 
 use super::wire::{self, FromEngine, ToEngine};
 use crate::ipc::{Child, IpcError, Program};
-use crate::vlm::{AdapterFile, Answered, Delta, Job, ModelInfo, Rank};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vlm::{AdapterFile, Answered, Delta, Job, ModelInfo, Rank};
 
 /// How long a killed or crashed process is given to show how it ended.
 const STATUS_WAIT: Duration = Duration::from_millis(200);

@@ -7,10 +7,10 @@
 use super::wire::{self, FromEngine, ToEngine};
 use crate::ipc::{Channel, IpcError};
 use crate::threads;
-use crate::vlm::{AdapterFile, Answered, Delta, Job, Rank, Steps, VlmError};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
+use vlm::{AdapterFile, Answered, Delta, Job, Rank, Steps, VlmError};
 
 /// How long the daemon may take to read an answer, and a message to come through once it began.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -10,13 +10,13 @@
 //! that are none are errors of that answer.
 
 use crate::ipc::PAYLOAD_BYTES_MAX;
-use crate::vlm::{AnswerToken, Answered, Ask, Cells, ClipFrame, Completion, Content, Features, Finish, Form};
-use crate::vlm::{Ground, Job};
-use crate::vlm::{ModelInfo, Rank, Role, Sampling, Shown, Timing, Turn, VlmError};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+use vlm::{AnswerToken, Answered, Ask, Cells, ClipFrame, Completion, Content, Features, Finish, Form};
+use vlm::{Ground, Job};
+use vlm::{ModelInfo, Rank, Role, Sampling, Shown, Timing, Turn, VlmError};
 
 /// Room that the words of a job have in its message, which `abilities::TEXT_BYTES_MAX` is a part of.
 const WORDS_BYTES_MAX: usize = 1 << 20;

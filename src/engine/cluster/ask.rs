@@ -2,8 +2,8 @@
 
 use super::Cluster;
 use crate::engine::Backend as _;
-use crate::vlm::{Answered, Answers, Job, ModelInfo, Rank, Timing, Vlm, VlmError};
 use std::time::Duration;
+use vlm::{Answered, Answers, Job, ModelInfo, Rank, Timing, Vlm, VlmError};
 
 /// How often whoever asks is asked whether to go on.
 const POLL: Duration = Duration::from_millis(20);

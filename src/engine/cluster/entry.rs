@@ -10,10 +10,10 @@ use super::probe::{self, Stated, sha256};
 use super::server::{Proving, Server, Stand};
 use super::{Cluster, Event, Fault, Owner, POLL};
 use crate::engine::{EngineError, Refused};
-use crate::vlm::{Job, ModelInfo, Rank};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
+use vlm::{Job, ModelInfo, Rank};
 
 impl Cluster {
     /// Asks all servers and waits until each was let in or was not; `alive` is called meanwhile, `go_on` is asked again and

@@ -11,9 +11,9 @@
 //! vLLM's documentation of structured outputs, llama.cpp's `grammars/README.md`.
 
 use super::Kind;
-use crate::vlm::Form;
-use crate::vlm::form::{COORDINATE_MAX, DEFECTS_MAX, LINE_CHARS_MAX, LINES_MAX, SEVERITIES, json_string};
 use serde_json::{Value, json};
+use vlm::Form;
+use vlm::form::{COORDINATE_MAX, DEFECTS_MAX, LINE_CHARS_MAX, LINES_MAX, SEVERITIES, json_string};
 
 /// What a request says so that the answer has this form: a key and its value; `None`: nothing, any text will do.
 ///

@@ -18,11 +18,11 @@
 //! - Tokens that are not, byte for byte, the answer give no probabilities: [`Ground::None`], which nobody passes a part by.
 
 use super::wire::Entry;
-use crate::vlm::{AnswerToken, Form, Ground};
 use llguidance::{Matcher, ParserFactory};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use toktrie::ApproximateTokEnv;
+use vlm::{AnswerToken, Form, Ground};
 
 /// Compiled grammars that are kept; a box has a handful of prompts.
 const CACHE_MAX: usize = 64;

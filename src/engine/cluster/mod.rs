@@ -33,7 +33,6 @@ pub use options::{Kind, Options};
 use super::{Abilities, Backend, EngineError, Forms, Health, Readiness};
 use crate::queue::{Policy, Popped, Queue};
 use crate::threads;
-use crate::vlm::{Answered, Completion, Ground, Job, ModelInfo, Rank, Timing, VlmError};
 use held::Grammars;
 use http::{To, Way};
 use hyper::StatusCode;
@@ -44,6 +43,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::task::AbortHandle;
+use vlm::{Answered, Completion, Ground, Job, ModelInfo, Rank, Timing, VlmError};
 
 /// What servers can answer.
 pub const ABILITIES: Abilities = Abilities {

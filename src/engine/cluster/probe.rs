@@ -14,11 +14,11 @@
 use super::http::{Response, To, Way};
 use super::wire::{data_url, readable, tokens_of, words_of_error};
 use super::{Fault, Kind};
-use crate::vlm::image::ROW_PX;
 use hyper::StatusCode;
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use vlm::image::ROW_PX;
 
 /// The known prompt, and its tokens.
 const DIGITS: (&str, usize) = ("0123456789", 10);

@@ -13,9 +13,9 @@ use super::Options;
 use super::http::Way;
 use super::probe::Stated;
 use crate::engine::{Readiness, Trial, rest};
-use crate::vlm::{Completion, ModelInfo, VlmError};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use vlm::{Completion, ModelInfo, VlmError};
 
 /// How long a server that is busy is left alone when it does not say how long.
 const BUSY: Duration = Duration::from_millis(500);

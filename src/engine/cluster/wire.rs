@@ -10,16 +10,16 @@
 use super::form::constraint;
 use super::held::{Grammars, unsure};
 use super::{Fault, Kind, Target};
-use crate::vlm::image::{ROW_PX, resized};
-use crate::vlm::{
-    Ask, Completion, Content, Finish, Form, Ground, Job, Role, Sampling, Shown, Timing, Turn, VlmError,
-};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use vlm::image::{ROW_PX, resized};
+use vlm::{
+    Ask, Completion, Content, Finish, Form, Ground, Job, Role, Sampling, Shown, Timing, Turn, VlmError,
+};
 
 /// Rivals of each token that are asked for: vLLM's and OpenAI's most.
 const RIVALS: usize = 20;

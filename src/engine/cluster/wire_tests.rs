@@ -1,9 +1,9 @@
 //! Tests of requests and answers.
 
 use super::*;
-use crate::vlm::Form;
 use proptest::prelude::*;
 use std::sync::Arc;
+use vlm::Form;
 
 fn target(kind: Kind) -> Target {
     Target { kind, model: "qwen".into(), min_pixels: 65_536 }
@@ -44,7 +44,7 @@ fn a_picture_is_sent_as_the_model_sees_it() {
         let shown = picture(&request);
         assert_eq!(shown.dimensions(), seen);
         assert_eq!(tokens, tokens_of(seen.0, seen.1));
-        let again = crate::vlm::image::smart_resize(seen.0, seen.1, ROW_PX, 65_536, 16_777_216).unwrap();
+        let again = vlm::image::smart_resize(seen.0, seen.1, ROW_PX, 65_536, 16_777_216).unwrap();
         assert_eq!(again, seen, "a server's own resize leaves it");
     }
     let job = job(256, 256);

@@ -1,7 +1,7 @@
 use super::*;
-use crate::vlm::AnswerToken;
-use crate::vlm::form::SEVERITIES;
 use proptest::prelude::*;
+use vlm::AnswerToken;
+use vlm::form::SEVERITIES;
 
 fn words(labels: &[&str]) -> Vec<String> {
     labels.iter().map(|&l| l.to_owned()).collect()

@@ -20,10 +20,10 @@ use super::plan::{DEFECTS_TOKENS_MAX, LINES_TOKENS_MAX};
 use crate::domain::detection::Detection;
 use crate::domain::pipeline::PixelBudget;
 use crate::engine::{self, Refused};
-use crate::vlm::{Ask, Completion, Form, Job, ModelInfo, Shown, Vlm, VlmError};
 use image::RgbImage;
 use std::fmt::Debug;
 use std::sync::Arc;
+use vlm::{Ask, Completion, Form, Job, ModelInfo, Shown, Vlm, VlmError};
 
 /// How far a corner may lie from where it is known to be, in thousandths of the picture: kernels of different
 /// processors differ in the last digits of a sum, and so by a step or two of a coordinate.

@@ -1,7 +1,7 @@
 //! Tests of proofs: what holds, what does not, and what that says about a model.
 
 use super::*;
-use crate::vlm::{AnswerToken, Answers, Finish, Ground, Timing};
+use vlm::{AnswerToken, Answers, Finish, Ground, Timing};
 
 /// Says the same about every picture, whichever was asked.
 struct Says<'a>(ModelInfo, &'a [&'a str]);

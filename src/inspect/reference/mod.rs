@@ -21,7 +21,7 @@ pub(crate) use heat::Heat;
 use crate::domain::detection::Detection;
 use crate::domain::grade::Severity;
 use crate::domain::reference::{CellMap, FeatureSource, ReferenceRule, TileFeatures, Unusual};
-use crate::vlm::{Cells, Features, ModelInfo, backbone};
+use vlm::{Cells, Features, ModelInfo, backbone};
 
 /// From this confidence on a cell, or a tile, is part of a finding.
 const FOUND: f32 = 0.5;

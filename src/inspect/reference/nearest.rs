@@ -6,9 +6,9 @@
 //!
 //! Both sides are rounded to eight bits a value, so that a distance is off by about a hundredth of the cells' length.
 
-use crate::vlm::kernel::{Activations, Bits, Packed, TILE_ROWS};
 use candle_core::quantized::GgmlDType;
 use half::f16;
+use vlm::kernel::{Activations, Bits, Packed, TILE_ROWS};
 
 /// Values that share a scale in `Q8_0`.
 const BLOCK: usize = 32;
@@ -79,7 +79,8 @@ impl Nearest {
             }
             quantised.quantise(&padded, self.depth, Bits::Eight, self.packed.shared(Bits::Eight));
             self.packed.multiply_all(&quantised, &mut products);
-            for (cell, products) in pass.chunks_exact(self.dim).zip(products.chunks_exact(self.packed.n)) {
+            for (cell, products) in pass.chunks_exact(self.dim).zip(products.chunks_exact(self.halves.len()))
+            {
                 let length = cell.iter().map(|v| v * v).sum::<f32>();
                 let gap = least_gap(products, &self.halves);
                 let squared = 2.0f32.mul_add(gap, length);

@@ -9,12 +9,12 @@
 
 use super::ops::{values, with};
 use super::product::{Out, View, product};
-use crate::vlm::attention::Heads;
-use crate::vlm::ops::rows::softmax;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
+use vlm::attention::Heads;
+use vlm::ops::rows::softmax;
 
 /// Which rows see which.
 #[derive(Clone, Debug)]

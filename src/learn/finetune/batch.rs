@@ -9,12 +9,12 @@ use super::text::Rows;
 use super::tile::{Answer, Mark, Tile};
 use super::weights::Pair;
 use crate::learn::LearnError;
-use crate::vlm::VlmError;
-use crate::vlm::image::{Patches, preprocess};
-use crate::vlm::rope::{image_advance, image_positions, text_positions};
-use crate::vlm::template::{Opening, Template};
-use crate::vlm::tokenizer::Tokenizer;
-use crate::vlm::vision::VisionConfig;
+use vlm::VlmError;
+use vlm::image::{Patches, preprocess};
+use vlm::rope::{image_advance, image_positions, text_positions};
+use vlm::template::{Opening, Template};
+use vlm::tokenizer::Tokenizer;
+use vlm::vision::VisionConfig;
 
 /// Weight of the token that says whether there is any defect: by it a part is judged.
 const FIRST_TOKEN_WEIGHT: f32 = 8.0;

@@ -19,8 +19,8 @@ use crate::evaluate::truth::{TrueText, Truth};
 use crate::inspect::fit;
 use crate::inspect::plan::{Plan, question};
 use crate::learn::LearnError;
-use crate::vlm::{ModelInfo, Shown};
 use std::sync::Arc;
+use vlm::{ModelInfo, Shown};
 
 /// Fewest defective tiles with boxes, good tiles, and tiles with lines that are worth a run.
 pub(crate) const TILES_MIN: usize = 8;

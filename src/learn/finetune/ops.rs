@@ -10,10 +10,10 @@
 
 use super::product::{Out, View, product};
 use super::rows;
-use crate::vlm::ops::with_slice;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
+use vlm::ops::with_slice;
 
 /// Rows of a part that one task sums.
 const TASK_ROWS: usize = 128;

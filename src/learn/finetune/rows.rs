@@ -3,8 +3,8 @@
 //! `g` is the gradient of what came out; each `_back` gives the gradient of what went in. Formulas are those of the
 //! engine's `rows`, with their derivatives.
 
-use crate::vlm::ops::rows::{erf, exp};
 use multiversion::multiversion;
+use vlm::ops::rows::{erf, exp};
 
 /// sqrt(2 / pi), and the cube's share in the tanh form of GELU.
 const GELU_SCALE: f32 = 0.797_884_6;

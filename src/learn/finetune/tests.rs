@@ -6,20 +6,20 @@ use super::optim::Moments;
 use super::text::{Rows, forward};
 use super::tower::Tower;
 use super::weights::{HELPERS, How, Pair, Weights};
-use crate::vlm::attention::Span;
-use crate::vlm::batch::{Batch as EngineBatch, Picture};
-use crate::vlm::image::{Patches, preprocess};
-use crate::vlm::kv::{Arena, KvPrecision};
-use crate::vlm::load::load;
-use crate::vlm::precision::Precision;
-use crate::vlm::rope::{image_advance, image_positions, text_positions};
-use crate::vlm::text::Work;
 use candle_core::{DType, Device, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use vlm::attention::Span;
+use vlm::batch::{Batch as EngineBatch, Picture};
+use vlm::image::{Patches, preprocess};
+use vlm::kv::{Arena, KvPrecision};
+use vlm::load::load;
+use vlm::precision::Precision;
+use vlm::rope::{image_advance, image_positions, text_positions};
+use vlm::text::Work;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)

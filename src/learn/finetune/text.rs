@@ -11,11 +11,11 @@ use super::attend::Attend;
 use super::ops::{Turns, linear, rms_norm, swiglu};
 use super::tower::Seen;
 use super::weights::Step;
-use crate::vlm::attention::Heads;
-use crate::vlm::rope::{Position, Rope};
-use crate::vlm::text::TextConfig;
 use candle_core::{Device, Result, Tensor};
 use std::ops::Range;
+use vlm::attention::Heads;
+use vlm::rope::{Position, Rope};
+use vlm::text::TextConfig;
 
 /// The rows of a batch.
 #[derive(Clone, Debug, Default)]

@@ -9,11 +9,11 @@
 use super::attend::Attend;
 use super::ops::{Turns, gelu_erf, gelu_tanh, layer_norm, linear};
 use super::weights::{POSITIONS, Step};
-use crate::vlm::attention::Heads;
-use crate::vlm::image::{PatchGrid, Patches};
-use crate::vlm::vision::{VisionConfig, angles, corners};
 use candle_core::{Device, Result, Tensor};
 use std::collections::HashMap;
+use vlm::attention::Heads;
+use vlm::image::{PatchGrid, Patches};
+use vlm::vision::{VisionConfig, angles, corners};
 
 /// What the tower says about a batch.
 #[derive(Debug)]

@@ -11,16 +11,16 @@
 //! boxes away.
 
 use crate::learn::LearnError;
-use crate::vlm::VlmError;
-use crate::vlm::gguf::Gguf;
-use crate::vlm::text::TextConfig;
-use crate::vlm::vision::VisionConfig;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use vlm::VlmError;
+use vlm::gguf::Gguf;
+use vlm::text::TextConfig;
+use vlm::vision::VisionConfig;
 
 /// The table of positions is fixed: what it says goes through channels of its own.
 pub(super) const POSITIONS: &str = "v.position_embd.weight";

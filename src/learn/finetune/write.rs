@@ -11,16 +11,16 @@
 use super::checkpoint::replace;
 use super::weights::{HELPERS, Pair, Weights};
 use crate::learn::LearnError;
-use crate::vlm::VlmError;
-use crate::vlm::adapter::{ALPHA_KEY, BASE_KEYS, KIND_KEY};
-use crate::vlm::ggml::GgmlType;
-use crate::vlm::gguf::{Gguf, TensorInfo, Value};
-use crate::vlm::load::{LABELS_KEY, PROOF_KEY};
-use crate::vlm::synth::write::{NewFile, NewTensor};
 use candle_core::Tensor;
 use candle_core::quantized::{GgmlDType, QTensor};
 use std::io;
 use std::path::{Path, PathBuf};
+use vlm::VlmError;
+use vlm::adapter::{ALPHA_KEY, BASE_KEYS, KIND_KEY};
+use vlm::ggml::GgmlType;
+use vlm::gguf::{Gguf, TensorInfo, Value};
+use vlm::load::{LABELS_KEY, PROOF_KEY};
+use vlm::synth::write::{NewFile, NewTensor};
 
 /// What the new model is called, and which labels it states.
 #[derive(Clone, Copy, Debug)]

@@ -67,7 +67,7 @@ const ZERO: Group = [[[Wrapping(0); LANES]; SIDE]; SIDE];
 ///
 /// # Panics
 /// When the sizes do not fit.
-pub(crate) fn level(values: &[f32], height: usize, width: usize) -> Vec<f32> {
+pub fn level(values: &[f32], height: usize, width: usize) -> Vec<f32> {
     assert_eq!(values.len(), height * width * 3, "{height} x {width} pixels of three values");
     assert!(height.is_multiple_of(SIDE) && width.is_multiple_of(SIDE), "whole blocks");
     let mut left = vec![0.0; values.len()];
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_real_picture_is_left_as_the_coder_leaves_it() {
-        let picture = image::ImageReader::open("fixtures/reference/backbone/golden-bad.png").unwrap();
+        let picture = image::ImageReader::open("../../fixtures/reference/backbone/golden-bad.png").unwrap();
         let picture = picture.decode().unwrap().into_rgb8();
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let values: Vec<f32> = picture.as_raw().iter().map(|v| f32::from(*v)).collect();

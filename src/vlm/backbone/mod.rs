@@ -16,7 +16,7 @@
 mod conv;
 mod level;
 
-pub(crate) use level::level;
+pub use level::level;
 
 use super::cells::Cells;
 use conv::{Depthwise, LANES, Map, Pointwise};
@@ -280,10 +280,10 @@ mod tests {
     /// The reference's features of two pictures, made with the same weights in f32.
     #[test]
     fn features_are_the_references() {
-        let golden = std::fs::read("fixtures/reference/backbone/golden.safetensors").expect("is there");
+        let golden = std::fs::read("../../fixtures/reference/backbone/golden.safetensors").expect("is there");
         let golden = SafeTensors::deserialize(&golden).expect("reads");
         for name in ["good", "bad"] {
-            let path = format!("fixtures/reference/backbone/golden-{name}.png");
+            let path = format!("../../fixtures/reference/backbone/golden-{name}.png");
             let picture = image::ImageReader::open(path).expect("is there").decode().expect("reads");
             let picture = picture.into_rgb8();
             let (width, height) = (picture.width() as usize, picture.height() as usize);

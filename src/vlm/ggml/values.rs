@@ -260,7 +260,7 @@ mod tests {
     /// What gguf-py makes of random blocks, bit for bit; see `fixtures/reference/make_ggml.py`.
     #[test]
     fn values_are_those_of_ggml() {
-        let bytes = std::fs::read("fixtures/reference/ggml/types.safetensors").unwrap();
+        let bytes = std::fs::read("../../fixtures/reference/ggml/types.safetensors").unwrap();
         let vectors = SafeTensors::deserialize(&bytes).unwrap();
         for kind in [Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Q3K, Q5_0] {
             let of = |what: &str| vectors.tensor(&format!("{}.{what}", kind.name())).unwrap().data();
@@ -273,7 +273,7 @@ mod tests {
     /// candle's own blocks, which serve the types that are not read here.
     #[test]
     fn values_of_candle_are_those_of_ggml() {
-        let bytes = std::fs::read("fixtures/reference/ggml/types.safetensors").unwrap();
+        let bytes = std::fs::read("../../fixtures/reference/ggml/types.safetensors").unwrap();
         let vectors = SafeTensors::deserialize(&bytes).unwrap();
         for kind in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K] {
             let of = |what: &str| vectors.tensor(&format!("{}.{what}", kind.name())).unwrap().data();

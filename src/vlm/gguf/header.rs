@@ -5,8 +5,8 @@
 //! ```
 
 use super::{Layout, TensorInfo, Value, bad, brief};
-use crate::vlm::error::VlmError;
-use crate::vlm::ggml::GgmlType;
+use crate::error::VlmError;
+use crate::ggml::GgmlType;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 

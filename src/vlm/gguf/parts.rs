@@ -12,7 +12,7 @@
 //! Invariant: a model is opened whole. What is missing, twice, or of another model is refused by its name.
 
 use super::{Gguf, Part, Source, Value, bad, brief};
-use crate::vlm::error::VlmError;
+use crate::error::VlmError;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -191,7 +191,7 @@ impl Gguf {
     }
 }
 
-fn hex(digest: impl AsRef<[u8]>) -> String {
+pub(crate) fn hex(digest: impl AsRef<[u8]>) -> String {
     digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
 

@@ -13,7 +13,7 @@
 //! | S8 | 256 | d f32 x 16; scales i8 x 16, for 16 half blocks; q + 128 in 8 bits |
 //! | Q6K | 256 | d f16 x 16 and 32 bytes of nothing; scales i8 x 16, for 16 half blocks; nibbles as Q4; 128 bytes a block of 2-bit highs: byte pair g % 2, bits 2 (g / 2) of group g |
 
-use crate::vlm::ggml::GgmlType;
+use crate::ggml::GgmlType;
 
 /// Rows of a tile: the 32-bit lanes of a 512-bit register.
 pub const TILE_ROWS: usize = 16;

@@ -163,7 +163,7 @@ impl Path {
 }
 
 /// The paths that this processor can take, the fastest first; the last is the scalar one, which none lacks.
-pub(crate) fn paths() -> Vec<&'static str> {
+pub fn paths() -> Vec<&'static str> {
     Path::available().map(Path::name).collect()
 }
 

@@ -6,8 +6,8 @@
 //! The layouts of the blocks: ggml-quants.h and ggml-quants.c of ggml-org/ggml.
 
 use super::layout::{BLOCK, GROUP, Kind, TILE_ROWS};
-use crate::vlm::ggml::GgmlType;
-use crate::vlm::ggml::values::{Block, Superblock, block, scale, superblock};
+use crate::ggml::GgmlType;
+use crate::ggml::values::{Block, Superblock, block, scale, superblock};
 use half::f16;
 use rayon::prelude::*;
 

@@ -2,7 +2,7 @@
 
 use super::layout::Kind;
 use super::*;
-use crate::vlm::ggml::GgmlType;
+use crate::ggml::GgmlType;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 

@@ -4,6 +4,7 @@
 use multiversion::multiversion;
 use std::mem::MaybeUninit;
 
+/// `x / sqrt(mean(x^2) + eps) * weight`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [MaybeUninit<f32>]) {
     let scale = rms_scale(x, eps);
@@ -12,6 +13,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [MaybeUninit<f32>
     }
 }
 
+/// As `rms_norm`, in the place of `x`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
     let scale = rms_scale(x, eps);
@@ -25,6 +27,7 @@ fn rms_scale(x: &[f32], eps: f32) -> f32 {
     1.0 / (sum_of(x, |v| v * v) / x.len() as f32 + eps).sqrt()
 }
 
+/// `(x - mean) / sqrt(variance + eps) * weight + bias`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [MaybeUninit<f32>]) {
     let n = x.len() as f32;
@@ -49,6 +52,7 @@ fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+/// `y += x`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn add(y: &mut [f32], x: &[f32]) {
     for (y, x) in y.iter_mut().zip(x) {
@@ -56,6 +60,7 @@ pub fn add(y: &mut [f32], x: &[f32]) {
     }
 }
 
+/// Turns the first half of `x` against its second by the angles of these cosines and sines.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn rotate_half(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (a, b) = x.split_at_mut(cos.len());
@@ -64,6 +69,7 @@ pub fn rotate_half(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
+/// GELU of `x + bias` by its approximation with tanh, in the place of `x`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn gelu_tanh(x: &mut [f32], bias: &[f32]) {
     // x * (1 + tanh(u)) / 2 = x / (1 + exp(-2u)), u = sqrt(2 / pi) * (x + 0.044715 x^3).
@@ -74,6 +80,7 @@ pub fn gelu_tanh(x: &mut [f32], bias: &[f32]) {
     }
 }
 
+/// GELU of `x + bias` by the error function, in the place of `x`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn gelu_erf(x: &mut [f32], bias: &[f32]) {
     for (x, b) in x.iter_mut().zip(bias) {
@@ -82,6 +89,7 @@ pub fn gelu_erf(x: &mut [f32], bias: &[f32]) {
     }
 }
 
+/// `silu(gate) * up`, in the place of `gate`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
@@ -112,7 +120,7 @@ pub fn softmax(x: &mut [f32]) {
 /// e^x to about two units in the last place; NaN stays NaN, below -87.3 it is 0, above 88.3 infinite.
 /// Constants: Cephes, expf.c.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     // 1.5 * 2^23: adding it leaves the rounded integer in the low bits.
     const MAGIC: f32 = 12_582_912.0;
     let shifted = x * std::f32::consts::LOG2_E + MAGIC;
@@ -133,7 +141,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 
 /// Error function to 1.5e-7 absolute: Abramowitz and Stegun, 7.1.26.
 #[inline(always)]
-pub(crate) fn erf(x: f32) -> f32 {
+pub fn erf(x: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
     let p = ((((1.061_405_4 * t - 1.453_152) * t + 1.421_413_7) * t - 0.284_496_74) * t + 0.254_829_6) * t;
     (1.0 - p * exp(-x * x)).copysign(x)

@@ -1,11 +1,11 @@
 //! Jobs with adapters beside others: each is answered as if it were alone.
 
 use super::tests::{job, model, said, user};
-use crate::vlm::adapter::tests::beside;
-use crate::vlm::clip::Shown;
-use crate::vlm::engine::EngineOptions;
-use crate::vlm::turn::{Role, Turn};
-use crate::vlm::{AdapterFile, Ask, Completion, Features, Form, Job, Qwen3Vl, Rank, Steps, Vlm, VlmError};
+use crate::clip::Shown;
+use crate::engine::EngineOptions;
+use crate::synth::adapter;
+use crate::turn::{Role, Turn};
+use crate::{AdapterFile, Ask, Completion, Features, Form, Job, Qwen3Vl, Rank, Steps, Vlm, VlmError};
 use ::image::RgbImage;
 use candle_core::Device;
 use std::path::Path;
@@ -18,7 +18,7 @@ const TEXT: [(&str, usize, usize); 3] =
 const TOWER: [(&str, usize, usize); 2] = [("v.blk.1.ffn_down.weight", 64, 160), ("mm.0.weight", 256, 256)];
 
 fn adapters() -> [AdapterFile; 2] {
-    [beside(1, &[TEXT.as_slice(), &TOWER].concat()), beside(50, &TEXT)]
+    [adapter(1, &[TEXT.as_slice(), &TOWER].concat()), adapter(50, &TEXT)]
 }
 
 /// A picture with two questions.
@@ -119,8 +119,8 @@ fn features_of_the_tower_are_those_of_the_adapters_tower() {
 
 #[test]
 fn an_adapter_that_does_not_fit_fails_its_job_and_no_other() {
-    let foreign = beside(1, &[("blk.0.attn_q.weight", 96, 64)]);
-    let head = beside(1, &[("token_embd.weight", 640, 64)]);
+    let foreign = adapter(1, &[("blk.0.attn_q.weight", 96, 64)]);
+    let head = adapter(1, &[("token_embd.weight", 640, 64)]);
     let mut model = model(1000);
     let answers = together(&mut model, &[part(1, Some(&foreign)), part(1, None), part(1, Some(&head))]);
     for (answers, words) in [(&answers[0], "of another model"), (&answers[2], "[model] adapter")] {
@@ -135,11 +135,11 @@ fn an_adapter_that_does_not_fit_fails_its_job_and_no_other() {
 #[test]
 fn the_oldest_unused_adapters_are_given_up_and_their_rows_are_free_again() {
     let mut model = model(1000);
-    let first = beside(0, &TEXT);
+    let first = adapter(0, &TEXT);
     let before = together(&mut model, &[part(1, Some(&first))]).remove(0);
     let free = model.parts().0.arena.free_rows();
     for seed in 1..20 {
-        together(&mut model, &[part(1, Some(&beside(seed, &TEXT)))]);
+        together(&mut model, &[part(1, Some(&adapter(seed, &TEXT)))]);
     }
     let (engine, _) = model.parts();
     assert_eq!(engine.shelf.len(), 8);
@@ -151,7 +151,7 @@ fn the_oldest_unused_adapters_are_given_up_and_their_rows_are_free_again() {
 /// The budget: what the pair, a pass, keys and values leave; or what was set aside for adapters.
 #[test]
 fn adapters_have_no_more_memory_than_is_set_aside() {
-    let file = |name: &str| Path::new("fixtures/reference/tiny").join(name);
+    let file = |name: &str| Path::new("../../fixtures/reference/tiny").join(name);
     let (text, vision) = (file("tiny-q8_0.gguf"), file("mmproj-tiny-q8_0.gguf"));
     let load = |adapters_mb| {
         // The keys and values take all that is left.
@@ -159,7 +159,7 @@ fn adapters_have_no_more_memory_than_is_set_aside() {
         Qwen3Vl::load(&text, &vision, options, &Device::Cpu).expect("it is enough")
     };
     let large: Vec<(&str, usize, usize)> = TEXT.to_vec();
-    let adapter = beside(3, &large);
+    let adapter = adapter(3, &large);
     let refused = together(&mut load(0), &[part(1, Some(&adapter))]).remove(0);
     let error = refused[0].as_ref().expect_err("no room").to_string();
     assert!(error.contains("memory_mb") && error.contains("adapter-3.gguf"), "{error}");
@@ -169,7 +169,7 @@ fn adapters_have_no_more_memory_than_is_set_aside() {
 /// Beside weights in f32 the terms are what merging them gives, but for rounding.
 #[test]
 fn beside_the_weights_it_is_the_model_that_it_is_when_merged() {
-    let file = |name: &str| Path::new("fixtures/reference/tiny").join(name);
+    let file = |name: &str| Path::new("../../fixtures/reference/tiny").join(name);
     let (text, vision) = (file("tiny-f32.gguf"), file("mmproj-tiny-f32.gguf"));
     let [adapter, _] = adapters();
     let dir = tempfile::tempdir().unwrap();

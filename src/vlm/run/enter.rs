@@ -6,19 +6,19 @@
 //! ```
 
 use super::{LIVE_MAX, PREFILL_ROWS_MAX, Queue, Run, Share, Shared};
-use crate::vlm::attention::Span;
-use crate::vlm::clip::{Shown, pair_seconds};
-use crate::vlm::encoded::{Encoded, Piece};
-use crate::vlm::engine::Engine;
-use crate::vlm::error::VlmError;
-use crate::vlm::prefix::{Key, START};
-use crate::vlm::prompt::Prompt;
-use crate::vlm::rope::image_advance;
-use crate::vlm::sample::Sampler;
-use crate::vlm::sequence::{Chunk, Read, Sequence, StopWords, force};
-use crate::vlm::template::Opening;
-use crate::vlm::turn::{Turn, segments};
-use crate::vlm::{Ask, Job};
+use crate::attention::Span;
+use crate::clip::{Shown, pair_seconds};
+use crate::encoded::{Encoded, Piece};
+use crate::engine::Engine;
+use crate::error::VlmError;
+use crate::prefix::{Key, START};
+use crate::prompt::Prompt;
+use crate::rope::image_advance;
+use crate::sample::Sampler;
+use crate::sequence::{Chunk, Read, Sequence, StopWords, force};
+use crate::template::Opening;
+use crate::turn::{Turn, segments};
+use crate::{Ask, Job};
 use llguidance::Matcher;
 use std::collections::VecDeque;
 use std::sync::Arc;

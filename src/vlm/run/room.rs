@@ -4,12 +4,12 @@
 //! it. A job that passes here may still be refused there.
 
 use super::Run;
-use crate::vlm::clip::{Shown, pair_seconds};
-use crate::vlm::error::VlmError;
-use crate::vlm::image::Patches;
-use crate::vlm::template::Opening;
-use crate::vlm::turn::{Segment, Turn, segments};
-use crate::vlm::{Ask, Job};
+use crate::clip::{Shown, pair_seconds};
+use crate::error::VlmError;
+use crate::image::Patches;
+use crate::template::Opening;
+use crate::turn::{Segment, Turn, segments};
+use crate::{Ask, Job};
 
 /// More tokens than the template puts around a question, or before a picture.
 const AROUND_MAX: usize = 32;

@@ -7,15 +7,15 @@
 //! ```
 
 use super::{Run, ms};
-use crate::vlm::backbone;
-use crate::vlm::batch::Picture;
-use crate::vlm::cells::{Cells, Features};
-use crate::vlm::encoded::{Encoded, Unseen, VISION_PATCHES_MAX, next_group};
-use crate::vlm::error::VlmError;
-use crate::vlm::image::{PatchGrid, Patches};
-use crate::vlm::lora::Terms;
-use crate::vlm::ops::with_values;
-use crate::vlm::vision::VisionOut;
+use crate::backbone;
+use crate::batch::Picture;
+use crate::cells::{Cells, Features};
+use crate::encoded::{Encoded, Unseen, VISION_PATCHES_MAX, next_group};
+use crate::error::VlmError;
+use crate::image::{PatchGrid, Patches};
+use crate::lora::Terms;
+use crate::ops::with_values;
+use crate::vision::VisionOut;
 use candle_core::Tensor;
 use rayon::prelude::*;
 use std::collections::VecDeque;

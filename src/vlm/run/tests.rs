@@ -1,9 +1,9 @@
 //! Tests of jobs under way: conversations are read in chunks, kept, streamed and stopped, and the line goes before them.
 
 use super::*;
-use crate::vlm::engine::EngineOptions;
-use crate::vlm::turn::{Content, Role, Turn};
-use crate::vlm::{Ask, ClipFrame, Finish, Form, Qwen3Vl, Steps};
+use crate::engine::EngineOptions;
+use crate::turn::{Content, Role, Turn};
+use crate::{Ask, ClipFrame, Finish, Form, Qwen3Vl, Steps};
 use candle_core::Device;
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const MAX_PIXELS: u32 = 32 * 32 * 6;
 
 /// The tiny model of the reference vectors; `rows` of keys and values.
 pub(super) fn model(rows: usize) -> Qwen3Vl {
-    let file = |name: &str| Path::new("fixtures/reference/tiny").join(name);
+    let file = |name: &str| Path::new("../../fixtures/reference/tiny").join(name);
     let options = EngineOptions { threads: 1, ..EngineOptions::default() };
     let (text, vision) = (file("tiny-q8_0.gguf"), file("mmproj-tiny-q8_0.gguf"));
     let mut model = Qwen3Vl::load(&text, &vision, options, &Device::Cpu).expect("the pair is sound");
@@ -254,7 +254,7 @@ fn features_are_the_same_whether_or_not_something_else_is_asked() {
 #[test]
 fn pixels_come_back_from_their_patches() {
     let Content::Image(image) = picture(200) else { unreachable!("it is a picture") };
-    let patches = crate::vlm::image::preprocess(&image, 16, 2, 1024, MAX_PIXELS).expect("it is cut");
+    let patches = crate::image::preprocess(&image, 16, 2, 1024, MAX_PIXELS).expect("it is cut");
     let pixels = patches.pixels(16, 2);
     let gap = pixels.iter().zip(image.as_raw()).map(|(a, b)| (a - f32::from(*b)).abs()).fold(0.0, f32::max);
     assert!(pixels.len() == image.as_raw().len() && gap < 1e-3, "off by {gap}");

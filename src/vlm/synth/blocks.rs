@@ -4,7 +4,7 @@
 
 use super::write::NewTensor;
 use super::{BIAS_STD, NORM_SPREAD};
-use crate::vlm::ggml::GgmlType;
+use crate::ggml::GgmlType;
 use half::{bf16, f16};
 use rand::RngCore;
 use std::io::{self, Write};

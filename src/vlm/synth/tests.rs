@@ -1,7 +1,7 @@
 //! Tests of the random models: sizes, statistics, and that the engine's own reader accepts them.
 
 use super::*;
-use crate::vlm::tokenizer::Tokenizer;
+use crate::tokenizer::Tokenizer;
 use candle_core::Device;
 use candle_core::quantized::{QStorage, QTensor};
 use std::borrow::Cow;

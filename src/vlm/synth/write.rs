@@ -1,7 +1,7 @@
 //! Writes GGUF version 3: header first, then the tensors one after the other, never two in memory.
 
-use crate::vlm::ggml::GgmlType;
-use crate::vlm::gguf::Value;
+use crate::ggml::GgmlType;
+use crate::gguf::Value;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -75,16 +75,16 @@ impl NewFile {
         self.write_to(&mut File::create(path)?, fill)
     }
 
-    /// As `write`, into a file that is open and empty.
+    /// As `write`, into a file that is open and empty, or into memory.
     ///
     /// # Errors
     /// As `write`.
     pub fn write_to(
         &self,
-        file: &mut File,
+        to: &mut impl Write,
         mut fill: impl FnMut(usize, &mut dyn Write) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut out = Counted { to: BufWriter::with_capacity(BUFFER_BYTES, file), bytes: 0 };
+        let mut out = Counted { to: BufWriter::with_capacity(BUFFER_BYTES, to), bytes: 0 };
         out.write_all(&self.header())?;
         for (i, t) in self.tensors.iter().enumerate() {
             let start = out.bytes;
@@ -101,12 +101,12 @@ impl NewFile {
     }
 }
 
-struct Counted<'a> {
-    to: BufWriter<&'a mut File>,
+struct Counted<W: Write> {
+    to: BufWriter<W>,
     bytes: u64,
 }
 
-impl Write for Counted<'_> {
+impl<W: Write> Write for Counted<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.to.write(bytes)?;
         self.bytes += n as u64;

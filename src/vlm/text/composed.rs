@@ -6,10 +6,10 @@
 //! ```
 
 use super::{Block, See, Text, Work};
-use crate::vlm::attention::{Heads, Parts, Span};
-use crate::vlm::batch::{Batch, Rows};
-use crate::vlm::kv::Arena;
-use crate::vlm::ops::{Rotary, add_residual, bias_norm_rotate, rms_norm, swiglu};
+use crate::attention::{Heads, Parts, Span};
+use crate::batch::{Batch, Rows};
+use crate::kv::Arena;
+use crate::ops::{Rotary, add_residual, bias_norm_rotate, rms_norm, swiglu};
 use candle_core::{D, Device, Result, Tensor};
 
 impl Text {

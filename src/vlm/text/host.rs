@@ -1,12 +1,12 @@
 //! The text model on the CPU: every step goes from one buffer of [`Work`] to another.
 
 use super::{Block, See, Text, Work};
-use crate::vlm::attention::{Matrix, attend};
-use crate::vlm::batch::{Batch, Rows};
-use crate::vlm::kv::Arena;
-use crate::vlm::linear::Linear;
-use crate::vlm::ops::host::{Turns, add, bias_norm_rotate, rms_norm, swiglu};
-use crate::vlm::ops::with_values;
+use crate::attention::{Matrix, attend};
+use crate::batch::{Batch, Rows};
+use crate::kv::Arena;
+use crate::linear::Linear;
+use crate::ops::host::{Turns, add, bias_norm_rotate, rms_norm, swiglu};
+use crate::ops::with_values;
 use candle_core::Result;
 
 impl Text {

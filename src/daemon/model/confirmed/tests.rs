@@ -14,11 +14,11 @@ use crate::recipe::load_pipeline;
 use crate::recipe::registry::{Recipe, Registry};
 use crate::store::StoreOptions;
 use crate::store::tests::sample;
-use crate::vlm::Shown;
 use image::{ImageFormat, Rgb};
 use std::io::Cursor;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
+use vlm::Shown;
 
 /// Two tiles side by side.
 const SIDE: u32 = 64;

@@ -14,9 +14,9 @@
 //! A value of the product depends on its row and its column alone: all rows take this path, however few they are.
 
 use super::{Line, REGISTER, Shapes};
-use crate::vlm::kernel::activations::{LINE, PANEL};
-use crate::vlm::kernel::layout::TILE_ROWS;
-use crate::vlm::kernel::{Out, TASKS_PER_THREAD};
+use crate::kernel::activations::{LINE, PANEL};
+use crate::kernel::layout::TILE_ROWS;
+use crate::kernel::{Out, TASKS_PER_THREAD};
 use half::bf16;
 use rayon::prelude::*;
 use std::arch::asm;

@@ -9,9 +9,9 @@
 
 use super::superblocks::{BLOCKS, Digits, PAIR, STEPS, UNIT};
 use super::{Line, REGISTER};
-use crate::vlm::kernel::Activations;
-use crate::vlm::kernel::activations::{LINE, PANEL, Span};
-use crate::vlm::kernel::avx512::read::Unit;
+use crate::kernel::Activations;
+use crate::kernel::activations::{LINE, PANEL, Span};
+use crate::kernel::avx512::read::Unit;
 use std::arch::asm;
 use std::arch::x86_64::__m512;
 use std::ops::Range;

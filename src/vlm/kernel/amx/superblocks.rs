@@ -13,12 +13,12 @@
 
 use super::pairs::{Products, Sums};
 use super::{Line, Shapes};
-use crate::vlm::kernel::activations::{LINE, PANEL, Shared, Span};
-use crate::vlm::kernel::avx512::read::{Integers, ReadK, Unit};
-use crate::vlm::kernel::layout::{BLOCK, SUPERBLOCK};
-use crate::vlm::kernel::stored::{Form, Q4K, Q5K, Q6K, S8, Stored};
-use crate::vlm::kernel::x86::prefetch;
-use crate::vlm::kernel::{Activations, Out, Packed};
+use crate::kernel::activations::{LINE, PANEL, Shared, Span};
+use crate::kernel::avx512::read::{Integers, ReadK, Unit};
+use crate::kernel::layout::{BLOCK, SUPERBLOCK};
+use crate::kernel::stored::{Form, Q4K, Q5K, Q6K, S8, Stored};
+use crate::kernel::x86::prefetch;
+use crate::kernel::{Activations, Out, Packed};
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;

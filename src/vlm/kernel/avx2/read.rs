@@ -1,9 +1,9 @@
 //! Weights as the AVX2 kernels multiply them: unsigned bytes of half a tile, with their scales.
 
 use super::HALF_ROWS;
-use crate::vlm::kernel::activations::Sums;
-use crate::vlm::kernel::layout::{GROUP, TILE_ROWS};
-use crate::vlm::kernel::stored::{Q4, Q4K, Q5K, Q6K, Q8, S8, Stored};
+use crate::kernel::activations::Sums;
+use crate::kernel::layout::{GROUP, TILE_ROWS};
+use crate::kernel::stored::{Q4, Q4K, Q5K, Q6K, Q8, S8, Stored};
 use std::arch::x86_64::*;
 
 /// A block of 32 values of eight rows: unsigned bytes, group by group.

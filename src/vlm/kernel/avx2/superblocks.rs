@@ -12,11 +12,11 @@
 
 use super::read::ReadSuperblock;
 use super::store;
-use crate::vlm::kernel::activations::{Head, PANEL, Sums};
-use crate::vlm::kernel::layout::{BLOCK, SUPERBLOCK};
-use crate::vlm::kernel::stored::in_steps;
-use crate::vlm::kernel::x86::prefetch;
-use crate::vlm::kernel::{Activations, Out, Packed};
+use crate::kernel::activations::{Head, PANEL, Sums};
+use crate::kernel::layout::{BLOCK, SUPERBLOCK};
+use crate::kernel::stored::in_steps;
+use crate::kernel::x86::prefetch;
+use crate::kernel::{Activations, Out, Packed};
 use std::arch::x86_64::*;
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! Activations for the AVX-512 kernel: the integers that `activations::quantise_panel` defines.
 
-use crate::vlm::kernel::activations::{Head, MAGIC};
-use crate::vlm::kernel::layout::BLOCK;
+use crate::kernel::activations::{Head, MAGIC};
+use crate::kernel::layout::BLOCK;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 

@@ -1,7 +1,7 @@
 //! Weights in registers of 512 bits: a block of 32 values of a tile's sixteen rows.
 
-use crate::vlm::kernel::layout::{GROUP, TILE_ROWS};
-use crate::vlm::kernel::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, S8, Stored};
+use crate::kernel::layout::{GROUP, TILE_ROWS};
+use crate::kernel::stored::{Form, Q4, Q4K, Q5K, Q6K, Q8, S8, Stored};
 use std::arch::x86_64::*;
 
 /// A block and the numbers that its integers are multiplied with.

@@ -10,11 +10,11 @@
 
 use super::read::{Block, Read};
 use super::{Cursor, dots, minus};
-use crate::vlm::kernel::activations::Shared;
-use crate::vlm::kernel::layout::{BLOCK, SUPERBLOCK};
-use crate::vlm::kernel::stored::{Form, in_steps};
-use crate::vlm::kernel::x86::prefetch;
-use crate::vlm::kernel::{Activations, Out, Packed};
+use crate::kernel::activations::Shared;
+use crate::kernel::layout::{BLOCK, SUPERBLOCK};
+use crate::kernel::stored::{Form, in_steps};
+use crate::kernel::x86::prefetch;
+use crate::kernel::{Activations, Out, Packed};
 use std::arch::x86_64::*;
 use std::ops::Range;
 

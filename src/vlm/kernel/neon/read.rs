@@ -1,8 +1,8 @@
 //! Reads four rows of a block of weights: signed bytes, scales and minima.
 
 use super::LANES;
-use crate::vlm::kernel::layout::{GROUP, TILE_ROWS};
-use crate::vlm::kernel::stored::{Q4, Q4K, Q5K, Q6K, Q8, S8, Stored};
+use crate::kernel::layout::{GROUP, TILE_ROWS};
+use crate::kernel::stored::{Q4, Q4K, Q5K, Q6K, Q8, S8, Stored};
 use std::arch::aarch64::*;
 use std::arch::asm;
 

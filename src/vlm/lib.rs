@@ -9,10 +9,12 @@
 //!     -> backbone, or blocks of vision: features of its cells, where a question asks for those -> Completion
 //! ```
 //!
-//! This room knows nothing of inspection. Work arrives as jobs (pictures, several questions); how
+//! This crate knows nothing of inspection. Work arrives as jobs (pictures, several questions); how
 //! they are batched is the engine's business alone. Source of every step: Hugging Face
 //! transformers 5.23 (`qwen3_vl`) and llama.cpp's converter for the names in the files.
 
+// The library alone: in tests an unwrap is an assertion. What holds everywhere is in Cargo.toml.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![allow(
     clippy::inline_always,
     reason = "a kernel's steps are compiled for the instructions of their caller"
@@ -28,7 +30,7 @@ pub mod clip;
 mod encoded;
 pub mod engine;
 mod error;
-pub(crate) mod form;
+pub mod form;
 pub mod free;
 pub mod ggml;
 pub mod gguf;
@@ -41,23 +43,23 @@ mod linear;
 pub mod load;
 pub mod logits;
 pub mod lora;
-pub(crate) mod ops;
+pub mod ops;
 pub mod precision;
 mod prefix;
-pub(crate) mod processor;
+pub mod processor;
 mod prompt;
 pub mod rope;
 mod run;
 pub mod sample;
 pub mod scaling;
 mod sequence;
-pub(crate) mod state;
+pub mod state;
 pub mod synth;
 pub mod template;
 pub mod text;
 pub mod tokenizer;
 pub mod turn;
-pub(crate) mod vision;
+pub mod vision;
 
 pub use adapter::AdapterFile;
 pub use cells::{Cells, Features};
