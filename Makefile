@@ -3,6 +3,7 @@
 # make soak    the promises at their full counts: hours
 # make test-node  second clients of OPC UA and Sparkplug, and the guide's flow in Node-RED, which run under Node.js
 # make test-clients  the model API by OpenAI's client for Node.js and by Dify's own code
+# make bench-guests  a line's parts without questions of others to the model, and beside a thousand of them
 # make fuzz-api  the API against its own OpenAPI document, with schemathesis in a venv of its own
 # make bench-peer  this engine beside llama.cpp on the same files, into tests/bench/FIGURES.md; PEER="2b Q8_0" for others
 # make test-files  files of llama.cpp's own converter and quantiser, of every type, beside llama.cpp
@@ -27,7 +28,7 @@ CARGO := cargo
 SOAKS := soak-p1 soak-p2 soak-p3 soak-p4 soak-p5 soak-p6 soak-p7 soak-p8 soak-p10 soak-p11 soak-p13 soak-p14 soak-ledger soak-plc soak-plant soak-rest soak-splits
 SOAK ?= full
 
-.PHONY: run test soak $(SOAKS) test-node test-clients fuzz-api bench-peer test-files test-cluster build install-deps test-v4l2 deb bundle test-deb deb-arm64 test-deb-arm64 test-arm64
+.PHONY: run test soak $(SOAKS) test-node test-clients bench-guests fuzz-api bench-peer test-files test-cluster build install-deps test-v4l2 deb bundle test-deb deb-arm64 test-deb-arm64 test-arm64
 
 run: build
 	.ci/demo
@@ -59,6 +60,9 @@ test-node: install-deps
 test-clients: install-deps
 	.ci/peers-clients
 	$(CARGO) test --release --locked --test commands -- --ignored clients_
+
+bench-guests: install-deps
+	$(CARGO) test --release --locked --test commands -- --ignored --nocapture bench_guests_
 
 fuzz-api: build
 	.ci/schemathesis

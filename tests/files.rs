@@ -14,11 +14,12 @@ mod judge;
 
 use candle_core::Device;
 use judge::{Distance, Question, answer, forced, forced_by_llama, llama, open, words_of};
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use vlm::load::load;
+use vlm::gguf::Value;
+use vlm::load::{Loaded, load};
 use vlm::precision::Precision;
+use vlm::state::with_keys;
 use vlm::synth::{Quant, Shape, Vocabulary, write_pair};
 
 /// `llama-quantize`'s names of the types that users find on the shelves.
@@ -284,9 +285,66 @@ fn a_converted_vocabulary_gives_the_tokenizer_s_ids() {
     let m = open((&model.path("text-f32.gguf"), &model.mmproj("f32")), Precision::Eight);
     let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/reference/tokenizer/vectors.jsonl");
     for line in std::fs::read_to_string(vectors).unwrap().lines() {
-        let v: Value = serde_json::from_str(line).unwrap();
+        let v: serde_json::Value = serde_json::from_str(line).unwrap();
         let ids: Vec<u32> = v["ids"].as_array().unwrap().iter().map(|i| i.as_u64().unwrap() as u32).collect();
         assert_eq!(m.tokenizer.encode_trusted(v["text"].as_str().unwrap()).unwrap(), ids, "{}", v["text"]);
+    }
+}
+
+/// The context that the scaled files say they were trained for, in tokens.
+const TRAINED: u64 = 256;
+/// Words before a question, which so reaches some five times as far.
+const WORDS: usize = 1200;
+/// A difference between the programs that comes of the order of sums and of keys in f16, in times of that without scaling.
+const ALIKE: f64 = 3.0;
+/// What scaling that one of them does not apply would be, at least, in times of the same.
+const UNLIKE: f64 = 20.0;
+
+#[test]
+#[ignore = "needs llama.cpp: make test-files"]
+fn positions_are_scaled_as_llama_s() {
+    let model = Converted::new(&[]);
+    let (mmproj, plain) = (model.mmproj("f32"), model.path("text-f32.gguf"));
+    let text = |s: &str| Value::Text(s.to_owned());
+    let yarn = [("type", text("yarn")), ("original_context_length", Value::Uint(TRAINED))];
+    let asked: Vec<_> = (0..4)
+        .map(|i| {
+            let question = Question::numbered(i, SMALL_PX);
+            let words = (0..WORDS).map(|w| format!("{} ", (w * 7 + i) % 10)).collect::<String>();
+            Question { text: words + &question.text, ..question }
+        })
+        .collect();
+    let apart = |file: &Path, reference: &Loaded| {
+        let (expected, answers): (Vec<_>, Vec<_>) =
+            asked.iter().map(|q| answer(reference, q, ANSWER_TOKENS)).unzip();
+        let by_llama = forced_by_llama((file, &mmproj), reference, &asked, &answers);
+        let unscaled = open((&plain, &mmproj), Precision::Expanded);
+        let unscaled: Vec<_> = asked.iter().zip(&answers).map(|(q, a)| forced(&unscaled, q, a)).collect();
+        [by_llama, unscaled].map(|found| Distance::of(&found, &expected))
+    };
+    let [unavoidable, _] = apart(&plain, &open((&plain, &mmproj), Precision::Expanded));
+    println!("scaling | llama.cpp: mean | largest | divergence | equal | without scaling: the same");
+    println!("none | {}", unavoidable.words());
+    for (name, keys) in [
+        ("linear, 4", vec![("type", text("linear")), ("factor", Value::Float(4.0))]),
+        ("yarn, 4", [&yarn[..], &[("factor", Value::Float(4.0))]].concat()),
+        ("yarn, 16", [&yarn[..], &[("factor", Value::Float(16.0))]].concat()),
+        (
+            "yarn, 4, attention",
+            [&yarn[..], &[("factor", Value::Float(4.0)), ("attn_factor", Value::Float(1.25))]].concat(),
+        ),
+    ] {
+        let keys: Vec<_> =
+            keys.into_iter().map(|(key, value)| (format!("qwen3vl.rope.scaling.{key}"), value)).collect();
+        let scaled = model.path("scaled.gguf");
+        with_keys(&plain, &scaled, &keys).unwrap();
+        let [other, unscaled] = apart(&scaled, &open((&scaled, &mmproj), Precision::Expanded));
+        println!("{name} | {} | {}", other.words(), unscaled.words());
+        assert!(other.mean <= ALIKE * unavoidable.mean, "{name}: {other:?}, without scaling {unavoidable:?}");
+        assert!(
+            unscaled.mean >= UNLIKE * unavoidable.mean,
+            "{name}: the scaling shows nowhere: {unscaled:?}"
+        );
     }
 }
 

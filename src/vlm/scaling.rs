@@ -11,7 +11,7 @@ use super::error::VlmError;
 use super::gguf::{Gguf, Value, brief};
 use std::f64::consts::TAU;
 
-/// The largest factor that is taken: 256 times 4,096.
+/// The largest factor that is taken: 4,096 tokens become a million.
 const FACTOR_MAX: f64 = 256.0;
 /// Turns within the trained context above which a frequency is kept, and below which it is divided.
 const BETA_FAST: f64 = 32.0;

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 
 /// What the tests send as a role's token.
 fn token(role: Role) -> String {
@@ -180,43 +181,69 @@ async fn clients_dify_asks_the_box_by_its_own_code() {
     }
 }
 
+/// Clients that ask one question again and again, each on a thread of its own.
+struct Guests {
+    over: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+    answered: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Guests {
+    /// So many, who ask until they are sent away.
+    fn start(count: usize, page: SocketAddr) -> Self {
+        let model =
+            http::ask(page, "GET", "/v1/models", &[&bearer(Role::Model)], "").json()["data"][0]["id"].clone();
+        let number = json!({ "type": "integer", "minimum": 1000, "maximum": 9999 });
+        let schema = json!({ "type": "array", "items": number, "minItems": 12 });
+        let question = json!({
+            "model": model, "max_tokens": 64, "messages": [{ "role": "user", "content": "Say numbers." }],
+            "response_format": { "type": "json_schema", "json_schema": { "name": "numbers", "schema": schema } },
+        });
+        let question = Arc::new(question.to_string());
+        let (over, asked, answered) = (Arc::default(), Arc::default(), Arc::default());
+        let mut guests = Self { over, asked, answered, threads: vec![] };
+        for _ in 0..count {
+            let (over, asked) = (Arc::clone(&guests.over), Arc::clone(&guests.asked));
+            let (answered, question) = (Arc::clone(&guests.answered), Arc::clone(&question));
+            guests.threads.push(std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let token = bearer(Role::Model);
+                    let answer = http::ask(page, "POST", "/v1/chat/completions", &[&token], &question);
+                    assert!(matches!(answer.status, 200 | 429), "{}", answer.head);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    answered.fetch_add(usize::from(answer.status == 200), Ordering::Relaxed);
+                }
+            }));
+        }
+        guests
+    }
+
+    /// Questions so far, and answers.
+    fn counts(&self) -> (usize, usize) {
+        (self.asked.load(Ordering::Relaxed), self.answered.load(Ordering::Relaxed))
+    }
+
+    /// Sends them away; questions and answers when the last one has gone.
+    async fn end(mut self) -> (usize, usize) {
+        self.over.store(true, Ordering::Relaxed);
+        let threads = std::mem::take(&mut self.threads);
+        let ended = tokio::task::spawn_blocking(|| threads.into_iter().try_for_each(JoinHandle::join)).await;
+        assert!(ended.unwrap().is_ok(), "an asker was not answered");
+        self.counts()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_questions_make_no_part_late() {
-    const ASKERS: usize = 20;
     const QUESTIONS: usize = 300;
     const PARTS: usize = 12;
     let broker = Broker::start("", "").await;
     let plc = Plc::new(broker.port).await;
     let (station, _daemon, page) = serving(&broker).await;
     plc.until_listening().await;
-    let model =
-        http::ask(page, "GET", "/v1/models", &[&bearer(Role::Model)], "").json()["data"][0]["id"].clone();
-    let numbers = json!({ "type": "array", "items": { "type": "integer", "minimum": 1000, "maximum": 9999 }, "minItems": 12 });
-    let question = Arc::new(
-        json!({
-            "model": model, "max_tokens": 64, "messages": [{ "role": "user", "content": "Say numbers." }],
-            "response_format": { "type": "json_schema", "json_schema": { "name": "numbers", "schema": numbers } },
-        })
-        .to_string(),
-    );
-    let (asked, answered, over) =
-        (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
-    let asker = || {
-        let (question, asked, answered) = (Arc::clone(&question), Arc::clone(&asked), Arc::clone(&answered));
-        let over = Arc::clone(&over);
-        std::thread::spawn(move || {
-            // As long as parts come, and at least so many.
-            while !over.load(Ordering::Relaxed) || asked.load(Ordering::Relaxed) < QUESTIONS {
-                let answer =
-                    http::ask(page, "POST", "/v1/chat/completions", &[&bearer(Role::Model)], &question);
-                assert!(matches!(answer.status, 200 | 429), "{}", answer.head);
-                asked.fetch_add(1, Ordering::Relaxed);
-                answered.fetch_add(usize::from(answer.status == 200), Ordering::Relaxed);
-            }
-        })
-    };
-    let askers: Vec<_> = (0..ASKERS).map(|_| asker()).collect();
-    until("guests are answered", || answered.load(Ordering::Relaxed) > 0).await;
+    let guests = Guests::start(20, page);
+    until("guests are answered", || guests.counts().1 > 0).await;
     for n in 0..PARTS {
         let part = format!("P{n}");
         let ack = plc.command("trigger", json!({ "part_id": part })).await;
@@ -224,17 +251,57 @@ async fn hundreds_of_questions_make_no_part_late() {
         let result = plc.result(&part).await;
         assert_eq!(result["tiles"], json!({ "planned": 1, "inspected": 1 }), "{result}\n{}", station.log());
     }
-    over.store(true, Ordering::Relaxed);
-    let askers =
-        tokio::task::spawn_blocking(|| askers.into_iter().try_for_each(std::thread::JoinHandle::join));
-    assert!(askers.await.unwrap().is_ok(), "an asker was not answered");
-    let late = |text: &str| metric(page, text);
-    assert_eq!(late("inspectd_late_inspections_total{camera=\"cam1\",recipe=\"examples-defects\"}"), 0.0);
-    let (asked, answered) = (asked.load(Ordering::Relaxed), answered.load(Ordering::Relaxed));
-    assert!(asked >= QUESTIONS && answered < asked, "{answered} of {asked}");
-    assert_eq!(metric(page, "inspectd_model_api_requests_total{outcome=\"answered\"}"), answered as f64);
+    until("hundreds have been asked", || guests.counts().0 >= QUESTIONS).await;
+    let (asked, answered) = guests.end().await;
+    let late = "inspectd_late_inspections_total{camera=\"cam1\",recipe=\"examples-defects\"}";
+    assert_eq!(metric(page, late), 0.0);
+    assert!(answered < asked, "{answered} of {asked}");
+    let requests =
+        |outcome: &str| metric(page, &format!("inspectd_model_api_requests_total{{outcome=\"{outcome}\"}}"));
+    assert_eq!((requests("answered"), requests("full")), (answered as f64, (asked - answered) as f64));
+}
+
+/// What a thousand questions cost the line: times of parts without guests and with them, in turn. It measures, and holds
+/// only that no part is late.
+#[ignore = "minutes, and a quiet machine: make bench-guests"]
+#[tokio::test(flavor = "multi_thread")]
+async fn bench_guests_a_thousand_questions_beside_the_line() {
+    const PARTS: usize = 100;
+    const QUESTIONS: usize = 1000;
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let (_station, _daemon, page) = serving(&broker).await;
+    plc.until_listening().await;
+    let mut number = 0;
+    let (mut alone, mut beside, mut answers) = (vec![], vec![], 0);
+    while answers < QUESTIONS {
+        for (guests, times) in [(0, &mut alone), (8, &mut beside)] {
+            let guests = Guests::start(guests, page);
+            for _ in 0..PARTS {
+                number += 1;
+                let part = format!("P{number}");
+                let ack = plc.command("trigger", json!({ "part_id": part })).await;
+                assert_eq!(ack["accepted"], true, "{ack}");
+                times.push(plc.result(&part).await["latency_ms"]["total"].as_f64().unwrap());
+            }
+            answers += guests.end().await.1;
+        }
+    }
     assert_eq!(
-        metric(page, "inspectd_model_api_requests_total{outcome=\"full\"}"),
-        (asked - answered) as f64
+        metric(page, "inspectd_late_inspections_total{camera=\"cam1\",recipe=\"examples-defects\"}"),
+        0.0
+    );
+    let of = |times: &mut Vec<f64>, share: f64| {
+        times.sort_by(f64::total_cmp);
+        times[((times.len() - 1) as f64 * share) as usize]
+    };
+    let [half, most] = [0.5, 0.99].map(|share| (of(&mut alone, share), of(&mut beside, share)));
+    println!(
+        "{answers} answers beside {} parts: median {:.0} ms without and {:.0} ms with guests, p99 {:.0} and {:.0} ms",
+        beside.len(),
+        half.0,
+        half.1,
+        most.0,
+        most.1
     );
 }
