@@ -38,7 +38,7 @@ pub(crate) use self::opcua::Opcua;
 pub(crate) use crate::camera::trigger::{TriggerConfig, TriggerOn};
 pub(crate) use mqtt::{BrokerTls, Mqtt, Protocol, Secret, Sink};
 pub(crate) use pair::{off_frame, unfit};
-pub(crate) use remote::Remote;
+pub(crate) use remote::{Remote, Share};
 pub(crate) use schema::schema;
 
 use crate::camera::kind::SourceConfig;
@@ -145,9 +145,9 @@ impl Station {
 /// Which model answers, and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Model {
-    /// Servers that have it; `None`: it is in the files below, which otherwise have no names.
+    /// Servers that have it, or their part of it; `None`: it is in the files below.
     pub remote: Option<Remote>,
-    /// The text GGUF.
+    /// The text GGUF; empty when servers have everything, as the vision GGUF then is.
     pub text: PathBuf,
     /// The vision GGUF.
     pub mmproj: PathBuf,
@@ -168,6 +168,13 @@ pub(crate) struct Model {
     pub yarn: u32,
     /// The model leaves memory after so long without work; `None`: never.
     pub unload_after_idle: Option<Duration>,
+}
+
+impl Model {
+    /// False when servers have everything.
+    pub(crate) fn has_files(&self) -> bool {
+        self.remote.as_ref().is_none_or(|remote| remote.share == Share::Questions)
+    }
 }
 
 /// One camera and what is done with its frames.

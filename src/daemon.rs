@@ -52,6 +52,7 @@
 
 mod alarms;
 mod anew;
+mod backend;
 mod board;
 mod cameras;
 mod capture_loop;
@@ -90,14 +91,10 @@ mod web;
 use crate::camera::Stop;
 use crate::clock::Clock;
 use crate::command::Handler;
-use crate::config::{Config, Model};
+use crate::config::Config;
 use crate::control::server::Door;
 use crate::domain::trigger::Refusal;
-use crate::engine::child::{Child, ChildOptions};
-use crate::engine::cluster::Cluster;
 use crate::engine::{Backend, Engine};
-use crate::inspect::proof::{ByNamedProof, ByProof};
-use crate::ipc::Program;
 use crate::publish::modbus::Serving;
 use crate::publish::mqtt;
 use crate::publish::mqtt::command::Listening;
@@ -177,7 +174,8 @@ fn run_once(config: &Config, systemd: &Arc<Systemd>, told: &Told) -> anyhow::Res
     publishers::report_absent(config, &store, &station)?;
     let publishers = runtime.block_on(async { Publishers::start(queues, &store, &station) })?;
     let registry = recipes::open(config, &store)?;
-    let Some(engine) = load(config, &registry, &store, systemd, told)? else {
+    let Some(engine) = backend::load(config, &registry, &store, &|| systemd.alive(), &|| !told.is_to_stop())?
+    else {
         drop(control);
         runtime.block_on(publishers.stop())?;
         tracing::info!(outbox = store.outbox_len(), "stopped before the line began");
@@ -412,7 +410,7 @@ impl Parts<'_> {
         if let Some(page) = self.page {
             page.keep_recipes(Arc::<Recipes>::clone(&book));
         }
-        let room = candidate(&self.config.model, self.recipes);
+        let room = backend::candidate(&self.config.model, self.recipes);
         let thread = recipes::start(&book, Arc::clone(engine), room, self.stop.clone())?;
         if let Some(door) = self.door {
             door.judge_with(Arc::<Recipes>::clone(&book));
@@ -518,77 +516,4 @@ impl Line {
         let threads = inbox.or(commands).or(modbus).or(keeper).or(learner).or(watch).or(door);
         threads.or_else(|| page.and_then(Web::gone))
     }
-}
-
-/// The model, loaded and let in; or the engine without it, with the reason in its health. `None`: told to stop before
-/// it was there.
-fn load(
-    config: &Config,
-    recipes: &Arc<Registry>,
-    store: &Arc<Store>,
-    systemd: &Systemd,
-    told: &Told,
-) -> anyhow::Result<Option<Box<dyn Backend>>> {
-    let model = &config.model;
-    let admission = ByProof(Arc::new(model::Accepted::new(Arc::clone(store), config, Arc::clone(recipes))));
-    let (alive, go_on) = (|| systemd.alive(), || !told.is_to_stop());
-    if let Some(remote) = &model.remote {
-        let options = remote.options(Arc::new(admission)).map_err(anyhow::Error::msg)?;
-        return model::load_remote(Cluster::new(options)?, &alive, &go_on);
-    }
-    let options =
-        ChildOptions::new(engine_program(model, recipes), model.unload_after_idle, Arc::new(admission));
-    // A large model may take minutes: systemd waits on while the engine's process works.
-    model::load(Child::new(options), &alive, &go_on)
-}
-
-/// Another room with the model whose files are there when it is asked for, accepted or not: for the gates of
-/// the recipes.
-fn candidate(model: &Model, recipes: &Registry) -> recipes::Room {
-    let (program, named) = (engine_program(model, recipes), Arc::new(ByNamedProof));
-    let remote = model.remote.clone();
-    Box::new(move || {
-        if let Some(remote) = &remote {
-            let options =
-                remote.options(Arc::new(ByProof(Arc::clone(&named)))).map_err(anyhow::Error::msg)?;
-            let mut cluster = Cluster::new(options)?;
-            cluster.load(&|| {}, &|| true)?;
-            return Ok(Engine::start(Box::new(cluster), Box::new(|| {}))?);
-        }
-        let mut child =
-            Child::new(ChildOptions::new(program.clone(), None, Arc::new(ByProof(Arc::clone(&named)))));
-        child.load(&|| {}, &|| true)?;
-        Ok(Engine::start(Box::new(child), Box::new(|| {}))?)
-    })
-}
-
-/// `inspectd infer` with what the config says of the model, and room for the adapters of the recipes.
-fn engine_program(model: &Model, recipes: &Registry) -> Program {
-    let (threads, memory_mb) = (model.threads.to_string(), model.memory_mb.to_string());
-    let yarn = model.yarn.to_string();
-    let mut text: Vec<std::ffi::OsString> = vec![
-        "infer".into(),
-        "--text".into(),
-        model.text.clone().into(),
-        "--mmproj".into(),
-        model.mmproj.clone().into(),
-        "--threads".into(),
-        threads.into(),
-        "--memory-mb".into(),
-        memory_mb.into(),
-        "--kv".into(),
-        model.kv.name().into(),
-        "--yarn".into(),
-        yarn.into(),
-        "--device".into(),
-        model.device.name().into(),
-    ];
-    let adapters = recipes.adapters_mib();
-    if adapters > 0 {
-        text.extend(["--adapters-mb".into(), adapters.to_string().into()]);
-    }
-    if let Some(adapter) = &model.adapter {
-        text.extend(["--adapter".into(), adapter.clone().into()]);
-    }
-    Program::new(text)
 }

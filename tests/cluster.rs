@@ -9,8 +9,13 @@ mod broker;
 mod config;
 #[path = "cluster/daemon.rs"]
 mod daemon;
+#[path = "common/desk.rs"]
+#[allow(dead_code, reason = "no truth is changed here")]
+mod desk;
 #[path = "cluster/llama.rs"]
 mod llama;
+#[path = "cluster/mixed.rs"]
+mod mixed;
 #[path = "common/scripted.rs"]
 mod scripted;
 #[path = "common/station.rs"]

@@ -77,7 +77,9 @@ fn report_config(out: &mut impl Write, path: &Path, config: &Config) -> io::Resu
         writeln!(out, "ok       {}: sink {name}, broker {url}{node}{commands}{enabled}", path.display())?;
     }
     if let Some(remote) = &config.model.remote {
-        writeln!(out, "ok       {}: the model of {}", path.display(), remote::named(remote))?;
+        let files =
+            if config.model.has_files() { "; the features of pictures are those of the files" } else { "" };
+        writeln!(out, "ok       {}: the model of {}{files}", path.display(), remote::named(remote))?;
     }
     for (name, recipe) in &config.recipes {
         report_pipeline(out, &config.file_of(name), &recipe.pipeline)?;

@@ -10,6 +10,7 @@ use crate::control::client::{ControlError, Piece, Taken};
 use crate::engine::cluster::Cluster;
 use crate::inspect::proof::{ByNamedProof, ByProof};
 use crate::recipe::registry::Recipe;
+use crate::store::pins::ServersPin;
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -101,10 +102,11 @@ fn accept(store: &StoreArgs, reason: Option<String>) -> anyhow::Result<()> {
         "--reason: must not be empty"
     );
     let found = match &model.remote {
-        Some(remote) => of_servers(remote)?,
-        None => of_files(store, &model)?,
+        None => vec![of_files(store, &model)?],
+        Some(remote) if model.has_files() => vec![of_files(store, &model)?, of_servers(remote)?],
+        Some(remote) => vec![of_servers(remote)?],
     };
-    ask_to_accept(store, &recipes, found, reason)
+    ask_to_accept(store, &recipes, &found, reason)
 }
 
 /// A model that is there now: its name, its marks, and where it was found.
@@ -151,14 +153,14 @@ fn of_files(store: &StoreArgs, model: &config::Model) -> anyhow::Result<Found> {
     Ok(Found { name, text_sha256, mmproj_sha256, places })
 }
 
-/// Has the pair accepted by whoever has the store.
+/// Has what was found accepted by whoever has the store: a model, and perhaps the servers beside it.
 fn ask_to_accept(
     store: &StoreArgs,
     recipes: &BTreeMap<String, Recipe>,
-    found: Found,
+    found: &[Found],
     reason: Option<String>,
 ) -> anyhow::Result<()> {
-    let Found { name, text_sha256, mmproj_sha256, places: [text, mmproj] } = found;
+    let [model, beside @ ..] = found else { return Ok(()) };
     let by = ["SUDO_USER", "USER"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
     let by = format!("command line ({by})");
     let (_, mut client) = store.reach()?;
@@ -170,9 +172,14 @@ fn ask_to_accept(
         );
     }
     let request = Request::AcceptModel {
-        name,
-        text_sha256: text_sha256.clone(),
-        mmproj_sha256: mmproj_sha256.clone(),
+        name: model.name.clone(),
+        text_sha256: model.text_sha256.clone(),
+        mmproj_sha256: model.mmproj_sha256.clone(),
+        servers: beside.first().map(|servers| ServersPin {
+            name: servers.name.clone(),
+            text_sha256: servers.text_sha256.clone(),
+            mmproj_sha256: servers.mmproj_sha256.clone(),
+        }),
         by,
         reason,
     };
@@ -184,16 +191,19 @@ fn ask_to_accept(
         Ok::<_, ControlError>(Taken::Silently)
     })?;
     drop(phases);
-    println!("accepted: {text} {text_sha256}, {mmproj} {mmproj_sha256}");
-    if let Some(former) = summary["former"].as_object() {
-        let of = |key: &str| former.get(key).and_then(|v| v.as_str()).unwrap_or_default();
-        println!(
-            "instead of: {} {}, of {} by {}",
-            of("text_sha256"),
-            of("mmproj_sha256"),
-            of("at"),
-            of("by")
-        );
+    for Found { text_sha256, mmproj_sha256, places: [text, mmproj], .. } in found {
+        println!("accepted: {text} {text_sha256}, {mmproj} {mmproj_sha256}");
+    }
+    let former = &summary["former"];
+    let of = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    if former.is_object() {
+        let (text, mmproj) = (of(former, "text_sha256"), of(former, "mmproj_sha256"));
+        println!("instead of: {text} {mmproj}, of {} by {}", of(former, "at"), of(former, "by"));
+    }
+    let servers = &former["servers"];
+    if servers.is_object() {
+        let (text, mmproj) = (of(servers, "text_sha256"), of(servers, "mmproj_sha256"));
+        println!("and of the servers {}: {text} {mmproj}", of(servers, "name"));
     }
     Ok(())
 }

@@ -3,10 +3,10 @@
 //! A config may name servers that have it: who asks whole questions asks them there, by `open`. Who looks into the model
 //! itself needs its files.
 
-use crate::config::{Config, Remote, SHIPPED_MMPROJ, SHIPPED_TEXT};
+use crate::config::{Config, Remote, SHIPPED_MMPROJ, SHIPPED_TEXT, Share};
 use crate::document::search::Search;
-use crate::engine::Backend as _;
 use crate::engine::cluster::Cluster;
+use crate::engine::{Backend as _, MixedVlm};
 use crate::inspect::proof::{ByNamedProof, ByProof, give_named};
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ pub(super) struct ModelArgs {
     /// What computes: cpu, or cuda and cuda:N in a build with that feature.
     #[arg(long, value_name = "DEVICE", value_parser = processor, default_value = "cpu")]
     pub device: Processor,
-    /// The config's servers, where no pair is named.
+    /// The config's servers, where no pair is named: they answer all questions, or those beside features.
     #[arg(skip)]
     pub remote: Option<Remote>,
 }
@@ -64,7 +64,7 @@ impl ModelArgs {
     pub(super) fn or_config(&self, config: Option<&Config>) -> Self {
         let remote = config.and_then(|c| c.model.remote.clone()).filter(|_| self.model.is_none());
         // A pair in the place of the config's servers has no keys there.
-        let model = config.map(|c| &c.model).filter(|model| model.remote.is_none());
+        let model = config.map(|c| &c.model).filter(|model| model.has_files());
         Self {
             remote,
             model: self.model.clone().or_else(|| model.map(|m| m.text.clone())),
@@ -91,7 +91,7 @@ impl ModelArgs {
     /// # Errors
     /// None is named, and the shipped pair is nowhere; the config names servers.
     pub(super) fn files(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
-        if self.remote.is_some() {
+        if self.remote.as_ref().is_some_and(|remote| remote.share == Share::All) {
             bail!(
                 "[model] remote: servers have the model, and this command needs its files: name a pair with --model and \
                  --mmproj"
@@ -103,7 +103,7 @@ impl ModelArgs {
         ))
     }
 
-    /// What answers: the config's servers, or the pair as `load` has it.
+    /// What answers: the config's servers, the pair as `load` has it, or both.
     ///
     /// # Errors
     /// As `load`; no server was let in.
@@ -116,7 +116,10 @@ impl ModelArgs {
         if let Some(fault) = &cluster.health().fault {
             tracing::warn!("{fault}");
         }
-        Ok(Box::new(cluster))
+        Ok(match remote.share {
+            Share::All => Box::new(cluster),
+            Share::Questions => Box::new(MixedVlm::new(self.load()?, cluster)),
+        })
     }
 
     /// Loads the pair and has it give its proof.

@@ -46,7 +46,10 @@ impl Config {
 
     fn model(&self, out: &mut Text) {
         if let Some(remote) = &self.model.remote {
-            return remote.write(out);
+            remote.write(out);
+        }
+        if !self.model.has_files() {
+            return;
         }
         out.pair("text", path(&self.model.text));
         out.pair("mmproj", path(&self.model.mmproj));

@@ -2,7 +2,7 @@
 
 use super::{
     Camera, Config, Found, Model, Mqtt, Part, Prove, QueueConfig, ReadError, SHIPPED_MMPROJ, SHIPPED_TEXT,
-    Sink, Station, Store, TriggerConfig, TriggerOn, modbus, mqtt, opcua, pair, read_text, remote,
+    Share, Sink, Station, Store, TriggerConfig, TriggerOn, modbus, mqtt, opcua, pair, read_text, remote,
     sparkplug::{self, Names},
     web,
 };
@@ -181,7 +181,7 @@ fn station(section: Section<'_>) -> Station {
 
 fn model(origin: &Origin, section: Section<'_>) -> Model {
     let remote = remote::read(origin, &section, |path| is_untold(origin, path));
-    if remote.is_some() {
+    if remote.as_ref().is_some_and(|remote| remote.share == Share::All) {
         section.finish();
         return Model {
             remote,
@@ -200,7 +200,8 @@ fn model(origin: &Origin, section: Section<'_>) -> Model {
     }
     let text = origin.model_of(&section, "text", SHIPPED_TEXT);
     let mmproj = origin.model_of(&section, "mmproj", SHIPPED_MMPROJ);
-    let adapter = section.text("adapter", PATH_CHARS_MAX).map(|path| origin.input(Path::new(&path)));
+    let adapter = section.text("adapter", PATH_CHARS_MAX).filter(|_| remote.is_none());
+    let adapter = adapter.map(|path| origin.input(Path::new(&path)));
     if let Some(adapter) = &adapter {
         origin.must_be_file(&section, "adapter", adapter);
     }

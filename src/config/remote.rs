@@ -1,4 +1,4 @@
-//! The keys `[model] remote…`: servers that have the model, in the place of files.
+//! The keys `[model] remote…`: servers that have the model, in the place of files or beside them.
 //!
 //! The key of an API stands in a file of its own and reaches no log.
 
@@ -25,7 +25,8 @@ const TIMEOUT_S: u64 = 30;
 /// Requests under way at one server where the config says nothing.
 const REQUESTS: usize = 8;
 /// Why a key of the files has no place beside servers.
-const OF_FILES: &str = "means nothing with remote: the servers have the model";
+const OF_FILES: &str = "means nothing with remote: the servers have the model; with remote_for = \"questions\" the files have \
+                        their part";
 /// Keys of a model that is here.
 const KEYS_OF_FILES: [&str; 10] = [
     "text",
@@ -40,11 +41,38 @@ const KEYS_OF_FILES: [&str; 10] = [
     "unload_after_idle_s",
 ];
 
+/// What servers are asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// Everything: there are no files.
+    #[default]
+    All,
+    /// What the text model answers; the features of pictures are those of the files.
+    Questions,
+}
+
+impl Share {
+    const NAMES: [&str; 2] = ["all", "questions"];
+
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "all" => Some(Self::All),
+            "questions" => Some(Self::Questions),
+            _ => None,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
 /// Servers that have the model, and how they are asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remote {
     /// At least one; each once.
     pub servers: Vec<Url>,
+    pub share: Share,
     /// `None`: each says what it is.
     pub kind: Option<Kind>,
     /// `None`: the only one that they have.
@@ -111,6 +139,7 @@ impl Remote {
             format!("[{}]", words.join(", "))
         };
         out.pair("remote", list(self.servers.iter().map(ToString::to_string).collect()));
+        out.pair("remote_for", quoted(self.share.name()));
         if let Some(kind) = self.kind {
             out.pair("remote_server", quoted(kind.name()));
         }
@@ -148,6 +177,7 @@ pub(super) fn read(
     };
     let remote = Remote {
         servers: servers(section, urls.as_deref().unwrap_or_default()),
+        share: section.word("remote_for", Share::named, &Share::NAMES).unwrap_or_default(),
         kind: section.word("remote_server", Kind::named, &Kind::NAMES),
         model: section.text("remote_model", MODEL_CHARS_MAX),
         labels: labels(section),
@@ -159,6 +189,7 @@ pub(super) fn read(
     };
     let Some(urls) = urls else {
         for key in [
+            "remote_for",
             "remote_server",
             "remote_model",
             "remote_labels",
@@ -172,7 +203,12 @@ pub(super) fn read(
         }
         return None;
     };
-    KEYS_OF_FILES.iter().for_each(|key| section.refuse(key, OF_FILES));
+    match remote.share {
+        Share::All => KEYS_OF_FILES.iter().for_each(|key| section.refuse(key, OF_FILES)),
+        Share::Questions => {
+            section.refuse("adapter", "means nothing with remote: what it changes is asked of the servers");
+        }
+    }
     if section.are_fine(&["remote"]) {
         if urls.is_empty() {
             section.problem("remote", "names no server; leave it out for a model in files");

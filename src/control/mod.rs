@@ -29,7 +29,7 @@ use crate::ipc::{Channel, IpcError};
 use crate::store::backup::Since;
 use crate::store::error::StoreError;
 use crate::store::export::write::Form;
-use crate::store::pins::ModelPin;
+use crate::store::pins::{ModelPin, ServersPin};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,6 +91,9 @@ pub(crate) enum Request {
         name: String,
         text_sha256: String,
         mmproj_sha256: String,
+        /// Servers that answer the questions beside it.
+        #[serde(default)]
+        servers: Option<ServersPin>,
         by: String,
         /// Why it is accepted without a replay; `None`: the gates of the active recipes are asked.
         #[serde(default)]

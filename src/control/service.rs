@@ -45,9 +45,9 @@ pub(super) fn answer(
             let active = judge.map(|judge| judge.labels(which.pipeline.as_deref()));
             export(store, form, which, &active.unwrap_or(labels), talk)
         }
-        Request::AcceptModel { name, text_sha256, mmproj_sha256, by, reason } => {
+        Request::AcceptModel { name, text_sha256, mmproj_sha256, servers, by, reason } => {
             let at = rfc3339(SystemTime::now());
-            let pin = ModelPin { name, text_sha256, mmproj_sha256, at, by };
+            let pin = ModelPin { name, text_sha256, mmproj_sha256, servers, at, by };
             if let Some(judge) = judge {
                 let mut progress =
                     |pipeline: &str, done, total| talk.progress("replay", done, total, pipeline).is_ok();

@@ -10,26 +10,38 @@
 //! The proof is the one that the model names; of one that names none it is what it makes of parts that people have
 //! confirmed ([`confirmed`]). Files that were accepted while they were damaged are not let in either.
 //!
+//! Servers beside files are accepted as the files are, each side for itself, and have one entry of the store together.
+//!
 //! That holds for a load within a run, too: an engine that was lost is started again from files that somebody may
 //! have exchanged meanwhile. Hashes in the config take precedence over what was accepted.
 
 mod confirmed;
 
 use crate::config::Config;
-use crate::engine::child::Child;
-use crate::engine::cluster::Cluster;
-use crate::engine::{Backend, EngineError, Refused};
+use crate::engine::Refused;
 use crate::inspect::proof::{Acceptance, Outcome, Proof, named};
 use crate::recipe::registry::Registry;
 use crate::store::Store;
-use crate::store::pins::ModelPin;
+use crate::store::pins::{ModelPin, ServersPin};
 use crate::store::record::rfc3339;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 use vlm::ModelInfo;
+
+/// What an accepted model is the model of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The whole station: files, or servers without any.
+    Whole,
+    /// Files whose servers are asked all questions: they answer for the features of pictures.
+    Files,
+    /// Those servers.
+    Servers,
+}
 
 /// Lets only the accepted pair in.
 pub(super) struct Accepted {
+    side: Side,
     store: Arc<Store>,
     /// Hashes that the config names.
     text_sha256: Option<String>,
@@ -48,13 +60,19 @@ impl std::fmt::Debug for Accepted {
 }
 
 impl Accepted {
-    /// The pair that a store has accepted, with the hashes of the config and the active recipes.
-    pub(super) fn new(store: Arc<Store>, config: &Config, recipes: Arc<Registry>) -> Self {
-        Self {
-            store,
-            text_sha256: config.model.text_sha256.clone(),
-            mmproj_sha256: config.model.mmproj_sha256.clone(),
-            recipes,
+    /// What a store has accepted of a side, with the hashes of the config, which are of files, and the active recipes.
+    pub(super) fn new(side: Side, store: Arc<Store>, config: &Config, recipes: Arc<Registry>) -> Self {
+        let of_files = |hash: &Option<String>| hash.clone().filter(|_| side != Side::Servers);
+        let model = &config.model;
+        let (text_sha256, mmproj_sha256) = (of_files(&model.text_sha256), of_files(&model.mmproj_sha256));
+        Self { side, store, text_sha256, mmproj_sha256, recipes }
+    }
+
+    /// The marks of this side that an entry of the store has; `None`: none of it was accepted.
+    fn marks<'a>(&self, pin: &'a ModelPin) -> Option<[&'a str; 2]> {
+        match self.side {
+            Side::Whole | Side::Files => Some([&pin.text_sha256, &pin.mmproj_sha256]),
+            Side::Servers => pin.servers.as_ref().map(|s| [s.text_sha256.as_str(), s.mmproj_sha256.as_str()]),
         }
     }
 
@@ -76,36 +94,48 @@ impl Accepted {
         }
         match self.store.model_pin() {
             Ok(None) => Ok(()),
-            Ok(Some(pin)) if is_of(&pin, model) => Ok(()),
-            Ok(Some(ModelPin { text_sha256, mmproj_sha256, at, .. })) => refused(format!(
-                "the model's files are not those that were accepted at {at}: text {text_sha256} is now {}, vision \
-                 {mmproj_sha256} is now {}; put them back, or accept these with inspectd model accept",
-                model.text_sha256, model.mmproj_sha256
-            )),
+            Ok(Some(pin)) => match self.marks(&pin) {
+                Some(marks) if marks != of(model) => {
+                    let [text, mmproj] = marks;
+                    refused(format!(
+                        "the model's files are not those that were accepted at {}: text {text} is now {}, vision \
+                         {mmproj} is now {}; put them back, or accept these with inspectd model accept",
+                        pin.at, model.text_sha256, model.mmproj_sha256
+                    ))
+                }
+                _ => Ok(()),
+            },
             Err(error) => refused(format!(
                 "which model files were accepted cannot be read: {error}; accept them with inspectd model accept"
             )),
         }
     }
 
+    /// The entry of the store with this model as its side; the other side's stays. `None`: servers have no entry before
+    /// the files have one.
+    fn with(&self, former: Option<ModelPin>, model: &ModelInfo) -> Option<ModelPin> {
+        let ModelInfo { name, text_sha256, mmproj_sha256, .. } = model.clone();
+        if self.side == Side::Servers {
+            let servers = Some(ServersPin { name, text_sha256, mmproj_sha256 });
+            return former.map(|former| ModelPin { servers, ..former });
+        }
+        let servers = former.and_then(|former| former.servers).filter(|_| self.side == Side::Files);
+        let (at, by) = (rfc3339(SystemTime::now()), "the start of the daemon".to_owned());
+        Some(ModelPin { name, text_sha256, mmproj_sha256, servers, at, by })
+    }
+
     /// Accepts the first pair that has given its proof.
     fn pin(&self, model: &ModelInfo) {
-        match self.store.model_pin() {
-            Ok(Some(pin)) if is_of(&pin, model) => return,
-            Ok(_) => {}
+        let former = match self.store.model_pin() {
+            Ok(Some(pin)) if self.marks(&pin) == Some(of(model)) => return,
+            Ok(former) => former,
             // What cannot be read is not overwritten by a start.
             Err(_) => return,
-        }
-        let pin = ModelPin {
-            name: model.name.clone(),
-            text_sha256: model.text_sha256.clone(),
-            mmproj_sha256: model.mmproj_sha256.clone(),
-            at: rfc3339(SystemTime::now()),
-            by: "the start of the daemon".to_owned(),
         };
+        let Some(pin) = self.with(former, model) else { return };
         match self.store.pin_model(&pin) {
             Ok(()) => {
-                tracing::info!(text = %pin.text_sha256, vision = %pin.mmproj_sha256, "this model is accepted");
+                tracing::info!(text = %model.text_sha256, vision = %model.mmproj_sha256, "this model is accepted");
             }
             // The next load tries again; until then another pair would be taken.
             Err(error) => tracing::error!(%error, "which model is accepted was not kept"),
@@ -113,8 +143,8 @@ impl Accepted {
     }
 }
 
-fn is_of(pin: &ModelPin, model: &ModelInfo) -> bool {
-    pin.text_sha256 == model.text_sha256 && pin.mmproj_sha256 == model.mmproj_sha256
+fn of(model: &ModelInfo) -> [&str; 2] {
+    [&model.text_sha256, &model.mmproj_sha256]
 }
 
 impl Acceptance for Accepted {
@@ -122,6 +152,10 @@ impl Acceptance for Accepted {
         self.accept(model)?;
         if let Some(proof) = named(model)? {
             return Ok(proof);
+        }
+        if self.side == Side::Files {
+            // It answers no question about a part, so that confirmed parts say nothing of it.
+            return Ok(Proof { known: vec![] });
         }
         let all = self.recipes.all();
         let pipelines = all.iter().map(|r| (r.pipeline.name.clone(), (*r.pipeline).clone())).collect();
@@ -143,54 +177,6 @@ impl Acceptance for Accepted {
     }
 }
 
-/// Loads the model before the first camera opens: a file that does not read stops the start, not the line. A model
-/// that is not accepted or not proven leaves the station up, with reviews and an alarm, so that people can act.
-///
-/// `None`: it was given up, because `go_on` no longer holds.
-///
-/// # Errors
-/// The model cannot be loaded.
-pub(super) fn load(
-    mut engine: Child,
-    alive: &dyn Fn(),
-    go_on: &dyn Fn() -> bool,
-) -> anyhow::Result<Option<Box<dyn Backend>>> {
-    let started = Instant::now();
-    let loaded = engine.load(alive, go_on).cloned();
-    Ok(is_loaded(loaded, started)?.then(|| Box::new(engine) as Box<dyn Backend>))
-}
-
-/// The same of servers. One that cannot be reached stops no start: it is asked again and again, and until one is there
-/// every part is a review.
-///
-/// # Errors
-/// As `load`.
-pub(super) fn load_remote(
-    mut cluster: Cluster,
-    alive: &dyn Fn(),
-    go_on: &dyn Fn() -> bool,
-) -> anyhow::Result<Option<Box<dyn Backend>>> {
-    let started = Instant::now();
-    let loaded = cluster.load(alive, go_on).cloned();
-    Ok(is_loaded(loaded, started)?.then(|| Box::new(cluster) as Box<dyn Backend>))
-}
-
-/// Whether the line begins, with or without the model.
-fn is_loaded(loaded: Result<ModelInfo, EngineError>, started: Instant) -> anyhow::Result<bool> {
-    match loaded {
-        Ok(info) => {
-            let ms = started.elapsed().as_millis() as u64;
-            tracing::info!(model = %info.name, sha256 = %info.text_sha256, ms, "model loaded");
-        }
-        Err(error @ (EngineError::NotAccepted { .. } | EngineError::NotProven { .. })) => {
-            tracing::error!(%error, "the line begins without a model: every part is a review");
-        }
-        Err(EngineError::GivenUp) => return Ok(false),
-        Err(error) => return Err(error.into()),
-    }
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +189,7 @@ mod tests {
     fn accepted_by(store: &Arc<Store>, text: Option<&str>, mmproj: Option<&str>) -> Accepted {
         let of = |hash: Option<&str>| hash.map(str::to_owned);
         Accepted {
+            side: Side::Whole,
             store: Arc::clone(store),
             text_sha256: of(text),
             mmproj_sha256: of(mmproj),
@@ -247,6 +234,31 @@ mod tests {
         store.pin_model(&pin).unwrap();
         accepted.admit(&other).unwrap();
         refused(&accepted, &first);
+    }
+
+    #[test]
+    fn files_and_the_servers_beside_them_are_accepted_each_for_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
+        let of = |side| Accepted { side, ..accepted_by(&store, None, None) };
+        let (files, servers) = (of(Side::Files), of(Side::Servers));
+        let (small, big, other) = (info("t1", "m1"), info("T1", "M1"), info("T2", "M1"));
+        servers.proven(&big, &Proof::default(), &[]);
+        assert_eq!(store.model_pin().unwrap(), None, "the files come first");
+        files.proven(&small, &Proof::default(), &[]);
+        servers.admit(&big).unwrap();
+        servers.proven(&big, &Proof::default(), &[]);
+        let pin = store.model_pin().unwrap().unwrap();
+        assert_eq!((&*pin.text_sha256, &*pin.servers.unwrap().text_sha256), ("t1", "T1"));
+        assert!(refused(&servers, &other).contains("text T1 is now T2"));
+        assert!(refused(&files, &big).contains("text t1 is now T1"));
+        assert!(
+            refused(&of(Side::Whole), &big).contains("text t1 is now T1"),
+            "no server takes the files' place"
+        );
+        files.admit(&small).unwrap();
+        files.proven(&small, &Proof::default(), &[]);
+        assert!(store.model_pin().unwrap().unwrap().servers.is_some(), "they stay accepted");
     }
 
     #[test]

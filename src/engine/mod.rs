@@ -3,11 +3,12 @@
 //! ```text
 //! line, review, guests, replay --submit--> scheduler (a thread) --Backend--> child: a process with the model, or
 //!                              <--answers, in whatever order they come--'    cluster: servers with it
+//!                                                                            mixed: the one for features, the other for the rest
 //! ```
 //!
 //! The room knows nothing of inspection: a job is pictures and questions, and what an answer means is its asker's
 //! business. A backend is what answers: a process of its own ([`child`]), which may hang, crash and be killed, or other
-//! machines ([`cluster`]), which may do the same.
+//! machines ([`cluster`]), which may do the same, or both ([`mixed`]).
 //!
 //! Invariants:
 //! - Every job is answered exactly once: with what the model said, or with the reason why it said nothing. What it says
@@ -19,9 +20,11 @@
 mod abilities;
 pub mod child;
 pub mod cluster;
+mod mixed;
 mod scheduler;
 
 pub use abilities::{Abilities, Forms};
+pub use mixed::{Mixed, MixedVlm, marks_of_both};
 pub use scheduler::{Answer, Engine, Event, Order, OrderId, Reply};
 
 use std::fmt::Debug;

@@ -18,10 +18,23 @@ pub struct ModelPin {
     /// sha256 (hex) of the text file and of the vision file.
     pub text_sha256: String,
     pub mmproj_sha256: String,
+    /// Of servers beside the files, the marks of what they say; `None`: there were none, or none was let in yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub servers: Option<ServersPin>,
     /// RFC 3339, UTC.
     pub at: String,
     /// Who accepted it, as far as that is known.
     pub by: String,
+}
+
+/// Accepted servers beside a pair of files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServersPin {
+    /// Their model's name, for people.
+    pub name: String,
+    /// The marks that stand in the place of a text file's hash and a vision file's.
+    pub text_sha256: String,
+    pub mmproj_sha256: String,
 }
 
 /// Known pictures that a pair has told.

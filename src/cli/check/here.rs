@@ -127,6 +127,8 @@ fn model(config: &Config) -> Vec<(String, String)> {
     }
     match pair(&model.text, &model.mmproj) {
         Ok(labels) => match adapted(model, labels) {
+            // Servers beside the files are asked with labels of their own.
+            Ok(_) if model.remote.is_some() => {}
             Ok(labels) => {
                 found.extend(labels_of(config, &labels));
                 found.extend(adapters(config));

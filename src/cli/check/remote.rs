@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! key, authorities   the file cannot be read, is open to everybody, holds none
-//! recipes            features of cells, clips, adapters; pictures that a server would enlarge beyond the recipe's limit
+//! recipes            features of cells (without files beside the servers), clips, adapters; pictures that a server would enlarge beyond the recipe's limit
 //! ```
 //!
 //! No server is asked: that is the start's business, and the doctor's.
 
-use crate::config::{Camera, Config, Found, Remote};
+use crate::config::{Camera, Config, Found, Remote, Share};
 use crate::domain::pipeline::{Pipeline, Prompt, PromptKind};
 use crate::engine::cluster::{Url, authorities};
 use crate::inspect::plan::unknown_label;
@@ -51,7 +51,13 @@ fn unable(pipeline: &Pipeline, remote: &Remote) -> Option<String> {
     let of = |prompt: &Prompt| {
         let id = &prompt.id;
         if let PromptKind::Reference(_) = prompt.kind {
-            return Some(format!("prompt {id} compares the features of cells, which no server gives"));
+            let why = || {
+                format!(
+                    "prompt {id} compares the features of cells, which no server gives: with [model] remote_for = \
+                     \"questions\" a model in files does"
+                )
+            };
+            return (remote.share == Share::All).then(why);
         }
         if prompt.clip {
             return Some(format!("prompt {id} is shown clips, which no server takes"));
@@ -76,7 +82,8 @@ fn unable(pipeline: &Pipeline, remote: &Remote) -> Option<String> {
 /// A prompt whose pictures are shown larger than its own budget would show them.
 fn enlarged(pipeline: &Pipeline, remote: &Remote) -> Option<String> {
     let tile = pipeline.tiling.tile_px;
-    pipeline.prompts.iter().find_map(|prompt| {
+    let asked = pipeline.prompts.iter().filter(|prompt| !matches!(prompt.kind, PromptKind::Reference(_)));
+    asked.into_iter().find_map(|prompt| {
         let (width, height) = prompt.roi.map_or((tile, tile), |roi| (roi.width(), roi.height()));
         let budget = prompt.budget;
         let own = smart_resize(width, height, ROW_PX, budget.min_pixels, budget.max_pixels).ok()?;
@@ -106,6 +113,7 @@ mod tests {
     fn remote() -> Remote {
         Remote {
             servers: vec![Url::parse("http://gpu1/v1").expect("a url")],
+            share: Share::All,
             kind: None,
             model: None,
             labels: vec![],

@@ -61,7 +61,7 @@ fn memory(config: &Config) -> Line {
     // Of a split model all parts; what is wrong with a file is said elsewhere.
     let alone = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
     let size = |path: &Path| Gguf::open(path).map_or_else(|_| alone(path), |file| file.memory_bytes());
-    if config.model.remote.is_some() {
+    if !config.model.has_files() {
         // The servers have it.
         return Line::ok("memory", "");
     }

@@ -21,7 +21,9 @@ const MTU_MIN: u32 = 8000;
 
 /// Everything about the station.
 pub(super) fn lines(config: &Config, file: &Path) -> Vec<Line> {
-    let mut lines = vec![model(config), store(config), daemon(config)];
+    let mut lines: Vec<Line> = config.model.remote.iter().map(servers).collect();
+    lines.extend(config.model.has_files().then(|| model(config)));
+    lines.extend([store(config), daemon(config)]);
     lines.extend(config.cameras.iter().map(|camera| of_camera(camera, &config.store.dir)));
     lines.extend(config.cameras.iter().filter_map(network));
     lines.push(page(config));
@@ -30,9 +32,6 @@ pub(super) fn lines(config: &Config, file: &Path) -> Vec<Line> {
 }
 
 fn model(config: &Config) -> Line {
-    if let Some(remote) = &config.model.remote {
-        return servers(remote);
-    }
     let (text, mmproj) = (&config.model.text, &config.model.mmproj);
     if let Some(missing) = [text, mmproj].into_iter().find(|file| !file.is_file()) {
         let todo = "install it, or name where it is in [model]";

@@ -24,6 +24,19 @@ fn servers_take_the_place_of_files() {
 }
 
 #[test]
+fn files_stay_beside_servers_that_are_asked_questions_alone() {
+    let load = |keys: &str| {
+        let config = config_of(&format!("{SMALL}\n[model]\nremote = [\"http://gpu1/v1\"]\n{keys}"));
+        let config = config.unwrap_or_else(|p| panic!("{p:#?}"));
+        assert_eq!(config_of(&config.effective()).expect("it loads again"), config);
+        config.model
+    };
+    assert!(!load("").has_files() && !load("remote_for = \"all\"\n").has_files());
+    let both = load("remote_for = \"questions\"\ntext = \"t.gguf\"\nmmproj = \"v.gguf\"\nthreads = 3\n");
+    assert!(both.has_files() && both.text.ends_with("t.gguf") && both.threads == 3, "{both:?}");
+}
+
+#[test]
 fn what_is_wrong_with_servers_is_named_with_its_key() {
     let one = "remote = [\"http://gpu1/v1\"]\n";
     for (keys, words) in [
@@ -36,6 +49,9 @@ fn what_is_wrong_with_servers_is_named_with_its_key() {
         (format!("{one}remote_server = \"ollama\"\n"), "must be one of vllm, llama-server, openai"),
         (format!("{one}text = \"a.gguf\"\n"), "model.text = \"a.gguf\": means nothing with remote"),
         (format!("{one}threads = 4\n"), "means nothing with remote"),
+        (format!("{one}remote_for = \"some\"\n"), "must be one of all, questions"),
+        (format!("{one}remote_for = \"questions\"\nadapter = \"a.gguf\"\n"), "means nothing with remote"),
+        ("remote_for = \"questions\"\n".to_owned(), "means nothing without remote"),
         (format!("{one}remote_labels = [\"pit\", \"pit\"]\n"), "each once"),
         (format!("{one}remote_timeout_s = 0\n"), "must be from 1 to 600"),
         (format!("{one}remote_retries = 3\n"), "unknown key"),

@@ -13,7 +13,7 @@ use super::{Keeper, Recipes, Request};
 use crate::causes;
 use crate::control::ModelGate;
 use crate::domain::pipeline::{Pipeline, labels_of};
-use crate::engine::Engine;
+use crate::engine::{Engine, marks_of_both};
 use crate::store::pins::ModelPin;
 use crate::store::recipes::{ReplayEntry, Step};
 use std::sync::Arc;
@@ -33,6 +33,15 @@ const SIGN: Duration = Duration::from_secs(5);
 pub(super) enum Said {
     Progress { pipeline: String, done: u64, total: u64 },
     Judged(Result<(), String>),
+}
+
+/// The marks of an engine with this model.
+fn marks_of(pin: &ModelPin) -> [String; 2] {
+    let files = [&*pin.text_sha256, &*pin.mmproj_sha256];
+    match &pin.servers {
+        Some(servers) => marks_of_both(files, [&servers.text_sha256, &servers.mmproj_sha256]),
+        None => files.map(str::to_owned),
+    }
 }
 
 impl ModelGate for Recipes {
@@ -92,7 +101,7 @@ impl Keeper {
         let engine = (self.room)()
             .map_err(|error| format!("the new model cannot be asked: {}", causes::told(&error)))?;
         let info = engine.info();
-        if (&info.text_sha256, &info.mmproj_sha256) != (&model.text_sha256, &model.mmproj_sha256) {
+        if [info.text_sha256.clone(), info.mmproj_sha256.clone()] != marks_of(model) {
             return Err("the model's files have changed meanwhile".into());
         }
         let mut lost = vec![];

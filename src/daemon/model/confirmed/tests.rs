@@ -1,7 +1,7 @@
 //! Tests of proofs by confirmed parts, on a real store with real pictures.
 
 use super::*;
-use crate::daemon::model::Accepted;
+use crate::daemon::model::{Accepted, Side};
 use crate::domain::frame::{Frame, Trigger};
 use crate::domain::grade::{Grade, Reason, Severity, Verdict};
 use crate::domain::grid::Tile;
@@ -114,6 +114,7 @@ impl Bench {
 
     fn accepted(&self) -> Accepted {
         Accepted {
+            side: Side::Whole,
             store: Arc::clone(&self.store),
             text_sha256: None,
             mmproj_sha256: None,
