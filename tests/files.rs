@@ -293,12 +293,12 @@ fn a_converted_vocabulary_gives_the_tokenizer_s_ids() {
 
 /// The context that the scaled files say they were trained for, in tokens.
 const TRAINED: u64 = 256;
-/// Words before a question, which so reaches some five times as far.
-const WORDS: usize = 1200;
+/// Words before a question, which so reaches some seven times as far; llama.cpp takes 2048 tokens at once.
+const WORDS: usize = 900;
 /// A difference between the programs that comes of the order of sums and of keys in f16, in times of that without scaling.
 const ALIKE: f64 = 3.0;
-/// What scaling that one of them does not apply would be, at least, in times of the same.
-const UNLIKE: f64 = 20.0;
+/// The model without the scaling is farther from the scaled one than llama.cpp is, so many times at least.
+const UNLIKE: f64 = 5.0;
 
 #[test]
 #[ignore = "needs llama.cpp: make test-files"]
@@ -336,15 +336,12 @@ fn positions_are_scaled_as_llama_s() {
     ] {
         let keys: Vec<_> =
             keys.into_iter().map(|(key, value)| (format!("qwen3vl.rope.scaling.{key}"), value)).collect();
-        let scaled = model.path("scaled.gguf");
+        let scaled = model.path(&format!("{name}.gguf"));
         with_keys(&plain, &scaled, &keys).unwrap();
         let [other, unscaled] = apart(&scaled, &open((&scaled, &mmproj), Precision::Expanded));
         println!("{name} | {} | {}", other.words(), unscaled.words());
         assert!(other.mean <= ALIKE * unavoidable.mean, "{name}: {other:?}, without scaling {unavoidable:?}");
-        assert!(
-            unscaled.mean >= UNLIKE * unavoidable.mean,
-            "{name}: the scaling shows nowhere: {unscaled:?}"
-        );
+        assert!(unscaled.mean >= UNLIKE * other.mean, "{name}: the scaling shows nowhere: {unscaled:?}");
     }
 }
 

@@ -1,14 +1,15 @@
 //! A real llama-server with the shipped pair, beside the engine on the same files: `make test-cluster`.
 //!
 //! ```text
-//! example pictures --inspect--> this engine          --> findings, scores --+--> the same, within the bounds below
-//!                  --inspect--> llama-server's model --> findings, scores --'
+//! 100 rendered parts --inspect--> this engine          --> findings, scores --+--> the same, within the bounds below
+//!                    --inspect--> llama-server's model --> findings, scores --'
 //! ```
 //!
 //! The two round differently, so that coordinates differ by a step and a picture that is nearly unsure may tip. The bounds
 //! are what is asked of a server, set before the first run.
 
 use super::{loaded, options_of};
+use crate::desk::Desk;
 use inspectd::camera::decode::{Depth, decode};
 use inspectd::domain::frame::{Frame, Trigger};
 use inspectd::domain::inspection::Inspection;
@@ -26,10 +27,10 @@ use vlm::{Qwen3Vl, Steps as _};
 
 /// Longest start of a server with the small model.
 const START_MAX: Duration = Duration::from_mins(2);
-/// Example pictures of surfaces.
-const PICTURES: usize = 40;
+/// Rendered parts, a tile each.
+const PICTURES: usize = 100;
 /// Pictures of which both must find the same labels, at least.
-const SAME_MIN: usize = 38;
+const SAME_MIN: usize = 95;
 /// Largest difference of a picture's score where both find the same.
 const SCORE_OFF_MAX: f32 = 0.1;
 
@@ -52,7 +53,7 @@ fn shipped(name: &str) -> PathBuf {
 }
 
 /// `llama-server` of `.ci/peers-llama` on a port of its own.
-fn start(port: u16, template: Option<&str>) -> Llama {
+fn start(port: u16, template: Option<&Path>) -> Llama {
     let bin = std::env::var("PEERS_LLAMA").expect("PEERS_LLAMA names the folder of .ci/peers-llama");
     let mut command = Command::new(Path::new(&bin).join("bin/llama-server"));
     command.arg("--model").arg(shipped("inspectd-small.gguf"));
@@ -69,7 +70,7 @@ fn start(port: u16, template: Option<&str>) -> Llama {
     ]);
     command.args(["--alias", "inspectd-small", "--jinja"]);
     if let Some(template) = template {
-        command.arg("--chat-template-file").arg(root().join("tests/cluster").join(template));
+        command.arg("--chat-template-file").arg(template);
     }
     Llama(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("llama-server starts"))
 }
@@ -102,14 +103,18 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
 
-fn pictures() -> Vec<PathBuf> {
-    let folder = root().join("fixtures/model/examples/images");
-    let mut all: Vec<_> =
-        std::fs::read_dir(folder).expect("the examples").map(|e| e.expect("an entry").path()).collect();
-    all.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains("256x256")));
+/// Parts as the model was trained for, in a folder that lives as long as the desk.
+fn pictures(desk: &Desk) -> Vec<PathBuf> {
+    let made = desk.simulate("parts", PICTURES, 4, &["--tiles", "defect"]);
+    let folder = std::fs::read_dir(Path::new(&made).join("images")).expect("the parts");
+    let mut all: Vec<_> = folder.map(|entry| entry.expect("an entry").path()).collect();
     all.sort();
-    all.truncate(PICTURES);
     all
+}
+
+/// A recipe and a folder for pictures.
+fn desk() -> Desk {
+    Desk::new("examples-defects", "references", include_str!("../../pipelines/examples-defects.toml"))
 }
 
 fn frame(path: &Path) -> Frame {
@@ -141,10 +146,11 @@ fn llama_server_finds_what_the_engine_finds() {
         Qwen3Vl::load(&text, &vision, EngineOptions::default(), &device).expect("the shipped pair");
     let own_labels = engine.info().labels.clone();
     let port = free_port();
-    let _server = start(port, Some("qwen3-vl.jinja"));
+    let _server = start(port, None);
     let mut cluster = let_in(&at(port, own_labels)).expect("it counts as we do");
     let recipe: Pipeline = load_pipeline(&root().join("pipelines/examples-defects.toml")).expect("it ships");
-    let pictures = pictures();
+    let desk = desk();
+    let pictures = pictures(&desk);
     assert_eq!(pictures.len(), PICTURES);
     let (mut same, mut worst) = (0, 0.0f32);
     for path in &pictures {
@@ -172,12 +178,18 @@ fn llama_server_finds_what_the_engine_finds() {
     assert!(worst <= SCORE_OFF_MAX, "{worst}");
 }
 
-/// Without the template of Qwen3-VL it puts a line break between picture and text, which shows in the count.
+/// A template that puts a line break after each picture and text shows in the count.
 #[test]
 #[ignore = "needs llama.cpp: make test-cluster"]
 fn llama_server_with_another_template_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let template = folder.path().join("line-break.jinja");
+    let text = include_str!("qwen3-vl.jinja")
+        .replace("{{- part.text -}}", "{{- part.text + '\\n' -}}")
+        .replace("{{- message.content -}}", "{{- message.content + '\\n' -}}");
+    std::fs::write(&template, text).expect("writes");
     let port = free_port();
-    let _server = start(port, None);
+    let _server = start(port, Some(&template));
     let why = let_in(&at(port, vec![])).err().expect("it does not count as we do");
     assert!(why.contains("and we count"), "{why}");
 }
@@ -186,12 +198,12 @@ fn llama_server_with_another_template_is_refused() {
 #[ignore = "needs llama.cpp: make test-cluster"]
 fn llama_server_that_is_killed_is_a_loss_and_its_parts_reviews() {
     let port = free_port();
-    let server = start(port, Some("qwen3-vl.jinja"));
+    let server = start(port, None);
     let options = at(port, vec![]);
     drop(let_in(&options).expect("it counts as we do"));
     let mut cluster = loaded(options);
     drop(server);
     let recipe = load_pipeline(&root().join("pipelines/examples-defects.toml")).expect("it ships");
-    let lost = inspect(&mut cluster, &frame(&pictures()[0]), &recipe);
+    let lost = inspect(&mut cluster, &frame(&shipped("examples/images/defect-256x256-00.png")), &recipe);
     assert!(matches!(lost.verdict, inspectd::domain::grade::Verdict::Review(_)), "{:?}", lost.verdict);
 }

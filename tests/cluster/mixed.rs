@@ -101,8 +101,9 @@ async fn servers_are_asked_what_the_bank_doubts_and_without_them_the_rest_is_a_r
     assert!(wait(&mut alone.start(), "the folder is done again").await.success(), "{}", alone.log());
     until("twenty results", || results(&subscriber.heard()).len() == 20).await;
     for (before, result) in first.iter().zip(&results(&subscriber.heard())[10..]) {
-        assert_eq!(skipped(result), skipped(before), "the gate needs no server");
-        if skipped(result) == TILES {
+        // A part that needs a server is a review at once: the gate may not have looked at all of its tiles.
+        if skipped(before) == TILES {
+            assert_eq!(skipped(result), TILES, "the gate needs no server");
             assert_eq!((&result["verdict"], &result["reason"]), (&before["verdict"], &before["reason"]));
         } else {
             assert_eq!(result["verdict"], "review", "{result}");
