@@ -14,28 +14,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Four tiles a part, each seen as 256 x 256 pixels.
-const RECIPE: &str = r#"schema = 1
-name = "plate"
-mm_per_px = 0.15
-[frame]
-size = "any"
-[tiling]
-tile_px = 456
-overlap_px = 96
-max_tiles = 8
-min_pixels = 65536
-max_pixels = 65536
-[[prompt]]
-id = "like-good-parts"
-kind = "reference"
-features = "backbone"
-bank = "plate.bank"
-[verdict]
-fail_at = "rework"
-review_below_confidence = 0.6
-deadline_ms = 60000
-"#;
+const RECIPE: &str = include_str!("common/plate.toml");
 
 fn desk(recipe: &str) -> Desk {
     Desk::new("plate", "references", recipe)

@@ -15,10 +15,10 @@
 
 use super::cluster::Cluster;
 use super::{Abilities, Backend, Forms, Health, Readiness};
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use vlm::{Answered, Answers, Completion, Delta, Job, ModelInfo, Rank, Timing, Vlm, VlmError};
+use vlm::adapter::identity;
+use vlm::{Answered, Answers, Completion, Job, ModelInfo, Rank, Timing, Vlm, VlmError};
 
 /// The half of a job that one side answers.
 struct Half {
@@ -41,22 +41,17 @@ fn halves(job: &Job) -> [Option<Half>; 2] {
     })
 }
 
-/// The marks of two sides as those of one model: of each pair the sha256 in hex over both in hex, with a line break between
-/// them, as that of a file with an adapter is.
+/// The marks of two sides as those of one model: each pair in one, as those of a file and of an adapter that is added to it.
 pub fn marks_of_both(here: [&str; 2], servers: [&str; 2]) -> [String; 2] {
-    let mark = |at: usize| {
-        let digest = Sha256::digest(format!("{}\n{}", here[at], servers[at]));
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
-    };
-    [mark(0), mark(1)]
+    [0, 1].map(|at| identity(here[at], Some(servers[at])))
 }
 
 /// Both models in one name; its labels are the servers', who are asked for defects.
 fn both(here: &ModelInfo, servers: &ModelInfo) -> ModelInfo {
-    let marks = |side: &ModelInfo| [side.text_sha256.clone(), side.mmproj_sha256.clone()];
-    let (of_here, of_servers) = (marks(here), marks(servers));
-    let [text_sha256, mmproj_sha256] =
-        marks_of_both(of_here.each_ref().map(|m| &**m), of_servers.each_ref().map(|m| &**m));
+    let [text_sha256, mmproj_sha256] = marks_of_both(
+        [&here.text_sha256, &here.mmproj_sha256],
+        [&servers.text_sha256, &servers.mmproj_sha256],
+    );
     ModelInfo {
         name: format!("{}, with features of {}", servers.name, here.name),
         text_sha256,
@@ -73,6 +68,8 @@ fn abilities(here: &Abilities, servers: &Abilities) -> Abilities {
         forms: Forms { cells: here.forms.cells, ..servers.forms },
         pixel_bytes_max: here.pixel_bytes_max.min(servers.pixel_bytes_max),
         images_max: here.images_max.min(servers.images_max),
+        // A job's questions change their places.
+        streams: false,
         ..servers.clone()
     }
 }
@@ -261,11 +258,6 @@ impl Backend for Mixed {
         self.release();
         self.show();
         out.append(&mut self.answered);
-    }
-
-    /// Places of what the servers say are those of their half: an answer that streams is in a job of its own.
-    fn deltas(&mut self, out: &mut Vec<Delta>) {
-        self.servers.deltas(out);
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! line, review, guests, replay --submit--> scheduler (a thread) --Backend--> child: a process with the model, or
 //!                              <--answers, in whatever order they come--'    cluster: servers with it
-//!                                                                            mixed: the one for features, the other for the rest
+//!                                                                            mixed: both, each in part
 //! ```
 //!
 //! The room knows nothing of inspection: a job is pictures and questions, and what an answer means is its asker's

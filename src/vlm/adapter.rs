@@ -15,7 +15,7 @@
 //! answers as half of what it was trained to would be no model that anybody measured.
 
 use super::error::VlmError;
-use super::gguf::{Gguf, Value};
+use super::gguf::{Gguf, Value, hex};
 use super::load::stated_labels;
 use super::lora::{Term, Terms};
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -293,8 +293,7 @@ impl Adapter {
 /// The identity of a file, of which this is the sha256, with what an adapter of the other sha256 adds to it.
 pub fn identity(file: &str, adapter: Option<&str>) -> String {
     let Some(adapter) = adapter else { return file.to_owned() };
-    let both = Sha256::digest(format!("{file}\n{adapter}"));
-    both.iter().map(|b| format!("{b:02x}")).collect()
+    hex(Sha256::digest(format!("{file}\n{adapter}")))
 }
 
 /// The base's name, and the other half's.

@@ -7,34 +7,17 @@ use crate::scripted::{Script, Server};
 use crate::station::{PREFIX, Station, results, wait};
 use serde_json::Value;
 
-/// Four tiles a part, each seen as 256 x 256 pixels; where the bank is sure, the servers are not asked.
-const RECIPE: &str = r#"schema = 1
-name = "plate"
-mm_per_px = 0.15
-[frame]
-size = "any"
-[tiling]
-tile_px = 456
-overlap_px = 96
-max_tiles = 8
-min_pixels = 65536
-max_pixels = 65536
-[[prompt]]
-id = "like-good-parts"
-kind = "reference"
-features = "backbone"
-bank = "plate.bank"
-[[prompt]]
+/// Where the bank is sure, the servers are not asked.
+const RECIPE: &str = concat!(
+    include_str!("../common/plate.toml"),
+    r#"[[prompt]]
 id = "surface"
 kind = "defects"
 labels = ["pit"]
 text = "Find {labels}."
 skip = { by = "like-good-parts", below = 0.5 }
-[verdict]
-fail_at = "reject"
-review_below_confidence = 0.6
-deadline_ms = 60000
-"#;
+"#
+);
 const SIZE: [&str; 6] = ["--width", "816", "--height", "684", "--product", "machined-plate"];
 /// Tiles of a part.
 const TILES: u64 = 4;
