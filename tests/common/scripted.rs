@@ -45,12 +45,14 @@ pub(crate) struct Script {
     /// Added to the tokens of every prompt.
     pub miscounts: i64,
     pub key: Option<&'static str>,
+    /// Once it was asked about a recipe it says no more who it is: whoever has lost it does not let it in again.
+    pub is_once: bool,
 }
 
 impl Script {
     pub(crate) fn says(text: &'static str, sure: f64) -> Self {
         let act = Act::Says(text, sure);
-        Self { act, kind: "vllm", models: vec!["qwen"], size: 1, miscounts: 0, key: None }
+        Self { act, kind: "vllm", models: vec!["qwen"], size: 1, miscounts: 0, key: None, is_once: false }
     }
 }
 
@@ -153,6 +155,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, script: &Mutex<
         return send(&mut stream, "401 Unauthorized", &json!({ "error": { "message": "no key" } })).await;
     }
     let path = head.split(' ').nth(1).unwrap_or_default();
+    let is_over = now.is_once && asked.questions.load(Ordering::SeqCst) > 0;
+    if is_over && path != "/v1/chat/completions" {
+        return;
+    }
     let said = match (path, now.kind) {
         ("/version", "vllm") => json!({ "version": "0.15.0" }),
         ("/props", "llama-server") => json!({
