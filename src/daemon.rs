@@ -81,6 +81,7 @@ mod publishers;
 mod recipes;
 mod recorder;
 mod repeats;
+pub(crate) mod schemas;
 mod station;
 mod systemd;
 mod taken;

@@ -122,9 +122,9 @@ impl Channel {
         let limit = Limit::new(within);
         for mut rest in [head.as_flattened(), header.as_slice()].into_iter().chain(payload.iter().copied()) {
             while !rest.is_empty() {
-                self.stream
-                    .set_write_timeout(Some(limit.left()?))
-                    .map_err(|source| IpcError::Io { source })?;
+                // The kernel takes 0 for "for ever".
+                let left = limit.left()?.max(Duration::from_millis(1));
+                self.stream.set_write_timeout(Some(left)).map_err(|source| IpcError::Io { source })?;
                 let sent = limit.judge(self.stream.write(rest))?;
                 rest = &rest[sent..];
             }
@@ -169,11 +169,34 @@ impl Channel {
 
     fn fill(&mut self, mut rest: &mut [u8], limit: &Limit) -> Result<(), IpcError> {
         while !rest.is_empty() {
-            self.stream.set_read_timeout(Some(limit.left()?)).map_err(|source| IpcError::Io { source })?;
+            self.until_readable(limit)?;
             let got = limit.judge(self.stream.read(rest))?;
             rest = &mut rest[got..];
         }
         Ok(())
+    }
+
+    /// A limit of time of the socket itself (`SO_RCVTIMEO`) counts in ticks of the kernel: where these are 4 ms, it waits for
+    /// 8 ms instead of 1, and whoever looks for messages now and then does little else.
+    fn until_readable(&self, limit: &Limit) -> Result<(), IpcError> {
+        let left = limit.left()?;
+        let timeout = libc::timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut fd = libc::pollfd { fd: self.stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        loop {
+            // SAFETY: one descriptor, which is open as long as `self` is, and no signal mask.
+            match unsafe { libc::ppoll(&raw mut fd, 1, &raw const timeout, std::ptr::null()) } {
+                0 => return Err(limit.stalled()),
+                1.. => return Ok(()),
+                _ => {}
+            }
+            let source = io::Error::last_os_error();
+            if source.kind() != io::ErrorKind::Interrupted {
+                return Err(IpcError::Io { source });
+            }
+        }
     }
 }
 
@@ -195,14 +218,17 @@ impl Limit {
         Self { began: Instant::now(), within }
     }
 
-    /// What is left; the first call always gets a moment, so that a limit of 0 still looks.
+    /// What is left; the first call always comes through, so that a limit of 0 still looks.
     fn left(&self) -> Result<Duration, IpcError> {
         let spent = self.began.elapsed();
         if spent > self.within.max(Duration::from_millis(1)) {
-            return Err(IpcError::Stalled { waited_ms: spent.as_millis() as u64 });
+            return Err(self.stalled());
         }
-        // The kernel takes 0 for "for ever".
-        Ok(self.within.saturating_sub(spent).max(Duration::from_millis(1)))
+        Ok(self.within.saturating_sub(spent))
+    }
+
+    fn stalled(&self) -> IpcError {
+        IpcError::Stalled { waited_ms: self.began.elapsed().as_millis() as u64 }
     }
 
     /// Bytes that went through; 0 when it is worth another try.
@@ -214,9 +240,7 @@ impl Limit {
             Err(error) => match error.kind() {
                 Interrupted => Ok(0),
                 BrokenPipe | ConnectionReset => Err(IpcError::Closed),
-                WouldBlock | TimedOut => {
-                    Err(IpcError::Stalled { waited_ms: self.began.elapsed().as_millis() as u64 })
-                }
+                WouldBlock | TimedOut => Err(self.stalled()),
                 _ => Err(IpcError::Io { source: error }),
             },
         }
@@ -267,6 +291,29 @@ impl Program {
     }
 }
 
+/// What a process has taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Time of processors.
+    pub cpu: Duration,
+    /// Bytes in memory.
+    pub memory: u64,
+}
+
+impl Usage {
+    /// Of a line of `/proc/PID/stat`, as `man 5 proc` has it; the name, which may hold anything, ends with the last `)`.
+    fn of(stat: &str) -> Option<Self> {
+        let fields: Vec<u64> = stat.rsplit_once(')')?.1.split(' ').map(|f| f.parse().unwrap_or(0)).collect();
+        // SAFETY: it asks for a constant of the system.
+        let of_system = |name| u64::try_from(unsafe { libc::sysconf(name) }).ok().filter(|n| *n > 0);
+        let (ticks, page) = (of_system(libc::_SC_CLK_TCK)?, of_system(libc::_SC_PAGESIZE)?);
+        // The first field after the name is the third.
+        let field = |number: usize| fields.get(number - 2).copied();
+        let cpu = Duration::from_millis((field(14)? + field(15)?) * 1000 / ticks);
+        Some(Self { cpu, memory: field(24)? * page })
+    }
+}
+
 /// A running child process, killed and reaped when it is dropped.
 #[derive(Debug)]
 pub struct Child {
@@ -300,6 +347,12 @@ impl Child {
     /// The child's process id.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().map_or(0, std::process::Child::id)
+    }
+
+    /// What it has taken so far; nothing when it has ended, or where `/proc` is hidden.
+    pub fn usage(&self) -> Usage {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        Usage::of(&stat).unwrap_or_default()
     }
 
     /// How it ended, when it has.

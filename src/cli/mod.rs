@@ -47,6 +47,7 @@ mod serve_store;
 mod setup;
 mod simulate;
 mod store_args;
+mod try_schema;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -122,6 +123,9 @@ enum Command {
     /// Open the store of the working directory for one command of root.
     #[command(hide = true)]
     ServeStore,
+    /// Try whether a JSON schema can be compiled.
+    #[command(hide = true)]
+    TrySchema,
     /// Write the man pages.
     #[command(hide = true)]
     Man(generate::ManArgs),
@@ -163,6 +167,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::run(args),
         Command::Infer(args) => infer::run(args),
         Command::ServeStore => serve_store::run(),
+        Command::TrySchema => try_schema::run(),
         Command::Man(args) => generate::man(args),
         Command::Completions(args) => generate::completions(args),
         Command::Schema(args) => generate::schema(args),

@@ -8,11 +8,13 @@
 //! A question is a conversation to the engine: its prompt is read in chunks and its pictures one a step, so that a part
 //! which comes meanwhile waits for no more than one of these, and its keys and values take at most half of the rows.
 //!
-//! A picture is resized here to what the model sees of it, so that a question that waits holds no more than that.
+//! A schema is tried first, in a process of its own (`schemas`). A picture is resized here to what the model sees of it, so that a question that waits holds no more than that.
 
+use super::schemas::Schemas;
 use crate::camera::decode::{Depth, from_bytes};
 use crate::config::Config;
 use crate::engine::{Class, Engine, Event, Order, Readiness, Reply};
+use crate::ipc::Program;
 use crate::web::model_api::asked::{
     self, Answer, Answering, Asked, Hear, Heard, Picture, Question, Refusal, Said, Served, Speaker, Token,
 };
@@ -25,6 +27,8 @@ use vlm::{Ask, Completion, Content, Finish, Form, Job, ModelInfo, Role, Sampling
 
 /// When to ask again for a model that is being loaded or was lost.
 const COMES_AFTER: Duration = Duration::from_secs(10);
+/// The key of a request that holds an answer to a schema.
+const FORMAT: &str = "response_format";
 /// Digits of the hashes of both files in a fingerprint.
 const DIGITS: usize = 8;
 
@@ -35,13 +39,15 @@ pub(super) struct Guests {
     max_pixels: u32,
     /// One picture is decoded at a time: it takes memory and a core, which the line needs.
     decoding: Mutex<()>,
+    schemas: Schemas,
 }
 
 impl Guests {
     /// Over this engine.
     pub(super) fn new(config: &Config, engine: &Arc<Engine>) -> Self {
         let max_pixels = config.web.as_ref().map_or(QWEN_MIN_PIXELS, |web| web.model_api_max_pixels);
-        Self { engine: Arc::downgrade(engine), max_pixels, decoding: Mutex::default() }
+        let schemas = Schemas::new(Program::new(["try-schema"]));
+        Self { engine: Arc::downgrade(engine), max_pixels, decoding: Mutex::default(), schemas }
     }
 
     fn job(&self, question: Question, info: &ModelInfo) -> Result<Job, Refusal> {
@@ -120,6 +126,10 @@ impl Answering for Guests {
             Readiness::Resting { left, why } => return not_ready(why, left.max(COMES_AFTER)),
         }
         let (deadline, is_held) = (question.until, question.form != asked::Form::Text);
+        if let asked::Form::Json(schema) = &question.form {
+            let refused = |why| Refusal::Invalid { param: Some(FORMAT), why };
+            self.schemas.check(schema).map_err(refused)?;
+        }
         let job = self.job(question, &engine.info())?;
         engine.abilities().check(&job).map_err(|why| Refusal::Invalid { param: None, why })?;
         let reply: Reply = Arc::new(move |event| {
@@ -145,7 +155,7 @@ impl Answering for Guests {
 fn end(answer: Option<Result<Completion, VlmError>>, is_held: bool) -> Result<Answer, Refusal> {
     let invalid = |param, why| Refusal::Invalid { param: Some(param), why };
     let completion = answer.unwrap_or(Err(VlmError::Stopped)).map_err(|error| match error {
-        VlmError::Grammar { why } if is_held => invalid("response_format", why),
+        VlmError::Grammar { why } if is_held => invalid(FORMAT, why),
         VlmError::Image { .. } | VlmError::Turns { .. } => invalid("messages", error.to_string()),
         VlmError::TooLong { .. } => Refusal::TooLong { why: error.to_string() },
         VlmError::Unable { why } => Refusal::Invalid { param: None, why },

@@ -44,6 +44,23 @@ fn spawn(role: &str) -> Child {
     Child::spawn(&program).unwrap()
 }
 
+#[test]
+fn what_a_process_has_taken_is_read_whatever_its_name_is() {
+    let stat = format!("7 (a) b (c) S 1 {} 250 50 {} 300 0", "0 ".repeat(9).trim(), "0 ".repeat(7).trim());
+    let ticks = 100;
+    assert_eq!(
+        Usage::of(&stat).map(|usage| usage.cpu),
+        Some(Duration::from_millis(300_000 / ticks)),
+        "{stat}"
+    );
+    assert_eq!(Usage::of(""), None);
+    let child = spawn("echo");
+    let start = Instant::now();
+    while child.usage().memory < 1 << 20 {
+        assert!(start.elapsed() < SOON, "it takes memory: {:?}", child.usage());
+    }
+}
+
 fn is_there(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }

@@ -82,11 +82,11 @@ impl Unseen {
     }
 }
 
-/// Takes the first job out, and others whose pictures have the same size, as many as the tower takes at once; stills
-/// and pairs are not mixed, nor jobs of different adapters.
+/// Takes the first job out, and others of its class whose pictures have the same size, as many as the tower takes at once;
+/// stills and pairs are not mixed, nor jobs of different adapters.
 pub(super) fn next_group(unseen: &mut Vec<Unseen>) -> Vec<Unseen> {
     let Some(first) = unseen.first() else { return vec![] };
-    let (form, beside, mut patches) = (first.form(), first.beside.clone(), 0);
+    let (class, form, beside, mut patches) = (first.rank.class, first.form(), first.beside.clone(), 0);
     let is_its = |job: &Unseen| match (&job.beside, &beside) {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (one, other) => one.is_none() && other.is_none(),
@@ -94,6 +94,7 @@ pub(super) fn next_group(unseen: &mut Vec<Unseen>) -> Vec<Unseen> {
     let mut is_first = true;
     let taken = |job: &mut Unseen| {
         let fits = form.is_some()
+            && job.rank.class == class
             && job.form() == form
             && is_its(job)
             && patches + job.count() <= VISION_PATCHES_MAX;

@@ -8,8 +8,10 @@
 //! takes. Forms are those that models are trained on: compact JSON, in the very order of keys of the training answers.
 
 use super::cells::Features;
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
+use llguidance::{Logger, Matcher, ParserFactory};
 use std::sync::Arc;
+use toktrie::{ApproximateTokEnv, InferenceCapabilities};
 
 /// Most defects that one answer may name. A tile with more is ruined anyway, and a model that
 /// repeats itself must come to an end.
@@ -46,11 +48,28 @@ pub enum Form {
 }
 
 impl Form {
-    /// The grammar that holds an answer to this form; `None`: there is none.
+    /// A matcher at the start of an answer of this form; `None`: nothing holds it.
     ///
     /// # Errors
-    /// Why a schema is no JSON.
-    pub fn grammar(&self) -> Result<Option<TopLevelGrammar>, serde_json::Error> {
+    /// Why the form's grammar does not compile.
+    pub fn matcher(&self, factory: &ParserFactory) -> Result<Option<Matcher>, String> {
+        let Some(grammar) = self.grammar().map_err(|error| format!("the schema: {error}"))? else {
+            return Ok(None);
+        };
+        let limits = if self.is_foreign() { foreign_limits() } else { factory.limits().clone() };
+        let (init, logger) = (GrammarInit::Serialized(grammar), Logger::new(0, 0));
+        let parser =
+            factory.create_parser_from_init_ext(init, logger, InferenceCapabilities::default(), limits);
+        let matcher = Matcher::new(parser);
+        matcher.get_error().map_or(Ok(Some(matcher)), Err)
+    }
+
+    /// True where somebody else has written the grammar: it may be anything.
+    pub const fn is_foreign(&self) -> bool {
+        matches!(self, Self::Schema(_) | Self::Lark(_))
+    }
+
+    fn grammar(&self) -> Result<Option<TopLevelGrammar>, serde_json::Error> {
         Ok(Some(match self {
             Self::Defects { labels } => TopLevelGrammar::from_lark(defects(labels)),
             Self::Lines => TopLevelGrammar::from_lark(lines()),
@@ -58,6 +77,28 @@ impl Form {
             Self::Lark(grammar) => TopLevelGrammar::from_lark(grammar.to_string()),
             Self::Free | Self::Cells(_) => return Ok(None),
         }))
+    }
+}
+
+/// A factory of grammars over single bytes, for whoever has no tokenizer.
+///
+/// # Errors
+/// The grammars' library refuses its own bytes.
+pub fn factory_of_bytes() -> Result<ParserFactory, String> {
+    let env = ApproximateTokEnv::single_byte_env();
+    let mut factory = ParserFactory::new_simple(&env).map_err(|error| format!("{error:#}"))?;
+    factory.quiet();
+    Ok(factory)
+}
+
+/// What a grammar of others may cost. They do not see everything: `{"multipleOf": 999983}` compiles for eleven seconds. A
+/// state of the lexer takes one or two kB, and a text of at most so many characters as many states.
+fn foreign_limits() -> ParserLimits {
+    ParserLimits {
+        initial_lexer_fuel: 100_000,
+        max_lexer_states: 50_000,
+        max_grammar_size: 100_000,
+        ..ParserLimits::default()
     }
 }
 

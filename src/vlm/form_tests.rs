@@ -1,19 +1,13 @@
 //! Tests of the forms: which answers their grammars accept, byte by byte.
 
 use super::*;
-use llguidance::{Matcher, ParserFactory};
+use llguidance::Matcher;
 use proptest::prelude::*;
-use toktrie::ApproximateTokEnv;
 
 /// A matcher over single bytes.
 fn matcher(form: &Form) -> Matcher {
-    let env = ApproximateTokEnv::single_byte_env();
-    let mut factory = ParserFactory::new_simple(&env).expect("a tokenizer of single bytes");
-    factory.quiet();
-    let grammar = form.grammar().expect("it is JSON").expect("it has a grammar");
-    let matcher = Matcher::new(factory.create_parser(grammar));
-    assert!(!matcher.is_error(), "{:?}\n{form:?}", matcher.get_error());
-    matcher
+    let factory = factory_of_bytes().expect("a tokenizer of single bytes");
+    form.matcher(&factory).expect("it compiles").expect("it has a grammar")
 }
 
 /// True when the form accepts exactly this answer, and it may end there.

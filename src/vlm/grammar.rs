@@ -1,6 +1,6 @@
 //! Holds answers to their forms, by the crate [`llguidance`].
 //!
-//! A grammar is compiled once and cloned for every answer. After each token the grammar says which
+//! A grammar is compiled once and cloned for every answer, those of others beside the passes (`foreign`). After each token the grammar says which
 //! tokens may follow; where its characters leave no choice it names the tokens themselves, and
 //! these are fed without asking the model.
 //!
@@ -10,20 +10,23 @@
 //! far would spare a frame of 31 empty answers less than a millisecond.
 
 use super::error::VlmError;
+use super::foreign::Foreign;
 use super::form::Form;
 use super::tokenizer::Tokenizer;
 use llguidance::{Matcher, ParserFactory};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
 
-/// Most compiled grammars that are kept; a box has a handful of prompts.
+/// Most compiled grammars of recipes that are kept; a box has a handful of prompts.
 const CACHE_MAX: usize = 64;
 
 /// The grammars in use, over one tokenizer.
 pub(super) struct Grammars {
-    factory: ParserFactory,
+    factory: Arc<ParserFactory>,
     compiled: HashMap<Form, Matcher>,
+    foreign: Foreign,
 }
 
 impl Grammars {
@@ -35,7 +38,18 @@ impl Grammars {
         let env: TokEnv = Arc::new(Env { trie: trie(&tokenizer, end), tokenizer });
         let mut factory = ParserFactory::new_simple(&env).map_err(|e| bad(&e))?;
         factory.quiet();
-        Ok(Self { factory, compiled: HashMap::new() })
+        let factory = Arc::new(factory);
+        Ok(Self { foreign: Foreign::new(Arc::clone(&factory)), factory, compiled: HashMap::new() })
+    }
+
+    /// False while a grammar of others is compiled, which the first question of it begins.
+    pub(super) fn is_ready(&mut self, form: &Form) -> bool {
+        !form.is_foreign() || self.foreign.is_ready(form)
+    }
+
+    /// Waits for the next grammar of others to be compiled, and no longer than `most`.
+    pub(super) fn wait(&mut self, most: Duration) {
+        self.foreign.wait(most);
     }
 
     /// A matcher at the start of an answer of this form; `None`: nothing holds it.
@@ -43,19 +57,14 @@ impl Grammars {
     /// # Errors
     /// `Grammar` when the form's grammar does not compile.
     pub(super) fn start(&mut self, form: &Form) -> Result<Option<Matcher>, VlmError> {
+        let bad = |why| VlmError::Grammar { why };
+        if form.is_foreign() {
+            return self.foreign.start(form).map_err(bad);
+        }
         if let Some(matcher) = self.compiled.get(form) {
             return Ok(Some(matcher.clone()));
         }
-        let grammar = form.grammar().map_err(|e| VlmError::Grammar { why: format!("the schema: {e}") })?;
-        let Some(grammar) = grammar else { return Ok(None) };
-        let matcher = Matcher::new(self.factory.create_parser(grammar));
-        if let Some(why) = matcher.get_error() {
-            return Err(VlmError::Grammar { why });
-        }
-        if self.compiled.len() >= CACHE_MAX {
-            // Whatever others ask, the line's grammars stay.
-            self.compiled.retain(|form, _| matches!(form, Form::Defects { .. } | Form::Lines));
-        }
+        let Some(matcher) = form.matcher(&self.factory).map_err(bad)? else { return Ok(None) };
         if self.compiled.len() >= CACHE_MAX {
             self.compiled.clear();
         }

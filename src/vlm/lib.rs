@@ -30,6 +30,7 @@ pub mod clip;
 mod encoded;
 pub mod engine;
 mod error;
+mod foreign;
 pub mod form;
 pub mod free;
 pub mod ggml;

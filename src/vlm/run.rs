@@ -6,15 +6,16 @@
 //!                                             '--> left      rows of the arena '---------------------'
 //! ```
 //!
-//! One `step` does at most one group of the tower and one pass of the text model, so that a job which comes meanwhile
-//! waits for no more than these, whatever else is under way. A conversation may be long: its pictures are encoded one a
-//! step, and its prompt is read in chunks, one a pass.
+//! One `step` does at most one group of the tower and one pass of the text model, for jobs of one class alone, so that a
+//! job which comes meanwhile waits for no more than these, whatever else is under way. A conversation may be long: its
+//! pictures are encoded one a step, and its prompt is read in chunks, one a pass.
 //!
 //! Jobs with different adapters share passes of the text model; a group of the tower has one.
 //!
 //! Invariants:
 //! - Of what waits, the best rank goes first; of equal ranks what came first.
-//! - No chunk is read in a pass that answers a job of a better class.
+//! - While a class has answers in the making, nothing is done for a worse one. It waits for rows of the arena alone that
+//!   worse ones have: then these go on.
 
 mod enter;
 mod room;
@@ -36,7 +37,7 @@ use ::image::RgbImage;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// New rows that a pass may take besides the steps of live answers; one job is always taken. Passes of four
 /// times as many rows are a fifth slower with a model of 4B: what they keep between products is larger than the
@@ -44,6 +45,10 @@ use std::time::Instant;
 const PREFILL_ROWS_MAX: usize = 512;
 /// Most answers decoded side by side.
 const LIVE_MAX: usize = 64;
+/// How long a step without work waits for a grammar to be compiled; whatever comes meanwhile waits as long.
+const COMPILE_POLL: Duration = Duration::from_millis(1);
+/// No class is worse.
+const ANY_CLASS: u8 = u8::MAX;
 
 /// Rows of pictures after the prefix, shared by the questions of one job.
 struct Shared {
@@ -137,6 +142,13 @@ impl Queue {
         self.open.is_empty()
     }
 
+    /// True when there is nothing else to do.
+    fn waits_for_grammars(&self) -> bool {
+        let Self { fresh, unseen, encoded, reading, live, left, .. } = self;
+        let is_idle = unseen.is_empty() && encoded.is_empty() && reading.is_empty() && live.is_empty();
+        is_idle && left.is_empty() && !fresh.is_empty()
+    }
+
     /// Gives what streamed answers have said since the last call.
     pub(super) fn take_deltas(&mut self, out: &mut Vec<Delta>) {
         out.append(&mut self.deltas);
@@ -164,16 +176,13 @@ impl<'a> Run<'a> {
 
     /// At most one group of the tower and one pass of the text model; jobs that are answered come out.
     pub(super) fn step(&mut self, out: &mut Vec<Answered>) {
-        self.preprocess();
-        let first = |q: &Queue| q.encoded.front().and_then(|e| q.open.get(&e.job)).map(|open| open.rank);
-        if let Some(next) = self.queue.unseen.first() {
-            // What is encoded holds memory: no more of it than is used at once, unless something better comes.
-            if first(self.queue).is_none_or(|rank| next.rank < rank) {
-                self.encode();
-            }
+        let class = self.preprocess(self.best_class());
+        let class = self.encode_next(class);
+        self.admit(class);
+        self.pass(class.min(self.best_class()));
+        if self.queue.waits_for_grammars() {
+            self.engine.grammars.wait(COMPILE_POLL);
         }
-        self.admit();
-        self.pass();
         while let Some(id) = self.queue.left.pop() {
             let Some(Open { results, timing, .. }) = self.queue.open.remove(&id) else { continue };
             let answers = results.into_iter().map(|r| r.unwrap_or(Err(VlmError::Stopped))).collect();
@@ -197,13 +206,21 @@ impl<'a> Run<'a> {
         Some(Answered { id, answers, timing })
     }
 
-    /// Resizes and cuts the pictures of what is new; a job whose picture is refused has its error at once.
-    fn preprocess(&mut self) {
-        if self.queue.fresh.is_empty() {
-            return;
-        }
+    /// The best class that has answers in the making.
+    fn best_class(&self) -> u8 {
+        let Queue { live, reading, .. } = &*self.queue;
+        live.iter().chain(reading).map(|sequence| self.class(sequence.job)).min().unwrap_or(ANY_CLASS)
+    }
+
+    fn class(&self, job: u64) -> u8 {
+        self.queue.open.get(&job).map_or(ANY_CLASS, |open| open.rank.class)
+    }
+
+    /// Resizes and cuts the pictures of what is new in the best class, unless `class` is better; a job whose picture is
+    /// refused has its error at once. The class for which the step goes on.
+    fn preprocess(&mut self, class: u8) -> u8 {
+        let Some((best, mut fresh)) = self.take_fresh(class) else { return class };
         let started = Instant::now();
-        let mut fresh = std::mem::take(&mut self.queue.fresh);
         fresh.retain(|id| self.open_adapter(*id));
         let c = &self.engine.model.vision.config;
         let open = &self.queue.open;
@@ -232,6 +249,36 @@ impl<'a> Run<'a> {
                 Err(e) => self.queue.fail(id, &e),
             }
         }
+        best
+    }
+
+    /// Takes what is new in the best class out, unless `class` is better. A job whose grammars are being compiled stays.
+    fn take_fresh(&mut self, class: u8) -> Option<(u8, Vec<u64>)> {
+        let (open, grammars) = (&self.queue.open, &mut self.engine.grammars);
+        let mut ready: Vec<(u8, u64)> = vec![];
+        for id in &self.queue.fresh {
+            let Some(Open { job, rank, .. }) = open.get(id) else { continue };
+            if job.asks.iter().all(|ask| grammars.is_ready(&ask.form)) {
+                ready.push((rank.class, *id));
+            }
+        }
+        let best = ready.iter().map(|(class, _)| *class).min().filter(|best| *best <= class)?;
+        ready.retain(|(class, _)| *class == best);
+        let taken: Vec<u64> = ready.into_iter().map(|(_, id)| id).collect();
+        self.queue.fresh.retain(|id| !taken.contains(id));
+        Some((best, taken))
+    }
+
+    /// Runs the next group through the tower, unless `class` is better. The class for which the step goes on.
+    fn encode_next(&mut self, class: u8) -> u8 {
+        let Some(next) = self.queue.unseen.first().map(|next| next.rank) else { return class };
+        let first = self.queue.encoded.front().and_then(|e| self.queue.open.get(&e.job));
+        // What is encoded holds memory: no more of it than is used at once, unless something better comes.
+        if next.class > class || first.is_some_and(|open| open.rank <= next) {
+            return class;
+        }
+        self.encode();
+        next.class
     }
 
     /// Has the adapter ready that a job is answered with; false when the job fails without it.
@@ -255,12 +302,20 @@ impl<'a> Run<'a> {
         q.encoded.insert(at, encoded);
     }
 
-    /// One pass of the text model: what new jobs share, the pending tokens of all answers, and a chunk of a prompt.
-    fn pass(&mut self) {
-        let chunk = self.chunk_to_read();
-        if self.queue.live.is_empty() && chunk.is_none() {
-            return;
+    /// One pass of the text model, for one class: what new jobs share, the pending tokens of all answers, and a chunk of a
+    /// prompt.
+    fn pass(&mut self, class: u8) {
+        let Queue { live, open, .. } = &mut *self.queue;
+        let is_worse = |live: &mut Sequence| open.get(&live.job).is_some_and(|open| open.rank.class > class);
+        let aside: Vec<Sequence> = live.extract_if(.., is_worse).collect();
+        let chunk = self.chunk_to_read(class);
+        if !self.queue.live.is_empty() || chunk.is_some() {
+            self.pass_with(chunk);
         }
+        self.queue.live.extend(aside);
+    }
+
+    fn pass_with(&mut self, chunk: Option<usize>) {
         let started = Instant::now();
         self.add_pending();
         if let Some(chunk) = chunk {
@@ -285,13 +340,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Which conversation reads a chunk in the next pass: the best, unless a job of a better class is answered in it.
-    fn chunk_to_read(&self) -> Option<usize> {
-        let Queue { reading, live, open, .. } = &*self.queue;
-        let rank = |sequence: &Sequence| open.get(&sequence.job).map(|open| open.rank);
-        let best = (0..reading.len()).min_by_key(|i| rank(&reading[*i]))?;
-        let class = rank(&reading[best])?.class;
-        live.iter().filter_map(rank).all(|rank| rank.class >= class).then_some(best)
+    /// Which conversation reads a chunk in the next pass: the best of the class.
+    fn chunk_to_read(&self, class: u8) -> Option<usize> {
+        let Queue { reading, open, .. } = &*self.queue;
+        let rank = |i: &usize| open.get(&reading[*i].job).map(|open| open.rank);
+        let of_class = |i: &usize| rank(i).is_some_and(|rank| rank.class <= class);
+        (0..reading.len()).filter(of_class).min_by_key(rank)
     }
 
     /// Adds the next chunk of a conversation to the pass.

@@ -261,8 +261,44 @@ async fn hundreds_of_questions_make_no_part_late() {
     assert_eq!((requests("answered"), requests("full")), (answered as f64, (asked - answered) as f64));
 }
 
-/// What a thousand questions cost the line: times of parts without guests and with them, in turn. It measures, and holds
-/// only that no part is late.
+/// Two kB of schema that no memory holds: the line goes on, and so do other guests.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_would_take_the_box_is_refused_and_the_line_goes_on() {
+    let broker = Broker::start("", "").await;
+    let plc = Plc::new(broker.port).await;
+    let (station, _daemon, page) = serving(&broker).await;
+    plc.until_listening().await;
+    let next = |i: usize| json!({ "$ref": format!("#/$defs/d{}", i + 1) });
+    let mut doubled: serde_json::Map<_, _> =
+        (0..30).map(|i| (format!("d{i}"), json!({ "allOf": [next(i), next(i)] }))).collect();
+    doubled.insert("d30".into(), json!({ "type": "string", "pattern": "a.*b" }));
+    let costly = json!({ "$ref": "#/$defs/d0", "$defs": doubled });
+    let model =
+        http::ask(page, "GET", "/v1/models", &[&bearer(Role::Model)], "").json()["data"][0]["id"].clone();
+    let ask = move |schema: Value| {
+        let question = json!({
+            "model": model, "max_tokens": 8, "messages": [{ "role": "user", "content": "Say it." }],
+            "response_format": { "type": "json_schema", "json_schema": { "name": "it", "schema": schema } },
+        });
+        http::ask(page, "POST", "/v1/chat/completions", &[&bearer(Role::Model)], &question.to_string())
+    };
+    let asked = tokio::task::spawn_blocking(move || [ask(costly), ask(json!({ "enum": ["pit", "stain"] }))]);
+    for part in ["P1", "P2", "P3"] {
+        plc.command("trigger", json!({ "part_id": part })).await;
+        let result = plc.result(part).await;
+        assert_eq!(result["tiles"], json!({ "planned": 1, "inspected": 1 }), "{result}\n{}", station.log());
+    }
+    let [refused, answered] = asked.await.unwrap();
+    let error = refused.json()["error"].clone();
+    assert_eq!((refused.status, &error["param"]), (400, &json!("response_format")), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("takes more than"), "{error}");
+    let said = answered.json()["choices"][0]["message"]["content"].clone();
+    assert!(said == json!("\"pit\"") || said == json!("\"stain\""), "{said}");
+    assert_eq!(metric(page, "inspectd_engine_restarts_total"), 0.0, "{}", station.log());
+}
+
+/// What a thousand questions cost the line: times of parts without guests and with them, in turn, stage by stage. It
+/// measures, and holds only that no part is late.
 #[ignore = "minutes, and a quiet machine: make bench-guests"]
 #[tokio::test(flavor = "multi_thread")]
 async fn bench_guests_a_thousand_questions_beside_the_line() {
@@ -273,7 +309,7 @@ async fn bench_guests_a_thousand_questions_beside_the_line() {
     let (_station, _daemon, page) = serving(&broker).await;
     plc.until_listening().await;
     let mut number = 0;
-    let (mut alone, mut beside, mut answers) = (vec![], vec![], 0);
+    let (mut alone, mut beside, mut answers): (Vec<Value>, Vec<Value>, _) = (vec![], vec![], 0);
     while answers < QUESTIONS {
         for (guests, times) in [(0, &mut alone), (8, &mut beside)] {
             let guests = Guests::start(guests, page);
@@ -282,7 +318,7 @@ async fn bench_guests_a_thousand_questions_beside_the_line() {
                 let part = format!("P{number}");
                 let ack = plc.command("trigger", json!({ "part_id": part })).await;
                 assert_eq!(ack["accepted"], true, "{ack}");
-                times.push(plc.result(&part).await["latency_ms"]["total"].as_f64().unwrap());
+                times.push(plc.result(&part).await["latency_ms"].clone());
             }
             answers += guests.end().await.1;
         }
@@ -291,17 +327,14 @@ async fn bench_guests_a_thousand_questions_beside_the_line() {
         metric(page, "inspectd_late_inspections_total{camera=\"cam1\",recipe=\"examples-defects\"}"),
         0.0
     );
-    let of = |times: &mut Vec<f64>, share: f64| {
-        times.sort_by(f64::total_cmp);
-        times[((times.len() - 1) as f64 * share) as usize]
-    };
-    let [half, most] = [0.5, 0.99].map(|share| (of(&mut alone, share), of(&mut beside, share)));
-    println!(
-        "{answers} answers beside {} parts: median {:.0} ms without and {:.0} ms with guests, p99 {:.0} and {:.0} ms",
-        beside.len(),
-        half.0,
-        half.1,
-        most.0,
-        most.1
-    );
+    println!("{answers} answers beside {} parts; ms without guests and with them:", beside.len());
+    for stage in ["total", "queue", "preprocess", "vision", "prefill", "decode"] {
+        let of = |times: &[Value], share: f64| {
+            let mut times: Vec<f64> = times.iter().map(|of| of[stage].as_f64().unwrap()).collect();
+            times.sort_by(f64::total_cmp);
+            times[((times.len() - 1) as f64 * share) as usize]
+        };
+        let [half, most] = [0.5, 0.99].map(|share| (of(&alone, share), of(&beside, share)));
+        println!("{stage}: median {:.1} and {:.1}, p99 {:.1} and {:.1}", half.0, half.1, most.0, most.1);
+    }
 }

@@ -21,7 +21,7 @@ use super::wire::Entry;
 use llguidance::{Matcher, ParserFactory};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use toktrie::ApproximateTokEnv;
+use vlm::form::factory_of_bytes;
 use vlm::{AnswerToken, Form, Ground};
 
 /// Compiled grammars that are kept; a box has a handful of prompts.
@@ -41,24 +41,17 @@ impl Grammars {
     /// # Errors
     /// The grammars' library refuses its own bytes.
     pub(super) fn new() -> Result<Self, String> {
-        let env = ApproximateTokEnv::single_byte_env();
-        let mut factory = ParserFactory::new_simple(&env).map_err(|error| format!("{error:#}"))?;
-        factory.quiet();
-        Ok(Self { factory, compiled: Mutex::default() })
+        Ok(Self { factory: factory_of_bytes()?, compiled: Mutex::default() })
     }
 
+    /// Whoever needs a grammar compiles it: nobody waits for that of another one.
     fn start(&self, form: &Form) -> Result<Option<Matcher>, String> {
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(matcher) = compiled.get(form) {
+        let compiled = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(matcher) = compiled().get(form) {
             return Ok(Some(matcher.deep_clone()));
         }
-        let Some(grammar) = form.grammar().map_err(|error| format!("the schema: {error}"))? else {
-            return Ok(None);
-        };
-        let matcher = Matcher::new(self.factory.create_parser(grammar));
-        if let Some(why) = matcher.get_error() {
-            return Err(why);
-        }
+        let Some(matcher) = form.matcher(&self.factory)? else { return Ok(None) };
+        let mut compiled = compiled();
         if compiled.len() >= CACHE_MAX {
             compiled.clear();
         }

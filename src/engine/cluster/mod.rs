@@ -42,8 +42,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
-use tokio::task::AbortHandle;
-use vlm::{Answered, Completion, Ground, Job, ModelInfo, Rank, Timing, VlmError};
+use tokio::task::{AbortHandle, block_in_place};
+use vlm::{Answered, Completion, Ground, Job, ModelInfo, Rank, Shown, Timing, VlmError};
 
 /// What servers can answer.
 pub const ABILITIES: Abilities = Abilities {
@@ -367,6 +367,12 @@ impl Cluster {
     }
 }
 
+/// A conversation is somebody else's: its pictures may be large and its schema anything. While they are worked on, the other
+/// questions of this thread go to another one.
+fn beside<T>(job: &Job, work: impl FnOnce() -> T) -> T {
+    if matches!(job.shown, Shown::Turns(_)) { block_in_place(work) } else { work() }
+}
+
 /// Asks one question of one server.
 async fn request(
     way: &Way,
@@ -378,7 +384,7 @@ async fn request(
     let failed = |error: VlmError| wire::Came { answer: Err(error), timing: Timing::default() };
     let Some(ask) = job.asks.get(ask) else { return Ok(failed(VlmError::Stopped)) };
     let began = Instant::now();
-    let body = match threads::caught(|| wire::body(target, job, ask)) {
+    let body = match beside(job, || threads::caught(|| wire::body(target, job, ask))) {
         Ok(Ok(body)) => body,
         Ok(Err(error)) => return Ok(failed(error)),
         Err(why) => return Ok(failed(VlmError::Lost { why })),
@@ -390,7 +396,7 @@ async fn request(
         return Err(probe::status(&response));
     }
     let read = || wire::read(grammars, ask, body.picture_tokens, &response.body);
-    let mut came = threads::caught(read).map_err(Fault::Lost)??;
+    let mut came = beside(job, || threads::caught(read)).map_err(Fault::Lost)??;
     came.timing.preprocess_ms = preprocess_ms;
     if came.timing == (Timing { preprocess_ms, ..Timing::default() }) {
         // Who does not say where the time went has spent it on the answer.

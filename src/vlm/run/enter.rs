@@ -78,12 +78,13 @@ impl Start {
 }
 
 impl Run<'_> {
-    /// Takes waiting jobs while there is room.
-    pub(super) fn admit(&mut self) {
+    /// Takes waiting jobs while there is room, none of a worse class than `class` or than one that it has taken.
+    pub(super) fn admit(&mut self, mut class: u8) {
         let mut rows = 0;
         while let Some(mut next) = self.queue.encoded.pop_front() {
             let under_way = self.queue.live.len() + self.queue.reading.len();
-            if rows > PREFILL_ROWS_MAX || under_way >= LIVE_MAX {
+            let own = self.class(next.job);
+            if rows > PREFILL_ROWS_MAX || under_way >= LIVE_MAX || own > class {
                 self.queue.encoded.push_front(next);
                 break;
             }
@@ -95,7 +96,7 @@ impl Run<'_> {
                 }
             };
             match entered {
-                Ok(Some(entered)) => rows += entered,
+                Ok(Some(entered)) => (rows, class) = (rows + entered, own),
                 // No room now: it waits for an answer to end.
                 Ok(None) if under_way > 0 => {
                     self.queue.encoded.push_front(next);

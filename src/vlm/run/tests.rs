@@ -182,6 +182,66 @@ fn a_part_does_not_wait_for_a_conversation() {
     assert!(out.remove(0).answers[0].is_ok(), "then it goes on");
 }
 
+/// What was done for guests so far: pictures cut and seen, chunks read, rows written.
+fn done_for_guests(model: &mut Qwen3Vl) -> (usize, usize, usize, usize) {
+    let q = model.parts().1;
+    let is_guest = |job: &u64| q.open[job].rank.class == GUEST.class;
+    let unseen: usize = q.unseen.iter().filter(|job| is_guest(&job.id)).map(|job| job.seen.len()).sum();
+    let unread: usize = q.reading.iter().filter(|s| is_guest(&s.job)).map(|s| s.unread.len()).sum();
+    let filled: usize = q.live.iter().filter(|s| is_guest(&s.job)).map(|s| s.filled).sum();
+    (q.fresh.iter().filter(|job| is_guest(job)).count(), unseen, unread, filled)
+}
+
+#[test]
+fn nothing_is_done_for_guests_while_parts_are_answered() {
+    let Content::Image(image) = picture(1) else { unreachable!("it is a picture") };
+    // A guest that has just come, and one whose pictures are cut, seen, whose words are read, who is answered.
+    for steps in 0..20 {
+        let mut model = model(8000);
+        let mut out = vec![];
+        model.submit(1, GUEST, asked(&conversation()));
+        (0..steps).for_each(|_| _ = model.step(&mut out));
+        assert!(out.is_empty(), "{steps} steps");
+        model.submit(2, GUEST, asked(&conversation()[..2]));
+        let before = done_for_guests(&mut model);
+        for id in 3..6 {
+            let shown = Shown::Images(vec![Arc::clone(&image)]);
+            model.submit(id, LINE, job(shown, Ask::new("?", Form::Free, id as usize)));
+        }
+        while out.len() < 3 {
+            model.step(&mut out);
+            assert_eq!(done_for_guests(&mut model), before, "after {steps} steps");
+        }
+        assert!(out.drain(..).all(|answered| answered.id > 2 && answered.answers[0].is_ok()));
+        while out.len() < 2 {
+            assert!(model.step(&mut out) || out.len() == 2);
+        }
+        assert!(out.iter().all(|answered| answered.answers[0].is_ok()), "then they go on");
+    }
+}
+
+#[test]
+fn a_part_without_room_waits_for_guests_to_end() {
+    let mut model = model(400);
+    let mut out = vec![];
+    for (id, tokens) in [(1, 40), (2, 60)] {
+        let ask = Ask::new("", Form::Free, tokens);
+        model.submit(id, GUEST, job(Shown::Images(vec![]), ask));
+    }
+    while model.parts().1.live.len() < 2 {
+        assert!(model.step(&mut out) && out.is_empty());
+    }
+    let left = model.parts().0.arena.free_rows();
+    let Content::Image(image) = picture(1) else { unreachable!("it is a picture") };
+    model.submit(3, LINE, job(Shown::Images(vec![image]), Ask::new("?", Form::Lines, left)));
+    let mut order = vec![];
+    while order.len() < 3 {
+        assert!(model.step(&mut out) || !out.is_empty(), "{order:?}");
+        order.extend(out.drain(..).map(|answered| (answered.id, answered.answers[0].is_ok())));
+    }
+    assert!(order.contains(&(3, true)) && order[0].0 != 3, "{order:?}");
+}
+
 #[test]
 fn a_conversation_that_is_stopped_leaves_no_rows_behind() {
     let mut model = model(8000);
