@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 /// Compiled grammars that are kept, the latest: more than guests have questions with the engine.
-const KEPT_MAX: usize = 8;
+pub(super) const KEPT_MAX: usize = 8;
 /// The lowest priority.
 const NICE_MAX: libc::c_int = 19;
 /// Forms on their way through the thread. What is asked beyond them waits.

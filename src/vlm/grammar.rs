@@ -9,8 +9,9 @@
 //! forced tokens tokenizes anew, and it has no call that fills a mask of ours. To keep masks by what an answer holds so
 //! far would spare a frame of 31 empty answers less than a millisecond.
 
+use super::Ask;
 use super::error::VlmError;
-use super::foreign::Foreign;
+use super::foreign::{Foreign, KEPT_MAX};
 use super::form::Form;
 use super::tokenizer::Tokenizer;
 use llguidance::{Matcher, ParserFactory};
@@ -42,9 +43,12 @@ impl Grammars {
         Ok(Self { foreign: Foreign::new(Arc::clone(&factory)), factory, compiled: HashMap::new() })
     }
 
-    /// False while a grammar of others is compiled, which the first question of it begins.
-    pub(super) fn is_ready(&mut self, form: &Form) -> bool {
-        !form.is_foreign() || self.foreign.is_ready(form)
+    /// False while grammars that others have written for these questions are compiled, which the first call begins.
+    pub(super) fn are_ready(&mut self, asks: &[Ask]) -> bool {
+        let foreign: Vec<&Form> = asks.iter().map(|ask| &ask.form).filter(|form| form.is_foreign()).collect();
+        // Of more than are kept some would always be missing: they are compiled when they are needed.
+        foreign.len() > KEPT_MAX
+            || foreign.into_iter().fold(true, |all, form| self.foreign.is_ready(form) && all)
     }
 
     /// Waits for the next grammar of others to be compiled, and no longer than `most`.

@@ -258,7 +258,7 @@ impl<'a> Run<'a> {
         let mut ready: Vec<(u8, u64)> = vec![];
         for id in &self.queue.fresh {
             let Some(Open { job, rank, .. }) = open.get(id) else { continue };
-            if job.asks.iter().all(|ask| grammars.is_ready(&ask.form)) {
+            if grammars.are_ready(&job.asks) {
                 ready.push((rank.class, *id));
             }
         }

@@ -221,6 +221,28 @@ fn nothing_is_done_for_guests_while_parts_are_answered() {
 }
 
 #[test]
+fn schemas_are_compiled_beside_the_passes_however_many_a_job_has() {
+    let mut model = model(8000);
+    for count in [1, 3, 20] {
+        let ask = |n: usize| Ask::new("", Form::Schema(format!("{{\"const\":{n}}}").into()), 12);
+        let asks = (0..count).map(|n| ask(100 * count + n)).collect();
+        let came = run(&mut model, GUEST, Job { asks, ..job(Shown::Images(vec![]), ask(0)) });
+        let said = came.answers.iter().map(|answer| answer.as_ref().expect("it is answered").text.clone());
+        let expected: Vec<String> = (0..count).map(|n| (100 * count + n).to_string()).collect();
+        assert_eq!(said.collect::<Vec<_>>(), expected);
+    }
+    // While one is compiled parts are answered.
+    let slow: Arc<str> = r#"{"type":"integer","multipleOf":9973}"#.into();
+    model.submit(1, GUEST, job(Shown::Images(vec![]), Ask::new("", Form::Schema(slow), 12)));
+    model.submit(2, LINE, job(Shown::Images(vec![]), Ask::new("", Form::Free, 1)));
+    let mut out = vec![];
+    while out.len() < 2 {
+        assert!(model.step(&mut out) || out.len() == 2);
+    }
+    assert_eq!(out.iter().map(|answered| answered.id).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[test]
 fn a_part_without_room_waits_for_guests_to_end() {
     let mut model = model(400);
     let mut out = vec![];
