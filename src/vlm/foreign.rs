@@ -9,6 +9,7 @@
 
 use super::form::Form;
 use llguidance::{Matcher, ParserFactory};
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -30,7 +31,9 @@ struct Compiled {
 
 pub(super) struct Foreign {
     factory: Arc<ParserFactory>,
-    thread: Option<(SyncSender<Form>, Receiver<Compiled>)>,
+    /// One thread, from the first form on.
+    pool: Option<ThreadPool>,
+    done: (SyncSender<Compiled>, Receiver<Compiled>),
     away: Vec<Form>,
     /// The oldest first.
     kept: VecDeque<Compiled>,
@@ -38,7 +41,7 @@ pub(super) struct Foreign {
 
 impl Foreign {
     pub(super) fn new(factory: Arc<ParserFactory>) -> Self {
-        Self { factory, thread: None, away: vec![], kept: VecDeque::new() }
+        Self { factory, pool: None, done: sync_channel(AWAY_MAX), away: vec![], kept: VecDeque::new() }
     }
 
     /// True when `start` need not compile it; the first question about a form has it compiled.
@@ -50,21 +53,28 @@ impl Foreign {
         if self.away.contains(form) || self.away.len() >= AWAY_MAX {
             return false;
         }
-        if self.thread.is_none() {
-            self.thread = start_thread(Arc::clone(&self.factory)).ok();
-        }
-        let is_sent = self.thread.as_ref().is_some_and(|(forms, _)| forms.send(form.clone()).is_ok());
-        if is_sent {
-            self.away.push(form.clone());
+        if self.pool.is_none() {
+            self.pool = pool().ok();
         }
         // Without a thread it is compiled where it is needed.
-        !is_sent
+        let Some(pool) = &self.pool else { return true };
+        self.away.push(form.clone());
+        let (form, factory, done) = (form.clone(), Arc::clone(&self.factory), self.done.0.clone());
+        pool.spawn(move || {
+            let matcher = AssertUnwindSafe(|| form.matcher(&factory));
+            let outcome =
+                catch_unwind(matcher).unwrap_or_else(|_| Err("its grammar cannot be compiled".into()));
+            // There is room for all that are away, and whoever has gone hears nothing.
+            let _ = done.try_send(Compiled { form, outcome });
+        });
+        false
     }
 
     /// Waits until a form is compiled, and no longer than `most`.
     pub(super) fn wait(&mut self, most: Duration) {
-        let came = self.thread.as_ref().and_then(|(_, done)| done.recv_timeout(most).ok());
-        came.into_iter().for_each(|compiled| self.keep(compiled));
+        if let Ok(compiled) = self.done.1.recv_timeout(most) {
+            self.keep(compiled);
+        }
     }
 
     /// A matcher at the start of an answer.
@@ -83,7 +93,7 @@ impl Foreign {
     }
 
     fn collect(&mut self) {
-        while let Some(compiled) = self.thread.as_ref().and_then(|(_, done)| done.try_recv().ok()) {
+        while let Ok(compiled) = self.done.1.try_recv() {
             self.keep(compiled);
         }
     }
@@ -97,23 +107,13 @@ impl Foreign {
     }
 }
 
-/// The thread ends with the last way to it.
-fn start_thread(factory: Arc<ParserFactory>) -> std::io::Result<(SyncSender<Form>, Receiver<Compiled>)> {
-    let (forms, asked) = sync_channel::<Form>(AWAY_MAX);
-    let (done, compiled) = sync_channel(AWAY_MAX);
-    std::thread::Builder::new().name("grammars".into()).spawn(move || {
+/// The thread that compiles.
+fn pool() -> Result<ThreadPool, ThreadPoolBuildError> {
+    let lowest = |_| {
         // SAFETY: it changes this thread's priority and nothing else; where it is forbidden the thread works all the same.
         unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE_MAX) };
-        for form in asked {
-            let matcher = AssertUnwindSafe(|| form.matcher(&factory));
-            let outcome =
-                catch_unwind(matcher).unwrap_or_else(|_| Err("its grammar cannot be compiled".into()));
-            if done.send(Compiled { form, outcome }).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok((forms, compiled))
+    };
+    ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "grammars".into()).start_handler(lowest).build()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::prefix::Key;
 use super::sample::Sampler;
 use super::{AnswerToken, Completion, Finish, Ground};
 use llguidance::Matcher;
+use llguidance::api::StopReason;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use toktrie::SimpleVob;
@@ -83,7 +84,7 @@ impl Sequence {
         if self.tokens.len() >= self.max_tokens {
             return;
         }
-        let Some(matcher) = &mut self.matcher else { return };
+        let Some(matcher) = self.matcher.as_mut().filter(|matcher| !is_whole(matcher)) else { return };
         let mask = matcher.compute_mask().map_err(|e| bad(&e));
         if let Ok(mask) = &mask {
             put_tiles(mask, &mut self.tiles);
@@ -103,7 +104,8 @@ impl Sequence {
 
     /// What it ends with, if it does.
     fn try_step(&mut self, logits: Logits<'_>, model: &Loaded) -> Result<Option<Finish>, VlmError> {
-        if self.ends_with_a_word() {
+        // A grammar may leave no choice from the start.
+        if self.ends_with_a_word() || self.matcher.as_ref().is_some_and(is_whole) {
             return Ok(Some(Finish::Stop));
         }
         if self.tokens.len() >= self.max_tokens {
@@ -127,7 +129,7 @@ impl Sequence {
             self.push(forced, 1.0, model.tokenizer.bytes(forced));
             self.pending.push(forced);
         }
-        let ended = self.matcher.as_ref().is_some_and(Matcher::is_stopped);
+        let ended = self.matcher.as_ref().is_some_and(is_whole);
         Ok((self.ends_with_a_word() || ended).then_some(Finish::Stop))
     }
 
@@ -167,6 +169,11 @@ impl Sequence {
             cells: None,
         }
     }
+}
+
+/// True when the grammar is through: what has stopped it otherwise is an error, which the next mask says.
+fn is_whole(matcher: &Matcher) -> bool {
+    matches!(matcher.stop_reason(), StopReason::NoExtension | StopReason::EndOfSentence)
 }
 
 /// Tokens that the grammar leaves no choice about; the matcher has consumed them.

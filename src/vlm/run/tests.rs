@@ -221,7 +221,7 @@ fn nothing_is_done_for_guests_while_parts_are_answered() {
 }
 
 #[test]
-fn schemas_are_compiled_beside_the_passes_however_many_a_job_has() {
+fn schemas_are_compiled_beside_the_passes_however_many_a_job_has_and_though_they_leave_no_choice() {
     let mut model = model(8000);
     for count in [1, 3, 20] {
         let ask = |n: usize| Ask::new("", Form::Schema(format!("{{\"const\":{n}}}").into()), 12);
