@@ -43,12 +43,12 @@ impl Grammars {
         Ok(Self { foreign: Foreign::new(Arc::clone(&factory)), factory, compiled: HashMap::new() })
     }
 
-    /// False while grammars that others have written for these questions are compiled, which the first call begins.
+    /// False while grammars that others have written for these questions are compiled, one after the other; the first call
+    /// begins it.
     pub(super) fn are_ready(&mut self, asks: &[Ask]) -> bool {
         let foreign: Vec<&Form> = asks.iter().map(|ask| &ask.form).filter(|form| form.is_foreign()).collect();
         // Of more than are kept some would always be missing: they are compiled when they are needed.
-        foreign.len() > KEPT_MAX
-            || foreign.into_iter().fold(true, |all, form| self.foreign.is_ready(form) && all)
+        foreign.len() > KEPT_MAX || foreign.into_iter().all(|form| self.foreign.is_ready(form))
     }
 
     /// Waits for the next grammar of others to be compiled, and no longer than `most`.
