@@ -8,7 +8,8 @@
 //! A question is a conversation to the engine: its prompt is read in chunks and its pictures one a step, so that a part
 //! which comes meanwhile waits for no more than one of these, and its keys and values take at most half of the rows.
 //!
-//! A schema is tried first, in a process of its own (`schemas`). A picture is resized here to what the model sees of it, so that a question that waits holds no more than that.
+//! A schema is tried first, in a process of its own (`schemas`). A picture is resized here to what the model sees of it, so
+//! that a question that waits holds no more than that.
 
 use super::schemas::Schemas;
 use crate::camera::decode::{Depth, from_bytes};
@@ -127,8 +128,9 @@ impl Answering for Guests {
         }
         let (deadline, is_held) = (question.until, question.form != asked::Form::Text);
         if let asked::Form::Json(schema) = &question.form {
-            let refused = |why| Refusal::Invalid { param: Some(FORMAT), why };
-            self.schemas.check(schema).map_err(refused)?;
+            let untried = |why| Refusal::NotReady { why, after: COMES_AFTER };
+            let refused = self.schemas.refusal(schema).map_err(untried)?;
+            refused.map_or(Ok(()), |why| Err(Refusal::Invalid { param: Some(FORMAT), why }))?;
         }
         let job = self.job(question, &engine.info())?;
         engine.abilities().check(&job).map_err(|why| Refusal::Invalid { param: None, why })?;
