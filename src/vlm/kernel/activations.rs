@@ -87,7 +87,7 @@ pub struct Activations {
     pub(super) high: Vec<i8>,
     /// Empty for eight bits.
     pub(super) low: Vec<i8>,
-    /// For AVX2: the integers, of each group of four values in the order 0, 2, 1, 3.
+    /// For AVX2, and of sixteen bits for AVX-VNNI: the integers, of each group of four values in the order 0, 2, 1, 3.
     pub(super) pairs: Vec<i16>,
     pub(super) heads: Vec<Head>,
     /// For AVX2; empty where blocks have scales of their own.
@@ -138,12 +138,12 @@ impl Activations {
         assert!(x.len().is_multiple_of(k) && k.is_multiple_of(span), "whole rows of whole blocks");
         assert!(path.takes(bits, shared), "AMX takes K-quants with activations of 8 bits");
         (self.k, self.rows, self.bits, self.path, self.shared) = (k, x.len() / k, bits, path, shared);
-        #[cfg(target_arch = "x86_64")]
-        let in_pairs = path == Path::Avx2;
-        #[cfg(not(target_arch = "x86_64"))]
-        let in_pairs = false;
         let when = |wanted: bool| if wanted { x.len() } else { 0 };
         let wide = bits == Bits::Sixteen;
+        #[cfg(target_arch = "x86_64")]
+        let in_pairs = path == Path::Avx2 || path == Path::AvxVnni && wide;
+        #[cfg(not(target_arch = "x86_64"))]
+        let in_pairs = false;
         let max = if wide { WIDE_MAX } else { NARROW_MAX };
         let in_bytes = !in_pairs || !wide && shared == Shared::Superblock;
         let (highs, lows, both) = (when(in_bytes), when(wide && !in_pairs), when(in_pairs));
@@ -153,7 +153,7 @@ impl Activations {
         let high_panels = room(high, highs).par_chunks_mut(panel);
         let low_panels = room(low, lows).par_chunks_mut(panel);
         let pair_panels = room(pairs, both).par_chunks_mut(panel);
-        // Only AVX2 writes pairs.
+        // Only AVX2 and AVX-VNNI write pairs.
         #[cfg(not(target_arch = "x86_64"))]
         let _ = pair_panels;
         match (path, bits) {
@@ -161,13 +161,18 @@ impl Activations {
             (Path::Avx2, Bits::Eight) if in_bytes => {
                 panels.zip(high_panels).zip(pair_panels).for_each(|(((x, heads), high), pairs)| {
                     // SAFETY: the path is taken only where the processor has its instructions.
-                    unsafe { avx2::quantise_panel(x, k, span, max, heads, pairs, Some(high)) }
+                    unsafe { avx2::quantise_panel(x, k, span, max, heads, Some(pairs), Some(high)) }
                 });
             }
             #[cfg(target_arch = "x86_64")]
-            (Path::Avx2, _) => panels.zip(pair_panels).for_each(|((x, heads), pairs)| {
+            (Path::AvxVnni, Bits::Eight) => panels.zip(high_panels).for_each(|((x, heads), high)| {
                 // SAFETY: as above.
-                unsafe { avx2::quantise_panel(x, k, span, max, heads, pairs, None) }
+                unsafe { avx2::quantise_panel(x, k, span, max, heads, None, Some(high)) }
+            }),
+            #[cfg(target_arch = "x86_64")]
+            (Path::Avx2 | Path::AvxVnni, _) => panels.zip(pair_panels).for_each(|((x, heads), pairs)| {
+                // SAFETY: as above.
+                unsafe { avx2::quantise_panel(x, k, span, max, heads, Some(pairs), None) }
             }),
             #[cfg(target_arch = "x86_64")]
             (Path::Amx, _) => panels.zip(high_panels).for_each(|((x, heads), high)| {
@@ -237,7 +242,8 @@ impl Activations {
         (panel * PANEL * (self.k / BLOCK) + first, in_panel)
     }
 
-    /// The span of a superblock of a row, and after it those of the rows of its panel that follow.
+    /// For AMX: the span of a superblock of a row, and after it those of the rows of its panel that follow.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn spans_at(&self, row: usize, superblock: usize) -> &[Span] {
         let (panel, first) = (row / PANEL * PANEL, row % PANEL);
         let in_panel = PANEL.min(self.rows - panel);

@@ -1,15 +1,16 @@
-//! AVX2: tiles with activations, in registers of eight rows of weights, which is half a tile.
+//! AVX2 and AVX-VNNI: tiles with activations, in registers of eight rows of weights, which is half a tile.
 //!
 //! ```text
-//! K-quants with activations of 8 bits    superblocks: bytes with bytes
-//! all else                               pairs: 16-bit weights with 16-bit activations, two products
-//!                                        added to 32 bits by madd
+//! AVX2        K-quants with activations of 8 bits    superblocks: bytes with bytes
+//!             all else                               pairs, two products added to 32 bits by madd
+//! AVX-VNNI    activations of 8 bits                  bytes with bytes, four products by vpdpbusd
+//!             of 16 bits                             pairs, by vpdpwssd
 //! ```
 //!
-//! Bytes with bytes saturate where both have 8 bits. The weights' bytes become 16-bit values by a mask
-//! (values 0 and 2 of a group) and a shift (1 and 3), which is the order of the activations' pairs. They
-//! are made anew for every four rows, and both halves of a tile are multiplied at once: eight sums stay in
-//! registers, and a value read from memory serves two products.
+//! Pairs are 16-bit weights with 16-bit activations: without VNNI, bytes with bytes saturate where both have 8 bits. The
+//! weights' bytes become 16-bit values by a mask (values 0 and 2 of a group) and a shift (1 and 3), which is the order of
+//! the activations' pairs. They are made anew for every four rows, and both halves of a tile are multiplied at once: eight
+//! sums stay in registers, and a value read from memory serves two products.
 
 #![expect(
     clippy::needless_range_loop,
@@ -19,6 +20,7 @@
 mod quantise;
 mod read;
 mod superblocks;
+pub(super) mod vnni;
 
 use super::activations::{Bits, Head, PANEL};
 use super::layout::{BLOCK, Kind, TILE_ROWS};
@@ -56,29 +58,78 @@ pub(super) unsafe fn multiply(
             (Kind::Q4K, Bits::Eight) => superblocks::run::<Q4K>(w, x, rows, tiles, out),
             (Kind::Q5K, Bits::Eight) => superblocks::run::<Q5K>(w, x, rows, tiles, out),
             (Kind::Q6K, Bits::Eight) => superblocks::run::<Q6K>(w, x, rows, tiles, out),
-            (Kind::Q8, _) => run::<Q8>(w, x, rows, tiles, out),
-            (Kind::Q4, _) => run::<Q4>(w, x, rows, tiles, out),
-            (Kind::S8, _) => run::<S8>(w, x, rows, tiles, out),
-            (Kind::Q4K, Bits::Sixteen) => run::<Q4K>(w, x, rows, tiles, out),
-            (Kind::Q5K, Bits::Sixteen) => run::<Q5K>(w, x, rows, tiles, out),
-            (Kind::Q6K, Bits::Sixteen) => run::<Q6K>(w, x, rows, tiles, out),
+            _ => by_blocks::<Madd>(w, x, rows, tiles, out),
         }
     }
 }
 
-/// The products of pairs.
+/// How integers are multiplied.
+trait Product {
+    /// Bytes of an integer: of two, weights and activations are pairs.
+    const BYTES: usize;
+
+    /// `sum` and, in each lane, the products of the four bytes there, or of two pairs.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn add(sum: __m256i, w: __m256i, x: __m256i) -> __m256i;
+}
+
+/// Pairs, with AVX2 alone.
+struct Madd;
+
+impl Product for Madd {
+    const BYTES: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        _mm256_add_epi32(sum, _mm256_madd_epi16(w, x))
+    }
+}
+
+/// Multiplies block by block, whatever the kind of the weights.
+///
+/// # Safety
+/// As [`multiply`]; the processor has what `P` needs, and the integers of `x` have its bytes.
+unsafe fn by_blocks<P: Product>(
+    w: &Packed,
+    x: &Activations,
+    rows: Range<usize>,
+    tiles: Range<usize>,
+    out: Out,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        match w.kind {
+            Kind::Q8 => run::<P, Q8>(w, x, rows, tiles, out),
+            Kind::Q4 => run::<P, Q4>(w, x, rows, tiles, out),
+            Kind::S8 => run::<P, S8>(w, x, rows, tiles, out),
+            Kind::Q4K => run::<P, Q4K>(w, x, rows, tiles, out),
+            Kind::Q5K => run::<P, Q5K>(w, x, rows, tiles, out),
+            Kind::Q6K => run::<P, Q6K>(w, x, rows, tiles, out),
+        }
+    }
+}
+
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run<R: Read>(w: &Packed, x: &Activations, rows: Range<usize>, tiles: Range<usize>, out: Out) {
+unsafe fn run<P: Product, R: Read>(
+    w: &Packed,
+    x: &Activations,
+    rows: Range<usize>,
+    tiles: Range<usize>,
+    out: Out,
+) {
     for tile in tiles {
         // SAFETY: the caller's; each call takes rows that are left.
         unsafe {
             in_steps!(rows, row,
-                16 => pairs_with_tile::<R, 4, 4>(w, x, row, tile, out),
-                8 => pairs_with_tile::<R, 2, 4>(w, x, row, tile, out),
-                4 => pairs_with_tile::<R, 1, 4>(w, x, row, tile, out),
-                2 => pairs_with_tile::<R, 1, 2>(w, x, row, tile, out),
-                1 => pairs_with_tile::<R, 1, 1>(w, x, row, tile, out),
+                16 => with_tile::<P, R, 4, 4>(w, x, row, tile, out),
+                8 => with_tile::<P, R, 2, 4>(w, x, row, tile, out),
+                4 => with_tile::<P, R, 1, 4>(w, x, row, tile, out),
+                2 => with_tile::<P, R, 1, 2>(w, x, row, tile, out),
+                1 => with_tile::<P, R, 1, 1>(w, x, row, tile, out),
             );
         }
     }
@@ -87,7 +138,8 @@ unsafe fn run<R: Read>(w: &Packed, x: &Activations, rows: Range<usize>, tiles: R
 /// Where a kernel stands in the activations: at the same block of adjacent rows.
 struct Cursor {
     heads: *const Head,
-    pairs: *const i32,
+    /// Bytes or pairs.
+    integers: *const i32,
     /// Blocks to the next block of the same rows.
     step: usize,
 }
@@ -95,31 +147,39 @@ struct Cursor {
 impl Cursor {
     /// The first block of `rows` rows from `row` on, all of which and whose later blocks are there.
     #[inline(always)]
-    fn new(x: &Activations, row: usize, rows: usize) -> Self {
+    fn new<P: Product>(x: &Activations, row: usize, rows: usize) -> Self {
         let (start, step) = x.place(row);
         let end = start + (x.k / BLOCK - 1) * step + rows;
-        assert!(row % PANEL + rows <= step && end <= x.heads.len() && end * BLOCK <= x.pairs.len());
-        let pairs = x.pairs.as_ptr().wrapping_add(start * BLOCK).cast();
-        Self { heads: x.heads[start..].as_ptr(), pairs, step }
+        let (integers, len): (*const i32, _) = match P::BYTES {
+            1 => (x.high.as_ptr().wrapping_add(start * BLOCK).cast(), x.high.len()),
+            _ => (x.pairs.as_ptr().wrapping_add(start * BLOCK).cast(), x.pairs.len()),
+        };
+        assert!(row % PANEL + rows <= step && end <= x.heads.len() && end * BLOCK <= len);
+        Self { heads: x.heads[start..].as_ptr(), integers, step }
     }
 
-    /// The same block of the rows from the `r`-th on: their heads, and their pairs.
+    /// The same block of the rows from the `r`-th on: their heads, and their integers.
     #[inline(always)]
-    fn rows_from(&self, r: usize) -> (*const Head, *const i32) {
-        (self.heads.wrapping_add(r), self.pairs.wrapping_add(r.wrapping_mul(BLOCK / 2)))
+    fn rows_from<P: Product>(&self, r: usize) -> (*const Head, *const i32) {
+        (self.heads.wrapping_add(r), self.integers.wrapping_add(r.wrapping_mul(words::<P>())))
     }
 
     #[inline(always)]
-    fn advance(&mut self) {
+    fn advance<P: Product>(&mut self) {
         self.heads = self.heads.wrapping_add(self.step);
-        self.pairs = self.pairs.wrapping_add(self.step.wrapping_mul(BLOCK / 2));
+        self.integers = self.integers.wrapping_add(self.step.wrapping_mul(words::<P>()));
     }
 }
 
-/// `PARTS * STEP` rows of 16-bit activations with one tile, `STEP` of them at once.
+/// The words of 32 bits that hold the integers of a block.
+const fn words<P: Product>() -> usize {
+    BLOCK * P::BYTES / 4
+}
+
+/// `PARTS * STEP` rows of activations with one tile, `STEP` of them at once.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn pairs_with_tile<R: Read, const PARTS: usize, const STEP: usize>(
+unsafe fn with_tile<P: Product, R: Read, const PARTS: usize, const STEP: usize>(
     w: &Packed,
     x: &Activations,
     row: usize,
@@ -127,7 +187,7 @@ unsafe fn pairs_with_tile<R: Read, const PARTS: usize, const STEP: usize>(
     out: Out,
 ) {
     let blocks_per_unit = R::KIND.unit() / BLOCK;
-    let mut cursor = Cursor::new(x, row, PARTS * STEP);
+    let mut cursor = Cursor::new::<P>(x, row, PARTS * STEP);
     let mut sums = [[[_mm256_setzero_ps(); 2]; STEP]; PARTS];
     for unit in w.tile(tile).chunks_exact(R::KIND.unit_bytes()) {
         for b in 0..blocks_per_unit {
@@ -138,11 +198,11 @@ unsafe fn pairs_with_tile<R: Read, const PARTS: usize, const STEP: usize>(
                 let q = [R::groups(unit.as_ptr(), b, 0), R::groups(unit.as_ptr(), b, 1)];
                 let scales = [R::scales(unit.as_ptr(), b, 0), R::scales(unit.as_ptr(), b, 1)];
                 for (part, sums) in sums.iter_mut().enumerate() {
-                    let (heads, integers) = cursor.rows_from(part.wrapping_mul(STEP));
-                    add_pairs::<R, STEP>(&q, &scales, heads, integers, sums);
+                    let (heads, integers) = cursor.rows_from::<P>(part.wrapping_mul(STEP));
+                    add_block::<P, R, STEP>(&q, &scales, heads, integers, sums);
                 }
             }
-            cursor.advance();
+            cursor.advance::<P>();
         }
     }
     for (r, sums) in sums.iter().flatten().enumerate() {
@@ -171,13 +231,13 @@ fn fused(dot: __m256i, scale: __m256, sum: __m256) -> __m256 {
     _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
 }
 
-/// Adds the products of a block of weights with the same block of `STEP` rows of 16-bit activations.
+/// Adds the products of a block of weights with the same block of `STEP` rows of activations.
 ///
 /// # Safety
-/// `heads` points to `STEP` heads, `x` to as many blocks of 64 bytes.
+/// `heads` points to `STEP` heads, `x` to the integers of as many blocks.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_pairs<R: Read, const STEP: usize>(
+unsafe fn add_block<P: Product, R: Read, const STEP: usize>(
     q: &[Groups; 2],
     w: &[Scales; 2],
     heads: *const Head,
@@ -200,7 +260,7 @@ unsafe fn add_pairs<R: Read, const STEP: usize>(
                     _ => (),
                 }
             }
-            dot_pairs::<STEP>(q, 4 * quarter, x, &mut dots);
+            dot::<P, STEP>(q, 4 * quarter, x, &mut dots);
             if R::FORM == Form::Halves {
                 add_scaled(&dots, [w[0].scale[quarter], w[1].scale[quarter]], heads, sums);
             }
@@ -224,31 +284,34 @@ unsafe fn add_pairs<R: Read, const STEP: usize>(
 /// Adds to `dots` the products of the groups `first..first + 4` of both halves of a tile.
 ///
 /// # Safety
-/// `x` points to `STEP` blocks of 64 bytes.
+/// `x` points to the integers of `STEP` blocks.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn dot_pairs<const STEP: usize>(
+unsafe fn dot<P: Product, const STEP: usize>(
     q: &[Groups; 2],
     first: usize,
     x: *const i32,
     dots: &mut [[__m256i; 2]; STEP],
 ) {
     for g in first..first + 4 {
-        for odd in 0..2 {
+        for odd in 0..P::BYTES {
             let mut weights = [q[0][g], q[1][g]];
-            for q in &mut weights {
-                *q = if odd == 0 {
-                    _mm256_and_si256(*q, _mm256_set1_epi16(0xff))
-                } else {
-                    _mm256_srli_epi16::<8>(*q)
-                };
+            if P::BYTES == 2 {
+                for q in &mut weights {
+                    *q = if odd == 0 {
+                        _mm256_and_si256(*q, _mm256_set1_epi16(0xff))
+                    } else {
+                        _mm256_srli_epi16::<8>(*q)
+                    };
+                }
             }
             for r in 0..STEP {
-                let at = x.wrapping_add(r.wrapping_mul(BLOCK / 2).wrapping_add(2 * g + odd));
+                let at = x.wrapping_add(r.wrapping_mul(words::<P>()).wrapping_add(P::BYTES * g + odd));
                 // SAFETY: the caller's.
                 let x = _mm256_set1_epi32(unsafe { at.read_unaligned() });
                 for half in 0..2 {
-                    let sum = _mm256_add_epi32(dots[r][half], _mm256_madd_epi16(weights[half], x));
+                    // SAFETY: the caller's.
+                    let sum = unsafe { P::add(dots[r][half], weights[half], x) };
                     // The sums of fewer rows fit the registers anyhow, and are sooner done in another order.
                     dots[r][half] = if STEP == 4 { settled(sum) } else { sum };
                 }

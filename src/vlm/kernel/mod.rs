@@ -3,7 +3,7 @@
 //! ```text
 //! ggml blocks --pack--> tiles (the only copy in memory) --row--> embeddings
 //! activations --quantise--> panels of 16 rows, 8 or 16 bits a value, one scale per 32 (or 256)
-//! tiles x activations --AMX | AVX-512 VNNI | AVX2 | Arm i8mm | Arm dot product | scalar reference--> f32
+//! tiles x activations --AMX | AVX-512 VNNI | AVX-VNNI | AVX2 | Arm i8mm | Arm dot product | scalar reference--> f32
 //!
 //! on AMX, a large model's tower: weights, activations --bf16--> products in f32, and no tiles
 //! ```
@@ -67,7 +67,10 @@ pub(crate) enum Path {
     /// One instruction multiplies unsigned weights of sixteen rows with four activations and adds up.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// The same for eight rows in two or three instructions.
+    /// The same for eight rows.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// The same in two or three instructions.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// One instruction multiplies eight values of two rows of weights with those of two rows of activations.
@@ -87,6 +90,8 @@ impl Path {
             (Self::Amx, amx::available()),
             #[cfg(target_arch = "x86_64")]
             (Self::Avx512, avx512::available()),
+            #[cfg(target_arch = "x86_64")]
+            (Self::AvxVnni, avx2::vnni::available()),
             #[cfg(target_arch = "x86_64")]
             (Self::Avx2, avx2::available()),
             #[cfg(target_arch = "aarch64")]
@@ -116,11 +121,12 @@ impl Path {
 
     /// True where there is a kernel for such activations. Those of AMX are for K-quants alone.
     fn takes(self, bits: Bits, shared: Shared) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx => bits == Bits::Eight && shared == Shared::Superblock,
-            _ => true,
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Amx {
+            return bits == Bits::Eight && shared == Shared::Superblock;
         }
+        let _ = (bits, shared);
+        true
     }
 
     /// True where products of K-quants stay integers for a superblock; elsewhere one scale for so many
@@ -129,6 +135,8 @@ impl Path {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Amx | Self::Avx512 | Self::Avx2 => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => false,
             #[cfg(target_arch = "aarch64")]
             Self::I8mm | Self::DotProduct => false,
             Self::Scalar => false,
@@ -151,6 +159,8 @@ impl Path {
             Self::Amx => "AMX",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "AVX-512 VNNI",
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => "AVX-VNNI",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "AVX2",
             #[cfg(target_arch = "aarch64")]
@@ -240,6 +250,8 @@ impl Packed {
                 Path::Amx => amx::multiply(self, x, rows, tiles, out),
                 #[cfg(target_arch = "x86_64")]
                 Path::Avx512 => avx512::multiply(self, x, rows, tiles, out),
+                #[cfg(target_arch = "x86_64")]
+                Path::AvxVnni => avx2::vnni::multiply(self, x, rows, tiles, out),
                 #[cfg(target_arch = "x86_64")]
                 Path::Avx2 => avx2::multiply(self, x, rows, tiles, out),
                 #[cfg(target_arch = "aarch64")]

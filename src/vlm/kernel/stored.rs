@@ -9,7 +9,7 @@ pub(super) enum Form {
     Minimum,
     /// value = scale * (q - 128).
     Minus128,
-    /// value = scale * (q - [`Stored::OVER`]), with a scale for each half of a block.
+    /// value = scale * (q - what it is too large by), with a scale for each half of a block.
     Halves,
 }
 
@@ -17,7 +17,8 @@ pub(super) enum Form {
 pub(super) trait Stored {
     const KIND: Kind;
     const FORM: Form;
-    /// What q is too large by, of [`Form::Halves`].
+    /// What q is too large by, of [`Form::Halves`]. Where weights are signed nothing is.
+    #[cfg(target_arch = "x86_64")]
     const OVER: i32 = 32;
 }
 
@@ -56,6 +57,7 @@ impl Stored for Q6K {
 impl Stored for S8 {
     const KIND: Kind = Kind::S8;
     const FORM: Form = Form::Halves;
+    #[cfg(target_arch = "x86_64")]
     const OVER: i32 = 128;
 }
 

@@ -329,3 +329,40 @@ fn quantised(path: Path, x: &[f32], k: usize, bits: Bits, shared: Shared) -> Act
 fn noise(n: usize) -> Vec<f32> {
     Tensor::randn(0f32, 1.0, n, &Device::Cpu).unwrap().to_vec1().unwrap()
 }
+
+/// One thread, medians of nine runs of each path in turn, in giga-operations a second (two a product):
+/// `cargo test --release -p vlm -- --ignored --nocapture bench_paths_`.
+#[test]
+#[ignore = "a measurement, for a quiet machine"]
+fn bench_paths_in_turn() {
+    const N: usize = 2432;
+    const K: usize = 2560;
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let kinds = [GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K, GgmlDType::Q8_0];
+    for (dtype, bits) in
+        kinds.map(|kind| (kind, Bits::Eight)).into_iter().chain([(GgmlDType::Q8_0, Bits::Sixteen)])
+    {
+        let (_, packed) = pair(dtype, N, K);
+        for rows in [1, 8, 64, 512] {
+            let x = noise(rows * K);
+            let paths: Vec<Path> = paths_for(&packed, bits).filter(|path| *path != Path::Scalar).collect();
+            let inputs: Vec<Activations> = paths
+                .iter()
+                .map(|path| quantised(*path, &x, K, bits, packed.shared_on(*path, bits)))
+                .collect();
+            let (mut times, mut values) = (vec![vec![]; paths.len()], vec![]);
+            for _ in 0..9 {
+                for (x, times) in inputs.iter().zip(&mut times) {
+                    let start = std::time::Instant::now();
+                    alone.install(|| packed.multiply_all(x, &mut values));
+                    times.push(start.elapsed().as_secs_f64());
+                }
+            }
+            for (path, times) in paths.iter().zip(&mut times) {
+                times.sort_by(f64::total_cmp);
+                let speed = 2e-9 * (rows * N * K) as f64 / times[4];
+                println!("{dtype:?} {bits:?} {rows:3} rows {:12} {speed:6.0}", path.name());
+            }
+        }
+    }
+}

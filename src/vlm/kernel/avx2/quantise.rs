@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 /// Quantises the rows of a panel, `k` values each, to integers up to `max`, `span` values by one scale: as
-/// pairs and, where bytes are wanted, as those. All of the outputs are written.
+/// pairs, as bytes, or as both. All of the outputs are written.
 ///
 /// # Safety
 /// The processor has AVX2.
@@ -17,11 +17,10 @@ pub(crate) unsafe fn panel(
     span: usize,
     max: f32,
     heads: &mut [MaybeUninit<Head>],
-    pairs: &mut [MaybeUninit<i16>],
+    mut pairs: Option<&mut [MaybeUninit<i16>]>,
     mut bytes: Option<&mut [MaybeUninit<i8>]>,
 ) {
     let rows = x.len() / k;
-    let pairs = pairs.as_chunks_mut::<BLOCK>().0;
     for (row, x) in x.chunks_exact(k).enumerate() {
         let (mut scale, mut inverse) = (0.0, 0.0);
         let blocks = x.as_chunks::<BLOCK>().0;
@@ -36,7 +35,9 @@ pub(crate) unsafe fn panel(
             let q = integers(load(x), inverse);
             heads[at].write(Head::new(scale, sums(&q)));
             let halves = [in_16_bits(q[0], q[1]), in_16_bits(q[2], q[3])];
-            put_pairs(halves, &mut pairs[at]);
+            if let Some(pairs) = &mut pairs {
+                put_pairs(halves, &mut pairs.as_chunks_mut::<BLOCK>().0[at]);
+            }
             if let Some(bytes) = &mut bytes {
                 put_bytes(halves, &mut bytes.as_chunks_mut::<BLOCK>().0[at]);
             }
