@@ -12,6 +12,9 @@ mod daemon;
 #[path = "common/desk.rs"]
 #[allow(dead_code, reason = "no truth is changed here")]
 mod desk;
+#[path = "web/http.rs"]
+#[allow(dead_code, reason = "no refusal is read here")]
+mod http;
 #[path = "cluster/llama.rs"]
 mod llama;
 #[path = "cluster/mixed.rs"]
@@ -21,6 +24,9 @@ mod scripted;
 #[path = "common/station.rs"]
 #[allow(dead_code, reason = "there is no engine's process here")]
 mod station;
+#[path = "common/tokens.rs"]
+#[allow(dead_code, reason = "its header suffices here")]
+mod tokens;
 
 use inspectd::domain::frame::{Frame, Trigger};
 use inspectd::domain::grade::{Reason, Verdict};

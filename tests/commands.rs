@@ -65,6 +65,8 @@ mod station;
 mod terminal;
 #[path = "commands/tls.rs"]
 mod tls;
+#[path = "common/tokens.rs"]
+mod tokens;
 #[path = "web/webdriver.rs"]
 #[allow(dead_code, reason = "these tests press no keys")]
 mod webdriver;
@@ -72,8 +74,7 @@ mod webdriver;
 use broker::{Broker, Subscriber, until};
 use clips::ask_about_clips;
 use inspectd::publish::mqtt::dialect::json::message::PART_JSON_SCHEMA;
-use inspectd::store::accounts::Token;
-use inspectd::store::images::sha256;
+use inspectd::web::auth::Role;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, PublishProperties};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
@@ -494,13 +495,7 @@ async fn triggers_by_http_and_by_file_have_results_like_others() {
     );
     let station = Station::new(broker.port, &sections);
     station.edit("[web]", "[web]\nsession_hours = 1");
-    let token = Token {
-        name: "plc".into(),
-        role: "operator".into(),
-        created_at: "2026-01-01T00:00:00.000Z".into(),
-        created_by: "test".into(),
-    };
-    station.store().put_token(&sha256(b"ispd_test"), &token).unwrap();
+    tokens::put(&station.store(), Role::Operator);
     // A file that came before the station is taken, too; its deadline counts from when it came.
     let put = |name: &str, words: Value| {
         let new = folder.path().join(".new");
@@ -526,9 +521,9 @@ async fn triggers_by_http_and_by_file_have_results_like_others() {
     })
     .await;
 
-    let bearer = "Authorization: Bearer ispd_test";
+    let bearer = tokens::bearer(Role::Operator);
     let post =
-        |words: Value| http::ask(listen, "POST", "/api/v1/commands/trigger", &[bearer], &words.to_string());
+        |words: Value| http::ask(listen, "POST", "/api/v1/commands/trigger", &[&bearer], &words.to_string());
     let answer = post(json!({"part_id": "H1", "correlation_id": "c1"}));
     let accepted = answer.json();
     assert_eq!(

@@ -55,5 +55,7 @@ mod server;
 mod shown;
 #[path = "web/thresholds.rs"]
 mod thresholds;
+#[path = "common/tokens.rs"]
+mod tokens;
 #[path = "web/webdriver.rs"]
 mod webdriver;

@@ -113,7 +113,7 @@ impl Answering for Guests {
         Some(info.name).filter(|name| !name.is_empty()).map(|name| Served { name, fingerprint })
     }
 
-    fn ask(&self, question: Question, hear: Hear) -> Result<Asked, Refusal> {
+    fn ask(&self, mut question: Question, hear: Hear) -> Result<Asked, Refusal> {
         let ends = || Refusal::NotReady { why: "the station stops".into(), after: COMES_AFTER };
         let engine = self.engine.upgrade().ok_or_else(ends)?;
         let not_ready = |why: String, after| {
@@ -132,15 +132,24 @@ impl Answering for Guests {
             let refused = self.schemas.refusal(schema).map_err(untried)?;
             refused.map_or(Ok(()), |why| Err(Refusal::Invalid { param: Some(FORMAT), why }))?;
         }
+        // Servers say an answer as a whole: a stream of it is one piece.
+        let is_one_piece = question.streams && !engine.abilities().streams;
+        question.streams &= !is_one_piece;
         let job = self.job(question, &engine.info())?;
         engine.abilities().check(&job).map_err(|why| Refusal::Invalid { param: None, why })?;
         let reply: Reply = Arc::new(move |event| {
-            let heard = match event {
-                Event::Delta { text, .. } => Heard::Text(text),
-                Event::Answer(mut answer) => Heard::End(end(answer.answers.pop(), is_held)),
+            let (text, end) = match event {
+                Event::Delta { text, .. } => (Some(text), None),
+                Event::Answer(mut answer) => {
+                    let end = end(answer.answers.pop(), is_held);
+                    let whole = end.as_ref().ok().filter(|_| is_one_piece);
+                    (whole.map(|answer| answer.text.clone()), Some(end))
+                }
             };
-            // There is room for every token, and whoever has left hears nothing.
-            let _ = hear.try_send(heard);
+            for heard in text.map(Heard::Text).into_iter().chain(end.map(Heard::End)) {
+                // There is room for every token, and whoever has left hears nothing.
+                let _ = hear.try_send(heard);
+            }
         });
         let order = Order { class: Class::Guest, deadline, job, reply };
         let id = engine.submit(order).map_err(|_| Refusal::Full)?;

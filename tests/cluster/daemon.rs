@@ -1,9 +1,14 @@
 //! The whole station with servers: one of two is killed under it, and nothing is lost.
 
 use crate::broker::{Broker, Subscriber, until};
+use crate::http;
 use crate::scripted::{Act, Script, Server};
 use crate::station::{PREFIX, Station, results, signal, wait};
+use crate::tokens::{self, bearer};
 use inspectd::publish::mqtt::dialect::json::message::RESULT_JSON_SCHEMA;
+use inspectd::web::auth::Role;
+use serde_json::{Value, json};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -53,11 +58,7 @@ async fn a_server_killed_under_a_running_station_loses_no_part() {
     let validator = jsonschema::validator_for(&schema).unwrap();
     for (seq, result) in (1..).zip(&found) {
         assert!(validator.is_valid(result), "{result}");
-        assert_eq!(
-            (&result["seq"], &result["verdict"]),
-            (&serde_json::json!(seq), &"pass".into()),
-            "{result}"
-        );
+        assert_eq!((&result["seq"], &result["verdict"]), (&json!(seq), &"pass".into()), "{result}");
         let model = &result["model"];
         assert!(
             model["name"].as_str().unwrap().starts_with("qwen (remote, vllm 0.15.0 at 127.0.0.1:"),
@@ -108,4 +109,32 @@ fn inspect_asks_the_servers_of_the_config() {
     let out = run(&["check"]);
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success() && said.contains(&server.url()), "{said}");
+}
+
+/// A server's answer is checked as a whole, so that a program that wants a stream hears one piece.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_who_wants_a_stream_hears_the_whole_answer_in_one_piece() {
+    let server = Server::start(Script::says("[]", 0.99));
+    let page = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let station = station(9, &[&server], &format!("[web]\nlisten = \"{page}\"\nmodel_api = true"));
+    tokens::put(&station.store(), Role::Model);
+    let _daemon = station.start();
+    until("the page answers", || TcpStream::connect(page).is_ok()).await;
+    let model =
+        || http::ask(page, "GET", "/v1/models", &[&bearer(Role::Model)], "").json()["data"][0]["id"].clone();
+    until("the model is served", || model().is_string()).await;
+    let turns = json!([{ "role": "user", "content": "How many pits are there?" }]);
+    let question =
+        json!({ "model": model(), "max_tokens": 16, "stream": true, "messages": turns }).to_string();
+    let answer = http::ask(page, "POST", "/v1/chat/completions", &[&bearer(Role::Model)], &question);
+    let said = String::from_utf8(answer.body).unwrap();
+    assert_eq!(answer.status, 200, "{said}");
+    let data: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    assert_eq!(data.last(), Some(&"[DONE]"), "{said}");
+    let chunks = data[..data.len() - 1].iter().map(|chunk| serde_json::from_str::<Value>(chunk).unwrap());
+    let pieces: Vec<String> = chunks
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+        .collect();
+    // What the script says to every question without a recipe's form.
+    assert_eq!(pieces, ["", "0"], "{said}");
 }

@@ -8,8 +8,7 @@
 use super::{Plc, SIMULATOR, camera, http, peers};
 use crate::broker::{Broker, until};
 use crate::station::{Daemon, Station};
-use inspectd::store::accounts::Token;
-use inspectd::store::images::sha256;
+use crate::tokens::{self, bearer, token};
 use inspectd::web::auth::Role;
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,33 +18,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-/// What the tests send as a role's token.
-fn token(role: Role) -> String {
-    format!("ispd_test_{}", role.as_str())
-}
-
 /// A station that answers guests, with a token of each role.
 async fn serving(broker: &Broker) -> (Station, Daemon, SocketAddr) {
     let page = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sections = format!("{}[web]\nlisten = \"{page}\"\nmodel_api = true\n", camera("cam1", SIMULATOR));
     let station = Station::new(broker.port, &sections);
     let store = station.store();
-    for role in Role::ALL {
-        let name = role.as_str().to_owned();
-        let (role, created_at) = (name.clone(), "2026-01-01T00:00:00.000Z".to_owned());
-        let kept = Token { name, role, created_at, created_by: "test".into() };
-        store.put_token(&sha256(format!("ispd_test_{}", kept.role).as_bytes()), &kept).unwrap();
-    }
+    Role::ALL.into_iter().for_each(|role| tokens::put(&store, role));
     drop(store);
     let daemon = station.start();
     until("the page answers", || TcpStream::connect(page).is_ok()).await;
     let models = || http::ask(page, "GET", "/v1/models", &[&bearer(Role::Model)], "");
     until("the model is served", || models().json()["data"][0]["id"].is_string()).await;
     (station, daemon, page)
-}
-
-fn bearer(role: Role) -> String {
-    format!("Authorization: Bearer {}", token(role))
 }
 
 fn picture() -> PathBuf {

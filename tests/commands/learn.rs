@@ -8,14 +8,14 @@ use super::browser::Browser;
 use super::{PIPELINE, Plc, engine, http};
 use crate::broker::{Broker, until};
 use crate::station::{Daemon, Station, signal, wait};
+use crate::tokens::{self, bearer};
 use image::{Rgb, RgbImage};
 use inspectd::domain::review::{Decided, Decision};
 use inspectd::simulator::{Mix, tile};
 use inspectd::store::Store;
-use inspectd::store::accounts::{Account, Token};
-use inspectd::store::images::sha256;
+use inspectd::store::accounts::Account;
 use inspectd::store::recipes::{Entry, Step};
-use inspectd::web::auth;
+use inspectd::web::auth::{self, Role};
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -73,18 +73,17 @@ impl Bench {
         daemon
     }
 
-    fn ask(&self, method: &str, path: &str, role: &str, body: &str) -> http::Answer {
-        let bearer = format!("Authorization: Bearer ispd_{role}");
-        tokio::task::block_in_place(|| http::ask(self.page, method, path, &[&bearer], body))
+    fn ask(&self, method: &str, path: &str, role: Role, body: &str) -> http::Answer {
+        tokio::task::block_in_place(|| http::ask(self.page, method, path, &[&bearer(role)], body))
     }
 
-    fn learn(&self, method: &str, role: &str, body: &str) -> http::Answer {
+    fn learn(&self, method: &str, role: Role, body: &str) -> http::Answer {
         self.ask(method, &format!("/api/v1/learn/{NAME}"), role, body)
     }
 
     /// What the page shows of the pipeline.
     fn shown(&self) -> Value {
-        let all = self.ask("GET", "/api/v1/learn", "viewer", "").json();
+        let all = self.ask("GET", "/api/v1/learn", Role::Viewer, "").json();
         all.as_array().unwrap().iter().find(|one| one["pipeline"] == NAME).expect("it is there").clone()
     }
 
@@ -106,9 +105,10 @@ impl Bench {
         std::fs::rename(self.pictures.path().join(".new.png"), self.pictures.path().join(&name)).unwrap();
         let mut found = Value::Null;
         until(&format!("{name} is inspected"), || {
-            let list = self.ask("GET", "/api/v1/inspections?limit=3", "viewer", "").json();
+            let list = self.ask("GET", "/api/v1/inspections?limit=3", Role::Viewer, "").json();
             let ids = list["items"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap());
-            let mut all = ids.map(|id| self.ask("GET", &format!("/api/v1/inspections/{id}"), "viewer", ""));
+            let mut all =
+                ids.map(|id| self.ask("GET", &format!("/api/v1/inspections/{id}"), Role::Viewer, ""));
             let its =
                 all.find_map(|one| Some(one.json()).filter(|i| i["origin"].to_string().contains(&name)));
             found = its.unwrap_or_default();
@@ -155,14 +155,11 @@ fn decide(store: &Store) {
 
 /// An account and a token a role.
 fn accounts(store: &Store) {
-    for role in ["viewer", "operator", "engineer"] {
-        let (name, role) = (role.to_owned(), role.to_owned());
-        let password_hash = auth::hash(PASSWORD).unwrap();
-        let account =
-            Account { name: name.clone(), role: role.clone(), password_hash, created_at: AT.into() };
+    for role in [Role::Viewer, Role::Operator, Role::Engineer] {
+        let (name, password_hash) = (role.as_str().to_owned(), auth::hash(PASSWORD).unwrap());
+        let account = Account { name: name.clone(), role: name, password_hash, created_at: AT.into() };
         store.put_account(&account).unwrap();
-        let token = Token { name, role: role.clone(), created_at: AT.into(), created_by: "test".into() };
-        store.put_token(&sha256(format!("ispd_{role}").as_bytes()), &token).unwrap();
+        tokens::put(store, role);
     }
 }
 
@@ -211,23 +208,26 @@ async fn twenty_good_parts_become_a_check_that_finds_a_defective_one_and_stays_o
     assert!(bench.inspected(2_000, true).await["learned"].as_array().unwrap().is_empty());
 
     for body in ["{}", r#"{"what":"heads"}"#, r#"{"what":"references","features":"eyes"}"#] {
-        let answer = bench.learn("POST", "engineer", body);
+        let answer = bench.learn("POST", Role::Engineer, body);
         assert!([400, 422].contains(&answer.status), "{body}: {}", answer.head);
     }
-    let few = bench.learn("POST", "engineer", HEAD);
+    let few = bench.learn("POST", Role::Engineer, HEAD);
     assert_eq!((few.status, few.code().as_str()), (409, "too_little"), "{}", few.head);
     assert!(
         text(&few).contains("20 good and 3 defective parts: at least 10 of each are needed"),
         "{}",
         text(&few)
     );
-    assert_eq!(bench.learn("POST", "engineer", r#"{"what":"references","prompt":"none"}"#).code(), "unfit");
-    assert_eq!(bench.ask("POST", "/api/v1/learn/nothing", "engineer", LEARN).code(), "no_pipeline");
-    for role in ["viewer", "operator"] {
+    assert_eq!(
+        bench.learn("POST", Role::Engineer, r#"{"what":"references","prompt":"none"}"#).code(),
+        "unfit"
+    );
+    assert_eq!(bench.ask("POST", "/api/v1/learn/nothing", Role::Engineer, LEARN).code(), "no_pipeline");
+    for role in [Role::Viewer, Role::Operator] {
         assert_eq!(bench.learn("POST", role, LEARN).status, 403);
         assert_eq!(bench.learn("DELETE", role, "").status, 403);
     }
-    assert_eq!(bench.learn("POST", "engineer", LEARN).status, 202);
+    assert_eq!(bench.learn("POST", Role::Engineer, LEARN).status, 202);
     let last = bench.ended().await;
     assert_eq!((&last["end"], &last["reason"]), (&json!("active"), &json!("")), "{last}");
     assert_eq!((&last["figures"]["good"], &last["figures"]["bad"]), (&json!(20), &json!(3)), "{last}");
@@ -249,7 +249,7 @@ async fn twenty_good_parts_become_a_check_that_finds_a_defective_one_and_stays_o
     let has_anomaly = |of: &Value| of["labels"].as_array().unwrap().contains(&json!("anomaly"));
     assert!(has_anomaly(&found), "{found}");
     // The file is older than what was learned, whoever asks for a look at it.
-    assert_eq!(bench.ask("POST", "/api/v1/commands/reload", "engineer", "").status, 202);
+    assert_eq!(bench.ask("POST", "/api/v1/commands/reload", Role::Engineer, "").status, 202);
     assert!(has_anomaly(&bench.inspected(2_002, true).await));
     stop(&bench, daemon).await;
     let replayed = [Step::Found, Step::Checked, Step::Replayed, Step::Active];
@@ -264,13 +264,13 @@ async fn twenty_good_parts_become_a_check_that_finds_a_defective_one_and_stays_o
     let daemon = bench.start(&plc).await;
     assert_eq!(bench.shown()["active"], version.as_str());
     assert_eq!(bench.inspected(2_003, true).await["pipeline_version"], version.as_str());
-    let text = bench.ask("GET", &format!("/api/v1/recipes/{NAME}/versions/{version}"), "viewer", "").body;
-    assert_eq!(bench.learn("POST", "engineer", r#"{"what":"references"}"#).status, 202);
+    let text = bench.ask("GET", &format!("/api/v1/recipes/{NAME}/versions/{version}"), Role::Viewer, "").body;
+    assert_eq!(bench.learn("POST", Role::Engineer, r#"{"what":"references"}"#).status, 202);
     let again = bench.ended().await;
     let second = again["version"].as_str().unwrap();
     assert!(again["end"] == "active" && second != version, "{again}");
     let path = format!("/api/v1/recipes/{NAME}/versions/{second}");
-    assert_eq!(bench.ask("GET", &path, "viewer", "").body, text, "its bank is another one");
+    assert_eq!(bench.ask("GET", &path, Role::Viewer, "").body, text, "its bank is another one");
 
     // An edited file is a newer word.
     std::fs::write(&bench.recipe, format!("{}# edited\n", bench.sound)).unwrap();
@@ -288,12 +288,12 @@ async fn a_job_that_is_cancelled_or_killed_leaves_the_line_as_it_was() {
     let mut daemon = bench.start(&plc).await;
     let stopped = engine(daemon.id()).expect("the engine is a process of its own");
     signal(stopped, libc::SIGSTOP);
-    assert_eq!(bench.learn("DELETE", "engineer", "").code(), "not_under_way");
-    assert_eq!(bench.learn("POST", "engineer", LEARN).status, 202);
-    assert_eq!(bench.learn("POST", "engineer", LEARN).code(), "busy");
+    assert_eq!(bench.learn("DELETE", Role::Engineer, "").code(), "not_under_way");
+    assert_eq!(bench.learn("POST", Role::Engineer, LEARN).status, 202);
+    assert_eq!(bench.learn("POST", Role::Engineer, LEARN).code(), "busy");
     let job = bench.shown()["job"].clone();
     assert_eq!((&job["step"], &job["by"]), (&json!("looking"), &json!("http:token:engineer")), "{job}");
-    assert_eq!(bench.learn("DELETE", "engineer", "").status, 204);
+    assert_eq!(bench.learn("DELETE", Role::Engineer, "").status, 204);
     let last = bench.ended().await;
     assert_eq!(
         (&last["end"], &last["reason"]),
@@ -303,14 +303,14 @@ async fn a_job_that_is_cancelled_or_killed_leaves_the_line_as_it_was() {
     assert_eq!(last["version"], json!(null), "nothing was kept");
     signal(stopped, libc::SIGCONT);
 
-    assert_eq!(bench.learn("POST", "engineer", LEARN).status, 202);
+    assert_eq!(bench.learn("POST", Role::Engineer, LEARN).status, 202);
     signal(daemon.id(), libc::SIGKILL);
     wait(&mut daemon, "it is killed").await;
     assert_eq!(bench.active(), sound);
     // From the first picture to after the version is active, however long that takes here.
     for after_ms in [100, 300, 700, 1_500, 3_000].map(Some).into_iter().chain([None]) {
         let mut daemon = bench.start(&plc).await;
-        assert_eq!(bench.learn("POST", "engineer", LEARN).status, 202);
+        assert_eq!(bench.learn("POST", Role::Engineer, LEARN).status, 202);
         match after_ms {
             Some(after_ms) => tokio::time::sleep(Duration::from_millis(after_ms)).await,
             None => assert_eq!(bench.ended().await["end"], "active"),
@@ -349,7 +349,7 @@ async fn what_a_gate_refuses_is_not_active_and_the_file_is_still_looked_at() {
     let sound = bench.active();
     let daemon = bench.start(&plc).await;
     assert_eq!(bench.shown()["is_gated"], true);
-    assert_eq!(bench.learn("POST", "engineer", LEARN).status, 202);
+    assert_eq!(bench.learn("POST", Role::Engineer, LEARN).status, 202);
     let last = bench.ended().await;
     assert_eq!(last["end"], "refused", "{last}");
     assert!(last["reason"].as_str().unwrap().contains("image.recall"), "{last}");
@@ -360,7 +360,7 @@ async fn what_a_gate_refuses_is_not_active_and_the_file_is_still_looked_at() {
     let version = last["version"].as_str().unwrap();
     let path = format!("/api/v1/recipes/{NAME}/active");
     let words = json!({ "version": version, "reason": "it is good enough" }).to_string();
-    assert_eq!(bench.ask("POST", &path, "engineer", &words).status, 200, "an engineer may");
+    assert_eq!(bench.ask("POST", &path, Role::Engineer, &words).status, 200, "an engineer may");
     assert_eq!(bench.inspected(4_000, true).await["pipeline_version"], version);
     stop(&bench, daemon).await;
     assert_eq!(bench.active(), version);
@@ -402,14 +402,14 @@ async fn parts_of_both_kinds_become_a_head_and_a_bank_is_learned_beside_it() {
     let daemon = bench.start(&plc).await;
     let before = bench.shown();
     assert_eq!((&before["kind_min"], &before["is_enough_for_head"]), (&json!(10), &json!(true)), "{before}");
-    for role in ["viewer", "operator"] {
+    for role in [Role::Viewer, Role::Operator] {
         assert_eq!(bench.learn("POST", role, HEAD).status, 403);
     }
-    let unknown = bench.learn("POST", "engineer", r#"{"what":"head","prompt":"none"}"#);
+    let unknown = bench.learn("POST", Role::Engineer, r#"{"what":"head","prompt":"none"}"#);
     assert_eq!((unknown.status, unknown.code().as_str()), (409, "unfit"));
     assert!(text(&unknown).contains("no prompt none of kind head"), "{}", text(&unknown));
 
-    assert_eq!(bench.learn("POST", "engineer", HEAD).status, 202);
+    assert_eq!(bench.learn("POST", Role::Engineer, HEAD).status, 202);
     let last = bench.ended().await;
     assert_eq!(
         (&last["end"], &last["what"], &last["reason"]),
@@ -430,7 +430,8 @@ async fn parts_of_both_kinds_become_a_head_and_a_bank_is_learned_beside_it() {
         (&json!("unlike-bad-parts"), &json!(12), &json!(12))
     );
     // In the ledger, too, and it says that the replay is no proof by itself.
-    let ledger = bench.ask("GET", &format!("/api/v1/recipes/{NAME}/ledger?limit=50"), "viewer", "").json();
+    let ledger =
+        bench.ask("GET", &format!("/api/v1/recipes/{NAME}/ledger?limit=50"), Role::Viewer, "").json();
     let is_first = |entry: &&Value| entry["version"] == version && entry["step"] == "found";
     let first = ledger.as_array().unwrap().iter().find(is_first).expect("its first step");
     let words = first["reason"].as_str().unwrap();
@@ -445,7 +446,7 @@ async fn parts_of_both_kinds_become_a_head_and_a_bank_is_learned_beside_it() {
     assert!(found["heat"]["places"].as_array().is_some_and(|p| p.iter().any(|v| v.as_u64() > Some(127))));
 
     // A bank beside it leaves it as it is.
-    assert_eq!(bench.learn("POST", "engineer", LEARN).status, 202);
+    assert_eq!(bench.learn("POST", Role::Engineer, LEARN).status, 202);
     let last = bench.ended().await;
     assert_eq!((&last["end"], &last["what"]), (&json!("active"), &json!("references")), "{last}");
     let both = bench.shown();

@@ -2,7 +2,7 @@
 //! switched to, without any file.
 
 use super::*;
-use inspectd::store::images::hex;
+use inspectd::store::images::{hex, sha256};
 
 const NUT: &str = "nut";
 
@@ -12,7 +12,7 @@ impl Bench {
         let path = format!("/api/v1/inspections?camera=cam1&limit={count}");
         let mut ids = vec![];
         until("the inspections are listed", || {
-            let list = self.ask("GET", &path, "viewer", "").json();
+            let list = self.ask("GET", &path, Role::Viewer, "").json();
             let items = list["items"].as_array().unwrap().iter();
             ids = items.map(|one| one["id"].as_str().unwrap().to_owned()).collect();
             ids.len() == count
@@ -21,13 +21,13 @@ impl Bench {
         ids
     }
 
-    fn make(&self, role: &str, body: &Value) -> http::Answer {
+    fn make(&self, role: Role, body: &Value) -> http::Answer {
         self.ask("POST", "/api/v1/products", role, &body.to_string())
     }
 
     /// What the page shows of the product.
     fn product(&self) -> Value {
-        let all = self.ask("GET", "/api/v1/learn", "viewer", "").json();
+        let all = self.ask("GET", "/api/v1/learn", Role::Viewer, "").json();
         all.as_array().unwrap().iter().find(|one| one["pipeline"] == NUT).cloned().unwrap_or_default()
     }
 
@@ -44,14 +44,14 @@ impl Bench {
 
     /// The version of the product's recipe that is active.
     fn active_product(&self) -> Option<String> {
-        let all = self.ask("GET", "/api/v1/recipes", "viewer", "").json();
+        let all = self.ask("GET", "/api/v1/recipes", Role::Viewer, "").json();
         let its = all.as_array().unwrap().iter().find(|one| one["pipeline"] == NUT)?;
         its["active"].as_str().map(str::to_owned)
     }
 
     /// The pipeline that the camera runs.
     fn runs(&self) -> Value {
-        self.ask("GET", "/api/v1/cameras", "viewer", "").json()[0]["pipeline"].clone()
+        self.ask("GET", "/api/v1/cameras", Role::Viewer, "").json()[0]["pipeline"].clone()
     }
 }
 
@@ -73,7 +73,7 @@ async fn what_cannot_be_a_product_is_refused_with_the_field_and_its_value() {
     let bench = Bench::new(&broker, 6, 0, "").await;
     let daemon = bench.start(&plc).await;
     let ids = bench.newest(6).await;
-    for role in ["viewer", "operator"] {
+    for role in [Role::Viewer, Role::Operator] {
         assert_eq!(bench.make(role, &body(&ids)).status, 403);
     }
     let twice = [&ids[..], &ids[..1]].concat();
@@ -90,16 +90,16 @@ async fn what_cannot_be_a_product_is_refused_with_the_field_and_its_value() {
         ("inspections", json!(unknown), "inspections[5] = \"none\": there is no such inspection"),
         ("camera", json!("cam9"), "is of the camera \"cam1\", not of \"cam9\""),
     ] {
-        let answer = bench.make("engineer", &with(&ids, key, value));
+        let answer = bench.make(Role::Engineer, &with(&ids, key, value));
         assert_eq!((answer.status, answer.code().as_str()), (400, "field"), "{key}: {}", answer.head);
         let error = answer.json()["error"].clone();
         assert!(error.as_str().unwrap().contains(words), "{words} in {error}");
     }
-    let taken = bench.make("engineer", &with(&ids, "name", json!(NAME)));
+    let taken = bench.make(Role::Engineer, &with(&ids, "name", json!(NAME)));
     assert_eq!((taken.status, taken.code().as_str()), (409, "exists"), "{}", taken.head);
     // A file that does not read is somebody's recipe all the same.
     std::fs::write(bench.recipe.with_file_name("bolt.toml"), "schema = ").unwrap();
-    assert_eq!(bench.make("engineer", &with(&ids, "name", json!("bolt"))).code(), "exists");
+    assert_eq!(bench.make(Role::Engineer, &with(&ids, "name", json!("bolt"))).code(), "exists");
     assert_eq!(bench.product(), Value::Null, "no job has begun");
     stop(&bench, daemon).await;
 }
@@ -111,17 +111,17 @@ async fn good_parts_become_a_recipe_that_a_camera_is_switched_to_and_that_a_rest
     let bench = Bench::new(&broker, 12, 0, "").await;
     let daemon = bench.start(&plc).await;
     let ids = bench.newest(12).await;
-    assert_eq!(bench.make("engineer", &body(&ids)).status, 202);
+    assert_eq!(bench.make(Role::Engineer, &body(&ids)).status, 202);
     let last = bench.made().await;
     assert_eq!((&last["end"], &last["reason"]), (&json!("active"), &json!("")), "{last}");
     assert_eq!((&last["figures"]["good"], &last["left_out_count"]), (&json!(12), &json!(0)), "{last}");
     let version = last["version"].as_str().unwrap().to_owned();
     assert_eq!(bench.active_product().as_deref(), Some(version.as_str()));
-    assert_eq!(bench.make("engineer", &body(&ids)).code(), "exists");
+    assert_eq!(bench.make(Role::Engineer, &body(&ids)).code(), "exists");
     assert!(!bench.recipe.with_file_name("nut.toml").exists(), "no file is written");
 
     // The ledger: on whose word, and which pictures.
-    let ledger = bench.ask("GET", &format!("/api/v1/recipes/{NUT}/ledger"), "viewer", "").json();
+    let ledger = bench.ask("GET", &format!("/api/v1/recipes/{NUT}/ledger"), Role::Viewer, "").json();
     let mut entries = ledger.as_array().unwrap().clone();
     entries.reverse();
     let steps: Vec<_> = entries.iter().map(|entry| entry["step"].as_str().unwrap()).collect();
@@ -129,14 +129,14 @@ async fn good_parts_become_a_recipe_that_a_camera_is_switched_to_and_that_a_rest
     assert_eq!(entries[0]["by"], "http:token:engineer, new product");
     let made_of = entries[0]["made_of"].as_array().unwrap();
     assert_eq!(made_of.iter().map(|part| part["id"].as_str().unwrap()).collect::<Vec<_>>(), ids);
-    let detail = bench.ask("GET", &format!("/api/v1/inspections/{}", ids[3]), "viewer", "").json();
+    let detail = bench.ask("GET", &format!("/api/v1/inspections/{}", ids[3]), Role::Viewer, "").json();
     assert_eq!(made_of[3]["sha256"], detail["image"], "{detail}");
 
     // What it judges by can be had, to go on in a file.
     let path = format!("/api/v1/recipes/{NUT}/versions/{version}/files");
-    let bank = bench.ask("GET", &format!("{path}/{NUT}.bank"), "viewer", "").body;
+    let bank = bench.ask("GET", &format!("{path}/{NUT}.bank"), Role::Viewer, "").body;
     assert_eq!(bench.product()["banks"][0]["sha256"], hex(&sha256(&bank)));
-    assert_eq!(bench.ask("GET", &format!("{path}/other.bank"), "viewer", "").status, 404);
+    assert_eq!(bench.ask("GET", &format!("{path}/other.bank"), Role::Viewer, "").status, 404);
 
     let ack = plc.command("pipeline", json!({ "camera": "cam1", "pipeline": NUT })).await;
     assert_eq!(ack["accepted"], true, "{ack}");
@@ -182,18 +182,18 @@ async fn a_product_that_is_cancelled_or_killed_leaves_the_line_as_it_was_and_its
     // With the engine stopped, the job waits for its first picture.
     let stopped = engine(daemon.id()).expect("the engine is a process of its own");
     signal(stopped, libc::SIGSTOP);
-    assert_eq!(bench.make("engineer", &body(&ids)).status, 202);
-    assert_eq!(bench.make("engineer", &with(&ids, "name", json!("other"))).code(), "busy");
-    assert_eq!(bench.learn("POST", "engineer", LEARN).code(), "busy", "one job of any kind");
+    assert_eq!(bench.make(Role::Engineer, &body(&ids)).status, 202);
+    assert_eq!(bench.make(Role::Engineer, &with(&ids, "name", json!("other"))).code(), "busy");
+    assert_eq!(bench.learn("POST", Role::Engineer, LEARN).code(), "busy", "one job of any kind");
     assert_eq!(bench.product()["job"]["by"], "http:token:engineer");
-    assert_eq!(bench.ask("DELETE", "/api/v1/learn/nut", "engineer", "").status, 204);
+    assert_eq!(bench.ask("DELETE", "/api/v1/learn/nut", Role::Engineer, "").status, 204);
     assert_eq!(bench.made().await["end"], "cancelled");
     assert_eq!((bench.active_product(), bench.product()["active"].clone()), (None, json!("")));
     signal(stopped, libc::SIGCONT);
 
     // From before the first picture to after the version is active, however long that takes here.
     for after_ms in [0, 200, 600, 1_500].map(Some).into_iter().chain([None]) {
-        assert_eq!(bench.make("engineer", &body(&ids)).status, 202);
+        assert_eq!(bench.make(Role::Engineer, &body(&ids)).status, 202);
         match after_ms {
             Some(after_ms) => tokio::time::sleep(Duration::from_millis(after_ms)).await,
             None => assert_eq!(bench.made().await["end"], "active"),
@@ -277,7 +277,7 @@ async fn an_engineer_makes_a_product_on_the_page_and_switches_the_camera_to_it()
     let last = bench.product()["last"].clone();
     assert_eq!(last["figures"]["good"], 12, "{last}");
     let path = format!("/api/v1/recipes/{NUT}/versions/{}", last["version"].as_str().unwrap());
-    let text = String::from_utf8(bench.ask("GET", &path, "viewer", "").body).unwrap();
+    let text = String::from_utf8(bench.ask("GET", &path, Role::Viewer, "").body).unwrap();
     let region = browser.value("document.querySelector('output.region').innerText").await;
     assert!(text.contains(&format!("roi = [{}]", region.as_str().unwrap())), "{region} in {text}");
     browser.end().await;

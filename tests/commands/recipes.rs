@@ -6,10 +6,11 @@ use super::{PIPELINE, Plc, SIMULATOR, camera, engine, http};
 use crate::broker::{Broker, until};
 use crate::shipped::{Pair, TEXT, VISION, blinded};
 use crate::station::{Daemon, Station, signal, wait};
+use crate::tokens::{self, bearer};
 use inspectd::store::Store;
-use inspectd::store::accounts::Token;
 use inspectd::store::images::{hex, sha256};
 use inspectd::store::recipes::{Entry, Step};
+use inspectd::web::auth::Role;
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -384,10 +385,9 @@ async fn a_daemon_that_is_killed_at_any_step_has_one_active_version_and_goes_on_
     assert!(wait(&mut daemon, "SIGTERM is obeyed").await.success(), "{}", kitchen.station.log());
 }
 
-/// Asks the page as the account whose token is `ispd_` and its role.
-fn ask(page: SocketAddr, method: &str, path: &str, role: &str, body: &str) -> http::Answer {
-    let bearer = format!("Authorization: Bearer ispd_{role}");
-    tokio::task::block_in_place(|| http::ask(page, method, path, &[&bearer], body))
+/// Asks the page with the token of a role.
+fn ask(page: SocketAddr, method: &str, path: &str, role: Role, body: &str) -> http::Answer {
+    tokio::task::block_in_place(|| http::ask(page, method, path, &[&bearer(role)], body))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -397,21 +397,15 @@ async fn an_engineer_may_override_a_refusal_and_go_back_and_the_ledger_keeps_why
     let (kitchen, gated, _pictures) = with_archive(&broker).await;
     let page = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     kitchen.station.edit("[store]", &format!("[web]\nlisten = \"{page}\"\n[store]"));
-    for role in ["operator", "engineer"] {
-        let token = Token {
-            name: role.into(),
-            role: role.into(),
-            created_at: "2026-01-01T00:00:00.000Z".into(),
-            created_by: "test".into(),
-        };
-        kitchen.station.store().put_token(&sha256(format!("ispd_{role}").as_bytes()), &token).unwrap();
+    for role in [Role::Operator, Role::Engineer] {
+        tokens::put(&kitchen.station.store(), role);
     }
     let mut daemon = started(&kitchen, &plc).await;
     let (sound, worse) = (version_of(&gated), version_of(&blind(&gated)));
     kitchen.write(&blind(&gated));
-    assert_eq!(ask(page, "POST", "/api/v1/commands/reload", "operator", "").status, 403);
-    assert_eq!(ask(page, "POST", "/api/v1/commands/reload", "engineer", "").status, 202);
-    let recipes = || ask(page, "GET", "/api/v1/recipes", "operator", "").json();
+    assert_eq!(ask(page, "POST", "/api/v1/commands/reload", Role::Operator, "").status, 403);
+    assert_eq!(ask(page, "POST", "/api/v1/commands/reload", Role::Engineer, "").status, 202);
+    let recipes = || ask(page, "GET", "/api/v1/recipes", Role::Operator, "").json();
     let newest = || recipes().as_array().unwrap().iter().find(|r| r["pipeline"] == NAME).cloned().unwrap();
     until("the worse one is refused", || {
         let newest = newest();
@@ -419,30 +413,36 @@ async fn an_engineer_may_override_a_refusal_and_go_back_and_the_ledger_keeps_why
     })
     .await;
     assert_eq!(newest()["active"], sound.as_str());
-    let ledger = ask(page, "GET", &format!("/api/v1/recipes/{NAME}/ledger?limit=1"), "operator", "").json();
+    let ledger =
+        ask(page, "GET", &format!("/api/v1/recipes/{NAME}/ledger?limit=1"), Role::Operator, "").json();
     let lost = ledger[0]["replay"]["lost"].as_array().unwrap();
     assert!(!lost.is_empty() && ledger[0]["replay"]["figures"]["image"]["recall"].is_number(), "{ledger}");
-    let part =
-        ask(page, "GET", &format!("/api/v1/inspections/{}", lost[0]["id"].as_str().unwrap()), "operator", "");
+    let part = ask(
+        page,
+        "GET",
+        &format!("/api/v1/inspections/{}", lost[0]["id"].as_str().unwrap()),
+        Role::Operator,
+        "",
+    );
     assert_eq!(part.status, 200, "the part that is lost can be looked at");
-    let text = ask(page, "GET", &format!("/api/v1/recipes/{NAME}/versions/{worse}"), "operator", "");
+    let text = ask(page, "GET", &format!("/api/v1/recipes/{NAME}/versions/{worse}"), Role::Operator, "");
     assert_eq!(String::from_utf8(text.body).unwrap(), blind(&gated));
 
     let path = format!("/api/v1/recipes/{NAME}/active");
     let words = |version: &str, reason: &str| json!({ "version": version, "reason": reason }).to_string();
-    assert_eq!(ask(page, "POST", &path, "operator", &words(&worse, "I want it")).status, 403);
-    assert_eq!(ask(page, "POST", &path, "engineer", &words(&worse, "  ")).status, 400);
-    assert_eq!(ask(page, "POST", &path, "engineer", &words("none", "why not")).status, 404);
-    let taken = ask(page, "POST", &path, "engineer", &words(&worse, "the customer accepts them")).json();
+    assert_eq!(ask(page, "POST", &path, Role::Operator, &words(&worse, "I want it")).status, 403);
+    assert_eq!(ask(page, "POST", &path, Role::Engineer, &words(&worse, "  ")).status, 400);
+    assert_eq!(ask(page, "POST", &path, Role::Engineer, &words("none", "why not")).status, 404);
+    let taken = ask(page, "POST", &path, Role::Engineer, &words(&worse, "the customer accepts them")).json();
     assert_eq!((&taken["step"], &taken["is_override"]), (&json!("active"), &json!(true)), "{taken}");
     becomes_active(&plc, &worse).await;
-    let back = ask(page, "POST", &path, "engineer", &words(&sound, "he does not")).json();
+    let back = ask(page, "POST", &path, Role::Engineer, &words(&sound, "he does not")).json();
     assert_eq!((&back["step"], &back["is_override"]), (&json!("active"), &json!(false)), "{back}");
     becomes_active(&plc, &sound).await;
     // A file that is there when an engineer speaks is older than his word, whether it was looked at yet or not.
     let newer = format!("{}# of the same minute\n", blind(&gated));
     kitchen.write(&newer);
-    assert_eq!(ask(page, "POST", &path, "engineer", &words(&sound, "not that one, either")).status, 200);
+    assert_eq!(ask(page, "POST", &path, Role::Engineer, &words(&sound, "not that one, either")).status, 200);
     signal(daemon.id(), libc::SIGKILL);
     wait(&mut daemon, "it is killed").await;
     let book = kitchen.station.store().recipe_book(NAME).unwrap().unwrap();

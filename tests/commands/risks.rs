@@ -3,16 +3,15 @@
 use super::{SIMULATOR, http};
 use crate::broker::until;
 use crate::station::Station;
-use inspectd::store::accounts::Token;
-use inspectd::store::images::sha256;
+use crate::tokens::{self, bearer};
+use inspectd::web::auth::Role;
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-const BEARER: &str = "Authorization: Bearer ispd_test";
-
 fn cameras(page: SocketAddr) -> Value {
-    tokio::task::block_in_place(|| http::ask(page, "GET", "/api/v1/cameras", &[BEARER], "")).json()
+    tokio::task::block_in_place(|| http::ask(page, "GET", "/api/v1/cameras", &[&bearer(Role::Engineer)], ""))
+        .json()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,13 +34,7 @@ async fn the_warnings_about_a_recipe_are_logged_once_and_shown_while_it_runs() {
     std::fs::write(own.join("photo.toml"), photo).unwrap();
     std::fs::write(own.join("blind.toml"), blind).unwrap();
     station.edit(&shipped.display().to_string(), &own.display().to_string());
-    let token = Token {
-        name: "engineer".into(),
-        role: "engineer".into(),
-        created_at: "2026-01-01T00:00:00.000Z".into(),
-        created_by: "test".into(),
-    };
-    station.store().put_token(&sha256(b"ispd_test"), &token).unwrap();
+    tokens::put(&station.store(), Role::Engineer);
     let _daemon = station.start();
     until("the page is there", || std::net::TcpStream::connect(page).is_ok()).await;
     until("the cameras are open", || cameras(page) != json!([])).await;
@@ -56,7 +49,7 @@ async fn the_warnings_about_a_recipe_are_logged_once_and_shown_while_it_runs() {
         assert!(warning["message"].as_str().unwrap().contains("a defect below 1024 px"), "{warning}");
     }
     let words = json!({"camera": "cam1", "pipeline": "photo"}).to_string();
-    let post = || http::ask(page, "POST", "/api/v1/commands/pipeline", &[BEARER], &words);
+    let post = || http::ask(page, "POST", "/api/v1/commands/pipeline", &[&bearer(Role::Engineer)], &words);
     assert_eq!(tokio::task::block_in_place(post).status, 202);
     let shown = cameras(page);
     assert_eq!((&shown[0]["pipeline"], &shown[0]["warnings"]), (&json!("photo"), &json!([])));

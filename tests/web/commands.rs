@@ -1,7 +1,8 @@
 //! Commands over HTTP: the words of MQTT, answered with 202 or with the refusal.
 
 use super::http::ask;
-use super::server::{Server, options, token};
+use super::server::{Server, options};
+use super::tokens::{self, bearer};
 use inspectd::domain::camera::{CameraState, CameraStatus, LineState};
 use inspectd::domain::trigger::Command;
 use inspectd::store::{Store, StoreOptions};
@@ -76,7 +77,7 @@ fn what_is_not_taken_is_answered_with_its_code_and_reason() {
             answer.json()
         );
     }
-    let bearer = format!("Authorization: Bearer {}", token(Role::Operator));
+    let bearer = bearer(Role::Operator);
     // The first of two such headers counts.
     let form = [bearer.as_str(), "Content-Type: text/plain"];
     let form = ask(server.web.address, "POST", "/api/v1/commands/pause", &form, "{}");
@@ -91,18 +92,10 @@ fn what_is_not_taken_is_answered_with_its_code_and_reason() {
 fn before_the_cameras_are_open_it_says_starting() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(&dir.path().join("store"), StoreOptions::default()).unwrap());
-    let created_at = "2026-01-01T00:00:00.000Z".to_owned();
-    let name = Role::Operator.as_str().to_owned();
-    let kept = inspectd::store::accounts::Token {
-        name: name.clone(),
-        role: name,
-        created_at,
-        created_by: "test".into(),
-    };
-    store.put_token(&inspectd::store::images::sha256(token(Role::Operator).as_bytes()), &kept).unwrap();
+    tokens::put(&store, Role::Operator);
     let probe = Box::new(|| Health { alive: true, sinks: vec![], commands: true });
     let web = Web::start(options(dir.path()), store, Box::new(Vec::new), probe).unwrap();
-    let bearer = format!("Authorization: Bearer {}", token(Role::Operator));
+    let bearer = bearer(Role::Operator);
     let answer = ask(web.address, "POST", "/api/v1/commands/trigger", &[&bearer], "{}");
     assert_eq!((answer.status, answer.code().as_str()), (503, "starting"));
 }

@@ -217,9 +217,8 @@ fn what_is_new_comes_over_the_stream() {
     use std::io::{Read, Write};
     let server = Server::start(1);
     let mut stream = std::net::TcpStream::connect(server.web.address).unwrap();
-    let token = super::server::token(Role::Viewer);
-    let request =
-        format!("GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let bearer = super::tokens::bearer(Role::Viewer);
+    let request = format!("GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let mut heard = String::new();

@@ -1,7 +1,8 @@
 //! The door: sockets that only wait, guesses, and access that ends.
 
 use super::http::{Answer, ask, read};
-use super::server::{PASSWORD, Server, commit, part, token};
+use super::server::{PASSWORD, Server, commit, part};
+use super::tokens::bearer;
 use inspectd::store::accounts::{Account, Token};
 use inspectd::store::images::sha256;
 use inspectd::web::auth::{self, Role};
@@ -129,7 +130,7 @@ fn a_new_password_ends_ones_other_sessions_and_their_streams() {
     };
     assert_eq!(change(&mine, "wrong", "a new one").code(), "wrong");
     assert_eq!(change(&mine, PASSWORD, "short").status, 400);
-    let token = format!("Authorization: Bearer {}", token(Role::Viewer));
+    let token = bearer(Role::Viewer);
     assert_eq!(change(&token, PASSWORD, "a new one").code(), "person");
     assert!(is_in(&server, &other), "nothing has changed");
 

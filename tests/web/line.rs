@@ -3,7 +3,8 @@
 use super::browser::Browser;
 use super::inspections::id;
 use super::page::log_in;
-use super::server::{Server, commit, part, picture, token};
+use super::server::{Server, commit, part, picture};
+use super::tokens::token;
 use inspectd::domain::alarm::Alarm;
 use inspectd::domain::camera::CameraLoad;
 use inspectd::domain::trigger::Command;

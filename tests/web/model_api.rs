@@ -1,7 +1,8 @@
 //! The model API without an engine: who may ask, what is said to whom, and what becomes of questions whose askers leave.
 
 use super::http::{Answer, ask};
-use super::server::{Server, options, picture, token};
+use super::server::{Server, options, picture};
+use super::tokens::{bearer, token};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use inspectd::web::auth::Role;
@@ -165,7 +166,7 @@ fn it_is_off_unless_the_config_says_otherwise() {
 fn every_answer_that_says_no_has_openais_form() {
     let (server, script) = server();
     let to = server.web.address;
-    let bearer = format!("Authorization: Bearer {}", token(Role::Model));
+    let bearer = bearer(Role::Model);
     for (answer, expected) in [
         (server.ask("GET", "/v1/nothing", None, ""), (404, "not_found")),
         (server.ask("GET", CHAT, Some(Role::Model), ""), (405, "method_not_allowed")),

@@ -2,6 +2,7 @@
 
 use super::http::{Answer, ask};
 use super::inspections::inspection;
+use super::tokens::{self, bearer};
 use inspectd::domain::camera::{CameraStatus, LineState};
 use inspectd::domain::grade::{Grade, Reason, Verdict};
 use inspectd::domain::inspection::Inspection;
@@ -14,8 +15,7 @@ use inspectd::domain::recipe::{Progress, RecipeError};
 use inspectd::domain::rect::BoxPx;
 use inspectd::domain::text::TextLine;
 use inspectd::domain::trigger::{Command, Refusal};
-use inspectd::store::accounts::{Account, Token};
-use inspectd::store::images::sha256;
+use inspectd::store::accounts::Account;
 use inspectd::store::recipes::Entry;
 use inspectd::store::{Store, StoreOptions};
 use inspectd::web::Web;
@@ -33,11 +33,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub(crate) const PASSWORD: &str = "correct horse";
-
-/// What the tests send as each role's token.
-pub(crate) fn token(role: Role) -> String {
-    format!("ispd_test_{}", role.as_str())
-}
 
 pub(crate) struct Server {
     pub web: Web,
@@ -210,13 +205,7 @@ impl Server {
         for role in Role::ALL {
             let name = role.as_str().to_owned();
             let (password_hash, created_at) = (hash.clone(), "2026-01-01T00:00:00.000Z".to_owned());
-            let kept = Token {
-                name: name.clone(),
-                role: name.clone(),
-                created_at: created_at.clone(),
-                created_by: "test".into(),
-            };
-            store.put_token(&sha256(token(role).as_bytes()), &kept).unwrap();
+            tokens::put(&store, role);
             if role == Role::Model {
                 continue;
             }
@@ -280,7 +269,7 @@ impl Server {
     }
 
     pub(crate) fn ask(&self, method: &str, path: &str, role: Option<Role>, body: &str) -> Answer {
-        let header = role.map(|r| format!("Authorization: Bearer {}", token(r)));
+        let header = role.map(bearer);
         let headers: Vec<&str> = header.iter().map(String::as_str).collect();
         ask(self.web.address, method, path, &headers, body)
     }
