@@ -25,7 +25,6 @@ mod scripted;
 #[allow(dead_code, reason = "there is no engine's process here")]
 mod station;
 #[path = "common/tokens.rs"]
-#[allow(dead_code, reason = "its header suffices here")]
 mod tokens;
 
 use inspectd::domain::frame::{Frame, Trigger};

@@ -138,17 +138,17 @@ impl Answering for Guests {
         let job = self.job(question, &engine.info())?;
         engine.abilities().check(&job).map_err(|why| Refusal::Invalid { param: None, why })?;
         let reply: Reply = Arc::new(move |event| {
-            let (text, end) = match event {
-                Event::Delta { text, .. } => (Some(text), None),
+            // There is room for every token, and whoever has left hears nothing.
+            let say = |heard| _ = hear.try_send(heard);
+            match event {
+                Event::Delta { text, .. } => say(Heard::Text(text)),
                 Event::Answer(mut answer) => {
                     let end = end(answer.answers.pop(), is_held);
-                    let whole = end.as_ref().ok().filter(|_| is_one_piece);
-                    (whole.map(|answer| answer.text.clone()), Some(end))
+                    if is_one_piece && let Ok(answer) = &end {
+                        say(Heard::Text(answer.text.clone()));
+                    }
+                    say(Heard::End(end));
                 }
-            };
-            for heard in text.map(Heard::Text).into_iter().chain(end.map(Heard::End)) {
-                // There is room for every token, and whoever has left hears nothing.
-                let _ = hear.try_send(heard);
             }
         });
         let order = Order { class: Class::Guest, deadline, job, reply };
