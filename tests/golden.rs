@@ -23,7 +23,7 @@ use vlm::precision::Precision;
 use vlm::rope::image_advance;
 use vlm::sample::{Sampler, Sampling};
 use vlm::template::Opening;
-use vlm::text::Work;
+use vlm::text::{See, Work};
 
 const CASES: [&str; 7] =
     ["one_exact", "one_resized", "one_too_large", "one_wide_small", "text_only", "two_images", CLIP];
@@ -90,6 +90,8 @@ struct Outcome {
     /// After the embedding, each block, and the final norm.
     hidden: HashMap<usize, Tensor>,
     logits: Tensor,
+    /// The last row of the logits, of a pass that wants no other.
+    last: Vec<f32>,
     greedy: Vec<u32>,
     /// As the pass over the whole case left it.
     work: Work,
@@ -133,21 +135,27 @@ fn run_by(way: Way, case: &Case, m: &Loaded, kv: KvPrecision) -> Outcome {
         hidden.insert(i, x);
     };
     let mut work = Work::default();
-    match way {
-        Way::Own => m.text.forward_with(&batch, &mut arena, &mut work, Some(&mut see)).unwrap(),
-        Way::Composed => m.text.forward_composed(&batch, &arena, &mut work, Some(&mut see)).unwrap(),
-    }
-    let rows: Vec<usize> = (0..ids.len()).collect();
-    let logits = Tensor::new(logits(m, &mut work, &rows), &Device::Cpu).unwrap();
+    batch.want_next();
+    forward(way, m, &batch, &mut arena, &mut work, None);
+    let last = logits(m, &mut work, 1).remove(0);
+    forward(way, m, &batch, &mut arena, &mut work, Some(&mut see));
+    let logits = Tensor::new(logits(m, &mut work, ids.len()), &Device::Cpu).unwrap();
     let next = batch.positions().last().unwrap()[0] + 1;
     let greedy = greedy(way, m, &mut arena, span.start, &logits, next);
-    Outcome { patches, vision, batch, hidden, logits, greedy, work }
+    Outcome { patches, vision, batch, hidden, logits, last, greedy, work }
 }
 
-/// Logits of the whole vocabulary, row by row.
-fn logits(m: &Loaded, work: &mut Work, rows: &[usize]) -> Vec<Vec<f32>> {
-    let logits = m.text.next_logits(work, rows, |_| None).unwrap();
-    (0..rows.len()).map(|i| logits.row(i).all().unwrap().to_vec()).collect()
+fn forward(way: Way, m: &Loaded, batch: &Batch, arena: &mut Arena, work: &mut Work, see: Option<See<'_>>) {
+    match way {
+        Way::Own => m.text.forward_with(batch, arena, work, see).unwrap(),
+        Way::Composed => m.text.forward_composed(batch, arena, work, see).unwrap(),
+    }
+}
+
+/// Logits of the whole vocabulary, for each of so many wanted rows.
+fn logits(m: &Loaded, work: &mut Work, rows: usize) -> Vec<Vec<f32>> {
+    let logits = m.text.next_logits(work, |_| None).unwrap();
+    (0..rows).map(|i| logits.row(i).all().unwrap().to_vec()).collect()
 }
 
 fn batch(m: &Loaded, ids: &[u32], patches: &[Patches], vision: &[Seen]) -> Batch {
@@ -179,11 +187,9 @@ fn greedy(way: Way, m: &Loaded, arena: &mut Arena, start: usize, first: &Tensor,
         batch.clear();
         batch.tokens(&answer[answer.len() - 1..], next);
         batch.part([Span { start, rows: filled }], start + filled);
-        match way {
-            Way::Own => m.text.forward(&batch, arena, &mut work).unwrap(),
-            Way::Composed => m.text.forward_composed(&batch, arena, &mut work, None).unwrap(),
-        }
-        answer.push(best(&logits(m, &mut work, &[0])[0]));
+        batch.want_next();
+        forward(way, m, &batch, arena, &mut work, None);
+        answer.push(best(&logits(m, &mut work, 1)[0]));
         next += 1;
     }
     answer
@@ -206,6 +212,11 @@ fn check_f32(name: &'static str) {
             case.close(&format!("hidden_{layer}"), &o.hidden[&found], 1e-3);
         }
         case.close("logits", &o.logits, 1e-3);
+        let gap = relative(&o.last, &last(&o.logits));
+        assert!(
+            gap < 1e-5,
+            "{name}: {gap} between the last row in a pass of all rows and in one that wants it alone"
+        );
         assert_eq!(o.greedy, case.ids("greedy"), "{name}: greedy tokens");
     }
 }
@@ -323,7 +334,6 @@ fn q8_0_stays_within_its_rounding() {
         let m = model("q8_0", precision);
         let case = Case::read(name);
         let o = run(&case, &m, KvPrecision::Single);
-        let last = |t: &Tensor| t.get(t.dims()[0] - 1).unwrap().to_vec1::<f32>().unwrap();
         let error = relative(&last(&o.logits), &last(&case.expected("logits")));
         println!("{name}, {precision:?}: relative error of the last logits {error:.4}");
         let bound = if name == CLIP { CLIP_Q8_0_ERROR } else { 0.06 };
@@ -358,9 +368,9 @@ fn the_allowed_part_of_the_head_answers_as_the_whole_head() {
             (mask, tiles)
         })
     });
-    let rows: Vec<usize> = (0..masks.len()).map(|i| 3 * i).collect();
-    let whole = logits(&m, &mut work, &rows);
-    let parts = m.text.next_logits(&mut work, &rows, |i| masks[i].as_ref().map(|(_, t)| &t[..])).unwrap();
+    let mask_of = |row: usize| masks.get(row).and_then(Option::as_ref);
+    let whole = logits(&m, &mut work, masks.len());
+    let parts = m.text.next_logits(&mut work, |i| mask_of(i).map(|(_, tiles)| &tiles[..])).unwrap();
     for ((i, whole), mask) in whole.iter().enumerate().zip(&masks) {
         let chosen = |logits: Logits<'_>| {
             let mask = mask.as_ref().map(|(mask, _)| mask);
@@ -369,7 +379,7 @@ fn the_allowed_part_of_the_head_answers_as_the_whole_head() {
         assert_eq!(chosen(parts.row(i)), chosen(Logits::whole(whole)));
     }
     if Packed::is_fast_here() {
-        let is_part: Vec<bool> = (0..rows.len()).map(|i| parts.row(i).all().is_none()).collect();
+        let is_part: Vec<bool> = (0..masks.len()).map(|i| parts.row(i).all().is_none()).collect();
         assert_eq!(is_part, [true, true, false, false, true], "what allows little is computed alone");
     }
 }
@@ -384,8 +394,7 @@ fn keys_and_values_that_are_kept_rounded_drift_little() {
         let single = run(&case, &m, KvPrecision::Single);
         for (kv, most) in [(KvPrecision::Half, 2e-3), (KvPrecision::Eight, 2e-2)] {
             let rounded = run(&case, &m, kv);
-            let last = |o: &Outcome| o.logits.get(o.logits.dims()[0] - 1).unwrap().to_vec1::<f32>().unwrap();
-            let error = relative(&last(&rounded), &last(&single));
+            let error = relative(&last(&rounded.logits), &last(&single.logits));
             println!("{name}: keys and values in {} move the last logits by {error:.6}", kv.name());
             assert!(error > 0.0 && error < most, "{name}, {kv:?}: relative error {error}");
             assert_eq!(rounded.greedy, single.greedy, "{name}, {kv:?}");
@@ -403,9 +412,10 @@ fn beside(case: &Case, m: &Loaded, terms: &Arc<Terms>) -> Vec<f32> {
     let span = arena.lend(rows).unwrap();
     let mut batch = batch(m, &case.ids("input_ids"), &o.patches, &o.vision);
     batch.part_of(Some(terms), [], span.start);
+    batch.want_next();
     let mut work = Work::default();
     m.text.forward(&batch, &mut arena, &mut work).unwrap();
-    logits(m, &mut work, &[rows - 1]).remove(0)
+    logits(m, &mut work, 1).remove(0)
 }
 
 /// PEFT trained it, llama.cpp's `convert_lora_to_gguf.py` wrote it; what is expected is PEFT's own merged model, in f32
@@ -424,7 +434,6 @@ fn an_adapter_of_peft_gives_the_logits_of_its_merged_model() {
         let terms = Arc::new(opened.terms(&Device::Cpu).unwrap());
         for name in ["one_exact", "text_only"] {
             let case = Case::read(name);
-            let last = |t: &Tensor| t.get(t.dims()[0] - 1).unwrap().to_vec1::<f32>().unwrap();
             let [exact, own] = ["f32", quant].map(|of| last(&expected[&format!("{name}_{of}")]));
             let found =
                 [last(&run(&case, &merged, KvPrecision::Single).logits), beside(&case, &pair, &terms)];
@@ -445,6 +454,11 @@ fn an_adapter_of_peft_gives_the_logits_of_its_merged_model() {
             assert!(plain > 0.2, "the adapter does something: {plain}");
         }
     }
+}
+
+/// The last row of a matrix.
+fn last(rows: &Tensor) -> Vec<f32> {
+    rows.get(rows.dims()[0] - 1).unwrap().to_vec1().unwrap()
 }
 
 fn relative(found: &[f32], expected: &[f32]) -> f32 {

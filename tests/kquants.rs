@@ -144,6 +144,7 @@ fn ask(m: &Loaded) -> Answer {
     batch.picture(&Arc::new(Picture { rows, cols, embeds, deepstack }), first);
     batch.tokens(&behind, next);
     batch.part([], 0);
+    batch.want_next();
     let total = batch.rows();
     assert_eq!(picture + behind.len() + first as usize, total);
     let config = &m.text.config;
@@ -153,7 +154,7 @@ fn ask(m: &Loaded) -> Answer {
     let mut work = Work::default();
     let mut last = |batch: &Batch| -> Vec<f32> {
         m.text.forward(batch, &mut arena, &mut work).unwrap();
-        let logits = m.text.next_logits(&mut work, &[batch.rows() - 1], |_| None).unwrap();
+        let logits = m.text.next_logits(&mut work, |_| None).unwrap();
         logits.row(0).all().unwrap().to_vec()
     };
     let logits = last(&batch);
@@ -162,6 +163,7 @@ fn ask(m: &Loaded) -> Answer {
         batch.clear();
         batch.tokens(&greedy[step..], next + (behind.len() + step) as u32);
         batch.part([Span { start: 0, rows: total + step }], total + step);
+        batch.want_next();
         greedy.push(best(&last(&batch)));
     }
     Answer { logits, greedy }

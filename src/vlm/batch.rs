@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! tokens | picture --> rows, with their positions     part --> the rows since the last one are a sequence
+//!                                                     want_next --> and the token after it is wanted
 //! ```
 
 use super::attention::{Parts, Span};
@@ -29,9 +30,42 @@ pub struct Batch {
     sources: Vec<Source>,
     ids: Vec<u32>,
     positions: Vec<Position>,
-    parts: Parts,
+    all: Layout,
+    /// The rows after which a token is wanted, rising.
+    wanted: Vec<usize>,
+    /// These rows alone, one after the other.
+    last: Layout,
+}
+
+/// Which rows belong together, which keys they see, and what adapters add to them.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// The sequences, in the order of their rows.
+    pub parts: Parts,
     /// The rows of jobs that are answered with an adapter, in their order.
-    adapted: Vec<Adapted>,
+    pub adapted: Vec<Adapted>,
+}
+
+impl Layout {
+    fn clear(&mut self) {
+        self.parts.clear();
+        self.adapted.clear();
+    }
+
+    /// Adds `rows` rows as a sequence of a job that may be answered with an adapter.
+    fn push(
+        &mut self,
+        rows: usize,
+        terms: Option<&Arc<Terms>>,
+        context: impl IntoIterator<Item = Span>,
+        own: usize,
+    ) {
+        let first = self.parts.rows();
+        self.parts.push(rows, context, own, true);
+        if let Some(terms) = terms {
+            self.adapted.push(Adapted { rows: first..first + rows, terms: Arc::clone(terms) });
+        }
+    }
 }
 
 /// Where rows come from.
@@ -55,8 +89,9 @@ impl Batch {
         self.sources.clear();
         self.ids.clear();
         self.positions.clear();
-        self.parts.clear();
-        self.adapted.clear();
+        self.all.clear();
+        self.wanted.clear();
+        self.last.clear();
     }
 
     /// Adds a row for each token; the first has position `start`.
@@ -78,26 +113,48 @@ impl Batch {
     /// Makes a sequence of the rows that were added since the last one. They see the keys of `context` and, causally,
     /// their own, which are written from row `own` of the arena on.
     pub fn part(&mut self, context: impl IntoIterator<Item = Span>, own: usize) {
-        self.parts.push(self.positions.len() - self.parts.rows(), context, own, true);
+        self.part_of(None, context, own);
     }
 
-    /// As `part`, of a job that is answered with an adapter.
+    /// As `part`, of a job that may be answered with an adapter.
     pub fn part_of(
         &mut self,
         terms: Option<&Arc<Terms>>,
         context: impl IntoIterator<Item = Span>,
         own: usize,
     ) {
-        let first = self.parts.rows();
-        self.part(context, own);
-        if let Some(terms) = terms {
-            self.adapted.push(Adapted { rows: first..self.parts.rows(), terms: Arc::clone(terms) });
-        }
+        self.all.push(self.positions.len() - self.all.parts.rows(), terms, context, own);
     }
 
-    /// The rows that adapters add to.
-    pub fn adapted(&self) -> &[Adapted] {
-        &self.adapted
+    /// Asks for the token after the last row, which is the last one of a part.
+    ///
+    /// # Panics
+    /// When there is no part.
+    pub fn want_next(&mut self) {
+        let Layout { parts, adapted } = &self.all;
+        let part = parts.iter().last().expect("a part comes first");
+        let row = part.row + part.rows - 1;
+        let terms =
+            adapted.last().filter(|adapted| adapted.rows.contains(&row)).map(|adapted| &adapted.terms);
+        let before = Span { rows: part.rows - 1, ..part.own };
+        let context = parts.context(part).iter().copied().chain([before]);
+        self.last.push(1, terms, context, part.own.start + before.rows);
+        self.wanted.push(row);
+    }
+
+    /// All rows.
+    pub const fn all(&self) -> &Layout {
+        &self.all
+    }
+
+    /// The rows after which a token is wanted, rising: one for each `want_next`.
+    pub fn wanted(&self) -> &[usize] {
+        &self.wanted
+    }
+
+    /// These rows alone, one after the other.
+    pub const fn last(&self) -> &Layout {
+        &self.last
     }
 
     /// Rows so far.
@@ -108,11 +165,6 @@ impl Batch {
     /// Positions of all rows.
     pub fn positions(&self) -> &[Position] {
         &self.positions
-    }
-
-    /// Which rows belong together, and which keys they see.
-    pub const fn parts(&self) -> &Parts {
-        &self.parts
     }
 
     /// Where the rows come from, in their order.

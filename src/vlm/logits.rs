@@ -85,19 +85,15 @@ impl Group {
 }
 
 impl NextLogits {
-    /// Computes the logits of some rows of hidden states, `[rows, width]`. `tiles` says, for each of `rows`, in
-    /// which tiles tokens are allowed; `None`: anywhere.
+    /// Computes the logits of rows of hidden states, `[rows, width]`. `tiles` says, for each of them, in which tiles
+    /// tokens are allowed; `None`: anywhere.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    ///
-    /// # Panics
-    /// When a row lies outside.
     pub fn compute<'t>(
         &mut self,
         head: &Linear,
         (hidden, width): (&[f32], usize),
-        rows: &[usize],
         tiles: impl Fn(usize) -> Option<&'t [usize]>,
         quantised: &mut Activations,
     ) -> Result<()> {
@@ -105,7 +101,7 @@ impl NextLogits {
         let is_few = |tiles: &[usize]| tiles.len() < head.tiles() / 2;
         let few_of = |i: usize| tiles(i).filter(|t| is_few(t));
         union.clear();
-        (0..rows.len()).filter_map(few_of).for_each(|tiles| union.extend(tiles));
+        (0..hidden.len() / width).filter_map(few_of).for_each(|tiles| union.extend(tiles));
         union.sort_unstable();
         union.dedup();
         // Rows that allow little each may allow much together.
@@ -113,8 +109,7 @@ impl NextLogits {
         whole.clear();
         few.clear();
         places.clear();
-        for (i, row) in rows.iter().enumerate() {
-            let hidden = &hidden[row * width..][..width];
+        for (i, hidden) in hidden.chunks_exact(width).enumerate() {
             let is_few = apart && few_of(i).is_some();
             places.push((is_few, if is_few { few.add(hidden) } else { whole.add(hidden) }));
         }
@@ -130,14 +125,12 @@ impl NextLogits {
     /// As `compute`, of hidden states on another device than the CPU, over the whole vocabulary.
     ///
     /// # Errors
-    /// When a row lies outside.
-    pub fn compute_there(&mut self, head: &Linear, hidden: &Tensor, rows: &[usize]) -> Result<()> {
-        let ids: Vec<u32> = rows.iter().map(|r| *r as u32).collect();
-        let x = hidden.index_select(&Tensor::new(ids, hidden.device())?, 0)?;
-        self.whole.rows = rows.len();
-        self.whole.values = head.forward(&x)?.flatten_all()?.to_vec1()?;
+    /// When the shapes do not fit.
+    pub fn compute_there(&mut self, head: &Linear, hidden: &Tensor) -> Result<()> {
+        self.whole.rows = hidden.dim(0)?;
+        self.whole.values = head.forward(hidden)?.flatten_all()?.to_vec1()?;
         self.places.clear();
-        self.places.extend((0..rows.len()).map(|i| (false, i)));
+        self.places.extend((0..self.whole.rows).map(|i| (false, i)));
         Ok(())
     }
 

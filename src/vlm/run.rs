@@ -116,8 +116,6 @@ pub(super) struct Queue {
     live: Vec<Sequence>,
     /// The next pass: pictures and words of new jobs that their questions share, then what is pending of answers.
     batch: Batch,
-    /// The rows of the pass whose logits are wanted: the last one of every answer.
-    last: Vec<usize>,
     shares: Vec<Share>,
     /// Jobs whose last answer is there.
     left: Vec<u64>,
@@ -381,8 +379,7 @@ impl<'a> Run<'a> {
 
     /// Adds the pending tokens of all answers to the pass.
     fn add_pending(&mut self) {
-        let Queue { live, batch, last, shares, open, .. } = &mut *self.queue;
-        last.clear();
+        let Queue { live, batch, shares, open, .. } = &mut *self.queue;
         for live in live {
             let rows = live.pending.len();
             shares.push(Share { job: live.job, rows, is_prefill: live.filled == 0 });
@@ -393,20 +390,20 @@ impl<'a> Run<'a> {
             live.pending.clear();
             live.filled += rows;
             live.next += rows as u32;
-            last.push(batch.rows() - 1);
+            batch.want_next();
         }
     }
 
     /// Gives every live answer its next tokens.
     fn forward(&mut self) -> Result<(), VlmError> {
         let Engine { model, arena, work, .. } = &mut *self.engine;
-        let Queue { live, batch, last, .. } = &mut *self.queue;
+        let Queue { live, batch, .. } = &mut *self.queue;
         live.par_iter_mut().for_each(Sequence::look_ahead);
         model.text.forward(batch, arena, work)?;
         if live.is_empty() {
             return Ok(());
         }
-        let logits = model.text.next_logits(work, last, |i| live[i].allowed_tiles())?;
+        let logits = model.text.next_logits(work, |i| live[i].allowed_tiles())?;
         live.par_iter_mut().enumerate().for_each(|(i, live)| live.step(logits.row(i), model));
         Ok(())
     }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! All rows of a pass go through one matrix product per weight; only attention looks at which
-//! sequence a row belongs to. Keys and values of all rows are written before attention reads them,
+//! sequence a row belongs to. Of the last block the rows after which no token is wanted have keys and values alone. Keys and values of all rows are written before attention reads them,
 //! so a picture and the questions about it may share a pass. Source: `Qwen3VLTextModel` of Hugging
 //! Face transformers 5.23; names of keys and tensors: llama.cpp's converter.
 
@@ -60,7 +60,7 @@ pub struct TextConfig {
     pub rope_sections: [usize; 3],
     /// How positions are scaled.
     pub scaling: Scaling,
-    /// Number of DeepStack features that the first blocks take.
+    /// Number of DeepStack features that the first blocks take, fewer than there are blocks.
     pub deepstack: usize,
 }
 
@@ -89,20 +89,21 @@ impl TextConfig {
         };
         let context = g.size("qwen3vl.context_length", 1 << 24)?;
         let scaling = Scaling::from_gguf(g, context)?;
+        let blocks = g.size("qwen3vl.block_count", BLOCKS_MAX)?;
         let config = Self {
             hidden: g.size("qwen3vl.embedding_length", DIM_MAX)?,
             ffn: g.size("qwen3vl.feed_forward_length", DIM_MAX)?,
             heads: g.size("qwen3vl.attention.head_count", 1024)?,
             kv_heads: g.size("qwen3vl.attention.head_count_kv", 1024)?,
             head_dim,
-            blocks: g.size("qwen3vl.block_count", BLOCKS_MAX)?,
+            blocks,
             vocabulary: g.list("tokenizer.ggml.tokens")?.len().min(VOCABULARY_MAX),
             context: scaling.reach(context),
             eps: g.float("qwen3vl.attention.layer_norm_rms_epsilon")?,
             rope_base: g.float("qwen3vl.rope.freq_base")?,
             rope_sections,
             scaling,
-            deepstack: g.size("qwen3vl.n_deepstack_layers", 64)?,
+            deepstack: g.size("qwen3vl.n_deepstack_layers", blocks - 1)?,
         };
         if !config.heads.is_multiple_of(config.kv_heads) {
             let why = format!("{} heads cannot share {} key/value heads", config.heads, config.kv_heads);
@@ -146,7 +147,7 @@ pub struct Text {
 pub struct Work {
     /// `[rows, hidden]`: what blocks add to.
     x: Vec<f32>,
-    /// `[rows, hidden]`: what a norm gives, or a product; after the pass the hidden states.
+    /// `[rows, hidden]`: what a norm gives, or a product; after the pass the hidden states of the wanted rows.
     h: Vec<f32>,
     q: Vec<f32>,
     k: Vec<f32>,
@@ -158,12 +159,12 @@ pub struct Work {
     attended: Attended,
     quantised: Activations,
     logits: NextLogits,
-    /// The hidden states of a pass that was composed of tensors.
+    /// The hidden states of the wanted rows of a pass that was composed of tensors.
     composed: Option<Tensor>,
 }
 
 /// Sees intermediates: the hidden state after the embedding (0), after each block (1.., before its DeepStack
-/// feature), and after the final norm, `[rows, hidden]`.
+/// feature), and after the final norm, `[rows, hidden]`. All rows are computed to the end then, and all are wanted.
 pub type See<'a> = &'a mut dyn FnMut(usize, &[f32]);
 
 impl Text {
@@ -199,7 +200,7 @@ impl Text {
         self.rope = Rope::new(c.head_dim, c.rope_base, c.rope_sections, c.scaling);
     }
 
-    /// Runs a batch; writes its keys and values into the arena and leaves the hidden states in `work`.
+    /// Runs a batch; writes its keys and values into the arena and leaves the hidden states of the wanted rows in `work`.
     ///
     /// # Errors
     /// When a token lies outside the vocabulary, or rows outside the arena.
@@ -225,26 +226,27 @@ impl Text {
         }
     }
 
-    /// Logits of what may follow chosen rows of the last pass. `tiles` says, for each of `rows`, in which tiles of
-    /// the output head tokens are allowed; `None`: anywhere.
+    /// Logits of what may follow the wanted rows of the last pass. `tiles` says, for each of them, in which tiles of the
+    /// output head tokens are allowed; `None`: anywhere.
     ///
     /// # Errors
     /// When the output head fails.
-    ///
-    /// # Panics
-    /// When a row lies outside the pass.
     pub fn next_logits<'w, 't>(
         &self,
         work: &'w mut Work,
-        rows: &[usize],
         tiles: impl Fn(usize) -> Option<&'t [usize]>,
     ) -> Result<&'w NextLogits> {
         let Work { h, quantised, logits, composed, .. } = work;
         match composed {
-            Some(hidden) => logits.compute_there(&self.head, hidden, rows)?,
-            None => logits.compute(&self.head, (h, self.config.hidden), rows, tiles, quantised)?,
+            Some(hidden) => logits.compute_there(&self.head, hidden)?,
+            None => logits.compute(&self.head, (h, self.config.hidden), tiles, quantised)?,
         }
         Ok(logits)
+    }
+
+    /// True for the last block, of which no more than keys and values is wanted of most rows.
+    const fn is_last(&self, block: usize) -> bool {
+        block + 1 == self.blocks.len()
     }
 
     /// Embeddings of tokens, `[ids, hidden]`, for tests of the weights.

@@ -91,6 +91,7 @@ fn run(m: &Loaded, question: &Question, tokens: usize, mut next: impl FnMut(usiz
     batch.tokens(&behind, position);
     position += behind.len() as u32;
     batch.part([], 0);
+    batch.want_next();
     let c = &m.text.config;
     let room = batch.rows() + tokens;
     let mut arena =
@@ -99,12 +100,13 @@ fn run(m: &Loaded, question: &Question, tokens: usize, mut next: impl FnMut(usiz
     for i in 0..tokens {
         m.text.forward(&batch, &mut arena, &mut work).unwrap();
         filled += batch.rows();
-        let logits = m.text.next_logits(&mut work, &[batch.rows() - 1], |_| None).unwrap();
+        let logits = m.text.next_logits(&mut work, |_| None).unwrap();
         rows.push(logits.row(0).all().unwrap().to_vec());
         let id = next(i, &rows[i]);
         batch.clear();
         batch.tokens(&[id], position + i as u32);
         batch.part([Span { start: 0, rows: filled }], filled);
+        batch.want_next();
     }
     rows
 }

@@ -230,13 +230,13 @@ fn feed(
     for (own, ids) in sequences.iter().zip(ids.chunks(rows)) {
         batch.tokens(ids, filled as u32);
         batch.part([Span { start: own.start, rows: filled }], own.start + filled);
+        batch.want_next();
     }
-    let last: Vec<usize> = (1..=sequences.len()).map(|i| i * rows - 1).collect();
     engine.stage(|model, arena, work| {
         model.text.forward(&batch, arena, work)?;
-        let logits = model.text.next_logits(work, &last, |_| allowed.tiles())?;
+        let logits = model.text.next_logits(work, |_| allowed.tiles())?;
         // The choice of the token belongs to a step.
-        for row in 0..last.len() {
+        for row in 0..sequences.len() {
             let logits = logits.row(row);
             let best = (0..vocabulary as usize).filter_map(|id| logits.get(id)).reduce(f32::max);
             std::hint::black_box(best);

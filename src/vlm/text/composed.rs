@@ -6,9 +6,10 @@
 //! ```
 
 use super::{Block, See, Text, Work};
-use crate::attention::{Heads, Parts, Span};
-use crate::batch::{Batch, Rows};
+use crate::attention::{Heads, Span};
+use crate::batch::{Batch, Layout, Rows};
 use crate::kv::Arena;
+use crate::lora::Adapted;
 use crate::ops::{Rotary, add_residual, bias_norm_rotate, rms_norm, swiglu};
 use candle_core::{D, Device, Result, Tensor};
 
@@ -24,6 +25,8 @@ impl Text {
         work: &mut Work,
         mut see: Option<See<'_>>,
     ) -> Result<()> {
+        let narrows = see.is_none();
+        work.composed = None;
         let mut show = |i, x: &Tensor| -> Result<()> {
             if let Some(see) = &mut see {
                 see(i, &x.flatten_all()?.to_vec1()?);
@@ -36,11 +39,20 @@ impl Text {
         })?;
         let turns = self.rope.turns(batch.positions());
         let rotary = Rotary::new(turns, self.rope.half(), &self.device)?;
-        let seen = Gathered::of(batch.parts(), &self.device)?;
+        let all = Gathered::of(batch.all(), &self.device)?;
         let shows = batch.sources().any(|s| matches!(s, Rows::Picture(_)));
         show(0, &x)?;
         for (i, block) in self.blocks.iter().enumerate() {
-            x = self.block_composed(i, block, &x, &rotary, (batch, &seen), arena)?;
+            let q = self.keys_composed(i, block, &x, &rotary, batch.all(), arena)?;
+            if narrows && self.is_last(i) {
+                if batch.wanted().is_empty() {
+                    return Ok(());
+                }
+                let last = Gathered::of(batch.last(), &self.device)?;
+                x = self.rest_composed(i, block, [&wanted(&x, batch)?, &wanted(&q, batch)?], &last, arena)?;
+            } else {
+                x = self.rest_composed(i, block, [&x, &q], &all, arena)?;
+            }
             show(i + 1, &x)?;
             if shows && i < self.config.deepstack {
                 let feature = rows_of(batch, |rows| match rows {
@@ -58,28 +70,48 @@ impl Text {
         Ok(())
     }
 
-    fn block_composed(
+    /// A block up to its keys and values, which are written: its queries.
+    fn keys_composed(
         &self,
         i: usize,
         b: &Block,
         x: &Tensor,
         rotary: &Rotary,
-        (batch, seen): (&Batch, &Gathered),
+        layout: &Layout,
         arena: &Arena,
     ) -> Result<Tensor> {
-        let (c, parts, adapted) = (&self.config, batch.parts(), batch.adapted());
+        let c = &self.config;
         let h = rms_norm(x, &b.attn_norm, c.eps)?;
-        let [q, k, v] = [&b.q, &b.k, &b.v].map(|l| l.forward_with(&h, adapted));
+        let [q, k, v] = [&b.q, &b.k, &b.v].map(|l| l.forward_with(&h, &layout.adapted));
         let q = bias_norm_rotate(q?, c.heads, None, Some((&b.q_norm, c.eps)), rotary)?;
         let k = bias_norm_rotate(k?, c.kv_heads, None, Some((&b.k_norm, c.eps)), rotary)?;
-        arena.write_tensors(i, parts, &k, &v?)?;
+        arena.write_tensors(i, &layout.parts, &k, &v?)?;
+        Ok(q)
+    }
+
+    /// What follows in a block, for the rows that `seen` is of: those of `x` and of the queries.
+    fn rest_composed(
+        &self,
+        i: usize,
+        b: &Block,
+        [x, q]: [&Tensor; 2],
+        seen: &Gathered<'_>,
+        arena: &Arena,
+    ) -> Result<Tensor> {
+        let (c, adapted) = (&self.config, seen.adapted);
         let [keys, values] = arena.tensors(i)?;
-        let out = seen.attend(&q, keys, values, self.heads())?;
+        let out = seen.attend(q, keys, values, self.heads())?;
         let x = add_residual(x, b.out.forward_with(&out, adapted)?, None)?;
         let h = rms_norm(&x, &b.ffn_norm, c.eps)?;
         let gate = swiglu(&b.gate.forward_with(&h, adapted)?, &b.up.forward_with(&h, adapted)?)?;
         add_residual(&x, b.down.forward_with(&gate, adapted)?, None)
     }
+}
+
+/// The rows after which a token is wanted.
+fn wanted(x: &Tensor, batch: &Batch) -> Result<Tensor> {
+    let rows: Vec<u32> = batch.wanted().iter().map(|row| *row as u32).collect();
+    x.index_select(&Tensor::new(rows, x.device())?, 0)
 }
 
 /// What is made of each source of rows of a batch, in their order.
@@ -88,7 +120,8 @@ fn rows_of(batch: &Batch, of: impl Fn(Rows<'_>) -> Result<Tensor>) -> Result<Ten
 }
 
 /// Which rows of the arena a pass sees: for each part those of its context, then its own.
-struct Gathered {
+struct Gathered<'a> {
+    adapted: &'a [Adapted],
     /// Rows of the arena, one part's after the other.
     rows: Tensor,
     /// First query row and first key of each part, and behind the last part.
@@ -108,8 +141,8 @@ struct Seen {
     keys: usize,
 }
 
-impl Gathered {
-    fn of(parts: &Parts, device: &Device) -> Result<Self> {
+impl<'a> Gathered<'a> {
+    fn of(Layout { parts, adapted }: &'a Layout, device: &Device) -> Result<Self> {
         let mut rows = vec![];
         let mut seen = vec![];
         for p in parts {
@@ -119,6 +152,7 @@ impl Gathered {
             seen.push(Seen { row: p.row, rows: p.rows, key, keys: rows.len() - key });
         }
         Ok(Self {
+            adapted,
             #[cfg(feature = "flash-attn")]
             firsts: {
                 let firsts = |of: fn(&Seen) -> usize, end: usize| {
