@@ -58,6 +58,7 @@ mod health;
 pub mod inspect;
 pub mod ipc;
 mod learn;
+mod pixels;
 pub mod publish;
 mod queue;
 pub mod recipe;

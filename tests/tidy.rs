@@ -8,7 +8,7 @@
 //!                    > camera, publish, web, control > store > domain
 //! ```
 //!
-//! `queue`, `clock`, `health`, `threads` and `ipc` are leaves: every room that runs threads may use them; `guide` is one
+//! `queue`, `clock`, `health`, `pixels`, `threads` and `ipc` are leaves: every room that runs threads may use them; `guide` is one
 //! of texts, and `causes` one for who ends with an error; `command` is one on `domain`, for the rooms that take commands.
 //! Test code, what stands under `#[cfg(test)]`, is free to reach further.
 
@@ -29,7 +29,7 @@ const LINES_MAX: usize = 600;
 const IMPORTS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("evaluate", &["domain", "recipe"]),
-    ("learn", &["domain", "evaluate", "health", "inspect", "recipe", "simulator", "vlm"]),
+    ("learn", &["domain", "evaluate", "health", "inspect", "pixels", "recipe", "simulator", "vlm"]),
     ("simulator", &[]),
     ("queue", &[]),
     ("clock", &["threads"]),
@@ -41,11 +41,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("command", &["domain"]),
     ("store", &["domain", "clock", "health", "threads"]),
     ("camera", &["address", "document", "domain", "simulator", "queue", "clock", "health", "ipc", "threads"]),
-    ("publish", &["store", "domain", "command", "queue", "clock", "health", "threads"]),
-    ("web", &["store", "domain", "command", "guide", "queue", "clock", "health", "threads"]),
+    ("pixels", &[]),
+    ("publish", &["store", "domain", "command", "queue", "clock", "health", "pixels", "threads"]),
+    ("web", &["store", "domain", "command", "guide", "queue", "clock", "health", "pixels", "threads"]),
     ("control", &["store", "domain", "clock", "ipc", "threads"]),
     ("engine", &["vlm", "queue", "ipc", "threads"]),
-    ("inspect", &["domain", "engine", "vlm", "queue", "clock", "health", "threads"]),
+    ("inspect", &["domain", "engine", "vlm", "queue", "clock", "health", "pixels", "threads"]),
     ("recipe", &["document", "domain", "engine", "inspect"]),
     ("document", &["address", "domain"]),
     ("address", &[]),

@@ -13,13 +13,13 @@ use crate::camera::Stop;
 use crate::clock::Clock;
 use crate::domain::frame::Trigger;
 use crate::domain::inspection::Inspection;
+use crate::pixels;
 use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::threads;
 use crate::web::images;
 use anyhow::Context;
 use image::RgbImage;
-use image::codecs::jpeg::JpegEncoder;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -105,10 +105,10 @@ impl Recorder {
     }
 
     fn store(&self, inspection: &Inspection, picture: &Arc<RgbImage>) -> Result<u64, StoreError> {
-        let mut jpeg = Vec::new();
-        // Encoding into memory fails only for a picture without pixels, which has nothing to keep.
-        let encoded = JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode_image(picture.as_ref());
-        let jpeg = encoded.ok().map(|()| jpeg);
+        // The record says what was inspected all the same.
+        let jpeg = pixels::jpeg(picture, JPEG_QUALITY)
+            .inspect_err(|error| tracing::error!(%error, id = %inspection.id, "a picture is not kept"))
+            .ok();
         loop {
             let stored = self.try_to_store(inspection, jpeg.as_deref(), picture);
             match stored {

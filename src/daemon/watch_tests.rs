@@ -6,9 +6,9 @@ use crate::daemon::promise::tests::Bench;
 use crate::domain::grade::Verdict;
 use crate::domain::inspection::{ImageRef, Inspection};
 use crate::domain::promise::{PromiseRule, Thresholds};
+use crate::pixels;
 use crate::recipe::edited::Limits;
 use crate::store::tests::sample;
-use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 
 const TEXT: &str = include_str!("../../pipelines/examples-defects.toml");
@@ -59,12 +59,11 @@ fn a_broken_promise_is_an_alarm_that_goes_with_its_reason() {
 
 /// A picture of this brightness, with edges.
 fn picture(bench: &Bench, grey: u8) -> ImageRef {
-    let pixels = RgbImage::from_fn(64, 64, |x, y| {
+    let shown = RgbImage::from_fn(64, 64, |x, y| {
         let shade = if (x / 4 + y / 4) % 2 == 0 { grey } else { grey + 40 };
         Rgb([shade; 3])
     });
-    let mut jpeg = vec![];
-    JpegEncoder::new_with_quality(&mut jpeg, 90).encode_image(&pixels).expect("it has pixels");
+    let jpeg = pixels::jpeg(&shown, 90).expect("it has pixels");
     bench.store.put_image(&jpeg, "jpg").expect("it is kept")
 }
 

@@ -14,6 +14,7 @@ use crate::domain::pipeline::{FrameRule, Pipeline, PixelBudget, Prompt, PromptKi
 use crate::domain::rect::Rect;
 use crate::inspect::adapter::{self, model_of};
 use crate::inspect::reference;
+use crate::pixels;
 use image::RgbImage;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,6 @@ use vlm::{AdapterFile, Ask, ClipFrame, Form, Job, ModelInfo, Shown};
 pub(super) const DEFECTS_TOKENS_MAX: usize = 512;
 /// Longest answer about text, in tokens: some ten lines.
 pub(super) const LINES_TOKENS_MAX: usize = 256;
-
-const BYTES_PER_PX: usize = 3;
 
 /// Where the labels go in a prompt's text.
 pub(crate) const LABELS_PLACE: &str = "{labels}";
@@ -227,21 +226,13 @@ fn pictures(frame: &Frame, pipeline: &Pipeline) -> Result<Vec<ClipFrame>, Reason
     Ok(earlier.chain([of(Arc::clone(&frame.pixels), Duration::ZERO)]).collect())
 }
 
-/// What a tile shows of a picture. Rows are copied whole: pixel by pixel, as `image`'s own crop does it, the tiles of a
-/// frame took as long as a tenth of its answers.
+/// What a tile shows of a picture.
 ///
 /// # Panics
 /// When the tile leaves the picture.
 pub(crate) fn cut(picture: &RgbImage, tile: Tile) -> Arc<RgbImage> {
-    let Rect { x0, y0, x1, y1 } = tile.rect;
-    assert!(x1 <= picture.width() && y1 <= picture.height(), "{tile:?} leaves the picture");
-    let mut shown = RgbImage::new(tile.rect.width(), tile.rect.height());
-    let [own, whole] = [&shown, picture].map(|image| image.width() as usize * BYTES_PER_PX);
-    let rows = picture.chunks_exact(whole).skip(y0 as usize);
-    for (to, from) in shown.chunks_exact_mut(own).zip(rows) {
-        to.copy_from_slice(&from[x0 as usize * BYTES_PER_PX..][..own]);
-    }
-    Arc::new(shown)
+    let Rect { x0, y0, .. } = tile.rect;
+    Arc::new(pixels::cut(picture, (x0, y0), (tile.rect.width(), tile.rect.height())))
 }
 
 /// A region of its own, clipped to the frame and grown where it is too thin for the model.
@@ -302,28 +293,4 @@ fn ask(prompt: &Prompt, model: &ModelInfo) -> Ask {
         PromptKind::Text { .. } => (Form::Lines, LINES_TOKENS_MAX),
     };
     Ask::new(&question(prompt, model), form, max_tokens)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use image::Rgb;
-    use image::imageops::crop_imm;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_tile_shows_its_own_pixels(x0 in 0u32..30, y0 in 0u32..20, w in 1u32..=30, h in 1u32..=20) {
-            let picture = RgbImage::from_fn(30, 20, |x, y| Rgb([x as u8, y as u8, (x * y) as u8]));
-            let rect = Rect { x0, y0, x1: (x0 + w).min(30), y1: (y0 + h).min(20) };
-            let expected = crop_imm(&picture, x0, y0, rect.width(), rect.height()).to_image();
-            prop_assert_eq!(&*cut(&picture, Tile { index: 0, rect }), &expected);
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "leaves the picture")]
-    fn a_tile_beyond_the_picture_shows_nothing() {
-        cut(&RgbImage::new(30, 20), Tile { index: 0, rect: Rect { x0: 0, y0: 11, x1: 10, y1: 21 } });
-    }
 }

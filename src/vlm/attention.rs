@@ -13,8 +13,8 @@
 
 mod blocks;
 mod keys;
-mod lanes;
-mod path;
+pub(crate) mod lanes;
+pub(crate) mod path;
 mod row;
 
 use keys::Keys;

@@ -20,7 +20,7 @@ pub(crate) use parts::hex;
 use super::adapter::Adapter;
 use super::error::VlmError;
 use super::ggml::GgmlType;
-use super::kernel::{Bf16, Packed};
+use super::kernel::{Bf16, Packed, Widened};
 use super::kinds;
 use super::precision::Precision;
 use candle_core::Device;
@@ -371,6 +371,18 @@ impl Gguf {
             self.note_memory(dtype, bytes.len, packed.bytes());
         }
         Ok(packed)
+    }
+
+    /// Reads a matrix `[n, k]` whose products widen it; `None` when it is of another type, or its rows fill no tiles.
+    ///
+    /// # Errors
+    /// As `tensor`.
+    pub fn widened(&self, name: &str, n: usize, k: usize) -> Result<Option<Widened>, VlmError> {
+        if !self.tensors.get(name).is_some_and(|info| Widened::takes(info.dtype)) {
+            return Ok(None);
+        }
+        let (dtype, bytes) = self.read(name, &[n, k])?;
+        Ok(Widened::pack(dtype, bytes.get(), n, k))
     }
 
     /// The bytes of a tensor as they stand in the file.

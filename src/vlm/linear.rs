@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! tiles (kernel)     quantised weights on a CPU with fast kernels: the only copy in memory
+//! widened (kernel)   weights of half precision, Q4_1 and Q5_1 on a CPU: as stored, activations are not rounded
 //! bf16 (kernel)      weights of the vision tower, which never meets few rows, on a CPU with AMX
-//! candle, as stored  quantised weights elsewhere, half precision, other devices
+//! candle, as stored  quantised weights elsewhere, other devices
 //! candle, f32        f32 weights, and everything when `Precision::Expanded` is asked for
 //! ```
 
 use super::error::VlmError;
 use super::gguf::Gguf;
-use super::kernel::{Activations, Bf16, Bits, Packed, Panels, Shared};
+use super::kernel::{Activations, Bf16, Bits, Packed, Panels, Shared, Widened};
 use super::lora::{self, Adapted};
 use super::ops::{with_slice, with_values};
 use super::precision::Precision;
@@ -32,6 +33,7 @@ pub struct Linear {
 #[derive(Clone, Debug)]
 enum Weight {
     Tiles(Arc<Packed>, Bits),
+    Widened(Arc<Widened>),
     Bf16(Arc<Bf16>),
     Candle(QMatMul),
 }
@@ -48,15 +50,32 @@ impl Linear {
             Precision::Sixteen => Some(Bits::Sixteen),
             Precision::Expanded => None,
         };
-        if let Some(bits) = bits.filter(|_| device.is_cpu() && Packed::is_fast_here())
-            && let Some(tiles) = gguf.packed(&name, out, inp)?
-        {
-            let weight = Weight::Tiles(Arc::new(tiles), bits);
-            return Ok(Self { name: name.into(), weight, inp, bias: None });
-        }
-        let weight = Arc::new(gguf.tensor(&name, &[out, inp], device)?);
-        let weight = Weight::Candle(matmul(weight, gguf.precision)?);
+        let weight = match bits.filter(|_| device.is_cpu()) {
+            Some(bits) => Self::of_kernel(gguf, &name, (out, inp), bits)?,
+            None => None,
+        };
+        let weight = match weight {
+            Some(weight) => weight,
+            None => {
+                let weight = Arc::new(gguf.tensor(&name, &[out, inp], device)?);
+                Weight::Candle(matmul(weight, gguf.precision)?)
+            }
+        };
         Ok(Self { name: name.into(), weight, inp, bias: None })
+    }
+
+    /// The matrix for one of the CPU's kernels, if one takes it.
+    fn of_kernel(
+        gguf: &Gguf,
+        name: &str,
+        (out, inp): (usize, usize),
+        bits: Bits,
+    ) -> Result<Option<Weight>, VlmError> {
+        if let Some(weights) = gguf.widened(name, out, inp)? {
+            return Ok(Some(Weight::Widened(Arc::new(weights))));
+        }
+        let tiles = if Packed::is_fast_here() { gguf.packed(name, out, inp)? } else { None };
+        Ok(tiles.map(|tiles| Weight::Tiles(Arc::new(tiles), bits)))
     }
 
     /// Reads `{name}.weight` and `{name}.bias` of the vision tower, where every product has the rows of a picture: its
@@ -95,6 +114,13 @@ impl Linear {
                 with_slice(x, |x| Self::multiply([self], x, &mut Activations::default(), [&mut values]))?;
                 tiles.n
             }
+            Weight::Widened(weight) => {
+                with_slice(x, |x| {
+                    weight.multiply(x, &mut values);
+                    Ok(())
+                })?;
+                weight.n
+            }
             Weight::Bf16(weight) => {
                 with_slice(x, |x| {
                     weight.multiply(x, &mut Panels::default(), &mut values);
@@ -121,7 +147,9 @@ impl Linear {
                 weight.forward(&Tensor::cat(&[x, x], 0)?)?.narrow(0, 0, 1)
             }
             Weight::Candle(weight) => weight.forward(x),
-            Weight::Tiles(..) | Weight::Bf16(_) => candle_core::bail!("a kernel's weights are no tensor"),
+            Weight::Tiles(..) | Weight::Widened(_) | Weight::Bf16(_) => {
+                candle_core::bail!("a kernel's weights are no tensor")
+            }
         }
     }
 
@@ -143,7 +171,7 @@ impl Linear {
         }
         let tiles = layers.iter().filter_map(|l| match &l.weight {
             Weight::Tiles(tiles, bits) => Some((*bits, tiles.shared(*bits))),
-            Weight::Bf16(_) | Weight::Candle(_) => None,
+            Weight::Widened(_) | Weight::Bf16(_) | Weight::Candle(_) => None,
         });
         // What one of them needs shared by superblocks serves all, in the order that all can read.
         if let Some((bits, shared)) = tiles.clone().max_by_key(|(_, shared)| *shared == Shared::Superblock) {
@@ -156,6 +184,7 @@ impl Linear {
         for (layer, out) in layers.into_iter().zip(out) {
             match &layer.weight {
                 Weight::Tiles(tiles, _) => tiles.multiply_all(quantised, out),
+                Weight::Widened(weight) => weight.multiply(x, out),
                 Weight::Bf16(weight) => weight.multiply(x, &mut Panels::default(), out),
                 Weight::Candle(_) => {
                     let y = layer.candle(&Tensor::from_slice(x, (x.len() / k, k), &Device::Cpu)?)?;
@@ -189,6 +218,7 @@ impl Linear {
     pub fn tiles(&self) -> usize {
         match &self.weight {
             Weight::Tiles(tiles, _) => tiles.tiles(),
+            Weight::Widened(weight) => weight.tiles(),
             Weight::Bf16(_) | Weight::Candle(_) => 0,
         }
     }
@@ -210,6 +240,10 @@ impl Linear {
                 weight.multiply_tiles(quantised, tiles, out);
                 Ok(())
             }
+            Weight::Widened(weight) if x.len().is_multiple_of(self.inp) => {
+                weight.multiply_tiles(x, tiles, out);
+                Ok(())
+            }
             _ => candle_core::bail!("{} activations for tiles of {} columns", x.len(), self.inp),
         }
     }
@@ -222,7 +256,7 @@ impl Linear {
         match &self.weight {
             Weight::Candle(weight) => weight.embedding(&Tensor::new(ids, device)?),
             Weight::Bf16(_) => candle_core::bail!("weights of the tower are no embeddings"),
-            Weight::Tiles(..) => {
+            Weight::Tiles(..) | Weight::Widened(_) => {
                 let mut out = vec![0f32; ids.len() * self.inp];
                 self.put_rows(ids, &mut out)?;
                 Tensor::from_vec(out, (ids.len(), self.inp), device)
@@ -239,15 +273,24 @@ impl Linear {
             Weight::Bf16(_) | Weight::Candle(_) => {
                 with_values(&self.rows(ids, &Device::Cpu)?, |rows| out.copy_from_slice(rows))
             }
-            Weight::Tiles(tiles, _) => {
-                if let Some(id) = ids.iter().find(|id| **id as usize >= tiles.n) {
-                    candle_core::bail!("row {id} of {tiles:?}");
-                }
-                let rows = out.par_chunks_exact_mut(tiles.k).zip(ids);
-                rows.for_each(|(row, id)| tiles.row(*id as usize, row));
-                Ok(())
-            }
+            Weight::Tiles(tiles, _) => self.each_row(ids, tiles.n, out, |id, row| tiles.row(id, row)),
+            Weight::Widened(weight) => self.each_row(ids, weight.n, out, |id, row| weight.row(id, row)),
         }
+    }
+
+    /// Gives `put` the place of each row of a matrix of `n` rows.
+    fn each_row(
+        &self,
+        ids: &[u32],
+        n: usize,
+        out: &mut [f32],
+        put: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> candle_core::Result<()> {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= n) {
+            candle_core::bail!("row {id} of {n} of {}", self.name);
+        }
+        out.par_chunks_exact_mut(self.inp).zip(ids).for_each(|(row, id)| put(*id as usize, row));
+        Ok(())
     }
 }
 
@@ -257,7 +300,7 @@ fn rounds_a_lone_row_otherwise(x: &Tensor) -> candle_core::Result<bool> {
     Ok(cfg!(target_arch = "aarch64") && x.device().is_cpu() && x.dim(0)? == 1)
 }
 
-/// Weights of half precision stay as stored, so that such a model takes the memory of its file.
+/// What no kernel takes stays as stored, so that such a model takes the memory of its file.
 fn matmul(weight: Arc<QTensor>, precision: Precision) -> candle_core::Result<QMatMul> {
     if precision == Precision::Expanded || weight.dtype() == GgmlDType::F32 {
         return Ok(QMatMul::Tensor(weight.dequantize(&weight.device())?));

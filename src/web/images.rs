@@ -3,6 +3,7 @@
 use super::auth::Viewer;
 use super::blocking::blocking;
 use super::error::{ApiError, Problem};
+use crate::pixels;
 use crate::store::Store;
 use crate::store::images::{hex, sha256 as digest};
 use crate::store::proof::FileState;
@@ -10,7 +11,6 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use image::codecs::jpeg::JpegEncoder;
 use image::{ImageReader, Limits, RgbImage};
 use serde::Deserialize;
 use std::io::BufReader;
@@ -169,7 +169,7 @@ fn cut(picture: &RgbImage, place: Place) -> Result<Vec<u8>, ApiError> {
     let start =
         |from: u32, to: u32, max: u32| (u32::midpoint(from, to).saturating_sub(side / 2)).min(max - side);
     let (x, y) = (start(place.x0, place.x1, width), start(place.y0, place.y1, height));
-    let crop = image::imageops::crop_imm(picture, x, y, side, side).to_image();
+    let crop = pixels::cut(picture, (x, y), (side, side));
     shrink(&crop).ok_or_else(|| ApiError::internal("a picture without pixels"))
 }
 
@@ -197,10 +197,8 @@ pub(crate) fn shrink(picture: &RgbImage) -> Option<Vec<u8>> {
     let (w, h) = picture.dimensions();
     let scale = f64::from(THUMB_PX) / f64::from(w.max(h).max(1));
     let side = |x: u32| ((f64::from(x) * scale.min(1.0)).round() as u32).max(1);
-    let small = image::imageops::thumbnail(picture, side(w), side(h));
-    let mut jpeg = Vec::new();
-    JpegEncoder::new_with_quality(&mut jpeg, THUMB_QUALITY).encode_image(&small).ok()?;
-    Some(jpeg)
+    let small = pixels::shrink(picture, side(w), side(h))?;
+    pixels::jpeg(&small, THUMB_QUALITY).ok()
 }
 
 fn gone() -> ApiError {

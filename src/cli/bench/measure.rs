@@ -5,10 +5,10 @@ use crate::domain::frame::{Frame as Picture, Trigger};
 use crate::domain::pipeline::Pipeline;
 use crate::inspect::plan::Plan;
 use crate::inspect::skip::Asking;
+use crate::pixels;
 use crate::simulator::{self, Product};
 use anyhow::{Context, bail};
 use image::RgbImage;
-use image::imageops::crop_imm;
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
@@ -146,7 +146,7 @@ pub(super) fn vision(
     effort: &Effort,
 ) -> anyhow::Result<(usize, Duration)> {
     let config = &engine.model().vision.config;
-    let tile = crop_imm(part, 0, 0, side, side).to_image();
+    let tile = pixels::cut(part, (0, 0), (side, side));
     let patches = preprocess(&tile, config.patch, config.merge, 1, PIXELS_MAX)?;
     let tokens = patches.grid.patches() / (config.merge * config.merge);
     let time = effort.median(|| {

@@ -13,8 +13,8 @@ use crate::domain::reference::{FeatureSource, Lesson, Place, ReferenceRule, Tile
 use crate::inspect::reference::bank::{Bank, smoothed, top_mean};
 use crate::learn::example::{Confirmed, Example, TileCells};
 use crate::learn::references::{self, BANK_CELLS, Figures, Wanted, auroc};
+use crate::pixels;
 use crate::simulator::{Product, part};
-use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{self, FilterType};
 use image::{ImageFormat, RgbImage};
 use vlm::{Cells, backbone};
@@ -59,8 +59,7 @@ impl Parts {
 
 /// What the store gives back of a picture.
 fn kept(picture: &RgbImage, quality: u8) -> RgbImage {
-    let mut jpeg = vec![];
-    JpegEncoder::new_with_quality(&mut jpeg, quality).encode_image(picture).unwrap();
+    let jpeg = pixels::jpeg(picture, quality).unwrap();
     image::load_from_memory_with_format(&jpeg, ImageFormat::Jpeg).unwrap().into_rgb8()
 }
 

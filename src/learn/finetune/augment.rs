@@ -9,7 +9,8 @@
 //! one: otherwise the way in which a tile is cut would tell which kind it is, and that would be learned.
 
 use super::tile::{Mark, Task, Tile};
-use image::imageops::{crop_imm, flip_horizontal_in_place, flip_vertical_in_place};
+use crate::pixels;
+use image::imageops::{flip_horizontal_in_place, flip_vertical_in_place};
 use image::{Rgb, RgbImage};
 use rand::Rng;
 use std::sync::Arc;
@@ -58,7 +59,7 @@ fn of_defects(
         marks.iter().map(|m| m.bbox).collect()
     };
     let [x, y, w, h] = cut(width, height, &boxes, rng);
-    let mut out = crop_imm(picture, x, y, w, h).to_image();
+    let mut out = pixels::cut(picture, (x, y), (w, h));
     let (over_x, over_y) = (rng.gen_bool(0.5), rng.gen_bool(0.5));
     if over_x {
         flip_horizontal_in_place(&mut out);

@@ -17,7 +17,7 @@ const POWERS: [f32; 6] =
 ///
 /// # Safety
 /// Every function but those of `Plain` is sound only where the processor has the vector's instructions.
-pub(super) trait Lanes: Copy {
+pub(crate) trait Lanes: Copy {
     /// Queries of a vector.
     const COUNT: usize;
 
@@ -60,7 +60,7 @@ pub(super) trait Lanes: Copy {
 /// Sixteen queries.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(__m512);
+pub(crate) struct Avx512(__m512);
 
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Avx512 {
@@ -142,7 +142,7 @@ impl Lanes for Avx512 {
 /// Eight queries.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(__m256);
+pub(crate) struct Avx2(__m256);
 
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Avx2 {
@@ -228,7 +228,7 @@ impl Lanes for Avx2 {
 /// Four queries.
 #[cfg(target_arch = "aarch64")]
 #[derive(Clone, Copy)]
-pub(super) struct Neon(float32x4_t);
+pub(crate) struct Neon(float32x4_t);
 
 #[cfg(target_arch = "aarch64")]
 impl Lanes for Neon {
@@ -309,7 +309,7 @@ impl Lanes for Neon {
 
 /// Four queries on any processor: what its compiler makes of them.
 #[derive(Clone, Copy)]
-pub(super) struct Plain([f32; 4]);
+pub(crate) struct Plain([f32; 4]);
 
 impl Plain {
     #[inline(always)]

@@ -12,7 +12,7 @@ use super::row;
 
 /// A way to attend; all give the same but for the rounding of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Path {
+pub(crate) enum Path {
     /// Vectors of four lanes, as the compiler makes them.
     Plain,
     /// Vectors of four lanes that every arm64 has.
@@ -29,7 +29,7 @@ pub(super) enum Path {
 impl Path {
     /// Those that this processor has, the best one last.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn available() -> impl Iterator<Item = Self> {
+    pub(crate) fn available() -> impl Iterator<Item = Self> {
         let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         let avx512 = avx2 && is_x86_feature_detected!("avx512f");
         let all = [(Self::Plain, true), (Self::Avx2, avx2), (Self::Avx512, avx512)];
@@ -38,18 +38,18 @@ impl Path {
 
     /// Those that this processor has, the best one last.
     #[cfg(target_arch = "aarch64")]
-    pub(super) fn available() -> impl Iterator<Item = Self> {
+    pub(crate) fn available() -> impl Iterator<Item = Self> {
         [Self::Plain, Self::Neon].into_iter()
     }
 
     /// Those that this processor has, the best one last.
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    pub(super) fn available() -> impl Iterator<Item = Self> {
+    pub(crate) fn available() -> impl Iterator<Item = Self> {
         std::iter::once(Self::Plain)
     }
 
     /// The fastest here.
-    pub(super) fn best() -> Self {
+    pub(crate) fn best() -> Self {
         Self::available().last().unwrap_or(Self::Plain)
     }
 

@@ -5,6 +5,7 @@
 //! activations --quantise--> panels of 16 rows, 8 or 16 bits a value, one scale per 32 (or 256)
 //! tiles x activations --AMX | AVX-512 VNNI | AVX-VNNI | AVX2 | Arm i8mm | Arm dot product | scalar reference--> f32
 //!
+//! F16, bfloat16, Q4_1, Q5_1: weights --f32--> products with activations that stay f32 (widened)
 //! on AMX, a large model's tower: weights, activations --bf16--> products in f32, and no tiles
 //! ```
 //!
@@ -36,6 +37,7 @@ mod neon;
 mod pack;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod stored;
+mod widened;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -47,6 +49,7 @@ pub(crate) use amx::bf16::{Bf16, Panels};
 pub(crate) use bf16::{Bf16, Panels};
 pub use layout::TILE_ROWS;
 pub use pack::Packed;
+pub use widened::Widened;
 
 use rayon::prelude::*;
 

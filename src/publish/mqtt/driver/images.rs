@@ -14,12 +14,12 @@
 //! - A broker that ends connections on pictures gets no more of them, so that they cost no results their connection.
 
 use super::Driver;
+use crate::pixels;
 use crate::publish::mqtt::dialect::Message;
 use crate::publish::mqtt::state::{Entry, Event, Phase, Side};
 use crate::store::Store;
 use crate::store::outbox::Kind;
 use crate::store::proof::FileState;
-use image::codecs::jpeg::JpegEncoder;
 use image::{ImageReader, Limits, RgbImage};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::BufReader;
@@ -200,9 +200,8 @@ fn small(picture: &RgbImage, side_px: u32) -> Result<Vec<u8>, String> {
     for (divisor, quality) in TRIES {
         let scale = (f64::from(side_px / divisor) / f64::from(width.max(height).max(1))).min(1.0);
         let side = |px: u32| ((f64::from(px) * scale).round() as u32).max(1);
-        let small = image::imageops::thumbnail(picture, side(width), side(height));
-        let mut jpeg = Vec::new();
-        JpegEncoder::new_with_quality(&mut jpeg, quality).encode_image(&small).map_err(|e| e.to_string())?;
+        let small = pixels::shrink(picture, side(width), side(height)).ok_or("it has no pixels")?;
+        let jpeg = pixels::jpeg(&small, quality).map_err(|e| e.to_string())?;
         if jpeg.len() <= IMAGE_BYTES_MAX {
             return Ok(jpeg);
         }
