@@ -4,8 +4,8 @@
 //! ```text
 //! half precision --> tiles of 16 rows, value by value of the depth
 //! Q4_1, Q5_1     --> rows of blocks, as in the file            (either is the only copy in memory)
-//! a run of tiles, a block of rows of activations, which stays in the L2 cache:
-//!     a tile, as deep as fits the L1 cache --f32--> some rows of activations at a time pass by --> out
+//! a block of rows of activations, a chunk of their depth, which stays in the L2 cache; a run of tiles:
+//!     a tile's chunk --f32--> in the L1 cache: some rows of activations at a time pass by --> out
 //! ```
 //!
 //! Nothing is rounded but sums. candle rounds the activations to the type of the weights, and F16 has no number beyond
@@ -22,6 +22,9 @@ use crate::ggml::GgmlType;
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::slice::ChunksExact;
 
 #[cfg(target_arch = "aarch64")]
 use crate::attention::lanes::Neon;
@@ -31,8 +34,8 @@ use crate::attention::lanes::{Avx2, Avx512};
 /// Values of depth of a tile that lie in the L1 cache: 16 KiB.
 const DEPTH_MAX: usize = 256;
 
-/// Activations that stay in the L2 cache while tiles pass by, each of which is widened anew for them.
-const ROWS_BYTES: usize = 512 << 10;
+/// Rows of activations of which so many values stay in the L2 cache while tiles pass by, each widened anew for them.
+const ROWS_AT_ONCE: usize = 384;
 
 /// Weights of a tile, by depth and row.
 type Chunk = [[f32; TILE_ROWS]];
@@ -146,21 +149,21 @@ impl Widened {
         values.resize(rows * stride, 0.0);
         let out = Out { values: values.as_mut_ptr(), stride, tiles_before: 0 };
         let run = slots.div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD).max(1);
-        let block = (ROWS_BYTES / (4 * self.k)).next_multiple_of(ROWS_MAX).max(ROWS_MAX);
         (0..slots.div_ceil(run)).into_par_iter().for_each(|task| {
             let mut room = [[0.0; TILE_ROWS]; DEPTH_MAX];
-            for x_rows in (0..rows).step_by(block).map(|start| start..rows.min(start + block)) {
-                for slot in task * run..slots.min((task + 1) * run) {
-                    for from in (0..self.k).step_by(DEPTH_MAX) {
-                        let weights = self.chunk(tile_of(slot), from, &mut room);
-                        for row in x_rows.clone().step_by(ROWS_MAX) {
-                            let count = ROWS_MAX.min(x_rows.end - row);
-                            let x = Rows { first: &x[row * self.k + from..], stride: self.k, count };
+            let run = task * run..slots.min((task + 1) * run);
+            for block in (0..rows).step_by(ROWS_AT_ONCE).map(|start| start..rows.min(start + ROWS_AT_ONCE)) {
+                for from in (0..self.k).step_by(DEPTH_MAX) {
+                    let depths = from..self.k.min(from + DEPTH_MAX);
+                    let multiply = |x: &[f32]| {
+                        for slot in run.clone() {
+                            let weights = self.chunk(tile_of(slot), from, &mut room);
                             // SAFETY: the path is available; tasks differ in their slots, and the rows and columns
                             // lie inside `values`.
-                            unsafe { path.add(weights, x, (out.at(row, slot), stride)) };
+                            unsafe { path.add(weights, x, (out.at(block.start, slot), stride)) };
                         }
-                    }
+                    };
+                    with_columns(&x[block.start * self.k..block.end * self.k], self.k, depths, multiply);
                 }
             }
         });
@@ -247,23 +250,29 @@ fn of_nibbles([d0, d1, m0, m1]: [u8; 4], nibbles: &[u8], fifth: u32) -> [f32; BL
     values
 }
 
+thread_local! {
+    static COLUMNS: RefCell<Vec<f32>> = const { RefCell::new(vec![]) };
+}
+
+/// Gives `multiply` some columns of rows of `k` values, side by side: rows that lie a power of two apart share the places of
+/// a cache.
+fn with_columns(rows: &[f32], k: usize, columns: Range<usize>, multiply: impl FnOnce(&[f32])) {
+    COLUMNS.with_borrow_mut(|room| {
+        room.clear();
+        rows.chunks_exact(k).for_each(|row| room.extend_from_slice(&row[columns.clone()]));
+        multiply(room);
+    });
+}
+
 /// Most rows of activations that pass by at a time: their sums and a value of depth fill the registers.
 const ROWS_MAX: usize = 12;
 
-/// Rows of activations from some depth on.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    first: &'a [f32],
-    stride: usize,
-    count: usize,
-}
-
 impl Path {
-    /// Adds the products of weights with rows of activations to what stands in `out`, whose rows are so far apart.
+    /// Adds the products of weights with rows of as many activations to what stands in `out`, whose rows are so far apart.
     ///
     /// # Safety
     /// The path is available; `out` has so many rows of sixteen columns, which nobody else touches.
-    unsafe fn add(self, weights: &Chunk, x: Rows<'_>, out: (*mut f32, usize)) {
+    unsafe fn add(self, weights: &Chunk, x: &[f32], out: (*mut f32, usize)) {
         // SAFETY: the caller's.
         unsafe {
             match self {
@@ -281,14 +290,14 @@ impl Path {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_avx2(weights: &Chunk, x: Rows<'_>, out: (*mut f32, usize)) {
+unsafe fn add_avx2(weights: &Chunk, x: &[f32], out: (*mut f32, usize)) {
     // SAFETY: the caller's.
     unsafe { add::<Avx2, 2, 6>(weights, x, out) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
-unsafe fn add_avx512(weights: &Chunk, x: Rows<'_>, out: (*mut f32, usize)) {
+unsafe fn add_avx512(weights: &Chunk, x: &[f32], out: (*mut f32, usize)) {
     // SAFETY: the caller's.
     unsafe { add::<Avx512, 1, ROWS_MAX>(weights, x, out) }
 }
@@ -300,43 +309,37 @@ unsafe fn add_avx512(weights: &Chunk, x: Rows<'_>, out: (*mut f32, usize)) {
 #[inline(always)]
 unsafe fn add<L: Lanes, const V: usize, const R: usize>(
     weights: &Chunk,
-    x: Rows<'_>,
+    x: &[f32],
     (out, stride): (*mut f32, usize),
 ) {
-    let mut row = 0;
-    while row < x.count {
+    let mut x = x.chunks_exact(weights.len());
+    let mut out = out;
+    while x.len() > 0 {
         // SAFETY: the caller's; the rows are there.
         unsafe {
-            let (x_rows, out) = (&x.first[row * x.stride..], (out.add(row * stride), stride));
-            match x.count - row {
-                left if left >= R => {
-                    add_rows::<L, V, R>(weights, x_rows, x.stride, out);
-                    row += R;
-                }
-                4.. => {
-                    add_rows::<L, V, 4>(weights, x_rows, x.stride, out);
-                    row += 4;
-                }
-                _ => {
-                    add_rows::<L, V, 1>(weights, x_rows, x.stride, out);
-                    row += 1;
-                }
-            }
+            let count = match x.len() {
+                left if left >= R => add_rows::<L, V, R>(weights, &mut x, (out, stride)),
+                4.. => add_rows::<L, V, 4>(weights, &mut x, (out, stride)),
+                _ => add_rows::<L, V, 1>(weights, &mut x, (out, stride)),
+            };
+            out = out.add(count * stride);
         }
     }
 }
 
+/// Takes the next `R` rows: how many they are.
+///
 /// # Safety
 /// As [`Path::add`], of `R` rows.
 #[inline(always)]
 unsafe fn add_rows<L: Lanes, const V: usize, const R: usize>(
     weights: &Chunk,
-    x: &[f32],
-    x_stride: usize,
+    x: &mut ChunksExact<'_, f32>,
     (out, stride): (*mut f32, usize),
-) {
+) -> usize {
     const { assert!(V * L::COUNT == TILE_ROWS) };
-    let x: [&[f32]; R] = std::array::from_fn(|r| &x[r * x_stride..][..weights.len()]);
+    let x: [&[f32]; R] = std::array::from_fn(|_| x.next().unwrap_or_default());
+    assert!(x.iter().all(|x| x.len() == weights.len()), "rows as deep as the weights");
     // SAFETY: the caller's; a row of weights is `V` vectors.
     unsafe {
         let mut sums: [[L; V]; R] =
@@ -356,6 +359,7 @@ unsafe fn add_rows<L: Lanes, const V: usize, const R: usize>(
             }
         }
     }
+    R
 }
 
 #[cfg(test)]
