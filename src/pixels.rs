@@ -36,11 +36,14 @@ pub(crate) fn cut(picture: &RgbImage, (x, y): (u32, u32), (width, height): (u32,
 /// A smaller copy, each of its pixels the mean of those that it stands for; `None` where one of both has no pixels.
 pub(crate) fn shrink(picture: &RgbImage, width: u32, height: u32) -> Option<RgbImage> {
     let mut small = RgbImage::new(width, height);
+    if picture.is_empty() || small.is_empty() {
+        return None;
+    }
     let from = TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture).ok()?;
     let mut to = TypedImage::<U8x3>::from_buffer(width, height, &mut small).ok()?;
     let mean = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Box)).use_alpha(false);
     Resizer::new().resize_typed(&from, &mut to, &mean).ok()?;
-    (!small.is_empty()).then_some(small)
+    Some(small)
 }
 
 /// A picture as JPEG of a quality from 1 to 100. Its colours keep their full resolution: a stain is often nothing else.

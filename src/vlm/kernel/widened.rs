@@ -264,9 +264,6 @@ fn with_columns(rows: &[f32], k: usize, columns: Range<usize>, multiply: impl Fn
     });
 }
 
-/// Most rows of activations that pass by at a time: their sums and a value of depth fill the registers.
-const ROWS_MAX: usize = 12;
-
 impl Path {
     /// Adds the products of weights with rows of as many activations to what stands in `out`, whose rows are so far apart.
     ///
@@ -299,10 +296,10 @@ unsafe fn add_avx2(weights: &Chunk, x: &[f32], out: (*mut f32, usize)) {
 #[target_feature(enable = "avx512f,avx2,fma")]
 unsafe fn add_avx512(weights: &Chunk, x: &[f32], out: (*mut f32, usize)) {
     // SAFETY: the caller's.
-    unsafe { add::<Avx512, 1, ROWS_MAX>(weights, x, out) }
+    unsafe { add::<Avx512, 1, 12>(weights, x, out) }
 }
 
-/// `R` rows at a time, then four, then what is left one by one; a tile in `V` vectors.
+/// `R` rows at a time, whose sums fill the registers, then four, then what is left one by one; a tile in `V` vectors.
 ///
 /// # Safety
 /// As [`Path::add`].
