@@ -1,4 +1,5 @@
-//! Vectors of queries: a lane is one query, and what is done to a vector is done to each of its queries alone.
+//! Vectors of queries: a lane is one query, and what is done to a vector is done to each of its queries alone. For products
+//! of widened weights (`kernel/widened.rs`) a lane is one column.
 
 #[cfg(target_arch = "aarch64")]
 use std::arch::aarch64::*;

@@ -10,7 +10,7 @@ use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Plain};
 use super::row;
 
-/// A way to attend; all give the same but for the rounding of sums.
+/// A way to attend, or to multiply widened weights; all give the same but for the rounding of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
     /// Vectors of four lanes, as the compiler makes them.
